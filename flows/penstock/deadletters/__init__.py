@@ -1,0 +1,20 @@
+"""Where failed elements wait: dead letters, and the stores that keep them."""
+
+from penstock.deadletters.letter import Letter, new_id, now
+from penstock.deadletters.memory import MemoryStore
+from penstock.deadletters.stores import Stores, make_store
+from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Page, Store
+
+__all__ = [
+    "PAGE",
+    "PAGE_LIMIT",
+    "Filter",
+    "Letter",
+    "MemoryStore",
+    "Page",
+    "Store",
+    "Stores",
+    "make_store",
+    "new_id",
+    "now",
+]

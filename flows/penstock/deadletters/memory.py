@@ -1,0 +1,79 @@
+"""Dead letters in memory: for tests, and for flows whose failures need not outlive the process."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from penstock.deadletters.letter import Letter
+from penstock.deadletters.store import PAGE, Filter, Page
+from penstock.errors import StoreError
+
+CAPACITY = 100_000
+"""Letters kept unless told otherwise: memory needs a limit too."""
+
+
+class MemoryStore:
+    """A bounded store of letters that ends with the process. When it is full, adding raises `StoreError`."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self.url = "memory:"
+        self.patience = 1.0
+        self._capacity = capacity
+        self._letters: dict[str, Letter] = {}
+        self._ids: list[str] = []
+
+    async def open(self) -> None:
+        """Nothing to get ready."""
+
+    async def add(self, letters: Sequence[Letter]) -> None:
+        """Keep letters; all or none."""
+        fresh = {letter.id: letter for letter in letters if letter.id not in self._letters}
+        if len(self._letters) + len(fresh) > self._capacity:
+            raise StoreError(
+                f"the dead letters in memory are full ({self._capacity}); keep them in a database instead: "
+                "--dead-letters sqlite:///penstock.db"
+            )
+        self._letters |= fresh
+        for id in fresh:
+            insort(self._ids, id)
+
+    async def get(self, id: str) -> Letter | None:
+        """One letter, or None."""
+        return self._letters.get(id)
+
+    async def page(self, filter: Filter, *, after: str | None = None, limit: int = PAGE) -> Page:
+        """Letters in the order of their ids, beginning after one of them."""
+        found: list[Letter] = []
+        for id in self._ids:
+            letter = self._letters[id]
+            if (after is None or id > after) and _matches(letter, filter):
+                if len(found) == limit:
+                    return Page(found, found[-1].id)
+                found.append(letter)
+        return Page(found)
+
+    def counts(self) -> Mapping[str, int]:
+        """How many letters there are in each state."""
+        return Counter(letter.state for letter in self._letters.values())
+
+    async def aclose(self) -> None:
+        """Nothing to let go of."""
+
+
+def _matches(letter: Letter, filter: Filter) -> bool:
+    if filter.since is not None and letter.failed_at < filter.since:
+        return False
+    if filter.until is not None and letter.failed_at >= filter.until:
+        return False
+    return all(
+        wanted is None or wanted == found
+        for wanted, found in (
+            (filter.flow, letter.flow),
+            (filter.run, letter.run),
+            (filter.step, letter.step),
+            (filter.type, letter.type),
+            (filter.state, letter.state),
+        )
+    )

@@ -1,0 +1,78 @@
+"""What a dead-letter store has to be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from msgspec import Struct
+
+from penstock.deadletters.letter import Letter
+
+PAGE = 100
+"""Letters on one page unless told otherwise."""
+
+PAGE_LIMIT = 1000
+"""Letters on one page at most."""
+
+
+class Filter(Struct, frozen=True, kw_only=True):
+    """Which letters are meant; a field that is None lets all through."""
+
+    flow: str | None = None
+    run: str | None = None
+    step: str | None = None
+    type: str | None = None
+    state: str | None = None
+    since: datetime | None = None
+    """Failed at this time or later."""
+    until: datetime | None = None
+    """Failed before this time."""
+
+
+class Page(Struct, frozen=True):
+    """Some letters, oldest first, and where the next page begins."""
+
+    letters: list[Letter]
+    next: str | None = None
+    """The id to give as `after` for the next page; None on the last one."""
+
+
+class Store(Protocol):
+    """Where dead letters wait. One store serves all runs of a process.
+
+    Every method may raise `StoreError`, and then has changed nothing.
+    """
+
+    url: str
+    patience: float
+    """Seconds that one `add` may take before its caller may give it up."""
+
+    async def open(self) -> None:
+        """Get ready: connect, create or check the schema. Called once, before anything else."""
+        ...
+
+    async def add(self, letters: Sequence[Letter]) -> None:
+        """Store letters durably, all or none; a letter whose id is stored already is passed over.
+
+        When this returns, they survive a crash of the process and, where the store can promise it, of the machine.
+        Cancelling the caller does not undo it.
+        """
+        ...
+
+    async def get(self, id: str) -> Letter | None:
+        """One letter, or None."""
+        ...
+
+    async def page(self, filter: Filter, *, after: str | None = None, limit: int = PAGE) -> Page:
+        """Letters in the order of their ids, beginning after one of them."""
+        ...
+
+    def counts(self) -> Mapping[str, int]:
+        """How many letters there are in each state, as far as this process knows. Never waits."""
+        ...
+
+    async def aclose(self) -> None:
+        """Finish what was begun, then let go of everything."""
+        ...

@@ -1,0 +1,44 @@
+"""From a URL to a store, one for each URL in a process."""
+
+from __future__ import annotations
+
+from penstock.deadletters.memory import MemoryStore
+from penstock.deadletters.store import Store
+from penstock.errors import FlowError
+
+
+def make_store(url: str) -> Store:
+    """The store that a URL names, not yet open; raises `FlowError` for a URL that names none."""
+    if url == "memory:":
+        return MemoryStore()
+    if url.startswith("sqlite:///"):
+        from penstock.deadletters.sqlite import SqliteStore  # imported late: SQLAlchemy takes 150 ms
+
+        return SqliteStore(url)
+    raise FlowError(f"no dead-letter store is known for {url!r}; use sqlite:///FILE or memory:")
+
+
+class Stores:
+    """The open stores of a process, by URL."""
+
+    def __init__(self) -> None:
+        self._stores: dict[str, Store] = {}
+
+    async def get(self, where: str | Store) -> Store:
+        """The store at a URL, opened if it was not; a store that is given is opened and kept too."""
+        url = where if isinstance(where, str) else f"{where.url}#{id(where)}"
+        if url not in self._stores:
+            store = make_store(where) if isinstance(where, str) else where
+            await store.open()
+            self._stores[url] = store
+        return self._stores[url]
+
+    def all(self) -> list[Store]:
+        """The stores that are open."""
+        return list(self._stores.values())
+
+    async def aclose(self) -> None:
+        """Close all stores."""
+        for store in self._stores.values():
+            await store.aclose()
+        self._stores.clear()

@@ -1,0 +1,243 @@
+"""What travels through a flow, and how it is settled.
+
+An element is one value on its way, with its place in the input and, once a step could not deal with it, its
+failure. What travels between steps is a short list of them (`Elements`), because a notification of reactivex costs
+more than most steps do; steps are written and understood element by element all the same.
+
+Settling is the one exit: exactly once for every element, and its credit returns to the window exactly then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from msgspec import Struct
+from reactivex import Observable
+
+from penstock.errors import SettledTwice, Unsettled, describe
+from penstock.window import Window
+
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+
+MESSAGE_LIMIT = 2_000
+"""Characters kept of an error's message: it is stored, sent and printed, so it needs an end."""
+
+
+class Outcome(StrEnum):
+    """How an element was settled."""
+
+    OK = "ok"
+    FAILED = "failed"
+    FILTERED = "filtered"
+    CANCELLED = "cancelled"
+
+
+class Failure(Struct, frozen=True):
+    """Why an element failed: at which step, by which error, after how many attempts."""
+
+    step: str
+    type: str
+    message: str
+    attempts: int = 1
+    cause: str | None = None
+
+    @classmethod
+    def of(cls, step: str, error: BaseException, attempts: int = 1) -> Failure:
+        cause = error.__cause__ or error.__context__
+        return cls(
+            step,
+            type(error).__name__,
+            describe(error)[:MESSAGE_LIMIT],
+            attempts,
+            f"{type(cause).__name__}: {describe(cause)}"[:MESSAGE_LIMIT] if cause else None,
+        )
+
+
+class Element(Struct, Generic[T], eq=False, weakref=True):
+    """A value that travels, its place in the input, and what was decided about it.
+
+    `outcome` is set by the step that decides (a filter, a failure); from then on later steps let the element pass
+    untouched until the end of the flow settles it. A part, made by `flat_map`, has a `parent`, and the parent is
+    settled when all its parts are.
+    """
+
+    value: T
+    seq: int
+    ledger: Ledger
+    input: Any = None
+    size: int = 0
+    key: Any = None
+    outcome: Outcome | None = None
+    failure: Failure | None = None
+    settled: bool = False
+    found: dict[str, Any] | None = None
+    answers: list[Any] | None = None
+    entered: float = 0.0
+    letter: str | None = None
+    parent: Element[Any] | None = None
+    part: int | None = None
+    family: Family | None = None
+
+    def fail(self, step: str, error: BaseException, attempts: int = 1) -> None:
+        """Mark this element as failed at a step."""
+        self.outcome = Outcome.FAILED
+        self.failure = Failure.of(step, error, attempts)
+
+    @property
+    def root(self) -> Element[Any]:
+        """The element of the input that this one is, or is a part of."""
+        element: Element[Any] = self
+        while element.parent is not None:
+            element = element.parent
+        return element
+
+
+    def expand(self, released: Callable[[int], None]) -> None:
+        """Begin to replace this element by parts; `released` is told how many of them were settled."""
+        self.family = Family(released)
+        tree = self.root.family
+        assert tree is not None
+        tree.unfinished += 1
+        if tree is not self.family:
+            tree.leaves -= 1  # this part is no leaf any more
+
+    def add_part(self, value: Any) -> Element[Any]:
+        """One more part of this element."""
+        family, tree = self.family, self.root.family
+        assert family is not None
+        assert tree is not None
+        part: Element[Any] = Element(value, self.seq, self.ledger, self.input, key=self.key)
+        part.parent, part.part = self, family.made
+        family.made += 1
+        family.open += 1
+        tree.leaves += 1
+        return part
+
+    def end_parts(self) -> None:
+        """No further part of this element will be made. Say so before the last one leaves."""
+        tree = self.root.family
+        assert self.family is not None
+        assert tree is not None
+        self.family.complete = True
+        tree.unfinished -= 1
+
+
+class Family(Struct, eq=False):
+    """The parts of one element: how many are open, and what becomes of the whole."""
+
+    released: Callable[[int], None]
+    made: int = 0
+    open: int = 0
+    complete: bool = False
+    """True when no further part will be made."""
+    worst: Outcome = Outcome.FILTERED
+    leaves: int = 0
+    """At the root: parts made, at any depth, that were not parted again."""
+    unfinished: int = 0
+    """At the root: elements, at any depth, of which further parts may come."""
+
+
+Elements: TypeAlias = list[Element[T]]
+"""What one notification carries: a few elements, at least one."""
+
+Stream: TypeAlias = Observable[list[Element[T]]]
+"""Elements on their way: what a source is and a step gives out."""
+
+Step: TypeAlias = Callable[[Observable[list[Element[A]]]], Observable[list[Element[B]]]]
+"""One operator of a flow."""
+
+_RANK = {Outcome.FILTERED: 0, Outcome.OK: 1, Outcome.CANCELLED: 2, Outcome.FAILED: 3}
+
+
+class Ledger:
+    """The accounts of one run: what it received, and how each element was settled.
+
+    `received == ok + failed + filtered + cancelled + in_flight` at every moment, and `in_flight` is 0 once closed.
+    """
+
+    __slots__ = ("_lettered", "closed", "dropped", "letters", "received", "settled", "window")
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.received = 0
+        self.dropped = 0
+        self.settled = dict.fromkeys(Outcome, 0)
+        self.letters: Counter[str] = Counter()
+        self.closed = False
+        self._lettered = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Elements received and not settled."""
+        return self.received - sum(self.settled.values())
+
+    def settle(self, elements: Iterable[Element[Any]], outcome: Outcome) -> None:
+        """Settle elements, once each, and give their credits back.
+
+        Raises `SettledTwice` for an element that was settled before.
+        """
+        count = size = 0
+        for element in elements:
+            if element.settled:
+                raise SettledTwice(element.seq, str(element.outcome or "ok"), outcome)
+            element.settled = True
+            if element.parent is not None:
+                self._settle_part(element.parent, outcome)
+                continue
+            count += 1
+            size += element.size
+            if element.letter is not None:
+                self._lettered -= 1
+        if count:
+            self.settled[outcome] += count
+            self.window.give(count, size)
+
+    def drop(self, count: int) -> None:
+        """Count elements that a buffer dropped before they took a credit: received, and filtered."""
+        self.received += count
+        self.dropped += count
+        self.settled[Outcome.FILTERED] += count
+
+    def store(self, element: Element[Any], letter: str) -> None:
+        """Note that a failed element has a durable letter: from now on it counts as failed, come what may.
+
+        Parts share the letter of the element that they are parts of.
+        """
+        root = element.root
+        if root.letter is None:
+            root.letter = letter
+            self._lettered += 1
+            if element.failure is not None:
+                self.letters[element.failure.step] += 1
+        element.letter = root.letter
+
+    def close(self) -> None:
+        """End the accounts: what is still open is cancelled, save what already has a durable letter."""
+        if self.closed:
+            return
+        self.closed = True
+        self.settled[Outcome.FAILED] += self._lettered
+        self._lettered = 0
+        self.settled[Outcome.CANCELLED] += self.in_flight
+        self.window.clear()
+
+    def check_empty(self) -> None:
+        """Raise `Unsettled` if an element is still open."""
+        if self.in_flight:
+            raise Unsettled(self.in_flight)
+
+    def _settle_part(self, parent: Element[Any], outcome: Outcome) -> None:
+        family = parent.family
+        if family is None:
+            return
+        family.open -= 1
+        if _RANK[outcome] > _RANK[family.worst]:
+            family.worst = outcome
+        family.released(1)
+        if family.complete and not family.open:
+            self.settle((parent,), family.worst)

@@ -1,0 +1,177 @@
+"""Every way a flow can fail, in one tree.
+
+An error takes the facts, builds its sentence from them and keeps them as attributes. The sentence says what
+happened and what to do about it. Errors of one element (`ElementError`) become data: the element's failure.
+The others are faults of a flow, of its description, or of something that it stands on.
+"""
+
+from __future__ import annotations
+
+
+class PenstockError(Exception):
+    """The root of the tree."""
+
+
+class FlowError(PenstockError):
+    """A flow is described wrongly; raised when it is built, never while it runs."""
+
+
+class RunError(PenstockError):
+    """A run as a whole broke: its source, or a bug in a part of it."""
+
+
+class SourceBroke(RunError):
+    """The source raised; what it had given out before is still finished."""
+
+    def __init__(self, source: str, cause: BaseException) -> None:
+        super().__init__(f"the source {source} broke: {describe(cause)}")
+        self.source = source
+        self.__cause__ = cause
+
+
+class BufferOverflow(RunError):
+    """A buffer with `overflow="fail"` was full when the next value came."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(
+            f"the buffer of {capacity} elements is full; make it larger, or choose backpressure, "
+            "drop_oldest or drop_newest"
+        )
+        self.capacity = capacity
+
+
+class NoScope(RunError):
+    """A source or an asynchronous step was subscribed outside of a run."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} works inside a run only: use start(stream, sink), flow.start() or flow.stream()")
+
+
+class Unattributed(RunError):
+    """An operator inside `through` gave out a value that no element caused."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__(
+            f"the operator in step {step} gave out a value while no element was passing through it; "
+            "`through` takes synchronous operators only"
+        )
+        self.step = step
+
+
+class SettledTwice(RunError):
+    """An element was settled a second time: a bug in a step or a sink."""
+
+    def __init__(self, seq: int, first: str, second: str) -> None:
+        super().__init__(f"element {seq} was settled as {second}, but it had been settled as {first}")
+        self.seq = seq
+
+
+class Unsettled(RunError):
+    """A run came to its end while elements were still open: a step or a sink lost them."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"the stream ended with {count} elements that were never settled; a step or a sink lost them")
+        self.count = count
+
+
+class ElementError(PenstockError):
+    """One element failed; it goes to the dead letters and the others go on."""
+
+
+class Malformed(ElementError):
+    """The input is not JSON."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"not valid JSON: {reason}")
+
+
+class Invalid(ElementError):
+    """The input is JSON, but not an item of this flow."""
+
+
+class TooLarge(ElementError):
+    """The input is longer than an element may be. Its beginning is kept, the rest was passed over."""
+
+    def __init__(self, length: int, limit: int) -> None:
+        super().__init__(f"{length} bytes are more than the limit of {limit} bytes for one element")
+        self.length = length
+        self.limit = limit
+
+
+class Unencodable(ElementError):
+    """The value at the end of the flow cannot be written as JSON."""
+
+
+class TimedOut(ElementError):
+    """A service did not answer in time."""
+
+    def __init__(self, service: str, seconds: float) -> None:
+        super().__init__(f"{service} did not answer within {seconds:g} s")
+        self.service = service
+        self.seconds = seconds
+
+
+class WrongAnswer(ElementError):
+    """A service answered, but not with what its kind of call has to answer."""
+
+
+class ServiceRefused(ElementError):
+    """An HTTP service answered with a status that is no success."""
+
+    def __init__(self, service: str, status: int, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{service} answered {status} {reason}".rstrip())
+        self.service = service
+        self.status = status
+        self.retry_after = retry_after
+
+
+class ServiceUnreachable(ElementError):
+    """An HTTP service could not be reached, or the connection broke."""
+
+    def __init__(self, service: str, cause: BaseException) -> None:
+        super().__init__(f"{service} could not be reached: {describe(cause)}")
+        self.service = service
+
+
+class StoreError(PenstockError):
+    """The dead-letter store did not do what it was asked to; nothing was stored by that call."""
+
+
+class StoreTooNew(StoreError):
+    """The database was written by a newer Penstock."""
+
+    def __init__(self, url: str, found: int, known: int) -> None:
+        super().__init__(
+            f"the dead letters at {url} have schema {found}, this Penstock knows schemas up to {known}; "
+            "install a newer Penstock, or name another database"
+        )
+        self.found = found
+        self.known = known
+
+
+class StoreMissing(StoreError):
+    """There is no store at the given URL."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"there are no dead letters at {url}; name the database with --dead-letters URL")
+        self.url = url
+
+
+class Stopping(PenstockError):
+    """The process is shutting down and starts no further runs."""
+
+    def __init__(self) -> None:
+        super().__init__("the service is shutting down; send the request again, to another instance or later")
+
+
+class TooManyRuns(PenstockError):
+    """As many runs as allowed are open."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} bulk streams are open, which is the limit; send the request again later")
+        self.limit = limit
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line: its message, or its type when it has none."""
+    return str(error) or type(error).__name__

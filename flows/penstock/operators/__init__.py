@@ -1,0 +1,34 @@
+"""The steps that a flow is made of: operators on Observables of elements, one a file."""
+
+from penstock.operators.batch import batch
+from penstock.operators.dead_letter import dead_letter
+from penstock.operators.decode import decode
+from penstock.operators.encode import encode
+from penstock.operators.enrich import enrich
+from penstock.operators.filter import filter
+from penstock.operators.flat_map import flat_map
+from penstock.operators.in_order import Sequencer
+from penstock.operators.map import map
+from penstock.operators.map_async import map_async
+from penstock.operators.route import Branches, route
+from penstock.operators.tap import tap
+from penstock.operators.through import through
+from penstock.operators.throttle import throttle
+
+__all__ = [
+    "Branches",
+    "Sequencer",
+    "batch",
+    "dead_letter",
+    "decode",
+    "encode",
+    "enrich",
+    "filter",
+    "flat_map",
+    "map",
+    "map_async",
+    "route",
+    "tap",
+    "through",
+    "throttle",
+]

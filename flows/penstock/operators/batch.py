@@ -1,0 +1,158 @@
+"""One call for many values, for services that answer for many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from msgspec import Struct
+from reactivex import Observable, abc
+
+from penstock.element import Element, Step
+from penstock.errors import WrongAnswer
+from penstock.operators.each import name_of
+from penstock.operators.map_async import enter, measure
+from penstock.scope import Scope
+from penstock.services import MAX_IN_FLIGHT, Failed, Service
+
+A = TypeVar("A")
+
+
+def batch(
+    call: Callable[[list[A]], Any] | Service,
+    *,
+    size: int,
+    seconds: float,
+    max_in_flight: int = MAX_IN_FLIGHT,
+    timeout: float = 30.0,
+    attempts: int = 1,
+    name: str | None = None,
+) -> Step[A, Any]:
+    """Gather values, ask once for all of them, and give each its own answer.
+
+    `call` is a coroutine function or a `Service` that takes a list of values and answers with a list of the same
+    length, in the same order; an answer that is an exception fails its element alone. A call that fails for good
+    fails all elements it was made for.
+
+    **Takes in** elements; calls when `size` are together or the first has waited `seconds`. **Holds back** calls
+    beyond `max_in_flight`; their elements wait, within the window. **Gives out** each element with its own answer.
+    **Ends** when its input has and every answer is there.
+
+    >>> step = batch(prices_of, size=50, seconds=0.02, timeout=2)
+    """
+    if size < 1 or seconds <= 0:
+        raise ValueError(f"batch needs a size of at least 1 and seconds above 0, got {size!r} and {seconds!r}")
+    if isinstance(call, Service):
+        service = call
+    else:
+        service = Service(
+            name or name_of(call, "batch"), call, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts
+        )
+    title = name or service.name
+
+    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
+        def subscribe(
+            observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
+        ) -> abc.DisposableBase:
+            scope = Scope.of(scheduler, f"step {title}")
+            groups = Groups(title, service, size, seconds, observer, scope)
+            return source.subscribe(groups.on_next, observer.on_error, groups.on_completed, scheduler=scheduler)
+
+        return Observable(subscribe)
+
+    return step
+
+
+class Group(Struct, eq=False):
+    """Elements that one call is made for."""
+
+    elements: list[Element[Any]]
+    value: list[Any]
+
+
+class Groups:
+    """The groups of one run."""
+
+    def __init__(
+        self,
+        name: str,
+        service: Service,
+        size: int,
+        seconds: float,
+        observer: abc.ObserverBase[list[Element[Any]]],
+        scope: Scope,
+    ) -> None:
+        self._name = name
+        self._size = size
+        self._seconds = seconds
+        self._observer = observer
+        self._scope = scope
+        self._meter = scope.meter(name)
+        self._gathered: list[Element[Any]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._open = 0
+        self._ended = False
+        self._lane = service.lane(self.on_answers)
+        scope.on_close(self._aclose)
+
+    def on_next(self, elements: list[Element[Any]]) -> None:
+        """Gather elements; those that were decided before pass."""
+        live = [element for element in elements if element.outcome is None]
+        enter(live, self._scope.loop.time())
+        self._open += len(live)
+        self._gathered += live
+        if len(live) < len(elements):
+            self._observer.on_next([element for element in elements if element.outcome is not None])
+        while len(self._gathered) >= self._size:
+            self._call()
+        if self._gathered and self._timer is None:
+            self._timer = self._scope.loop.call_later(self._seconds, self._call)
+
+    def on_answers(self, groups: Sequence[Group], answers: Sequence[Any]) -> None:
+        """Give each element its own answer."""
+        for group, answer in zip(groups, answers, strict=True):
+            elements = group.elements
+            if type(answer) is Failed:
+                for element in elements:
+                    element.fail(self._name, answer.error, answer.attempts)
+            elif not isinstance(answer, Sequence) or len(answer) != len(elements):
+                wrong = WrongAnswer(f"{self._name} has to answer with a list of {len(elements)}, one for each value")
+                for element in elements:
+                    element.fail(self._name, wrong)
+            else:
+                self._assign(elements, answer)
+            self._open -= len(elements)
+            measure(self._meter, elements, self._scope.loop.time())
+            self._scope.emit(self._observer, elements)
+        self._complete()
+
+    def on_completed(self) -> None:
+        """No further element will come; what is gathered is not to wait for more."""
+        self._ended = True
+        if self._gathered:
+            self._call()
+        self._complete()
+
+    def _assign(self, elements: list[Element[Any]], answers: Sequence[Any]) -> None:
+        for element, answer in zip(elements, answers, strict=True):
+            if isinstance(answer, Exception):
+                element.fail(self._name, answer)
+            else:
+                element.value = answer
+
+    def _call(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        elements, self._gathered = self._gathered[: self._size], self._gathered[self._size :]
+        self._lane.submit((Group(elements, [element.value for element in elements]),))
+
+    def _complete(self) -> None:
+        if self._ended and not self._open:
+            self._observer.on_completed()
+
+    async def _aclose(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._lane.aclose()

@@ -1,0 +1,34 @@
+"""Some values go on, the others are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from penstock.element import Element, Outcome, Step
+from penstock.operators.each import each, name_of
+
+A = TypeVar("A")
+
+
+def filter(predicate: Callable[[A], object], *, name: str | None = None) -> Step[A, A]:
+    """Let through the values for which a plain, quick predicate is true.
+
+    **Takes in** elements. **Holds back** never. **Gives out** each element; one that the predicate does not want
+    is settled as `filtered` at the end of the flow, one for which it raised goes on as failed. **Ends** when its input
+    does.
+
+    >>> step = filter(lambda order: order["quantity"] > 0, name="not empty")
+    """
+    name = name or name_of(predicate, "filter")
+
+    def work(elements: list[Element[Any]]) -> None:
+        for element in elements:
+            if element.outcome is None:
+                try:
+                    if not predicate(element.value):
+                        element.outcome = Outcome.FILTERED
+                except Exception as error:
+                    element.fail(name, error)
+
+    return each(name, work)

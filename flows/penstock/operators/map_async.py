@@ -1,0 +1,161 @@
+"""One answer of a service for one value, many at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from reactivex import Observable, abc
+
+from penstock.element import Element, Step
+from penstock.operators.each import name_of
+from penstock.scope import Meter, Scope
+from penstock.services import MAX_IN_FLIGHT, Failed, Service
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+_PENDING: list[Any] = []
+"""Marks an element whose answer is still to come."""
+
+
+def map_async(
+    call: Callable[[A], Any] | Service,
+    *,
+    max_in_flight: int = MAX_IN_FLIGHT,
+    timeout: float = 30.0,
+    attempts: int = 1,
+    ordered: bool = False,
+    name: str | None = None,
+) -> Step[A, Any]:
+    """Replace each value by the answer of a coroutine function or a `Service`.
+
+    `max_in_flight`, `timeout` (seconds, of one attempt) and `attempts` describe the service that is made of a
+    function; a `Service` brings its own. With `ordered` the elements go on in the order in which they came.
+
+    **Takes in** elements. **Holds back** calls beyond `max_in_flight`; their elements wait, within the window.
+    **Gives out** each element with its answer, as soon as it is there, or in order; one whose call failed for good goes on
+    as failed. **Ends** when its input has and every answer is there.
+
+    >>> step = map_async(lookup, max_in_flight=32, timeout=2, attempts=3)
+    """
+    if isinstance(call, Service):
+        service = call
+    else:
+        service = Service(
+            name or name_of(call, "map_async"), call, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts
+        )
+    title = name or service.name
+
+    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
+        def subscribe(
+            observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
+        ) -> abc.DisposableBase:
+            scope = Scope.of(scheduler, f"step {title}")
+            calls = (InOrder if ordered else AsReady)(title, service, observer, scope)
+            return source.subscribe(calls.on_next, observer.on_error, calls.on_completed, scheduler=scheduler)
+
+        return Observable(subscribe)
+
+    return step
+
+
+class AsReady:
+    """The calls of one run; elements go on as their answers come."""
+
+    def __init__(
+        self, name: str, service: Service, observer: abc.ObserverBase[list[Element[Any]]], scope: Scope
+    ) -> None:
+        self._name = name
+        self._observer = observer
+        self._scope = scope
+        self._meter = scope.meter(name)
+        self._open = 0
+        self._ended = False
+        self._lane = service.lane(self.on_answers)
+        scope.on_close(self._lane.aclose)
+
+    def on_next(self, elements: list[Element[Any]]) -> None:
+        """Have the calls made; elements that were decided before pass."""
+        live = [element for element in elements if element.outcome is None]
+        enter(live, self._scope.loop.time())
+        self._open += len(live)
+        if len(live) < len(elements):
+            self._observer.on_next([element for element in elements if element.outcome is not None])
+        self._lane.submit(live)
+
+    def on_answers(self, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> None:
+        """Pass on what has its answer."""
+        for element, answer in zip(elements, answers, strict=True):
+            if type(answer) is Failed:
+                element.fail(self._name, answer.error, answer.attempts)
+            else:
+                element.value = answer
+        self._open -= len(elements)
+        measure(self._meter, elements, self._scope.loop.time())
+        self._scope.emit(self._observer, list(elements))
+        self._complete()
+
+    def on_completed(self) -> None:
+        """No further element will come."""
+        self._ended = True
+        self._complete()
+
+    def _complete(self) -> None:
+        if self._ended and not self._open:
+            self._observer.on_completed()
+
+
+class InOrder(AsReady):
+    """The same, but an element waits for those that came before it."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._line: deque[Element[Any]] = deque()
+
+    def on_next(self, elements: list[Element[Any]]) -> None:
+        live = [element for element in elements if element.outcome is None]
+        for element in live:
+            element.answers = _PENDING
+        enter(live, self._scope.loop.time())
+        self._line.extend(elements)
+        self._open += len(elements)
+        self._lane.submit(live)
+        self._advance()
+
+    def on_answers(self, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> None:
+        for element, answer in zip(elements, answers, strict=True):
+            element.answers = None
+            if type(answer) is Failed:
+                element.fail(self._name, answer.error, answer.attempts)
+            else:
+                element.value = answer
+        measure(self._meter, elements, self._scope.loop.time())
+        self._advance()
+        self._complete()
+
+    def _advance(self) -> None:
+        line, ready = self._line, []
+        while line and line[0].answers is None:
+            ready.append(line.popleft())
+        if ready:
+            self._open -= len(ready)
+            self._scope.emit(self._observer, ready)
+
+
+def enter(elements: Sequence[Element[Any]], now: float) -> None:
+    """Note when elements came into a step."""
+    for element in elements:
+        element.entered = now
+
+
+def measure(meter: Meter, elements: Sequence[Element[Any]], now: float) -> None:
+    """Count how long elements were in a step; those that came in together are counted together."""
+    entered, count = elements[0].entered, 0
+    for element in elements:
+        if element.entered != entered:
+            meter.add(now - entered, count)
+            entered, count = element.entered, 0
+        count += 1
+    meter.add(now - entered, count)

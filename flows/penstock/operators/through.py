@@ -1,0 +1,156 @@
+"""Any synchronous operator of reactivex, on the values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from reactivex import Observable, Subject, abc
+from reactivex.disposable import CompositeDisposable, SerialDisposable
+
+from penstock.element import Element, Outcome, Step
+from penstock.errors import Unattributed
+from penstock.scope import Scope
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def through(
+    operator: Callable[[Observable[A]], Observable[B]], *, name: str = "through"
+) -> Step[A, B]:
+    """Send the values through a synchronous reactivex operator, with the credits kept right.
+
+    What the operator gives out belongs to the element that went in: one value replaces its own, none settles it as
+    filtered, several become its parts (as with `flat_map`). An operator that gives out its value at the end (`reduce`,
+    `last`, a rest of `buffer_with_count`) gives it to the last element that brought nothing. If the operator raises,
+    the element fails and the operator starts anew, without what it remembered. If it completes (`take`), the run
+    takes no further input.
+
+    **Takes in** elements. **Holds back** one element: the last that brought nothing. **Gives out** as the operator
+    does. **Ends** when its input does.
+
+    >>> from reactivex import operators as ops
+    >>> step = through(ops.distinct_until_changed())
+    """
+
+    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
+        def subscribe(
+            observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
+        ) -> abc.DisposableBase:
+            scope = Scope.of(scheduler, f"step {name}")
+            passage = Passage(name, operator, observer, scope)
+            subscription = source.subscribe(
+                passage.on_next, observer.on_error, passage.on_completed, scheduler=scheduler
+            )
+            return CompositeDisposable(subscription, passage.inner)
+
+        return Observable(subscribe)
+
+    return step
+
+
+class Passage:
+    """The operator of one run, and the elements on both sides of it."""
+
+    def __init__(
+        self,
+        name: str,
+        operator: Callable[[Observable[Any]], Observable[Any]],
+        observer: abc.ObserverBase[list[Element[Any]]],
+        scope: Scope,
+    ) -> None:
+        self._name = name
+        self._operator = operator
+        self._observer = observer
+        self._scope = scope
+        self.inner = SerialDisposable()
+        self._values: list[Any] = []
+        self._held: Element[Any] | None = None
+        self._current: Element[Any] | None = None
+        self._error: Exception | None = None
+        self._finished = False
+        self._start()
+
+    def on_next(self, elements: list[Element[Any]]) -> None:
+        """Send each value through; elements that were decided before pass."""
+        out: list[Element[Any]] = []
+        for element in elements:
+            if element.outcome is not None:
+                out.append(element)
+            elif self._finished:
+                element.outcome = Outcome.FILTERED
+                out.append(element)
+            else:
+                self._send(element, out)
+        if out:
+            self._observer.on_next(out)
+
+    def on_completed(self) -> None:
+        """Let the operator give out what it kept."""
+        out: list[Element[Any]] = []
+        self._current = self._held
+        if not self._finished:
+            self._input.on_completed()
+        if self._current is not None:
+            self._attribute(self._current, out)
+        self._current = self._held = None
+        if out:
+            self._observer.on_next(out)
+        self._observer.on_completed()
+
+    def _start(self) -> None:
+        self._input: Subject[Any] = Subject()
+        self._values = []
+        self._error = None
+        self.inner.disposable = self._operator(self._input).subscribe(
+            self._on_value, self._on_error, self._on_finish, scheduler=self._scope
+        )
+
+    def _send(self, element: Element[Any], out: list[Element[Any]]) -> None:
+        self._current = element
+        try:
+            self._input.on_next(element.value)
+        except Exception as error:
+            self._error = error
+        self._current = None
+        if self._error is not None:
+            element.fail(self._name, self._error)
+            out.append(element)
+            self._start()
+        elif self._values or self._finished:
+            self._attribute(element, out)
+        else:
+            if self._held is not None:
+                self._held.outcome = Outcome.FILTERED
+                out.append(self._held)
+            self._held = element
+
+    def _attribute(self, element: Element[Any], out: list[Element[Any]]) -> None:
+        values, self._values = self._values, []
+        if self._error is not None:
+            element.fail(self._name, self._error)
+        elif not values:
+            element.outcome = Outcome.FILTERED
+        elif len(values) == 1:
+            element.value = values[0]
+        else:
+            element.expand(lambda _: None)
+            out += [element.add_part(value) for value in values]
+            element.end_parts()
+            return
+        out.append(element)
+
+    def _on_value(self, value: Any) -> None:
+        if self._current is None:
+            self._scope.fault(Unattributed(self._name))
+        else:
+            self._values.append(value)
+
+    def _on_error(self, error: Exception) -> None:
+        self._error = error
+
+    def _on_finish(self) -> None:
+        if not self._finished and self._current is not None and self._current is not self._held:
+            self._scope.drain()
+        self._finished = True

@@ -1,0 +1,133 @@
+"""What the parts of one run share: its window and accounts, its tasks, its meters, and where faults go.
+
+The scope travels the way Rx has for such things: it is the scheduler that is passed upstream at subscription. So
+reactivex's own timed operators run on the event loop too, instead of starting a thread per timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from reactivex import abc
+from reactivex.scheduler.eventloop import AsyncIOScheduler
+
+from penstock.element import Element, Ledger
+from penstock.errors import NoScope
+from penstock.window import Window
+
+T = TypeVar("T")
+
+CANCEL_SECONDS = 5.0
+"""How long a cancelled task may take to end before it is given up (and reported)."""
+
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds, in seconds, of a step's duration buckets."""
+
+
+class Meter:
+    """How long elements spent in a step: plain numbers, in the buckets of a Prometheus histogram."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.total = 0.0
+
+    def add(self, seconds: float, elements: int = 1) -> None:
+        """Count `elements` that spent `seconds` each."""
+        self.counts[bisect_left(BUCKETS, seconds)] += elements
+        self.total += seconds * elements
+
+
+class Scope(AsyncIOScheduler):
+    """One run, as seen by its parts."""
+
+    def __init__(
+        self,
+        window: Window,
+        *,
+        name: str = "run",
+        meters: dict[str, Meter] | None = None,
+        on_fault: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        super().__init__(self.loop)
+        self.name = name
+        self.window = window
+        self.ledger = Ledger(window)
+        self.meters = {} if meters is None else meters
+        self.draining = False
+        self._on_fault = on_fault
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._drain_calls: list[Callable[[], object]] = []
+        self._close_calls: list[Callable[[], Coroutine[Any, Any, None]]] = []
+
+    @staticmethod
+    def of(scheduler: abc.SchedulerBase | None, what: str) -> Scope:
+        """The scope that a subscription runs in; raises `NoScope` outside of a run."""
+        if not isinstance(scheduler, Scope):
+            raise NoScope(what)
+        return scheduler
+
+    def meter(self, step: str) -> Meter:
+        """The meter of a step, shared by all runs of its flow."""
+        return self.meters.setdefault(step, Meter())
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Start a task that belongs to this run and ends with it."""
+        task = self.loop.create_task(work, name=f"{self.name}:{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def emit(self, observer: abc.ObserverBase[list[Element[T]]], elements: list[Element[T]]) -> bool:
+        """Hand elements on from a task or a timer; an error downstream is a fault of the flow.
+
+        (Rx has no one to tell there: an exception behind an asynchronous boundary is swallowed and the stream hangs.)
+        """
+        try:
+            observer.on_next(elements)
+        except Exception as error:
+            self.fault(error)
+            return False
+        return True
+
+    def fault(self, error: BaseException) -> None:
+        """The flow itself broke."""
+        if self._on_fault is None:
+            self.loop.call_exception_handler({"message": f"a flow broke in {self.name}", "exception": error})
+        else:
+            self._on_fault(error)
+
+    def on_drain(self, call: Callable[[], object]) -> None:
+        """Have `call` made when the run is to take no further input."""
+        self._drain_calls.append(call)
+
+    def on_close(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have `call` awaited when the run is over, however it ended."""
+        self._close_calls.append(call)
+
+    def drain(self) -> None:
+        """Take no further input; what is in flight goes on."""
+        if not self.draining:
+            self.draining = True
+            for call in self._drain_calls:
+                call()
+
+    async def aclose(self) -> list[str]:
+        """Cancel what is left of the run and wait for its end; returns the names of tasks that refuse to end."""
+        for task in self._tasks:
+            task.cancel()
+        for call in self._close_calls:
+            await call()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
+        return [task.get_name() for task in self._tasks if not task.done()]
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fault(error)

@@ -1,0 +1,112 @@
+"""The way into a service for one step of one run: its calls in line, and its answers on their way back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from msgspec import Struct
+
+
+class Job(Protocol):
+    """What a call is made for: an element, or a group of them."""
+
+    value: Any
+
+
+class Again(Struct, eq=False):
+    """A job whose last attempt failed."""
+
+    element: Any
+    attempt: int
+
+    @property
+    def value(self) -> Any:
+        return self.element.value
+
+
+class Failed(Struct, frozen=True, eq=False):
+    """The answer of a call that failed for good."""
+
+    error: Exception
+    attempts: int
+
+
+Done: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], None]
+"""Is told jobs and, in the same order, their answers (`Failed` for those that failed)."""
+
+
+class Caller(Protocol):
+    """The service, as far as a lane knows it."""
+
+    def ready(self, lane: Lane) -> None: ...
+
+    async def leave(self, lane: Lane) -> None: ...
+
+
+class Lane:
+    """Calls of one step of one run. Holds no more than the run's window."""
+
+    __slots__ = ("_answers", "_done", "_jobs", "_loop", "_service", "_timers", "calls", "closed")
+
+    def __init__(self, service: Caller, done: Done) -> None:
+        self.calls: deque[Any] = deque()
+        self.closed = False
+        self._service = service
+        self._done = done
+        self._loop = asyncio.get_running_loop()
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._jobs: list[Any] = []
+        self._answers: list[Any] = []
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their turn or their next attempt."""
+        return len(self.calls) + len(self._timers)
+
+    def submit(self, jobs: Sequence[Any]) -> None:
+        """Have calls made for jobs."""
+        if jobs and not self.closed:
+            fresh = not self.calls
+            self.calls.extend(jobs)
+            if fresh:
+                self._service.ready(self)
+
+    def again(self, job: Again, seconds: float) -> None:
+        """Have one more attempt made after a wait, which holds no place in the bulkhead."""
+        if self.closed:
+            return
+        if seconds <= 0:
+            self.submit((job,))
+        else:
+            self._timers[id(job)] = self._loop.call_later(seconds, self._due, job)
+
+    def answer(self, job: Any, answer: Any) -> None:
+        """Note an answer; those of one turn of the event loop are handed on together."""
+        if not self._jobs:
+            self._loop.call_soon(self._hand_on)
+        self._jobs.append(job.element if type(job) is Again else job)
+        self._answers.append(answer)
+
+    async def aclose(self) -> None:
+        """Forget what is in line and cancel what is under way."""
+        self.closed = True
+        self.calls.clear()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._jobs, self._answers = [], []
+        await self._service.leave(self)
+
+    def _due(self, job: Again) -> None:
+        del self._timers[id(job)]
+        self.submit((job,))
+
+    def _hand_on(self) -> None:
+        if self.closed:
+            return
+        jobs, answers = self._jobs, self._answers
+        self._jobs, self._answers = [], []
+        self._done(jobs, answers)

@@ -1,0 +1,290 @@
+"""A service: something outside that a step calls, protected by a bulkhead that all runs share.
+
+The bulkhead is a pool of long-lived tasks, because a task per call costs more than most calls do; there are as many
+of them as calls were ever in flight at once, and none once no run uses the service. Runs are served in turn, call by
+call, so a small one is not stuck behind a large one. A call that waits for its next attempt holds no place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import Any, cast
+
+from penstock.errors import TimedOut
+from penstock.scope import CANCEL_SECONDS
+from penstock.services.backoff import Backoff
+from penstock.services.lane import Again, Done, Failed, Job, Lane
+
+MAX_IN_FLIGHT = 256
+"""Calls that a service may have in flight at once, unless told otherwise."""
+
+SLICE = 256
+"""Calls in a row that one worker makes before the event loop gets its turn, if none of them waits."""
+
+
+def worth_another(error: BaseException) -> bool:
+    """Whether another attempt may help: yes, unless the error says that it is not `retryable`."""
+    return bool(getattr(error, "retryable", True))
+
+
+class Service:
+    """What a step calls: a function, how many calls at once, how long one may take, how often it is tried.
+
+    `call` takes the value of an element and gives the answer. It is a coroutine function, or a plain one that is quick;
+    a plain one that blocks runs in a thread with `blocking=True` (which a timeout abandons but cannot stop).
+
+    `timeout` is in seconds, for one attempt. `attempts` counts the first one too. `retry_on` tells which errors are
+    worth another attempt (default: all that do not say otherwise).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        call: Callable[[Any], Any],
+        *,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        timeout: float = 30.0,
+        attempts: int = 1,
+        backoff: Backoff | None = None,
+        retry_on: Callable[[BaseException], bool] = worth_another,
+        blocking: bool = False,
+        chance: random.Random | None = None,
+    ) -> None:
+        if max_in_flight < 1 or attempts < 1:
+            raise ValueError(f"service {name} needs max_in_flight ≥ 1 and attempts ≥ 1, got {max_in_flight}, {attempts}")
+        if timeout <= 0:
+            raise ValueError(f"service {name} needs a timeout above 0 seconds, got {timeout!r}")
+        self.name = name
+        self.function = call
+        self.max_in_flight = max_in_flight
+        self.timeout = timeout
+        self.attempts = attempts
+        self.backoff = backoff or Backoff()
+        self.succeeded = 0
+        self.errors = 0
+        self.timeouts = 0
+        self.cancelled = 0
+        self.retries = 0
+        self._call = _as_coroutine_function(call, blocking)
+        self._retry_on = retry_on
+        self._chance = chance or random.Random()  # noqa: S311 - jitter, no secret
+        self._lanes: set[Lane] = set()
+        self._ready: deque[Lane] = deque()
+        self._workers: list[Worker] = []
+        self._idle: list[Worker] = []
+        self._waking = False
+        self._watch: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"Service({self.name!r}, max_in_flight={self.max_in_flight}, attempts={self.attempts})"
+
+    @property
+    def results(self) -> dict[str, int]:
+        """Attempts so far, by what came of them."""
+        return {"ok": self.succeeded, "error": self.errors, "timeout": self.timeouts, "cancelled": self.cancelled}
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+        return sum(worker.lane is not None for worker in self._workers)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their turn or their next attempt."""
+        return sum(lane.waiting for lane in self._lanes)
+
+    def lane(self, done: Done) -> Lane:
+        """A way in for one step of one run; `done` is told the answers, several at a time. Close it after use."""
+        lane = Lane(self, done)
+        self._lanes.add(lane)
+        return lane
+
+    def ready(self, lane: Lane) -> None:
+        """A lane that was empty has calls to make."""
+        self._ready.append(lane)
+        self._wake()
+
+    async def leave(self, lane: Lane) -> None:
+        """Cancel what is under way for a lane; after the last lane, end the workers."""
+        self._lanes.discard(lane)
+        if lane in self._ready:
+            self._ready.remove(lane)
+        busy = [worker for worker in self._workers if worker.lane is lane]
+        ending = [] if self._lanes else self._end_workers()
+        for worker in busy:
+            worker.cancel(Verdict.LEFT)
+        waits = [asyncio.ensure_future(worker.free.wait()) for worker in busy] + ending
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=CANCEL_SECONDS)
+            for task in late:
+                task.cancel()
+
+    def _end_workers(self) -> list[asyncio.Task[Any]]:
+        """End the idle workers now and the busy ones after their call."""
+        workers, self._workers, self._idle, self._waking = self._workers, [], [], False
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        for worker in workers:
+            worker.ended = True
+            if worker.lane is None:
+                worker.task.cancel()
+        return [worker.task for worker in workers]
+
+    def _wake(self) -> None:
+        """Have one more worker look for work; it wakes the next one itself when it finds more than it takes.
+
+        One at a time, so that calls which never wait are all made by one worker instead of waking 256.
+        """
+        if self._waking:
+            return
+        if self._idle:
+            self._waking = True
+            self._idle.pop().wake()
+        elif len(self._workers) < self.max_in_flight:
+            self._waking = True
+            worker = Worker()
+            self._workers.append(worker)
+            worker.task = asyncio.create_task(self._work(worker), name=f"{self.name}:{len(self._workers)}")
+
+    async def _work(self, worker: Worker) -> None:
+        loop = asyncio.get_running_loop()
+        clock, call, ready = loop.time, self._call, self._ready
+        made = 0
+        self._waking = False
+        while not worker.ended:
+            if not ready:
+                self._idle.append(worker)
+                await worker.sleep(loop)
+                self._waking = False
+                continue
+            lane = ready[0]
+            job = lane.calls.popleft()
+            if not lane.calls:
+                ready.popleft()
+            elif len(ready) > 1:
+                ready.rotate(-1)
+            if ready and not self._waking:
+                self._wake()
+            worker.lane = lane
+            worker.since = clock()
+            if self._watch is None:
+                self._watch = loop.call_at(worker.since + self.timeout, self._check)
+            try:
+                answer = await call(job.value)
+            except asyncio.CancelledError:
+                if worker.verdict is None:
+                    raise
+                answer = self._verdict(worker, lane, job)
+            except Exception as error:
+                answer = self._verdict(worker, lane, job) if worker.verdict else self._failed(lane, job, error)
+            else:
+                self.succeeded += 1
+                if worker.verdict is not None:  # the call swallowed its cancelling
+                    self._pardon(worker)
+            worker.lane = None
+            if not lane.closed and answer is not Again:
+                lane.answer(job, answer)
+            made += 1
+            if made >= SLICE:
+                made = 0
+                await asyncio.sleep(0)
+
+    def _failed(self, lane: Lane, job: Job, error: Exception) -> Any:
+        """What a failed attempt comes to: another one, or the failure."""
+        attempt = job.attempt if type(job) is Again else 1
+        if isinstance(error, TimedOut):
+            self.timeouts += 1
+        else:
+            self.errors += 1
+        if attempt >= self.attempts or not self._retry_on(error):
+            return Failed(error, attempt)
+        self.retries += 1
+        element = job.element if type(job) is Again else job
+        asked = getattr(error, "retry_after", None)
+        lane.again(Again(element, attempt + 1), self.backoff.seconds(attempt, self._chance, asked))
+        return Again
+
+    def _verdict(self, worker: Worker, lane: Lane, job: Job) -> Any:
+        """What a cancelled call comes to."""
+        if self._pardon(worker) is Verdict.TIMED_OUT and not lane.closed:
+            return self._failed(lane, job, TimedOut(self.name, self.timeout))
+        self.cancelled += 1
+        return None
+
+    def _pardon(self, worker: Worker) -> Verdict | None:
+        """Take back the cancelling of a worker's call: the worker goes on, unless others cancelled it too."""
+        verdict, worker.verdict = worker.verdict, None
+        worker.free.set()
+        if worker.task.uncancel():
+            raise asyncio.CancelledError
+        return verdict
+
+    def _check(self) -> None:
+        """Cancel the calls that have taken too long. One timer serves all workers."""
+        loop = asyncio.get_running_loop()
+        now = loop.time() + 1e-9
+        self._watch = None
+        busy = [worker for worker in self._workers if worker.lane is not None and worker.verdict is None]
+        for worker in busy:
+            if worker.since + self.timeout <= now:
+                worker.cancel(Verdict.TIMED_OUT)
+        if left := [worker.since for worker in busy if worker.verdict is None]:
+            self._watch = loop.call_at(min(left) + self.timeout, self._check)
+
+
+class Verdict(Enum):
+    """Why a worker's call was cancelled."""
+
+    TIMED_OUT = "the call took too long"
+    LEFT = "the run that asked is over"
+
+
+class Worker:
+    """One task of the pool, and the call it makes."""
+
+    __slots__ = ("_sleep", "ended", "free", "lane", "since", "task", "verdict")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] = cast("asyncio.Task[None]", None)
+        self.lane: Lane | None = None
+        self.since = 0.0
+        self.verdict: Verdict | None = None
+        self.ended = False
+        self.free = asyncio.Event()
+        self._sleep: asyncio.Future[None] | None = None
+
+    def sleep(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """What to await until there may be work."""
+        self._sleep = loop.create_future()
+        return self._sleep
+
+    def wake(self) -> None:
+        """There may be work."""
+        if self._sleep is not None and not self._sleep.done():
+            self._sleep.set_result(None)
+
+    def cancel(self, verdict: Verdict) -> None:
+        """End the call under way, but not the worker."""
+        if self.verdict is None:
+            self.free.clear()
+            self.task.cancel()
+        self.verdict = verdict
+
+
+def _as_coroutine_function(call: Callable[[Any], Any], blocking: bool) -> Callable[[Any], Awaitable[Any]]:
+    if blocking:
+        return lambda value: asyncio.to_thread(call, value)
+    if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None)):  # noqa: B004
+        return call
+
+    async def answer(value: Any) -> Any:
+        result = call(value)
+        return await result if inspect.isawaitable(result) else result
+
+    return answer

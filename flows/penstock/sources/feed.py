@@ -1,0 +1,162 @@
+"""A bounded buffer for sources that cannot wait: callbacks, sensors, hot Observables."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from reactivex import Observable
+
+from penstock.element import Element, Ledger
+from penstock.errors import BufferOverflow
+from penstock.sources.source import Intake, Source
+
+T = TypeVar("T")
+
+
+class Overflow(StrEnum):
+    """What becomes of a value that finds the buffer full."""
+
+    BACKPRESSURE = "backpressure"
+    """The sender waits: `await feed.send(value)`."""
+    DROP_OLDEST = "drop_oldest"
+    """The value that waited longest makes room."""
+    DROP_NEWEST = "drop_newest"
+    """The new value is not taken."""
+    FAIL = "fail"
+    """The run ends with `BufferOverflow`."""
+
+
+class Feed(Source[T], Generic[T]):
+    """A source that code pushes values into, with a buffer of `capacity` elements between it and the run.
+
+    Whatever is dropped is counted as received and as filtered, and by itself (`dropped`). A feed serves one run.
+
+    >>> feed = Feed[int](capacity=1000, overflow="drop_oldest")
+    >>> feed.push(1)
+    >>> feed.complete()
+    """
+
+    name = "feed"
+
+    def __init__(self, capacity: int, overflow: Overflow | str = Overflow.BACKPRESSURE) -> None:
+        super().__init__()
+        if capacity < 1:
+            raise ValueError(f"a buffer needs room for at least 1 element, got {capacity!r}")
+        self.capacity = capacity
+        self.overflow = Overflow(overflow)
+        self.dropped = 0
+        """Values dropped so far."""
+        self._buffer: deque[tuple[int, T]] = deque()
+        self._seq = 0
+        self._uncounted = 0
+        self._ledger: Ledger | None = None
+        self._error: Exception | None = None
+        self._complete = False
+        self._arrived = asyncio.Event()
+        self._left = asyncio.Event()
+
+    def push(self, value: T) -> None:
+        """Put a value into the buffer, at once. With `backpressure`, use `send`."""
+        if self.overflow is Overflow.BACKPRESSURE:
+            raise TypeError("this feed holds back its sender: use `await feed.send(value)`")
+        if len(self._buffer) < self.capacity:
+            self._append(value)
+        elif self.overflow is Overflow.DROP_OLDEST:
+            self._buffer.popleft()
+            self._drop()
+            self._append(value)
+        elif self.overflow is Overflow.DROP_NEWEST:
+            self._seq += 1
+            self._drop()
+        else:
+            self.fail(BufferOverflow(self.capacity))
+
+    async def send(self, value: T) -> None:
+        """Put a value into the buffer, waiting for room when the feed holds back."""
+        while self.overflow is Overflow.BACKPRESSURE and len(self._buffer) >= self.capacity:
+            self._left.clear()
+            await self._left.wait()
+        if self.overflow is Overflow.BACKPRESSURE:
+            self._append(value)
+        else:
+            self.push(value)
+
+    def complete(self) -> None:
+        """No further value will come; what is buffered is still given out."""
+        self._complete = True
+        self._arrived.set()
+
+    def fail(self, error: Exception) -> None:
+        """What feeds this source broke; the run fails with `error`."""
+        self._error = self._error or error
+        self._arrived.set()
+
+    async def produce(self, intake: Intake[T]) -> None:
+        self._ledger = intake.ledger
+        self._ledger.drop(self._uncounted)
+        self._uncounted = 0
+        while True:
+            await intake.room()
+            if self._error is not None:
+                raise self._error
+            if self._buffer:
+                self._give_out(intake)
+                await asyncio.sleep(0)
+            elif self._complete:
+                return
+            else:
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    def _append(self, value: T) -> None:
+        self._buffer.append((self._seq, value))
+        self._seq += 1
+        self._arrived.set()
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        if self._ledger is None:
+            self._uncounted += 1
+        else:
+            self._ledger.drop(1)
+
+    def _give_out(self, intake: Intake[T]) -> None:
+        count = intake.take(len(self._buffer))
+        taken = [self._buffer.popleft() for _ in range(count)]
+        self._left.set()
+        intake.give_out([Element(value, seq, intake.ledger, value) for seq, value in taken])
+
+
+def from_observable(
+    values: Observable[T], *, capacity: int, overflow: Overflow | str = Overflow.DROP_OLDEST
+) -> Source[T]:
+    """A source of the values of any Observable, behind a bounded buffer.
+
+    An Observable cannot wait, so `overflow` is `drop_oldest`, `drop_newest` or `fail`.
+    """
+    if Overflow(overflow) is Overflow.BACKPRESSURE:
+        raise ValueError("an Observable cannot wait; choose overflow drop_oldest, drop_newest or fail")
+    return FromObservable(values, capacity, Overflow(overflow))
+
+
+class FromObservable(Source[T]):
+    """Subscribes when the run starts, and disposes when it ends."""
+
+    name = "observable"
+
+    def __init__(self, values: Observable[T], capacity: int, overflow: Overflow) -> None:
+        super().__init__()
+        self._values = values
+        self._capacity = capacity
+        self._overflow = overflow
+
+    async def produce(self, intake: Intake[T]) -> None:
+        feed: Feed[Any] = Feed(self._capacity, self._overflow)
+        subscription = self._values.subscribe(feed.push, feed.fail, feed.complete, scheduler=intake.scheduler)
+        try:
+            await feed.produce(intake)
+        finally:
+            subscription.dispose()

@@ -1,0 +1,126 @@
+"""A source: a cold Observable whose subscription is one task, which takes a credit for whatever it emits.
+
+A source subclasses `Source` and writes `produce`. There it takes credits from the window before it emits, so that
+nothing downstream can be flooded, and raises when what it reads from breaks. Draining ends the task as if the
+input had ended there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+from reactivex import Observable, abc
+from reactivex.disposable import Disposable
+
+from penstock.element import Element
+from penstock.errors import SourceBroke, TooLarge
+from penstock.scope import Scope
+
+T = TypeVar("T")
+
+EXCERPT = 4096
+"""Bytes kept of an input that is too large to be taken."""
+
+
+class Intake(Generic[T]):
+    """The gate that a source feeds: it takes the credits, numbers the elements and counts them as received."""
+
+    __slots__ = ("_observer", "_scope", "ledger", "seq")
+
+    def __init__(self, observer: abc.ObserverBase[list[Element[T]]], scope: Scope) -> None:
+        self._observer = observer
+        self._scope = scope
+        self.ledger = scope.ledger
+        self.seq = 0
+
+    @property
+    def scheduler(self) -> abc.SchedulerBase:
+        """What to subscribe to other Observables with."""
+        return self._scope
+
+    def take(self, count: int) -> int:
+        """Take credits for as many of `count` elements as there are now; they have to be emitted at once."""
+        return self._scope.window.take(count)
+
+    async def room(self) -> int:
+        """Wait until at least one element may be emitted; returns how many."""
+        window = self._scope.window
+        while not window.free:
+            await window.room()
+        return window.free
+
+    async def send(self, values: Sequence[T], sizes: Sequence[int] | None = None) -> None:
+        """Emit values in order, as many at a time as there are credits for.
+
+        A value larger than the whole window is let go of, and its element goes on as failed.
+        """
+        window = self._scope.window
+        start = 0
+        while start < len(values):
+            if sizes is not None and sizes[start] > window.bytes:
+                await self._refuse(values[start], sizes[start])
+                start += 1
+                continue
+            taken = window.take(len(values) - start, sizes[start:] if start and sizes is not None else sizes)
+            if not taken:
+                await window.room()
+                continue
+            stop = start + taken
+            self.give_out(self._number(values[start:stop], sizes[start:stop] if sizes is not None else None))
+            start = stop
+
+    def _number(self, values: Sequence[T], sizes: Sequence[int] | None) -> list[Element[T]]:
+        ledger = self.ledger
+        if sizes is None:
+            return [Element(value, seq, ledger, value) for seq, value in enumerate(values, self.seq)]
+        return [
+            Element(value, seq, ledger, value, size)
+            for seq, (value, size) in enumerate(zip(values, sizes, strict=True), self.seq)
+        ]
+
+    async def _refuse(self, value: T, size: int) -> None:
+        await self.room()
+        self._scope.window.take(1)
+        element: Element[Any] = Element(None, self.seq, self.ledger, value[:EXCERPT] if isinstance(value, bytes) else None)
+        element.fail("source", TooLarge(size, self._scope.window.bytes))
+        self.give_out([element])
+
+    def give_out(self, elements: list[Element[T]]) -> None:
+        """Emit elements whose credits were taken. A fault downstream ends the source."""
+        self.seq += len(elements)
+        self.ledger.received += len(elements)
+        if not self._scope.emit(self._observer, elements):
+            raise asyncio.CancelledError
+
+
+class Source(Observable[list[Element[T]]]):
+    """Where elements come from. Subscribing starts one task; disposing ends it; draining completes it."""
+
+    name = "source"
+
+    @abstractmethod
+    async def produce(self, intake: Intake[T]) -> None:
+        """Emit everything there is, then return."""
+
+    def _subscribe_core(
+        self, observer: abc.ObserverBase[list[Element[T]]], scheduler: abc.SchedulerBase | None = None
+    ) -> abc.DisposableBase:
+        scope = Scope.of(scheduler, f"the source {self.name}")
+        task = scope.spawn(self._run(observer, scope), f"source:{self.name}")
+        scope.on_drain(task.cancel)
+        return Disposable(task.cancel)
+
+    async def _run(self, observer: abc.ObserverBase[list[Element[Any]]], scope: Scope) -> None:
+        try:
+            if not scope.draining:
+                await self.produce(Intake(observer, scope))
+        except asyncio.CancelledError:
+            if not scope.draining:
+                raise
+        except Exception as error:
+            observer.on_error(SourceBroke(self.name, error))
+            return
+        observer.on_completed()
