@@ -52,9 +52,9 @@ class Failure(Struct, frozen=True):
         return cls(
             step,
             type(error).__name__,
-            describe(error)[:MESSAGE_LIMIT],
+            _sendable(describe(error)),
             attempts,
-            f"{type(cause).__name__}: {describe(cause)}"[:MESSAGE_LIMIT] if cause else None,
+            _sendable(f"{type(cause).__name__}: {describe(cause)}") if cause else None,
         )
 
 
@@ -142,6 +142,11 @@ class Family(Struct, eq=False):
     """At the root: elements, at any depth, of which further parts may come."""
 
 
+def _sendable(text: str) -> str:
+    """A text cut to its limit, without halves of surrogate pairs, which no UTF-8 can hold."""
+    return text[:MESSAGE_LIMIT].encode("utf-8", "replace").decode()
+
+
 Elements: TypeAlias = list[Element[T]]
 """What one notification carries: a few elements, at least one."""
 
@@ -184,7 +189,7 @@ class Ledger:
         count = size = 0
         for element in elements:
             if element.settled:
-                raise SettledTwice(element.seq, str(element.outcome or "ok"), outcome)
+                raise SettledTwice(element.seq, outcome)
             element.settled = True
             if element.parent is not None:
                 self._settle_part(element.parent, outcome)
@@ -196,6 +201,17 @@ class Ledger:
         if count:
             self.settled[outcome] += count
             self.window.give(count, size)
+
+    def accept(self, elements: list[Element[Any]]) -> None:
+        """Settle elements that a sink accepted, each as was decided on its way."""
+        for element in elements:
+            if element.outcome is not None:
+                break
+        else:
+            self.settle(elements, Outcome.OK)
+            return
+        for outcome in (Outcome.OK, Outcome.FAILED, Outcome.FILTERED):
+            self.settle([element for element in elements if (element.outcome or Outcome.OK) is outcome], outcome)
 
     def drop(self, count: int) -> None:
         """Count elements that a buffer dropped before they took a credit: received, and filtered."""

@@ -61,8 +61,8 @@ class Unattributed(RunError):
 class SettledTwice(RunError):
     """An element was settled a second time: a bug in a step or a sink."""
 
-    def __init__(self, seq: int, first: str, second: str) -> None:
-        super().__init__(f"element {seq} was settled as {second}, but it had been settled as {first}")
+    def __init__(self, seq: int, outcome: str) -> None:
+        super().__init__(f"element {seq} was to be settled as {outcome}, but it had been settled before")
         self.seq = seq
 
 
@@ -72,6 +72,24 @@ class Unsettled(RunError):
     def __init__(self, count: int) -> None:
         super().__init__(f"the stream ended with {count} elements that were never settled; a step or a sink lost them")
         self.count = count
+
+
+class ReaderGone(RunError):
+    """Whoever was to take the results is gone. The run is cancelled; nothing failed."""
+
+    def __init__(self) -> None:
+        super().__init__("the reader of the results is gone")
+
+
+class AnswerTooLarge(RunError):
+    """The results do not fit into one answer that is held back until it is complete."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the results are larger than {limit} bytes, the limit of an answer in one piece; "
+            "ask for a stream: Accept: application/x-ndjson"
+        )
+        self.limit = limit
 
 
 class ElementError(PenstockError):
@@ -116,17 +134,38 @@ class WrongAnswer(ElementError):
 
 
 class ServiceRefused(ElementError):
-    """An HTTP service answered with a status that is no success."""
+    """An HTTP service answered with a status that is no success, or refused one item of a batch.
 
-    def __init__(self, service: str, status: int, reason: str, retry_after: float | None = None) -> None:
-        super().__init__(f"{service} answered {status} {reason}".rstrip())
+    `reason` is what the service says about it, `kind` its own name for that, `retry_after` the seconds that it
+    asks to be left alone.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        status: int | None,
+        reason: str,
+        retry_after: float | None = None,
+        kind: str | None = None,
+    ) -> None:
+        said = f"{service} answered {status} {reason}" if status else f"{service} refused: {reason}"
+        super().__init__(said.rstrip())
         self.service = service
         self.status = status
+        self.reason = reason
         self.retry_after = retry_after
+        self.kind = kind
+
+    @property
+    def retryable(self) -> bool:
+        """Whether another attempt may help: the service is busy or broken, it is not the request that is wrong."""
+        return self.status is not None and (self.status in (408, 425, 429) or self.status >= 500)
 
 
 class ServiceUnreachable(ElementError):
-    """An HTTP service could not be reached, or the connection broke."""
+    """An HTTP service could not be reached, or the connection broke; another attempt may help."""
+
+    retryable = True
 
     def __init__(self, service: str, cause: BaseException) -> None:
         super().__init__(f"{service} could not be reached: {describe(cause)}")

@@ -15,7 +15,7 @@ from reactivex import abc
 from reactivex.scheduler.eventloop import AsyncIOScheduler
 
 from penstock.element import Element, Ledger
-from penstock.errors import NoScope
+from penstock.errors import NoScope, RunError
 from penstock.window import Window
 
 T = TypeVar("T")
@@ -59,7 +59,12 @@ class Scope(AsyncIOScheduler):
         self.window = window
         self.ledger = Ledger(window)
         self.meters = {} if meters is None else meters
+        self.input_closed = False
+        """True when the source is to stop, or has."""
         self.draining = False
+        """True when the source was stopped before its end."""
+        self.source_error: RunError | None = None
+        """Why the source broke, if it did."""
         self._on_fault = on_fault
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drain_calls: list[Callable[[], object]] = []
@@ -102,6 +107,11 @@ class Scope(AsyncIOScheduler):
         else:
             self._on_fault(error)
 
+    def break_source(self, error: RunError) -> None:
+        """The source broke: nothing further comes, and the run will end as failed."""
+        self.input_closed = True
+        self.source_error = error
+
     def on_drain(self, call: Callable[[], object]) -> None:
         """Have `call` made when the run is to take no further input."""
         self._drain_calls.append(call)
@@ -112,8 +122,14 @@ class Scope(AsyncIOScheduler):
 
     def drain(self) -> None:
         """Take no further input; what is in flight goes on."""
-        if not self.draining:
+        if not self.input_closed:
             self.draining = True
+            self.close_input()
+
+    def close_input(self) -> None:
+        """Take no further input because none is needed."""
+        if not self.input_closed:
+            self.input_closed = True
             for call in self._drain_calls:
                 call()
 

@@ -6,7 +6,7 @@ from penstock.operators.decode import decode
 from penstock.operators.encode import encode
 from penstock.operators.enrich import enrich
 from penstock.operators.filter import filter
-from penstock.operators.flat_map import flat_map
+from penstock.operators.flat_map import MAX_PARTS, flat_map
 from penstock.operators.in_order import Sequencer
 from penstock.operators.map import map
 from penstock.operators.map_async import map_async
@@ -16,6 +16,7 @@ from penstock.operators.through import through
 from penstock.operators.throttle import throttle
 
 __all__ = [
+    "MAX_PARTS",
     "Branches",
     "Sequencer",
     "batch",

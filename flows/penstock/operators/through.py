@@ -152,5 +152,5 @@ class Passage:
 
     def _on_finish(self) -> None:
         if not self._finished and self._current is not None and self._current is not self._held:
-            self._scope.drain()
+            self._scope.close_input()
         self._finished = True

@@ -97,7 +97,10 @@ class Intake(Generic[T]):
 
 
 class Source(Observable[list[Element[T]]]):
-    """Where elements come from. Subscribing starts one task; disposing ends it; draining completes it."""
+    """Where elements come from. Subscribing starts one task; disposing ends it; draining completes it.
+
+    A source that breaks completes too, so that what it gave out is still finished; the run then ends as failed.
+    """
 
     name = "source"
 
@@ -115,12 +118,12 @@ class Source(Observable[list[Element[T]]]):
 
     async def _run(self, observer: abc.ObserverBase[list[Element[Any]]], scope: Scope) -> None:
         try:
-            if not scope.draining:
+            if not scope.input_closed:
                 await self.produce(Intake(observer, scope))
+                scope.input_closed = True
         except asyncio.CancelledError:
-            if not scope.draining:
+            if not scope.input_closed:
                 raise
         except Exception as error:
-            observer.on_error(SourceBroke(self.name, error))
-            return
+            scope.break_source(SourceBroke(self.name, error))
         observer.on_completed()

@@ -1,0 +1,22 @@
+"""What a run needs to know of a flow: its steps, its window, and where its failures go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from penstock import window
+from penstock.deadletters import Store
+from penstock.element import Step
+
+
+class Plan(Struct, frozen=True, eq=False):
+    """A flow, ready to be run."""
+
+    name: str
+    steps: tuple[Step[Any, Any], ...] = ()
+    elements: int = window.ELEMENTS
+    bytes: int = window.BYTES
+    dead_letters: str | Store | None = None
+    """A store or its URL; None: failures are told and counted, but not kept."""

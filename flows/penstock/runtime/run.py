@@ -1,0 +1,264 @@
+"""A run: one live execution of a flow, from its first credit to its summary."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from functools import reduce
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import UNSET, Struct
+from reactivex import Observable, Observer
+from reactivex.disposable import CompositeDisposable
+
+from penstock.deadletters import Letter, Store, Stores, new_id, now
+from penstock.element import Element, Failure, Outcome
+from penstock.errors import ReaderGone, RunError, describe
+from penstock.operators import Sequencer, dead_letter, route
+from penstock.runtime.plan import Plan
+from penstock.runtime.totals import Totals
+from penstock.scope import Scope
+from penstock.sinks import End, Sink
+from penstock.window import Window
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Summary(Struct, frozen=True):
+    """What became of a run: `received == ok + failed + filtered + cancelled`."""
+
+    run: str
+    flow: str
+    kind: str
+    reason: str
+    """`completed`, `draining` (no further input was taken), `left` (the reader went), `stalled`, `aborted`, `failed`."""
+    received: int
+    ok: int
+    failed: int
+    filtered: int
+    cancelled: int
+    seconds: float
+    error: str | None = None
+    """What broke, when the reason is `failed`."""
+
+    def end(self) -> End:
+        """The summary as the end record of a stream."""
+        return End(
+            self.reason,
+            self.received,
+            self.ok,
+            self.failed,
+            self.filtered,
+            self.cancelled,
+            self.seconds,
+            self.error or UNSET,
+        )
+
+
+class Run:
+    """One live execution. `await run.finished` gives its `Summary`; it never raises for what happened inside."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: Observable[list[Element[Any]]],
+        sink: Sink,
+        *,
+        kind: str = "run",
+        ordered: bool = False,
+        stores: Stores | None = None,
+        totals: Totals | None = None,
+        on_end: Callable[[Run], None] | None = None,
+    ) -> None:
+        self.id = new_id()
+        self.plan = plan
+        self.kind = kind
+        self.started_at: datetime = now()
+        self.window = Window(plan.elements, plan.bytes)
+        self.totals = totals or Totals(plan.name)
+        self.scope = Scope(
+            self.window, name=f"{plan.name}:{self.id}", meters=self.totals.meters, on_fault=self._on_fault
+        )
+        self.ledger = self.scope.ledger
+        self.reason: str | None = None
+        self._source = source
+        self._sink = sink
+        self._ordered = ordered
+        self._stores = stores
+        self._on_end = on_end
+        self._started = self.scope.loop.time()
+        self._error: BaseException | None = None
+        self._over = asyncio.Event()
+        self._wires = CompositeDisposable()
+        self._log = log.bind(flow=plan.name, run=self.id, kind=kind)
+        self.totals.begin(self)
+        self._task = self.scope.loop.create_task(self._main(), name=f"run:{self.id}")
+
+    @property
+    def finished(self) -> asyncio.Future[Summary]:
+        """The summary, once the run is over. Cancelling whoever waits for it does not cancel the run."""
+        return asyncio.shield(self._task)
+
+    def drain(self) -> None:
+        """Take no further input and finish what is in flight."""
+        self.scope.drain()
+
+    def abort(self, reason: str = "aborted") -> None:
+        """Cancel everything now; what is in flight is settled as cancelled. The first reason stays."""
+        if self.reason is None:
+            self.reason = reason
+            self._over.set()
+
+    async def _main(self) -> Summary:
+        own_stores = Stores() if self._stores is None else None
+        try:
+            try:
+                self._wire(await self._open_store(self._stores or own_stores or Stores()))
+                await self._over.wait()
+            except Exception as error:
+                self._on_fault(error)
+            except asyncio.CancelledError:
+                self.abort()
+                raise
+        finally:
+            await self._close()
+            if own_stores is not None:
+                await own_stores.aclose()
+        return self._summary()
+
+    async def _open_store(self, stores: Stores) -> Store | None:
+        where = self.plan.dead_letters
+        return None if where is None else await stores.get(where)
+
+    def _wire(self, store: Store | None) -> None:
+        """Connect the source, the steps, the two branches and the sink."""
+        scope, sink = self.scope, self._sink
+        sink.open(scope)
+        last = sink.prepare()
+        steps = self.plan.steps if last is None else (*self.plan.steps, last)
+        branches = route(reduce(lambda stream, step: step(stream), steps, self._source))
+        failure = branches.failure
+        if store is not None:
+            failure = dead_letter(store, self._letter, on_trouble=self._on_trouble)(failure)
+        results = Sequencer(self._pass_in_order) if self._ordered else sink.on_next
+        filtered = results if self._ordered else scope.ledger.accept
+        ends = Ends(3, sink.on_completed)
+        for branch, take in ((failure, results), (branches.filtered, filtered), (branches.success, results)):
+            self._wires.add(branch.subscribe(Observer(take, sink.on_error, ends), scheduler=scope))
+        assert sink.finished is not None
+        sink.finished.add_done_callback(lambda _: self._over.set())
+
+    def _pass_in_order(self, elements: list[Element[Any]]) -> None:
+        """Hand on what the sink is to see; what was filtered is settled here, at its turn."""
+        filtered = [element for element in elements if element.outcome is Outcome.FILTERED]
+        if filtered:
+            self.ledger.accept(filtered)
+            elements = [element for element in elements if element.outcome is not Outcome.FILTERED]
+        if elements:
+            self._sink.on_next(elements)
+
+    async def _close(self) -> None:
+        if self.reason is None:
+            self._error = self.scope.source_error
+            self.reason = "failed" if self._error else "draining" if self.scope.draining else "completed"
+        self._wires.dispose()
+        stuck = await self.scope.aclose()
+        self._sink.close()
+        if stuck:
+            self._log.error("run.tasks_stuck", tasks=stuck)
+        if self.reason in ("completed", "draining"):
+            try:
+                self.ledger.check_empty()
+            except RunError as error:
+                self._error, self.reason = error, "failed"
+        self.ledger.close()
+        self.totals.end(self, self.reason or "failed")
+        summary = self._summary()
+        if self._error is not None:
+            self._log.error("run.broke", error=describe(self._error), exc_info=self._error)
+        self._log.info("run.ended", **_facts(summary))
+        if self._on_end is not None:
+            self._on_end(self)
+
+    def _summary(self) -> Summary:
+        settled = self.ledger.settled
+        return Summary(
+            self.id,
+            self.plan.name,
+            self.kind,
+            self.reason or "failed",
+            self.ledger.received,
+            settled[Outcome.OK],
+            settled[Outcome.FAILED],
+            settled[Outcome.FILTERED],
+            settled[Outcome.CANCELLED],
+            round(self.scope.loop.time() - self._started, 6),
+            describe(self._error) if self._error is not None else None,
+        )
+
+    def _on_fault(self, error: BaseException) -> None:
+        if isinstance(error, ReaderGone):
+            self.abort("left")
+        elif self.reason is None:
+            self._error = error
+            self.abort("failed")
+
+    def _on_trouble(self, error: Exception, wait: float) -> None:
+        self.totals.store_failures += 1
+        self._log.warning("store.failed", error=describe(error), retry_in=round(wait, 3))
+
+    def _letter(self, element: Element[Any]) -> Letter:
+        failure = element.failure or Failure("?", "?", "?")
+        original = element.root.input
+        raw = original if isinstance(original, bytes) else _as_json(original)
+        return Letter(
+            id=new_id(),
+            flow=self.plan.name,
+            run=self.id,
+            seq=element.seq,
+            part=element.part,
+            key=element.key,
+            step=failure.step,
+            type=failure.type,
+            message=failure.message,
+            attempts=failure.attempts,
+            cause=failure.cause,
+            input=bytes(raw),
+            input_size=getattr(original, "length", len(raw)),
+            found=element.found,
+            started_at=self.started_at,
+            failed_at=now(),
+        )
+
+
+class Ends:
+    """Calls back after as many calls."""
+
+    def __init__(self, count: int, then: Callable[[], None]) -> None:
+        self._count = count
+        self._then = then
+
+    def __call__(self) -> None:
+        self._count -= 1
+        if not self._count:
+            self._then()
+
+
+def _as_json(value: Any) -> bytes:
+    """A value as JSON; what JSON does not know as its repr, because a letter has to be written in any case."""
+    try:
+        return msgspec.json.encode(value, enc_hook=repr)
+    except Exception:
+        return repr(value).encode("utf-8", "replace")
+
+
+def _facts(summary: Summary) -> dict[str, Any]:
+    """What the log line of a run's end holds beside its bound ids."""
+    return {
+        name: value
+        for name, value in msgspec.structs.asdict(summary).items()
+        if name not in ("run", "flow", "kind") and value is not None
+    }

@@ -1,0 +1,101 @@
+"""The numbers of a flow: the runs that are open, and the sum of those that ended. Plain numbers, read by whoever asks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Protocol
+
+from penstock.element import Ledger, Outcome
+from penstock.scope import Meter
+from penstock.window import Window
+
+
+class Counted(Protocol):
+    """A run, as far as its numbers go."""
+
+    kind: str
+    window: Window
+    ledger: Ledger
+
+
+class Totals:
+    """What one flow did in this process so far."""
+
+    def __init__(self, flow: str) -> None:
+        self.flow = flow
+        self.meters: dict[str, Meter] = {}
+        self.open: set[Counted] = set()
+        self.ended: Counter[tuple[str, str]] = Counter()
+        """Runs that ended, by kind and reason."""
+        self.store_failures = 0
+        self._progress: dict[Counted, tuple[int, float]] = {}
+        self._received = 0
+        self._dropped = 0
+        self._settled: Counter[Outcome] = Counter()
+        self._letters: Counter[str] = Counter()
+        self._waited = 0.0
+
+    def begin(self, run: Counted) -> None:
+        """Count a run among the open ones."""
+        self.open.add(run)
+
+    def end(self, run: Counted, reason: str) -> None:
+        """Add up a run that ended."""
+        self.open.discard(run)
+        self._progress.pop(run, None)
+        self.ended[run.kind, reason] += 1
+        self._received += run.ledger.received
+        self._dropped += run.ledger.dropped
+        self._settled.update(run.ledger.settled)
+        self._letters.update(run.ledger.letters)
+        self._waited += run.window.waited
+
+    @property
+    def received(self) -> int:
+        """Elements received."""
+        return self._received + sum(run.ledger.received for run in self.open)
+
+    @property
+    def dropped(self) -> int:
+        """Elements that a full buffer dropped; they are among the filtered."""
+        return self._dropped + sum(run.ledger.dropped for run in self.open)
+
+    @property
+    def in_flight(self) -> int:
+        """Elements received and not settled."""
+        return sum(run.ledger.in_flight for run in self.open)
+
+    @property
+    def capacity(self) -> int:
+        """Elements that the open runs may hold."""
+        return sum(run.window.elements for run in self.open)
+
+    @property
+    def waited(self) -> float:
+        """Seconds that sources stood waiting for credits."""
+        return self._waited + sum(run.window.waited for run in self.open)
+
+    @property
+    def letters(self) -> Counter[str]:
+        """Dead letters stored, by step."""
+        return sum((run.ledger.letters for run in self.open), self._letters.copy())
+
+    def settled(self, outcome: Outcome) -> int:
+        """Elements settled with an outcome."""
+        return self._settled[outcome] + sum(run.ledger.settled[outcome] for run in self.open)
+
+    def active(self) -> Counter[str]:
+        """Open runs, by kind."""
+        return Counter(run.kind for run in self.open)
+
+    def stalled_for(self, now: float) -> float:
+        """Seconds that the slowest open run has had elements in flight without moving, as seen from call to call."""
+        longest = 0.0
+        for run in self.open:
+            mark = run.ledger.received + run.ledger.received - run.ledger.in_flight
+            before, since = self._progress.get(run, (-1, now))
+            if mark != before or not run.ledger.in_flight:
+                self._progress[run] = mark, now
+            else:
+                longest = max(longest, now - since)
+        return longest

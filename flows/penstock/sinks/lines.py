@@ -1,0 +1,66 @@
+"""The sink that writes results as lines of bytes: to a client, a file, a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from penstock.element import Element, Step
+from penstock.operators import encode
+from penstock.scope import Scope
+from penstock.sinks.records import Form, Ndjson
+from penstock.sinks.sink import Sink
+
+
+class Lines(Sink):
+    """Writes many results at a time with one writer task, and settles them after the write that holds them.
+
+    `write` takes bytes and returns when it can take more; that is how a slow reader slows the source. When the
+    reader is gone it raises `ReaderGone`.
+    """
+
+    def __init__(self, write: Callable[[bytes], Awaitable[object]], form: Form | None = None) -> None:
+        super().__init__()
+        self._write = write
+        self._form = form or Ndjson()
+        self._waiting: list[Element[Any]] = []
+        self._arrived: asyncio.Future[None] | None = None
+        self._ended = False
+        self.writing = False
+        """True while a write has not returned: the reader is what the run waits for."""
+
+    def prepare(self) -> Step[Any, Any]:
+        return encode(self._form.success)
+
+    def open(self, scope: Scope) -> None:
+        super().open(scope)
+        scope.spawn(self._write_all(), "writer")
+
+    def on_next(self, value: list[Element[Any]]) -> None:
+        self._waiting += value
+        self._wake()
+
+    def on_completed(self) -> None:
+        self._ended = True
+        self._wake()
+
+    async def _write_all(self) -> None:
+        form, ledger = self._form, self.scope.ledger
+        while True:
+            while elements := self._waiting:
+                self._waiting = []
+                lines = [element.value if element.outcome is None else form.failure(element) for element in elements]
+                self.writing = True
+                await self._write(b"".join(lines))
+                self.writing = False
+                ledger.accept(elements)
+            if self._ended:
+                self.finish()
+                return
+            self._arrived = self.scope.loop.create_future()
+            await self._arrived
+
+    def _wake(self) -> None:
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)

@@ -1,0 +1,130 @@
+"""The records that tell of a run: a line for each result, and one for its end.
+
+    {"ok":true,"seq":0,"value":…}
+    {"ok":false,"seq":2,"key":3,"error":{"step":…,"type":…,"message":…,"attempts":2},"deadLetter":"…"}
+    {"end":{"reason":"completed","received":10,"ok":7,"failed":3,"filtered":0,"cancelled":0,"seconds":0.31}}
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from penstock.element import Element, Failure
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Success(Struct):
+    """A value that made it to the end."""
+
+    ok: bool
+    seq: int
+    value: Any
+    part: int | UnsetType = UNSET
+
+
+class Trouble(Struct):
+    """What a client is told of a failure."""
+
+    step: str
+    type: str
+    message: str
+    attempts: int
+
+
+class Lost(Struct):
+    """A value that failed."""
+
+    ok: bool
+    seq: int
+    part: int | UnsetType
+    key: Any
+    error: Trouble
+    deadLetter: str | UnsetType  # noqa: N815 - the name in the contract
+
+
+class End(Struct, rename="camel"):
+    """What became of all of them."""
+
+    reason: str
+    received: int
+    ok: int
+    failed: int
+    filtered: int
+    cancelled: int
+    seconds: float
+    error: str | UnsetType = UNSET
+
+
+class _EndRecord(Struct):
+    end: End
+
+
+def success_line(element: Element[Any]) -> bytes:
+    """The line of an element that made it."""
+    if element.part is None:
+        return _encode(Success(True, element.seq, element.value)) + b"\n"
+    return _encode(Success(True, element.seq, element.value, element.part)) + b"\n"
+
+
+def failure_line(element: Element[Any]) -> bytes:
+    """The line of an element that failed."""
+    failure = element.failure or Failure("?", "?", "?")
+    record = Lost(
+        False,
+        element.seq,
+        UNSET if element.part is None else element.part,
+        UNSET if element.key is None else element.key,
+        Trouble(failure.step, failure.type, failure.message, failure.attempts),
+        element.letter or UNSET,
+    )
+    return _encode(record) + b"\n"
+
+
+def end_line(end: End) -> bytes:
+    """The last line."""
+    return _encode(_EndRecord(end)) + b"\n"
+
+
+class Form(Protocol):
+    """How records become bytes."""
+
+    media_type: str
+
+    def success(self, element: Element[Any]) -> bytes: ...
+
+    def failure(self, element: Element[Any]) -> bytes: ...
+
+    def end(self, end: End) -> bytes: ...
+
+
+class Ndjson:
+    """A record a line."""
+
+    media_type = "application/x-ndjson"
+    success = staticmethod(success_line)
+    failure = staticmethod(failure_line)
+    end = staticmethod(end_line)
+
+
+class ServerSentEvents:
+    """A record an event: `result` with the seq as its id (and the part, if it is one), then `end`."""
+
+    media_type = "text/event-stream"
+
+    def success(self, element: Element[Any]) -> bytes:
+        return self._event(element, success_line(element))
+
+    def failure(self, element: Element[Any]) -> bytes:
+        return self._event(element, failure_line(element))
+
+    def end(self, end: End) -> bytes:
+        return b"event: end\ndata: %b\n" % end_line(end)
+
+    def _event(self, element: Element[Any], line: bytes) -> bytes:
+        if element.part is None:
+            return b"event: result\nid: %d\ndata: %b\n" % (element.seq, line)
+        return b"event: result\nid: %d.%d\ndata: %b\n" % (element.seq, element.part, line)

@@ -1,0 +1,64 @@
+"""A sink: the Observer at the end of a run, which settles what it accepted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from reactivex import abc
+
+from penstock.element import Element, Step
+from penstock.scope import Scope
+
+
+class Sink(abc.ObserverBase[list[Element[Any]]]):
+    """Takes the results of one run: the successes, and the failures once their letters are durable.
+
+    A subclass writes `on_next`, which has to see to it that every element is settled (`scope.ledger.accept`) once it
+    was really taken, and may write `prepare`, `open` and `on_completed`. By `finish` it says that all is done.
+    """
+
+    def __init__(self) -> None:
+        self.finished: asyncio.Future[None] | None = None
+        self._scope: Scope | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """The run that this sink serves."""
+        if self._scope is None:
+            raise RuntimeError("this sink was not opened by a run")
+        return self._scope
+
+    def prepare(self) -> Step[Any, Any] | None:
+        """A last step for the values before they are parted, such as writing them as bytes."""
+        return None
+
+    def open(self, scope: Scope) -> None:
+        """Get ready for a run. A sink serves one."""
+        if self._scope is not None:
+            raise RuntimeError("a sink serves one run; make another")
+        self._scope = scope
+        self.finished = scope.loop.create_future()
+
+    def on_error(self, error: Exception) -> None:
+        """The flow broke."""
+        self.scope.fault(error)
+
+    def on_completed(self) -> None:
+        """No further element will come."""
+        self.finish()
+
+    def close(self) -> None:
+        """The run is over, however it ended; what is left is not to be settled any more."""
+
+    def finish(self) -> None:
+        """All that came was settled."""
+        if self.finished is not None and not self.finished.done():
+            self.finished.set_result(None)
+
+
+class Discard(Sink):
+    """Takes every result and keeps none: for runs whose steps are all that matters."""
+
+    def on_next(self, value: list[Element[Any]]) -> None:
+        self.scope.ledger.accept(value)
