@@ -96,7 +96,6 @@ class Element(Struct, Generic[T], eq=False, weakref=True):
             element = element.parent
         return element
 
-
     def expand(self, released: Callable[[int], None]) -> None:
         """Begin to replace this element by parts; `released` is told how many of them were settled."""
         self.family = Family(released)
@@ -211,7 +210,9 @@ class Ledger:
             self.settle(elements, Outcome.OK)
             return
         for outcome in (Outcome.OK, Outcome.FAILED, Outcome.FILTERED):
-            self.settle([element for element in elements if (element.outcome or Outcome.OK) is outcome], outcome)
+            self.settle(
+                [element for element in elements if (element.outcome or Outcome.OK) is outcome], outcome
+            )
 
     def drop(self, count: int) -> None:
         """Count elements that a buffer dropped before they took a credit: received, and filtered."""

@@ -66,7 +66,9 @@ class Flow(Generic[A]):
             )
         fields = fields_of(self.item)
         if self.key is not None and fields is not None and self.key not in fields:
-            raise FlowError(f"flow {self.name} has no field {self.key!r} for its key{_nearest(self.key, fields)}")
+            raise FlowError(
+                f"flow {self.name} has no field {self.key!r} for its key{_nearest(self.key, fields)}"
+            )
 
     def window(self, elements: int, bytes: int | None = None) -> Flow[A]:
         """The same flow with another window."""
@@ -88,11 +90,17 @@ class Flow(Generic[A]):
         return self._with(NamedStep(name, "tap", operators.tap(look, name=name)))
 
     def flat_map(
-        self, function: Callable[[A], Iterable[B]], *, max_parts: int = operators.MAX_PARTS, name: str | None = None
+        self,
+        function: Callable[[A], Iterable[B]],
+        *,
+        max_parts: int = operators.MAX_PARTS,
+        name: str | None = None,
     ) -> Flow[B]:
         """Replace each value by the values of an iterable."""
         name = self._name(name or name_of(function, "flat_map"))
-        return self._with(NamedStep(name, "flat_map", operators.flat_map(function, max_parts=max_parts, name=name)))
+        return self._with(
+            NamedStep(name, "flat_map", operators.flat_map(function, max_parts=max_parts, name=name))
+        )
 
     def map_async(
         self,
@@ -119,7 +127,9 @@ class Flow(Generic[A]):
     ) -> Flow[A]:
         """Ask several services side by side and merge their answers into the value by name."""
         if not services:
-            raise FlowError(f"enrich in flow {self.name} needs at least one service: enrich(pricing=price_of)")
+            raise FlowError(
+                f"enrich in flow {self.name} needs at least one service: enrich(pricing=price_of)"
+            )
         fields = None if typing.is_typeddict(self.item) or self.steps or merge else fields_of(self.item)
         for key in services:
             if fields is not None and key not in fields:
@@ -154,7 +164,9 @@ class Flow(Generic[A]):
         name = self._name(name)
         return self._with(NamedStep(name, "throttle", operators.throttle(rate, burst=burst, name=name)))
 
-    def through(self, operator: Callable[[Observable[A]], Observable[B]], *, name: str = "through") -> Flow[B]:
+    def through(
+        self, operator: Callable[[Observable[A]], Observable[B]], *, name: str = "through"
+    ) -> Flow[B]:
         """Send the values through a synchronous operator of reactivex."""
         name = self._name(name)
         return self._with(NamedStep(name, "through", operators.through(operator, name=name)))
@@ -203,7 +215,9 @@ class Flow(Generic[A]):
     def _name(self, name: str) -> str:
         """The name, with a number behind it if the flow has a step of that name already."""
         if self.store is not None:
-            raise FlowError(f"step {name} comes after dead_letters, which ends flow {self.name}; put it before")
+            raise FlowError(
+                f"step {name} comes after dead_letters, which ends flow {self.name}; put it before"
+            )
         taken = {step.name for step in self.steps}
         number, unique = 1, name
         while unique in taken:

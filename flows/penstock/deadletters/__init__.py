@@ -1,6 +1,6 @@
 """Where failed elements wait: dead letters, and the stores that keep them."""
 
-from penstock.deadletters.letter import Letter, new_id, now
+from penstock.deadletters.letter import Letter, as_document, new_id, now
 from penstock.deadletters.memory import MemoryStore
 from penstock.deadletters.stores import Stores, make_store
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Page, Store
@@ -14,6 +14,7 @@ __all__ = [
     "Page",
     "Store",
     "Stores",
+    "as_document",
     "make_store",
     "new_id",
     "now",

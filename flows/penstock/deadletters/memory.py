@@ -20,6 +20,8 @@ class MemoryStore:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.url = "memory:"
         self.patience = 1.0
+        self.commits = 0
+        self.commit_seconds = 0.0
         self._capacity = capacity
         self._letters: dict[str, Letter] = {}
         self._ids: list[str] = []
@@ -35,6 +37,7 @@ class MemoryStore:
                 f"the dead letters in memory are full ({self._capacity}); keep them in a database instead: "
                 "--dead-letters sqlite:///penstock.db"
             )
+        self.commits += 1
         self._letters |= fresh
         for id in fresh:
             insort(self._ids, id)

@@ -42,12 +42,18 @@ def batch(
     >>> step = batch(prices_of, size=50, seconds=0.02, timeout=2)
     """
     if size < 1 or seconds <= 0:
-        raise ValueError(f"batch needs a size of at least 1 and seconds above 0, got {size!r} and {seconds!r}")
+        raise ValueError(
+            f"batch needs a size of at least 1 and seconds above 0, got {size!r} and {seconds!r}"
+        )
     if isinstance(call, Service):
         service = call
     else:
         service = Service(
-            name or name_of(call, "batch"), call, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts
+            name or name_of(call, "batch"),
+            call,
+            max_in_flight=max_in_flight,
+            timeout=timeout,
+            attempts=attempts,
         )
     title = name or service.name
 
@@ -57,7 +63,9 @@ def batch(
         ) -> abc.DisposableBase:
             scope = Scope.of(scheduler, f"step {title}")
             groups = Groups(title, service, size, seconds, observer, scope)
-            return source.subscribe(groups.on_next, observer.on_error, groups.on_completed, scheduler=scheduler)
+            return source.subscribe(
+                groups.on_next, observer.on_error, groups.on_completed, scheduler=scheduler
+            )
 
         return Observable(subscribe)
 
@@ -117,7 +125,9 @@ class Groups:
                 for element in elements:
                     element.fail(self._name, answer.error, answer.attempts)
             elif not isinstance(answer, Sequence) or len(answer) != len(elements):
-                wrong = WrongAnswer(f"{self._name} has to answer with a list of {len(elements)}, one for each value")
+                wrong = WrongAnswer(
+                    f"{self._name} has to answer with a list of {len(elements)}, one for each value"
+                )
                 for element in elements:
                     element.fail(self._name, wrong)
             else:

@@ -43,7 +43,9 @@ def dead_letter(
         ) -> abc.DisposableBase:
             scope = Scope.of(scheduler, "dead_letter")
             office = PostOffice(store, write, backoff, on_trouble, observer, scope)
-            return source.subscribe(office.on_next, observer.on_error, office.on_completed, scheduler=scheduler)
+            return source.subscribe(
+                office.on_next, observer.on_error, office.on_completed, scheduler=scheduler
+            )
 
         return Observable(subscribe)
 

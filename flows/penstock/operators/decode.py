@@ -76,7 +76,9 @@ def _struct_of(item: Any) -> Any:
         if field in item.__required_keys__:
             fields.append((attribute, hint, msgspec.field(name=field)))
         else:
-            fields.append((attribute, hint | msgspec.UnsetType, msgspec.field(name=field, default=msgspec.UNSET)))
+            fields.append(
+                (attribute, hint | msgspec.UnsetType, msgspec.field(name=field, default=msgspec.UNSET))
+            )
     return msgspec.defstruct(item.__name__, fields, kw_only=True)
 
 

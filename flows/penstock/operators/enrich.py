@@ -38,7 +38,8 @@ def enrich(
     if not services:
         raise ValueError("enrich needs at least one service: enrich(pricing=price_of)")
     asked = {
-        key: service if isinstance(service, Service) else Service(key, service) for key, service in services.items()
+        key: service if isinstance(service, Service) else Service(key, service)
+        for key, service in services.items()
     }
 
     def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
@@ -47,7 +48,9 @@ def enrich(
         ) -> abc.DisposableBase:
             scope = Scope.of(scheduler, f"step {name}")
             gathering = Gathering(name, asked, merge or merged, observer, scope)
-            return source.subscribe(gathering.on_next, observer.on_error, gathering.on_completed, scheduler=scheduler)
+            return source.subscribe(
+                gathering.on_next, observer.on_error, gathering.on_completed, scheduler=scheduler
+            )
 
         return Observable(subscribe)
 
@@ -145,4 +148,6 @@ def merged(value: Any, answers: dict[str, Any]) -> Any:
         return msgspec.structs.replace(value, **answers)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.replace(value, **answers)
-    raise TypeError(f"enrich does not know how to merge answers into a {type(value).__name__}; give it merge=")
+    raise TypeError(
+        f"enrich does not know how to merge answers into a {type(value).__name__}; give it merge="
+    )

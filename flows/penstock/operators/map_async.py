@@ -44,7 +44,11 @@ def map_async(
         service = call
     else:
         service = Service(
-            name or name_of(call, "map_async"), call, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts
+            name or name_of(call, "map_async"),
+            call,
+            max_in_flight=max_in_flight,
+            timeout=timeout,
+            attempts=attempts,
         )
     title = name or service.name
 

@@ -83,5 +83,3 @@ class Fork:
         """The input ended: all branches end."""
         for output in self._outputs.values():
             output.on_completed()
-
-

@@ -25,7 +25,9 @@ def throttle(rate: float, *, burst: int = 1, name: str = "throttle") -> Step[A, 
     >>> step = throttle(100, burst=10)
     """
     if rate <= 0 or burst < 1:
-        raise ValueError(f"throttle needs a rate above 0 and a burst of at least 1, got {rate!r} and {burst!r}")
+        raise ValueError(
+            f"throttle needs a rate above 0 and a burst of at least 1, got {rate!r} and {burst!r}"
+        )
 
     def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
         def subscribe(
@@ -33,7 +35,9 @@ def throttle(rate: float, *, burst: int = 1, name: str = "throttle") -> Step[A, 
         ) -> abc.DisposableBase:
             scope = Scope.of(scheduler, f"step {name}")
             bucket = Bucket(rate, burst, observer, scope)
-            return source.subscribe(bucket.on_next, observer.on_error, bucket.on_completed, scheduler=scheduler)
+            return source.subscribe(
+                bucket.on_next, observer.on_error, bucket.on_completed, scheduler=scheduler
+            )
 
         return Observable(subscribe)
 

@@ -16,9 +16,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def through(
-    operator: Callable[[Observable[A]], Observable[B]], *, name: str = "through"
-) -> Step[A, B]:
+def through(operator: Callable[[Observable[A]], Observable[B]], *, name: str = "through") -> Step[A, B]:
     """Send the values through a synchronous reactivex operator, with the credits kept right.
 
     What the operator gives out belongs to the element that went in: one value replaces its own, none settles it as

@@ -2,6 +2,8 @@
 
 from penstock.runtime.plan import Plan
 from penstock.runtime.run import Run, Summary
+from penstock.runtime.stopping import Event, Phase
+from penstock.runtime.supervisor import Report, Supervisor
 from penstock.runtime.totals import Totals
 
-__all__ = ["Plan", "Run", "Summary", "Totals"]
+__all__ = ["Event", "Phase", "Plan", "Report", "Run", "Summary", "Supervisor", "Totals"]

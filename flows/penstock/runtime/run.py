@@ -71,7 +71,7 @@ class Run:
         ordered: bool = False,
         stores: Stores | None = None,
         totals: Totals | None = None,
-        on_end: Callable[[Run], None] | None = None,
+        on_end: Callable[[Run, Summary], None] | None = None,
     ) -> None:
         self.id = new_id()
         self.plan = plan
@@ -90,7 +90,10 @@ class Run:
         self._stores = stores
         self._on_end = on_end
         self._started = self.scope.loop.time()
-        self._error: BaseException | None = None
+        self._drain_reason = "draining"
+        self._aborted = False
+        self.error: BaseException | None = None
+        """What broke, if something did."""
         self._over = asyncio.Event()
         self._wires = CompositeDisposable()
         self._log = log.bind(flow=plan.name, run=self.id, kind=kind)
@@ -102,14 +105,17 @@ class Run:
         """The summary, once the run is over. Cancelling whoever waits for it does not cancel the run."""
         return asyncio.shield(self._task)
 
-    def drain(self) -> None:
-        """Take no further input and finish what is in flight."""
+    def drain(self, reason: str = "draining") -> None:
+        """Take no further input and finish what is in flight. Changes nothing if the input has ended already."""
+        if not self.scope.input_closed:
+            self._drain_reason = reason
         self.scope.drain()
 
     def abort(self, reason: str = "aborted") -> None:
         """Cancel everything now; what is in flight is settled as cancelled. The first reason stays."""
         if self.reason is None:
             self.reason = reason
+            self._aborted = True
             self._over.set()
 
     async def _main(self) -> Summary:
@@ -162,26 +168,28 @@ class Run:
 
     async def _close(self) -> None:
         if self.reason is None:
-            self._error = self.scope.source_error
-            self.reason = "failed" if self._error else "draining" if self.scope.draining else "completed"
+            self.error = self.scope.source_error
+            self.reason = (
+                "failed" if self.error else self._drain_reason if self.scope.draining else "completed"
+            )
         self._wires.dispose()
         stuck = await self.scope.aclose()
         self._sink.close()
         if stuck:
             self._log.error("run.tasks_stuck", tasks=stuck)
-        if self.reason in ("completed", "draining"):
+        if self.error is None and not self._aborted:
             try:
                 self.ledger.check_empty()
             except RunError as error:
-                self._error, self.reason = error, "failed"
+                self.error, self.reason = error, "failed"
         self.ledger.close()
         self.totals.end(self, self.reason or "failed")
         summary = self._summary()
-        if self._error is not None:
-            self._log.error("run.broke", error=describe(self._error), exc_info=self._error)
+        if self.error is not None:
+            self._log.error("run.broke", error=describe(self.error), exc_info=self.error)
         self._log.info("run.ended", **_facts(summary))
         if self._on_end is not None:
-            self._on_end(self)
+            self._on_end(self, summary)
 
     def _summary(self) -> Summary:
         settled = self.ledger.settled
@@ -196,14 +204,14 @@ class Run:
             settled[Outcome.FILTERED],
             settled[Outcome.CANCELLED],
             round(self.scope.loop.time() - self._started, 6),
-            describe(self._error) if self._error is not None else None,
+            describe(self.error) if self.error is not None else None,
         )
 
     def _on_fault(self, error: BaseException) -> None:
         if isinstance(error, ReaderGone):
             self.abort("left")
         elif self.reason is None:
-            self._error = error
+            self.error = error
             self.abort("failed")
 
     def _on_trouble(self, error: Exception, wait: float) -> None:

@@ -1,7 +1,7 @@
 """An address with places for the fields of a value: `http://prices/{orderId}?at={warehouse}`.
 
-What is filled in is data from outside, so it stays within its place: it is percent-encoded, it never chooses the
-host, and in the path it is never empty, `.` or `..`, which would ask for something else.
+What is filled in is data from outside, so it stays within its place: it is percent-encoded, it never chooses
+the host, and in the path it is never empty, `.` or `..`, which would ask for something else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from penstock.errors import Invalid
 ELSEWHERE = ("", ".", "..")
 """Segments of a path that lead to another resource than the one that is meant."""
 
-NO_TEXT = (Mapping, list, tuple, set, bytes)
+NO_TEXT = (type(None), Mapping, list, tuple, set, bytes)
 
 
 class Address:
@@ -59,13 +59,9 @@ def field_of(value: Any, name: str) -> Any:
         raise Invalid(f"the value has no field {name}, which the service is asked with") from error
 
 
-def _named(found: object) -> str:
-    return type(found).__name__
-
-
-def _quoted(field: str, found: Any, *, in_path: bool) -> str:
-    if found is None or isinstance(found, NO_TEXT):
-        raise Invalid(f"the field {field} is {_named(found)}, which has no place in an address")
+def _quoted(field: str, found: object, *, in_path: bool) -> str:
+    if isinstance(found, NO_TEXT):
+        raise Invalid(f"the field {field} is no text and no number, so it has no place in an address")
     text = str(found)
     if in_path and text in ELSEWHERE:
         raise Invalid(f"the field {field} is {text!r}, which would lead to another address")

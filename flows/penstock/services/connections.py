@@ -15,7 +15,11 @@ JSON_HEADERS = {"Accept": "application/json, application/problem+json", "User-Ag
 
 
 class HttpClient:
-    """One session with its pool of connections, made on the loop that first asks for it. Close it after use."""
+    """One session with its pool of connections, made on the loop that first asks for it. Close it after use.
+
+    `connections_per_host` bounds the pool (a call beyond it waits, within its timeout); `dns_seconds` is how
+    long an address that was looked up is used.
+    """
 
     def __init__(self, *, connections_per_host: int = 1024, dns_seconds: int = 60) -> None:
         if connections_per_host < 1:
@@ -53,10 +57,10 @@ class HttpClient:
         body: bytes | None = None,
         limit: int,
     ) -> bytes:
-        """The body of a 2xx with at most `limit` bytes; cancelled, it closes the connection that it was made on.
+        """The body of a 2xx with at most `limit` bytes; cancelled, it closes the connection it is made on.
 
-        Raises `ServiceRefused` for any other status (redirects included: following one would send values to a host
-        that nobody named), `ServiceUnreachable` when the connection breaks, `WrongAnswer` beyond the limit.
+        Raises `ServiceRefused` for any other status (redirects included: following one would send values to a
+        host nobody named), `ServiceUnreachable` if the connection breaks, `WrongAnswer` beyond the limit.
         """
         try:
             async with self.session.request(
@@ -81,7 +85,7 @@ class HttpClient:
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
-    """The body; None when it is longer than `limit`. Read to its end, it frees the connection for the next call."""
+    """The body, None if longer than `limit`. Read to its end, it leaves the connection to other calls."""
     content = bytearray()
     async for chunk in response.content.iter_any():
         content += chunk

@@ -1,12 +1,13 @@
 """Services that are called over HTTP: an address for each value, and statuses that decide what follows.
 
-A 2xx is an answer. 408, 425, 429 and 5xx are worth another attempt (no earlier than `Retry-After` says, within
-the cap of the backoff), and so is a connection that broke. Any other status is final.
+A 2xx is an answer. 408, 425, 429 and 5xx are worth another attempt, no earlier than `Retry-After` says (up to
+the cap of the backoff). So is a connection that broke. Any other status is final.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -45,9 +46,9 @@ def http_service(
 ) -> Service:
     """A service that is asked over HTTP about one value at a time.
 
-    `url` may name fields of the value (see `Address`). `body` is sent as JSON: the same for all values, or made
-    of each by a function. `answer` makes the answer of the JSON that came back (default: that itself, and None for
-    an answer without content). `limit` is in bytes. The other arguments are those of `Service`.
+    `url` may name fields of the value (see `Address`). `body` is sent as JSON: the same for all values, or
+    made of each by a function. `answer` makes the answer of the JSON that came back (default: that itself, or
+    None without content). `limit` is in bytes. The other arguments are those of `Service`.
 
     >>> pricing = http_service("pricing", "http://prices/{orderId}", client=client, timeout=2, attempts=3)
     """
@@ -91,9 +92,9 @@ def http_batch_service(
 ) -> Service:
     """A service that is asked over HTTP about many values at once; for the step `batch`.
 
-    Sends a JSON array of the values, or of their `field`, and expects an array of the same length in the same
-    order. An item `{"error": {"type": …, "message": …}}` fails its element alone, and so does a value that cannot
-    be sent. `answer` makes the answer of one item.
+    Sends a JSON array of the values, or of their `field`, and expects an array of the same length and order.
+    An item `{"error": {"type": …, "message": …}}` fails its element alone, and so does a value that cannot be
+    sent. `answer` makes the answer of one item.
 
     >>> pricing = http_batch_service("pricing", "http://prices", client=client, field="orderId")
     >>> step = batch(pricing, size=50, seconds=0.02)
@@ -118,10 +119,10 @@ def http_batch_service(
 
         content = b"[" + b",".join(answers[number] for number in sent) + b"]"
         received = await client.exchange(name, method, target, headers=every, body=content, limit=limit)
-        items = _answered(name, received, None)
-        if not isinstance(items, list) or len(cast("list[Any]", items)) != len(sent):
-            raise WrongAnswer(f"{name} has to answer with an array of {len(sent)}, one for each value")
-        for number, item in zip(sent, cast("list[Any]", items), strict=True):
+        items: list[Any] = _answered(name, received, partial(msgspec.convert, type=list[Any]))
+        if len(items) != len(sent):
+            raise WrongAnswer(f"{name} was asked about {len(sent)} values and answered for {len(items)}")
+        for number, item in zip(sent, items, strict=True):
             answers[number] = _item(name, item, answer)
         return answers
 
@@ -137,12 +138,12 @@ def http_batch_service(
 
 
 def worth_asking_again(error: BaseException) -> bool:
-    """Whether another attempt may help: not when the value is no question, nor when the answer is no answer."""
+    """Whether another attempt may help: not if the value is no question, nor if the answer is no answer."""
     return not isinstance(error, (Invalid, WrongAnswer)) and worth_another(error)
 
 
 def _made(service: str, make: Callable[[Any], T], value: Any) -> T:
-    """What is sent for a value; that it cannot be made is the value's fault, now and at every further attempt."""
+    """What is sent for a value; if it cannot be made, that is the value's fault, now and at every attempt."""
     try:
         return make(value)
     except Invalid:

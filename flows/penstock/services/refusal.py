@@ -38,7 +38,7 @@ def refused_item(service: str, error: Any) -> ServiceRefused:
 
 
 def said_in(body: Any) -> tuple[str, str | None]:
-    """Message and kind of `{"error": {…}}`, `{"error": "…"}`, `{"message": …}` or a problem document (RFC 9457)."""
+    """Message and kind of `{"error": {…}}`, `{"error": "…"}`, `{"message": …}` or a problem (RFC 9457)."""
     if not isinstance(body, dict):
         return "", None
     facts = cast("dict[str, Any]", body)
@@ -47,13 +47,14 @@ def said_in(body: Any) -> tuple[str, str | None]:
         return error[:MESSAGE_LIMIT], None
     if isinstance(error, dict):
         facts = cast("dict[str, Any]", error)
-    texts = [text for key in ("message", "title", "detail") if isinstance(text := facts.get(key), str) and text]
+    found = [facts.get(key) for key in ("message", "title", "detail")]
+    texts = [text for text in found if isinstance(text, str) and text]
     kind = facts.get("type")
     return ": ".join(texts)[:MESSAGE_LIMIT], kind if isinstance(kind, str) and NAME.fullmatch(kind) else None
 
 
 def seconds_until(retry_after: str | None, now: datetime | None = None) -> float | None:
-    """Seconds that a `Retry-After` asks to wait, given as a number or as a date; None when it asks for nothing."""
+    """Seconds that a `Retry-After` asks to wait, as a number or as a date; None when it asks for nothing."""
     if retry_after is None:
         return None
     try:

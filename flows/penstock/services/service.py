@@ -56,7 +56,9 @@ class Service:
         chance: random.Random | None = None,
     ) -> None:
         if max_in_flight < 1 or attempts < 1:
-            raise ValueError(f"service {name} needs max_in_flight ≥ 1 and attempts ≥ 1, got {max_in_flight}, {attempts}")
+            raise ValueError(
+                f"service {name} needs max_in_flight ≥ 1 and attempts ≥ 1, got {max_in_flight}, {attempts}"
+            )
         if timeout <= 0:
             raise ValueError(f"service {name} needs a timeout above 0 seconds, got {timeout!r}")
         self.name = name
@@ -86,7 +88,12 @@ class Service:
     @property
     def results(self) -> dict[str, int]:
         """Attempts so far, by what came of them."""
-        return {"ok": self.succeeded, "error": self.errors, "timeout": self.timeouts, "cancelled": self.cancelled}
+        return {
+            "ok": self.succeeded,
+            "error": self.errors,
+            "timeout": self.timeouts,
+            "cancelled": self.cancelled,
+        }
 
     @property
     def in_flight(self) -> int:
@@ -182,7 +189,9 @@ class Service:
                     raise
                 answer = self._verdict(worker, lane, job)
             except Exception as error:
-                answer = self._verdict(worker, lane, job) if worker.verdict else self._failed(lane, job, error)
+                answer = (
+                    self._verdict(worker, lane, job) if worker.verdict else self._failed(lane, job, error)
+                )
             else:
                 self.succeeded += 1
                 if worker.verdict is not None:  # the call swallowed its cancelling

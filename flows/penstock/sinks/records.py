@@ -1,8 +1,8 @@
 """The records that tell of a run: a line for each result, and one for its end.
 
-    {"ok":true,"seq":0,"value":…}
-    {"ok":false,"seq":2,"key":3,"error":{"step":…,"type":…,"message":…,"attempts":2},"deadLetter":"…"}
-    {"end":{"reason":"completed","received":10,"ok":7,"failed":3,"filtered":0,"cancelled":0,"seconds":0.31}}
+{"ok":true,"seq":0,"value":…}
+{"ok":false,"seq":2,"key":3,"error":{"step":…,"type":…,"message":…,"attempts":2},"deadLetter":"…"}
+{"end":{"reason":"completed","received":10,"ok":7,"failed":3,"filtered":0,"cancelled":0,"seconds":0.31}}
 """
 
 from __future__ import annotations

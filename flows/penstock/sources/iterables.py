@@ -96,4 +96,3 @@ class Ticks(AsyncIterable[int]):
 
     def __aiter__(self) -> Any:
         return self._clock()
-

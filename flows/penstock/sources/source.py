@@ -84,7 +84,9 @@ class Intake(Generic[T]):
     async def _refuse(self, value: T, size: int) -> None:
         await self.room()
         self._scope.window.take(1)
-        element: Element[Any] = Element(None, self.seq, self.ledger, value[:EXCERPT] if isinstance(value, bytes) else None)
+        element: Element[Any] = Element(
+            None, self.seq, self.ledger, value[:EXCERPT] if isinstance(value, bytes) else None
+        )
         element.fail("source", TooLarge(size, self._scope.window.bytes))
         self.give_out([element])
 

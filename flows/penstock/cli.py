@@ -1,0 +1,55 @@
+"""The command line: `penstock COMMAND …`. Commands of other packages are found by their entry points."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points, version
+
+USAGE = """\
+usage: penstock COMMAND …
+
+commands:
+  serve           serve flows over HTTP, with background workers and metrics
+  dead-letters    look at what failed: list, show
+  simulate        serve the simulated pricing and inventory services over HTTP
+
+penstock COMMAND --help tells more; penstock --version tells the version.
+"""
+
+_OWN = {"dead-letters": "penstock.deadletters.command:command"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0 all well, 1 something failed or a stop was forced, 2 wrong usage."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(USAGE)
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        sys.stdout.write(f"penstock {version('penstock')}\n")
+        return 0
+    command = _find(words[0])
+    if command is None:
+        sys.stderr.write(f"penstock: there is no command {words[0]!r}\n\n{USAGE}")
+        return 2
+    try:
+        return command(words[1:])
+    except KeyboardInterrupt:
+        return 1
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); keep Python from complaining about it at exit.
+        sys.stderr.close()
+        return 1
+
+
+def _find(name: str) -> Callable[[list[str]], int] | None:
+    if name in _OWN:
+        module, _, function = _OWN[name].partition(":")
+        found: Callable[[list[str]], int] = getattr(import_module(module), function)
+        return found
+    for point in entry_points(group="penstock.commands", name=name):
+        loaded: Callable[[list[str]], int] = point.load()
+        return loaded
+    return None

@@ -1,0 +1,7 @@
+"""What runs tell the people who watch them: logs and metrics."""
+
+from penstock.observe.logs import LEVELS, set_up_logs
+from penstock.observe.metrics import SERIES, PenstockCollector, registry_for
+from penstock.observe.readings import Requests, Watched
+
+__all__ = ["LEVELS", "SERIES", "PenstockCollector", "Requests", "Watched", "registry_for", "set_up_logs"]

@@ -1,0 +1,113 @@
+"""The series that Prometheus scrapes, named once, and the collector that reads the parts' plain numbers for them.
+
+Nothing is counted here: parts keep plain numbers, and the collector asks for them when it is scraped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from penstock.observe import readings
+from penstock.observe.readings import Readings, Watched
+from penstock.scope import BUCKETS, Meter
+
+Counter, Gauge, Histogram = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+
+class Series(NamedTuple):
+    """One series: its kind, its labels, and the function that reads it, which gives it its name and its help."""
+
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily] | type[HistogramMetricFamily]
+    labels: tuple[str, ...]
+    read: Callable[[Watched], Readings]
+
+    @property
+    def name(self) -> str:
+        """The full name."""
+        return f"penstock_{self.read.__name__}"
+
+    @property
+    def help(self) -> str:
+        """What it says."""
+        return (self.read.__doc__ or "").rstrip(".")
+
+
+TABLE = (
+    Series(Counter, ("flow",), readings.received_total),
+    Series(Counter, ("flow", "outcome"), readings.settled_total),
+    Series(Counter, ("flow",), readings.dropped_total),
+    Series(Gauge, ("flow",), readings.in_flight),
+    Series(Gauge, ("flow",), readings.window_capacity),
+    Series(Counter, ("flow",), readings.backpressure_seconds_total),
+    Series(Gauge, ("flow",), readings.oldest_progress_age_seconds),
+    Series(Histogram, ("flow", "step"), readings.step_duration_seconds),
+    Series(Counter, ("service", "result"), readings.service_calls_total),
+    Series(Gauge, ("service",), readings.service_in_flight),
+    Series(Gauge, ("service",), readings.service_waiting),
+    Series(Gauge, ("service",), readings.service_max_in_flight),
+    Series(Counter, ("service",), readings.service_retries_total),
+    Series(Counter, ("flow", "step"), readings.dead_letters_total),
+    Series(Gauge, ("state",), readings.dead_letters),
+    Series(Counter, (), readings.store_commits_total),
+    Series(Counter, (), readings.store_commit_seconds_total),
+    Series(Counter, (), readings.store_failures_total),
+    Series(Gauge, ("flow", "kind"), readings.runs_active),
+    Series(Counter, ("flow", "kind", "reason"), readings.runs_total),
+    Series(Counter, ("worker",), readings.worker_restarts_total),
+    Series(Counter, ("route", "method", "status"), readings.http_requests_total),
+    Series(Counter, ("reason",), readings.http_refused_total),
+    Series(Gauge, (), readings.previous_stop_forced),
+    Series(Gauge, ("version", "python"), readings.build_info),
+)
+
+SERIES: tuple[str, ...] = tuple(series.name for series in TABLE)
+"""The full names of all series, histograms by their base name."""
+
+
+class PenstockCollector(Collector):
+    """Reads what is watched at scrape time."""
+
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
+
+    def collect(self) -> Iterable[Metric]:
+        """One family for every series."""
+        for series in TABLE:
+            metric = series.kind(series.name, series.help, labels=series.labels)
+            for values, number in series.read(self._watched):
+                if isinstance(metric, HistogramMetricFamily):
+                    assert isinstance(number, Meter)
+                    metric.add_metric(values, buckets=_buckets(number), sum_value=number.total)
+                else:
+                    assert not isinstance(number, Meter)
+                    metric.add_metric(values, number)
+            yield metric
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: a registry would scrape to find out."""
+        return ()
+
+
+def registry_for(collector: Collector) -> CollectorRegistry:
+    """A registry with Penstock's series, the process's and the garbage collector's."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def _buckets(meter: Meter) -> list[tuple[str, float]]:
+    """The buckets as Prometheus wants them: cumulative, the last one without a bound."""
+    total = 0
+    buckets: list[tuple[str, float]] = []
+    for bound, count in zip((*map(str, BUCKETS), "+Inf"), meter.counts, strict=True):
+        total += count
+        buckets.append((bound, total))
+    return buckets

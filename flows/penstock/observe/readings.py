@@ -1,0 +1,188 @@
+"""What the parts can tell: for each series, the numbers that they hold at this moment."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from penstock.element import Outcome
+from penstock.runtime import Supervisor, Totals
+from penstock.scope import Meter
+
+KINDS = ("http", "worker")
+REASONS = ("completed", "draining", "left", "stalled", "aborted", "failed")
+
+Readings: TypeAlias = Iterable[tuple[tuple[str, ...], float | Meter]]
+"""Label values, and the number that goes with them."""
+
+
+class Requests:
+    """What the HTTP side counts."""
+
+    def __init__(self) -> None:
+        self.answered: Counter[tuple[str, str, str]] = Counter()
+        """Requests answered, by route, method and status."""
+        self.refused: Counter[str] = Counter()
+        """Requests refused before a run was started, by the refusal's name."""
+
+
+class Watched(Struct, frozen=True, eq=False):
+    """What is watched."""
+
+    supervisor: Supervisor
+    requests: Requests
+    version: str
+    previous_stop_forced: bool = False
+
+
+def _flows(of: Watched) -> Iterator[tuple[tuple[str], Totals]]:
+    for name, totals in of.supervisor.totals.items():
+        yield (name,), totals
+
+
+def received_total(of: Watched) -> Readings:
+    """Elements received."""
+    return ((flow, totals.received) for flow, totals in _flows(of))
+
+
+def settled_total(of: Watched) -> Readings:
+    """Elements settled, by outcome."""
+    for flow, totals in _flows(of):
+        for outcome in Outcome:
+            yield (*flow, outcome.value), totals.settled(outcome)
+
+
+def dropped_total(of: Watched) -> Readings:
+    """Elements that a full buffer dropped; they are among the filtered."""
+    return ((flow, totals.dropped) for flow, totals in _flows(of))
+
+
+def in_flight(of: Watched) -> Readings:
+    """Elements received and not settled."""
+    return ((flow, totals.in_flight) for flow, totals in _flows(of))
+
+
+def window_capacity(of: Watched) -> Readings:
+    """Elements that the open runs may hold."""
+    return ((flow, totals.capacity) for flow, totals in _flows(of))
+
+
+def backpressure_seconds_total(of: Watched) -> Readings:
+    """Time that sources stood waiting for credits."""
+    return ((flow, totals.waited) for flow, totals in _flows(of))
+
+
+def oldest_progress_age_seconds(of: Watched) -> Readings:
+    """Time that a run with elements in flight has not moved, as seen from scrape to scrape."""
+    now = asyncio.get_running_loop().time()
+    return ((flow, totals.stalled_for(now)) for flow, totals in _flows(of))
+
+
+def step_duration_seconds(of: Watched) -> Readings:
+    """Time that an element spent in a step."""
+    for flow, totals in _flows(of):
+        for step, meter in totals.meters.items():
+            yield (*flow, step), meter
+
+
+def service_calls_total(of: Watched) -> Readings:
+    """Attempts, by what came of them."""
+    for name, service in of.supervisor.services.items():
+        for result, number in service.results.items():
+            yield (name, result), number
+
+
+def service_in_flight(of: Watched) -> Readings:
+    """Calls under way."""
+    return (((name,), service.in_flight) for name, service in of.supervisor.services.items())
+
+
+def service_waiting(of: Watched) -> Readings:
+    """Calls that wait for their turn or their next attempt."""
+    return (((name,), service.waiting) for name, service in of.supervisor.services.items())
+
+
+def service_max_in_flight(of: Watched) -> Readings:
+    """Calls that may be under way at once."""
+    return (((name,), service.max_in_flight) for name, service in of.supervisor.services.items())
+
+
+def service_retries_total(of: Watched) -> Readings:
+    """Attempts after the first."""
+    return (((name,), service.retries) for name, service in of.supervisor.services.items())
+
+
+def dead_letters_total(of: Watched) -> Readings:
+    """Dead letters stored, by step."""
+    for flow, totals in _flows(of):
+        steps = {"decode": 0, **dict.fromkeys(totals.meters, 0), **totals.letters}
+        for step, number in steps.items():
+            yield (*flow, step), number
+
+
+def dead_letters(of: Watched) -> Readings:
+    """Dead letters in the stores, by state."""
+    states = Counter({"waiting": 0, "parked": 0})
+    for store in of.supervisor.stores.all():
+        states.update(store.counts())
+    return (((state,), number) for state, number in states.items())
+
+
+def store_commits_total(of: Watched) -> Readings:
+    """Commits of dead letters."""
+    yield (), sum(store.commits for store in of.supervisor.stores.all())
+
+
+def store_commit_seconds_total(of: Watched) -> Readings:
+    """Time spent in commits of dead letters."""
+    yield (), sum(store.commit_seconds for store in of.supervisor.stores.all())
+
+
+def store_failures_total(of: Watched) -> Readings:
+    """Failed tries to store dead letters."""
+    yield (), sum(totals.store_failures for totals in of.supervisor.totals.values())
+
+
+def runs_active(of: Watched) -> Readings:
+    """Open runs."""
+    for flow, totals in _flows(of):
+        for kind, number in (dict.fromkeys(KINDS, 0) | totals.active()).items():
+            yield (*flow, kind), number
+
+
+def runs_total(of: Watched) -> Readings:
+    """Runs that ended, by reason."""
+    for flow, totals in _flows(of):
+        known = {(kind, reason): 0 for kind in KINDS for reason in REASONS}
+        for (kind, reason), number in (known | totals.ended).items():
+            yield (*flow, kind, reason), number
+
+
+def worker_restarts_total(of: Watched) -> Readings:
+    """Workers started again after their run broke."""
+    return (((worker,), of.supervisor.restarts[worker]) for worker in of.supervisor.workers)
+
+
+def http_requests_total(of: Watched) -> Readings:
+    """Requests answered."""
+    return iter(of.requests.answered.items())
+
+
+def http_refused_total(of: Watched) -> Readings:
+    """Requests refused before a run was started."""
+    return (((reason,), number) for reason, number in of.requests.refused.items())
+
+
+def previous_stop_forced(of: Watched) -> Readings:
+    """1 if the process before this one was cut short: killed, aborted or stuck."""
+    yield (), int(of.previous_stop_forced)
+
+
+def build_info(of: Watched) -> Readings:
+    """Always 1; the labels tell what runs."""
+    yield (of.version, platform.python_version()), 1

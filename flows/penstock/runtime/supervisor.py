@@ -1,0 +1,205 @@
+"""The supervisor: it knows all runs of the process, keeps workers going, and takes everything down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import structlog
+from msgspec import Struct
+from reactivex import Observable
+
+from penstock.deadletters import Stores
+from penstock.element import Element
+from penstock.errors import Stopping, TooManyRuns
+from penstock.runtime.plan import Plan
+from penstock.runtime.run import Run, Summary
+from penstock.runtime.stopping import Event, Phase, after
+from penstock.runtime.totals import Totals
+from penstock.services import Backoff, Service
+from penstock.sinks import Discard, Sink
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+Elements = Observable[list[Element[Any]]]
+
+
+class Runnable(Protocol):
+    """A flow, as far as the supervisor knows it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def services(self) -> tuple[Service, ...]: ...
+
+    def plan(self) -> Plan: ...
+
+
+class Report(Struct, frozen=True):
+    """What became of the runs that were open when the stop began."""
+
+    runs: int
+    reasons: dict[str, int]
+    received: int
+    ok: int
+    failed: int
+    filtered: int
+    cancelled: int
+
+    @property
+    def forced(self) -> bool:
+        """Whether anything was cancelled, instead of being finished."""
+        return self.cancelled > 0 or self.reasons.get("aborted", 0) > 0
+
+
+class Supervisor:
+    """All runs of a process. `max_runs` bounds those that are started with `limited=True` (streams of clients)."""
+
+    def __init__(self, *, max_runs: int = 100, chance: random.Random | None = None) -> None:
+        self.stores = Stores()
+        self.totals: dict[str, Totals] = {}
+        self.services: dict[str, Service] = {}
+        self.runs: dict[str, Run] = {}
+        self.restarts: Counter[str] = Counter()
+        """How often each worker was started again after its run broke."""
+        self.phase = Phase.SERVING
+        self.max_runs = max_runs
+        self._limited: set[str] = set()
+        self.workers: dict[str, asyncio.Task[None]] = {}
+        """The tasks that keep background runs going."""
+        self._backoff = Backoff(first=1.0, cap=60.0)
+        self._chance = chance or random.Random()  # noqa: S311 - jitter, no secret
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._ended: list[Summary] = []
+
+    async def add(self, flow: Runnable) -> None:
+        """Make a flow known: its numbers count from now on, its store is open. Raises `StoreError`."""
+        self.totals.setdefault(flow.name, Totals(flow.name))
+        self.services |= {service.name: service for service in flow.services}
+        where = flow.plan().dead_letters
+        if where is not None:
+            await self.stores.get(where)
+
+    def start(
+        self,
+        flow: Runnable,
+        source: Elements,
+        sink: Sink,
+        *,
+        kind: str = "run",
+        ordered: bool = False,
+        limited: bool = False,
+    ) -> Run:
+        """Start a run. Raises `Stopping` or `TooManyRuns`, and then has not touched the source."""
+        self.check(limited=limited)
+        run = Run(
+            flow.plan(),
+            source,
+            sink,
+            kind=kind,
+            ordered=ordered,
+            stores=self.stores,
+            totals=self.totals.setdefault(flow.name, Totals(flow.name)),
+            on_end=self._on_end,
+        )
+        self.runs[run.id] = run
+        self._empty.clear()
+        if limited:
+            self._limited.add(run.id)
+        return run
+
+    def check(self, *, limited: bool = False) -> None:
+        """Raise what `start` would raise."""
+        if self.phase is not Phase.SERVING:
+            raise Stopping
+        if limited and len(self._limited) >= self.max_runs:
+            raise TooManyRuns(self.max_runs)
+
+    def work(
+        self, name: str, flow: Runnable, make_source: Callable[[], Elements], *, every: float | None = None
+    ) -> None:
+        """Run a flow in the background: once, or again `every` so many seconds; after a break again with backoff."""
+        self.workers[name] = asyncio.get_running_loop().create_task(
+            self._work(name, flow, make_source, every), name=f"worker:{name}"
+        )
+
+    def signal(self, event: Event) -> Phase:
+        """Take note of an event on the way down, and do what the new phase asks for."""
+        phase = after(self.phase, event)
+        if phase is not self.phase:
+            self.phase = phase
+            log.info("stop.phase", phase=phase.value, event_seen=event.value, runs=len(self.runs))
+            self._enter(phase)
+        return phase
+
+    async def shut_down(self, grace: float) -> Report:
+        """Drain all runs, abort what is left after `grace` seconds, and report. Safe to call once."""
+        open_at_start = list(self.runs)
+        self._ended.clear()
+        self.signal(Event.SIGNAL)
+        timer = asyncio.get_running_loop().call_later(grace, self.signal, Event.GRACE_OVER)
+        for worker in self.workers.values():
+            worker.cancel()
+        await self._empty.wait()
+        timer.cancel()
+        await asyncio.gather(*self.workers.values(), return_exceptions=True)
+        self.signal(Event.EMPTY)
+        await self.stores.aclose()
+        return report([summary for summary in self._ended if summary.run in open_at_start])
+
+    def _enter(self, phase: Phase) -> None:
+        for run in list(self.runs.values()):
+            if phase is Phase.DRAINING:
+                run.drain()
+            elif phase is Phase.ABORTING:
+                run.abort()
+
+    def _on_end(self, run: Run, summary: Summary) -> None:
+        self.runs.pop(run.id, None)
+        self._limited.discard(run.id)
+        if self.phase is not Phase.SERVING:
+            self._ended.append(summary)
+        if not self.runs:
+            self._empty.set()
+
+    async def _work(
+        self, name: str, flow: Runnable, make_source: Callable[[], Elements], every: float | None
+    ) -> None:
+        breaks = 0
+        while self.phase is Phase.SERVING:
+            summary = await self.start(flow, make_source(), Discard(), kind="worker").finished
+            if summary.reason == "failed":
+                breaks += 1
+                wait = self._backoff.seconds(breaks, self._chance)
+                self.restarts[name] += 1
+                log.warning(
+                    "worker.restart",
+                    worker=name,
+                    error=summary.error,
+                    restart_in=round(wait, 3),
+                    breaks=breaks,
+                )
+            elif every is None:
+                return
+            else:
+                breaks = 0
+                wait = every
+            await asyncio.sleep(wait)
+
+
+def report(summaries: Iterable[Summary]) -> Report:
+    """Several runs, added up."""
+    ended = list(summaries)
+    return Report(
+        len(ended),
+        dict(Counter(summary.reason for summary in ended)),
+        *(
+            sum(getattr(summary, field) for summary in ended)
+            for field in ("received", "ok", "failed", "filtered", "cancelled")
+        ),
+    )

@@ -1,0 +1,146 @@
+"""Settings: defaults, then a file, then `PENSTOCK_…` variables, then flags. Each is described once, here."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from penstock.errors import PenstockError
+
+
+class SettingsError(PenstockError):
+    """A setting cannot be what it was set to."""
+
+
+def setting(
+    default: Any, help: str, *, least: float | None = None, choices: tuple[str, ...] = (), flag: bool = True
+) -> Any:
+    """A field of `Settings`: its default, what it means, its smallest value, and whether it may be given as a flag."""
+    return field(default=default, metadata={"help": help, "least": least, "choices": choices, "flag": flag})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How `penstock serve` works. Times are in seconds, sizes in bytes."""
+
+    host: str = setting("127.0.0.1", "address to listen on")
+    port: int = setting(8080, "port to listen on; 0 takes a free one", least=0)
+    dead_letters: str = setting(
+        "sqlite:///penstock.db", "where failed orders are kept: sqlite:///FILE or memory:"
+    )
+    window: int = setting(256, "elements that one run may have in flight", least=1)
+    window_bytes: int = setting(16 * 1024 * 1024, "bytes of input that one run may have in flight", least=1)
+    max_in_flight: int = setting(256, "calls that each service may have in flight, over all runs", least=1)
+    max_runs: int = setting(100, "bulk streams that may be open at once; more get 503", least=1)
+    workers: int = setting(2, "background workers (A, B, …); 0 for none", least=0)
+    worker_orders: int = setting(20, "orders that each worker makes", least=1)
+    worker_every: float = setting(0.0, "seconds between two runs of a worker; 0 runs it once", least=0)
+    latency_scale: float = setting(
+        1.0, "multiplies the latency of the simulated services; 0 for none", least=0
+    )
+    pricing_url: str = setting("", "pricing service, such as http://127.0.0.1:8081/prices/{orderId}")
+    inventory_url: str = setting("", "inventory service, such as http://127.0.0.1:8081/stock/{orderId}")
+    service_timeout: float = setting(10.0, "seconds that one attempt at a service may take", least=0.001)
+    stall: float = setting(30.0, "seconds without progress after which a stream is ended", least=0.1)
+    min_rate: float = setting(16.0, "bytes a second that count as progress; 0 lets any byte count", least=0)
+    grace: float = setting(10.0, "seconds that open runs have to finish after SIGTERM", least=0)
+    hard: float = setting(5.0, "seconds after that until the process exits, stuck or not", least=0)
+    max_line: int = setting(1024 * 1024, "bytes that one line may have", least=16)
+    max_body: int = setting(
+        8 * 1024 * 1024, "bytes that a JSON body, or an answer in one piece, may have", least=16
+    )
+    max_count: int = setting(1_000_000, "sample orders that one GET may ask for", least=1)
+    max_header: int = setting(8190, "bytes that a request line, or one header, may have", least=256)
+    keep_alive: float = setting(
+        75.0, "seconds that an idle connection, or a slow header, is waited for", least=1
+    )
+    send_buffer: int = setting(64 * 1024, "bytes that the kernel may hold for a slow reader", least=4096)
+    log_level: str = setting(
+        "info", "least level that is logged", choices=("debug", "info", "warning", "error")
+    )
+    log_format: str = setting(
+        "auto", "auto: console on a terminal, else JSON", choices=("auto", "json", "console")
+    )
+    token: str = setting("", "bearer token for /dead-letters; only by PENSTOCK_TOKEN or file", flag=False)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.metadata["flag"])
+        return f"Settings({shown})"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for every setting; one that is not given stays out of the result."""
+    parser.add_argument("--config", metavar="FILE", help="TOML file with settings (also PENSTOCK_CONFIG)")
+    for f in fields(Settings):
+        if f.metadata["flag"]:
+            shown = repr(f.default) if f.default == "" else f.default
+            parser.add_argument(
+                f"--{f.name.replace('_', '-')}",
+                default=argparse.SUPPRESS,
+                metavar=_metavar(f.name, f.metadata["choices"]),
+                help=f"{f.metadata['help']} (default {shown}; PENSTOCK_{f.name.upper()})",
+            )
+
+
+def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    """Settings from all places, later ones winning. Raises `SettingsError`."""
+    known = {f.name for f in fields(Settings)}
+    given: dict[str, tuple[Any, str]] = {}
+    file = flags.get("config") or environment.get("PENSTOCK_CONFIG")
+    if file:
+        given |= {name: (value, f"{name} in {file}") for name, value in _read(file).items()}
+    for variable, value in environment.items():
+        name = variable.removeprefix("PENSTOCK_").lower()
+        if variable.startswith("PENSTOCK_") and name != "config":
+            if name not in known:
+                raise SettingsError(f"the variable {variable} names no setting{_hint(name, known)}")
+            given[name] = value, variable
+    given |= {name: (value, f"--{name.replace('_', '-')}") for name, value in flags.items() if name in known}
+    return Settings(**{name: _convert(name, value, origin) for name, (value, origin) in given.items()})
+
+
+def _read(file: str) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"the settings file {file} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"the settings file {file} is no TOML: {error}") from error
+    known = {f.name for f in fields(Settings)}
+    settings = {name.replace("-", "_"): value for name, value in found.items()}
+    for name in settings:
+        if name not in known:
+            raise SettingsError(f"{name} in {file} names no setting{_hint(name, known)}")
+    return settings
+
+
+def _convert(name: str, value: Any, origin: str) -> Any:
+    kind = get_type_hints(Settings)[name]
+    meta = next(f.metadata for f in fields(Settings) if f.name == name)
+    try:
+        converted = kind(value)
+    except (TypeError, ValueError):
+        wanted = {"int": "a whole number", "float": "a number"}.get(kind.__name__, "a text")
+        raise SettingsError(f"{origin} has to be {wanted}, got {value!r}") from None
+    if meta["least"] is not None and not converted >= meta["least"]:
+        raise SettingsError(f"{origin} has to be at least {meta['least']}, got {value!r}")
+    if meta["choices"] and converted not in meta["choices"]:
+        raise SettingsError(f"{origin} has to be one of {', '.join(meta['choices'])}, got {value!r}")
+    return converted
+
+
+def _metavar(name: str, choices: Sequence[str]) -> str:
+    kind = get_type_hints(Settings)[name]
+    return "|".join(choices) or {"int": "N", "float": "F"}.get(
+        kind.__name__, "URL" if name.endswith("url") else "TEXT"
+    )
+
+
+def _hint(name: str, known: set[str]) -> str:
+    close = get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else "; `penstock serve --help` names all"

@@ -1,0 +1,1 @@
+"""Penstock over HTTP: flows served as streams, dead letters, metrics, health."""

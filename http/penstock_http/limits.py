@@ -1,0 +1,102 @@
+"""What a connection may cost: its sockets' options, its headers, its silence."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+from penstock.observe import Requests
+from penstock.settings import Settings
+from penstock_http.problems import problem
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+LINGER = 5.0
+"""Seconds for which the rest of an upload is read and thrown away after its stream ended, so that the client sees the end."""
+
+BACKLOG = 1024
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A listening socket whose connections inherit their limits. Raises `OSError`."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # A client that does not read costs this much of the kernel's memory; the default lets it have 4 MB.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # The kernel gives up a client that takes nothing for longer than a stall may last.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int((settings.stall + 5) * 1000))
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            # A host that vanished while nothing was under way is noticed after 30 + 3 × 10 seconds.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        sock.bind((settings.host, settings.port))
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def connection_limits(settings: Settings) -> dict[str, Any]:
+    """What the protocol handler of each connection is told."""
+    return {
+        "keepalive_timeout": settings.keep_alive,
+        "lingering_time": LINGER,
+        "max_line_size": settings.max_header,
+        "max_field_size": settings.max_header,
+        "access_log": None,
+    }
+
+
+class Connection(RequestHandler):
+    """One connection; what aiohttp cannot read as HTTP is refused with a problem document too."""
+
+    __slots__ = ("_requests",)
+
+    def __init__(self, requests: Requests, server: web.Server, settings: Settings) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **connection_limits(settings))
+        self._requests = requests
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is no request, or to what broke outside of the handlers."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of the response is sent already")
+        if isinstance(exc, LineTooLong):
+            status, message = 431, f"the request line and each header may have {self.max_field_size} bytes"
+        elif isinstance(exc, ContentEncodingError):
+            status, message = 415, "the body is compressed in a way that is not known here; use gzip or zstd"
+        name = "headers_too_large" if status == 431 else "bad_request" if status < 500 else "broken"
+        self._requests.refused[name] += 1
+        self._requests.answered["none", "other", str(status)] += 1
+        log.info("http.refused", status=status, reason=name, error=str(exc))
+        response = problem(status, (message or "something broke inside the service").split("\n")[0], name)
+        response.force_close()
+        return response
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,118 @@
+"""What a client sends and what it wants: content types, encodings, query parameters, each refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from aiohttp import web
+
+from penstock_http.problems import Refused
+
+NDJSON = "application/x-ndjson"
+SSE = "text/event-stream"
+JSON = "application/json"
+
+_ANSWERS = (NDJSON, SSE, JSON)
+_SAME = {"application/ndjson": NDJSON, "application/jsonl": NDJSON, "application/x-jsonlines": NDJSON}
+_ENCODINGS = ("gzip", "deflate", "zstd", "identity")
+
+
+def answer_type(request: web.Request) -> str:
+    """The media type of the answer, by `Accept` (RFC 9110, section 12.5.1); raises 406."""
+    wanted = request.headers.get("Accept", "*/*")
+    best: tuple[float, int, str] = (0.0, 0, "")
+    for rank, offer in enumerate(_ANSWERS):
+        quality = _quality(wanted, offer)
+        if quality > best[0]:
+            best = quality, -rank, offer
+    if not best[2]:
+        raise Refused(
+            406, "not_acceptable", f"the answer comes as {', '.join(_ANSWERS)}; Accept asked for {wanted}"
+        )
+    return best[2]
+
+
+def _quality(accept: str, offer: str) -> float:
+    """How much an offer is wanted: the most specific range that matches it decides."""
+    specific, quality = -1, 0.0
+    for part in accept.split(","):
+        range_, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        range_ = _SAME.get(range_, range_)
+        level = (
+            2
+            if range_ == offer
+            else 1
+            if range_ == offer.split("/")[0] + "/*"
+            else 0
+            if range_ == "*/*"
+            else -1
+        )
+        if level > specific:
+            specific, quality = level, _q(parameters)
+    return quality
+
+
+def _q(parameters: list[str]) -> float:
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return float(parameter[2:])
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def body_type(request: web.Request) -> str:
+    """The media type of the body; raises 415."""
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if encoding not in _ENCODINGS:
+        raise Refused(
+            415, "unsupported_encoding", f"a body comes as {', '.join(_ENCODINGS)}, not as {encoding}"
+        )
+    kind = _SAME.get(request.content_type, request.content_type)
+    if "Content-Type" not in request.headers or kind not in (NDJSON, JSON):
+        found = request.headers.get("Content-Type", "none")
+        raise Refused(
+            415,
+            "unsupported_type",
+            f"a body comes as {NDJSON} (an order a line) or {JSON} (an array), not as {found}",
+        )
+    return kind
+
+
+def takes_gzip(request: web.Request) -> bool:
+    """Whether the client reads gzip."""
+    return any(
+        part.strip().lower().startswith("gzip") and "q=0" not in part.replace(" ", "").replace("q=0.", "")
+        for part in request.headers.get("Accept-Encoding", "").split(",")
+    )
+
+
+def ordered(request: web.Request) -> bool:
+    """Whether results are to come in the order of the input (`?order=input`)."""
+    order = request.query.get("order", "completion")
+    if order not in ("input", "completion"):
+        raise Refused(400, "bad_parameter", f"order has to be input or completion, got {order!r}")
+    return order == "input"
+
+
+def number(query: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    """A whole number from the query."""
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 19) or not least <= int(text) <= most:
+        raise Refused(
+            400, "bad_parameter", f"{name} has to be a whole number from {least} to {most}, got {text!r}"
+        )
+    return int(text)
+
+
+def only(query: Mapping[str, str], *names: str) -> None:
+    """Refuse parameters that are not known: a mistyped one must not be passed over."""
+    for name in query:
+        if name not in names:
+            close = get_close_matches(name, names, 1)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names) or 'none'}"
+            raise Refused(400, "bad_parameter", f"there is no parameter {name!r} here{hint}")

@@ -1,0 +1,36 @@
+"""Did the process before this one end well? A file beside the database says so: it is there while one runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class RunningMark:
+    """A file with the id of the process that serves, next to its dead letters; removed only by a stop that went well."""
+
+    def __init__(self, store_url: str, port: int) -> None:
+        file = store_url.removeprefix("sqlite:///")
+        self._path = None if file == store_url else Path(f"{file}.serving-{port}")
+
+    def set(self) -> bool:
+        """Set the mark; returns whether the process before this one left its own behind."""
+        if self._path is None:
+            return False
+        forced = self._path.exists() and not self._alive()
+        self._path.write_text(f"{os.getpid()}\n")
+        return forced
+
+    def clear(self) -> None:
+        """This process ends well."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _alive(self) -> bool:
+        """Whether the process that set the mark still runs."""
+        try:
+            pid = int(self._path.read_text()) if self._path else 0
+            os.kill(pid, 0)
+        except (ValueError, OSError):
+            return False
+        return pid != os.getpid()

@@ -1,0 +1,120 @@
+"""Refusals as problem documents (RFC 9457): one table turns errors into status, title and headers."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from penstock.errors import AnswerTooLarge, PenstockError, StoreError, Stopping, TooManyRuns
+from penstock.observe import Requests
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+RETRY_SECONDS = 5
+"""What `Retry-After` says when we do not know better."""
+
+
+class Refused(PenstockError):
+    """A request that is not served: its status, a name for it that metrics can count, and a sentence."""
+
+    def __init__(self, status: int, name: str, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.name = name
+        self.headers = headers or {}
+
+
+TABLE: tuple[tuple[type[PenstockError], int, str], ...] = (
+    (Stopping, 503, "stopping"),
+    (TooManyRuns, 503, "too_many_runs"),
+    (StoreError, 503, "store_unavailable"),
+    (AnswerTooLarge, 413, "answer_too_large"),
+)
+"""Which errors of the library refuse a request, with which status, under which name."""
+
+
+def refusal_of(error: PenstockError) -> Refused | None:
+    """The refusal that an error of the library means, if it means one."""
+    if isinstance(error, Refused):
+        return error
+    for kind, status, name in TABLE:
+        if isinstance(error, kind):
+            headers = {"Retry-After": str(RETRY_SECONDS)} if status == 503 else {}
+            return Refused(status, name, str(error), headers)
+    return None
+
+
+def problem(
+    status: int, detail: str, name: str | None = None, headers: dict[str, str] | None = None
+) -> web.Response:
+    """A problem document as a response."""
+    body: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    body["detail"] = detail
+    if name is not None:
+        body["code"] = name
+    return web.Response(
+        status=status,
+        body=msgspec.json.encode(body),
+        content_type="application/problem+json",
+        headers=headers,
+    )
+
+
+def answer_problems(requests: Requests) -> Any:
+    """A middleware: errors become problem documents, and every answer is counted."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            response = _standard(request, error)
+        except PenstockError as error:
+            refused = refusal_of(error)
+            if refused is None:
+                raise
+            requests.refused[refused.name] += 1
+            log.info("http.refused", path=request.path, status=refused.status, reason=refused.name)
+            response = problem(refused.status, str(refused), refused.name, refused.headers)
+        except Exception as error:
+            log.error("http.broke", path=request.path, exc_info=error)
+            response = problem(500, "something broke inside the service; its log tells what")
+        requests.answered[_route(request), _method(request), str(response.status)] += 1
+        return response
+
+    return middleware
+
+
+def _standard(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    """aiohttp's own refusals, with a sentence that says what there is."""
+    match error.status:
+        case 404:
+            return problem(404, f"there is nothing at {request.path}; GET /openapi.json tells what there is")
+        case 405:
+            allowed = error.headers.get("Allow", "")
+            return problem(
+                405,
+                f"{request.path} answers to {allowed}, not to {request.method}",
+                headers={"Allow": allowed},
+            )
+        case 413:
+            return problem(413, error.text or "the body is too large")
+        case _:
+            return problem(error.status, error.text or error.reason)
+
+
+def _route(request: web.Request) -> str:
+    """The pattern of the route, never the path: labels have to be few."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "none"
+
+
+def _method(request: web.Request) -> str:
+    return (
+        request.method if request.method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS") else "other"
+    )

@@ -1,0 +1,1 @@
+"""The handlers: read, ask the flow, answer."""

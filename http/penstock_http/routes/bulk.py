@@ -1,0 +1,148 @@
+"""`/NAME/bulk`: items in, results out, both as streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from aiohttp.http_exceptions import ContentEncodingError
+
+from penstock.errors import PenstockError
+from penstock.runtime import Run, Summary
+from penstock.sinks import Form, Lines, Ndjson, ServerSentEvents, Sink
+from penstock.sources import Source, from_iterable, ndjson
+from penstock_http import negotiation
+from penstock_http.context import CONTEXT, Context, Served
+from penstock_http.negotiation import JSON, NDJSON, SSE
+from penstock_http.problems import RETRY_SECONDS, Refused, refusal_of
+from penstock_http.streaming import Collected, Output, conclude, follow
+from penstock_http.watch import Body, Pace
+
+Start = Callable[[Sink], Run]
+
+HEADERS = {"Cache-Control": "no-store", "Vary": "Accept, Accept-Encoding", "X-Accel-Buffering": "no"}
+FORMS: dict[str, Form] = {NDJSON: Ndjson(), SSE: ServerSentEvents()}
+
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+
+SAMPLES = 10
+"""Sample items that a GET makes unless it says how many."""
+
+
+async def get_bulk(request: web.Request) -> web.StreamResponse:
+    """Run sample items through a flow."""
+    context = request.app[CONTEXT]
+    served = context.served(request.match_info["name"])
+    negotiation.only(request.query, "count", "order")
+    if served.samples is None:
+        raise Refused(
+            405, "no_samples", f"flow {served.flow.name} has no sample items; POST some", {"Allow": "POST"}
+        )
+    count = negotiation.number(request.query, "count", SAMPLES, 1, context.settings.max_count)
+    return await answer(request, context, served, served.samples(count), None)
+
+
+async def post_bulk(request: web.Request) -> web.StreamResponse:
+    """Run the items of the body through a flow."""
+    context = request.app[CONTEXT]
+    served = context.served(request.match_info["name"])
+    negotiation.only(request.query, "order")
+    context.supervisor.check(limited=True)
+    if negotiation.body_type(request) == JSON:
+        items = await read_array(request, context.settings.max_body)
+        return await answer(request, context, served, from_iterable(items, size=len), None)
+    body = Body(request)
+    return await answer(request, context, served, ndjson(body, limit=context.settings.max_line), body)
+
+
+async def answer(
+    request: web.Request, context: Context, served: Served, source: Source[Any], body: Body | None
+) -> web.StreamResponse:
+    """Run a source through a flow and answer in the form that was asked for."""
+    kind = negotiation.answer_type(request)
+    in_order = negotiation.ordered(request)
+
+    def start(sink: Sink) -> Run:
+        return context.supervisor.start(
+            served.flow, source, sink, kind="http", ordered=in_order, limited=True
+        )
+
+    pace = Pace(context.settings.stall, context.settings.min_rate)
+    if kind == JSON:
+        return await at_once(request, start, body, pace, context.settings.max_body)
+    return await streamed(request, start, body, pace, FORMS[kind], context.settings.stall)
+
+
+async def streamed(
+    request: web.Request, start: Start, body: Body | None, pace: Pace, form: Form, stall: float
+) -> web.StreamResponse:
+    """Each result as soon as it is ready, then the end record."""
+    gzip = negotiation.takes_gzip(request)
+    response = web.StreamResponse(headers=HEADERS)
+    response.content_type = form.media_type
+    if gzip:
+        response.headers["Content-Encoding"] = "gzip"
+    output = Output(response, gzip=gzip)
+    sink = Lines(output.write, form)
+    run = start(sink)
+    response.headers["Penstock-Run"] = run.id
+    summary = await follow(request, response, run, sink, body, output, pace)
+    await conclude(request, response, output, form, summary, stall)
+    return response
+
+
+async def at_once(
+    request: web.Request, start: Start, body: Body | None, pace: Pace, limit: int
+) -> web.StreamResponse:
+    """All results in one document: 200, or 207 when an item failed."""
+    output = Collected(limit)
+    sink = Lines(output.write)
+    run = start(sink)
+    summary = await follow(request, None, run, sink, body, output, pace)
+    if isinstance(run.error, PenstockError) and (refused := refusal_of(run.error)) is not None:
+        raise refused
+    results = b",".join(b"".join(output.pieces).splitlines())
+    document = b'{"results":[%b],"end":%b}\n' % (results, msgspec.json.encode(summary.end()))
+    status = _status(summary)
+    headers = (
+        HEADERS | {"Penstock-Run": run.id} | ({"Retry-After": str(RETRY_SECONDS)} if status == 503 else {})
+    )
+    return web.Response(status=status, body=document, content_type=JSON, headers=headers)
+
+
+async def read_array(request: web.Request, limit: int) -> list[bytes]:
+    """The items of a JSON array, each as the bytes that it came in; raises 400 and 413."""
+    body = bytearray()
+    try:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > limit:
+                raise Refused(
+                    413,
+                    "body_too_large",
+                    f"a JSON array may have {limit} bytes; send more as {NDJSON}, an item a line",
+                )
+        return [bytes(item) for item in _ITEMS.decode(body)]
+    except msgspec.ValidationError:
+        raise Refused(
+            400, "no_array", f"the body has to be a JSON array of items; one item a line is {NDJSON}"
+        ) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Refused(400, "malformed", f"the body is not valid JSON: {error}") from None
+    except (web.RequestPayloadError, ContentEncodingError) as error:
+        raise Refused(400, "broken_body", f"the body broke off or cannot be decompressed: {error}") from None
+
+
+def _status(summary: Summary) -> int:
+    """The status of an answer in one piece."""
+    match summary.reason:
+        case "completed":
+            return 207 if summary.failed else 200
+        case "stalled":
+            return 408
+        case "failed":
+            return 400
+        case _:
+            return 503

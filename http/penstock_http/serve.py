@@ -1,0 +1,180 @@
+"""`penstock serve`: makes everything, listens, and takes everything down in order."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import string
+import sys
+import threading
+from importlib.metadata import version
+
+import structlog
+from aiohttp import web
+
+from penstock.errors import PenstockError
+from penstock.observe import PenstockCollector, Requests, Watched, set_up_logs
+from penstock.orders import orders_flow, sample_orders, simulated_inventory, simulated_pricing
+from penstock.runtime import Event, Phase, Supervisor
+from penstock.services import Service
+from penstock.services.http import HttpClient, http_service
+from penstock.settings import Settings, SettingsError, add_flags, load_settings
+from penstock_http.app import make_app
+from penstock_http.context import Context, Served
+from penstock_http.limits import BACKLOG, Connection, listen
+from penstock_http.previous_stop import RunningMark
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def command(arguments: list[str]) -> int:
+    """Run the service until it is told to stop; returns 0 if all was settled, 1 if the stop was forced or nothing started."""
+    parser = argparse.ArgumentParser(
+        prog="penstock serve",
+        description="Serve the orders flow at /orders/bulk, with background workers, dead letters and metrics.",
+        epilog="A setting is taken from the file, then from its variable, then from its flag. The token is set by PENSTOCK_TOKEN.",
+    )
+    add_flags(parser)
+    try:
+        settings = load_settings(vars(parser.parse_args(arguments)), os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"penstock serve: {error}\n")
+        return 2
+    set_up_logs(settings.log_format, settings.log_level)
+    try:
+        return asyncio.run(serve(settings))
+    except OSError as error:
+        sys.stderr.write(
+            f"penstock serve: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}\n"
+        )
+        return 1
+    except PenstockError as error:
+        sys.stderr.write(f"penstock serve: {error}\n")
+        return 1
+
+
+async def serve(settings: Settings) -> int:
+    """Serve until a signal; returns the exit code."""
+    supervisor = Supervisor(max_runs=settings.max_runs)
+    requests = Requests()
+    client = HttpClient()
+    flow = orders_flow(pricing(settings, client), inventory(settings, client), settings.dead_letters).window(
+        settings.window, settings.window_bytes
+    )
+    await supervisor.add(flow)
+    store = await supervisor.stores.get(settings.dead_letters)
+    context = Context(settings, supervisor, {flow.name: Served(flow, sample_orders)}, store, requests)
+    mark = RunningMark(settings.dead_letters, settings.port)
+    sock = listen(settings)
+    collector = PenstockCollector(Watched(supervisor, requests, version("penstock"), mark.set()))
+    runner = web.AppRunner(make_app(context, collector), handler_cancellation=True, access_log=None)
+    await runner.setup()
+    server = runner.server
+    assert server is not None
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(
+        lambda: Connection(requests, server, settings), sock=sock, backlog=BACKLOG
+    )
+    stop = asyncio.Event()
+    install_signals(loop, supervisor, stop, settings)
+    log.info(
+        "http.listening", url=_url(sock), version=version("penstock"), dead_letters=settings.dead_letters
+    )
+    start_workers(supervisor, flow, settings)
+    await stop.wait()
+    listener.close()
+    report = await supervisor.shut_down(settings.grace)
+    await close_connections(runner)
+    await client.aclose()
+    mark.clear()
+    log.info(
+        "stop.ended",
+        forced=report.forced,
+        runs=report.runs,
+        reasons=report.reasons,
+        received=report.received,
+        ok=report.ok,
+        failed=report.failed,
+        filtered=report.filtered,
+        cancelled=report.cancelled,
+    )
+    return 1 if report.forced else 0
+
+
+def install_signals(
+    loop: asyncio.AbstractEventLoop, supervisor: Supervisor, stop: asyncio.Event, settings: Settings
+) -> None:
+    """The first SIGTERM or SIGINT drains, the second aborts, the third exits; so does time."""
+
+    def deadline() -> None:
+        # In a thread of its own: an event loop that is stuck runs no timers.
+        log.error("stop.hard", runs=len(supervisor.runs))
+        os._exit(1)
+
+    timer = threading.Timer(settings.grace + settings.hard, deadline)
+    timer.daemon = True
+
+    def on_signal() -> None:
+        if supervisor.phase is Phase.SERVING:
+            timer.start()
+            stop.set()
+        elif supervisor.signal(Event.SIGNAL) is Phase.EXITING:
+            log.error("stop.exiting", runs=len(supervisor.runs))
+            os._exit(1)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+
+
+async def close_connections(runner: web.AppRunner) -> None:
+    """Let the last bytes out, then close what is left. By now no run is open."""
+    server = runner.server
+    if server is not None:
+        server.pre_shutdown()  # idle connections close, busy ones after their answer
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2.0):
+                while any(connection._request_in_progress for connection in server.connections):
+                    await asyncio.sleep(0.02)
+    await runner.cleanup()
+
+
+def start_workers(supervisor: Supervisor, flow: object, settings: Settings) -> None:
+    """Workers A, B, … of the orders flow."""
+    every = settings.worker_every or None
+    for number in range(settings.workers):
+        name = string.ascii_uppercase[number] if number < 26 else f"W{number + 1}"
+        supervisor.work(name, flow, lambda: sample_orders(settings.worker_orders), every=every)
+
+
+def pricing(settings: Settings, client: HttpClient) -> Service:
+    """The pricing service: the one at a URL, or the simulated one."""
+    if settings.pricing_url:
+        return _http("pricing", settings.pricing_url, settings, client)
+    return simulated_pricing(settings.latency_scale, settings.max_in_flight)
+
+
+def inventory(settings: Settings, client: HttpClient) -> Service:
+    """The inventory service: the one at a URL, or the simulated one."""
+    if settings.inventory_url:
+        return _http("inventory", settings.inventory_url, settings, client)
+    return simulated_inventory(settings.latency_scale, settings.max_in_flight)
+
+
+def _http(name: str, url: str, settings: Settings, client: HttpClient) -> Service:
+    return http_service(
+        name,
+        url,
+        client=client,
+        max_in_flight=settings.max_in_flight,
+        timeout=settings.service_timeout,
+        attempts=2,
+    )
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

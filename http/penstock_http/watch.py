@@ -1,0 +1,142 @@
+"""The watch over one stream: has the client left, does it still move?
+
+While reading is paused, which is what backpressure does, nobody tells us that a client left: asyncio does not poll the
+socket then. So the state of the connection is asked for, four times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import structlog
+from aiohttp import web
+
+from penstock.runtime import Run
+from penstock.sinks import Lines
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+PERIOD = 0.25
+"""Seconds between two looks: a client that left is noticed well within one second."""
+
+_CLOSE, _CLOSE_WAIT = 7, 8  # include/net/tcp_states.h of Linux
+
+
+class Body:
+    """The body of a request as it arrives: counts its bytes and tells whether somebody waits for more."""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._content = request.content
+        self.bytes = 0
+        self.reading = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            self.reading = True
+            chunk = await self._content.readany()
+            self.reading = False
+            if not chunk:
+                return
+            self.bytes += len(chunk)
+            yield chunk
+
+
+class Pace:
+    """Whether a client still moves: time spent waiting for it, less the time that its bytes are worth.
+
+    A leaky bucket: each second of waiting fills it by one, each byte empties it by 1 / rate, and it overflows at
+    `stall` seconds. So a client that sends nothing, reads nothing, or does either at one byte a second overflows it,
+    and one that pauses for less than `stall` does not.
+    """
+
+    def __init__(self, stall: float, rate: float) -> None:
+        self._stall = stall
+        self._rate = rate
+        self.waited = 0.0
+
+    def moved(self, bytes: int) -> None:
+        """Count bytes that went either way."""
+        if bytes:
+            self.waited = max(0.0, self.waited - bytes / self._rate) if self._rate else 0.0
+
+    def stalls(self, seconds: float) -> bool:
+        """Count time that was spent waiting for the client; returns whether it was too much."""
+        self.waited += seconds
+        return self.waited >= self._stall
+
+
+class Counts(Protocol):
+    """An output that counts its bytes."""
+
+    bytes: int
+
+
+class Watch:
+    """Looks after one stream and ends its run when the client left or stalls."""
+
+    def __init__(
+        self, request: web.BaseRequest, run: Run, sink: Lines, body: Body | None, output: Counts, pace: Pace
+    ) -> None:
+        self._transport = request.transport
+        self._run = run
+        self._sink = sink
+        self._body = body
+        self._output = output
+        self._pace = pace
+
+    async def look(self) -> None:
+        """Watch until the run is over."""
+        loop = asyncio.get_running_loop()
+        before, moved = loop.time(), self._moved()
+        while True:
+            await asyncio.sleep(PERIOD)
+            if has_left(self._transport):
+                self._run.abort("left")
+                return
+            now, total = loop.time(), self._moved()
+            self._pace.moved(total - moved)
+            if self._waits_for_client() and self._pace.stalls(now - before):
+                self._end()
+                return
+            before, moved = now, total
+
+    def _moved(self) -> int:
+        return self._output.bytes + (self._body.bytes if self._body is not None else 0)
+
+    def _waits_for_client(self) -> bool:
+        """True while nothing but the client holds the run up: it does not read, or it does not send."""
+        if self._sink.writing:
+            return True
+        return self._body is not None and self._body.reading and not self._run.ledger.in_flight
+
+    def _end(self) -> None:
+        reads = not self._sink.writing
+        log.warning(
+            "stream.stalled",
+            run=self._run.id,
+            waiting_for="input" if reads else "reader",
+            received=self._run.ledger.received,
+            in_flight=self._run.ledger.in_flight,
+        )
+        if reads:
+            self._run.drain("stalled")
+        else:
+            self._run.abort("stalled")
+
+
+def has_left(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether the other side closed or reset the connection; also true while nobody reads from it."""
+    if transport is None or transport.is_closing():
+        return True
+    sock = transport.get_extra_info("socket")
+    if sock is None or not hasattr(socket, "TCP_INFO"):
+        return False
+    try:
+        state = struct.unpack_from("B", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8))[0]
+    except OSError:
+        return True
+    return state in (_CLOSE, _CLOSE_WAIT)

@@ -1,0 +1,244 @@
+"""A real Prometheus watches a real service: every query of the dashboard and every rule finds its data."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import shutil
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import yaml
+from aiohttp import ClientError, ClientSession, ClientTimeout
+
+pytestmark = [pytest.mark.prometheus, pytest.mark.asyncio(loop_scope="module")]
+
+PATIENCE = 15.0
+"""Seconds that each wait may take: for a server to be ready, for a query to have data."""
+
+VARIABLES = {
+    "$flow": "orders",
+    "$instance": ".*",
+    "$__rate_interval": "1m",
+    "$__range": "1m",
+    "$__interval": "1s",
+}
+"""What stands in for Grafana's variables. Rates look far back, for the load lasts only a moment."""
+
+ORDERS = [json.dumps({"orderId": number}) for number in range(1, 501)]
+"""An upload, every third of which has no stock."""
+
+
+class Prometheus:
+    """A Prometheus that runs, seen through its API."""
+
+    def __init__(self, http: ClientSession, url: str) -> None:
+        self._http = http
+        self._url = url
+
+    async def ask(self, path: str, **parameters: str) -> Any:
+        """The data of an answer; raises `AssertionError` with Prometheus's own words if it refused."""
+        async with self._http.get(f"{self._url}/api/v1/{path}", params=parameters) as response:
+            answer = await response.json()
+            assert answer["status"] == "success", answer["error"]
+            return answer["data"]
+
+    async def values(self, query: str) -> list[float]:
+        """What a query gives now, without those values that are no number."""
+        result = (await self.ask("query", query=query))["result"]
+        return [value for value in (float(sample["value"][1]) for sample in result) if not math.isnan(value)]
+
+    async def has_data(self, query: str) -> bool:
+        """Wait until a query has data; False if it has none in good time."""
+        return await becomes_true(lambda: self.values(query))
+
+    async def is_ready(self) -> bool:
+        """Whether Prometheus answers yet."""
+        try:
+            async with self._http.get(f"{self._url}/-/ready") as response:
+                return response.status == 200
+        except ClientError:
+            return False
+
+
+async def becomes_true(condition: Any) -> bool:
+    """Ask again, five times a second, until something holds; False after `PATIENCE`."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    while not await condition():
+        if asyncio.get_running_loop().time() > deadline:
+            return False
+        await asyncio.sleep(0.2)
+    return True
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def substituted(query: str) -> str:
+    for name, value in VARIABLES.items():
+        query = query.replace(name, value)
+    return query
+
+
+@asynccontextmanager
+async def process(*command: str | Path) -> AsyncIterator[tuple[Process, list[str]]]:
+    """A process, and the lines that it has written to standard error so far; it is ended with the block."""
+    started = await asyncio.create_subprocess_exec(
+        *map(str, command), stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
+    )
+    lines: list[str] = []
+    reading = asyncio.create_task(_read(started, lines), name=f"standard error of {command[0]}")
+    try:
+        yield started, lines
+    finally:
+        await _end(started)
+        await reading
+
+
+async def _read(started: Process, lines: list[str]) -> None:
+    # Read to the end: a full pipe would stop the process.
+    async for line in started.stderr:
+        lines.append(line.decode(errors="replace"))  # noqa: PERF401 - others look at the lines meanwhile
+
+
+async def _end(started: Process) -> None:
+    if started.returncode is None:
+        started.terminate()
+    try:
+        await asyncio.wait_for(started.wait(), 10)
+    except TimeoutError:
+        started.kill()
+        await started.wait()
+
+
+def listening_at(lines: list[str]) -> str | None:
+    """The address in the log line that tells it."""
+    for line in lines:
+        if '"http.listening"' in line and (event := json.loads(line))["event"] == "http.listening":
+            return event["url"].rstrip("/")
+    return None
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def http() -> AsyncIterator[ClientSession]:
+    """A client for both servers."""
+    async with ClientSession(timeout=ClientTimeout(total=PATIENCE)) as session:
+        yield session
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The address of a Penstock of its own."""
+    letters = tmp_path_factory.mktemp("letters") / "letters.db"
+    options = ["--port", "0", "--workers", "0", "--latency-scale", "0.05", "--dead-letters", f"sqlite:///{letters}"]
+    async with process(sys.executable, "-m", "penstock", "serve", *options) as (server, lines):
+
+        async def is_listening() -> bool:
+            return listening_at(lines) is not None or server.returncode is not None
+
+        assert await becomes_true(is_listening), "".join(lines)
+        assert server.returncode is None, "".join(lines)
+        yield listening_at(lines)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def prometheus(
+    service: str, http: ClientSession, prometheus_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Prometheus]:
+    """A Prometheus with our configuration, but quick, that has watched the service from before the load."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("Prometheus is missing, so the dashboard is not tried: apt-get install prometheus")
+    folder = tmp_path_factory.mktemp("prometheus")
+    (folder / "prometheus.yml").write_text(quick_configuration(prometheus_folder, service))
+    address = f"127.0.0.1:{free_port()}"
+    options = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    async with process(program, *options, f"--web.listen-address={address}") as (_, lines):
+        watching = Prometheus(http, f"http://{address}")
+        assert await becomes_true(watching.is_ready), "".join(lines)
+        assert await watching.has_data("penstock_received_total"), "the service was never scraped"
+        await put_load_on(service, http)
+        yield watching
+
+
+def quick_configuration(prometheus_folder: Path, service: str) -> str:
+    """prometheus.yml, with every interval of a second, for a service at this address."""
+    configuration = yaml.safe_load((prometheus_folder / "prometheus.yml").read_text())
+    configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    configuration["rule_files"] = [str(prometheus_folder / name) for name in configuration["rule_files"]]
+    (job,) = configuration["scrape_configs"]
+    job["static_configs"] = [{"targets": [service.removeprefix("http://")]}]
+    return yaml.safe_dump(configuration)
+
+
+async def put_load_on(service: str, http: ClientSession) -> None:
+    """An upload with orders and a line that is no order, sample orders, and a request that is refused."""
+    lines = "\n".join([*ORDERS, "this is no order"])
+    async with http.post(
+        f"{service}/orders/bulk", data=lines, headers={"content-type": "application/x-ndjson"}
+    ) as response:
+        end = json.loads((await response.text()).splitlines()[-1])
+        assert end["end"]["received"] == len(ORDERS) + 1
+    async with http.get(f"{service}/orders/bulk", params={"count": "100"}) as response:
+        await response.read()
+    async with http.post(
+        f"{service}/orders/bulk", data="<order/>", headers={"content-type": "text/xml"}
+    ) as response:
+        assert response.status == 415
+
+
+async def test_every_query_of_every_panel_has_data(prometheus: Prometheus, panels: list[Any]) -> None:
+    """No panel is empty on a service that has seen load, rare events included: those show 0."""
+    queries = [(panel.title, query) for panel in panels for query in panel.queries]
+    found = await asyncio.gather(*(prometheus.has_data(substituted(query)) for _, query in queries))
+
+    assert [asked for asked, has_data in zip(queries, found, strict=True) if not has_data] == []
+
+
+async def test_queries_leave_no_variable_unsubstituted(panels: list[Any]) -> None:
+    """The test above asks what Grafana would ask: every variable in a query is one that it stands in for."""
+    assert [query for panel in panels for query in panel.queries if "$" in substituted(query)] == []
+
+
+async def test_the_load_is_seen_in_full(prometheus: Prometheus) -> None:
+    """The dashboard's numbers are those of the load: 601 elements received, each settled, none lost."""
+    expected = float(len(ORDERS) + 1 + 100)
+
+    async def all_are_settled() -> bool:
+        return await prometheus.values('sum(penstock_settled_total{flow="orders"})') == [expected]
+
+    assert await becomes_true(all_are_settled)
+    assert await prometheus.values('penstock_received_total{flow="orders"}') == [expected]
+
+
+async def test_every_rule_is_evaluated_without_an_error(prometheus: Prometheus) -> None:
+    """Each alert can be computed from what the service really exports."""
+    rules: list[dict[str, Any]] = []
+
+    async def all_are_evaluated() -> bool:
+        groups = (await prometheus.ask("rules"))["groups"]
+        rules[:] = [rule for group in groups for rule in group["rules"]]
+        return bool(rules) and all(rule["health"] != "unknown" for rule in rules)
+
+    assert await becomes_true(all_are_evaluated)
+    assert [(rule["name"], rule.get("lastError")) for rule in rules if rule["health"] != "ok"] == []
+
+
+async def test_a_service_that_is_well_wakes_nobody(prometheus: Prometheus) -> None:
+    """After ordinary load, with orders that fail as they should, no critical alert fires or is about to."""
+
+    async def all_is_quiet() -> bool:
+        return await prometheus.values('ALERTS{severity="critical"}') == []
+
+    assert await becomes_true(all_is_quiet)

@@ -1,0 +1,169 @@
+"""`penstock simulate`: the two services as a server and as a command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from penstock_http.knobs import Knobs
+from penstock_http.simulate import command, simulated
+
+ROOT = Path(__file__).parents[2]
+COMMAND = "import sys; from penstock_http.simulate import command; sys.exit(command(sys.argv[1:]))"
+
+
+@asynccontextmanager
+async def session(**knobs: Any) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client of services that have no latency, unless told otherwise."""
+    async with (
+        simulated(Knobs(**{"latency_scale": 0, **knobs})) as url,
+        aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=5)) as session,
+    ):
+        yield session
+
+
+async def get(session: aiohttp.ClientSession, path: str, **headers: str) -> tuple[int, Any]:
+    """Status and JSON of an answer."""
+    async with session.get(path, headers=headers) as response:
+        return response.status, await response.json(content_type=None)
+
+
+async def test_prices_and_stock() -> None:
+    """A price is 1000 + id; the inventory has everything, and cannot say so for ids divisible by 3."""
+    async with session() as client:
+        assert await get(client, "/prices/7") == (200, {"price": 1007})
+        assert await get(client, "/stock/7") == (200, {"inStock": True})
+        async with client.get("/stock/9") as response:
+            problem = await response.json(content_type="application/problem+json")
+    assert problem == {"type": "InventoryUnavailable", "title": "Inventory unavailable", "status": 503}
+
+
+@pytest.mark.parametrize("service", ["prices", "stock"])
+@pytest.mark.parametrize(
+    ("id", "status"),
+    [("x", 400), ("1.5", 400), ("-1", 400), ("٣", 400), ("0", 404), ("9" * 16, 404), ("9" * 5_000, 404)],
+)
+async def test_bad_ids(service: str, id: str, status: int) -> None:
+    """What is no number is a bad request; a number that no order has is not found."""
+    async with session() as client:
+        assert (await get(client, f"/{service}/{id}"))[0] == status
+
+
+async def test_prices_of_many() -> None:
+    """Ids and orders may be mixed; each gets its own answer, in order."""
+    async with session() as client:
+        async with client.post("/prices", json=[1, {"orderId": 2}, "3", {}, True, -1]) as response:
+            one, two, *bad = await response.json()
+        assert (one, two) == ({"price": 1001}, {"price": 1002})
+        assert {item["error"]["type"] for item in bad} == {"UnknownOrder"}
+        for body in (b"{}", b"[", b"\xff", b"[" * 100_000):
+            async with client.post("/prices", data=body) as response:
+                assert response.status == 400
+
+
+async def test_every_fault_can_be_asked_for_in_one_request() -> None:
+    """A query field and a header turn a knob for their request alone."""
+    async with session() as client:
+        assert (await get(client, "/prices/1?error-rate=1"))[0] == 500
+        assert (await get(client, "/prices/1", **{"Error-Rate": "1"}))[0] == 500
+        assert (await get(client, "/prices/1?error-rate=2"))[0] == 400
+        assert (await get(client, "/prices/1?error-rate=nan"))[0] == 400
+        assert (await get(client, "/prices/1?error-rate=often"))[0] == 400
+        assert (await get(client, "/prices/1"))[0] == 200
+
+
+async def test_latency_and_slow_bodies_take_their_time() -> None:
+    """Latency delays the head, a slow body what comes after it."""
+    loop = asyncio.get_running_loop()
+    async with session() as client:
+        start = loop.time()
+        async with client.get("/stock/1?latency-scale=1&slow-body=0.2") as response:
+            head = loop.time() - start
+            body = await response.json()
+    assert body == {"inStock": True}
+    assert head >= 0.15
+    assert loop.time() - start >= head + 0.15
+
+
+async def test_chance_repeats_itself_with_a_seed() -> None:
+    """The same seed gives the same faults."""
+
+    async def statuses(seed: int) -> list[int]:
+        async with session(error_rate=0.5, seed=seed) as client:
+            return [(await get(client, "/prices/1"))[0] for _ in range(30)]
+
+    first = await statuses(1)
+    assert first == await statuses(1)
+    assert set(first) == {200, 500}
+    assert first != await statuses(2)
+
+
+async def test_a_request_that_was_given_up_is_counted_as_cancelled() -> None:
+    """The statistics tell what ended from what was cancelled, for each service."""
+    async with session() as client:
+        await get(client, "/prices/1")
+        with contextlib.suppress(TimeoutError):
+            await client.get("/stock/1?hang-rate=1", timeout=aiohttp.ClientTimeout(total=0.1))
+        async with asyncio.timeout(5):
+            while (await get(client, "/statistics"))[1]["stock"]["cancelled"] < 1:
+                await asyncio.sleep(0.01)
+        _, statistics = await get(client, "/statistics")
+    assert statistics == {
+        "prices": {"begun": 1, "ended": 1, "cancelled": 0},
+        "stock": {"begun": 1, "ended": 0, "cancelled": 1},
+    }
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+async def test_the_command_says_where_it_listens_and_ends_on_a_signal(ending: signal.Signals) -> None:
+    """One line of JSON holds the address; a signal is the usual end, even while a request hangs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", COMMAND, "--port", "0", "--latency-scale", "0", cwd=ROOT, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(20):
+        line = json.loads(await process.stderr.readline())
+        async with aiohttp.ClientSession(line["url"]) as client:
+            assert await get(client, "/prices/1") == (200, {"price": 1001})
+            hanging = asyncio.create_task(get(client, "/prices/1?hang-rate=1"))
+            while (await get(client, "/statistics"))[1]["prices"]["begun"] < 2:
+                await asyncio.sleep(0.01)
+            process.send_signal(ending)
+            assert await process.wait() == 0
+            with pytest.raises(aiohttp.ClientError):
+                await hanging
+        rest = await process.stderr.read()
+    assert line["event"] == "http.listening"
+    assert rest == b""
+
+
+async def test_a_port_that_is_taken_is_exit_code_1() -> None:
+    """Not being able to listen is a failure, said in one line."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", COMMAND, "--port", str(taken.getsockname()[1]), stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await process.communicate()
+    assert (process.returncode, json.loads(said)["event"]) == (1, "http.failed")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--error-rate", "2"], ["--jitter", "-1"], ["--port", "70000"], ["--port", "x"], ["--hang-rate", "nan"]]
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A knob beyond its range is refused before anything listens."""
+    with pytest.raises(SystemExit) as ended:
+        command(arguments)
+    assert ended.value.code == 2
+    assert "usage: penstock simulate" in capsys.readouterr().err
