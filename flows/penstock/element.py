@@ -210,9 +210,7 @@ class Ledger:
             self.settle(elements, Outcome.OK)
             return
         for outcome in (Outcome.OK, Outcome.FAILED, Outcome.FILTERED):
-            self.settle(
-                [element for element in elements if (element.outcome or Outcome.OK) is outcome], outcome
-            )
+            self.settle([element for element in elements if (element.outcome or Outcome.OK) is outcome], outcome)
 
     def drop(self, count: int) -> None:
         """Count elements that a buffer dropped before they took a credit: received, and filtered."""

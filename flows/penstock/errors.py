@@ -44,9 +44,7 @@ class NoScope(RunError):
     """A source or an asynchronous step was subscribed outside of a run."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(
-            f"{what} works inside a run only: use start(stream, sink), flow.start() or flow.stream()"
-        )
+        super().__init__(f"{what} works inside a run only: use start(stream, sink), flow.start() or flow.stream()")
 
 
 class Unattributed(RunError):
@@ -72,9 +70,7 @@ class Unsettled(RunError):
     """A run came to its end while elements were still open: a step or a sink lost them."""
 
     def __init__(self, count: int) -> None:
-        super().__init__(
-            f"the stream ended with {count} elements that were never settled; a step or a sink lost them"
-        )
+        super().__init__(f"the stream ended with {count} elements that were never settled; a step or a sink lost them")
         self.count = count
 
 

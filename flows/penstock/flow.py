@@ -45,8 +45,8 @@ class Flow(Generic[A]):
 
     >>> flow = Flow("doubles").map(lambda number: number * 2, name="double").filter(lambda number: number > 2)
 
-    `item` is the type of what comes in (see `decode`), `key` the field that tells items apart for people. `elements` and
-    `bytes` are the window: how many items, and how many bytes of input, one run may hold.
+    `item` is the type of what comes in (see `decode`), `key` the field that tells items apart for people. `elements`
+    and `bytes` are the window: how many items, and how many bytes of input, one run may hold.
     """
 
     name: str
@@ -62,13 +62,12 @@ class Flow(Generic[A]):
             raise FlowError(f"a flow is named with letters, digits, - and _, got {self.name!r}")
         if self.elements < 1 or self.bytes < 1:
             raise FlowError(
-                f"flow {self.name} needs a window of at least 1 element and 1 byte, got {self.elements} and {self.bytes}"
+                f"flow {self.name} needs a window of at least 1 element and 1 byte, "
+                f"got {self.elements} and {self.bytes}"
             )
         fields = fields_of(self.item)
         if self.key is not None and fields is not None and self.key not in fields:
-            raise FlowError(
-                f"flow {self.name} has no field {self.key!r} for its key{_nearest(self.key, fields)}"
-            )
+            raise FlowError(f"flow {self.name} has no field {self.key!r} for its key{_nearest(self.key, fields)}")
 
     def window(self, elements: int, bytes: int | None = None) -> Flow[A]:
         """The same flow with another window."""
@@ -98,9 +97,7 @@ class Flow(Generic[A]):
     ) -> Flow[B]:
         """Replace each value by the values of an iterable."""
         name = self._name(name or name_of(function, "flat_map"))
-        return self._with(
-            NamedStep(name, "flat_map", operators.flat_map(function, max_parts=max_parts, name=name))
-        )
+        return self._with(NamedStep(name, "flat_map", operators.flat_map(function, max_parts=max_parts, name=name)))
 
     def map_async(
         self,
@@ -113,33 +110,32 @@ class Flow(Generic[A]):
         name: str | None = None,
     ) -> Flow[Any]:
         """Replace each value by the answer of a coroutine function or a `Service`."""
-        service = _service(name or name_of(call, "map_async"), call, max_in_flight, timeout, attempts)
+        service = _service(name, "map_async", call, max_in_flight, timeout, attempts)
         name = self._name(name or service.name)
-        step = operators.map_async(service, ordered=ordered, name=name)
+        step: Step[Any, Any] = operators.map_async(service, ordered=ordered, name=name)
         return self._with(NamedStep(name, "map_async", step, (service,)))
 
     def enrich(
         self,
         *,
         name: str = "enrich",
-        merge: Callable[[Any, dict[str, Any]], Any] | None = None,
+        merge: operators.Merge | None = None,
         **services: Service | Callable[[Any], Any],
     ) -> Flow[A]:
         """Ask several services side by side and merge their answers into the value by name."""
         if not services:
-            raise FlowError(
-                f"enrich in flow {self.name} needs at least one service: enrich(pricing=price_of)"
-            )
+            raise FlowError(f"enrich in flow {self.name} needs at least one service: enrich(pricing=price_of)")
         fields = None if typing.is_typeddict(self.item) or self.steps or merge else fields_of(self.item)
         for key in services:
             if fields is not None and key not in fields:
                 raise FlowError(
                     f"enrich in flow {self.name} has no field {key!r} to put the answer in; "
-                    f"give {getattr(self.item, '__name__', self.item)} that field, or pass merge={_nearest(key, fields)}"
+                    f"give {getattr(self.item, '__name__', self.item)} that field, or pass merge="
+                    f"{_nearest(key, fields)}"
                 )
-        asked = {key: _service(key, service) for key, service in services.items()}
+        asked = {key: _service(key, key, service) for key, service in services.items()}
         name = self._name(name)
-        step = operators.enrich(name=name, merge=merge, **asked)
+        step: Step[Any, Any] = operators.enrich(name=name, merge=merge, **asked)
         return self._with(NamedStep(name, "enrich", step, tuple(asked.values())))
 
     def batch(
@@ -154,9 +150,9 @@ class Flow(Generic[A]):
         name: str | None = None,
     ) -> Flow[Any]:
         """Gather values, ask a service once for all of them, and give each its own answer."""
-        service = _service(name or name_of(call, "batch"), call, max_in_flight, timeout, attempts)
+        service = _service(name, "batch", call, max_in_flight, timeout, attempts)
         name = self._name(name or service.name)
-        step = operators.batch(service, size=size, seconds=seconds, name=name)
+        step: Step[Any, Any] = operators.batch(service, size=size, seconds=seconds, name=name)
         return self._with(NamedStep(name, "batch", step, (service,)))
 
     def throttle(self, rate: float, *, burst: int = 1, name: str = "throttle") -> Flow[A]:
@@ -164,9 +160,7 @@ class Flow(Generic[A]):
         name = self._name(name)
         return self._with(NamedStep(name, "throttle", operators.throttle(rate, burst=burst, name=name)))
 
-    def through(
-        self, operator: Callable[[Observable[A]], Observable[B]], *, name: str = "through"
-    ) -> Flow[B]:
+    def through(self, operator: Callable[[Observable[A]], Observable[B]], *, name: str = "through") -> Flow[B]:
         """Send the values through a synchronous operator of reactivex."""
         name = self._name(name)
         return self._with(NamedStep(name, "through", operators.through(operator, name=name)))
@@ -182,6 +176,18 @@ class Flow(Generic[A]):
         """All services that the steps call."""
         return tuple({id(service): service for step in self.steps for service in step.services}.values())
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The steps that measure how long elements spend in them."""
+        own = (step.name for step in self.steps if step.kind not in ("flat_map", "through", "throttle"))
+        return ("decode", *own, "encode")
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where an element may fail: the names that failures carry."""
+        named = ([service.name for service in step.services] or [step.name] for step in self.steps)
+        return ("decode", *(name for names in named for name in names), "encode")
+
     def plan(self) -> Plan:
         """What a run needs to know."""
         decode = operators.decode(self.item, key=self.key)
@@ -195,7 +201,7 @@ class Flow(Generic[A]):
     async def stream(
         self, source: Observable[list[Element[Any]]], *, ordered: bool = False
     ) -> AsyncGenerator[Result, None]:
-        """The results of a run, as they come. Stop asking, and the source stops; leave the loop, and the run is cancelled.
+        """The results of a run, as they come. Stop asking, and the source stops; leave, and the run is cancelled.
 
         Leaving the loop by `break` cancels a little later, when Python closes the generator; to have it at once, use
         `async with contextlib.aclosing(flow.stream(source)) as results`. Raises `RunError` if the flow itself breaks.
@@ -215,9 +221,7 @@ class Flow(Generic[A]):
     def _name(self, name: str) -> str:
         """The name, with a number behind it if the flow has a step of that name already."""
         if self.store is not None:
-            raise FlowError(
-                f"step {name} comes after dead_letters, which ends flow {self.name}; put it before"
-            )
+            raise FlowError(f"step {name} comes after dead_letters, which ends flow {self.name}; put it before")
         taken = {step.name for step in self.steps}
         number, unique = 1, name
         while unique in taken:
@@ -230,13 +234,20 @@ class Flow(Generic[A]):
 
 
 def _service(
-    name: str, call: Any, max_in_flight: int = MAX_IN_FLIGHT, timeout: float = 30.0, attempts: int = 1
+    name: str | None,
+    default: str,
+    call: Any,
+    max_in_flight: int = MAX_IN_FLIGHT,
+    timeout: float = 30.0,
+    attempts: int = 1,
 ) -> Service:
+    """The service that a step calls; one is made of a plain function."""
     if isinstance(call, Service):
         return call
     if not callable(call):
-        raise FlowError(f"{name} has to be a function or a Service, got {call!r}")
-    return Service(name, call, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
+        raise FlowError(f"{name or default} has to be a function or a Service, got {call!r}")
+    title = name or name_of(call, default)
+    return Service(title, call, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
 
 
 def fields_of(item: Any) -> list[str] | None:

@@ -41,9 +41,7 @@ def simulated_pricing(scale: float = 1.0, max_in_flight: int = MAX_IN_FLIGHT) ->
             await asyncio.sleep(latency)
         return {"price": 1000 + order["orderId"]}
 
-    return Service(
-        "pricing", price, max_in_flight=max_in_flight, timeout=TIMEOUT_SECONDS, attempts=2, backoff=NONE
-    )
+    return Service("pricing", price, max_in_flight=max_in_flight, timeout=TIMEOUT_SECONDS, attempts=2, backoff=NONE)
 
 
 def simulated_inventory(scale: float = 1.0, max_in_flight: int = MAX_IN_FLIGHT) -> Service:
@@ -57,9 +55,7 @@ def simulated_inventory(scale: float = 1.0, max_in_flight: int = MAX_IN_FLIGHT) 
             raise InventoryUnavailable
         return {"inStock": True}
 
-    return Service(
-        "inventory", stock, max_in_flight=max_in_flight, timeout=TIMEOUT_SECONDS, attempts=2, backoff=NONE
-    )
+    return Service("inventory", stock, max_in_flight=max_in_flight, timeout=TIMEOUT_SECONDS, attempts=2, backoff=NONE)
 
 
 def orders_flow(

@@ -27,6 +27,11 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 """Upper bounds, in seconds, of a step's duration buckets."""
 
 
+def cancel(task: asyncio.Task[None]) -> None:
+    """Cancel a task, as a Disposable does it."""
+    task.cancel()
+
+
 class Meter:
     """How long elements spent in a step: plain numbers, in the buckets of a Prometheus histogram."""
 

@@ -30,9 +30,7 @@ class Settings:
 
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8080, "port to listen on; 0 takes a free one", least=0)
-    dead_letters: str = setting(
-        "sqlite:///penstock.db", "where failed orders are kept: sqlite:///FILE or memory:"
-    )
+    dead_letters: str = setting("sqlite:///penstock.db", "where failed orders are kept: sqlite:///FILE or memory:")
     window: int = setting(256, "elements that one run may have in flight", least=1)
     window_bytes: int = setting(16 * 1024 * 1024, "bytes of input that one run may have in flight", least=1)
     max_in_flight: int = setting(256, "calls that each service may have in flight, over all runs", least=1)
@@ -40,9 +38,7 @@ class Settings:
     workers: int = setting(2, "background workers (A, B, …); 0 for none", least=0)
     worker_orders: int = setting(20, "orders that each worker makes", least=1)
     worker_every: float = setting(0.0, "seconds between two runs of a worker; 0 runs it once", least=0)
-    latency_scale: float = setting(
-        1.0, "multiplies the latency of the simulated services; 0 for none", least=0
-    )
+    latency_scale: float = setting(1.0, "multiplies the latency of the simulated services; 0 for none", least=0)
     pricing_url: str = setting("", "pricing service, such as http://127.0.0.1:8081/prices/{orderId}")
     inventory_url: str = setting("", "inventory service, such as http://127.0.0.1:8081/stock/{orderId}")
     service_timeout: float = setting(10.0, "seconds that one attempt at a service may take", least=0.001)
@@ -51,21 +47,13 @@ class Settings:
     grace: float = setting(10.0, "seconds that open runs have to finish after SIGTERM", least=0)
     hard: float = setting(5.0, "seconds after that until the process exits, stuck or not", least=0)
     max_line: int = setting(1024 * 1024, "bytes that one line may have", least=16)
-    max_body: int = setting(
-        8 * 1024 * 1024, "bytes that a JSON body, or an answer in one piece, may have", least=16
-    )
+    max_body: int = setting(8 * 1024 * 1024, "bytes that a JSON body, or an answer in one piece, may have", least=16)
     max_count: int = setting(1_000_000, "sample orders that one GET may ask for", least=1)
     max_header: int = setting(8190, "bytes that a request line, or one header, may have", least=256)
-    keep_alive: float = setting(
-        75.0, "seconds that an idle connection, or a slow header, is waited for", least=1
-    )
+    keep_alive: float = setting(75.0, "seconds that an idle connection, or a slow header, is waited for", least=1)
     send_buffer: int = setting(64 * 1024, "bytes that the kernel may hold for a slow reader", least=4096)
-    log_level: str = setting(
-        "info", "least level that is logged", choices=("debug", "info", "warning", "error")
-    )
-    log_format: str = setting(
-        "auto", "auto: console on a terminal, else JSON", choices=("auto", "json", "console")
-    )
+    log_level: str = setting("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
+    log_format: str = setting("auto", "auto: console on a terminal, else JSON", choices=("auto", "json", "console"))
     token: str = setting("", "bearer token for /dead-letters; only by PENSTOCK_TOKEN or file", flag=False)
 
     def __repr__(self) -> str:
@@ -136,9 +124,7 @@ def _convert(name: str, value: Any, origin: str) -> Any:
 
 def _metavar(name: str, choices: Sequence[str]) -> str:
     kind = get_type_hints(Settings)[name]
-    return "|".join(choices) or {"int": "N", "float": "F"}.get(
-        kind.__name__, "URL" if name.endswith("url") else "TEXT"
-    )
+    return "|".join(choices) or {"int": "N", "float": "F"}.get(kind.__name__, "URL" if name.endswith("url") else "TEXT")
 
 
 def _hint(name: str, known: set[str]) -> str:

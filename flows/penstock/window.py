@@ -27,9 +27,7 @@ class Window:
 
     def __init__(self, elements: int = ELEMENTS, bytes: int = BYTES) -> None:
         if elements < 1 or bytes < 1:
-            raise ValueError(
-                f"a window needs at least 1 element and 1 byte, got {elements} elements and {bytes} bytes"
-            )
+            raise ValueError(f"a window needs at least 1 element and 1 byte, got {elements} elements and {bytes} bytes")
         self.elements = elements
         self.bytes = bytes
         self.free = elements
@@ -73,9 +71,7 @@ class Window:
         self.free += count
         self.free_bytes += size
         if self.free > self.elements or self.free_bytes > self.bytes:
-            raise AssertionError(
-                f"more credits came back than were taken: {self.free} of {self.elements} free"
-            )
+            raise AssertionError(f"more credits came back than were taken: {self.free} of {self.elements} free")
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
 

@@ -36,9 +36,7 @@ class Context(Struct, frozen=True, eq=False):
     def served(self, name: str) -> Served:
         """A flow by its name; raises 404."""
         if name not in self.flows:
-            raise Refused(
-                404, "no_such_flow", f"there is no flow {name!r}; there are {', '.join(self.flows)}"
-            )
+            raise Refused(404, "no_such_flow", f"there is no flow {name!r}; there are {', '.join(self.flows)}")
         return self.flows[name]
 
 

@@ -19,7 +19,7 @@ from penstock_http.problems import problem
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 LINGER = 5.0
-"""Seconds for which the rest of an upload is read and thrown away after its stream ended, so that the client sees the end."""
+"""Seconds for which the rest of an upload is read and thrown away, so that its client sees the end of the stream."""
 
 BACKLOG = 1024
 
@@ -36,7 +36,7 @@ def listen(settings: Settings) -> socket.socket:
             # The kernel gives up a client that takes nothing for longer than a stall may last.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int((settings.stall + 5) * 1000))
         if hasattr(socket, "TCP_KEEPIDLE"):
-            # A host that vanished while nothing was under way is noticed after 30 + 3 × 10 seconds.
+            # A host that vanished while nothing was under way is noticed after 30 + 3 * 10 seconds.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)

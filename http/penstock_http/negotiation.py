@@ -27,9 +27,7 @@ def answer_type(request: web.Request) -> str:
         if quality > best[0]:
             best = quality, -rank, offer
     if not best[2]:
-        raise Refused(
-            406, "not_acceptable", f"the answer comes as {', '.join(_ANSWERS)}; Accept asked for {wanted}"
-        )
+        raise Refused(406, "not_acceptable", f"the answer comes as {', '.join(_ANSWERS)}; Accept asked for {wanted}")
     return best[2]
 
 
@@ -39,15 +37,7 @@ def _quality(accept: str, offer: str) -> float:
     for part in accept.split(","):
         range_, *parameters = (piece.strip().lower() for piece in part.split(";"))
         range_ = _SAME.get(range_, range_)
-        level = (
-            2
-            if range_ == offer
-            else 1
-            if range_ == offer.split("/")[0] + "/*"
-            else 0
-            if range_ == "*/*"
-            else -1
-        )
+        level = 2 if range_ == offer else 1 if range_ == offer.split("/")[0] + "/*" else 0 if range_ == "*/*" else -1
         if level > specific:
             specific, quality = level, _q(parameters)
     return quality
@@ -67,9 +57,7 @@ def body_type(request: web.Request) -> str:
     """The media type of the body; raises 415."""
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if encoding not in _ENCODINGS:
-        raise Refused(
-            415, "unsupported_encoding", f"a body comes as {', '.join(_ENCODINGS)}, not as {encoding}"
-        )
+        raise Refused(415, "unsupported_encoding", f"a body comes as {', '.join(_ENCODINGS)}, not as {encoding}")
     kind = _SAME.get(request.content_type, request.content_type)
     if "Content-Type" not in request.headers or kind not in (NDJSON, JSON):
         found = request.headers.get("Content-Type", "none")
@@ -103,9 +91,7 @@ def number(query: Mapping[str, str], name: str, default: int, least: int, most: 
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 19) or not least <= int(text) <= most:
-        raise Refused(
-            400, "bad_parameter", f"{name} has to be a whole number from {least} to {most}, got {text!r}"
-        )
+        raise Refused(400, "bad_parameter", f"{name} has to be a whole number from {least} to {most}, got {text!r}")
     return int(text)
 
 

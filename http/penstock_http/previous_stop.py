@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class RunningMark:
-    """A file with the id of the process that serves, next to its dead letters; removed only by a stop that went well."""
+    """A file with the id of the process that serves, beside its dead letters; removed by a stop that went well."""
 
     def __init__(self, store_url: str, port: int) -> None:
         file = store_url.removeprefix("sqlite:///")

@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from penstock.errors import AnswerTooLarge, PenstockError, StoreError, Stopping, TooManyRuns
+from penstock.errors import AnswerTooLarge, PenstockError, Stopping, StoreError, TooManyRuns
 from penstock.observe import Requests
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -49,9 +49,7 @@ def refusal_of(error: PenstockError) -> Refused | None:
     return None
 
 
-def problem(
-    status: int, detail: str, name: str | None = None, headers: dict[str, str] | None = None
-) -> web.Response:
+def problem(status: int, detail: str, name: str | None = None, headers: dict[str, str] | None = None) -> web.Response:
     """A problem document as a response."""
     body: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     body["detail"] = detail
@@ -115,6 +113,4 @@ def _route(request: web.Request) -> str:
 
 
 def _method(request: web.Request) -> str:
-    return (
-        request.method if request.method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS") else "other"
-    )
+    return request.method if request.method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS") else "other"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
+import gc
 import os
 import signal
 import socket
@@ -12,11 +12,13 @@ import string
 import sys
 import threading
 from importlib.metadata import version
+from typing import Any
 
 import structlog
 from aiohttp import web
 
 from penstock.errors import PenstockError
+from penstock.flow import Flow
 from penstock.observe import PenstockCollector, Requests, Watched, set_up_logs
 from penstock.orders import orders_flow, sample_orders, simulated_inventory, simulated_pricing
 from penstock.runtime import Event, Phase, Supervisor
@@ -31,12 +33,16 @@ from penstock_http.previous_stop import RunningMark
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
+FAREWELL = 2.0
+"""Seconds that clients have to see the end of their streams when the service stops."""
+
+
 def command(arguments: list[str]) -> int:
-    """Run the service until it is told to stop; returns 0 if all was settled, 1 if the stop was forced or nothing started."""
+    """Serve until told to stop; returns 0 if all was settled, 1 if the stop was forced or nothing was started."""
     parser = argparse.ArgumentParser(
         prog="penstock serve",
         description="Serve the orders flow at /orders/bulk, with background workers, dead letters and metrics.",
-        epilog="A setting is taken from the file, then from its variable, then from its flag. The token is set by PENSTOCK_TOKEN.",
+        epilog="Settings come from the file, then from variables, then from flags. PENSTOCK_TOKEN sets the token.",
     )
     add_flags(parser)
     try:
@@ -71,20 +77,19 @@ async def serve(settings: Settings) -> int:
     mark = RunningMark(settings.dead_letters, settings.port)
     sock = listen(settings)
     collector = PenstockCollector(Watched(supervisor, requests, version("penstock"), mark.set()))
-    runner = web.AppRunner(make_app(context, collector), handler_cancellation=True, access_log=None)
+    runner = web.AppRunner(
+        make_app(context, collector), handler_cancellation=True, access_log=None, shutdown_timeout=1.0
+    )
     await runner.setup()
     server = runner.server
     assert server is not None
     loop = asyncio.get_running_loop()
-    listener = await loop.create_server(
-        lambda: Connection(requests, server, settings), sock=sock, backlog=BACKLOG
-    )
+    listener = await loop.create_server(lambda: Connection(requests, server, settings), sock=sock, backlog=BACKLOG)
     stop = asyncio.Event()
     install_signals(loop, supervisor, stop, settings)
-    log.info(
-        "http.listening", url=_url(sock), version=version("penstock"), dead_letters=settings.dead_letters
-    )
+    log.info("http.listening", url=_url(sock), version=version("penstock"), dead_letters=settings.dead_letters)
     start_workers(supervisor, flow, settings)
+    tune_garbage_collection()
     await stop.wait()
     listener.close()
     report = await supervisor.shut_down(settings.grace)
@@ -130,19 +135,33 @@ def install_signals(
         loop.add_signal_handler(number, on_signal)
 
 
+def tune_garbage_collection() -> None:
+    """Look for cycles less often: orders come and go by thousands and make none.
+
+    With Python's default of 700 allocations, a seventh of the time per order went into looking (measured with 200,000
+    orders in one request); reference counting frees them all the same.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
+
+
 async def close_connections(runner: web.AppRunner) -> None:
-    """Let the last bytes out, then close what is left. By now no run is open."""
+    """Let the clients take their last bytes, then close what is left. By now no run is open.
+
+    Closing a connection whose client still sends resets it, and the client may lose the end record that is on its way.
+    So such clients get a moment to see the end and to close from their side; idle connections are closed at once.
+    """
     server = runner.server
     if server is not None:
-        server.pre_shutdown()  # idle connections close, busy ones after their answer
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2.0):
-                while any(connection._request_in_progress for connection in server.connections):
-                    await asyncio.sleep(0.02)
+        server.pre_shutdown()
+        until = asyncio.get_running_loop().time() + FAREWELL
+        while server.connections and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.02)
     await runner.cleanup()
 
 
-def start_workers(supervisor: Supervisor, flow: object, settings: Settings) -> None:
+def start_workers(supervisor: Supervisor, flow: Flow[Any], settings: Settings) -> None:
     """Workers A, B, … of the orders flow."""
     every = settings.worker_every or None
     for number in range(settings.workers):

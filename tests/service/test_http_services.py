@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -20,7 +20,7 @@ from penstock.services import NONE, Backoff, Failed, Service
 from penstock.services.address import Address
 from penstock.services.http import HttpClient, http_batch_service, http_service
 from penstock.services.refusal import seconds_until
-from penstock_http.simulation import Knobs, simulated
+from penstock_http.simulate import Knobs, simulated
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -54,14 +54,14 @@ async def ask(service: Service, *values: Any) -> list[Any]:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[HttpClient]:
+async def client() -> AsyncGenerator[HttpClient, None]:
     client = HttpClient()
     yield client
     await client.aclose()
 
 
 @asynccontextmanager
-async def server(reply: Reply) -> AsyncIterator[str]:
+async def server(reply: Reply) -> AsyncGenerator[str, None]:
     """A server that answers everything in one way."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", reply)
@@ -75,7 +75,7 @@ async def server(reply: Reply) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def raw_server(answer: bytes, *, reset: bool = False) -> AsyncIterator[str]:
+async def raw_server(answer: bytes, *, reset: bool = False) -> AsyncGenerator[str, None]:
     """A server that reads a request's head, writes some bytes and hangs up."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -154,14 +154,11 @@ async def test_retry_after_is_waited_for(client: HttpClient, form: str) -> None:
         times.append(time.monotonic())
         at = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)  # whole seconds: 1 to 2 left
         asked = "0.2" if form == "seconds" else at
-        return web.json_response({}, status=503, headers={"Retry-After": asked}) if len(times) < 2 else web.json_response(1)
+        return web.json_response(1, status=503 if len(times) < 2 else 200, headers={"Retry-After": asked})
 
     async with server(reply) as url:
-        assert await ask(http_service("s", url, client=client, attempts=2, backoff=NONE_BUT_ASKED), {}) == [1]
+        assert await ask(http_service("s", url, client=client, attempts=2, backoff=Backoff(first=0)), {}) == [1]
     assert times[1] - times[0] >= (0.2 if form == "seconds" else 0.9)
-
-
-NONE_BUT_ASKED = Backoff(first=0.0, cap=5.0)
 
 
 def test_retry_after_is_a_number_a_date_or_nothing() -> None:
@@ -232,7 +229,7 @@ async def until(client: HttpClient, url: str, **wanted: int) -> dict[str, int]:
     async with asyncio.timeout(5):
         while True:
             async with client.session.get(f"{url}/statistics") as response:
-                tally = (await response.json())["prices"]
+                tally: dict[str, int] = (await response.json())["prices"]
             if all(tally[name] == value for name, value in wanted.items()):
                 return tally
             await asyncio.sleep(0.01)
@@ -345,12 +342,15 @@ def test_a_template_that_cannot_work_is_refused(template: str) -> None:
 async def test_a_body_is_sent_as_json(client: HttpClient) -> None:
     """`body` is made of the value; what cannot be written as JSON fails the element at once."""
 
+    def a_of(value: dict[str, Any]) -> Any:
+        return value["a"]
+
     async def reply(request: web.Request) -> web.StreamResponse:
         return web.json_response([request.method, request.content_type, request.headers["X-Key"], await request.json()])
 
     async with server(reply) as url:
         service = http_service(
-            "s", url, client=client, method="PUT", headers={"X-Key": "k"}, body=lambda value: value["a"], attempts=2
+            "s", url, client=client, method="PUT", headers={"X-Key": "k"}, body=a_of, attempts=2
         )
         fine, failed, unsendable = await ask(service, {"a": [1]}, {}, {"a": object()})
     assert fine == ["PUT", "application/json", "k", [1]]
@@ -383,6 +383,13 @@ async def test_a_batch_has_one_bad_item() -> None:
     assert (answers[0], answers[3]) == ({"price": 1001}, {"price": 1004})
     assert (type(answers[1]), answers[1].kind, answers[1].status) == (ServiceRefused, "UnknownOrder", 404)
     assert isinstance(answers[2], Invalid)
+
+
+async def test_a_batch_without_a_value_to_send_asks_nobody(client: HttpClient) -> None:
+    """When no value of a group can be sent, each fails by its own fault and there is no request."""
+    service = http_batch_service("s", "http://127.0.0.1:1/", client=client, field="orderId")
+    (answers,) = await ask(service, [{}, {"orderId": object()}])
+    assert [type(answer) for answer in answers] == [Invalid, Invalid]
 
 
 @pytest.mark.parametrize("said", [[1], {"a": 1}, None, [1, 2, 3]])

@@ -8,7 +8,7 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ COMMAND = "import sys; from penstock_http.simulate import command; sys.exit(comm
 
 
 @asynccontextmanager
-async def session(**knobs: Any) -> AsyncIterator[aiohttp.ClientSession]:
+async def session(**knobs: Any) -> AsyncGenerator[aiohttp.ClientSession, None]:
     """A client of services that have no latency, unless told otherwise."""
     async with (
         simulated(Knobs(**{"latency_scale": 0, **knobs})) as url,
@@ -159,7 +159,8 @@ async def test_a_port_that_is_taken_is_exit_code_1() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--error-rate", "2"], ["--jitter", "-1"], ["--port", "70000"], ["--port", "x"], ["--hang-rate", "nan"]]
+    "arguments",
+    [["--error-rate", "2"], ["--jitter", "-1"], ["--port", "70000"], ["--port", "x"], ["--hang-rate", "nan"]],
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A knob beyond its range is refused before anything listens."""

@@ -2,8 +2,8 @@
 
 from penstock.deadletters.letter import Letter, as_document, new_id, now
 from penstock.deadletters.memory import MemoryStore
-from penstock.deadletters.stores import Stores, make_store
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Page, Store
+from penstock.deadletters.stores import Stores, make_store
 
 __all__ = [
     "PAGE",

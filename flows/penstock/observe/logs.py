@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import IO, Any
+from typing import Any, TextIO
 
 import msgspec
 import structlog
@@ -12,9 +12,8 @@ import structlog
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def set_up_logs(form: str = "auto", level: str = "info", stream: IO[str] | None = None) -> None:
-    """Send logs to standard error: `json`, `console`, or `auto` for a console renderer on a terminal and JSON elsewhere."""
-    stream = stream or sys.stderr
+def set_up_logs(form: str = "auto", level: str = "info", stream: TextIO = sys.stderr) -> None:
+    """Send logs to standard error: `json`, `console`, or `auto`: for people on a terminal, JSON elsewhere."""
     console = form == "console" or (form == "auto" and stream.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -36,7 +35,7 @@ def set_up_logs(form: str = "auto", level: str = "info", stream: IO[str] | None 
                 structlog.processors.JSONRenderer(_to_json),
             ],
             wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-            logger_factory=structlog.BytesLoggerFactory(stream.buffer),  # type: ignore[attr-defined] # a text stream over bytes
+            logger_factory=structlog.BytesLoggerFactory(stream.buffer),
             cache_logger_on_first_use=True,
         )
     _adopt_standard_logging(LEVELS[level])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, UnknownMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -17,13 +17,13 @@ from penstock.observe import readings
 from penstock.observe.readings import Readings, Watched
 from penstock.scope import BUCKETS, Meter
 
-Counter, Gauge, Histogram = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+Counter, Gauge, Histogram, Unknown = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, UnknownMetricFamily
 
 
 class Series(NamedTuple):
     """One series: its kind, its labels, and the function that reads it, which gives it its name and its help."""
 
-    kind: type[CounterMetricFamily] | type[GaugeMetricFamily] | type[HistogramMetricFamily]
+    kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | UnknownMetricFamily]
     labels: tuple[str, ...]
     read: Callable[[Watched], Readings]
 
@@ -52,7 +52,8 @@ TABLE = (
     Series(Gauge, ("service",), readings.service_waiting),
     Series(Gauge, ("service",), readings.service_max_in_flight),
     Series(Counter, ("service",), readings.service_retries_total),
-    Series(Counter, ("flow", "step"), readings.dead_letters_total),
+    # Of no type, because a counter of this name and the gauge `dead_letters` are one family in OpenMetrics.
+    Series(Unknown, ("flow", "step"), readings.dead_letters_total),
     Series(Gauge, ("state",), readings.dead_letters),
     Series(Counter, (), readings.store_commits_total),
     Series(Counter, (), readings.store_commit_seconds_total),

@@ -120,7 +120,7 @@ def service_retries_total(of: Watched) -> Readings:
 def dead_letters_total(of: Watched) -> Readings:
     """Dead letters stored, by step."""
     for flow, totals in _flows(of):
-        steps = {"decode": 0, **dict.fromkeys(totals.meters, 0), **totals.letters}
+        steps = {**dict.fromkeys(totals.places, 0), **totals.letters}
         for step, number in steps.items():
             yield (*flow, step), number
 

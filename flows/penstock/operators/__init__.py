@@ -4,7 +4,7 @@ from penstock.operators.batch import batch
 from penstock.operators.dead_letter import dead_letter
 from penstock.operators.decode import decode
 from penstock.operators.encode import encode
-from penstock.operators.enrich import enrich
+from penstock.operators.enrich import Merge, enrich
 from penstock.operators.filter import filter
 from penstock.operators.flat_map import MAX_PARTS, flat_map
 from penstock.operators.in_order import Sequencer
@@ -12,12 +12,13 @@ from penstock.operators.map import map
 from penstock.operators.map_async import map_async
 from penstock.operators.route import Branches, route
 from penstock.operators.tap import tap
-from penstock.operators.through import through
 from penstock.operators.throttle import throttle
+from penstock.operators.through import through
 
 __all__ = [
     "MAX_PARTS",
     "Branches",
+    "Merge",
     "Sequencer",
     "batch",
     "dead_letter",
@@ -30,6 +31,6 @@ __all__ = [
     "map_async",
     "route",
     "tap",
-    "through",
     "throttle",
+    "through",
 ]

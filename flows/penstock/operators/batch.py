@@ -42,9 +42,7 @@ def batch(
     >>> step = batch(prices_of, size=50, seconds=0.02, timeout=2)
     """
     if size < 1 or seconds <= 0:
-        raise ValueError(
-            f"batch needs a size of at least 1 and seconds above 0, got {size!r} and {seconds!r}"
-        )
+        raise ValueError(f"batch needs a size of at least 1 and seconds above 0, got {size!r} and {seconds!r}")
     if isinstance(call, Service):
         service = call
     else:
@@ -63,9 +61,7 @@ def batch(
         ) -> abc.DisposableBase:
             scope = Scope.of(scheduler, f"step {title}")
             groups = Groups(title, service, size, seconds, observer, scope)
-            return source.subscribe(
-                groups.on_next, observer.on_error, groups.on_completed, scheduler=scheduler
-            )
+            return source.subscribe(groups.on_next, observer.on_error, groups.on_completed, scheduler=scheduler)
 
         return Observable(subscribe)
 
@@ -101,7 +97,7 @@ class Groups:
         self._timer: asyncio.TimerHandle | None = None
         self._open = 0
         self._ended = False
-        self._lane = service.lane(self.on_answers)
+        self._lane = service.lane(self.on_answers, scope.fault)
         scope.on_close(self._aclose)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
@@ -125,9 +121,7 @@ class Groups:
                 for element in elements:
                     element.fail(self._name, answer.error, answer.attempts)
             elif not isinstance(answer, Sequence) or len(answer) != len(elements):
-                wrong = WrongAnswer(
-                    f"{self._name} has to answer with a list of {len(elements)}, one for each value"
-                )
+                wrong = WrongAnswer(f"{self._name} has to answer with a list of {len(elements)}, one for each value")
                 for element in elements:
                     element.fail(self._name, wrong)
             else:

@@ -30,7 +30,8 @@ def dead_letter(
     """Store the letter of each failed element, many in one durable commit.
 
     If the store fails, the elements wait unsettled, so the source pauses; the store is tried again with backoff, for as
-    long as the run lasts, and `on_trouble(error, seconds until the next try)` is told. Parts of one element share one letter.
+    long as the run lasts, and `on_trouble(error, seconds until the next try)` is told. Parts of one
+    element share one letter.
 
     **Takes in** failed elements. **Holds back** until their letters are durable. **Gives out** the same elements, now
     with their letters' ids, in the same order. **Ends** when its input has and all letters are stored.
@@ -43,9 +44,7 @@ def dead_letter(
         ) -> abc.DisposableBase:
             scope = Scope.of(scheduler, "dead_letter")
             office = PostOffice(store, write, backoff, on_trouble, observer, scope)
-            return source.subscribe(
-                office.on_next, observer.on_error, office.on_completed, scheduler=scheduler
-            )
+            return source.subscribe(office.on_next, observer.on_error, office.on_completed, scheduler=scheduler)
 
         return Observable(subscribe)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,43 +25,31 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
     that is none goes on as failed: `Malformed`, `Invalid`, `TooLarge`. **Ends** when its input does.
     """
     read = msgspec.json.Decoder().decode
-    check = checker(item)
+    convert = msgspec.convert
+    opened = typing.is_typeddict(item)
+    wanted: Any = _struct_of(item) if opened else item
+    checked = item is not None
 
     def work(elements: list[Element[Any]]) -> None:
         for element in elements:
             if element.outcome is not None:
                 continue
-            value = element.value
+            value: Any = element.value
             try:
                 if type(value) is bytes:
                     element.value = value = read(value)
                 elif isinstance(value, bytes):
                     raise TooLarge(getattr(value, "length", len(value)), getattr(value, "limit", len(value)))
-                if check is not None:
-                    element.value = check(value)
+                if opened:
+                    convert(value, wanted)
+                elif checked and type(value) is not wanted:
+                    element.value = convert(value, wanted)
             except Exception as error:
                 element.fail(name, _refusal(error))
             if key is not None:
-                element.key = _key(value, key)
+                element.key = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
 
     return each(name, work)
-
-
-def checker(item: Any) -> Callable[[Any], Any] | None:
-    """A function that gives back a value as an item, or raises `msgspec.ValidationError`."""
-    convert = msgspec.convert
-    if item is None or item is Any:
-        return None
-    if not typing.is_typeddict(item):
-        return lambda value: value if type(value) is item else convert(value, item)
-
-    fields = _struct_of(item)
-
-    def check(value: Any) -> Any:
-        convert(value, fields)
-        return value
-
-    return check
 
 
 def _struct_of(item: Any) -> Any:
@@ -76,9 +63,7 @@ def _struct_of(item: Any) -> Any:
         if field in item.__required_keys__:
             fields.append((attribute, hint, msgspec.field(name=field)))
         else:
-            fields.append(
-                (attribute, hint | msgspec.UnsetType, msgspec.field(name=field, default=msgspec.UNSET))
-            )
+            fields.append((attribute, hint | msgspec.UnsetType, msgspec.field(name=field, default=msgspec.UNSET)))
     return msgspec.defstruct(item.__name__, fields, kw_only=True)
 
 
@@ -95,9 +80,3 @@ def _refusal(error: Exception) -> Exception:
             return Malformed("nested too deeply")
         case _:
             return error
-
-
-def _key(value: Any, key: str) -> Any:
-    """The value of the key field, if it has one that can be shown in a line."""
-    found: Any = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
-    return found if isinstance(found, (str, int, float)) else None

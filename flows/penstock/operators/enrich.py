@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from reactivex import Observable, abc
@@ -17,7 +17,7 @@ from penstock.services import Failed, Lane, Service
 
 A = TypeVar("A")
 
-Merge = Callable[[Any, dict[str, Any]], Any]
+Merge = Callable[[Any, Iterable[tuple[str, Any]]], Any]
 
 
 def enrich(
@@ -25,9 +25,10 @@ def enrich(
 ) -> Step[A, Any]:
     """Ask several services about each value at the same time, and merge their answers into it by name.
 
-    A dict gets a key for each service, a Struct or dataclass its field of that name; `merge(value, answers)` does it
-    for anything else. A failed attempt of one service does not repeat the others, and a service that failed for good
-    gives the element's failure its step: the name of the service. What the others found is kept with the dead letter.
+    A dict gets a key for each service, a Struct or dataclass its field of that name; `merge(value, answers)`, with pairs
+    of a name and an answer, does it for anything else. A failed attempt of one service does not repeat the others. A
+    service that failed for good gives the element's failure its step: the name of the service. What the others found is
+    kept with the dead letter.
 
     **Takes in** elements. **Holds back** calls beyond the `max_in_flight` of a service; their elements wait, within
     the window. **Gives out** each element when all its answers are there. **Ends** when its input has and every
@@ -38,8 +39,7 @@ def enrich(
     if not services:
         raise ValueError("enrich needs at least one service: enrich(pricing=price_of)")
     asked = {
-        key: service if isinstance(service, Service) else Service(key, service)
-        for key, service in services.items()
+        key: service if isinstance(service, Service) else Service(key, service) for key, service in services.items()
     }
 
     def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
@@ -48,9 +48,7 @@ def enrich(
         ) -> abc.DisposableBase:
             scope = Scope.of(scheduler, f"step {name}")
             gathering = Gathering(name, asked, merge or merged, observer, scope)
-            return source.subscribe(
-                gathering.on_next, observer.on_error, gathering.on_completed, scheduler=scheduler
-            )
+            return source.subscribe(gathering.on_next, observer.on_error, gathering.on_completed, scheduler=scheduler)
 
         return Observable(subscribe)
 
@@ -78,7 +76,7 @@ class Gathering:
         self._ended = False
         self._lanes: list[Lane] = []
         for number, service in enumerate(services.values()):
-            lane = service.lane(partial(self.on_answers, number))
+            lane = service.lane(partial(self.on_answers, number), scope.fault)
             scope.on_close(lane.aclose)
             self._lanes.append(lane)
 
@@ -119,17 +117,17 @@ class Gathering:
     def _pass_on(self, elements: list[Element[Any]]) -> None:
         names, merge = self._names, self._merge
         for element in elements:
-            found = dict(zip(names, element.answers or (), strict=False))
+            answers = zip(names, element.answers or (), strict=False)
             element.answers = None
             if element.outcome is None:
                 try:
-                    element.value = merge(element.value, found)
-                    continue
+                    element.value = merge(element.value, answers)
                 except Exception as error:
                     element.fail(self._name, error)
-            element.found = (element.found or {}) | {
-                name: answer for name, answer in found.items() if type(answer) is not Failed
-            }
+            else:
+                element.found = (element.found or {}) | {
+                    name: answer for name, answer in answers if type(answer) is not Failed
+                }
         self._open -= len(elements)
         measure(self._meter, elements, self._scope.loop.time())
         self._scope.emit(self._observer, elements)
@@ -140,14 +138,14 @@ class Gathering:
             self._observer.on_completed()
 
 
-def merged(value: Any, answers: dict[str, Any]) -> Any:
+def merged(value: Any, answers: Iterable[tuple[str, Any]]) -> Any:
     """A value with the answers in it; the value itself stays as it is."""
     if type(value) is dict:
-        return {**value, **answers}
+        both = cast("dict[str, Any]", value).copy()
+        both.update(answers)
+        return both
     if isinstance(value, msgspec.Struct):
-        return msgspec.structs.replace(value, **answers)
+        return msgspec.structs.replace(value, **dict(answers))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, **answers)
-    raise TypeError(
-        f"enrich does not know how to merge answers into a {type(value).__name__}; give it merge="
-    )
+        return dataclasses.replace(value, **dict(answers))
+    raise TypeError(f"enrich does not know how to merge answers into a {type(value).__name__}; give it merge=")

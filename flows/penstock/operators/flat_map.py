@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from reactivex import Observable, abc
-from reactivex.disposable import Disposable
+from reactivex.disposable import CompositeDisposable, Disposable
 
 from penstock.element import Element, Outcome, Step
 from penstock.operators.each import name_of
-from penstock.scope import Scope
+from penstock.scope import Scope, cancel
 from penstock.window import Window
 
 A = TypeVar("A")
@@ -51,7 +51,7 @@ def flat_map(
             subscription = source.subscribe(
                 expansion.on_next, observer.on_error, expansion.on_completed, scheduler=scheduler
             )
-            return Disposable(lambda: (subscription.dispose(), task.cancel()) and None)
+            return CompositeDisposable(subscription, Disposable(lambda: cancel(task)))
 
         return Observable(subscribe)
 

@@ -35,8 +35,8 @@ def map_async(
     function; a `Service` brings its own. With `ordered` the elements go on in the order in which they came.
 
     **Takes in** elements. **Holds back** calls beyond `max_in_flight`; their elements wait, within the window.
-    **Gives out** each element with its answer, as soon as it is there, or in order; one whose call failed for good goes on
-    as failed. **Ends** when its input has and every answer is there.
+    **Gives out** each element with its answer, as soon as it is there, or in order; one whose call failed for good
+    goes on as failed. **Ends** when its input has and every answer is there.
 
     >>> step = map_async(lookup, max_in_flight=32, timeout=2, attempts=3)
     """
@@ -77,7 +77,7 @@ class AsReady:
         self._meter = scope.meter(name)
         self._open = 0
         self._ended = False
-        self._lane = service.lane(self.on_answers)
+        self._lane = service.lane(self.on_answers, scope.fault)
         scope.on_close(self._lane.aclose)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
@@ -140,7 +140,8 @@ class InOrder(AsReady):
         self._complete()
 
     def _advance(self) -> None:
-        line, ready = self._line, []
+        line = self._line
+        ready: list[Element[Any]] = []
         while line and line[0].answers is None:
             ready.append(line.popleft())
         if ready:

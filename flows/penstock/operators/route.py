@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from reactivex import Observable, abc
@@ -27,11 +28,7 @@ def route(source: Observable[list[Element[T]]]) -> Branches:
     **Gives out** each element on one of the branches. **Ends** all branches when its input ends.
     """
     fork = Fork(source)
-    return Branches(
-        Observable(lambda observer, scheduler=None: fork.subscribe(0, observer, scheduler)),
-        Observable(lambda observer, scheduler=None: fork.subscribe(1, observer, scheduler)),
-        Observable(lambda observer, scheduler=None: fork.subscribe(2, observer, scheduler)),
-    )
+    return Branches(*(Observable(partial(fork.subscribe, branch)) for branch in range(3)))
 
 
 class Fork:
@@ -44,7 +41,7 @@ class Fork:
         self._shared = RefCountDisposable(self._input)
 
     def subscribe(
-        self, branch: int, observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None
+        self, branch: int, observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
     ) -> abc.DisposableBase:
         """Take the output of one branch; the last to come starts the input."""
         if branch in self._outputs:

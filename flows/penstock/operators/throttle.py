@@ -25,9 +25,7 @@ def throttle(rate: float, *, burst: int = 1, name: str = "throttle") -> Step[A, 
     >>> step = throttle(100, burst=10)
     """
     if rate <= 0 or burst < 1:
-        raise ValueError(
-            f"throttle needs a rate above 0 and a burst of at least 1, got {rate!r} and {burst!r}"
-        )
+        raise ValueError(f"throttle needs a rate above 0 and a burst of at least 1, got {rate!r} and {burst!r}")
 
     def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
         def subscribe(
@@ -35,9 +33,7 @@ def throttle(rate: float, *, burst: int = 1, name: str = "throttle") -> Step[A, 
         ) -> abc.DisposableBase:
             scope = Scope.of(scheduler, f"step {name}")
             bucket = Bucket(rate, burst, observer, scope)
-            return source.subscribe(
-                bucket.on_next, observer.on_error, bucket.on_completed, scheduler=scheduler
-            )
+            return source.subscribe(bucket.on_next, observer.on_error, bucket.on_completed, scheduler=scheduler)
 
         return Observable(subscribe)
 
@@ -47,9 +43,7 @@ def throttle(rate: float, *, burst: int = 1, name: str = "throttle") -> Step[A, 
 class Bucket:
     """The tokens of one run, and the elements that wait for them."""
 
-    def __init__(
-        self, rate: float, burst: int, observer: abc.ObserverBase[list[Element[Any]]], scope: Scope
-    ) -> None:
+    def __init__(self, rate: float, burst: int, observer: abc.ObserverBase[list[Element[Any]]], scope: Scope) -> None:
         self._rate = rate
         self._burst = burst
         self._observer = observer

@@ -21,7 +21,7 @@ from penstock.operators import Sequencer, dead_letter, route
 from penstock.runtime.plan import Plan
 from penstock.runtime.totals import Totals
 from penstock.scope import Scope
-from penstock.sinks import End, Sink
+from penstock.sinks import End, Sink, shown_key
 from penstock.window import Window
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -34,7 +34,7 @@ class Summary(Struct, frozen=True):
     flow: str
     kind: str
     reason: str
-    """`completed`, `draining` (no further input was taken), `left` (the reader went), `stalled`, `aborted`, `failed`."""
+    """`completed`, `draining` (took no further input), `left` (the reader went), `stalled`, `aborted`, `failed`."""
     received: int
     ok: int
     failed: int
@@ -169,9 +169,7 @@ class Run:
     async def _close(self) -> None:
         if self.reason is None:
             self.error = self.scope.source_error
-            self.reason = (
-                "failed" if self.error else self._drain_reason if self.scope.draining else "completed"
-            )
+            self.reason = "failed" if self.error else self._drain_reason if self.scope.draining else "completed"
         self._wires.dispose()
         stuck = await self.scope.aclose()
         self._sink.close()
@@ -228,7 +226,7 @@ class Run:
             run=self.id,
             seq=element.seq,
             part=element.part,
-            key=element.key,
+            key=shown_key(element.key),
             step=failure.step,
             type=failure.type,
             message=failure.message,

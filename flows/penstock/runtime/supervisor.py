@@ -19,6 +19,7 @@ from penstock.runtime.plan import Plan
 from penstock.runtime.run import Run, Summary
 from penstock.runtime.stopping import Event, Phase, after
 from penstock.runtime.totals import Totals
+from penstock.scope import Meter
 from penstock.services import Backoff, Service
 from penstock.sinks import Discard, Sink
 
@@ -32,6 +33,12 @@ class Runnable(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def places(self) -> tuple[str, ...]: ...
+
+    @property
+    def measured(self) -> tuple[str, ...]: ...
 
     @property
     def services(self) -> tuple[Service, ...]: ...
@@ -79,7 +86,9 @@ class Supervisor:
 
     async def add(self, flow: Runnable) -> None:
         """Make a flow known: its numbers count from now on, its store is open. Raises `StoreError`."""
-        self.totals.setdefault(flow.name, Totals(flow.name))
+        totals = self.totals.setdefault(flow.name, Totals(flow.name))
+        totals.places = flow.places
+        totals.meters = {step: Meter() for step in flow.measured}
         self.services |= {service.name: service for service in flow.services}
         where = flow.plan().dead_letters
         if where is not None:
@@ -167,9 +176,7 @@ class Supervisor:
         if not self.runs:
             self._empty.set()
 
-    async def _work(
-        self, name: str, flow: Runnable, make_source: Callable[[], Elements], every: float | None
-    ) -> None:
+    async def _work(self, name: str, flow: Runnable, make_source: Callable[[], Elements], every: float | None) -> None:
         breaks = 0
         while self.phase is Phase.SERVING:
             summary = await self.start(flow, make_source(), Discard(), kind="worker").finished

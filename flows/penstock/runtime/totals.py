@@ -1,4 +1,4 @@
-"""The numbers of a flow: the runs that are open, and the sum of those that ended. Plain numbers, read by whoever asks."""
+"""The numbers of a flow: of the runs that are open, and of those that ended. Plain, for whoever asks."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class Totals:
         self.open: set[Counted] = set()
         self.ended: Counter[tuple[str, str]] = Counter()
         """Runs that ended, by kind and reason."""
+        self.places: tuple[str, ...] = ()
+        """Where its elements may fail."""
         self.store_failures = 0
         self._progress: dict[Counted, tuple[int, float]] = {}
         self._received = 0

@@ -63,9 +63,7 @@ class HttpClient:
         host nobody named), `ServiceUnreachable` if the connection breaks, `WrongAnswer` beyond the limit.
         """
         try:
-            async with self.session.request(
-                method, url, headers=headers, data=body, allow_redirects=False
-            ) as response:
+            async with self.session.request(method, url, headers=headers, data=body, allow_redirects=False) as response:
                 content = await _read(response, limit)
         except (aiohttp.ClientError, OSError) as error:
             raise ServiceUnreachable(service, error) from error

@@ -49,17 +49,20 @@ class Caller(Protocol):
 class Lane:
     """Calls of one step of one run. Holds no more than the run's window."""
 
-    __slots__ = ("_answers", "_done", "_jobs", "_loop", "_service", "_timers", "calls", "closed")
+    __slots__ = ("_done", "_fault", "_loop", "_service", "_timers", "answers", "calls", "closed", "jobs", "retried")
 
-    def __init__(self, service: Caller, done: Done) -> None:
+    def __init__(self, service: Caller, done: Done, fault: Callable[[BaseException], None] | None = None) -> None:
         self.calls: deque[Any] = deque()
         self.closed = False
+        self.retried = False
+        self.jobs: list[Any] = []
+        """Jobs answered in this turn of the event loop, and in `answers` their answers."""
+        self.answers: list[Any] = []
         self._service = service
         self._done = done
+        self._fault = fault
         self._loop = asyncio.get_running_loop()
         self._timers: dict[int, asyncio.TimerHandle] = {}
-        self._jobs: list[Any] = []
-        self._answers: list[Any] = []
 
     @property
     def waiting(self) -> int:
@@ -78,17 +81,11 @@ class Lane:
         """Have one more attempt made after a wait, which holds no place in the bulkhead."""
         if self.closed:
             return
+        self.retried = True
         if seconds <= 0:
             self.submit((job,))
         else:
             self._timers[id(job)] = self._loop.call_later(seconds, self._due, job)
-
-    def answer(self, job: Any, answer: Any) -> None:
-        """Note an answer; those of one turn of the event loop are handed on together."""
-        if not self._jobs:
-            self._loop.call_soon(self._hand_on)
-        self._jobs.append(job.element if type(job) is Again else job)
-        self._answers.append(answer)
 
     async def aclose(self) -> None:
         """Forget what is in line and cancel what is under way."""
@@ -97,16 +94,24 @@ class Lane:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._jobs, self._answers = [], []
+        self.jobs, self.answers = [], []
         await self._service.leave(self)
 
     def _due(self, job: Again) -> None:
         del self._timers[id(job)]
         self.submit((job,))
 
-    def _hand_on(self) -> None:
+    def hand_on(self) -> None:
+        """Tell the step the answers that came in this turn of the event loop."""
         if self.closed:
             return
-        jobs, answers = self._jobs, self._answers
-        self._jobs, self._answers = [], []
-        self._done(jobs, answers)
+        jobs, answers = self.jobs, self.answers
+        self.jobs, self.answers = [], []
+        if self.retried:
+            jobs = [job.element if type(job) is Again else job for job in jobs]
+        try:
+            self._done(jobs, answers)
+        except Exception as error:
+            if self._fault is None:
+                raise
+            self._fault(error)

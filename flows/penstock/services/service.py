@@ -105,9 +105,12 @@ class Service:
         """Calls that wait for their turn or their next attempt."""
         return sum(lane.waiting for lane in self._lanes)
 
-    def lane(self, done: Done) -> Lane:
-        """A way in for one step of one run; `done` is told the answers, several at a time. Close it after use."""
-        lane = Lane(self, done)
+    def lane(self, done: Done, fault: Callable[[BaseException], None] | None = None) -> Lane:
+        """A way in for one step of one run; `done` is told the answers, several at a time, and `fault` if it raised.
+
+        Close it after use.
+        """
+        lane = Lane(self, done, fault)
         self._lanes.add(lane)
         return lane
 
@@ -189,24 +192,25 @@ class Service:
                     raise
                 answer = self._verdict(worker, lane, job)
             except Exception as error:
-                answer = (
-                    self._verdict(worker, lane, job) if worker.verdict else self._failed(lane, job, error)
-                )
+                answer = self._verdict(worker, lane, job) if worker.verdict else self._failed(lane, job, error)
             else:
                 self.succeeded += 1
                 if worker.verdict is not None:  # the call swallowed its cancelling
                     self._pardon(worker)
             worker.lane = None
             if not lane.closed and answer is not Again:
-                lane.answer(job, answer)
+                if not lane.jobs:
+                    loop.call_soon(lane.hand_on)
+                lane.jobs.append(job)
+                lane.answers.append(answer)
             made += 1
             if made >= SLICE:
                 made = 0
                 await asyncio.sleep(0)
 
-    def _failed(self, lane: Lane, job: Job, error: Exception) -> Any:
+    def _failed(self, lane: Lane, job: Job | Again, error: Exception) -> Any:
         """What a failed attempt comes to: another one, or the failure."""
-        attempt = job.attempt if type(job) is Again else 1
+        attempt = job.attempt if isinstance(job, Again) else 1
         if isinstance(error, TimedOut):
             self.timeouts += 1
         else:
@@ -214,12 +218,12 @@ class Service:
         if attempt >= self.attempts or not self._retry_on(error):
             return Failed(error, attempt)
         self.retries += 1
-        element = job.element if type(job) is Again else job
+        element = job.element if isinstance(job, Again) else job
         asked = getattr(error, "retry_after", None)
         lane.again(Again(element, attempt + 1), self.backoff.seconds(attempt, self._chance, asked))
         return Again
 
-    def _verdict(self, worker: Worker, lane: Lane, job: Job) -> Any:
+    def _verdict(self, worker: Worker, lane: Lane, job: Job | Again) -> Any:
         """What a cancelled call comes to."""
         if self._pardon(worker) is Verdict.TIMED_OUT and not lane.closed:
             return self._failed(lane, job, TimedOut(self.name, self.timeout))

@@ -50,10 +50,7 @@ class Lines(Sink):
         while True:
             while elements := self._waiting:
                 self._waiting = []
-                lines = [
-                    element.value if element.outcome is None else form.failure(element)
-                    for element in elements
-                ]
+                lines = [element.value if element.outcome is None else form.failure(element) for element in elements]
                 self.writing = True
                 await self._write(b"".join(lines))
                 self.writing = False

@@ -77,11 +77,16 @@ def failure_line(element: Element[Any]) -> bytes:
         False,
         element.seq,
         UNSET if element.part is None else element.part,
-        UNSET if element.key is None else element.key,
+        UNSET if element.key is None else shown_key(element.key),
         Trouble(failure.step, failure.type, failure.message, failure.attempts),
         element.letter or UNSET,
     )
     return _encode(record) + b"\n"
+
+
+def shown_key(key: Any) -> str | int | float | None:
+    """A key that can be shown in a line: a text or a number."""
+    return key if isinstance(key, str | int | float) else None
 
 
 def end_line(end: End) -> bytes:

@@ -17,7 +17,7 @@ from reactivex.disposable import Disposable
 
 from penstock.element import Element
 from penstock.errors import SourceBroke, TooLarge
-from penstock.scope import Scope
+from penstock.scope import Scope, cancel
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class Source(Observable[list[Element[T]]]):
         scope = Scope.of(scheduler, f"the source {self.name}")
         task = scope.spawn(self._run(observer, scope), f"source:{self.name}")
         scope.on_drain(task.cancel)
-        return Disposable(task.cancel)
+        return Disposable(lambda: cancel(task))
 
     async def _run(self, observer: abc.ObserverBase[list[Element[Any]]], scope: Scope) -> None:
         try:

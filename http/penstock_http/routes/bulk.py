@@ -37,9 +37,7 @@ async def get_bulk(request: web.Request) -> web.StreamResponse:
     served = context.served(request.match_info["name"])
     negotiation.only(request.query, "count", "order")
     if served.samples is None:
-        raise Refused(
-            405, "no_samples", f"flow {served.flow.name} has no sample items; POST some", {"Allow": "POST"}
-        )
+        raise Refused(405, "no_samples", f"flow {served.flow.name} has no sample items; POST some", {"Allow": "POST"})
     count = negotiation.number(request.query, "count", SAMPLES, 1, context.settings.max_count)
     return await answer(request, context, served, served.samples(count), None)
 
@@ -65,9 +63,7 @@ async def answer(
     in_order = negotiation.ordered(request)
 
     def start(sink: Sink) -> Run:
-        return context.supervisor.start(
-            served.flow, source, sink, kind="http", ordered=in_order, limited=True
-        )
+        return context.supervisor.start(served.flow, source, sink, kind="http", ordered=in_order, limited=True)
 
     pace = Pace(context.settings.stall, context.settings.min_rate)
     if kind == JSON:
@@ -93,9 +89,7 @@ async def streamed(
     return response
 
 
-async def at_once(
-    request: web.Request, start: Start, body: Body | None, pace: Pace, limit: int
-) -> web.StreamResponse:
+async def at_once(request: web.Request, start: Start, body: Body | None, pace: Pace, limit: int) -> web.StreamResponse:
     """All results in one document: 200, or 207 when an item failed."""
     output = Collected(limit)
     sink = Lines(output.write)
@@ -106,9 +100,7 @@ async def at_once(
     results = b",".join(b"".join(output.pieces).splitlines())
     document = b'{"results":[%b],"end":%b}\n' % (results, msgspec.json.encode(summary.end()))
     status = _status(summary)
-    headers = (
-        HEADERS | {"Penstock-Run": run.id} | ({"Retry-After": str(RETRY_SECONDS)} if status == 503 else {})
-    )
+    headers = HEADERS | {"Penstock-Run": run.id} | ({"Retry-After": str(RETRY_SECONDS)} if status == 503 else {})
     return web.Response(status=status, body=document, content_type=JSON, headers=headers)
 
 

@@ -12,8 +12,8 @@ from aiohttp import web
 from penstock.deadletters import PAGE, PAGE_LIMIT, Filter, as_document
 from penstock_http import negotiation
 from penstock_http.context import CONTEXT
-from penstock_http.problems import Refused
 from penstock_http.limits import is_loopback
+from penstock_http.problems import Refused
 
 _FILTERS = ("flow", "run", "step", "type", "state", "since", "until")
 
@@ -63,11 +63,7 @@ def check_token(request: web.Request) -> None:
             "dead letters are shown to whoever has the token: Authorization: Bearer …",
             {"WWW-Authenticate": 'Bearer realm="penstock"'},
         )
-    local = (
-        is_loopback(settings.host)
-        and is_loopback(request.remote or "")
-        and is_loopback(request.url.host or "")
-    )
+    local = is_loopback(settings.host) and is_loopback(request.remote or "") and is_loopback(request.url.host or "")
     if not local or "Forwarded" in request.headers or "X-Forwarded-For" in request.headers:
         raise Refused(
             403,

@@ -16,9 +16,19 @@ async function pricing(order) {
   return { price: 1000 + order.orderId }
 }
 
+// What a service answers is no bug: without its stack trace such an error costs a third less, and nobody reads it.
+class Unavailable extends Error {
+  constructor(message) {
+    const limit = Error.stackTraceLimit
+    Error.stackTraceLimit = 0
+    super(message)
+    Error.stackTraceLimit = limit
+  }
+}
+
 async function inventory(order) {
   if (SCALE > 0) await wait(150 * SCALE)
-  if (order.orderId % 3 === 0) throw new Error('Inventory unavailable')
+  if (order.orderId % 3 === 0) throw new Unavailable('Inventory unavailable')
   return { inStock: true }
 }
 

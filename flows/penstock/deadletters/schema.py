@@ -1,0 +1,111 @@
+"""The tables of dead letters in SQLite, and how an older database becomes a newer one."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+
+import aiosqlite
+from sqlalchemy import Column, Integer, LargeBinary, MetaData, Table, Text
+
+from penstock.deadletters.rows import COLUMNS
+from penstock.errors import StoreMissing, StoreTooNew
+
+_NUMBERS = {"seq", "part", "attempts", "input_size", "started_at", "failed_at"}
+
+LETTERS = Table(
+    "letters",
+    MetaData(),
+    *(
+        Column(name, LargeBinary() if name == "input" else Integer() if name in _NUMBERS else Text())
+        for name in COLUMNS
+    ),
+)
+"""For queries; the migrations make the table itself."""
+
+MIGRATIONS: list[list[str]] = [
+    [
+        """
+        CREATE TABLE letters (
+            id TEXT NOT NULL PRIMARY KEY,
+            flow TEXT NOT NULL,
+            run TEXT NOT NULL,
+            seq INTEGER NOT NULL,
+            part INTEGER,
+            key TEXT,
+            step TEXT NOT NULL,
+            type TEXT NOT NULL,
+            message TEXT NOT NULL,
+            attempts INTEGER NOT NULL,
+            cause TEXT,
+            input BLOB NOT NULL,
+            input_size INTEGER NOT NULL,
+            found TEXT,
+            state TEXT NOT NULL,
+            started_at INTEGER NOT NULL,
+            failed_at INTEGER NOT NULL
+        )
+        """,
+        # With the id, a filter finds its page in order and needs no sorting.
+        "CREATE INDEX letters_by_flow ON letters (flow, id)",
+        "CREATE INDEX letters_by_step ON letters (step, id)",
+        "CREATE INDEX letters_by_type ON letters (type, id)",
+        "CREATE INDEX letters_by_state ON letters (state, id)",
+        "CREATE INDEX letters_by_time ON letters (failed_at)",
+    ],
+]
+"""The statements that lead from each version to the next. Released ones never change; new ones are appended."""
+
+
+async def prepare(writer: aiosqlite.Connection, url: str, *, create: bool, patience: float) -> None:
+    """Bring the database behind a connection to the newest schema, safely beside other processes that do the same.
+
+    Raises `StoreTooNew` when a newer Penstock wrote it, `StoreMissing` when it holds no letters and must not be
+    created. Waits for other processes for `patience` seconds at most.
+    """
+    if not create and await _version(writer) == 0:
+        raise StoreMissing(url)
+    await _use_wal(writer, patience)
+    await writer.execute("PRAGMA synchronous=FULL")
+    await writer.execute("BEGIN IMMEDIATE")
+    try:
+        await _migrate(writer, url)
+        await writer.execute("COMMIT")
+    finally:
+        if writer.in_transaction:
+            await writer.execute("ROLLBACK")
+
+
+async def _use_wal(writer: aiosqlite.Connection, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            await writer.execute_fetchall("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            # The busy timeout does not hold for this change, and two processes may start at once.
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.02)
+
+
+async def _migrate(writer: aiosqlite.Connection, url: str) -> None:
+    found = await _version(writer)
+    if found > len(MIGRATIONS):
+        raise StoreTooNew(url, found, len(MIGRATIONS))
+
+    if found == 0:
+        await writer.execute("CREATE TABLE letters_schema (version INTEGER NOT NULL PRIMARY KEY, applied_at TEXT)")
+    for version, statements in enumerate(MIGRATIONS[found:], start=found + 1):
+        for statement in statements:
+            await writer.execute(statement)
+        await writer.execute("INSERT INTO letters_schema VALUES (?, datetime('now'))", (version,))
+
+
+async def _version(writer: aiosqlite.Connection) -> int:
+    named = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'letters_schema'"
+    if not list(await writer.execute_fetchall(named)):
+        return 0
+    rows = list(await writer.execute_fetchall("SELECT coalesce(max(version), 0) FROM letters_schema"))
+    return int(rows[0][0])

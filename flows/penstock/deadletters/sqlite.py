@@ -1,0 +1,172 @@
+"""Dead letters in a SQLite file: durable, for one machine, readable with any SQLite tool."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import aiosqlite
+from sqlalchemy import URL, Select, select
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from penstock.deadletters.committer import Committer
+from penstock.deadletters.letter import Letter
+from penstock.deadletters.rows import letter_of, microseconds, rows_of
+from penstock.deadletters.schema import LETTERS, prepare
+from penstock.deadletters.store import PAGE, Filter, Page
+from penstock.deadletters.troubles import trouble
+from penstock.errors import FlowError, StoreError, StoreMissing, describe
+
+SCHEME = "sqlite:///"
+
+
+class SqliteStore:
+    """The letters in the file that `sqlite:///FILE` names; four slashes begin an absolute path.
+
+    `create=False` opens only what is there already and raises `StoreMissing` otherwise. `busy_seconds` is how long a
+    statement waits for another process that writes. Plain numbers for metrics: `commits`, `failures` (groups that could
+    not be committed), `stored` (letters that were new), `commit_seconds` (failed ones too). Letters that other processes add or change are seen at once by
+    `get` and `page`, and by `counts` after `refresh_seconds` and a second look.
+    """
+
+    def __init__(
+        self, url: str, *, create: bool = True, busy_seconds: float = 5.0, refresh_seconds: float = 5.0
+    ) -> None:
+        if not url.startswith(SCHEME) or url in (SCHEME, f"{SCHEME}:memory:"):
+            raise FlowError(f"{url!r} names no file; use sqlite:///FILE, or memory: to keep letters in memory")
+        self.url = url
+        self.patience = 2 * busy_seconds + 2  # the commit that is under way, then one's own
+        self.commits = 0
+        self.failures = 0
+        self.stored = 0
+        self.commit_seconds = 0.0
+        self._path = Path(url.removeprefix(SCHEME))
+        self._create = create
+        self._busy_seconds = busy_seconds
+        self._refresh_seconds = refresh_seconds
+        self._counted_at = 0.0
+        # One connection writes, one reads: a long page does not hold up a commit, and WAL lets both go on.
+        self._engine = create_async_engine(
+            URL.create("sqlite+aiosqlite", database=str(self._path)),
+            isolation_level="AUTOCOMMIT",
+            connect_args={"timeout": busy_seconds},
+            pool_size=2,
+            max_overflow=0,
+        )
+        self._reading = asyncio.Lock()
+        self._committer = Committer(self._trouble, self._note)
+        self._connection: AsyncConnection | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def open(self) -> None:
+        """Connect, create the schema or bring it up to date, and count the letters.
+
+        Raises `StoreMissing`, `StoreTooNew`, or `StoreError` with a way out for what the disk refuses.
+        """
+        if not self._create and not self._path.exists():
+            raise StoreMissing(self.url)
+
+        try:
+            self._connection = await self._engine.connect()
+            writer = cast(aiosqlite.Connection, (await self._connection.get_raw_connection()).driver_connection)
+            await prepare(writer, self.url, create=self._create, patience=self._busy_seconds)
+            await self._committer.open(writer)
+        except BaseException as error:
+            await self._disconnect()
+            if isinstance(error, Exception):
+                raise self._trouble(error) from error
+            raise
+        self._counted_at = time.monotonic()
+        self._loop = asyncio.get_running_loop()
+
+    async def add(self, letters: Sequence[Letter]) -> None:
+        """Store letters in one durable commit, together with those of other callers."""
+        self._refuse_when_closed()
+        try:
+            rows = rows_of(letters)
+        except Exception as error:
+            raise StoreError(f"a letter cannot be written as a row: {describe(error)}") from error
+        if rows:
+            await self._committer.store(rows)
+
+    async def get(self, id: str) -> Letter | None:
+        """One letter, or None."""
+        letters = await self._read(select(LETTERS).where(LETTERS.c.id == id))
+        return letters[0] if letters else None
+
+    async def page(self, filter: Filter, *, after: str | None = None, limit: int = PAGE) -> Page:
+        """Letters in the order of their ids, beginning after one of them."""
+        wanted = _where(select(LETTERS), filter).order_by(LETTERS.c.id).limit(limit + 1)
+        letters = await self._read(wanted if after is None else wanted.where(LETTERS.c.id > after))
+        if len(letters) > limit:
+            return Page(letters[:limit], letters[limit - 1].id)
+        return Page(letters)
+
+    def counts(self) -> Mapping[str, int]:
+        """How many letters there are in each state, as far as this process knows. Never waits."""
+        if self._loop is not None and time.monotonic() - self._counted_at >= self._refresh_seconds:
+            self._counted_at = time.monotonic()
+            self._loop.call_soon_threadsafe(self._look_again)  # metrics may be read in another thread
+        return {state: count for state, count in self._committer.counts.items() if count}
+
+    async def aclose(self) -> None:
+        """Finish the commits and the read that were begun, and close the file."""
+        if self._loop is None:
+            return
+        self._loop = None
+        try:
+            await self._committer.aclose()
+        except Exception as error:
+            raise self._trouble(error) from error
+        finally:
+            async with self._reading:
+                await self._disconnect()
+
+    async def _read(self, query: Select[Any]) -> list[Letter]:
+        async with self._reading:
+            self._refuse_when_closed()
+            try:
+                async with self._engine.connect() as connection:
+                    return [letter_of(row) for row in await connection.execute(query)]
+            except Exception as error:
+                raise self._trouble(error) from error
+
+    def _look_again(self) -> None:
+        if self._loop is not None:
+            self._committer.look_again()
+
+    def _refuse_when_closed(self) -> None:
+        if self._loop is None:
+            raise StoreError(f"the dead letters at {self.url} are not open")
+
+    async def _disconnect(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+        await self._engine.dispose()
+
+    def _note(self, stored: int | None, seconds: float) -> None:
+        self.commit_seconds += seconds
+        if stored is None:
+            self.failures += 1
+        else:
+            self.commits += 1
+            self.stored += stored
+
+    def _trouble(self, error: Exception) -> StoreError:
+        return trouble(error, self.url, self._path)
+
+
+def _where(query: Select[Any], filter: Filter) -> Select[Any]:
+    for name in ("flow", "run", "step", "type", "state"):
+        wanted = getattr(filter, name)
+        if wanted is not None:
+            query = query.where(LETTERS.c[name] == wanted)
+    if filter.since is not None:
+        query = query.where(LETTERS.c.failed_at >= microseconds(filter.since))
+    if filter.until is not None:
+        query = query.where(LETTERS.c.failed_at < microseconds(filter.until))
+    return query

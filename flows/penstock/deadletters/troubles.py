@@ -1,0 +1,53 @@
+"""What an error of SQLite means, in a sentence that says what to do."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from sqlalchemy.exc import DBAPIError
+
+from penstock.errors import StoreError, describe
+
+_WAYS_OUT = {
+    "SQLITE_FULL": "the disk is full; make room on it, the letters are tried again",
+    "SQLITE_BUSY": "another process holds its lock; find it with `fuser {path}`, and end it if it hangs",
+    "SQLITE_LOCKED": "another connection holds its lock; try again",
+    "SQLITE_READONLY": "it cannot be written; give this user the right to write the file and its folder",
+    "SQLITE_PERM": "access is denied; give this user the right to read and write the file and its folder",
+    "SQLITE_NOTADB": "it is no SQLite database; name another file, or move this one away",
+    "SQLITE_CORRUPT": "it is damaged; stop Penstock, keep a copy, save what is left with `sqlite3 {path} .recover`",
+    "SQLITE_IOERR": "the disk failed to read or write; look at the system's log and at the space left",
+    "SQLITE_TOOBIG": "a letter is larger than SQLite can hold; lower the limit for one element",
+}
+
+
+def trouble(error: Exception, url: str, path: Path) -> StoreError:
+    """The `StoreError` for any error that came from the database at a path; one that is a `StoreError` stays."""
+    if isinstance(error, StoreError):
+        return error
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    story = StoreError(f"the dead letters at {url} did not answer: {_way_out(cause, path)}")
+    story.__cause__ = cause
+    return story
+
+
+def _way_out(error: BaseException, path: Path) -> str:
+    code = getattr(error, "sqlite_errorname", "")
+    if code.startswith("SQLITE_CANTOPEN"):
+        return _cannot_open(path)
+    for known, sentence in _WAYS_OUT.items():
+        if code.startswith(known):
+            return sentence.format(path=path)
+    if isinstance(error, (OverflowError, UnicodeError, sqlite3.InterfaceError, sqlite3.ProgrammingError)):
+        return f"a letter holds a value that SQLite cannot keep ({describe(error)})"
+    return describe(error)
+
+
+def _cannot_open(path: Path) -> str:
+    folder = path.absolute().parent
+    if path.is_dir():
+        return f"{path} is a folder; name a file in it"
+    if not folder.is_dir():
+        return f"there is no folder {folder}; create it, or name another file"
+    return f"{path} cannot be opened; give this user the right to read and write it and its folder {folder}"

@@ -1,0 +1,36 @@
+"""Runs every benchmark and prints one table of all figures, with target and verdict."""
+
+from __future__ import annotations
+
+import sys
+
+import fairness
+import latency
+import memory
+import rig
+import scaling
+import throughput
+from figures import Figure, exit_code, show
+
+
+def main() -> int:
+    given = rig.arguments(__doc__, runs=5)
+    quick, runs, names = given.quick, given.runs, given.only
+    programs = {
+        "Throughput": lambda: throughput.all_figures(quick, runs, names),
+        "Latency": lambda: latency.all_figures(quick, runs, names),
+        "Scaling": lambda: scaling.all_figures(quick, min(runs, 3), names),
+        "Fairness": lambda: fairness.all_figures(quick, names),
+        "Memory": lambda: memory.all_figures(quick) if "penstock" in names else [],
+    }
+    figures: list[Figure] = []
+    for title, program in programs.items():
+        found = program()
+        show(title, found)
+        figures += found
+    show("All figures that have a target", [figure for figure in figures if figure.met is not None])
+    return exit_code(figures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""The benchmarks still run: rig, client, and the peers, with few orders. Nothing is measured here."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def throughput(*peers: str) -> str:
+    """What the throughput program prints for some peers."""
+    command = [sys.executable, str(HERE / "throughput.py"), "--quick", "--runs", "1", "--only", *peers]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_yardstick_answers_for_every_order():
+    """A peer that answers wrongly is refused by the rig, so a figure means that all orders were counted."""
+    assert "plain, none failing" in throughput("plain")
+
+
+@pytest.mark.node
+@pytest.mark.skipif(not shutil.which("npm"), reason="npm is not on this machine")
+def test_the_express_peer_answers_for_every_order_and_every_failure():
+    """The same for the other peer, where a third fails too."""
+    assert "express, a third failing" in throughput("express")

@@ -1,0 +1,586 @@
+"""The laws of a service, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import weakref
+from collections import Counter
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.errors import TimedOut
+from penstock.services import NONE, Backoff, Failed, Lane, Service
+from penstock.testing import run
+
+FOREVER = 1_000_000.0
+
+
+class Job:
+    """What a lane is given: something with a value."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Asking:
+    """One lane, and the answers that came out of it with the time they came at."""
+
+    def __init__(self, service: Service) -> None:
+        self.answers: dict[Any, Any] = {}
+        self.times: dict[Any, float] = {}
+        self.order: list[Any] = []
+        self._asked = 0
+        self._news = asyncio.Event()
+        self.lane: Lane = service.lane(self._done)
+
+    def ask(self, *values: Any) -> None:
+        self._asked += len(values)
+        self.lane.submit([Job(value) for value in values])
+
+    async def all(self) -> list[Any]:
+        """All answers, in the order they came; fails when they take longer than a day."""
+        async with asyncio.timeout(86_400):
+            while len(self.order) < self._asked:
+                self._news.clear()
+                await self._news.wait()
+        return [self.answers[value] for value in self.order]
+
+    def _done(self, jobs: Sequence[Job], answers: Sequence[Any]) -> None:
+        assert jobs, "told about nothing"
+        for job, answer in zip(jobs, answers, strict=True):
+            assert job.value not in self.answers, "answered twice"
+            self.answers[job.value] = answer
+            self.times[job.value] = asyncio.get_running_loop().time()
+            self.order.append(job.value)
+        self._news.set()
+
+
+async def answers_of(service: Service, *values: Any) -> list[Any]:
+    """Ask and leave."""
+    asking = Asking(service)
+    try:
+        asking.ask(*values)
+        await asking.all()
+    finally:
+        await asking.lane.aclose()
+    return [asking.answers[value] for value in values]
+
+
+def others() -> set[asyncio.Task[Any]]:
+    """Tasks beside this one."""
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+async def echo(value: Any) -> Any:
+    await asyncio.sleep(1)
+    return value
+
+
+# At most so many at once
+
+
+@given(width=st.integers(1, 7), lanes=st.lists(st.integers(1, 30), min_size=1, max_size=4), seed=st.integers(0, 9))
+def test_never_more_calls_than_max_in_flight(width: int, lanes: list[int], seed: int) -> None:
+    """Over all lanes, with failures, retries and timeouts, no more than `max_in_flight` calls are under way."""
+    chance = random.Random(seed)
+    under_way = most = 0
+
+    async def call(value: Any) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            await asyncio.sleep(chance.choice([0, 0.5, 1, 3]))
+            if chance.random() < 0.3:
+                raise ValueError(value)
+            return value
+        finally:
+            under_way -= 1
+
+    async def main() -> None:
+        service = Service("s", call, max_in_flight=width, timeout=2, attempts=3, chance=chance)
+        asked = [list(range(count)) for count in lanes]
+        await asyncio.gather(*(answers_of(service, *values) for values in asked))
+        assert (service.in_flight, service.waiting, others()) == (0, 0, set())
+
+    run(main())
+    assert under_way == 0
+    assert most <= width
+
+
+def test_all_places_are_used() -> None:
+    """While calls wait, no place stays empty: 10 calls of 1 s, 5 at once, take 2 s."""
+
+    async def main() -> float:
+        await answers_of(Service("s", echo, max_in_flight=5), *range(10))
+        return asyncio.get_running_loop().time()
+
+    assert run(main()) == pytest.approx(2)
+
+
+# In turn
+
+
+def test_lanes_are_served_in_turn() -> None:
+    """A small lane is not stuck behind a large one: call by call, each lane has its turn."""
+    made: list[str] = []
+
+    async def call(value: tuple[str, int]) -> None:
+        made.append(value[0])
+        await asyncio.sleep(1)
+
+    async def main() -> None:
+        service = Service("s", call, max_in_flight=1)
+        large, small, third = Asking(service), Asking(service), Asking(service)
+        large.ask(*[("large", number) for number in range(100)])
+        await asyncio.sleep(0.5)
+        small.ask(*[("small", number) for number in range(3)])
+        third.ask(*[("third", number) for number in range(3)])
+        await small.all()
+        await third.all()
+        assert len(large.answers) <= 4
+        for asking in (large, small, third):
+            await asking.lane.aclose()
+
+    run(main())
+    assert made[:7] == ["large", "large", "small", "third", "large", "small", "third"]
+
+
+def test_calls_that_never_wait_leave_the_loop_its_turn() -> None:
+    """A service that answers at once does not keep the event loop for itself."""
+
+    async def at_once(value: int) -> int:
+        return value
+
+    async def main() -> int:
+        asking = Asking(Service("s", at_once))
+        asking.ask(*range(10_000))
+        turns = 0
+        while len(asking.answers) < 10_000:
+            await asyncio.sleep(0)
+            turns += 1
+        await asking.lane.aclose()
+        return turns
+
+    assert run(main()) >= 5
+
+
+# Timeouts
+
+
+@given(starts=st.lists(st.floats(0, 20, allow_nan=False), min_size=1, max_size=12))
+def test_a_timeout_is_exact_for_every_call(starts: list[float]) -> None:
+    """One timer serves all calls, and still each is cut at its own time, whenever it began."""
+
+    async def never(value: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        service = Service("s", never, timeout=5)
+        asking = Asking(service)
+        loop = asyncio.get_running_loop()
+        for number, start in enumerate(starts):
+            loop.call_at(start, asking.ask, number)
+        await asyncio.sleep(30)
+        await asking.all()
+        for number, start in enumerate(starts):
+            assert asking.times[number] == pytest.approx(start + 5, abs=1e-6)
+            assert isinstance(asking.answers[number].error, TimedOut)
+        await asking.lane.aclose()
+
+    run(main())
+
+
+def test_time_in_line_is_not_time_of_the_call() -> None:
+    """A timeout counts from the call, not from its place in line."""
+
+    async def main() -> list[Any]:
+        return await answers_of(Service("s", echo, max_in_flight=1, timeout=1.5), *range(20))
+
+    assert run(main()) == list(range(20))
+
+
+def test_an_answer_in_time_is_not_cut() -> None:
+    """A call that ends before its timeout is left alone, and so is the next one of the same worker."""
+
+    async def main() -> list[Any]:
+        return await answers_of(Service("s", echo, max_in_flight=2, timeout=1.001), *range(9))
+
+    assert run(main()) == list(range(9))
+
+
+@pytest.mark.parametrize("how", ["returns", "raises"])
+def test_a_call_that_swallows_its_cancelling_costs_no_worker(how: str) -> None:
+    """A call may answer its timeout in its own way; the worker is as good as new after it."""
+
+    async def stubborn(value: int) -> int:
+        try:
+            await asyncio.sleep(FOREVER)
+        except asyncio.CancelledError:
+            if how == "raises":
+                raise OSError("cut") from None
+        return value
+
+    async def main() -> None:
+        service = Service("s", stubborn, max_in_flight=1, timeout=1)
+        answers = await answers_of(service, 1, 2)
+        assert others() == set()
+        if how == "returns":
+            assert answers == [1, 2]
+        else:
+            assert [type(answer.error) for answer in answers] == [TimedOut, TimedOut]
+
+    run(main())
+
+
+def test_a_run_does_not_wait_for_a_call_that_swallowed_its_leave() -> None:
+    """A call that answers its cancelling in its own way is over when it has; leaving takes no longer than that."""
+
+    async def stubborn(value: int) -> int:
+        try:
+            await asyncio.sleep(FOREVER)
+        except asyncio.CancelledError:
+            await asyncio.sleep(1)
+        return value
+
+    async def main() -> float:
+        service = Service("s", stubborn)
+        keeper, asking = service.lane(lambda jobs, answers: None), Asking(service)
+        asking.ask(1, 2, 3)
+        await asyncio.sleep(1)
+        start = asyncio.get_running_loop().time()
+        await asking.lane.aclose()
+        seconds = asyncio.get_running_loop().time() - start
+        await keeper.aclose()
+        assert (others(), asking.order) == (set(), [])
+        return seconds
+
+    assert run(main()) == pytest.approx(1)
+
+
+def test_a_call_that_ignores_its_timeout_still_ends_with_its_run() -> None:
+    """After a swallowed timeout, leaving cancels again: every wait has an end, and nothing is left."""
+    calls: list[str] = []
+
+    async def deaf_once(value: int) -> None:
+        try:
+            await asyncio.sleep(FOREVER)
+        except asyncio.CancelledError:
+            calls.append("swallowed")
+        await asyncio.sleep(FOREVER)
+
+    async def main() -> float:
+        asking = Asking(Service("s", deaf_once, timeout=1))
+        asking.ask(1)
+        await asyncio.sleep(10)
+        start = asyncio.get_running_loop().time()
+        await asking.lane.aclose()
+        assert others() == set()
+        return asyncio.get_running_loop().time() - start
+
+    assert run(main()) < 1
+    assert calls == ["swallowed"]
+
+
+# Attempts
+
+
+@given(attempts=st.integers(1, 6), failures=st.integers(0, 8))
+def test_a_call_is_attempted_so_often_and_no_more(attempts: int, failures: int) -> None:
+    """The answer of the first attempt that works, or the error of the last."""
+    tried = 0
+
+    async def call(value: int) -> int:
+        nonlocal tried
+        tried += 1
+        if tried <= failures:
+            raise ValueError(tried)
+        return value
+
+    async def main() -> Any:
+        service = Service("s", call, attempts=attempts, backoff=NONE)
+        (answer,) = await answers_of(service, 7)
+        assert service.retries == tried - 1
+        assert sum(service.results.values()) == tried
+        return answer
+
+    answer = run(main())
+    if failures < attempts:
+        assert answer == 7
+    else:
+        assert (type(answer), answer.attempts, answer.error.args) == (Failed, attempts, (attempts,))
+
+
+def test_an_error_that_is_not_retryable_is_final() -> None:
+    """What says of itself that another attempt is no use gets none."""
+
+    class Final(Exception):
+        retryable = False
+
+    async def call(value: int) -> None:
+        raise Final
+
+    (failed,) = run(answers_of(Service("s", call, attempts=5), 1))
+    assert failed.attempts == 1
+
+
+def test_no_place_is_held_while_backing_off() -> None:
+    """While one call waits for its next attempt, others are made in its place."""
+
+    async def call(value: str) -> Any:
+        if value == "bad":
+            raise ValueError
+        return await echo(value)
+
+    async def main() -> None:
+        backoff = Backoff(first=100, factor=1, cap=100)
+        service = Service("s", call, max_in_flight=1, attempts=2, backoff=backoff, chance=Highest())
+        asking = Asking(service)
+        asking.ask("bad", "a", "b")
+        await asyncio.sleep(50)
+        assert (asking.order, service.in_flight, service.waiting) == (["a", "b"], 0, 1)
+        await asking.all()
+        assert asking.times["bad"] == pytest.approx(100)
+        await asking.lane.aclose()
+
+    run(main())
+
+
+class Highest(random.Random):
+    """Chance that always takes the most."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+@pytest.mark.parametrize(("asked", "wait"), [(3.0, 3.0), (1_000.0, 10.0), (None, 0.0)])
+def test_retry_after_is_kept_within_the_cap(asked: float | None, wait: float) -> None:
+    """An error that says when to come back is believed, up to the backoff's cap."""
+
+    class Busy(Exception):
+        retry_after = asked
+
+    times: list[float] = []
+
+    async def call(value: int) -> int:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) == 1:
+            raise Busy
+        return value
+
+    assert run(answers_of(Service("s", call, attempts=2, backoff=Backoff(first=0, cap=10)), 1)) == [1]
+    assert times[1] - times[0] == pytest.approx(wait)
+
+
+# Leaving
+
+
+@given(seed=st.integers(0, 99), at=st.floats(0, 6), width=st.integers(1, 8))
+def test_a_lane_that_closes_leaves_nothing_and_hurts_nobody(seed: int, at: float, width: int) -> None:
+    """Closing at any moment cancels that lane's calls, no other's, and no answer comes after it."""
+    chance = random.Random(seed)
+    under_way: Counter[str] = Counter()
+    told: list[dict[str, Any]] = []
+
+    async def call(value: tuple[str, int]) -> Any:
+        under_way[value[0]] += 1
+        try:
+            await asyncio.sleep(chance.choice([0, 0.5, 2]))
+            if chance.random() < 0.3:
+                raise ValueError
+            return value
+        finally:
+            under_way[value[0]] -= 1
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+        service = Service("s", call, max_in_flight=width, timeout=1, attempts=2, chance=chance)
+        leaving, staying = Asking(service), Asking(service)
+        leaving.ask(*[("leaving", number) for number in range(20)])
+        staying.ask(*[("staying", number) for number in range(20)])
+        await asyncio.sleep(at)
+        await leaving.lane.aclose()
+        assert (under_way["leaving"], leaving.lane.waiting) == (0, 0)
+        seen = len(leaving.order)
+        leaving.ask(("leaving", 99))
+        await staying.all()
+        assert len(leaving.order) == seen
+        await staying.lane.aclose()
+        assert (others(), service.in_flight, service.waiting) == (set(), 0, 0)
+        await asyncio.sleep(100)  # whatever was left would show itself now
+
+    run(main())
+    assert told == []
+
+
+def test_cancelled_calls_are_counted_as_such() -> None:
+    """A call cut short by its run's end is neither an error nor a timeout."""
+
+    async def main() -> dict[str, int]:
+        service = Service("s", echo, max_in_flight=3)
+        asking = Asking(service)
+        asking.ask(*range(10))
+        await asyncio.sleep(0.5)
+        await asking.lane.aclose()
+        await asking.lane.aclose()
+        return service.results
+
+    assert run(main()) == {"ok": 0, "error": 0, "timeout": 0, "cancelled": 3}
+
+
+def test_a_service_serves_one_event_loop_after_another() -> None:
+    """Nothing of a loop stays in a service once its lanes are closed."""
+    service = Service("s", echo, max_in_flight=2, timeout=5)
+    assert [run(answers_of(service, 1, 2, 3)), run(answers_of(service, 4, 5, 6))] == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_a_loop_that_ended_without_closing_its_lanes_does_not_spoil_the_next() -> None:
+    """A run that was abandoned with its loop (Ctrl-C in a script) leaves the service usable."""
+    service = Service("s", echo, max_in_flight=2, timeout=5)
+
+    async def abandon() -> None:
+        Asking(service).ask(1, 2, 3)
+        await asyncio.sleep(0.5)
+
+    run(abandon())
+    assert run(answers_of(service, 4, 5, 6)) == [4, 5, 6]
+    assert (service.in_flight, service.waiting) == (0, 0)
+
+
+# What calls may do without harm
+
+
+def test_a_call_that_ends_cancelled_by_itself_is_a_failure() -> None:
+    """`CancelledError` out of a call that nobody cancelled (a future of its own was) fails its element alone."""
+
+    async def call(value: int) -> int:
+        if value == 1:
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+        return value
+
+    async def main() -> None:
+        service = Service("s", call, max_in_flight=1)
+        first, second, third = await answers_of(service, 0, 1, 2)
+        assert (first, type(second), third, service.in_flight) == (0, Failed, 2, 0)
+
+    run(main())
+
+
+@pytest.mark.parametrize("bad", ["retry_on", "retry_after"])
+def test_a_policy_that_breaks_fails_the_element_and_not_the_service(bad: str) -> None:
+    """When it cannot be told whether or when to try again, there is no further attempt."""
+
+    class Odd(Exception):
+        retry_after = "soon"
+
+    async def call(value: int) -> None:
+        raise Odd if bad == "retry_after" else ValueError
+
+    def broken(error: BaseException) -> bool:
+        raise RuntimeError("a bug in retry_on")
+
+    async def main() -> None:
+        kwargs: dict[str, Any] = {"retry_on": broken} if bad == "retry_on" else {}
+        service = Service("s", call, max_in_flight=1, attempts=2, **kwargs)
+        answers = await answers_of(service, 1, 2)
+        assert [type(answer) for answer in answers] == [Failed, Failed]
+        assert service.in_flight == 0
+
+    run(main())
+
+
+def test_an_error_in_done_is_loud_and_stops_nobody() -> None:
+    """A bug in what takes the answers is told to the event loop's handler; other lanes go on."""
+    told: list[dict[str, Any]] = []
+
+    def broken(jobs: Sequence[Any], answers: Sequence[Any]) -> None:
+        raise RuntimeError("a bug in done")
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+        service = Service("s", echo, max_in_flight=1)
+        lane = service.lane(broken)
+        lane.submit([Job(1), Job(2)])
+        assert await answers_of(service, 3, 4) == [3, 4]
+        await lane.aclose()
+
+    run(main())
+    assert {str(context["exception"]) for context in told} == {"a bug in done"}
+
+
+def test_calls_do_not_inherit_the_context_of_another_run() -> None:
+    """Workers are shared, so a call must not see the context variables of the run that happened to start them."""
+    owner: ContextVar[str] = ContextVar("owner", default="nobody")
+
+    async def call(value: Any) -> str:
+        return owner.get()
+
+    async def main() -> None:
+        service = Service("s", call, max_in_flight=1)
+
+        async def first() -> Lane:
+            owner.set("first")
+            asking = Asking(service)
+            asking.ask(1)
+            await asking.all()
+            return asking.lane
+
+        lane = await asyncio.create_task(first())
+        assert await answers_of(service, 2) == ["nobody"]
+        await lane.aclose()
+
+    run(main())
+
+
+def test_an_idle_worker_keeps_nothing_alive() -> None:
+    """Once a run has left, neither its elements nor its lane hang on in a worker that others keep alive."""
+
+    async def fail(value: Any) -> None:
+        raise ValueError
+
+    async def main() -> None:
+        service = Service("s", fail, max_in_flight=1)
+        keeper = service.lane(lambda jobs, answers: None)
+        asking = Asking(service)
+        job = Job(1)
+        asking.lane.submit([job])
+        await asyncio.sleep(1)
+        await asking.lane.aclose()
+        traces: list[weakref.ref[Any]] = [weakref.ref(job), weakref.ref(asking)]
+        del job, asking
+        gc.collect()
+        assert [trace() for trace in traces] == [None, None]
+        await keeper.aclose()
+
+    run(main())
+
+
+def test_blocking_calls_run_in_threads() -> None:
+    """A plain function that blocks does not hold up the event loop. (Threads need a loop in real time.)"""
+    import threading
+
+    service = Service("s", lambda value: (value, threading.current_thread() is threading.main_thread()), blocking=True)
+    assert asyncio.run(answers_of(service, 1)) == [(1, False)]
+
+
+@pytest.mark.parametrize("wrong", [{"max_in_flight": 0}, {"attempts": 0}, {"timeout": 0}, {"timeout": -1}])
+def test_a_service_without_bounds_is_refused(wrong: dict[str, Any]) -> None:
+    """Every wait has an end and every bound is at least one."""
+    with pytest.raises(ValueError, match="service s needs"):
+        Service("s", echo, **wrong)
+
+
+@given(first=st.floats(0, 1e6), factor=st.floats(1, 1e300), cap=st.floats(0, 1e6), attempt=st.integers(1, 200))
+def test_a_backoff_is_never_beyond_its_cap(first: float, factor: float, cap: float, attempt: int) -> None:
+    """Whatever the numbers, a wait is between 0 and the cap."""
+    for asked in (None, 0.0, 5.0, float("inf")):
+        assert 0 <= Backoff(first, factor, cap).seconds(attempt, random.Random(0), asked) <= cap

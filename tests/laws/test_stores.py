@@ -1,0 +1,218 @@
+"""The laws of dead-letter stores, shown for every store."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from penstock.deadletters import Filter, Letter, MemoryStore, make_store, new_id
+from penstock.errors import StoreError
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@asynccontextmanager
+async def opened(kind):
+    with TemporaryDirectory() as folder:
+        store = MemoryStore() if kind == "memory" else make_store(f"sqlite:///{folder}/letters.db")
+        await store.open()
+        try:
+            yield store
+        finally:
+            await store.aclose()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+async def store(kind):
+    async with opened(kind) as store:
+        yield store
+
+
+def letter(**facts):
+    plain = {
+        "id": new_id(), "flow": "orders", "run": "r", "seq": 0, "step": "pricing", "type": "TimedOut",
+        "message": "late", "input": b"{}", "input_size": 2, "started_at": NOON, "failed_at": NOON,
+    }  # fmt: skip
+    return Letter(**(plain | facts))
+
+
+async def walk(store, filter=Filter(), limit=7):  # noqa: B008 - frozen
+    ids, after = [], None
+    while True:
+        page = await store.page(filter, after=after, limit=limit)
+        ids += [letter.id for letter in page.letters]
+        if page.next is None:
+            return ids
+        after = page.next
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+NUMBER = st.integers(-(2**63), 2**63 - 1)
+TIME = st.datetimes(timezones=st.timezones() | st.just(UTC), allow_imaginary=False).filter(
+    lambda time: 1 < time.year < 9999
+)
+KEY = st.none() | TEXT | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+JSON = st.recursive(KEY | st.booleans(), lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner), max_leaves=5)
+LETTER = st.builds(
+    Letter, id=st.builds(new_id), flow=TEXT, run=TEXT, seq=NUMBER, part=st.none() | NUMBER, key=KEY, step=TEXT,
+    type=TEXT, message=TEXT, attempts=NUMBER, cause=st.none() | TEXT, input=st.binary(), input_size=NUMBER,
+    found=st.none() | st.dictionaries(TEXT, JSON), state=TEXT, started_at=TIME, failed_at=TIME,
+)  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(letters=st.lists(LETTER, min_size=1, max_size=6))
+def test_every_field_comes_back_as_it_was(kind, letters):
+    """What is stored is what is read: odd bytes, huge numbers, any text, any time, whole keys as whole keys."""
+
+    async def there_and_back():
+        async with opened(kind) as store:
+            await store.add(letters)
+            return [await store.get(letter.id) for letter in letters]
+
+    found = asyncio.run(there_and_back())
+
+    assert found == letters
+    assert [type(letter.key) for letter in found] == [type(letter.key) for letter in letters]
+
+
+async def test_an_unknown_id_is_none(store):
+    """No letter is no error."""
+    assert await store.get(new_id()) is None
+
+
+async def test_adding_a_letter_again_changes_nothing(store):
+    """`add` is idempotent by id: the first one stays, also beside new ones."""
+    first, second = letter(message="first"), letter()
+    await store.add([first])
+
+    await store.add([letter(id=first.id, message="again"), second])
+
+    assert await store.get(first.id) == first
+    assert store.counts() == {"waiting": 2}
+
+
+async def test_known_letters_of_many_states_are_not_counted_twice(store):
+    """Counts agree with the letters when a call holds known and new ones of several states."""
+    known = letter(state="parked")
+    await store.add([known])
+
+    await store.add([known, letter(), letter(state="parked")])
+
+    assert store.counts() == {"waiting": 1, "parked": 2}
+
+
+@pytest.mark.parametrize("count", [2, 700])
+async def test_a_call_stores_all_its_letters_or_none(kind, count):
+    """One letter that cannot be stored keeps back the others of its call, however many; other calls go on."""
+    async with opened(kind) as store:
+        good = [letter(seq=n) for n in range(count)]
+        bad = [letter(seq=n) for n in range(count - 1)]
+        if kind == "memory":
+            store._capacity = count  # both do not fit
+            bad.append(letter())
+        else:
+            bad.append(letter(seq=2**70))
+
+        results = await asyncio.gather(store.add(good), store.add(bad), return_exceptions=True)
+
+        assert results[0] is None
+        assert isinstance(results[1], StoreError)
+        assert await walk(store, limit=500) == sorted(one.id for one in good)
+        assert store.counts() == {"waiting": count}
+
+
+@pytest.mark.parametrize("limit", [1, 3, 20, 100])
+async def test_paging_visits_each_letter_once_in_the_order_of_ids(store, limit):
+    """Pages laid one after the other are all letters, oldest first."""
+    letters = [letter(seq=n) for n in range(20)]
+    await store.add(letters[::-1])
+
+    assert await walk(store, limit=limit) == sorted(one.id for one in letters)
+
+
+async def test_letters_added_while_paging_neither_hide_nor_repeat_others(store):
+    """A walk sees each letter that was there when it began once, whatever is added meanwhile."""
+    there = [letter(seq=n) for n in range(30)]
+    await store.add(there)
+    seen, after = [], None
+    while True:
+        page = await store.page(Filter(), after=after, limit=4)
+        seen += [one.id for one in page.letters]
+        if page.next is None:
+            break
+        after = page.next
+        if len(seen) < 30:
+            await store.add([letter(), letter(id="0" + new_id()[1:-1])])  # one after, one before all others
+
+    assert seen == sorted(seen)
+    assert len(seen) == len(set(seen))
+    assert {one.id for one in there} <= set(seen)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"flow": "other"}, {"run": "other"}, {"step": "stock"}, {"type": "Invalid"}, {"state": "parked"},
+        {"flow": "other", "step": "stock", "type": "Invalid", "state": "parked", "run": "x"},
+    ],
+)  # fmt: skip
+async def test_each_filter_lets_exactly_its_letters_through(store, facts):
+    """A filter finds the letters that have all of its fields, and no others."""
+    wanted = [letter(**facts) for _ in range(3)]
+    await store.add([letter(), *wanted, letter()])
+
+    assert await walk(store, Filter(**facts), limit=2) == sorted(one.id for one in wanted)
+
+
+async def test_since_is_inclusive_and_until_is_not(store):
+    """`since` and `until` cut the time half open, to the microsecond, whatever the time zone."""
+    tick = timedelta(microseconds=1)
+    before, first, last, after = (letter(failed_at=NOON + n * tick) for n in range(-1, 3))
+    await store.add([before, first, last, after])
+
+    assert await walk(store, Filter(since=NOON, until=NOON + 2 * tick)) == sorted([first.id, last.id])
+
+
+async def test_counts_agree_with_the_letters(store):
+    """`counts` says for each state how many letters a walk finds."""
+    await asyncio.gather(*(store.add([letter(state=state)]) for state in ["waiting", "parked", "waiting"]))
+
+    assert store.counts() == {"waiting": 2, "parked": 1}
+    assert len(await walk(store, Filter(state="waiting"))) == 2
+
+
+async def test_many_callers_at_once_all_get_their_letters_stored(store):
+    """Concurrent adds of any sizes lose nothing and repeat nothing."""
+    calls = [[letter(seq=n) for n in range(size)] for size in (1, 3, 5, 85, 600, 0, 31, 33, 512, 2) * 2]
+
+    await asyncio.gather(*(store.add(call) for call in calls))
+
+    assert await walk(store, limit=500) == sorted(one.id for call in calls for one in call)
+    assert store.counts()["waiting"] == sum(map(len, calls))
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_cancelled_add_is_durable_or_nothing(store, turns):
+    """Cancelling a caller at any moment leaves all of its letters or none, and harms no other caller."""
+    call, other = [letter(seq=n) for n in range(40)], letter()
+    adding = asyncio.create_task(store.add(call))
+    staying = asyncio.create_task(store.add([other]))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    adding.cancel()
+    await asyncio.gather(adding, return_exceptions=True)
+    await staying
+    await store.add([letter(id=other.id)])  # behind whatever was begun
+
+    assert await store.get(other.id) == other
+    assert sum([await store.get(one.id) is not None for one in call]) in (0, 40)

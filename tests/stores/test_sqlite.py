@@ -1,0 +1,263 @@
+"""What only the SQLite store promises: letters outlive processes, and its errors say what to do."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from penstock.deadletters import Filter, Letter, make_store, new_id, now
+from penstock.deadletters.sqlite import SqliteStore
+from penstock.deadletters.troubles import trouble
+from penstock.errors import FlowError, StoreError, StoreMissing, StoreTooNew
+
+WRITER = """
+import asyncio, sys, time
+from penstock.deadletters import Letter, make_store, new_id, now
+
+def letters(count):
+    facts = dict(flow="orders", run="r", step="s", type="T", message="m", input=b"{}", input_size=2)
+    return [Letter(id=new_id(), seq=n, started_at=now(), failed_at=now(), **facts) for n in range(count)]
+
+async def main(url, calls):
+    store = make_store(url)
+    await store.open()
+    for _ in range(calls):
+        await store.add(letters(50))
+    print("added", flush=True)
+    if sys.argv[3] == "hang":
+        time.sleep(60)  # until it is killed
+    await store.aclose()
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/letters.db"
+
+
+def letter(**facts):
+    plain = {"flow": "f", "run": "r", "seq": 0, "step": "s", "type": "T", "message": "m", "input": b"", "input_size": 0}
+    return Letter(**({"id": new_id(), "started_at": now(), "failed_at": now()} | plain | facts))
+
+
+async def opened(url, **settings):
+    store = SqliteStore(url, **settings)
+    await store.open()
+    return store
+
+
+async def writer(url, calls, then):
+    roots = os.pathsep.join(path for path in sys.path if path)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WRITER, url, str(calls), then,
+        stdout=asyncio.subprocess.PIPE, env=os.environ | {"PYTHONPATH": roots},
+    )  # fmt: skip
+
+
+async def test_letters_survive_a_kill_right_after_add_returned(url):
+    """What `add` returned for is there after kill -9."""
+    process = await writer(url, 3, "hang")
+    async with asyncio.timeout(30):
+        assert await process.stdout.readline() == b"added\n"
+    process.send_signal(signal.SIGKILL)
+    await process.communicate()
+
+    store = await opened(url)
+
+    assert store.counts() == {"waiting": 150}
+    await store.aclose()
+
+
+async def test_processes_that_start_and_add_at_once_lose_nothing(url):
+    """Several processes create one database and write it side by side."""
+    async with asyncio.timeout(60):
+        processes = [await writer(url, 20, "end") for _ in range(3)]
+        for process in processes:
+            await process.communicate()
+
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    store = await opened(url)
+    assert store.counts() == {"waiting": 3000}
+    await store.aclose()
+
+
+async def test_letters_of_another_process_are_counted_at_a_later_look(url):
+    """`counts` follows what others commit."""
+    ours, theirs = await opened(url, refresh_seconds=0), await opened(url)
+    await theirs.add([letter(), letter(state="parked")])
+
+    async with asyncio.timeout(10):
+        while ours.counts() != {"waiting": 1, "parked": 1}:
+            await asyncio.sleep(0.001)
+
+    await ours.aclose()
+    await theirs.aclose()
+
+
+async def test_counts_and_letters_are_kept_when_it_is_opened_again(url):
+    """A store finds what an earlier one left."""
+    one = letter(state="parked")
+    store = await opened(url)
+    await store.add([one, letter()])
+    await store.aclose()
+
+    store = await opened(url, create=False)
+
+    assert store.counts() == {"waiting": 1, "parked": 1}
+    assert await store.get(one.id) == one
+    await store.aclose()
+
+
+async def test_closing_leaves_no_task_thread_or_log_behind(url):
+    """Also when reads and adds were under way or cancelled, `aclose` ends with nothing left but the file."""
+    tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
+    store = await opened(url)
+    adding = asyncio.create_task(store.add([letter() for _ in range(600)]))
+    await store.add([letter()])
+    reading = [asyncio.create_task(store.page(Filter())) for _ in range(4)]
+    await asyncio.sleep(0.002)
+    reading[0].cancel()
+    await asyncio.gather(*reading, adding, return_exceptions=True)
+
+    await store.aclose()
+    await store.aclose()
+
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(5)
+    assert set(threading.enumerate()) <= threads
+    assert asyncio.all_tasks() == tasks
+    assert [path.name for path in Path(store.url.removeprefix("sqlite:///")).parent.iterdir()] == ["letters.db"]
+
+
+async def test_closing_finishes_what_was_asked_for(url):
+    """Letters handed over before `aclose` are stored; after it, adding is refused."""
+    store = await opened(url)
+    adding = asyncio.gather(*(store.add([letter()]) for _ in range(5)))
+    await asyncio.sleep(0)
+    await store.aclose()
+    await adding
+
+    with pytest.raises(StoreError, match="not open"):
+        await store.add([letter()])
+    store = await opened(url)
+    assert store.counts() == {"waiting": 5}
+    await store.aclose()
+
+
+async def test_callers_at_once_share_commits(url):
+    """Group commit: a hundred callers need far fewer commits, and the numbers for metrics say so."""
+    store = await opened(url)
+
+    await asyncio.gather(*(store.add([letter()]) for _ in range(100)))
+
+    assert store.stored == 100
+    assert 1 <= store.commits <= 3
+    assert store.commit_seconds > 0
+    await store.aclose()
+
+
+async def test_a_lone_surrogate_is_stored_as_its_escape(url):
+    """An error's text that is no Unicode does not hold up the run."""
+    one = letter(message="no \udc80", key="\ud800", found={"a": object, "b": "\udc80"})
+    store = await opened(url)
+    await store.add([one])
+
+    found = await store.get(one.id)
+
+    assert (found.message, found.key, found.found["b"]) == ("no \\udc80", "\ud800", "\udc80")
+    await store.aclose()
+
+
+async def test_a_newer_schema_is_refused(url):
+    """A database of a newer Penstock is not touched."""
+    await (await opened(url)).aclose()
+    database = sqlite3.connect(url.removeprefix("sqlite:///"))
+    with database:
+        database.execute("INSERT INTO letters_schema VALUES (99, '')")
+    database.close()
+
+    with pytest.raises(StoreTooNew, match="install a newer Penstock"):
+        await opened(url)
+
+
+async def test_a_missing_file_is_not_created_unless_wanted(url):
+    """`create=False` finds letters or says that there are none."""
+    with pytest.raises(StoreMissing):
+        await opened(url, create=False)
+
+    assert not Path(url.removeprefix("sqlite:///")).exists()
+
+
+async def test_a_database_of_something_else_holds_no_letters(url):
+    """`create=False` adds no tables to a database that is not ours."""
+    database = sqlite3.connect(url.removeprefix("sqlite:///"))
+    database.execute("CREATE TABLE theirs (a)")
+    database.close()
+
+    with pytest.raises(StoreMissing):
+        await opened(url, create=False)
+
+
+async def test_garbage_a_folder_and_a_missing_folder_are_named(tmp_path):
+    """What cannot be opened is a `StoreError` that says why and what to do."""
+    (tmp_path / "garbage").write_bytes(b"this is no database, " * 100)
+
+    with pytest.raises(StoreError, match="no SQLite database; name another file"):
+        await opened(f"sqlite:///{tmp_path}/garbage")
+    with pytest.raises(StoreError, match="is a folder; name a file in it"):
+        await opened(f"sqlite:///{tmp_path}")
+    with pytest.raises(StoreError, match="there is no folder .*/missing; create it"):
+        await opened(f"sqlite:///{tmp_path}/missing/letters.db")
+
+
+async def test_a_lock_that_is_not_given_back_is_a_store_error_and_passes(url):
+    """A lock of another process fails the add after the busy time; the same letters go in when it is gone."""
+    store, one = await opened(url, busy_seconds=0.05), letter()
+    other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(StoreError, match="another process holds its lock"):
+        await store.add([one])
+    other.close()
+    await store.add([one])
+
+    assert store.counts() == {"waiting": 1}
+    assert store.failures == 1
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("code", "way_out"),
+    [
+        ("SQLITE_FULL", "make room"), ("SQLITE_READONLY_DIRECTORY", "the right to write the file and its folder"),
+        ("SQLITE_CANTOPEN", "give this user the right"), ("SQLITE_CORRUPT", "recover"),
+    ],
+)  # fmt: skip
+def test_what_the_disk_refuses_becomes_a_sentence_with_a_way_out(tmp_path, code, way_out):
+    """Every error of the disk says what to do, and keeps its cause."""
+    error = sqlite3.OperationalError("driver words")
+    error.sqlite_errorname = code
+
+    story = trouble(error, "sqlite:///x", tmp_path / "x")
+
+    assert way_out in str(story)
+    assert story.__cause__ is error
+
+
+@pytest.mark.parametrize("url", ["sqlite:///", "sqlite:///:memory:", "postgresql://x"])
+def test_a_url_without_a_file_is_refused(url):
+    """SQLite's own memory would be lost silently."""
+    with pytest.raises(FlowError):
+        SqliteStore(url)
+
+
+def test_the_law_can_be_reached_by_url(url):
+    """`make_store` gives this store for its URL."""
+    assert isinstance(make_store(url), SqliteStore)
