@@ -256,7 +256,7 @@ def fields_of(item: Any) -> list[str] | None:
         return list(typing.get_type_hints(item))
     if isinstance(item, type) and issubclass(item, msgspec.Struct):
         return list(item.__struct_fields__)
-    if dataclasses.is_dataclass(item):
+    if isinstance(item, type) and dataclasses.is_dataclass(item):
         return [field.name for field in dataclasses.fields(item)]
     return None
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -205,6 +206,7 @@ def arguments(doc: str | None, runs: int) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=runs, help=f"alternating runs of which the median counts ({runs})")
     parser.add_argument("--only", nargs="+", choices=sorted(COMMANDS), default=["penstock", "express", "plain"])
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started here is ended here
     if given.runs < 1:
         parser.error(f"--runs must be 1 or more, got {given.runs}")
     return given

@@ -119,8 +119,8 @@ async def test_closing_leaves_no_task_thread_or_log_behind(url):
     """Also when reads and adds were under way or cancelled, `aclose` ends with nothing left but the file."""
     tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
     store = await opened(url)
-    adding = asyncio.create_task(store.add([letter() for _ in range(600)]))
     await store.add([letter()])
+    adding = asyncio.ensure_future(store.add([letter() for _ in range(600)]))
     reading = [asyncio.create_task(store.page(Filter())) for _ in range(4)]
     await asyncio.sleep(0.002)
     reading[0].cancel()
@@ -213,7 +213,7 @@ async def test_garbage_a_folder_and_a_missing_folder_are_named(tmp_path):
         await opened(f"sqlite:///{tmp_path}/garbage")
     with pytest.raises(StoreError, match="is a folder; name a file in it"):
         await opened(f"sqlite:///{tmp_path}")
-    with pytest.raises(StoreError, match="there is no folder .*/missing; create it"):
+    with pytest.raises(StoreError, match=r"there is no folder .*/missing; create it"):
         await opened(f"sqlite:///{tmp_path}/missing/letters.db")
 
 

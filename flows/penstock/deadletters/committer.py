@@ -172,13 +172,13 @@ class Committer:
         try:
             if self._seen is None or await self._version() != self._seen:
                 await self._recount()
-        except sqlite3.Error:
-            self._seen = None  # the next look counts
+        except Exception:
+            self._seen = None  # a count that failed undoes no commit; the next look counts again
 
     async def _recount(self) -> None:
         self._seen = await self._version()
         rows = await self._open_writer().execute_fetchall("SELECT state, count(*) FROM letters GROUP BY state")
-        self.counts = Counter(dict(rows))
+        self.counts = Counter({str(row[0]): int(row[1]) for row in rows})
 
     async def _version(self) -> object:
         # Changes when another connection has committed, and not when this one has.

@@ -27,9 +27,11 @@ class SqliteStore:
     """The letters in the file that `sqlite:///FILE` names; four slashes begin an absolute path.
 
     `create=False` opens only what is there already and raises `StoreMissing` otherwise. `busy_seconds` is how long a
-    statement waits for another process that writes. Plain numbers for metrics: `commits`, `failures` (groups that could
-    not be committed), `stored` (letters that were new), `commit_seconds` (failed ones too). Letters that other processes add or change are seen at once by
+    statement waits for another process that writes. Letters that other processes add or change are seen at once by
     `get` and `page`, and by `counts` after `refresh_seconds` and a second look.
+
+    Plain numbers for metrics: `commits`, `failures` (groups that could not be committed), `stored` (letters that were
+    new) and `commit_seconds` (of failed groups too).
     """
 
     def __init__(

@@ -48,10 +48,16 @@ class Store(Protocol):
     url: str
     patience: float
     """Seconds that one `add` may take before its caller may give it up."""
-    commits: int
-    """Commits so far."""
-    commit_seconds: float
-    """Time spent in them."""
+
+    @property
+    def commits(self) -> int:
+        """Commits so far."""
+        ...
+
+    @property
+    def commit_seconds(self) -> float:
+        """Time spent in them."""
+        ...
 
     async def open(self) -> None:
         """Get ready: connect, create or check the schema. Called once, before anything else."""

@@ -47,7 +47,8 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
             except Exception as error:
                 element.fail(name, _refusal(error))
             if key is not None:
-                element.key = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
+                fields: Any = value
+                element.key = fields.get(key) if isinstance(value, dict) else getattr(value, key, None)
 
     return each(name, work)
 
