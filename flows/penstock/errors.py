@@ -129,6 +129,14 @@ class TimedOut(ElementError):
         self.seconds = seconds
 
 
+class CallCancelled(ElementError):
+    """A call ended as cancelled, but nobody had cancelled it: something that it waited for was."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(f"the call of {service} cancelled itself")
+        self.service = service
+
+
 class WrongAnswer(ElementError):
     """A service answered, but not with what its kind of call has to answer."""
 

@@ -120,11 +120,11 @@ async def test_closing_leaves_no_task_thread_or_log_behind(url):
     tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
     store = await opened(url)
     await store.add([letter()])
-    adding = asyncio.ensure_future(store.add([letter() for _ in range(600)]))
-    reading = [asyncio.create_task(store.page(Filter())) for _ in range(4)]
-    await asyncio.sleep(0.002)
-    reading[0].cancel()
-    await asyncio.gather(*reading, adding, return_exceptions=True)
+    work = [asyncio.create_task(store.page(Filter())) for _ in range(4)]
+    work.append(asyncio.create_task(store.add([letter() for _ in range(600)])))
+    await asyncio.sleep(0)  # all have begun
+    work[0].cancel()
+    await asyncio.gather(*work, return_exceptions=True)
 
     await store.aclose()
     await store.aclose()

@@ -32,17 +32,6 @@ class Committer:
     """The writing connection of a store. A task lives only while there is something to write.
 
     A group is one INSERT of many rows in autocommit mode: one call of the driver, one transaction, one sync.
-    Measured with letters of 450 bytes and five indexes, letters/s in groups of 85 and of 512, and beside an event loop
-    that burns Python in slices of 1 ms (512; switch interval 5 ms, then 0.5 ms):
-
-        Core insert, executemany               33k  51k   below 3k  -
-        executemany of tuples                  50k  76k   below 1k   2k
-        many rows in one INSERT, SQLAlchemy    56k  86k   21k       33k
-        many rows in one INSERT, the driver    63k  84k   35k       47k   (this one)
-        INSERT from json_each                  39k  52k    9k       21k
-
-    Each time a thread lets go of the GIL beside a busy loop it waits milliseconds to get it back. executemany does so
-    for every row, SQLAlchemy for each of its three calls of the driver, one INSERT about twice a group.
     """
 
     def __init__(self, explain: Callable[[Exception], StoreError], note: Callable[[int | None, float], None]) -> None:

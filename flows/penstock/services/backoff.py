@@ -26,7 +26,10 @@ class Backoff:
 
     def seconds(self, attempt: int, chance: random.Random, asked: float | None = None) -> float:
         """The wait after attempt number `attempt` failed; never less than `asked` for, within the cap."""
-        ceiling = min(self.cap, self.first * self.factor ** min(attempt - 1, 64))
+        try:
+            ceiling = min(self.cap, self.first * self.factor ** (attempt - 1)) if self.first else 0.0
+        except OverflowError:
+            ceiling = self.cap
         wait = chance.uniform(0, ceiling) if ceiling else 0.0
         return wait if asked is None else min(max(wait, asked), self.cap)
 

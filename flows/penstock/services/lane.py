@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -49,7 +50,19 @@ class Caller(Protocol):
 class Lane:
     """Calls of one step of one run. Holds no more than the run's window."""
 
-    __slots__ = ("_done", "_fault", "_loop", "_service", "_timers", "answers", "calls", "closed", "jobs", "retried")
+    __slots__ = (
+        "_done",
+        "_fault",
+        "_loop",
+        "_service",
+        "_timers",
+        "answers",
+        "calls",
+        "closed",
+        "context",
+        "jobs",
+        "retried",
+    )
 
     def __init__(self, service: Caller, done: Done, fault: Callable[[BaseException], None] | None = None) -> None:
         self.calls: deque[Any] = deque()
@@ -62,6 +75,8 @@ class Lane:
         self._done = done
         self._fault = fault
         self._loop = asyncio.get_running_loop()
+        self.context = copy_context()
+        """Of the run: answers are told in it, not in that of a worker, which is nobody's."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
 
     @property

@@ -12,13 +12,18 @@ import inspect
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
-from enum import Enum
+from contextvars import Context
 from typing import Any, cast
 
-from penstock.errors import TimedOut
+import structlog
+
+from penstock.errors import CallCancelled, TimedOut
 from penstock.scope import CANCEL_SECONDS
 from penstock.services.backoff import Backoff
 from penstock.services.lane import Again, Done, Failed, Job, Lane
+from penstock.services.worker import Verdict, Worker
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 MAX_IN_FLIGHT = 256
 """Calls that a service may have in flight at once, unless told otherwise."""
@@ -81,6 +86,7 @@ class Service:
         self._idle: list[Worker] = []
         self._waking = False
         self._watch: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"Service({self.name!r}, max_in_flight={self.max_in_flight}, attempts={self.attempts})"
@@ -110,6 +116,9 @@ class Service:
 
         Close it after use.
         """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._move_to(loop)
         lane = Lane(self, done, fault)
         self._lanes.add(lane)
         return lane
@@ -131,8 +140,19 @@ class Service:
         waits = [asyncio.ensure_future(worker.free.wait()) for worker in busy] + ending
         if waits:
             _, late = await asyncio.wait(waits, timeout=CANCEL_SECONDS)
+            if late:
+                log.error("service.calls_stuck", service=self.name, calls=len(late), waited=CANCEL_SECONDS)
             for task in late:
                 task.cancel()
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve another event loop; forget what one that ended without closing its lanes left behind."""
+        if self._lanes and self._loop is not None and self._loop.is_running():
+            raise RuntimeError(f"service {self.name} is in use by another event loop; give each loop its own")
+        self._loop = loop
+        self._lanes.clear()
+        self._ready.clear()
+        self._workers, self._idle, self._waking, self._watch = [], [], False, None
 
     def _end_workers(self) -> list[asyncio.Task[Any]]:
         """End the idle workers now and the busy ones after their call."""
@@ -160,7 +180,9 @@ class Service:
             self._waking = True
             worker = Worker()
             self._workers.append(worker)
-            worker.task = asyncio.create_task(self._work(worker), name=f"{self.name}:{len(self._workers)}")
+            worker.task = asyncio.get_running_loop().create_task(
+                self._work(worker), name=f"{self.name}:{len(self._workers)}", context=Context()
+            )  # an empty context: workers are shared, and outlive the run that happens to start them
 
     async def _work(self, worker: Worker) -> None:
         loop = asyncio.get_running_loop()
@@ -169,6 +191,7 @@ class Service:
         self._waking = False
         while not worker.ended:
             if not ready:
+                lane = job = answer = cast(Any, None)  # an idle worker keeps nothing alive
                 self._idle.append(worker)
                 await worker.sleep(loop)
                 self._waking = False
@@ -188,9 +211,12 @@ class Service:
             try:
                 answer = await call(job.value)
             except asyncio.CancelledError:
-                if worker.verdict is None:
+                if worker.verdict is not None:
+                    answer = self._verdict(worker, lane, job)
+                elif worker.task.cancelling():  # the event loop comes to its end
                     raise
-                answer = self._verdict(worker, lane, job)
+                else:
+                    answer = self._failed(lane, job, CallCancelled(self.name))
             except Exception as error:
                 answer = self._verdict(worker, lane, job) if worker.verdict else self._failed(lane, job, error)
             else:
@@ -200,7 +226,7 @@ class Service:
             worker.lane = None
             if not lane.closed and answer is not Again:
                 if not lane.jobs:
-                    loop.call_soon(lane.hand_on)
+                    loop.call_soon(lane.hand_on, context=lane.context)
                 lane.jobs.append(job)
                 lane.answers.append(answer)
             made += 1
@@ -215,12 +241,16 @@ class Service:
             self.timeouts += 1
         else:
             self.errors += 1
-        if attempt >= self.attempts or not self._retry_on(error):
-            return Failed(error, attempt)
+        try:
+            if attempt >= self.attempts or not self._retry_on(error):
+                return Failed(error, attempt)
+            seconds = self.backoff.seconds(attempt, self._chance, getattr(error, "retry_after", None))
+        except Exception as broken:  # a bug in retry_on or in an error must not take the worker with it
+            broken.__cause__ = error
+            return Failed(broken, attempt)
         self.retries += 1
         element = job.element if isinstance(job, Again) else job
-        asked = getattr(error, "retry_after", None)
-        lane.again(Again(element, attempt + 1), self.backoff.seconds(attempt, self._chance, asked))
+        lane.again(Again(element, attempt + 1), seconds)
         return Again
 
     def _verdict(self, worker: Worker, lane: Lane, job: Job | Again) -> Any:
@@ -234,60 +264,25 @@ class Service:
         """Take back the cancelling of a worker's call: the worker goes on, unless others cancelled it too."""
         verdict, worker.verdict = worker.verdict, None
         worker.free.set()
-        if worker.task.uncancel():
+        for _ in range(worker.cancels):
+            worker.task.uncancel()
+        worker.cancels = 0
+        if worker.task.cancelling():
             raise asyncio.CancelledError
         return verdict
 
     def _check(self) -> None:
-        """Cancel the calls that have taken too long. One timer serves all workers."""
+        """Cancel the calls that have taken too long, and again after each further timeout. One timer serves all."""
         loop = asyncio.get_running_loop()
         now = loop.time() + 1e-9
         self._watch = None
-        busy = [worker for worker in self._workers if worker.lane is not None and worker.verdict is None]
+        busy = [worker for worker in self._workers if worker.lane is not None]
         for worker in busy:
             if worker.since + self.timeout <= now:
-                worker.cancel(Verdict.TIMED_OUT)
-        if left := [worker.since for worker in busy if worker.verdict is None]:
-            self._watch = loop.call_at(min(left) + self.timeout, self._check)
-
-
-class Verdict(Enum):
-    """Why a worker's call was cancelled."""
-
-    TIMED_OUT = "the call took too long"
-    LEFT = "the run that asked is over"
-
-
-class Worker:
-    """One task of the pool, and the call it makes."""
-
-    __slots__ = ("_sleep", "ended", "free", "lane", "since", "task", "verdict")
-
-    def __init__(self) -> None:
-        self.task: asyncio.Task[None] = cast("asyncio.Task[None]", None)
-        self.lane: Lane | None = None
-        self.since = 0.0
-        self.verdict: Verdict | None = None
-        self.ended = False
-        self.free = asyncio.Event()
-        self._sleep: asyncio.Future[None] | None = None
-
-    def sleep(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
-        """What to await until there may be work."""
-        self._sleep = loop.create_future()
-        return self._sleep
-
-    def wake(self) -> None:
-        """There may be work."""
-        if self._sleep is not None and not self._sleep.done():
-            self._sleep.set_result(None)
-
-    def cancel(self, verdict: Verdict) -> None:
-        """End the call under way, but not the worker."""
-        if self.verdict is None:
-            self.free.clear()
-            self.task.cancel()
-        self.verdict = verdict
+                worker.cancel(worker.verdict or Verdict.TIMED_OUT)
+                worker.since = loop.time()
+        if busy:
+            self._watch = loop.call_at(min(worker.since for worker in busy) + self.timeout, self._check)
 
 
 def _as_coroutine_function(call: Callable[[Any], Any], blocking: bool) -> Callable[[Any], Awaitable[Any]]:
