@@ -1,0 +1,28 @@
+"""A server for each module of tests, with the flags that the module names in `FLAGS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from service.processes import Process, serving
+
+Serve = Callable[..., Process]
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """The server that the tests of a module share."""
+    flags = getattr(request.module, "FLAGS", ())
+    with serving(tmp_path_factory.mktemp("served"), *flags) as process:
+        yield process
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Starts servers of a test's own, with their dead letters in its folder; ends them after it."""
+    with ExitStack() as stack:
+        yield lambda *flags, **options: stack.enter_context(serving(tmp_path, *flags, **options))

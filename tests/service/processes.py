@@ -1,0 +1,199 @@
+"""A `penstock` process for the tests: started with flags, listened to, and ended by its own id."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.wire import Answer, Client
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+
+TROUBLE = ("library.said", "http.broke", "run.broke", "run.tasks_stuck", "stop.hard")
+"""Events that no client may be able to cause."""
+
+
+class Process:
+    """One `penstock COMMAND` process, its log as it comes in, and what it tells about itself."""
+
+    def __init__(self, command: str, *flags: object, env: dict[str, str] | None = None) -> None:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "penstock", command, *map(str, flags)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=clean | {"PYTHONPATH": f"{ROOT / 'flows'}{os.pathsep}{ROOT / 'http'}"} | (env or {}),
+        )
+        self.pid = self.popen.pid
+        self.events: list[dict[str, Any]] = []
+        self.noise: list[str] = []
+        """Lines of standard error that are no JSON."""
+        self._news = threading.Condition()
+        self._closed = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def listen(self) -> None:
+        """Wait until the process listens."""
+        address = urlsplit(self.event("http.listening", timeout=START_SECONDS)["url"])
+        self.host, self.port = str(address.hostname), int(address.port or 0)
+
+    # What it says
+
+    def event(self, name: str, timeout: float = 10.0, **fields: Any) -> dict[str, Any]:
+        """The first log line of an event with these fields, as soon as there is one."""
+
+        def seen() -> dict[str, Any] | None:
+            return next(iter(self.said(name, **fields)), None)
+
+        with self._news:
+            self._news.wait_for(lambda: seen() or self._closed, timeout)
+            if (found := seen()) is None:
+                raise AssertionError(f"no {name} {fields} within {timeout} s; {self.events[-20:]} {self.noise[-20:]}")
+            return found
+
+    def said(self, name: str, **fields: Any) -> list[dict[str, Any]]:
+        """The log lines of an event with these fields so far."""
+        return [
+            event
+            for event in list(self.events)
+            if event.get("event") == name and all(event.get(field) == value for field, value in fields.items())
+        ]
+
+    def trouble(self) -> list[Any]:
+        """What it said that it should never have to say."""
+        return [event for event in self.events if event.get("event") in TROUBLE] + self.noise
+
+    # What it is asked
+
+    def connect(self, **options: Any) -> Client:
+        """A connection."""
+        return Client(self.host, self.port, **options)
+
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+        """A request of its own connection, and its whole answer."""
+        with self.connect() as client:
+            client.request(method, path, body, **headers)
+            return client.answer(method).complete()
+
+    def post(self, *orders: Any, query: str = "", **headers: str) -> Answer:
+        """Orders as NDJSON, and the whole answer."""
+        body = b"".join(json.dumps(order).encode() + b"\n" for order in orders)
+        return self.ask("POST", f"/orders/bulk{query}", body, **{"Content_Type": "application/x-ndjson"} | headers)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of a series that have these labels."""
+        text = self.ask("GET", "/metrics").body.decode()
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def rss(self) -> float:
+        """Its memory in MiB."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found
+        return int(found[1]) / 1024
+
+    # How it ends
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.popen.send_signal(number)
+
+    def wait(self, timeout: float = STOP_SECONDS) -> int:
+        """Its exit code."""
+        code = self.popen.wait(timeout)
+        self._reader.join(5)
+        return code
+
+    def stop(self) -> int:
+        """End it, kindly first; returns its exit code."""
+        if self.popen.poll() is None:
+            self.signal(signal.SIGTERM)
+            try:
+                self.popen.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self.wait()
+
+    def kill(self) -> None:
+        """End it without a word."""
+        self.popen.kill()
+        self.wait()
+
+    def close(self) -> None:
+        """End it if it still runs, and let go of its pipe."""
+        if self.popen.poll() is None:
+            self.kill()
+        self._reader.join(5)
+        if self.popen.stderr is not None:
+            self.popen.stderr.close()
+
+    def _read(self) -> None:
+        for line in self.popen.stderr or ():
+            with self._news:
+                try:
+                    self.events.append(json.loads(line))
+                except ValueError:
+                    self.noise.append(line.decode(errors="replace").rstrip())
+                self._news.notify_all()
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+
+
+@contextmanager
+def serving(folder: Path, *flags: object, env: dict[str, str] | None = None) -> Iterator[Process]:
+    """`penstock serve` with its dead letters in a folder, no workers and no latency unless the flags say otherwise."""
+    usual = {"--port": 0, "--workers": 0, "--latency-scale": 0, "--dead-letters": f"sqlite:///{folder}/letters.db"}
+    given = [word for flag, value in usual.items() if flag not in flags for word in (flag, value)]
+    process = Process("serve", *given, *flags, env=env)
+    try:
+        process.listen()
+        yield process
+        if process.popen.poll() is None:
+            process.stop()
+        assert process.trouble() == []
+    finally:
+        process.close()
+
+
+@contextmanager
+def simulating(*flags: object) -> Iterator[Process]:
+    """`penstock simulate`, without latency unless the flags say otherwise."""
+    process = Process("simulate", "--port", 0, "--latency-scale", 0, *flags)
+    try:
+        process.listen()
+        yield process
+    finally:
+        process.close()
+
+
+def until(condition: Callable[[], Any], timeout: float = 5.0, period: float = 0.02) -> Any:
+    """What a condition gives, as soon as it is true."""
+    end = time.monotonic() + timeout
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout} s; at last it was {found!r}")
+        time.sleep(period)
+    return found

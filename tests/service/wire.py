@@ -1,0 +1,240 @@
+"""HTTP as bytes on a socket, so that a test can do what no decent client would."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+TIMEOUT = 15.0
+NDJSON = "application/x-ndjson"
+
+
+class Cut(Exception):
+    """The connection ended in the middle of something."""
+
+
+@dataclass
+class Answer:
+    """A response: its head, and its body as far as it was read."""
+
+    client: Client
+    status: int
+    headers: dict[str, str]
+    bodiless: bool = False
+    body: bytes = b""
+    cut: bool = False
+    """Whether the connection ended before the body did."""
+    _rest: bytes = b""
+    _inflate: Any = field(default=None, repr=False)
+    _pieces: Iterator[bytes] | None = field(default=None, repr=False)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body as it arrives, decompressed; raises `Cut` when the connection breaks off."""
+        if self.headers.get("content-encoding") == "gzip":
+            self._inflate = zlib.decompressobj(wbits=31)
+        for piece in self._framed():
+            yield self._inflate.decompress(piece) if self._inflate else piece
+
+    def _framed(self) -> Iterator[bytes]:
+        if self.bodiless or self.status in (204, 304):
+            return
+        if self.headers.get("transfer-encoding") == "chunked":
+            while size := int(self.client.line().split(b";")[0], 16):
+                yield self.client.exactly(size)
+                self.client.line()
+            while self.client.line():
+                pass
+        elif "content-length" in self.headers:
+            yield self.client.exactly(int(self.headers["content-length"]))
+        else:
+            while piece := self.client.some():
+                yield piece
+
+    def complete(self) -> Answer:
+        """Read all that is left."""
+        try:
+            for _ in self.records_raw():
+                pass
+        except (Cut, OSError):
+            self.cut = True
+        return self
+
+    def records_raw(self) -> Iterator[bytes]:
+        """The lines of the body as they arrive."""
+        if self._pieces is None:
+            self._pieces = self.pieces()
+        while True:
+            while b"\n" in self._rest:
+                line, _, self._rest = self._rest.partition(b"\n")
+                yield line
+            piece = next(self._pieces, None)
+            if piece is None:
+                if self._rest:
+                    line, self._rest = self._rest, b""
+                    yield line
+                return
+            self.body += piece
+            self._rest += piece
+
+    def stream(self) -> Iterator[dict[str, Any]]:
+        """The records of an NDJSON body as they arrive."""
+        for line in self.records_raw():
+            yield json.loads(line)
+
+    def next(self) -> dict[str, Any]:
+        """The next record of an NDJSON body."""
+        return next(self.stream())
+
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All records of an NDJSON body that was read."""
+        return [json.loads(line) for line in self.body.splitlines()]
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """The records before the end record."""
+        return [line for line in self.lines() if "end" not in line]
+
+    @property
+    def end(self) -> dict[str, Any]:
+        """The end record, which has to be the last line."""
+        return self.lines()[-1]["end"]
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, host: str, port: int, *, receive_buffer: int | None = None) -> None:
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT)
+        if receive_buffer is not None:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.sock.connect((host, port))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = bytearray()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    # Sending
+
+    def send(self, data: bytes) -> None:
+        """Send bytes, all of them."""
+        self.sock.sendall(data)
+
+    def chunk(self, data: bytes) -> None:
+        """Send one chunk of a chunked body; an empty one ends it."""
+        self.send(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, version: str = "1.1", **headers: str
+    ) -> None:
+        """Send a request; with a body, its length too unless the headers say how it comes."""
+        self.send(head(method, path, body, version, **headers) + (body or b""))
+
+    def upload(self, path: str = "/orders/bulk", **headers: str) -> None:
+        """Begin a chunked upload of NDJSON."""
+        self.request("POST", path, **{"Content_Type": NDJSON, "Transfer_Encoding": "chunked"} | headers)
+
+    def push(self, data: bytes, pause: float = 0.5) -> int:
+        """Send bytes until the other side takes no more for `pause` seconds; returns how many it took."""
+        self.sock.settimeout(pause)
+        sent = 0
+        try:
+            while sent < len(data):
+                sent += self.sock.send(data[sent : sent + 65_536])
+        except TimeoutError:
+            pass
+        finally:
+            self.sock.settimeout(TIMEOUT)
+        return sent
+
+    def leave(self) -> None:
+        """Close the connection: FIN."""
+        self.sock.close()
+
+    def reset(self) -> None:
+        """Break the connection: RST."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    # Receiving
+
+    def answer(self, method: str = "GET") -> Answer:
+        """The head of the next response."""
+        first = self.line()
+        found = re.fullmatch(rb"HTTP/1\.[01] (\d{3}) .*", first)
+        assert found, first
+        headers: dict[str, str] = {}
+        while line := self.line():
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name.lower()] = value.strip()
+        return Answer(self, int(found[1]), headers, bodiless=method == "HEAD")
+
+    def some(self) -> bytes:
+        """Some bytes; none when the other side closed."""
+        if self._buffer:
+            data = bytes(self._buffer)
+            self._buffer.clear()
+            return data
+        return self.sock.recv(65_536)
+
+    def line(self) -> bytes:
+        """A line without its end."""
+        while (end := self._buffer.find(b"\r\n")) < 0:
+            self._more()
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
+        return line
+
+    def exactly(self, count: int) -> bytes:
+        """So many bytes."""
+        while len(self._buffer) < count:
+            self._more()
+        data = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return data
+
+    def closed(self, timeout: float = TIMEOUT) -> bool:
+        """Whether the other side closes within some time, and sends nothing before it."""
+        self.sock.settimeout(timeout)
+        try:
+            return not self._buffer and self.sock.recv(1) == b""
+        except ConnectionResetError:
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            self.sock.settimeout(TIMEOUT)
+
+    def _more(self) -> None:
+        data = self.sock.recv(65_536)
+        if not data:
+            raise Cut(f"the connection ended after {bytes(self._buffer[-100:])!r}")
+        self._buffer += data
+
+
+def head(method: str, path: str, body: bytes | None = None, version: str = "1.1", **headers: str) -> bytes:
+    """The head of a request. `Content_Type="…"` names a header."""
+    if body is not None and "Transfer_Encoding" not in headers:
+        headers.setdefault("Content_Length", str(len(body)))
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    return f"{method} {path} HTTP/{version}\r\nHost: 127.0.0.1\r\n{lines}\r\n".encode("latin-1")
+
+
+def orders(count: int, start: int = 1, padding: int = 0) -> bytes:
+    """Orders as NDJSON; `padding` makes each so many bytes longer."""
+    extra = b"" if not padding else b',"note":"%b"' % (b"x" * padding)
+    return b"".join(b'{"orderId":%d%b}\n' % (number, extra) for number in range(start, start + count))
