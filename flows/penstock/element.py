@@ -58,12 +58,15 @@ class Failure(Struct, frozen=True):
         )
 
 
-class Element(Struct, Generic[T], eq=False, weakref=True):
+class Element(Struct, Generic[T], eq=False, gc=False):
     """A value that travels, its place in the input, and what was decided about it.
 
     `outcome` is set by the step that decides (a filter, a failure); from then on later steps let the element pass
     untouched until the end of the flow settles it. A part, made by `flat_map`, has a `parent`, and the parent is
     settled when all its parts are.
+
+    The garbage collector does not look at elements (`gc=False`): nothing that they refer to refers back to them, and
+    there are many.
     """
 
     value: T

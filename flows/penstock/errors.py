@@ -74,6 +74,21 @@ class Unsettled(RunError):
         self.count = count
 
 
+class Cancelled(RunError):
+    """Something that a part of the run awaited was cancelled, though the run was not."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} was cancelled from outside; use abort() to cancel a run")
+        self.what = what
+
+
+class FeedClosed(RunError):
+    """The run that a feed serves takes no further values."""
+
+    def __init__(self) -> None:
+        super().__init__("the run of this feed takes no further values; make another feed for the next run")
+
+
 class ReaderGone(RunError):
     """Whoever was to take the results is gone. The run is cancelled; nothing failed."""
 
@@ -221,4 +236,7 @@ class TooManyRuns(PenstockError):
 
 def describe(error: BaseException) -> str:
     """An error in one line: its message, or its type when it has none."""
-    return str(error) or type(error).__name__
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # an error that cannot say what it is must not break the flow
+        return type(error).__name__

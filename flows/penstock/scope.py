@@ -15,7 +15,7 @@ from reactivex import abc
 from reactivex.scheduler.eventloop import AsyncIOScheduler
 
 from penstock.element import Element, Ledger
-from penstock.errors import NoScope, RunError
+from penstock.errors import Cancelled, NoScope, RunError
 from penstock.window import Window
 
 T = TypeVar("T")
@@ -28,8 +28,9 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 def cancel(task: asyncio.Task[None]) -> None:
-    """Cancel a task, as a Disposable does it."""
-    task.cancel()
+    """Cancel a task, as a Disposable does it; one that disposes of itself, by completing, is not cancelled for it."""
+    if task is not asyncio.current_task():
+        task.cancel()
 
 
 class Meter:
@@ -71,6 +72,7 @@ class Scope(AsyncIOScheduler):
         self.source_error: RunError | None = None
         """Why the source broke, if it did."""
         self._on_fault = on_fault
+        self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drain_calls: list[Callable[[], object]] = []
         self._close_calls: list[Callable[[], Coroutine[Any, Any, None]]] = []
@@ -100,7 +102,7 @@ class Scope(AsyncIOScheduler):
         """
         try:
             observer.on_next(elements)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:  # nothing is awaited here: it is not us who is cancelled
             self.fault(error)
             return False
         return True
@@ -140,15 +142,18 @@ class Scope(AsyncIOScheduler):
 
     async def aclose(self) -> list[str]:
         """Cancel what is left of the run and wait for its end; returns the names of tasks that refuse to end."""
+        self._closing = True
         for task in self._tasks:
             task.cancel()
-        for call in self._close_calls:
-            await call()
+        await asyncio.gather(*(call() for call in self._close_calls))  # side by side: each may take CANCEL_SECONDS
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
         return [task.get_name() for task in self._tasks if not task.done()]
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            if not self._closing:  # by whatever it awaited; nobody else would end the run
+                self.fault(Cancelled(task.get_name()))
+        elif (error := task.exception()) is not None:
             self.fault(error)

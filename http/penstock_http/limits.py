@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
@@ -68,6 +69,23 @@ class Connection(RequestHandler):
     def __init__(self, requests: Requests, server: web.Server, settings: Settings) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **connection_limits(settings))
         self._requests = requests
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; what breaks off a body breaks its reader too.
+
+        aiohttp's parser forgets the body that it was in the middle of when a chunk of it is broken, and whoever
+        reads that body would wait until its stream counts as stalled.
+        """
+        super().data_received(data)
+        if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+            request = self._current_request
+            if request is not None and not request.content.is_eof() and request.content.exception() is None:
+                request.content.set_exception(web.RequestPayloadError("the body is no valid HTTP"))
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log what aiohttp did not expect; not a broken body, which its reader has dealt with."""
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
 
     def handle_error(
         self,

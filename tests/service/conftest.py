@@ -17,7 +17,8 @@ Serve = Callable[..., Process]
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """The server that the tests of a module share."""
     flags = getattr(request.module, "FLAGS", ())
-    with serving(tmp_path_factory.mktemp("served"), *flags) as process:
+    excused = getattr(request.module, "EXCUSED", ())
+    with serving(tmp_path_factory.mktemp("served"), *flags, excused=excused) as process:
         yield process
 
 

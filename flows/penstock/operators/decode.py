@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -47,8 +47,7 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
             except Exception as error:
                 element.fail(name, _refusal(error))
             if key is not None:
-                fields: Any = value
-                element.key = fields.get(key) if isinstance(value, dict) else getattr(value, key, None)
+                element.key = _key(element.value if element.outcome is None else value, key)
 
     return each(name, work)
 
@@ -66,6 +65,13 @@ def _struct_of(item: Any) -> Any:
         else:
             fields.append((attribute, hint | msgspec.UnsetType, msgspec.field(name=field, default=msgspec.UNSET)))
     return msgspec.defstruct(item.__name__, fields, kw_only=True)
+
+
+def _key(value: Any, field: str) -> Any:
+    """A field's value; bytes, texts and lists have attributes too, which are no fields."""
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).get(field)
+    return None if isinstance(value, bytes | str | int | float | list) else getattr(value, field, None)
 
 
 def _refusal(error: Exception) -> Exception:

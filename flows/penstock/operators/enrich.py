@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 from reactivex import Observable, abc
 
 from penstock.element import Element, Step
-from penstock.operators.map_async import enter, measure
+from penstock.operators.map_async import measure
 from penstock.scope import Scope
 from penstock.services import Failed, Lane, Service
 
 A = TypeVar("A")
 
-Merge = Callable[[Any, Iterable[tuple[str, Any]]], Any]
+Merge = Callable[[Any, dict[str, Any]], Any]
 
 
 def enrich(
@@ -25,8 +25,8 @@ def enrich(
 ) -> Step[A, Any]:
     """Ask several services about each value at the same time, and merge their answers into it by name.
 
-    A dict gets a key for each service, a Struct or dataclass its field of that name; `merge(value, answers)`, with pairs
-    of a name and an answer, does it for anything else. A failed attempt of one service does not repeat the others. A
+    A dict gets a key for each service, a Struct or dataclass its field of that name; `merge(value, answers)`
+    does it for anything else. A failed attempt of one service does not repeat the others. A
     service that failed for good gives the element's failure its step: the name of the service. What the others found is
     kept with the dead letter.
 
@@ -47,7 +47,7 @@ def enrich(
             observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
         ) -> abc.DisposableBase:
             scope = Scope.of(scheduler, f"step {name}")
-            gathering = Gathering(name, asked, merge or merged, observer, scope)
+            gathering = Gathering(name, asked, merge, observer, scope)
             return source.subscribe(gathering.on_next, observer.on_error, gathering.on_completed, scheduler=scheduler)
 
         return Observable(subscribe)
@@ -62,7 +62,7 @@ class Gathering:
         self,
         name: str,
         services: dict[str, Service],
-        merge: Merge,
+        merge: Merge | None,
         observer: abc.ObserverBase[list[Element[Any]]],
         scope: Scope,
     ) -> None:
@@ -82,12 +82,15 @@ class Gathering:
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Ask all services; elements that were decided before pass."""
-        live = [element for element in elements if element.outcome is None]
+        now = self._scope.loop.time()
         missing = len(self._names)
         empty = [None] * missing + [missing]  # one place an answer, then how many are missing
-        for element in live:
-            element.answers = empty.copy()
-        enter(live, self._scope.loop.time())
+        live: list[Element[Any]] = []
+        for element in elements:
+            if element.outcome is None:
+                element.answers = empty.copy()
+                element.entered = now
+                live.append(element)
         self._open += len(live)
         if len(live) < len(elements):
             self._observer.on_next([element for element in elements if element.outcome is not None])
@@ -98,13 +101,14 @@ class Gathering:
         """Note the answers of one service; pass on what has all of them."""
         complete: list[Element[Any]] = []
         for element, answer in zip(elements, answers, strict=True):
-            gathered = element.answers
-            assert gathered is not None
+            gathered: Any = element.answers
             gathered[number] = answer
-            gathered[-1] -= 1
             if type(answer) is Failed and element.outcome is None:
                 element.fail(self._names[number], answer.error, answer.attempts)
-            if not gathered[-1]:
+            missing = gathered[-1] - 1
+            if missing:
+                gathered[-1] = missing
+            else:
                 complete.append(element)
         if complete:
             self._pass_on(complete)
@@ -117,17 +121,21 @@ class Gathering:
     def _pass_on(self, elements: list[Element[Any]]) -> None:
         names, merge = self._names, self._merge
         for element in elements:
-            answers = zip(names, element.answers or (), strict=False)
+            gathered: Any = element.answers
             element.answers = None
-            if element.outcome is None:
-                try:
-                    element.value = merge(element.value, answers)
-                except Exception as error:
-                    element.fail(self._name, error)
-            else:
-                element.found = (element.found or {}) | {
-                    name: answer for name, answer in answers if type(answer) is not Failed
-                }
+            if element.outcome is not None:
+                element.found = (element.found or {}) | _found(names, gathered)
+                continue
+            try:
+                if merge is None and type(element.value) is dict:
+                    value = element.value.copy()
+                    for name, answer in zip(names, gathered, strict=False):
+                        value[name] = answer
+                    element.value = value
+                else:
+                    element.value = (merge or merged)(element.value, dict(zip(names, gathered, strict=False)))
+            except Exception as error:
+                element.fail(self._name, error)
         self._open -= len(elements)
         measure(self._meter, elements, self._scope.loop.time())
         self._scope.emit(self._observer, elements)
@@ -138,14 +146,17 @@ class Gathering:
             self._observer.on_completed()
 
 
-def merged(value: Any, answers: Iterable[tuple[str, Any]]) -> Any:
+def _found(names: Sequence[str], answers: Sequence[Any]) -> dict[str, Any]:
+    """What the services that did answer found."""
+    return {name: answer for name, answer in zip(names, answers, strict=False) if type(answer) is not Failed}
+
+
+def merged(value: Any, answers: dict[str, Any]) -> Any:
     """A value with the answers in it; the value itself stays as it is."""
-    if type(value) is dict:
-        both = cast("dict[str, Any]", value).copy()
-        both.update(answers)
-        return both
+    if isinstance(value, dict):
+        return {**value, **answers}
     if isinstance(value, msgspec.Struct):
-        return msgspec.structs.replace(value, **dict(answers))
+        return msgspec.structs.replace(value, **answers)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, **dict(answers))
+        return dataclasses.replace(value, **answers)
     raise TypeError(f"enrich does not know how to merge answers into a {type(value).__name__}; give it merge=")

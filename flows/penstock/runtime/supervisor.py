@@ -14,7 +14,7 @@ from reactivex import Observable
 
 from penstock.deadletters import Stores
 from penstock.element import Element
-from penstock.errors import Stopping, TooManyRuns
+from penstock.errors import Stopping, TooManyRuns, describe
 from penstock.runtime.plan import Plan
 from penstock.runtime.run import Run, Summary
 from penstock.runtime.stopping import Event, Phase, after
@@ -179,15 +179,19 @@ class Supervisor:
     async def _work(self, name: str, flow: Runnable, make_source: Callable[[], Elements], every: float | None) -> None:
         breaks = 0
         while self.phase is Phase.SERVING:
-            summary = await self.start(flow, make_source(), Discard(), kind="worker").finished
-            if summary.reason == "failed":
+            try:
+                summary = await self.start(flow, make_source(), Discard(), kind="worker").finished
+                broke = (summary.error or summary.reason) if summary.reason == "failed" else None
+            except Exception as error:  # its source could not even be made
+                broke = describe(error)
+            if broke is not None:
                 breaks += 1
                 wait = self._backoff.seconds(breaks, self._chance)
                 self.restarts[name] += 1
                 log.warning(
                     "worker.restart",
                     worker=name,
-                    error=summary.error,
+                    error=broke,
                     restart_in=round(wait, 3),
                     breaks=breaks,
                 )

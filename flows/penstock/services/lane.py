@@ -42,6 +42,8 @@ Done: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], None]
 class Caller(Protocol):
     """The service, as far as a lane knows it."""
 
+    succeeded: int
+
     def ready(self, lane: Lane) -> None: ...
 
     async def leave(self, lane: Lane) -> None: ...
@@ -60,6 +62,7 @@ class Lane:
         "calls",
         "closed",
         "context",
+        "failed",
         "jobs",
         "retried",
     )
@@ -67,6 +70,8 @@ class Lane:
     def __init__(self, service: Caller, done: Done, fault: Callable[[BaseException], None] | None = None) -> None:
         self.calls: deque[Any] = deque()
         self.closed = False
+        self.failed = 0
+        """How many of the answers are `Failed`."""
         self.retried = False
         self.jobs: list[Any] = []
         """Jobs answered in this turn of the event loop, and in `answers` their answers."""
@@ -122,6 +127,8 @@ class Lane:
             return
         jobs, answers = self.jobs, self.answers
         self.jobs, self.answers = [], []
+        self._service.succeeded += len(jobs) - self.failed
+        self.failed = 0
         if self.retried:
             jobs = [job.element if type(job) is Again else job for job in jobs]
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
@@ -185,13 +186,14 @@ class Service:
             )  # an empty context: workers are shared, and outlive the run that happens to start them
 
     async def _work(self, worker: Worker) -> None:
+        """Make calls, one after the other, lane by lane in turn. Every order takes this path: it is measured."""
         loop = asyncio.get_running_loop()
-        clock, call, ready = loop.time, self._call, self._ready
+        clock, call, ready = _clock_of(loop), self._call, self._ready
         made = 0
         self._waking = False
         while not worker.ended:
             if not ready:
-                lane = job = answer = cast(Any, None)  # an idle worker keeps nothing alive
+                worker.lane = lane = job = answer = cast(Any, None)  # an idle worker keeps nothing alive
                 self._idle.append(worker)
                 await worker.sleep(loop)
                 self._waking = False
@@ -210,21 +212,11 @@ class Service:
                 self._watch = loop.call_at(worker.since + self.timeout, self._check)
             try:
                 answer = await call(job.value)
-            except asyncio.CancelledError:
-                if worker.verdict is not None:
-                    answer = self._verdict(worker, lane, job)
-                elif worker.task.cancelling():  # the event loop comes to its end
-                    raise
-                else:
-                    answer = self._failed(lane, job, CallCancelled(self.name))
-            except Exception as error:
-                answer = self._verdict(worker, lane, job) if worker.verdict else self._failed(lane, job, error)
-            else:
-                self.succeeded += 1
-                if worker.verdict is not None:  # the call swallowed its cancelling
-                    self._pardon(worker)
-            worker.lane = None
-            if not lane.closed and answer is not Again:
+            except (Exception, asyncio.CancelledError) as error:
+                answer = self._broken_off(worker, lane, job, error)
+            if worker.verdict is not None:  # the call swallowed its cancelling
+                self._pardon(worker)
+            if answer is not Again:
                 if not lane.jobs:
                     loop.call_soon(lane.hand_on, context=lane.context)
                 lane.jobs.append(job)
@@ -232,7 +224,21 @@ class Service:
             made += 1
             if made >= SLICE:
                 made = 0
+                worker.lane = None
                 await asyncio.sleep(0)
+
+    def _broken_off(self, worker: Worker, lane: Lane, job: Job | Again, error: BaseException) -> Any:
+        """What a call that raised comes to: another attempt (`Again`), a failure, or nothing for a run that left."""
+        if worker.verdict is not None:
+            if self._pardon(worker) is Verdict.TIMED_OUT and not lane.closed:
+                return self._failed(lane, job, TimedOut(self.name, self.timeout))
+            self.cancelled += 1
+            return Again
+        if isinstance(error, Exception):
+            return self._failed(lane, job, error)
+        if worker.task.cancelling():  # the event loop comes to its end
+            raise error
+        return self._failed(lane, job, CallCancelled(self.name))
 
     def _failed(self, lane: Lane, job: Job | Again, error: Exception) -> Any:
         """What a failed attempt comes to: another one, or the failure."""
@@ -243,22 +249,17 @@ class Service:
             self.errors += 1
         try:
             if attempt >= self.attempts or not self._retry_on(error):
+                lane.failed += 1
                 return Failed(error, attempt)
             seconds = self.backoff.seconds(attempt, self._chance, getattr(error, "retry_after", None))
         except Exception as broken:  # a bug in retry_on or in an error must not take the worker with it
             broken.__cause__ = error
+            lane.failed += 1
             return Failed(broken, attempt)
         self.retries += 1
         element = job.element if isinstance(job, Again) else job
         lane.again(Again(element, attempt + 1), seconds)
         return Again
-
-    def _verdict(self, worker: Worker, lane: Lane, job: Job | Again) -> Any:
-        """What a cancelled call comes to."""
-        if self._pardon(worker) is Verdict.TIMED_OUT and not lane.closed:
-            return self._failed(lane, job, TimedOut(self.name, self.timeout))
-        self.cancelled += 1
-        return None
 
     def _pardon(self, worker: Worker) -> Verdict | None:
         """Take back the cancelling of a worker's call: the worker goes on, unless others cancelled it too."""
@@ -283,6 +284,12 @@ class Service:
                 worker.since = loop.time()
         if busy:
             self._watch = loop.call_at(min(worker.since for worker in busy) + self.timeout, self._check)
+
+
+def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """The clock of a loop, without the method around it if it is asyncio's own: that costs more than the clock."""
+    own = getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time
+    return time.monotonic if own else loop.time
 
 
 def _as_coroutine_function(call: Callable[[Any], Any], blocking: bool) -> Callable[[Any], Awaitable[Any]]:

@@ -2,8 +2,8 @@
 
 from penstock.sources.feed import Feed, Overflow, from_observable
 from penstock.sources.iterables import from_async_iterable, from_iterable, ticks
-from penstock.sources.ndjson import LINE_LIMIT, LineSplitter, LongLine, ndjson
-from penstock.sources.source import Intake, Source
+from penstock.sources.ndjson import LINE_LIMIT, LineSplitter, ndjson
+from penstock.sources.source import Intake, LongLine, Source
 
 __all__ = [
     "LINE_LIMIT",

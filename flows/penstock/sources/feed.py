@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from reactivex import Observable
 
 from penstock.element import Element, Ledger
-from penstock.errors import BufferOverflow
+from penstock.errors import BufferOverflow, FeedClosed
 from penstock.sources.source import Intake, Source
 
 T = TypeVar("T")
@@ -32,7 +32,8 @@ class Overflow(StrEnum):
 class Feed(Source[T], Generic[T]):
     """A source that code pushes values into, with a buffer of `capacity` elements between it and the run.
 
-    Whatever is dropped is counted as received and as filtered, and by itself (`dropped`). A feed serves one run.
+    Whatever is dropped, or still in the buffer when the run takes no more, is counted as received and as filtered, and
+    by itself (`dropped`). A feed serves one run.
 
     >>> feed = Feed[int](capacity=1000, overflow="drop_oldest")
     >>> feed.push(1)
@@ -49,8 +50,8 @@ class Feed(Source[T], Generic[T]):
         self.overflow = Overflow(overflow)
         self.dropped = 0
         """Values dropped so far."""
-        self._buffer: deque[tuple[int, T]] = deque()
-        self._seq = 0
+        self._buffer: deque[T] = deque()
+        self._over = False
         self._uncounted = 0
         self._ledger: Ledger | None = None
         self._error: Exception | None = None
@@ -62,23 +63,26 @@ class Feed(Source[T], Generic[T]):
         """Put a value into the buffer, at once. With `backpressure`, use `send`."""
         if self.overflow is Overflow.BACKPRESSURE:
             raise TypeError("this feed holds back its sender: use `await feed.send(value)`")
-        if len(self._buffer) < self.capacity:
+        if self._over:
+            self._drop()
+        elif len(self._buffer) < self.capacity:
             self._append(value)
         elif self.overflow is Overflow.DROP_OLDEST:
             self._buffer.popleft()
             self._drop()
             self._append(value)
         elif self.overflow is Overflow.DROP_NEWEST:
-            self._seq += 1
             self._drop()
         else:
             self.fail(BufferOverflow(self.capacity))
 
     async def send(self, value: T) -> None:
-        """Put a value into the buffer, waiting for room when the feed holds back."""
-        while self.overflow is Overflow.BACKPRESSURE and len(self._buffer) >= self.capacity:
+        """Put a value into the buffer, waiting for room when the feed holds back. Raises `FeedClosed` after the run."""
+        while self.overflow is Overflow.BACKPRESSURE and len(self._buffer) >= self.capacity and not self._over:
             self._left.clear()
             await self._left.wait()
+        if self._over:
+            raise FeedClosed
         if self.overflow is Overflow.BACKPRESSURE:
             self._append(value)
         else:
@@ -98,6 +102,16 @@ class Feed(Source[T], Generic[T]):
         self._ledger = intake.ledger
         self._ledger.drop(self._uncounted)
         self._uncounted = 0
+        try:
+            await self._pass_on(intake)
+        finally:
+            self._over = True
+            self._left.set()
+            while self._buffer:
+                self._buffer.popleft()
+                self._drop()
+
+    async def _pass_on(self, intake: Intake[T]) -> None:
         while True:
             await intake.room()
             if self._error is not None:
@@ -112,8 +126,7 @@ class Feed(Source[T], Generic[T]):
                 await self._arrived.wait()
 
     def _append(self, value: T) -> None:
-        self._buffer.append((self._seq, value))
-        self._seq += 1
+        self._buffer.append(value)
         self._arrived.set()
 
     def _drop(self) -> None:
@@ -127,7 +140,7 @@ class Feed(Source[T], Generic[T]):
         count = intake.take(len(self._buffer))
         taken = [self._buffer.popleft() for _ in range(count)]
         self._left.set()
-        intake.give_out([Element(value, seq, intake.ledger, value) for seq, value in taken])
+        intake.give_out([Element(value, seq, intake.ledger, value) for seq, value in enumerate(taken, intake.seq)])
 
 
 def from_observable(

@@ -30,9 +30,19 @@ class FromIterable(Source[T]):
 
     async def produce(self, intake: Intake[T]) -> None:
         values = iter(self._values)
-        while chunk := list(islice(values, min(await intake.room(), SLICE))):
+        error: Exception | None = None
+        while error is None:
+            chunk: list[T] = []
+            try:
+                chunk.extend(islice(values, min(await intake.room(), SLICE)))
+            except Exception as broke:  # what it gave before it broke is still taken
+                error = broke
             await intake.send(chunk, [self._size(value) for value in chunk] if self._size else None)
+            if not chunk:
+                break
             await asyncio.sleep(0)
+        if error is not None:
+            raise error
 
 
 class FromAsyncIterable(Source[T]):
@@ -82,8 +92,8 @@ def ticks(seconds: float, count: int | None = None) -> Source[int]:
         while count is None or number < count:
             yield number
             number += 1
-            late = (loop.time() - start) % seconds
-            await asyncio.sleep(seconds - late)
+            passed = int((loop.time() - start) / seconds + 1e-6)  # a timer may fire a hair too early
+            await asyncio.sleep(start + (passed + 1) * seconds - loop.time())
 
     return FromAsyncIterable(Ticks(clock))
 

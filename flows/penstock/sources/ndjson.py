@@ -7,20 +7,14 @@ which is no JSON fails like any other element, with its bytes kept.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable
+from itertools import filterfalse
 
-from penstock.sources.source import EXCERPT, Intake, Source
+from penstock.sources.source import Intake, LongLine, Source
 
 LINE_LIMIT = 1024 * 1024
 """Bytes that one line may have unless told otherwise."""
 
 BOM = b"\xef\xbb\xbf"
-
-
-class LongLine(bytes):
-    """The beginning of a line that was over the limit; the rest was passed over."""
-
-    length: int
-    limit: int
 
 
 class LineSplitter:
@@ -36,6 +30,8 @@ class LineSplitter:
         self._limit = limit
         self._rest = bytearray()
         self._skipped = 0
+        self._blank = True  # so far, all that was skipped
+        self._return = False
         self._started = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
@@ -56,8 +52,13 @@ class LineSplitter:
 
     def _keep(self, piece: bytes) -> None:
         room = self._limit + 2 - len(self._rest)  # two more: a \r, and one to know that it is too long
+        if not self._started:
+            room += len(BOM)
         self._rest += piece[:room]
-        self._skipped += max(0, len(piece) - room)
+        if len(piece) > room:
+            self._skipped += len(piece) - room
+            self._blank = self._blank and piece[room:].isspace()
+            self._return = piece.endswith(b"\r")
 
     def _take(self) -> bytes:
         line = bytes(self._rest)
@@ -66,23 +67,26 @@ class LineSplitter:
             self._started = True
             line = line.removeprefix(BOM)
         if self._skipped:
-            line, self._skipped = self._shorten(line, len(line) + self._skipped), 0
+            blank = self._blank and line.isspace()
+            line = b"" if blank else self._shorten(line, len(line) + self._skipped - self._return)
+            self._skipped, self._blank = 0, True
         return line
 
     def _clean(self, lines: list[bytes], chunk: bytes) -> list[bytes]:
+        """Lines without `\\r`, blank ones left out, long ones shortened. What is done for each line is done in C."""
         if b"\r" in chunk or lines[0].endswith(b"\r"):
             lines = [line if isinstance(line, LongLine) else line.removesuffix(b"\r") for line in lines]
+        first = lines[0]
+        lines = list(filter(None, filterfalse(bytes.isspace, lines)))
+        if isinstance(first, LongLine) and first.isspace():  # only its beginning is blank
+            lines.insert(0, first)
         limit = self._limit
-        return [
-            line if len(line) <= limit else self._shorten(line, len(line))
-            for line in lines
-            if line and not line.isspace()
-        ]
+        if lines and max(map(len, lines)) > limit:
+            lines = [line if len(line) <= limit else self._shorten(line, len(line)) for line in lines]
+        return lines
 
     def _shorten(self, line: bytes, length: int) -> LongLine:
-        excerpt = LongLine(line[: min(EXCERPT, self._limit)])
-        excerpt.length, excerpt.limit = length, self._limit
-        return excerpt
+        return LongLine.of(line, length, self._limit)
 
 
 class Ndjson(Source[bytes]):
@@ -97,12 +101,17 @@ class Ndjson(Source[bytes]):
 
     async def produce(self, intake: Intake[bytes]) -> None:
         splitter = LineSplitter(self._limit)
-        async for chunk in self._chunks:
-            if lines := splitter.feed(chunk):
-                await intake.send(lines, [len(line) for line in lines])
-            await intake.room()
+        chunks = aiter(self._chunks)
+        try:
+            async for chunk in chunks:
+                if lines := splitter.feed(chunk):
+                    await intake.send(lines, list(map(len, lines)))
+                await intake.room()
+        finally:
+            if (close := getattr(chunks, "aclose", None)) is not None:
+                await close()
         if lines := splitter.finish():
-            await intake.send(lines, [len(line) for line in lines])
+            await intake.send(lines, list(map(len, lines)))
 
 
 def ndjson(chunks: AsyncIterable[bytes], *, limit: int = LINE_LIMIT) -> Source[bytes]:

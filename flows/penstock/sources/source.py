@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import count
 from typing import Any, Generic, TypeVar
 
 from reactivex import Observable, abc
@@ -23,6 +24,20 @@ T = TypeVar("T")
 
 EXCERPT = 4096
 """Bytes kept of an input that is too large to be taken."""
+
+
+class LongLine(bytes):
+    """The beginning of an input that is too large; the rest was passed over."""
+
+    length: int
+    limit: int
+
+    @classmethod
+    def of(cls, value: bytes, length: int, limit: int) -> LongLine:
+        """The beginning of `value`, of which there were `length` bytes."""
+        excerpt = cls(value[: min(EXCERPT, limit)])
+        excerpt.length, excerpt.limit = length, limit
+        return excerpt
 
 
 class Intake(Generic[T]):
@@ -78,16 +93,16 @@ class Intake(Generic[T]):
             return [Element(value, seq, ledger, value) for seq, value in enumerate(values, self.seq)]
         return [
             Element(value, seq, ledger, value, size)
-            for seq, (value, size) in enumerate(zip(values, sizes, strict=True), self.seq)
+            for value, seq, size in zip(values, count(self.seq), sizes, strict=False)
         ]
 
     async def _refuse(self, value: T, size: int) -> None:
         await self.room()
         self._scope.window.take(1)
-        element: Element[Any] = Element(
-            None, self.seq, self.ledger, value[:EXCERPT] if isinstance(value, bytes) else None
-        )
-        element.fail("source", TooLarge(size, self._scope.window.bytes))
+        limit = self._scope.window.bytes
+        kept = LongLine.of(value, size, limit) if isinstance(value, bytes) else None
+        element: Element[Any] = Element(None, self.seq, self.ledger, kept)
+        element.fail("source", TooLarge(size, limit))
         self.give_out([element])
 
     def give_out(self, elements: list[Element[T]]) -> None:
@@ -115,17 +130,25 @@ class Source(Observable[list[Element[T]]]):
     ) -> abc.DisposableBase:
         scope = Scope.of(scheduler, f"the source {self.name}")
         task = scope.spawn(self._run(observer, scope), f"source:{self.name}")
-        scope.on_drain(task.cancel)
         return Disposable(lambda: cancel(task))
 
     async def _run(self, observer: abc.ObserverBase[list[Element[Any]]], scope: Scope) -> None:
         try:
             if not scope.input_closed:
+                scope.on_drain(_this_task().cancel)  # only now: cancelled earlier it could not complete
                 await self.produce(Intake(observer, scope))
                 scope.input_closed = True
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if not scope.input_closed:
-                raise
+                if _this_task().cancelling():
+                    raise
+                scope.break_source(SourceBroke(self.name, error))  # something that it awaited was cancelled
         except Exception as error:
             scope.break_source(SourceBroke(self.name, error))
         observer.on_completed()
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task

@@ -1,0 +1,168 @@
+"""HTTP as clients speak it: old and new, one request after another, in pieces, in a hurry."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from service.processes import Process, until
+from service.wire import NDJSON, Client, Cut, head, orders
+
+FLAGS = ("--keep-alive", 1)
+
+BULK = "/orders/bulk"
+
+
+@pytest.fixture
+def client(server: Process) -> Any:
+    """A connection."""
+    with server.connect() as client:
+        yield client
+
+
+def test_a_connection_serves_request_after_request(client: Client) -> None:
+    """A bulk answer that ended well leaves the connection usable, also for another bulk."""
+    for count in (1, 300, 2):
+        client.request("POST", BULK, orders(count), Content_Type=NDJSON)
+        assert client.answer().complete().end["received"] == count
+        client.request("GET", "/health/live")
+        assert client.answer().complete().json() == {"status": "live"}
+
+
+def test_a_refusal_leaves_the_connection_in_step(client: Client) -> None:
+    """The body of a refused request is not taken for the next request."""
+    client.request("POST", BULK, b"GET /evil HTTP/1.1\r\n\r\n" * 100, Content_Type="text/csv")
+    assert client.answer().complete().status == 415
+    try:
+        client.request("GET", "/health/live")
+        answer = client.answer().complete()
+    except (Cut, ConnectionError):
+        return
+    assert answer.json() == {"status": "live"}
+
+
+def test_requests_may_be_sent_ahead(client: Client) -> None:
+    """Pipelined requests are answered one after another, in order."""
+    one = head("POST", BULK, orders(2), Content_Type=NDJSON) + orders(2)
+    two = head("GET", f"{BULK}?count=3&order=input")
+    three = head("GET", "/health/live")
+    client.send(one + two + three)
+    assert client.answer().complete().end["received"] == 2
+    assert client.answer().complete().end["received"] == 3
+    assert client.answer().complete().json() == {"status": "live"}
+
+
+def test_http_1_0_is_answered_until_the_end_of_the_connection(client: Client) -> None:
+    """A client that knows no chunks gets none; the connection's end is the body's."""
+    client.send(f"GET {BULK}?count=4 HTTP/1.0\r\n\r\n".encode())
+    answer = client.answer().complete()
+    assert "transfer-encoding" not in answer.headers
+    assert answer.end["received"] == 4
+    assert client.closed()
+
+
+def test_http_1_0_with_a_body_gets_its_answer(client: Client) -> None:
+    """Its length tells where it ends."""
+    client.request("POST", BULK, orders(4), version="1.0", Content_Type=NDJSON)
+    assert client.answer().complete().end["received"] == 4
+
+
+def test_a_client_that_asks_first_is_told_to_go_on(client: Client) -> None:
+    """`Expect: 100-continue` (what curl sends with a large body) gets its 100 before the body is sent."""
+    client.upload(Expect="100-continue")
+    assert client.line() == b"HTTP/1.1 100 Continue"
+    assert client.line() == b""
+    client.chunk(orders(2))
+    client.chunk(b"")
+    assert client.answer().complete().end["received"] == 2
+
+
+def test_an_unknown_expectation_is_refused(client: Client) -> None:
+    """RFC 9110, section 10.1.1: 417."""
+    client.upload(Expect="a miracle")
+    assert client.answer().complete().status == 417
+
+
+def test_chunks_may_have_extensions_and_trailers(client: Client) -> None:
+    """Both are allowed by RFC 9112, section 7.1, and mean nothing here."""
+    client.upload()
+    line = orders(1)
+    client.send(b'%x;name="value"\r\n%b\r\n0\r\nX-Checksum: 1\r\nX-More: 2\r\n\r\n' % (len(line), line))
+    assert client.answer().complete().end["received"] == 1
+    client.request("GET", "/health/live")
+    assert client.answer().complete().status == 200
+
+
+def test_chunks_may_be_as_small_as_they_like(client: Client) -> None:
+    """10,000 chunks of one byte each are some orders like any others."""
+    body = orders(800)[:10_000].rpartition(b"\n")[0]
+    client.upload()
+    client.send(b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n")
+    answer = client.answer().complete()
+    assert answer.end["received"] == body.count(b"\n") + 1
+    assert {record["error"]["step"] for record in answer.results if not record["ok"]} == {"inventory"}
+
+
+@pytest.mark.parametrize("bad", [b"xyz\r\nabc\r\n", b"-5\r\n", b"5\r\nabcdefghi\r\n", b"f" * 40 + b"\r\n"])
+def test_a_broken_chunk_ends_its_stream_alone(server: Process, client: Client, bad: bytes) -> None:
+    """What was sent before is answered; the end record says `failed`, or the stream is cut."""
+    client.upload()
+    client.chunk(orders(2))
+    answer = client.answer()
+    assert answer.next()["ok"]
+    client.send(bad)
+    answer.complete()
+    assert answer.cut or answer.end["reason"] == "failed"
+    run = answer.headers["penstock-run"]
+    ended = server.event("run.ended", run=run)
+    assert ended["received"] == ended["ok"] + ended["failed"] + ended["cancelled"]
+    assert server.ask("GET", "/health/live").status == 200
+
+
+def test_a_body_that_stops_half_way_is_no_complete_one(server: Process) -> None:
+    """The client says 1000 bytes, sends some and leaves: the run ends as `left`, not as completed."""
+    with server.connect() as client:
+        client.send(head("POST", BULK, **{"Content_Type": NDJSON, "Content_Length": "1000"}) + orders(3))
+        answer = client.answer()
+        run = answer.headers["penstock-run"]
+        answer.next()
+    assert server.event("run.ended", run=run)["reason"] == "left"
+
+
+def test_an_array_that_stops_half_way_starts_nothing(server: Process) -> None:
+    """Nothing is run of an array that did not arrive."""
+    before = server.metric("penstock_received_total")
+    with server.connect() as client:
+        client.send(head("POST", BULK, Content_Type="application/json", Content_Length="1000") + b'[{"orderId":1}')
+    until(lambda: server.ask("GET", "/health/live").status == 200)
+    assert server.metric("penstock_received_total") == before
+
+
+def test_a_connection_that_is_idle_is_closed(client: Client) -> None:
+    """After `--keep-alive` seconds; the flag reaches the live connection."""
+    client.request("GET", "/health/live")
+    client.answer().complete()
+    assert client.closed(4)
+
+
+def test_a_keep_alive_does_not_cut_a_stream(client: Client) -> None:
+    """A stream on which nothing moves for longer than `--keep-alive` is not idle."""
+    client.upload()
+    client.chunk(orders(1))
+    answer = client.answer()
+    assert answer.next()["seq"] == 0
+    client.sock.settimeout(1.6)
+    with pytest.raises(TimeoutError):
+        client.sock.recv(1)
+    client.sock.settimeout(10)
+    client.chunk(b"")
+    assert json.loads(answer.complete().body.splitlines()[-1])["end"]["reason"] == "completed"
+
+
+@pytest.mark.parametrize("blanks", [1_000_000])
+def test_blank_lines_are_passed_over(server: Process, blanks: int) -> None:
+    """A million of them cost nothing and hide nothing."""
+    body = b"\n" * blanks + b'{"orderId":1}'
+    assert server.ask("POST", BULK, body, Content_Type=NDJSON).end["received"] == 1

@@ -1,0 +1,141 @@
+"""Clients that leave, each in its own way: their runs end as `left`, at once and with nothing left behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from service.conftest import Serve
+from service.processes import Process, simulating, until
+from service.wire import NDJSON, Answer, Client, orders
+
+FLAGS = ("--window", 64, "--send-buffer", 16_384, "--latency-scale", 10)
+
+WITHIN = 1.0
+"""Seconds in which a client that left has to be noticed."""
+
+WAYS: dict[str, Callable[[Client], None]] = {"FIN": Client.leave, "RST": Client.reset}
+
+
+def ended(server: Process, answer: Answer, left_at: float) -> dict[str, int]:
+    """The end of the run of an answer, which has to be `left`, in time, and to add up."""
+    event = server.event("run.ended", run=answer.headers["penstock-run"])
+    assert time.monotonic() - left_at < WITHIN
+    assert event["reason"] == "left"
+    assert event["received"] == event["ok"] + event["failed"] + event["filtered"] + event["cancelled"]
+    return event
+
+
+@pytest.mark.parametrize("way", WAYS)
+class TestLeaving:
+    """FIN, as a client that closes does, and RST, as one that is killed does."""
+
+    def test_before_the_first_byte_of_the_body(self, server: Process, way: str) -> None:
+        """A client that said only that something would come."""
+        with server.connect() as client:
+            client.upload()
+            answer = client.answer()
+            left_at = time.monotonic()
+            WAYS[way](client)
+            assert ended(server, answer, left_at)["received"] == 0
+
+    def test_during_its_upload(self, server: Process, way: str) -> None:
+        """Orders are in flight and more were to come: those in flight are cancelled, none is a failure."""
+        with server.connect() as client:
+            client.upload()
+            answer = client.answer()
+            client.chunk(orders(10))
+            until(lambda: server.metric("penstock_in_flight") == 10)
+            left_at = time.monotonic()
+            WAYS[way](client)
+            event = ended(server, answer, left_at)
+        assert (event["received"], event["cancelled"], event["failed"]) == (10, 10, 0)
+
+    def test_after_its_upload(self, server: Process, way: str) -> None:
+        """All was sent and nothing was answered yet."""
+        with server.connect() as client:
+            client.request("POST", "/orders/bulk", orders(10), Content_Type=NDJSON)
+            answer = client.answer()
+            until(lambda: server.metric("penstock_in_flight") == 10)
+            left_at = time.monotonic()
+            WAYS[way](client)
+            assert ended(server, answer, left_at)["cancelled"] == 10
+
+    def test_during_its_download(self, serve: Serve, way: str) -> None:
+        """A GET whose results were on their way."""
+        server = serve("--window", 64)
+        with server.connect() as client:
+            client.request("GET", "/orders/bulk?count=1000000")
+            answer = client.answer()
+            answer.next()
+            left_at = time.monotonic()
+            WAYS[way](client)
+            event = ended(server, answer, left_at)
+        assert 0 < event["ok"] < 1_000_000
+        until(lambda: server.metric("penstock_in_flight") == 0)
+
+    def test_while_it_was_not_read_from(self, server: Process, way: str) -> None:
+        """The window is full, so nobody reads from the socket, and nobody hears of the end but who asks for it."""
+        with server.connect() as client:
+            client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(2**30))
+            answer = client.answer()
+            client.push(orders(20_000), 0.2)
+            assert server.metric("penstock_in_flight") == 64
+            left_at = time.monotonic()
+            WAYS[way](client)
+            if way == "FIN":
+                # Behind the orders that still wait in the kernel a FIN cannot be seen; that close() leaves answers
+                # unread makes the client's side reset the connection with the first byte that it is sent.
+                server.event("run.ended", timeout=5, run=answer.headers["penstock-run"])
+            else:
+                assert ended(server, answer, left_at)["cancelled"] == 64
+        until(lambda: server.metric("penstock_runs_active") == 0)
+
+
+def test_an_answer_in_one_piece_that_nobody_waits_for_is_given_up(server: Process) -> None:
+    """`Accept: application/json` writes nothing before its end, but its client is watched all the same."""
+    with server.connect() as client:
+        client.request("GET", "/orders/bulk?count=7", Accept="application/json")
+        until(lambda: server.metric("penstock_in_flight") == 7)
+        client.leave()
+        until(lambda: server.metric("penstock_runs_active") == 0, WITHIN)
+    assert server.said("run.ended", reason="left", received=7, cancelled=7)
+
+
+def test_who_leaves_is_not_counted_as_a_failure(server: Process) -> None:
+    """The metrics know how many left, and no dead letter was written because of it."""
+    left = len(server.said("run.ended", reason="left"))
+    assert server.metric("penstock_runs_total", reason="left") == left > 0
+    assert server.metric("penstock_settled_total", outcome="failed") == 0
+    assert server.metric("penstock_dead_letters") == 0
+    assert server.ask("GET", "/dead-letters").json()["letters"] == []
+
+
+@pytest.fixture
+def hanging() -> Iterator[Process]:
+    """Services that never answer."""
+    with simulating("--hang-rate", 1) as process:
+        yield process
+
+
+def test_calls_of_who_left_are_cancelled(serve: Serve, hanging: Process) -> None:
+    """Cancelling reaches the outgoing calls: the services see their requests given up."""
+    address = f"http://{hanging.host}:{hanging.port}"
+    server = serve("--pricing-url", f"{address}/prices/{{orderId}}", "--inventory-url", f"{address}/stock/{{orderId}}")
+
+    def statistics(field: str) -> int:
+        return sum(tally[field] for tally in hanging.ask("GET", "/statistics").json().values())
+
+    with server.connect() as client:
+        client.upload()
+        answer = client.answer()
+        client.chunk(orders(5))
+        until(lambda: statistics("begun") == 10)
+        left_at = time.monotonic()
+        client.reset()
+        assert ended(server, answer, left_at)["cancelled"] == 5
+    until(lambda: statistics("cancelled") == 10, WITHIN)
+    assert server.metric("penstock_service_in_flight") == 0
+    assert server.metric("penstock_service_waiting") == 0

@@ -1,0 +1,72 @@
+"""Results come back while the orders still go up."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from service.processes import Process
+from service.wire import Client, orders
+
+FLAGS = ("--latency-scale", 1)
+
+SLOWER_SERVICE = 0.150
+
+
+def test_results_arrive_while_the_upload_runs(server: Process) -> None:
+    """The first result is there before the second half of the input is sent, and an idle input holds none back."""
+    with server.connect() as client:
+        client.upload()
+        answer = client.answer()
+        client.chunk(orders(2))
+        assert {answer.next()["seq"], answer.next()["seq"]} == {0, 1}
+        client.chunk(orders(2, start=4))
+        assert {answer.next()["seq"], answer.next()["seq"]} == {2, 3}
+        client.chunk(b"")
+        assert answer.complete().end["received"] == 4
+
+
+def test_the_head_comes_before_any_body(server: Process) -> None:
+    """A client that waits for the head of the answer before it sends is not left waiting."""
+    with server.connect() as client:
+        client.upload()
+        assert client.answer().status == 200
+        client.chunk(b"")
+
+
+def test_the_first_result_takes_as_long_as_the_slower_service(server: Process) -> None:
+    """Both services are asked at once, and nothing waits for a batch to fill. The exact figure is in tests/bench."""
+    seconds = []
+    for _ in range(5):
+        with server.connect() as client:
+            client.upload()
+            answer = client.answer()
+            started = time.monotonic()
+            client.chunk(orders(1))
+            answer.next()
+            seconds.append(time.monotonic() - started)
+            client.chunk(b"")
+    assert SLOWER_SERVICE <= min(seconds) < 1.3 * SLOWER_SERVICE
+
+
+def test_a_small_request_is_not_stuck_behind_a_large_one(server: Process) -> None:
+    """Ten orders are answered while a hundred thousand of somebody else wait for the same services."""
+    stop = threading.Event()
+
+    def flood(client: Client) -> None:
+        while not stop.is_set():
+            client.push(orders(1000), 0.2)
+
+    with server.connect() as large:
+        large.request("POST", "/orders/bulk", Content_Type="application/x-ndjson", Content_Length=str(2**40))
+        answer = large.answer()
+        uploading = threading.Thread(target=flood, args=(large,))
+        uploading.start()
+        try:
+            answer.next()
+            started = time.monotonic()
+            assert server.post(*({"orderId": id} for id in range(1, 11))).end["received"] == 10
+            assert time.monotonic() - started < 2.0
+        finally:
+            stop.set()
+            uploading.join()

@@ -1,0 +1,112 @@
+"""A reader that stops holds back its sender, with bounded memory, and gets everything when it goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.processes import Process, until
+from service.wire import NDJSON, Answer, Client, orders
+
+WINDOW = 64
+FLAGS = ("--window", WINDOW, "--send-buffer", 16_384)
+
+COUNT = 60_000
+PADDING = 200
+
+
+class Upload:
+    """Orders on their way up in a thread of their own; counts the bytes that were accepted."""
+
+    def __init__(self, client: Client, body: bytes) -> None:
+        self.sent = 0
+        self._client = client
+        self._body = body
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while self.sent < len(self._body):
+                self.sent += self._client.sock.send(self._body[self.sent : self.sent + 65_536])
+        except OSError:
+            pass
+
+    def held_back(self, seconds: float = 0.6) -> bool:
+        """Whether no byte was accepted for so long."""
+        before = self.sent
+        time.sleep(seconds)  # that nothing happens can only be seen by waiting
+        return self.sent == before < len(self._body)
+
+    def join(self) -> None:
+        self._thread.join(20)
+
+
+@contextmanager
+def stopped_reader(server: Process) -> Iterator[tuple[Upload, Answer]]:
+    """A client that sends orders and reads nothing but the head."""
+    body = orders(COUNT, padding=PADDING)
+    with server.connect(receive_buffer=16_384) as client:
+        client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(len(body)))
+        answer = client.answer()
+        upload = Upload(client, body)
+        try:
+            yield upload, answer
+        finally:
+            client.sock.shutdown(2)
+            upload.join()
+
+
+def test_a_reader_that_stops_holds_back_its_sender(server: Process) -> None:
+    """No more than the window is in flight, the sender's bytes stop being accepted, and memory stays where it is."""
+    server.post({"orderId": 1})
+    memory = server.rss()
+    with stopped_reader(server) as (upload, answer):
+        until(upload.held_back)
+        taken = upload.sent
+        assert 0 < server.metric("penstock_in_flight", flow="orders") <= WINDOW
+        assert server.metric("penstock_window_capacity", flow="orders") == WINDOW
+        assert server.metric("penstock_backpressure_seconds_total", flow="orders") > 0
+        assert taken < 0.9 * COUNT * PADDING
+        assert server.rss() - memory < 20
+        # Somebody else is served meanwhile.
+        assert server.post({"orderId": 1}).end["ok"] == 1
+
+        # It reads again: everything goes on, and everything arrives.
+        answer.complete()
+        end = answer.end
+        assert not answer.cut
+        assert (end["reason"], end["received"], end["cancelled"]) == ("completed", COUNT, 0)
+        assert {record["seq"] for record in answer.results} == set(range(COUNT))
+    assert server.metric("penstock_in_flight", flow="orders") == 0
+
+
+def test_a_reader_that_stops_and_leaves_is_let_go_of(server: Process) -> None:
+    """Its run ends as `left`, and nothing of it stays."""
+    with stopped_reader(server) as (upload, answer):
+        until(upload.held_back)
+    assert server.event("run.ended", run=answer.headers["penstock-run"])["reason"] == "left"
+    until(lambda: server.metric("penstock_runs_active") == 0)
+    assert server.metric("penstock_in_flight") == 0
+
+
+def test_many_samples_wait_for_their_reader(server: Process) -> None:
+    """A GET of many orders is made as fast as it is read."""
+    with server.connect(receive_buffer=16_384) as client:
+        client.request("GET", "/orders/bulk?count=50000")
+        answer = client.answer()
+        answer.next()
+
+        def settled() -> float:
+            return server.metric("penstock_received_total")
+
+        def stands() -> bool:
+            before = settled()
+            time.sleep(0.3)  # that nothing happens can only be seen by waiting
+            return settled() == before
+
+        until(stands)
+        assert server.metric("penstock_in_flight") <= WINDOW
+        assert answer.complete().end["received"] == 50_000

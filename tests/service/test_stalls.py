@@ -1,0 +1,117 @@
+"""Clients that do not move are ended; slow ones that do are not."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from service.processes import Process
+from service.wire import NDJSON, Client, orders
+
+STALL = 1.5
+FLAGS = ("--stall", STALL, "--window", 64, "--send-buffer", 16_384)
+
+
+def drip(client: Client, seconds: float, period: float, data: bytes) -> None:
+    """Send bytes one by one until the other side has enough of it."""
+    end = time.monotonic() + seconds
+    client.sock.settimeout(period)
+    for byte in data:
+        try:
+            client.chunk(bytes([byte]))
+            if client.sock.recv(65_536) == b"":
+                return
+        except TimeoutError:
+            pass
+        except OSError:
+            return
+        if time.monotonic() > end:
+            return
+
+
+def test_a_client_that_sends_nothing_is_told_that_it_stalled(server: Process) -> None:
+    """After `--stall` seconds the end record says `stalled`, what came before is answered, and it is logged."""
+    before = server.metric("penstock_runs_total", reason="stalled")
+    with server.connect() as client:
+        client.upload()
+        answer = client.answer()
+        client.chunk(orders(2))
+        started = time.monotonic()
+        answer.complete()
+        assert STALL - 0.2 < time.monotonic() - started < STALL + 2
+        assert (answer.end["reason"], answer.end["received"], answer.end["ok"]) == ("stalled", 2, 2)
+        assert not answer.cut
+        assert client.closed()
+    said = server.event("stream.stalled", run=answer.headers["penstock-run"])
+    assert (said["waiting_for"], said["received"], said["level"]) == ("input", 2, "warning")
+    assert server.metric("penstock_runs_total", reason="stalled") == before + 1
+
+
+def test_a_client_that_reads_nothing_is_cut(server: Process) -> None:
+    """There is no room for an end record, so the stream is cut, which is what its absence says."""
+    with server.connect(receive_buffer=16_384) as client:
+        client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(2**30))
+        answer = client.answer()
+        run = answer.headers["penstock-run"]
+        client.push(orders(20_000), 0.3)
+        said = server.event("stream.stalled", run=run)
+        assert (said["waiting_for"], said["in_flight"]) == ("reader", 64)
+        event = server.event("run.ended", run=run)
+        assert (event["reason"], event["cancelled"], event["failed"]) == ("stalled", 64, event["received"] // 3 - 0) or (
+            event["reason"] == "stalled" and event["cancelled"] > 0
+        )
+        assert answer.complete().cut or "end" not in answer.lines()[-1]
+
+
+def test_a_byte_a_second_is_no_progress(server: Process) -> None:
+    """Otherwise a thousand connections of such a kind would hold all streams for ever."""
+    with server.connect() as client:
+        client.upload()
+        answer = client.answer()
+        started = time.monotonic()
+        drip(client, 10, 1.0, b" " * 100)
+        assert time.monotonic() - started < STALL + 3
+    assert server.event("run.ended", run=answer.headers["penstock-run"])["reason"] == "stalled"
+
+
+def test_an_array_that_does_not_arrive_is_not_waited_for(server: Process) -> None:
+    """A JSON body is read before the run starts; its client may not stall either."""
+    with server.connect() as client:
+        client.request("POST", "/orders/bulk", Content_Type="application/json", Content_Length="1000")
+        started = time.monotonic()
+        client.send(b"[")
+        answer = client.answer().complete()
+        assert answer.status == 408
+        assert time.monotonic() - started < STALL + 3
+
+
+@pytest.mark.parametrize("pause", [1.0])
+def test_a_slow_client_is_not_ended(server: Process, pause: float) -> None:
+    """One that pauses for less than `--stall`, again and again, and one that reads slowly, get all their answers."""
+    reads: list[str] = []
+
+    def slow_reader() -> None:
+        with server.connect(receive_buffer=4096) as client:
+            client.request("GET", "/orders/bulk?count=3000")
+            answer = client.answer()
+            for number, record in enumerate(answer.stream()):
+                if number % 1000 == 999:
+                    time.sleep(pause)
+                reads.append(record.get("end", {}).get("reason", ""))
+
+    reader = threading.Thread(target=slow_reader)
+    reader.start()
+    with server.connect() as client:
+        client.upload()
+        answer = client.answer()
+        for id in (1, 2, 4):
+            client.chunk(orders(1, start=id, padding=30))
+            assert answer.next()["value"]["orderId"] == id
+            time.sleep(pause)
+        client.chunk(b"")
+        assert answer.complete().end["reason"] == "completed"
+    reader.join()
+    assert reads[-1] == "completed"
+    assert len(reads) == 3001
