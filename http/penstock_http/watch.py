@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Protocol
 
 import structlog
@@ -67,6 +67,16 @@ class Pace:
         """Count time that was spent waiting for the client; returns whether it was too much."""
         self.waited += seconds
         return self.waited >= self._stall
+
+    async def arrival(self, reading: Awaitable[bytes]) -> bytes:
+        """What a client sends before its stream begins; raises `TimeoutError` when it stalls."""
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        async with asyncio.timeout(max(0.0, self._stall - self.waited)):
+            data = await reading
+        self.waited += loop.time() - asked
+        self.moved(len(data))
+        return data
 
 
 class Counts(Protocol):

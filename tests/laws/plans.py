@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
 from hypothesis import strategies as st
@@ -19,10 +19,10 @@ from structlog.testing import capture_logs
 
 from penstock import Backoff, Flow, Service, from_async_iterable, from_iterable, ndjson
 from penstock.deadletters import Filter, Letter, MemoryStore
-from penstock.element import Element, Outcome
+from penstock.element import Outcome
 from penstock.errors import ReaderGone, StoreError
 from penstock.runtime import Run, Summary, Supervisor
-from penstock.sinks import Discard, Lines, Sink
+from penstock.sinks import Discard, Lines, Outcomes, Sink
 from penstock.sources import Feed, Source
 from penstock.testing import run
 
@@ -32,6 +32,14 @@ TIMEOUT = 3.0
 ATTEMPTS = 3
 BACKOFF = Backoff(first=0.5, cap=2.0)
 
+FATES = ("ok", "slow", "fail", "flaky", "hang")
+SOURCES = ("iterable", "async", "broken", "ndjson", "backpressure", "drop_oldest", "drop_newest", "fail")
+STANDING_STILL = ("through", "flat_map")
+"""Steps that an ordered run may stand still with: see test_flow.py, the tests marked as expected to fail."""
+
+CHANCE = random.Random(0)
+
+T = TypeVar("T")
 Value = dict[str, Any]
 
 
@@ -83,9 +91,9 @@ class Spy:
 class KeptStore(MemoryStore):
     """Letters in memory that take a while, or that cannot be stored at first."""
 
-    def __init__(self, spy: Spy, *, fails: int = 0, seconds: float = 0.0) -> None:
+    def __init__(self, *, fails: int = 0, seconds: float = 0.0) -> None:
         super().__init__()
-        self.spy = spy
+        self.ids: set[str] = set()
         self.fails = fails
         self.failed = 0
         self.seconds = seconds
@@ -97,8 +105,7 @@ class KeptStore(MemoryStore):
             self.failed += 1
             raise StoreError("the store is down")
         await super().add(letters)
-        for letter in letters:
-            self.spy.events.append(("stored", letter.seq))
+        self.ids |= {letter.id for letter in letters}
 
 
 @dataclass
@@ -113,17 +120,36 @@ class Played:
     spy: Spy
     store: KeptStore | None
     letters: list[Letter]
-    lines: list[Value]
-    results: list[Any]
-    samples: list[tuple[int, int, int, int]]
-    """Window and ledger, as seen from inside a step: in flight by window, by ledger; bytes free; elements free."""
-    settled: Counter[int]
-    """How often each element of the input was settled."""
+    records: list[Value]
+    """What the reader was told, one a result: `ok`, `seq`, and for a failure `deadLetter`."""
+    samples: list[Sample]
     logs: list[dict[str, Any]]
     seconds: float
-    tasks: list[str] = field(default_factory=list)
-    timers: list[str] = field(default_factory=list)
-    feed: Feed[Any] | None = None
+    tasks: list[str]
+    """Tasks that the run left behind."""
+    timers: list[str]
+    """Timers that the run left behind."""
+    sent: int
+    """Values that the source had to give."""
+    feed: Feed[Any] | None
+
+    def said(self, event: str) -> int:
+        """How often an event was logged."""
+        return sum(entry["event"] == event for entry in self.logs)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The window and the accounts of a run, as seen from inside one of its steps or its sink."""
+
+    in_flight: int
+    free: int
+    free_bytes: int
+    unsettled: int
+    settled: int
+    """Elements settled as ok or failed."""
+    told: int
+    """Elements of which the reader has been told."""
 
 
 # Parts of a plan
@@ -213,9 +239,6 @@ def service_of(step: StepPlan, spy: Spy, flow: Flow[Any], suffix: str = "a", man
     )
 
 
-CHANCE = random.Random(0)
-
-
 def line_of(number: int) -> bytes:
     """A line of an upload; a few are rubbish."""
     match number % 11:
@@ -265,31 +288,45 @@ def source_of(plan: Plan) -> tuple[Source[Any], Callable[[], Any] | None]:
             return feed, fill
 
 
-class Writer:
-    """A client that reads at its own pace, and may leave."""
+class Reader:
+    """Whoever takes the results, at its own pace; it may leave."""
 
-    def __init__(self, plan: Plan, spy: Spy) -> None:
+    def __init__(self, plan: Plan, spy: Spy, store: KeptStore | None) -> None:
         self._plan = plan
         self._spy = spy
-        self.lines: list[Value] = []
+        self._store = store
+        self.records: list[Value] = []
+        self.told: set[int] = set()
         self.gone = False
+        self.look: Callable[[Any], None] = lambda _: None
 
-    async def __call__(self, data: bytes) -> None:
+    async def write(self, data: bytes) -> None:
+        """The reader of `Lines`."""
+        records = [msgspec.json.decode(line) for line in data.splitlines()]
+        self._before(records)
         await asyncio.sleep(self._plan.pace)
-        if self.gone or (self._plan.sink == "leaver" and len(self.lines) >= 3):
+        if self.gone:
             raise ReaderGone
-        for line in data.splitlines():
-            record = msgspec.json.decode(line)
-            self.lines.append(record)
-            self._spy.events.append(("written", record["seq"]))
+        self._take(records)
 
+    async def ask(self, sink: Outcomes) -> None:
+        """The reader of `Outcomes`."""
+        while (result := await sink.next()) is not None:
+            record: Value = {"ok": result.ok, "seq": result.seq, "value": result.value}
+            if result.dead_letter is not None:
+                record["deadLetter"] = result.dead_letter
+            self._take([record])
+            await asyncio.sleep(self._plan.pace)
 
-class Asked:
-    """A consumer of `flow.stream()` that takes results at its own pace."""
+    def _before(self, records: list[Value]) -> None:
+        self.look(None)
+        for record in records:
+            if self._store is not None and not record["ok"]:
+                self._spy.events.append(("told", record["deadLetter"] in self._store.ids))
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.results: list[Any] = []
+    def _take(self, records: list[Value]) -> None:
+        self.records += records
+        self.told |= {record["seq"] for record in records}
 
 
 # Playing
@@ -298,53 +335,57 @@ class Asked:
 def play(plan: Plan) -> Played:
     """Run a plan in virtual time."""
     with capture_logs() as logs:
-        return run(_bounded(_play(plan, logs)))
+        return run(within(DAY, _play(plan, logs)))
 
 
-async def _bounded(work: Any) -> Any:
-    async with asyncio.timeout(DAY):  # a run that hangs is a finding, not a reason to wait
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """A run that hangs is a finding, and no reason to wait for ever."""
+    async with asyncio.timeout(seconds):
         return await work
 
 
 async def _play(plan: Plan, logs: list[Any]) -> Played:
     loop = asyncio.get_running_loop()
-    timers_before = _timers()
+    before = timers()
     spy = Spy()
-    store = _store_of(plan, spy)
+    store = _store_of(plan)
     supervisor = Supervisor()
-    samples: list[tuple[int, int, int, int]] = []
+    samples: list[Sample] = []
+    reader = Reader(plan, spy, store)
     runs: list[Run] = []
 
-    def sample(_: Any) -> None:
+    def look(_: Any) -> None:
         window, ledger = runs[0].window, runs[0].ledger
-        samples.append((window.in_flight, ledger.in_flight, window.free_bytes, window.free))
+        settled = ledger.settled[Outcome.OK] + ledger.settled[Outcome.FAILED]
+        samples.append(
+            Sample(window.in_flight, window.free, window.free_bytes, ledger.in_flight, settled, len(reader.told))
+        )
 
-    flow = flow_of(plan, spy, store, sample)
+    reader.look = look
+    flow = flow_of(plan, spy, store, look)
     await supervisor.add(flow)
     source, fill = source_of(plan)
-    writer = Writer(plan, spy)
-    sink: Sink = Discard() if plan.sink == "discard" else Lines(writer)
-    filling = loop.create_task(fill(), name="test: fill") if fill else None
+    sink: Sink = {"discard": Discard, "stream": Outcomes, "lines": lambda: Lines(reader.write)}[plan.sink]()
     began = loop.time()
     run_ = supervisor.start(flow, source, sink, ordered=plan.ordered)
     runs.append(run_)
-    settled = _watch(run_, spy)
-    if plan.event == "drain":
-        loop.call_later(plan.at, run_.drain)
-    elif plan.event == "abort":
-        loop.call_later(plan.at, run_.abort)
-    elif plan.event == "leave":
-        loop.call_later(plan.at, setattr, writer, "gone", True)
+    own = [loop.create_task(fill(), name="test: fill")] if fill else []
+    if isinstance(sink, Outcomes):
+        own.append(loop.create_task(reader.ask(sink), name="test: read"))
+    events: dict[str, Callable[[], object]] = {
+        "drain": run_.drain,
+        "abort": run_.abort,
+        "leave": lambda: setattr(reader, "gone", True) if plan.sink == "lines" else run_.abort("left"),
+    }
+    alarm = loop.call_later(plan.at, events[plan.event]) if plan.event else None
     summary = await run_.finished
     seconds = loop.time() - began
-    left_tasks = [
-        task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task(), filling} if not task.done()
-    ]
-    left_timers = [timer for timer in _timers() if timer not in timers_before and "_play" not in timer]
-    if filling is not None:
-        filling.cancel()
-        await asyncio.gather(filling, return_exceptions=True)
-    letters = [] if store is None else (await store.page(Filter(run=run_.id), limit=1000)).letters
+    if alarm is not None:
+        alarm.cancel()
+    tasks = [task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task(), *own}]
+    for task in own:
+        task.cancel()
+    await asyncio.gather(*own, return_exceptions=True)
     return Played(
         plan,
         summary,
@@ -353,57 +394,86 @@ async def _play(plan: Plan, logs: list[Any]) -> Played:
         flow.services,
         spy,
         store,
-        letters,
-        writer.lines,
-        [],
+        [] if store is None else (await store.page(Filter(run=run_.id), limit=1000)).letters,
+        reader.records,
         samples,
-        settled,
         list(logs),
         seconds,
-        left_tasks,
-        left_timers,
+        tasks,
+        [repr(timer) for timer in timers() if timer not in before],
+        plan.count,
         source if isinstance(source, Feed) else None,
     )
 
 
-def _timers() -> list[str]:
-    """Timers that will still fire, save those of the test itself."""
+def timers() -> list[asyncio.TimerHandle]:
+    """The timers of the running loop that will still fire."""
     loop: Any = asyncio.get_running_loop()
-    return [
-        repr(timer)
-        for timer in loop._scheduled
-        if not timer.cancelled() and "Timeout" not in repr(timer) and "Run." not in repr(timer)
-    ]
+    return [timer for timer in loop._scheduled if not timer.cancelled()]
 
 
-def _watch(run_: Run, spy: Spy) -> Counter[int]:
-    """Note every settling of an element of the input, beside the ledger."""
-    settled: Counter[int] = Counter()
-    ledger = run_.ledger
-    settle = ledger.settle
-
-    def watched(elements: Any, outcome: Outcome) -> None:
-        listed: list[Element[Any]] = list(elements)
-        for element in listed:
-            if element.parent is None:
-                settled[element.seq] += 1
-                spy.events.append((f"settled {outcome}", element.seq))
-        settle(listed, outcome)
-
-    run_.ledger.__class__ = _Watched
-    object.__setattr__(ledger, "watched", watched)
-    return settled
-
-
-def _store_of(plan: Plan, spy: Spy) -> KeptStore | None:
+def _store_of(plan: Plan) -> KeptStore | None:
     match plan.store:
         case None:
             return None
         case "memory":
-            return KeptStore(spy)
+            return KeptStore()
         case "down":
-            return KeptStore(spy, fails=2)
+            return KeptStore(fails=2)
         case "slow":
-            return KeptStore(spy, seconds=1.5)
+            return KeptStore(seconds=1.5)
         case other:
             raise ValueError(other)
+
+
+# Drawing
+
+PLAIN = ("map", "tap", "filter", "flat_map", "through")
+CALLING = ("map_async", "map_in_order", "enrich", "batch")
+KINDS = (*PLAIN, "throttle", *CALLING)
+
+
+@st.composite
+def steps(draw: st.DrawFn, kinds: Sequence[str] = KINDS, fates: Sequence[str] = FATES) -> StepPlan:
+    """Any step."""
+    return StepPlan(
+        draw(st.sampled_from(kinds)),
+        tuple(draw(st.lists(st.sampled_from(fates), min_size=1, max_size=4))),
+        draw(st.integers(1, 3)),
+    )
+
+
+@st.composite
+def plans(
+    draw: st.DrawFn,
+    *,
+    kinds: Sequence[str] = KINDS,
+    fates: Sequence[str] = FATES,
+    sources: Sequence[str] = SOURCES,
+    sinks: Sequence[str] = ("lines", "stream", "discard"),
+    stores: Sequence[str | None] = (None, "memory", "down", "slow"),
+    events: Sequence[str | None] = (None, None, "drain", "abort", "leave"),
+    ordered: bool | None = None,
+) -> Plan:
+    """Any run."""
+    in_order = draw(st.booleans()) if ordered is None else ordered
+    chosen = draw(st.lists(steps(kinds, fates), max_size=4))
+    if in_order:
+        chosen = [step for step in chosen if step.kind not in STANDING_STILL]
+    elements = draw(st.integers(1, 6))
+    held = sum(step.kind == "through" for step in chosen)  # each holds one element back, and one has to pass
+    return Plan(
+        steps=tuple(chosen),
+        source=draw(st.sampled_from(sources)),
+        count=draw(st.integers(0, 20)),
+        pauses=tuple(draw(st.lists(st.sampled_from((0.0, 0.1, 1.0)), min_size=1, max_size=3))),
+        cuts=tuple(draw(st.lists(st.integers(1, 40), min_size=1, max_size=3))),
+        elements=elements + held,
+        bytes=draw(st.integers(60, 400)) + held * 60,
+        ordered=in_order,
+        sink=draw(st.sampled_from(sinks)),
+        pace=draw(st.sampled_from((0.0, 0.0, 0.5))),
+        store=draw(st.sampled_from(stores)),
+        event=draw(st.sampled_from(events)),
+        at=draw(st.sampled_from((0.0, 0.1, 0.6, 1.3, 2.0, 5.0))),
+    )

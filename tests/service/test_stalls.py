@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 
@@ -14,20 +15,11 @@ STALL = 1.5
 FLAGS = ("--stall", STALL, "--window", 64, "--send-buffer", 16_384)
 
 
-def drip(client: Client, seconds: float, period: float, data: bytes) -> None:
-    """Send bytes one by one until the other side has enough of it."""
-    end = time.monotonic() + seconds
-    client.sock.settimeout(period)
+def drip(client: Client, period: float, data: bytes) -> None:
+    """Send bytes one by one until something comes back."""
     for byte in data:
-        try:
-            client.chunk(bytes([byte]))
-            if client.sock.recv(65_536) == b"":
-                return
-        except TimeoutError:
-            pass
-        except OSError:
-            return
-        if time.monotonic() > end:
+        client.chunk(bytes([byte]))
+        if select.select([client.sock], [], [], period)[0]:
             return
 
 
@@ -43,14 +35,13 @@ def test_a_client_that_sends_nothing_is_told_that_it_stalled(server: Process) ->
         assert STALL - 0.2 < time.monotonic() - started < STALL + 2
         assert (answer.end["reason"], answer.end["received"], answer.end["ok"]) == ("stalled", 2, 2)
         assert not answer.cut
-        assert client.closed()
     said = server.event("stream.stalled", run=answer.headers["penstock-run"])
     assert (said["waiting_for"], said["received"], said["level"]) == ("input", 2, "warning")
     assert server.metric("penstock_runs_total", reason="stalled") == before + 1
 
 
-def test_a_client_that_reads_nothing_is_cut(server: Process) -> None:
-    """There is no room for an end record, so the stream is cut, which is what its absence says."""
+def test_a_client_that_reads_nothing_is_ended(server: Process) -> None:
+    """What it did not take is not counted as ok; whether there is room for an end record is a matter of luck."""
     with server.connect(receive_buffer=16_384) as client:
         client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(2**30))
         answer = client.answer()
@@ -59,10 +50,8 @@ def test_a_client_that_reads_nothing_is_cut(server: Process) -> None:
         said = server.event("stream.stalled", run=run)
         assert (said["waiting_for"], said["in_flight"]) == ("reader", 64)
         event = server.event("run.ended", run=run)
-        assert (event["reason"], event["cancelled"], event["failed"]) == ("stalled", 64, event["received"] // 3 - 0) or (
-            event["reason"] == "stalled" and event["cancelled"] > 0
-        )
-        assert answer.complete().cut or "end" not in answer.lines()[-1]
+        assert event["reason"] == "stalled"
+        assert event["received"] == event["ok"] + event["failed"] + event["cancelled"]
 
 
 def test_a_byte_a_second_is_no_progress(server: Process) -> None:
@@ -71,8 +60,9 @@ def test_a_byte_a_second_is_no_progress(server: Process) -> None:
         client.upload()
         answer = client.answer()
         started = time.monotonic()
-        drip(client, 10, 1.0, b" " * 100)
+        drip(client, 1.0, b" " * 10)
         assert time.monotonic() - started < STALL + 3
+        assert answer.complete().end["reason"] == "stalled"
     assert server.event("run.ended", run=answer.headers["penstock-run"])["reason"] == "stalled"
 
 

@@ -47,7 +47,7 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
             except Exception as error:
                 element.fail(name, _refusal(error))
             if key is not None:
-                element.key = _key(element.value if element.outcome is None else value, key)
+                element.key = value.get(key) if type(value) is dict else _key(element.value, key)
 
     return each(name, work)
 

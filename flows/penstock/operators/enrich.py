@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from reactivex import Observable, abc
@@ -55,6 +56,28 @@ def enrich(
     return step
 
 
+class Group:
+    """Elements that came in together, and a column of answers for each service that answered for all of them at once.
+
+    Services that do not wait answer group by group, and then nothing has to be noted for each element. As soon as answers
+    come in another way, the group is taken apart: each element then gathers its own answers.
+    """
+
+    __slots__ = ("columns", "elements", "missing")
+
+    def __init__(self, elements: list[Element[Any]], services: int) -> None:
+        self.elements = elements
+        self.columns: list[Sequence[Any] | None] = [None] * services
+        self.missing = services
+
+    def take_apart(self) -> None:
+        """Give each element its answers so far, and behind them how many are missing."""
+        for place, element in enumerate(self.elements):
+            gathered = [None if column is None else column[place] for column in self.columns]
+            element.answers = [*gathered, self.missing]
+        self.elements = []
+
+
 class Gathering:
     """The answers of one run, as they come together."""
 
@@ -75,65 +98,82 @@ class Gathering:
         self._open = 0
         self._ended = False
         self._lanes: list[Lane] = []
+        self._groups: list[deque[Group]] = []
+        """For each service the groups that it has not answered for, oldest first."""
         for number, service in enumerate(services.values()):
             lane = service.lane(partial(self.on_answers, number), scope.fault)
             scope.on_close(lane.aclose)
             self._lanes.append(lane)
+            self._groups.append(deque())
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Ask all services; elements that were decided before pass."""
+        live = [element for element in elements if element.outcome is None]
+        group: Any = Group(live, len(self._names))
         now = self._scope.loop.time()
-        missing = len(self._names)
-        empty = [None] * missing + [missing]  # one place an answer, then how many are missing
-        live: list[Element[Any]] = []
-        for element in elements:
-            if element.outcome is None:
-                element.answers = empty.copy()
-                element.entered = now
-                live.append(element)
+        for element in live:
+            element.answers = group
+            element.entered = now
         self._open += len(live)
         if len(live) < len(elements):
             self._observer.on_next([element for element in elements if element.outcome is not None])
-        for lane in self._lanes:
+        for groups, lane in zip(self._groups, self._lanes, strict=True):
+            groups.append(group)
             lane.submit(live)
 
     def on_answers(self, number: int, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> None:
         """Note the answers of one service; pass on what has all of them."""
-        complete: list[Element[Any]] = []
-        for element, answer in zip(elements, answers, strict=True):
-            gathered: Any = element.answers
-            gathered[number] = answer
-            if type(answer) is Failed and element.outcome is None:
-                element.fail(self._names[number], answer.error, answer.attempts)
-            missing = gathered[-1] - 1
-            if missing:
-                gathered[-1] = missing
-            else:
-                complete.append(element)
+        groups = self._groups[number]
+        while groups and not groups[0].elements:
+            groups.popleft()
+        if groups and groups[0].elements == elements and Failed not in map(type, answers):
+            group = groups.popleft()
+            group.columns[number] = answers
+            group.missing -= 1
+            if not group.missing:
+                self._pass_on(group.elements, zip(*cast("list[Sequence[Any]]", group.columns), strict=True))
+            return
+        complete = self._gather(number, elements, answers)
         if complete:
-            self._pass_on(complete)
+            self._pass_on(complete, [cast("list[Any]", element.answers) for element in complete])
 
     def on_completed(self) -> None:
         """No further element will come."""
         self._ended = True
         self._complete()
 
-    def _pass_on(self, elements: list[Element[Any]]) -> None:
-        names, merge = self._names, self._merge
-        for element in elements:
+    def _gather(self, number: int, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> list[Element[Any]]:
+        """Note answers element by element; returns those that have all of them."""
+        complete: list[Element[Any]] = []
+        for element, answer in zip(elements, answers, strict=True):
             gathered: Any = element.answers
+            if type(gathered) is Group:
+                gathered.take_apart()
+                gathered = element.answers
+            gathered[number] = answer
+            gathered[-1] -= 1
+            if type(answer) is Failed and element.outcome is None:
+                element.fail(self._names[number], answer.error, answer.attempts)
+            if not gathered[-1]:
+                complete.append(element)
+        return complete
+
+    def _pass_on(self, elements: list[Element[Any]], rows: Iterable[Sequence[Any]]) -> None:
+        """Merge the answers, a row an element, and let the elements go on."""
+        names, merge = self._names, self._merge
+        for element, row in zip(elements, rows, strict=True):
             element.answers = None
             if element.outcome is not None:
-                element.found = (element.found or {}) | _found(names, gathered)
+                element.found = (element.found or {}) | _found(names, row)
                 continue
             try:
                 if merge is None and type(element.value) is dict:
                     value = element.value.copy()
-                    for name, answer in zip(names, gathered, strict=False):
+                    for name, answer in zip(names, row, strict=False):
                         value[name] = answer
                     element.value = value
                 else:
-                    element.value = (merge or merged)(element.value, dict(zip(names, gathered, strict=False)))
+                    element.value = (merge or merged)(element.value, dict(zip(names, row, strict=False)))
             except Exception as error:
                 element.fail(self._name, error)
         self._open -= len(elements)

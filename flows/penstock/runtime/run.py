@@ -143,7 +143,7 @@ class Run:
         """Connect the source, the steps, the two branches and the sink."""
         scope, sink = self.scope, self._sink
         sink.open(scope)
-        last = sink.prepare()
+        last = sink.prepare(ordered=self._ordered)
         steps = self.plan.steps if last is None else (*self.plan.steps, last)
         branches = route(reduce(lambda stream, step: step(stream), steps, self._source))
         failure = branches.failure

@@ -30,8 +30,8 @@ class Lines(Sink):
         self.writing = False
         """True while a write has not returned: the reader is what the run waits for."""
 
-    def prepare(self) -> Step[Any, Any]:
-        return encode(self._form.success)
+    def prepare(self, *, ordered: bool) -> Step[Any, Any]:
+        return encode(self._form.success, None if ordered else self._form.successes)
 
     def open(self, scope: Scope) -> None:
         super().open(scope)

@@ -15,9 +15,10 @@ from msgspec import UNSET, Struct, UnsetType
 from penstock.element import Element, Failure
 
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
-class Success(Struct):
+class Success(Struct, gc=False):
     """A value that made it to the end."""
 
     ok: bool
@@ -70,6 +71,18 @@ def success_line(element: Element[Any]) -> bytes:
     return _encode(Success(True, element.seq, element.value, element.part)) + b"\n"
 
 
+def success_lines(elements: list[Element[Any]]) -> bytes:
+    """The lines of elements that made it: half the cost of one line after the other."""
+    return _encode_lines(
+        [
+            Success(True, element.seq, element.value)
+            if element.part is None
+            else Success(True, element.seq, element.value, element.part)
+            for element in elements
+        ]
+    )
+
+
 def failure_line(element: Element[Any]) -> bytes:
     """The line of an element that failed."""
     failure = element.failure or Failure("?", "?", "?")
@@ -103,6 +116,8 @@ class Form(Protocol):
 
     def success(self, element: Element[Any]) -> bytes: ...
 
+    def successes(self, elements: list[Element[Any]]) -> bytes: ...
+
     def failure(self, element: Element[Any]) -> bytes: ...
 
     def end(self, end: End) -> bytes: ...
@@ -113,6 +128,7 @@ class Ndjson:
 
     media_type = "application/x-ndjson"
     success = staticmethod(success_line)
+    successes = staticmethod(success_lines)
     failure = staticmethod(failure_line)
     end = staticmethod(end_line)
 
@@ -124,6 +140,9 @@ class ServerSentEvents:
 
     def success(self, element: Element[Any]) -> bytes:
         return self._event(element, success_line(element))
+
+    def successes(self, elements: list[Element[Any]]) -> bytes:
+        return b"".join(map(self.success, elements))
 
     def failure(self, element: Element[Any]) -> bytes:
         return self._event(element, failure_line(element))

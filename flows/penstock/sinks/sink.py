@@ -29,8 +29,11 @@ class Sink(abc.ObserverBase[list[Element[Any]]]):
             raise RuntimeError("this sink was not opened by a run")
         return self._scope
 
-    def prepare(self) -> Step[Any, Any] | None:
-        """A last step for the values before they are parted, such as writing them as bytes."""
+    def prepare(self, *, ordered: bool) -> Step[Any, Any] | None:
+        """A last step for the values before they are parted, such as writing them as bytes.
+
+        `ordered` tells that elements may be put back in order after it.
+        """
         return None
 
     def open(self, scope: Scope) -> None:

@@ -49,7 +49,8 @@ async def post_bulk(request: web.Request) -> web.StreamResponse:
     negotiation.only(request.query, "order")
     context.supervisor.check(limited=True)
     if negotiation.body_type(request) == JSON:
-        items = await read_array(request, context.settings.max_body)
+        pace = Pace(context.settings.stall, context.settings.min_rate)
+        items = await read_array(request, context.settings.max_body, pace)
         return await answer(request, context, served, from_iterable(items, size=len), None)
     body = Body(request)
     return await answer(request, context, served, ndjson(body, limit=context.settings.max_line), body)
@@ -104,11 +105,11 @@ async def at_once(request: web.Request, start: Start, body: Body | None, pace: P
     return web.Response(status=status, body=document, content_type=JSON, headers=headers)
 
 
-async def read_array(request: web.Request, limit: int) -> list[bytes]:
-    """The items of a JSON array, each as the bytes that it came in; raises 400 and 413."""
+async def read_array(request: web.Request, limit: int, pace: Pace) -> list[bytes]:
+    """The items of a JSON array, each as the bytes that it came in; raises 400, 408 and 413."""
     body = bytearray()
     try:
-        async for chunk in request.content.iter_any():
+        while chunk := await pace.arrival(request.content.readany()):
             body += chunk
             if len(body) > limit:
                 raise Refused(
@@ -117,6 +118,8 @@ async def read_array(request: web.Request, limit: int) -> list[bytes]:
                     f"a JSON array may have {limit} bytes; send more as {NDJSON}, an item a line",
                 )
         return [bytes(item) for item in _ITEMS.decode(body)]
+    except TimeoutError:
+        raise Refused(408, "stalled", f"the body did not arrive in time; {len(body)} bytes of it did") from None
     except msgspec.ValidationError:
         raise Refused(
             400, "no_array", f"the body has to be a JSON array of items; one item a line is {NDJSON}"

@@ -1,0 +1,525 @@
+"""One suite for all sources, and what is special for each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import reactivex
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from laws.plans import within
+from penstock import Flow, from_async_iterable, from_iterable, ndjson
+from penstock.deadletters import Filter, MemoryStore
+from penstock.errors import BufferOverflow, FeedClosed, SourceBroke
+from penstock.runtime import Run, Summary
+from penstock.sinks import Discard, Lines, Sink
+from penstock.sources import Feed, LineSplitter, LongLine, Source, from_observable, ticks
+from penstock.testing import run
+
+
+class Broke(Exception):
+    """How the sources under test break."""
+
+
+class Reading:
+    """What a source read, how far, and whether it was closed."""
+
+    def __init__(self, count: int = 1000, broken: bool = False) -> None:
+        self.count = count
+        self.broken = broken
+        self.taken = 0
+        self.closed = False
+
+    def values(self) -> Iterator[int]:
+        try:
+            for number in range(self.count):
+                self.taken += 1
+                yield number
+            if self.broken:
+                raise Broke
+        finally:
+            self.closed = True
+
+    async def values_later(self) -> AsyncIterator[int]:
+        for number in self.values():
+            await asyncio.sleep(0)
+            yield number
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        for number in self.values():
+            await asyncio.sleep(0)
+            yield b"%d\n" % number
+
+    def feed(self) -> Source[int]:
+        feed: Feed[int] = Feed(5)
+
+        async def fill() -> None:
+            try:
+                for number in self.values():
+                    await feed.send(number)
+                feed.complete()
+            except FeedClosed:
+                pass
+            except Broke as error:
+                feed.fail(error)
+
+        self.task = asyncio.get_running_loop().create_task(fill())
+        return feed
+
+
+SOURCES: dict[str, tuple[Callable[[Reading], Source[Any]], int]] = {
+    "iterable": (lambda reading: from_iterable(reading.values()), 0),
+    "async iterable": (lambda reading: from_async_iterable(reading.values_later()), 0),
+    "ndjson": (lambda reading: ndjson(reading.chunks()), 1),
+    "feed": (lambda reading: reading.feed(), 6),
+}
+"""Every source by its name, and how many values it may have read beyond its credits."""
+
+every_source = pytest.mark.parametrize("name", SOURCES)
+
+
+class Never(Sink):
+    """Takes results and settles none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = 0
+
+    def on_next(self, value: list[Any]) -> None:
+        self.taken += len(value)
+
+
+def ends(flow: Flow[Any], source: Source[Any], sink: Sink | None = None) -> Any:
+    return flow.start(source, sink or Discard()).finished
+
+
+def quiet(work: Any) -> Any:
+    with capture_logs():
+        return run(within(10_000, work))
+
+
+@every_source
+@settings(max_examples=10, deadline=None)
+@given(window=st.integers(1, 20))
+def test_a_source_reads_no_further_than_its_credits(name: str, window: int) -> None:
+    """When nothing is settled, a source emits its window and has read no more than that and its allowance."""
+    make, ahead = SOURCES[name]
+
+    async def main() -> tuple[int, int]:
+        reading = Reading()
+        sink = Never()
+        halted = Flow("f").window(window).start(make(reading), sink)
+        await asyncio.sleep(100)
+        taken = reading.taken
+        halted.abort()
+        await halted.finished
+        return sink.taken, taken
+
+    emitted, taken = quiet(main())
+    assert emitted == window
+    assert taken <= window + ahead
+
+
+@every_source
+def test_draining_completes_a_source(name: str) -> None:
+    """Drained midway: what was emitted is finished, the run ends as draining, and the source is closed."""
+    make, _ = SOURCES[name]
+
+    async def main() -> tuple[Summary, Reading]:
+        reading = Reading(count=10**9)
+        drained = Flow("f").window(4).throttle(10).start(make(reading), Discard())
+        await asyncio.sleep(5)
+        drained.drain()
+        summary = await drained.finished
+        await asyncio.sleep(0)
+        return summary, reading
+
+    summary, reading = quiet(main())
+    assert (summary.reason, summary.cancelled, reading.closed) == ("draining", 0, True)
+    assert summary.ok > 40
+
+
+@every_source
+def test_draining_before_the_first_element_completes_too(name: str) -> None:
+    """A drain may come at any turn of the loop, also before the source's task has taken its first step."""
+    make, _ = SOURCES[name]
+
+    async def main(turns: int) -> Summary:
+        drained = Flow("f").start(make(Reading(count=3)), Discard())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        drained.drain()
+        return await drained.finished
+
+    summaries = [quiet(main(turns)) for turns in range(6)]
+    assert summaries[0].received == 0
+    assert {summary.reason for summary in summaries} <= {"draining", "completed"}
+    assert {summary.cancelled for summary in summaries} == {0}
+
+
+@every_source
+def test_a_source_that_breaks_is_reported_and_what_it_gave_is_finished(name: str) -> None:
+    """The run ends as failed and names the source and the error; nothing that it gave before is lost."""
+    make, _ = SOURCES[name]
+
+    async def main() -> tuple[Summary, Run]:
+        broken = Flow("f").throttle(10).start(make(Reading(count=3, broken=True)), Discard())
+        return await broken.finished, broken
+
+    summary, broken = quiet(main())
+    assert isinstance(broken.error, SourceBroke)
+    assert (summary.reason, summary.error) == ("failed", f"the source {name} broke: Broke")
+    assert (summary.ok, summary.cancelled) == (3 if name != "feed" else summary.received, 0)
+
+
+@every_source
+def test_a_source_is_closed_when_its_run_is_aborted(name: str) -> None:
+    """Waiting for credits or not: the abort closes what the source reads from before the run is over."""
+    make, _ = SOURCES[name]
+
+    async def main() -> bool:
+        reading = Reading()
+        aborted = Flow("f").window(2).start(make(reading), Never())
+        await asyncio.sleep(1)
+        aborted.abort()
+        await aborted.finished
+        for _ in range(3):  # the sender of a feed is a task of its own
+            await asyncio.sleep(0)
+        return reading.closed or name == "iterable"  # which Python closes when nobody holds it any more
+
+    assert quiet(main())
+
+
+@every_source
+def test_a_source_whose_own_wait_is_cancelled_does_not_hang(name: str) -> None:
+    """A CancelledError that comes out of what a source awaits is a break, though its task was not cancelled."""
+    if name in ("iterable", "feed"):
+        pytest.skip("it awaits nothing of the user's")
+
+    async def broken() -> AsyncIterator[Any]:
+        yield b"1\n"
+        inner = asyncio.ensure_future(asyncio.sleep(10))
+        inner.cancel()
+        await inner
+
+    async def main() -> Summary:
+        source: Source[Any] = ndjson(broken()) if name == "ndjson" else from_async_iterable(broken())
+        return await ends(Flow("f"), source)
+
+    summary = quiet(main())
+    assert (summary.reason, summary.ok) == ("failed", 1)
+
+
+@pytest.mark.parametrize(
+    "source", [from_iterable([1, 2, 3]), ticks(1, 3), from_observable(reactivex.of(1, 2, 3), capacity=5)], ids=str
+)
+def test_a_source_of_something_repeatable_may_be_run_again(source: Source[Any]) -> None:
+    """A cold source starts anew for each run."""
+
+    async def main() -> list[int]:
+        return [(await ends(Flow("f"), source)).ok for _ in range(2)]
+
+    assert quiet(main()) == [3, 3]
+
+
+def test_an_element_larger_than_the_window_fails_and_keeps_its_beginning() -> None:
+    """What can never fit is let go of: a failed element, with its first bytes and its true size in the letter."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b'1\n"' + b"x" * 9000 + b'"\n2\n'
+
+    async def main() -> tuple[Summary, Any]:
+        store = MemoryStore()
+        summary = await ends(Flow("f", bytes=5000).dead_letters(store), ndjson(chunks()))
+        return summary, (await store.page(Filter())).letters[0]
+
+    summary, letter = quiet(main())
+    assert (summary.ok, summary.failed) == (2, 1)
+    assert (letter.type, letter.input_size, len(letter.input)) == ("TooLarge", 9002, 4096)
+
+
+# Lines
+
+
+def reference(data: bytes, limit: int) -> list[tuple[bytes, int | None]]:
+    """The lines of an upload, the simple way: each with None, or with its length when it is over the limit."""
+    found: list[tuple[bytes, int | None]] = []
+    for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+        line = line.removesuffix(b"\r")
+        if line.strip():
+            found.append((line, None) if len(line) <= limit else (line[: min(4096, limit)], len(line)))
+    return found
+
+
+def cut(data: bytes, cuts: list[int]) -> list[bytes]:
+    """Data in chunks whose sizes are taken from `cuts` in turn."""
+    chunks: list[bytes] = []
+    while data:
+        size = cuts[len(chunks) % len(cuts)]
+        chunks.append(data[:size])
+        data = data[size:]
+    return chunks
+
+
+LIMIT = 12
+
+bodies = st.lists(
+    st.one_of(
+        st.integers(0, LIMIT + 6).map(lambda size: b"x" * size),
+        st.integers(0, LIMIT + 6).map(lambda size: b" " * size),
+        st.integers(0, LIMIT + 6).map(lambda size: b" " * size + b"{}"),
+        st.sampled_from([b"", b"\r", b"a\rb", b"{}", b"\xef\xbb\xbf", b"\t", b"\r\r"]),
+    ).flatmap(lambda line: st.sampled_from([line + b"\n", line + b"\r\n"])),
+    max_size=6,
+)
+
+
+@settings(max_examples=400, deadline=None, print_blob=True)
+@given(
+    lines=bodies,
+    last=st.sampled_from([b"", b"{}", b"x" * LIMIT, b"x" * (LIMIT + 1), b" ", b"{}\r"]),
+    bom=st.booleans(),
+    cuts=st.lists(st.integers(1, 30), min_size=1, max_size=4),
+)
+@example(lines=[], last=b"x" * LIMIT, bom=True, cuts=[1])
+@example(lines=[b" " * (LIMIT + 4) + b"{}\n"], last=b"", bom=False, cuts=[1])
+def test_lines_are_the_same_wherever_the_chunks_are_cut(
+    lines: list[bytes], last: bytes, bom: bool, cuts: list[int]
+) -> None:
+    """Like splitting the whole at once: ends of both kinds, blank lines, a mark at the start, lines over the limit."""
+    data = (b"\xef\xbb\xbf" if bom else b"") + b"".join(lines) + last
+    splitter = LineSplitter(LIMIT)
+    found = [line for chunk in cut(data, cuts) for line in splitter.feed(chunk)] + splitter.finish()
+
+    assert [(bytes(line), line.length if isinstance(line, LongLine) else None) for line in found] == reference(
+        data, LIMIT
+    )
+
+
+def test_a_splitter_keeps_no_more_than_its_limit_of_a_line() -> None:
+    """However long a line is, what is kept of it stays bounded."""
+    splitter = LineSplitter(LIMIT)
+    for _ in range(1000):
+        splitter.feed(b"x" * 1000)
+
+    assert len(splitter._rest) <= LIMIT + 5
+
+
+def test_a_line_limit_below_one_is_refused() -> None:
+    """The message names the value."""
+    with pytest.raises(ValueError, match="got limit 0"):
+        LineSplitter(0)
+
+
+# Feeds
+
+
+def fed(overflow: str, values: int = 6, capacity: int = 3) -> tuple[list[int], Summary, Feed[int]]:
+    """A feed that is pushed into before its run starts, then run to its end."""
+
+    async def main() -> tuple[list[int], Summary, Feed[int]]:
+        feed: Feed[int] = Feed(capacity, overflow)
+        seen: list[int] = []
+        for number in range(values):
+            feed.push(number)
+        feed.complete()
+        return seen, await ends(Flow("f").tap(seen.append), feed), feed
+
+    return quiet(main())
+
+
+def test_drop_oldest_keeps_the_newest() -> None:
+    """The values that waited longest make room; they count as received, filtered and dropped."""
+    seen, summary, feed = fed("drop_oldest")
+
+    assert (seen, feed.dropped, summary.received, summary.filtered) == ([3, 4, 5], 3, 6, 3)
+
+
+def test_drop_newest_keeps_the_oldest() -> None:
+    """The values that find no room are not taken; they count as received, filtered and dropped."""
+    seen, summary, feed = fed("drop_newest")
+
+    assert (seen, feed.dropped, summary.received, summary.filtered) == ([0, 1, 2], 3, 6, 3)
+
+
+def test_fail_ends_the_run() -> None:
+    """The run fails and says what may be done about it; what was still buffered is counted as dropped."""
+    seen, summary, feed = fed("fail")
+
+    assert (seen, summary.reason, feed.dropped) == ([], "failed", 3)
+    assert "drop_oldest" in str(BufferOverflow(3)) in str(summary.error)
+
+
+def test_backpressure_makes_the_sender_wait() -> None:
+    """`send` returns when there is room: at the rate at which the run takes values."""
+
+    async def main() -> tuple[float, Summary]:
+        feed: Feed[int] = Feed(2)
+        slow = Flow("f").window(1).throttle(1).start(feed, Discard())
+        for number in range(10):
+            await feed.send(number)
+        sent = asyncio.get_running_loop().time()
+        feed.complete()
+        return sent, await slow.finished
+
+    seconds, summary = quiet(main())
+    assert 5 <= seconds <= 9
+    assert (summary.ok, summary.filtered) == (10, 0)
+
+
+def test_pushing_into_a_feed_that_holds_back_is_refused() -> None:
+    """The message names the way that waits."""
+
+    async def main() -> None:
+        with pytest.raises(TypeError, match=r"await feed.send"):
+            Feed[int](1).push(1)
+
+    quiet(main())
+
+
+@pytest.mark.parametrize("end", ["drain", "abort"])
+def test_a_sender_does_not_wait_for_a_run_that_is_over(end: str) -> None:
+    """`send` raises `FeedClosed`, also for a sender that waits already."""
+
+    async def main() -> None:
+        feed: Feed[int] = Feed(1)
+        over = Flow("f").window(1).start(feed, Never())
+        for number in range(2):
+            await feed.send(number)
+        waiting = asyncio.ensure_future(feed.send(2))
+        await asyncio.sleep(1)
+        getattr(over, end)()
+        with pytest.raises(FeedClosed):
+            await waiting
+        over.abort()
+        await over.finished
+        with pytest.raises(FeedClosed):
+            await feed.send(3)
+
+    quiet(main())
+
+
+def test_a_feed_that_drops_can_be_run_in_order() -> None:
+    """Elements are numbered when they are taken, so what was dropped leaves no gap to wait at."""
+
+    async def main() -> Summary:
+        feed: Feed[int] = Feed(2, "drop_oldest")
+        for number in range(5):
+            feed.push(number)
+        feed.complete()
+        return await Flow("f").start(feed, Discard(), ordered=True).finished
+
+    summary = quiet(main())
+    assert (summary.reason, summary.ok) == ("completed", 2)
+
+
+def test_a_feed_needs_room() -> None:
+    """A capacity of zero is refused, with the value."""
+    with pytest.raises(ValueError, match="got 0"):
+        Feed(0)
+
+
+# Observables and clocks
+
+
+def test_an_observable_is_read_behind_a_buffer() -> None:
+    """A hot burst larger than the buffer is cut to it, and counted."""
+
+    async def main() -> Summary:
+        return await ends(Flow("f").window(1), from_observable(reactivex.range(0, 100), capacity=10))
+
+    summary = quiet(main())
+    assert (summary.received, summary.ok, summary.filtered) == (100, 10, 90)
+
+
+def test_an_observable_runs_in_the_run_s_time_and_is_disposed() -> None:
+    """A timed Observable ticks on the event loop, and stops when the run is drained."""
+    disposed: list[bool] = []
+
+    async def main() -> Summary:
+        source = reactivex.interval(1.0).pipe(reactivex.operators.finally_action(lambda: disposed.append(True)))
+        drained = Flow("f").start(from_observable(source, capacity=2), Discard())
+        await asyncio.sleep(5.5)
+        drained.drain()
+        return await drained.finished
+
+    assert (quiet(main()).ok, disposed) == (5, [True])
+
+
+def test_an_observable_that_errors_breaks_the_run() -> None:
+    """`on_error` is a fault of the flow."""
+
+    async def main() -> Summary:
+        return await ends(Flow("f"), from_observable(reactivex.throw(Broke("so")), capacity=2))
+
+    assert quiet(main()).error == "the source observable broke: so"
+
+
+def test_an_observable_cannot_hold_back() -> None:
+    """The overflow that needs waiting is refused, and the others are named."""
+    with pytest.raises(ValueError, match="drop_oldest, drop_newest or fail"):
+        from_observable(reactivex.empty(), capacity=1, overflow="backpressure")
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.3, 1.0, 7.0])
+def test_ticks_come_at_their_times(seconds: float) -> None:
+    """Tick n at n × seconds: none doubled, none drifting."""
+
+    async def main() -> list[float]:
+        times: list[float] = []
+        flow = Flow("f").tap(lambda _: times.append(asyncio.get_running_loop().time()))
+        await ends(flow, ticks(seconds, 30))
+        return times
+
+    assert quiet(main()) == pytest.approx([number * seconds for number in range(30)])
+
+
+def test_missed_ticks_are_skipped() -> None:
+    """A run that was busy for 3.5 ticks goes on with the next one on the beat."""
+
+    async def main() -> list[float]:
+        times: list[float] = []
+
+        async def slow(value: int) -> int:
+            times.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(3.5)
+            return value
+
+        await ends(Flow("f").window(1).map_async(slow), ticks(1.0, 3))
+        return times
+
+    assert quiet(main()) == [0.0, 4.0, 8.0]
+
+
+def test_ticks_need_time_between_them() -> None:
+    """Zero seconds are refused, with the value."""
+    with pytest.raises(ValueError, match="got 0"):
+        ticks(0)
+
+
+def test_lines_of_a_stream_of_chunks_become_elements() -> None:
+    """From chunks to results: each line an element, in order, with its number."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for piece in (b'{"a":', b"1}\r\n\n[2", b"]\n", b'"last"'):
+            yield piece
+
+    async def main() -> bytes:
+        out: list[bytes] = []
+
+        async def write(data: bytes) -> None:
+            out.append(data)
+
+        await ends(Flow("f"), ndjson(chunks()), Lines(write))
+        return b"".join(out)
+
+    assert quiet(main()).splitlines() == [
+        b'{"ok":true,"seq":0,"value":{"a":1}}',
+        b'{"ok":true,"seq":1,"value":[2]}',
+        b'{"ok":true,"seq":2,"value":"last"}',
+    ]

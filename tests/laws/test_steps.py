@@ -1,0 +1,236 @@
+"""One suite for all steps: what each of them promises, whatever it does with a value."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reactivex import Observable, Observer
+from reactivex import operators as ops
+from structlog.testing import capture_logs
+
+from laws.plans import timers, within
+from penstock import operators
+from penstock.deadletters import Letter, MemoryStore, new_id, now
+from penstock.element import Element, Outcome, Step
+from penstock.errors import NoScope
+from penstock.operators.dead_letter import dead_letter as keep
+from penstock.scope import Scope
+from penstock.services import Service
+from penstock.testing import run
+from penstock.window import Window
+
+
+class Refused(Exception):
+    """What the functions under test raise."""
+
+
+def refuse(value: Any) -> Any:
+    """A user's function: fails for negative numbers."""
+    if value < 0:
+        raise Refused(value)
+    return value
+
+
+async def refuse_later(value: Any) -> Any:
+    await asyncio.sleep(1)
+    return refuse(value)
+
+
+async def refuse_each(values: list[Any]) -> list[Any]:
+    await asyncio.sleep(1)
+    return [value if value >= 0 else Refused(value) for value in values]
+
+
+def refuse_parts(value: Any) -> Any:
+    refuse(value)
+    return [value, value]
+
+
+async def hang(_: Any) -> None:
+    await asyncio.sleep(1e6)
+
+
+def letter_for(element: Element[Any]) -> Letter:
+    return Letter(
+        id=new_id(), flow="f", run="r", seq=element.seq, step="s", type="t", message="m", input=b"", input_size=0,
+        started_at=now(), failed_at=now(),
+    )  # fmt: skip
+
+
+STEPS: dict[str, Callable[[], Step[Any, Any]]] = {
+    "batch": partial(operators.batch, refuse_each, size=3, seconds=0.5, name="step"),
+    "dead_letter": partial(keep, MemoryStore(), letter_for),
+    "decode": partial(operators.decode, int, name="step"),
+    "encode": partial(operators.encode, lambda element: b"%d" % refuse(element.value), name="step"),
+    "enrich": partial(operators.enrich, name="enrich", merge=lambda value, _: value, step=refuse_later),
+    "filter": partial(operators.filter, lambda value: refuse(value) + 1, name="step"),
+    "flat_map": partial(operators.flat_map, refuse_parts, max_parts=3, name="step"),
+    "map": partial(operators.map, refuse, name="step"),
+    "map_async": partial(operators.map_async, refuse_later, name="step"),
+    "map_async ordered": partial(operators.map_async, refuse_later, ordered=True, name="step"),
+    "tap": partial(operators.tap, refuse, name="step"),
+    "throttle": partial(operators.throttle, 10.0, name="step"),
+    "through": partial(operators.through, ops.map(refuse), name="step"),
+}
+"""Every step by its name, around a function that refuses negative numbers where it takes one."""
+
+NO_STEPS = {"MAX_PARTS", "Branches", "Merge", "Sequencer", "route"}
+"""Public names that are no steps."""
+
+WITH_FUNCTION = sorted(set(STEPS) - {"dead_letter", "decode", "encode", "throttle"})
+FAILED = "before"
+"""The step at which the elements failed that a step is to leave alone."""
+
+
+@dataclass
+class Through:
+    """What came out of a step."""
+
+    values: list[Any]
+    elements: list[Element[Any]]
+    completions: int
+    faults: list[BaseException]
+    tasks: list[str]
+    timers: int
+    scope: Scope
+
+
+async def send(step: Step[Any, Any], values: list[Any], *, size: int = 2, cut: float | None = None) -> Through:
+    """Send values through a step, `size` a notification; None stands for an element that has failed already."""
+    before = timers()
+    faults: list[BaseException] = []
+    scope = Scope(Window(1000), on_fault=faults.append)
+    out = Through([], [], 0, faults, [], 0, scope)
+    completed = asyncio.Event()
+
+    def feed(observer: Any, _: Any = None) -> Any:
+        async def produce() -> None:
+            elements = [Element(value, seq, scope.ledger, value) for seq, value in enumerate(values)]
+            scope.window.take(len(elements))
+            scope.ledger.received += len(elements)
+            for element in elements:
+                if element.value is None:
+                    element.fail(FAILED, Refused("earlier"))
+            for start in range(0, len(elements), size):
+                observer.on_next(elements[start : start + size])
+                await asyncio.sleep(0.1)
+            observer.on_completed()
+
+        scope.spawn(produce(), "source")
+
+    def take(elements: list[Element[Any]]) -> None:
+        assert elements, "told about nothing"
+        assert not completed.is_set(), "an element after the completion"
+        out.elements += elements
+        out.values += [element.value for element in elements]
+        scope.ledger.accept(elements)
+
+    def complete() -> None:
+        out.completions += 1
+        completed.set()
+
+    wires = step(Observable(feed)).subscribe(Observer(take, faults.append, complete), scheduler=scope)
+    if cut is None:
+        await completed.wait()
+        await asyncio.sleep(10)
+    else:
+        await asyncio.sleep(cut)
+    wires.dispose()
+    await scope.aclose()
+    out.tasks = [task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()}]
+    out.timers = len([timer for timer in timers() if timer not in before])
+    return out
+
+
+def sent(step: Step[Any, Any], values: list[Any], **how: Any) -> Through:
+    with capture_logs():
+        return run(within(10_000, send(step, values, **how)))
+
+
+every_step = pytest.mark.parametrize("name", sorted(STEPS))
+
+
+def test_every_operator_is_under_test() -> None:
+    """A step that is added to `penstock.operators` is held to this suite too."""
+    assert {name.split()[0] for name in STEPS} == set(operators.__all__) - NO_STEPS
+
+
+@every_step
+def test_an_empty_input_completes_at_once(name: str) -> None:
+    """No element in, none out, one completion."""
+    out = sent(STEPS[name](), [])
+
+    assert (out.elements, out.completions, out.faults) == ([], 1, [])
+
+
+@every_step
+@settings(max_examples=15, deadline=None)
+@given(values=st.lists(st.none() | st.integers(0, 9), max_size=12), size=st.integers(1, 5))
+def test_a_step_completes_once_after_its_last_element(name: str, values: list[Any], size: int) -> None:
+    """However elements come: each comes out (or is settled), then there is one completion, and nothing after it."""
+    out = sent(STEPS[name](), values, size=size)
+
+    assert (out.completions, out.faults, out.scope.ledger.in_flight) == (1, [], 0)
+    assert {element.seq for element in out.elements} == set(range(len(values)))
+
+
+@every_step
+def test_failed_elements_pass_untouched(name: str) -> None:
+    """What failed before stays as it failed: no step looks at it, and no part is made of it."""
+    if name == "dead_letter":
+        pytest.skip("it is there for failed elements")
+    out = sent(STEPS[name](), [None, 1, None])
+    failed = [element for element in out.elements if element.value is None]
+
+    assert [element.seq for element in failed] == [0, 2]
+    assert all(element.failure is not None and element.failure.step == FAILED for element in failed)
+
+
+@pytest.mark.parametrize("name", WITH_FUNCTION)
+def test_a_function_that_raises_fails_that_element_alone(name: str) -> None:
+    """The element fails at this step with its error's type and message; its neighbours are ok."""
+    out = sent(STEPS[name](), [1, -2, 3, 4], size=4)
+    failed = {element.seq: element.failure for element in out.elements if element.outcome is Outcome.FAILED}
+
+    assert list(failed) == [1]
+    assert failed[1] is not None
+    assert (failed[1].step, failed[1].type, failed[1].message) == ("step", "Refused", "-2")
+    assert out.scope.ledger.settled == {"ok": 3, "failed": 1, "filtered": 0, "cancelled": 0}
+
+
+@every_step
+@pytest.mark.parametrize("cut", [0.0, 0.05, 0.15, 0.35, 1.05])
+def test_cancelling_midway_leaves_nothing(name: str, cut: float) -> None:
+    """Disposed in the middle: no task, no timer, and nothing comes out any more."""
+    out = sent(STEPS[name](), list(range(40)), cut=cut)
+
+    assert (out.tasks, out.timers, out.completions, out.faults) == ([], 0, 0, [])
+
+
+@pytest.mark.parametrize("name", ["map_async", "enrich", "batch"])
+def test_cancelling_reaches_the_calls_under_way(name: str) -> None:
+    """A call that would take days is cancelled with its run, and the service has no worker left."""
+    service = Service("s", hang, timeout=1e6)
+    steps = {
+        "map_async": lambda: operators.map_async(service),
+        "enrich": lambda: operators.enrich(a=service),
+        "batch": lambda: operators.batch(service, size=1, seconds=1),
+    }
+    out = sent(steps[name](), [1, 2, 3], cut=5)
+
+    assert (service.in_flight, service.waiting, service._workers, service.cancelled) == (0, 0, [], 3)
+    assert out.tasks == []
+
+
+@pytest.mark.parametrize("name", sorted(set(STEPS) - {"dead_letter"}))
+def test_a_step_works_inside_a_run_only(name: str) -> None:
+    """Subscribed without a scope, a step says how to start it; nothing was begun."""
+    with pytest.raises(NoScope, match=r"use start\(stream, sink\), flow.start\(\)"):
+        STEPS[name]()(Observable(lambda *_: None)).subscribe(lambda _: None)

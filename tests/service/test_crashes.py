@@ -1,0 +1,59 @@
+"""A process that is killed: what a client was told of is still there, and the next process knows that it was cut."""
+
+from __future__ import annotations
+
+from service.conftest import Serve
+from service.processes import until
+from service.wire import NDJSON, orders
+
+
+def test_a_letter_that_a_client_has_seen_survives_a_kill(serve: Serve) -> None:
+    """A failed element's line is written after its letter is durable, so each letter that was named is found again."""
+    server = serve("--port", 0)
+    with server.connect() as client:
+        client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(2**30))
+        answer = client.answer()
+        client.push(orders(5000), 0.1)
+        seen = []
+        for record in answer.stream():
+            if not record["ok"]:
+                seen.append(record["deadLetter"])
+            if len(seen) == 300:
+                break
+        server.kill()
+        for line in answer.complete().body.split(b"\n")[:-1]:
+            if b"deadLetter" in line:
+                seen.append(line.split(b'"')[-2].decode())
+
+    after = serve("--port", 0)
+    stored: set[str] = set()
+    following = None
+    while True:
+        page = after.ask("GET", "/dead-letters?limit=1000" + (f"&after={following}" if following else "")).json()
+        stored |= {letter["id"] for letter in page["letters"]}
+        if (following := page["next"]) is None:
+            break
+    assert set(seen) <= stored
+    assert after.metric("penstock_dead_letters", state="waiting") == len(stored)
+    assert after.metric("penstock_previous_stop_forced") == 1
+
+
+def test_a_clean_stop_is_remembered_as_one(serve: Serve) -> None:
+    """`previous_stop_forced` is 0 for the first process, and after one that ended well."""
+    first = serve()
+    assert first.metric("penstock_previous_stop_forced") == 0
+    assert first.stop() == 0
+    assert serve().metric("penstock_previous_stop_forced") == 0
+
+
+def test_a_forced_stop_is_remembered_as_one(serve: Serve) -> None:
+    """A stop that had to cancel is as forced as a kill."""
+    first = serve("--grace", 0, "--latency-scale", 100)
+    with first.connect() as client:
+        client.upload()
+        answer = client.answer()
+        client.chunk(orders(3))
+        until(lambda: first.metric("penstock_in_flight") == 3)
+        assert first.stop() == 1
+        assert answer.complete().cut
+    assert serve().metric("penstock_previous_stop_forced") == 1
