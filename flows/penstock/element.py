@@ -146,7 +146,8 @@ class Family(Struct, eq=False):
 
 def _sendable(text: str) -> str:
     """A text cut to its limit, without halves of surrogate pairs, which no UTF-8 can hold."""
-    return text[:MESSAGE_LIMIT].encode("utf-8", "replace").decode()
+    text = text[:MESSAGE_LIMIT]
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 Elements: TypeAlias = list[Element[T]]
@@ -212,8 +213,11 @@ class Ledger:
         else:
             self.settle(elements, Outcome.OK)
             return
-        for outcome in (Outcome.OK, Outcome.FAILED, Outcome.FILTERED):
-            self.settle([element for element in elements if (element.outcome or Outcome.OK) is outcome], outcome)
+        decided: dict[Outcome, list[Element[Any]]] = {}
+        for element in elements:
+            decided.setdefault(element.outcome or Outcome.OK, []).append(element)
+        for outcome, alike in decided.items():
+            self.settle(alike, outcome)
 
     def drop(self, count: int) -> None:
         """Count elements that a buffer dropped before they took a credit: received, and filtered."""
@@ -226,7 +230,7 @@ class Ledger:
 
         Parts share the letter of the element that they are parts of.
         """
-        root = element.root
+        root = element if element.parent is None else element.root
         if root.letter is None:
             root.letter = letter
             self._lettered += 1

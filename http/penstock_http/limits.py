@@ -82,6 +82,13 @@ class Connection(RequestHandler):
             if request is not None and not request.content.is_eof() and request.content.exception() is None:
                 request.content.set_exception(web.RequestPayloadError("the body is no valid HTTP"))
 
+    def close(self) -> None:
+        """Close when the request under way is answered, and at once if there is none (aiohttp leaves that one open)."""
+        idle = self._waiter is not None and not self._waiter.done()
+        super().close()
+        if idle and self.transport is not None:
+            self.transport.close()
+
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Log what aiohttp did not expect; not a broken body, which its reader has dealt with."""
         if not isinstance(kw.get("exc_info"), web.RequestPayloadError):

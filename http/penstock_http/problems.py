@@ -52,7 +52,8 @@ def refusal_of(error: PenstockError) -> Refused | None:
 def problem(status: int, detail: str, name: str | None = None, headers: dict[str, str] | None = None) -> web.Response:
     """A problem document as a response."""
     body: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
-    body["detail"] = detail
+    # It may quote a header that is no UTF-8, which comes with surrogates.
+    body["detail"] = detail.encode("utf-8", "replace").decode()
     if name is not None:
         body["code"] = name
     return web.Response(

@@ -22,7 +22,7 @@ from penstock.deadletters import Filter, Letter, MemoryStore
 from penstock.element import Outcome
 from penstock.errors import ReaderGone, StoreError
 from penstock.runtime import Run, Summary, Supervisor
-from penstock.sinks import Discard, Lines, Outcomes, Sink
+from penstock.sinks import Discard, Lines, Outcomes, Result, Sink
 from penstock.sources import Feed, Source
 from penstock.testing import run
 
@@ -35,7 +35,7 @@ BACKOFF = Backoff(first=0.5, cap=2.0)
 FATES = ("ok", "slow", "fail", "flaky", "hang")
 SOURCES = ("iterable", "async", "broken", "ndjson", "backpressure", "drop_oldest", "drop_newest", "fail")
 STANDING_STILL = ("through", "flat_map")
-"""Steps that an ordered run may stand still with: see test_flow.py, the tests marked as expected to fail."""
+"""Steps that an ordered run may stand still with: see tests/flows, what is marked as expected to fail."""
 
 CHANCE = random.Random(0)
 
@@ -160,8 +160,9 @@ def flow_of(plan: Plan, spy: Spy, store: Any, sample: Callable[[Value], None] | 
     flow: Flow[Any] = Flow("plan", key="id", elements=plan.elements, bytes=plan.bytes).filter(_is_item, name="item")
     if sample is not None:
         flow = flow.tap(sample, name="sample")
+    held = sum(step.kind == "through" for step in plan.steps)
     for step in plan.steps:
-        flow = _add(flow, step, spy)
+        flow = _add(flow, step, spy, held)
     if sample is not None:
         flow = flow.tap(sample, name="sample")
     return flow if store is None else flow.dead_letters(store)
@@ -173,7 +174,7 @@ def _is_item(value: Any) -> bool:
     return True
 
 
-def _add(flow: Flow[Any], step: StepPlan, spy: Spy) -> Flow[Any]:
+def _add(flow: Flow[Any], step: StepPlan, spy: Spy, held: int) -> Flow[Any]:
     def plain(value: Value) -> Value:
         if step.fate(value) == "fail":
             raise Refused(step.kind)
@@ -189,7 +190,7 @@ def _add(flow: Flow[Any], step: StepPlan, spy: Spy) -> Flow[Any]:
         case "flat_map":
             return flow.flat_map(
                 lambda value: (plain(value) | {"part": part} for part in range(value["id"] % (step.number + 2))),
-                max_parts=step.number,
+                max_parts=step.number + held,
                 name="flat_map",
             )
         case "throttle":
@@ -200,7 +201,7 @@ def _add(flow: Flow[Any], step: StepPlan, spy: Spy) -> Flow[Any]:
             service = service_of(step, spy, flow)
             return flow.map_async(service, ordered=step.kind == "map_in_order")
         case "enrich":
-            return flow.enrich(found=service_of(step, spy, flow), **{"also": service_of(step, spy, flow, "b")})
+            return flow.enrich(found=service_of(step, spy, flow), also=service_of(step, spy, flow, "b"))
         case "batch":
             return flow.batch(service_of(step, spy, flow, many=True), size=step.number, seconds=0.5)
         case other:
@@ -271,7 +272,8 @@ def source_of(plan: Plan) -> tuple[Source[Any], Callable[[], Any] | None]:
 
     match plan.source:
         case "iterable":
-            return from_iterable([{"id": number} for number in range(plan.count)], size=lambda v: 50 + v["id"] % 7), None
+            values = [{"id": number} for number in range(plan.count)]
+            return from_iterable(values, size=lambda value: 50 + value["id"] % 7), None
         case "async" | "broken":
             return from_async_iterable(paused()), None
         case "ndjson":
@@ -404,6 +406,32 @@ async def _play(plan: Plan, logs: list[Any]) -> Played:
         plan.count,
         source if isinstance(source, Feed) else None,
     )
+
+
+def quiet(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in virtual time, for a day at most, without its log."""
+    with capture_logs():
+        return run(within(DAY, work))
+
+
+def results(flow: Flow[Any], source: Any, *, ordered: bool = False) -> list[Result]:
+    """All results of a flow, in the order in which they came."""
+    made = source if isinstance(source, Source) else from_iterable(source)
+
+    async def main() -> list[Result]:
+        return [result async for result in flow.stream(made, ordered=ordered)]
+
+    return quiet(main())
+
+
+def summary_of(flow: Flow[Any], source: Any, sink: Sink | None = None, *, ordered: bool = False) -> Summary:
+    """What became of a run."""
+    made = source if isinstance(source, Source) else from_iterable(source)
+
+    async def main() -> Summary:
+        return await flow.start(made, sink or Discard(), ordered=ordered).finished
+
+    return quiet(main())
 
 
 def timers() -> list[asyncio.TimerHandle]:

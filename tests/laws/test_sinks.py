@@ -123,8 +123,8 @@ def test_an_aborted_run_lets_go_of_its_sink(name: str) -> None:
 
     async def main() -> int:
         taken = Taken()
-        aborted = Flow("f").map_async(lambda value: asyncio.sleep(1e6, value)).start(
-            from_iterable([1]), SINKS[name](taken)
+        aborted = (
+            Flow("f").map_async(lambda value: asyncio.sleep(1e6, value)).start(from_iterable([1]), SINKS[name](taken))
         )
         await asyncio.sleep(1)
         aborted.abort()

@@ -124,7 +124,7 @@ def test_a_broken_chunk_ends_its_stream_alone(server: Process, client: Client, b
 def test_a_body_that_stops_half_way_is_no_complete_one(server: Process) -> None:
     """The client says 1000 bytes, sends some and leaves: the run ends as `left`, not as completed."""
     with server.connect() as client:
-        client.send(head("POST", BULK, **{"Content_Type": NDJSON, "Content_Length": "1000"}) + orders(3))
+        client.send(head("POST", BULK, Content_Type=NDJSON, Content_Length="1000") + orders(3))
         answer = client.answer()
         run = answer.headers["penstock-run"]
         answer.next()

@@ -238,15 +238,24 @@ def test_bodies_may_be_compressed(server: Process, name: str, kind: str) -> None
     assert counts(answer.end) == (100, 67, 33, 0, 0)
 
 
-CUT_OFF = pytest.param(
-    "cut off",
-    marks=pytest.mark.xfail(reason="aiohttp takes the end of a compressed body that breaks off for its end", strict=False),
+BROKEN = [
+    (kind, encoding, damage)
+    for kind in (NDJSON, "application/json")
+    for encoding in ("gzip", "zstd", "deflate")
+    for damage in ("cut off", "changed", "no such thing")
+]
+PASSED_OVER = pytest.mark.xfail(reason="aiohttp takes a break in a gzip or zstd body for its end", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoding", "damage"),
+    [
+        pytest.param(*case, marks=PASSED_OVER)
+        if case in ((NDJSON, "gzip", "cut off"), (NDJSON, "zstd", "cut off"))
+        else case
+        for case in BROKEN
+    ],
 )
-
-
-@pytest.mark.parametrize("encoding", ["gzip", "zstd", "deflate"])
-@pytest.mark.parametrize("damage", [CUT_OFF, "changed", "no such thing"])
-@pytest.mark.parametrize("kind", [NDJSON, "application/json"])
 def test_a_body_that_cannot_be_decompressed_is_said_to_be_broken(
     server: Process, encoding: str, damage: str, kind: str
 ) -> None:

@@ -21,9 +21,8 @@ def test_a_letter_that_a_client_has_seen_survives_a_kill(serve: Serve) -> None:
             if len(seen) == 300:
                 break
         server.kill()
-        for line in answer.complete().body.split(b"\n")[:-1]:
-            if b"deadLetter" in line:
-                seen.append(line.split(b'"')[-2].decode())
+        whole = answer.complete().body.split(b"\n")[:-1]
+        seen += [line.split(b'"')[-2].decode() for line in whole if b"deadLetter" in line]
 
     after = serve("--port", 0)
     stored: set[str] = set()

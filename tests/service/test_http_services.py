@@ -349,9 +349,7 @@ async def test_a_body_is_sent_as_json(client: HttpClient) -> None:
         return web.json_response([request.method, request.content_type, request.headers["X-Key"], await request.json()])
 
     async with server(reply) as url:
-        service = http_service(
-            "s", url, client=client, method="PUT", headers={"X-Key": "k"}, body=a_of, attempts=2
-        )
+        service = http_service("s", url, client=client, method="PUT", headers={"X-Key": "k"}, body=a_of, attempts=2)
         fine, failed, unsendable = await ask(service, {"a": [1]}, {}, {"a": object()})
     assert fine == ["PUT", "application/json", "k", [1]]
     assert [(type(each.error), each.attempts) for each in (failed, unsendable)] == [(Invalid, 1)] * 2

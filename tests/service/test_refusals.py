@@ -84,6 +84,28 @@ def test_a_405_names_the_methods_that_there_are(server: Process) -> None:
     assert (head.status, head.headers["allow"]) == (405, put.headers["allow"])
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", BULK, {"Accept": "text/\xff"}, 406),
+        ("POST", BULK, {"Content_Type": "text/\xff"}, 415),
+        ("POST", BULK, {"Content_Type": NDJSON, "Content_Encoding": "\xff"}, 415),
+        ("GET", f"{BULK}?order=%ff", {}, 400),
+        ("GET", f"{BULK}?%ff=1", {}, 400),
+        ("GET", f"{BULK}?order=%ED%A0%80", {}, 400),
+        ("GET", "/%ff/bulk", {}, 404),
+        ("GET", "/\xff", {}, 400),
+        ("GET", "/dead-letters/%ff", {}, 404),
+        ("GET", "/%00", {}, 404),
+    ],
+)
+def test_what_is_no_text_is_refused_like_anything_else(
+    server: Process, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    """Bytes that are no UTF-8, in a header or a path, break nothing that wants to quote them."""
+    refusal(server.ask(method, path, b"" if method == "POST" else None, **headers), status)
+
+
 @pytest.mark.parametrize("accept", ["text/html", "application/xml, image/*", "*/*;q=0", "application/json;q=0"])
 def test_a_form_that_there_is_not_is_refused(server: Process, accept: str) -> None:
     """406 names the forms that there are."""

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from service.processes import Process, until
 from service.wire import NDJSON, Answer, Client, orders
 
-WINDOW = 64
-FLAGS = ("--window", WINDOW, "--send-buffer", 16_384)
+WINDOW = 256
+FLAGS = ("--window", WINDOW, "--send-buffer", 65_536)
 
-COUNT = 60_000
-PADDING = 200
+COUNT = 16_000
+PADDING = 800
 
 
 class Upload:
@@ -48,7 +48,7 @@ class Upload:
 def stopped_reader(server: Process) -> Iterator[tuple[Upload, Answer]]:
     """A client that sends orders and reads nothing but the head."""
     body = orders(COUNT, padding=PADDING)
-    with server.connect(receive_buffer=16_384) as client:
+    with server.connect(receive_buffer=65_536) as client:
         client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(len(body)))
         answer = client.answer()
         upload = Upload(client, body)
@@ -94,8 +94,8 @@ def test_a_reader_that_stops_and_leaves_is_let_go_of(server: Process) -> None:
 
 def test_many_samples_wait_for_their_reader(server: Process) -> None:
     """A GET of many orders is made as fast as it is read."""
-    with server.connect(receive_buffer=16_384) as client:
-        client.request("GET", "/orders/bulk?count=50000")
+    with server.connect(receive_buffer=65_536) as client:
+        client.request("GET", "/orders/bulk?count=20000")
         answer = client.answer()
         answer.next()
 
@@ -109,4 +109,4 @@ def test_many_samples_wait_for_their_reader(server: Process) -> None:
 
         until(stands)
         assert server.metric("penstock_in_flight") <= WINDOW
-        assert answer.complete().end["received"] == 50_000
+        assert answer.complete().end["received"] == 20_000

@@ -11,7 +11,7 @@ import pytest
 from service.processes import Process
 from service.wire import NDJSON, Client, orders
 
-STALL = 1.5
+STALL = 1.0
 FLAGS = ("--stall", STALL, "--window", 64, "--send-buffer", 16_384)
 
 
@@ -60,7 +60,7 @@ def test_a_byte_a_second_is_no_progress(server: Process) -> None:
         client.upload()
         answer = client.answer()
         started = time.monotonic()
-        drip(client, 1.0, b" " * 10)
+        drip(client, 0.5, b" " * 10)
         assert time.monotonic() - started < STALL + 3
         assert answer.complete().end["reason"] == "stalled"
     assert server.event("run.ended", run=answer.headers["penstock-run"])["reason"] == "stalled"
@@ -77,7 +77,7 @@ def test_an_array_that_does_not_arrive_is_not_waited_for(server: Process) -> Non
         assert time.monotonic() - started < STALL + 3
 
 
-@pytest.mark.parametrize("pause", [1.0])
+@pytest.mark.parametrize("pause", [0.6])
 def test_a_slow_client_is_not_ended(server: Process, pause: float) -> None:
     """One that pauses for less than `--stall`, again and again, and one that reads slowly, get all their answers."""
     reads: list[str] = []

@@ -145,7 +145,7 @@ def test_an_idle_connection_does_not_hold_up_a_stop(serve: Serve) -> None:
 
 
 def test_a_client_that_goes_on_sending_sees_the_end_of_its_stream(serve: Serve) -> None:
-    """Closing on a client that sends resets it and may take the end record with it, so it is listened to for a while."""
+    """Closing on a client that sends resets it and may take the end record along, so it is heard for a while."""
     server = serve()
     with server.connect() as client:
         answer = begin(client)
@@ -160,7 +160,7 @@ def test_a_client_that_goes_on_sending_sees_the_end_of_its_stream(serve: Serve) 
     assert server.wait() == 0
 
 
-STUCK = '''
+STUCK = """
 import asyncio, os, sys, time
 import penstock_http.serve as serve
 from penstock.services import NONE, Service
@@ -170,7 +170,7 @@ async def stuck(order):
 
 serve.pricing = lambda settings, client: Service("pricing", stuck, max_in_flight=1, timeout=5, attempts=1, backoff=NONE)
 sys.exit(serve.command(sys.argv[1:]))
-'''
+"""
 
 
 def test_a_stuck_process_exits_all_the_same(tmp_path: Any) -> None:
@@ -182,10 +182,11 @@ def test_a_stuck_process_exits_all_the_same(tmp_path: Any) -> None:
         with process.connect() as client:
             begin(client, 1)
             # Only what it does not do tells that it is stuck: it does not answer.
-            with pytest.raises(TimeoutError), process.connect() as other:
-                other.sock.settimeout(0.5)
+            with process.connect() as other:
                 other.request("GET", "/health/live")
-                other.line()
+                other.sock.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    other.line()
             process.signal(signal.SIGTERM)
             assert process.wait(10) == 1
         assert process.event("stop.hard")["level"] == "error"

@@ -138,9 +138,7 @@ class Client:
         """Send one chunk of a chunked body; an empty one ends it."""
         self.send(b"%x\r\n%b\r\n" % (len(data), data))
 
-    def request(
-        self, method: str, path: str, body: bytes | None = None, version: str = "1.1", **headers: str
-    ) -> None:
+    def request(self, method: str, path: str, body: bytes | None = None, version: str = "1.1", **headers: str) -> None:
         """Send a request; with a body, its length too unless the headers say how it comes."""
         self.send(head(method, path, body, version, **headers) + (body or b""))
 

@@ -50,19 +50,20 @@ class Ids:
 
     def __init__(self) -> None:
         self._milliseconds = 0
+        self._head = ""
         self._tail = 0
 
     def __call__(self) -> str:
         milliseconds = time.time_ns() // 1_000_000
         if milliseconds > self._milliseconds:
             self._milliseconds = milliseconds
+            digits = f"{milliseconds:012x}"
+            self._head = f"{digits[:8]}-{digits[8:]}-7"
             self._tail = getrandbits(73)  # the highest bit is left for what is added
         else:
             self._tail += getrandbits(32) + 1
-        high = (self._milliseconds << 16) | 0x7000 | (self._tail >> 62)
-        low = (0x2 << 62) | (self._tail & 0x3FFF_FFFF_FFFF_FFFF)
-        text = f"{high:016x}{low:016x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        low = f"{(0x2 << 62) | (self._tail & 0x3FFF_FFFF_FFFF_FFFF):016x}"
+        return f"{self._head}{self._tail >> 62:03x}-{low[:4]}-{low[4:]}"
 
 
 new_id = Ids()

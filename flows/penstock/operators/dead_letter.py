@@ -17,7 +17,7 @@ from penstock.services import Backoff
 GROUP = 512
 """Letters stored by one call at most."""
 
-Write = Callable[[Element[Any]], Letter]
+Write = Callable[[list[Element[Any]]], list[Letter]]
 
 
 def dead_letter(
@@ -97,19 +97,21 @@ class PostOffice:
             self._observer.on_completed()
 
     async def _deliver(self, group: list[Element[Any]]) -> None:
-        letters: dict[int, Letter] = {}
+        fresh: dict[int, Element[Any]] = {}
         for element in group:
-            root = element.root
-            if root.letter is None and id(root) not in letters:
-                letters[id(root)] = self._write(element)
+            root = element if element.parent is None else element.root
+            if root.letter is None:
+                fresh.setdefault(id(root), element)
+        letters = self._write(list(fresh.values()))
+        ids = {root: letter.id for root, letter in zip(fresh, letters, strict=True)}
         if letters:
-            await self._store_all(group, letters)
-        self._note(group, letters)
+            await self._store_all(group, letters, ids)
+        self._note(group, ids)
 
-    async def _store_all(self, group: list[Element[Any]], letters: dict[int, Letter]) -> None:
+    async def _store_all(self, group: list[Element[Any]], letters: list[Letter], ids: dict[int, str]) -> None:
         attempt = 0
         while True:
-            storing = asyncio.ensure_future(self._store.add(list(letters.values())))
+            storing = asyncio.ensure_future(self._store.add(letters))
             try:
                 await asyncio.shield(storing)
                 return
@@ -117,7 +119,7 @@ class PostOffice:
                 # The commit goes on whatever we do, so its end decides: a durable letter means a failed element.
                 await asyncio.wait((storing,), timeout=self._store.patience)
                 if storing.done() and not storing.cancelled() and storing.exception() is None:
-                    self._note(group, letters)
+                    self._note(group, ids)
                 raise
             except Exception as error:
                 attempt += 1
@@ -126,8 +128,8 @@ class PostOffice:
                     self._on_trouble(error, wait)
                 await asyncio.sleep(wait)
 
-    def _note(self, group: list[Element[Any]], letters: dict[int, Letter]) -> None:
+    def _note(self, group: list[Element[Any]], ids: dict[int, str]) -> None:
         ledger = self._scope.ledger
         for element in group:
-            root = element.root
-            ledger.store(element, root.letter or letters[id(root)].id)
+            root = element if element.parent is None else element.root
+            ledger.store(element, root.letter or ids[id(root)])

@@ -47,7 +47,8 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
             except Exception as error:
                 element.fail(name, _refusal(error))
             if key is not None:
-                element.key = value.get(key) if type(value) is dict else _key(element.value, key)
+                value = element.value
+                element.key = value.get(key) if type(value) is dict else _key(value, key)
 
     return each(name, work)
 
@@ -57,10 +58,12 @@ def _struct_of(item: Any) -> Any:
     hints = typing.get_type_hints(item, include_extras=True)
     fields: list[Any] = []
     for number, (field, hint) in enumerate(hints.items()):
-        if typing.get_origin(hint) in (typing.Required, typing.NotRequired):
+        required = field in item.__required_keys__  # which does not see the words below if annotations are postponed
+        if (word := typing.get_origin(hint)) in (typing.Required, typing.NotRequired):
+            required = word is typing.Required
             hint = typing.get_args(hint)[0]
         attribute = f"field_{number}"
-        if field in item.__required_keys__:
+        if required:
             fields.append((attribute, hint, msgspec.field(name=field)))
         else:
             fields.append((attribute, hint | msgspec.UnsetType, msgspec.field(name=field, default=msgspec.UNSET)))

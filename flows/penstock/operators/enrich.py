@@ -126,8 +126,10 @@ class Gathering:
         groups = self._groups[number]
         while groups and not groups[0].elements:
             groups.popleft()
-        if groups and groups[0].elements == elements and Failed not in map(type, answers):
+        if groups and groups[0].elements == elements:
             group = groups.popleft()
+            if Failed in map(type, answers):
+                self._fail(number, elements, answers)
             group.columns[number] = answers
             group.missing -= 1
             if not group.missing:
@@ -152,11 +154,16 @@ class Gathering:
                 gathered = element.answers
             gathered[number] = answer
             gathered[-1] -= 1
-            if type(answer) is Failed and element.outcome is None:
-                element.fail(self._names[number], answer.error, answer.attempts)
             if not gathered[-1]:
                 complete.append(element)
+        self._fail(number, elements, answers)
         return complete
+
+    def _fail(self, number: int, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> None:
+        """Mark the elements for which a service failed; the first service that did gives the reason."""
+        for element, answer in zip(elements, answers, strict=True):
+            if type(answer) is Failed and element.outcome is None:
+                element.fail(self._names[number], answer.error, answer.attempts)
 
     def _pass_on(self, elements: list[Element[Any]], rows: Iterable[Sequence[Any]]) -> None:
         """Merge the answers, a row an element, and let the elements go on."""

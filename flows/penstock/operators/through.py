@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from reactivex import Observable, Subject, abc
 from reactivex.disposable import CompositeDisposable, SerialDisposable
+from reactivex.scheduler import ImmediateScheduler
 
 from penstock.element import Element, Outcome, Step
 from penstock.errors import Unattributed
@@ -89,7 +90,10 @@ class Passage:
         out: list[Element[Any]] = []
         self._current = self._held
         if not self._finished:
-            self._input.on_completed()
+            try:
+                self._input.on_completed()
+            except Exception as error:
+                self._error = error
         if self._current is not None:
             self._attribute(self._current, out)
         self._current = self._held = None
@@ -102,7 +106,7 @@ class Passage:
         self._values = []
         self._error = None
         self.inner.disposable = self._operator(self._input).subscribe(
-            self._on_value, self._on_error, self._on_finish, scheduler=self._scope
+            self._on_value, self._on_error, self._on_finish, scheduler=ImmediateScheduler.singleton()
         )
 
     def _send(self, element: Element[Any], out: list[Element[Any]]) -> None:

@@ -18,6 +18,7 @@ from penstock.deadletters import Letter, Store, Stores, new_id, now
 from penstock.element import Element, Failure, Outcome
 from penstock.errors import ReaderGone, RunError, describe
 from penstock.operators import Sequencer, dead_letter, route
+from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan
 from penstock.runtime.totals import Totals
 from penstock.scope import Scope
@@ -148,7 +149,7 @@ class Run:
         branches = route(reduce(lambda stream, step: step(stream), steps, self._source))
         failure = branches.failure
         if store is not None:
-            failure = dead_letter(store, self._letter, on_trouble=self._on_trouble)(failure)
+            failure = dead_letter(store, self._letters, on_trouble=self._on_trouble)(failure)
         results = Sequencer(self._pass_in_order) if self._ordered else sink.on_next
         filtered = results if self._ordered else scope.ledger.accept
         ends = Ends(3, sink.on_completed)
@@ -216,28 +217,8 @@ class Run:
         self.totals.store_failures += 1
         self._log.warning("store.failed", error=describe(error), retry_in=round(wait, 3))
 
-    def _letter(self, element: Element[Any]) -> Letter:
-        failure = element.failure or Failure("?", "?", "?")
-        original = element.root.input
-        raw = original if isinstance(original, bytes) else _as_json(original)
-        return Letter(
-            id=new_id(),
-            flow=self.plan.name,
-            run=self.id,
-            seq=element.seq,
-            part=element.part,
-            key=shown_key(element.key),
-            step=failure.step,
-            type=failure.type,
-            message=failure.message,
-            attempts=failure.attempts,
-            cause=failure.cause,
-            input=bytes(raw),
-            input_size=getattr(original, "length", len(raw)),
-            found=element.found,
-            started_at=self.started_at,
-            failed_at=now(),
-        )
+    def _letters(self, elements: list[Element[Any]]) -> list[Letter]:
+        return write_letters(self.plan.name, self.id, self.started_at, elements)
 
 
 class Ends:
@@ -251,14 +232,6 @@ class Ends:
         self._count -= 1
         if not self._count:
             self._then()
-
-
-def _as_json(value: Any) -> bytes:
-    """A value as JSON; what JSON does not know as its repr, because a letter has to be written in any case."""
-    try:
-        return msgspec.json.encode(value, enc_hook=repr)
-    except Exception:
-        return repr(value).encode("utf-8", "replace")
 
 
 def _facts(summary: Summary) -> dict[str, Any]:

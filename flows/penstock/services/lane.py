@@ -102,10 +102,7 @@ class Lane:
         if self.closed:
             return
         self.retried = True
-        if seconds <= 0:
-            self.submit((job,))
-        else:
-            self._timers[id(job)] = self._loop.call_later(seconds, self._due, job)
+        self._timers[id(job)] = self._loop.call_later(seconds, self._due, job)
 
     async def aclose(self) -> None:
         """Forget what is in line and cancel what is under way."""

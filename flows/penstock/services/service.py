@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from enum import Enum
 from typing import Any, cast
 
 import structlog
@@ -31,6 +32,13 @@ MAX_IN_FLIGHT = 256
 
 SLICE = 256
 """Calls in a row that one worker makes before the event loop gets its turn, if none of them waits."""
+
+
+class At(Enum):
+    """When another attempt is made."""
+
+    ONCE = "by the same worker"
+    ANOTHER_TIME = "after a wait, or never because its run left"
 
 
 def worth_another(error: BaseException) -> bool:
@@ -210,13 +218,20 @@ class Service:
             worker.since = clock()
             if self._watch is None:
                 self._watch = loop.call_at(worker.since + self.timeout, self._check)
-            try:
-                answer = await call(job.value)
-            except (Exception, asyncio.CancelledError) as error:
-                answer = self._broken_off(worker, lane, job, error)
+            attempt = 1 if type(job) is not Again else job.attempt
+            while True:
+                try:
+                    answer = await call(job.value)
+                except (Exception, asyncio.CancelledError) as error:
+                    answer = self._broken_off(worker, lane, job, attempt, error)
+                    if answer is At.ONCE:
+                        attempt += 1
+                        worker.since = clock()
+                        continue
+                break
             if worker.verdict is not None:  # the call swallowed its cancelling
                 self._pardon(worker)
-            if answer is not Again:
+            if answer is not At.ANOTHER_TIME:
                 if not lane.jobs:
                     loop.call_soon(lane.hand_on, context=lane.context)
                 lane.jobs.append(job)
@@ -227,22 +242,22 @@ class Service:
                 worker.lane = None
                 await asyncio.sleep(0)
 
-    def _broken_off(self, worker: Worker, lane: Lane, job: Job | Again, error: BaseException) -> Any:
-        """What a call that raised comes to: another attempt (`Again`), a failure, or nothing for a run that left."""
+    def _broken_off(self, worker: Worker, lane: Lane, job: Job | Again, attempt: int, error: BaseException) -> Any:
+        """What a call that raised comes to: a failure, another attempt, or nothing for a run that left."""
         if worker.verdict is not None:
-            if self._pardon(worker) is Verdict.TIMED_OUT and not lane.closed:
-                return self._failed(lane, job, TimedOut(self.name, self.timeout))
-            self.cancelled += 1
-            return Again
-        if isinstance(error, Exception):
-            return self._failed(lane, job, error)
-        if worker.task.cancelling():  # the event loop comes to its end
-            raise error
-        return self._failed(lane, job, CallCancelled(self.name))
+            timed_out = self._pardon(worker) is Verdict.TIMED_OUT
+            if lane.closed or not timed_out:
+                self.cancelled += 1
+                return At.ANOTHER_TIME
+            error = TimedOut(self.name, self.timeout)
+        elif not isinstance(error, Exception):
+            if worker.task.cancelling():  # the event loop comes to its end
+                raise error
+            error = CallCancelled(self.name)
+        return self._failed(lane, job, attempt, error)
 
-    def _failed(self, lane: Lane, job: Job | Again, error: Exception) -> Any:
-        """What a failed attempt comes to: another one, or the failure."""
-        attempt = job.attempt if isinstance(job, Again) else 1
+    def _failed(self, lane: Lane, job: Job | Again, attempt: int, error: Exception) -> Any:
+        """What a failed attempt comes to. A wait holds no place; an attempt that need not wait is made at once."""
         if isinstance(error, TimedOut):
             self.timeouts += 1
         else:
@@ -257,9 +272,10 @@ class Service:
             lane.failed += 1
             return Failed(broken, attempt)
         self.retries += 1
-        element = job.element if isinstance(job, Again) else job
-        lane.again(Again(element, attempt + 1), seconds)
-        return Again
+        if seconds <= 0 and not lane.closed:
+            return At.ONCE
+        lane.again(Again(job.element if isinstance(job, Again) else job, attempt + 1), seconds)
+        return At.ANOTHER_TIME
 
     def _pardon(self, worker: Worker) -> Verdict | None:
         """Take back the cancelling of a worker's call: the worker goes on, unless others cancelled it too."""

@@ -99,6 +99,8 @@ def failure_line(element: Element[Any]) -> bytes:
 
 def shown_key(key: Any) -> str | int | float | None:
     """A key that can be shown in a line: a text or a number."""
+    if type(key) is int:
+        return key
     if isinstance(key, str):
         return key.encode("utf-8", "replace").decode()  # half a surrogate pair can be in no line
     return key if isinstance(key, int | float) else None

@@ -55,7 +55,8 @@ def check_token(request: web.Request) -> None:
     settings = request.app[CONTEXT].settings
     given = request.headers.get("Authorization", "")
     if settings.token:
-        if hmac.compare_digest(given.encode(), f"Bearer {settings.token}".encode()):
+        # A header that is no UTF-8 comes with surrogates; it is a wrong token like any other.
+        if hmac.compare_digest(given.encode("utf-8", "surrogateescape"), f"Bearer {settings.token}".encode()):
             return
         raise Refused(
             401,

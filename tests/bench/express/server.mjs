@@ -7,6 +7,7 @@ import express from 'express'
 const SCALE = Number(process.env.LATENCY_SCALE ?? 1)
 const WINDOW = Number(process.env.WINDOW ?? 256) // orders in flight in one request
 const ATTEMPTS = 2
+const BATCHED = process.env.WRITES === 'batched' // else each result is written by itself, as the replaced service does
 const WRITE = 64 * 1024 // characters of lines that are worth a write of their own
 
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
@@ -100,6 +101,10 @@ class Results {
   }
 
   #write(line) {
+    if (!BATCHED) {
+      if (!this.gone) this.#draining = !this.#res.write(line) || this.#draining
+      return
+    }
     this.#lines += line
     if (this.#lines.length >= WRITE) {
       this.#flush()

@@ -1,0 +1,102 @@
+"""What is special for `enrich`: several services side by side, and one value of their answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+
+from laws.plans import quiet, results, summary_of
+from penstock import Flow, Service, from_iterable
+from penstock.deadletters import Filter, MemoryStore
+from penstock.services import NONE
+from penstock.sinks import Discard
+
+
+class Record(msgspec.Struct):
+    id: int
+    price: Any = None
+
+
+@dataclass
+class Item:
+    id: int
+    price: Any = None
+
+
+async def price(_: Any) -> int:
+    await asyncio.sleep(2)
+    return 7
+
+
+async def refuse(_: Any) -> Any:
+    await asyncio.sleep(1)
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize(
+    ("value", "after"),
+    [({"id": 1, "x": 2}, {"id": 1, "x": 2, "price": 7}), (Record(1), Record(1, 7)), (Item(1), Item(1, 7))],
+    ids=["dict", "Struct", "dataclass"],
+)
+def test_answers_are_merged_by_name(value: Any, after: Any) -> None:
+    """A dict gets a key, a Struct or a dataclass its field; the value that came in stays as it was."""
+    before = repr(value)
+    (told,) = results(Flow("f").enrich(price=price), [value])
+
+    assert told.value == after
+    assert repr(value) == before
+
+
+def test_services_are_asked_side_by_side() -> None:
+    """Two services of 2 s take 2 s."""
+    assert summary_of(Flow("f").enrich(a=price, b=price), [{}]).seconds == 2.0
+
+
+def test_merge_does_it_for_anything_else() -> None:
+    """A function of one's own gets the value and the answers by name."""
+    (told,) = results(Flow("f").enrich(merge=lambda value, answers: (value, dict(answers)), a=price), [5])
+
+    assert told.value == (5, {"a": 7})
+
+
+def test_a_value_that_cannot_be_merged_into_fails_and_the_sentence_says_what_to_do() -> None:
+    """A number has no place for an answer."""
+    (told,) = results(Flow("f").enrich(a=price), [5])
+
+    assert told.failure is not None
+    assert told.failure.step == "enrich"
+    assert "give it merge=" in told.failure.message
+
+
+def test_the_failure_names_the_service_and_the_others_answers_are_kept() -> None:
+    """The letter has what was found, and the failing service as its step."""
+
+    async def main() -> Any:
+        store = MemoryStore()
+        flow = Flow("f").enrich(price=price, stock=refuse).dead_letters(store)
+        await flow.start(from_iterable([{"id": 1}]), Discard()).finished
+        return (await store.page(Filter())).letters
+
+    (letter,) = quiet(main())
+    assert (letter.step, letter.found, letter.input) == ("stock", {"price": 7}, b'{"id":1}')
+
+
+def test_a_failed_attempt_of_one_does_not_repeat_the_others() -> None:
+    """Three attempts at the stock, one at the price."""
+    asked: Counter[str] = Counter()
+
+    def counting(name: str, call: Any) -> Service:
+        async def counted(value: Any) -> Any:
+            asked[name] += 1
+            return await call(value)
+
+        return Service(name, counted, attempts=3, backoff=NONE)
+
+    results(Flow("f").enrich(price=counting("price", price), stock=counting("stock", refuse)), [{}])
+
+    assert asked == {"price": 1, "stock": 3}

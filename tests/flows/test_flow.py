@@ -1,0 +1,296 @@
+"""A flow, described: what the description promises before anything runs, and `stream`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, NotRequired, TypedDict
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from laws.plans import quiet, results
+from penstock import Flow, Service, from_iterable, ndjson
+from penstock.errors import FlowError, RunError
+from penstock.sources import Source
+
+
+class Order(TypedDict):
+    orderId: int
+    note: NotRequired[str]
+
+
+class Record(msgspec.Struct, rename="camel"):
+    order_id: int
+    price: int = 0
+
+
+@dataclass
+class Item:
+    number: int
+
+
+def upload(*lines: bytes) -> Source[bytes]:
+    """Lines as they come over the wire."""
+
+    async def chunks() -> Any:
+        yield b"\n".join(lines)
+
+    return ndjson(chunks())
+
+
+# Description
+
+
+def test_a_flow_is_immutable() -> None:
+    """Each method gives a new flow; the one it was called on stays as it was."""
+    flow = Flow("f")
+    longer = flow.map(str).window(7).dead_letters("memory:")
+
+    assert (flow.steps, flow.elements, flow.store) == ((), 256, None)
+    assert (len(longer.steps), longer.elements, longer.store) == (1, 7, "memory:")
+    with pytest.raises(AttributeError):
+        flow.name = "g"  # type: ignore[misc]
+
+
+def test_names_are_made_unique() -> None:
+    """The second step of a name gets a number, so that every failure names one step."""
+    flow = Flow("f").map(str).map(str).map(lambda value: value).map(lambda value: value).map(str)
+
+    assert [step.name for step in flow.steps] == ["str", "str-2", "map", "map-2", "str-3"]
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: Flow("a b"), "named with letters, digits, - and _, got 'a b'"),
+        (lambda: Flow("f", elements=0), "at least 1 element and 1 byte, got 0"),
+        (lambda: Flow("f").window(0), "at least 1 element and 1 byte, got 0"),
+        (lambda: Flow("f").window(1, 0), "at least 1 element and 1 byte, got 1 and 0"),
+        (lambda: Flow("f", Order, key="orderID"), r"did you mean 'orderId'\? \(fields: orderId, note\)"),
+        (lambda: Flow("f", Record, key="zzz"), r"no field 'zzz' for its key \(fields: order_id, price\)"),
+        (lambda: Flow("f", Item, key="numbr"), "did you mean 'number'?"),
+        (lambda: Flow("f").enrich(), "at least one service"),
+        (lambda: Flow("f", Record).enrich(prise=str), "did you mean 'price'?.*|.*pass merge="),
+        (lambda: Flow("f", Item).enrich(price=str), "no field 'price' to put the answer in; give Item that field"),
+        (lambda: Flow("f").enrich(price="url"), "price has to be a function or a Service, got 'url'"),
+        (lambda: Flow("f").map_async(5), "map_async has to be a function or a Service, got 5"),
+        (lambda: Flow("f").dead_letters("redis://x"), "use sqlite:///FILE or memory:"),
+        (lambda: Flow("f").dead_letters("memory:").map(str), "step str comes after dead_letters.*put it before"),
+    ],
+)
+def test_what_is_wrong_is_said_when_the_flow_is_built(build: Any, says: str) -> None:
+    """The error names the thing, what was given, and the way out."""
+    with pytest.raises(FlowError, match=says):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: Flow("f").batch(str, size=0, seconds=1), "got 0"),
+        (lambda: Flow("f").throttle(0), "got 0"),
+        (lambda: Flow("f").flat_map(str, max_parts=0), "got 0"),
+        (lambda: Flow("f").map_async(str, attempts=0), "attempts"),
+        (lambda: Flow("f").map_async(str, timeout=0), "timeout above 0"),
+        (lambda: Flow("f").map_async(str, max_in_flight=0), "max_in_flight"),
+    ],
+)
+def test_a_bound_that_bounds_nothing_is_refused(build: Any, says: str) -> None:
+    """A limit of zero is a mistake, and found before anything runs."""
+    with pytest.raises(ValueError, match=says):
+        build()
+
+
+def test_services_of_a_flow_are_listed_once() -> None:
+    """One service at two steps is one service."""
+    shared = Service("s", str)
+
+    assert Flow("f").map_async(shared).map_async(shared).enrich(a=shared).services == (shared,)
+
+
+# Decoding
+
+
+@pytest.mark.parametrize("item", [None, Order])
+@settings(max_examples=60, deadline=None)
+@given(
+    known=st.integers(-(2**63), 2**63 - 1),
+    others=st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])).filter(lambda name: name not in ("orderId", "note")),
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers(-(2**63), 2**64 - 1)
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.text(st.characters(exclude_categories=["Cs"])),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab"), inner, max_size=3),
+            max_leaves=5,
+        ),
+        max_size=5,
+    ),
+)
+def test_unknown_fields_come_back_unchanged(item: Any, known: int, others: dict[str, Any]) -> None:
+    """Whatever an order has beside what the flow knows goes through as it came."""
+    order = {**others, "orderId": known}
+    (told,) = results(Flow("f", item, key="orderId"), upload(msgspec.json.encode(order)))
+
+    assert (told.ok, told.value, told.key) == (True, order, known)
+
+
+@pytest.mark.parametrize(
+    ("item", "value"), [(Record, Record(5)), (Item, Item(5)), (int, 5), (None, {"orderId": 5}), (Order, {"orderId": 5})]
+)
+def test_items_are_what_their_type_says(item: Any, value: Any) -> None:
+    """A line becomes an instance; a value that is one already stays the same object."""
+    (decoded,) = results(Flow("f", item), upload(msgspec.json.encode(value)))
+    (passed,) = results(Flow("f", item), [value])
+
+    assert decoded.value == value
+    assert passed.value is value
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "says"),
+    [
+        (b"{", "Malformed", "not valid JSON"),
+        (b"\xff", "Malformed", "not valid JSON|not UTF-8"),
+        (b'"\xff"', "Malformed", "not UTF-8"),
+        (b"[" * 100_000, "Malformed", "nested too deeply|truncated"),
+        (b'{"orderId":"x"}', "Invalid", "Expected `int`, got `str` - at `\\$.orderId`"),
+        (b'{"orderId":1,"note":2}', "Invalid", "Expected `str`, got `int`"),
+        (b"{}", "Invalid", "missing required field `orderId`"),
+        (b"[]", "Invalid", "Expected `object`, got `array`"),
+        (b"null", "Invalid", "Expected `object`, got `null`"),
+    ],
+)
+def test_a_line_that_is_no_item_is_a_failed_element(line: bytes, kind: str, says: str) -> None:
+    """It fails at `decode`, with words that its sender can use, and the next line is fine."""
+    bad, good = sorted(results(Flow("f", Order), upload(line, b'{"orderId":1}')), key=lambda result: result.seq)
+
+    assert bad.failure is not None
+    assert (bad.failure.step, bad.failure.type) == ("decode", kind)
+    assert re.search(says, bad.failure.message)
+    assert good.ok
+
+
+def test_the_key_of_a_bad_item_is_told_if_it_has_one() -> None:
+    """A wrong field elsewhere does not hide which item it was; a renamed field is found by its name in Python."""
+    (bad,) = results(Flow("f", Order, key="orderId"), upload(b'{"orderId":7,"note":1}'))
+    (good,) = results(Flow("f", Record, key="order_id"), upload(b'{"orderId":7}'))
+
+    assert (bad.key, good.key) == (7, 7)
+
+
+@pytest.mark.parametrize("line", [b"oops", b'"text"', b"[1]", b"1"])
+def test_the_key_is_a_field_and_no_attribute(line: bytes) -> None:
+    """Bytes, texts, lists and numbers have methods of many names, which are no keys."""
+    for key in ("count", "index", "real"):
+        (told,) = results(Flow("f", key=key), upload(line))
+        assert told.key is None
+
+
+# Isolation, at its edges
+
+
+def test_an_error_that_cannot_say_what_it_is_fails_its_element_alone() -> None:
+    """An exception whose `__str__` raises is told by the name of its type."""
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    def speak(value: int) -> int:
+        if value == 1:
+            raise Mute
+        return value
+
+    told = {result.seq: result for result in results(Flow("f").map(speak), range(3))}
+
+    assert [told[seq].ok for seq in range(3)] == [True, False, True]
+    assert told[1].failure is not None
+    assert told[1].failure.message == "Mute"
+
+
+# Streams
+
+
+def test_stream_gives_results_in_order_if_asked() -> None:
+    """`ordered=True` keeps the order of the input, by default they come as they are ready."""
+
+    async def slow(value: int) -> int:
+        await asyncio.sleep(value)
+        return value
+
+    flow = Flow("f").filter(lambda value: value != 2).map_async(slow)
+
+    assert [result.value for result in results(flow, [3, 2, 1])] == [1, 3]
+    assert [result.value for result in results(flow, [3, 2, 1], ordered=True)] == [3, 1]
+
+
+def test_a_consumer_that_stops_reading_stops_the_source() -> None:
+    """Nothing is made beyond the window while nobody asks."""
+    made: list[int] = []
+
+    def values() -> Any:
+        for number in range(1000):
+            made.append(number)
+            yield number
+
+    async def main() -> int:
+        async with aclosing(Flow("f").window(5).stream(from_iterable(values()))) as told:
+            await anext(told)
+            await asyncio.sleep(1000)
+            return len(made)
+
+    assert quiet(main()) <= 6
+
+
+def test_leaving_a_stream_by_aclosing_leaves_nothing() -> None:
+    """When the block is left, the run is over: its tasks and its calls are gone."""
+    service = Service("s", lambda value: asyncio.sleep(value * 1000, value), timeout=1e6)
+
+    async def main() -> int:
+        async with aclosing(Flow("f").map_async(service).stream(from_iterable(range(100)))) as told:
+            async for _ in told:
+                break
+        return len(asyncio.all_tasks()) - 1
+
+    assert (quiet(main()), service.in_flight) == (0, 0)
+
+
+def test_leaving_a_stream_by_break_leaves_nothing_soon_after() -> None:
+    """Python closes the generator a little later; a few turns of the loop, and all is gone."""
+    service = Service("s", lambda value: asyncio.sleep(value * 1000, value), timeout=1e6)
+
+    async def main() -> int:
+        async for _ in Flow("f").map_async(service).stream(from_iterable(range(100))):
+            break
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return len(asyncio.all_tasks()) - 1
+
+    assert (quiet(main()), service.in_flight) == (0, 0)
+
+
+def test_a_stream_of_a_broken_source_raises_at_its_end() -> None:
+    """First the results of what it gave, then `RunError` with the reason."""
+
+    def values() -> Any:
+        yield 1
+        yield 2
+        raise ConnectionError("gone")
+
+    async def main() -> list[int]:
+        seen: list[int] = []
+        told = Flow("f").tap(seen.append).stream(from_iterable(values()))
+        assert [(await anext(told)).value, (await anext(told)).value] == [1, 2]
+        with pytest.raises(RunError, match="the source iterable broke: gone"):
+            await anext(told)
+        return seen
+
+    assert quiet(main()) == [1, 2]

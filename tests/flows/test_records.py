@@ -1,0 +1,124 @@
+"""The lines of the contract, to the byte."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from laws.plans import quiet
+from penstock import Flow, Service, from_iterable
+from penstock.deadletters import MemoryStore
+from penstock.orders import orders_flow
+from penstock.runtime import Summary
+from penstock.services import NONE
+from penstock.sinks import End, Lines, end_line
+
+
+def lines_of(flow: Flow[Any], values: Any, *, ordered: bool = True) -> tuple[list[bytes], Summary]:
+    """What the reader is told, line by line."""
+    written: list[bytes] = []
+
+    async def write(data: bytes) -> None:
+        written.append(data)
+
+    async def main() -> Summary:
+        return await flow.start(from_iterable(values), Lines(write), ordered=ordered).finished
+
+    summary = quiet(main())
+    return b"".join(written).splitlines(keepends=True), summary
+
+
+def test_the_line_of_an_order_that_made_it() -> None:
+    """`ok`, `seq`, and the order with its price and stock."""
+    (line,), _ = lines_of(orders_flow(), [{"orderId": 1}])
+
+    assert line == (
+        b'{"ok":true,"seq":0,"value":{"orderId":1,"pricing":{"price":1001},"inventory":{"inStock":true}}}\n'
+    )
+
+
+def test_the_line_of_an_order_that_failed() -> None:
+    """`ok`, `seq`, `key`, the error with its attempts, and the id of its dead letter."""
+    store = MemoryStore()
+    lines, _ = lines_of(orders_flow(dead_letters=store), [{"orderId": 1}, {"orderId": 2}, {"orderId": 3}])
+    (letter,) = store._ids
+
+    assert lines[2] == (
+        b'{"ok":false,"seq":2,"key":3,"error":{"step":"inventory","type":"InventoryUnavailable",'
+        b'"message":"Inventory unavailable","attempts":2},"deadLetter":"%b"}\n' % letter.encode()
+    )
+
+
+def test_the_end_record() -> None:
+    """The numbers of the summary, in the order of the contract."""
+    assert end_line(End("completed", 10, 7, 3, 0, 0, 0.31)) == (
+        b'{"end":{"reason":"completed","received":10,"ok":7,"failed":3,"filtered":0,"cancelled":0,"seconds":0.31}}\n'
+    )
+
+
+def test_the_end_record_of_a_run_that_broke_says_why() -> None:
+    """A failed run has its error as the last field."""
+
+    def broken() -> Any:
+        yield 1
+        raise OSError("cut")
+
+    _, summary = lines_of(Flow("f"), broken())
+
+    assert end_line(summary.end()).endswith(b',"error":"the source iterable broke: cut"}}\n')
+
+
+def test_a_failure_without_key_and_store_has_neither() -> None:
+    """No field is there for what there is not."""
+    (line,), _ = lines_of(Flow("f").map(lambda _: 1 // 0, name="divide"), [5])
+
+    assert line == (
+        b'{"ok":false,"seq":0,"error":{"step":"divide","type":"ZeroDivisionError",'
+        b'"message":"integer division or modulo by zero","attempts":1}}\n'
+    )
+
+
+def test_the_lines_of_parts_have_their_number() -> None:
+    """`part` comes with the value, and between `seq` and the error."""
+
+    def second_fails(value: int) -> int:
+        return 1 // (1 - value)
+
+    lines, _ = lines_of(Flow("f").flat_map(range).map(second_fails, name="m"), [2])
+
+    assert sorted(lines, reverse=True)[0] == b'{"ok":true,"seq":0,"value":1,"part":0}\n'
+    assert sorted(lines)[0].startswith(b'{"ok":false,"seq":0,"part":1,"error":{"step":"m",')
+
+
+@pytest.mark.parametrize("value", [object(), {"x": {1, object()}}, "\ud800", {"k": "\udfff"}], ids=repr)
+def test_a_value_that_cannot_be_written_fails_alone(value: Any) -> None:
+    """It fails at `encode`; those that travel with it are told as ever."""
+    lines, summary = lines_of(Flow("f"), [1, value, 3])
+
+    assert [msgspec.json.decode(line)["ok"] for line in lines] == [True, False, True]
+    assert msgspec.json.decode(lines[1])["error"]["type"] == "Unencodable"
+    assert (summary.ok, summary.failed) == (2, 1)
+
+
+@pytest.mark.parametrize("key", ["\ud800", 10**30, 1.5, None, [1], float("nan"), True], ids=repr)
+def test_whatever_the_key_is_a_failure_can_be_told(key: Any) -> None:
+    """A key that no line can hold does not break the run for the others."""
+    lines, summary = lines_of(Flow("f", key="id").map(lambda _: 1 // 0), [{"id": key}, {"id": 1}])
+
+    assert (len(lines), summary.reason, summary.failed) == (2, "completed", 2)
+
+
+def test_a_message_is_cut_and_can_always_be_written() -> None:
+    """Long ones end after 2000 characters; half a surrogate pair becomes a question mark."""
+
+    async def complain(_: Any) -> Any:
+        await asyncio.sleep(0)
+        raise ValueError("\ud800" + "x" * 10_000)
+
+    (line,), _ = lines_of(Flow("f").map_async(Service("s", complain, backoff=NONE)), [1])
+    message = msgspec.json.decode(line)["error"]["message"]
+
+    assert (message[:2], len(message)) == ("?x", 2000)

@@ -1,0 +1,296 @@
+"""A run: its reasons, its store that goes down and comes back, and what a cancel finds half done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from laws.plans import quiet, within
+from penstock import Flow, from_iterable
+from penstock.deadletters import Filter, Letter, MemoryStore
+from penstock.errors import ReaderGone, StoreError
+from penstock.runtime import Run, Summary, Totals
+from penstock.scope import Scope
+from penstock.sinks import Discard, Lines
+from penstock.sources import ticks
+from penstock.testing import run
+
+
+def refuse(_: Any) -> Any:
+    raise ValueError("no")
+
+
+class SlowStore(MemoryStore):
+    """Commits take a while; what was begun goes on whatever its caller does."""
+
+    def __init__(self, seconds: float, patience: float = 10.0, breaks: bool = False) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.patience = patience
+        self.breaks = breaks
+
+    async def add(self, letters: Sequence[Letter]) -> None:
+        await asyncio.sleep(self.seconds)
+        if self.breaks:
+            raise StoreError("the disk is full")
+        await super().add(letters)
+
+
+async def write(_: bytes) -> None:
+    """A reader that takes everything."""
+
+
+# Reasons
+
+
+async def completes() -> Summary:
+    return await Flow("f").start(from_iterable([1, 2]), Discard()).finished
+
+
+async def drains() -> Summary:
+    started = Flow("f").start(ticks(1), Discard())
+    await asyncio.sleep(1.5)
+    started.drain()
+    return await started.finished
+
+
+async def stalls() -> Summary:
+    started = Flow("f").start(ticks(1), Discard())
+    await asyncio.sleep(1.5)
+    started.drain("stalled")
+    return await started.finished
+
+
+async def leaves() -> Summary:
+    async def gone(_: bytes) -> None:
+        raise ReaderGone
+
+    return await Flow("f").start(from_iterable([1, 2]), Lines(gone)).finished
+
+
+async def aborts() -> Summary:
+    started = Flow("f").throttle(0.1).start(from_iterable([1, 2]), Discard())
+    await asyncio.sleep(1)
+    started.abort()
+    return await started.finished
+
+
+async def breaks() -> Summary:
+    return await Flow("f").start(from_iterable(iter(lambda: 1 // 0, 1)), Discard()).finished
+
+
+@pytest.mark.parametrize(
+    ("main", "reason", "ok", "cancelled"),
+    [
+        (completes, "completed", 2, 0),
+        (drains, "draining", 2, 0),
+        (stalls, "stalled", 2, 0),
+        (leaves, "left", 0, 2),
+        (aborts, "aborted", 1, 1),
+        (breaks, "failed", 0, 0),
+    ],
+)
+def test_a_run_ends_with_its_reason(main: Any, reason: str, ok: int, cancelled: int) -> None:
+    """Each way to end has its word, in the summary and in the one line of the log."""
+    with capture_logs() as logs:
+        summary = run(within(1000, main()))
+
+    assert (summary.reason, summary.ok, summary.cancelled) == (reason, ok, cancelled)
+    assert [entry["reason"] for entry in logs if entry["event"] == "run.ended"] == [reason]
+
+
+def test_the_first_reason_stays() -> None:
+    """An abort after an abort, or after the end, changes nothing."""
+
+    async def main() -> Summary:
+        started = Flow("f").start(ticks(1), Discard())
+        await asyncio.sleep(1)
+        started.abort("stalled")
+        started.abort()
+        summary = await started.finished
+        started.abort()
+        started.drain()
+        return summary
+
+    assert quiet(main()).reason == "stalled"
+
+
+def test_an_input_that_has_ended_cannot_be_drained() -> None:
+    """A drain that comes when the source is done leaves the reason `completed`."""
+
+    async def main() -> Summary:
+        started = Flow("f").throttle(1).start(from_iterable(range(3)), Discard())
+        await asyncio.sleep(1.5)
+        started.drain()
+        return await started.finished
+
+    assert quiet(main()).reason == "completed"
+
+
+@pytest.mark.parametrize("how", ["drain", "abort"])
+def test_a_run_may_be_stopped_before_it_began(how: str) -> None:
+    """Stopped in the same breath in which it was started: it ends, and its source was not read."""
+
+    def values() -> Any:
+        raise AssertionError("read")
+        yield
+
+    async def main() -> Summary:
+        started = Flow("f").start(from_iterable(values()), Discard())
+        getattr(started, how)()
+        return await started.finished
+
+    assert quiet(main()).received == 0
+
+
+def test_cancelling_who_waits_does_not_cancel_the_run() -> None:
+    """`finished` is shielded: the run goes on."""
+
+    async def main() -> Summary:
+        started = Flow("f").throttle(1).start(from_iterable(range(5)), Discard())
+        waiting = asyncio.ensure_future(asyncio.wait_for(started.finished, 1))
+        with pytest.raises(TimeoutError):
+            await waiting
+        return await started.finished
+
+    assert quiet(main()).ok == 5
+
+
+def test_a_task_that_is_cancelled_from_outside_ends_the_run_as_failed() -> None:
+    """Nobody else would notice that the writer is gone: the run must not wait for it."""
+
+    async def main() -> Summary:
+        started = Flow("f").start(ticks(1), Lines(write))
+        await asyncio.sleep(1.5)
+        (writer,) = [task for task in asyncio.all_tasks() if task.get_name().endswith(":writer")]
+        writer.cancel()
+        return await started.finished
+
+    summary = quiet(main())
+    assert summary.reason == "failed"
+    assert "was cancelled from outside" in str(summary.error)
+
+
+def test_a_timer_that_meets_a_broken_step_ends_the_run() -> None:
+    """An error behind an asynchronous boundary is a fault of the flow, not a line in a log that nobody reads."""
+
+    class Breaks(Discard):
+        def on_next(self, value: Any) -> None:
+            raise KeyError("bug")
+
+    async def main() -> Summary:
+        return await Flow("f").throttle(1).start(from_iterable([1, 2]), Breaks()).finished
+
+    assert quiet(main()).error == "'bug'"
+
+
+# The store
+
+
+def test_a_store_that_is_down_pauses_the_source_and_loses_nothing() -> None:
+    """While letters cannot be stored, elements wait, unsettled; when the store is up again all are stored."""
+    made: list[int] = []
+
+    def values() -> Any:
+        for number in range(50):
+            made.append(number)
+            yield number
+
+    async def main() -> tuple[int, int, Summary, int, int]:
+        store = MemoryStore(capacity=0)
+        totals = Totals("f")
+        flow = Flow("f").window(5).map(refuse).dead_letters(store)
+        started = Run(flow.plan(), from_iterable(values()), Discard(), totals=totals)
+        await asyncio.sleep(100)
+        waiting, settled = len(made), started.ledger.settled["failed"]
+        store._capacity = 100
+        summary = await started.finished
+        return waiting, settled, summary, totals.store_failures, store.counts()["waiting"]
+
+    with capture_logs() as logs:
+        waiting, settled, summary, failures, letters = run(within(1000, main()))
+
+    assert (waiting, settled) == (5, 0)
+    assert (summary.failed, letters) == (50, 50)
+    assert failures == sum(entry["event"] == "store.failed" for entry in logs) > 10
+
+
+def test_a_store_that_cannot_be_opened_fails_the_run_before_it_reads() -> None:
+    """No element is taken that could not be kept."""
+
+    class Closed(MemoryStore):
+        async def open(self) -> None:
+            raise StoreError("no such folder")
+
+    async def main() -> Summary:
+        return await Flow("f").dead_letters(Closed()).start(from_iterable([1]), Discard()).finished
+
+    summary = quiet(main())
+    assert (summary.reason, summary.error, summary.received) == ("failed", "no such folder", 0)
+
+
+@pytest.mark.parametrize(
+    ("store", "failed"),
+    [(SlowStore(3), 4), (SlowStore(3, breaks=True), 0)],
+    ids=["durable after all", "not durable"],
+)
+def test_what_is_cancelled_during_its_commit_failed_if_the_commit_was_durable(store: SlowStore, failed: int) -> None:
+    """Letters and failures agree, whenever the cancel comes: the commit's own end decides."""
+
+    async def main() -> tuple[Summary, int]:
+        started = Flow("f").map(refuse).dead_letters(store).start(from_iterable(range(4)), Discard())
+        await asyncio.sleep(1)
+        started.abort()
+        summary = await started.finished
+        return summary, len((await store.page(Filter())).letters)
+
+    summary, letters = quiet(main())
+    assert (summary.failed, summary.cancelled, letters) == (failed, 4 - failed, failed)
+
+
+def test_a_failed_element_with_its_letter_stays_failed_when_its_line_is_not_written() -> None:
+    """The letter is durable, the reader stands still, the run is aborted: failed, not cancelled."""
+
+    async def never(_: bytes) -> None:
+        await asyncio.sleep(1e6)
+
+    async def main() -> tuple[Summary, int]:
+        store = MemoryStore()
+        started = Flow("f").map(refuse).dead_letters(store).start(from_iterable(range(4)), Lines(never))
+        await asyncio.sleep(1)
+        started.abort()
+        return await started.finished, store.counts()["waiting"]
+
+    summary, letters = quiet(main())
+    assert (summary.failed, summary.cancelled, letters) == (4, 0, 4)
+
+
+@pytest.mark.xfail(reason="abort is not heard while the store is being opened", strict=True)
+def test_an_abort_reaches_a_store_that_does_not_open() -> None:
+    """A store that takes an hour to open does not hold up an abort."""
+
+    class Slow(MemoryStore):
+        async def open(self) -> None:
+            await asyncio.sleep(3600)
+
+    async def main() -> Summary:
+        started = Flow("f").dead_letters(Slow()).start(from_iterable([1]), Discard())
+        await asyncio.sleep(1)
+        started.abort()
+        return await started.finished
+
+    assert quiet(main()).seconds < 60
+
+
+def test_a_source_outside_of_a_run_says_how_to_start_it() -> None:
+    """Without a scope nothing starts."""
+    from penstock.errors import NoScope
+
+    with pytest.raises(NoScope, match=r"flow.start\(\) or flow.stream\(\)"):
+        from_iterable([1]).subscribe()
+    with pytest.raises(NoScope):
+        Scope.of(None, "a step")

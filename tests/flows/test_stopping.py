@@ -1,0 +1,43 @@
+"""The phases of stopping: every event in every phase."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.runtime.stopping import Event, Phase, after
+
+WHAT_FOLLOWS = {
+    Phase.SERVING: {Event.SIGNAL: Phase.DRAINING},
+    Phase.DRAINING: {
+        Event.SIGNAL: Phase.ABORTING,
+        Event.GRACE_OVER: Phase.ABORTING,
+        Event.EMPTY: Phase.STOPPED,
+    },
+    Phase.ABORTING: {Event.SIGNAL: Phase.EXITING, Event.HARD_OVER: Phase.EXITING, Event.EMPTY: Phase.STOPPED},
+    Phase.STOPPED: {Event.SIGNAL: Phase.EXITING, Event.HARD_OVER: Phase.EXITING},
+    Phase.EXITING: {},
+}
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("event", Event)
+def test_each_event_in_each_phase(phase: Phase, event: Event) -> None:
+    """The whole table; whatever it does not name changes nothing."""
+    assert after(phase, event) is WHAT_FOLLOWS[phase].get(event, phase)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_no_event_leads_back(phase: Phase) -> None:
+    """Stopping goes one way."""
+    order = list(Phase)
+
+    assert all(order.index(after(phase, event)) >= order.index(phase) for event in Event)
+
+
+def test_three_signals_always_end_the_process() -> None:
+    """Whoever signals three times is heard, stuck or not."""
+    phase = Phase.SERVING
+    for _ in range(3):
+        phase = after(phase, Event.SIGNAL)
+
+    assert phase is Phase.EXITING

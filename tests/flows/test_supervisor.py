@@ -1,0 +1,187 @@
+"""The supervisor: who may start, workers that are kept going, and everything taken down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from laws.plans import quiet, within
+from penstock import Flow, from_iterable
+from penstock.errors import FlowError, Stopping, TooManyRuns
+from penstock.runtime import Event, Phase, Report, Supervisor
+from penstock.sinks import Discard
+from penstock.sources import ticks
+from penstock.testing import run
+
+SLOW: Flow[Any] = Flow("slow").map_async(lambda value: asyncio.sleep(10, value))
+
+
+def test_no_more_limited_runs_than_allowed() -> None:
+    """The one too many is refused with the limit; other kinds are not limited; an ended one makes room."""
+
+    async def main() -> None:
+        supervisor = Supervisor(max_runs=2)
+        runs = [supervisor.start(SLOW, from_iterable([1]), Discard(), limited=True) for _ in range(2)]
+        supervisor.start(SLOW, from_iterable([1]), Discard())
+        with pytest.raises(TooManyRuns, match="2 bulk streams are open"):
+            supervisor.start(SLOW, from_iterable([1]), Discard(), limited=True)
+        runs[0].abort()
+        await runs[0].finished
+        await supervisor.start(SLOW, from_iterable([1]), Discard(), limited=True).finished
+        await supervisor.shut_down(1)
+
+    quiet(main())
+
+
+def test_nothing_is_started_while_stopping() -> None:
+    """From the signal on, a start is refused and its source is not touched."""
+
+    async def main() -> None:
+        supervisor = Supervisor()
+        supervisor.signal(Event.SIGNAL)
+        with pytest.raises(Stopping):
+            supervisor.start(SLOW, from_iterable([1]), Discard())
+        with pytest.raises(Stopping):
+            supervisor.check()
+
+    quiet(main())
+
+
+def test_shutting_down_drains_first() -> None:
+    """What is in flight is finished within the grace, further input is not taken, and the report says so."""
+
+    async def main() -> tuple[Report, float]:
+        supervisor = Supervisor()
+        supervisor.start(SLOW, ticks(1), Discard())
+        await asyncio.sleep(3.5)
+        report = await supervisor.shut_down(60)
+        return report, asyncio.get_running_loop().time()
+
+    report, seconds = quiet(main())
+    assert (report.reasons, report.ok, report.cancelled, report.forced) == ({"draining": 1}, 4, 0, False)
+    assert seconds == 13.0
+
+
+def test_what_outlasts_the_grace_is_cancelled() -> None:
+    """After the grace everything is aborted, and the report says that the stop was forced."""
+
+    async def main() -> tuple[Report, float, Phase]:
+        supervisor = Supervisor()
+        supervisor.start(SLOW, ticks(1), Discard())
+        await asyncio.sleep(3.5)
+        report = await supervisor.shut_down(2)
+        return report, asyncio.get_running_loop().time(), supervisor.phase
+
+    report, seconds, phase = quiet(main())
+    assert (report.reasons, report.ok, report.cancelled, report.forced) == ({"aborted": 1}, 0, 4, True)
+    assert (seconds, phase) == (5.5, Phase.STOPPED)
+
+
+def test_the_stop_goes_through_its_phases_once_and_says_so() -> None:
+    """Serving, draining, aborting, stopped: one line each."""
+
+    async def main() -> None:
+        supervisor = Supervisor()
+        supervisor.start(SLOW, from_iterable([1]), Discard())
+        await asyncio.sleep(1)
+        await supervisor.shut_down(2)
+
+    with capture_logs() as logs:
+        run(within(1000, main()))
+
+    assert [entry["phase"] for entry in logs if entry["event"] == "stop.phase"] == ["draining", "aborting", "stopped"]
+
+
+def test_a_report_adds_up_all_runs() -> None:
+    """Runs that had ended before the stop are not in it."""
+
+    async def main() -> Report:
+        supervisor = Supervisor()
+        await supervisor.start(Flow("f"), from_iterable([1]), Discard()).finished
+        for count in (1, 2, 3):
+            supervisor.start(SLOW, from_iterable(range(count)), Discard())
+        await asyncio.sleep(1)
+        return await supervisor.shut_down(60)
+
+    report = quiet(main())
+    assert (report.runs, report.received, report.ok, report.reasons) == (3, 6, 6, {"completed": 3})
+
+
+# Workers
+
+
+def worker(make_source: Any, seconds: float, **how: Any) -> tuple[Supervisor, list[dict[str, Any]], Report]:
+    """A worker that is left to itself for a while, then shut down."""
+
+    async def main() -> tuple[Supervisor, Report]:
+        supervisor = Supervisor(chance=random.Random(1))
+        supervisor.work("A", Flow("f"), make_source, **how)
+        await asyncio.sleep(seconds)
+        report = await supervisor.shut_down(5)
+        assert len(asyncio.all_tasks()) == 1
+        return supervisor, report
+
+    with capture_logs() as logs:
+        supervisor, report = run(within(100_000, main()))
+    return supervisor, list(logs), report
+
+
+def test_a_worker_runs_once() -> None:
+    """Without `every` a run that completed is not repeated."""
+    supervisor, _, _ = worker(lambda: from_iterable(range(3)), 1000)
+
+    assert supervisor.totals["f"].ended == {("worker", "completed"): 1}
+
+
+def test_a_worker_runs_again_every_so_often() -> None:
+    """Every 10 s, over 95 s: ten times."""
+    supervisor, _, _ = worker(lambda: from_iterable(range(3)), 95, every=10)
+
+    assert supervisor.totals["f"].ended == {("worker", "completed"): 10}
+
+
+def broken() -> Any:
+    yield 1
+    raise ConnectionError("gone")
+
+
+def no_source() -> Any:
+    raise FlowError("no such file")
+
+
+@pytest.mark.parametrize(
+    ("make_source", "error"),
+    [(lambda: from_iterable(broken()), "the source iterable broke: gone"), (no_source, "no such file")],
+    ids=["breaks", "cannot be made"],
+)
+def test_a_worker_that_breaks_is_started_again_with_backoff(make_source: Any, error: str) -> None:
+    """Longer and longer waits, at most a minute; every restart is counted, and said with its reason."""
+    supervisor, logs, _ = worker(make_source, 3600)
+    restarts = [entry for entry in logs if entry["event"] == "worker.restart"]
+    waits = [entry["restart_in"] for entry in restarts]
+
+    assert supervisor.restarts == {"A": len(restarts)}
+    assert {entry["error"] for entry in restarts} == {error}
+    assert [entry["breaks"] for entry in restarts] == list(range(1, len(restarts) + 1))
+    assert waits[0] <= 1.0
+    assert 30 < max(waits) <= 60
+    assert len(restarts) < 300
+
+
+def test_a_good_run_forgets_the_breaks_before_it() -> None:
+    """After a run that completed the backoff starts anew."""
+    sources = iter([broken(), broken(), [1], broken(), [1], *([[1]] * 1000)])
+    _, logs, _ = worker(lambda: from_iterable(next(sources)), 100, every=1)
+
+    assert [entry["breaks"] for entry in logs if entry["event"] == "worker.restart"] == [1, 2, 1]
+
+
+def test_a_worker_that_waits_is_no_reason_to_wait_for_it() -> None:
+    """A stop ends a worker between two runs at once."""
+    _, _, report = worker(lambda: from_iterable([1]), 5, every=1e5)
+
+    assert (report.runs, report.forced) == (0, False)

@@ -1,0 +1,153 @@
+"""`/dead-letters`: what failed, by page and one by one, for those who may see it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from service.conftest import Serve
+from service.processes import Process
+from service.wire import NDJSON, orders
+
+LETTERS = "/dead-letters"
+
+
+def letters(server: Process, query: str = "", **headers: str) -> list[dict[str, Any]]:
+    """The letters of a page."""
+    answer = server.ask("GET", f"{LETTERS}?{query}", **headers)
+    assert (answer.status, answer.headers["cache-control"]) == (200, "no-store")
+    return answer.json()["letters"]
+
+
+@pytest.fixture(scope="module")
+def run(server: Process) -> str:
+    """A run with 20 failures at the inventory and one at decode."""
+    body = orders(60) + b"rubbish \xff\n"
+    answer = server.ask("POST", "/orders/bulk", body, Content_Type=NDJSON)
+    assert answer.end["failed"] == 21
+    return answer.headers["penstock-run"]
+
+
+def test_a_letter_tells_all_that_is_known(server: Process, run: str) -> None:
+    """Where, why, after how many attempts, what came in, and what earlier services had found."""
+    letter = letters(server, f"run={run}&step=inventory&limit=1")[0]
+    assert server.ask("GET", f"{LETTERS}/{letter['id']}").json() == letter
+    times = {letter.pop("startedAt"), letter.pop("failedAt")}
+    assert all(time.endswith("+00:00") for time in times)
+    assert letter.pop("id")
+    seq, key = letter.pop("seq"), letter.pop("key")
+    assert key == seq + 1
+    line = orders(1, start=key).strip().decode()
+    assert letter == {
+        "flow": "orders",
+        "run": run,
+        "state": "waiting",
+        "error": {
+            "step": "inventory",
+            "type": "InventoryUnavailable",
+            "message": "Inventory unavailable",
+            "attempts": 2,
+            "cause": None,
+        },
+        "input": {"text": line, "size": len(line), "complete": True},
+        "found": {"pricing": {"price": 1000 + key}},
+    }
+
+
+def test_what_is_no_text_is_kept_byte_by_byte(server: Process, run: str) -> None:
+    """Base64 holds what JSON cannot."""
+    (letter,) = letters(server, f"run={run}&step=decode")
+    assert letter["input"] == {"base64": "cnViYmlzaCD/", "size": 9, "complete": True}
+
+
+def test_pages_hold_each_letter_once(server: Process, run: str) -> None:
+    """Oldest first; `next` of one page is `after` of the following one, and the last has none."""
+    found: list[str] = []
+    following: str | None = ""
+    while following is not None:
+        query = f"?run={run}&limit=4" + (f"&after={following}" if following else "")
+        page = server.ask("GET", LETTERS + query).json()
+        assert len(page["letters"]) <= 4
+        found += [letter["id"] for letter in page["letters"]]
+        following = page["next"]
+    assert len(found) == 21
+    assert found == sorted(set(found))
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ("flow=orders", 21),
+        ("flow=sales", 0),
+        ("step=inventory", 20),
+        ("type=Malformed", 1),
+        ("type=InventoryUnavailable&state=waiting", 20),
+        ("state=parked", 0),
+        ("since=2001-01-01T00:00:00Z", 21),
+        ("since=2999-01-01T00:00:00Z", 0),
+        ("until=2001-01-01", 0),
+        ("until=2999-01-01T00:00:00%2B02:00", 21),
+        ("step=%27%20OR%201=1%20--", 0),
+    ],
+)
+def test_letters_can_be_filtered(server: Process, run: str, query: str, count: int) -> None:
+    """By flow, run, step, type, state and time, all of which have to fit."""
+    assert len(letters(server, f"run={run}&{query}")) == count
+
+
+@pytest.mark.parametrize("id", ["nothing", "01890000-0000-7000-8000-000000000000", "%00", "..%2Fmetrics", "x" * 3000])
+def test_a_letter_that_there_is_not_is_a_404(server: Process, id: str) -> None:
+    """Whatever is asked for."""
+    assert server.ask("GET", f"{LETTERS}/{id}").status == 404
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X_Forwarded_For": "203.0.113.7"},
+        {"Forwarded": "for=203.0.113.7"},
+        {"Host": "penstock.example"},
+        {"Host": "evil.example:80"},
+    ],
+    ids=["X-Forwarded-For", "Forwarded", "a name", "rebinding"],
+)
+def test_without_a_token_only_this_machine_is_answered(server: Process, headers: dict[str, str]) -> None:
+    """What came through a proxy, or under a name of elsewhere (DNS rebinding), is not from here."""
+    with server.connect() as client:
+        host = headers.pop("Host", "127.0.0.1")
+        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        client.send(f"GET {LETTERS} HTTP/1.1\r\nHost: {host}\r\n{lines}\r\n".encode())
+        answer = client.answer().complete()
+    assert (answer.status, answer.json()["code"]) == (403, "token_needed")
+    assert "PENSTOCK_TOKEN" in answer.json()["detail"]
+
+
+def test_a_bind_to_all_addresses_needs_a_token(serve: Serve) -> None:
+    """Without one, dead letters are shown to nobody, not even to this machine."""
+    server = serve("--host", "0.0.0.0")
+    server.host = "127.0.0.1"
+    assert server.ask("GET", LETTERS).status == 403
+    assert server.ask("GET", f"{LETTERS}/x").status == 403
+    assert server.ask("GET", "/orders/bulk?count=1").end["ok"] == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_token_is_asked_for_always(serve: Serve, host: str) -> None:
+    """With PENSTOCK_TOKEN whoever has it is answered, from everywhere, and nobody else; it is never shown."""
+    server = serve("--host", host, env={"PENSTOCK_TOKEN": "s3cret-ß"})
+    server.host = "127.0.0.1"
+    wrong: list[dict[str, str]] = [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "s3cret"},
+        {"Authorization": "Basic czNjcmV0"},
+        {"Authorization": "Bearer \xff"},
+    ]
+    for headers in wrong:
+        answer = server.ask("GET", LETTERS, **headers)
+        assert (answer.status, answer.headers["www-authenticate"].split()[0]) == (401, "Bearer")
+    right = "Bearer s3cret-ß".encode().decode("latin-1")
+    assert server.ask("GET", LETTERS, Authorization=right, X_Forwarded_For="203.0.113.7").status == 200
+    assert "s3cret" not in json.dumps(server.events)

@@ -1,0 +1,102 @@
+"""What is too much, and hostile: refused or failed alone, while memory stays bounded and others are served."""
+
+from __future__ import annotations
+
+import socket
+import zlib
+from collections.abc import Iterator
+
+import pytest
+
+from service.processes import Process
+from service.wire import NDJSON, orders
+
+FLAGS = ("--max-line", 1000)
+
+MEMORY = 60.0
+"""MiB that a hostile client may cost at most."""
+
+
+@pytest.fixture(autouse=True)
+def stays_well(server: Process) -> Iterator[None]:
+    """After each test the server has to be well, and hardly larger."""
+    before = server.rss()
+    yield
+    assert server.rss() - before < MEMORY
+    assert server.post({"orderId": 1}).end["ok"] == 1
+    assert server.metric("penstock_in_flight") == 0
+
+
+@pytest.mark.parametrize("length", [1001, 5000, 3_000_000])
+def test_a_line_that_is_too_long_fails_alone(server: Process, length: int) -> None:
+    """It is passed over as it arrives; its beginning is kept with its letter, and the others go on."""
+    long = b'{"orderId":2,"note":"' + b"x" * (length - 23) + b'"}'
+    answer = server.ask("POST", "/orders/bulk", orders(1) + long + b"\n" + orders(1, start=4), Content_Type=NDJSON)
+    first, second, third = sorted(answer.results, key=lambda record: record["seq"])
+    assert (first["ok"], third["ok"]) == (True, True)
+    assert (second["error"]["step"], second["error"]["type"]) == ("decode", "TooLarge")
+    assert f"{length} bytes" in second["error"]["message"]
+    letter = server.ask("GET", f"/dead-letters/{second['deadLetter']}").json()
+    assert (letter["input"]["size"], letter["input"]["complete"]) == (length, False)
+    assert long.startswith(letter["input"]["text"].encode())
+
+
+@pytest.mark.parametrize("length", [999, 1000])
+def test_a_line_may_be_as_long_as_the_limit(server: Process, length: int) -> None:
+    """The limit itself is allowed, with whatever ends the line."""
+    line = b'{"orderId":2,"note":"' + b"x" * (length - 23) + b'"}'
+    assert len(line) == length
+    body = line + b"\r\n" + line + b"\n" + line
+    assert server.ask("POST", "/orders/bulk", body, Content_Type=NDJSON).end["ok"] == 3
+
+
+def test_a_line_without_an_end_is_one_failed_line(server: Process) -> None:
+    """50 MB without a newline are read, counted and let go of."""
+    with server.connect() as client:
+        size = 50_000_000
+        client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(size))
+        piece = b"x" * 100_000
+        for _ in range(size // len(piece)):
+            client.send(piece)
+        answer = client.answer().complete()
+    assert answer.results[0]["error"]["type"] == "TooLarge"
+    assert answer.end["received"] == 1
+
+
+@pytest.mark.parametrize("kind", [NDJSON, "application/json"])
+def test_a_small_body_that_becomes_a_large_one_is_harmless(server: Process, kind: str) -> None:
+    """A gzip bomb (64 MB of zeros in 64 KB): one line that is too long, or a body that is too large."""
+    packer = zlib.compressobj(9, wbits=31)
+    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(64)) + packer.flush()
+    answer = server.ask("POST", "/orders/bulk", bomb, Content_Type=kind, Content_Encoding="gzip")
+    if kind == NDJSON:
+        assert answer.results[0]["error"]["type"] == "TooLarge"
+    else:
+        assert answer.status == 413
+
+
+def test_a_line_in_all_its_pieces_is_still_one_line(server: Process) -> None:
+    """Neither a chunk's end nor a packet's is a line's, also in the middle of a character."""
+    body = '{"orderId":1,"who":"Zoë 🙂"}\r\n'.encode()
+    with server.connect() as client:
+        client.upload()
+        for byte in body:
+            client.chunk(bytes([byte]))
+        client.chunk(b"")
+        assert client.answer().complete().results[0]["value"]["who"] == "Zoë 🙂"
+
+
+def test_rubbish_on_many_connections_is_harmless(server: Process) -> None:
+    """Bytes of all kinds, cut off at any place."""
+    texts = [
+        b"\x16\x03\x01\x00\xff",
+        b"\xff" * 5000,
+        b"\n" * 5000,
+        b"GET",
+        b"GET / HTTP/1.1\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ]
+    for text in texts * 20:
+        with socket.create_connection((server.host, server.port), 5) as sock:
+            sock.sendall(text)
+    assert server.ask("GET", "/health/live").status == 200
