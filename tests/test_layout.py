@@ -58,10 +58,7 @@ def test_a_module_says_what_it_is(path: Path) -> None:
     assert said.splitlines()[0].endswith((".", ":", "?", "!")), said.splitlines()[0]
 
 
-HTTP = pytest.param("http", marks=pytest.mark.xfail(reason="penstock.services.http", strict=True))
-
-
-@pytest.mark.parametrize("name", [HTTP, *sorted({path.stem for path in MODULES} - {"__init__", "__main__", "http"})])
+@pytest.mark.parametrize("name", sorted({path.stem for path in MODULES} - {"__init__", "__main__"}))
 def test_no_module_has_a_name_of_the_standard_library(name: str) -> None:
     """It would hide it from whoever starts Python beside it."""
     assert name not in sys.stdlib_module_names

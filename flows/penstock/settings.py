@@ -17,11 +17,22 @@ class SettingsError(PenstockError):
     """A setting cannot be what it was set to."""
 
 
+ENDLESS = 10**9
+"""No number is larger: nothing here is meant to be without end."""
+
+
 def setting(
-    default: Any, help: str, *, least: float | None = None, choices: tuple[str, ...] = (), flag: bool = True
+    default: Any,
+    help: str,
+    *,
+    least: float = 0,
+    most: float = ENDLESS,
+    choices: tuple[str, ...] = (),
+    flag: bool = True,
 ) -> Any:
-    """A field of `Settings`: its default, what it means, its smallest value, and whether it may be given as a flag."""
-    return field(default=default, metadata={"help": help, "least": least, "choices": choices, "flag": flag})
+    """A field of `Settings`: its default, what it means, its bounds, and whether it may be given as a flag."""
+    about = {"help": help, "least": least, "most": most, "choices": choices, "flag": flag}
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +40,25 @@ class Settings:
     """How `penstock serve` works. Times are in seconds, sizes in bytes."""
 
     host: str = setting("127.0.0.1", "address to listen on")
-    port: int = setting(8080, "port to listen on; 0 takes a free one", least=0)
+    port: int = setting(8080, "port to listen on; 0 takes a free one", most=65535)
     dead_letters: str = setting("sqlite:///penstock.db", "where failed orders are kept: sqlite:///FILE or memory:")
     window: int = setting(256, "elements that one run may have in flight", least=1)
     window_bytes: int = setting(16 * 1024 * 1024, "bytes of input that one run may have in flight", least=1)
     max_in_flight: int = setting(256, "calls that each service may have in flight, over all runs", least=1)
     max_runs: int = setting(100, "bulk streams that may be open at once; more get 503", least=1)
-    workers: int = setting(2, "background workers (A, B, …); 0 for none", least=0)
+    workers: int = setting(2, "background workers (A, B, …); 0 for none")
     worker_orders: int = setting(20, "orders that each worker makes", least=1)
-    worker_every: float = setting(0.0, "seconds between two runs of a worker; 0 runs it once", least=0)
-    latency_scale: float = setting(1.0, "multiplies the latency of the simulated services; 0 for none", least=0)
+    worker_every: float = setting(0.0, "seconds between two runs of a worker; 0 runs it once")
+    latency_scale: float = setting(1.0, "multiplies the latency of the simulated services; 0 for none")
     pricing_url: str = setting("", "pricing service, such as http://127.0.0.1:8081/prices/{orderId}")
     inventory_url: str = setting("", "inventory service, such as http://127.0.0.1:8081/stock/{orderId}")
     service_timeout: float = setting(10.0, "seconds that one attempt at a service may take", least=0.001)
     stall: float = setting(30.0, "seconds without progress after which a stream is ended", least=0.1)
-    min_rate: float = setting(16.0, "bytes a second that count as progress; 0 lets any byte count", least=0)
-    grace: float = setting(10.0, "seconds that open runs have to finish after SIGTERM", least=0)
-    hard: float = setting(5.0, "seconds after that until the process exits, stuck or not", least=0)
+    min_rate: float = setting(16.0, "bytes a second that count as progress; 0 lets any byte count")
+    grace: float = setting(10.0, "seconds that open runs have to finish after SIGTERM")
+    hard: float = setting(5.0, "seconds after that until the process exits, stuck or not")
     max_line: int = setting(1024 * 1024, "bytes that one line may have", least=16)
-    max_body: int = setting(8 * 1024 * 1024, "bytes that a JSON body, or an answer in one piece, may have", least=16)
+    max_body: int = setting(2 * 1024 * 1024, "bytes that a JSON body, or an answer in one piece, may have", least=16)
     max_count: int = setting(1_000_000, "sample orders that one GET may ask for", least=1)
     max_header: int = setting(8190, "bytes that a request line, or one header, may have", least=256)
     keep_alive: float = setting(75.0, "seconds that an idle connection, or a slow header, is waited for", least=1)
@@ -97,6 +108,8 @@ def _read(file: str) -> dict[str, Any]:
         found = tomllib.loads(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"the settings file {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"the settings file {file} is not UTF-8 (byte {error.start})") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"the settings file {file} is no TOML: {error}") from error
     known = {f.name for f in fields(Settings)}
@@ -111,12 +124,16 @@ def _convert(name: str, value: Any, origin: str) -> Any:
     kind = get_type_hints(Settings)[name]
     meta = next(f.metadata for f in fields(Settings) if f.name == name)
     try:
+        # A file has types of its own: 1.5 is no whole number there, and true is no number at all.
+        if type(value) not in (str, kind, int) or (kind is str and type(value) is int):
+            raise TypeError
         converted = kind(value)
     except (TypeError, ValueError):
         wanted = {"int": "a whole number", "float": "a number"}.get(kind.__name__, "a text")
         raise SettingsError(f"{origin} has to be {wanted}, got {value!r}") from None
-    if meta["least"] is not None and not converted >= meta["least"]:
-        raise SettingsError(f"{origin} has to be at least {meta['least']}, got {value!r}")
+    if kind is not str and not meta["least"] <= converted <= meta["most"]:
+        bound = f"at most {meta['most']}" if converted > meta["most"] else f"at least {meta['least']}"
+        raise SettingsError(f"{origin} has to be {bound}, got {value!r}")
     if meta["choices"] and converted not in meta["choices"]:
         raise SettingsError(f"{origin} has to be one of {', '.join(meta['choices'])}, got {value!r}")
     return converted

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
-from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from penstock.observe import Requests
@@ -58,6 +58,7 @@ def connection_limits(settings: Settings) -> dict[str, Any]:
         "max_line_size": settings.max_header,
         "max_field_size": settings.max_header,
         "access_log": None,
+        "auto_decompress": False,
     }
 
 
@@ -106,8 +107,6 @@ class Connection(RequestHandler):
             raise ConnectionError("a part of the response is sent already")
         if isinstance(exc, LineTooLong):
             status, message = 431, f"the request line and each header may have {self.max_field_size} bytes"
-        elif isinstance(exc, ContentEncodingError):
-            status, message = 415, "the body is compressed in a way that is not known here; use gzip or zstd"
         name = "headers_too_large" if status == 431 else "bad_request" if status < 500 else "broken"
         self._requests.refused[name] += 1
         self._requests.answered["none", "other", str(status)] += 1

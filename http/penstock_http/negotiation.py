@@ -53,8 +53,8 @@ def _q(parameters: list[str]) -> float:
     return 1.0
 
 
-def body_type(request: web.Request) -> str:
-    """The media type of the body; raises 415."""
+def body_type(request: web.Request) -> tuple[str, str]:
+    """The media type and the encoding of the body; raises 415."""
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if encoding not in _ENCODINGS:
         raise Refused(415, "unsupported_encoding", f"a body comes as {', '.join(_ENCODINGS)}, not as {encoding}")
@@ -66,7 +66,7 @@ def body_type(request: web.Request) -> str:
             "unsupported_type",
             f"a body comes as {NDJSON} (an order a line) or {JSON} (an array), not as {found}",
         )
-    return kind
+    return kind, encoding
 
 
 def takes_gzip(request: web.Request) -> bool:

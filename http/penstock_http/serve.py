@@ -23,7 +23,7 @@ from penstock.observe import PenstockCollector, Requests, Watched, set_up_logs
 from penstock.orders import orders_flow, sample_orders, simulated_inventory, simulated_pricing
 from penstock.runtime import Event, Phase, Supervisor
 from penstock.services import Service
-from penstock.services.http import HttpClient, http_service
+from penstock.services.web import HttpClient, http_service
 from penstock.settings import Settings, SettingsError, add_flags, load_settings
 from penstock_http.app import make_app
 from penstock_http.context import Context, Served

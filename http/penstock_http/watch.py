@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 import structlog
@@ -68,15 +68,18 @@ class Pace:
         self.waited += seconds
         return self.waited >= self._stall
 
-    async def arrival(self, reading: Awaitable[bytes]) -> bytes:
+    async def arrivals(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
         """What a client sends before its stream begins; raises `TimeoutError` when it stalls."""
         loop = asyncio.get_running_loop()
-        asked = loop.time()
-        async with asyncio.timeout(max(0.0, self._stall - self.waited)):
-            data = await reading
-        self.waited += loop.time() - asked
-        self.moved(len(data))
-        return data
+        while True:
+            asked = loop.time()
+            async with asyncio.timeout(max(0.0, self._stall - self.waited)):
+                data = await request.content.readany()
+            if not data:
+                return
+            self.waited += loop.time() - asked
+            self.moved(len(data))
+            yield data
 
 
 class Counts(Protocol):

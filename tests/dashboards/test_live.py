@@ -94,9 +94,7 @@ def substituted(query: str) -> str:
 @asynccontextmanager
 async def process(*command: str | Path) -> AsyncIterator[tuple[Process, list[str]]]:
     """A process, and the lines that it has written to standard error so far; it is ended with the block."""
-    started = await asyncio.create_subprocess_exec(
-        *map(str, command), stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
-    )
+    started = await asyncio.create_subprocess_exec(*map(str, command), stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE)
     lines: list[str] = []
     reading = asyncio.create_task(_read(started, lines), name=f"standard error of {command[0]}")
     try:
@@ -192,9 +190,7 @@ async def put_load_on(service: str, http: ClientSession) -> None:
         assert end["end"]["received"] == len(ORDERS) + 1
     async with http.get(f"{service}/orders/bulk", params={"count": "100"}) as response:
         await response.read()
-    async with http.post(
-        f"{service}/orders/bulk", data="<order/>", headers={"content-type": "text/xml"}
-    ) as response:
+    async with http.post(f"{service}/orders/bulk", data="<order/>", headers={"content-type": "text/xml"}) as response:
         assert response.status == 415
 
 

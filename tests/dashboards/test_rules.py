@@ -21,9 +21,7 @@ Cases: TypeAlias = list[dict[str, Any]]
 OF_PROMETHEUS = {"up", "ALERTS"}
 """Series that Prometheus makes itself."""
 
-PANEL = re.compile(
-    r"(?P<title>.+) \(/d/penstock\?viewPanel=(?P<id>\d+)(&var-flow=\{\{ \$labels\.flow \}\})?\)"
-)
+PANEL = re.compile(r"(?P<title>.+) \(/d/penstock\?viewPanel=(?P<id>\d+)(&var-flow=\{\{ \$labels\.flow \}\})?\)")
 """How an alert names the panel to open."""
 
 
@@ -157,8 +155,7 @@ def test_every_panel_says_what_to_read_from_it(dashboard: dict[str, Any]) -> Non
     bare = [
         panel["title"]
         for panel in dashboard["panels"]
-        if panel["type"] != "row"
-        and not (panel.get("description") and panel["fieldConfig"]["defaults"].get("unit"))
+        if panel["type"] != "row" and not (panel.get("description") and panel["fieldConfig"]["defaults"].get("unit"))
     ]
 
     assert bare == []

@@ -32,7 +32,8 @@ TIMEOUT = 3.0
 ATTEMPTS = 3
 BACKOFF = Backoff(first=0.5, cap=2.0)
 
-FATES = ("ok", "slow", "fail", "flaky", "hang")
+FATES = ("ok", "slow", "fail", "refuse", "flaky", "hang")
+"""`refuse` fails at the first attempt, `flaky` only at it."""
 SOURCES = ("iterable", "async", "broken", "ndjson", "backpressure", "drop_oldest", "drop_newest", "fail")
 STANDING_STILL = ("through", "flat_map")
 """Steps that an ordered run may stand still with: see tests/flows, what is marked as expected to fail."""
@@ -45,6 +46,12 @@ Value = dict[str, Any]
 
 class Refused(Exception):
     """What the functions of a plan raise."""
+
+
+class ForGood(Refused):
+    """What another attempt would not help."""
+
+    retryable = False
 
 
 @dataclass(frozen=True)
@@ -176,7 +183,7 @@ def _is_item(value: Any) -> bool:
 
 def _add(flow: Flow[Any], step: StepPlan, spy: Spy, held: int) -> Flow[Any]:
     def plain(value: Value) -> Value:
-        if step.fate(value) == "fail":
+        if step.fate(value) in ("fail", "refuse"):
             raise Refused(step.kind)
         return {**value, step.kind: True}
 
@@ -218,6 +225,8 @@ def service_of(step: StepPlan, spy: Spy, flow: Flow[Any], suffix: str = "a", man
                 await asyncio.sleep(1.0)
             case "fail":
                 raise Refused(name)
+            case "refuse":
+                raise ForGood(name)
             case "flaky":
                 spy.attempts[name, value["id"]] += 1
                 await asyncio.sleep(0.25)

@@ -148,10 +148,17 @@ def test_settling_twice_is_refused(outcomes: list[Outcome], again: Outcome) -> N
 # 4. Isolation
 
 
-@law
+@settings(law, max_examples=250)
 @given(
-    plan=plans(kinds=STEADY, fates=("ok", "slow"), sources=("iterable", "async"), stores=("memory",), events=(None,)),
-    fate=st.sampled_from(("fail", "flaky", "hang")),
+    plan=plans(
+        kinds=STEADY,
+        fates=("ok", "ok", "slow"),
+        sources=("iterable", "async"),
+        sinks=("lines", "stream"),
+        stores=("memory",),
+        events=(None,),
+    ),
+    fate=st.sampled_from(("fail", "refuse", "flaky", "hang")),
     data=st.data(),
 )
 def test_one_bad_element_changes_nothing_for_the_others(plan: Plan, fate: str, data: st.DataObject) -> None:
@@ -327,7 +334,7 @@ def test_several_deaf_services_are_given_up_side_by_side() -> None:
 @settings(max_examples=15, deadline=None, print_blob=True)
 @given(width=st.integers(1, 16), window=st.integers(1, 64), small=st.integers(1, 10))
 def test_a_small_run_is_not_stuck_behind_a_huge_one(width: int, window: int, small: int) -> None:
-    """Next to a run of thousands on the same service, ten elements take about twice their time alone."""
+    """Next to a run of a thousand, each of a few elements waits for two calls of the other at most."""
 
     async def call(value: Any) -> Any:
         await asyncio.sleep(1)
@@ -341,7 +348,7 @@ def test_a_small_run_is_not_stuck_behind_a_huge_one(width: int, window: int, sma
     async def main() -> tuple[float, float]:
         flow = Flow("f").window(window).map_async(Service("s", call, max_in_flight=width))
         alone = await timed(flow)
-        huge = flow.window(256).start(from_iterable(range(10_000)), Discard())
+        huge = flow.window(256).start(from_iterable(range(1_000)), Discard())
         await asyncio.sleep(3.5)
         beside = await timed(flow)
         huge.abort()
@@ -351,7 +358,7 @@ def test_a_small_run_is_not_stuck_behind_a_huge_one(width: int, window: int, sma
     with capture_logs():
         alone, beside = run(within(100_000, main()))
 
-    assert beside <= 2 * alone + 2
+    assert beside <= 3 * alone + 2
 
 
 # 9. Never quiet

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,16 +57,28 @@ async def hang(_: Any) -> None:
     await asyncio.sleep(1e6)
 
 
-def letter_for(element: Element[Any]) -> Letter:
-    return Letter(
-        id=new_id(), flow="f", run="r", seq=element.seq, step="s", type="t", message="m", input=b"", input_size=0,
-        started_at=now(), failed_at=now(),
-    )  # fmt: skip
+def letters_for(elements: Sequence[Element[Any]]) -> list[Letter]:
+    return [
+        Letter(
+            id=new_id(),
+            flow="f",
+            run="r",
+            seq=element.seq,
+            step="s",
+            type="t",
+            message="m",
+            input=b"",
+            input_size=0,
+            started_at=now(),
+            failed_at=now(),
+        )
+        for element in elements
+    ]
 
 
 STEPS: dict[str, Callable[[], Step[Any, Any]]] = {
     "batch": partial(operators.batch, refuse_each, size=3, seconds=0.5, name="step"),
-    "dead_letter": partial(keep, MemoryStore(), letter_for),
+    "dead_letter": partial(keep, MemoryStore(), letters_for),
     "decode": partial(operators.decode, int, name="step"),
     "encode": partial(operators.encode, lambda element: b"%d" % refuse(element.value), name="step"),
     "enrich": partial(operators.enrich, name="enrich", merge=lambda value, _: value, step=refuse_later),

@@ -18,8 +18,8 @@ from aiohttp.test_utils import unused_port
 from penstock.errors import Invalid, ServiceRefused, ServiceUnreachable, TimedOut, WrongAnswer
 from penstock.services import NONE, Backoff, Failed, Service
 from penstock.services.address import Address
-from penstock.services.http import HttpClient, http_batch_service, http_service
 from penstock.services.refusal import seconds_until
+from penstock.services.web import HttpClient, http_batch_service, http_service
 from penstock_http.simulate import Knobs, simulated
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -26,12 +26,16 @@ class Stores:
 
     async def get(self, where: str | Store) -> Store:
         """The store at a URL, opened if it was not; a store that is given is opened and kept too."""
-        url = where if isinstance(where, str) else f"{where.url}#{id(where)}"
+        url = _name(where)
         if url not in self._stores:
             store = make_store(where) if isinstance(where, str) else where
             await store.open()
             self._stores[url] = store
         return self._stores[url]
+
+    def opened(self, where: str | Store) -> Store | None:
+        """The store at a URL, or the given one, if it is open."""
+        return self._stores.get(_name(where))
 
     def all(self) -> list[Store]:
         """The stores that are open."""
@@ -42,3 +46,8 @@ class Stores:
         for store in self._stores.values():
             await store.aclose()
         self._stores.clear()
+
+
+def _name(where: str | Store) -> str:
+    """What a store is known by: its URL, or itself."""
+    return where if isinstance(where, str) else f"{where.url}#{id(where)}"

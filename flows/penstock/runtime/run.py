@@ -15,14 +15,14 @@ from reactivex import Observable, Observer
 from reactivex.disposable import CompositeDisposable
 
 from penstock.deadletters import Letter, Store, Stores, new_id, now
-from penstock.element import Element, Failure, Outcome
-from penstock.errors import ReaderGone, RunError, describe
+from penstock.element import Element, Outcome
+from penstock.errors import ReaderGone, RunError, SourceBroke, describe
 from penstock.operators import Sequencer, dead_letter, route
 from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan
 from penstock.runtime.totals import Totals
-from penstock.scope import Scope
-from penstock.sinks import End, Sink, shown_key
+from penstock.scope import CANCEL_SECONDS, Scope
+from penstock.sinks import End, Sink
 from penstock.window import Window
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -120,25 +120,38 @@ class Run:
             self._over.set()
 
     async def _main(self) -> Summary:
-        own_stores = Stores() if self._stores is None else None
+        stores = self._stores or Stores()
         try:
-            try:
-                self._wire(await self._open_store(self._stores or own_stores or Stores()))
-                await self._over.wait()
-            except Exception as error:
-                self._on_fault(error)
-            except asyncio.CancelledError:
-                self.abort()
-                raise
+            await self._live(stores)
+        except Exception as error:
+            self._on_fault(error)
+        except asyncio.CancelledError:
+            self.abort()
+            raise
         finally:
-            await self._close()
-            if own_stores is not None:
-                await own_stores.aclose()
-        return self._summary()
+            summary = await self._close()
+            if self._stores is None:
+                await stores.aclose()
+            if self._on_end is not None:
+                self._on_end(self, summary)
+        return summary
 
-    async def _open_store(self, stores: Stores) -> Store | None:
+    async def _live(self, stores: Stores) -> None:
         where = self.plan.dead_letters
-        return None if where is None else await stores.get(where)
+        store = None if where is None else stores.opened(where)
+        if where is not None and store is None:
+            opening = asyncio.ensure_future(stores.get(where))
+            over = asyncio.ensure_future(self._over.wait())
+            await asyncio.wait((opening, over), return_when=asyncio.FIRST_COMPLETED)
+            over.cancel()
+            if not opening.done():  # aborted meanwhile
+                opening.cancel()
+                await asyncio.wait((opening,), timeout=CANCEL_SECONDS)
+                return
+            store = opening.result()
+        if not self._over.is_set():
+            self._wire(store)
+            await self._over.wait()
 
     def _wire(self, store: Store | None) -> None:
         """Connect the source, the steps, the two branches and the sink."""
@@ -167,7 +180,7 @@ class Run:
         if elements:
             self._sink.on_next(elements)
 
-    async def _close(self) -> None:
+    async def _close(self) -> Summary:
         if self.reason is None:
             self.error = self.scope.source_error
             self.reason = "failed" if self.error else self._drain_reason if self.scope.draining else "completed"
@@ -184,11 +197,12 @@ class Run:
         self.ledger.close()
         self.totals.end(self, self.reason or "failed")
         summary = self._summary()
-        if self.error is not None:
+        if isinstance(self.error, SourceBroke):
+            self._log.warning("run.source_broke", error=describe(self.error))
+        elif self.error is not None:
             self._log.error("run.broke", error=describe(self.error), exc_info=self.error)
         self._log.info("run.ended", **_facts(summary))
-        if self._on_end is not None:
-            self._on_end(self, summary)
+        return summary
 
     def _summary(self) -> Summary:
         settled = self.ledger.settled

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import structlog
@@ -76,6 +77,7 @@ class Supervisor:
         self.phase = Phase.SERVING
         self.max_runs = max_runs
         self._limited: set[str] = set()
+        self._places = 0
         self.workers: dict[str, asyncio.Task[None]] = {}
         """The tasks that keep background runs going."""
         self._backoff = Backoff(first=1.0, cap=60.0)
@@ -122,11 +124,21 @@ class Supervisor:
             self._limited.add(run.id)
         return run
 
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold the place of a run that is to be started when this is left, while its input is still gathered."""
+        self.check(limited=True)
+        self._places += 1
+        try:
+            yield
+        finally:
+            self._places -= 1
+
     def check(self, *, limited: bool = False) -> None:
         """Raise what `start` would raise."""
         if self.phase is not Phase.SERVING:
             raise Stopping
-        if limited and len(self._limited) >= self.max_runs:
+        if limited and len(self._limited) + self._places >= self.max_runs:
             raise TooManyRuns(self.max_runs)
 
     def work(

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import ContentEncodingError
+from msgspec import Struct
 
 from penstock.errors import PenstockError
 from penstock.runtime import Run, Summary
@@ -15,6 +15,7 @@ from penstock.sinks import Form, Lines, Ndjson, ServerSentEvents, Sink
 from penstock.sources import Source, from_iterable, ndjson
 from penstock_http import negotiation
 from penstock_http.context import CONTEXT, Context, Served
+from penstock_http.decompression import BrokenBody, decompressed
 from penstock_http.negotiation import JSON, NDJSON, SSE
 from penstock_http.problems import RETRY_SECONDS, Refused, refusal_of
 from penstock_http.streaming import Collected, Output, conclude, follow
@@ -39,7 +40,7 @@ async def get_bulk(request: web.Request) -> web.StreamResponse:
     if served.samples is None:
         raise Refused(405, "no_samples", f"flow {served.flow.name} has no sample items; POST some", {"Allow": "POST"})
     count = negotiation.number(request.query, "count", SAMPLES, 1, context.settings.max_count)
-    return await answer(request, context, served, served.samples(count), None)
+    return await answer(request, context, served, served.samples(count), Asked.of(request, context))
 
 
 async def post_bulk(request: web.Request) -> web.StreamResponse:
@@ -47,29 +48,48 @@ async def post_bulk(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     served = context.served(request.match_info["name"])
     negotiation.only(request.query, "order")
+    asked = Asked.of(request, context)
+    kind, encoding = negotiation.body_type(request)
+    if kind == JSON:
+        with context.supervisor.place():
+            items = await read_array(request, encoding, context.settings.max_body, asked.pace)
+        return await answer(request, context, served, from_iterable(items, size=len), asked)
     context.supervisor.check(limited=True)
-    if negotiation.body_type(request) == JSON:
-        pace = Pace(context.settings.stall, context.settings.min_rate)
-        items = await read_array(request, context.settings.max_body, pace)
-        return await answer(request, context, served, from_iterable(items, size=len), None)
     body = Body(request)
-    return await answer(request, context, served, ndjson(body, limit=context.settings.max_line), body)
+    source = ndjson(decompressed(body, encoding), limit=context.settings.max_line)
+    return await answer(request, context, served, source, asked, body)
+
+
+class Asked(Struct):
+    """What a client asked for: the form of the answer, its order; and how it keeps pace."""
+
+    kind: str
+    ordered: bool
+    pace: Pace
+
+    @classmethod
+    def of(cls, request: web.Request, context: Context) -> Asked:
+        """What a request asks for; raises 400 and 406."""
+        pace = Pace(context.settings.stall, context.settings.min_rate)
+        return cls(negotiation.answer_type(request), negotiation.ordered(request), pace)
 
 
 async def answer(
-    request: web.Request, context: Context, served: Served, source: Source[Any], body: Body | None
+    request: web.Request,
+    context: Context,
+    served: Served,
+    source: Source[Any],
+    asked: Asked,
+    body: Body | None = None,
 ) -> web.StreamResponse:
     """Run a source through a flow and answer in the form that was asked for."""
-    kind = negotiation.answer_type(request)
-    in_order = negotiation.ordered(request)
 
     def start(sink: Sink) -> Run:
-        return context.supervisor.start(served.flow, source, sink, kind="http", ordered=in_order, limited=True)
+        return context.supervisor.start(served.flow, source, sink, kind="http", ordered=asked.ordered, limited=True)
 
-    pace = Pace(context.settings.stall, context.settings.min_rate)
-    if kind == JSON:
-        return await at_once(request, start, body, pace, context.settings.max_body)
-    return await streamed(request, start, body, pace, FORMS[kind], context.settings.stall)
+    if asked.kind == JSON:
+        return await at_once(request, start, body, asked.pace, context.settings.max_body)
+    return await streamed(request, start, body, asked.pace, FORMS[asked.kind], context.settings.stall)
 
 
 async def streamed(
@@ -105,12 +125,12 @@ async def at_once(request: web.Request, start: Start, body: Body | None, pace: P
     return web.Response(status=status, body=document, content_type=JSON, headers=headers)
 
 
-async def read_array(request: web.Request, limit: int, pace: Pace) -> list[bytes]:
+async def read_array(request: web.Request, encoding: str, limit: int, pace: Pace) -> list[bytes]:
     """The items of a JSON array, each as the bytes that it came in; raises 400, 408 and 413."""
     body = bytearray()
     try:
-        while chunk := await pace.arrival(request.content.readany()):
-            body += chunk
+        async for piece in decompressed(pace.arrivals(request), encoding):
+            body += piece
             if len(body) > limit:
                 raise Refused(
                     413,
@@ -126,8 +146,8 @@ async def read_array(request: web.Request, limit: int, pace: Pace) -> list[bytes
         ) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise Refused(400, "malformed", f"the body is not valid JSON: {error}") from None
-    except (web.RequestPayloadError, ContentEncodingError) as error:
-        raise Refused(400, "broken_body", f"the body broke off or cannot be decompressed: {error}") from None
+    except (web.RequestPayloadError, BrokenBody) as error:
+        raise Refused(400, "broken_body", f"{error}; nothing of it was taken") from None
 
 
 def _status(summary: Summary) -> int:

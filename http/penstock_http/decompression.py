@@ -1,0 +1,121 @@
+"""Compressed bodies, read piece by piece: no piece is large, whatever it was compressed from, and no end is missed.
+
+aiohttp could do it, but takes a gzip or zstd body that breaks off for a complete one; orders would be lost quietly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import zlib
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from typing import Protocol
+
+from penstock.errors import PenstockError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+PIECE = 256 * 1024
+"""Bytes that are decompressed in one go."""
+
+
+class BrokenBody(PenstockError):
+    """A compressed body is not what it says, or breaks off before its end."""
+
+    def __init__(self, encoding: str, reason: str) -> None:
+        super().__init__(f"the {encoding} body {reason}")
+        self.encoding = encoding
+
+
+async def decompressed(chunks: AsyncIterable[bytes], encoding: str) -> AsyncIterator[bytes]:
+    """The content of a body in an encoding of `negotiation.ENCODINGS`. Raises `BrokenBody`.
+
+    The event loop gets its turn after each piece: a small body may hold gigabytes of nothing.
+    """
+    if encoding == "identity":
+        async for chunk in chunks:
+            yield chunk
+        return
+
+    decoder: Decoder = Zstd() if encoding == "zstd" else Zlib(encoding)
+    try:
+        async for chunk in chunks:
+            for piece in decoder.feed(chunk):
+                yield piece
+                await asyncio.sleep(0)
+    except (zlib.error, zstd.ZstdError) as error:
+        raise BrokenBody(encoding, f"cannot be decompressed: {error}") from error
+    if not decoder.complete:
+        raise BrokenBody(encoding, "breaks off before its end")
+
+
+class Decoder(Protocol):
+    """What decompresses."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the input may end here."""
+        ...
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The content of further bytes, in pieces."""
+        ...
+
+
+class Zlib:
+    """gzip, of one member or several, and deflate, with zlib's header or bare, as both are found in the wild."""
+
+    def __init__(self, encoding: str) -> None:
+        self._gzip = encoding == "gzip"
+        self._object: zlib._Decompress | None = None
+        self._begun = False
+
+    @property
+    def complete(self) -> bool:
+        return self._begun and (self._object is None or self._object.eof)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while data:
+            if self._object is None:
+                self._object = zlib.decompressobj(self._bits(data[0]))
+                self._begun = True
+            if piece := self._object.decompress(data, PIECE):
+                yield piece
+            data = self._object.unconsumed_tail
+            if self._object.eof:
+                data = self._object.unused_data
+                self._object = None
+                if not self._gzip and data:
+                    raise zlib.error("there is something behind its end")
+
+    def _bits(self, first: int) -> int:
+        """How zlib is to read (its `wbits`): a gzip header, zlib's header, or none."""
+        if self._gzip:
+            return 31
+        return 15 if first & 0x0F == 8 else -15
+
+
+class Zstd:
+    """zstd, of one frame or several."""
+
+    def __init__(self) -> None:
+        self._object = zstd.ZstdDecompressor()
+        self._begun = False
+
+    @property
+    def complete(self) -> bool:
+        return self._begun and self._object.eof
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while data or not self._object.needs_input:
+            if self._object.eof:
+                if not data:
+                    return
+                self._object = zstd.ZstdDecompressor()
+            self._begun = True
+            if piece := self._object.decompress(data, PIECE):
+                yield piece
+            data = self._object.unused_data if self._object.eof else b""
