@@ -1,8 +1,6 @@
-"""Orders from a file, an order a line, to results, a result a line: price and stock are asked side by side.
+r"""Orders in NDJSON, an order a line, to results, a result a line: price and stock are asked side by side.
 
-    python flows/examples/orders.py < orders.ndjson > results.ndjson
-
-Without an input of its own it takes a few orders that show what may happen to one.
+printf '{"orderId":1}\n{"orderId":"two"}\noops\n' | python flows/examples/orders.py
 """
 
 import asyncio
@@ -11,9 +9,8 @@ from collections.abc import AsyncIterator
 from typing import Any, TypedDict
 
 from penstock import Flow, Service, ndjson
+from penstock.observe import set_up_logs
 from penstock.sinks import Lines
-
-SAMPLE = b'{"orderId":1,"customer":"c1"}\n{"orderId":2}\n{"orderId":"three"}\noops\n{"orderId":5}\n'
 
 
 class Order(TypedDict):
@@ -40,9 +37,7 @@ flow = (
 
 
 async def chunks() -> AsyncIterator[bytes]:
-    if sys.stdin.isatty():
-        yield SAMPLE
-    while not sys.stdin.isatty() and (chunk := await asyncio.to_thread(sys.stdin.buffer.read1, 65536)):
+    while chunk := await asyncio.to_thread(sys.stdin.buffer.read1, 65536):
         yield chunk
 
 
@@ -56,4 +51,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    set_up_logs(level="warning")  # logs go to standard error, results to standard output
     asyncio.run(main())

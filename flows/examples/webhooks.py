@@ -28,7 +28,7 @@ def deliveries(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 async def deliver(delivery: dict[str, Any]) -> str:
-    """Stands for the POST; `penstock.services.http` has a service that makes a real one."""
+    """Stands for the POST; `penstock.services.web` has a service that makes a real one."""
     await asyncio.sleep(0.02)
     if "away" in delivery["url"]:
         raise ConnectionError(f"{delivery['url']} does not answer")

@@ -9,7 +9,7 @@ import asyncio
 import sys
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from penstock.errors import PenstockError
 
@@ -70,7 +70,7 @@ class Zlib:
 
     def __init__(self, encoding: str) -> None:
         self._gzip = encoding == "gzip"
-        self._object: zlib._Decompress | None = None
+        self._object: Any = None
         self._begun = False
 
     @property

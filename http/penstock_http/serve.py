@@ -145,9 +145,9 @@ def install_signals(
 def tune_interpreter() -> None:
     """Two defaults of Python that are wrong for this program, both measured with 200,000 orders in one request.
 
-    Orders come and go by thousands and make no cycles: with a look for cycles every 700 allocations, a seventh of the time
-    per order went into looking. And the thread that commits dead letters waits for the interpreter up to a switch
-    interval whenever the event loop is busy: with the default of 5 ms it waits longer than the disk takes.
+    Orders come and go by thousands and make no cycles: with a look for cycles every 700 allocations, a seventh of the
+    time per order went into looking. And the thread that commits dead letters waits for the interpreter up to a
+    switch interval whenever the event loop is busy: with the default of 5 ms it waits longer than the disk takes.
     """
     gc.collect()
     gc.freeze()
@@ -165,8 +165,8 @@ async def close_connections(runner: web.AppRunner) -> None:
     if server is not None:
         server.pre_shutdown()
         until = asyncio.get_running_loop().time() + FAREWELL
-        while server.connections and asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(0.02)
+        while server.connections and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 - see below
+            await asyncio.sleep(0.02)  # aiohttp tells nobody when the last one has gone
     await runner.cleanup()
 
 

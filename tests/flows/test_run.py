@@ -269,7 +269,6 @@ def test_a_failed_element_with_its_letter_stays_failed_when_its_line_is_not_writ
     assert (summary.failed, summary.cancelled, letters) == (4, 0, 4)
 
 
-@pytest.mark.xfail(reason="abort is not heard while the store is being opened", strict=True)
 def test_an_abort_reaches_a_store_that_does_not_open() -> None:
     """A store that takes an hour to open does not hold up an abort."""
 

@@ -405,7 +405,7 @@ def test_a_source_that_breaks_is_loud(plan: Plan) -> None:
 
     if played.summary.reason == "failed":
         assert played.summary.error
-        assert (played.said("run.broke"), played.summary.cancelled) == (1, 0)
+        assert (played.said("run.source_broke"), played.summary.cancelled) == (1, 0)
     else:
         assert plan.source == "fail"
 

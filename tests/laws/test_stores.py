@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock.deadletters import Filter, Letter, MemoryStore, make_store, new_id
+from penstock.deadletters import Filter, Letter, MemoryStore, make_store, new_id, now
 from penstock.errors import StoreError
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)  # before all ids that are made here, as with letters of runs
 
 
 @asynccontextmanager
@@ -58,7 +58,8 @@ async def walk(store, filter=Filter(), limit=7):  # noqa: B008 - frozen
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 NUMBER = st.integers(-(2**63), 2**63 - 1)
 TIME = st.datetimes(timezones=st.timezones() | st.just(UTC), allow_imaginary=False).filter(
-    lambda time: 1 < time.year < 9999
+    # An hour that a zone has twice equals no time of another zone (PEP 495).
+    lambda time: 1 < time.year < 9999 and time == time.astimezone(UTC)
 )
 KEY = st.none() | TEXT | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(KEY | st.booleans(), lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner), max_leaves=5)
@@ -181,6 +182,29 @@ async def test_since_is_inclusive_and_until_is_not(store):
     await store.add([before, first, last, after])
 
     assert await walk(store, Filter(since=NOON, until=NOON + 2 * tick)) == sorted([first.id, last.id])
+
+
+@pytest.mark.parametrize("year", [1, 1969, 2020, 9999])
+async def test_since_and_until_may_be_any_time(store, year):
+    """The first and the last year that there are cut like any other."""
+    time = datetime(year, 12, 31, tzinfo=UTC) if year > 1 else datetime.min.replace(tzinfo=UTC)
+    await store.add([letter()])
+
+    assert len(await walk(store, Filter(since=time))) == (year < 2020)
+    assert len(await walk(store, Filter(until=time))) == (year >= 2020)
+
+
+async def test_since_finds_letters_of_its_own_moment(store):
+    """Ids made right after the times of their letters never hide them, nor do they on later pages."""
+    letters = []
+    for number in range(300):
+        failed_at = now()
+        letters.append(letter(seq=number, failed_at=failed_at, id=new_id()))
+    await store.add(letters)
+
+    for one in letters[::60]:
+        wanted = [other.id for other in letters if other.failed_at >= one.failed_at]
+        assert await walk(store, Filter(since=one.failed_at)) == wanted
 
 
 async def test_counts_agree_with_the_letters(store):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sqlite3
 import sys
@@ -9,9 +10,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from sqlalchemy.dialects.sqlite import dialect
 
 from penstock.deadletters import Filter, Letter, make_store, new_id, now
-from penstock.deadletters.sqlite import SqliteStore
+from penstock.deadletters.sqlite import CLOCK_SLACK, SqliteStore, page_query
 from penstock.deadletters.troubles import trouble
 from penstock.errors import FlowError, StoreError, StoreMissing, StoreTooNew
 
@@ -249,6 +251,43 @@ def test_what_the_disk_refuses_becomes_a_sentence_with_a_way_out(tmp_path, code,
 
     assert way_out in str(story)
     assert story.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    ("filter", "after", "plan"),
+    [
+        (Filter(), None, r"SCAN letters USING INDEX sqlite_autoindex_letters_1"),
+        (Filter(flow="orders", step="inventory"), None, r"SCAN letters USING INDEX sqlite_autoindex_letters_1"),
+        (Filter(flow="orders", until=now()), "0190", r"SEARCH .* sqlite_autoindex_letters_1 \(id>\?\)"),
+        (Filter(since=now()), None, r"SEARCH .* sqlite_autoindex_letters_1 \(id>\?\)"),
+        (Filter(type="Invalid"), None, r"SEARCH .* letters_by_type \(type=\?\)"),
+        (Filter(type="Invalid", state="waiting", since=now()), "0190", r"SEARCH .* letters_by_type .* id>\?\)"),
+    ],
+)
+async def test_a_page_is_read_in_order_from_where_it_begins(url, filter, after, plan):
+    """Whatever is asked for, letters come off an index in the order of ids: nothing is sorted, `since` skips ahead."""
+    await (await opened(url)).aclose()
+    words = str(page_query(filter, after, 10).compile(dialect=dialect(), compile_kwargs={"literal_binds": True}))
+    database = sqlite3.connect(url.removeprefix("sqlite:///"))
+
+    plans = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {words}")]
+    database.close()
+
+    assert len(plans) == 1
+    assert re.match(plan, plans[0]), plans
+
+
+async def test_since_and_after_both_hold(url):
+    """The later of the two is where a page begins."""
+    letters = [letter(seq=number) for number in range(4)]
+    store = await opened(url)
+    await store.add(letters)
+
+    page = await store.page(Filter(since=letters[0].failed_at), after=letters[1].id)
+
+    assert [one.seq for one in page.letters] == [2, 3]
+    assert (await store.page(Filter(since=letters[3].failed_at + CLOCK_SLACK), after=letters[1].id)).letters == []
+    await store.aclose()
 
 
 @pytest.mark.parametrize("url", ["sqlite:///", "sqlite:///:memory:", "postgresql://x"])

@@ -1,6 +1,6 @@
 """Where failed elements wait: dead letters, and the stores that keep them."""
 
-from penstock.deadletters.letter import Letter, as_document, new_id, now
+from penstock.deadletters.letter import Letter, as_document, as_json, new_id, now
 from penstock.deadletters.memory import MemoryStore
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Page, Store
 from penstock.deadletters.stores import Stores, make_store
@@ -15,6 +15,7 @@ __all__ = [
     "Store",
     "Stores",
     "as_document",
+    "as_json",
     "make_store",
     "new_id",
     "now",

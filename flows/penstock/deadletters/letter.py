@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
+import msgspec
 from msgspec import Struct
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
 
 getrandbits = Random().getrandbits  # noqa: S311 - ids tell letters apart, they keep no secret
 
@@ -17,7 +23,10 @@ class Letter(Struct, frozen=True, kw_only=True):
     """One failed element, as it is stored."""
 
     id: str
-    """A UUID of version 7, so that ids sort by the time at which they were made."""
+    """A UUID of version 7, so that ids sort by the time at which they were made.
+
+    It is made after `failed_at` is taken: stores look for what failed since a time from the ids of that time on.
+    """
     flow: str
     run: str
     seq: int
@@ -70,9 +79,25 @@ new_id = Ids()
 """A new id, larger than all that this process made before."""
 
 
+def id_at(time: datetime, *, slack: timedelta = timedelta()) -> str:
+    """A text that sorts before all ids that are made at a time, less some slack, or later; and after all others."""
+    milliseconds = max(0, (time - _EPOCH - slack) // _MILLISECOND)  # the time itself may be the first that there is
+    digits = f"{milliseconds:012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
 def now() -> datetime:
     """The time, in UTC."""
     return datetime.now(UTC)
+
+
+def as_json(value: Any) -> bytes:
+    """A value as JSON, whatever it holds: lone surrogates become escapes, foreign objects their `repr`."""
+    try:
+        return _encode(value)
+    except (UnicodeEncodeError, TypeError):
+        # Python's own encoder escapes lone surrogates, and its decoder takes them back.
+        return json.dumps(value, default=repr, skipkeys=True).encode()
 
 
 def as_document(letter: Letter) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -49,9 +49,10 @@ class MemoryStore:
     async def page(self, filter: Filter, *, after: str | None = None, limit: int = PAGE) -> Page:
         """Letters in the order of their ids, beginning after one of them."""
         found: list[Letter] = []
-        for id in self._ids:
-            letter = self._letters[id]
-            if (after is None or id > after) and _matches(letter, filter):
+        start = 0 if after is None else bisect_right(self._ids, after)
+        for place in range(start, len(self._ids)):
+            letter = self._letters[self._ids[place]]
+            if _matches(letter, filter):
                 if len(found) == limit:
                     return Page(found, found[-1].id)
                 found.append(letter)

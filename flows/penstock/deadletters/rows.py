@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import msgspec
-
-from penstock.deadletters.letter import Letter
+from penstock.deadletters.letter import Letter, as_json
 
 Row = tuple[Any, ...]
 """The values of a letter in the order of `COLUMNS`."""
@@ -21,7 +19,6 @@ STATE = COLUMNS.index("state")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_encoder = msgspec.json.Encoder(enc_hook=repr)
 
 
 def rows_of(letters: Sequence[Letter]) -> list[Row]:
@@ -71,13 +68,7 @@ def microseconds(time: datetime) -> int:
 
 
 def _json(value: Any) -> str | None:
-    if value is None:
-        return None
-    try:
-        return _encoder.encode(value).decode()
-    except (UnicodeEncodeError, TypeError):
-        # Python's own encoder escapes lone surrogates, and its decoder takes them back.
-        return json.dumps(value, default=repr, skipkeys=True)
+    return None if value is None else as_json(value).decode()
 
 
 def _text(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from sqlalchemy import URL, Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from penstock.deadletters.committer import Committer
-from penstock.deadletters.letter import Letter
+from penstock.deadletters.letter import Letter, id_at
 from penstock.deadletters.rows import letter_of, microseconds, rows_of
 from penstock.deadletters.schema import LETTERS, prepare
 from penstock.deadletters.store import PAGE, Filter, Page
@@ -21,6 +22,9 @@ from penstock.deadletters.troubles import trouble
 from penstock.errors import FlowError, StoreError, StoreMissing, describe
 
 SCHEME = "sqlite:///"
+
+CLOCK_SLACK = timedelta(minutes=1)
+"""How far the clock may be set back between a letter's time and its id."""
 
 
 class SqliteStore:
@@ -101,8 +105,7 @@ class SqliteStore:
 
     async def page(self, filter: Filter, *, after: str | None = None, limit: int = PAGE) -> Page:
         """Letters in the order of their ids, beginning after one of them."""
-        wanted = _where(select(LETTERS), filter).order_by(LETTERS.c.id).limit(limit + 1)
-        letters = await self._read(wanted if after is None else wanted.where(LETTERS.c.id > after))
+        letters = await self._read(page_query(filter, after, limit + 1))
         if len(letters) > limit:
             return Page(letters[:limit], letters[limit - 1].id)
         return Page(letters)
@@ -162,13 +165,21 @@ class SqliteStore:
         return trouble(error, self.url, self._path)
 
 
-def _where(query: Select[Any], filter: Filter) -> Select[Any]:
+def page_query(filter: Filter, after: str | None, limit: int) -> Select[Any]:
+    """The question for a page. It is read off an index in the order of ids, and sorted never."""
+    start = after or ""
+    query = select(LETTERS).order_by(LETTERS.c.id).limit(limit)
+    if filter.since is not None:
+        # SQLite begins at one bound only, so it gets the later one. There is none for `until`: ids never run behind
+        # the times of their letters, but they run ahead of a clock that was set back.
+        start = max(start, id_at(filter.since, slack=CLOCK_SLACK))
+        query = query.where(LETTERS.c.failed_at >= microseconds(filter.since))
+    if filter.until is not None:
+        query = query.where(LETTERS.c.failed_at < microseconds(filter.until))
+    if start:
+        query = query.where(LETTERS.c.id > start)
     for name in ("flow", "run", "step", "type", "state"):
         wanted = getattr(filter, name)
         if wanted is not None:
             query = query.where(LETTERS.c[name] == wanted)
-    if filter.since is not None:
-        query = query.where(LETTERS.c.failed_at >= microseconds(filter.since))
-    if filter.until is not None:
-        query = query.where(LETTERS.c.failed_at < microseconds(filter.until))
     return query

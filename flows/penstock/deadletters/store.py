@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol
 
 from msgspec import Struct
@@ -29,6 +29,15 @@ class Filter(Struct, frozen=True, kw_only=True):
     """Failed at this time or later."""
     until: datetime | None = None
     """Failed before this time."""
+
+    @classmethod
+    def of(cls, texts: Mapping[str, str]) -> Filter:
+        """The filter that texts ask for, by the names of the fields; raises `ValueError` for a time that is none.
+
+        Times are written as ISO 8601 has them, in UTC unless they name another zone.
+        """
+        plain = {name: texts[name] for name in ("flow", "run", "step", "type", "state") if name in texts}
+        return cls(**plain, since=_time(texts, "since"), until=_time(texts, "until"))
 
 
 class Page(Struct, frozen=True):
@@ -86,3 +95,14 @@ class Store(Protocol):
     async def aclose(self) -> None:
         """Finish what was begun, then let go of everything."""
         ...
+
+
+def _time(texts: Mapping[str, str], name: str) -> datetime | None:
+    text = texts.get(name)
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{name} has to be a time like 2030-01-31T12:00:00Z, got {text!r}") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -7,14 +7,17 @@ from penstock.deadletters.store import Store
 from penstock.errors import FlowError
 
 
-def make_store(url: str) -> Store:
-    """The store that a URL names, not yet open; raises `FlowError` for a URL that names none."""
+def make_store(url: str, *, create: bool = True) -> Store:
+    """The store that a URL names, not yet open; raises `FlowError` for a URL that names none.
+
+    With `create=False`, opening a database that is not there raises `StoreMissing` instead of creating it.
+    """
     if url == "memory:":
         return MemoryStore()
     if url.startswith("sqlite:///"):
         from penstock.deadletters.sqlite import SqliteStore  # imported late: SQLAlchemy takes 150 ms
 
-        return SqliteStore(url)
+        return SqliteStore(url, create=create)
     raise FlowError(f"no dead-letter store is known for {url!r}; use sqlite:///FILE or memory:")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeGuard, TypeVar
 
 from msgspec import Struct
 from reactivex import Observable, abc
@@ -120,12 +120,12 @@ class Groups:
             if type(answer) is Failed:
                 for element in elements:
                     element.fail(self._name, answer.error, answer.attempts)
-            elif not isinstance(answer, list) or len(cast("list[Any]", answer)) != len(elements):
+            elif not _is_list(answer) or len(answer) != len(elements):
                 wrong = WrongAnswer(f"{self._name} has to answer with a list of {len(elements)}, one for each value")
                 for element in elements:
                     element.fail(self._name, wrong)
             else:
-                self._assign(elements, cast("list[Any]", answer))
+                self._assign(elements, answer)
             self._open -= len(elements)
             measure(self._meter, elements, self._scope.loop.time())
             self._scope.emit(self._observer, elements)
@@ -160,3 +160,7 @@ class Groups:
         if self._timer is not None:
             self._timer.cancel()
         await self._lane.aclose()
+
+
+def _is_list(answer: Any) -> TypeGuard[list[Any]]:
+    return isinstance(answer, list)

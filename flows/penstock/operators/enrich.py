@@ -59,8 +59,8 @@ def enrich(
 class Group:
     """Elements that came in together, and a column of answers for each service that answered for all of them at once.
 
-    Services that do not wait answer group by group, and then nothing has to be noted for each element. As soon as answers
-    come in another way, the group is taken apart: each element then gathers its own answers.
+    Services that do not wait answer group by group, and then nothing has to be noted for each element. As soon as
+    answers come in another way, the group is taken apart: each element then gathers its own.
     """
 
     __slots__ = ("columns", "elements", "missing")
@@ -174,13 +174,13 @@ class Gathering:
                 element.found = (element.found or {}) | _found(names, row)
                 continue
             try:
+                before: Any = element.value
                 if merge is None and type(element.value) is dict:
-                    value = element.value.copy()
-                    for name, answer in zip(names, row, strict=False):
-                        value[name] = answer
+                    value: dict[str, Any] = before.copy()
+                    value.update(zip(names, row, strict=False))
                     element.value = value
                 else:
-                    element.value = (merge or merged)(element.value, dict(zip(names, row, strict=False)))
+                    element.value = (merge or merged)(before, dict(zip(names, row, strict=False)))
             except Exception as error:
                 element.fail(self._name, error)
         self._open -= len(elements)
@@ -201,7 +201,7 @@ def _found(names: Sequence[str], answers: Sequence[Any]) -> dict[str, Any]:
 def merged(value: Any, answers: dict[str, Any]) -> Any:
     """A value with the answers in it; the value itself stays as it is."""
     if isinstance(value, dict):
-        return {**value, **answers}
+        return {**cast("dict[str, Any]", value), **answers}
     if isinstance(value, msgspec.Struct):
         return msgspec.structs.replace(value, **answers)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -125,7 +125,7 @@ class Supervisor:
         return run
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self) -> Generator[None, None, None]:
         """Hold the place of a run that is to be started when this is left, while its input is still gathered."""
         self.check(limited=True)
         self._places += 1

@@ -29,7 +29,7 @@ class Sink(abc.ObserverBase[list[Element[Any]]]):
             raise RuntimeError("this sink was not opened by a run")
         return self._scope
 
-    def prepare(self, *, ordered: bool) -> Step[Any, Any] | None:
+    def prepare(self, *, ordered: bool) -> Step[Any, Any] | None:  # noqa: ARG002 - for sinks that need to know
         """A last step for the values before they are parted, such as writing them as bytes.
 
         `ordered` tells that elements may be put back in order after it.

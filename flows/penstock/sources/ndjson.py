@@ -6,8 +6,9 @@ which is no JSON fails like any other element, with its bytes kept.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from itertools import filterfalse
+from typing import Any
 
 from penstock.sources.source import Intake, LongLine, Source
 
@@ -15,6 +16,8 @@ LINE_LIMIT = 1024 * 1024
 """Bytes that one line may have unless told otherwise."""
 
 BOM = b"\xef\xbb\xbf"
+
+_is_blank: Callable[[Any], bool] = bytes.isspace
 
 
 class LineSplitter:
@@ -77,7 +80,7 @@ class LineSplitter:
         if b"\r" in chunk or lines[0].endswith(b"\r"):
             lines = [line if isinstance(line, LongLine) else line.removesuffix(b"\r") for line in lines]
         first = lines[0]
-        lines = list(filter(None, filterfalse(bytes.isspace, lines)))
+        lines = list(filter(None, filterfalse(_is_blank, lines)))
         if isinstance(first, LongLine) and first.isspace():  # only its beginning is blank
             lines.insert(0, first)
         limit = self._limit

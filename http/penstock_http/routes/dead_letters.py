@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
-import msgspec
 from aiohttp import web
 
-from penstock.deadletters import PAGE, PAGE_LIMIT, Filter, as_document
+from penstock.deadletters import PAGE, PAGE_LIMIT, Filter, as_document, as_json
 from penstock_http import negotiation
 from penstock_http.context import CONTEXT
 from penstock_http.limits import is_loopback
 from penstock_http.problems import Refused
 
-_FILTERS = ("flow", "run", "step", "type", "state", "since", "until")
-
 
 async def list_letters(request: web.Request) -> web.Response:
     """One page of letters, oldest first."""
     check_token(request)
-    negotiation.only(request.query, *_FILTERS, "after", "limit")
+    negotiation.only(request.query, *Filter.__struct_fields__, "after", "limit")
     limit = negotiation.number(request.query, "limit", PAGE, 1, PAGE_LIMIT)
     page = await request.app[CONTEXT].store.page(
         filter_of(request.query), after=request.query.get("after"), limit=limit
@@ -42,8 +38,10 @@ async def show_letter(request: web.Request) -> web.Response:
 
 def filter_of(query: Mapping[str, str]) -> Filter:
     """The filter that a query asks for; raises 400 for times that are none."""
-    texts = {name: query[name] for name in _FILTERS[:5] if name in query}
-    return Filter(**texts, since=_time(query, "since"), until=_time(query, "until"))
+    try:
+        return Filter.of(query)
+    except ValueError as error:
+        raise Refused(400, "bad_parameter", str(error)) from None
 
 
 def check_token(request: web.Request) -> None:
@@ -73,22 +71,9 @@ def check_token(request: web.Request) -> None:
         )
 
 
-def _time(query: Mapping[str, str], name: str) -> datetime | None:
-    text = query.get(name)
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise Refused(
-            400, "bad_parameter", f"{name} has to be a time like 2030-01-31T12:00:00Z, got {text!r}"
-        ) from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
 def _json(document: object) -> web.Response:
     return web.Response(
-        body=msgspec.json.encode(document) + b"\n",
+        body=as_json(document) + b"\n",
         content_type="application/json",
         headers={"Cache-Control": "no-store"},
     )

@@ -1,0 +1,155 @@
+"""`penstock dead-letters list|show`: what failed, for the person at the terminal and for the next program in a pipe."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from penstock.deadletters.letter import Letter, as_document, as_json
+from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Store
+from penstock.deadletters.stores import make_store
+from penstock.deadletters.table import Table, in_full
+from penstock.errors import FlowError, StoreError
+
+DEFAULT_URL = "sqlite:///penstock.db"
+"""Where `penstock serve` keeps them too unless told otherwise."""
+
+
+def command(arguments: list[str]) -> int:
+    """Show letters; returns 0, or 1 if there is no store, no such letter, or less than was asked for."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.filter = Filter.of({name: text for name, text in vars(options).items() if text is not None})
+        store = open_later(options.dead_letters)
+    except (ValueError, FlowError) as error:
+        parser.error(str(error))
+
+    try:
+        code = asyncio.run(look(store, options))
+    except StoreError as error:
+        return complain(str(error))
+    sys.stdout.flush()  # a reader that has gone is noticed here, not while Python ends
+    return code
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The words and flags of the command."""
+    parser = argparse.ArgumentParser(
+        prog="penstock dead-letters",
+        description="Look at what failed. Letters are on standard output, everything else is on standard error.",
+    )
+    where = argparse.ArgumentParser(add_help=False)
+    url = os.environ.get("PENSTOCK_DEAD_LETTERS", DEFAULT_URL)
+    where.add_argument(
+        "--dead-letters",
+        metavar="URL",
+        default=url,
+        help=f"where they are: sqlite:///FILE (default {url.replace('%', '%%')}; PENSTOCK_DEAD_LETTERS)",
+    )
+    words = parser.add_subparsers(dest="word", metavar="list|show", required=True)
+
+    list_ = words.add_parser("list", parents=[where], help="a line for each letter, oldest first")
+    for name in ("flow", "run", "step", "type", "state"):
+        list_.add_argument(f"--{name}", metavar="TEXT", help=f"only letters of this {name}")
+    list_.add_argument("--since", metavar="TIME", help="failed at this time or later, such as 2030-01-31T12:00:00Z")
+    list_.add_argument("--until", metavar="TIME", help="failed before this time; UTC unless it names another zone")
+    list_.add_argument("--limit", metavar="N", type=positive, default=PAGE, help=f"letters at most (default {PAGE})")
+    list_.add_argument("--after", metavar="ID", help="begin after this letter")
+    list_.add_argument("--json", action="store_true", help="a JSON document a line, with everything that is known")
+
+    show = words.add_parser("show", parents=[where], help="everything about one letter")
+    show.add_argument("id", metavar="ID", help="as the list, the client's line and the log have it")
+    form = show.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as a JSON document")
+    form.add_argument("--input", action="store_true", help="only the bytes that came in, as they came")
+    return parser
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"has to be a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def open_later(url: str) -> Store:
+    """The store at a URL, which must be there already; raises `FlowError` for one that no other process can see."""
+    if url == "memory:":
+        raise FlowError("letters in memory: can be seen by their own process only; ask it over HTTP: GET /dead-letters")
+    return make_store(url, create=False)
+
+
+async def look(store: Store, options: argparse.Namespace) -> int:
+    """Open the store, show what was asked for, close it."""
+    await store.open()
+    try:
+        return await (list_letters if options.word == "list" else show_letter)(store, options)
+    finally:
+        await store.aclose()
+
+
+async def list_letters(store: Store, options: argparse.Namespace) -> int:
+    """A line for each letter, written as the pages come."""
+    table = None if options.json else Table()
+    count, last = 0, ""
+    async with aclosing(pages(store, options.filter, options.after, options.limit)) as found:
+        async for letters, more in found:
+            lines = table.lines(letters) if table else [as_json(as_document(letter)).decode() for letter in letters]
+            for line in lines:
+                put(line)
+            count += len(letters)
+            last = letters[-1].id if more else ""
+    if not count:
+        sys.stderr.write(f"no dead letters at {store.url} are as asked for\n")
+    elif last:
+        sys.stderr.write(f"there are more; go on with --after {last}\n")
+    return 0
+
+
+async def pages(
+    store: Store, filter: Filter, after: str | None, limit: int
+) -> AsyncGenerator[tuple[list[Letter], bool]]:
+    """Letters up to a limit, a page at a time, and whether there are more behind them."""
+    while limit:
+        page = await store.page(filter, after=after, limit=min(limit, PAGE_LIMIT))
+        if page.letters:
+            yield page.letters, page.next is not None
+        if page.next is None:
+            return
+        limit -= len(page.letters)
+        after = page.next
+
+
+async def show_letter(store: Store, options: argparse.Namespace) -> int:
+    """One letter: for people, for programs, or only what came in."""
+    letter = await store.get(options.id)
+    if letter is None:
+        return complain(f"there is no dead letter {options.id} at {store.url}")
+    if options.input:
+        sys.stdout.buffer.write(letter.input)
+        kept = len(letter.input)
+        if kept < letter.input_size:
+            return complain(f"only the first {kept} of {letter.input_size} bytes were kept; these are they")
+    elif options.json:
+        put(as_json(as_document(letter)).decode())
+    else:
+        for line in in_full(letter):
+            put(line)
+    return 0
+
+
+def put(line: str) -> None:
+    """Write a line to standard output, in UTF-8 whatever the terminal says: JSON is nothing else."""
+    sys.stdout.buffer.write(line.encode() + b"\n")
+
+
+def complain(sentence: Any) -> int:
+    """Say on standard error what is wrong; returns the exit code for it."""
+    sys.stderr.write(f"penstock dead-letters: {sentence}\n")
+    return 1

@@ -1,0 +1,103 @@
+"""The words of the project are true: their Python runs, their paths exist, their settings are the settings."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from penstock.settings import Settings
+from penstock_http.app import make_app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / page for page in ("README.md", "flows/README.md", "http/README.md", "CHANGELOG.md")]
+ARROW = "# → "
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The blocks of a language on a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def perform(block: str, names: dict[str, Any]) -> int:
+    """Run a block; what stands behind an arrow has to be what its expression gives. Returns the number of arrows."""
+    lines = block.splitlines()
+    arrows = 0
+    for statement in ast.parse(block).body:
+        end = statement.end_lineno or 0
+        here = "\n".join(
+            lines[end - 1 : end + 1] if lines[end:] and lines[end].startswith(ARROW) else lines[end - 1 : end]
+        )
+        if isinstance(statement, ast.Expr) and ARROW in here:
+            said = eval(compile(ast.Expression(statement.value), "README", "eval"), names)
+            assert repr(said) == here.split(ARROW)[1]
+            arrows += 1
+        else:
+            exec(compile(ast.Module([statement], []), "README", "exec"), names)
+    return arrows
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_python_of_a_page_runs(page: Path) -> None:
+    """From top to bottom, and each arrow points to what comes out."""
+    names: dict[str, Any] = {"__name__": "readme"}
+    written = blocks(page, "python")
+    with capture_logs():
+        arrows = sum(perform(block, names) for block in written)
+    assert arrows == sum(block.count(ARROW) for block in written)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Within the repository."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_curl_asks_for_paths_that_exist(page: Path) -> None:
+    """Every path behind `localhost:8080` is one that the application answers."""
+    canonical = {resource.canonical for resource in application_resources()}
+    patterns = [re.compile(re.sub(r"\{\w+\}", "[^/]+", path) + "$") for path in canonical]
+    asked = re.findall(r"localhost:8080(/[\w/.{}$-]*)", page.read_text(encoding="utf-8"))
+    assert [path for path in asked if not any(pattern.match(path) for pattern in patterns)] == []
+
+
+def application_resources() -> Any:
+    """What the application answers, read from its router."""
+    from penstock.observe import PenstockCollector, Requests, Watched
+    from penstock.runtime import Supervisor
+    from penstock_http.context import Context
+
+    async def make() -> Any:
+        supervisor, requests = Supervisor(), Requests()
+        context = Context(Settings(), supervisor, {}, None, requests)  # type: ignore[arg-type]
+        return make_app(context, PenstockCollector(Watched(supervisor, requests, "0"))).router.resources()
+
+    from penstock.testing import run
+
+    return run(make())
+
+
+@pytest.mark.parametrize("setting", fields(Settings), ids=lambda setting: setting.name)
+def test_every_setting_is_told(setting: Any) -> None:
+    """With its flag (or variable) and its default, in the table of http/README.md."""
+    page = (ROOT / "http/README.md").read_text(encoding="utf-8")
+    name = f"--{setting.name.replace('_', '-')}" if setting.metadata["flag"] else f"PENSTOCK_{setting.name.upper()}"
+    row = re.search(rf"^\| `{name}` \| ([^|]*) \|", page, re.MULTILINE)
+    assert row is not None
+    shown = row[1].strip().strip("`").replace(" ", "")
+    default = setting.default
+    assert shown == (f"{default:g}" if isinstance(default, float) else str(default) or "none")
+
+
+def test_no_setting_is_told_that_is_none() -> None:
+    """A flag that went away goes away from the table too."""
+    page = (ROOT / "http/README.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"^\| `--([\w-]+)` \|", page, re.MULTILINE))
+    assert told <= {setting.name.replace("_", "-") for setting in fields(Settings)}
