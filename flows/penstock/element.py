@@ -102,31 +102,21 @@ class Element(Struct, Generic[T], eq=False, gc=False):
     def expand(self, released: Callable[[int], None]) -> None:
         """Begin to replace this element by parts; `released` is told how many of them were settled."""
         self.family = Family(released)
-        tree = self.root.family
-        assert tree is not None
-        tree.unfinished += 1
-        if tree is not self.family:
-            tree.leaves -= 1  # this part is no leaf any more
 
     def add_part(self, value: Any) -> Element[Any]:
         """One more part of this element."""
-        family, tree = self.family, self.root.family
+        family = self.family
         assert family is not None
-        assert tree is not None
         part: Element[Any] = Element(value, self.seq, self.ledger, self.input, key=self.key)
         part.parent, part.part = self, family.made
         family.made += 1
         family.open += 1
-        tree.leaves += 1
         return part
 
     def end_parts(self) -> None:
         """No further part of this element will be made. Say so before the last one leaves."""
-        tree = self.root.family
         assert self.family is not None
-        assert tree is not None
         self.family.complete = True
-        tree.unfinished -= 1
 
 
 class Family(Struct, eq=False):
@@ -138,10 +128,10 @@ class Family(Struct, eq=False):
     complete: bool = False
     """True when no further part will be made."""
     worst: Outcome = Outcome.FILTERED
-    leaves: int = 0
-    """At the root: parts made, at any depth, that were not parted again."""
-    unfinished: int = 0
-    """At the root: elements, at any depth, of which further parts may come."""
+
+    def ends_with(self, part: Element[Any]) -> bool:
+        """Whether a part is the last one, and no further will come."""
+        return self.complete and part.part == self.made - 1
 
 
 def _sendable(text: str) -> str:

@@ -37,6 +37,8 @@ class NamedStep:
     kind: str
     apply: Step[Any, Any]
     services: tuple[Service, ...] = ()
+    places: tuple[str, ...] = ()
+    """The names that failures in this step carry, if they are not its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class Flow(Generic[A]):
         asked = {key: _service(key, key, service) for key, service in services.items()}
         name = self._name(name)
         step: Step[Any, Any] = operators.enrich(name=name, merge=merge, **asked)
-        return self._with(NamedStep(name, "enrich", step, tuple(asked.values())))
+        return self._with(NamedStep(name, "enrich", step, tuple(asked.values()), (*asked, name)))
 
     def batch(
         self,
@@ -185,8 +187,8 @@ class Flow(Generic[A]):
     @property
     def places(self) -> tuple[str, ...]:
         """Where an element may fail: the names that failures carry."""
-        named = ([service.name for service in step.services] or [step.name] for step in self.steps)
-        return ("decode", *(name for names in named for name in names), "encode")
+        named = (step.places or (step.name,) for step in self.steps)
+        return ("source", "decode", *(name for names in named for name in names), "encode")
 
     def plan(self) -> Plan:
         """What a run needs to know."""

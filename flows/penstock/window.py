@@ -49,17 +49,17 @@ class Window:
         room = self._room
         return self._waited + (room.get_loop().time() - self._since if room is not None else 0.0)
 
-    def take(self, count: int, sizes: Sequence[int] | None = None) -> int:
+    def take(self, count: int, sizes: Sequence[int] | None = None, start: int = 0) -> int:
         """Take credits for as many of the next `count` elements as fit now; returns how many (0: none).
 
-        `sizes` are their sizes in bytes, of which no one may be larger than the window.
+        `sizes`, from `start` on, are their sizes in bytes, of which no one may be larger than the window.
         """
         taken = min(count, self.free)
         if sizes is not None and taken:
-            size = sum(sizes[:taken])
+            size = sum(sizes[start : start + taken])
             while size > self.free_bytes:
                 taken -= 1
-                size -= sizes[taken]
+                size -= sizes[start + taken]
             self.free_bytes -= size
         self.free -= taken
         if self.elements - self.free > self.highest:

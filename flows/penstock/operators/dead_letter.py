@@ -7,12 +7,15 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 from reactivex import Observable, abc
 
 from penstock.deadletters import Letter, Store
 from penstock.element import Element, Step
-from penstock.scope import Scope
+from penstock.scope import CANCEL_SECONDS, Scope
 from penstock.services import Backoff
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 GROUP = 512
 """Letters stored by one call at most."""
@@ -117,7 +120,9 @@ class PostOffice:
                 return
             except asyncio.CancelledError:
                 # The commit goes on whatever we do, so its end decides: a durable letter means a failed element.
-                await asyncio.wait((storing,), timeout=self._store.patience)
+                await asyncio.wait((storing,), timeout=min(self._store.patience, CANCEL_SECONDS / 2))
+                if not storing.done():
+                    log.error("store.uncertain", letters=len(letters), waited=CANCEL_SECONDS / 2)
                 if storing.done() and not storing.cancelled() and storing.exception() is None:
                     self._note(group, ids)
                 raise

@@ -12,6 +12,7 @@ from reactivex.disposable import CompositeDisposable, Disposable
 
 from penstock.element import Element, Outcome, Step
 from penstock.operators.each import name_of
+from penstock.operators.in_order import Sequencer
 from penstock.scope import Scope, cancel
 from penstock.window import Window
 
@@ -77,9 +78,15 @@ class Expansion:
         self._waiting: deque[Element[Any]] = deque()
         self._arrived = asyncio.Event()
         self._ended = False
+        # In an ordered run later elements must not take the room that the parts of an earlier one will need.
+        self._line_up = Sequencer(self._take) if scope.ordered else self._take
 
     def on_next(self, elements: list[Element[Any]]) -> None:
-        """Put elements in line; those that were decided before pass."""
+        """Put elements in line."""
+        self._line_up(elements)
+
+    def _take(self, elements: list[Element[Any]]) -> None:
+        """Elements whose turn it is; those that were decided before pass."""
         passing = [element for element in elements if element.outcome is not None]
         self._waiting.extend(element for element in elements if element.outcome is None)
         self._arrived.set()

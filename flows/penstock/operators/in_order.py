@@ -3,40 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any
 
 from penstock.element import Element
+
+Path = tuple[int, ...]
+"""Where an element stands: its place in the input, and if it is a part, its number, at each depth."""
 
 
 class Sequencer:
     """Holds elements until all that came before them have passed; never more than the window holds.
 
-    It has to be shown every element of the run exactly once at the end of its way, the filtered ones included, and an
-    element that was parted through its parts.
+    It has to be shown every element of the run exactly once, the filtered ones included, and an element that was parted
+    before through its parts. Parts stand in the place of their element.
     """
 
     def __init__(self, pass_on: Callable[[list[Element[Any]]], None]) -> None:
         self._pass_on = pass_on
-        self._next = 0
-        self._waiting: dict[int, list[Element[Any]]] = {}
-        self._passed = 0
+        self._waiting: list[tuple[Path, Element[Any]]] = []
+        self._last: tuple[Path, Element[Any]] | None = None
 
     def __call__(self, elements: list[Element[Any]]) -> None:
         """Take elements in any order and pass on those whose turn it is."""
         for element in elements:
-            self._waiting.setdefault(element.seq, []).append(element)
+            heappush(self._waiting, (path_of(element), element))
         ready: list[Element[Any]] = []
-        while (arrived := self._waiting.pop(self._next, None)) is not None:
-            ready += sorted(arrived, key=lambda element: element.part or 0)
-            self._passed += len(arrived)
-            if not self._is_last(arrived[-1].root):
-                break
-            self._next += 1
-            self._passed = 0
+        while self._waiting and self._is_next(self._waiting[0][0]):
+            self._last = heappop(self._waiting)
+            ready.append(self._last[1])
         if ready:
             self._pass_on(ready)
 
-    def _is_last(self, root: Element[Any]) -> bool:
-        """Whether all of an element has passed."""
-        family = root.family
-        return family is None or (not family.unfinished and self._passed >= family.leaves)
+    def _is_next(self, path: Path) -> bool:
+        """Whether nothing can come between the last element that passed and the one at `path`."""
+        if self._last is None:
+            return not any(path)
+        passed, element = self._last
+        common = 0
+        while passed[common] == path[common]:
+            common += 1
+        if path[common] != passed[common] + 1 or any(path[common + 1 :]):
+            return False
+        for _ in passed[common + 1 :]:  # further down, what passed has to be the last of its kind
+            parent = element.parent
+            if parent is None or parent.family is None or not parent.family.ends_with(element):
+                return False
+            element = parent
+        return True
+
+
+def path_of(element: Element[Any]) -> Path:
+    """Where an element stands."""
+    if element.parent is None:
+        return (element.seq,)
+    return (*path_of(element.parent), element.part or 0)

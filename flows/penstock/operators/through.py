@@ -21,13 +21,12 @@ def through(operator: Callable[[Observable[A]], Observable[B]], *, name: str = "
     """Send the values through a synchronous reactivex operator, with the credits kept right.
 
     What the operator gives out belongs to the element that went in: one value replaces its own, none settles it as
-    filtered, several become its parts (as with `flat_map`). An operator that gives out its value at the end (`reduce`,
-    `last`, a rest of `buffer_with_count`) gives it to the last element that brought nothing. If the operator raises,
-    the element fails and the operator starts anew, without what it remembered. If it completes (`take`), the run
-    takes no further input.
+    filtered, several become its parts (as with `flat_map`). A value that the operator gives out at its end (`reduce`,
+    `last`, a rest of `buffer_with_count`) belongs to none: it becomes an element of its own, which comes last and is
+    counted as received like the others. If the operator raises, the element fails and the operator starts anew,
+    without what it remembered. If it completes (`take`), the run takes no further input.
 
-    **Takes in** elements. **Holds back** one element: the last that brought nothing. **Gives out** as the operator
-    does. **Ends** when its input does.
+    **Takes in** elements. **Holds back** never. **Gives out** as the operator does. **Ends** when its input does.
 
     >>> from reactivex import operators as ops
     >>> step = through(ops.distinct_until_changed())
@@ -65,8 +64,8 @@ class Passage:
         self._scope = scope
         self.inner = SerialDisposable()
         self._values: list[Any] = []
-        self._held: Element[Any] | None = None
-        self._current: Element[Any] | None = None
+        self._open = False
+        """True while a value is on its way through: only then may the operator give something out."""
         self._error: Exception | None = None
         self._finished = False
         self._start()
@@ -87,18 +86,24 @@ class Passage:
 
     def on_completed(self) -> None:
         """Let the operator give out what it kept."""
-        out: list[Element[Any]] = []
-        self._current = self._held
         if not self._finished:
-            try:
-                self._input.on_completed()
-            except Exception as error:
-                self._error = error
-        if self._current is not None:
-            self._attribute(self._current, out)
-        self._current = self._held = None
-        if out:
-            self._observer.on_next(out)
+            self._push(self._input.on_completed)
+        if self._values or self._error is not None:
+            self._scope.spawn(self._give_rest(), f"step:{self._name}")
+        else:
+            self._observer.on_completed()
+
+    async def _give_rest(self) -> None:
+        """Values without an element get one of their own, as there is room."""
+        for value in self._values:
+            element = await self._scope.admit(value)
+            if not self._scope.emit(self._observer, [element]):
+                return
+        if self._error is not None:
+            element = await self._scope.admit(None)
+            element.fail(self._name, self._error)
+            if not self._scope.emit(self._observer, [element]):
+                return
         self._observer.on_completed()
 
     def _start(self) -> None:
@@ -109,30 +114,28 @@ class Passage:
             self._on_value, self._on_error, self._on_finish, scheduler=ImmediateScheduler.singleton()
         )
 
-    def _send(self, element: Element[Any], out: list[Element[Any]]) -> None:
-        self._current = element
+    def _push(self, push: Callable[[], None]) -> None:
+        self._open = True
         try:
-            self._input.on_next(element.value)
+            push()
         except Exception as error:
             self._error = error
-        self._current = None
+        self._open = False
+
+    def _send(self, element: Element[Any], out: list[Element[Any]]) -> None:
+        self._push(lambda: self._input.on_next(element.value))
         if self._error is not None:
             element.fail(self._name, self._error)
             out.append(element)
             self._start()
-        elif self._values or self._finished:
-            self._attribute(element, out)
-        else:
-            if self._held is not None:
-                self._held.outcome = Outcome.FILTERED
-                out.append(self._held)
-            self._held = element
+            return
+        if self._finished:
+            self._scope.close_input()
+        self._attribute(element, out)
 
     def _attribute(self, element: Element[Any], out: list[Element[Any]]) -> None:
         values, self._values = self._values, []
-        if self._error is not None:
-            element.fail(self._name, self._error)
-        elif not values:
+        if not values:
             element.outcome = Outcome.FILTERED
         elif len(values) == 1:
             element.value = values[0]
@@ -144,15 +147,13 @@ class Passage:
         out.append(element)
 
     def _on_value(self, value: Any) -> None:
-        if self._current is None:
-            self._scope.fault(Unattributed(self._name))
-        else:
+        if self._open:
             self._values.append(value)
+        else:
+            self._scope.fault(Unattributed(self._name))
 
     def _on_error(self, error: Exception) -> None:
         self._error = error
 
     def _on_finish(self) -> None:
-        if not self._finished and self._current is not None and self._current is not self._held:
-            self._scope.close_input()
         self._finished = True

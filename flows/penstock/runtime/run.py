@@ -81,7 +81,11 @@ class Run:
         self.window = Window(plan.elements, plan.bytes)
         self.totals = totals or Totals(plan.name)
         self.scope = Scope(
-            self.window, name=f"{plan.name}:{self.id}", meters=self.totals.meters, on_fault=self._on_fault
+            self.window,
+            name=f"{plan.name}:{self.id}",
+            meters=self.totals.meters,
+            on_fault=self._on_fault,
+            ordered=ordered,
         )
         self.ledger = self.scope.ledger
         self.reason: str | None = None

@@ -79,7 +79,7 @@ class Intake(Generic[T]):
                 await self._refuse(values[start], sizes[start])
                 start += 1
                 continue
-            taken = window.take(len(values) - start, sizes[start:] if start and sizes is not None else sizes)
+            taken = window.take(len(values) - start, sizes, start)
             if not taken:
                 await window.room()
                 continue
