@@ -1,0 +1,316 @@
+"""`penstock dead-letters`: data on standard output, everything else on standard error, and an exit code that tells."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from penstock.cli import main
+from penstock.deadletters import Letter, as_document, make_store, new_id, now
+
+NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)
+
+
+def letter(seq=0, **facts):
+    plain = {
+        "id": new_id(), "flow": "orders", "run": "r", "seq": seq, "key": seq, "step": "inventory",
+        "type": "InventoryUnavailable", "message": "Inventory unavailable", "attempts": 2, "input": b'{"orderId":3}',
+        "input_size": 13, "started_at": NOON, "failed_at": NOON + timedelta(seconds=seq),
+    }  # fmt: skip
+    return Letter(**(plain | facts))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_ours(monkeypatch, tmp_path):
+    monkeypatch.delenv("PENSTOCK_DEAD_LETTERS", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Stores letters in the file that is looked at by default."""
+
+    def add(*letters, url="sqlite:///penstock.db"):
+        async def fill():
+            store = make_store(url)
+            await store.open()
+            await store.add(letters)
+            await store.aclose()
+
+        asyncio.run(fill())
+        return letters
+
+    return add
+
+
+@pytest.fixture
+def run(capfdbinary):
+    """Runs the command in this process; gives its exit code and what it wrote."""
+
+    def call(*words):
+        try:
+            code = main(["dead-letters", *words])
+        except SystemExit as end:
+            code = end.code
+        sys.stdout.flush()
+        out, err = capfdbinary.readouterr()
+        return code, out, err.decode()
+
+    return call
+
+
+def cells(line):
+    return [cell for cell in line.decode().split("  ") if cell]
+
+
+def test_a_list_is_a_table_with_a_line_for_each_letter(store, run):
+    """Id, time, flow, key, step, type and message, oldest first, under each other."""
+    first, second = store(letter(3), letter(12, type="TimedOut", message="late"))
+
+    code, out, err = run("list")
+
+    head, *lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert head.split() == [b"ID", b"TIME", b"FLOW", b"KEY", b"STEP", b"TYPE", b"MESSAGE"]
+    facts = ["2020-03-01T12:00:03Z", "orders", "3", "inventory", "InventoryUnavailable", "Inventory unavailable"]
+    assert [cell.strip() for cell in cells(lines[0])] == [first.id, *facts]
+    assert [cell.strip() for cell in cells(lines[1])][0::5] == [second.id, "TimedOut"]
+    assert head.index(b"MESSAGE") == lines[0].index(b"Inventory u") == lines[1].index(b"late")
+
+
+def test_json_is_a_document_a_line(store, run):
+    """With `--json` each line is the document that `GET /dead-letters/{id}` answers, for one or for many."""
+    letters = store(letter(1), letter(2, input=b"\xff", found={"a": {"b": [1]}}), letter(3, message="\ud800 Zoë"))
+
+    code, out, _ = run("list", "--json")
+
+    assert code == 0
+    assert [json.loads(line)["id"] for line in out.splitlines()] == [one.id for one in letters]
+    assert json.loads(out.splitlines()[1]) == as_document(letters[1])
+    assert run("show", letters[1].id, "--json")[1] == out.splitlines(keepends=True)[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "seqs"),
+    [
+        (["--flow", "sales"], [5]),
+        (["--run", "other"], [4]),
+        (["--step", "decode"], [3]),
+        (["--type", "TimedOut", "--state", "parked"], [2]),
+        (["--since", "2020-03-01T12:00:04Z"], [4, 5]),
+        (["--since", "2020-03-01T12:00:01", "--until", "2020-03-01T14:00:03+02:00"], [1, 2]),
+    ],
+)
+def test_a_list_can_be_filtered(store, run, words, seqs):
+    """By flow, run, step, type, state and time, all of which have to fit."""
+    store(
+        letter(1),
+        letter(2, type="TimedOut", state="parked"),
+        letter(3, step="decode"),
+        letter(4, run="other"),
+        letter(5, flow="sales"),
+    )
+
+    _, out, _ = run("list", "--json", *words)
+
+    assert [json.loads(line)["seq"] for line in out.splitlines()] == seqs
+
+
+def test_a_limit_says_where_to_go_on(store, run):
+    """What is left out is said on standard error, with the words that bring it; many pages are one list."""
+    letters = store(*map(letter, range(2100)))
+
+    _, some, said = run("list", "--json", "--limit", "2050")
+    _, rest, nothing = run("list", "--json", "--after", said.split()[-1])
+
+    assert [json.loads(line)["seq"] for line in (some + rest).splitlines()] == list(range(2100))
+    assert (letters[2049].id in said, nothing) == (True, "")
+
+
+def test_a_table_of_many_pages_has_one_head_and_stays_aligned(store, run):
+    """Columns are as wide as the first page needs them; what is longer later is cut."""
+    store(*map(letter, range(1001)), letter(1001, step="a step of a very long name"))
+
+    _, out, _ = run("list", "--limit", "2000")
+
+    lines = out.decode().splitlines()
+    assert len(lines) == 1003
+    assert sum("MESSAGE" in line for line in lines) == 1
+    assert {line.index("Inventory u") for line in lines[1:]} == {lines[0].index("MESSAGE")}
+
+
+def test_nothing_found_is_no_failure(store, run):
+    """An empty list is said on standard error and ends with 0."""
+    store(letter())
+
+    code, out, err = run("list", "--flow", "sales")
+
+    assert (code, out) == (0, b"")
+    assert "no dead letters" in err
+
+
+def test_a_letter_is_shown_with_everything(store, run):
+    """Every fact on a line of its own, then what came in."""
+    (one,) = store(
+        letter(
+            7, part=2, key="k", cause="OSError: gone", found={"pricing": 1}, input=b'{\n"a":\xff\x1b}\n', input_size=13
+        )
+    )
+
+    code, out, err = run("show", one.id)
+
+    assert (code, err) == (0, "")
+    assert out.decode().splitlines() == [
+        f"id        {one.id}",
+        "state     waiting",
+        "flow      orders",
+        "run       r",
+        "seq       7, part 2",
+        "key       k",
+        "started   2020-03-01T12:00:00.000000Z",
+        "failed    2020-03-01T12:00:07.000000Z",
+        "step      inventory",
+        "type      InventoryUnavailable",
+        "message   Inventory unavailable",
+        "attempts  2",
+        "cause     OSError: gone",
+        'found     {"pricing":1}',
+        "input     the first 10 of 13 bytes",
+        "{",
+        '"a":\\xff\\x1b}',
+    ]
+
+
+def test_nothing_that_came_in_reaches_the_terminal_as_a_command(store, run):
+    """Escape sequences, line breaks and odd spaces of an input or a message are shown as what they are."""
+    (one,) = store(letter(message="\x1b]0;title\x07 two\nlines \u202e", key="\x1b[2J", input=b"\x1b[2J\r\n\x9b"))
+
+    for _, out, _ in (run("list"), run("show", one.id)):
+        assert b"\\x1b]0;title\\x07 two\\nlines \\u202e" in out
+        assert all(character.isprintable() or character == "\n" for character in out.decode())
+
+
+def test_the_input_comes_out_as_it_came_in(store, run):
+    """`--input` writes the original bytes and not one more, so that they can be sent again."""
+    (one,) = store(letter(input=bytes(range(256)), input_size=256))
+
+    assert run("show", one.id, "--input") == (0, bytes(range(256)), "")
+
+
+def test_an_input_that_was_cut_is_said_to_be(store, run):
+    """Its beginning comes out, and exit code 1 keeps it from being sent again unseen."""
+    (one,) = store(letter(input=b'{"a', input_size=5000))
+
+    code, out, err = run("show", one.id, "--input")
+
+    assert (code, out) == (1, b'{"a')
+    assert "first 3 of 5000 bytes" in err
+
+
+def test_an_unknown_letter_is_a_failure(store, run):
+    """Who asks for one letter and gets none has to see it by the exit code."""
+    store(letter())
+
+    code, out, err = run("show", "0190")
+
+    assert (code, out) == (1, b"")
+    assert "no dead letter 0190" in err
+
+
+def test_the_store_is_the_flag_s_or_the_variable_s_or_the_default(store, run, monkeypatch, tmp_path):
+    """The flag wins over PENSTOCK_DEAD_LETTERS, and that over sqlite:///penstock.db."""
+    for seq, name in enumerate(("penstock", "variable", "flag")):
+        store(letter(seq), url=f"sqlite:///{tmp_path}/{name}.db")
+
+    by_default = run("list", "--json")[1]
+    monkeypatch.setenv("PENSTOCK_DEAD_LETTERS", f"sqlite:///{tmp_path}/variable.db")
+    by_variable = run("list", "--json")[1]
+    by_flag = run("list", "--json", "--dead-letters", f"sqlite:///{tmp_path}/flag.db")[1]
+
+    assert [json.loads(out)["seq"] for out in (by_default, by_variable, by_flag)] == [0, 1, 2]
+
+
+def test_a_store_that_is_not_there_is_not_made(run, tmp_path):
+    """To look is not to create: exit code 1, the sentence of `StoreMissing`, and no file."""
+    code, out, err = run("list")
+
+    assert (code, out, list(tmp_path.iterdir())) == (1, b"", [])
+    assert "there are no dead letters at sqlite:///penstock.db; name the database" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ([], "list|show"),
+        (["lsit"], "lsit"),
+        (["list", "--cuont", "3"], "--cuont"),
+        (["list", "--limit", "0"], "from 1 on, got '0'"),
+        (["list", "--limit", "x"], "from 1 on, got 'x'"),
+        (["list", "--since", "yesterday"], "since has to be a time like 2030-01-31T12:00:00Z, got 'yesterday'"),
+        (["list", "--until", ""], "until has to be a time"),
+        (["list", "--dead-letters", "memory:"], "GET /dead-letters"),
+        (["list", "--dead-letters", "redis://x"], "no dead-letter store is known for 'redis://x'"),
+        (["show"], "ID"),
+        (["show", "a", "--json", "--input"], "not allowed with"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_a_hint(store, run, words, hint):
+    """What was meant cannot be known, so nothing is shown."""
+    store(letter())
+
+    code, out, err = run(*words)
+
+    assert (code, out) == (2, b"")
+    assert hint in err
+
+
+@pytest.mark.parametrize("limit", ["1", "5000"])
+def test_a_reader_that_leaves_early_gets_no_traceback(store, limit):
+    """`… | head -1`: with little or with much left to write, nothing is complained about."""
+    store(*map(letter, range(5000)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "penstock", "dead-letters", "list", "--json", "--limit", limit],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    if limit != "1":
+        process.stdout.read(1)
+    process.stdout.close()
+
+    said = process.stderr.read().decode()
+    process.stderr.close()
+
+    assert process.wait(30) in (0, 1)
+    assert [line for line in said.splitlines() if "there are more" not in line] == []
+
+
+def test_on_a_terminal_a_message_is_cut_to_the_width(store):
+    """A line of the table is a line of the terminal, however long the message is."""
+    pty = pytest.importorskip("pty", reason="there are no terminals like this here")
+    store(letter(message="long " * 100))
+    ours, theirs = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-m", "penstock", "dead-letters", "list"],
+        stdout=theirs,
+        check=True,
+        env=os.environ | {"COLUMNS": "150", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    os.close(theirs)
+    shown = os.read(ours, 65_536).decode().splitlines()
+    os.close(ours)
+
+    assert len(shown[1]) == 150
+    assert shown[1].endswith("…")
+
+
+def test_times_of_now_are_found_by_since(store, run):
+    """What the list shows as a time can be given to `--since` as it is."""
+    store(letter(1, failed_at=now()))
+    time = run("list")[1].splitlines()[1].split()[1].decode()
+
+    assert run("list", "--json", "--since", time)[1] != b""
