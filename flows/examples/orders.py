@@ -4,6 +4,7 @@ printf '{"orderId":1}\n{"orderId":"two"}\noops\n' | python flows/examples/orders
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from typing import Any, TypedDict
@@ -37,7 +38,7 @@ flow = (
 
 
 async def chunks() -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(sys.stdin.buffer.read1, 65536):
+    while chunk := await asyncio.to_thread(os.read, 0, 65536):
         yield chunk
 
 

@@ -44,7 +44,7 @@ class NoScope(RunError):
     """A source or an asynchronous step was subscribed outside of a run."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what} works inside a run only: use start(stream, sink), flow.start() or flow.stream()")
+        super().__init__(f"{what} works inside a run only: use flow.start(source, sink) or flow.stream(source)")
 
 
 class Unattributed(RunError):

@@ -14,8 +14,8 @@ SSE = "text/event-stream"
 JSON = "application/json"
 
 _ANSWERS = (NDJSON, SSE, JSON)
-_SAME = {"application/ndjson": NDJSON, "application/jsonl": NDJSON, "application/x-jsonlines": NDJSON}
-_ENCODINGS = ("gzip", "deflate", "zstd", "identity")
+SAME = {"application/ndjson": NDJSON, "application/jsonl": NDJSON, "application/x-jsonlines": NDJSON}
+ENCODINGS = ("gzip", "deflate", "zstd", "identity")
 
 
 def answer_type(request: web.Request) -> str:
@@ -36,7 +36,7 @@ def _quality(accept: str, offer: str) -> float:
     specific, quality = -1, 0.0
     for part in accept.split(","):
         range_, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        range_ = _SAME.get(range_, range_)
+        range_ = SAME.get(range_, range_)
         level = 2 if range_ == offer else 1 if range_ == offer.split("/")[0] + "/*" else 0 if range_ == "*/*" else -1
         if level > specific:
             specific, quality = level, _q(parameters)
@@ -56,9 +56,9 @@ def _q(parameters: list[str]) -> float:
 def body_type(request: web.Request) -> tuple[str, str]:
     """The media type and the encoding of the body; raises 415."""
     encoding = request.headers.get("Content-Encoding", "identity").lower()
-    if encoding not in _ENCODINGS:
-        raise Refused(415, "unsupported_encoding", f"a body comes as {', '.join(_ENCODINGS)}, not as {encoding}")
-    kind = _SAME.get(request.content_type, request.content_type)
+    if encoding not in ENCODINGS:
+        raise Refused(415, "unsupported_encoding", f"a body comes as {', '.join(ENCODINGS)}, not as {encoding}")
+    kind = SAME.get(request.content_type, request.content_type)
     if "Content-Type" not in request.headers or kind not in (NDJSON, JSON):
         found = request.headers.get("Content-Type", "none")
         raise Refused(

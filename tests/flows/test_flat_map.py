@@ -113,7 +113,6 @@ def test_an_ordered_run_keeps_parts_behind_those_of_earlier_elements() -> None:
     assert [result.seq for result in results(flow, range(5), ordered=True)] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
-@pytest.mark.xfail(reason="later elements take the room for parts that an earlier one needs", strict=True)
 def test_an_ordered_run_does_not_stand_still_when_elements_overtake_before_flat_map() -> None:
     """An element that comes to `flat_map` late still gets room for its parts."""
 
@@ -126,7 +125,6 @@ def test_an_ordered_run_does_not_stand_still_when_elements_overtake_before_flat_
     assert [result.seq for result in results(flow, range(3), ordered=True)] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
-@pytest.mark.xfail(reason="parts are sorted by the number in their own family only", strict=True)
 def test_an_ordered_run_keeps_parts_of_parts_in_order() -> None:
     """All parts of the first part come before those of the second."""
     flow = Flow("f").flat_map(lambda _: [0, 10]).flat_map(lambda value: [value, value + 1]).map_async(str)

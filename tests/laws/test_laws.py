@@ -11,7 +11,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from laws.plans import ATTEMPTS, BACKOFF, FATES, PLAIN, TIMEOUT, Plan, StepPlan, plans, play, within
+from laws.plans import (
+    ATTEMPTS,
+    BACKOFF,
+    FATES,
+    LATE,
+    PLAIN,
+    READING_ALL,
+    TIMEOUT,
+    Plan,
+    StepPlan,
+    plans,
+    play,
+    within,
+)
 from penstock import Flow, Service, from_iterable
 from penstock.deadletters import MemoryStore
 from penstock.element import Element, Ledger, Outcome
@@ -367,11 +380,15 @@ def test_a_small_run_is_not_stuck_behind_a_huge_one(width: int, window: int, sma
 @law
 @given(plans(sources=("drop_oldest", "drop_newest"), events=(None,), kinds=PLAIN))
 def test_whatever_a_feed_drops_is_counted(plan: Plan) -> None:
-    """Every value that was pushed is received, and the dropped ones are counted by themselves too."""
+    """Every value that was pushed is received, and the dropped ones are counted by themselves too.
+
+    What a `through` gives out at its end was never pushed: it is received beside them.
+    """
     played = play(plan)
+    late = LATE * sum(step.kind == "through" and step.number == 2 for step in plan.steps)
     assert played.feed is not None
 
-    assert played.summary.received == played.sent
+    assert played.sent <= played.summary.received <= played.sent + late
     assert played.supervisor.totals["plan"].dropped == played.feed.dropped <= played.summary.filtered
 
 
@@ -398,7 +415,7 @@ def test_every_failure_of_the_store_is_counted_and_logged(plan: Plan) -> None:
 
 
 @law
-@given(plans(sources=("broken", "fail"), events=(None,)))
+@given(plans(kinds=READING_ALL, sources=("broken", "fail"), events=(None,)))
 def test_a_source_that_breaks_is_loud(plan: Plan) -> None:
     """The run ends as failed with the reason in its summary and in the log; what came before is finished."""
     played = play(plan)

@@ -124,25 +124,34 @@ class Gathering:
     def on_answers(self, number: int, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> None:
         """Note the answers of one service; pass on what has all of them."""
         groups = self._groups[number]
-        while groups and not groups[0].elements:
+        begin = 0
+        while groups and begin < len(elements):
+            group = groups[0]
+            size = len(group.elements)
+            if group.elements != elements[begin : begin + size]:
+                break
             groups.popleft()
-        if groups and groups[0].elements == elements:
-            group = groups.popleft()
-            if Failed in map(type, answers):
-                self._fail(number, elements, answers)
-            group.columns[number] = answers
-            group.missing -= 1
-            if not group.missing:
-                self._pass_on(group.elements, zip(*cast("list[Sequence[Any]]", group.columns), strict=True))
-            return
-        complete = self._gather(number, elements, answers)
-        if complete:
-            self._pass_on(complete, [cast("list[Any]", element.answers) for element in complete])
+            if size:  # none: taken apart meanwhile
+                self._fill(group, number, answers[begin : begin + size])
+                begin += size
+        if begin < len(elements):
+            complete = self._gather(number, elements[begin:], answers[begin:])
+            if complete:
+                self._pass_on(complete, [cast("list[Any]", element.answers) for element in complete])
 
     def on_completed(self) -> None:
         """No further element will come."""
         self._ended = True
         self._complete()
+
+    def _fill(self, group: Group, number: int, answers: Sequence[Any]) -> None:
+        """Note that a service has answered for a whole group."""
+        if Failed in map(type, answers):
+            self._fail(number, group.elements, answers)
+        group.columns[number] = answers
+        group.missing -= 1
+        if not group.missing:
+            self._pass_on(group.elements, zip(*cast("list[Sequence[Any]]", group.columns), strict=True))
 
     def _gather(self, number: int, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> list[Element[Any]]:
         """Note answers element by element; returns those that have all of them."""

@@ -30,7 +30,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 MAX_IN_FLIGHT = 256
 """Calls that a service may have in flight at once, unless told otherwise."""
 
-SLICE = 256
+SLICE = 1024
 """Calls in a row that one worker makes before the event loop gets its turn, if none of them waits."""
 
 
@@ -205,6 +205,7 @@ class Service:
                 self._idle.append(worker)
                 await worker.sleep(loop)
                 self._waking = False
+                made = 0
                 continue
             lane = ready[0]
             job = lane.calls.popleft()

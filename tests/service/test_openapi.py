@@ -1,0 +1,402 @@
+"""`/openapi.json` is true: it has what there is and nothing else, and the service answers as it says."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import signal
+from typing import Any, NamedTuple
+
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+
+from penstock import Flow
+from penstock.deadletters import MemoryStore
+from penstock.observe import PenstockCollector, Requests, Watched
+from penstock.orders import orders_flow, sample_orders
+from penstock.runtime import Supervisor
+from penstock.settings import Settings
+from penstock_http.app import make_app
+from penstock_http.context import Context, Served
+from penstock_http.openapi import document
+from service.conftest import Serve
+from service.processes import Process, until
+from service.wire import NDJSON, Answer, orders
+
+FLAGS = ("--max-body", 20_000, "--max-count", 500, "--max-runs", 2, "--max-header", 2000, "--stall", 0.5)
+
+JSON = "application/json"
+SSE = "text/event-stream"
+BULK = "/orders/bulk"
+LETTERS = "/dead-letters"
+LETTER = "/dead-letters/{id}"
+
+Spec = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def spec(server: Process) -> Spec:
+    """What the service says about itself."""
+    return server.ask("GET", "/openapi.json").json()
+
+
+@pytest.fixture(scope="module")
+def id(server: Process) -> str:
+    """The id of a letter."""
+    return next(record["deadLetter"] for record in server.post({"orderId": 3}).results)
+
+
+class Case(NamedTuple):
+    """A request, and what it is to provoke: a status with the code of its problem, or else with its media type."""
+
+    method: str
+    path: str
+    status: int
+    said: str
+    query: str = ""
+    headers: dict[str, str] = {}  # noqa: RUF012 - read only
+    body: bytes | None = None
+
+
+def post(status: int, said: str, body: bytes, query: str = "", **headers: str) -> Case:
+    """A POST of items."""
+    return Case("POST", BULK, status, said, query, headers, body)
+
+
+LINES = {"Content_Type": NDJSON}
+ARRAY = {"Content_Type": JSON}
+ONE_PIECE = {"Accept": JSON}
+GZIP = {"Content_Encoding": "gzip"}
+HALF = gzip.compress(orders(100))[:-10]
+MANY = json.dumps([{"orderId": number} for number in range(1, 3000)]).encode()
+LONG = {"X_Long": "x" * 3000}
+BAD = {"X_Bad ": "x"}
+
+READINGS = [
+    Case("GET", "/flows", 200, JSON),
+    Case("GET", "/flows/{name}", 200, JSON),
+    Case("GET", "/flows/{name}", 404, "no_such_flow", headers={}),
+    Case("GET", "/health/live", 200, JSON),
+    Case("GET", "/health/ready", 200, JSON),
+    Case("GET", "/metrics", 200, "text/plain"),
+    Case("GET", "/metrics", 200, "application/openmetrics-text", headers={"Accept": "application/openmetrics-text"}),
+    Case("GET", "/openapi.json", 200, JSON),
+    Case("GET", LETTERS, 200, JSON),
+    Case("GET", LETTERS, 400, "bad_parameter", "?limit=0"),
+    Case("GET", LETTERS, 403, "token_needed", headers={"Forwarded": "for=203.0.113.7"}),
+    Case("GET", LETTER, 200, JSON),
+    Case("GET", LETTER, 400, "bad_parameter", "?x=1"),
+    Case("GET", LETTER, 403, "token_needed", headers={"Forwarded": "for=203.0.113.7"}),
+    Case("GET", LETTER, 404, "no_such_letter"),
+]
+CASES = [
+    *READINGS,
+    *(case._replace(method="HEAD") for case in READINGS),
+    Case("GET", BULK, 200, NDJSON, "?count=4"),
+    Case("GET", BULK, 200, SSE, "?count=4", {"Accept": SSE}),
+    Case("GET", BULK, 200, JSON, "?count=2", ONE_PIECE),
+    Case("GET", BULK, 207, JSON, "?count=4", ONE_PIECE),
+    Case("GET", BULK, 400, "bad_parameter", "?count=0"),
+    Case("GET", BULK, 406, "not_acceptable", headers={"Accept": "text/html"}),
+    Case("GET", BULK, 413, "answer_too_large", "?count=500", ONE_PIECE),
+    post(200, NDJSON, orders(3) + b"rubbish\n[1]\n", **LINES),
+    post(200, SSE, orders(3), **LINES, Accept=SSE),
+    post(200, JSON, orders(2), **LINES, **ONE_PIECE),
+    post(207, JSON, orders(3), **LINES, **ONE_PIECE),
+    post(400, JSON, HALF, **LINES, **GZIP, **ONE_PIECE),
+    post(400, "bad_parameter", orders(1), "?count=3", **LINES),
+    post(400, "malformed", b"[", **ARRAY),
+    post(400, "no_array", b"{}", **ARRAY),
+    post(400, "broken_body", HALF, **ARRAY, **GZIP),
+    post(406, "not_acceptable", orders(1), **LINES, Accept="text/html"),
+    post(413, "body_too_large", MANY, **ARRAY),
+    post(413, "answer_too_large", orders(500), **LINES, **ONE_PIECE),
+    post(415, "unsupported_type", b"", Content_Type="text/csv"),
+    post(415, "unsupported_encoding", b"", **LINES, Content_Encoding="br"),
+]
+EVERYWHERE = {("400", "bad_request"): BAD, ("431", "headers_too_large"): LONG}
+
+ELSEWHERE = {
+    ("GET", BULK, "503", "too_many_runs"),
+    ("GET", BULK, "503", "stopping"),
+    ("GET", BULK, "503", JSON),
+    ("POST", BULK, "408", "stalled"),
+    ("POST", BULK, "408", JSON),
+    ("POST", BULK, "503", "too_many_runs"),
+    ("POST", BULK, "503", "stopping"),
+    ("POST", BULK, "503", JSON),
+    *((method, path, "401", "token_needed") for method in ("GET", "HEAD") for path in (LETTERS, LETTER)),
+    *((method, "/health/ready", "503", JSON) for method in ("GET", "HEAD")),
+}
+"""What other tests here provoke."""
+
+NEVER = {("500", "broken"), ("503", "store_unavailable")}
+"""What only a broken service or disk does; and a GET whose samples break, below."""
+
+
+def content(spec: Spec, answer: Answer, method: str, path: str) -> Any:
+    """What the document says about the body of an answer: its status and its type have to be in it, and its headers."""
+    said = spec["paths"][path][method.lower()]["responses"]
+    assert str(answer.status) in said, f"{answer.status} is not among {list(said)}"
+    for name, header in said[str(answer.status)].get("headers", {}).items():
+        header = header if "$ref" not in header else spec["components"]["headers"][header["$ref"].rpartition("/")[2]]
+        assert name.lower() in answer.headers or not header.get("required"), name
+    kind = answer.headers["content-type"].split(";")[0]
+    if method == "HEAD":
+        assert (answer.body, "content" in said[str(answer.status)]) == (b"", False)
+        return None
+    assert kind in said[str(answer.status)]["content"], kind
+    return said[str(answer.status)]["content"][kind]["schema"]
+
+
+def documents(answer: Answer) -> list[Any]:
+    """The JSON documents of a body, of whatever type it is."""
+    match answer.headers["content-type"].split(";")[0]:
+        case "application/x-ndjson":
+            return answer.lines()
+        case "text/event-stream":
+            return [json.loads(line[6:]) for line in answer.body.splitlines() if line.startswith(b"data: ")]
+        case kind if kind.endswith("json"):
+            return [answer.json()]
+        case _:
+            return [answer.body.decode()]
+
+
+def closed(part: Any) -> Any:
+    """Schemas whose objects may have nothing that they do not name."""
+    if isinstance(part, list):
+        return [closed(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    shut = {"additionalProperties": False} if part.get("type") == "object" and "properties" in part else {}
+    return {name: closed(each) for name, each in part.items()} | shut
+
+
+def validator(spec: Spec, schema: Any) -> Draft202012Validator:
+    """Checks documents against a schema of the document."""
+    ours = {name: part for name, part in spec["components"]["schemas"].items() if not name.startswith("item.")}
+    schemas = spec["components"]["schemas"] | closed(copy.deepcopy(ours))
+    checker = Draft202012Validator.FORMAT_CHECKER
+    return Draft202012Validator(schema | {"components": {"schemas": schemas}}, format_checker=checker)
+
+
+def check(spec: Spec, answer: Answer, method: str, path: str) -> list[Any]:
+    """Assert that an answer is as the document says; returns its documents."""
+    schema = content(spec, answer, method, path)
+    if method == "HEAD":
+        return []
+    found = documents(answer)
+    assert found
+    for one in found:
+        validator(spec, schema).validate(one)
+    return found
+
+
+def promised(spec: Spec) -> set[tuple[str, str, str, str]]:
+    """Everything that the document says may be answered: method, path, status, and code or type."""
+    return {
+        (method.upper(), path, status, said)
+        for path, methods in spec["paths"].items()
+        for method, operation in methods.items()
+        for status, answer in (operation if method != "head" else methods["get"])["responses"].items()
+        for kind, form in answer["content"].items()
+        for said in (form["schema"]["properties"]["code"]["enum"] if "problem" in kind else [kind])
+    }
+
+
+def test_it_is_valid_openapi(spec: Spec) -> None:
+    """By the schema of OpenAPI 3.1, with every reference resolved."""
+    validate(spec)
+    assert spec["openapi"].startswith("3.1")
+
+
+def app_of(flows: dict[str, Served]) -> tuple[Any, Spec]:
+    """An application in this process, and what it says about itself."""
+    supervisor, requests = Supervisor(), Requests()
+    context = Context(Settings(), supervisor, flows, MemoryStore(), requests)
+    app = make_app(context, PenstockCollector(Watched(supervisor, requests, "0", False)))
+    return app, json.loads(json.dumps(document(context)))
+
+
+def test_it_has_every_route_and_nothing_else() -> None:
+    """Each method of each path, HEAD too; a flow's path stands for the route of all flows."""
+    app, spec = app_of({"orders": Served(orders_flow(), sample_orders)})
+    there = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
+    said = {(method.upper(), path) for path, methods in spec["paths"].items() for method in methods}
+    assert {(method, path.replace("/orders/", "/{name}/")) for method, path in said} == there
+
+
+def test_each_flow_that_is_served_has_its_path() -> None:
+    """With the type of its items; one without samples has no GET, one without a type takes any JSON."""
+    flows = {
+        "orders": Served(orders_flow(), sample_orders),
+        "sales": Served(Flow("sales")),
+        "odd": Served(Flow("odd", object().__class__)),
+        "numbers": Served(Flow("numbers", int)),
+    }
+    _, spec = app_of(flows)
+    validate(spec)
+    bulk = {path: list(methods) for path, methods in spec["paths"].items() if path.endswith("/bulk")}
+    items = {path: spec["paths"][path]["post"]["requestBody"]["content"][JSON]["schema"]["items"] for path in bulk}
+    assert bulk == {
+        "/orders/bulk": ["get", "post"],
+        "/sales/bulk": ["post"],
+        "/odd/bulk": ["post"],
+        "/numbers/bulk": ["post"],
+    }
+    assert items["/orders/bulk"] == {"$ref": "#/components/schemas/item.Order"}
+    assert (items["/sales/bulk"], items["/numbers/bulk"]) == ({}, {"type": "integer"})
+    assert spec["components"]["schemas"]["item.Order"]["required"] == ["orderId"]
+
+
+def name_of(case: Case) -> str:
+    return f"{case.method} {case.path} {case.status} {case.said}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_the_service_answers_as_it_says(server: Process, spec: Spec, id: str, case: Case) -> None:
+    """Status, headers, type and body: nothing is missing, and nothing is there that was not said."""
+    there = case.status == 404
+    path = case.path.replace("{id}", "nothing" if there else id).replace("{name}", "sales" if there else "orders")
+    answer = server.ask(case.method, path + case.query, case.body, **case.headers)
+    assert answer.status == case.status
+    found = check(spec, answer, case.method, case.path)
+    if case.method != "HEAD":
+        kind = answer.headers["content-type"].split(";")[0]
+        assert case.said == (found[0]["code"] if "problem" in kind else kind)
+
+
+@pytest.mark.parametrize(("status", "code"), EVERYWHERE)
+def test_some_refusals_belong_to_every_operation(server: Process, spec: Spec, status: str, code: str) -> None:
+    """What is no HTTP, or has too large a head, is refused before anybody asks where it is to go."""
+    for path, methods in spec["paths"].items():
+        for method in map(str.upper, methods):
+            if method != "HEAD":
+                answer = server.ask(method, path, **EVERYWHERE[status, code])
+                assert (str(answer.status), answer.json()["code"]) == (status, code)
+                check(spec, answer, method, path)
+
+
+def test_all_that_it_says_is_provoked(spec: Spec) -> None:
+    """By a test of this file; what only a broken service does is named."""
+    provoked = {(case.method, case.path, str(case.status), case.said) for case in CASES} | ELSEWHERE
+    rest = {said for said in promised(spec) - provoked if said[2:] not in NEVER and said[2:] not in EVERYWHERE}
+    assert rest == {("GET", BULK, "400", JSON)}
+    assert provoked <= promised(spec)
+
+
+def test_a_token_is_asked_for_as_it_says(serve: Serve) -> None:
+    """With a token set, the operations on dead letters need it, and the others do not."""
+    server = serve(env={"PENSTOCK_TOKEN": "secret"})
+    spec = server.ask("GET", "/openapi.json").json()
+    validate(spec)
+    for path in (LETTERS, LETTER):
+        for method in ("GET", "HEAD"):
+            answer = server.ask(method, path)
+            check(spec, answer, method, path)
+            assert answer.status == 401
+    secured = {
+        path for path, methods in spec["paths"].items() if {"token": []} in methods.get("get", {}).get("security", ())
+    }
+    assert secured == {LETTERS, LETTER}
+    assert all({} not in spec["paths"][path]["get"]["security"] for path in secured)
+
+
+def test_a_body_that_does_not_arrive_is_answered_as_it_says(server: Process, spec: Spec) -> None:
+    """408: a problem for an array, the accounts for a stream that was to be answered in one piece."""
+    for headers, said in ((ARRAY, "stalled"), (LINES | ONE_PIECE, JSON)):
+        with server.connect() as client:
+            client.upload(**headers)
+            client.chunk(orders(1))
+            answer = client.answer().complete()
+        (found,) = check(spec, answer, "POST", BULK)
+        assert (answer.status, found.get("code", JSON)) == (408, said)
+
+
+def test_too_many_streams_are_refused_as_it_says(server: Process, spec: Spec) -> None:
+    """503, `too_many_runs`, with `Retry-After`."""
+    with server.connect() as first, server.connect() as second:
+        for client in (first, second):
+            client.upload()
+            assert client.answer().status == 200
+        for method, body in (("GET", None), ("POST", orders(1))):
+            answer = server.ask(method, BULK, body, **LINES)
+            assert check(spec, answer, method, BULK)[0]["code"] == "too_many_runs"
+        for client in (first, second):
+            client.chunk(b"")
+
+
+def test_a_stop_is_answered_as_it_says(serve: Serve) -> None:
+    """503: not ready, no further streams, and what is under way in one piece ends with its accounts."""
+    server = serve("--latency-scale", 20, "--window", 2)
+    spec = server.ask("GET", "/openapi.json").json()
+    with server.connect() as get, server.connect() as upload, server.connect() as late:
+        get.request("GET", f"{BULK}?count=9", **ONE_PIECE)
+        upload.upload(**ONE_PIECE)
+        upload.chunk(orders(1))
+        until(lambda: server.metric("penstock_in_flight") == 3)
+        server.signal(signal.SIGTERM)
+        server.event("stop.phase", phase="draining")
+        for method, path in (("GET", "/health/ready"), ("HEAD", "/health/ready"), ("GET", BULK), ("POST", BULK)):
+            late.request(method, path, b"" if method == "POST" else None, **LINES)
+            answer = late.answer(method).complete()
+            assert answer.status == 503
+            said = check(spec, answer, method, path)
+            assert path != BULK or said[0]["code"] == "stopping"
+        for method, client in (("GET", get), ("POST", upload)):
+            answer = client.answer().complete()
+            assert check(spec, answer, method, BULK)[0]["end"]["reason"] == "draining"
+            assert answer.status == 503
+    assert server.wait() == 0
+
+
+def test_a_page_and_its_letters_are_as_it_says(server: Process, spec: Spec) -> None:
+    """Letters with and without a key, of text and of bytes, whole and cut, on more than one page."""
+    server.ask("POST", BULK, orders(3) + b'\xff\n{"orderId":"x"}\n[]\n', **LINES)
+    page = server.ask("GET", f"{LETTERS}?limit=2")
+    assert check(spec, page, "GET", LETTERS)[0]["next"]
+    for letter in server.ask("GET", LETTERS).json()["letters"]:
+        validator(spec, spec["components"]["schemas"]["Letter"]).validate(letter)
+
+
+@pytest.mark.parametrize(
+    "line", ['{"orderId":1}', '{"orderId":7,"x":[null]}', '{"orderId":0}', '{"orderId":"1"}', "{}", "5", "[]", "null"]
+)
+def test_an_item_is_what_its_schema_says(server: Process, spec: Spec, line: str) -> None:
+    """What the schema of the items takes is an item, and what it does not take fails at `decode`."""
+    item = {"$ref": spec["paths"][BULK]["post"]["requestBody"]["content"][NDJSON]["schema"]["$ref"]}
+    (record,) = server.ask("POST", BULK, line.encode(), **LINES).results
+    assert validator(spec, item).is_valid(json.loads(line)) == record["ok"]
+
+
+def test_bodies_come_in_every_way_that_it_says(server: Process, spec: Spec) -> None:
+    """Each media type and each encoding; the limits that it names are the settings'."""
+    said = spec["paths"][BULK]["post"]
+    for kind in said["requestBody"]["content"]:
+        body = b'[{"orderId":1}]' if kind == JSON else orders(1)
+        assert server.ask("POST", BULK, body, Content_Type=kind).end["ok"] == 1
+    (encodings,) = (each["schema"]["enum"] for each in said["parameters"] if each["name"] == "Content-Encoding")
+    for encoding in encodings:
+        assert server.ask("POST", BULK, b"", **LINES, Content_Encoding=encoding).status == 200
+    assert "20000 bytes" in said["requestBody"]["description"]
+
+
+def test_parameters_have_the_bounds_that_it_says(server: Process, spec: Spec) -> None:
+    """Numbers at their bounds and words of the list are taken, others refused; each parameter is known."""
+    for path in (BULK, LETTERS):
+        for parameter in spec["paths"][path]["get"]["parameters"]:
+            if parameter["in"] != "query":
+                continue
+            name, schema = parameter["name"], parameter["schema"]
+            taken, refused = ["2030-01-31T12:00:00Z"], []
+            if "enum" in schema:
+                taken, refused = schema["enum"], ["random"]
+            elif schema["type"] == "integer":
+                taken = [schema["minimum"], schema["maximum"], schema["default"]]
+                refused = [schema["minimum"] - 1, schema["maximum"] + 1]
+            elif "format" in schema:
+                refused = ["yesterday"]
+            assert [server.ask("GET", f"{path}?{name}={value}").status for value in taken] == [200] * len(taken)
+            assert [server.ask("GET", f"{path}?{name}={value}").status for value in refused] == [400] * len(refused)
