@@ -1,5 +1,9 @@
 """Penstock: reactive dataflow with backpressure, settling and durable dead letters."""
 
+import sys
+
+import structlog
+
 from penstock.element import Failure
 from penstock.errors import ElementError, FlowError, PenstockError, RunError
 from penstock.flow import Flow
@@ -8,7 +12,9 @@ from penstock.services import Backoff, Service
 from penstock.sinks import Result
 from penstock.sources import Feed, from_async_iterable, from_iterable, from_observable, ndjson, ticks
 
-__version__ = "0.1.0"
+if not structlog.is_configured():
+    # Standard output belongs to the results of whoever uses this library; structlog would print there.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 __all__ = [
     "Backoff",

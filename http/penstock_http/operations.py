@@ -25,7 +25,7 @@ _TIMES = {
 def readings(context: Context) -> dict[str, Part]:
     """What is answered to a GET and to a HEAD, by path."""
     name = {"name": "name", "in": "path", "required": True, "schema": {"enum": list(context.flows)}}
-    text = {"schema": {"type": "string"}}
+    id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
     return {
         "/dead-letters": guarded(
             "deadLetters.list",
@@ -38,7 +38,7 @@ def readings(context: Context) -> dict[str, Part]:
             "deadLetters.show",
             "One letter",
             {200: answer("The letter.", json=ref("Letter")), 404: refusal(404, "no_such_letter")},
-            [{"name": "id", "in": "path", "required": True} | text],
+            [id],
             context,
         ),
         "/flows": operation("flows.list", "flows", "What is served", {200: answer("All flows.", json=ref("Flows"))}),

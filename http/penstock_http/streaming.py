@@ -96,13 +96,35 @@ async def conclude(
 ) -> None:
     """Write the end record, or cut the stream when there is none to write or nobody to read it."""
     reads = summary.reason not in ("left", "aborted")
+    transport = request.transport
     try:
         if reads:
             async with asyncio.timeout(LAST_WORD if summary.reason == "stalled" else stall):
                 await output.end(form.end(summary.end()))
     except (TimeoutError, ReaderGone, ConnectionError):
         reads = False
-    if not reads and request.transport is not None:
-        request.transport.abort()
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Not we were cancelled, but what aiohttp waits on for room: it died with the writer of a reader that stalled. The
+        # end record is behind what that reader has not taken yet; it gets a last moment to take it.
+        reads = await taken(transport)
+        if reads and transport is not None:
+            transport.close()
+    if not reads and transport is not None:
+        transport.abort()
     if not request.content.is_eof():
         response.force_close()
+
+
+async def taken(transport: asyncio.WriteTransport | None) -> bool:
+    """Whether the other side takes what is left to send within `LAST_WORD` seconds."""
+    until = asyncio.get_running_loop().time() + LAST_WORD
+    while transport is not None and not transport.is_closing():
+        if not transport.get_write_buffer_size():
+            return True
+        if asyncio.get_running_loop().time() >= until:
+            return False
+        await asyncio.sleep(0.05)
+    return False

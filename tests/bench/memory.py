@@ -12,7 +12,7 @@ WINDOW = 256
 RATE = 2_000_000
 """Bytes/s at which the client reads."""
 STALL = 3
-GROWTH_MIB = 32
+GROWTH_MIB = 8
 EVERY = 0.25
 
 

@@ -151,7 +151,13 @@ def express(folder: Path, scale: float) -> tuple[list[str], dict[str, str]]:
     return [node, str(EXPRESS / "server.mjs")], {"PORT": "0", "LATENCY_SCALE": str(scale), "NODE_ENV": "production"}
 
 
-COMMANDS = {"penstock": penstock, "express": express, "plain": plain}
+def batched(folder: Path, scale: float) -> tuple[list[str], dict[str, str]]:
+    """The Express service, but with many results in one write, which the replaced one does not do."""
+    command, environment = express(folder, scale)
+    return command, environment | {"WRITES": "batched"}
+
+
+COMMANDS = {"penstock": penstock, "express": express, "express-batched": batched, "plain": plain}
 
 
 @contextmanager

@@ -289,7 +289,7 @@ def test_a_source_outside_of_a_run_says_how_to_start_it() -> None:
     """Without a scope nothing starts."""
     from penstock.errors import NoScope
 
-    with pytest.raises(NoScope, match=r"flow.start\(\) or flow.stream\(\)"):
+    with pytest.raises(NoScope, match=r"use flow.start\(source, sink\) or flow.stream\(source\)"):
         from_iterable([1]).subscribe()
     with pytest.raises(NoScope):
         Scope.of(None, "a step")

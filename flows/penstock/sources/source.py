@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from typing import Any, Generic, TypeVar
 
@@ -43,11 +44,12 @@ class LongLine(bytes):
 class Intake(Generic[T]):
     """The gate that a source feeds: it takes the credits, numbers the elements and counts them as received."""
 
-    __slots__ = ("_observer", "_scope", "ledger", "seq")
+    __slots__ = ("_emitting", "_observer", "_scope", "ledger", "seq")
 
     def __init__(self, observer: abc.ObserverBase[list[Element[T]]], scope: Scope) -> None:
         self._observer = observer
         self._scope = scope
+        self._emitting = False
         self.ledger = scope.ledger
         self.seq = 0
 
@@ -106,11 +108,22 @@ class Intake(Generic[T]):
         self.give_out([element])
 
     def give_out(self, elements: list[Element[T]]) -> None:
-        """Emit elements whose credits were taken. A fault downstream ends the source."""
+        """Emit elements whose credits were taken. A fault downstream ends the source; so does a drain from there."""
         self.seq += len(elements)
         self.ledger.received += len(elements)
-        if not self._scope.emit(self._observer, elements):
+        self._emitting = True
+        emitted = self._scope.emit(self._observer, elements)
+        self._emitting = False
+        if not emitted or self._scope.input_closed:
             raise asyncio.CancelledError
+
+    def stop(self, task: asyncio.Task[Any]) -> None:
+        """End the task of the source: at once where it waits, or with the emission that it is in the middle of.
+
+        (Cancelled there it would be struck at its next wait, or, if it had none left, at its end: as if it had failed.)
+        """
+        if not self._emitting:
+            task.cancel()
 
 
 class Source(Observable[list[Element[T]]]):
@@ -135,8 +148,9 @@ class Source(Observable[list[Element[T]]]):
     async def _run(self, observer: abc.ObserverBase[list[Element[Any]]], scope: Scope) -> None:
         try:
             if not scope.input_closed:
-                scope.on_drain(_this_task().cancel)  # only now: cancelled earlier it could not complete
-                await self.produce(Intake(observer, scope))
+                intake = Intake(observer, scope)
+                scope.on_drain(partial(intake.stop, _this_task()))  # only now: cancelled earlier it could not complete
+                await self.produce(intake)
                 scope.input_closed = True
         except asyncio.CancelledError as error:
             if not scope.input_closed:
