@@ -45,7 +45,7 @@ PAYMENTS = [
 async def main(provider: Provider) -> list[Result]:
     pay = Service("pay", provider.pay, max_in_flight=4, timeout=2, attempts=3, backoff=Backoff(first=0.05, cap=1))
     flow = (
-        Flow("payments", key="id")
+        Flow[dict[str, Any]]("payments", key="id")
         .map(lambda payment: payment | {"key": f"payment-{payment['id']}"}, name="idempotency key")
         .throttle(10, burst=2)
         .map_async(pay)

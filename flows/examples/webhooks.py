@@ -36,7 +36,7 @@ async def deliver(delivery: dict[str, Any]) -> str:
 
 
 flow = (
-    Flow("webhooks", key="id")
+    Flow[dict[str, Any]]("webhooks", key="id")
     .flat_map(deliveries)
     .map_async(Service("deliver", deliver, max_in_flight=32, timeout=5, attempts=3))
     .dead_letters("memory:")

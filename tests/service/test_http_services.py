@@ -244,7 +244,7 @@ async def test_a_timeout_covers_the_whole_exchange(client: HttpClient, fault: st
         )
         (failed,) = await ask(service, {"orderId": 1})
         assert isinstance(failed.error, TimedOut)
-        assert (failed.attempts, service.timeouts) == (2, 2)
+        assert (failed.attempts, service.results["timeout"]) == (2, 2)
         await until(client, url, cancelled=2)
 
 

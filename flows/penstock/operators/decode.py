@@ -47,8 +47,8 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
             except Exception as error:
                 element.fail(name, _refusal(error))
             if key is not None:
-                value = element.value
-                element.key = value.get(key) if type(value) is dict else _key(value, key)
+                fields: Any = element.value
+                element.key = fields.get(key) if type(element.value) is dict else _key(fields, key)
 
     return each(name, work)
 

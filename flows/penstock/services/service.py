@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from enum import Enum
 from typing import Any, cast
 
 import structlog
@@ -22,7 +21,8 @@ import structlog
 from penstock.errors import CallCancelled, TimedOut
 from penstock.scope import CANCEL_SECONDS
 from penstock.services.backoff import Backoff
-from penstock.services.lane import Again, Done, Failed, Job, Lane
+from penstock.services.lane import Again, Done, Job, Lane
+from penstock.services.tries import At, Tries, worth_another
 from penstock.services.worker import Verdict, Worker
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -32,18 +32,6 @@ MAX_IN_FLIGHT = 256
 
 SLICE = 1024
 """Calls in a row that one worker makes before the event loop gets its turn, if none of them waits."""
-
-
-class At(Enum):
-    """When another attempt is made."""
-
-    ONCE = "by the same worker"
-    ANOTHER_TIME = "after a wait, or never because its run left"
-
-
-def worth_another(error: BaseException) -> bool:
-    """Whether another attempt may help: yes, unless the error says that it is not `retryable`."""
-    return bool(getattr(error, "retryable", True))
 
 
 class Service:
@@ -82,13 +70,9 @@ class Service:
         self.attempts = attempts
         self.backoff = backoff or Backoff()
         self.succeeded = 0
-        self.errors = 0
-        self.timeouts = 0
         self.cancelled = 0
-        self.retries = 0
         self._call = _as_coroutine_function(call, blocking)
-        self._retry_on = retry_on
-        self._chance = chance or random.Random()  # noqa: S311 - jitter, no secret
+        self._tries = Tries(attempts, self.backoff, retry_on, chance or random.Random())  # noqa: S311 - jitter
         self._lanes: set[Lane] = set()
         self._ready: deque[Lane] = deque()
         self._workers: list[Worker] = []
@@ -105,10 +89,15 @@ class Service:
         """Attempts so far, by what came of them."""
         return {
             "ok": self.succeeded,
-            "error": self.errors,
-            "timeout": self.timeouts,
+            "error": self._tries.errors,
+            "timeout": self._tries.timeouts,
             "cancelled": self.cancelled,
         }
+
+    @property
+    def retries(self) -> int:
+        """Attempts after the first."""
+        return self._tries.retries
 
     @property
     def in_flight(self) -> int:
@@ -255,28 +244,7 @@ class Service:
             if worker.task.cancelling():  # the event loop comes to its end
                 raise error
             error = CallCancelled(self.name)
-        return self._failed(lane, job, attempt, error)
-
-    def _failed(self, lane: Lane, job: Job | Again, attempt: int, error: Exception) -> Any:
-        """What a failed attempt comes to. A wait holds no place; an attempt that need not wait is made at once."""
-        if isinstance(error, TimedOut):
-            self.timeouts += 1
-        else:
-            self.errors += 1
-        try:
-            if attempt >= self.attempts or not self._retry_on(error):
-                lane.failed += 1
-                return Failed(error, attempt)
-            seconds = self.backoff.seconds(attempt, self._chance, getattr(error, "retry_after", None))
-        except Exception as broken:  # a bug in retry_on or in an error must not take the worker with it
-            broken.__cause__ = error
-            lane.failed += 1
-            return Failed(broken, attempt)
-        self.retries += 1
-        if seconds <= 0 and not lane.closed:
-            return At.ONCE
-        lane.again(Again(job.element if isinstance(job, Again) else job, attempt + 1), seconds)
-        return At.ANOTHER_TIME
+        return self._tries.after(lane, job, attempt, error)
 
     def _pardon(self, worker: Worker) -> Verdict | None:
         """Take back the cancelling of a worker's call: the worker goes on, unless others cancelled it too."""

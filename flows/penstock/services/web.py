@@ -17,7 +17,8 @@ from penstock.services.address import Address, field_of
 from penstock.services.backoff import Backoff
 from penstock.services.connections import HttpClient
 from penstock.services.refusal import refused_item
-from penstock.services.service import MAX_IN_FLIGHT, Service, worth_another
+from penstock.services.service import MAX_IN_FLIGHT, Service
+from penstock.services.tries import worth_another
 
 __all__ = ["ANSWER_LIMIT", "HttpClient", "http_batch_service", "http_service", "worth_asking_again"]
 
