@@ -107,8 +107,8 @@ async def conclude(
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        # Not we were cancelled, but what aiohttp waits on for room: it died with the writer of a reader that stalled. The
-        # end record is behind what that reader has not taken yet; it gets a last moment to take it.
+        # Not we were cancelled, but what aiohttp waits on for room: it died with the writer of a reader that stalled.
+        # The end record is behind what that reader has not taken yet; it gets a last moment to take it.
         reads = await taken(transport)
         if reads and transport is not None:
             transport.close()

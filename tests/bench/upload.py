@@ -186,6 +186,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--stall", type=float, default=0.0, help="seconds to stop reading for, once")
     parser.add_argument("--stall-after", type=float, default=5.0, help="seconds after which to stall")
     parser.add_argument("--seconds", type=float, default=0.0, help="leave after so many; 0: stay to the end")
+    parser.add_argument("--times", type=int, default=1, help="so many requests, one after another; seconds are of all")
     return parser.parse_args()
 
 
@@ -193,6 +194,12 @@ def main() -> None:
     given = arguments()
     pace = Pace(given.rate or 1e12, given.stall_after, given.stall) if given.rate or given.stall else None
     answer = upload(given.url, given.count, given.failing, pace, given.seconds)
+    for _ in range(given.times - 1):
+        before = answer.seconds
+        answer = upload(given.url, given.count, given.failing)
+        if answer.lines != given.count + 1:
+            raise ConnectionError(f"{answer.lines} lines came for {given.count} orders")
+        answer.seconds += before
     json.dump(asdict(answer), sys.stdout)
 
 

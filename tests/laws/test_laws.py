@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -273,6 +274,25 @@ def test_a_hanging_service_is_waited_for_no_longer_than_its_timeouts(plan: Plan)
 
     assert played.summary.reason == "completed"
     assert played.seconds <= plan.count * (one * len(plan.steps) + max(plan.pauses) + 40 * max(plan.pauses) + 1) + 5
+
+
+@law
+@given(
+    plan=plans(
+        kinds=("map_async", "flat_map", "through"),
+        fates=("ok", "slow"),
+        sources=("iterable", "async"),
+        events=(None,),
+        ordered=True,
+    ),
+    room=st.integers(1, 3),
+)
+def test_an_ordered_run_does_not_stand_still_where_elements_overtake_each_other(plan: Plan, room: int) -> None:
+    """Late elements get room for their parts, however little there is: the run comes to its end."""
+    overtaking = (StepPlan("map_async", ("slow", "ok"), 3), StepPlan("flat_map", ("ok",), room))
+    played = play(replace(plan, steps=(*overtaking, *plan.steps[:2])))
+
+    assert (played.summary.reason, played.summary.cancelled) == ("completed", 0)
 
 
 @law
