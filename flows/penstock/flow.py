@@ -41,7 +41,7 @@ class NamedStep:
     """The names that failures in this step carry, if they are not its own."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # with slots too, `Flow[int]("name")` raises TypeError on Python 3.11
 class Flow(Generic[A]):
     """A description of what happens to items, from their reading to their dead letters.
 

@@ -46,6 +46,11 @@ def upload(*lines: bytes) -> Source[bytes]:
 # Description
 
 
+def test_a_flow_may_be_told_the_type_of_its_items() -> None:
+    """`Flow[int]("f")` is the same flow as `Flow("f")`: the type is for the checkers."""
+    assert Flow[int]("f") == Flow("f")
+
+
 def test_a_flow_is_immutable() -> None:
     """Each method gives a new flow; the one it was called on stays as it was."""
     flow = Flow("f")
