@@ -185,7 +185,7 @@ class Service:
     async def _work(self, worker: Worker) -> None:
         """Make calls, one after the other, lane by lane in turn. Every order takes this path: it is measured."""
         loop = asyncio.get_running_loop()
-        clock, call, ready = _clock_of(loop), self._call, self._ready
+        clock, call, ready, another_time = _clock_of(loop), self._call, self._ready, At.ANOTHER_TIME
         made = 0
         self._waking = False
         while not worker.ended:
@@ -197,40 +197,56 @@ class Service:
                 made = 0
                 continue
             lane = ready[0]
-            job = lane.calls.popleft()
-            if not lane.calls:
+            calls = lane.calls
+            job = calls.popleft()
+            if not calls:
                 ready.popleft()
             elif len(ready) > 1:
                 ready.rotate(-1)
             if ready and not self._waking:
                 self._wake()
-            worker.lane = lane
-            worker.since = clock()
+            worker.lane, worker.since = lane, clock()
             if self._watch is None:
                 self._watch = loop.call_at(worker.since + self.timeout, self._check)
-            attempt = 1 if type(job) is not Again else job.attempt
+            # As long as calls do not wait, no time passes and nobody else gets a turn: the next one follows at once.
+            worker.waited = False
+            loop.call_soon(worker.notice)
             while True:
                 try:
                     answer = await call(job.value)
                 except (Exception, asyncio.CancelledError) as error:
-                    answer = self._broken_off(worker, lane, job, attempt, error)
-                    if answer is At.ONCE:
-                        attempt += 1
-                        worker.since = clock()
-                        continue
-                break
-            if worker.verdict is not None:  # the call swallowed its cancelling
-                self._pardon(worker)
-            if answer is not At.ANOTHER_TIME:
-                if not lane.jobs:
-                    loop.call_soon(lane.hand_on, context=lane.context)
-                lane.jobs.append(job)
-                lane.answers.append(answer)
-            made += 1
+                    answer = await self._try_again(worker, lane, job, error)
+                if worker.waited and worker.verdict is not None:  # the call swallowed its cancelling
+                    self._pardon(worker)
+                if answer is not another_time:
+                    if not lane.jobs:
+                        loop.call_soon(lane.hand_on, context=lane.context)
+                    lane.jobs.append(job)
+                    lane.answers.append(answer)
+                made += 1
+                if worker.waited or not calls or len(ready) > 1 or made >= SLICE:
+                    break
+                job = calls.popleft()
+                if not calls:
+                    ready.popleft()
             if made >= SLICE:
                 made = 0
                 worker.lane = None
                 await asyncio.sleep(0)
+
+    async def _try_again(self, worker: Worker, lane: Lane, job: Job | Again, error: BaseException) -> Any:
+        """What a call that raised comes to, after the attempts that need not wait."""
+        attempt = job.attempt if isinstance(job, Again) else 1
+        while True:
+            answer = self._broken_off(worker, lane, job, attempt, error)
+            if answer is not At.ONCE:
+                return answer
+            attempt += 1
+            worker.since = asyncio.get_running_loop().time()
+            try:
+                return await self._call(job.value)
+            except (Exception, asyncio.CancelledError) as again:
+                error = again
 
     def _broken_off(self, worker: Worker, lane: Lane, job: Job | Again, attempt: int, error: BaseException) -> Any:
         """What a call that raised comes to: a failure, another attempt, or nothing for a run that left."""

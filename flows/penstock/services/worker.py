@@ -19,13 +19,15 @@ class Verdict(Enum):
 class Worker:
     """One task of the pool, and the call it makes."""
 
-    __slots__ = ("_sleep", "cancels", "ended", "free", "lane", "since", "task", "verdict")
+    __slots__ = ("_sleep", "cancels", "ended", "free", "lane", "since", "task", "verdict", "waited")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] = cast("asyncio.Task[None]", None)
         self.lane: Lane | None = None
         self.since = 0.0
         self.verdict: Verdict | None = None
+        self.waited = False
+        """True when the event loop has turned since the call began."""
         self.cancels = 0
         self.ended = False
         self.free = asyncio.Event()
@@ -40,6 +42,10 @@ class Worker:
         """There may be work."""
         if self._sleep is not None and not self._sleep.done():
             self._sleep.set_result(None)
+
+    def notice(self) -> None:
+        """The event loop has turned."""
+        self.waited = True
 
     def cancel(self, verdict: Verdict) -> None:
         """End the call under way, but not the worker."""
