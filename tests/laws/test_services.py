@@ -584,3 +584,20 @@ def test_a_backoff_is_never_beyond_its_cap(first: float, factor: float, cap: flo
     """Whatever the numbers, a wait is between 0 and the cap."""
     for asked in (None, 0.0, 5.0, float("inf")):
         assert 0 <= Backoff(first, factor, cap).seconds(attempt, random.Random(0), asked) <= cap
+
+
+def test_the_error_of_an_attempt_does_not_name_that_of_the_one_before() -> None:
+    """Each attempt fails for a reason of its own; the one before is no cause of it."""
+
+    async def refuse(value: int) -> None:
+        raise ValueError(f"no {value}")
+
+    async def main() -> list[Any]:
+        asking = Asking(Service("refuse", refuse, attempts=3, backoff=NONE))
+        asking.ask(1)
+        answers = await asking.all()
+        await asking.lane.aclose()
+        return answers
+
+    [failed] = run(main())
+    assert (failed.attempts, failed.error.__cause__, failed.error.__context__) == (3, None, None)

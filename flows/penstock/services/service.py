@@ -190,7 +190,7 @@ class Service:
         self._waking = False
         while not worker.ended:
             if not ready:
-                worker.lane = lane = job = answer = cast(Any, None)  # an idle worker keeps nothing alive
+                worker.lane = lane = job = answer = broken = cast(Any, None)  # an idle worker keeps nothing alive
                 self._idle.append(worker)
                 await worker.sleep(loop)
                 self._waking = False
@@ -212,10 +212,13 @@ class Service:
             worker.waited = False
             loop.call_soon(worker.notice)
             while True:
+                broken = answer = None
                 try:
                     answer = await call(job.value)
                 except (Exception, asyncio.CancelledError) as error:
-                    answer = await self._try_again(worker, lane, job, error)
+                    broken = error
+                if broken is not None:  # outside of the handler: there, the next attempt's error would name this one
+                    answer = await self._try_again(worker, lane, job, broken)
                 if worker.waited and worker.verdict is not None:  # the call swallowed its cancelling
                     self._pardon(worker)
                 if answer is not another_time:
