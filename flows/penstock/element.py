@@ -143,9 +143,6 @@ def _sendable(text: str) -> str:
 Elements: TypeAlias = list[Element[T]]
 """What one notification carries: a few elements, at least one."""
 
-Stream: TypeAlias = Observable[list[Element[T]]]
-"""Elements on their way: what a source is and a step gives out."""
-
 Step: TypeAlias = Callable[[Observable[list[Element[A]]]], Observable[list[Element[B]]]]
 """One operator of a flow."""
 

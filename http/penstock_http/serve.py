@@ -163,7 +163,7 @@ async def close_connections(runner: web.AppRunner) -> None:
     if server is not None:
         server.pre_shutdown()
         until = asyncio.get_running_loop().time() + FAREWELL
-        while server.connections and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 - see below
+        while server.connections and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.02)  # aiohttp tells nobody when the last one has gone
     await runner.cleanup()
 
