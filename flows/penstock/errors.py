@@ -16,6 +16,25 @@ class FlowError(PenstockError):
     """A flow is described wrongly; raised when it is built, never while it runs."""
 
 
+class ExpressionWrong(FlowError):
+    """An expression is no expression; `line` and `column` say where in it, from 1 on."""
+
+    def __init__(self, text: str, reason: str, line: int, column: int) -> None:
+        super().__init__(f"{text!r} is no expression: {reason} (column {column})")
+        self.text = text
+        self.reason = reason
+        self.line = line
+        self.column = column
+
+
+class VariableMissing(FlowError):
+    """A variable of the environment that a description names is not set."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the variable {name} is not set; set it, or give it a default: ${{{name}:-default}}")
+        self.name = name
+
+
 class RunError(PenstockError):
     """A run as a whole broke: its source, or a bug in a part of it."""
 
@@ -129,6 +148,17 @@ class TooLarge(ElementError):
         super().__init__(f"{length} bytes are more than the limit of {limit} bytes for one element")
         self.length = length
         self.limit = limit
+
+
+class ExpressionFailed(ElementError):
+    """An expression has no result for this value, such as for a field that is not there."""
+
+    retryable = False
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(f"{text}: {reason}")
+        self.text = text
+        self.reason = reason
 
 
 class Unencodable(ElementError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Generic, TypeVar
@@ -17,28 +17,38 @@ from reactivex import Observable
 
 from penstock import operators, window
 from penstock.deadletters import Store, make_store
-from penstock.element import Element, Step
+from penstock.element import Element
 from penstock.errors import FlowError, RunError
 from penstock.operators.each import name_of
+from penstock.outlets import Outlet
 from penstock.runtime.plan import Plan
 from penstock.runtime.run import Run, Summary
 from penstock.services import MAX_IN_FLIGHT, Service
 from penstock.sinks import Outcomes, Result, Sink
+from penstock.steps import NamedStep, Way, walk
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 @dataclass(frozen=True, slots=True)
-class NamedStep:
-    """A step of a flow, and what is to be known of it from outside."""
+class When:
+    """A branch for the values for which a condition holds: `steps` continues an empty flow with the branch's own steps.
 
-    name: str
-    kind: str
-    apply: Step[Any, Any]
-    services: tuple[Service, ...] = ()
-    places: tuple[str, ...] = ()
-    """The names that failures in this step carry, if they are not its own."""
+    What reaches the branch's end goes on with the steps behind the branches, or, with `end`, is finished.
+    """
+
+    condition: Callable[[Any], object]
+    steps: Callable[[Flow[Any]], Flow[Any]] | None = None
+    end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """A branch for the values that no other branch took."""
+
+    steps: Callable[[Flow[Any]], Flow[Any]] | None = None
+    end: bool = False
 
 
 @dataclass(frozen=True)  # with slots too, `Flow[int]("name")` raises TypeError on Python 3.11
@@ -58,6 +68,15 @@ class Flow(Generic[A]):
     bytes: int = window.BYTES
     steps: tuple[NamedStep, ...] = field(default=(), kw_only=True)
     store: str | Store | None = field(default=None, kw_only=True)
+    redacted: tuple[str, ...] = field(default=(), kw_only=True)
+    """Fields that dead letters do not keep, as paths: `card.number`."""
+    ordered: bool = field(default=False, kw_only=True)
+    """Whether results keep the order of the input unless a run is asked otherwise."""
+    samples: Callable[[int], Any] | None = field(default=None, kw_only=True)
+    """Makes the sample item of a number, from 1 on."""
+    about: str = field(default="", kw_only=True)
+    _taken: frozenset[str] = field(default=frozenset(), kw_only=True, repr=False, compare=False)
+    """Names of steps outside of the branch that this flow is."""
 
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").isalnum():
@@ -77,18 +96,15 @@ class Flow(Generic[A]):
 
     def map(self, function: Callable[[A], B], *, name: str | None = None) -> Flow[B]:
         """Replace each value by what a plain, quick function makes of it."""
-        name = self._name(name or name_of(function, "map"))
-        return self._with(NamedStep(name, "map", operators.map(function, name=name)))
+        return self._with("map", name or name_of(function, "map"), function=function)
 
     def filter(self, predicate: Callable[[A], object], *, name: str | None = None) -> Flow[A]:
         """Let through the values for which a predicate is true."""
-        name = self._name(name or name_of(predicate, "filter"))
-        return self._with(NamedStep(name, "filter", operators.filter(predicate, name=name)))
+        return self._with("filter", name or name_of(predicate, "filter"), predicate=predicate)
 
     def tap(self, look: Callable[[A], object], *, name: str | None = None) -> Flow[A]:
         """Call a plain, quick function with each value; the value goes on unchanged."""
-        name = self._name(name or name_of(look, "tap"))
-        return self._with(NamedStep(name, "tap", operators.tap(look, name=name)))
+        return self._with("tap", name or name_of(look, "tap"), look=look)
 
     def flat_map(
         self,
@@ -98,8 +114,8 @@ class Flow(Generic[A]):
         name: str | None = None,
     ) -> Flow[B]:
         """Replace each value by the values of an iterable."""
-        name = self._name(name or name_of(function, "flat_map"))
-        return self._with(NamedStep(name, "flat_map", operators.flat_map(function, max_parts=max_parts, name=name)))
+        name = name or name_of(function, "flat_map")
+        return self._with("flat_map", name, function=function, max_parts=max_parts)
 
     def map_async(
         self,
@@ -113,9 +129,7 @@ class Flow(Generic[A]):
     ) -> Flow[Any]:
         """Replace each value by the answer of a coroutine function or a `Service`."""
         service = _service(name, "map_async", call, max_in_flight, timeout, attempts)
-        name = self._name(name or service.name)
-        step: Step[Any, Any] = operators.map_async(service, ordered=ordered, name=name)
-        return self._with(NamedStep(name, "map_async", step, (service,)))
+        return self._with("map_async", name or service.name, call=service, ordered=ordered)
 
     def enrich(
         self,
@@ -136,9 +150,7 @@ class Flow(Generic[A]):
                     f"{_nearest(key, fields)}"
                 )
         asked = {key: _service(key, key, service) for key, service in services.items()}
-        name = self._name(name)
-        step: Step[Any, Any] = operators.enrich(name=name, merge=merge, **asked)
-        return self._with(NamedStep(name, "enrich", step, tuple(asked.values()), (*asked, name)))
+        return self._with("enrich", name, services=asked, merge=merge)
 
     def batch(
         self,
@@ -153,41 +165,83 @@ class Flow(Generic[A]):
     ) -> Flow[Any]:
         """Gather values, ask a service once for all of them, and give each its own answer."""
         service = _service(name, "batch", call, max_in_flight, timeout, attempts)
-        name = self._name(name or service.name)
-        step: Step[Any, Any] = operators.batch(service, size=size, seconds=seconds, name=name)
-        return self._with(NamedStep(name, "batch", step, (service,)))
+        return self._with("batch", name or service.name, call=service, size=size, seconds=seconds)
 
     def throttle(self, rate: float, *, burst: int = 1, name: str = "throttle") -> Flow[A]:
         """Let elements through at a rate, in elements per second."""
-        name = self._name(name)
-        return self._with(NamedStep(name, "throttle", operators.throttle(rate, burst=burst, name=name)))
+        return self._with("throttle", name, rate=rate, burst=burst)
 
     def through(self, operator: Callable[[Observable[A]], Observable[B]], *, name: str = "through") -> Flow[B]:
         """Send the values through a synchronous operator of reactivex."""
-        name = self._name(name)
-        return self._with(NamedStep(name, "through", operators.through(operator, name=name)))
+        return self._with("through", name, operator=operator)
 
-    def dead_letters(self, store: str | Store) -> Flow[A]:
-        """Keep what failed in a store, given by its URL or itself. This ends the description."""
+    def route(self, *, name: str = "route", **branches: When | Otherwise) -> Flow[Any]:
+        """Send each value along the first branch whose condition holds; what no branch takes goes on as it is.
+
+        >>> flow = Flow("parcels").route(
+        ...     heavy=When(lambda parcel: parcel["kg"] > 30, lambda heavy: heavy.map(by_truck), end=True),
+        ...     light=Otherwise(lambda light: light.map(by_bike)),
+        ... )
+        """
+        if not branches:
+            raise FlowError(f"route in flow {self.name} needs at least one branch: route(big=When(is_big, steps))")
+        if any(isinstance(branch, Otherwise) for branch in list(branches.values())[:-1]):
+            raise FlowError(f"route in flow {self.name} has a branch behind Otherwise, which leaves nothing for it")
+        taken = {*self._names(), name}
+        ways: list[Way] = []
+        for key, branch in branches.items():
+            fork = replace(self, item=None, key=None, steps=(), _taken=frozenset(taken))
+            steps = fork.steps if branch.steps is None else branch.steps(fork).steps
+            taken |= {step.name for step in walk(steps)}
+            ways.append(Way(key, branch.condition if isinstance(branch, When) else None, steps, branch.end))
+        return self._with("route", name, ways=tuple(ways))
+
+    def to(self, *outlets: Outlet, name: str = "to") -> Flow[A]:
+        """Hand each value to outlets; it goes on, unchanged, when all of them took it."""
+        if not outlets:
+            raise FlowError(f"to in flow {self.name} needs at least one outlet: to(FileOutlet('out.ndjson'))")
+        return self._with("to", name, outlets=outlets)
+
+    def apply(self, steps: Callable[[Flow[A]], Flow[B]]) -> Flow[B]:
+        """Continue with steps that are written down once and used by many flows: a function from flow to flow."""
+        return steps(self)
+
+    def dead_letters(self, store: str | Store, *, redact: Iterable[str] = ()) -> Flow[A]:
+        """Keep what failed in a store, given by its URL or itself. This ends the description.
+
+        `redact` names fields that letters do not keep, as paths: `card.number`.
+        """
         if isinstance(store, str):
             make_store(store)  # a URL that names no store is to be said now
-        return replace(self, store=store)
+        return replace(self, store=store, redacted=tuple(redact))
+
+    def in_order(self) -> Flow[A]:
+        """The same flow, whose results keep the order of the input."""
+        return replace(self, ordered=True)
+
+    def with_samples(self, make: Callable[[int], A]) -> Flow[A]:
+        """The same flow, with a function that makes the sample item of a number, from 1 on."""
+        return replace(self, samples=make)
+
+    def with_services(self, others: Mapping[str, Service]) -> Flow[A]:
+        """The same flow, calling other services in the place of those with these names."""
+        return replace(self, steps=tuple(step.with_services(others) for step in self.steps))
 
     @property
     def services(self) -> tuple[Service, ...]:
         """All services that the steps call."""
-        return tuple({id(service): service for step in self.steps for service in step.services}.values())
+        return tuple({id(service): service for step in walk(self.steps) for service in step.services}.values())
 
     @property
     def measured(self) -> tuple[str, ...]:
         """The steps that measure how long elements spend in them."""
-        own = (step.name for step in self.steps if step.kind not in ("flat_map", "through", "throttle"))
+        own = (step.name for step in walk(self.steps) if step.kind not in ("flat_map", "through", "throttle", "route"))
         return ("decode", *own, "encode")
 
     @property
     def places(self) -> tuple[str, ...]:
         """Where an element may fail: the names that failures carry."""
-        named = (step.places or (step.name,) for step in self.steps)
+        named = (step.places for step in walk(self.steps))
         return ("source", "decode", *(name for names in named for name in names), "encode")
 
     def plan(self) -> Plan:
@@ -196,12 +250,12 @@ class Flow(Generic[A]):
         steps = (decode, *(step.apply for step in self.steps))
         return Plan(self.name, steps, self.elements, self.bytes, self.store)
 
-    def start(self, source: Observable[list[Element[Any]]], sink: Sink, *, ordered: bool = False) -> Run:
+    def start(self, source: Observable[list[Element[Any]]], sink: Sink, *, ordered: bool | None = None) -> Run:
         """Start a run of its own, outside of any supervisor. `ordered` keeps the order of the input."""
-        return Run(self.plan(), source, sink, ordered=ordered)
+        return Run(self.plan(), source, sink, ordered=self.ordered if ordered is None else ordered)
 
     async def stream(
-        self, source: Observable[list[Element[Any]]], *, ordered: bool = False
+        self, source: Observable[list[Element[Any]]], *, ordered: bool | None = None
     ) -> AsyncGenerator[Result, None]:
         """The results of a run, as they come. Stop asking, and the source stops; leave, and the run is cancelled.
 
@@ -220,18 +274,21 @@ class Flow(Generic[A]):
             run.abort()
             await run.finished
 
-    def _name(self, name: str) -> str:
-        """The name, with a number behind it if the flow has a step of that name already."""
-        if self.store is not None:
+    def _names(self) -> set[str]:
+        """The names of all steps, those around the branch that this flow may be included."""
+        return {*self._taken, *(step.name for step in walk(self.steps))}
+
+    def _with(self, kind: str, name: str, **options: Any) -> Flow[Any]:
+        """The flow with one step more. A name that is taken gets a number behind it."""
+        if self.store is not None and not self._taken:
             raise FlowError(f"step {name} comes after dead_letters, which ends flow {self.name}; put it before")
-        taken = {step.name for step in self.steps}
+        taken = self._names()
         number, unique = 1, name
         while unique in taken:
             number += 1
             unique = f"{name}-{number}"
-        return unique
-
-    def _with(self, step: NamedStep) -> Flow[Any]:
+        step = NamedStep(kind, unique, options)
+        _ = step.apply  # options out of bounds are to be said now
         return replace(self, steps=(*self.steps, step))
 
 

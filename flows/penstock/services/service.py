@@ -42,6 +42,8 @@ class Service:
 
     `timeout` is in seconds, for one attempt. `attempts` counts the first one too. `retry_on` tells which errors are
     worth another attempt (default: all that do not say otherwise).
+
+    A `call` that is an object may have a coroutine method `rest`: it is awaited when no run uses the service any more.
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class Service:
         self.timeout = timeout
         self.attempts = attempts
         self.backoff = backoff or Backoff()
+        self.retry_on = retry_on
+        self.blocking = blocking
         self.succeeded = 0
         self.cancelled = 0
         self._call = _as_coroutine_function(call, blocking)
@@ -83,6 +87,26 @@ class Service:
 
     def __repr__(self) -> str:
         return f"Service({self.name!r}, max_in_flight={self.max_in_flight}, attempts={self.attempts})"
+
+    def __eq__(self, other: object) -> bool:
+        return self.described == other.described if isinstance(other, Service) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def described(self) -> tuple[Any, ...]:
+        """What was said when it was made: services that say the same are equal, though each has its own bulkhead."""
+        return (
+            self.name,
+            self.function,
+            self.max_in_flight,
+            self.timeout,
+            self.attempts,
+            self.backoff,
+            self.retry_on,
+            self.blocking,
+        )
 
     @property
     def results(self) -> dict[str, int]:
@@ -142,6 +166,8 @@ class Service:
                 log.error("service.calls_stuck", service=self.name, calls=len(late), waited=CANCEL_SECONDS)
             for task in late:
                 task.cancel()
+        if not self._lanes and (rest := getattr(self.function, "rest", None)) is not None:
+            await rest()
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """Serve another event loop; forget what one that ended without closing its lanes left behind."""

@@ -6,21 +6,31 @@ the cap of the backoff). So is a connection that broke. Any other status is fina
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, TypeVar, cast
 
 import msgspec
 
 from penstock.errors import Invalid, WrongAnswer, describe
-from penstock.services.address import Address, field_of
+from penstock.services.address import Address, Line, field_of
 from penstock.services.backoff import Backoff
 from penstock.services.connections import HttpClient
 from penstock.services.refusal import refused_item
 from penstock.services.service import MAX_IN_FLIGHT, Service
 from penstock.services.tries import worth_another
 
-__all__ = ["ANSWER_LIMIT", "HttpClient", "http_batch_service", "http_service", "worth_asking_again"]
+__all__ = [
+    "ANSWER_LIMIT",
+    "HttpBatchCall",
+    "HttpCall",
+    "HttpClient",
+    "http_batch_service",
+    "http_service",
+    "worth_asking_again",
+]
 
 T = TypeVar("T")
 
@@ -30,11 +40,117 @@ ANSWER_LIMIT = 1 << 20
 SENDS_JSON = {"Content-Type": "application/json"}
 
 
+@dataclass(frozen=True)
+class Call:
+    """What both kinds of calls over HTTP have in common. Equal calls ask the same of the same address.
+
+    `url` and the values of `headers` may name fields of the value, `{orderId}`, and variables of the environment,
+    `${PRICES}`. Without a client of its own a call makes one, and closes it when no run uses the service any more.
+    """
+
+    service: str
+    url: str
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    answer: Callable[[Any], Any] | None = None
+    """Makes the answer of the JSON that came back (default: that itself, or None without content)."""
+    limit: int = ANSWER_LIMIT
+    """Bytes that an answer may have."""
+    client: HttpClient | None = field(default=None, compare=False, repr=False)
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _ = self.address, self.lines  # what is wrong with them is to be said now
+
+    @cached_property
+    def address(self) -> Address:
+        """The address, ready to be filled in."""
+        return Address(self.url, self.environment)
+
+    @cached_property
+    def lines(self) -> dict[str, Line]:
+        """The headers, ready to be filled in."""
+        return {name: Line(text, self.environment) for name, text in self.headers.items()}
+
+    @cached_property
+    def connections(self) -> HttpClient:
+        """The connections that are used."""
+        return self.client or HttpClient()
+
+    async def exchange(self, value: Any, content: bytes | None) -> bytes:
+        """Send the request for a value; gives the body of the answer."""
+        headers = {name: line.text(value) for name, line in self.lines.items()}
+        if content is not None:
+            headers = SENDS_JSON | headers
+        return await self.connections.exchange(
+            self.service, self.method, self.address.url(value), headers=headers, body=content, limit=self.limit
+        )
+
+    async def rest(self) -> None:
+        """No run uses the service any more."""
+        if self.client is None:
+            await self.connections.aclose()
+
+
+@dataclass(frozen=True)
+class HttpCall(Call):
+    """Asks about one value at a time. `body` is sent as JSON: the same for all, or made of each by a function."""
+
+    body: Any = None
+
+    async def __call__(self, value: Any) -> Any:
+        received = await self.exchange(value, _made(self.service, self._content_of, value))
+        return _answered(self.service, received, self.answer)
+
+    def _content_of(self, value: Any) -> bytes | None:
+        content = self.body(value) if callable(self.body) else self.body
+        return None if content is None else msgspec.json.encode(content)
+
+
+@dataclass(frozen=True)
+class HttpBatchCall(Call):
+    """Asks about many values at once: sends a JSON array of them, or of one `part` (a field) of each."""
+
+    method: str = "POST"
+    part: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.address.has_fields or any(line.has_fields for line in self.lines.values()):
+            raise ValueError(
+                f"{self.service} is asked about many values at once, so no field has a place in {self.url!r}"
+            )
+
+    async def __call__(self, values: list[Any]) -> list[Any]:
+        name = self.service
+        answers: list[Any] = [self._content_or_error(value) for value in values]
+        sent = [number for number, content in enumerate(answers) if type(content) is bytes]
+        if not sent:
+            return answers
+
+        received = await self.exchange(None, b"[" + b",".join(answers[number] for number in sent) + b"]")
+        items: list[Any] = _answered(name, received, partial(msgspec.convert, type=list[Any]))
+        if len(items) != len(sent):
+            raise WrongAnswer(f"{name} was asked about {len(sent)} values and answered for {len(items)}")
+        for number, item in zip(sent, items, strict=True):
+            answers[number] = _item(name, item, self.answer)
+        return answers
+
+    def _content_or_error(self, value: Any) -> bytes | Invalid:
+        try:
+            return _made(self.service, self._content_of, value)
+        except Invalid as error:
+            return error
+
+    def _content_of(self, value: Any) -> bytes:
+        return msgspec.json.encode(value if self.part is None else field_of(value, self.part))
+
+
 def http_service(
     name: str,
     url: str,
     *,
-    client: HttpClient,
+    client: HttpClient | None = None,
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
     body: Any = None,
@@ -45,26 +161,11 @@ def http_service(
     attempts: int = 1,
     backoff: Backoff | None = None,
 ) -> Service:
-    """A service that is asked over HTTP about one value at a time.
+    """A service that is asked over HTTP about one value at a time; see `HttpCall`, and `Service` for the rest.
 
-    `url` may name fields of the value (see `Address`). `body` is sent as JSON: the same for all values, or
-    made of each by a function. `answer` makes the answer of the JSON that came back (default: that itself, or
-    None without content). `limit` is in bytes. The other arguments are those of `Service`.
-
-    >>> pricing = http_service("pricing", "http://prices/{orderId}", client=client, timeout=2, attempts=3)
+    >>> pricing = http_service("pricing", "http://prices/{orderId}", timeout=2, attempts=3)
     """
-    address = Address(url)
-    every = {**({} if body is None else SENDS_JSON), **(headers or {})}
-
-    def content_of(value: Any) -> bytes | None:
-        content = body(value) if callable(body) else body
-        return None if content is None else msgspec.json.encode(content)
-
-    async def call(value: Any) -> Any:
-        target, content = address.url(value), _made(name, content_of, value)
-        received = await client.exchange(name, method, target, headers=every, body=content, limit=limit)
-        return _answered(name, received, answer)
-
+    call = HttpCall(name, url, method, headers or {}, answer, limit, client, body=body)
     return Service(
         name,
         call,
@@ -80,7 +181,7 @@ def http_batch_service(
     name: str,
     url: str,
     *,
-    client: HttpClient,
+    client: HttpClient | None = None,
     method: str = "POST",
     headers: Mapping[str, str] | None = None,
     field: str | None = None,
@@ -97,36 +198,10 @@ def http_batch_service(
     An item `{"error": {"type": …, "message": …}}` fails its element alone, and so does a value that cannot be
     sent. `answer` makes the answer of one item.
 
-    >>> pricing = http_batch_service("pricing", "http://prices", client=client, field="orderId")
+    >>> pricing = http_batch_service("pricing", "http://prices", field="orderId")
     >>> step = batch(pricing, size=50, seconds=0.02)
     """
-    target = Address(url).url({})
-    every = {**SENDS_JSON, **(headers or {})}
-
-    def content_of(value: Any) -> bytes:
-        return msgspec.json.encode(value if field is None else field_of(value, field))
-
-    def content_or_error(value: Any) -> bytes | Invalid:
-        try:
-            return _made(name, content_of, value)
-        except Invalid as error:
-            return error
-
-    async def call(values: list[Any]) -> list[Any]:
-        answers: list[Any] = [content_or_error(value) for value in values]
-        sent = [number for number, content in enumerate(answers) if type(content) is bytes]
-        if not sent:
-            return answers
-
-        content = b"[" + b",".join(answers[number] for number in sent) + b"]"
-        received = await client.exchange(name, method, target, headers=every, body=content, limit=limit)
-        items: list[Any] = _answered(name, received, partial(msgspec.convert, type=list[Any]))
-        if len(items) != len(sent):
-            raise WrongAnswer(f"{name} was asked about {len(sent)} values and answered for {len(items)}")
-        for number, item in zip(sent, items, strict=True):
-            answers[number] = _item(name, item, answer)
-        return answers
-
+    call = HttpBatchCall(name, url, method, headers or {}, answer, limit, client, part=field)
     return Service(
         name,
         call,

@@ -1,0 +1,111 @@
+"""The steps of a flow as data: what kind each is, what it is called, and what it was given.
+
+Two flows are equal when their steps say the same, so a flow can be written down, read again, and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from penstock import operators
+from penstock.element import Step
+from penstock.services import Service
+
+SERVICE_KINDS = ("map_async", "enrich", "batch")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One branch of a step `route`: which values take it, and the steps on it.
+
+    Without `when` it takes what no branch before it took. What reaches its end goes on behind the step, or,
+    with `end`, is finished.
+    """
+
+    name: str
+    when: Callable[[Any], object] | None
+    steps: tuple[NamedStep, ...] = ()
+    end: bool = False
+
+
+@dataclass(frozen=True)
+class NamedStep:
+    """A step of a flow. `options` are what the operator of its kind takes."""
+
+    kind: str
+    name: str
+    options: Mapping[str, Any]
+
+    @cached_property
+    def apply(self) -> Step[Any, Any]:
+        """The operator; raises `ValueError` for options that are out of bounds."""
+        options = self.options
+        match self.kind:
+            case "enrich":
+                return operators.enrich(name=self.name, merge=options["merge"], **options["services"])
+            case "route":
+                ways = [
+                    operators.Branch(way.name, way.when, tuple(step.apply for step in way.steps), way.end)
+                    for way in self.ways
+                ]
+                return operators.branch(ways, name=self.name)
+            case "to":
+                return operators.deliver(*options["outlets"], name=self.name)
+            case kind:
+                make: Callable[..., Step[Any, Any]] = getattr(operators, kind)
+                return make(**options, name=self.name)
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """The services that this step calls itself."""
+        match self.kind:
+            case "enrich":
+                return tuple(self.options["services"].values())
+            case "map_async" | "batch":
+                return (self.options["call"],)
+            case _:
+                return ()
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """The branches, of a step that has some."""
+        return self.options.get("ways", ())
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The names that failures in this step itself carry."""
+        match self.kind:
+            case "enrich":
+                return (*self.options["services"], self.name)
+            case "to":
+                return (*(outlet.name for outlet in self.options["outlets"]), self.name)
+            case _:
+                return (self.name,)
+
+    def with_services(self, others: Mapping[str, Service]) -> NamedStep:
+        """The same step, calling other services in the place of those with these names."""
+        match self.kind:
+            case "enrich":
+                asked = {key: others.get(service.name, service) for key, service in self.options["services"].items()}
+                changed: dict[str, Any] = {"services": asked}
+            case "map_async" | "batch":
+                changed = {"call": others.get(self.options["call"].name, self.options["call"])}
+            case "route":
+                ways = (
+                    replace(way, steps=tuple(step.with_services(others) for step in way.steps)) for way in self.ways
+                )
+                changed = {"ways": tuple(ways)}
+            case _:
+                return self
+        return replace(self, options={**self.options, **changed})
+
+
+def walk(steps: Iterable[NamedStep]) -> Iterator[NamedStep]:
+    """All steps, those on branches included, in the order in which they are written."""
+    for step in steps:
+        yield step
+        for way in step.ways:
+            yield from walk(way.steps)
