@@ -23,8 +23,10 @@ from penstock.operators.each import name_of
 from penstock.outlets import Outlet
 from penstock.runtime.plan import Plan
 from penstock.runtime.run import Run, Summary
+from penstock.runtime.schedule import Once, Schedule
 from penstock.services import MAX_IN_FLIGHT, Service
 from penstock.sinks import Outcomes, Result, Sink
+from penstock.sources import Source
 from penstock.steps import NamedStep, Way, walk
 
 A = TypeVar("A")
@@ -51,6 +53,33 @@ class Otherwise:
     end: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A run of a flow in the background: where its items come from, and when it runs."""
+
+    name: str
+    source: Source[Any]
+    schedule: Schedule = Once()
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How a flow is served over HTTP, at `/NAME/bulk`. A limit that is None is the service's own."""
+
+    name: str | None = None
+    """The name in its path; None for the flow's own."""
+    http: bool = True
+    """False for a flow that only its workers run."""
+    max_runs: int | None = None
+    """Streams of this flow that may be open at once."""
+    max_line: int | None = None
+    """Bytes that one line may have."""
+    max_body: int | None = None
+    """Bytes that a JSON body, or an answer in one piece, may have."""
+    max_count: int | None = None
+    """Samples that one GET may ask for."""
+
+
 @dataclass(frozen=True)  # with slots too, `Flow[int]("name")` raises TypeError on Python 3.11
 class Flow(Generic[A]):
     """A description of what happens to items, from their reading to their dead letters.
@@ -74,6 +103,8 @@ class Flow(Generic[A]):
     """Whether results keep the order of the input unless a run is asked otherwise."""
     samples: Callable[[int], Any] | None = field(default=None, kw_only=True)
     """Makes the sample item of a number, from 1 on."""
+    workers: tuple[Worker, ...] = field(default=(), kw_only=True)
+    serving: Serving = field(default_factory=lambda: Serving(), kw_only=True)
     about: str = field(default="", kw_only=True)
     _taken: frozenset[str] = field(default=frozenset(), kw_only=True, repr=False, compare=False)
     """Names of steps outside of the branch that this flow is."""
@@ -222,6 +253,25 @@ class Flow(Generic[A]):
     def with_samples(self, make: Callable[[int], A]) -> Flow[A]:
         """The same flow, with a function that makes the sample item of a number, from 1 on."""
         return replace(self, samples=make)
+
+    def worker(self, name: str, source: Source[Any], schedule: Schedule | None = None) -> Flow[A]:
+        """The same flow with one worker more, which the service runs in the background; once unless told otherwise."""
+        if any(worker.name == name for worker in self.workers):
+            raise FlowError(f"flow {self.name} has two workers of the name {name!r}; give each its own")
+        return replace(self, workers=(*self.workers, Worker(name, source, schedule or Once())))
+
+    def served(
+        self,
+        name: str | None = None,
+        *,
+        http: bool = True,
+        max_runs: int | None = None,
+        max_line: int | None = None,
+        max_body: int | None = None,
+        max_count: int | None = None,
+    ) -> Flow[A]:
+        """The same flow, served in another way; see `Serving`."""
+        return replace(self, serving=Serving(name, http, max_runs, max_line, max_body, max_count))
 
     def with_services(self, others: Mapping[str, Service]) -> Flow[A]:
         """The same flow, calling other services in the place of those with these names."""
