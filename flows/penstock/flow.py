@@ -206,7 +206,9 @@ class Flow(Generic[A]):
         """Send the values through a synchronous operator of reactivex."""
         return self._with("through", name, operator=operator)
 
-    def route(self, *, name: str = "route", **branches: When | Otherwise) -> Flow[Any]:
+    def route(
+        self, ways: Mapping[str, When | Otherwise] | None = None, *, name: str = "route", **more: When | Otherwise
+    ) -> Flow[Any]:
         """Send each value along the first branch whose condition holds; what no branch takes goes on as it is.
 
         >>> flow = Flow("parcels").route(
@@ -214,18 +216,19 @@ class Flow(Generic[A]):
         ...     light=Otherwise(lambda light: light.map(by_bike)),
         ... )
         """
+        branches = {**(ways or {}), **more}
         if not branches:
             raise FlowError(f"route in flow {self.name} needs at least one branch: route(big=When(is_big, steps))")
         if any(isinstance(branch, Otherwise) for branch in list(branches.values())[:-1]):
             raise FlowError(f"route in flow {self.name} has a branch behind Otherwise, which leaves nothing for it")
         taken = {*self._names(), name}
-        ways: list[Way] = []
+        made: list[Way] = []
         for key, branch in branches.items():
             fork = replace(self, item=None, key=None, steps=(), _taken=frozenset(taken))
             steps = fork.steps if branch.steps is None else branch.steps(fork).steps
             taken |= {step.name for step in walk(steps)}
-            ways.append(Way(key, branch.condition if isinstance(branch, When) else None, steps, branch.end))
-        return self._with("route", name, ways=tuple(ways))
+            made.append(Way(key, branch.condition if isinstance(branch, When) else None, steps, branch.end))
+        return self._with("route", name, ways=tuple(made))
 
     def to(self, *outlets: Outlet, name: str = "to") -> Flow[A]:
         """Hand each value to outlets; it goes on, unchanged, when all of them took it."""
