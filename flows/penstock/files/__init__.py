@@ -1,0 +1,1 @@
+"""Flow files: documents with places, and the shapes that check them."""
