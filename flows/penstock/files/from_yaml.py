@@ -24,10 +24,12 @@ _UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U0001000
 _INTEGER = re.compile(r"[-+]?[0-9]{1,400}|0o[0-7]{1,400}|0x[0-9a-fA-F]{1,400}")
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _WORDS: dict[str, tuple[Kind, Any]] = {
-    **{word: ("null", None) for word in ("", "~", "null", "Null", "NULL")},
-    **{word: ("boolean", True) for word in ("true", "True", "TRUE")},
-    **{word: ("boolean", False) for word in ("false", "False", "FALSE")},
-    **{f"{sign}{word}": ("number", float(f"{sign}inf")) for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")},
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), ("null", None)),
+    **dict.fromkeys(("true", "True", "TRUE"), ("boolean", True)),
+    **dict.fromkeys(("false", "False", "FALSE"), ("boolean", False)),
+    **{
+        f"{sign}{word}": ("number", float(f"{sign}inf")) for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")
+    },
     **{word: ("number", float("nan")) for word in (".nan", ".NaN", ".NAN")},
 }
 _SENTENCES = {
@@ -93,7 +95,9 @@ class _Composer:
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    self._mistakes.add(self._place(event), "a second document begins here", hint="give it a file of its own")
+                    self._mistakes.add(
+                        self._place(event), "a second document begins here", hint="give it a file of its own"
+                    )
                     break
                 root = self._node(next(self._events), 0)
         return root

@@ -13,10 +13,18 @@ from fractions import Fraction
 _AMOUNT = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1, "ms": Fraction(1, 1000)}
 _BYTES = {
-    **{"GiB": 1024**3, "MiB": 1024**2, "KiB": 1024},
-    **{"GB": 1000**3, "MB": 1000**2, "kB": 1000, "B": 1},
+    "GiB": 1024**3,
+    "MiB": 1024**2,
+    "KiB": 1024,
+    "GB": 1000**3,
+    "MB": 1000**2,
+    "kB": 1000,
+    "B": 1,
 }
 _PERIODS = {"s": 1, "m": 60, "h": 3600}
+
+_LONGEST = 10.0**12
+"""Seconds from which on no text is tried; 31,688 years."""
 
 DURATION = f"(?=[0-9])(?:{_AMOUNT}d)?(?:{_AMOUNT}h)?(?:{_AMOUNT}m(?!s))?(?:{_AMOUNT}s)?(?:{_AMOUNT}ms)?"
 """The pattern of a duration, in the words that Python and JSON Schema share; it has to match the whole text."""
@@ -65,6 +73,8 @@ def read_rate(text: str) -> float | None:
 
 def show_duration(seconds: float) -> str | float:
     """The duration in its largest fitting units: `1h30m`, `2s`, `250ms`; the number itself if no text is exact."""
+    if not 0 <= seconds < _LONGEST:
+        return seconds
     exact = Decimal(repr(float(seconds)))
     if 0 < exact < 1:
         return _if_exact(f"{_plain(exact * 1000)}ms", seconds)
