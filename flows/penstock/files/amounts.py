@@ -10,7 +10,8 @@ from typing import ClassVar
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import Kind, Node
 from penstock.files.quantities import DURATION, RATE, SIZE, nearest_quantity, read_duration, read_rate, read_size
-from penstock.files.shapes import MISSING, Missing, Schema, Shape, finite, integral, whole
+from penstock.files.scalars import finite, integral
+from penstock.files.shapes import MISSING, Missing, Schema, Shape, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Amount(Shape):
     def said(self) -> str:
         """What is wanted, apart from its bounds."""
 
-    def rules(self, definitions: dict[str, Schema]) -> Schema:
+    def rules(self, _definitions: dict[str, Schema], /) -> Schema:
         if self.least is None:
             bound, pattern = {"exclusiveMinimum": 0}, f"(?=.*[1-9]){self.pattern}"
         else:
@@ -69,7 +70,7 @@ class Duration(Amount):
     def said(self) -> str:
         return "a duration such as 250ms, 2s or 1h30m"
 
-    def read(self, node: Node, mistakes: Mistakes) -> float | Missing:
+    def read(self, node: Node, mistakes: Mistakes, /) -> float | Missing:
         seconds = self.amount(node, mistakes, read_duration)
         return MISSING if seconds is MISSING else float(seconds)
 
@@ -85,7 +86,7 @@ class Size(Amount):
     def said(self) -> str:
         return "a size such as 16MiB, 64kB or 512B"
 
-    def read(self, node: Node, mistakes: Mistakes) -> int | Missing:
+    def read(self, node: Node, mistakes: Mistakes, /) -> int | Missing:
         if node.kind == "number" and not integral(node):
             return self.refuse(node, mistakes)
         bytes = self.amount(node, mistakes, read_size)
@@ -103,6 +104,6 @@ class Rate(Amount):
     def said(self) -> str:
         return "a rate such as 10/s, 600/m or 5000/h"
 
-    def read(self, node: Node, mistakes: Mistakes) -> float | Missing:
+    def read(self, node: Node, mistakes: Mistakes, /) -> float | Missing:
         rate = self.amount(node, mistakes, read_rate)
         return MISSING if rate is MISSING else float(rate)

@@ -59,7 +59,8 @@ class _Walk:
         self.values: dict[Path, Place] = {}
 
     def document(self) -> None:
-        at, table = self._past(0), ()
+        table: Path = ()
+        at = self._past(0)
         while at < len(self._text):
             if self._text[at] == "[":
                 at, table = self._header(at)

@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
+from penstock.files.core_schema import resolve
 from penstock.files.mistakes import Mistakes
-from penstock.files.node import DEEPEST, TOO_DEEP, Kind, Node, quoted
+from penstock.files.node import DEEPEST, TOO_DEEP, Node, quoted
 from penstock.files.places import Lines, Place
 
 LARGEST = 100_000
@@ -21,17 +22,6 @@ LARGEST = 100_000
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with libyaml
 _UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_INTEGER = re.compile(r"[-+]?[0-9]{1,400}|0o[0-7]{1,400}|0x[0-9a-fA-F]{1,400}")
-_NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-_WORDS: dict[str, tuple[Kind, Any]] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL"), ("null", None)),
-    **dict.fromkeys(("true", "True", "TRUE"), ("boolean", True)),
-    **dict.fromkeys(("false", "False", "FALSE"), ("boolean", False)),
-    **{
-        f"{sign}{word}": ("number", float(f"{sign}inf")) for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")
-    },
-    **{word: ("number", float("nan")) for word in (".nan", ".NaN", ".NAN")},
-}
 _SENTENCES = {
     "tab character": ("a tab in the indentation", "indent with spaces"),
     "cannot start any token": ("this character cannot begin a value", "put the text into quotes"),
@@ -95,9 +85,7 @@ class _Composer:
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    self._mistakes.add(
-                        self._place(event), "a second document begins here", hint="give it a file of its own"
-                    )
+                    self._mistakes.add(self._place(event), "a second document begins here", hint="give it its own file")
                     break
                 root = self._node(next(self._events), 0)
         return root
@@ -145,7 +133,7 @@ class _Composer:
 
     def _scalar(self, event: Any) -> Node:
         plain = not event.style
-        kind, value = _resolve(event.value) if plain else ("text", event.value)
+        kind, value = resolve(event.value) if plain else ("text", event.value)
         return Node(kind, value, self._place(event))
 
     def _collection(self, event: Any, depth: int) -> Node:
@@ -191,14 +179,3 @@ class _Composer:
 
     def _place(self, event: Any) -> Place:
         return Place(self._file, event.start_mark.line + 1, event.start_mark.column + 1)
-
-
-def _resolve(word: str) -> tuple[Kind, Any]:
-    """The core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#1032-tag-resolution)."""
-    if word in _WORDS:
-        return _WORDS[word]
-    if _INTEGER.fullmatch(word):
-        return "integer", int(word, {"0o": 8, "0x": 16}.get(word[:2], 10))
-    if _NUMBER.fullmatch(word):
-        return "number", float(word)
-    return "text", word

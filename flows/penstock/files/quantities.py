@@ -11,7 +11,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 _AMOUNT = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
-_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1, "ms": Fraction(1, 1000)}
+_SECONDS = {"d": Fraction(86400), "h": Fraction(3600), "m": Fraction(60), "s": Fraction(1), "ms": Fraction(1, 1000)}
 _BYTES = {
     "GiB": 1024**3,
     "MiB": 1024**2,
@@ -80,7 +80,7 @@ def show_duration(seconds: float) -> str | float:
         return _if_exact(f"{_plain(exact * 1000)}ms", seconds)
     parts = ""
     for unit in ("d", "h", "m"):
-        count, exact = divmod(exact, _SECONDS[unit])
+        count, exact = divmod(exact, int(_SECONDS[unit]))
         parts += f"{_plain(count)}{unit}" if count else ""
     parts += f"{_plain(exact)}s" if exact or not parts else ""
     return _if_exact(parts, seconds)

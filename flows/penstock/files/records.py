@@ -1,9 +1,8 @@
-"""Shapes of what holds other values: lists, mappings, records with named fields, and choices by a key."""
+"""Shapes of mappings with named fields."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from penstock.errors import FlowError
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import Kind, Node, node_of, quoted
 from penstock.files.places import Place
-from penstock.files.shapes import MISSING, Missing, Schema, Shape, whole
+from penstock.files.shapes import MISSING, Schema, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,80 +67,6 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """What was read under the one key of a `OneKey`."""
-
-    kind: str
-    """The key."""
-    key: Node
-    """Where the key stands."""
-    value: Any
-    at: Node
-    """Where the value stands."""
-    beside: Read
-    """What stands beside the key."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListOf(Shape):
-    """A list of values of one shape, read as a tuple."""
-
-    shape: Shape
-    least: int = 0
-
-    @property
-    def kinds(self) -> frozenset[Kind]:
-        return frozenset({"list"})
-
-    @property
-    def wanted(self) -> str:
-        return f"a list of at least {self.least}" if self.least else "a list"
-
-    def read(self, node: Node, mistakes: Mistakes) -> tuple[Any, ...] | Missing:
-        if node.kind != "list" or len(node.value) < self.least:
-            return self.refuse(node, mistakes)
-        values = tuple(self.shape.read(item, mistakes) for item in node.value)
-        return MISSING if any(value is MISSING for value in values) else values
-
-    def rules(self, definitions: dict[str, Schema]) -> Schema:
-        least = {"minItems": self.least} if self.least else {}
-        return {"type": "array", "items": self.shape.piece(definitions), **least}
-
-
-@dataclass(frozen=True, slots=True)
-class MapOf(Shape):
-    """Values of one shape under names of the user's choice, read as a dict; `key_pattern` is for a whole name."""
-
-    shape: Shape
-    key_pattern: str | None = None
-
-    @property
-    def kinds(self) -> frozenset[Kind]:
-        return frozenset({"mapping"})
-
-    @property
-    def wanted(self) -> str:
-        return "a mapping"
-
-    def read(self, node: Node, mistakes: Mistakes) -> dict[str, Any] | Missing:
-        if node.kind != "mapping":
-            return self.refuse(node, mistakes)
-        values = {key.value: self._value(key, value, mistakes) for key, value in node.value}
-        return MISSING if any(value is MISSING for value in values.values()) else values
-
-    def _value(self, key: Node, value: Node, mistakes: Mistakes) -> Any:
-        read = self.shape.read(value, mistakes)
-        if self.key_pattern is None or re.fullmatch(self.key_pattern, key.value):
-            return read
-        mistakes.add(key, f"found the name {key.shown()}", wanted=f"a name like {self.key_pattern}")
-        return MISSING
-
-    def rules(self, definitions: dict[str, Schema]) -> Schema:
-        names = {} if self.key_pattern is None else {"propertyNames": {"pattern": whole(self.key_pattern)}}
-        return {"type": "object", **names, "additionalProperties": self.shape.piece(definitions)}
-
-
-@dataclass(frozen=True, slots=True)
 class Record(Shape):
     """A mapping with these fields and no others, read as a `Read`, or as what `make` makes of that.
 
@@ -159,14 +84,12 @@ class Record(Shape):
     def wanted(self) -> str:
         return "a mapping"
 
-    def read(self, node: Node, mistakes: Mistakes) -> Any:
+    def read(self, node: Node, mistakes: Mistakes, /) -> Any:
         if node.kind != "mapping":
             return self.refuse(node, mistakes)
 
-        unknown = [key for key, _ in node.value if key.value not in self.fields]
-        for key in unknown:
-            mistakes.add(key, f"found {key.shown()}", allowed=self.fields, nearest=key.value)
-        values = {name: _read_field(name, field, node, mistakes) for name, field in self.fields.items()}
+        unknown = unknown_keys(node, self.fields, mistakes)
+        values = {name: read_field(name, field, node, mistakes) for name, field in self.fields.items()}
         if unknown or any(value is MISSING for value in values.values()):
             return MISSING
         return self._made(Read(node, values), mistakes)
@@ -180,71 +103,12 @@ class Record(Shape):
             mistakes.add(read.node, str(error))
             return MISSING
 
-    def rules(self, definitions: dict[str, Schema]) -> Schema:
-        required = [name for name, field in self.fields.items() if field.required]
-        return {
-            "type": "object",
-            "properties": {name: field.piece(definitions) for name, field in self.fields.items()},
-            **({"required": required} if required else {}),
-            "additionalProperties": False,
-        }
+    def rules(self, definitions: dict[str, Schema], /) -> Schema:
+        return mapping_rules(self.fields, definitions)
 
 
-@dataclass(frozen=True, slots=True)
-class OneKey(Shape):
-    """A mapping with exactly one of these keys, which says what it is; the fields of `beside` may stand next to it.
-
-    Read as a `Chosen`.
-    """
-
-    alternatives: Mapping[str, Shape]
-    beside: Mapping[str, Field] | None = None
-
-    def __post_init__(self) -> None:
-        if both := set(self.alternatives) & set(self.beside or {}):
-            raise ValueError(f"{', '.join(sorted(both))} cannot be a key and stand beside it")
-
-    @property
-    def kinds(self) -> frozenset[Kind]:
-        return frozenset({"mapping"})
-
-    @property
-    def wanted(self) -> str:
-        return f"a mapping with one of {', '.join(self.alternatives)}"
-
-    def read(self, node: Node, mistakes: Mistakes) -> Chosen | Missing:
-        if node.kind != "mapping":
-            return self.refuse(node, mistakes)
-
-        fields = self.beside or {}
-        pairs: list[tuple[Node, Node]] = [pair for pair in node.value if pair[0].value in self.alternatives]
-        unknown = [key for key, _ in node.value if key.value not in self.alternatives and key.value not in fields]
-        values = [self.alternatives[key.value].read(value, mistakes) for key, value in pairs]
-        beside = {name: _read_field(name, field, node, mistakes) for name, field in fields.items()}
-        for key in unknown:
-            mistakes.add(key, f"found {key.shown()}", allowed=[*self.alternatives, *fields], nearest=key.value)
-        if not pairs and not unknown:
-            self.refuse(node, mistakes)
-        for key, _ in pairs[1:]:
-            sentence = f"{key.shown()} stands beside {pairs[0][0].shown()}"
-            mistakes.add(key, sentence, wanted="only one of them", hint="make it an item of its own")
-        if len(pairs) != 1 or unknown or any(value is MISSING for value in (*values, *beside.values())):
-            return MISSING
-        return Chosen(pairs[0][0].value, pairs[0][0], values[0], pairs[0][1], Read(node, beside))
-
-    def rules(self, definitions: dict[str, Schema]) -> Schema:
-        fields = self.beside or {}
-        required = [name for name, field in fields.items() if field.required]
-        return {
-            "type": "object",
-            "properties": {name: part.piece(definitions) for name, part in {**self.alternatives, **fields}.items()},
-            **({"required": required} if required else {}),
-            "additionalProperties": False,
-            "oneOf": [{"required": [name]} for name in self.alternatives],
-        }
-
-
-def _read_field(name: str, field: Field, node: Node, mistakes: Mistakes) -> Any:
+def read_field(name: str, field: Field, node: Node, mistakes: Mistakes) -> Any:
+    """The value of this field of a mapping."""
     value = node.get(name)
     if value is not None:
         return field.shape.read(value, mistakes)
@@ -252,3 +116,22 @@ def _read_field(name: str, field: Field, node: Node, mistakes: Mistakes) -> Any:
         mistakes.add(node, f"{quoted(name)} is missing", wanted=field.shape.wanted)
         return MISSING
     return field.left_out()
+
+
+def unknown_keys(node: Node, known: Collection[str], mistakes: Mistakes) -> bool:
+    """Note the keys of a mapping that it may not have; returns whether there are any."""
+    unknown = [key for key, _ in node.value if key.value not in known]
+    for key in unknown:
+        mistakes.add(key, f"found {key.shown()}", allowed=known, nearest=key.value)
+    return bool(unknown)
+
+
+def mapping_rules(fields: Mapping[str, Field], definitions: dict[str, Schema]) -> Schema:
+    """The rules of a mapping with these fields and no others."""
+    required = [name for name, field in fields.items() if field.required]
+    return {
+        "type": "object",
+        "properties": {name: field.piece(definitions) for name, field in fields.items()},
+        **({"required": required} if required else {}),
+        "additionalProperties": False,
+    }
