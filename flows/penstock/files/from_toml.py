@@ -26,6 +26,8 @@ def read_toml(text: str, file: str, mistakes: Mistakes) -> Node:
     start = Place(file, 1, 1)
     try:
         data = tomllib.loads(text)
+        walk = _Walk(text, file)
+        walk.document()
     except tomllib.TOMLDecodeError as error:
         mistakes.add(_where(error, text, file), f"this is no valid TOML: {_AT.sub('', str(error))}")
         return Node("null", None, start)
@@ -35,8 +37,6 @@ def read_toml(text: str, file: str, mistakes: Mistakes) -> Node:
     except ValueError as error:  # a number of thousands of digits
         mistakes.add(start, f"this TOML cannot be read: {error}")
         return Node("null", None, start)
-    walk = _Walk(text, file)
-    walk.document()
     return _Builder(walk, mistakes).node(data, (), start)
 
 
@@ -137,7 +137,7 @@ class _Builder:
 
     def node(self, value: Any, path: Path, around: Place) -> Node:
         place = self._walk.values.get(path, around)
-        if len(path) > DEEPEST:
+        if len(path) >= DEEPEST and isinstance(value, (dict, list)):
             self._mistakes.add(place, TOO_DEEP)
             return Node("null", None, place)
         if isinstance(value, dict):
