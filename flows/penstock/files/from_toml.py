@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import tomllib
-from typing import Any
+from typing import Any, cast
 
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import DEEPEST, TOO_DEEP, Node, scalar_kind
@@ -141,10 +141,10 @@ class _Builder:
             self._mistakes.add(place, TOO_DEEP)
             return Node("null", None, place)
         if isinstance(value, dict):
-            table: dict[str, Any] = value
+            table = cast("dict[str, Any]", value)
             return Node("mapping", tuple(self._pair(item, path, place) for item in table.items()), place)
         if isinstance(value, list):
-            items: list[Any] = value
+            items = cast("list[Any]", value)
             nodes = (self.node(item, (*path, index), place) for index, item in enumerate(items))
             return Node("list", tuple(nodes), place)
         if isinstance(value, (datetime.date, datetime.time)):
