@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import tomllib
+from collections.abc import Sequence
 from typing import Any, cast
 
 from penstock.files.mistakes import Mistakes
@@ -144,7 +145,7 @@ class _Builder:
             table = cast("dict[str, Any]", value)
             return Node("mapping", tuple(self._pair(item, path, place) for item in table.items()), place)
         if isinstance(value, list):
-            items = cast("list[Any]", value)
+            items = cast("Sequence[Any]", value)
             nodes = (self.node(item, (*path, index), place) for index, item in enumerate(items))
             return Node("list", tuple(nodes), place)
         if isinstance(value, (datetime.date, datetime.time)):
