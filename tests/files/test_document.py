@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
 import pytest
 import yaml
@@ -122,6 +121,56 @@ def test_every_key_and_scalar_stands_where_its_place_says(text, file):
         if not isinstance(node.value, tuple):
             shown = str(node.value).lower() if node.kind == "boolean" else str(node.value)
             assert rest(text, node.place).lstrip("\"'").startswith(shown.strip().split("\n")[0][:3]) or "\n" in shown
+
+
+def as_toml(value):
+    """Plain data in one line of TOML; its texts are those of JSON."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)} = {as_toml(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[ " + ", ".join(map(as_toml, value)) + " ]"
+    return json.dumps(value)
+
+
+def toml_file(tables):
+    """Tables of TOML: a dict becomes `[name]`, a list of dicts becomes `[[name]]` again and again."""
+    lines = []
+    for name, found in tables.items():
+        for table in found if isinstance(found, list) else [found]:
+            lines.append(f"[[{json.dumps(name)}]] # {name!r}" if isinstance(found, list) else f"[ {json.dumps(name)} ]")
+            lines += [f"{json.dumps(key)} = {as_toml(value)}  # {{" for key, value in table.items()]
+    return "\n".join(lines)
+
+
+WORDS = st.text("ab.#'\"[]{}=, \\é", max_size=6)
+NUMBERED = st.recursive(
+    st.integers() | st.booleans() | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+)
+TABLE = st.dictionaries(WORDS, NUMBERED, max_size=3)
+
+
+def stands_where_it_says(text, root):
+    return all(
+        json.loads(json.dumps(node.value)) == json.JSONDecoder().raw_decode(rest(text, node.place))[0]
+        for node in placed(root)
+        if not isinstance(node.value, tuple)
+    )
+
+
+@given(st.dictionaries(WORDS, TABLE | st.lists(TABLE, min_size=1, max_size=3), max_size=3))
+def test_toml_is_read_whatever_it_holds_and_every_value_stands_at_its_place(tables):
+    text = toml_file(json.loads(json.dumps(tables))).replace("\\u00e9", "é")
+    root = read_document(text, "a.toml")
+    assert root.plain() == tables
+    assert stands_where_it_says(text, root)
+
+
+@given(data(WORDS))
+@pytest.mark.parametrize("file", ["a.yaml", "a.json"])
+def test_every_value_of_json_stands_at_its_place(file, data):
+    text = json.dumps(data, indent=1)
+    assert stands_where_it_says(text, read_document(text, file))
 
 
 def test_places_in_toml_are_exact():
@@ -282,9 +331,3 @@ def test_two_hundred_lines_are_read_at_once():
         return time.perf_counter() - start
 
     assert min(once() for _ in range(10)) < 0.02
-
-
-def test_the_examples_of_this_suite_are_files_like_any_other(tmp_path: Path):
-    file = tmp_path / "orders.yaml"
-    file.write_text(YAML, encoding="utf-8")
-    assert read_document(file.read_text(encoding="utf-8"), str(file)).place.file == str(file)

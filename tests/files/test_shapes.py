@@ -169,7 +169,7 @@ def test_all_mistakes_are_told_at_once_each_at_its_place():
         '16:8: found "fast", wanted is a rate such as 10/s, 600/m or 5000/h of more than 0',
         "17:8: found nan, wanted is a number from 0 to 1",
         '18:10: found "yes", wanted is true or false',
-        '19:12: found "Pricing", wanted is a name like [a-z]+',
+        '19:12: found the name "Pricing", wanted is a name like [a-z]+',
         "19:21: found an empty list, wanted is a text or a whole number",
         "19:32: found nothing, wanted is a text or a whole number; give it a value, or leave it out",
     ]
