@@ -25,6 +25,7 @@ class FlowFileError(FlowError):
     def __init__(self, mistakes: Sequence[Any]) -> None:
         super().__init__("\n".join(str(mistake) for mistake in mistakes))
         self.mistakes = tuple(mistakes)
+        """The mistakes in the order of their places, each a `penstock.files.Mistake`."""
 
 
 class ExpressionWrong(FlowError):
