@@ -31,15 +31,13 @@ class Valve:
     """An outlet, and the runs that use it. `Valve.of(outlet)` gives the one of an outlet, `leave` it in the end."""
 
     def __init__(self, outlet: Outlet, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.users = 0
         self._outlet = outlet
-        self._loop = loop
-        self._users = 0
         self._turn = asyncio.Lock()
         self._opened = False
-        self._attempts = 0
-        """How often the outlet was tried to be opened."""
         self._failures = 0
-        """How many of them failed since one did not."""
+        """How often in a row the outlet could not be opened."""
         self._error: Exception | None = None
         self._retry_at = 0.0
         self._call: asyncio.Task[Any] | None = None
@@ -51,11 +49,11 @@ class Valve:
         """The valve of an outlet, for one more user."""
         loop = asyncio.get_running_loop()
         valve = _VALVES.get(id(outlet))
-        if valve is None or valve._loop is not loop:
-            if valve is not None and valve._loop.is_running():
+        if valve is None or valve.loop is not loop:
+            if valve is not None and valve.loop.is_running():
                 raise RuntimeError(f"outlet {_title(outlet)} is in use by another event loop; give each loop its own")
             valve = _VALVES[id(outlet)] = Valve(outlet, loop)
-        valve._users += 1
+        valve.users += 1
         return valve
 
     @property
@@ -68,12 +66,14 @@ class Valve:
 
         `seconds` is the time that the outlet gets for one call.
         """
-        attempts = self._attempts
+        failures = self._failures
         try:
             async with self._turn:
                 if not self._opened:
-                    await self._open(attempts, seconds)
-                answers = await self._make(lambda: self._outlet.write(values), seconds)
+                    await self._open(failures, seconds)
+                answers: Sequence[Exception | None] | None = await self._make(
+                    lambda: self._outlet.write(values), seconds
+                )
             if answers is not None and len(answers) != len(values):
                 raise WrongAnswer(f"{_title(self._outlet)} has to answer with None or with one entry for each value")
         except Exception as error:
@@ -82,37 +82,39 @@ class Valve:
 
     async def leave(self) -> None:
         """One user less; after the last one the outlet is closed."""
-        self._users -= 1
-        if self._users:
+        self.users -= 1
+        if self.users:
             return
         try:
             async with asyncio.timeout(CANCEL_SECONDS), self._turn:
-                if self._opened and not self._users:
+                if self._opened and not self.users:
                     self._opened = False
                     await self._make(self._outlet.aclose, None)
         except Exception as error:
             reason = f"not within {CANCEL_SECONDS:g} s" if isinstance(error, TimeoutError) else describe(error)
             log.error("outlet.not_closed", outlet=_title(self._outlet), error=reason)
-        if not self._users and (self._call is None or self._call.done()):
+        if not self.users and (self._call is None or self._call.done()):
             _VALVES.pop(id(self._outlet), None)
 
-    async def _open(self, attempts: int, seconds: float) -> None:
+    async def _open(self, failures: int, seconds: float) -> None:
         """Open the outlet; an attempt that failed while these values waited for their turn counts for them too."""
-        if self._error is not None and self._attempts > attempts:
+        if self._error is not None and self._failures > failures:
             raise OutletUnavailable(_title(self._outlet), self._error)
         if self._failures:
-            await asyncio.sleep(self._retry_at - self._loop.time())
-        self._attempts += 1
+            await asyncio.sleep(self._retry_at - self.loop.time())
         try:
             await self._make(self._outlet.open, seconds)
+        except asyncio.CancelledError:
+            call = self._call  # it may have been quicker than the cancelling, and is to be closed then
+            self._opened = call is not None and call.done() and not call.cancelled() and call.exception() is None
+            raise
         except Exception as error:
             self._failures += 1
             wait = BACKOFF.seconds(self._failures, self._chance)
-            self._error, self._retry_at = error, self._loop.time() + wait
-            log.warning(
-                "outlet.not_opened", outlet=_title(self._outlet), error=describe(error), retry_in=round(wait, 3)
-            )
-            raise OutletUnavailable(_title(self._outlet), error) from error
+            self._error, self._retry_at = error, self.loop.time() + wait
+            title, reason = _title(self._outlet), describe(error)
+            log.warning("outlet.not_opened", outlet=title, error=reason, retry_in=round(wait, 3))
+            raise OutletUnavailable(title, error) from error
         self._opened, self._failures, self._error = True, 0, None
 
     async def _make(self, begin: Callable[[], Coroutine[Any, Any, Any]], seconds: float | None) -> Any:
