@@ -236,6 +236,17 @@ def test_runs_that_wait_together_share_an_attempt_to_open() -> None:
     assert (seconds, len(shelf.tries), {summary.failed for summary in summaries}) == (1, 1, {1})
 
 
+def test_an_outlet_that_stays_locked_is_tried_less_and_less_often() -> None:
+    """A minute of values, ten a second, at an outlet that refuses at once: they wait up to 5 s for the next attempt."""
+    shelf = Locked(until=1e9, seconds=0)
+
+    async def main() -> Summary:
+        return await flow_of(shelf).start(from_async_iterable(slept(0.1, range(600))), Discard()).finished
+
+    assert quiet(main()).failed == 600
+    assert 10 < len(shelf.tries) < 120
+
+
 @pytest.mark.parametrize("call", ["open", "write"])
 def test_a_call_that_hangs_is_cancelled_after_its_timeout(call: str) -> None:
     """Its values fail as timed out, and the next ones are tried."""
@@ -349,7 +360,7 @@ def test_an_abort_ends_a_delivery_within_bounds_and_leaves_nothing(shelf: Shelf)
 
 
 def test_a_run_that_leaves_does_not_close_the_outlet_of_another() -> None:
-    """An abort beside a run that goes on: that one's values are all taken."""
+    """An abort beside a run that goes on: it waits for nothing, and that one's values are all taken."""
     shelf = Shelf(seconds=1)
 
     async def main() -> Summary:
@@ -358,10 +369,26 @@ def test_a_run_that_leaves_does_not_close_the_outlet_of_another() -> None:
         leaving = flow.start(from_iterable("x" * 30), Discard())
         await asyncio.sleep(2.5)
         leaving.abort()
+        assert (await leaving.finished).seconds == 2.5
         return await staying.finished
 
     assert quiet(main()).ok == 30
     assert [value for value in shelf.kept if value != "x"] == list(range(30))
+    assert shelf.calls == ["open", "close"]
+
+
+def test_a_run_that_comes_while_the_outlet_is_about_to_be_closed_keeps_it_open() -> None:
+    """The last run's write is slow to be cancelled; meanwhile another run begins: the outlet stays open for it."""
+    shelf = Deaf(write=1.5)
+
+    async def main() -> Summary:
+        leaving = flow_of(shelf).start(from_iterable([1]), Discard())
+        await asyncio.sleep(1)
+        leaving.abort()
+        await asyncio.sleep(0.2)
+        return await flow_of(shelf).start(from_iterable([2]), Discard()).finished
+
+    assert quiet(main()).ok == 1
     assert shelf.calls == ["open", "close"]
 
 
