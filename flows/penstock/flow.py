@@ -17,7 +17,7 @@ from reactivex import Observable
 
 from penstock import operators, window
 from penstock.deadletters import Store, make_store
-from penstock.element import Element
+from penstock.element import Element, Step
 from penstock.errors import FlowError, RunError
 from penstock.operators.each import name_of
 from penstock.outlets import Outlet
@@ -230,11 +230,15 @@ class Flow(Generic[A]):
             made.append(Way(key, branch.condition if isinstance(branch, When) else None, steps, branch.end))
         return self._with("route", name, ways=tuple(made))
 
-    def to(self, *outlets: Outlet, name: str = "to") -> Flow[A]:
-        """Hand each value to outlets; it goes on, unchanged, when all of them took it."""
+    def to(self, *outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Flow[A]:
+        """Hand each value to outlets; it goes on, unchanged, when all of them took it. `timeout` is for one write."""
         if not outlets:
             raise FlowError(f"to in flow {self.name} needs at least one outlet: to(FileOutlet('out.ndjson'))")
-        return self._with("to", name, outlets=outlets)
+        return self._with("to", name, outlets=outlets, timeout=timeout)
+
+    def step(self, step: Step[A, B], *, name: str | None = None) -> Flow[B]:
+        """Continue with an operator of your own, on streams of elements."""
+        return self._with("step", name or name_of(step, "step"), step=step)
 
     def apply(self, steps: Callable[[Flow[A]], Flow[B]]) -> Flow[B]:
         """Continue with steps that are written down once and used by many flows: a function from flow to flow."""

@@ -17,7 +17,6 @@ from laws.plans import quiet, summary_of
 from laws.test_steps import send
 from penstock import Flow, from_iterable, operators
 from penstock.element import Element, Ledger, Outcome
-from penstock.flow import NamedStep
 from penstock.operators import Branch
 from penstock.runtime import Run, Summary
 from penstock.runtime.plan import Plan
@@ -29,7 +28,7 @@ def flow_of(*steps: Any, window: int = 256) -> Flow[Any]:
     """A flow of operators."""
     flow: Flow[Any] = Flow("f", elements=window)
     for number, step in enumerate(steps):
-        flow = flow._with(NamedStep(f"step-{number}", "operator", step))
+        flow = flow.step(step, name=f"step-{number}")
     return flow
 
 

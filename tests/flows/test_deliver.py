@@ -14,7 +14,6 @@ from structlog.testing import capture_logs
 
 from laws.plans import quiet, timers, within
 from penstock import Flow, from_async_iterable, from_iterable, operators
-from penstock.flow import NamedStep
 from penstock.outlets import Outlet, Valve
 from penstock.outlets.valve import _VALVES, GRACE
 from penstock.runtime import Run, Summary
@@ -59,8 +58,7 @@ class Shelf:
 
 def flow_of(*outlets: Outlet, timeout: float = 30.0, name: str = "to", window: int = 256) -> Flow[Any]:
     """A flow that does nothing but deliver."""
-    step = operators.deliver(*outlets, timeout=timeout, name=name)
-    return Flow[Any]("f", elements=window)._with(NamedStep(name, "deliver", step))
+    return Flow[Any]("f", elements=window).to(*outlets, timeout=timeout, name=name)
 
 
 async def gathered(flow: Flow[Any], values: Any) -> dict[int, Result]:

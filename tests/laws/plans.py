@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,11 +19,11 @@ from reactivex import Observable
 from reactivex import operators as ops
 from structlog.testing import capture_logs
 
-from penstock import Backoff, Flow, Service, from_async_iterable, from_iterable, ndjson, operators
+from penstock import Backoff, Flow, Service, from_async_iterable, from_iterable, ndjson
 from penstock.deadletters import Filter, Letter, MemoryStore
 from penstock.element import Outcome
 from penstock.errors import ReaderGone, StoreError
-from penstock.flow import NamedStep
+from penstock.flow import When
 from penstock.runtime import Run, Summary, Supervisor
 from penstock.sinks import Discard, Lines, Outcomes, Result, Sink
 from penstock.sources import Feed, Source
@@ -276,28 +276,27 @@ def _add(flow: Flow[Any], step: StepPlan, spy: Spy) -> Flow[Any]:
         case "deliver":
             shelves = [Shelf(step, spy), Shelf(StepPlan("deliver"), spy)][: step.number]
             spy.shelves += shelves
-            deliver: Any = operators.deliver(*shelves, timeout=TIMEOUT)
-            return flow._with(NamedStep(f"to-{len(flow.steps)}", "deliver", deliver))
+            return flow.to(*shelves, timeout=TIMEOUT)
         case other:
             raise ValueError(other)
 
 
 def _branch(flow: Flow[Any], step: StepPlan, spy: Spy, plain: Callable[[Value], Value]) -> Flow[Any]:
     """Every branch takes its share, by number; as many again are taken by none."""
-    branches: list[operators.Branch] = []
-    services: tuple[Service, ...] = ()
+    branches: dict[str, When] = {}
     for place, plans in enumerate(step.branches):
-        inside: Flow[Any] = Flow(f"{flow.name}-{len(flow.steps)}-{place}")
-        for inner in plans:
-            inside = _add(inside, inner, spy)
+
+        def inside(fork: Flow[Any], place: int = place, plans: Sequence[StepPlan] = plans) -> Flow[Any]:
+            fork = replace(fork, name=f"{flow.name}-{len(flow.steps)}-{place}")
+            for inner in plans:
+                fork = _add(fork, inner, spy)
+            return fork
 
         def takes(value: Value, place: int = place) -> bool:
             return bool(plain(value)) and value["id"] % (len(step.branches) + 1) == place
 
-        way = tuple(named.apply for named in inside.steps)
-        branches.append(operators.Branch(str(place), takes, way, end=bool(step.number >> place & 1)))
-        services += inside.services
-    return flow._with(NamedStep(f"route-{len(flow.steps)}", "branch", operators.branch(branches), services))
+        branches[str(place)] = When(takes, inside, end=bool(step.number >> place & 1))
+    return flow.route(branches)
 
 
 def _operator(number: int) -> Callable[[Observable[Value]], Observable[Value]]:

@@ -36,7 +36,9 @@ class Building:
         """The flow of a file."""
         window = read["window"]
         elements, size = (window["elements"], window["bytes"]) if isinstance(window, Read) else (window, None)
-        flow = Flow[Any](read["flow"], item, read["key"], elements or ELEMENTS, size or BYTES, about=read["about"] or "")
+        flow = Flow[Any](
+            read["flow"], item, read["key"], elements or ELEMENTS, size or BYTES, about=read["about"] or ""
+        )
         flow = self._steps(flow, read["steps"] or ())
         if read["order"] == "input":
             flow = flow.in_order()
@@ -89,8 +91,8 @@ class Building:
             case "throttle":
                 rate, burst = (value["rate"], value["burst"]) if isinstance(value, Read) else (value, None)
                 return flow.throttle(rate, burst=burst or 1, **named)
-            case "through":
-                return flow.through(value, **named)
+            case "through" | "step":
+                return getattr(flow, kind)(value, **named)
             case "to":
                 return flow.to(*outlets_of(value), **named)
             case "apply":
@@ -178,7 +180,11 @@ def with_letters(flow: Flow[Any], value: Any) -> Flow[Any]:
     """The flow with its store of dead letters."""
     if value is None:
         return flow
-    return flow.dead_letters(value["store"], redact=value["redact"] or ()) if isinstance(value, Read) else flow.dead_letters(value)
+    return (
+        flow.dead_letters(value["store"], redact=value["redact"] or ())
+        if isinstance(value, Read)
+        else flow.dead_letters(value)
+    )
 
 
 __all__ = ["Building", "Expression"]

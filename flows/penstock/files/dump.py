@@ -103,7 +103,9 @@ class _Dump:
     def _dead_letters(self) -> Plain:
         store, redacted = self._flow.store, list(self._flow.redacted)
         if store is not None and not isinstance(store, str):
-            raise FlowError(f"the dead letters of flow {self._flow.name} are kept in an object; name the store by its URL")
+            raise FlowError(
+                f"the dead letters of flow {self._flow.name} are kept in an object; name the store by its URL"
+            )
         return {"store": store, "redact": redacted} if redacted else store
 
     def _serve(self) -> Plain:
@@ -114,7 +116,9 @@ class _Dump:
             name: None if getattr(serving, name) is None else show_size(getattr(serving, name))
             for name in ("max_line", "max_body")
         }
-        return said({"name": serving.name, "max_runs": serving.max_runs, **sizes, "max_count": serving.max_count}) or None
+        return (
+            said({"name": serving.name, "max_runs": serving.max_runs, **sizes, "max_count": serving.max_count}) or None
+        )
 
     def _register(self, service: Service) -> None:
         """Give a service a name in the file: its own, or one with a number if another has that."""
@@ -166,13 +170,16 @@ class _Dump:
         if backoff == NONE:
             return "none"
         default = Backoff()
-        return said(
-            {
-                "first": None if backoff.first == default.first else show_duration(backoff.first),
-                "factor": None if backoff.factor == default.factor else backoff.factor,
-                "cap": None if backoff.cap == default.cap else show_duration(backoff.cap),
-            }
-        ) or None
+        return (
+            said(
+                {
+                    "first": None if backoff.first == default.first else show_duration(backoff.first),
+                    "factor": None if backoff.factor == default.factor else backoff.factor,
+                    "cap": None if backoff.cap == default.cap else show_duration(backoff.cap),
+                }
+            )
+            or None
+        )
 
     def _called(self, function: Any, variable: str = "value") -> Plain:
         """What computes, as it is written: an expression, a mapping of them, or a name."""
@@ -209,6 +216,8 @@ class _Dump:
                 value = {"rate": value, "burst": options["burst"]} if options["burst"] != 1 else value
             case "through":
                 value = reference_of(options["operator"])
+            case "step":
+                usual, value = name_of(options["step"], kind), reference_of(options["step"])
             case "to":
                 outlets = [self._outlet(outlet) for outlet in options["outlets"]]
                 value = outlets[0] if len(outlets) == 1 else outlets
@@ -242,7 +251,12 @@ class _Dump:
             case StandardInput(limit):
                 return {"stdin": True, **_unless(LINE_LIMIT, limit=limit)}
             case File(path, format, limit, delimiter):
-                return {"file": path, "format": str(format), **_unless(LINE_LIMIT, limit=limit), **_unless(",", delimiter=delimiter)}
+                return {
+                    "file": path,
+                    "format": str(format),
+                    **_unless(LINE_LIMIT, limit=limit),
+                    **_unless(",", delimiter=delimiter),
+                }
             case Directory(path, pattern, every, done, format, limit, delimiter):
                 return {
                     "directory": path,

@@ -47,7 +47,9 @@ class FlowFile:
     _digest: str = ""
 
 
-def load(path: str | Path, *, environment: Mapping[str, str] = os.environ, services: Iterable[Service] = ()) -> FlowFile:
+def load(
+    path: str | Path, *, environment: Mapping[str, str] = os.environ, services: Iterable[Service] = ()
+) -> FlowFile:
     """The flow in a file of YAML, JSON or TOML. Raises `FlowFileError` with every mistake.
 
     `services` are used in the place of equal ones that the file describes, so that flows share their bulkheads.
@@ -137,7 +139,9 @@ class _Reading:
                 continue
             for key, value in (part[name] or {}).items():
                 if key in found:
-                    self._mistakes.add(part.at(name).key(key) or part.node, f"{quoted(key)} is in a file that is used, too")
+                    self._mistakes.add(
+                        part.at(name).key(key) or part.node, f"{quoted(key)} is in a file that is used, too"
+                    )
                 found[key] = value
         return found
 

@@ -136,6 +136,7 @@ _KINDS: Mapping[str, Shape] = {
     "through": Reference(about="A synchronous operator of reactivex"),
     "route": MapOf(BRANCH, key_pattern=NAME, about="Send each value along the first branch whose condition holds"),
     "to": Either(OUTLET.shapes[0], OUTLET.shapes[1], ListOf(OUTLET, least=1), about="Deliver each value to outlets"),
+    "step": Reference(about="An operator of your own, on streams of elements"),
     "apply": Text(about="The steps of a template"),
 }
 
