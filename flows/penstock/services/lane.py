@@ -55,7 +55,6 @@ class Lane:
     __slots__ = (
         "_done",
         "_fault",
-        "_loop",
         "_service",
         "_timers",
         "answers",
@@ -64,6 +63,7 @@ class Lane:
         "context",
         "failed",
         "jobs",
+        "loop",
         "retried",
     )
 
@@ -79,7 +79,7 @@ class Lane:
         self._service = service
         self._done = done
         self._fault = fault
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.context = copy_context()
         """Of the run: answers are told in it, not in that of a worker, which is nobody's."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
@@ -97,12 +97,19 @@ class Lane:
             if fresh:
                 self._service.ready(self)
 
+    def answer(self, job: Job | Again, answer: Any) -> None:
+        """Take an answer that came after a wait; it is handed on with those of the same turn of the event loop."""
+        if not self.jobs:
+            self.loop.call_soon(self.hand_on, context=self.context)
+        self.jobs.append(job)
+        self.answers.append(answer)
+
     def again(self, job: Again, seconds: float) -> None:
         """Have one more attempt made after a wait, which holds no place in the bulkhead."""
         if self.closed:
             return
         self.retried = True
-        self._timers[id(job)] = self._loop.call_later(seconds, self._due, job)
+        self._timers[id(job)] = self.loop.call_later(seconds, self._due, job)
 
     async def aclose(self) -> None:
         """Forget what is in line and cancel what is under way."""
@@ -120,7 +127,7 @@ class Lane:
 
     def hand_on(self) -> None:
         """Tell the step the answers that came in this turn of the event loop."""
-        if self.closed:
+        if self.closed or not self.jobs:
             return
         jobs, answers = self.jobs, self.answers
         self.jobs, self.answers = [], []
