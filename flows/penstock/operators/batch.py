@@ -98,7 +98,7 @@ class Groups:
         self._open = 0
         self._ended = False
         self._lane = service.lane(self.on_answers, scope.fault)
-        scope.on_close(self._aclose)
+        scope.on_close(self._close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Gather elements; those that were decided before pass."""
@@ -156,10 +156,10 @@ class Groups:
         if self._ended and not self._open:
             self._observer.on_completed()
 
-    async def _aclose(self) -> None:
+    def _close(self) -> list[asyncio.Future[Any]]:
         if self._timer is not None:
             self._timer.cancel()
-        await self._lane.aclose()
+        return self._lane.close()
 
 
 def _is_list(answer: Any) -> TypeGuard[list[Any]]:

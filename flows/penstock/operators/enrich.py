@@ -105,7 +105,7 @@ class Gathering:
         """For each service the groups that it has not answered for, oldest first."""
         for number, service in enumerate(services.values()):
             lane = service.lane(partial(self.on_answers, number), scope.fault)
-            scope.on_close(lane.aclose)
+            scope.on_close(lane.close)
             self._lanes.append(lane)
             self._groups.append(deque())
 

@@ -78,7 +78,7 @@ class AsReady:
         self._open = 0
         self._ended = False
         self._lane = service.lane(self.on_answers, scope.fault)
-        scope.on_close(self._lane.aclose)
+        scope.on_close(self._lane.close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Have the calls made; elements that were decided before pass."""

@@ -53,7 +53,7 @@ class Bucket:
         self._waiting: deque[Element[Any]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._ended = False
-        scope.on_close(self._aclose)
+        scope.on_close(self._close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Let through what there are tokens for; elements that were decided before pass."""
@@ -86,6 +86,7 @@ class Bucket:
         if self._ended and not self._waiting:
             self._observer.on_completed()
 
-    async def _aclose(self) -> None:
+    def _close(self) -> list[asyncio.Future[Any]]:
         if self._timer is not None:
             self._timer.cancel()
+        return []

@@ -46,7 +46,7 @@ class Caller(Protocol):
 
     def ready(self, lane: Lane) -> None: ...
 
-    async def leave(self, lane: Lane) -> None: ...
+    def leave(self, lane: Lane) -> list[asyncio.Future[Any]]: ...
 
 
 class Lane:
@@ -111,15 +111,20 @@ class Lane:
         self.retried = True
         self._timers[id(job)] = self.loop.call_later(seconds, self._due, job)
 
-    async def aclose(self) -> None:
-        """Forget what is in line and cancel what is under way."""
+    def close(self) -> list[asyncio.Future[Any]]:
+        """Forget what is in line and cancel what is under way; returns what is to be waited for."""
         self.closed = True
         self.calls.clear()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
         self.jobs, self.answers = [], []
-        await self._service.leave(self)
+        return self._service.leave(self)
+
+    async def aclose(self) -> None:
+        """Close, and wait for the end of what was under way."""
+        if waits := self.close():
+            await asyncio.wait(waits)
 
     def _due(self, job: Again) -> None:
         del self._timers[id(job)]

@@ -127,8 +127,11 @@ class Service:
         self._ready.append(lane)
         self._wake()
 
-    async def leave(self, lane: Lane) -> None:
-        """Cancel what is under way for a lane; after the last lane, end the workers."""
+    def leave(self, lane: Lane) -> list[asyncio.Future[Any]]:
+        """Cancel what is under way for a lane, and after the last lane the workers; returns what is to be waited for.
+
+        It comes to its end within `CANCEL_SECONDS`.
+        """
         self._lanes.discard(lane)
         if lane in self._ready:
             self._ready.remove(lane)
@@ -136,13 +139,17 @@ class Service:
         ending = [] if self._lanes else self._end_workers()
         for worker in busy:
             worker.cancel(Verdict.LEFT)
+        if busy:
+            return [asyncio.ensure_future(self._see_off(busy, ending))]
+        return ending  # idle all of them: they end by themselves
+
+    async def _see_off(self, busy: list[Worker], ending: list[asyncio.Future[Any]]) -> None:
         waits = [asyncio.ensure_future(worker.free.wait()) for worker in busy] + ending
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=CANCEL_SECONDS)
-            if late:
-                log.error("service.calls_stuck", service=self.name, calls=len(late), waited=CANCEL_SECONDS)
-            for task in late:
-                task.cancel()
+        _, late = await asyncio.wait(waits, timeout=CANCEL_SECONDS)
+        if late:
+            log.error("service.calls_stuck", service=self.name, calls=len(late), waited=CANCEL_SECONDS)
+        for task in late:
+            task.cancel()
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """Serve another event loop; forget what one that ended without closing its lanes left behind."""
@@ -153,7 +160,7 @@ class Service:
         self._ready.clear()
         self._workers, self._idle, self._waking, self._watch = [], [], False, None
 
-    def _end_workers(self) -> list[asyncio.Task[Any]]:
+    def _end_workers(self) -> list[asyncio.Future[Any]]:
         """End the idle workers now and the busy ones after their call."""
         workers, self._workers, self._idle, self._waking = self._workers, [], [], False
         if self._watch is not None:
