@@ -13,6 +13,7 @@ from penstock.element import Element, Step
 from penstock.errors import WrongAnswer
 from penstock.operators.each import name_of
 from penstock.operators.map_async import enter, measure
+from penstock.operators.stream import Stream
 from penstock.scope import Scope
 from penstock.services import MAX_IN_FLIGHT, Failed, Service
 
@@ -63,7 +64,7 @@ def batch(
             groups = Groups(title, service, size, seconds, observer, scope)
             return source.subscribe(groups.on_next, observer.on_error, groups.on_completed, scheduler=scheduler)
 
-        return Observable(subscribe)
+        return Stream(subscribe)
 
     return step
 

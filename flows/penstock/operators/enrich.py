@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import compress
 from typing import Any, TypeVar, cast
@@ -14,6 +14,7 @@ from reactivex import Observable, abc
 
 from penstock.element import Element, Step
 from penstock.operators.map_async import measure
+from penstock.operators.stream import Stream
 from penstock.scope import Scope
 from penstock.services import Failed, Lane, Service
 
@@ -52,7 +53,7 @@ def enrich(
             gathering = Gathering(name, asked, merge, observer, scope)
             return source.subscribe(gathering.on_next, observer.on_error, gathering.on_completed, scheduler=scheduler)
 
-        return Observable(subscribe)
+        return Stream(subscribe)
 
     return step
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from reactivex import Observable, abc
 
 from penstock.element import Element, Step
+from penstock.operators.stream import Stream
 from penstock.scope import Scope
 
 A = TypeVar("A")
@@ -35,7 +36,7 @@ def throttle(rate: float, *, burst: int = 1, name: str = "throttle") -> Step[A, 
             bucket = Bucket(rate, burst, observer, scope)
             return source.subscribe(bucket.on_next, observer.on_error, bucket.on_completed, scheduler=scheduler)
 
-        return Observable(subscribe)
+        return Stream(subscribe)
 
     return step
 
