@@ -1,0 +1,7 @@
+"""Outlets: places outside that a flow delivers values to, beside its results."""
+
+from penstock.outlets.files import FileOutlet
+from penstock.outlets.outlet import Outlet
+from penstock.outlets.standard import Nowhere, StandardOutput
+
+__all__ = ["FileOutlet", "Nowhere", "Outlet", "StandardOutput"]
