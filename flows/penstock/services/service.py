@@ -22,6 +22,7 @@ from penstock.errors import CallCancelled, TimedOut
 from penstock.scope import CANCEL_SECONDS
 from penstock.services.backoff import Backoff
 from penstock.services.lane import Again, Done, Job, Lane
+from penstock.services.spacing import Spacing
 from penstock.services.tries import At, Tries, worth_another
 from penstock.services.worker import Verdict, Worker
 
@@ -41,7 +42,8 @@ class Service:
     a plain one that blocks runs in a thread with `blocking=True` (which a timeout abandons but cannot stop).
 
     `timeout` is in seconds, for one attempt. `attempts` counts the first one too. `retry_on` tells which errors are
-    worth another attempt (default: all that do not say otherwise).
+    worth another attempt (default: all that do not say otherwise). `rate` is in calls a second, over all runs and
+    attempts (default: as fast as they come).
 
     A `call` that is an object may have a coroutine method `rest`: it is awaited when no run uses the service any more.
     """
@@ -57,6 +59,7 @@ class Service:
         backoff: Backoff | None = None,
         retry_on: Callable[[BaseException], bool] = worth_another,
         blocking: bool = False,
+        rate: float | None = None,
         chance: random.Random | None = None,
     ) -> None:
         if max_in_flight < 1 or attempts < 1:
@@ -65,6 +68,8 @@ class Service:
             )
         if timeout <= 0:
             raise ValueError(f"service {name} needs a timeout above 0 seconds, got {timeout!r}")
+        if rate is not None and rate <= 0:
+            raise ValueError(f"service {name} needs a rate above 0 calls a second, got {rate!r}")
         self.name = name
         self.function = call
         self.max_in_flight = max_in_flight
@@ -73,10 +78,12 @@ class Service:
         self.backoff = backoff or Backoff()
         self.retry_on = retry_on
         self.blocking = blocking
+        self.rate = rate
         self.succeeded = 0
         self.cancelled = 0
         self._call = _as_coroutine_function(call, blocking)
         self._tries = Tries(attempts, self.backoff, retry_on, chance or random.Random())  # noqa: S311 - jitter
+        self._spacing = None if rate is None else Spacing(rate)
         self._lanes: set[Lane] = set()
         self._ready: deque[Lane] = deque()
         self._workers: list[Worker] = []
@@ -107,6 +114,7 @@ class Service:
             self.backoff,
             self.retry_on,
             self.blocking,
+            self.rate,
         )
 
     @property
@@ -229,6 +237,12 @@ class Service:
                 self._waking = False
                 made = 0
                 continue
+            if self._spacing is not None:
+                # Before a call is taken: who waits here holds up no run, and wakes the next one when it goes on.
+                await asyncio.sleep(self._spacing.reserve(loop.time()))
+                if not self._ready:
+                    continue
+                made = SLICE - 1
             made += await self._make_calls(worker, SLICE - made)
             if worker.waited:
                 made = 0
@@ -292,8 +306,11 @@ class Service:
             if answer is not At.ONCE:
                 return answer
             attempt += 1
-            worker.since = asyncio.get_running_loop().time()
+            wait = 0.0 if self._spacing is None else self._spacing.reserve(self._clock())
+            worker.since = self._clock() + wait
             try:
+                if wait:
+                    await asyncio.sleep(wait)
                 return await self._call(job.value)
             except (Exception, asyncio.CancelledError) as again:
                 error = again
