@@ -60,7 +60,7 @@ class Worker:
 
     name: str
     source: Source[Any]
-    schedule: Schedule = Once()
+    schedule: Schedule = field(default_factory=Once)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -286,7 +285,7 @@ class _Dump:
 class _Dumper(yaml.SafeDumper):
     """Quotes every text that flow files would read as something else."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
         """Nothing is shared."""
         return True
 
@@ -313,6 +312,3 @@ def _module(name: str) -> Any:
         return import_module(name)
     except ImportError:
         return None
-
-
-__all__ = ["dump", "reference_of", "replace"]
