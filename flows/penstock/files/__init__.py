@@ -1,0 +1,1 @@
+"""Flows written down: read, checked, and shown as a picture."""
