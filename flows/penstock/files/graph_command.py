@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ ENDINGS = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot
 """The format that is meant by the ending of a file's name."""
 
 
-def command(arguments: list[str]) -> int:
-    """Draw a flow; returns 0, or 1 if the flow cannot be read or the picture cannot be written."""
+def command(arguments: list[str], read: Callable[[str], Flow[Any]] | None = None) -> int:
+    """Draw a flow; returns 0, or 1 if the flow cannot be read or the picture cannot be written.
+
+    `read` gives the flow of a file.
+    """
     options = make_parser().parse_args(arguments)
     try:
-        flow = read(options.file)
+        flow = (read or flow_of)(options.file)
     except (PenstockError, OSError) as error:
         return complain(str(error))
     return put(FORMATS[format_of(options)](graph_of(flow)), options.output)
@@ -48,7 +52,7 @@ def format_of(options: argparse.Namespace) -> str:
     return options.format or ENDINGS.get(ending, "mermaid")
 
 
-def read(file: str) -> Flow[Any]:
+def flow_of(file: str) -> Flow[Any]:
     """The flow of a file."""
     from penstock.files import load  # late: what reads files takes a while to import
 

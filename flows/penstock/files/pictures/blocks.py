@@ -7,13 +7,12 @@ hangs below it. Nothing here looks for room: each block is as large as what it h
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
+from penstock.files.pictures.canvas import RING, Box, Canvas, Label, Ring
 from penstock.files.pictures.cards import Card, Text, card_of
-from penstock.files.pictures.parts import Beside, EdgeKind, Lane, Stage
-
-Point = tuple[float, float]
+from penstock.files.pictures.parts import Beside, Lane, Stage
 
 GAP = 40.0
 """Between two blocks of a row: an arrow."""
@@ -25,76 +24,6 @@ HANG = 16.0
 """Between a step and what hangs below it."""
 STEM = 18.0
 INDENT = 40.0
-RING = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A card at its place, by its upper left corner."""
-
-    card: Card
-    x: float
-    y: float
-
-    @property
-    def right(self) -> float:
-        return self.x + self.card.width
-
-    @property
-    def bottom(self) -> float:
-        return self.y + self.card.height
-
-    @property
-    def middle(self) -> float:
-        return self.y + self.card.height / 2
-
-
-@dataclass(frozen=True, slots=True)
-class Wire:
-    """A line of straight pieces, with or without an arrow at its end."""
-
-    kind: EdgeKind
-    points: tuple[Point, ...]
-    arrow: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A text beside a wire; `y` is its baseline."""
-
-    text: Text
-    x: float
-    y: float
-    failure: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Ring:
-    """Where a line ends without going on: `flow` for a result, `filtered` for what is settled there."""
-
-    kind: EdgeKind
-    x: float
-    y: float
-
-
-@dataclass(slots=True)
-class Canvas:
-    """What was placed so far."""
-
-    boxes: list[Box] = field(default_factory=list[Box])
-    wires: list[Wire] = field(default_factory=list[Wire])
-    labels: list[Label] = field(default_factory=list[Label])
-    rings: list[Ring] = field(default_factory=list[Ring])
-
-    def wire(self, *points: Point, kind: EdgeKind = "flow", arrow: bool = True) -> None:
-        """Draw a line; points that make no turn are left out."""
-        kept = [
-            point
-            for number, point in enumerate(points)
-            if number in (0, len(points) - 1) or not _straight(points[number - 1], point, points[number + 1])
-        ]
-        if len(set(kept)) > 1:
-            self.wires.append(Wire(kind, tuple(kept), arrow))
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +164,3 @@ def _fork(own: Block, width: float, lanes: Sequence[Block]) -> Block:
 
 def _verb(beside: Beside) -> str:
     return "calls" if beside.node.kind == "service" else "to"
-
-
-def _straight(before: Point, point: Point, after: Point) -> bool:
-    """Whether a point lies on the line between its neighbours, which all run along one axis."""
-    return before[0] == point[0] == after[0] or before[1] == point[1] == after[1]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from penstock.files.pictures.blocks import GAP, TURN, Block, Box, Canvas, Label, row, stage_block
+from penstock.files.pictures.blocks import GAP, TURN, Block, row, stage_block
+from penstock.files.pictures.canvas import Box, Canvas, Label
 from penstock.files.pictures.cards import Card, Text, card_of
 from penstock.files.pictures.parts import Graph
 from penstock.files.pictures.words import counted

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import copysign
 from xml.sax.saxutils import escape, quoteattr
 
-from penstock.files.pictures.blocks import RING, Box, Label, Point, Ring, Wire
+from penstock.files.pictures.canvas import RING, Box, Label, Point, Ring, Wire
 from penstock.files.pictures.cards import ABOVE, LEADING, LID, PAD, Text
 from penstock.files.pictures.layout import Layout, Panel, lay_out
 from penstock.files.pictures.parts import Graph

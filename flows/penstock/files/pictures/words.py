@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 
 ELLIPSIS = "…"
-BOLD = 1.09
+BOLD = 1.12
 """How much wider bold letters are, at most."""
 
 _WIDTHS = {
