@@ -434,9 +434,9 @@ def test_graphviz_takes_what_is_for_it() -> None:
 @pytest.mark.skipif(not shutil.which("npm"), reason="npm is not on this machine: apt-get install nodejs npm")
 def test_mermaid_takes_what_is_for_it(tmp_path: Path) -> None:
     """Its own parser does, with a document of jsdom in the place of a browser's."""
-    for name in ("package.json", "parse.mjs"):
+    for name in (".npmrc", "package.json", "package-lock.json", "parse.mjs"):
         shutil.copy(HERE / "mermaid" / name, tmp_path)
-    install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"]
+    install = ["npm", "ci", "--ignore-scripts"]
     subprocess.run(install, cwd=tmp_path, capture_output=True, timeout=300, check=True)
     texts = json.dumps(pictures("mermaid"))
     done = subprocess.run(

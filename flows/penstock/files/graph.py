@@ -32,8 +32,15 @@ class Counts:
     @classmethod
     def of(cls, totals: Totals) -> Counts:
         """The numbers of this moment."""
-        ok, failed, filtered, cancelled = (totals.settled(Outcome(name)) for name in cls.__slots__[2:6])
-        return cls(totals.received, totals.in_flight, ok, failed, filtered, cancelled, totals.letters)
+        return cls(
+            received=totals.received,
+            in_flight=totals.in_flight,
+            ok=totals.settled(Outcome.OK),
+            failed=totals.settled(Outcome.FAILED),
+            filtered=totals.settled(Outcome.FILTERED),
+            cancelled=totals.settled(Outcome.CANCELLED),
+            letters=totals.letters,
+        )
 
 
 def graph_of(flow: Flow[Any], counts: Counts | None = None) -> Graph:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 from typing import Any
 
 from penstock.deadletters import Store
@@ -88,7 +87,7 @@ def window_fact(flow: Flow[Any]) -> str:
     return f"window {flow.elements:,} elements, {size(flow.bytes)}"
 
 
-def told(function: Callable[..., Any], but: str = "") -> tuple[str, ...]:
+def told(function: object, but: str = "") -> tuple[str, ...]:
     """What a function does as far as it says so: the text of an expression, or a name other than `but`."""
     match function:
         case Expression():
