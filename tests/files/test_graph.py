@@ -200,6 +200,8 @@ def test_a_password_is_in_no_picture() -> None:
         assert "s3cret" not in picture
         assert "FOLDER" in picture
     assert address("kafka://u:p@h:1,h:2/t?x=1") == "kafka://u:…@h:1,h:2/t?x=1"
+    assert address("redis://:p@ss@h/0") == "redis://:…@h/0"
+    assert address("http://h:80/{a}@b") == "http://h:80/{a}@b"
     assert address("sqlite:///a@b.db") == "sqlite:///a@b.db"
 
 

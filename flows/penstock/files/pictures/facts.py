@@ -14,7 +14,7 @@ from penstock.runtime.schedule import Once
 from penstock.services import Service
 from penstock.steps import NamedStep, Way
 
-_PASSWORD = re.compile(r"(://[^:/@\s]*):[^@/\s]+@")
+_PASSWORD = re.compile(r"(://[^:/@\s]*):[^/\s]+@")
 
 
 def step_facts(step: NamedStep) -> tuple[str, ...]:
