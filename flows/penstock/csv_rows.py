@@ -150,10 +150,10 @@ def cell_reader(delimiter: str = ",") -> Callable[[str], list[str]]:
         cells: list[str] = []
         position = 0
         while (found := cell.match(row, position)) is not None:
-            quoted, behind, plain, end = found.groups()
-            if "\r" in (behind if plain is None else plain):
+            quoted, behind, plain, end = found.groups("")
+            if "\r" in behind or "\r" in plain:
                 raise ValueError("a carriage return outside of quotes; rows end with \\n or \\r\\n")
-            cells.append(plain if quoted is None else quoted.replace('""', '"') + behind)
+            cells.append(plain or quoted.replace('""', '"') + behind)
             if not end:
                 return cells
             position = found.end()
