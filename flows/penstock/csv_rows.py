@@ -1,4 +1,4 @@
-"""CSV: rows split from chunks of bytes, and cells from rows (RFC 4180).
+"""CSV: rows, split from chunks of bytes (RFC 4180).
 
 It reads what Python's `csv` reads, but in pieces and with a limit for rows: there one that is too large, or bad, ends
 the whole reading.
@@ -6,11 +6,8 @@ the whole reading.
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Callable
 from enum import IntEnum
-from functools import partial
 from typing import NamedTuple
 
 BOM = b"\xef\xbb\xbf"
@@ -115,7 +112,7 @@ class RowSplitter:
             self._keep(last)
         if last:
             self._place = Place.START if last[-1] == self._delimiter else Place.PLAIN
-        elif lines or rows:
+        elif rows:
             self._place = Place.START
         return [row for row in rows if row.length]
 
@@ -166,40 +163,3 @@ class RowSplitter:
         self._length = self._lines = 0
         self._return = False
         return row
-
-
-def cell_reader(delimiter: str = ",") -> Callable[[str], list[str]]:
-    """A function from the text of a row to its cells. It raises `ValueError` for a `\\r` outside of quotes."""
-    careful = careful_reader(delimiter)
-    quick = partial(csv.reader, delimiter=delimiter)
-
-    def read(row: str) -> list[str]:
-        if '"' not in row and "\r" not in row:
-            return row.split(delimiter)
-        try:
-            return next(quick((row,)))
-        except csv.Error:  # a cell of more than 131,072 characters is one for it
-            return careful(row)
-
-    return read
-
-
-def careful_reader(delimiter: str = ",") -> Callable[[str], list[str]]:
-    """The same with a pattern: it takes 5 times as long, and has no limit for a cell."""
-    other = re.escape(delimiter)
-    cell = re.compile(rf'(?:"([^"]*(?:""[^"]*)*)"(?!")([^{other}]*)|([^{other}]*))({other}|\Z)')
-
-    def read(row: str) -> list[str]:
-        cells: list[str] = []
-        position = 0
-        while (found := cell.match(row, position)) is not None:
-            quoted, behind, plain, end = found.groups("")
-            if "\r" in behind or "\r" in plain:
-                raise ValueError("a carriage return outside of quotes; rows end with \\n or \\r\\n")
-            cells.append(plain or quoted.replace('""', '"') + behind)
-            if not end:
-                return cells
-            position = found.end()
-        raise ValueError("a quote that is never closed")
-
-    return read

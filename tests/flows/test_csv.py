@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.csv_rows import RowSplitter, careful_reader, cell_reader
+from penstock.csv_cells import careful_reader, cell_reader
+from penstock.csv_rows import RowSplitter
 from penstock.errors import BadRow, TooLarge
 from penstock.sources import Unreadable
 from penstock.sources.csv_lines import CsvSplitter
