@@ -119,6 +119,7 @@ class Lane:
             timer.cancel()
         self._timers.clear()
         self.jobs, self.answers = [], []
+        self._done, self._fault = _nobody, None  # who waits for answers refers to this lane: see Scope._let_go
         return self._service.leave(self)
 
     async def aclose(self) -> None:
@@ -146,3 +147,7 @@ class Lane:
             if self._fault is None:
                 raise
             self._fault(error)
+
+
+def _nobody(jobs: Sequence[Any], answers: Sequence[Any]) -> None:
+    """Who waits for the answers of a closed lane."""

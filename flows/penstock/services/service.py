@@ -168,8 +168,7 @@ class Service:
             self._watch = None
         for worker in workers:
             worker.ended = True
-            if worker.lane is None:
-                worker.task.cancel()
+            worker.wake()
         return [worker.task for worker in workers]
 
     def _wake(self) -> None:
@@ -200,6 +199,8 @@ class Service:
                 worker.lane = None
                 self._idle.append(worker)
                 await worker.sleep(loop)
+                if worker.ended:
+                    return
                 self._waking = False
                 made = 0
                 continue
