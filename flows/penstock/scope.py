@@ -97,7 +97,10 @@ class Scope(AsyncIOScheduler):
 
     def meter(self, step: str) -> Meter:
         """The meter of a step, shared by all runs of its flow."""
-        return self.meters.setdefault(step, Meter())
+        meter = self.meters.get(step)
+        if meter is None:
+            meter = self.meters[step] = Meter()
+        return meter
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Start a task that belongs to this run and ends with it."""
