@@ -117,7 +117,8 @@ class PostOffice:
             if root.letter is None and id(root) not in self._ids:
                 fresh.setdefault(id(root), element)
         letters = self._write(list(fresh.values()))
-        self._ids.update(zip(fresh, [letter.id for letter in letters], strict=True))
+        for root, letter in zip(fresh, letters, strict=True):
+            self._ids[root] = letter.id
         return letters
 
     async def _run(self) -> None:
