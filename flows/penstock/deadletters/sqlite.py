@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from penstock.deadletters.committer import Committer
 from penstock.deadletters.letter import Letter, id_at
 from penstock.deadletters.rows import letter_of, microseconds, rows_of
-from penstock.deadletters.schema import LETTERS, prepare
+from penstock.deadletters.schema import LETTERS
 from penstock.deadletters.store import PAGE, Filter, Page
 from penstock.deadletters.troubles import trouble
 from penstock.deadletters.writer import Writer

@@ -117,8 +117,8 @@ class PostOffice:
             if root.letter is None and id(root) not in self._ids:
                 fresh.setdefault(id(root), element)
         letters = self._write(list(fresh.values()))
-        for root, letter in zip(fresh, letters, strict=True):
-            self._ids[root] = letter.id
+        for place, letter in zip(fresh, letters, strict=True):
+            self._ids[place] = letter.id
         return letters
 
     async def _run(self) -> None:
