@@ -25,8 +25,8 @@ GROUP = 512
 TURNS = 4
 """Turns of the event loop that a mail waits for more before it goes; an idle loop takes no time for them.
 
-A commit costs a busy event loop 0.3 ms, however few its letters. With a third of 200,000 orders failing, 4 turns made
-125 letters of 75 in a commit, and 9.2 µs of 10.8 for an order.
+Every commit costs a busy event loop the same, however few its letters. With a third of 50,000 orders failing, 4 turns
+made 141 letters of 83 in a commit, and 9.2 µs of 10.8 for an order; 8 turns no less.
 """
 
 Write = Callable[[list[Element[Any]]], list[Letter]]
@@ -67,8 +67,8 @@ def dead_letter(
 class Mail:
     """Failed elements that go to the store together, and those letters of theirs that are new."""
 
-    elements: list[Element[Any]] = field(default_factory=list)
-    letters: list[Letter] = field(default_factory=list)
+    elements: list[Element[Any]] = field(default_factory=list[Element[Any]])
+    letters: list[Letter] = field(default_factory=list[Letter])
 
 
 class PostOffice:
