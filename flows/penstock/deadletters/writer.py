@@ -36,7 +36,7 @@ class Writer:
     #     INSERT from json_each                  39k  52k    9k      21k
     # Whoever lets go of the GIL beside a busy loop waits to get it back: executemany for each row, SQLAlchemy for each
     # of its three calls of the driver, one INSERT about twice for the whole group. (`serve` makes that wait short.)
-    # Values bound as 5 columns, the rest of them as one JSON text: 1 µs a letter less under the GIL, 1.7 more beside it.
+    # Values bound as 5 columns, most of them in one JSON text: 1 µs a letter less under the GIL, 1.7 more beside it.
     # A larger `wal_autocheckpoint`: a growing file costs each sync more than checkpoints cost.
 
     def __init__(self, path: Path, busy_seconds: float) -> None:
