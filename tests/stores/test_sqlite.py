@@ -123,7 +123,7 @@ async def test_closing_leaves_no_task_thread_or_log_behind(url):
     store = await opened(url)
     await store.add([letter()])
     work = [asyncio.create_task(store.page(Filter())) for _ in range(4)]
-    work.append(asyncio.create_task(store.add([letter() for _ in range(600)])))
+    work.append(asyncio.ensure_future(store.add([letter() for _ in range(600)])))
     await asyncio.sleep(0)  # all have begun
     work[0].cancel()
     await asyncio.gather(*work, return_exceptions=True)
