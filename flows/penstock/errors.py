@@ -225,6 +225,15 @@ class ServiceUnreachable(ElementError):
         self.service = service
 
 
+class OutletUnavailable(ElementError):
+    """An outlet could not be opened; the next values that come try again."""
+
+    def __init__(self, outlet: str, cause: Exception) -> None:
+        super().__init__(f"{outlet} could not be opened: {describe(cause)}")
+        self.outlet = outlet
+        self.__cause__ = cause
+
+
 class StoreError(PenstockError):
     """The dead-letter store did not do what it was asked to; nothing was stored by that call."""
 
