@@ -7,6 +7,9 @@ The others are faults of a flow, of its description, or of something that it sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class PenstockError(Exception):
     """The root of the tree."""
@@ -33,6 +36,15 @@ class VariableMissing(FlowError):
     def __init__(self, name: str) -> None:
         super().__init__(f"the variable {name} is not set; set it, or give it a default: ${{{name}:-default}}")
         self.name = name
+
+
+class FlowFileError(FlowError):
+    """A flow file is wrong. Its message names every mistake, a line each: `file:line:column: what is wrong`."""
+
+    def __init__(self, mistakes: Sequence[Any]) -> None:
+        super().__init__("\n".join(str(mistake) for mistake in mistakes))
+        self.mistakes = tuple(mistakes)
+        """The mistakes in the order of their places, each a `penstock.files.Mistake`."""
 
 
 class RunError(PenstockError):
