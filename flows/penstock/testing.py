@@ -62,6 +62,11 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         """Seconds of virtual time since the loop was made."""
         return self._selector_clock.now
 
+    def timers(self) -> list[asyncio.TimerHandle]:
+        """The timers that have still to fire."""
+        scheduled: list[asyncio.TimerHandle] = getattr(self, "_scheduled", [])
+        return [timer for timer in scheduled if not timer.cancelled()]
+
 
 def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     """Run a coroutine in virtual time, like `asyncio.run`."""

@@ -29,6 +29,7 @@ def dead_letter(
     *,
     backoff: Backoff | None = None,
     on_trouble: Callable[[Exception, float], None] | None = None,
+    chance: random.Random | None = None,
 ) -> Step[Any, Any]:
     """Store the letter of each failed element, many in one durable commit.
 
@@ -46,7 +47,7 @@ def dead_letter(
             observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
         ) -> abc.DisposableBase:
             scope = Scope.of(scheduler, "dead_letter")
-            office = PostOffice(store, write, backoff, on_trouble, observer, scope)
+            office = PostOffice(store, write, backoff, on_trouble, chance, observer, scope)
             return source.subscribe(office.on_next, observer.on_error, office.on_completed, scheduler=scheduler)
 
         return Observable(subscribe)
@@ -63,6 +64,7 @@ class PostOffice:
         write: Write,
         backoff: Backoff,
         on_trouble: Callable[[Exception, float], None] | None,
+        chance: random.Random | None,
         observer: abc.ObserverBase[list[Element[Any]]],
         scope: Scope,
     ) -> None:
@@ -72,7 +74,7 @@ class PostOffice:
         self._on_trouble = on_trouble
         self._observer = observer
         self._scope = scope
-        self._chance = random.Random()  # noqa: S311 - jitter, no secret
+        self._chance = chance or random.Random()  # noqa: S311 - jitter, no secret
         self._pending: list[Element[Any]] = []
         self._task: asyncio.Task[None] | None = None
         self._ended = False
