@@ -1,4 +1,4 @@
-"""From the section `tests` of a flow file to tests that can be played; what makes no sense for the flow is a mistake."""
+"""From the section `tests` of a flow file to tests that can be played; what the flow knows nothing of is a mistake."""
 
 from __future__ import annotations
 

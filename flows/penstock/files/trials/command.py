@@ -38,7 +38,7 @@ class Load(Protocol):
 
 
 class Unset(Mapping[str, str]):
-    """An environment in which every variable is set: what is missing reads `unset`, since no test leaves the machine."""
+    """An environment in which every variable is set; what is missing reads `unset`, for no test leaves the machine."""
 
     def __init__(self, known: Mapping[str, str]) -> None:
         self._known = known

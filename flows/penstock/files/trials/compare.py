@@ -57,7 +57,7 @@ def explain(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
             elif value is not None:  # what is not there is nothing
                 yield f"{inner} is not there, expected {shown(value)}"
     elif isinstance(wanted, list) and isinstance(found, list) and _as_long(wanted, found):
-        for place, (one, other) in enumerate(zip(cast("list[Any]", wanted), cast("list[Any]", found), strict=True)):
+        for place, (one, other) in enumerate(zip(wanted, found, strict=True)):
             yield from explain(one, other, f"{path}[{place}]")
     elif not alike(wanted, found):
         yield f"{path or 'it'} is {shown(found)}, expected {shown(wanted)}"

@@ -54,20 +54,20 @@ def _lists(played: Played) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Which items came."""
     expected = played.case.expected
     for what, wanted, came in (
-        ("ok", expected.ok, lambda: items.results(played, ok=True)),
-        ("failed", expected.failed, lambda: items.results(played, ok=False)),
-        ("filtered", expected.filtered, lambda: items.elements(played, Outcome.FILTERED)),
-        ("cancelled", expected.cancelled, lambda: items.elements(played, Outcome.CANCELLED)),
-        ("dead_letters", expected.dead_letters, lambda: items.letters(played)),
+        ("ok", expected.ok, items.results(played, ok=True)),
+        ("failed", expected.failed, items.results(played, ok=False)),
+        ("filtered", expected.filtered, items.elements(played, Outcome.FILTERED)),
+        ("cancelled", expected.cancelled, items.elements(played, Outcome.CANCELLED)),
+        ("dead_letters", expected.dead_letters, items.letters(played)),
     ):
         if wanted is not None:
-            yield what, differences(wanted, came())
+            yield what, differences(wanted, came)
     for outlet, wanted in expected.delivered.items():
         yield f"delivered to {outlet}", differences(wanted, items.delivered(played, outlet))
     if expected.order is not None:
-        came = items.order(played)
-        if not alike(expected.order, came):
-            yield "order", (f"expected {shown(expected.order)}", f"  got      {shown(came)}")
+        order = items.order(played)
+        if not alike(expected.order, order):
+            yield "order", (f"expected {shown(expected.order)}", f"     got {shown(order)}")
 
 
 def _numbers(played: Played) -> Iterator[tuple[str, str]]:
@@ -101,7 +101,7 @@ def _times(played: Played) -> Iterator[tuple[str, str]]:
 
 
 def _laws(played: Played) -> Iterator[tuple[str, str]]:
-    """What holds whatever is expected: nothing is lost or left, letters and failures agree, the test is played whole."""
+    """What holds whatever is expected: nothing is lost or left, letters and failures agree, what is written comes."""
     summary = played.summary
     settled = summary.ok + summary.failed + summary.filtered + summary.cancelled
     if summary.received != settled:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from xml.etree import ElementTree as XML
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from penstock.files.trials.judge import Verdict
 from penstock.files.trials.report import FileReport, in_detail, traced
@@ -19,29 +19,29 @@ _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 
 def as_junit(reports: Sequence[FileReport], *, trace: bool = False) -> str:
     """All reports as one document."""
-    root = XML.Element("testsuites", name="penstock test")
+    root = Element("testsuites", name="penstock test")
     for report in reports:
         _suite(root, report, trace)
     _count(root, reports)
-    XML.indent(root)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{XML.tostring(root, encoding="unicode")}\n'
+    indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{tostring(root, encoding="unicode")}\n'
 
 
-def _suite(root: XML.Element, report: FileReport, trace: bool) -> None:
-    suite = XML.SubElement(root, "testsuite", name=_clean(report.file))
+def _suite(root: Element, report: FileReport, trace: bool) -> None:
+    suite = SubElement(root, "testsuite", name=_clean(report.file))
     for verdict in report.verdicts:
         _case(suite, report.file, verdict, trace)
     for mistake in report.mistakes:
-        case = XML.SubElement(suite, "testcase", name="the file itself", classname=_clean(report.file), time="0")
-        error = XML.SubElement(case, "error", message=_clean(mistake.splitlines()[0]), type="FlowFileError")
+        case = SubElement(suite, "testcase", name="the file itself", classname=_clean(report.file), time="0")
+        error = SubElement(case, "error", message=_clean(mistake.splitlines()[0]), type="FlowFileError")
         error.text = _clean(mistake)
     _count(suite, [report])
     suite.set("skipped", "0")
 
 
-def _case(suite: XML.Element, file: str, verdict: Verdict, trace: bool) -> None:
+def _case(suite: Element, file: str, verdict: Verdict, trace: bool) -> None:
     played = verdict.played
-    case = XML.SubElement(
+    case = SubElement(
         suite,
         "testcase",
         name=_clean(played.case.name),
@@ -53,13 +53,13 @@ def _case(suite: XML.Element, file: str, verdict: Verdict, trace: bool) -> None:
         case.set("line", str(played.case.place.line))
     if not verdict.passed:
         first = str(verdict.differences[0]).splitlines()[0]
-        failure = XML.SubElement(case, "failure", message=_clean(first), type=verdict.differences[0].what)
+        failure = SubElement(case, "failure", message=_clean(first), type=verdict.differences[0].what)
         failure.text = _clean(in_detail(verdict))
     if trace:
-        XML.SubElement(case, "system-out").text = _clean("\n".join(traced(verdict)))
+        SubElement(case, "system-out").text = _clean("\n".join(traced(verdict)))
 
 
-def _count(element: XML.Element, reports: Sequence[FileReport]) -> None:
+def _count(element: Element, reports: Sequence[FileReport]) -> None:
     errors = sum(len(report.mistakes) for report in reports)
     element.set("tests", str(sum(len(report.verdicts) for report in reports) + errors))
     element.set("failures", str(sum(report.failed for report in reports)))

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-import msgspec
 from structlog.testing import capture_logs
 
 from penstock.deadletters import Filter, Letter
-from penstock.errors import FlowError, describe
-from penstock.files.trials.case import Case
-from penstock.files.trials.client import Client
+from penstock.deadletters.memory import CAPACITY
+from penstock.errors import describe
+from penstock.files.trials.case import Case, Event
 from penstock.files.trials.elements import Register
 from penstock.files.trials.rules import Part
-from penstock.files.trials.script import PlayedOutlet, PlayedService
-from penstock.files.trials.shelf import Shelf
-from penstock.files.trials.trace import Trace, at
+from penstock.files.trials.script import PlayedService
+from penstock.files.trials.stage import Stage
+from penstock.files.trials.trace import at
 from penstock.flow import Flow
 from penstock.runtime.run import Run, Summary
-from penstock.services.web import Call
-from penstock.sinks import Lines
-from penstock.sources import Source, from_async_iterable, from_iterable
-from penstock.steps import walk
 from penstock.testing import JumpingLoop
 
 LONGEST = 86_400.0
@@ -75,133 +70,62 @@ async def _play(flow: Flow[Any], case: Case, seed: int) -> Played:
     began = perf_counter()
     loop = asyncio.get_running_loop()
     assert isinstance(loop, JumpingLoop)
-    trace = Trace(flow.key)
     troubles: list[str] = []
     loop.set_exception_handler(lambda _, context: troubles.append(f"broke outside of the run: {_broken(context)}"))
-    services = play_services(flow, case, trace)
-    outlets = {
-        name: PlayedOutlet(name, outlet.name, case.rules.get(name, ()), trace) for name, outlet in flow.outlets.items()
-    }
-    store = Shelf(case.downtimes, trace)
-    register = Register(trace)
-    client = Client(case.pace, register, trace)
-    run = _start(_staged(flow, case, seed, services, outlets, store), case, seed, register, client)
+    stage = Stage(flow, case, seed)
+    run = stage.start()
     missed = [event.shown for event in case.events]
-    alarms = [
-        loop.call_later(event.at, _happen, event.what, event.shown, run, client, trace, missed) for event in case.events
-    ]
-    try:
-        async with asyncio.timeout(LONGEST):
-            summary = await run.finished
-    except TimeoutError:
-        troubles.append(f"the run did not end within {at(LONGEST)} of virtual time")
-        run.abort()
-        summary = await run.finished
+    alarms = [loop.call_later(event.at, _happen, event, stage, run, missed) for event in case.events]
+    summary = await _finished(run, troubles)
     for alarm in alarms:
         alarm.cancel()
-    trace.add(f"the end: {summary.reason}")
-    actors = {**services, **outlets}
-    troubles += [text for name, service in services.items() for text in _asked_in_vain(name, service)]
-    troubles += _left_behind(loop, run, actors)
+    stage.trace.add(f"the end: {summary.reason}")
+    actors = stage.actors
+    troubles += [text for name, service in stage.services.items() for text in _asked_in_vain(name, service)]
+    troubles += _left_behind(loop, run, stage)
     return Played(
         case,
         flow,
         seed,
         summary,
-        tuple(client.records),
-        register,
-        tuple((await store.page(Filter(), limit=1_000_000)).letters),
-        {name: outlet.kept for name, outlet in outlets.items()},
+        tuple(stage.client.records),
+        stage.register,
+        tuple((await stage.store.page(Filter(), limit=CAPACITY)).letters),
+        {name: outlet.kept for name, outlet in stage.outlets.items()},
         {name: actor.calls for name, actor in actors.items()},
         {name: actor.most for name, actor in actors.items()},
         run.window.highest,
         tuple((name, part) for name, actor in actors.items() for part in actor.rules.parts if not part.decided),
         tuple(missed),
         tuple(troubles),
-        tuple(trace.lines),
+        tuple(stage.trace.lines),
         perf_counter() - began,
     )
 
 
-def play_services(flow: Flow[Any], case: Case, trace: Trace) -> dict[str, PlayedService]:
-    """What plays the services of a flow, by their names."""
-    many = {service.name for step in walk(flow.steps) if step.kind == "batch" for service in step.services}
-    known: dict[str, Any] = {}
-    for service in flow.services:
-        if known.setdefault(service.name, service) != service:
-            raise FlowError(f"two different services of flow {flow.name} are called {service.name}; name them apart")
-    return {
-        name: PlayedService(
-            name,
-            case.rules.get(name, ()),
-            trace,
-            None if isinstance(service.function, Call) else service.function,
-            many=name in many,
-        )
-        for name, service in known.items()
-    }
-
-
-def _staged(
-    flow: Flow[Any],
-    case: Case,
-    seed: int,
-    services: Mapping[str, PlayedService],
-    outlets: Mapping[str, PlayedOutlet],
-    store: Shelf,
-) -> Flow[Any]:
-    """The flow with all that is played in the place of what is real."""
-    replaced = {
-        service.name: service.calling(services[service.name], chance=random.Random(f"{seed} {service.name}"))  # noqa: S311
-        for service in flow.services
-    }
-    staged = flow.with_services(replaced).with_outlets(outlets)
-    return replace(staged, elements=case.elements or flow.elements, bytes=case.bytes or flow.bytes, store=store)
-
-
-def _start(flow: Flow[Any], case: Case, seed: int, register: Register, client: Client) -> Run:
-    plan = flow.plan()
-    first, *others = plan.steps
-    return Run(
-        msgspec.structs.replace(plan, steps=(first, register.step(), *others, register.step())),
-        source_of(flow, case),
-        Lines(client.write),
-        kind="test",
-        ordered=flow.ordered if case.ordered is None else case.ordered,
-        chance=random.Random(f"{seed} dead letters"),  # noqa: S311 - jitter, the same each time
-    )
-
-
-def source_of(flow: Flow[Any], case: Case) -> Source[bytes]:
-    """What comes in, as the bytes that a client would send."""
-    values = case.given
-    if isinstance(values, int):
-        assert flow.samples is not None
-        values = tuple(flow.samples(number) for number in range(1, values + 1))
-    lines = [
-        value.encode() if isinstance(value, str) else msgspec.json.encode(value, enc_hook=repr) for value in values
-    ]
-
-    async def paced() -> AsyncIterator[bytes]:
-        for number, line in enumerate(lines):
-            if number:
-                await asyncio.sleep(case.every)
-            yield line
-
-    return from_async_iterable(paced(), size=len) if case.every else from_iterable(lines, size=len)
-
-
-def _happen(what: str, shown: str, run: Run, client: Client, trace: Trace, missed: list[str]) -> None:
-    """An event comes about."""
-    missed.remove(shown)
-    trace.add(shown)
-    if what == "drain":
-        run.drain()
-    elif what == "abort":
+async def _finished(run: Run, troubles: list[str]) -> Summary:
+    """The summary of a run; one that hangs is a finding, and no reason to wait for ever."""
+    try:
+        async with asyncio.timeout(LONGEST):
+            return await run.finished
+    except TimeoutError:
+        troubles.append(f"the run did not end within {at(LONGEST)} of virtual time")
         run.abort()
-    else:
-        client.gone = True
-        run.abort("left")
+        return await run.finished
+
+
+def _happen(event: Event, stage: Stage, run: Run, missed: list[str]) -> None:
+    """An event comes about."""
+    missed.remove(event.shown)
+    stage.trace.add(event.shown)
+    match event.what:
+        case "drain":
+            run.drain()
+        case "abort":
+            run.abort()
+        case "client":
+            stage.client.gone = True
+            run.abort("left")
 
 
 def _asked_in_vain(name: str, service: PlayedService) -> list[str]:
@@ -214,13 +138,13 @@ def _asked_in_vain(name: str, service: PlayedService) -> list[str]:
     ]
 
 
-def _left_behind(loop: JumpingLoop, run: Run, actors: Mapping[str, PlayedService | PlayedOutlet]) -> list[str]:
+def _left_behind(loop: JumpingLoop, run: Run, stage: Stage) -> list[str]:
     """What a run may not leave, however it ended."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     left = sorted(f"the task {task.get_name().replace(run.id, 'run')}" for task in tasks)
     left += [f"the timer {timer}" for timer in loop.timers()]
-    left += [f"a call of {name}" for name, actor in actors.items() if actor.under_way]
-    left += [f"the outlet {name}, open" for name, actor in actors.items() if getattr(actor, "opened", False)]
+    left += [f"a call of {name}" for name, actor in stage.actors.items() if actor.under_way]
+    left += [f"the outlet {name}, open" for name, outlet in stage.outlets.items() if outlet.opened]
     return [f"left behind: {', '.join(left)}"] if left else []
 
 

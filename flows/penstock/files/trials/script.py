@@ -98,10 +98,8 @@ class PlayedService(Actor):
     async def _answers(self, values: list[Any]) -> list[Any]:
         decided = self.decide(values)
         await self.wait(decided)
-        first = decided[0]
-        if first is not None and not first.for_some and all(rule is first for rule in decided):
-            if isinstance(first.deed, Raises):  # the call fails as a whole, and is tried again as a whole
-                raise first.deed.make()
+        if (failure := _of_the_whole(decided)) is not None:
+            raise failure
         answers = [_settled(rule, value) for rule, value in zip(decided, values, strict=True)]
         left = [place for place, rule in enumerate(decided) if _leaves_it(rule)]
         if left:
@@ -151,6 +149,14 @@ class PlayedOutlet(Actor):
     async def aclose(self) -> None:
         """Let go of everything."""
         self.opened = False
+
+
+def _of_the_whole(decided: Sequence[Rule | None]) -> Exception | None:
+    """The error of a call for many as a whole, which is tried again as a whole: its rule looks at no value."""
+    first = decided[0]
+    if first is None or first.for_some or any(rule is not first for rule in decided):
+        return None
+    return first.deed.make() if isinstance(first.deed, Raises) else None
 
 
 def _leaves_it(rule: Rule | None) -> bool:
