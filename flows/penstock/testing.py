@@ -12,9 +12,10 @@ import selectors
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class JumpingSelector(selectors.BaseSelector):
@@ -87,7 +88,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         return self._selector_clock.now
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Set a timer."""
         return super().call_at(Moment.of(when, next(self._numbers)), callback, *args, context=context)
