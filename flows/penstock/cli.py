@@ -13,13 +13,17 @@ usage: penstock COMMAND …
 
 commands:
   serve           serve flows over HTTP, with background workers and metrics
+  test            play the tests of flow files, in virtual time
   dead-letters    look at what failed: list, show
   simulate        serve the simulated pricing and inventory services over HTTP
 
 penstock COMMAND --help tells more; penstock --version tells the version.
 """
 
-_OWN = {"dead-letters": "penstock.deadletters.command:command"}
+_OWN = {
+    "dead-letters": "penstock.deadletters.command:command",
+    "test": "penstock.files.trials.command:command",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,6 +19,15 @@ class FlowError(PenstockError):
     """A flow is described wrongly; raised when it is built, never while it runs."""
 
 
+class FlowFileError(FlowError):
+    """A flow file is wrong. Its message names every mistake, a line each: `file:line:column: what is wrong`."""
+
+    def __init__(self, mistakes: Sequence[Any]) -> None:
+        super().__init__("\n".join(str(mistake) for mistake in mistakes))
+        self.mistakes = tuple(mistakes)
+        """The mistakes in the order of their places, each a `penstock.files.Mistake`."""
+
+
 class ExpressionWrong(FlowError):
     """An expression is no expression; `line` and `column` say where in it, from 1 on."""
 
@@ -38,15 +47,6 @@ class VariableMissing(FlowError):
         self.name = name
 
 
-class FlowFileError(FlowError):
-    """A flow file is wrong. Its message names every mistake, a line each: `file:line:column: what is wrong`."""
-
-    def __init__(self, mistakes: Sequence[Any]) -> None:
-        super().__init__("\n".join(str(mistake) for mistake in mistakes))
-        self.mistakes = tuple(mistakes)
-        """The mistakes in the order of their places, each a `penstock.files.Mistake`."""
-
-
 class RunError(PenstockError):
     """A run as a whole broke: its source, or a bug in a part of it."""
 
@@ -58,6 +58,15 @@ class SourceBroke(RunError):
         super().__init__(f"the source {source} broke: {describe(cause)}")
         self.source = source
         self.__cause__ = cause
+
+
+class FileBroke(RunError):
+    """A file could not be read to its end; what could be read before was given out."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} cannot be read: {reason}")
+        self.path = path
+        self.reason = reason
 
 
 class BufferOverflow(RunError):
@@ -153,6 +162,15 @@ class Invalid(ElementError):
     """The input is JSON, but not an item of this flow."""
 
 
+class BadRow(ElementError):
+    """A row of a CSV file does not fit its header, or is no row at all."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(f"the row at line {line} cannot be read: {reason}")
+        self.line = line
+        self.reason = reason
+
+
 class TooLarge(ElementError):
     """The input is longer than an element may be. Its beginning is kept, the rest was passed over."""
 
@@ -175,6 +193,19 @@ class ExpressionFailed(ElementError):
 
 class Unencodable(ElementError):
     """The value at the end of the flow cannot be written as JSON."""
+
+
+class OtherFields(ElementError):
+    """A value has not the fields that are the columns of a CSV file."""
+
+    def __init__(self, missing: list[str], unknown: list[str]) -> None:
+        said = [f"without {', '.join(missing)}"] * bool(missing) + [f"with {', '.join(unknown)}"] * bool(unknown)
+        super().__init__(
+            f"the columns of the file are other ones: the value comes {' and '.join(said)}; "
+            "give every value the same fields, or write NDJSON"
+        )
+        self.missing = missing
+        self.unknown = unknown
 
 
 class TimedOut(ElementError):
@@ -244,6 +275,15 @@ class OutletUnavailable(ElementError):
         super().__init__(f"{outlet} could not be opened: {describe(cause)}")
         self.outlet = outlet
         self.__cause__ = cause
+
+
+class OutletBroke(PenstockError):
+    """An outlet cannot be opened or written to."""
+
+    def __init__(self, outlet: str, reason: str) -> None:
+        super().__init__(f"{outlet} cannot be written: {reason}")
+        self.outlet = outlet
+        self.reason = reason
 
 
 class StoreError(PenstockError):

@@ -54,7 +54,10 @@ class NamedStep:
                 ]
                 return operators.branch(ways, name=self.name)
             case "to":
-                return operators.deliver(*options["outlets"], name=self.name)
+                return operators.deliver(*options["outlets"], timeout=options["timeout"], name=self.name)
+            case "step":
+                own: Step[Any, Any] = options["step"]
+                return own
             case kind:
                 make: Callable[..., Step[Any, Any]] = getattr(operators, kind)
                 return make(**options, name=self.name)
@@ -76,13 +79,14 @@ class NamedStep:
         named: dict[str, Outlet] = {}
         for outlet in self.options.get("outlets", ()):
             name = outlet.name or self.name
-            named[name if name not in named else f"{name}-{len(named) + 1}"] = outlet
+            named[name if name not in named else f"{name}.{len(named) + 1}"] = outlet
         return named
 
     @property
     def ways(self) -> tuple[Way, ...]:
         """The branches, of a step that has some."""
-        return self.options.get("ways", ())
+        ways: tuple[Way, ...] = self.options.get("ways", ())
+        return ways
 
     @property
     def places(self) -> tuple[str, ...]:

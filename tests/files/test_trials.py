@@ -323,7 +323,7 @@ def test_outlets_and_services_on_branches_are_played_too() -> None:
     text = """
         given: [{id: 1}, {id: 2}]
         when: {h: {answers: {id: 2, asked: true}}}
-        expect: {ok: [{id: 2, asked: true}, {id: 1}], delivered: {to: [1], to-2: [1]}, calls: {h: 1}}
+        expect: {ok: [{id: 2, asked: true}, {id: 1}], delivered: {to: [1], to.2: [1]}, calls: {h: 1}}
         """
     assert found(text, flow) == []
 

@@ -51,7 +51,7 @@ class _Walk:
         place = self._lines.place(start)
         if depth == DEEPEST:
             self._mistakes.add(place, TOO_DEEP)
-            return Node("null", None, place), self._decoder.raw_decode(self._text, start)[1]
+            self._mistakes.check()  # going deeper could exhaust the stack
         return self._mapping(start, place, depth + 1) if first == "{" else self._list(start, place, depth + 1)
 
     def _scalar(self, start: int) -> tuple[Node, int]:

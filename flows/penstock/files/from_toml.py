@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import re
 import tomllib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import DEEPEST, TOO_DEEP, Node, scalar_kind
@@ -26,6 +27,8 @@ def read_toml(text: str, file: str, mistakes: Mistakes) -> Node:
     start = Place(file, 1, 1)
     try:
         data = tomllib.loads(text)
+        walk = _Walk(text, file)
+        walk.document()
     except tomllib.TOMLDecodeError as error:
         mistakes.add(_where(error, text, file), f"this is no valid TOML: {_AT.sub('', str(error))}")
         return Node("null", None, start)
@@ -35,8 +38,6 @@ def read_toml(text: str, file: str, mistakes: Mistakes) -> Node:
     except ValueError as error:  # a number of thousands of digits
         mistakes.add(start, f"this TOML cannot be read: {error}")
         return Node("null", None, start)
-    walk = _Walk(text, file)
-    walk.document()
     return _Builder(walk, mistakes).node(data, (), start)
 
 
@@ -137,14 +138,14 @@ class _Builder:
 
     def node(self, value: Any, path: Path, around: Place) -> Node:
         place = self._walk.values.get(path, around)
-        if len(path) > DEEPEST:
+        if len(path) >= DEEPEST and isinstance(value, (dict, list)):
             self._mistakes.add(place, TOO_DEEP)
             return Node("null", None, place)
         if isinstance(value, dict):
-            table: dict[str, Any] = value
+            table = cast("dict[str, Any]", value)
             return Node("mapping", tuple(self._pair(item, path, place) for item in table.items()), place)
         if isinstance(value, list):
-            items: list[Any] = value
+            items = cast("Sequence[Any]", value)
             nodes = (self.node(item, (*path, index), place) for index, item in enumerate(items))
             return Node("list", tuple(nodes), place)
         if isinstance(value, (datetime.date, datetime.time)):

@@ -22,7 +22,8 @@ LARGEST = 100_000
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with libyaml
 _UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_SENTENCES = {
+_SENTENCES: dict[str, tuple[str, str | None]] = {
+    "nesting depth": (TOO_DEEP, None),
     "tab character": ("a tab in the indentation", "indent with spaces"),
     "cannot start any token": ("this character cannot begin a value", "put the text into quotes"),
     "mapping values are not allowed": ("a second colon, or a wrong indentation", "put a text with a colon into quotes"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from penstock.files.places import Place
 
@@ -46,6 +46,10 @@ class Node:
             for key, value in self.value:
                 yield key.value, value
 
+    def values(self) -> Iterator[Node]:
+        """The values of a mapping; nothing for anything else."""
+        return (value for _, value in self.items())
+
     def plain(self) -> Any:
         """The same as dicts, lists and scalars."""
         if self.kind == "mapping":
@@ -59,7 +63,7 @@ class Node:
         if self.kind == "mapping":
             return "a mapping"
         if self.kind == "list":
-            return f"a list of {len(self.value)}"
+            return f"a list of {len(self.value)}" if self.value else "an empty list"
         if self.kind == "null":
             return "nothing"
         if self.kind == "text":
@@ -94,10 +98,10 @@ def scalar_kind(value: object) -> Kind:
 def node_of(value: Any, place: Place) -> Node:
     """Plain data as a node, all of it at one place."""
     if isinstance(value, Mapping):
-        names: Mapping[str, Any] = value
+        names = cast("Mapping[str, Any]", value)
         pairs = ((Node("text", str(name), place), node_of(inner, place)) for name, inner in names.items())
         return Node("mapping", tuple(pairs), place)
     if isinstance(value, (list, tuple)):
-        items: list[Any] = list(value)
+        items = cast("Sequence[Any]", value)
         return Node("list", tuple(node_of(item, place) for item in items), place)
     return Node(scalar_kind(value), value, place)

@@ -102,11 +102,13 @@ class Valve:
             raise OutletUnavailable(_title(self._outlet), self._error)
         if self._failures:
             await asyncio.sleep(self._retry_at - self.loop.time())
+        before = self._call
         try:
             await self._make(self._outlet.open, seconds)
         except asyncio.CancelledError:
-            call = self._call  # it may have been quicker than the cancelling, and is to be closed then
-            self._opened = call is not None and call.done() and not call.cancelled() and call.exception() is None
+            if (call := self._call) is not None and call is not before:
+                # It may have been quicker than the cancelling, and is to be closed then.
+                self._opened = call.done() and not call.cancelled() and call.exception() is None
             raise
         except Exception as error:
             self._failures += 1

@@ -87,7 +87,7 @@ def _events(test: Read, mistakes: Mistakes) -> tuple[tuple[Event, ...], tuple[Do
             mistakes.add(chosen.at, "found false", wanted="true, or the event left out")
         if "at" not in beside:
             mistakes.add(chosen.key, f'"{kind}" does not say when', wanted='"at" beside it')
-        what = next(one for one in WHAT if one == kind)
+        what: What = next(one for one in WHAT if one == kind)
         events.append(Event(beside["at"] or 0.0, what, beside.node.place))
     return tuple(events), tuple(downtimes)
 

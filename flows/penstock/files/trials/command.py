@@ -56,10 +56,10 @@ class Unset(Mapping[str, str]):
 def command(arguments: list[str], load: Load | None = None) -> int:
     """Play tests; returns 0 when all passed, 1 when some failed, 2 for files with mistakes and when there is none."""
     options = make_parser().parse_args(arguments)
-    load = load or import_module("penstock.files").load
+    read: Load = load or import_module("penstock.files").load
     environment = Unset(os.environ)
     paths = dict.fromkeys(flow_file(path) for path in options.files)
-    reports = [_report(path, load, environment, options.only, options.seed) for path in paths]
+    reports = [_report(path, read, environment, options.only, options.seed) for path in paths]
     _publish(reports, options)
     for report in reports:
         for mistake in report.mistakes:
