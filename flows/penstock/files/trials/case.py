@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from enum import StrEnum
+from typing import Any, TypeAlias
 
 from penstock.files.places import Place
 
@@ -77,9 +78,17 @@ class Rule:
         return bool(self.fields or self.condition or self.attempts)
 
 
-What = Literal["client", "drain", "abort"]
+class Happening(StrEnum):
+    """What may befall a run as a whole."""
 
-WHAT: tuple[What, ...] = ("client", "drain", "abort")
+    CLIENT_LEAVES = "client"
+    DRAIN = "drain"
+    ABORT = "abort"
+
+    @property
+    def shown(self) -> str:
+        """In words."""
+        return "the client leaves" if self is Happening.CLIENT_LEAVES else self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +96,8 @@ class Event:
     """Something that happens to the run as a whole at a time."""
 
     at: float
-    what: What
+    what: Happening
     place: Place | None = None
-
-    @property
-    def shown(self) -> str:
-        """What happens, in words."""
-        return {"client": "the client leaves", "drain": "drain", "abort": "abort"}[self.what]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from penstock.files.choices import Chosen
@@ -10,8 +10,9 @@ from penstock.files.mistakes import Mistakes
 from penstock.files.node import quoted
 from penstock.files.records import Read
 from penstock.files.shapes import MISSING
-from penstock.files.trials.case import WHAT, Bounds, Case, Downtime, Event, Expected, Rule
+from penstock.files.trials.case import Bounds, Case, Downtime, Event, Expected, Happening, Rule
 from penstock.files.trials.items import FAILED, LETTER
+from penstock.files.trials.open_records import OpenRead
 from penstock.files.trials.rule_of import rule_of
 from penstock.flow import Flow
 
@@ -61,10 +62,13 @@ def _case(test: Read, mistakes: Mistakes, flow: Flow[Any]) -> Case:
 def _rules(test: Read, mistakes: Mistakes, flow: Flow[Any]) -> dict[str, tuple[Rule, ...]]:
     services, outlets = {service.name for service in flow.services}, set(flow.outlets)
     _check_names(test, "when", mistakes, [*sorted(services), *sorted(outlets - services)], "service")
-    many = {name: one if isinstance(one, tuple) else (one,) for name, one in (test["when"] or {}).items()}
+    written: Mapping[str, OpenRead | tuple[OpenRead, ...]] = test["when"] or {}
     return {
-        name: tuple(rule_of(name, rule, mistakes, is_outlet=name not in services) for rule in rules)
-        for name, rules in many.items()
+        name: tuple(
+            rule_of(name, rule, mistakes, is_outlet=name not in services)
+            for rule in (one if isinstance(one, tuple) else (one,))
+        )
+        for name, one in written.items()
     }
 
 
@@ -87,8 +91,7 @@ def _events(test: Read, mistakes: Mistakes) -> tuple[tuple[Event, ...], tuple[Do
             mistakes.add(chosen.at, "found false", wanted="true, or the event left out")
         if "at" not in beside:
             mistakes.add(chosen.key, f'"{kind}" does not say when', wanted='"at" beside it')
-        what: What = next(one for one in WHAT if one == kind)
-        events.append(Event(beside["at"] or 0.0, what, beside.node.place))
+        events.append(Event(beside["at"] or 0.0, Happening(kind), beside.node.place))
     return tuple(events), tuple(downtimes)
 
 
@@ -108,7 +111,8 @@ def _expected(read: Read, mistakes: Mistakes, flow: Flow[Any]) -> Expected:
     _check_records(read, "dead_letters", LETTER, mistakes, flow)
     values = {name: read[name] for name in read}
     for name in ("calls", "at_once"):
-        values[name] = {service: _bounds(one) for service, one in (read[name] or {}).items()}
+        counts: Mapping[str, Any] = read[name] or {}
+        values[name] = {service: _bounds(one) for service, one in counts.items()}
     values["in_flight"] = None if read["in_flight"] is None else _bounds(read["in_flight"])
     values["delivered"] = read["delivered"] or {}
     return Expected(**values)

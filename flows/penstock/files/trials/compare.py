@@ -56,15 +56,19 @@ def explain(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
                 yield from explain(value, known[name], inner)
             elif value is not None:  # what is not there is nothing
                 yield f"{inner} is not there, expected {shown(value)}"
-    elif isinstance(wanted, list) and isinstance(found, list) and _as_long(wanted, found):
-        for place, (one, other) in enumerate(zip(wanted, found, strict=True)):
+    elif (pairs := _pairs(wanted, found)) is not None:
+        for place, (one, other) in enumerate(pairs):
             yield from explain(one, other, f"{path}[{place}]")
     elif not alike(wanted, found):
         yield f"{path or 'it'} is {shown(found)}, expected {shown(wanted)}"
 
 
-def _as_long(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    return len(one) == len(other)
+def _pairs(wanted: Any, found: Any) -> list[tuple[Any, Any]] | None:
+    """Two lists of one length, place by place; None for anything else."""
+    if not isinstance(wanted, list | tuple) or not isinstance(found, list | tuple):
+        return None
+    these, those = cast("Sequence[Any]", wanted), cast("Sequence[Any]", found)
+    return list(zip(these, those, strict=True)) if len(these) == len(those) else None
 
 
 def _matched(wanted: Sequence[Any], items: Sequence[Item]) -> dict[int, int]:

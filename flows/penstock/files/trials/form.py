@@ -20,7 +20,10 @@ RAISES = Either(
     Record(
         {
             "message": Field(Text(), about="the message of the error"),
-            "type": Field(Text(pattern="[A-Za-z_][A-Za-z0-9_]*"), about="the name of the error's class"),
+            "type": Field(
+                Text(pattern="[A-Za-z_][A-Za-z0-9_]*", said="the name of a class"),
+                about="the name of the error's class",
+            ),
             "retryable": Field(Flag(), about="whether another attempt may help; true unless said otherwise"),
             "status": Field(Whole(least=300, most=599), about="the status of an answer over HTTP"),
             "retry_after": Field(PASSED_TIME, about="how long a service that answers over HTTP asks to be left alone"),

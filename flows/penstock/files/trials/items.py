@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
@@ -58,11 +58,7 @@ def letters(played: Played) -> list[Item]:
 
 def delivered(played: Played, outlet: str) -> list[Item]:
     """What an outlet was handed."""
-    key = played.flow.key
-    return [
-        Item(value.get(key) if isinstance(value, dict) and key is not None else value, value)
-        for value in played.delivered[outlet]
-    ]
+    return [Item(_key(played, value), value) for value in played.delivered[outlet]]
 
 
 def order(played: Played) -> list[Any]:
@@ -100,6 +96,13 @@ def _letter(played: Played, letter: Letter) -> Item:
     known = {name: getattr(letter, name) for name in LETTER} | {"input": original}
     facts = {name: value for name, value in known.items() if value is not None or name == "key"}
     return Item(_name(played, letter.key, original), msgspec.to_builtins(facts, enc_hook=repr))
+
+
+def _key(played: Played, value: Any) -> Any:
+    """What a value goes by: the field that is the flow's key, if it has it."""
+    key = played.flow.key
+    fields: Mapping[str, Any] = cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
+    return fields.get(key, value) if key is not None else value
 
 
 def _name(played: Played, key: Any, value: Any) -> Any:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from penstock.deadletters import Filter, Letter
 from penstock.deadletters.memory import CAPACITY
 from penstock.errors import describe
-from penstock.files.trials.case import Case, Event
+from penstock.files.trials.case import Case, Event, Happening
 from penstock.files.trials.elements import Register
 from penstock.files.trials.rules import Part
 from penstock.files.trials.script import PlayedService
@@ -74,7 +74,7 @@ async def _play(flow: Flow[Any], case: Case, seed: int) -> Played:
     loop.set_exception_handler(lambda _, context: troubles.append(f"broke outside of the run: {_broken(context)}"))
     stage = Stage(flow, case, seed)
     run = stage.start()
-    missed = [event.shown for event in case.events]
+    missed = [event.what.shown for event in case.events]
     alarms = [loop.call_later(event.at, _happen, event, stage, run, missed) for event in case.events]
     summary = await _finished(run, troubles)
     for alarm in alarms:
@@ -116,14 +116,14 @@ async def _finished(run: Run, troubles: list[str]) -> Summary:
 
 def _happen(event: Event, stage: Stage, run: Run, missed: list[str]) -> None:
     """An event comes about."""
-    missed.remove(event.shown)
-    stage.trace.add(event.shown)
+    missed.remove(event.what.shown)
+    stage.trace.add(event.what.shown)
     match event.what:
-        case "drain":
+        case Happening.DRAIN:
             run.drain()
-        case "abort":
+        case Happening.ABORT:
             run.abort()
-        case "client":
+        case Happening.CLIENT_LEAVES:
             stage.client.gone = True
             run.abort("left")
 

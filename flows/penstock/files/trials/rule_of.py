@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable
 from copy import deepcopy
+from types import new_class
 from typing import Any
 
 from penstock.errors import ElementError, ExpressionWrong, ServiceRefused
@@ -44,7 +45,7 @@ def rule_of(name: str, read: OpenRead, mistakes: Mistakes, *, is_outlet: bool) -
 
 
 def _numbers(read: Any) -> tuple[int, ...]:
-    return read if isinstance(read, tuple) else () if read is None else (read,)
+    return (read,) if isinstance(read, int) else tuple(read or ())
 
 
 def _deed(name: str, word: str, fields: Read, mistakes: Mistakes) -> Answers | Raises | Hangs | None:
@@ -113,5 +114,7 @@ def _errors(type_name: str, message: str, *, retryable: bool) -> Callable[[], Ex
     """Makes errors of a type by its name: one of Python's, or one that is made for it."""
     known = getattr(builtins, type_name, None)
     base: type[Exception] = known if isinstance(known, type) and issubclass(known, Exception) else ElementError
-    error: type[Exception] = type(type_name, (base,), {"retryable": retryable})
+    error: Callable[[str], Exception] = new_class(
+        type_name, (base,), exec_body=lambda body: body.update(retryable=retryable)
+    )
     return lambda: error(message)
