@@ -95,7 +95,7 @@ class NamedStep:
             case "enrich":
                 return (*self.options["services"], self.name)
             case "to":
-                return (*(outlet.name for outlet in self.options["outlets"]), self.name)
+                return (*(outlet.name for outlet in self.options["outlets"] if outlet.name), self.name)
             case _:
                 return (self.name,)
 

@@ -18,6 +18,7 @@ from penstock.files.document import read_document
 from penstock.files.mistakes import Mistakes
 from penstock.files.trials import CASES, Case, cases_of
 from penstock.files.trials.command import Unset, command, flow_file
+from penstock.services.web import HttpCall
 
 GOOD = "[{name: all is well, given: {generate: 2}, expect: {ok: [1, 2], seconds: 150ms}}]"
 BAD = "[{name: all is well, given: {generate: 1}, expect: {ok: 1}}, {name: not so well, given: [], expect: {ok: 1}}]"
@@ -74,12 +75,20 @@ def test_a_file_with_mistakes_does_not_keep_others_from_being_played(write: Any,
     said = capsys.readouterr()
     assert "  ! wrong.yaml:1:31: nothing is expected, " in said.out
     assert "1 passed, 1 file with mistakes in " in said.out
+    assert said.err == ""
+
+
+def test_people_are_told_of_mistakes_also_where_programs_read_the_report(write: Any, capsys: Any) -> None:
+    wrong = write("wrong.yaml", "[{name: a, given: [], expect: {}}]")
+    assert command([wrong, "--format", "json"], load) == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out)["mistakes"] == 1
     assert said.err.startswith("penstock test: wrong.yaml:1:31: nothing is expected")
 
 
 def test_a_file_that_is_not_there_is_a_mistake(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["nowhere.yaml"], load) == 2
-    assert "nowhere.yaml" in capsys.readouterr().err
+    assert "nowhere.yaml" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -165,9 +174,11 @@ def test_junit_holds_whatever_stands_in_names_and_values(write: Any, capsys: pyt
 
 def test_variables_that_are_not_set_stop_no_test() -> None:
     environment = Unset({"HOST": "here", "EMPTY": ""})
-    assert filled("http://${HOST}/${KEY}${EMPTY}", environment) == "http://here/unsetunset"
-    assert dict(environment) == {"HOST": "here", "EMPTY": "unset"}
+    assert filled("${HOST}/${KEY}/${KEY:-a}/${EMPTY:-b}", environment) == "here/http://unset/a/b"
+    assert dict(environment) == {"HOST": "here", "EMPTY": "http://unset"}
     assert len(environment) == 2
+    for url in ("${BASE}/{id}", "https://${NAME}/{id}", "http://host:${PORT}/", "${SCHEME}://host"):
+        assert HttpCall("s", url, environment=environment).address
 
 
 def test_tests_beside_a_flow_file_belong_to_it() -> None:

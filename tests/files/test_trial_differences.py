@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from files.trying import DELIVERED, ORDERS, found
+from files.trying import DELIVERED, ORDERS, found, verdict
 from penstock import Flow
+from penstock.files.trials import judge
 from penstock.files.trials.compare import differences, explain, fits
 from penstock.files.trials.items import Item
 from penstock.files.trials.rules import alike
@@ -77,6 +80,19 @@ def test_a_rule_that_decided_nothing_is_a_difference() -> None:
 def test_an_event_that_came_too_late_is_a_difference() -> None:
     text = "{given: {generate: 1}, events: [{at: 9s, client: leaves}], expect: {ok: 1}}"
     assert found(text) == ["events: the client leaves: the run was over before, after 0.15 s"]
+
+
+def test_letters_that_do_not_agree_with_failures_are_a_difference() -> None:
+    played = verdict("{given: {generate: 3}, expect: {failed: [3]}}").played
+    assert [str(one) for one in judge(replace(played, letters=())).differences] == [
+        "run: 1 failed, but 0 dead letters are kept"
+    ]
+
+
+def test_elements_that_are_lost_are_a_difference() -> None:
+    played = verdict("{given: {generate: 2}, expect: {ok: 2}}").played
+    lost = msgspec.structs.replace(played.summary, ok=1)
+    assert [str(one) for one in judge(replace(played, summary=lost)).differences] == ["run: received 2, but settled 1"]
 
 
 def test_long_values_are_shortened() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from files.trying import DELIVERED, ORDERS, cases
+from files.trying import DELIVERED, ORDERS, Folder, cases
 from penstock.errors import FlowFileError
 from penstock.files.trials import CASES
 from penstock.orders import orders_flow
@@ -72,6 +72,15 @@ def test_a_mistake_is_said_with_its_place(text: str, said: str) -> None:
 def test_an_outlet_does_not_answer() -> None:
     assert mistakes("[{name: a, given: [], when: {audit: {answers: 1}}, expect: {ok: 0}}]", DELIVERED) == [
         '1:47: an outlet has no use for "answers", allowed are raises, hangs, after'
+    ]
+
+
+def test_an_outlet_without_a_name_goes_by_that_of_its_step() -> None:
+    flow = ORDERS.to(Folder(""), Folder(""), name="files")
+    text = "[{name: a, given: [], expect: {delivered: {files: 0, files.2: 0, files.3: 0}, failed: [{step: ''}]}}]"
+    assert mistakes(text, flow) == [
+        '1:66: found "files.3", allowed are files, files.2; did you mean "files.2"?',
+        '1:95: found "", allowed are source, decode, pricing, inventory, enrich, files, encode',
     ]
 
 

@@ -37,14 +37,27 @@ class Load(Protocol):
     def __call__(self, path: Path, *, environment: Mapping[str, str]) -> FlowFile: ...
 
 
+class Placeholder(str):
+    """What stands for a variable that is not set. It counts as empty, so that a default goes before it."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return False
+
+
+PLACEHOLDER = Placeholder("http://unset")
+"""It can stand for an address, for a part of one, and for any text."""
+
+
 class Unset(Mapping[str, str]):
-    """An environment in which every variable is set; what is missing reads `unset`, for no test leaves the machine."""
+    """An environment in which every variable is set, for no test leaves the machine."""
 
     def __init__(self, known: Mapping[str, str]) -> None:
         self._known = known
 
     def __getitem__(self, name: str) -> str:
-        return self._known.get(name) or "unset"
+        return self._known.get(name) or PLACEHOLDER
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._known)
@@ -61,8 +74,8 @@ def command(arguments: list[str], load: Load | None = None) -> int:
     paths = dict.fromkeys(flow_file(path) for path in options.files)
     reports = [_report(path, read, environment, options.only, options.seed) for path in paths]
     _publish(reports, options)
-    for report in reports:
-        for mistake in report.mistakes:
+    if options.format != "text" and options.output is None:  # nobody has told people yet
+        for mistake in (mistake for report in reports for mistake in report.mistakes):
             _complain(mistake)
     if not any(report.verdicts or report.mistakes for report in reports):
         what = (

@@ -101,8 +101,10 @@ def _letter(played: Played, letter: Letter) -> Item:
 def _key(played: Played, value: Any) -> Any:
     """What a value goes by: the field that is the flow's key, if it has it."""
     key = played.flow.key
-    fields: Mapping[str, Any] = cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
-    return fields.get(key, value) if key is not None else value
+    if key is None or not isinstance(value, dict):
+        return value
+    fields = cast("dict[str, Any]", value)
+    return fields.get(key, fields)
 
 
 def _name(played: Played, key: Any, value: Any) -> Any:
