@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, cast
 
 from penstock.files.trials.items import Item
@@ -43,7 +44,7 @@ def fits(wanted: Any, item: Item) -> bool:
 
 def covers(wanted: Any, found: Any) -> bool:
     """Whether a value has all that is wanted; what is not named does not count."""
-    return not list(explain(wanted, found))
+    return next(explain(wanted, found), None) is None
 
 
 def explain(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
@@ -73,19 +74,25 @@ def _pairs(wanted: Any, found: Any) -> list[tuple[Any, Any]] | None:
 
 def _matched(wanted: Sequence[Any], items: Sequence[Item]) -> dict[int, int]:
     """As many of what is wanted as can be, each with an item of its own that fits (Kuhn's algorithm)."""
-    fitting = [[place for place, item in enumerate(items) if fits(want, item)] for want in wanted]
+
+    def fitting(want: int) -> Iterator[int]:
+        """The items that fit, beginning at the same place of the list: most come in the order that is expected."""
+        for place in chain(range(want, len(items)), range(min(want, len(items)))):
+            if fits(wanted[want], items[place]):
+                yield place
+
     owners: dict[int, int] = {}
     for start in range(len(wanted)):
         _find_one(start, fitting, owners)
     return {want: place for place, want in owners.items()}
 
 
-def _find_one(start: int, fitting: Sequence[Sequence[int]], owners: dict[int, int]) -> None:
+def _find_one(start: int, fitting: Callable[[int], Iterator[int]], owners: dict[int, int]) -> None:
     """Find an item for one more, by having others take another of theirs."""
     came_from: dict[int, int] = {}
     line = [start]
     for want in line:
-        for place in fitting[want]:
+        for place in fitting(want):
             if place in came_from:
                 continue
             came_from[place] = want
