@@ -14,6 +14,7 @@ from penstock.files.node import Node, quoted
 from penstock.files.outside import outlet_of, source_of
 from penstock.files.records import Read
 from penstock.flow import Flow, Otherwise, When
+from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
 from penstock.outlets import Outlet
 from penstock.runtime.schedule import Cron, Every, Once, Schedule
 from penstock.services import Service
@@ -99,8 +100,12 @@ class Building:
             case "throttle":
                 rate, burst = (value["rate"], value["burst"]) if isinstance(value, Read) else (value, None)
                 return flow.throttle(rate, burst=burst or 1, **named)
+            case "through" if isinstance(value, Read):
+                return flow.through(value["operator"], max_parts=value["max_parts"] or THROUGH_PARTS, **named)
             case "through":
                 return flow.through(value, **named)
+            case "step" if isinstance(value, Read):
+                return flow.step(value["operator"], max_parts=value["max_parts"] or 0, **named)
             case "step":
                 return flow.step(value, **named)
             case "to":

@@ -21,6 +21,7 @@ from penstock.files.quantities import show_duration, show_rate, show_size
 from penstock.flow import Flow, Worker
 from penstock.operators import MAX_PARTS
 from penstock.operators.each import name_of
+from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
 from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput
 from penstock.runtime.schedule import Cron, Every
 from penstock.services import MAX_IN_FLIGHT, NONE, Backoff, Service
@@ -215,8 +216,12 @@ class _Dump:
                 value = {"rate": value, "burst": options["burst"]} if options["burst"] != 1 else value
             case "through":
                 value = reference_of(options["operator"])
+                if options["max_parts"] != THROUGH_PARTS:
+                    value = {"operator": value, "max_parts": options["max_parts"]}
             case "step":
                 usual, value = name_of(options["step"], kind), reference_of(options["step"])
+                if options["max_parts"]:
+                    value = {"operator": value, "max_parts": options["max_parts"]}
             case "to":
                 outlets = [self._outlet(outlet) for outlet in options["outlets"]]
                 value = outlets[0] if len(outlets) == 1 else outlets

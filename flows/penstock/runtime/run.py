@@ -17,7 +17,7 @@ from reactivex.disposable import CompositeDisposable
 
 from penstock.deadletters import Letter, Store, Stores, new_id, now
 from penstock.element import Element, Outcome
-from penstock.errors import ReaderGone, RunError, SourceBroke, describe
+from penstock.errors import BoundBroken, ReaderGone, RunError, SourceBroke, describe
 from penstock.operators import Sequencer, dead_letter, route
 from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan
@@ -176,7 +176,8 @@ class Run:
         for branch, take in ((failure, results), (branches.filtered, filtered), (branches.success, results)):
             self._wires.add(branch.subscribe(take, sink.on_error, ends, scheduler=scope))
         assert sink.finished is not None
-        sink.finished.add_done_callback(lambda _: self._over.set())
+        over = self._over  # and not self: an aborted run's sink may never finish
+        sink.finished.add_done_callback(lambda _: over.set())
 
     def _pass_in_order(self, elements: list[Element[Any]]) -> None:
         """Hand on what the sink is to see; what was filtered is settled here, at its turn."""
@@ -199,6 +200,7 @@ class Run:
         if self.error is None and not self._aborted:
             try:
                 self.ledger.check_empty()
+                self._check_bound()
             except RunError as error:
                 self.error, self.reason = error, "failed"
         self.ledger.close()
@@ -210,6 +212,12 @@ class Run:
             self._log.error("run.broke", error=describe(self.error), exc_info=self.error)
         self._log.info("run.ended", **_facts(summary))
         return summary
+
+    def _check_bound(self) -> None:
+        """Raise `BoundBroken` if more was ever held than the flow says it can."""
+        held, bound = self.window.highest + self.ledger.most_parts, self.plan.bound
+        if bound is not None and held > bound:
+            raise BoundBroken(held, bound)
 
     def _summary(self) -> Summary:
         settled = self.ledger.settled
