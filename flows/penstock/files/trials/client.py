@@ -9,7 +9,7 @@ import msgspec
 
 from penstock.errors import ReaderGone
 from penstock.files.trials.elements import Register
-from penstock.files.trials.trace import Trace
+from penstock.files.trials.traces import Trace
 
 
 class Client:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from penstock.files.trials.items import Item
 from penstock.files.trials.rules import alike
-from penstock.files.trials.trace import shown
+from penstock.files.trials.traces import shown
 
 
 def differences(wanted: Any, items: Sequence[Item]) -> tuple[str, ...]:

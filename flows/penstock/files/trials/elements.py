@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.element import Element, Outcome, Step
-from penstock.files.trials.trace import Trace, plain
+from penstock.files.trials.traces import Trace, plain
 from penstock.operators.each import each
 
 

@@ -10,7 +10,7 @@ from penstock.files.trials import items
 from penstock.files.trials.compare import differences
 from penstock.files.trials.play import Played
 from penstock.files.trials.rules import alike, described
-from penstock.files.trials.trace import at, shown
+from penstock.files.trials.traces import at, shown
 
 CLOSE = 1e-6
 """Seconds by which times may differ and still be the same: summaries round to that."""

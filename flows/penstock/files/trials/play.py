@@ -19,7 +19,7 @@ from penstock.files.trials.elements import Register
 from penstock.files.trials.rules import Part
 from penstock.files.trials.script import PlayedService
 from penstock.files.trials.stage import Stage
-from penstock.files.trials.trace import at
+from penstock.files.trials.traces import at
 from penstock.flow import Flow
 from penstock.runtime.run import Run, Summary
 from penstock.testing import JumpingLoop

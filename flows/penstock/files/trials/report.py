@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from penstock.files.trials.judge import Verdict
-from penstock.files.trials.trace import at
+from penstock.files.trials.traces import at
 
 
 @dataclass(frozen=True, slots=True, eq=False)

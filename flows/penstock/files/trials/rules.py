@@ -11,7 +11,7 @@ import msgspec
 
 from penstock.errors import ExpressionFailed
 from penstock.files.trials.case import Rule
-from penstock.files.trials.trace import plain, shown
+from penstock.files.trials.traces import plain, shown
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any
 from penstock.errors import ElementError, describe
 from penstock.files.trials.case import Answers, Hangs, Raises, Rule
 from penstock.files.trials.rules import Rules
-from penstock.files.trials.trace import Trace, plain
+from penstock.files.trials.traces import Trace, plain
 
 
 class Unscripted(ElementError):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from penstock.deadletters import Letter, MemoryStore
 from penstock.errors import StoreError
 from penstock.files.trials.case import Downtime
-from penstock.files.trials.trace import Trace, shown
+from penstock.files.trials.traces import Trace, shown
 
 
 class Shelf(MemoryStore):

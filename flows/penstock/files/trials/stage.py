@@ -16,7 +16,7 @@ from penstock.files.trials.client import Client
 from penstock.files.trials.elements import Register
 from penstock.files.trials.script import Actor, PlayedOutlet, PlayedService
 from penstock.files.trials.shelf import Shelf
-from penstock.files.trials.trace import Trace
+from penstock.files.trials.traces import Trace
 from penstock.flow import Flow
 from penstock.runtime.run import Run
 from penstock.services.web import Call
