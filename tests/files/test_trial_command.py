@@ -153,6 +153,7 @@ def test_junit_goes_to_a_file_and_text_to_people(write: Any, capsys: pytest.Capt
         "bad.yaml",
         "1",
     )
+    assert good.get("file") == "bad.yaml"
     assert float(good.get("time", "")) > 0
     (failure,) = bad
     assert (failure.tag, failure.get("message"), failure.get("type")) == ("failure", "ok: expected 1, got 0", "ok")

@@ -46,10 +46,10 @@ def _case(suite: Element, file: str, verdict: Verdict, trace: bool) -> None:
         "testcase",
         name=_clean(played.case.name),
         classname=_clean(file),
-        file=_clean(file),
         time=f"{played.real_seconds:.6f}",
     )
     if played.case.place is not None:
+        case.set("file", _clean(played.case.place.file))  # which may be the file beside the flow's
         case.set("line", str(played.case.place.line))
     if not verdict.passed:
         first = str(verdict.differences[0]).splitlines()[0]
