@@ -166,7 +166,7 @@ class _Reading:
         """The services or templates of all files."""
         found: dict[str, Any] = {}
         for part in parts:
-            for key, value in (part[name] or {}).items():
+            for key, value in part.mapping(name).items():
                 if key in found:
                     self._mistakes.add(
                         part.at(name).key(key) or part.node, f"{quoted(key)} is in a file that is used, too"
