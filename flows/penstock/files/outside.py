@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from penstock.errors import FlowError
 from penstock.expressions import Expression, Fields
@@ -107,11 +107,14 @@ def source_of(chosen: Chosen, flow: Flow[Any]) -> Source[Any]:
 
 
 def _source_by_call(make: Callable[[], Any]) -> Source[Any]:
-    source: Any = make()
-    if isinstance(source, Source):
-        found: Source[Any] = source
-        return found
-    raise FlowError(f"a function for a source has to give a Source, got {type(source).__name__}")
+    source = make()
+    if not _is_source(source):
+        raise FlowError(f"a function for a source has to give a Source, got {type(source).__name__}")
+    return source
+
+
+def _is_source(found: Any) -> TypeGuard[Source[Any]]:
+    return isinstance(found, Source)
 
 
 def outlet_of(value: Any) -> Outlet:
