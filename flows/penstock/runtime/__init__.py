@@ -1,9 +1,10 @@
 """What runs flows: a run, and the supervisor of all of them."""
 
+from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
 from penstock.runtime.run import Run, Summary
 from penstock.runtime.stopping import Event, Phase
 from penstock.runtime.supervisor import Report, Supervisor
 from penstock.runtime.totals import Totals
 
-__all__ = ["Event", "Phase", "Plan", "Report", "Run", "Summary", "Supervisor", "Totals"]
+__all__ = ["Calls", "Event", "Phase", "Plan", "Report", "Run", "Summary", "Supervisor", "Totals"]

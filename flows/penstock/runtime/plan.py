@@ -20,3 +20,7 @@ class Plan(Struct, frozen=True, eq=False):
     bytes: int = window.BYTES
     dead_letters: str | Store | None = None
     """A store or its URL; None: failures are told and counted, but not kept."""
+    revision: int | None = None
+    """Which version of the flow this is, in a service that can load another; it starts at 1 in each process."""
+    digest: str | None = None
+    """What tells the version apart in all processes."""
