@@ -61,9 +61,9 @@ class Failure(Struct, frozen=True):
 class Element(Struct, Generic[T], eq=False, gc=False):
     """A value that travels, its place in the input, and what was decided about it.
 
-    `outcome` is set by the step that decides (a filter, a failure); from then on later steps let the element pass
-    untouched until the end of the flow settles it. A part, made by `flat_map`, has a `parent`, and the parent is
-    settled when all its parts are.
+    `outcome` is set by the step that decides (a filter, a failure, the end of a branch); from then on later steps let
+    the element pass untouched until the end of the flow settles it. At the end nothing decided is a success too. A
+    part, made by `flat_map`, has a `parent`, and the parent is settled when all its parts are.
 
     The garbage collector does not look at elements (`gc=False`): nothing that they refer to refers back to them, and
     there are many.
@@ -90,6 +90,11 @@ class Element(Struct, Generic[T], eq=False, gc=False):
         """Mark this element as failed at a step."""
         self.outcome = Outcome.FAILED
         self.failure = Failure.of(step, error, attempts)
+
+    @property
+    def ok(self) -> bool:
+        """Whether this element is a success, once the steps are behind it."""
+        return self.outcome is None or self.outcome is Outcome.OK
 
     @property
     def root(self) -> Element[Any]:

@@ -7,6 +7,9 @@ The others are faults of a flow, of its description, or of something that it sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class PenstockError(Exception):
     """The root of the tree."""
@@ -14,6 +17,15 @@ class PenstockError(Exception):
 
 class FlowError(PenstockError):
     """A flow is described wrongly; raised when it is built, never while it runs."""
+
+
+class FlowFileError(FlowError):
+    """A flow file is wrong. Its message names every mistake, a line each: `file:line:column: what is wrong`."""
+
+    def __init__(self, mistakes: Sequence[Any]) -> None:
+        super().__init__("\n".join(str(mistake) for mistake in mistakes))
+        self.mistakes = tuple(mistakes)
+        """The mistakes in the order of their places, each a `penstock.files.Mistake`."""
 
 
 class ExpressionWrong(FlowError):
@@ -223,6 +235,15 @@ class ServiceUnreachable(ElementError):
     def __init__(self, service: str, cause: BaseException) -> None:
         super().__init__(f"{service} could not be reached: {describe(cause)}")
         self.service = service
+
+
+class OutletUnavailable(ElementError):
+    """An outlet could not be opened; the next values that come try again."""
+
+    def __init__(self, outlet: str, cause: Exception) -> None:
+        super().__init__(f"{outlet} could not be opened: {describe(cause)}")
+        self.outlet = outlet
+        self.__cause__ = cause
 
 
 class StoreError(PenstockError):

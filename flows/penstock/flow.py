@@ -17,7 +17,7 @@ from reactivex import Observable
 
 from penstock import operators, window
 from penstock.deadletters import Store, make_store
-from penstock.element import Element
+from penstock.element import Element, Step
 from penstock.errors import FlowError, RunError
 from penstock.operators.each import name_of
 from penstock.outlets import Outlet
@@ -206,7 +206,9 @@ class Flow(Generic[A]):
         """Send the values through a synchronous operator of reactivex."""
         return self._with("through", name, operator=operator)
 
-    def route(self, *, name: str = "route", **branches: When | Otherwise) -> Flow[Any]:
+    def route(
+        self, ways: Mapping[str, When | Otherwise] | None = None, *, name: str = "route", **more: When | Otherwise
+    ) -> Flow[Any]:
         """Send each value along the first branch whose condition holds; what no branch takes goes on as it is.
 
         >>> flow = Flow("parcels").route(
@@ -214,24 +216,29 @@ class Flow(Generic[A]):
         ...     light=Otherwise(lambda light: light.map(by_bike)),
         ... )
         """
+        branches = {**(ways or {}), **more}
         if not branches:
             raise FlowError(f"route in flow {self.name} needs at least one branch: route(big=When(is_big, steps))")
         if any(isinstance(branch, Otherwise) for branch in list(branches.values())[:-1]):
             raise FlowError(f"route in flow {self.name} has a branch behind Otherwise, which leaves nothing for it")
         taken = {*self._names(), name}
-        ways: list[Way] = []
+        made: list[Way] = []
         for key, branch in branches.items():
             fork = replace(self, item=None, key=None, steps=(), _taken=frozenset(taken))
             steps = fork.steps if branch.steps is None else branch.steps(fork).steps
             taken |= {step.name for step in walk(steps)}
-            ways.append(Way(key, branch.condition if isinstance(branch, When) else None, steps, branch.end))
-        return self._with("route", name, ways=tuple(ways))
+            made.append(Way(key, branch.condition if isinstance(branch, When) else None, steps, branch.end))
+        return self._with("route", name, ways=tuple(made))
 
-    def to(self, *outlets: Outlet, name: str = "to") -> Flow[A]:
-        """Hand each value to outlets; it goes on, unchanged, when all of them took it."""
+    def to(self, *outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Flow[A]:
+        """Hand each value to outlets; it goes on, unchanged, when all of them took it. `timeout` is for one write."""
         if not outlets:
             raise FlowError(f"to in flow {self.name} needs at least one outlet: to(FileOutlet('out.ndjson'))")
-        return self._with("to", name, outlets=outlets)
+        return self._with("to", name, outlets=outlets, timeout=timeout)
+
+    def step(self, step: Step[A, B], *, name: str | None = None) -> Flow[B]:
+        """Continue with an operator of your own, on streams of elements."""
+        return self._with("step", name or name_of(step, "step"), step=step)
 
     def apply(self, steps: Callable[[Flow[A]], Flow[B]]) -> Flow[B]:
         """Continue with steps that are written down once and used by many flows: a function from flow to flow."""

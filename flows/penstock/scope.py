@@ -59,12 +59,13 @@ class Scope(AsyncIOScheduler):
         meters: dict[str, Meter] | None = None,
         on_fault: Callable[[BaseException], None] | None = None,
         ordered: bool = False,
+        ledger: Ledger | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         super().__init__(self.loop)
         self.name = name
         self.window = window
-        self.ledger = Ledger(window)
+        self.ledger = ledger or Ledger(window)
         self.meters = {} if meters is None else meters
         self.ordered = ordered
         """True when results are to come in the order of the input."""
@@ -76,6 +77,7 @@ class Scope(AsyncIOScheduler):
         """Why the source broke, if it did."""
         self._on_fault = on_fault
         self._closing = False
+        self._admitting = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drain_calls: list[Callable[[], object]] = []
         self._close_calls: list[Callable[[], Coroutine[Any, Any, None]]] = []
@@ -89,8 +91,9 @@ class Scope(AsyncIOScheduler):
 
     async def admit(self, value: T) -> Element[T]:
         """An element that no source gave out: it takes a credit, counts as received, and comes last."""
-        while not self.window.take(1):
-            await self.window.room()
+        async with self._admitting:  # the ends of several branches may come together
+            while not self.window.take(1):
+                await self.window.room()
         element = Element(value, self.ledger.received - self.ledger.dropped, self.ledger, value)
         self.ledger.received += 1
         return element
@@ -168,3 +171,28 @@ class Scope(AsyncIOScheduler):
                 self.fault(Cancelled(task.get_name()))
         elif (error := task.exception()) is not None:
             self.fault(error)
+
+
+class BranchScope(Scope):
+    """One run, as seen by the steps of a branch: all is the run's, but its input is not theirs to close."""
+
+    def __init__(self, run: Scope) -> None:
+        super().__init__(
+            run.window, name=run.name, meters=run.meters, on_fault=run.fault, ordered=run.ordered, ledger=run.ledger
+        )
+        self._run = run
+
+    async def admit(self, value: T) -> Element[T]:
+        return await self._run.admit(value)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return self._run.spawn(work, name)
+
+    def on_drain(self, call: Callable[[], object]) -> None:
+        self._run.on_drain(call)
+
+    def on_close(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._run.on_close(call)
+
+    def close_input(self) -> None:
+        """Other branches may need further input."""

@@ -53,7 +53,10 @@ class NamedStep:
                 ]
                 return operators.branch(ways, name=self.name)
             case "to":
-                return operators.deliver(*options["outlets"], name=self.name)
+                return operators.deliver(*options["outlets"], timeout=options["timeout"], name=self.name)
+            case "step":
+                own: Step[Any, Any] = options["step"]
+                return own
             case kind:
                 make: Callable[..., Step[Any, Any]] = getattr(operators, kind)
                 return make(**options, name=self.name)

@@ -9,7 +9,8 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,6 +23,7 @@ from penstock import Backoff, Flow, Service, from_async_iterable, from_iterable,
 from penstock.deadletters import Filter, Letter, MemoryStore
 from penstock.element import Outcome
 from penstock.errors import ReaderGone, StoreError
+from penstock.flow import When
 from penstock.runtime import Run, Summary, Supervisor
 from penstock.sinks import Discard, Lines, Outcomes, Result, Sink
 from penstock.sources import Feed, Source
@@ -62,6 +64,8 @@ class StepPlan:
     kind: str
     fates: tuple[str, ...] = ("ok",)
     number: int = 1
+    branches: tuple[tuple[StepPlan, ...], ...] = ()
+    """The steps inside the branches of a `branch`; those ends whose bit is set in `number`."""
 
     def fate(self, value: Value) -> str:
         return self.fates[value["id"] % len(self.fates)]
@@ -94,6 +98,60 @@ class Spy:
         self.attempts: Counter[tuple[str, int]] = Counter()
         self.calls = 0
         self.under_way = 0
+        self.shelves: list[Shelf] = []
+
+
+class Shelf:
+    """An outlet that takes what a step's fates say, and knows whether it is used as outlets are to be."""
+
+    def __init__(self, step: StepPlan, spy: Spy) -> None:
+        self.name = ""
+        self.kept: list[Value] = []
+        self.open_now = False
+        self.misused: list[str] = []
+        self._step = step
+        self._spy = spy
+        self._busy = False
+        self._opened = 0
+
+    async def open(self) -> None:
+        async with self._alone():
+            self._opened += 1
+            await asyncio.sleep(0.1)
+            if self._opened % 2 and self._step.fates[0] == "flaky":
+                raise Refused("the shelf is locked")
+            self.open_now = True
+
+    async def write(self, values: Sequence[Value]) -> list[Exception | None] | None:
+        async with self._alone():
+            if not self.open_now:
+                self.misused.append("written to before it was opened")
+            fates = [self._step.fate(value) for value in values]
+            for fate, seconds in (("slow", 1.0), ("hang", DAY)):
+                if fate in fates:
+                    await asyncio.sleep(seconds)
+            if "refuse" in fates and len(values) % 2:
+                raise Refused("the shelf takes none of these")
+            self.kept += [value for value, fate in zip(values, fates, strict=True) if fate not in ("fail", "refuse")]
+            return [Refused("not this") if fate in ("fail", "refuse") else None for fate in fates]
+
+    async def aclose(self) -> None:
+        async with self._alone():
+            if not self.open_now:
+                self.misused.append("closed before it was opened")
+            self.open_now = False
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        if self._busy:
+            self.misused.append("called while another call was under way")
+        self._busy = True
+        self._spy.under_way += 1
+        try:
+            yield
+        finally:
+            self._busy = False
+            self._spy.under_way -= 1
 
 
 class KeptStore(MemoryStore):
@@ -213,8 +271,32 @@ def _add(flow: Flow[Any], step: StepPlan, spy: Spy) -> Flow[Any]:
             return flow.enrich(found=service_of(step, spy, flow), also=service_of(step, spy, flow, "b"))
         case "batch":
             return flow.batch(service_of(step, spy, flow, many=True), size=step.number, seconds=0.5)
+        case "branch":
+            return _branch(flow, step, spy, plain)
+        case "deliver":
+            shelves = [Shelf(step, spy), Shelf(StepPlan("deliver"), spy)][: step.number]
+            spy.shelves += shelves
+            return flow.to(*shelves, timeout=TIMEOUT)
         case other:
             raise ValueError(other)
+
+
+def _branch(flow: Flow[Any], step: StepPlan, spy: Spy, plain: Callable[[Value], Value]) -> Flow[Any]:
+    """Every branch takes its share, by number; as many again are taken by none."""
+    branches: dict[str, When] = {}
+    for place, plans in enumerate(step.branches):
+
+        def inside(fork: Flow[Any], place: int = place, plans: Sequence[StepPlan] = plans) -> Flow[Any]:
+            fork = replace(fork, name=f"{flow.name}-{len(flow.steps)}-{place}")
+            for inner in plans:
+                fork = _add(fork, inner, spy)
+            return fork
+
+        def takes(value: Value, place: int = place) -> bool:
+            return bool(plain(value)) and value["id"] % (len(step.branches) + 1) == place
+
+        branches[str(place)] = When(takes, inside, end=bool(step.number >> place & 1))
+    return flow.route(branches)
 
 
 def _operator(number: int) -> Callable[[Observable[Value]], Observable[Value]]:
@@ -230,7 +312,7 @@ def _operator(number: int) -> Callable[[Observable[Value]], Observable[Value]]:
 
 def service_of(step: StepPlan, spy: Spy, flow: Flow[Any], suffix: str = "a", many: bool = False) -> Service:
     """A service whose calls end as the step's fates say."""
-    name = f"{step.kind}-{len(flow.steps)}-{suffix}"
+    name = f"{flow.name}-{step.kind}-{len(flow.steps)}-{suffix}"
 
     async def one(value: Value) -> Any:
         match step.fate(value):
@@ -480,18 +562,22 @@ def _store_of(plan: Plan) -> KeptStore | None:
 
 PLAIN = ("map", "tap", "filter", "flat_map", "through")
 CALLING = ("map_async", "map_in_order", "enrich", "batch")
-READING_ALL = (*PLAIN, "throttle", *CALLING)
+READING_ALL = (*PLAIN, "throttle", *CALLING, "branch", "deliver")
 """Steps that leave the source its whole input."""
 KINDS = (*READING_ALL, "take")
 
 
 @st.composite
-def steps(draw: st.DrawFn, kinds: Sequence[str] = KINDS, fates: Sequence[str] = FATES) -> StepPlan:
-    """Any step."""
+def steps(draw: st.DrawFn, kinds: Sequence[str] = KINDS, fates: Sequence[str] = FATES, depth: int = 2) -> StepPlan:
+    """Any step; branches of branches down to a depth."""
+    kind = draw(st.sampled_from(kinds))
+    fewer = [kind for kind in kinds if kind != "branch"] if depth == 1 else kinds
+    inside = st.lists(steps(fewer, fates, depth - 1), max_size=2).map(tuple)
     return StepPlan(
-        draw(st.sampled_from(kinds)),
+        kind,
         tuple(draw(st.lists(st.sampled_from(fates), min_size=1, max_size=4))),
         draw(st.integers(1, 3)),
+        tuple(draw(st.lists(inside, min_size=1, max_size=3))) if kind == "branch" else (),
     )
 
 

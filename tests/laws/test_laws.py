@@ -38,7 +38,7 @@ from penstock.window import Window
 
 law = settings(max_examples=100, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 
-STEADY = ("map", "tap", "filter", "throttle", "map_async", "map_in_order", "enrich")
+STEADY = ("map", "tap", "filter", "throttle", "map_async", "map_in_order", "enrich", "branch")
 """Steps at which what befalls one element changes nothing for another but the time."""
 
 
@@ -180,7 +180,7 @@ def test_one_bad_element_changes_nothing_for_the_others(plan: Plan, fate: str, d
     bad = data.draw(st.integers(0, max(plan.count - 1, 0)), label="bad")
     place = data.draw(st.integers(0, max(len(plan.steps) - 1, 0)), label="place")
     worse = tuple(
-        StepPlan(step.kind, _with(step, plan.count, bad, fate) if number == place else step.fates, step.number)
+        replace(step, fates=_with(step, plan.count, bad, fate)) if number == place else step
         for number, step in enumerate(plan.steps)
     )
     good = play(plan)
@@ -249,6 +249,9 @@ def test_nothing_of_a_run_is_left_behind(plan: Plan) -> None:
     assert (played.tasks, played.timers) == ([], [])
     assert (played.run.window.free, played.run.window.free_bytes) == (plan.elements, plan.bytes)
     assert played.spy.under_way == 0
+    assert [(shelf.open_now, shelf.misused) for shelf in played.spy.shelves] == [
+        (False, []) for _ in played.spy.shelves
+    ]
     assert [(service.in_flight, service.waiting, service._workers) for service in played.services] == [
         (0, 0, []) for _ in played.services
     ]
@@ -279,7 +282,7 @@ def test_a_hanging_service_is_waited_for_no_longer_than_its_timeouts(plan: Plan)
 @law
 @given(
     plan=plans(
-        kinds=("map_async", "flat_map", "through"),
+        kinds=("map_async", "flat_map", "through", "branch"),
         fates=("ok", "slow"),
         sources=("iterable", "async"),
         events=(None,),

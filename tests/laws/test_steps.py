@@ -57,6 +57,22 @@ async def hang(_: Any) -> None:
     await asyncio.sleep(1e6)
 
 
+class Box:
+    """An outlet that refuses negative numbers."""
+
+    name = ""
+
+    async def open(self) -> None:
+        await asyncio.sleep(0.1)
+
+    async def write(self, values: Sequence[Any]) -> list[Exception | None]:
+        await asyncio.sleep(1)
+        return [Refused(value) if value < 0 else None for value in values]
+
+    async def aclose(self) -> None:
+        await asyncio.sleep(0.1)
+
+
 def letters_for(elements: Sequence[Element[Any]]) -> list[Letter]:
     return [
         Letter(
@@ -78,8 +94,18 @@ def letters_for(elements: Sequence[Element[Any]]) -> list[Letter]:
 
 STEPS: dict[str, Callable[[], Step[Any, Any]]] = {
     "batch": partial(operators.batch, refuse_each, size=3, seconds=0.5, name="step"),
+    "branch": partial(
+        operators.branch,
+        [
+            operators.Branch("even", lambda value: refuse(value) % 2 == 0, (operators.map_async(refuse_later),)),
+            operators.Branch("three", lambda value: value == 3, (operators.flat_map(refuse_parts),), end=True),
+            operators.Branch("five", lambda value: value == 5, end=True),
+        ],
+        name="step",
+    ),
     "dead_letter": partial(keep, MemoryStore(), letters_for),
     "decode": partial(operators.decode, int, name="step"),
+    "deliver": lambda: operators.deliver(Box(), Box(), name="step"),
     "encode": partial(operators.encode, lambda element: b"%d" % refuse(element.value), name="step"),
     "enrich": partial(operators.enrich, name="enrich", merge=lambda value, _: value, step=refuse_later),
     "filter": partial(operators.filter, lambda value: refuse(value) + 1, name="step"),
@@ -93,7 +119,7 @@ STEPS: dict[str, Callable[[], Step[Any, Any]]] = {
 }
 """Every step by its name, around a function that refuses negative numbers where it takes one."""
 
-NO_STEPS = {"MAX_PARTS", "Branches", "Merge", "Sequencer", "route"}
+NO_STEPS = {"MAX_PARTS", "Branch", "Branches", "Merge", "Sequencer", "route"}
 """Public names that are no steps."""
 
 WITH_FUNCTION = sorted(set(STEPS) - {"dead_letter", "decode", "encode", "throttle"})

@@ -1,8 +1,10 @@
 """The steps that a flow is made of: operators on Observables of elements, one a file."""
 
 from penstock.operators.batch import batch
+from penstock.operators.branch import Branch, branch
 from penstock.operators.dead_letter import dead_letter
 from penstock.operators.decode import decode
+from penstock.operators.deliver import deliver
 from penstock.operators.encode import encode
 from penstock.operators.enrich import Merge, enrich
 from penstock.operators.filter import filter
@@ -17,12 +19,15 @@ from penstock.operators.through import through
 
 __all__ = [
     "MAX_PARTS",
+    "Branch",
     "Branches",
     "Merge",
     "Sequencer",
     "batch",
+    "branch",
     "dead_letter",
     "decode",
+    "deliver",
     "encode",
     "enrich",
     "filter",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from heapq import heappop, heappush
+from itertools import count
 from typing import Any, TypeVar
 
 from reactivex import Observable, abc
@@ -12,9 +13,8 @@ from reactivex.disposable import CompositeDisposable, Disposable
 
 from penstock.element import Element, Outcome, Step
 from penstock.operators.each import name_of
-from penstock.operators.in_order import Sequencer
+from penstock.operators.in_order import Path, path_of
 from penstock.scope import Scope, cancel
-from penstock.window import Window
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -33,8 +33,9 @@ def flat_map(
     Iterables are advanced only as far as there is room for parts, so an endless one is no danger.
 
     **Takes in** elements. **Holds back** while `max_parts` parts are open downstream; waiting elements stay within
-    the window. **Gives out** the parts, in the order of their elements. **Ends** when its input has and the last part
-    was made.
+    the window. In an ordered run the earliest of them may have one part open in any case. **Gives out** the parts, in
+    the order in which their elements came, in an ordered run the earliest first. **Ends** when its input has and the
+    last part was made.
 
     >>> step = flat_map(lambda order: order["lines"], name="lines")
     """
@@ -47,7 +48,7 @@ def flat_map(
             observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
         ) -> abc.DisposableBase:
             scope = Scope.of(scheduler, f"step {name}")
-            expansion = Expansion(name, function, Window(max_parts), observer, scope)
+            expansion = Expansion(name, function, max_parts, observer, scope)
             task = scope.spawn(expansion.run(), f"step:{name}")
             subscription = source.subscribe(
                 expansion.on_next, observer.on_error, expansion.on_completed, scheduler=scheduler
@@ -59,90 +60,122 @@ def flat_map(
     return step
 
 
+class Unfolding:
+    """An element that is being replaced by parts, and what its parts are made of."""
+
+    __slots__ = ("element", "following", "values")
+
+    def __init__(self, element: Element[Any]) -> None:
+        self.element = element
+        self.values: Iterator[Any] = iter(())
+        self.following: Any = _END
+        """The value of the next part: one is looked at ahead, to know which one is the last."""
+
+    def begin(self, function: Callable[[Any], Iterable[Any]]) -> None:
+        """Look at the first value. Raises what the function raises."""
+        self.values = iter(function(self.element.value))
+        self.following = next(self.values, _END)
+
+    def next(self) -> Any:
+        """The value of the next part; `Broken` when the iterable broke there, which ends it."""
+        value = self.following
+        try:
+            self.following = _END if isinstance(value, Broken) else next(self.values, _END)
+        except Exception as error:
+            self.following = Broken(error)
+        return value
+
+
 class Expansion:
-    """Makes the parts of one run, as far as there is room for them."""
+    """Makes the parts of one run, as far as there is room for them.
+
+    In an ordered run parts wait at the end for those of earlier elements, and hold their room meanwhile. An earlier
+    element may come here later, on its way through a slow service or a branch. So it goes first when it comes, and one
+    part of it is made whether there is room or not: nothing waits for anything but what is earlier, and the earliest
+    always goes on. That is one part beyond `max_parts` for each element in the window, at most.
+    """
 
     def __init__(
         self,
         name: str,
         function: Callable[[Any], Iterable[Any]],
-        room: Window,
+        max_parts: int,
         observer: abc.ObserverBase[list[Element[Any]]],
         scope: Scope,
     ) -> None:
         self._name = name
         self._function = function
-        self._room = room
+        self._room = max_parts
         self._observer = observer
         self._scope = scope
-        self._waiting: deque[Element[Any]] = deque()
-        self._arrived = asyncio.Event()
+        self._waiting: list[tuple[Path, Unfolding]] = []
+        """A heap: the next one first."""
+        self._arrivals = count()
+        self._stirred = asyncio.Event()
         self._ended = False
-        # In an ordered run later elements must not take the room that the parts of an earlier one will need.
-        self._line_up = Sequencer(self._take) if scope.ordered else self._take
 
     def on_next(self, elements: list[Element[Any]]) -> None:
-        """Put elements in line."""
-        self._line_up(elements)
-
-    def _take(self, elements: list[Element[Any]]) -> None:
-        """Elements whose turn it is; those that were decided before pass."""
-        passing = [element for element in elements if element.outcome is not None]
-        self._waiting.extend(element for element in elements if element.outcome is None)
-        self._arrived.set()
+        """Put elements in line; those that were decided before pass."""
+        passing: list[Element[Any]] = []
+        for element in elements:
+            if element.outcome is None:
+                place = path_of(element) if self._scope.ordered else (next(self._arrivals),)
+                heappush(self._waiting, (place, Unfolding(element)))
+            else:
+                passing.append(element)
+        self._stirred.set()
         if passing:
             self._observer.on_next(passing)
 
     def on_completed(self) -> None:
         """No further element will come."""
         self._ended = True
-        self._arrived.set()
+        self._stirred.set()
 
     async def run(self) -> None:
-        """Expand one element after the other."""
+        """Expand one element after the other, or the earliest first."""
         while self._waiting or not self._ended:
-            if self._waiting:
-                await self._expand(self._waiting.popleft())
+            if self._waiting and self._may_go_on(self._waiting[0][1].element):
+                if not self._scope.emit(self._observer, self._go_on(self._waiting[0][1])):
+                    return
+                await asyncio.sleep(0)
             else:
-                self._arrived.clear()
-                await self._arrived.wait()
+                self._stirred.clear()
+                await self._stirred.wait()
         self._observer.on_completed()
 
-    async def _expand(self, element: Element[Any]) -> None:
-        try:
-            values = iter(self._function(element.value))
-            following = next(values, _END)
-        except Exception as error:
-            element.fail(self._name, error)
-            self._scope.emit(self._observer, [element])
-            return
-        if following is _END:
-            element.outcome = Outcome.FILTERED
-            self._scope.emit(self._observer, [element])
-            return
-        element.expand(self._room.give)
-        while following is not _END:
-            while not self._room.free:
-                await self._room.room()
-            parts: list[Element[Any]] = []
-            while following is not _END and self._room.take(1):
-                parts.append(part := element.add_part(following))
-                if isinstance(following, Broken):
-                    part.fail(self._name, following.error)
-                    following = _END
-                else:
-                    following = self._next(values)
-            if following is _END:
-                element.end_parts()
-            if not self._scope.emit(self._observer, parts):
-                return
-            await asyncio.sleep(0)
+    def _may_go_on(self, element: Element[Any]) -> bool:
+        return self._room > 0 or (self._scope.ordered and (element.family is None or not element.family.open))
 
-    def _next(self, values: Iterator[Any]) -> Any:
-        try:
-            return next(values, _END)
-        except Exception as error:
-            return Broken(error)
+    def _go_on(self, unfolding: Unfolding) -> list[Element[Any]]:
+        """The next parts of an element, as many as there is room for; the element itself if it has none."""
+        element = unfolding.element
+        if element.family is None:
+            try:
+                unfolding.begin(self._function)
+            except Exception as error:
+                element.fail(self._name, error)
+            if unfolding.following is _END:
+                element.outcome = element.outcome or Outcome.FILTERED
+                heappop(self._waiting)
+                return [element]
+            element.expand(self._released)
+        parts: list[Element[Any]] = []
+        room = max(self._room, 1)
+        while unfolding.following is not _END and len(parts) < room:
+            value = unfolding.next()
+            parts.append(part := element.add_part(value))
+            if isinstance(value, Broken):
+                part.fail(self._name, value.error)
+        self._room -= len(parts)
+        if unfolding.following is _END:
+            element.end_parts()
+            heappop(self._waiting)
+        return parts
+
+    def _released(self, parts: int) -> None:
+        self._room += parts
+        self._stirred.set()
 
 
 class Broken:

@@ -58,7 +58,7 @@ class Fork:
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Give each element to its branch; the usual case, all of them good, copies nothing."""
         for element in elements:
-            if element.outcome is not None:
+            if element.outcome is not None and element.outcome is not Outcome.OK:
                 break
         else:
             self._outputs[0].on_next(elements)
@@ -66,7 +66,8 @@ class Fork:
         parts: tuple[list[Element[Any]], ...] = ([], [], [])
         for element in elements:
             outcome = element.outcome
-            parts[0 if outcome is None else 1 if outcome is Outcome.FAILED else 2].append(element)
+            way = 0 if outcome is None or outcome is Outcome.OK else 1 if outcome is Outcome.FAILED else 2
+            parts[way].append(element)
         for branch, part in enumerate(parts):
             if part:
                 self._outputs[branch].on_next(part)

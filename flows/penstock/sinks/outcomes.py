@@ -28,7 +28,7 @@ class Result(Struct, frozen=True):
 
     @classmethod
     def of(cls, element: Element[Any]) -> Result:
-        ok = element.outcome is None
+        ok = element.ok
         return cls(
             ok,
             element.seq,

@@ -1,0 +1,190 @@
+"""From a flow file that was read to the flow: the same builder is called that a program would call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from penstock.errors import FlowError
+from penstock.expressions import Assign, Expression, Fields
+from penstock.files.choices import Chosen
+from penstock.files.mistakes import Mistakes
+from penstock.files.node import Node, quoted
+from penstock.files.outside import outlet_of, source_of
+from penstock.files.records import Read
+from penstock.flow import Flow, Otherwise, When
+from penstock.outlets import Outlet
+from penstock.runtime.schedule import Cron, Every, Once, Schedule
+from penstock.services import Service
+from penstock.window import BYTES, ELEMENTS
+
+Fragment = Callable[[Flow[Any]], Flow[Any]]
+
+
+class Building:
+    """One flow on its way from its file. What is wrong becomes a mistake at its place, and the rest goes on."""
+
+    def __init__(
+        self, services: Mapping[str, Service], templates: Mapping[str, tuple[Chosen, ...]], mistakes: Mistakes
+    ) -> None:
+        self._services = services
+        self._templates = templates
+        self._mistakes = mistakes
+        self._applying: list[str] = []
+
+    def flow(self, read: Read, item: Any) -> Flow[Any]:
+        """The flow of a file."""
+        window = read["window"]
+        elements, size = (window["elements"], window["bytes"]) if isinstance(window, Read) else (window, None)
+        flow = Flow[Any](
+            read["flow"], item, read["key"], elements or ELEMENTS, size or BYTES, about=read["about"] or ""
+        )
+        flow = self._steps(flow, read["steps"] or ())
+        if read["order"] == "input":
+            flow = flow.in_order()
+        if (samples := samples_of(read["samples"])) is not None:
+            flow = flow.with_samples(samples)
+        for name, worker in (read["workers"] or {}).items():
+            flow = self._try(worker.node, flow, lambda flow, name=name, worker=worker: self._worker(flow, name, worker))
+        flow = self._try(read.at("serve"), flow, lambda flow: served(flow, read["serve"]))
+        return self._try(read.at("dead_letters"), flow, lambda flow: with_letters(flow, read["dead_letters"]))
+
+    def _try(self, node: Node, flow: Flow[Any], change: Fragment) -> Flow[Any]:
+        """The changed flow; the flow itself and a mistake if it does not go."""
+        try:
+            return change(flow)
+        except (FlowError, ValueError, TypeError) as error:
+            self._mistakes.add(node, str(error))
+            return flow
+
+    def _steps(self, flow: Flow[Any], steps: tuple[Chosen, ...]) -> Flow[Any]:
+        for step in steps:
+            flow = self._try(step.key, flow, lambda flow, step=step: self._step(flow, step))
+        return flow
+
+    def _step(self, flow: Flow[Any], step: Chosen) -> Flow[Any]:
+        kind, value, name = step.kind, step.value, step.beside["name"]
+        named: dict[str, Any] = {} if name is None else {"name": name}
+        if "merge" in step.beside and kind != "enrich":
+            self._mistakes.add(step.beside.at("merge"), f"merge stands beside {kind}", wanted="it beside enrich only")
+        match kind:
+            case "map":
+                return flow.map(called(value), **named)
+            case "set":
+                return flow.map(Assign(value), name=name or "set")
+            case "filter" | "tap":
+                return getattr(flow, kind)(value, **named)
+            case "flat_map" if isinstance(value, Read):
+                parts = {} if value["max_parts"] is None else {"max_parts": value["max_parts"]}
+                return flow.flat_map(value["each"], **parts, **named)
+            case "flat_map":
+                return flow.flat_map(value, **named)
+            case "map_async":
+                service = value["service"] if isinstance(value, Read) else value
+                ordered = isinstance(value, Read) and bool(value["ordered"])
+                return flow.map_async(self._service(service, step.at), ordered=ordered, **named)
+            case "enrich":
+                return self._enrich(flow, step, named)
+            case "batch":
+                service = self._service(value["service"], value.at("service"))
+                return flow.batch(service, size=value["size"], seconds=value["within"], **named)
+            case "throttle":
+                rate, burst = (value["rate"], value["burst"]) if isinstance(value, Read) else (value, None)
+                return flow.throttle(rate, burst=burst or 1, **named)
+            case "through" | "step":
+                return getattr(flow, kind)(value, **named)
+            case "to":
+                return flow.to(*outlets_of(value), **named)
+            case "apply":
+                return self._apply(flow, step)
+            case _:
+                return flow.route({key: self._branch(branch) for key, branch in value.items()}, **named)
+
+    def _enrich(self, flow: Flow[Any], step: Chosen, named: dict[str, Any]) -> Flow[Any]:
+        asked: dict[str, str] = step.value if isinstance(step.value, dict) else {name: name for name in step.value}
+        places: dict[str, Node] = dict(step.at.items()) or {str(node.value): node for node in step.at.value}
+        services = {field: self._service(name, places[field]) for field, name in asked.items()}
+        return flow.enrich(merge=step.beside["merge"], **named, **services)
+
+    def _service(self, name: str, node: Node) -> Service:
+        """The service of a name; raises `FlowError` for a name that none has."""
+        if name not in self._services:
+            known = ", ".join(self._services) or "none"
+            near = self._mistakes.nearest(name, self._services)
+            hint = f'; did you mean "{near}"?' if near else ""
+            raise FlowError(f"there is no service {quoted(name)}, services are {known}{hint}")
+        return self._services[name]
+
+    def _branch(self, branch: Read) -> When | Otherwise:
+        def steps(fork: Flow[Any]) -> Flow[Any]:
+            return self._steps(fork, branch["steps"] or ())
+
+        end = bool(branch["end"])
+        return Otherwise(steps, end) if branch["when"] is None else When(branch["when"], steps, end)
+
+    def _apply(self, flow: Flow[Any], step: Chosen) -> Flow[Any]:
+        name: str = step.value
+        if name in self._applying:
+            raise FlowError(f"the template {quoted(name)} applies itself")
+        if name not in self._templates:
+            known = ", ".join(self._templates) or "none"
+            near = self._mistakes.nearest(name, self._templates)
+            hint = f'; did you mean "{near}"?' if near else ""
+            raise FlowError(f"there is no template {quoted(name)}, templates are {known}{hint}")
+        self._applying.append(name)
+        try:
+            return self._steps(flow, self._templates[name])
+        finally:
+            self._applying.pop()
+
+    def _worker(self, flow: Flow[Any], name: str, worker: Read) -> Flow[Any]:
+        return flow.worker(name, source_of(worker["source"], flow), schedule_of(worker))
+
+
+def called(value: Any) -> Any:
+    """A function, or fields that make an object."""
+    return Fields(value) if isinstance(value, Mapping) else value
+
+
+def samples_of(value: Any) -> Any:
+    """What makes samples: a function, or fields made of `seq`."""
+    return called(value)
+
+
+def outlets_of(value: Any) -> list[Outlet]:
+    """The outlets that a step `to` names: one, or a list."""
+    return [outlet_of(one) for one in (value if isinstance(value, tuple) else (value,))]
+
+
+def schedule_of(worker: Read) -> Schedule:
+    """When a worker runs; raises `FlowError` or `ValueError`."""
+    if worker["every"] is not None and worker["cron"] is not None:
+        raise FlowError("a worker runs every so often, or as cron says: give one of them")
+    if worker["cron"] is not None:
+        return Cron(worker["cron"], worker["zone"] or "UTC")
+    if worker["zone"] is not None:
+        raise FlowError("a zone is for cron: 30 4 * * *")
+    return Once() if worker["every"] is None else Every(worker["every"])
+
+
+def served(flow: Flow[Any], value: Any) -> Flow[Any]:
+    """The flow, served as its file says."""
+    if value is None:
+        return flow
+    if not isinstance(value, Read):
+        return flow.served(http=value)
+    return flow.served(**{name: value[name] for name in value})
+
+
+def with_letters(flow: Flow[Any], value: Any) -> Flow[Any]:
+    """The flow with its store of dead letters."""
+    if value is None:
+        return flow
+    return (
+        flow.dead_letters(value["store"], redact=value["redact"] or ())
+        if isinstance(value, Read)
+        else flow.dead_letters(value)
+    )
+
+
+__all__ = ["Building", "Expression"]

@@ -1,0 +1,106 @@
+"""Shapes that are one of several: told apart by the kind of the value, or by the one key of a mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.files.mistakes import Mistakes
+from penstock.files.node import Kind, Node
+from penstock.files.records import Field, Read, mapping_rules, read_field, unknown_keys
+from penstock.files.shapes import MISSING, Missing, Schema, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Either(Shape):
+    """One of several shapes; which one is seen by the kind of the node, so no two of them may be of one kind."""
+
+    shapes: tuple[Shape, ...]
+
+    def __init__(self, *shapes: Shape, about: str = "") -> None:
+        object.__setattr__(self, "shapes", shapes)
+        object.__setattr__(self, "about", about)
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        all: list[Kind] = [kind for shape in self.shapes for kind in shape.kinds]
+        if len(set(all)) < len(all):
+            raise ValueError(f"the alternatives of an Either have to differ in kind, got {self.wanted}")
+        return frozenset(all)
+
+    @property
+    def wanted(self) -> str:
+        return " or ".join(shape.wanted for shape in self.shapes)
+
+    def read(self, node: Node, mistakes: Mistakes, /) -> Any:
+        if node.kind not in self.kinds:
+            return self.refuse(node, mistakes)
+        return next(shape for shape in self.shapes if node.kind in shape.kinds).read(node, mistakes)
+
+    def rules(self, definitions: dict[str, Schema], /) -> Schema:
+        if not self.kinds:
+            raise ValueError("an Either needs at least one shape")
+        return {"anyOf": [shape.piece(definitions) for shape in self.shapes]}
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What was read under the one key of a `OneKey`."""
+
+    kind: str
+    """The key."""
+    key: Node
+    """Where the key stands."""
+    value: Any
+    at: Node
+    """Where the value stands."""
+    beside: Read
+    """What stands beside the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneKey(Shape):
+    """A mapping with exactly one of these keys, which says what it is; the fields of `beside` may stand next to it.
+
+    Read as a `Chosen`.
+    """
+
+    alternatives: Mapping[str, Shape]
+    beside: Mapping[str, Field] | None = None
+
+    def __post_init__(self) -> None:
+        if both := set(self.alternatives) & set(self.beside or {}):
+            raise ValueError(f"{', '.join(sorted(both))} cannot be a key and stand beside it")
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset({"mapping"})
+
+    @property
+    def wanted(self) -> str:
+        return f"a mapping with one of {', '.join(self.alternatives)}"
+
+    def read(self, node: Node, mistakes: Mistakes, /) -> Chosen | Missing:
+        if node.kind != "mapping":
+            return self.refuse(node, mistakes)
+
+        fields = self.beside or {}
+        pairs: list[tuple[Node, Node]] = [pair for pair in node.value if pair[0].value in self.alternatives]
+        unknown = unknown_keys(node, [*self.alternatives, *fields], mistakes)
+        values = [self.alternatives[key.value].read(value, mistakes) for key, value in pairs]
+        beside = {name: read_field(name, field, node, mistakes) for name, field in fields.items()}
+        if not pairs and not unknown:
+            self.refuse(node, mistakes)
+        for key, _ in pairs[1:]:
+            sentence = f"{key.shown()} stands beside {pairs[0][0].shown()}"
+            mistakes.add(key, sentence, wanted="only one of them", hint="make it an item of its own")
+        if len(pairs) != 1 or unknown or any(value is MISSING for value in (*values, *beside.values())):
+            return MISSING
+        key, at = pairs[0]
+        return Chosen(key.value, key, values[0], at, Read(node, beside))
+
+    def rules(self, definitions: dict[str, Schema], /) -> Schema:
+        keys = {name: Field(shape) for name, shape in self.alternatives.items()}
+        one = [{"required": [name]} for name in self.alternatives]
+        return {**mapping_rules({**keys, **(self.beside or {})}, definitions), "oneOf": one}

@@ -1,0 +1,70 @@
+"""Shapes of lists and mappings that hold any number of values of one shape."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.files.mistakes import Mistakes
+from penstock.files.node import Kind, Node
+from penstock.files.shapes import MISSING, Missing, Schema, Shape, whole
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf(Shape):
+    """A list of values of one shape, read as a tuple."""
+
+    shape: Shape
+    least: int = 0
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset({"list"})
+
+    @property
+    def wanted(self) -> str:
+        return f"a list of at least {self.least}" if self.least else "a list"
+
+    def read(self, node: Node, mistakes: Mistakes, /) -> tuple[Any, ...] | Missing:
+        if node.kind != "list" or len(node.value) < self.least:
+            return self.refuse(node, mistakes)
+        values = tuple(self.shape.read(item, mistakes) for item in node.value)
+        return MISSING if any(value is MISSING for value in values) else values
+
+    def rules(self, definitions: dict[str, Schema], /) -> Schema:
+        least = {"minItems": self.least} if self.least else {}
+        return {"type": "array", "items": self.shape.piece(definitions), **least}
+
+
+@dataclass(frozen=True, slots=True)
+class MapOf(Shape):
+    """Values of one shape under names of the user's choice, read as a dict; `key_pattern` is for a whole name."""
+
+    shape: Shape
+    key_pattern: str | None = None
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset({"mapping"})
+
+    @property
+    def wanted(self) -> str:
+        return "a mapping"
+
+    def read(self, node: Node, mistakes: Mistakes, /) -> dict[str, Any] | Missing:
+        if node.kind != "mapping":
+            return self.refuse(node, mistakes)
+        values = {key.value: self._value(key, value, mistakes) for key, value in node.value}
+        return MISSING if any(value is MISSING for value in values.values()) else values
+
+    def _value(self, key: Node, value: Node, mistakes: Mistakes) -> Any:
+        read = self.shape.read(value, mistakes)
+        if self.key_pattern is None or re.fullmatch(self.key_pattern, key.value):
+            return read
+        mistakes.add(key, f"found the name {key.shown()}", wanted=f"a name like {self.key_pattern}")
+        return MISSING
+
+    def rules(self, definitions: dict[str, Schema], /) -> Schema:
+        names = {} if self.key_pattern is None else {"propertyNames": {"pattern": whole(self.key_pattern)}}
+        return {"type": "object", **names, "additionalProperties": self.shape.piece(definitions)}

@@ -1,0 +1,41 @@
+"""A file of YAML, JSON or TOML, read with the place of every value.
+
+All three give the same nodes, so that what reads them need not know how a file was written. YAML is read by the
+rules of YAML 1.2 whatever PyYAML thinks: `on`, `no`, `1:30`, `12_000` and dates are texts.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from penstock.files.from_json import read_json
+from penstock.files.from_toml import read_toml
+from penstock.files.from_yaml import read_yaml
+from penstock.files.mistakes import Mistakes
+from penstock.files.node import Node
+from penstock.files.places import Place
+
+__all__ = ["FORMATS", "Node", "read_document"]
+
+FORMATS = {"yaml": read_yaml, "yml": read_yaml, "json": read_json, "toml": read_toml}
+"""The formats by the endings of their files."""
+
+
+def read_document(text: str, file: str, format: str | None = None) -> Node:
+    """The document in this text; `file` is the name that mistakes carry, and its ending chooses the format.
+
+    Raises `FlowFileError` with every mistake that does not depend on what the document is for: a syntax error,
+    a key that stands twice, and whatever of YAML a flow file has no use for.
+    """
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"the format has to be one of {', '.join(FORMATS)}, got {format!r}")
+
+    mistakes = Mistakes()
+    ending = format or PurePath(file).suffix.removeprefix(".").lower()
+    if ending not in FORMATS:
+        endings = [f".{known}" for known in FORMATS]
+        mistakes.add(Place(file, 1, 1), "the name of the file does not tell its format", allowed=endings)
+        mistakes.check()
+    node = FORMATS[ending](text.removeprefix("\ufeff"), file, mistakes)
+    mistakes.check()
+    return node

@@ -1,0 +1,124 @@
+"""The items of a flow, described in its file: which fields they have, and what may stand in each.
+
+The rules become a TypedDict, so that what the file says is checked by the same code as a type of Python. Fields
+that are not named are let through unchanged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
+
+from msgspec import Meta
+
+from penstock.files.choices import Either
+from penstock.files.containers import ListOf, MapOf
+from penstock.files.records import Field, Record
+from penstock.files.scalars import Anything, Flag, Number, Text, Whole
+from penstock.files.shapes import Lazy, Shape
+
+TYPES: dict[str, Any] = {
+    "integer": int,
+    "number": float,
+    "string": str,
+    "boolean": bool,
+    "object": dict[str, Any],
+    "array": list[Any],
+    "any": Any,
+}
+"""The types of fields, by the names that JSON Schema gives them."""
+
+_BOUNDS = {
+    "minimum": "ge",
+    "maximum": "le",
+    "above": "gt",
+    "below": "lt",
+    "min_length": "min_length",
+    "max_length": "max_length",
+    "pattern": "pattern",
+}
+
+_NAMES = [f"{name}{optional}" for optional in ("", "?") for name in TYPES]
+_TYPE = Text(choices=_NAMES, about="The type of the field; with ? at its end the field may be left out")
+
+FIELD: Shape = Lazy("field", lambda: Either(_TYPE, _RULES))
+"""The rules of one field: its type, or a mapping that says more."""
+
+FIELDS = MapOf(FIELD)
+
+_RULES = Record(
+    {
+        "type": Field(_TYPE, about="The type of the field; with ? at its end the field may be left out"),
+        "enum": Field(ListOf(Anything(), least=1), about="The values that the field may have"),
+        "minimum": Field(Number(), about="The least number"),
+        "maximum": Field(Number(), about="The greatest number"),
+        "above": Field(Number(), about="The number has to be greater than this"),
+        "below": Field(Number(), about="The number has to be less than this"),
+        "min_length": Field(Whole(least=0), about="The least length of a text or list"),
+        "max_length": Field(Whole(least=0), about="The greatest length of a text or list"),
+        "pattern": Field(Text(), about="A regular expression that has to be found in the text"),
+        "items": Field(FIELD, about="The rules of each value of a list"),
+        "fields": Field(FIELDS, about="The rules of the fields of an object"),
+        "optional": Field(Flag(), about="Whether the field may be left out"),
+    },
+    make=lambda read: _checked({name: read.node.get(name).plain() for name in read if name in read}),  # type: ignore[union-attr]
+)
+
+
+def item_type(rules: Mapping[str, Any]) -> Any:
+    """The type for items with these rules, the same one whenever the rules are the same."""
+    return _typed_dict(json.dumps(rules))
+
+
+def rules_of(item: Any) -> dict[str, Any] | None:
+    """The rules that a type was made of; None for one that was written in Python."""
+    return cast("dict[str, Any] | None", getattr(item, "__rules__", None))
+
+
+@cache
+def _typed_dict(rules: str) -> Any:
+    fields: dict[str, Any] = {name: _hint(rule) for name, rule in json.loads(rules).items()}
+    item: Any = TypedDict("Item", fields)  # type: ignore[operator]  # its fields are known only now
+    item.__rules__ = json.loads(rules)
+    return item
+
+
+def _hint(rule: Any) -> Any:
+    """The annotation of a field."""
+    rules: dict[str, Any] = {"type": rule} if isinstance(rule, str) else rule
+    name, optional = rules.get("type", "any").removesuffix("?"), rules.get("type", "").endswith("?")
+    hint: Any = TYPES[name]
+    if "enum" in rules:
+        hint = Literal[tuple(rules["enum"])]
+    elif "items" in rules:
+        hint = list[_hint(rules["items"])]  # type: ignore[misc]
+    elif "fields" in rules:
+        hint = item_type(rules["fields"])
+    bounds = {_BOUNDS[key]: bound for key, bound in rules.items() if key in _BOUNDS}
+    if name == "integer":
+        bounds = {key: int(bound) if isinstance(bound, float) else bound for key, bound in bounds.items()}
+    if bounds:
+        hint = Annotated[hint, Meta(**bounds)]
+    return NotRequired[hint] if optional or rules.get("optional") else hint
+
+
+def _checked(rules: dict[str, Any]) -> dict[str, Any]:
+    """The rules, if they fit together; raises `ValueError`."""
+    name = rules.get("type", "array" if "items" in rules else "object" if "fields" in rules else "any")
+    kind = name.removesuffix("?")
+    for words, kinds in (
+        (("minimum", "maximum", "above", "below"), ("integer", "number")),
+        (("min_length", "max_length"), ("string", "array")),
+        (("pattern",), ("string",)),
+        (("items",), ("array",)),
+        (("fields",), ("object",)),
+    ):
+        for word in words:
+            if word in rules and kind not in kinds:
+                raise ValueError(f"{word} is for a field of type {' or '.join(kinds)}, not {kind}")
+    if "enum" in rules and not all(isinstance(value, str | int | None) for value in rules["enum"]):
+        raise ValueError("enum takes texts, whole numbers and null")
+    _hint(rules if "type" in rules else rules | {"type": name})
+    return rules if "type" in rules else rules | ({"type": name} if name != "any" else {})

@@ -1,0 +1,172 @@
+"""Flow files become flows: everything that is wrong is said at once, each at its place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from penstock.environment import filled
+from penstock.errors import FlowError, VariableMissing
+from penstock.files.building import Building
+from penstock.files.choices import Chosen
+from penstock.files.document import read_document
+from penstock.files.functions import importing_from
+from penstock.files.items import item_type
+from penstock.files.mistakes import Mistakes
+from penstock.files.model import FLOW, SHARED_FILE
+from penstock.files.node import Node, quoted
+from penstock.files.outside import service_of
+from penstock.files.places import Place
+from penstock.files.records import Read
+from penstock.files.shapes import MISSING, Shape
+from penstock.flow import Flow
+from penstock.services import Service
+
+
+@dataclass(frozen=True, slots=True)
+class FlowFile:
+    """A flow, and the file that it was read from."""
+
+    flow: Flow[Any]
+    path: Path
+    text: str
+    files: tuple[Path, ...]
+    """All files that were read: the file itself, and those that it uses."""
+    said: frozenset[str]
+    """What the file says itself, by the names at its top; the rest are defaults."""
+
+    @property
+    def digest(self) -> str:
+        """A short text that tells this content from any other, that of used files included."""
+        return self._digest
+
+    _digest: str = ""
+
+
+def load(
+    path: str | Path, *, environment: Mapping[str, str] = os.environ, services: Iterable[Service] = ()
+) -> FlowFile:
+    """The flow in a file of YAML, JSON or TOML. Raises `FlowFileError` with every mistake.
+
+    `services` are used in the place of equal ones that the file describes, so that flows share their bulkheads.
+    """
+    path = Path(path)
+    return loads(_text_of(path), path, environment=environment, services=services)
+
+
+def loads(
+    text: str, path: str | Path, *, environment: Mapping[str, str] = os.environ, services: Iterable[Service] = ()
+) -> FlowFile:
+    """The flow in a text; `path` is the name that mistakes carry, and files that it uses lie beside it."""
+    path = Path(path)
+    mistakes = Mistakes()
+    with importing_from(path.parent):
+        reading = _Reading(environment, list(services), mistakes)
+        flow, read = reading.flow(text, path)
+    mistakes.check()
+    assert flow is not None
+    digest = hashlib.sha256("\0".join(reading.texts).encode()).hexdigest()[:12]
+    return FlowFile(flow, path, text, tuple(reading.files), frozenset(read), digest)
+
+
+class _Reading:
+    """The reading of a flow file and of the files that it uses."""
+
+    def __init__(self, environment: Mapping[str, str], known: list[Service], mistakes: Mistakes) -> None:
+        self._environment = environment
+        self._known = known
+        self._mistakes = mistakes
+        self.files: list[Path] = []
+        self.texts: list[str] = []
+
+    def flow(self, text: str, path: Path) -> tuple[Flow[Any] | None, Iterable[str]]:
+        """The flow, if it has no mistake, and what is said in its file."""
+        read = self._read(text, path, FLOW)
+        if not isinstance(read, Read):
+            return None, ()
+        parts = [self._shared(path.parent / name, read.at("use")) for name in read["use"] or ()]
+        services = self._services([*parts, read])
+        templates = self._all("templates", [*parts, read])
+        item = item_type(read["item"]) if isinstance(read["item"], Mapping) else read["item"]
+        try:
+            flow = Building(services, templates, self._mistakes).flow(read, item)
+        except (FlowError, ValueError, TypeError) as error:
+            self._mistakes.add(read.node, str(error))
+            return None, ()
+        return flow, [name for name, _ in read.node.items()]
+
+    def _read(self, text: str, path: Path, shape: Shape) -> Any:
+        self.files.append(path)
+        self.texts.append(text)
+        node = read_document(text, str(path))
+        for text_node in texts_in(node):
+            try:
+                filled(text_node.value, self._environment)
+            except VariableMissing as error:
+                self._mistakes.add(text_node, str(error))
+        return shape.read(node, self._mistakes)
+
+    def _shared(self, path: Path, node: Node) -> Any:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8"
+            self._mistakes.add(node, f"the file {path} cannot be read: {reason}")
+            return MISSING
+        return self._read(text, path, SHARED_FILE)
+
+    def _services(self, parts: list[Any]) -> dict[str, Service]:
+        made: dict[str, Service] = {}
+        for name, chosen in self._all("services", parts).items():
+            try:
+                made[name] = self._shared_service(service_of(name, chosen, self._environment))
+            except (FlowError, ValueError) as error:
+                self._mistakes.add(chosen.at, str(error))
+        return made
+
+    def _shared_service(self, service: Service) -> Service:
+        return next((known for known in self._known if known == service), service)
+
+    def _all(self, name: str, parts: list[Any]) -> dict[str, Any]:
+        """The services or templates of all files."""
+        found: dict[str, Any] = {}
+        for part in parts:
+            if not isinstance(part, Read):
+                continue
+            for key, value in (part[name] or {}).items():
+                if key in found:
+                    self._mistakes.add(
+                        part.at(name).key(key) or part.node, f"{quoted(key)} is in a file that is used, too"
+                    )
+                found[key] = value
+        return found
+
+
+def texts_in(node: Node) -> Iterator[Node]:
+    """All texts in a document."""
+    if node.kind == "text":
+        yield node
+    elif node.kind == "list":
+        for item in node.value:
+            yield from texts_in(item)
+    for _, value in node.items():
+        yield from texts_in(value)
+
+
+def _text_of(path: Path) -> str:
+    mistakes = Mistakes()
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        mistakes.add(Place(str(path), 1, 1), f"the file is not UTF-8 (byte {error.start})")
+    except OSError as error:
+        mistakes.add(Place(str(path), 1, 1), f"the file cannot be read: {error.strerror or error}")
+    mistakes.check()
+    return ""
+
+
+__all__ = ["Chosen", "FlowFile", "load", "loads"]

@@ -1,0 +1,120 @@
+"""What a flow file says of the world outside: services, sources and outlets, made of what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from penstock.errors import FlowError
+from penstock.expressions import Fields
+from penstock.files.choices import Chosen
+from penstock.files.model import METHODS
+from penstock.files.records import Read
+from penstock.flow import Flow
+from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput
+from penstock.services import MAX_IN_FLIGHT, NONE, Backoff, Service
+from penstock.services.web import ANSWER_LIMIT, HttpBatchCall, HttpCall, worth_asking_again
+from penstock.sources import Source, from_directory, from_file, from_stdin, generated, ticks
+
+_HTTP_ONLY = ("headers", "body", "answer", "limit", "many")
+_CALL_ONLY = ("blocking",)
+
+
+def service_of(name: str, chosen: Chosen, environment: Mapping[str, str]) -> Service:
+    """The service that a file describes under a name; raises `FlowError` or `ValueError`."""
+    beside = chosen.beside
+    title: str = beside["name"] or name
+    over_http = chosen.kind in METHODS
+    for word in _CALL_ONLY if over_http else _HTTP_ONLY:
+        if word in beside:
+            kind = "a function" if over_http else f"a service over HTTP ({', '.join(METHODS)})"
+            raise FlowError(f"{word} is for {kind}, and {name} is none")
+    call: Callable[[Any], Any] = _http_call(title, chosen, environment) if over_http else chosen.value
+    return Service(
+        title,
+        call,
+        max_in_flight=beside["max_in_flight"] or MAX_IN_FLIGHT,
+        timeout=beside["timeout"] or 30.0,
+        attempts=beside["attempts"] or 1,
+        backoff=_backoff(beside["backoff"]),
+        rate=beside["rate"],
+        **({"retry_on": worth_asking_again} if over_http else {"blocking": bool(beside["blocking"])}),
+    )
+
+
+def _http_call(title: str, chosen: Chosen, environment: Mapping[str, str]) -> HttpCall | HttpBatchCall:
+    beside = chosen.beside
+    common: dict[str, Any] = {
+        "service": title,
+        "url": chosen.value,
+        "method": chosen.kind.upper(),
+        "headers": beside["headers"] or {},
+        "answer": _called(beside["answer"]),
+        "limit": beside["limit"] or ANSWER_LIMIT,
+        "environment": environment,
+    }
+    many = beside["many"]
+    if not many:
+        return HttpCall(**common, body=_called(beside["body"]))
+    if beside["body"] is not None:
+        raise FlowError("the body of a service that answers for many is the list of them; leave body out")
+    return HttpBatchCall(**common, part=many if isinstance(many, str) else None)
+
+
+def _called(value: Any) -> Any:
+    return Fields(value) if isinstance(value, Mapping) else value
+
+
+def _backoff(value: Any) -> Backoff | None:
+    if value is None:
+        return None
+    if not isinstance(value, Read):
+        return NONE
+    return Backoff(**{name: value[name] for name in value if value[name] is not None})
+
+
+def source_of(chosen: Chosen, flow: Flow[Any]) -> Source[Any]:
+    """The source that a worker of a flow names; raises `FlowError` or `ValueError`."""
+    beside = chosen.beside
+    for word, kinds in (
+        ("format", ("file", "directory")),
+        ("limit", ("file", "directory", "stdin")),
+        ("delimiter", ("file", "directory")),
+        ("pattern", ("directory",)),
+        ("done", ("directory",)),
+        ("every", ("directory",)),
+        ("count", ("ticks",)),
+    ):
+        if word in beside and chosen.kind not in kinds:
+            raise FlowError(f"{word} is for a source {' or '.join(kinds)}, not for {chosen.kind}")
+    options = {name: beside[name] for name in beside if beside[name] is not None}
+    match chosen.kind:
+        case "generate":
+            if flow.samples is None:
+                raise FlowError("generate makes samples of the flow: say with `samples:` what they are")
+            return generated(chosen.value, flow.samples)
+        case "file":
+            return from_file(chosen.value, **options)
+        case "directory":
+            return from_directory(chosen.value, **options)
+        case "stdin":
+            return from_stdin(**options)
+        case "ticks":
+            return ticks(chosen.value, **options)
+        case _:
+            return _source_by_call(chosen.value)
+
+
+def _source_by_call(make: Callable[[], Any]) -> Source[Any]:
+    source = make()
+    if not isinstance(source, Source):
+        raise FlowError(f"a function for a source has to give a Source, got {type(source).__name__}")
+    return source
+
+
+def outlet_of(value: Any) -> Outlet:
+    """The outlet that a step `to` names; raises `FlowError` or `ValueError`."""
+    if isinstance(value, str):
+        return StandardOutput() if value == "stdout" else Nowhere()
+    beside: Read = value.beside
+    return FileOutlet(value.value, format=beside["format"], fields=beside["fields"])

@@ -1,0 +1,41 @@
+"""Where something stands in a file: line and column, counted from 1."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """A place in a file, shown as `file:line:column`, which editors and terminals can jump to."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+class Placed(Protocol):
+    """Anything that knows its place."""
+
+    @property
+    def place(self) -> Place: ...
+
+
+class Lines:
+    """The lines of a text, to turn offsets into places."""
+
+    __slots__ = ("_file", "_starts")
+
+    def __init__(self, text: str, file: str) -> None:
+        self._file = file
+        self._starts = [0, *(offset + 1 for offset, character in enumerate(text) if character == "\n")]
+
+    def place(self, offset: int) -> Place:
+        """The place of the character at this offset."""
+        line = bisect_right(self._starts, offset)
+        return Place(self._file, line, offset - self._starts[line - 1] + 1)

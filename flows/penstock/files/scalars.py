@@ -1,0 +1,167 @@
+"""Shapes of single values: texts, numbers, flags, and whatever a user likes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from penstock.files.mistakes import Mistakes
+from penstock.files.node import Kind, Node
+from penstock.files.shapes import MISSING, Missing, Schema, Shape, whole
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Shape):
+    """A text; one that matches `pattern` as a whole, or one of `choices`.
+
+    A pattern keeps to what Python and ECMA 262 have in common: `[0-9]`, not `\\d`.
+    """
+
+    pattern: str | None = None
+    choices: Sequence[str] = ()
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset({"text"})
+
+    @property
+    def wanted(self) -> str:
+        return f"a text like {self.pattern}" if self.pattern else "a text"
+
+    def read(self, node: Node, mistakes: Mistakes, /) -> str | Missing:
+        if node.kind != "text":
+            scalar = node.kind in ("integer", "number", "boolean")
+            return self.refuse(node, mistakes, "put it into quotes" if scalar else None)
+
+        text: str = node.value
+        if self.choices and text not in self.choices:
+            mistakes.add(node, f"found {node.shown()}", allowed=self.choices, nearest=text)
+            return MISSING
+        if self.pattern is not None and not re.fullmatch(self.pattern, text):
+            return self.refuse(node, mistakes)
+        return text
+
+    def rules(self, _definitions: dict[str, Schema], /) -> Schema:
+        rules: Schema = {"type": "string"}
+        if self.choices:
+            rules["enum"] = list(self.choices)
+        if self.pattern is not None:
+            rules["pattern"] = whole(self.pattern)
+        return rules
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Shape):
+    """A finite number from `least` to `most`."""
+
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset({"integer", "number"})
+
+    @property
+    def wanted(self) -> str:
+        return f"a number{_between(self.least, self.most)}"
+
+    def read(self, node: Node, mistakes: Mistakes, /) -> float | Missing:
+        if node.kind not in self.kinds or not finite(node.value) or not _fits(node.value, self.least, self.most):
+            return self.refuse(node, mistakes)
+        return float(node.value)
+
+    def rules(self, _definitions: dict[str, Schema], /) -> Schema:
+        return {"type": "number", **_bounds(self.least, self.most)}
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(Shape):
+    """A whole number from `least` to `most`; 2.0 is one, as in JSON Schema."""
+
+    least: int | None = None
+    most: int | None = None
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset({"integer", "number"})
+
+    @property
+    def wanted(self) -> str:
+        return f"a whole number{_between(self.least, self.most)}"
+
+    def read(self, node: Node, mistakes: Mistakes, /) -> int | Missing:
+        if not integral(node) or not _fits(node.value, self.least, self.most):
+            return self.refuse(node, mistakes)
+        return int(node.value)
+
+    def rules(self, _definitions: dict[str, Schema], /) -> Schema:
+        return {"type": "integer", **_bounds(self.least, self.most)}
+
+
+@dataclass(frozen=True, slots=True)
+class Flag(Shape):
+    """`true` or `false`."""
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset({"boolean"})
+
+    @property
+    def wanted(self) -> str:
+        return "true or false"
+
+    def read(self, node: Node, mistakes: Mistakes, /) -> bool | Missing:
+        return node.value if node.kind == "boolean" else self.refuse(node, mistakes)
+
+    def rules(self, _definitions: dict[str, Schema], /) -> Schema:
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class Anything(Shape):
+    """Any value, read as plain data."""
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset({"mapping", "list", "text", "integer", "number", "boolean", "null"})
+
+    @property
+    def wanted(self) -> str:
+        return "anything"
+
+    def read(self, node: Node, _mistakes: Mistakes, /) -> Any:
+        return node.plain()
+
+    def rules(self, _definitions: dict[str, Schema], /) -> Schema:
+        return {}
+
+
+def finite(number: float) -> bool:
+    """Whether this is neither infinite, nor no number, nor too large for a float."""
+    try:
+        return isfinite(number)
+    except OverflowError:
+        return False
+
+
+def integral(node: Node) -> bool:
+    """Whether the node is a whole number."""
+    return node.kind == "integer" or (node.kind == "number" and float(node.value).is_integer())
+
+
+def _fits(number: float, least: float | None, most: float | None) -> bool:
+    return (least is None or number >= least) and (most is None or number <= most)
+
+
+def _between(least: float | None, most: float | None) -> str:
+    if least is None:
+        return "" if most is None else f" of at most {most}"
+    return f" of at least {least}" if most is None else f" from {least} to {most}"
+
+
+def _bounds(least: float | None, most: float | None) -> Schema:
+    bounds = {"minimum": least, "maximum": most}
+    return {name: bound for name, bound in bounds.items() if bound is not None}

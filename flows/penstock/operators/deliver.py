@@ -1,0 +1,115 @@
+"""A copy of each value to places outside, on its way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from reactivex import Observable, abc
+
+from penstock.element import Element, Step
+from penstock.operators.map_async import enter, measure
+from penstock.outlets import Outlet, Valve
+from penstock.scope import Scope
+
+A = TypeVar("A")
+
+GROUP = 1024
+"""Values in one write at most."""
+
+
+def deliver(*outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Step[A, A]:
+    """Hand each value to one or several outlets; it goes on, unchanged, when all of them took it.
+
+    An element whose value an outlet refuses fails, with the outlet's name as the step if it has one; what others took
+    of it meanwhile stays taken. `timeout` is in seconds, for one write (and for opening the outlet). All runs share an
+    outlet: it is opened for the first value, written to by one run at a time, and closed after the last run.
+
+    **Takes in** elements. **Holds back** while a write is under way, and after an outlet could not be opened, with
+    backoff up to 5 s; their elements wait, within the window, and go out together in the next write. **Gives out** the
+    same elements in the same order. **Ends** when its input has and all values are delivered.
+
+    >>> step = deliver(orders_file, audit_file, name="files")
+    """
+    if not outlets:
+        raise ValueError("deliver needs at least one outlet: deliver(file)")
+    if timeout <= 0:
+        raise ValueError(f"deliver needs a timeout above 0 seconds, got {timeout!r}")
+
+    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
+        def subscribe(
+            observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
+        ) -> abc.DisposableBase:
+            scope = Scope.of(scheduler, f"step {name}")
+            delivery = Delivery(name, outlets, timeout, observer, scope)
+            return source.subscribe(delivery.on_next, observer.on_error, delivery.on_completed, scheduler=scheduler)
+
+        return Observable(subscribe)
+
+    return step
+
+
+class Delivery:
+    """The values of one run, on their way to the outlets."""
+
+    def __init__(
+        self,
+        name: str,
+        outlets: Sequence[Outlet],
+        timeout: float,
+        observer: abc.ObserverBase[list[Element[Any]]],
+        scope: Scope,
+    ) -> None:
+        self._name = name
+        self._timeout = timeout
+        self._observer = observer
+        self._scope = scope
+        self._meter = scope.meter(name)
+        self._gathered: list[Element[Any]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._ended = False
+        self._valves: list[Valve] = []
+        for outlet in outlets:
+            valve = Valve.of(outlet)
+            scope.on_close(valve.leave)
+            self._valves.append(valve)
+
+    def on_next(self, elements: list[Element[Any]]) -> None:
+        """Gather elements; those that were decided before pass. The first starts the task that delivers them."""
+        live = [element for element in elements if element.outcome is None]
+        enter(live, self._scope.loop.time())
+        if len(live) < len(elements):
+            self._observer.on_next([element for element in elements if element.outcome is not None])
+        if live:
+            self._gathered += live
+            if self._task is None:
+                self._task = self._scope.spawn(self._run(), f"step:{self._name}")
+
+    def on_completed(self) -> None:
+        """No further element will come."""
+        self._ended = True
+        if self._task is None:
+            self._observer.on_completed()
+
+    async def _run(self) -> None:
+        while self._gathered:
+            group, self._gathered = self._gathered[:GROUP], self._gathered[GROUP:]
+            await self._deliver(group)
+            measure(self._meter, group, self._scope.loop.time())
+            if not self._scope.emit(self._observer, group):
+                return
+        self._task = None
+        if self._ended:
+            self._observer.on_completed()
+
+    async def _deliver(self, group: list[Element[Any]]) -> None:
+        values = tuple(element.value for element in group)
+        if len(self._valves) == 1:
+            answers = [await self._valves[0].write(values, self._timeout)]
+        else:
+            answers = await asyncio.gather(*(valve.write(values, self._timeout) for valve in self._valves))
+        for valve, refusals in zip(self._valves, answers, strict=True):
+            for element, refusal in zip(group, refusals or (), strict=False):
+                if refusal is not None and element.outcome is None:
+                    element.fail(valve.name or self._name, refusal)

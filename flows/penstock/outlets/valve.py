@@ -1,0 +1,152 @@
+"""The one way to an outlet, for all runs of the process.
+
+It opens the outlet when the first value comes, lets one write through at a time, the runs in turn, and closes it when
+no run uses it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import structlog
+
+from penstock.errors import CallCancelled, OutletUnavailable, TimedOut, WrongAnswer, describe
+from penstock.outlets.outlet import Outlet
+from penstock.scope import CANCEL_SECONDS
+from penstock.services import Backoff
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+BACKOFF = Backoff(first=0.1, cap=5.0)
+"""How long values wait before an outlet that could not be opened is tried again."""
+
+GRACE = 1.0
+"""Seconds that a cancelled call of an outlet may take to end before it is given up."""
+
+
+class Valve:
+    """An outlet, and the runs that use it. `Valve.of(outlet)` gives the one of an outlet, `leave` it in the end."""
+
+    def __init__(self, outlet: Outlet, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.users = 0
+        self._outlet = outlet
+        self._turn = asyncio.Lock()
+        self._opened = False
+        self._failures = 0
+        """How often in a row the outlet could not be opened."""
+        self._error: Exception | None = None
+        self._retry_at = 0.0
+        self._call: asyncio.Task[Any] | None = None
+        """The last call; one that was given up may be under way still, and then no other may begin."""
+        self._chance = random.Random()  # noqa: S311 - jitter, no secret
+
+    @staticmethod
+    def of(outlet: Outlet) -> Valve:
+        """The valve of an outlet, for one more user."""
+        loop = asyncio.get_running_loop()
+        valve = _VALVES.get(id(outlet))
+        if valve is None or valve.loop is not loop:
+            if valve is not None and valve.loop.is_running():
+                raise RuntimeError(f"outlet {_title(outlet)} is in use by another event loop; give each loop its own")
+            valve = _VALVES[id(outlet)] = Valve(outlet, loop)
+        valve.users += 1
+        return valve
+
+    @property
+    def name(self) -> str:
+        """What failures of the outlet are called; empty if it does not say."""
+        return self._outlet.name
+
+    async def write(self, values: Sequence[Any], seconds: float) -> Sequence[Exception | None] | None:
+        """Write values when it is their turn; returns what the outlet says about each, or what it raised, for all.
+
+        `seconds` is the time that the outlet gets for one call.
+        """
+        failures = self._failures
+        try:
+            async with self._turn:
+                if not self._opened:
+                    await self._open(failures, seconds)
+                answers: Sequence[Exception | None] | None = await self._make(
+                    lambda: self._outlet.write(values), seconds
+                )
+            if answers is not None and len(answers) != len(values):
+                raise WrongAnswer(f"{_title(self._outlet)} has to answer with None or with one entry for each value")
+        except Exception as error:
+            return [error] * len(values)
+        return answers
+
+    async def leave(self) -> None:
+        """One user less; after the last one the outlet is closed."""
+        self.users -= 1
+        if self.users:
+            return
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS), self._turn:
+                if self._opened and not self.users:
+                    self._opened = False
+                    await self._make(self._outlet.aclose, None)
+        except Exception as error:
+            reason = f"not within {CANCEL_SECONDS:g} s" if isinstance(error, TimeoutError) else describe(error)
+            log.error("outlet.not_closed", outlet=_title(self._outlet), error=reason)
+        if not self.users and (self._call is None or self._call.done()):
+            _VALVES.pop(id(self._outlet), None)
+
+    async def _open(self, failures: int, seconds: float) -> None:
+        """Open the outlet; an attempt that failed while these values waited for their turn counts for them too."""
+        if self._error is not None and self._failures > failures:
+            raise OutletUnavailable(_title(self._outlet), self._error)
+        if self._failures:
+            await asyncio.sleep(self._retry_at - self.loop.time())
+        before = self._call
+        try:
+            await self._make(self._outlet.open, seconds)
+        except asyncio.CancelledError:
+            if (call := self._call) is not None and call is not before:
+                # It may have been quicker than the cancelling, and is to be closed then.
+                self._opened = call.done() and not call.cancelled() and call.exception() is None
+            raise
+        except Exception as error:
+            self._failures += 1
+            wait = BACKOFF.seconds(self._failures, self._chance)
+            self._error, self._retry_at = error, self.loop.time() + wait
+            title, reason = _title(self._outlet), describe(error)
+            log.warning("outlet.not_opened", outlet=title, error=reason, retry_in=round(wait, 3))
+            raise OutletUnavailable(title, error) from error
+        self._opened, self._failures, self._error = True, 0, None
+
+    async def _make(self, begin: Callable[[], Coroutine[Any, Any, Any]], seconds: float | None) -> Any:
+        """Make a call of the outlet; one that takes longer, or whose run is cancelled, is cancelled too."""
+        if self._call is not None and not self._call.done():
+            await asyncio.wait((self._call,), timeout=seconds)
+            if not self._call.done():
+                raise TimedOut(_title(self._outlet), seconds or CANCEL_SECONDS)
+        self._call = call = asyncio.create_task(begin(), name=f"outlet:{_title(self._outlet)}")
+        late = False
+        try:
+            await asyncio.wait((call,), timeout=seconds)
+        finally:
+            if not call.done():
+                late = True
+                call.cancel()
+                await asyncio.wait((call,), timeout=GRACE)
+                if not call.done():
+                    log.error("outlet.call_stuck", outlet=_title(self._outlet), waited=GRACE)
+        if not call.done() or (late and call.cancelled()):
+            raise TimedOut(_title(self._outlet), seconds or CANCEL_SECONDS)
+        if call.cancelled():
+            raise CallCancelled(_title(self._outlet))
+        return call.result()
+
+
+def _title(outlet: Outlet) -> str:
+    """What an outlet is called in logs and messages."""
+    return outlet.name or type(outlet).__name__
+
+
+_VALVES: dict[int, Valve] = {}
+"""The valves in use, by the identity of their outlets: outlets need not be hashable."""

@@ -1,0 +1,333 @@
+"""Documents: three formats, the same nodes, and every mistake at its place."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.errors import FlowError, FlowFileError
+from penstock.files import Mistake, Mistakes, Place, node_of, read_document
+
+HERE = Place("here", 1, 1)
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
+
+
+def data(texts):
+    """Whatever JSON holds, with these texts."""
+    scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
+    return st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
+
+
+DATA = data(TEXTS)
+
+
+def mistakes(text, file):
+    """The mistakes of a text as (line, column, said)."""
+    with pytest.raises(FlowFileError) as caught:
+        read_document(text, file)
+    return [(found.place.line, found.place.column, str(found)) for found in caught.value.mistakes]
+
+
+def placed(node):
+    """Every node below this one, keys included."""
+    yield node
+    for part in node.value if isinstance(node.value, tuple) else ():
+        for inner in part if isinstance(part, tuple) else (part,):
+            yield from placed(inner)
+
+
+def rest(text, place):
+    return text.split("\n")[place.line - 1][place.column - 1 :]
+
+
+@given(DATA)
+def test_json_reads_as_the_standard_library_reads_it(data):
+    assert read_document(json.dumps(data, indent=2), "a.json").plain() == data
+
+
+@given(DATA)
+def test_json_is_yaml_too(data):
+    text = json.dumps(data, ensure_ascii=False)
+    assert read_document(text, "a.yaml").plain() == data
+
+
+@given(data(st.text("abcdefn: #-'y\n", max_size=12)))
+def test_yaml_in_blocks_reads_as_it_was_written(data):
+    assert read_document(yaml.safe_dump(data), "a.yaml").plain() == data
+
+
+@pytest.mark.parametrize("word", ["on", "no", "NO", "yes", "y", "1:30", "12_000", "2024-01-01", "=", "0b1", "1,5", "+"])
+def test_what_only_yaml_1_1_takes_for_something_else_stays_a_text(word):
+    assert read_document(f"key: {word}", "a.yaml").plain() == {"key": word}
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        *[("true", True), ("False", False), ("~", None), ("", None), ("0x1F", 31), ("0o17", 15), ("-12", -12)],
+        *[("1e3", 1000.0), (".5", 0.5), ("1.", 1.0), ("-.inf", float("-inf")), ('"5"', "5"), ("'true'", "true")],
+        *[("010", 10), ("9" * 401, float("inf"))],
+    ],
+)
+def test_the_core_schema_of_yaml_1_2_decides(word, value):
+    found = read_document(f"key: {word}", "a.yaml").plain()["key"]
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_keys_are_texts_whatever_they_look_like():
+    assert read_document("1: a\ntrue: b\n~: c\n", "a.yml").plain() == {"1": "a", "true": "b", "~": "c"}
+
+
+YAML = """\
+# a comment
+name: orders
+steps:
+  - filter: "amount > 0"
+  - enrich: {with: [pricing, 2.5]}
+"""
+JSON = """\
+{
+\t"name": "orders",
+\t"steps": [{"filter": "x"},
+\t\t{"enrich": {"with": ["pricing", 2.5]}}]
+}
+"""
+TOML = """\
+# a comment
+name = "orders"
+a.b = { c = 1, d = [1, { e = 3 }] }
+[[steps]]
+text = '''
+[not]
+x = 1'''
+"quoted.key" = [
+  10, # ten
+  "two",
+]
+[[steps]]
+[steps.inner]
+flag = true
+"""
+
+
+@pytest.mark.parametrize(("text", "file"), [(YAML, "a.yaml"), (JSON, "a.json"), (TOML, "a.toml")])
+def test_every_key_and_scalar_stands_where_its_place_says(text, file):
+    for node in placed(read_document(text, file)):
+        if not isinstance(node.value, tuple):
+            shown = str(node.value).lower() if node.kind == "boolean" else str(node.value)
+            assert rest(text, node.place).lstrip("\"'").startswith(shown.strip().split("\n")[0][:3]) or "\n" in shown
+
+
+def as_toml(value):
+    """Plain data in one line of TOML; its texts are those of JSON."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)} = {as_toml(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[ " + ", ".join(map(as_toml, value)) + " ]"
+    return json.dumps(value)
+
+
+def toml_file(tables):
+    """Tables of TOML: a dict becomes `[name]`, a list of dicts becomes `[[name]]` again and again."""
+    lines = []
+    for name, found in tables.items():
+        for table in found if isinstance(found, list) else [found]:
+            lines.append(f"[[{json.dumps(name)}]] # {name!r}" if isinstance(found, list) else f"[ {json.dumps(name)} ]")
+            lines += [f"{json.dumps(key)} = {as_toml(value)}  # {{" for key, value in table.items()]
+    return "\n".join(lines)
+
+
+WORDS = st.text("ab.#'\"[]{}=, \\é", max_size=6)
+NUMBERED = st.recursive(
+    st.integers() | st.booleans() | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+)
+TABLE = st.dictionaries(WORDS, NUMBERED, max_size=3)
+
+
+def stands_where_it_says(text, root):
+    return all(
+        json.loads(json.dumps(node.value)) == json.JSONDecoder().raw_decode(rest(text, node.place))[0]
+        for node in placed(root)
+        if not isinstance(node.value, tuple)
+    )
+
+
+@given(st.dictionaries(WORDS, TABLE | st.lists(TABLE, min_size=1, max_size=3), max_size=3))
+def test_toml_is_read_whatever_it_holds_and_every_value_stands_at_its_place(tables):
+    text = toml_file(json.loads(json.dumps(tables))).replace("\\u00e9", "é")
+    root = read_document(text, "a.toml")
+    assert root.plain() == tables
+    assert stands_where_it_says(text, root)
+
+
+@given(data(WORDS))
+@pytest.mark.parametrize("file", ["a.yaml", "a.json"])
+def test_every_value_of_json_stands_at_its_place(file, data):
+    text = json.dumps(data, indent=1)
+    assert stands_where_it_says(text, read_document(text, file))
+
+
+def test_places_in_toml_are_exact():
+    root = read_document(TOML, "a.toml")
+    deep = root.get("a").get("b").get("d").value[1].get("e")
+    inner = root.get("steps").value[1].get("inner").get("flag")
+    listed = root.get("steps").value[0].get("quoted.key").value[1]
+    assert [str(node.place) for node in (deep, inner, listed)] == ["a.toml:3:30", "a.toml:14:8", "a.toml:10:3"]
+
+
+def test_all_formats_give_the_same_nodes():
+    plain = read_document(JSON, "a.json").plain()
+    toml = 'name = "orders"\n[[steps]]\nfilter = "x"\n[[steps]]\nenrich = {with = ["pricing", 2.5]}\n'
+    assert read_document(toml, "a.toml").plain() == plain
+    assert read_document(YAML.replace("amount > 0", "x"), "a.yaml").plain() == plain
+
+
+def test_dates_of_toml_become_texts():
+    text = "day = 2024-01-31\nat = [2024-01-31 07:30:00, 07:30:00]\n"
+    assert read_document(text, "a.toml").plain() == {"day": "2024-01-31", "at": ["2024-01-31T07:30:00", "07:30:00"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "file", "line", "column", "said"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "a.yaml", 3, 1, '"a" stands twice'),
+        ('{"a": 1,\n "a": 2}', "a.json", 2, 2, '"a" stands twice'),
+        ("a = 1\na = 2\n", "a.toml", 2, 6, "Cannot overwrite"),
+        ("a:\n\tb: 1\n", "a.yaml", 2, 1, "tab"),
+        ("a: b: c\n", "a.yaml", 1, 5, "colon"),
+        ("a:\n  - b\n c: d\n", "a.yaml", 3, 2, "indented"),
+        ('a: "x\nb: 1\n', "a.yaml", 1, 4, "quotes does not end"),
+        ("a: [1, 2\nb: 3\n", "a.yaml", 1, 4, "misses a comma"),
+        ("a: @x\n", "a.yaml", 1, 4, "quotes"),
+        ("a: &x [*x]\n", "a.yaml", 1, 8, "stands inside"),
+        ("limits: &limits 1\na: *limit\n", "a.yaml", 2, 4, 'did you mean "limits"?'),
+        ("a: !env HOME\n", "a.yaml", 1, 4, "the tag !env"),
+        ("a: !!str 5\n", "a.yaml", 1, 4, "the tag !!str"),
+        ("x: &x {a: 1}\ny:\n  <<: *x\n", "a.yaml", 3, 3, "merge key"),
+        ("a: 1\n---\nb: 1\n", "a.yaml", 2, 1, "second document"),
+        ("a: 1\n? [b]\n: 2\n", "a.yaml", 2, 3, "a list of 1 as a key"),
+        ("a: 1\nb: \x07\n", "a.yaml", 2, 4, "U+0007"),
+        ("[" * 101 + "]" * 101, "a.yaml", 1, 101, "100 levels"),
+        ("[" * 101 + "]" * 101, "a.json", 1, 101, "100 levels"),
+        ("[" * 100_000, "a.json", 1, 1, "100 levels"),
+        ("- " * 100_000, "a.yaml", 1, 201, "100 levels"),
+        ("a = " + "[" * 100 + "]" * 100, "a.toml", 1, 104, "100 levels"),
+        ('{"a": 1,\n  b: 2}', "a.json", 2, 3, "expecting property name"),
+        ('{"a": NaN}', "a.json", 1, 7, "finite"),
+        ("1" * 5000, "a.json", 1, 1, "limit"),
+        ("", "a.json", 1, 1, "expecting value"),
+        ("a = \n", "a.toml", 1, 5, "Invalid value"),
+        ('a = """x', "a.toml", 1, 9, "Unterminated"),
+        ("a: 1", "a.txt", 1, 1, ".toml"),
+    ],
+)
+def test_a_mistake_points_at_what_is_wrong(text, file, line, column, said):
+    found = mistakes(text, file)
+    assert [place[:2] for place in found] == [(line, column)]
+    assert found[0][2].startswith(f"{file}:{line}:{column}: ")
+    assert said in found[0][2]
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines():
+    text = "b: !x 1\na: 1\na: 2\nc: {<<: 1}\nd: *e\n"
+    with pytest.raises(FlowError) as caught:
+        read_document(text, "a.yaml")
+    assert [line.split(": ")[0] for line in str(caught.value).splitlines()] == [
+        "a.yaml:1:4",
+        "a.yaml:3:1",
+        "a.yaml:4:5",
+        "a.yaml:5:4",
+    ]
+
+
+def test_aliases_stand_for_what_they_name():
+    assert read_document("a: &x {k: [1]}\nb: *x\n", "a.yaml").plain() == {"a": {"k": [1]}, "b": {"k": [1]}}
+
+
+def test_an_alias_stands_at_its_own_place():
+    root = read_document("a: &x 5\nb: *x\n", "a.yaml")
+    assert root.get("b").place == Place("a.yaml", 2, 4)
+
+
+def test_aliases_that_would_fill_the_memory_are_refused():
+    """Nine aliases of nine aliases … of nine texts: 400 bytes that stand for 9**12 nodes."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    assert "100000" in mistakes("\n".join(lines), "a.yaml")[0][2]
+
+
+def test_aliases_do_not_nest_deeper_than_anything_else():
+    lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 150))]
+    assert [place[:2] for place in mistakes("\n".join(lines), "a.yaml")] == [(100, 12)]
+
+
+def test_no_nesting_exhausts_the_stack():
+    for file in ("a.yaml", "a.json", "a.toml"):
+        for depth in (400, 900, 100_000):
+            text = "[" * depth + "]" * depth
+            assert "levels" in mistakes(f"a = {text}" if file == "a.toml" else text, file)[0][2]
+
+
+def test_a_long_file_without_aliases_is_no_bomb():
+    assert len(read_document("- x\n" * 120_000 + "- &a 1\n- *a\n", "a.yaml").value) == 120_002
+
+
+def test_the_format_can_be_named():
+    assert read_document("a = 1", "-", "toml").plain() == {"a": 1}
+    with pytest.raises(ValueError, match="ini"):
+        read_document("a = 1", "-", "ini")
+
+
+@pytest.mark.parametrize("file", ["a.yaml", "a.json"])
+def test_a_byte_order_mark_is_passed_over(file):
+    assert read_document('\ufeff{"a": 1}', file).plain() == {"a": 1}
+
+
+def test_an_empty_document_is_nothing():
+    assert read_document("# nothing\n", "a.yaml").shown() == "nothing"
+
+
+@given(DATA)
+def test_plain_data_comes_back_from_its_node(data):
+    assert node_of(data, HERE).plain() == data
+
+
+def test_a_mistake_reads_like_a_compiler_error():
+    found = Mistakes()
+    found.add(Place("orders.yaml", 12, 5), 'found "pricng"', allowed=["pricing", "inventory"], nearest="pricng")
+    line = 'orders.yaml:12:5: found "pricng", allowed are pricing, inventory; did you mean "pricing"?'
+    assert [str(mistake) for mistake in found] == [line]
+
+
+def test_mistakes_are_told_once_and_in_order():
+    found = Mistakes()
+    for line in (3, 1, 3, 2):
+        found.add(Place("a", line, 1), "wrong")
+    assert list(found) == [Mistake(Place("a", line, 1), "wrong") for line in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("word", "nearest"),
+    [("maxInFlight", "max_in_flight"), ("timout", "timeout"), ("Timeout", "timeout"), ("banana", None)],
+)
+def test_the_nearest_word_is_found_in_spite_of_its_spelling(word, nearest):
+    assert Mistakes.nearest(word, ["max_in_flight", "timeout", "attempts"]) == nearest
+
+
+def test_two_hundred_lines_are_read_at_once():
+    """A flow file is read again whenever it is saved, so it must not be felt."""
+    step = "  - enrich:\n      with: [pricing, inventory]\n      timeout: 2s\n      attempts: 3\n"
+    text = "name: orders\nsteps:\n" + step * 50
+
+    def once():
+        start = time.perf_counter()
+        read_document(text, "a.yaml")
+        return time.perf_counter() - start
+
+    assert min(once() for _ in range(10)) < 0.02
