@@ -60,6 +60,15 @@ class SourceBroke(RunError):
         self.__cause__ = cause
 
 
+class FileBroke(RunError):
+    """A file could not be read to its end; what could be read before was given out."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} cannot be read: {reason}")
+        self.path = path
+        self.reason = reason
+
+
 class BufferOverflow(RunError):
     """A buffer with `overflow="fail"` was full when the next value came."""
 
@@ -153,6 +162,15 @@ class Invalid(ElementError):
     """The input is JSON, but not an item of this flow."""
 
 
+class BadRow(ElementError):
+    """A row of a CSV file does not fit its header, or is no row at all."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(f"the row at line {line} cannot be read: {reason}")
+        self.line = line
+        self.reason = reason
+
+
 class TooLarge(ElementError):
     """The input is longer than an element may be. Its beginning is kept, the rest was passed over."""
 
@@ -175,6 +193,19 @@ class ExpressionFailed(ElementError):
 
 class Unencodable(ElementError):
     """The value at the end of the flow cannot be written as JSON."""
+
+
+class OtherFields(ElementError):
+    """A value has not the fields that are the columns of a CSV file."""
+
+    def __init__(self, missing: list[str], unknown: list[str]) -> None:
+        said = [f"without {', '.join(missing)}"] * bool(missing) + [f"with {', '.join(unknown)}"] * bool(unknown)
+        super().__init__(
+            f"the columns of the file are other ones: the value comes {' and '.join(said)}; "
+            "give every value the same fields, or write NDJSON"
+        )
+        self.missing = missing
+        self.unknown = unknown
 
 
 class TimedOut(ElementError):
@@ -244,6 +275,15 @@ class OutletUnavailable(ElementError):
         super().__init__(f"{outlet} could not be opened: {describe(cause)}")
         self.outlet = outlet
         self.__cause__ = cause
+
+
+class OutletBroke(PenstockError):
+    """An outlet cannot be opened or written to."""
+
+    def __init__(self, outlet: str, reason: str) -> None:
+        super().__init__(f"{outlet} cannot be written: {reason}")
+        self.outlet = outlet
+        self.reason = reason
 
 
 class StoreError(PenstockError):

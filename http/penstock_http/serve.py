@@ -21,7 +21,7 @@ from penstock.errors import PenstockError
 from penstock.flow import Flow
 from penstock.observe import PenstockCollector, Requests, Watched, set_up_logs
 from penstock.orders import orders_flow, sample_orders, simulated_inventory, simulated_pricing
-from penstock.runtime import Event, Phase, Supervisor
+from penstock.runtime import Event, Every, Once, Phase, Supervisor
 from penstock.services import Service
 from penstock.services.web import HttpClient, http_service
 from penstock.settings import Settings, SettingsError, add_flags, load_settings
@@ -170,10 +170,10 @@ async def close_connections(runner: web.AppRunner) -> None:
 
 def start_workers(supervisor: Supervisor, flow: Flow[Any], settings: Settings) -> None:
     """Workers A, B, … of the orders flow."""
-    every = settings.worker_every or None
+    schedule = Every(settings.worker_every) if settings.worker_every else Once()
     for number in range(settings.workers):
         name = string.ascii_uppercase[number] if number < 26 else f"W{number + 1}"
-        supervisor.work(name, flow, lambda: sample_orders(settings.worker_orders), every=every)
+        supervisor.work(name, flow, lambda: sample_orders(settings.worker_orders), schedule=schedule)
 
 
 def pricing(settings: Settings, client: HttpClient) -> Service:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from laws.plans import quiet, within
 from penstock import Flow, from_iterable
 from penstock.errors import FlowError, Stopping, TooManyRuns
-from penstock.runtime import Event, Phase, Report, Supervisor
+from penstock.runtime import Event, Every, Phase, Report, Supervisor
 from penstock.sinks import Discard
 from penstock.sources import ticks
 from penstock.testing import run
@@ -131,7 +131,7 @@ def worker(make_source: Any, seconds: float, **how: Any) -> tuple[Supervisor, li
 
 
 def test_a_worker_runs_once() -> None:
-    """Without `every` a run that completed is not repeated."""
+    """Without a schedule a run that completed is not repeated."""
     supervisor, _, _ = worker(lambda: from_iterable(range(3)), 1000)
 
     assert supervisor.totals["f"].ended == {("worker", "completed"): 1}
@@ -139,7 +139,7 @@ def test_a_worker_runs_once() -> None:
 
 def test_a_worker_runs_again_every_so_often() -> None:
     """Every 10 s, over 95 s: ten times."""
-    supervisor, _, _ = worker(lambda: from_iterable(range(3)), 95, every=10)
+    supervisor, _, _ = worker(lambda: from_iterable(range(3)), 95, schedule=Every(10))
 
     assert supervisor.totals["f"].ended == {("worker", "completed"): 10}
 
@@ -175,13 +175,13 @@ def test_a_worker_that_breaks_is_started_again_with_backoff(make_source: Any, er
 def test_a_good_run_forgets_the_breaks_before_it() -> None:
     """After a run that completed the backoff starts anew."""
     sources = iter([broken(), broken(), [1], broken(), [1], *([[1]] * 1000)])
-    _, logs, _ = worker(lambda: from_iterable(next(sources)), 100, every=1)
+    _, logs, _ = worker(lambda: from_iterable(next(sources)), 100, schedule=Every(1))
 
     assert [entry["breaks"] for entry in logs if entry["event"] == "worker.restart"] == [1, 2, 1]
 
 
 def test_a_worker_that_waits_is_no_reason_to_wait_for_it() -> None:
     """A stop ends a worker between two runs at once."""
-    _, _, report = worker(lambda: from_iterable([1]), 5, every=1e5)
+    _, _, report = worker(lambda: from_iterable([1]), 5, schedule=Every(1e5))
 
     assert (report.runs, report.forced) == (0, False)

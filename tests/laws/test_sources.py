@@ -18,7 +18,7 @@ from penstock.deadletters import Filter, MemoryStore
 from penstock.errors import BufferOverflow, FeedClosed, SourceBroke
 from penstock.runtime import Run, Summary
 from penstock.sinks import Discard, Lines, Sink
-from penstock.sources import Feed, LineSplitter, LongLine, Source, from_observable, ticks
+from penstock.sources import Feed, LineSplitter, LongLine, Source, from_observable, generated, ticks
 from penstock.testing import run
 
 
@@ -216,7 +216,14 @@ def test_a_source_whose_own_wait_is_cancelled_does_not_hang(make: Callable[[Any]
 
 
 @pytest.mark.parametrize(
-    "source", [from_iterable([1, 2, 3]), ticks(1, 3), from_observable(reactivex.of(1, 2, 3), capacity=5)], ids=str
+    "source",
+    [
+        from_iterable([1, 2, 3]),
+        ticks(1, 3),
+        generated(3, lambda number: number),
+        from_observable(reactivex.of(1, 2, 3), capacity=5),
+    ],
+    ids=lambda source: source.name,
 )
 def test_a_source_of_something_repeatable_may_be_run_again(source: Source[Any]) -> None:
     """A cold source starts anew for each run."""
@@ -499,6 +506,42 @@ def test_missed_ticks_are_skipped() -> None:
         return times
 
     assert quiet(main()) == [0.0, 4.0, 8.0]
+
+
+def test_generated_values_are_made_of_their_numbers() -> None:
+    """From 1 to the count, each made when there is a credit for it."""
+    made: list[int] = []
+
+    async def main() -> int:
+        halted = Flow("f").window(3).start(generated(10, lambda number: made.append(number) or number), Never())
+        await asyncio.sleep(1)
+        halted.abort()
+        return (await halted.finished).received
+
+    assert (quiet(main()), made) == (3, [1, 2, 3])
+
+
+def test_a_function_that_raises_breaks_the_source() -> None:
+    """What was made before is finished, and the run says what broke."""
+
+    async def main() -> Summary:
+        return await ends(Flow("f"), generated(5, lambda number: 1 // (3 - number)))
+
+    summary = quiet(main())
+    assert (summary.ok, summary.error) == (2, "the source generated broke: integer division or modulo by zero")
+
+
+def test_there_cannot_be_less_than_nothing() -> None:
+    """A negative count is refused, with the value."""
+    with pytest.raises(ValueError, match="-1"):
+        generated(-1, abs)
+
+
+def test_sources_of_the_same_words_are_equal() -> None:
+    """So are their hashes, and what tells them apart is seen in how they are shown."""
+    assert (ticks(1, 3), generated(3, abs)) == (ticks(1, 3), generated(3, abs))
+    assert len({ticks(1), ticks(1), ticks(2), generated(1, abs), generated(1, abs), generated(1, round)}) == 4
+    assert repr(ticks(1.5, 3)) == "Ticks(seconds=1.5, total=3)"
 
 
 def test_ticks_need_time_between_them() -> None:

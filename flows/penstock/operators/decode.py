@@ -22,7 +22,8 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
     JSON value is an item. `key` names the field that tells items apart for people.
 
     **Takes in** elements of bytes or of values. **Holds back** never. **Gives out** each element with its item; one
-    that is none goes on as failed: `Malformed`, `Invalid`, `TooLarge`. **Ends** when its input does.
+    that is none goes on as failed: `Malformed`, `Invalid`, `TooLarge`, or as its source says. **Ends** when its input
+    does.
     """
     read = msgspec.json.Decoder().decode
     convert = msgspec.convert
@@ -39,7 +40,7 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
                 if type(value) is bytes:
                     element.value = value = read(value)
                 elif isinstance(value, bytes):
-                    raise TooLarge(getattr(value, "length", len(value)), getattr(value, "limit", len(value)))
+                    raise getattr(value, "refusal", None) or TooLarge(len(value), len(value))
                 if opened:
                     convert(value, wanted)
                 elif checked and type(value) is not wanted:

@@ -3,8 +3,23 @@
 from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
 from penstock.runtime.run import Run, Summary
+from penstock.runtime.schedule import Cron, Every, Once, Schedule
 from penstock.runtime.stopping import Event, Phase
 from penstock.runtime.supervisor import Report, Supervisor
 from penstock.runtime.totals import Totals
 
-__all__ = ["Calls", "Event", "Phase", "Plan", "Report", "Run", "Summary", "Supervisor", "Totals"]
+__all__ = [
+    "Calls",
+    "Cron",
+    "Event",
+    "Every",
+    "Once",
+    "Phase",
+    "Plan",
+    "Report",
+    "Run",
+    "Schedule",
+    "Summary",
+    "Supervisor",
+    "Totals",
+]

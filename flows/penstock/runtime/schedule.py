@@ -1,13 +1,125 @@
-"""When a worker runs."""
+"""When a worker runs: once, every so many seconds, or at the moments of a cron expression in a time zone.
+
+Pure: a schedule is told the time, and never looks at a clock.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from itertools import takewhile
+from typing import TypeAlias
+from zoneinfo import ZoneInfo, available_timezones
+
+from cronsim import CronSim, CronSimError
+
+from penstock.errors import FlowError
 
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """One run."""
+    """One run, at once."""
+
+    def next_after(self, moment: datetime) -> datetime | None:  # noqa: ARG002 - the word of all schedules
+        """There is none."""
+        return None
 
 
-Schedule = Once
+@dataclass(frozen=True, slots=True)
+class Every:
+    """A run at once, and the next one so many seconds after the end of the one before."""
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < float("inf"):
+            raise FlowError(f"a worker runs every so many seconds, more than 0, got {self.seconds!r}")
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        """The moment that many seconds later, in UTC."""
+        return _in_utc(moment) + timedelta(seconds=self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """Runs at the moments of a cron expression of five fields: minute, hour, day of month, month, day of week.
+
+    Knows `*`, lists, ranges, steps, names (`MON-FRI`, `JAN`), `L` for the last day of a month, `MON#1` for the first
+    Monday. If neither of the two fields for days begins with `*`, one that fits is enough, as in other crons.
+
+    When clocks change, it does what the cron of Debian does. If hour and minute are given: a moment that is skipped
+    in spring comes at the first minute after the gap, and one that there is twice in autumn comes once, at the first.
+    If one of them begins with `*`: it goes by time that passes, so that `*/30 * * * *` comes every half hour, always.
+    """
+
+    expression: str
+    zone: str = "UTC"
+    _zone: ZoneInfo = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_zone", zone_named(self.zone))
+        if len(self.expression.split()) != 5:
+            raise FlowError(
+                f"a cron expression has five fields: minute, hour, day of month, month, day of week; got "
+                f"{self.expression!r}; '0 6 * * MON-FRI' is six o'clock on working days"
+            )
+        try:
+            CronSim(self.expression, datetime(2000, 1, 1, tzinfo=UTC))
+        except (CronSimError, AssertionError, ValueError) as error:
+            wrong = str(error).removeprefix("Bad ") or "field"
+            raise FlowError(
+                f"the {wrong} in the cron expression {self.expression!r} is none; "
+                "'0 6 * * MON-FRI' is six o'clock on working days"
+            ) from error
+        if self.next_after(datetime(2000, 1, 1, tzinfo=UTC)) is None:
+            raise FlowError(f"the moment of the cron expression {self.expression!r} never comes")
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        """The first moment later than the given one, in UTC; None if there is none within 50 years."""
+        after = _in_utc(moment)
+        for found in CronSim(self.expression, after.astimezone(self._zone)):
+            due = found.astimezone(UTC)
+            if due > after:  # of an hour that there is twice, cronsim names the first, though it may be over
+                return due
+        return None
+
+
+Schedule: TypeAlias = Once | Every | Cron
+
+
+def zone_named(name: str) -> ZoneInfo:
+    """A time zone by its name. Raises `FlowError` for an unknown one, with the nearest that there is."""
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError, KeyError):  # which of them depends on what is wrong with the name
+        raise FlowError(f"there is no time zone {name!r}{_nearest(name)}") from None
+
+
+def moments(schedule: Schedule, after: datetime, until: datetime) -> Iterator[datetime]:
+    """The moments of a schedule after one time, up to another."""
+
+    def following() -> Iterator[datetime]:
+        due = schedule.next_after(after)
+        while due is not None:
+            yield due
+            due = schedule.next_after(due)
+
+    return takewhile(lambda due: due <= until, following())
+
+
+def _in_utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError(f"a moment has a time zone, got {moment!r} without")
+    return moment.astimezone(UTC)
+
+
+def _nearest(name: str) -> str:
+    """What a mistyped name may have meant."""
+    known = {zone.lower(): zone for zone in available_timezones()}
+    last = {zone.rpartition("/")[2]: zone for zone in known}
+    close = get_close_matches(name.lower(), known, 1) or [
+        last[match] for match in get_close_matches(name.lower().rpartition("/")[2], last, 1)
+    ]
+    return f"; did you mean {known[close[0]]!r}?" if close else "; zones are named like 'Europe/Berlin', or 'UTC'"

@@ -7,20 +7,23 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Protocol
 
 import structlog
 from msgspec import Struct
 from reactivex import Observable
 
-from penstock.deadletters import Stores
+from penstock.deadletters import Stores, now
 from penstock.element import Element
-from penstock.errors import Stopping, TooManyRuns, describe
+from penstock.errors import Stopping, TooManyRuns
 from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
 from penstock.runtime.run import Run, Summary
+from penstock.runtime.schedule import Once, Schedule
 from penstock.runtime.stopping import Event, Phase, after
 from penstock.runtime.totals import Totals
+from penstock.runtime.workers import Worker
 from penstock.services import Backoff, Service
 from penstock.sinks import Discard, Sink
 
@@ -164,11 +167,31 @@ class Supervisor:
             raise TooManyRuns(self.max_runs)
 
     def work(
-        self, name: str, flow: Runnable, make_source: Callable[[], Elements], *, every: float | None = None
+        self,
+        name: str,
+        flow: Runnable,
+        make_source: Callable[[], Elements],
+        *,
+        schedule: Schedule | None = None,
+        now: Callable[[], datetime] = now,
     ) -> None:
-        """Run a flow in the background: once, or again `every` so many seconds; after a break again with backoff."""
+        """Run a flow in the background on its schedule (default: once); after a break again with backoff.
+
+        `now` is the clock on the wall, which a `Cron` goes by.
+        """
+        worker = Worker(
+            flow.name,
+            name,
+            lambda: self.start(flow, make_source(), Discard(), kind="worker"),
+            schedule or Once(),
+            serving=lambda: self.phase is Phase.SERVING,
+            restarts=self.restarts,
+            backoff=self._backoff,
+            chance=self._chance,
+            now=now,
+        )
         self.workers[flow.name, name] = asyncio.get_running_loop().create_task(
-            self._work(name, flow, make_source, every), name=f"worker:{flow.name}:{name}"
+            worker.work(), name=f"worker:{flow.name}:{name}"
         )
 
     def runs_of(self, plan: Plan) -> list[Run]:
@@ -224,33 +247,6 @@ class Supervisor:
             self._ended.append(summary)
         if not self.runs:
             self._empty.set()
-
-    async def _work(self, name: str, flow: Runnable, make_source: Callable[[], Elements], every: float | None) -> None:
-        breaks = 0
-        while self.phase is Phase.SERVING:
-            try:
-                summary = await self.start(flow, make_source(), Discard(), kind="worker").finished
-                broke = (summary.error or summary.reason) if summary.reason == "failed" else None
-            except Exception as error:  # its source could not even be made
-                broke = describe(error)
-            if broke is not None:
-                breaks += 1
-                wait = self._backoff.seconds(breaks, self._chance)
-                self.restarts[flow.name, name] += 1
-                log.warning(
-                    "worker.restart",
-                    flow=flow.name,
-                    worker=name,
-                    error=broke,
-                    restart_in=round(wait, 3),
-                    breaks=breaks,
-                )
-            elif every is None:
-                return
-            else:
-                breaks = 0
-                wait = every
-            await asyncio.sleep(wait)
 
 
 def report(summaries: Iterable[Summary]) -> Report:

@@ -1,11 +1,12 @@
-"""Sources of values that Python code makes: an iterable, an async iterable, ticks of a clock."""
+"""Sources of values that Python code makes: an iterable, an async iterable, a function, ticks of a clock."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable
-from itertools import islice
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import TypeVar
 
 from penstock.sources.source import Intake, Source
 
@@ -77,6 +78,52 @@ def from_async_iterable(values: AsyncIterable[T], *, size: Callable[[T], int] | 
     return FromAsyncIterable(values, size)
 
 
+@dataclass(unsafe_hash=True)
+class Generated(Source[T]):
+    """Values that a function makes of the numbers from 1 to a count."""
+
+    name = "generated"
+
+    total: int
+    make: Callable[[int], T]
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    async def produce(self, intake: Intake[T]) -> None:
+        await FromIterable(map(self.make, range(1, self.total + 1))).produce(intake)
+
+
+@dataclass(unsafe_hash=True)
+class Ticks(Source[int]):
+    """The numbers from 0 on, on the beat of a clock that each run starts anew."""
+
+    name = "ticks"
+
+    seconds: float
+    total: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    async def produce(self, intake: Intake[int]) -> None:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        for number in islice(count(), self.total):
+            if number:
+                passed = int((loop.time() - start) / self.seconds + 1e-6)  # a timer may fire a hair too early
+                await asyncio.sleep(start + (passed + 1) * self.seconds - loop.time())
+            await intake.send((number,))
+            await intake.room()
+
+
+def generated(count: int, make: Callable[[int], T]) -> Source[T]:
+    """A source of `count` values: `make(1)`, `make(2)` … `make(count)`. `make` is plain and quick."""
+    if count < 0:
+        raise ValueError(f"there cannot be {count!r} values; count from 0 on")
+    return Generated(count, make)
+
+
 def ticks(seconds: float, count: int | None = None) -> Source[int]:
     """The numbers 0, 1, 2 …, one every `seconds`, `count` of them or without end.
 
@@ -84,25 +131,4 @@ def ticks(seconds: float, count: int | None = None) -> Source[int]:
     """
     if seconds <= 0:
         raise ValueError(f"ticks need a time above 0 seconds between them, got {seconds!r}")
-
-    async def clock() -> Any:
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        number = 0
-        while count is None or number < count:
-            yield number
-            number += 1
-            passed = int((loop.time() - start) / seconds + 1e-6)  # a timer may fire a hair too early
-            await asyncio.sleep(start + (passed + 1) * seconds - loop.time())
-
-    return FromAsyncIterable(Ticks(clock))
-
-
-class Ticks(AsyncIterable[int]):
-    """An async iterable that starts its clock anew for each run."""
-
-    def __init__(self, clock: Callable[[], Any]) -> None:
-        self._clock = clock
-
-    def __aiter__(self) -> Any:
-        return self._clock()
+    return Ticks(seconds, count)

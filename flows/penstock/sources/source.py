@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Generic, TypeVar
@@ -27,7 +27,21 @@ EXCERPT = 4096
 """Bytes kept of an input that is too large to be taken."""
 
 
-class LongLine(bytes):
+class Unreadable(bytes):
+    """An input that is no item, as it came. It fails where it was to be read, so that its bytes are kept."""
+
+    refusal: Exception
+    """Why it cannot be read."""
+
+    @classmethod
+    def of_bytes(cls, value: bytes, refusal: Exception) -> Unreadable:
+        """The bytes, and why they cannot be read."""
+        unreadable = cls(value)
+        unreadable.refusal = refusal
+        return unreadable
+
+
+class LongLine(Unreadable):
     """The beginning of an input that is too large; the rest was passed over."""
 
     length: int
@@ -38,6 +52,7 @@ class LongLine(bytes):
         """The beginning of `value`, of which there were `length` bytes."""
         excerpt = cls(value[: min(EXCERPT, limit)])
         excerpt.length, excerpt.limit = length, limit
+        excerpt.refusal = TooLarge(length, limit)
         return excerpt
 
 
@@ -68,6 +83,20 @@ class Intake(Generic[T]):
         while not window.free:
             await window.room()
         return window.free
+
+    async def settled(self) -> None:
+        """Wait until all that was given out is settled."""
+        while self.ledger.in_flight:
+            await self._scope.window.room()
+
+    @property
+    def all_settled(self) -> bool:
+        """Whether all that was given out is settled."""
+        return not self.ledger.in_flight
+
+    def on_close(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have `call` awaited when the run is over, however it ended."""
+        self._scope.on_close(call)
 
     async def send(self, values: Sequence[T], sizes: Sequence[int] | None = None) -> None:
         """Emit values in order, as many at a time as there are credits for.

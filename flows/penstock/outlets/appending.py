@@ -1,0 +1,163 @@
+"""A file that is open for appending: locked, whole at its end, and given whole lines only."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import os
+import stat
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import structlog
+
+from penstock.csv_rows import RowSplitter, cell_reader
+from penstock.errors import OutletBroke
+from penstock.formats import Format, is_compressed
+from penstock.outlets.repairs import CHUNK, repair, repair_compressed
+from penstock.outlets.writers import Writer, make_writer
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where whoever starts two writers of one file has to keep them apart
+    fcntl = None  # type: ignore[assignment]
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Whole(NamedTuple):
+    """A file as it was closed; the same when it is opened again, its end need not be looked at."""
+
+    inode: int
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> Whole:
+        facts = os.fstat(descriptor)
+        return cls(facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+class OpenFile:
+    """Blocking calls, to be made in a thread, one at a time. All of them raise `OutletBroke`."""
+
+    def __init__(self, path: str, format: Format, fields: Sequence[str] | None) -> None:
+        self._path = path
+        self._format = format
+        self._fields = fields
+        self._descriptor = -1
+        self._writer: Writer = make_writer(format, fields)
+        self._compressor = zlib.compressobj(wbits=31) if is_compressed(path) else None
+        self._member = False
+        """True when a compressed member has begun, which has to be ended."""
+
+    def open(self, closed: Whole | None = None) -> None:
+        """Open the file, and see to it that its end is whole, unless it is as it was `closed`."""
+        folder = os.path.dirname(self._path) or "."
+        if not os.path.isdir(folder):
+            raise OutletBroke(self._path, f"there is no folder {folder}; make it, or name another")
+        try:
+            self._open_alone()
+            if Whole.of(self._descriptor) != closed:
+                self._repair()
+            if self._format is Format.CSV:
+                self._adopt_columns()
+        except OSError as error:
+            raise OutletBroke(self._path, error.strerror or str(error)) from error
+
+    def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
+        """Append values; returns for each that cannot be written why. When it raises, nothing was written."""
+        writer, compressor, member = copy.copy(self._writer), self._compressor, self._member
+        data, refusals = self._writer.write(values)
+        if not data:
+            return refusals
+        if compressor is not None:
+            self._compressor = compressor.copy()
+            data = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
+            self._member = True
+        try:
+            self._append(data)
+        except OutletBroke:
+            self._writer, self._compressor, self._member = writer, compressor, member
+            raise
+        return refusals
+
+    def finish(self) -> Whole:
+        """End what was begun, have all of it on the disk, and close."""
+        try:
+            if self._compressor is not None and self._member:
+                self._append(self._compressor.flush())
+            os.fsync(self._descriptor)
+            return Whole.of(self._descriptor)
+        except OSError as error:
+            raise OutletBroke(self._path, error.strerror or str(error)) from error
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _append(self, data: bytes) -> None:
+        """Write all of it, or none."""
+        before = os.fstat(self._descriptor).st_size
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        except OSError as error:
+            os.ftruncate(self._descriptor, before)
+            raise OutletBroke(self._path, error.strerror or str(error)) from error
+
+    def _open_alone(self) -> None:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+        self._descriptor = os.open(self._path, flags, 0o666)
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            raise OutletBroke(self._path, "it is no regular file; for pipes use StandardOutput()")
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutletBroke(
+                    self._path, "somebody else is writing to it; give each writer a file of its own"
+                ) from None
+
+    def _repair(self) -> None:
+        if self._compressor is None:
+            lost = repair(self._descriptor, self._format)
+        else:
+            before = os.fstat(self._descriptor).st_ino
+            lost = repair_compressed(self._path, self._format)
+            if os.stat(self._path).st_ino != before:  # it was written anew
+                self.close()
+                self._open_alone()
+        if lost:
+            log.warning("outlet.torn", path=self._path, lost_bytes=lost)
+
+    def _adopt_columns(self) -> None:
+        """Write to the columns that the file has, if it has some."""
+        columns = self._columns()
+        if columns is None:
+            return
+        if self._fields is not None and set(columns) != set(self._fields):
+            there, wanted = ", ".join(columns), ", ".join(self._fields)
+            raise OutletBroke(self._path, f"its columns are {there}, not {wanted}; name another file, or its columns")
+        self._writer = make_writer(self._format, columns, header=False)
+
+    def _columns(self) -> list[str] | None:
+        splitter = RowSplitter(limit=1024 * 1024)
+        with gzip.open(self._path) if self._compressor is not None else open(self._path, "rb") as file:
+            while chunk := file.read1(CHUNK):
+                if rows := splitter.feed(chunk):
+                    return _cells(self._path, rows[0].raw)
+        return None
+
+
+def _cells(path: str, row: bytes) -> list[str]:
+    try:
+        return cell_reader()(row.decode())
+    except ValueError as error:
+        raise OutletBroke(path, f"its first row names no columns: {error}") from error

@@ -1,0 +1,72 @@
+"""An outlet that appends values to a file, as NDJSON or CSV, compressed or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from os import PathLike, fspath
+from typing import Any
+
+from penstock.errors import OutletBroke
+from penstock.formats import Format, format_of
+from penstock.outlets.appending import OpenFile, Whole
+from penstock.outlets.writers import check_fields
+from penstock.threads import in_thread
+
+
+@dataclass(unsafe_hash=True, init=False)
+class FileOutlet:
+    """Appends values to a file: `.ndjson`, `.jsonl` or `.csv`, each also with `.gz`; `format` says what no name tells.
+
+    Each write appends whole lines, in one piece; a write that fails, such as on a full disk, leaves none of its lines.
+    Closing waits until the disk has them. Half a line that a killed process left at the end is cut off when the file
+    is opened (`outlet.torn`), so that no new line is glued to it. A file has one writer at a time: it is locked.
+
+    A CSV file has a header, written when it is new or empty. Its columns are those that the file has, or `fields`, or
+    else the fields of the first value; a value with other fields fails alone. What is no text is written as JSON.
+
+    A compressed file gets a new member for each time that it is opened, and can be read up to the last write at any
+    time. Opening one that somebody else closed reads it through, to see whether its end is whole, and so does opening a
+    CSV file.
+    """
+
+    path: str
+    format: Format
+    fields: tuple[str, ...] | None
+    name: str
+    _file: OpenFile | None = field(repr=False, compare=False)
+    _closed: Whole | None = field(repr=False, compare=False)
+
+    def __init__(
+        self, path: str | PathLike[str], *, format: Format | str | None = None, fields: Sequence[str] | None = None
+    ) -> None:
+        self.path = fspath(path)
+        self.format = format_of(self.path, format)
+        self.fields = check_fields(self.format, fields)
+        self.name = ""
+        self._file = None
+        self._closed = None
+
+    async def open(self) -> None:
+        """Open the file, making it if there is none. Raises `OutletBroke`."""
+        file = OpenFile(self.path, self.format, self.fields)
+        try:
+            await in_thread(partial(file.open, self._closed))
+        except BaseException:
+            await in_thread(file.close)
+            raise
+        self._file = file
+
+    async def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
+        """Append values; returns for each that cannot be written why. Raises `OutletBroke`, and then wrote none."""
+        if self._file is None:
+            raise OutletBroke(self.path, "it is not open")
+        return await in_thread(partial(self._file.write, values))
+
+    async def aclose(self) -> None:
+        """Wait until the disk has everything, and close the file. Raises `OutletBroke`."""
+        file, self._file = self._file, None
+        if file is not None:
+            self._closed = None
+            self._closed = await in_thread(file.finish)

@@ -1,0 +1,106 @@
+"""What a process that was killed may leave behind in a file: half a line at its end, found and cut off."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+
+from penstock.csv_rows import RowSplitter
+from penstock.formats import Format
+
+CHUNK = 256 * 1024
+
+
+class Ends:
+    """Where whole values end in a stream of chunks."""
+
+    def __init__(self, format: Format) -> None:
+        self._rows = RowSplitter(limit=1) if format is Format.CSV else None
+        self.whole = 0
+        """Bytes up to the end of the last whole value."""
+        self.total = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Count a chunk."""
+        if self._rows is not None:
+            self._rows.feed(chunk)
+            self.whole = self._rows.ended
+        elif (newline := chunk.rfind(b"\n")) >= 0:
+            self.whole = self.total + newline + 1
+        self.total += len(chunk)
+
+
+def repair(descriptor: int, format: Format) -> int:
+    """Cut off what is behind the last whole value of a plain file; returns how many bytes that was.
+
+    NDJSON is looked at from its end. CSV has to be looked at from its beginning: a newline at the end of the file may
+    be one inside of quotes.
+    """
+    size = os.fstat(descriptor).st_size
+    if format is Format.NDJSON:
+        whole = _last_newline(descriptor, size)
+    else:
+        ends = Ends(format)
+        while chunk := os.pread(descriptor, CHUNK, ends.total):
+            ends.feed(chunk)
+        whole = ends.whole
+    if whole < size:
+        os.ftruncate(descriptor, whole)
+    return size - whole
+
+
+def _last_newline(descriptor: int, size: int) -> int:
+    """The position behind the last newline, 0 if there is none."""
+    end = size
+    while end:
+        start = max(0, end - CHUNK)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def repair_compressed(path: str, format: Format) -> int:
+    """Write a compressed file anew if its last part was cut off; returns how many bytes were lost, decompressed.
+
+    What is appended behind a part that has no end could never be read. So the file is read through, which takes as
+    long as reading it takes, and rewritten, beside it and put in its place, only when it has no end.
+    """
+    ends = Ends(format)
+    complete = True
+    chunks = Decompressed(path)
+    for chunk in chunks:
+        ends.feed(chunk)
+    complete = chunks.complete
+    if complete and ends.whole == ends.total:
+        return 0
+    repaired = f"{path}.repaired"
+    left = ends.whole
+    with open(repaired, "wb") as raw:
+        with gzip.GzipFile(fileobj=raw, mode="wb", filename="") as file:
+            for chunk in Decompressed(path):
+                file.write(chunk[:left])
+                left -= min(left, len(chunk))
+        raw.flush()
+        os.fsync(raw.fileno())
+    os.replace(repaired, path)
+    return ends.total - ends.whole
+
+
+class Decompressed:
+    """The chunks of a compressed file, as far as they can be read; `complete` tells whether that was to its end."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.complete = True
+
+    def __iter__(self) -> Iterator[bytes]:
+        with gzip.open(self._path) as file:
+            try:
+                while chunk := file.read1(CHUNK):
+                    yield chunk
+            except (EOFError, zlib.error, gzip.BadGzipFile):
+                self.complete = False

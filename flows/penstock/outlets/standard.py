@@ -1,0 +1,116 @@
+"""Outlets without a file: standard output, and nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock.errors import ReaderGone
+from penstock.formats import Format, named_format
+from penstock.outlets.writers import Writer, check_fields, make_writer
+
+PIECE = 4096
+"""Bytes that a pipe which is ready takes without making the writer wait (PIPE_BUF of POSIX, on Linux)."""
+
+FAREWELL = 1.0
+"""Seconds that the rest of a line may take when the outlet is closed."""
+
+
+@dataclass(unsafe_hash=True, init=False)
+class StandardOutput:
+    """Writes values to standard output as `ndjson` or `csv`; a slow reader holds the flow back.
+
+    A write that is cancelled in the middle of a line is finished before anything else is written. When the reader is
+    gone, `ReaderGone` is raised.
+    """
+
+    format: Format
+    fields: tuple[str, ...] | None
+    descriptor: int
+    name: str
+    _writer: Writer = field(repr=False, compare=False)
+    _rest: bytes = field(repr=False, compare=False)
+
+    def __init__(
+        self, format: Format | str = Format.NDJSON, *, fields: Sequence[str] | None = None, descriptor: int = 1
+    ) -> None:
+        self.format = named_format(format)
+        self.fields = check_fields(self.format, fields)
+        self.descriptor = descriptor
+        self.name = ""
+        self._writer = make_writer(self.format, self.fields)
+        self._rest = b""
+
+    async def open(self) -> None:
+        """There is nothing to open."""
+
+    async def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
+        """Write values; returns for each that cannot be written why."""
+        data, refusals = self._writer.write(values)
+        await self._finish_line()
+        try:
+            while data:
+                piece = data[: data.rfind(b"\n", 0, PIECE) + 1] or data[:PIECE]
+                sent = await send(self.descriptor, piece)
+                data = data[sent:]
+                self._rest = _to_end_of_line(data) if not piece[:sent].endswith(b"\n") else b""
+        except BrokenPipeError:
+            raise ReaderGone from None
+        self._rest = b""
+        return refusals
+
+    async def aclose(self) -> None:
+        """Finish the line that a cancelled write was in the middle of, if the reader takes it soon."""
+        try:
+            async with asyncio.timeout(FAREWELL):
+                await self._finish_line()
+        except (TimeoutError, ReaderGone):
+            self._rest = b""
+
+    async def _finish_line(self) -> None:
+        try:
+            while self._rest:
+                self._rest = self._rest[await send(self.descriptor, self._rest[:PIECE]) :]
+        except BrokenPipeError:
+            raise ReaderGone from None
+
+
+@dataclass(unsafe_hash=True)
+class Nowhere:
+    """Takes every value and keeps none."""
+
+    name: str = ""
+
+    async def open(self) -> None:
+        """There is nothing to open."""
+
+    async def write(self, values: Sequence[Any]) -> None:
+        """Take values."""
+
+    async def aclose(self) -> None:
+        """There is nothing to close."""
+
+
+async def send(descriptor: int, piece: bytes) -> int:
+    """Write when there is room, and no more than fits; returns how much. A cancel writes nothing.
+
+    (Making the descriptor non-blocking would do it to all who share it, such as the shell.)
+    """
+    loop = asyncio.get_running_loop()
+    room = asyncio.Event()
+    try:
+        loop.add_writer(descriptor, room.set)
+    except (PermissionError, NotImplementedError):  # epoll knows no files: those always have room
+        return os.write(descriptor, piece)
+    try:
+        await room.wait()
+    finally:
+        loop.remove_writer(descriptor)
+    return os.write(descriptor, piece)
+
+
+def _to_end_of_line(data: bytes) -> bytes:
+    return data[: data.find(b"\n") + 1]

@@ -1,0 +1,106 @@
+"""A worker: a flow that runs in the background, on its schedule, and again with backoff when its run broke."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+from itertools import islice
+from typing import Protocol
+
+import structlog
+
+from penstock.errors import describe
+from penstock.runtime.run import Run
+from penstock.runtime.schedule import Cron, Every, Once, Schedule, moments
+from penstock.services import Backoff
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+NAP = 60.0
+"""Seconds after which a worker that waits for a moment looks at the clock again, which may have been set meanwhile."""
+
+COUNTED = 1000
+"""Missed moments that are counted at most."""
+
+
+class Start(Protocol):
+    """Starts a run of a worker."""
+
+    def __call__(self) -> Run: ...
+
+
+class Worker:
+    """Keeps one flow going, as long as `serving` says so. Its runs never overlap."""
+
+    def __init__(
+        self,
+        flow: str,
+        name: str,
+        start: Start,
+        schedule: Schedule,
+        *,
+        serving: Callable[[], bool],
+        restarts: Counter[tuple[str, str]],
+        backoff: Backoff,
+        chance: random.Random,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._name = flow, name
+        self._start = start
+        self._schedule = schedule
+        self._serving = serving
+        self._restarts = restarts
+        self._backoff = backoff
+        self._chance = chance
+        self._now = now
+        self._log = log.bind(flow=flow, worker=name)
+
+    async def work(self) -> None:
+        """Run once, every so many seconds, or at the moments of a cron expression."""
+        match self._schedule:
+            case Once():
+                await self._run_through()
+            case Every(seconds):
+                while self._serving():
+                    await self._run_through()
+                    await asyncio.sleep(seconds)
+            case Cron():
+                await self._run_by_the_clock(self._schedule)
+
+    async def _run_by_the_clock(self, schedule: Cron) -> None:
+        """The wall clock decides. What becomes due while a run is under way is skipped, and said."""
+        due = schedule.next_after(self._now())
+        while due is not None and self._serving():
+            self._log.info("worker.next", at=due.isoformat())
+            await self._wait_until(due)
+            await self._run_through()
+            ended = self._now()
+            missed = list(islice(moments(schedule, due, ended), COUNTED))
+            if missed:
+                self._log.warning("worker.missed", first=missed[0].isoformat(), moments=len(missed))
+            due = schedule.next_after(max(due, ended))  # a clock that was set back brings no moment again
+
+    async def _wait_until(self, due: datetime) -> None:
+        while (left := (due - self._now()).total_seconds()) > 0:  # noqa: ASYNC110 - no event tells the time
+            await asyncio.sleep(min(left, NAP))
+
+    async def _run_through(self) -> None:
+        """Run until a run does not break; the waits between get longer and longer."""
+        breaks = 0
+        while self._serving() and (broke := await self._run()) is not None:
+            breaks += 1
+            wait = self._backoff.seconds(breaks, self._chance)
+            self._restarts[self._name] += 1
+            self._log.warning("worker.restart", error=broke, restart_in=round(wait, 3), breaks=breaks)
+            await asyncio.sleep(wait)
+
+    async def _run(self) -> str | None:
+        """One run; returns what broke, if something did."""
+        try:
+            summary = await self._start().finished
+        except Exception as error:  # its source could not even be made
+            return describe(error)
+        return (summary.error or summary.reason) if summary.reason == "failed" else None

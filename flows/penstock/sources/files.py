@@ -1,0 +1,134 @@
+"""Files as sources: a line of NDJSON or a row of CSV an element, read once from the beginning to the end."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import zlib
+from dataclasses import dataclass
+from io import BufferedReader
+from os import PathLike, fspath
+from typing import TypeAlias
+
+from penstock.errors import FileBroke, FlowError
+from penstock.formats import Format, check_delimiter, format_of, is_compressed
+from penstock.sources.csv_lines import CsvSplitter, Splitter
+from penstock.sources.ndjson import LINE_LIMIT, LineSplitter
+from penstock.sources.source import Intake, Source
+from penstock.threads import in_thread
+
+CHUNK = 64 * 1024
+"""Bytes read at a time."""
+
+OpenFile: TypeAlias = gzip.GzipFile | BufferedReader
+
+
+@dataclass(unsafe_hash=True)
+class File(Source[bytes]):
+    """The lines of one file. Each run opens it anew, and reads one chunk ahead at most."""
+
+    name = "file"
+
+    path: str
+    format: Format
+    limit: int = LINE_LIMIT
+    delimiter: str = ","
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    async def produce(self, intake: Intake[bytes]) -> None:
+        await give_out(intake, FileLines(self.path, make_splitter(self.format, self.limit, self.delimiter)))
+
+
+class FileLines:
+    """One pass over a file, in blocking calls: to be made in a thread, one at a time."""
+
+    def __init__(self, path: str, splitter: Splitter) -> None:
+        self.path = path
+        self._splitter = splitter
+        self._file: OpenFile | None = None
+        self._over = False
+
+    def next(self) -> list[bytes] | None:
+        """The lines of the next chunk, which may be none; None at the end. Raises `FileBroke`."""
+        if self._over:
+            return None
+        try:
+            if self._file is None:
+                self._file = open_file(self.path)
+            chunk = self._file.read1(CHUNK)
+            self._over = not chunk
+            return self._splitter.feed(chunk) if chunk else self._splitter.finish()
+        except FileNotFoundError:
+            raise FileBroke(self.path, "there is no such file") from None
+        except EOFError as error:
+            raise FileBroke(self.path, "its compressed data end too early; the file was cut off") from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise FileBroke(self.path, f"its compressed data are damaged: {error}") from error
+        except OSError as error:
+            raise FileBroke(self.path, error.strerror or str(error)) from error
+        except ValueError as error:
+            raise FileBroke(self.path, str(error)) from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def open_file(path: str) -> OpenFile:
+    """A file, opened for reading, and decompressed if its name ends in `.gz`. Raises `OSError`, `ValueError`."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for its writer, and nothing could cancel that
+        raise ValueError(f"it is no regular file; for pipes use standard input: from_stdin() with < {path}")
+    return gzip.open(path) if is_compressed(path) else open(path, "rb")
+
+
+def make_splitter(format: Format, limit: int = LINE_LIMIT, delimiter: str = ",") -> Splitter:
+    """What makes lines of the chunks of a file."""
+    return CsvSplitter(limit, delimiter) if format is Format.CSV else LineSplitter(limit)
+
+
+async def give_out(intake: Intake[bytes], lines: FileLines) -> None:
+    """Give out all lines of a file, and close it however that ends."""
+    try:
+        while True:
+            await intake.room()
+            found = await in_thread(lines.next)
+            if found is None:
+                return
+            if found:
+                await intake.send(found, list(map(len, found)))
+    finally:
+        await in_thread(lines.close)
+
+
+def from_file(
+    path: str | PathLike[str],
+    *,
+    format: Format | str | None = None,
+    limit: int = LINE_LIMIT,
+    delimiter: str = ",",
+) -> Source[bytes]:
+    """A source of the lines of a file: `.ndjson`, `.jsonl` or `.csv`, each also with `.gz`.
+
+    `format` says what the name does not: `ndjson` or `csv`. `limit` is the bytes that a line or a row may have.
+
+    In CSV the first row names the fields, `delimiter` parts the cells, and each further row is an object whose values
+    are texts. A row that does not fit fails in the flow, with its text kept. A file that is missing, or whose
+    compression is damaged, breaks the source after what could be read.
+    """
+    where = fspath(path)
+    found = format_of(where, format)
+    check_reading(found, limit, delimiter)
+    return File(where, found, limit, delimiter)
+
+
+def check_reading(format: Format | None, limit: int, delimiter: str) -> None:
+    """Raise for arguments that cannot be meant."""
+    if limit < 1:
+        raise ValueError(f"a line needs at least 1 byte, got limit {limit!r}")
+    check_delimiter(delimiter)
+    if format is Format.NDJSON and delimiter != ",":
+        raise FlowError(f'a delimiter is for CSV, got {delimiter!r} for NDJSON; say format="csv" if it is CSV')

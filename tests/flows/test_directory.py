@@ -1,0 +1,351 @@
+"""A directory as a source: every whole file is read, and moved only when all of it is settled."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from flows.test_files import SECONDS, really
+from penstock import Flow
+from penstock.deadletters import MemoryStore
+from penstock.errors import FlowError
+from penstock.runtime import Run, Summary
+from penstock.sinks import Discard, Sink
+from penstock.sources import from_directory
+from penstock.sources.directory import free_place
+
+EVERY = 0.01
+
+
+class Gate(Sink):
+    """Takes results, and settles them when it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[Any] = []
+        self.closed = True
+        self.ended = False
+
+    def on_next(self, value: list[Any]) -> None:
+        if self.closed:
+            self.held += value
+        else:
+            self.scope.ledger.accept(value)
+
+    def let_through(self) -> None:
+        self.closed = False
+        held, self.held = self.held, []
+        self.scope.ledger.accept(held)
+        if self.ended:
+            self.finish()
+
+    def on_completed(self) -> None:
+        self.ended = True
+        if not self.held:
+            self.finish()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for what another thread or the disk brings about; the test as a whole has a timeout."""
+    while not holds():
+        await asyncio.sleep(0.002)
+
+
+async def given_out(run: Run) -> None:
+    """Wait until a source has given out its file to the end, and waits for it to be settled."""
+    await until(lambda: run.window.waited > 0)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def put(path: Path, data: bytes, modified: float | None = None) -> None:
+    path.write_bytes(data)
+    if modified is not None:
+        os.utime(path, (modified, modified))
+
+
+def watched(
+    folder: Path, then: Callable[[Run, list[Any]], Awaitable[object]], sink: Sink | None = None, **how: Any
+) -> tuple[list[Any], Summary, list[dict[str, Any]]]:
+    """The values of a directory until `then` has happened and the run is drained; its summary and its log."""
+
+    async def main() -> tuple[list[Any], Summary]:
+        seen: list[Any] = []
+        flow = Flow("f").tap(seen.append).dead_letters(MemoryStore())
+        run = flow.start(from_directory(folder, every=EVERY, **how), sink or Discard())
+        await then(run, seen)
+        run.drain()
+        return seen, await run.finished
+
+    with capture_logs() as logs:
+        seen, summary = really(main())
+    return seen, summary, [dict(entry) for entry in logs if entry["event"].startswith("directory.")]
+
+
+def test_files_are_read_oldest_first_and_moved_when_done(tmp_path: Path) -> None:
+    """Those that are there and those that come, of every format; hidden and unmatched ones stay."""
+    put(tmp_path / "b.ndjson", b"1\n2\n", 1000)
+    put(tmp_path / "a.csv", b"n\n3\n", 2000)
+    put(tmp_path / ".hidden.ndjson", b"0\n")
+    put(tmp_path / "c.ndjson.gz", gzip.compress(b"4\n"), 3000)
+
+    async def then(run: Run, _: list[Any]) -> None:
+        await until(lambda: len(names(tmp_path / "done")) == 3)
+        put(tmp_path / "later.ndjson", b"5\n")
+        await until(lambda: len(names(tmp_path / "done")) == 4)
+
+    seen, summary, logs = watched(tmp_path, then)
+    assert seen == [1, 2, {"n": "3"}, 4, 5]
+    assert (summary.reason, summary.ok) == ("draining", 5)
+    assert names(tmp_path) == [".hidden.ndjson", "done", "failed"]
+    assert [(entry["file"], entry["first_seq"], entry["elements"]) for entry in logs] == [
+        ("b.ndjson", 0, 2),
+        ("a.csv", 2, 1),
+        ("c.ndjson.gz", 3, 1),
+        ("later.ndjson", 4, 1),
+    ]
+
+
+def test_a_file_that_still_grows_is_left_alone(tmp_path: Path) -> None:
+    """It is taken when two looks see the same; nothing of it is read before."""
+
+    async def then(run: Run, seen: list[Any]) -> None:
+        put(tmp_path / "steady.ndjson", b'"steady"\n', 10_000_000)
+        written = 0
+        with (tmp_path / "a.ndjson").open("ab", buffering=0) as file:
+            os.utime(tmp_path / "a.ndjson", (1, 1))
+            while "steady" not in seen:
+                file.write(b"%d\n" % written)
+                os.utime(tmp_path / "a.ndjson", (written, written))
+                written += 1
+                await asyncio.sleep(EVERY / 10)
+            assert seen == ["steady"]
+        await until(lambda: "a.ndjson" in names(tmp_path / "done"))
+        assert seen == ["steady", *range(written)]
+
+    watched(tmp_path, then)
+
+
+def test_a_file_stays_until_all_of_it_is_settled(tmp_path: Path) -> None:
+    """Given out to the end, and not settled: it is not moved, and no further file is begun."""
+    put(tmp_path / "a.ndjson", b"1\n2\n3\n", 1000)
+    put(tmp_path / "b.ndjson", b"4\n", 2000)
+    gate = Gate()
+
+    async def then(run: Run, seen: list[Any]) -> None:
+        await until(lambda: len(gate.held) == 3)
+        await asyncio.sleep(EVERY * 5)
+        assert (names(tmp_path / "done"), seen) == ([], [1, 2, 3])
+        gate.let_through()
+        await until(lambda: len(names(tmp_path / "done")) == 2)
+
+    seen, _, _ = watched(tmp_path, then, gate)
+    assert seen == [1, 2, 3, 4]
+
+
+def test_an_abort_leaves_the_file_for_the_next_run(tmp_path: Path) -> None:
+    """At least once: what was given out and not settled is read again from the beginning."""
+    put(tmp_path / "a.ndjson", b"1\n2\n3\n")
+    gate = Gate()
+
+    async def then(run: Run, _: list[Any]) -> None:
+        await until(lambda: len(gate.held) == 3)
+        run.abort()
+
+    _, summary, _ = watched(tmp_path, then, gate)
+    assert (summary.reason, summary.cancelled) == ("aborted", 3)
+    assert (names(tmp_path), names(tmp_path / "done")) == (["a.ndjson", "done", "failed"], [])
+
+    async def moved(run: Run, _: list[Any]) -> None:
+        await until(lambda: names(tmp_path / "done") == ["a.ndjson"])
+
+    assert watched(tmp_path, moved)[0] == [1, 2, 3]
+
+
+def test_a_drain_between_two_lines_leaves_the_file(tmp_path: Path) -> None:
+    """What was given out is finished; the file stays where it is."""
+    put(tmp_path / "a.ndjson", b"1\n" * 1000)
+    gate = Gate()
+
+    async def main() -> Summary:
+        run = Flow("f").window(5).start(from_directory(tmp_path, every=EVERY), gate)
+        await until(lambda: len(gate.held) == 5)
+        run.drain()
+        gate.let_through()
+        return await run.finished
+
+    summary = really(main())
+    assert (summary.reason, summary.ok, summary.cancelled) == ("draining", 5, 0)
+    assert (names(tmp_path), names(tmp_path / "done")) == (["a.ndjson", "done", "failed"], [])
+
+
+def test_a_file_that_was_given_out_to_its_end_is_moved_by_a_drain_too(tmp_path: Path) -> None:
+    """When what it gave is settled before the run is over, there is nothing to read again."""
+    put(tmp_path / "a.ndjson", b"1\n2\n")
+    gate = Gate()
+
+    async def then(run: Run, _: list[Any]) -> None:
+        await given_out(run)
+        run.drain()
+        await until(lambda: gate.ended)
+        assert names(tmp_path / "done") == []
+        gate.let_through()
+
+    watched(tmp_path, then, gate)
+    assert names(tmp_path / "done") == ["a.ndjson"]
+
+
+def test_a_file_that_breaks_is_put_aside_and_watching_goes_on(tmp_path: Path) -> None:
+    """What could be read of it is settled, why it broke is logged, and the next file is read."""
+    put(tmp_path / "a.ndjson.gz", gzip.compress(b"1\n2\n3")[:-8], 1000)
+    put(tmp_path / "b.csv", b"a,a\n1,2\n", 2000)
+    put(tmp_path / "c.ndjson", b"4\n", 3000)
+
+    async def then(run: Run, _: list[Any]) -> None:
+        await until(lambda: names(tmp_path / "done") == ["c.ndjson"])
+
+    seen, summary, logs = watched(tmp_path, then)
+    failed = [entry for entry in logs if entry["event"] == "directory.file_failed"]
+    assert (seen, summary.reason) == ([1, 2, 4], "draining")
+    assert names(tmp_path / "failed") == ["a.ndjson.gz", "b.csv"]
+    assert [(entry["file"], entry["elements"]) for entry in failed] == [("a.ndjson.gz", 2), ("b.csv", 0)]
+    assert "the file was cut off" in failed[0]["error"]
+    assert "names the field 'a' twice" in failed[1]["error"]
+
+
+def test_lines_that_fail_do_not_hold_a_file_back(tmp_path: Path) -> None:
+    """Their letters are durable, so they are settled, and the file is done."""
+    put(tmp_path / "a.csv", b"a,b\n1,2\n3\n")
+
+    async def then(run: Run, _: list[Any]) -> None:
+        await until(lambda: names(tmp_path / "done") == ["a.csv"])
+
+    _, summary, _ = watched(tmp_path, then)
+    assert (summary.ok, summary.failed) == (1, 1)
+
+
+def test_a_file_that_was_written_to_while_it_was_read_is_read_again(tmp_path: Path) -> None:
+    """Twice rather than not at all."""
+    put(tmp_path / "a.ndjson", b"1\n", 1000)
+    gate = Gate()
+
+    async def then(run: Run, _: list[Any]) -> None:
+        await given_out(run)
+        put(tmp_path / "a.ndjson", b"1\n2\n", 2000)
+        gate.let_through()
+        await until(lambda: names(tmp_path / "done") == ["a.ndjson"])
+
+    seen, _, logs = watched(tmp_path, then, gate)
+    assert seen == [1, 1, 2]
+    assert [entry["event"] for entry in logs].count("directory.file_changed") == 1
+
+
+def test_a_file_that_went_away_is_no_reason_to_stop(tmp_path: Path) -> None:
+    """Somebody else took it while it was read; it is said, and the next file is read."""
+    put(tmp_path / "a.ndjson", b"1\n", 1000)
+    gate = Gate()
+
+    async def then(run: Run, _: list[Any]) -> None:
+        await until(lambda: len(gate.held) == 1)
+        (tmp_path / "a.ndjson").unlink()
+        gate.let_through()
+        put(tmp_path / "b.ndjson", b"2\n")
+        await until(lambda: names(tmp_path / "done") == ["b.ndjson"])
+
+    seen, _, logs = watched(tmp_path, then, gate)
+    assert seen == [1, 2]
+    assert "directory.file_gone" in [entry["event"] for entry in logs]
+
+
+def test_nothing_in_done_is_overwritten(tmp_path: Path) -> None:
+    """A file of the same name gets a number."""
+    (tmp_path / "done").mkdir()
+    put(tmp_path / "done" / "a.b.csv", b"")
+    put(tmp_path / "a.b.csv", b"n\n1\n")
+
+    async def then(run: Run, _: list[Any]) -> None:
+        await until(lambda: len(names(tmp_path / "done")) == 2)
+
+    watched(tmp_path, then)
+    assert names(tmp_path / "done") == ["a-2.b.csv", "a.b.csv"]
+    assert free_place(tmp_path / "done", "a.b.csv").name == "a-3.b.csv"
+
+
+def test_files_of_no_known_format_stay_and_are_told_of_once(tmp_path: Path) -> None:
+    """They may be uploads under a passing name; with a format given, or a pattern that misses them, none is unknown."""
+    put(tmp_path / "a.tmp", b"1\n")
+    put(tmp_path / "b.ndjson", b"2\n")
+
+    async def then(run: Run, seen: list[Any]) -> None:
+        await until(lambda: names(tmp_path / "done") == ["b.ndjson"])
+        await asyncio.sleep(EVERY * 5)
+
+    seen, _, logs = watched(tmp_path, then)
+    unknown = [entry for entry in logs if entry["event"] == "directory.unknown_format"]
+    assert (seen, names(tmp_path)) == ([2], ["a.tmp", "done", "failed"])
+    assert [(entry["files"], entry["example"]) for entry in unknown] == [(1, "a.tmp")]
+
+    async def read(run: Run, seen: list[Any]) -> None:
+        await until(lambda: "a.tmp" in names(tmp_path / "done"))
+
+    assert watched(tmp_path, read, pattern="*.tmp", format="ndjson")[0] == [1]
+
+
+def test_a_directory_that_is_not_there_breaks_the_source(tmp_path: Path) -> None:
+    """With what to do about it."""
+
+    async def main() -> Summary:
+        async with asyncio.timeout(SECONDS):
+            return await Flow("f").start(from_directory(tmp_path / "none"), Discard()).finished
+
+    assert "there is no such directory; make it" in str(really(main()).error)
+
+
+def test_a_file_that_cannot_be_moved_breaks_the_source(tmp_path: Path) -> None:
+    """Going on would read it again and again."""
+    put(tmp_path / "a.ndjson", b"1\n")
+    gate = Gate()
+
+    async def main() -> Summary:
+        run = Flow("f").start(from_directory(tmp_path, every=EVERY), gate)
+        await given_out(run)
+        (tmp_path / "done").rmdir()
+        (tmp_path / "done").write_bytes(b"")
+        gate.let_through()
+        return await run.finished
+
+    summary = really(main())
+    assert summary.reason == "failed"
+    assert "cannot be moved to done/" in str(summary.error)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"every": 0}, "above 0, got 0"),
+        ({"done": "failed"}, "other than 'failed'"),
+        ({"done": "a/b"}, "name of a subfolder"),
+        ({"format": "xml"}, "one of ndjson, csv"),
+        ({"limit": 0}, "got limit 0"),
+    ],
+)
+def test_what_cannot_be_watched_is_said_when_it_is_described(how: dict[str, Any], reason: str) -> None:
+    """Before anything runs."""
+    with pytest.raises((FlowError, ValueError), match=reason):
+        from_directory("in", **how)
+
+
+def test_sources_of_the_same_directory_are_equal() -> None:
+    """Read in the same way, that is."""
+    assert from_directory("in") == from_directory(Path("in")) != from_directory("in", every=2)
+    assert len({from_directory("in"), from_directory("in"), from_directory("out")}) == 2
+    assert "pattern='*.csv'" in repr(from_directory("in", pattern="*.csv"))

@@ -1,0 +1,349 @@
+"""Files and standard input as sources: real threads and descriptors, on a real event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+import pytest
+
+from penstock import Flow
+from penstock.deadletters import Filter, Letter, MemoryStore
+from penstock.errors import FlowError
+from penstock.runtime import Run, Summary
+from penstock.sinks import Discard, Sink
+from penstock.sources import Intake, LineSplitter, Source, from_file, from_stdin
+from penstock.sources.files import FileLines, give_out
+from penstock.sources.standard import StandardInput
+
+SECONDS = 20.0
+"""After this a test has failed."""
+
+
+def really(work: Awaitable[Any]) -> Any:
+    """Run on an ordinary event loop; afterwards no descriptor is open that was not before."""
+
+    async def bounded() -> Any:
+        async with asyncio.timeout(SECONDS):
+            return await work
+
+    before = open_files()
+    result = asyncio.run(bounded())
+    assert open_files() == before
+    return result
+
+
+def open_files() -> set[str]:
+    """The regular files that this process has open."""
+    found: set[str] = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            found.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        except OSError:
+            continue
+    return {path for path in found if path.startswith("/")}
+
+
+def read(source: Source[Any], **window: int) -> tuple[list[Any], Summary, list[Letter]]:
+    """The values of a source, the summary of its run, and what failed."""
+
+    async def main() -> tuple[list[Any], Summary, list[Letter]]:
+        seen: list[Any] = []
+        store = MemoryStore()
+        summary = await Flow("f", **window).tap(seen.append).dead_letters(store).start(source, Discard()).finished
+        return seen, summary, list((await store.page(Filter())).letters)
+
+    return cast("tuple[list[Any], Summary, list[Letter]]", really(main()))
+
+
+class Never(Sink):
+    """Takes results and settles none."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.missing = count
+        self.full = asyncio.Event()
+
+    def on_next(self, value: list[Any]) -> None:
+        self.missing -= len(value)
+        if self.missing <= 0:
+            self.full.set()
+
+
+def lines(count: int) -> bytes:
+    return b"".join(b'{"number":%d}\n' % number for number in range(count))
+
+
+NUMBERS = [{"number": number} for number in range(20_000)]
+TEXTS = [{"number": str(number)} for number in range(20_000)]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        ("a.ndjson", lines(20_000), NUMBERS),
+        ("a.jsonl", lines(20_000), NUMBERS),
+        ("A.NDJSON.GZ", gzip.compress(lines(20_000)), NUMBERS),
+        ("members.jsonl.gz", gzip.compress(lines(20_000)[:5000]) + gzip.compress(lines(20_000)[5000:]), NUMBERS),
+        ("a.csv", b"number\r\n" + b"".join(b"%d\r\n" % number for number in range(20_000)), TEXTS),
+        ("a.csv.gz", gzip.compress(b"number\n" + b"".join(b"%d\n" % number for number in range(20_000))), TEXTS),
+        ("empty.ndjson", b"", []),
+        ("empty.csv", b"", []),
+    ],
+)
+def test_a_file_is_read_once_from_beginning_to_end(tmp_path: Path, name: str, data: bytes, expected: list[Any]) -> None:
+    """Every line of every format, in order, twice the same: each run opens the file anew."""
+    (tmp_path / name).write_bytes(data)
+    source = from_file(tmp_path / name)
+
+    for _ in range(2):
+        seen, summary, _ = read(source)
+        assert (seen, summary.reason) == (expected, "completed")
+
+
+def test_the_format_may_be_said(tmp_path: Path) -> None:
+    """Whatever the name is; in CSV with another delimiter too."""
+    (tmp_path / "a.json").write_bytes(b'{"a":1}\n')
+    (tmp_path / "a.txt").write_bytes(b'a;b\n1;"x;y"\n')
+
+    assert read(from_file(tmp_path / "a.json", format="ndjson"))[0] == [{"a": 1}]
+    assert read(from_file(tmp_path / "a.txt", format="csv", delimiter=";"))[0] == [{"a": "1", "b": "x;y"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "how", "reason"),
+    [
+        ("orders.json", {}, r"cannot be streamed; .*jq -c '.\[\]' orders.json"),
+        ("orders.json.gz", {}, "cannot be streamed"),
+        ("orders", {}, "does not tell its format"),
+        ("orders.xml", {"format": "xml"}, "one of ndjson, csv, got 'xml'"),
+        ("orders.csv", {"delimiter": ",,"}, "one ASCII character"),
+        ("orders.ndjson", {"delimiter": ";"}, "is for CSV"),
+        ("orders.csv", {"limit": 0}, "got limit 0"),
+    ],
+)
+def test_what_cannot_be_read_is_said_when_it_is_described(path: str, how: dict[str, Any], reason: str) -> None:
+    """Before anything runs, with the way out."""
+    with pytest.raises((FlowError, ValueError), match=reason):
+        from_file(path, **how)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "reason"),
+    [
+        ("gone.ndjson", None, "there is no such file"),
+        ("folder.ndjson", lambda path: path.mkdir(), "no regular file"),
+        ("pipe.ndjson", os.mkfifo, "for pipes use standard input"),
+        ("a.csv", lambda path: path.write_bytes(b"a,a\n1,2\n"), "names the field 'a' twice"),
+        ("plain.csv.gz", lambda path: path.write_bytes(b"a,b\n1,2\n"), "compressed data are damaged"),
+    ],
+)
+def test_a_file_that_cannot_be_opened_breaks_the_source(
+    tmp_path: Path, name: str, make: Callable[[Path], object] | None, reason: str
+) -> None:
+    """The run fails, and names the file and what is the matter with it."""
+    if make is not None:
+        make(tmp_path / name)
+    _, summary, _ = read(from_file(tmp_path / name))
+
+    assert (summary.reason, summary.received) == ("failed", 0)
+    assert reason in str(summary.error)
+    assert str(tmp_path / name) in str(summary.error)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda data: data[: len(data) // 2], "the file was cut off"),
+        (lambda data: data + b"and more", "are damaged"),
+        (lambda data: data[:-8] + bytes(8), "are damaged"),
+    ],
+    ids=["cut off", "more behind it", "wrong sum"],
+)
+def test_damaged_compression_breaks_the_source_after_what_is_readable(
+    tmp_path: Path, spoil: Callable[[bytes], bytes], reason: str
+) -> None:
+    """Whole lines before the damage are elements, half a line is none, and the run says what happened."""
+    data = b"".join(b'{"number":%d,"noise":"%s"}\n' % (number, os.urandom(30).hex().encode()) for number in range(9000))
+    (tmp_path / "a.ndjson.gz").write_bytes(spoil(gzip.compress(data)))
+    seen, summary, letters = read(from_file(tmp_path / "a.ndjson.gz"))
+
+    assert [value["number"] for value in seen] == list(range(len(seen)))
+    assert len(seen) > 3500
+    assert (summary.reason, letters) == ("failed", [])
+    assert reason in str(summary.error)
+
+
+class Order(TypedDict):
+    a: str
+
+
+def test_a_bad_row_becomes_a_dead_letter_with_its_text(tmp_path: Path) -> None:
+    """It fails at decode, the others pass; a row that fails later is kept as an object that can be run again."""
+    (tmp_path / "a.csv").write_bytes(b'a,b\n1,2\n"1\n",2,3\n' + b"x" * 50 + b",2\n3,4\n")
+
+    async def main() -> tuple[Summary, list[Letter]]:
+        store = MemoryStore()
+        flow = Flow("f", Order, "a").map(lambda order: 1 // (int(order["a"]) - 3), name="divide").dead_letters(store)
+        summary = await flow.start(from_file(tmp_path / "a.csv", limit=20), Discard()).finished
+        return summary, list((await store.page(Filter())).letters)
+
+    summary, letters = really(main())
+    assert (summary.reason, summary.ok, summary.failed) == ("completed", 1, 3)
+    assert {(letter.step, letter.type, letter.input, letter.input_size) for letter in letters} == {
+        ("decode", "BadRow", b'"1\n",2,3', 8),
+        ("decode", "TooLarge", b"x" * 20, 52),
+        ("divide", "ZeroDivisionError", b'{"a":"3","b":"4"}', 17),
+    }
+
+
+@pytest.mark.parametrize("end", ["drain", "abort"])
+@pytest.mark.parametrize("name", ["a.ndjson", "a.csv.gz"])
+def test_a_source_of_a_file_ends_when_it_is_told(tmp_path: Path, name: str, end: str) -> None:
+    """Held back by its window it has read no more than a chunk; a drain or an abort closes the file at once."""
+    data = b"number\n" + lines(200_000)
+    (tmp_path / name).write_bytes(gzip.compress(data, 1) if name.endswith("gz") else data)
+
+    async def main() -> Run:
+        sink = Never(5)
+        run = Flow("f").window(5).start(from_file(tmp_path / name), sink)
+        await sink.full.wait()
+        getattr(run, end)()
+        if end == "drain":
+            while not run.scope.input_closed:
+                await asyncio.sleep(0)
+            run.abort()
+        await run.finished
+        return run
+
+    run = really(main())
+    assert (run.ledger.received, run.reason) == (5, "aborted")
+
+
+def test_files_do_not_hold_up_the_event_loop(tmp_path: Path) -> None:
+    """Reading happens in threads of the pool: never in the thread of the loop."""
+    (tmp_path / "a.csv").write_bytes(b"number\n" + b"1\n" * 50_000)
+    threads: set[int] = set()
+
+    class Spy(LineSplitter):
+        def feed(self, chunk: bytes) -> list[bytes]:
+            threads.add(threading.get_ident())
+            return super().feed(chunk)
+
+    class Spied(Source[bytes]):
+        async def produce(self, intake: Intake[bytes]) -> None:
+            await give_out(intake, FileLines(str(tmp_path / "a.csv"), Spy()))
+
+    assert read(Spied())[1].received == 50_001
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+def test_sources_of_the_same_file_are_equal() -> None:
+    """Read in the same way, that is."""
+    assert from_file("a.csv") == from_file(Path("a.csv"), format="csv") != from_file("a.csv", delimiter=";")
+    assert len({from_file("a.csv"), from_file("a.csv"), from_file("b.csv"), from_stdin(), from_stdin()}) == 3
+    assert "path='a.csv'" in repr(from_file("a.csv"))
+
+
+# Standard input
+
+
+def test_a_pipe_is_read_until_its_writer_closes() -> None:
+    """Lines that come in pieces, and a last one without end."""
+    reader, writer = os.pipe()
+
+    async def main() -> tuple[list[Any], Summary]:
+        seen: list[Any] = []
+        first = asyncio.Event()
+        flow = Flow("f").tap(seen.append).tap(lambda _: first.set())
+        run = flow.start(StandardInput(descriptor=reader), Discard())
+        os.write(writer, b'{"a":1}\n{"a"')
+        await first.wait()
+        os.write(writer, b":2}\n3")
+        os.close(writer)
+        return seen, await run.finished
+
+    seen, summary = really(main())
+    os.close(reader)
+    assert (seen, summary.reason) == ([{"a": 1}, {"a": 2}, 3], "completed")
+
+
+@pytest.mark.parametrize("end", ["drain", "abort"])
+def test_waiting_for_a_pipe_ends_at_once_and_takes_nothing(end: str) -> None:
+    """No thread stays behind in a read, and what comes later is there for the next run."""
+    reader, writer = os.pipe()
+
+    async def main() -> tuple[Summary, Summary]:
+        source = StandardInput(descriptor=reader)
+        run = Flow("f").start(source, Discard())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        getattr(run, end)()
+        summary = await run.finished
+        os.write(writer, b"1\n2\n")
+        os.close(writer)
+        return summary, await Flow("f").start(source, Discard()).finished
+
+    ended, completed = really(main())
+    os.close(reader)
+    assert ended.received == 0
+    assert completed.ok == 2
+
+
+PROGRAM = """
+import asyncio
+from penstock import Flow
+from penstock.sinks import Discard
+from penstock.sources import from_stdin
+
+async def main():
+    run = Flow("f").start(from_stdin(), Discard())
+    summary = await run.finished
+    print(summary.reason, summary.ok, summary.error)
+
+asyncio.run(main())
+"""
+
+
+def test_standard_input_may_be_a_file_a_pipe_or_nothing(tmp_path: Path) -> None:
+    """A redirected file, a pipe, /dev/null, and one that was closed: the process ends by itself."""
+    (tmp_path / "a.ndjson").write_bytes(lines(1000))
+
+    def said(**how: Any) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, timeout=SECONDS, check=True, **how
+        )
+        return done.stdout.splitlines()[-1]
+
+    with (tmp_path / "a.ndjson").open() as file:
+        assert said(stdin=file) == "completed 1000 None"
+    assert said(input=lines(10).decode()) == "completed 10 None"
+    assert said(stdin=subprocess.DEVNULL) == "completed 0 None"
+    assert "standard input broke" in said(preexec_fn=lambda: os.close(0))
+
+
+def test_a_terminal_is_read_line_by_line() -> None:
+    """A line is taken when it was typed; Ctrl-D ends the input."""
+    ours, theirs = os.openpty()
+    os.write(ours, b"1\n2\n\x04")
+    done = subprocess.run([sys.executable, "-c", PROGRAM], stdin=theirs, capture_output=True, timeout=SECONDS)
+    os.close(ours)
+    os.close(theirs)
+
+    assert done.stdout.splitlines()[-1] == b"completed 2 None"
+
+
+def test_the_same_line_is_the_same_wherever_it_comes_from(tmp_path: Path) -> None:
+    """A line of a file is bytes like those of a request: what was written is what a dead letter keeps."""
+    (tmp_path / "a.ndjson").write_bytes(b'{"a":\n')
+    _, _, (letter,) = read(from_file(tmp_path / "a.ndjson"))
+
+    assert (letter.input, letter.type) == (b'{"a":', "Malformed")

@@ -1,0 +1,392 @@
+"""Outlets: whole lines only, values that cannot be written refused alone, and files that others left torn."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import gzip
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Struct
+from structlog.testing import capture_logs
+
+from flows.test_files import SECONDS, read, really
+from penstock.errors import FlowError, OtherFields, OutletBroke, ReaderGone, Unencodable
+from penstock.formats import Format
+from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput
+from penstock.outlets.writers import CsvWriter
+from penstock.sources import from_file
+
+EVERY_NAME = ["a.ndjson", "a.csv", "a.ndjson.gz", "a.csv.gz"]
+every_name = pytest.mark.parametrize("name", EVERY_NAME)
+
+
+async def put(outlet: Outlet, *writes: list[Any]) -> list[Any]:
+    """Open, write, close; returns what each write answered."""
+    await outlet.open()
+    try:
+        return [await outlet.write(values) for values in writes]
+    finally:
+        await outlet.aclose()
+
+
+def written(path: Path) -> list[Any]:
+    """The values of a file, as our own source reads them."""
+    seen, summary, letters = read(from_file(path))
+    assert (summary.reason, letters) == ("completed", [])
+    return seen
+
+
+def contents(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes()) if path.name.endswith("gz") else path.read_bytes()
+
+
+VALUES = [{"id": str(number), "text": f'"{number}",\nä'} for number in range(1000)]
+
+
+@every_name
+def test_what_is_written_can_be_read(tmp_path: Path, name: str) -> None:
+    """In several writes, by several openings: every value is there once, in order, and one header at most."""
+    outlet = FileOutlet(tmp_path / name)
+    for start in range(0, 1000, 250):
+        middle = start + 100
+        assert really(put(outlet, VALUES[start:middle], [], VALUES[middle : start + 250])) == [None, None, None]
+
+    assert written(tmp_path / name) == VALUES
+    assert contents(tmp_path / name).count(b"id,text") == (1 if "csv" in name else 0)
+
+
+class Order(Struct):
+    id: int
+    found: dict[str, Any] | None = None
+
+
+def test_rows_are_made_of_any_object_with_fields(tmp_path: Path) -> None:
+    """Texts as they are, nothing as nothing, all else as JSON; the columns are as the fields say."""
+    outlet = FileOutlet(tmp_path / "a.csv", fields=["found", "id"])
+    really(put(outlet, [Order(1, {"price": 2.5}), {"id": "x", "found": True}, Order(2)]))
+
+    assert contents(tmp_path / "a.csv") == b'found,id\r\n"{""price"":2.5}",1\r\ntrue,x\r\n,2\r\n'
+
+
+def test_a_value_that_cannot_be_written_is_refused_alone(tmp_path: Path) -> None:
+    """Those around it are written, and the refusal says which fields are too many or missing."""
+    outlet = FileOutlet(tmp_path / "a.csv")
+    ((first, *others),) = really(put(outlet, [7, {"a": 1}, {"a": 1, "b": 2}, {"b": 2}, {"a": "\ud800"}, {"a": 2}]))
+
+    assert (type(first), str(first)) == (Unencodable, "the value cannot be written: it has no fields; " + ROW)
+    assert [type(error) for error in others] == [type(None), OtherFields, OtherFields, Unencodable, type(None)]
+    assert "the value comes with b; " in str(others[1])
+    assert "the value comes without a and with b; " in str(others[2])
+    assert written(tmp_path / "a.csv") == [{"a": "1"}, {"a": "2"}]
+
+
+ROW = "a row of CSV is made of an object"
+
+
+def test_a_value_that_is_no_json_is_refused_alone(tmp_path: Path) -> None:
+    """Those around it are written."""
+    ((one, two, three),) = really(put(FileOutlet(tmp_path / "a.ndjson"), [1, object(), 3]))
+
+    assert (one, type(two), three) == (None, Unencodable, None)
+    assert contents(tmp_path / "a.ndjson") == b"1\n3\n"
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=st.lists(st.lists(st.text(st.sampled_from('a,"\r\n é')), min_size=2, max_size=2), min_size=1))
+def test_rows_are_what_the_csv_module_reads(rows: list[list[str]]) -> None:
+    """Whatever the texts are."""
+    data, refusals = CsvWriter().write([{"a": first, "b": second} for first, second in rows])
+
+    assert refusals is None
+    assert list(csv.reader(io.StringIO(data.decode(), newline=""))) == [["a", "b"], *rows]
+
+
+def test_the_columns_of_a_file_stay(tmp_path: Path) -> None:
+    """What is appended follows the header that is there; other columns that are asked for are refused."""
+    really(put(FileOutlet(tmp_path / "a.csv"), [{"a": 1, "b": 2}]))
+    really(put(FileOutlet(tmp_path / "a.csv", fields=["b", "a"]), [{"b": 4, "a": 3}]))
+    with pytest.raises(OutletBroke, match="columns are a, b, not c; name another file"):
+        really(put(FileOutlet(tmp_path / "a.csv", fields=["c"]), [{"c": 3}]))
+
+    assert written(tmp_path / "a.csv") == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+
+
+WHOLE = {"a.ndjson": b'{"a":"1"}\n', "a.csv": b'a,b\r\n"x\r\ny",1\r\n'}
+
+
+@pytest.mark.parametrize(
+    ("name", "torn"),
+    [("a.ndjson", b'{"a":'), ("a.ndjson", b"x" * 600_000), ("a.csv", b"2"), ("a.csv", b'"2\r\n3\r\n')],
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_half_a_line_at_the_end_is_cut_off(tmp_path: Path, name: str, torn: bytes, compressed: bool) -> None:
+    """No new line is glued to what a killed process left, and how much was lost is logged."""
+    path = tmp_path / (f"{name}.gz" if compressed else name)
+    data = WHOLE[name] * 1000 if name == "a.ndjson" else WHOLE[name]
+    whole = len(data)
+    path.write_bytes(gzip.compress(data + torn) if compressed else data + torn)
+    with capture_logs() as logs:
+        really(put(FileOutlet(path), [{"a": "last", "b": "0"}]))
+
+    assert contents(path)[:whole] == data
+    assert contents(path)[whole:] in (b'{"a":"last","b":"0"}\n', b"last,0\r\n")
+    assert [entry["lost_bytes"] for entry in logs if entry["event"] == "outlet.torn"] == [len(torn)]
+
+
+@pytest.mark.parametrize("name", ["a.ndjson.gz", "a.csv.gz"])
+def test_a_compressed_file_that_was_never_ended_is_made_whole(tmp_path: Path, name: str) -> None:
+    """After kill -9 everything up to the last write is there, and what is appended later can be read."""
+    path = tmp_path / name
+    program = f"""
+import asyncio, os, signal
+from penstock.outlets import FileOutlet
+
+async def main():
+    outlet = FileOutlet({str(path)!r})
+    await outlet.open()
+    for number in range(50):
+        await outlet.write([{{"id": str(number)}}])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+    died = subprocess.run([sys.executable, "-c", program], timeout=SECONDS)
+    assert died.returncode == -signal.SIGKILL
+    with pytest.raises(EOFError):
+        gzip.decompress(path.read_bytes())
+    really(put(FileOutlet(path), [{"id": "50"}]))
+
+    assert written(path) == [{"id": str(number)} for number in range(51)]
+    assert os.listdir(tmp_path) == [name]
+
+
+@every_name
+def test_a_full_disk_leaves_no_half_of_a_write(tmp_path: Path, name: str) -> None:
+    """All values of that write are refused, the file holds what it held, and later writes go on behind it."""
+    path = tmp_path / name
+    outlet = FileOutlet(path)
+    small = [{"id": "1", "text": "x"}]
+    large = [{"id": "2", "text": os.urandom(100_000).hex()}]
+
+    async def main() -> int:
+        await outlet.open()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        try:
+            with pytest.raises(OutletBroke, match="File too large"):
+                await outlet.write(large)
+            await outlet.write(small)
+            size = path.stat().st_size
+            with pytest.raises(OutletBroke, match="File too large"):
+                await outlet.write(large)
+            assert path.stat().st_size == size
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, handler)
+        await outlet.write(small)
+        await outlet.aclose()
+        return size
+
+    really(main())
+    assert written(path) == small * 2
+
+
+def test_a_compressed_file_can_be_read_while_it_is_written(tmp_path: Path) -> None:
+    """Up to the last write."""
+
+    async def main() -> bytes:
+        outlet = FileOutlet(tmp_path / "a.ndjson.gz")
+        await outlet.open()
+        await outlet.write([1, 2])
+        found = gzip.open(tmp_path / "a.ndjson.gz").read1(100)  # noqa: SIM115
+        await outlet.aclose()
+        return found
+
+    assert asyncio.run(main()) == b"1\n2\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("none/a.ndjson", "there is no folder .*none; make it"), ("folder.csv", "directory"), ("pipe.csv", "no regular")],
+)
+def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path, name: str, reason: str) -> None:
+    """With the way out, and nothing is left open."""
+    (tmp_path / "folder.csv").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(OutletBroke, match=reason):
+        really(FileOutlet(tmp_path / name).open())
+
+
+@every_name
+def test_a_file_has_one_writer(tmp_path: Path, name: str) -> None:
+    """The second is refused until the first has closed."""
+
+    async def main() -> None:
+        first, second = FileOutlet(tmp_path / name), FileOutlet(tmp_path / name)
+        await first.open()
+        with pytest.raises(OutletBroke, match="somebody else is writing"):
+            await second.open()
+        await first.write([{"id": "1"}])
+        await first.aclose()
+        await second.open()
+        await second.write([{"id": "2"}])
+        await second.aclose()
+
+    really(main())
+    assert written(tmp_path / name) == [{"id": "1"}, {"id": "2"}]
+
+
+def test_writing_to_what_is_not_open_is_refused() -> None:
+    """Also after it was closed; closing twice is no fault."""
+    with pytest.raises(OutletBroke, match="not open"):
+        really(FileOutlet("a.ndjson").write([1]))
+    really(FileOutlet("a.ndjson").aclose())
+
+
+def test_a_cancelled_write_is_whole(tmp_path: Path) -> None:
+    """It ends as cancelled when its lines are in the file, or not begun."""
+
+    async def main() -> None:
+        outlet = FileOutlet(tmp_path / "a.ndjson")
+        await outlet.open()
+        for _ in range(20):
+            task = asyncio.ensure_future(outlet.write(list(range(10_000))))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await outlet.aclose()
+
+    really(main())
+    assert len(written(tmp_path / "a.ndjson")) % 10_000 == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: FileOutlet("a.json"), "cannot be streamed"),
+        (lambda: FileOutlet("a.ndjson", fields=["a"]), 'say format="csv"'),
+        (lambda: FileOutlet("a.csv", fields=["a", "a"]), "none twice"),
+        (lambda: FileOutlet("a.csv", fields=[]), "at least one"),
+        (lambda: StandardOutput("xml"), "one of ndjson, csv"),
+    ],
+)
+def test_what_cannot_be_written_is_said_when_it_is_described(make: Any, reason: str) -> None:
+    """Before anything runs."""
+    with pytest.raises(FlowError, match=reason):
+        make()
+
+
+def test_outlets_of_the_same_words_are_equal(tmp_path: Path) -> None:
+    """Whether they are open or not; and they are shown by their words."""
+    one, other = FileOutlet(tmp_path / "a.csv"), FileOutlet(str(tmp_path / "a.csv"), format="csv")
+    really(put(one, [{"a": 1}]))
+
+    assert (one, hash(one)) == (other, hash(other))
+    assert one != FileOutlet(tmp_path / "a.csv", fields=["a"])
+    assert (StandardOutput(), Nowhere()) == (StandardOutput("ndjson"), Nowhere())
+    assert len({StandardOutput(), StandardOutput("csv"), Nowhere(), Nowhere()}) == 3
+    assert repr(one).startswith(f"FileOutlet(path='{tmp_path / 'a.csv'}', format=<Format.CSV")
+    assert "_" not in repr(FileOutlet("a.csv"))
+    assert one.format is Format.CSV
+
+
+def test_nowhere_takes_everything() -> None:
+    """And refuses nothing."""
+    assert really(put(Nowhere(), [1, object()])) == [None]
+
+
+# Standard output
+
+
+def piped(work: Any) -> tuple[Any, bytes]:
+    """What a coroutine function that is given a pipe returns, and what it has written by its end."""
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, False)
+
+    async def main() -> Any:
+        async with asyncio.timeout(SECONDS):
+            return await work(writer, reader)
+
+    try:
+        result = asyncio.run(main())
+    finally:
+        os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        return result, file.read()
+
+
+def test_standard_output_gets_a_line_a_value() -> None:
+    """As NDJSON, or as CSV with a header."""
+
+    async def main(writer: int, _: int) -> None:
+        await put(StandardOutput(descriptor=writer), [{"a": 1}, 2])
+        await put(StandardOutput("csv", descriptor=writer), [{"a": 1}], [{"a": 2}])
+
+    assert piped(main)[1] == b'{"a":1}\n2\na\r\n1\r\n2\r\n'
+
+
+def test_a_slow_reader_holds_the_write_back_and_a_cancel_leaves_no_half_of_a_line() -> None:
+    """The loop goes on meanwhile; the line that the cancel struck is finished before the next write."""
+    values = [str(number) * 3000 for number in range(10)] * 20
+
+    async def main(writer: int, reader: int) -> bytes:
+        outlet = StandardOutput(descriptor=writer)
+        task = asyncio.ensure_future(outlet.write(values))
+        while not full(writer):
+            await asyncio.sleep(0)
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        taken = os.read(reader, 1 << 20)
+        await outlet.write(["next"])
+        await outlet.aclose()
+        return taken
+
+    taken, rest = piped(main)
+    lines = (taken + rest).splitlines()
+    assert [json.loads(line) for line in lines] == [*values[: len(lines) - 1], "next"]
+
+
+def full(writer: int) -> bool:
+    """Whether a pipe has no room."""
+    import select
+
+    return not select.select([], [writer], [], 0)[1]
+
+
+def test_a_reader_that_is_gone_is_said_to_be_gone() -> None:
+    """It is nobody's failure: the values are not refused, the run is to end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with pytest.raises(ReaderGone):
+        asyncio.run(put(StandardOutput(descriptor=writer), [1]))
+    os.close(writer)
+
+
+def test_standard_output_may_be_a_file(tmp_path: Path) -> None:
+    """Redirected, that is."""
+    with (tmp_path / "out").open("wb") as file:
+        asyncio.run(put(StandardOutput(descriptor=file.fileno()), VALUES))
+
+    assert [json.loads(line) for line in (tmp_path / "out").read_bytes().splitlines()] == VALUES
+
+
+def test_types_fit() -> None:
+    """Each is an `Outlet`, as the type checkers see it."""
+    outlets: list[Outlet] = [FileOutlet("a.csv"), StandardOutput(), Nowhere()]
+    assert [outlet.name for outlet in outlets] == ["", "", ""]
