@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
@@ -12,7 +12,7 @@ from penstock.deadletters import Store
 from penstock.errors import ElementError
 from penstock.flow import Flow
 from penstock.services import MAX_IN_FLIGHT, NONE, Service
-from penstock.sources import Source, from_iterable
+from penstock.sources import Source, generated
 
 PRICING_SECONDS = 0.100
 INVENTORY_SECONDS = 0.150
@@ -64,8 +64,10 @@ def orders_flow(
     dead_letters: str | Store | None = None,
 ) -> Flow[Order]:
     """The flow that is served by default. Without services of your own it uses the simulated ones."""
-    flow = Flow("orders", Order, key="orderId").enrich(
-        pricing=pricing or simulated_pricing(), inventory=inventory or simulated_inventory()
+    flow = (
+        Flow("orders", Order, key="orderId")
+        .enrich(pricing=pricing or simulated_pricing(), inventory=inventory or simulated_inventory())
+        .with_samples(sample_order)
     )
     return flow if dead_letters is None else flow.dead_letters(dead_letters)
 
@@ -73,8 +75,9 @@ def orders_flow(
 def sample_orders(count: int) -> Source[Order]:
     """Orders 1 … count."""
 
-    def orders() -> Iterator[Order]:
-        for number in range(1, count + 1):
-            yield {"orderId": number}
+    return generated(count, sample_order)
 
-    return from_iterable(orders())
+
+def sample_order(number: int) -> Order:
+    """The order with a number."""
+    return {"orderId": number}

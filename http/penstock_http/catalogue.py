@@ -8,30 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
 
 from penstock.deadletters import now
 from penstock.errors import PenstockError, Stopping, StoreError, describe
+from penstock.flow import Worker
 from penstock.observe import Reloads
 from penstock.runtime import Phase, Supervisor
+from penstock.sources import Source
+from penstock_http.clashes import clashes
 from penstock_http.entries import Entry, shared
 from penstock_http.receipts import Fault, Receipt, Verdict, faults_of, refused
 from penstock_http.revision import Offer, Revision, State
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-FLOWS = 1000
-"""Flows that may be known at once."""
-
 REMOVED = 100
 """Flows that were removed and are still remembered, with their numbers."""
 
 NOTHING: Mapping[str, Offer | None] = {}
-
-TAKEN = ("dead-letters", "flows", "health")
-"""Names that no flow can be served as: their paths are the service's own."""
 
 
 class Catalogue:
@@ -128,35 +126,7 @@ class Catalogue:
         return {}
 
     def _clashes(self, offers: Iterable[Offer], leaving: Mapping[str, Offer | None]) -> dict[Offer, list[Fault]]:
-        """What cannot be beside the rest: one name is one flow. Who is refused leaves its old version standing."""
-        wrong: dict[Offer, list[Fault]] = {}
-        while True:
-            coming = [offer for offer in offers if offer not in wrong]
-            going = {offer.flow.name for offer in coming}
-            going |= {name for name, offer in leaving.items() if offer not in wrong}
-            names = {revision.served_as: revision.name for revision in self.active if revision.name not in going}
-            known = set(self.entries)
-            found: dict[Offer, list[Fault]] = {}
-            seen: dict[str, str] = {}
-            for offer in coming:
-                flow, path = offer.flow, (offer.flow.serving.name or offer.flow.name)
-                if flow.name in seen:
-                    said = f"there is a flow {flow.name!r} in {seen[flow.name]} already"
-                elif flow.serving.http and path in TAKEN:
-                    said = f"no flow can be served as {path!r}: that path is the service's own"
-                elif flow.serving.http and path in names:
-                    said = f"the flow {names[path]!r} is served as {path!r} already"
-                elif flow.name not in known and len(known) >= FLOWS:
-                    said = f"there are {FLOWS} flows already"
-                else:
-                    seen[flow.name] = offer.source
-                    known.add(flow.name)
-                    names |= {path: flow.name} if flow.serving.http else {}
-                    continue
-                found[offer] = [Fault(offer.source, said, hint="give one of them another name")]
-            if not found:
-                return wrong
-            wrong |= found
+        return clashes(list(offers), leaving, self.active, self.entries)
 
     def _unchanged(self, offer: Offer) -> bool:
         entry = self.entries.get(offer.flow.name)
@@ -192,9 +162,7 @@ class Catalogue:
         self._start(self._change(entry, before, None), f"revision:{name}:none")
         number, digest = before.number, before.digest
         removed = Verdict.REMOVED
-        return [
-            Receipt(flow=name, outcome=removed, source=before.source, at=now(), revision=number, digest=digest)
-        ]
+        return [Receipt(flow=name, outcome=removed, source=before.source, at=now(), revision=number, digest=digest)]
 
     def _note(self, receipt: Receipt) -> None:
         entry = self.entries.get(receipt.flow)
@@ -215,7 +183,8 @@ class Catalogue:
                 await supervisor.rest(before)
             if after is not None and after.state is State.ACTIVE:
                 for worker in after.flow.workers:
-                    supervisor.work(worker.name, after, lambda source=worker.source: source)
+                    source = partial(_source, worker)
+                    supervisor.work(worker.name, after, source, schedule=worker.schedule)
         if before is not None:
             await before.free()
             await asyncio.gather(*(run.finished for run in supervisor.runs_of(before.plan())))
@@ -241,3 +210,7 @@ class Catalogue:
         for name in over[: max(0, len(over) - REMOVED)]:
             del self.entries[name]
             self._supervisor.totals.pop(name, None)
+
+
+def _source(worker: Worker) -> Source[Any]:
+    return worker.source

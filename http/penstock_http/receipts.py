@@ -77,7 +77,7 @@ def refused(flow: str, source: str, mistakes: Iterable[Fault]) -> Receipt:
     return Receipt(flow=flow, outcome=Verdict.REFUSED, source=source, at=now(), mistakes=tuple(mistakes))
 
 
-def faults_of(error: Exception, file: str) -> list[Fault]:
+def faults_of(error: BaseException, file: str) -> list[Fault]:
     """What an error that was raised while a flow was loaded has to say: each of its mistakes, or itself."""
     mistakes = getattr(error, "mistakes", None)
     if not mistakes:

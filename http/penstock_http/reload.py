@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from msgspec import Struct
 
 from penstock.deadletters import now
-from penstock.errors import PenstockError
+from penstock.files.load import FlowFile
 from penstock.flow import Flow
 from penstock_http.catalogue import Catalogue
 from penstock_http.places import Places
@@ -23,34 +22,13 @@ from penstock_http.revision import Offer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-DIGITS = 12
-"""Of the SHA-256 of a flow's text, enough to tell its revisions apart."""
-
-
-class Loaded(Protocol):
-    """A flow file that was read, as far as it matters here."""
-
-    @property
-    def flow(self) -> Flow[Any]: ...
-
-    @property
-    def path(self) -> Path | None: ...
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """All files that were read for it."""
-        ...
-
 
 class Loader(Struct, frozen=True, eq=False):
     """What reads flow files: one by its path, or a text that is called like one. Both raise `PenstockError`."""
 
-    load: Callable[[Path], Loaded]
-    loads: Callable[[str, str], Loaded]
-    served: Callable[[Loaded], Flow[Any]] = lambda loaded: loaded.flow
+    load: Callable[[Path], FlowFile]
+    loads: Callable[[str, str], FlowFile]
+    served: Callable[[FlowFile], Flow[Any]] = lambda loaded: loaded.flow
     """The flow of a file as this service serves it: with its defaults for what the file does not say."""
 
 
@@ -98,8 +76,17 @@ class Reloading:
         self._names: dict[Path, str] = {}
         self._turn = asyncio.Lock()
 
+    async def start(self) -> list[Receipt]:
+        """Read everything for the first time. All are served, or none: then some of the receipts have mistakes."""
+        found = await asyncio.to_thread(self._look)
+        offers = [*self._built_in, *found.offers]
+        checked = [*await self._catalogue.offer(*offers, dry=True), *found.bad]
+        if any(receipt.mistakes for receipt in checked):
+            return checked
+        return await self.reload("start") if offers else []
+
     async def reload(self, cause: str) -> list[Receipt]:
-        """Read everything again; raises `Stopping`. Files that are bad change nothing, those that are gone end a flow."""
+        """Read everything again; raises `Stopping`. Bad files change nothing, a file that is gone ends its flow."""
         async with self._turn:
             found = await asyncio.to_thread(self._look)  # in a thread: streams go on while files are read
             leaving = self._leaving(found)
@@ -116,7 +103,7 @@ class Reloading:
         async with self._turn:
             try:
                 offer = await asyncio.to_thread(lambda: self._offer(self._loader.loads(text, file), "PUT"))
-            except (PenstockError, OSError) as error:
+            except (Exception, SystemExit) as error:  # as above
                 receipt = refused(name, "PUT", faults_of(error, file))
                 if not dry:
                     self._catalogue.refuse(receipt)
@@ -143,13 +130,13 @@ class Reloading:
                 loaded = self._loader.load(path)
                 found.read.update(loaded.files)
                 found.offers[self._offer(loaded, str(path))] = path
-            except (PenstockError, OSError) as error:
+            except (Exception, SystemExit) as error:  # it may name Python modules, and they do what they like
                 found.kept.add(path)
                 found.bad.append(refused(self._names.get(path, path.stem), str(path), faults_of(error, str(path))))
         return found
 
-    def _offer(self, loaded: Loaded, source: str) -> Offer:
-        return Offer(self._loader.served(loaded), digest_of(loaded), source)
+    def _offer(self, loaded: FlowFile, source: str) -> Offer:
+        return Offer(self._loader.served(loaded), loaded.digest, source)
 
     def _leaving(self, found: Found) -> dict[str, Offer | None]:
         """The flows whose file is gone, or has another flow in it by now: that one, if it is not refused."""
@@ -186,11 +173,3 @@ class Reloading:
             for fault in receipt.mistakes:
                 log.warning("flows.mistake", flow=receipt.flow, **mistake_document(fault))
         return receipts
-
-
-def digest_of(loaded: Loaded) -> str:
-    """What tells a version of a flow from every other one: the text of its file and of the files that it uses."""
-    digest = hashlib.sha256(loaded.text.encode())
-    for path in sorted(set(loaded.files) - {loaded.path}):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:DIGITS]

@@ -13,14 +13,19 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from penstock import Flow
-from penstock.deadletters import MemoryStore
-from penstock.observe import PenstockCollector, Requests, Watched
-from penstock.orders import orders_flow, sample_orders
+from penstock.observe import PenstockCollector, Reloads, Requests, Watched
+from penstock.orders import orders_flow
 from penstock.runtime import Supervisor
 from penstock.settings import Settings
+from penstock.testing import run
 from penstock_http.app import make_app
-from penstock_http.context import Context, Served
+from penstock_http.catalogue import Catalogue
+from penstock_http.context import Context
 from penstock_http.openapi import document
+from penstock_http.places import Places
+from penstock_http.reload import Reloading
+from penstock_http.revision import Offer
+from penstock_http.starting import loader
 from service.conftest import Serve
 from service.processes import Process, until
 from service.wire import NDJSON, Answer, orders
@@ -74,6 +79,19 @@ MANY = json.dumps([{"orderId": number} for number in range(1, 3000)]).encode()
 LONG = {"X_Long": "x" * 3000}
 BAD = {"X_Bad ": "x"}
 
+FLOWS = "/flows/"
+FLOW = b"""flow: orders
+key: orderId
+item: {orderId: {type: integer, least: 1}}
+samples: {orderId: seq}
+"""
+
+
+def put(status: int, said: str, body: bytes, path: str = "/flows/{name}", query: str = "", **headers: str) -> Case:
+    """A PUT of a flow."""
+    return Case("PUT", path, status, said, query, {"Content_Type": "application/yaml"} | headers, body)
+
+
 READINGS = [
     Case("GET", "/flows", 200, JSON),
     Case("GET", "/flows/{name}", 200, JSON),
@@ -91,8 +109,23 @@ READINGS = [
     Case("GET", LETTER, 403, "token_needed", headers={"Forwarded": "for=203.0.113.7"}),
     Case("GET", LETTER, 404, "no_such_letter"),
 ]
+PUTS = [
+    put(200, JSON, FLOW),
+    put(201, JSON, FLOW.replace(b"orders", b"fresh"), FLOWS + "fresh"),
+    put(200, JSON, FLOW, query="?dry-run=true"),
+    put(400, "bad_parameter", FLOW, query="?dry-run=maybe"),
+    put(400, "malformed", b"flow: \xff"),
+    put(403, "token_needed", FLOW, Forwarded="for=203.0.113.7"),
+    put(403, "other_origin", FLOW, Origin="http://evil.example"),
+    put(409, "other_name", FLOW.replace(b"orders", b"sales")),
+    put(413, "body_too_large", b"#" * 30_000),
+    put(415, "unsupported_type", FLOW, Content_Type="text/csv"),
+    put(415, "unsupported_encoding", FLOW, Content_Encoding="gzip"),
+    put(422, "mistakes", b"flow: orders\nstep: []\n"),
+]
 CASES = [
     *READINGS,
+    *PUTS,
     *(case._replace(method="HEAD") for case in READINGS),
     Case("GET", BULK, 200, NDJSON, "?count=4"),
     Case("GET", BULK, 200, SSE, "?count=4", {"Accept": SSE}),
@@ -217,17 +250,25 @@ def test_it_is_valid_openapi(spec: Spec) -> None:
     assert spec["openapi"].startswith("3.1")
 
 
-def app_of(flows: dict[str, Served]) -> tuple[Any, Spec]:
+def app_of(*flows: Flow[Any]) -> tuple[Any, Spec]:
     """An application in this process, and what it says about itself."""
-    supervisor, requests = Supervisor(), Requests()
-    context = Context(Settings(), supervisor, flows, MemoryStore(), requests)
-    app = make_app(context, PenstockCollector(Watched(supervisor, requests, "0", False)))
-    return app, json.loads(json.dumps(document(context)))
+
+    async def make() -> tuple[Any, Spec]:
+        supervisor, requests = Supervisor(), Requests()
+        catalogue = Catalogue(supervisor, Reloads())
+        offers = [Offer(flow, flow.name, "built in") for flow in flows]
+        reloading = Reloading(catalogue, loader(Settings()), Places(), offers)
+        await reloading.start()
+        context = Context(Settings(), supervisor, catalogue, reloading, requests)
+        app = make_app(context, PenstockCollector(Watched(supervisor, requests, "0", False)))
+        return app, json.loads(json.dumps(document(context)))
+
+    return run(make())
 
 
 def test_it_has_every_route_and_nothing_else() -> None:
     """Each method of each path, HEAD too; a flow's path stands for the route of all flows."""
-    app, spec = app_of({"orders": Served(orders_flow(), sample_orders)})
+    app, spec = app_of(orders_flow())
     there = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
     said = {(method.upper(), path) for path, methods in spec["paths"].items() for method in methods}
     assert {(method, path.replace("/orders/", "/{name}/")) for method, path in said} == there
@@ -235,25 +276,25 @@ def test_it_has_every_route_and_nothing_else() -> None:
 
 def test_each_flow_that_is_served_has_its_path() -> None:
     """With the type of its items; one without samples has no GET, one without a type takes any JSON."""
-    flows = {
-        "orders": Served(orders_flow(), sample_orders),
-        "sales": Served(Flow("sales")),
-        "odd": Served(Flow("odd", object().__class__)),
-        "numbers": Served(Flow("numbers", int)),
-    }
-    _, spec = app_of(flows)
+    sales = Flow[Any]("sales").served("shop", max_body=100).in_order()
+    _, spec = app_of(
+        orders_flow(), sales, Flow("odd", object), Flow("numbers", int), Flow[Any]("hidden").served(http=False)
+    )
     validate(spec)
     bulk = {path: list(methods) for path, methods in spec["paths"].items() if path.endswith("/bulk")}
     items = {path: spec["paths"][path]["post"]["requestBody"]["content"][JSON]["schema"]["items"] for path in bulk}
     assert bulk == {
         "/orders/bulk": ["get", "post"],
-        "/sales/bulk": ["post"],
+        "/shop/bulk": ["post"],
         "/odd/bulk": ["post"],
         "/numbers/bulk": ["post"],
     }
     assert items["/orders/bulk"] == {"$ref": "#/components/schemas/item.Order"}
-    assert (items["/sales/bulk"], items["/numbers/bulk"]) == ({}, {"type": "integer"})
+    assert (items["/shop/bulk"], items["/numbers/bulk"]) == ({}, {"type": "integer"})
     assert spec["components"]["schemas"]["item.Order"]["required"] == ["orderId"]
+    post = spec["paths"]["/shop/bulk"]["post"]
+    assert "at most 100 bytes" in post["requestBody"]["description"]
+    assert next(each for each in post["parameters"] if each["name"] == "order")["schema"]["default"] == "input"
 
 
 def name_of(case: Case) -> str:

@@ -198,6 +198,10 @@ class Supervisor:
         """The open runs of one version of a flow."""
         return [run for run in self.runs.values() if run.plan.name == plan.name and run.revision == plan.revision]
 
+    def runs_by_revision(self, flow: str) -> Counter[int | None]:
+        """How many runs of each version of a flow are open."""
+        return Counter(run.revision for run in self.runs.values() if run.plan.name == flow)
+
     async def rest(self, flow: Runnable) -> None:
         """End the workers of a flow: no further runs, those that are open are drained. Returns when they have ended."""
         names = [name for name in self.workers if name[0] == flow.name]
