@@ -6,6 +6,7 @@ import copy
 import gzip
 import json
 import signal
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -27,7 +28,7 @@ from penstock_http.reload import Reloading
 from penstock_http.revision import Offer
 from penstock_http.starting import loader
 from service.conftest import Serve
-from service.processes import Process, until
+from service.processes import Process, serving, until
 from service.wire import NDJSON, Answer, orders
 
 FLAGS = ("--max-body", 20_000, "--max-count", 500, "--max-runs", 2, "--max-header", 2000, "--stall", 0.5)
@@ -53,6 +54,13 @@ def id(server: Process) -> str:
     return next(record["deadLetter"] for record in server.post({"orderId": 3}).results)
 
 
+@pytest.fixture(scope="module")
+def taking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A server that may be given other flows."""
+    with serving(tmp_path_factory.mktemp("taking"), *FLAGS) as process:
+        yield process
+
+
 class Case(NamedTuple):
     """A request, and what it is to provoke: a status with the code of its problem, or else with its media type."""
 
@@ -63,6 +71,7 @@ class Case(NamedTuple):
     query: str = ""
     headers: dict[str, str] = {}  # noqa: RUF012 - read only
     body: bytes | None = None
+    name: str = "orders"
 
 
 def post(status: int, said: str, body: bytes, query: str = "", **headers: str) -> Case:
@@ -79,17 +88,18 @@ MANY = json.dumps([{"orderId": number} for number in range(1, 3000)]).encode()
 LONG = {"X_Long": "x" * 3000}
 BAD = {"X_Bad ": "x"}
 
-FLOWS = "/flows/"
+PUT = "/flows/{name}"
+YAML = {"Content_Type": "application/yaml"}
 FLOW = b"""flow: orders
 key: orderId
-item: {orderId: {type: integer, least: 1}}
+item: {orderId: {type: integer, minimum: 1}}
 samples: {orderId: seq}
 """
 
 
-def put(status: int, said: str, body: bytes, path: str = "/flows/{name}", query: str = "", **headers: str) -> Case:
+def put(status: int, said: str, body: bytes, name: str = "orders", query: str = "", **headers: str) -> Case:
     """A PUT of a flow."""
-    return Case("PUT", path, status, said, query, {"Content_Type": "application/yaml"} | headers, body)
+    return Case("PUT", PUT, status, said, query, YAML | headers, body, name)
 
 
 READINGS = [
@@ -111,7 +121,7 @@ READINGS = [
 ]
 PUTS = [
     put(200, JSON, FLOW),
-    put(201, JSON, FLOW.replace(b"orders", b"fresh"), FLOWS + "fresh"),
+    put(201, JSON, FLOW.replace(b"orders", b"fresh"), name="fresh"),
     put(200, JSON, FLOW, query="?dry-run=true"),
     put(400, "bad_parameter", FLOW, query="?dry-run=maybe"),
     put(400, "malformed", b"flow: \xff"),
@@ -161,6 +171,11 @@ ELSEWHERE = {
     ("POST", BULK, "503", "stopping"),
     ("POST", BULK, "503", JSON),
     *((method, path, "401", "token_needed") for method in ("GET", "HEAD") for path in (LETTERS, LETTER)),
+    ("PUT", PUT, "400", "broken_body"),
+    ("PUT", PUT, "401", "token_needed"),
+    ("PUT", PUT, "403", "put_not_allowed"),
+    ("PUT", PUT, "408", "stalled"),
+    ("PUT", PUT, "503", "stopping"),
     *((method, "/health/ready", "503", JSON) for method in ("GET", "HEAD")),
 }
 """What other tests here provoke."""
@@ -302,10 +317,12 @@ def name_of(case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_the_service_answers_as_it_says(server: Process, spec: Spec, id: str, case: Case) -> None:
+def test_the_service_answers_as_it_says(server: Process, taking: Process, spec: Spec, id: str, case: Case) -> None:
     """Status, headers, type and body: nothing is missing, and nothing is there that was not said."""
+    if case.method == "PUT":
+        server = taking
     there = case.status == 404
-    path = case.path.replace("{id}", "nothing" if there else id).replace("{name}", "sales" if there else "orders")
+    path = case.path.replace("{id}", "nothing" if there else id).replace("{name}", "sales" if there else case.name)
     answer = server.ask(case.method, path + case.query, case.body, **case.headers)
     assert answer.status == case.status
     found = check(spec, answer, case.method, case.path)
@@ -343,8 +360,12 @@ def test_a_token_is_asked_for_as_it_says(serve: Serve) -> None:
             answer = server.ask(method, path.replace("{id}", "x"))
             check(spec, answer, method, path)
             assert answer.status == 401
+    answer = server.ask("PUT", "/flows/orders", FLOW, **YAML)
+    assert check(spec, answer, "PUT", PUT)[0]["code"] == "token_needed"
+    assert answer.status == 401
     asked = {path: methods["get"].get("security") for path, methods in spec["paths"].items()}
     assert {path: how for path, how in asked.items() if how} == {LETTERS: [{"token": []}], LETTER: [{"token": []}]}
+    assert spec["paths"][PUT]["put"]["security"] == [{"token": []}]
 
 
 def test_a_body_that_does_not_arrive_is_answered_as_it_says(server: Process, spec: Spec) -> None:
@@ -356,6 +377,23 @@ def test_a_body_that_does_not_arrive_is_answered_as_it_says(server: Process, spe
             answer = client.answer().complete()
         (found,) = check(spec, answer, "POST", BULK)
         assert (answer.status, found.get("code", JSON)) == (408, said)
+
+
+def test_a_flow_that_does_not_arrive_is_refused_as_it_says(taking: Process, spec: Spec) -> None:
+    """408 when it stops, 400 when what comes is no chunk."""
+    for rubbish, said in ((b"", (408, "stalled")), (b"rubbish\r\n", (400, "broken_body"))):
+        with taking.connect() as client:
+            client.request("PUT", "/flows/orders", **YAML, Transfer_Encoding="chunked")
+            client.chunk(b"flow: orders")
+            client.send(rubbish)
+            answer = client.answer().complete()
+        assert (answer.status, check(spec, answer, "PUT", PUT)[0]["code"]) == said
+
+
+def test_flows_are_taken_only_where_that_is_allowed(serve: Serve, spec: Spec) -> None:
+    """`--allow-put no` switches it off, for this machine too."""
+    answer = serve("--allow-put", "no").ask("PUT", "/flows/orders", FLOW, **YAML)
+    assert (answer.status, check(spec, answer, "PUT", PUT)[0]["code"]) == (403, "put_not_allowed")
 
 
 def test_too_many_streams_are_refused_as_it_says(server: Process, spec: Spec) -> None:
@@ -388,6 +426,8 @@ def test_a_stop_is_answered_as_it_says(serve: Serve) -> None:
             assert answer.status == 503
             said = check(spec, answer, method, path)
             assert path != BULK or said[0]["code"] == "stopping"
+        late.request("PUT", "/flows/orders", FLOW, **YAML)
+        assert check(spec, late.answer("PUT").complete(), "PUT", PUT)[0]["code"] == "stopping"
         for method, client in (("GET", get), ("POST", upload)):
             answer = client.answer().complete()
             assert check(spec, answer, method, BULK)[0]["end"]["reason"] == "draining"
