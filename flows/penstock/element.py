@@ -198,15 +198,23 @@ class Ledger:
             self.window.give(count, size)
 
     def accept(self, elements: list[Element[Any]]) -> None:
-        """Settle elements that a sink accepted, each as was decided on its way."""
+        """Settle elements that a sink accepted, each as was decided on its way.
+
+        What nobody decided about, and is no part, is by far the most, and is settled in one pass.
+        """
+        size = 0
+        others: list[Element[Any]] = []
         for element in elements:
-            if element.outcome is not None:
-                break
-        else:
-            self.settle(elements, Outcome.OK)
-            return
+            if element.outcome is None and element.parent is None and not element.settled:
+                element.settled = True
+                size += element.size
+            else:
+                others.append(element)
+        if count := len(elements) - len(others):
+            self.settled[Outcome.OK] += count
+            self.window.give(count, size)
         decided: dict[Outcome, list[Element[Any]]] = {}
-        for element in elements:
+        for element in others:
             decided.setdefault(element.outcome or Outcome.OK, []).append(element)
         for outcome, alike in decided.items():
             self.settle(alike, outcome)

@@ -10,6 +10,7 @@ import typing
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -303,6 +304,10 @@ class Flow(Generic[A]):
 
     def plan(self) -> Plan:
         """What a run needs to know."""
+        return self._plan
+
+    @cached_property
+    def _plan(self) -> Plan:
         decode = operators.decode(self.item, key=self.key)
         steps = (decode, *(step.apply for step in self.steps))
         return Plan(self.name, steps, self.elements, self.bytes, self.store)

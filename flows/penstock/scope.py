@@ -80,7 +80,7 @@ class Scope(AsyncIOScheduler):
         self._admitting = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drain_calls: list[Callable[[], object]] = []
-        self._close_calls: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._close_calls: list[Callable[[], list[asyncio.Future[Any]]]] = []
 
     @staticmethod
     def of(scheduler: abc.SchedulerBase | None, what: str) -> Scope:
@@ -137,8 +137,8 @@ class Scope(AsyncIOScheduler):
         """Have `call` made when the run is to take no further input."""
         self._drain_calls.append(call)
 
-    def on_close(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Have `call` awaited when the run is over, however it ended."""
+    def on_close(self, call: Callable[[], list[asyncio.Future[Any]]]) -> None:
+        """Have `call` made when the run is over, however it ended; what it returns is waited for."""
         self._close_calls.append(call)
 
     def drain(self) -> None:
@@ -159,7 +159,8 @@ class Scope(AsyncIOScheduler):
         self._closing = True
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*(call() for call in self._close_calls))  # side by side: each may take CANCEL_SECONDS
+        if waits := [wait for call in self._close_calls for wait in call()]:
+            await asyncio.wait(waits)  # side by side: each may take CANCEL_SECONDS
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
         return [task.get_name() for task in self._tasks if not task.done()]
@@ -191,7 +192,7 @@ class BranchScope(Scope):
     def on_drain(self, call: Callable[[], object]) -> None:
         self._run.on_drain(call)
 
-    def on_close(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def on_close(self, call: Callable[[], list[asyncio.Future[Any]]]) -> None:
         self._run.on_close(call)
 
     def close_input(self) -> None:

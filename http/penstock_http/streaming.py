@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -30,18 +31,17 @@ class Output:
         """Send bytes now; compressed ones with a flush, so that the client can read them now."""
         if self._compressor is not None:
             data = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
-        await self._send(data)
+        await self._send(data, self._response.write)
 
     async def end(self, data: bytes) -> None:
         """Send the last bytes and end the response."""
         if self._compressor is not None:
             data = self._compressor.compress(data) + self._compressor.flush()
-        await self._send(data)
-        await self._response.write_eof()
+        await self._send(data, self._response.write_eof)
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, data: bytes, send: Callable[[bytes], Awaitable[None]]) -> None:
         try:
-            await self._response.write(data)
+            await send(data)
         except ConnectionError:
             raise ReaderGone from None
         self.bytes += len(data)
@@ -73,7 +73,7 @@ async def follow(
     pace: Pace,
 ) -> Summary:
     """See a run to its end, watching the client meanwhile. A response, if there is one, begins at once."""
-    watch = asyncio.create_task(Watch(request, run, sink, body, output, pace).look(), name=f"watch:{run.id}")
+    watch = Watch(request, run, sink, body, output, pace)
     try:
         if response is not None:
             await response.prepare(request)
@@ -83,7 +83,7 @@ async def follow(
         await run.finished
         raise
     finally:
-        watch.cancel()
+        watch.end()
 
 
 async def conclude(

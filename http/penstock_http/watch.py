@@ -89,7 +89,7 @@ class Counts(Protocol):
 
 
 class Watch:
-    """Looks after one stream and ends its run when the client left or stalls."""
+    """Looks after one stream and ends its run when the client left or stalls. A timer and no task, which costs less."""
 
     def __init__(
         self, request: web.BaseRequest, run: Run, sink: Lines, body: Body | None, output: Counts, pace: Pace
@@ -100,24 +100,27 @@ class Watch:
         self._body = body
         self._output = output
         self._pace = pace
+        self._loop = asyncio.get_running_loop()
+        self._before, self._moved = self._loop.time(), self._total()
+        self._timer = self._loop.call_later(PERIOD, self._look)
 
-    async def look(self) -> None:
-        """Watch until the run is over."""
-        loop = asyncio.get_running_loop()
-        before, moved = loop.time(), self._moved()
-        while True:
-            await asyncio.sleep(PERIOD)
-            if has_left(self._transport):
-                self._run.abort("left")
-                return
-            now, total = loop.time(), self._moved()
-            self._pace.moved(total - moved)
-            if self._waits_for_client() and self._pace.stalls(now - before):
-                self._end()
-                return
-            before, moved = now, total
+    def end(self) -> None:
+        """Watch no longer."""
+        self._timer.cancel()
 
-    def _moved(self) -> int:
+    def _look(self) -> None:
+        if has_left(self._transport):
+            self._run.abort("left")
+            return
+        now, total = self._loop.time(), self._total()
+        self._pace.moved(total - self._moved)
+        if self._waits_for_client() and self._pace.stalls(now - self._before):
+            self._give_up()
+            return
+        self._before, self._moved = now, total
+        self._timer = self._loop.call_later(PERIOD, self._look)
+
+    def _total(self) -> int:
         return self._output.bytes + (self._body.bytes if self._body is not None else 0)
 
     def _waits_for_client(self) -> bool:
@@ -126,7 +129,7 @@ class Watch:
             return True
         return self._body is not None and self._body.reading and not self._run.ledger.in_flight
 
-    def _end(self) -> None:
+    def _give_up(self) -> None:
         reads = not self._sink.writing
         log.warning(
             "stream.stalled",

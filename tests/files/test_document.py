@@ -267,6 +267,12 @@ def test_aliases_do_not_nest_deeper_than_anything_else():
     assert [place[:2] for place in mistakes("\n".join(lines), "a.yaml")] == [(100, 12)]
 
 
+def test_an_alias_is_as_deep_as_what_is_marked_inside_of_it():
+    inner = "[" * 50 + "]" * 50
+    text = f"a: &outer [&inner {inner}, 1]\nb: {'[' * 60}*outer{']' * 60}\n"
+    assert [place[:2] for place in mistakes(text, "a.yaml")] == [(2, 64)]
+
+
 def test_no_nesting_exhausts_the_stack():
     for file in ("a.yaml", "a.json", "a.toml"):
         for depth in (400, 900, 100_000):

@@ -250,14 +250,13 @@ def test_the_schema_says_what_things_are_for():
     assert step["each"] == {"$ref": "#/$defs/steps"}
 
 
-SCALARS = st.sampled_from(
-    [
-        *[None, True, False, 0, 1, 2, 100, 101, -1, 0.0, 0.5, 1.0, 2.5],
-        *["", "a", "abc", "A", "a\n", "fail", "backpressure"],
-        *["2s", "0s", "0.0s", "1h30m", "1m1h", "250ms", "2s\n", "٣s"],
-        *["0B", "16MiB", "16mib", "1.5MiB", "10/s", "0/s", "1/d"],
-    ]
-)
+SAMPLES = [
+    *[None, True, False, 0, 1, 2, 100, 101, -1, 0.0, 0.5, 1.0, 2.5],
+    *["", "a", "abc", "A", "a\n", "fail", "backpressure"],
+    *["2s", "0s", "0.0s", "1h30m", "1m1h", "250ms", "2s\n", "٣s", "0h0.1ms", "0h0ms"],
+    *["0B", "16MiB", "16mib", "1.5MiB", "10/s", "0/s", "1/d"],
+]
+SCALARS = st.sampled_from(SAMPLES)
 NAMES = st.sampled_from(["a", "size", "filter", "B"])
 ANY = st.recursive(
     SCALARS,
@@ -322,6 +321,10 @@ def test_what_is_right_has_no_mistakes(data):
 @example({"name": "abc\n", "steps": [{"filter": "x"}]})
 @example({"name": "abc", "steps": [{"filter": "x"}], "memory": 2.0})
 @example({"name": "abc", "steps": []})
+@example({"name": "abc", "steps": [{"filter": "x"}], "limt": 1})
+@example({"name": "abc", "steps": [{"filter": "x", "nmae": "x"}]})
+@example({"name": "abc", "steps": [{"filter": "x", "batch": 1}]})
+@example({"name": "abc", "steps": [{"name": "abc"}]})
 def test_the_schema_takes_exactly_what_read_takes(data):
     assert accepts(FLOW, data) == Draft202012Validator(FLOW.schema()).is_valid(data)
 
@@ -352,6 +355,12 @@ LEAVES = [
 @given(data=ANY | st.floats(allow_nan=False, allow_infinity=False) | st.text("0123456789.dhms/kMGiB", max_size=6))
 def test_the_schema_of_each_shape_takes_exactly_what_it_reads(shape, data):
     assert accepts(shape, data) == Draft202012Validator(shape.schema()).is_valid(data)
+
+
+@pytest.mark.parametrize("shape", LEAVES, ids=repr)
+def test_the_schema_and_read_agree_on_every_sample(shape):
+    taken = [sample for sample in SAMPLES if accepts(shape, sample)]
+    assert taken == [sample for sample in SAMPLES if Draft202012Validator(shape.schema()).is_valid(sample)]
 
 
 @pytest.mark.parametrize("shape", LEAVES, ids=repr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import random
 import weakref
 from collections import Counter
@@ -15,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock import Flow, from_iterable
 from penstock.errors import TimedOut
 from penstock.services import NONE, Backoff, Failed, Lane, Service
+from penstock.sinks import Discard
 from penstock.testing import run
 
 FOREVER = 1_000_000.0
@@ -601,3 +604,28 @@ def test_the_error_of_an_attempt_does_not_name_that_of_the_one_before() -> None:
 
     [failed] = run(main())
     assert (failed.attempts, failed.error.__cause__, failed.error.__context__) == (3, None, None)
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_a_rate_holds_over_all_runs_and_attempts(runs: int) -> None:
+    """Calls come no nearer to each other than the rate allows, whoever asks, first attempts and further ones."""
+    at: list[float] = []
+
+    async def call(value: int) -> int:
+        at.append(asyncio.get_running_loop().time())
+        if value == 1 and len(at) < 6:
+            raise ConnectionError
+        return value
+
+    async def main() -> None:
+        service = Service("s", call, rate=10, attempts=9, backoff=NONE)
+        flow = Flow[int]("f").map_async(service)
+        sinks = [Discard() for _ in range(runs)]
+        started = [flow.start(from_iterable(range(4)), sink) for sink in sinks]
+        summaries = [await one.finished for one in started]
+        assert sum(summary.ok for summary in summaries) == 4 * runs
+
+    run(main())
+
+    assert min(later - earlier for earlier, later in itertools.pairwise(at)) >= 0.1 - 1e-9
+    assert max(at) <= 0.1 * (len(at) + 2)

@@ -4,6 +4,8 @@ from penstock.files.amounts import Duration, Rate, Size
 from penstock.files.choices import Chosen, Either, OneKey
 from penstock.files.containers import ListOf, MapOf
 from penstock.files.document import read_document
+from penstock.files.dump import dump
+from penstock.files.load import FlowFile, load, loads
 from penstock.files.mistakes import Mistake, Mistakes
 from penstock.files.node import Node, node_of
 from penstock.files.places import Place
@@ -20,6 +22,7 @@ __all__ = [
     "Either",
     "Field",
     "Flag",
+    "FlowFile",
     "Lazy",
     "ListOf",
     "MapOf",
@@ -37,6 +40,9 @@ __all__ = [
     "Size",
     "Text",
     "Whole",
+    "dump",
+    "load",
+    "loads",
     "node_of",
     "read_document",
     "show_duration",

@@ -26,7 +26,7 @@ _PERIODS = {"s": 1, "m": 60, "h": 3600}
 _LONGEST = 10.0**12
 """Seconds from which on no text is tried; 31,688 years."""
 
-DURATION = f"(?=[0-9])(?:{_AMOUNT}d)?(?:{_AMOUNT}h)?(?:{_AMOUNT}m(?!s))?(?:{_AMOUNT}s)?(?:{_AMOUNT}ms)?"
+DURATION = f"(?=[0-9])(?:{_AMOUNT}d)?(?:{_AMOUNT}h)?(?:{_AMOUNT}m)?(?:{_AMOUNT}s)?(?:{_AMOUNT}ms)?"
 """The pattern of a duration, in the words that Python and JSON Schema share; it has to match the whole text."""
 SIZE = f"[0-9]{{1,15}}(?:{'|'.join(_BYTES)})"
 """The pattern of a size."""

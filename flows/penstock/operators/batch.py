@@ -13,6 +13,7 @@ from penstock.element import Element, Step
 from penstock.errors import WrongAnswer
 from penstock.operators.each import name_of
 from penstock.operators.map_async import enter, measure
+from penstock.operators.stream import Stream
 from penstock.scope import Scope
 from penstock.services import MAX_IN_FLIGHT, Failed, Service
 
@@ -63,7 +64,7 @@ def batch(
             groups = Groups(title, service, size, seconds, observer, scope)
             return source.subscribe(groups.on_next, observer.on_error, groups.on_completed, scheduler=scheduler)
 
-        return Observable(subscribe)
+        return Stream(subscribe)
 
     return step
 
@@ -98,7 +99,7 @@ class Groups:
         self._open = 0
         self._ended = False
         self._lane = service.lane(self.on_answers, scope.fault)
-        scope.on_close(self._aclose)
+        scope.on_close(self._close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Gather elements; those that were decided before pass."""
@@ -156,10 +157,10 @@ class Groups:
         if self._ended and not self._open:
             self._observer.on_completed()
 
-    async def _aclose(self) -> None:
+    def _close(self) -> list[asyncio.Future[Any]]:
         if self._timer is not None:
             self._timer.cancel()
-        await self._lane.aclose()
+        return self._lane.close()
 
 
 def _is_list(answer: Any) -> TypeGuard[list[Any]]:

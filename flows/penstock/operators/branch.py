@@ -15,6 +15,7 @@ from reactivex import Observable, Observer, abc
 from reactivex.disposable import CompositeDisposable, Disposable
 
 from penstock.element import Element, Outcome, Step
+from penstock.operators.stream import Stream
 from penstock.scope import BranchScope, Scope
 
 
@@ -59,7 +60,7 @@ def branch(branches: Sequence[Branch], *, name: str = "route") -> Step[Any, Any]
                 *wires,
             )
 
-        return Observable(subscribe)
+        return Stream(subscribe)
 
     return step
 

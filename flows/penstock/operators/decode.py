@@ -29,9 +29,10 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
     convert = msgspec.convert
     opened = typing.is_typeddict(item)
     wanted: Any = _struct_of(item) if opened else item
+    all_wanted: Any = list[wanted]
     checked = item is not None
 
-    def work(elements: list[Element[Any]]) -> None:
+    def one_by_one(elements: list[Element[Any]]) -> None:
         for element in elements:
             if element.outcome is not None:
                 continue
@@ -50,6 +51,23 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
             if key is not None:
                 fields: Any = element.value
                 element.key = fields.get(key) if type(element.value) is dict else _key(fields, key)
+
+    def work(elements: list[Element[Any]]) -> None:
+        """Lines that all are good items of a TypedDict, the usual case, are checked in one go for half the cost."""
+        lines = [element.value for element in elements if element.outcome is None]
+        if not opened or len(lines) < len(elements) or set(map(type, lines)) != {bytes}:
+            one_by_one(elements)
+            return
+        try:
+            values: list[dict[str, Any]] = [read(line) for line in lines]
+            convert(values, all_wanted)
+        except Exception:  # one of them is none; which one, the slow way finds out
+            one_by_one(elements)
+            return
+        for element, value in zip(elements, values, strict=True):
+            element.value = value
+            if key is not None:
+                element.key = value.get(key)
 
     return each(name, work)
 

@@ -10,6 +10,7 @@ from reactivex import Observable, abc
 
 from penstock.element import Element, Step
 from penstock.operators.map_async import enter, measure
+from penstock.operators.stream import Stream
 from penstock.outlets import Outlet, Valve
 from penstock.scope import Scope
 
@@ -45,7 +46,7 @@ def deliver(*outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Step[A
             delivery = Delivery(name, outlets, timeout, observer, scope)
             return source.subscribe(delivery.on_next, observer.on_error, delivery.on_completed, scheduler=scheduler)
 
-        return Observable(subscribe)
+        return Stream(subscribe)
 
     return step
 
@@ -72,7 +73,7 @@ class Delivery:
         self._valves: list[Valve] = []
         for outlet in outlets:
             valve = Valve.of(outlet)
-            scope.on_close(valve.leave)
+            scope.on_close(lambda valve=valve: [asyncio.ensure_future(valve.leave())])
             self._valves.append(valve)
 
     def on_next(self, elements: list[Element[Any]]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from reactivex import Observable, abc
 
 from penstock.element import Step
+from penstock.operators.stream import Stream
 from penstock.scope import Scope
 
 
@@ -29,7 +30,7 @@ def each(name: str, work: Callable[[list[Any]], None]) -> Step[Any, Any]:
 
             return source.subscribe(on_next, observer.on_error, observer.on_completed, scheduler=scheduler)
 
-        return Observable(subscribe)
+        return Stream(subscribe)
 
     return step
 

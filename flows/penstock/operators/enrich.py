@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import compress
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -13,6 +14,7 @@ from reactivex import Observable, abc
 
 from penstock.element import Element, Step
 from penstock.operators.map_async import measure
+from penstock.operators.stream import Stream
 from penstock.scope import Scope
 from penstock.services import Failed, Lane, Service
 
@@ -51,7 +53,7 @@ def enrich(
             gathering = Gathering(name, asked, merge, observer, scope)
             return source.subscribe(gathering.on_next, observer.on_error, gathering.on_completed, scheduler=scheduler)
 
-        return Observable(subscribe)
+        return Stream(subscribe)
 
     return step
 
@@ -63,10 +65,11 @@ class Group:
     answers come in another way, the group is taken apart: each element then gathers its own.
     """
 
-    __slots__ = ("columns", "elements", "missing")
+    __slots__ = ("columns", "elements", "entered", "missing")
 
-    def __init__(self, elements: list[Element[Any]], services: int) -> None:
+    def __init__(self, elements: list[Element[Any]], services: int, entered: float) -> None:
         self.elements = elements
+        self.entered = entered
         self.columns: list[Sequence[Any] | None] = [None] * services
         self.missing = services
 
@@ -75,6 +78,7 @@ class Group:
         for place, element in enumerate(self.elements):
             gathered = [None if column is None else column[place] for column in self.columns]
             element.answers = [*gathered, self.missing]
+            element.entered = self.entered
         self.elements = []
 
 
@@ -102,21 +106,19 @@ class Gathering:
         """For each service the groups that it has not answered for, oldest first."""
         for number, service in enumerate(services.values()):
             lane = service.lane(partial(self.on_answers, number), scope.fault)
-            scope.on_close(lane.aclose)
+            scope.on_close(lane.close)
             self._lanes.append(lane)
             self._groups.append(deque())
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Ask all services; elements that were decided before pass."""
         live = [element for element in elements if element.outcome is None]
-        group: Any = Group(live, len(self._names))
-        now = self._scope.loop.time()
-        for element in live:
-            element.answers = group
-            element.entered = now
-        self._open += len(live)
         if len(live) < len(elements):
             self._observer.on_next([element for element in elements if element.outcome is not None])
+        if not live:
+            return
+        self._open += len(live)
+        group = Group(live, len(self._names), self._scope.loop.time())
         for groups, lane in zip(self._groups, self._lanes, strict=True):
             groups.append(group)
             lane.submit(live)
@@ -135,9 +137,10 @@ class Gathering:
                 self._fill(group, number, answers[begin : begin + size])
                 begin += size
         if begin < len(elements):
-            complete = self._gather(number, elements[begin:], answers[begin:])
-            if complete:
-                self._pass_on(complete, [cast("list[Any]", element.answers) for element in complete])
+            for group in groups:  # some of these answers are for it, and no later ones will be for all of it
+                group.take_apart()
+            groups.clear()
+            self._gather(number, elements[begin:], answers[begin:])
 
     def on_completed(self) -> None:
         """No further element will come."""
@@ -151,22 +154,26 @@ class Gathering:
         group.columns[number] = answers
         group.missing -= 1
         if not group.missing:
-            self._pass_on(group.elements, zip(*cast("list[Sequence[Any]]", group.columns), strict=True))
+            self._merge_columns(group.elements, cast("list[Sequence[Any]]", group.columns))
+            self._meter.add(self._scope.loop.time() - group.entered, len(group.elements))
+            self._pass_on(group.elements)
 
-    def _gather(self, number: int, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> list[Element[Any]]:
-        """Note answers element by element; returns those that have all of them."""
+    def _gather(self, number: int, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> None:
+        """Note answers element by element; pass on those that have all of them."""
         complete: list[Element[Any]] = []
         for element, answer in zip(elements, answers, strict=True):
             gathered: Any = element.answers
-            if type(gathered) is Group:
-                gathered.take_apart()
-                gathered = element.answers
             gathered[number] = answer
             gathered[-1] -= 1
             if not gathered[-1]:
                 complete.append(element)
         self._fail(number, elements, answers)
-        return complete
+        if complete:
+            for element in complete:
+                self._merge_answers(element, cast("list[Any]", element.answers))
+                element.answers = None
+            measure(self._meter, complete, self._scope.loop.time())
+            self._pass_on(complete)
 
     def _fail(self, number: int, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> None:
         """Mark the elements for which a service failed; the first service that did gives the reason."""
@@ -174,26 +181,45 @@ class Gathering:
             if type(answer) is Failed and element.outcome is None:
                 element.fail(self._names[number], answer.error, answer.attempts)
 
-    def _pass_on(self, elements: list[Element[Any]], rows: Iterable[Sequence[Any]]) -> None:
-        """Merge the answers, a row an element, and let the elements go on."""
-        names, merge = self._names, self._merge
-        for element, row in zip(elements, rows, strict=True):
-            element.answers = None
-            if element.outcome is not None:
-                element.found = (element.found or {}) | _found(names, row)
-                continue
-            try:
-                before: Any = element.value
-                if merge is None and type(element.value) is dict:
-                    value: dict[str, Any] = before.copy()
-                    value.update(zip(names, row, strict=False))
-                    element.value = value
-                else:
-                    element.value = (merge or merged)(before, dict(zip(names, row, strict=False)))
-            except Exception as error:
-                element.fail(self._name, error)
+    def _merge_columns(self, elements: list[Element[Any]], columns: list[Sequence[Any]]) -> None:
+        """Merge the answers of all services for a group.
+
+        Dicts are copied first and then given one service's answers after the other's, which costs a third of giving
+        each dict all of its answers at once.
+        """
+        good = [element.outcome is None for element in elements]
+        if not all(good):
+            for element, answers in zip(elements, zip(*columns, strict=True), strict=True):
+                if element.outcome is not None:
+                    self._merge_answers(element, answers)
+            elements = list(compress(elements, good))
+            columns = [list(compress(column, good)) for column in columns]
+        values: list[Any] = [element.value for element in elements]
+        if self._merge is not None or set(map(type, values)) != {dict}:
+            for element, answers in zip(elements, zip(*columns, strict=True), strict=True):
+                self._merge_answers(element, answers)
+            return
+        values = [value.copy() for value in values]
+        for name, column in zip(self._names, columns, strict=True):
+            for value, answer in zip(values, column, strict=True):
+                value[name] = answer
+        for element, value in zip(elements, values, strict=True):
+            element.value = value
+
+    def _merge_answers(self, element: Element[Any], answers: Sequence[Any]) -> None:
+        """Merge the answers of all services for one element."""
+        names, before = self._names, element.value
+        if element.outcome is not None:
+            element.found = (element.found or {}) | _found(names, answers)
+            return
+        try:
+            element.value = (self._merge or merged)(before, dict(zip(names, answers, strict=False)))
+        except Exception as error:
+            element.fail(self._name, error)
+
+    def _pass_on(self, elements: list[Element[Any]]) -> None:
+        """Let elements go on that have all their answers."""
         self._open -= len(elements)
-        measure(self._meter, elements, self._scope.loop.time())
         self._scope.emit(self._observer, elements)
         self._complete()
 

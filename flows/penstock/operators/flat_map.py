@@ -14,6 +14,7 @@ from reactivex.disposable import CompositeDisposable, Disposable
 from penstock.element import Element, Outcome, Step
 from penstock.operators.each import name_of
 from penstock.operators.in_order import Path, path_of
+from penstock.operators.stream import Stream
 from penstock.scope import Scope, cancel
 
 A = TypeVar("A")
@@ -55,7 +56,7 @@ def flat_map(
             )
             return CompositeDisposable(subscription, Disposable(lambda: cancel(task)))
 
-        return Observable(subscribe)
+        return Stream(subscribe)
 
     return step
 

@@ -10,6 +10,7 @@ from reactivex import Observable, abc
 
 from penstock.element import Element, Step
 from penstock.operators.each import name_of
+from penstock.operators.stream import Stream
 from penstock.scope import Meter, Scope
 from penstock.services import MAX_IN_FLIGHT, Failed, Service
 
@@ -60,7 +61,7 @@ def map_async(
             calls = (InOrder if ordered else AsReady)(title, service, observer, scope)
             return source.subscribe(calls.on_next, observer.on_error, calls.on_completed, scheduler=scheduler)
 
-        return Observable(subscribe)
+        return Stream(subscribe)
 
     return step
 
@@ -78,7 +79,7 @@ class AsReady:
         self._open = 0
         self._ended = False
         self._lane = service.lane(self.on_answers, scope.fault)
-        scope.on_close(self._lane.aclose)
+        scope.on_close(self._lane.close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Have the calls made; elements that were decided before pass."""

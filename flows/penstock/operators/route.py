@@ -9,6 +9,7 @@ from reactivex import Observable, abc
 from reactivex.disposable import RefCountDisposable, SingleAssignmentDisposable
 
 from penstock.element import Element, Outcome
+from penstock.operators.stream import Stream
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ def route(source: Observable[list[Element[T]]]) -> Branches:
     **Gives out** each element on one of the branches. **Ends** all branches when its input ends.
     """
     fork = Fork(source)
-    return Branches(*(Observable(partial(fork.subscribe, branch)) for branch in range(3)))
+    return Branches(*(Stream(partial(fork.subscribe, branch)) for branch in range(3)))
 
 
 class Fork:

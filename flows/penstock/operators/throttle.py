@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from reactivex import Observable, abc
 
 from penstock.element import Element, Step
+from penstock.operators.stream import Stream
 from penstock.scope import Scope
 
 A = TypeVar("A")
@@ -35,7 +36,7 @@ def throttle(rate: float, *, burst: int = 1, name: str = "throttle") -> Step[A, 
             bucket = Bucket(rate, burst, observer, scope)
             return source.subscribe(bucket.on_next, observer.on_error, bucket.on_completed, scheduler=scheduler)
 
-        return Observable(subscribe)
+        return Stream(subscribe)
 
     return step
 
@@ -53,7 +54,7 @@ class Bucket:
         self._waiting: deque[Element[Any]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._ended = False
-        scope.on_close(self._aclose)
+        scope.on_close(self._close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Let through what there are tokens for; elements that were decided before pass."""
@@ -86,6 +87,7 @@ class Bucket:
         if self._ended and not self._waiting:
             self._observer.on_completed()
 
-    async def _aclose(self) -> None:
+    def _close(self) -> list[asyncio.Future[Any]]:
         if self._timer is not None:
             self._timer.cancel()
+        return []

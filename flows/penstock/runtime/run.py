@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import structlog
 from msgspec import UNSET, Struct
-from reactivex import Observable, Observer
+from reactivex import Observable
 from reactivex.disposable import CompositeDisposable
 
 from penstock.deadletters import Letter, Store, Stores, new_id, now
@@ -176,7 +176,7 @@ class Run:
         filtered = results if self._ordered else scope.ledger.accept
         ends = Ends(3, sink.on_completed)
         for branch, take in ((failure, results), (branches.filtered, filtered), (branches.success, results)):
-            self._wires.add(branch.subscribe(Observer(take, sink.on_error, ends), scheduler=scope))
+            self._wires.add(branch.subscribe(take, sink.on_error, ends, scheduler=scope))
         assert sink.finished is not None
         sink.finished.add_done_callback(lambda _: self._over.set())
 

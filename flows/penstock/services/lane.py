@@ -46,7 +46,7 @@ class Caller(Protocol):
 
     def ready(self, lane: Lane) -> None: ...
 
-    async def leave(self, lane: Lane) -> None: ...
+    def leave(self, lane: Lane) -> list[asyncio.Future[Any]]: ...
 
 
 class Lane:
@@ -55,7 +55,6 @@ class Lane:
     __slots__ = (
         "_done",
         "_fault",
-        "_loop",
         "_service",
         "_timers",
         "answers",
@@ -64,6 +63,7 @@ class Lane:
         "context",
         "failed",
         "jobs",
+        "loop",
         "retried",
     )
 
@@ -79,7 +79,7 @@ class Lane:
         self._service = service
         self._done = done
         self._fault = fault
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.context = copy_context()
         """Of the run: answers are told in it, not in that of a worker, which is nobody's."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
@@ -97,22 +97,34 @@ class Lane:
             if fresh:
                 self._service.ready(self)
 
+    def answer(self, job: Job | Again, answer: Any) -> None:
+        """Take an answer that came after a wait; it is handed on with those of the same turn of the event loop."""
+        if not self.jobs:
+            self.loop.call_soon(self.hand_on, context=self.context)
+        self.jobs.append(job)
+        self.answers.append(answer)
+
     def again(self, job: Again, seconds: float) -> None:
         """Have one more attempt made after a wait, which holds no place in the bulkhead."""
         if self.closed:
             return
         self.retried = True
-        self._timers[id(job)] = self._loop.call_later(seconds, self._due, job)
+        self._timers[id(job)] = self.loop.call_later(seconds, self._due, job)
 
-    async def aclose(self) -> None:
-        """Forget what is in line and cancel what is under way."""
+    def close(self) -> list[asyncio.Future[Any]]:
+        """Forget what is in line and cancel what is under way; returns what is to be waited for."""
         self.closed = True
         self.calls.clear()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
         self.jobs, self.answers = [], []
-        await self._service.leave(self)
+        return self._service.leave(self)
+
+    async def aclose(self) -> None:
+        """Close, and wait for the end of what was under way."""
+        if waits := self.close():
+            await asyncio.wait(waits)
 
     def _due(self, job: Again) -> None:
         del self._timers[id(job)]
@@ -120,7 +132,7 @@ class Lane:
 
     def hand_on(self) -> None:
         """Tell the step the answers that came in this turn of the event loop."""
-        if self.closed:
+        if self.closed or not self.jobs:
             return
         jobs, answers = self.jobs, self.answers
         self.jobs, self.answers = [], []

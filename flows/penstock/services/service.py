@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from typing import Any, cast
+from typing import Any
 
 import structlog
 
@@ -22,6 +22,7 @@ from penstock.errors import CallCancelled, TimedOut
 from penstock.scope import CANCEL_SECONDS
 from penstock.services.backoff import Backoff
 from penstock.services.lane import Again, Done, Job, Lane
+from penstock.services.spacing import Spacing
 from penstock.services.tries import At, Tries, worth_another
 from penstock.services.worker import Verdict, Worker
 
@@ -41,7 +42,8 @@ class Service:
     a plain one that blocks runs in a thread with `blocking=True` (which a timeout abandons but cannot stop).
 
     `timeout` is in seconds, for one attempt. `attempts` counts the first one too. `retry_on` tells which errors are
-    worth another attempt (default: all that do not say otherwise).
+    worth another attempt (default: all that do not say otherwise). `rate` is in calls a second, over all runs and
+    attempts (default: as fast as they come).
 
     A `call` that is an object may have a coroutine method `rest`: it is awaited when no run uses the service any more.
     """
@@ -57,6 +59,7 @@ class Service:
         backoff: Backoff | None = None,
         retry_on: Callable[[BaseException], bool] = worth_another,
         blocking: bool = False,
+        rate: float | None = None,
         chance: random.Random | None = None,
     ) -> None:
         if max_in_flight < 1 or attempts < 1:
@@ -65,6 +68,8 @@ class Service:
             )
         if timeout <= 0:
             raise ValueError(f"service {name} needs a timeout above 0 seconds, got {timeout!r}")
+        if rate is not None and rate <= 0:
+            raise ValueError(f"service {name} needs a rate above 0 calls a second, got {rate!r}")
         self.name = name
         self.function = call
         self.max_in_flight = max_in_flight
@@ -73,10 +78,12 @@ class Service:
         self.backoff = backoff or Backoff()
         self.retry_on = retry_on
         self.blocking = blocking
+        self.rate = rate
         self.succeeded = 0
         self.cancelled = 0
         self._call = _as_coroutine_function(call, blocking)
         self._tries = Tries(attempts, self.backoff, retry_on, chance or random.Random())  # noqa: S311 - jitter
+        self._spacing = None if rate is None else Spacing(rate)
         self._lanes: set[Lane] = set()
         self._ready: deque[Lane] = deque()
         self._workers: list[Worker] = []
@@ -84,6 +91,7 @@ class Service:
         self._waking = False
         self._watch: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._clock: Callable[[], float] = time.monotonic
 
     def __repr__(self) -> str:
         return f"Service({self.name!r}, max_in_flight={self.max_in_flight}, attempts={self.attempts})"
@@ -106,6 +114,7 @@ class Service:
             self.backoff,
             self.retry_on,
             self.blocking,
+            self.rate,
         )
 
     @property
@@ -150,8 +159,11 @@ class Service:
         self._ready.append(lane)
         self._wake()
 
-    async def leave(self, lane: Lane) -> None:
-        """Cancel what is under way for a lane; after the last lane, end the workers."""
+    def leave(self, lane: Lane) -> list[asyncio.Future[Any]]:
+        """Cancel what is under way for a lane, and after the last lane the workers; returns what is to be waited for.
+
+        It comes to its end within `CANCEL_SECONDS`.
+        """
         self._lanes.discard(lane)
         if lane in self._ready:
             self._ready.remove(lane)
@@ -159,26 +171,30 @@ class Service:
         ending = [] if self._lanes else self._end_workers()
         for worker in busy:
             worker.cancel(Verdict.LEFT)
-        waits = [asyncio.ensure_future(worker.free.wait()) for worker in busy] + ending
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=CANCEL_SECONDS)
-            if late:
-                log.error("service.calls_stuck", service=self.name, calls=len(late), waited=CANCEL_SECONDS)
-            for task in late:
-                task.cancel()
+        # Idle all of them: they end by themselves.
+        waits = [asyncio.ensure_future(self._see_off(busy, ending))] if busy else ending
         if not self._lanes and (rest := getattr(self.function, "rest", None)) is not None:
-            await rest()
+            waits = [*waits, asyncio.ensure_future(rest())]
+        return waits
+
+    async def _see_off(self, busy: list[Worker], ending: list[asyncio.Future[Any]]) -> None:
+        waits = [asyncio.ensure_future(worker.free.wait()) for worker in busy] + ending
+        _, late = await asyncio.wait(waits, timeout=CANCEL_SECONDS)
+        if late:
+            log.error("service.calls_stuck", service=self.name, calls=len(late), waited=CANCEL_SECONDS)
+        for task in late:
+            task.cancel()
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """Serve another event loop; forget what one that ended without closing its lanes left behind."""
         if self._lanes and self._loop is not None and self._loop.is_running():
             raise RuntimeError(f"service {self.name} is in use by another event loop; give each loop its own")
-        self._loop = loop
+        self._loop, self._clock = loop, _clock_of(loop)
         self._lanes.clear()
         self._ready.clear()
         self._workers, self._idle, self._waking, self._watch = [], [], False, None
 
-    def _end_workers(self) -> list[asyncio.Task[Any]]:
+    def _end_workers(self) -> list[asyncio.Future[Any]]:
         """End the idle workers now and the busy ones after their call."""
         workers, self._workers, self._idle, self._waking = self._workers, [], [], False
         if self._watch is not None:
@@ -209,59 +225,78 @@ class Service:
             )  # an empty context: workers are shared, and outlive the run that happens to start them
 
     async def _work(self, worker: Worker) -> None:
-        """Make calls, one after the other, lane by lane in turn. Every order takes this path: it is measured."""
+        """Make calls until the pool ends, and let the event loop have its turn between them."""
         loop = asyncio.get_running_loop()
-        clock, call, ready, another_time = _clock_of(loop), self._call, self._ready, At.ANOTHER_TIME
         made = 0
         self._waking = False
         while not worker.ended:
-            if not ready:
-                worker.lane = lane = job = answer = broken = cast(Any, None)  # an idle worker keeps nothing alive
+            if not self._ready:
+                worker.lane = None
                 self._idle.append(worker)
                 await worker.sleep(loop)
                 self._waking = False
                 made = 0
                 continue
-            lane = ready[0]
-            calls = lane.calls
-            job = calls.popleft()
-            if not calls:
-                ready.popleft()
-            elif len(ready) > 1:
-                ready.rotate(-1)
-            if ready and not self._waking:
-                self._wake()
-            worker.lane, worker.since = lane, clock()
-            if self._watch is None:
-                self._watch = loop.call_at(worker.since + self.timeout, self._check)
-            # As long as calls do not wait, no time passes and nobody else gets a turn: the next one follows at once.
-            worker.waited = False
-            loop.call_soon(worker.notice)
-            while True:
-                broken = answer = None
-                try:
-                    answer = await call(job.value)
-                except (Exception, asyncio.CancelledError) as error:
-                    broken = error
-                if broken is not None:  # outside of the handler: there, the next attempt's error would name this one
-                    answer = await self._try_again(worker, lane, job, broken)
-                if worker.waited and worker.verdict is not None:  # the call swallowed its cancelling
-                    self._pardon(worker)
-                if answer is not another_time:
-                    if not lane.jobs:
-                        loop.call_soon(lane.hand_on, context=lane.context)
-                    lane.jobs.append(job)
-                    lane.answers.append(answer)
-                made += 1
-                if worker.waited or not calls or len(ready) > 1 or made >= SLICE:
-                    break
-                job = calls.popleft()
-                if not calls:
-                    ready.popleft()
-            if made >= SLICE:
+            if self._spacing is not None:
+                # Before a call is taken: who waits here holds up no run, and wakes the next one when it goes on.
+                await asyncio.sleep(self._spacing.reserve(loop.time()))
+                if not self._ready:
+                    continue
+                made = SLICE - 1
+            made += await self._make_calls(worker, SLICE - made)
+            if worker.waited:
+                made = 0
+            elif made >= SLICE:
                 made = 0
                 worker.lane = None
                 await asyncio.sleep(0)
+
+    async def _make_calls(self, worker: Worker, most: int) -> int:
+        """Make the next call of the lane whose turn it is; returns how many were made. Every order comes by here.
+
+        As long as calls do not wait, no time passes and nobody else gets a turn: then the next ones follow at once.
+        """
+        ready, call, another_time = self._ready, self._call, At.ANOTHER_TIME
+        worker.lane = lane = ready[0]
+        calls, next_call = lane.calls, lane.calls.popleft
+        job = next_call()
+        if not calls:
+            ready.popleft()
+        elif len(ready) > 1:
+            ready.rotate(-1)
+            most = 1
+        if ready and not self._waking:
+            self._wake()
+        worker.since = self._clock()
+        if self._watch is None:
+            self._watch = lane.loop.call_at(worker.since + self.timeout, self._check)
+        worker.waited = False
+        lane.loop.call_soon(worker.turned, lane, context=lane.context)
+        add_job, add_answer = lane.jobs.append, lane.answers.append
+        left = most = min(most, len(calls) + 1)
+        while True:
+            broken = answer = None
+            try:
+                answer = await call(job.value)
+            except (Exception, asyncio.CancelledError) as error:
+                broken = error
+            if broken is not None:  # outside of the handler: there, the next attempt's error would name this one
+                answer = await self._try_again(worker, lane, job, broken)
+            if worker.waited:
+                if worker.verdict is not None:  # the call swallowed its cancelling
+                    self._pardon(worker)
+                if answer is not another_time:
+                    lane.answer(job, answer)
+                return most - left + 1
+            if answer is not another_time:
+                add_job(job)
+                add_answer(answer)
+            left -= 1
+            if not left:
+                return most
+            job = next_call()
+            if not calls:
+                ready.popleft()
 
     async def _try_again(self, worker: Worker, lane: Lane, job: Job | Again, error: BaseException) -> Any:
         """What a call that raised comes to, after the attempts that need not wait."""
@@ -271,8 +306,11 @@ class Service:
             if answer is not At.ONCE:
                 return answer
             attempt += 1
-            worker.since = asyncio.get_running_loop().time()
+            wait = 0.0 if self._spacing is None else self._spacing.reserve(self._clock())
+            worker.since = self._clock() + wait
             try:
+                if wait:
+                    await asyncio.sleep(wait)
                 return await self._call(job.value)
             except (Exception, asyncio.CancelledError) as again:
                 error = again

@@ -43,9 +43,10 @@ class Worker:
         if self._sleep is not None and not self._sleep.done():
             self._sleep.set_result(None)
 
-    def notice(self) -> None:
-        """The event loop has turned."""
+    def turned(self, lane: Lane) -> None:
+        """The event loop has turned: the answers that came before are handed on."""
         self.waited = True
+        lane.hand_on()
 
     def cancel(self, verdict: Verdict) -> None:
         """End the call under way, but not the worker."""
