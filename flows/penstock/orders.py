@@ -28,9 +28,6 @@ class Order(TypedDict):
 class InventoryUnavailable(ElementError):
     """The inventory cannot say whether something is in stock."""
 
-    def __init__(self) -> None:
-        super().__init__("Inventory unavailable")
-
 
 def simulated_pricing(scale: float = 1.0, max_in_flight: int = MAX_IN_FLIGHT) -> Service:
     """A pricing service in this process: 100 ms, price = 1000 + id. `scale` multiplies the latency."""
@@ -52,7 +49,7 @@ def simulated_inventory(scale: float = 1.0, max_in_flight: int = MAX_IN_FLIGHT) 
         if latency:
             await asyncio.sleep(latency)
         if order["orderId"] % 3 == 0:
-            raise InventoryUnavailable
+            raise InventoryUnavailable("Inventory unavailable")
         return {"inStock": True}
 
     return Service("inventory", stock, max_in_flight=max_in_flight, timeout=TIMEOUT_SECONDS, attempts=2, backoff=NONE)

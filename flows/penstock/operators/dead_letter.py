@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -18,7 +20,7 @@ from penstock.services import Backoff
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 GROUP = 512
-"""Letters stored by one call at most."""
+"""Elements whose letters are stored by one call: once there are as many, the next ones wait for the next call."""
 
 Write = Callable[[list[Element[Any]]], list[Letter]]
 
@@ -54,8 +56,20 @@ def dead_letter(
     return step
 
 
+@dataclass(slots=True, eq=False)
+class Mail:
+    """Failed elements that go to the store together, and those letters of theirs that are new."""
+
+    elements: list[Element[Any]] = field(default_factory=list)
+    letters: list[Letter] = field(default_factory=list)
+
+
 class PostOffice:
-    """The letters of one run, on their way to the store."""
+    """The letters of one run, on their way to the store.
+
+    A letter is written when its element comes in, and the next mail is handed to the store before the elements of the
+    last one go on: a busy event loop and the disk then work side by side instead of in turn.
+    """
 
     def __init__(
         self,
@@ -73,13 +87,19 @@ class PostOffice:
         self._observer = observer
         self._scope = scope
         self._chance = random.Random()  # noqa: S311 - jitter, no secret
-        self._pending: list[Element[Any]] = []
+        self._mails: deque[Mail] = deque()
+        self._ids: dict[int, str] = {}
+        """The letters that are written and not durable yet, by the `id()` of the root that each tells of."""
         self._task: asyncio.Task[None] | None = None
         self._ended = False
 
     def on_next(self, elements: list[Element[Any]]) -> None:
-        """Take failed elements in; the first starts the task that stores them."""
-        self._pending += elements
+        """Take failed elements in; the first starts the task that stores their letters."""
+        if not self._mails or len(self._mails[-1].elements) >= GROUP:
+            self._mails.append(Mail())
+        mail = self._mails[-1]
+        mail.elements += elements
+        mail.letters += self._written(elements)
         if self._task is None:
             self._task = self._scope.spawn(self._run(), "dead letters")
 
@@ -89,32 +109,48 @@ class PostOffice:
         if self._task is None:
             self._observer.on_completed()
 
+    def _written(self, elements: list[Element[Any]]) -> list[Letter]:
+        """New letters for those elements that have none and share none."""
+        fresh: dict[int, Element[Any]] = {}
+        for element in elements:
+            root = element if element.parent is None else element.root
+            if root.letter is None and id(root) not in self._ids:
+                fresh.setdefault(id(root), element)
+        letters = self._write(list(fresh.values()))
+        for place, letter in zip(fresh, letters, strict=True):
+            self._ids[place] = letter.id
+        return letters
+
     async def _run(self) -> None:
-        while self._pending:
-            group, self._pending = self._pending[:GROUP], self._pending[GROUP:]
-            await self._deliver(group)
-            if not self._scope.emit(self._observer, group):
-                return
+        mail = self._mails.popleft()
+        storing = self._post(mail)
+        while True:
+            await self._outlast(mail, storing)
+            stored, mail = mail, self._mails.popleft() if self._mails else Mail()
+            storing = self._post(mail)
+            self._note(stored)
+            self._scope.emit(self._observer, stored.elements)
+            if not mail.elements and not self._mails:
+                break
         self._task = None
         if self._ended:
             self._observer.on_completed()
 
-    async def _deliver(self, group: list[Element[Any]]) -> None:
-        fresh: dict[int, Element[Any]] = {}
-        for element in group:
-            root = element if element.parent is None else element.root
-            if root.letter is None:
-                fresh.setdefault(id(root), element)
-        letters = self._write(list(fresh.values()))
-        ids = {root: letter.id for root, letter in zip(fresh, letters, strict=True)}
-        if letters:
-            await self._store_all(group, letters, ids)
-        self._note(group, ids)
+    def _post(self, mail: Mail) -> asyncio.Future[None]:
+        """Begin to store the letters of a mail."""
+        refused = self._scope.loop.create_future()
+        try:
+            if mail.letters:
+                return asyncio.ensure_future(self._store.add(mail.letters))
+            refused.set_result(None)
+        except Exception as error:
+            refused.set_exception(error)
+        return refused
 
-    async def _store_all(self, group: list[Element[Any]], letters: list[Letter], ids: dict[int, str]) -> None:
+    async def _outlast(self, mail: Mail, storing: asyncio.Future[None]) -> None:
+        """Wait until the letters of a mail are durable, and store them again until they are."""
         attempt = 0
         while True:
-            storing = asyncio.ensure_future(self._store.add(letters))
             try:
                 await asyncio.shield(storing)
                 return
@@ -122,9 +158,9 @@ class PostOffice:
                 # The commit goes on whatever we do, so its end decides: a durable letter means a failed element.
                 await asyncio.wait((storing,), timeout=min(self._store.patience, CANCEL_SECONDS / 2))
                 if not storing.done():
-                    log.error("store.uncertain", letters=len(letters), waited=CANCEL_SECONDS / 2)
+                    log.error("store.uncertain", letters=len(mail.letters), waited=CANCEL_SECONDS / 2)
                 if storing.done() and not storing.cancelled() and storing.exception() is None:
-                    self._note(group, ids)
+                    self._note(mail)
                 raise
             except Exception as error:
                 attempt += 1
@@ -132,9 +168,12 @@ class PostOffice:
                 if self._on_trouble is not None:
                     self._on_trouble(error, wait)
                 await asyncio.sleep(wait)
+                storing = self._post(mail)
 
-    def _note(self, group: list[Element[Any]], ids: dict[int, str]) -> None:
-        ledger = self._scope.ledger
-        for element in group:
+    def _note(self, mail: Mail) -> None:
+        ledger, ids = self._scope.ledger, self._ids
+        for element in mail.elements:
             root = element if element.parent is None else element.root
-            ledger.store(element, root.letter or ids[id(root)])
+            letter = ids.pop(id(root), None) or root.letter
+            assert letter is not None
+            ledger.store(element, letter)

@@ -241,7 +241,7 @@ class Run:
         self._log.warning("store.failed", error=describe(error), retry_in=round(wait, 3))
 
     def _letters(self, elements: list[Element[Any]]) -> list[Letter]:
-        return write_letters(self.plan.name, self.id, self.started_at, elements)
+        return write_letters(self.plan.name, self.id, self.started_at, elements, self.plan.revision)
 
 
 class Ends:
