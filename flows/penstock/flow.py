@@ -17,10 +17,12 @@ import msgspec
 from reactivex import Observable
 
 from penstock import operators, window
+from penstock.bound import Bound, bound_of
 from penstock.deadletters import Store, make_store
 from penstock.element import Element, Step
 from penstock.errors import FlowError, RunError
 from penstock.operators.each import name_of
+from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
 from penstock.outlets import Outlet
 from penstock.runtime.plan import Plan
 from penstock.runtime.run import Run, Summary
@@ -60,7 +62,7 @@ class Worker:
 
     name: str
     source: Source[Any]
-    schedule: Schedule = Once()
+    schedule: Schedule = field(default_factory=Once)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +205,15 @@ class Flow(Generic[A]):
         """Let elements through at a rate, in elements per second."""
         return self._with("throttle", name, rate=rate, burst=burst)
 
-    def through(self, operator: Callable[[Observable[A]], Observable[B]], *, name: str = "through") -> Flow[B]:
+    def through(
+        self,
+        operator: Callable[[Observable[A]], Observable[B]],
+        *,
+        max_parts: int = THROUGH_PARTS,
+        name: str = "through",
+    ) -> Flow[B]:
         """Send the values through a synchronous operator of reactivex."""
-        return self._with("through", name, operator=operator)
+        return self._with("through", name, operator=operator, max_parts=max_parts)
 
     def route(
         self, ways: Mapping[str, When | Otherwise] | None = None, *, name: str = "route", **more: When | Otherwise
@@ -310,7 +318,12 @@ class Flow(Generic[A]):
     def _plan(self) -> Plan:
         decode = operators.decode(self.item, key=self.key)
         steps = (decode, *(step.apply for step in self.steps))
-        return Plan(self.name, steps, self.elements, self.bytes, self.store)
+        return Plan(self.name, steps, self.elements, self.bytes, self.bound.elements, self.store)
+
+    @cached_property
+    def bound(self) -> Bound:
+        """What one run can hold at the most."""
+        return bound_of(self.steps, elements=self.elements, bytes=self.bytes)
 
     def start(self, source: Observable[list[Element[Any]]], sink: Sink, *, ordered: bool | None = None) -> Run:
         """Start a run of its own, outside of any supervisor. `ordered` keeps the order of the input."""

@@ -75,7 +75,8 @@ class NamedStep:
     @property
     def ways(self) -> tuple[Way, ...]:
         """The branches, of a step that has some."""
-        return self.options.get("ways", ())
+        ways: tuple[Way, ...] = self.options.get("ways", ())
+        return ways
 
     @property
     def places(self) -> tuple[str, ...]:

@@ -39,6 +39,13 @@ class Context(Struct, frozen=True, eq=False):
             raise Refused(404, "no_such_flow", f"there is no flow {name!r}; there are {', '.join(entries) or 'none'}")
         return entries[name]
 
+    def active(self, name: str) -> Revision:
+        """The revision that new runs take, of a flow by its own name; raises 404, for a flow that was removed too."""
+        active = self.entry(name).active
+        if active is None:
+            raise Refused(404, "no_such_flow", f"the flow {name!r} was removed")
+        return active
+
     def check(self, revision: Revision) -> None:
         """Raise `TooManyRuns` when its flow, or the service, has as many streams open as it may have.
 

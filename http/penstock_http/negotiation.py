@@ -26,16 +26,16 @@ FLOWS = {
 ENCODINGS = ("gzip", "deflate", "zstd", "identity")
 
 
-def answer_type(request: web.Request) -> str:
+def answer_type(request: web.Request, offers: tuple[str, ...] = _ANSWERS) -> str:
     """The media type of the answer, by `Accept` (RFC 9110, section 12.5.1); raises 406."""
     wanted = request.headers.get("Accept", "*/*")
     best: tuple[float, int, str] = (0.0, 0, "")
-    for rank, offer in enumerate(_ANSWERS):
+    for rank, offer in enumerate(offers):
         quality = _quality(wanted, offer)
         if quality > best[0]:
             best = quality, -rank, offer
     if not best[2]:
-        raise Refused(406, "not_acceptable", f"the answer comes as {', '.join(_ANSWERS)}; Accept asked for {wanted}")
+        raise Refused(406, "not_acceptable", f"the answer comes as {', '.join(offers)}; Accept asked for {wanted}")
     return best[2]
 
 

@@ -6,6 +6,7 @@ from penstock.deadletters import PAGE, PAGE_LIMIT
 from penstock_http.context import Context
 from penstock_http.negotiation import FLOWS
 from penstock_http.parts import Answers, Part, answer, operation, query, ref, refusal
+from penstock_http.routes.graphs import TYPES
 
 _TEXTS = {
     "flow": "Letters of this flow.",
@@ -46,6 +47,21 @@ def readings(context: Context) -> dict[str, Part]:
             "One flow",
             {200: answer("The flow.", json=ref("Flow")), 404: refusal(404, "no_such_flow")},
             parameters=[name],
+        ),
+        "/flows/{name}/graph": operation(
+            "flows.graph",
+            "flows",
+            "One flow as a picture, with live numbers",
+            {
+                200: answer(
+                    "The picture. Without `format`, it is SVG for browsers and JSON for others, by `Accept`.",
+                    content={kind: {"type": "string"} for kind in TYPES.values()} | {JSON: ref("Graph")},
+                ),
+                400: refusal(400, "bad_request", "bad_parameter"),
+                404: refusal(404, "no_such_flow"),
+                406: refusal(406, "not_acceptable"),
+            },
+            parameters=[name, query("format", "The form of the picture.", enum=list(TYPES))],
         ),
         "/health/live": operation(
             "health.live", "health", "Does the process work?", {200: answer("It does.", json=ref("Live"))}

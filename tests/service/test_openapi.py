@@ -36,6 +36,7 @@ FLAGS = ("--max-body", 20_000, "--max-count", 500, "--max-runs", 2, "--max-heade
 JSON = "application/json"
 SSE = "text/event-stream"
 BULK = "/orders/bulk"
+GRAPH = "/flows/{name}/graph"
 LETTERS = "/dead-letters"
 LETTER = "/dead-letters/{id}"
 
@@ -106,6 +107,16 @@ READINGS = [
     Case("GET", "/flows", 200, JSON),
     Case("GET", "/flows/{name}", 200, JSON),
     Case("GET", "/flows/{name}", 404, "no_such_flow", headers={}),
+    Case("GET", GRAPH, 200, JSON),
+    Case("GET", GRAPH, 200, JSON, "?format=json", {"Accept": "text/html"}),
+    Case("GET", GRAPH, 200, "image/svg+xml", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}),
+    Case("GET", GRAPH, 200, "image/svg+xml", headers={"Accept": "image/svg+xml"}),
+    Case("GET", GRAPH, 200, "text/plain", "?format=mermaid"),
+    Case("GET", GRAPH, 200, "text/vnd.graphviz", "?format=dot"),
+    Case("GET", GRAPH, 400, "bad_parameter", "?format=png"),
+    Case("GET", GRAPH, 400, "bad_parameter", "?form=svg"),
+    Case("GET", GRAPH, 404, "no_such_flow"),
+    Case("GET", GRAPH, 406, "not_acceptable", headers={"Accept": "image/png"}),
     Case("GET", "/health/live", 200, JSON),
     Case("GET", "/health/ready", 200, JSON),
     Case("GET", "/metrics", 200, "text/plain"),

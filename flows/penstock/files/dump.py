@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -22,6 +21,7 @@ from penstock.files.quantities import show_duration, show_rate, show_size
 from penstock.flow import Flow, Worker
 from penstock.operators import MAX_PARTS
 from penstock.operators.each import name_of
+from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
 from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput
 from penstock.runtime.schedule import Cron, Every
 from penstock.services import MAX_IN_FLIGHT, NONE, Backoff, Service
@@ -216,6 +216,8 @@ class _Dump:
                 value = {"rate": value, "burst": options["burst"]} if options["burst"] != 1 else value
             case "through":
                 value = reference_of(options["operator"])
+                if options["max_parts"] != THROUGH_PARTS:
+                    value = {"operator": value, "max_parts": options["max_parts"]}
             case "step":
                 usual, value = name_of(options["step"], kind), reference_of(options["step"])
             case "to":
@@ -286,7 +288,7 @@ class _Dump:
 class _Dumper(yaml.SafeDumper):
     """Quotes every text that flow files would read as something else."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
         """Nothing is shared."""
         return True
 
@@ -313,6 +315,3 @@ def _module(name: str) -> Any:
         return import_module(name)
     except ImportError:
         return None
-
-
-__all__ = ["dump", "reference_of", "replace"]

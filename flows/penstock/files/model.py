@@ -1,10 +1,11 @@
-"""What may stand in a flow file: the one table that checks it, describes it to editors, and that dumps are written by."""
+"""What may stand in a flow file: the one table that checks it and describes it to editors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from penstock.files.amounts import Duration, Rate, Size
+from penstock.files.checked import CRON, ZONE
 from penstock.files.choices import Either, OneKey
 from penstock.files.containers import ListOf, MapOf
 from penstock.files.functions import REFERENCE, Expr, Function, Reference
@@ -15,6 +16,8 @@ from penstock.files.shapes import Lazy, Shape
 
 NAME = "[A-Za-z0-9_][A-Za-z0-9_-]*"
 """The pattern of names that stand in paths and metrics."""
+
+PATH_NAME = Text(pattern=NAME, said="a name of letters, digits, - and _")
 
 METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -133,14 +136,23 @@ _KINDS: Mapping[str, Shape] = {
         ),
         about="Let values through at a rate",
     ),
-    "through": Reference(about="A synchronous operator of reactivex"),
+    "through": Either(
+        Reference(),
+        Record(
+            {
+                "operator": Field(Reference(), required=True),
+                "max_parts": Field(Whole(least=1), about="Values that it may make of one (16)"),
+            }
+        ),
+        about="Send the values through a synchronous operator of reactivex",
+    ),
     "route": MapOf(BRANCH, key_pattern=NAME, about="Send each value along the first branch whose condition holds"),
     "to": Either(OUTLET.shapes[0], OUTLET.shapes[1], ListOf(OUTLET, least=1), about="Deliver each value to outlets"),
     "step": Reference(about="An operator of your own, on streams of elements"),
     "apply": Text(about="The steps of a template"),
 }
 
-_STEP = OneKey(
+_STEP: Shape = OneKey(
     _KINDS,
     beside={
         "name": Field(Text(), about="What failures, metrics and dead letters call the step"),
@@ -173,8 +185,8 @@ WORKER = Record(
     {
         "source": Field(SOURCE, required=True, about="Where its items come from"),
         "every": Field(Duration(), about="The pause between two runs; without it, and without cron, it runs once"),
-        "cron": Field(Text(), about="When it runs, as cron writes it: 30 4 * * 1-5"),
-        "zone": Field(Text(), about="The time zone of cron (UTC): Europe/Berlin"),
+        "cron": Field(CRON),
+        "zone": Field(ZONE),
     }
 )
 
@@ -185,7 +197,7 @@ SHARED = {
 
 FLOW = Record(
     {
-        "flow": Field(Text(pattern=NAME), required=True, about="The name; the flow is served at /NAME/bulk"),
+        "flow": Field(PATH_NAME, required=True, about="The name; the flow is served at /NAME/bulk"),
         "about": Field(Text(), about="What the flow is for"),
         "use": Field(ListOf(Text()), about="Files whose services and templates can be used here"),
         "item": Field(

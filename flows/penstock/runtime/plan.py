@@ -18,6 +18,8 @@ class Plan(Struct, frozen=True, eq=False):
     steps: tuple[Step[Any, Any], ...] = ()
     elements: int = window.ELEMENTS
     bytes: int = window.BYTES
+    bound: int | None = None
+    """Elements that one run can hold at the most, parts included; None if nobody has counted."""
     dead_letters: str | Store | None = None
     """A store or its URL; None: failures are told and counted, but not kept."""
     revision: int | None = None

@@ -16,7 +16,7 @@ from reactivex.disposable import CompositeDisposable
 
 from penstock.deadletters import Letter, Store, Stores, new_id, now
 from penstock.element import Element, Outcome
-from penstock.errors import ReaderGone, RunError, SourceBroke, describe
+from penstock.errors import BoundBroken, ReaderGone, RunError, SourceBroke, describe
 from penstock.operators import Sequencer, dead_letter, route
 from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan
@@ -201,6 +201,7 @@ class Run:
         if self.error is None and not self._aborted:
             try:
                 self.ledger.check_empty()
+                self._check_bound()
             except RunError as error:
                 self.error, self.reason = error, "failed"
         self.ledger.close()
@@ -212,6 +213,12 @@ class Run:
             self._log.error("run.broke", error=describe(self.error), exc_info=self.error)
         self._log.info("run.ended", **_facts(summary))
         return summary
+
+    def _check_bound(self) -> None:
+        """Raise `BoundBroken` if more was ever held than the flow says it can."""
+        held, bound = self.window.highest + self.ledger.most_parts, self.plan.bound
+        if bound is not None and held > bound:
+            raise BoundBroken(held, bound)
 
     def _summary(self) -> Summary:
         settled = self.ledger.settled

@@ -172,7 +172,7 @@ class Service:
         for worker in busy:
             worker.cancel(Verdict.LEFT)
         # Idle all of them: they end by themselves.
-        waits = [asyncio.ensure_future(self._see_off(busy, ending))] if busy else ending
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._see_off(busy, ending))] if busy else ending
         if not self._lanes and (rest := getattr(self.function, "rest", None)) is not None:
             waits = [*waits, asyncio.ensure_future(rest())]
         return waits

@@ -10,7 +10,8 @@ from typing import Protocol
 
 import msgspec
 
-from penstock.csv_rows import Row, RowSplitter, cell_reader
+from penstock.csv_cells import cell_reader
+from penstock.csv_rows import Row, RowSplitter
 from penstock.errors import BadRow
 from penstock.sources.ndjson import LINE_LIMIT
 from penstock.sources.source import LongLine, Unreadable

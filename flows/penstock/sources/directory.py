@@ -94,6 +94,8 @@ class Watch:
 
     async def _read(self, file: Seen) -> None:
         """Give out a file, wait until all of it is settled, and only then move it: a crash before reads it again."""
+        if not await in_thread(partial(self._is_as_seen, file)):
+            return  # it went away while others were read, or is still written to: a later look decides
         first, path, error = self._intake.seq, str(self._path / file.name), None
         format = format_of(path, self._directory.format)
         splitter = make_splitter(format, self._directory.limit, self._directory.delimiter)
@@ -168,12 +170,20 @@ class Watch:
             self._log.warning("directory.unknown_format", files=self._unknown, example=self._example)
         self._told, self._unknown = self._unknown, 0
 
+    def _is_as_seen(self, file: Seen) -> bool:
+        try:
+            facts = (self._path / file.name).stat()
+        except OSError:
+            return False
+        return (facts.st_mtime_ns, facts.st_size) == (file.modified, file.size)
+
     def _move(self, file: Seen, folder: str) -> str | None:
         """Move a file; returns why it was not: it went away, or it was written to since, and has to be read again."""
         path = self._path / file.name
         try:
-            facts = path.stat()
-            if (facts.st_mtime_ns, facts.st_size) != (file.modified, file.size):
+            if not path.exists():
+                return "directory.file_gone"
+            if not self._is_as_seen(file):
                 return "directory.file_changed"
             path.rename(free_place(self._path / folder, file.name))
         except FileNotFoundError:

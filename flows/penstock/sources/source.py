@@ -96,7 +96,7 @@ class Intake(Generic[T]):
 
     def on_close(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have `call` awaited when the run is over, however it ended."""
-        self._scope.on_close(call)
+        self._scope.on_close(lambda: [asyncio.ensure_future(call())])
 
     async def send(self, values: Sequence[T], sizes: Sequence[int] | None = None) -> None:
         """Emit values in order, as many at a time as there are credits for.
