@@ -25,11 +25,9 @@ async def watch_files(reloading: Reloading, period: float = PERIOD) -> None:
     Polling sees every kind of change on every kind of file system, at the price of a `stat` a file and second. An
     editor writes in several steps, so it waits until two looks agree.
     """
-    seen = await _look(reloading)
     while True:
-        await asyncio.sleep(period)
-        found = await _look(reloading)
-        if found == seen:
+        found = await _later(reloading, period)
+        if found == reloading.stamp:
             continue
         for _ in range(PATIENCE):
             before, found = found, await _later(reloading, period)
@@ -39,14 +37,8 @@ async def watch_files(reloading: Reloading, period: float = PERIOD) -> None:
             await reloading.reload("watch")
         except Stopping:
             return
-        # What changed while it was read is found by the next look; files that are new to it begin with this one.
-        seen = {**await _look(reloading), **found}
 
 
 async def _later(reloading: Reloading, period: float) -> Stamp:
     await asyncio.sleep(period)
-    return await _look(reloading)
-
-
-async def _look(reloading: Reloading) -> Stamp:
-    return await asyncio.to_thread(reloading.places.stamp, reloading.files)
+    return await asyncio.to_thread(reloading.places.stamp, reloading.stamp)

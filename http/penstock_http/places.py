@@ -21,6 +21,8 @@ class Places:
 
     def __init__(self, paths: Iterable[Path] = (), *, holds_flow: Callable[[Path], bool] = lambda _: True) -> None:
         self.paths = tuple(paths)
+        # A folder that is gone later, such as one on a disk that is away, is no file that is missing.
+        self._folders = {path for path in self.paths if path.is_dir()}
         self._holds_flow = holds_flow
 
     def files(self) -> tuple[list[Path], list[tuple[Path, OSError]]]:
@@ -37,7 +39,7 @@ class Places:
         found: dict[Path, None] = {}
         unread: list[tuple[Path, OSError]] = []
         for path in self.paths:
-            if not path.is_dir():
+            if path not in self._folders:
                 found[path] = None
                 continue
             try:

@@ -15,7 +15,7 @@ from penstock.deadletters import now
 from penstock.files.load import FlowFile
 from penstock.flow import Flow
 from penstock_http.catalogue import Catalogue
-from penstock_http.places import Places
+from penstock_http.places import Places, Stamp
 from penstock_http.problems import Refused
 from penstock_http.receipts import Receipt, Verdict, faults_of, mistake_document, refused
 from penstock_http.revision import Offer
@@ -53,6 +53,7 @@ class Found:
         self.bad: list[Receipt] = []
         self.read: set[Path] = set()
         """All files that were read, or tried."""
+        self.stamp: Stamp = {}
         self.kept: set[Path] = set()
         """Files that are there but bad."""
         self._unread = unread
@@ -67,8 +68,8 @@ class Reloading:
 
     def __init__(self, catalogue: Catalogue, loader: Loader, places: Places, built_in: Sequence[Offer] = ()) -> None:
         self.last: Reload | None = None
-        self.files: frozenset[Path] = frozenset()
-        """All files that were read the last time."""
+        self.stamp: Stamp = {}
+        """All files that were read the last time, or could have been, as they were before."""
         self.places = places
         self._catalogue = catalogue
         self._loader = loader
@@ -93,7 +94,7 @@ class Reloading:
             receipts = await self._catalogue.offer(*self._built_in, *found.offers, leaving=leaving)
             for receipt in found.bad:
                 self._catalogue.refuse(receipt)
-            self.files = frozenset(found.read)
+            self.stamp = found.stamp
             self._remember(found, receipts)
             return self._tell(cause, [*receipts, *found.bad])
 
@@ -118,6 +119,7 @@ class Reloading:
 
     def _look(self) -> Found:
         """Read all files."""
+        before = self.places.stamp(self.stamp)
         paths, unread = self.places.files()
         found = Found([path for path, _ in unread])
         for path, error in unread:
@@ -133,6 +135,11 @@ class Reloading:
             except (Exception, SystemExit) as error:  # it may name Python modules, and they do what they like
                 found.kept.add(path)
                 found.bad.append(refused(self._names.get(path, path.stem), str(path), faults_of(error, str(path))))
+        if found.bad:  # what is wrong may stand in a file that is used, which is not known then
+            found.read.update(self.stamp, (Path(fault.file) for receipt in found.bad for fault in receipt.mistakes))
+        # What changes while it is read is found by the next look, because it does not have this stamp any more.
+        now_there = self.places.stamp(found.read)
+        found.stamp = {path: before.get(path, stamp) for path, stamp in now_there.items()}
         return found
 
     def _offer(self, loaded: FlowFile, source: str) -> Offer:

@@ -29,7 +29,7 @@ from penstock_http.places import Places
 from penstock_http.previous_stop import RunningMark
 from penstock_http.receipts import Receipt
 from penstock_http.reload import Reloading
-from penstock_http.signals import install_signals, reload_on_hangup
+from penstock_http.signals import hangups, install_signals, reload_when
 from penstock_http.starting import built_in, holds_flow, loader
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -89,6 +89,8 @@ def command(arguments: list[str]) -> int:
 
 async def serve(settings: Settings, places: Places, *, watch: bool = False) -> int:
     """Serve until a signal; returns the exit code. Raises `Wrong` for flows that cannot be served, and `OSError`."""
+    loop = asyncio.get_running_loop()
+    asked = hangups(loop)
     supervisor = Supervisor(max_runs=settings.max_runs)
     requests, reloads = Requests(), Reloads()
     client = HttpClient()
@@ -106,11 +108,10 @@ async def serve(settings: Settings, places: Places, *, watch: bool = False) -> i
     await runner.setup()
     server = runner.server
     assert server is not None
-    loop = asyncio.get_running_loop()
     listener = await loop.create_server(lambda: Connection(requests, server, settings), sock=sock, backlog=BACKLOG)
     stop = asyncio.Event()
     install_signals(loop, supervisor, stop, settings)
-    followers = [loop.create_task(reload_on_hangup(reloading), name="reload:signal")]
+    followers = [loop.create_task(reload_when(asked, reloading), name="reload:signal")]
     if watch:
         followers.append(loop.create_task(watch_files(reloading), name="reload:watch"))
     log.info("http.listening", url=_url(sock), version=version("penstock"), dead_letters=settings.dead_letters)

@@ -48,11 +48,15 @@ def install_signals(
         signal.signal(number, note)
 
 
-async def reload_on_hangup(reloading: Reloading) -> None:
-    """Load all flows again at each SIGHUP, until cancelled; several that come meanwhile count as one."""
-    loop = asyncio.get_running_loop()
+def hangups(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """An event that each SIGHUP sets; from now on it does not end the process any more."""
     asked = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, asked.set)
+    return asked
+
+
+async def reload_when(asked: asyncio.Event, reloading: Reloading) -> None:
+    """Load all flows again whenever this is asked for, until cancelled; what is asked for meanwhile counts once."""
     try:
         while True:
             await asked.wait()
