@@ -71,6 +71,8 @@ def _part_of(step: NamedStep, held: int) -> Part | None:
         case "through":
             most = step.options["max_parts"]
             return Part(step.name, held * most, 0, f"max_parts: {most} of each", (step.name,))
+        case "step":
+            return Part(step.name, step.options["max_parts"], 0, "max_parts of an operator of your own", (step.name,))
         case "map_async" | "enrich" | "batch":
             limited = [service for service in step.services if isinstance(service.function, Call)]
             size = sum(held * limit_of(service) for service in limited)

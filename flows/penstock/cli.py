@@ -6,20 +6,36 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points, version
+from typing import NamedTuple
 
-USAGE = """\
+
+class Command(NamedTuple):
+    """A command: what it does, and where its function is; None if an entry point of another package tells."""
+
+    about: str
+    where: str | None = None
+
+
+COMMANDS = {
+    "serve": Command("serve flows over HTTP, with background workers and metrics"),
+    "run": Command("run a file, or what comes through a pipe, through a flow", "penstock.runner.run_command:command"),
+    "new": Command("begin a flow file", "penstock.runner.new_command:command"),
+    "check": Command("say everything that is wrong in flow files", "penstock.files.check_command:command"),
+    "test": Command("run the tests of flows, in virtual time", "penstock.files.trials.command:command"),
+    "graph": Command("draw a flow: as SVG, Mermaid, DOT or JSON", "penstock.files.graph_command:command"),
+    "schema": Command("print the JSON Schema of flow files, for editors", "penstock.files.schema_command:command"),
+    "dead-letters": Command("look at what failed: list, show", "penstock.deadletters.command:command"),
+    "simulate": Command("serve the simulated pricing and inventory services over HTTP"),
+    "completion": Command("print what a shell needs to complete all this", "penstock.runner.completion:command"),
+}
+
+USAGE = f"""\
 usage: penstock COMMAND …
 
 commands:
-  serve           serve flows over HTTP, with background workers and metrics
-  dead-letters    look at what failed: list, show
-  simulate        serve the simulated pricing and inventory services over HTTP
-
+{"".join(f"  {name:<15} {command.about}{chr(10)}" for name, command in COMMANDS.items())}
 penstock COMMAND --help tells more; penstock --version tells the version.
 """
-
-_OWN = {"dead-letters": "penstock.deadletters.command:command"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(USAGE)
         return 0 if words else 2
     if words[0] in ("-V", "--version"):
+        from importlib.metadata import version  # late, as all that `--help` does not need
+
         sys.stdout.write(f"penstock {version('penstock')}\n")
         return 0
     command = _find(words[0])
@@ -46,10 +64,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _find(name: str) -> Callable[[list[str]], int] | None:
-    if name in _OWN:
-        module, _, function = _OWN[name].partition(":")
+    known = COMMANDS.get(name)
+    if known is not None and known.where is not None:
+        module, _, function = known.where.partition(":")
         found: Callable[[list[str]], int] = getattr(import_module(module), function)
         return found
+    from importlib.metadata import entry_points
+
     for point in entry_points(group="penstock.commands", name=name):
         loaded: Callable[[list[str]], int] = point.load()
         return loaded

@@ -105,5 +105,6 @@ def _explained(said: str, text: str) -> tuple[str, int, int]:
         column = max(1, text.split("\n")[line - 1].find(name) + 1)
         reason = f"there is no {name!r} here"
     elif reason.startswith("Syntax error:"):
-        reason = reason.split(" expecting ")[0]
+        reason = reason.split(" expecting ")[0].removeprefix("Syntax error: ")
+        reason = "it ends too early" if "<EOF>" in reason else reason
     return reason, line, column

@@ -245,9 +245,9 @@ class Flow(Generic[A]):
             raise FlowError(f"to in flow {self.name} needs at least one outlet: to(FileOutlet('out.ndjson'))")
         return self._with("to", name, outlets=outlets, timeout=timeout)
 
-    def step(self, step: Step[A, B], *, name: str | None = None) -> Flow[B]:
-        """Continue with an operator of your own, on streams of elements."""
-        return self._with("step", name or name_of(step, "step"), step=step)
+    def step(self, step: Step[A, B], *, max_parts: int = 0, name: str | None = None) -> Flow[B]:
+        """Continue with an operator of your own, on streams of elements, that has at most `max_parts` parts open."""
+        return self._with("step", name or name_of(step, "step"), step=step, max_parts=max_parts)
 
     def apply(self, steps: Callable[[Flow[A]], Flow[B]]) -> Flow[B]:
         """Continue with steps that are written down once and used by many flows: a function from flow to flow."""

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
-from penstock.errors import Stopping
 from penstock_http.places import Stamp
 from penstock_http.reload import Reloading
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 PERIOD = 1.0
 """Seconds between two looks."""
@@ -25,7 +20,8 @@ async def watch_files(reloading: Reloading, period: float = PERIOD) -> None:
     Polling sees every kind of change on every kind of file system, at the price of a `stat` a file and second. An
     editor writes in several steps, so it waits until two looks agree.
     """
-    while True:
+    going = True
+    while going:
         found = await _later(reloading, period)
         if found == reloading.stamp:
             continue
@@ -33,10 +29,7 @@ async def watch_files(reloading: Reloading, period: float = PERIOD) -> None:
             before, found = found, await _later(reloading, period)
             if found == before:
                 break
-        try:
-            await reloading.reload("watch")
-        except Stopping:
-            return
+        going = await reloading.try_reload("watch")
 
 
 async def _later(reloading: Reloading, period: float) -> Stamp:

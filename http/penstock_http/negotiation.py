@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import lru_cache
 
 from aiohttp import web
 
@@ -29,13 +30,20 @@ ENCODINGS = ("gzip", "deflate", "zstd", "identity")
 def answer_type(request: web.Request, offers: tuple[str, ...] = _ANSWERS) -> str:
     """The media type of the answer, by `Accept` (RFC 9110, section 12.5.1); raises 406."""
     wanted = request.headers.get("Accept", "*/*")
+    best = _best(wanted, offers)
+    if not best:
+        raise Refused(406, "not_acceptable", f"the answer comes as {', '.join(offers)}; Accept asked for {wanted}")
+    return best
+
+
+@lru_cache(maxsize=64)  # most clients ask for the same, request after request
+def _best(accept: str, offers: tuple[str, ...]) -> str:
+    """The offer that is wanted most; none if none is."""
     best: tuple[float, int, str] = (0.0, 0, "")
     for rank, offer in enumerate(offers):
-        quality = _quality(wanted, offer)
+        quality = _quality(accept, offer)
         if quality > best[0]:
             best = quality, -rank, offer
-    if not best[2]:
-        raise Refused(406, "not_acceptable", f"the answer comes as {', '.join(offers)}; Accept asked for {wanted}")
     return best[2]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,15 @@ import structlog
 from msgspec import Struct
 
 from penstock.deadletters import now
-from penstock.files.load import FlowFile
-from penstock.flow import Flow
+from penstock.errors import Stopping
 from penstock_http.catalogue import Catalogue
+from penstock_http.loading import Found, Late, Loader, in_time, look
 from penstock_http.places import Places, Stamp
 from penstock_http.problems import Refused
 from penstock_http.receipts import Receipt, Verdict, faults_of, mistake_document, refused
 from penstock_http.revision import Offer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-
-class Loader(Struct, frozen=True, eq=False):
-    """What reads flow files: one by its path, or a text that is called like one. Both raise `PenstockError`."""
-
-    load: Callable[[Path], FlowFile]
-    loads: Callable[[str, str], FlowFile]
-    served: Callable[[FlowFile], Flow[Any]] = lambda loaded: loaded.flow
-    """The flow of a file as this service serves it: with its defaults for what the file does not say."""
 
 
 class Reload(Struct, frozen=True):
@@ -43,24 +34,6 @@ class Reload(Struct, frozen=True):
         """The reload for people and programs."""
         receipts = [receipt.document() for receipt in self.receipts]
         return {"at": self.at.isoformat(), "cause": self.cause, "receipts": receipts}
-
-
-class Found:
-    """What a look at all files found."""
-
-    def __init__(self, unread: Sequence[Path]) -> None:
-        self.offers: dict[Offer, Path] = {}
-        self.bad: list[Receipt] = []
-        self.read: set[Path] = set()
-        """All files that were read, or tried."""
-        self.stamp: Stamp = {}
-        self.kept: set[Path] = set()
-        """Files that are there but bad."""
-        self._unread = unread
-
-    def keeps(self, path: Path) -> bool:
-        """Whether what a file held before runs on: the file is bad, or its directory cannot be read."""
-        return path in self.kept or any(directory in path.parents for directory in self._unread)
 
 
 class Reloading:
@@ -79,32 +52,41 @@ class Reloading:
 
     async def start(self) -> list[Receipt]:
         """Read everything for the first time. All are served, or none: then some of the receipts have mistakes."""
-        found = await asyncio.to_thread(self._look)
-        offers = [*self._built_in, *found.offers]
-        checked = [*await self._catalogue.offer(*offers, dry=True), *found.bad]
-        if any(receipt.mistakes for receipt in checked):
-            return checked
-        return await self.reload("start") if offers else []
+        async with self._turn:
+            found = await in_time(self._look)
+            offers = [*self._built_in, *found.offers]
+            checked = [*await self._catalogue.offer(*offers, dry=True), *found.bad]
+            if any(receipt.mistakes for receipt in checked):
+                return checked
+            return await self._take("start", found) if offers else []
 
     async def reload(self, cause: str) -> list[Receipt]:
         """Read everything again; raises `Stopping`. Bad files change nothing, a file that is gone ends its flow."""
         async with self._turn:
-            found = await asyncio.to_thread(self._look)  # in a thread: streams go on while files are read
-            leaving = self._leaving(found)
-            receipts = await self._catalogue.offer(*self._built_in, *found.offers, leaving=leaving)
-            for receipt in found.bad:
-                self._catalogue.refuse(receipt)
-            self.stamp = found.stamp
-            self._remember(found, receipts)
-            return self._tell(cause, [*receipts, *found.bad])
+            try:
+                found = await in_time(self._look)
+            except Late as late:
+                bad = [refused(name, str(path), faults_of(late, str(path))) for path, name in self._names.items()]
+                return self._tell(cause, bad)
+            return await self._take(cause, found)
+
+    async def try_reload(self, cause: str) -> bool:
+        """The same for who cannot be told what came of it; returns whether the service goes on."""
+        try:
+            await self.reload(cause)
+        except Stopping:
+            return False
+        except Exception as error:
+            log.error("flows.broke", cause=cause, exc_info=error)
+        return True
 
     async def put(self, name: str, text: str, format: str, *, dry: bool = False) -> Receipt:
         """Serve the flow of a text, which has to have this name; raises 409 otherwise, and `Stopping`."""
         file = f"{name}.{format}"
         async with self._turn:
             try:
-                offer = await asyncio.to_thread(lambda: self._offer(self._loader.loads(text, file), "PUT"))
-            except (Exception, SystemExit) as error:  # as above
+                offer = await in_time(lambda: self._loader.of_text(text, file))
+            except (Exception, SystemExit) as error:  # as for files
                 receipt = refused(name, "PUT", faults_of(error, file))
                 if not dry:
                     self._catalogue.refuse(receipt)
@@ -118,32 +100,17 @@ class Reloading:
             return receipt
 
     def _look(self) -> Found:
-        """Read all files."""
-        before = self.places.stamp(self.stamp)
-        paths, unread = self.places.files()
-        found = Found([path for path, _ in unread])
-        for path, error in unread:
-            found.bad.append(refused(path.name, str(path), faults_of(error, str(path))))
-        for path in paths:
-            found.read.add(path)
-            if path in self._names and not path.exists():
-                continue  # it was there, and it is gone
-            try:
-                loaded = self._loader.load(path)
-                found.read.update(loaded.files)
-                found.offers[self._offer(loaded, str(path))] = path
-            except (Exception, SystemExit) as error:  # it may name Python modules, and they do what they like
-                found.kept.add(path)
-                found.bad.append(refused(self._names.get(path, path.stem), str(path), faults_of(error, str(path))))
-        if found.bad:  # what is wrong may stand in a file that is used, which is not known then
-            found.read.update(self.stamp, (Path(fault.file) for receipt in found.bad for fault in receipt.mistakes))
-        # What changes while it is read is found by the next look, because it does not have this stamp any more.
-        now_there = self.places.stamp(found.read)
-        found.stamp = {path: before.get(path, stamp) for path, stamp in now_there.items()}
-        return found
+        return look(self._loader, self.places, self._names, self.stamp)
 
-    def _offer(self, loaded: FlowFile, source: str) -> Offer:
-        return Offer(self._loader.served(loaded), loaded.digest, source)
+    async def _take(self, cause: str, found: Found) -> list[Receipt]:
+        """Offer what was found; returns what came of it."""
+        leaving = self._leaving(found)
+        receipts = await self._catalogue.offer(*self._built_in, *found.offers, leaving=leaving)
+        for receipt in found.bad:
+            self._catalogue.refuse(receipt)
+        self.stamp = found.stamp
+        self._remember(found, receipts)
+        return self._tell(cause, [*receipts, *found.bad])
 
     def _leaving(self, found: Found) -> dict[str, Offer | None]:
         """The flows whose file is gone, or has another flow in it by now: that one, if it is not refused."""

@@ -9,7 +9,6 @@ import threading
 
 import structlog
 
-from penstock.errors import Stopping
 from penstock.runtime import Event, Phase, Supervisor
 from penstock.settings import Settings
 from penstock_http.reload import Reloading
@@ -57,10 +56,8 @@ def hangups(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
 
 async def reload_when(asked: asyncio.Event, reloading: Reloading) -> None:
     """Load all flows again whenever this is asked for, until cancelled; what is asked for meanwhile counts once."""
-    try:
-        while True:
-            await asked.wait()
-            asked.clear()
-            await reloading.reload("signal")
-    except Stopping:
-        return
+    going = True
+    while going:
+        await asked.wait()
+        asked.clear()
+        going = await reloading.try_reload("signal")

@@ -17,7 +17,7 @@ from penstock.runtime import Every, Once
 from penstock.services import Service
 from penstock.services.web import HttpClient, http_service
 from penstock.settings import Settings
-from penstock_http.reload import Loader
+from penstock_http.loading import Loader
 from penstock_http.revision import Offer
 
 

@@ -26,7 +26,7 @@ class Committer:
     """Has a writer store what callers wish. What they wish during one commit makes the next one.
 
     A commit is one hop to the thread and one back, and callers hear of it in the next turn of the event loop: a task
-    here, or a second hop, would cost a busy loop's turn each, which together took as long as the disk.
+    here, or a second hop, would cost one more turn of a busy loop each.
     """
 
     def __init__(self, writer: Writer, explain: Callable[[Exception], StoreError]) -> None:

@@ -104,6 +104,8 @@ class Building:
                 return flow.through(value["operator"], max_parts=value["max_parts"] or THROUGH_PARTS, **named)
             case "through":
                 return flow.through(value, **named)
+            case "step" if isinstance(value, Read):
+                return flow.step(value["operator"], max_parts=value["max_parts"] or 0, **named)
             case "step":
                 return flow.step(value, **named)
             case "to":

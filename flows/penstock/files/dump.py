@@ -220,6 +220,8 @@ class _Dump:
                     value = {"operator": value, "max_parts": options["max_parts"]}
             case "step":
                 usual, value = name_of(options["step"], kind), reference_of(options["step"])
+                if options["max_parts"]:
+                    value = {"operator": value, "max_parts": options["max_parts"]}
             case "to":
                 outlets = [self._outlet(outlet) for outlet in options["outlets"]]
                 value = outlets[0] if len(outlets) == 1 else outlets

@@ -148,7 +148,16 @@ _KINDS: Mapping[str, Shape] = {
     ),
     "route": MapOf(BRANCH, key_pattern=NAME, about="Send each value along the first branch whose condition holds"),
     "to": Either(OUTLET.shapes[0], OUTLET.shapes[1], ListOf(OUTLET, least=1), about="Deliver each value to outlets"),
-    "step": Reference(about="An operator of your own, on streams of elements"),
+    "step": Either(
+        Reference(),
+        Record(
+            {
+                "operator": Field(Reference(), required=True),
+                "max_parts": Field(Whole(least=0), about="Parts that it may have open at once (0)"),
+            }
+        ),
+        about="An operator of your own, on streams of elements",
+    ),
     "apply": Text(about="The steps of a template"),
 }
 

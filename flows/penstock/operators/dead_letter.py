@@ -22,6 +22,13 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 GROUP = 512
 """Elements whose letters are stored by one call: once there are as many, the next ones wait for the next call."""
 
+TURNS = 4
+"""Turns of the event loop that a mail waits for more before it goes; an idle loop takes no time for them.
+
+Every commit costs a busy event loop the same, however few its letters. With a third of 50,000 orders failing, 4 turns
+made 141 letters of 83 in a commit, and 9.2 µs of 10.8 for an order; 8 turns no less.
+"""
+
 Write = Callable[[list[Element[Any]]], list[Letter]]
 
 
@@ -60,15 +67,14 @@ def dead_letter(
 class Mail:
     """Failed elements that go to the store together, and those letters of theirs that are new."""
 
-    elements: list[Element[Any]] = field(default_factory=list)
-    letters: list[Letter] = field(default_factory=list)
+    elements: list[Element[Any]] = field(default_factory=list[Element[Any]])
+    letters: list[Letter] = field(default_factory=list[Letter])
 
 
 class PostOffice:
     """The letters of one run, on their way to the store.
 
-    A letter is written when its element comes in, and the next mail is handed to the store before the elements of the
-    last one go on: a busy event loop and the disk then work side by side instead of in turn.
+    A letter is written when its element comes in, so that there is little left to do between two commits.
     """
 
     def __init__(
@@ -122,45 +128,30 @@ class PostOffice:
         return letters
 
     async def _run(self) -> None:
-        mail = self._mails.popleft()
-        storing = self._post(mail)
-        while True:
-            await self._outlast(mail, storing)
-            stored, mail = mail, self._mails.popleft() if self._mails else Mail()
-            storing = self._post(mail)
-            self._note(stored)
-            self._scope.emit(self._observer, stored.elements)
-            if not mail.elements and not self._mails:
-                break
+        while self._mails:
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            mail = self._mails.popleft()
+            if mail.letters:
+                await self._store_all(mail)
+            self._note(mail)
+            if not self._scope.emit(self._observer, mail.elements):
+                return
         self._task = None
         if self._ended:
             self._observer.on_completed()
 
-    def _post(self, mail: Mail) -> asyncio.Future[None]:
-        """Begin to store the letters of a mail."""
-        refused = self._scope.loop.create_future()
-        try:
-            if mail.letters:
-                return asyncio.ensure_future(self._store.add(mail.letters))
-            refused.set_result(None)
-        except Exception as error:
-            refused.set_exception(error)
-        return refused
-
-    async def _outlast(self, mail: Mail, storing: asyncio.Future[None]) -> None:
-        """Wait until the letters of a mail are durable, and store them again until they are."""
+    async def _store_all(self, mail: Mail) -> None:
         attempt = 0
         while True:
+            storing: asyncio.Future[None] | None = None
             try:
+                storing = asyncio.ensure_future(self._store.add(mail.letters))
                 await asyncio.shield(storing)
                 return
             except asyncio.CancelledError:
-                # The commit goes on whatever we do, so its end decides: a durable letter means a failed element.
-                await asyncio.wait((storing,), timeout=min(self._store.patience, CANCEL_SECONDS / 2))
-                if not storing.done():
-                    log.error("store.uncertain", letters=len(mail.letters), waited=CANCEL_SECONDS / 2)
-                if storing.done() and not storing.cancelled() and storing.exception() is None:
-                    self._note(mail)
+                if storing is not None:
+                    await self._see_the_end(mail, storing)
                 raise
             except Exception as error:
                 attempt += 1
@@ -168,7 +159,14 @@ class PostOffice:
                 if self._on_trouble is not None:
                     self._on_trouble(error, wait)
                 await asyncio.sleep(wait)
-                storing = self._post(mail)
+
+    async def _see_the_end(self, mail: Mail, storing: asyncio.Future[None]) -> None:
+        """The commit goes on whatever we do, so its end decides: a durable letter means a failed element."""
+        await asyncio.wait((storing,), timeout=min(self._store.patience, CANCEL_SECONDS / 2))
+        if not storing.done():
+            log.error("store.uncertain", letters=len(mail.letters), waited=CANCEL_SECONDS / 2)
+        elif not storing.cancelled() and storing.exception() is None:
+            self._note(mail)
 
     def _note(self, mail: Mail) -> None:
         ledger, ids = self._scope.ledger, self._ids

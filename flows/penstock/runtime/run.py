@@ -178,7 +178,8 @@ class Run:
         for branch, take in ((failure, results), (branches.filtered, filtered), (branches.success, results)):
             self._wires.add(branch.subscribe(take, sink.on_error, ends, scheduler=scope))
         assert sink.finished is not None
-        sink.finished.add_done_callback(lambda _: self._over.set())
+        over = self._over  # and not self: an aborted run's sink may never finish
+        sink.finished.add_done_callback(lambda _: over.set())
 
     def _pass_in_order(self, elements: list[Element[Any]]) -> None:
         """Hand on what the sink is to see; what was filtered is settled here, at its turn."""
