@@ -394,7 +394,8 @@ def test_a_flow_that_does_not_arrive_is_refused_as_it_says(taking: Process, spec
     """408 when it stops, 400 when what comes is no chunk."""
     for rubbish, said in ((b"", (408, "stalled")), (b"rubbish\r\n", (400, "broken_body"))):
         with taking.connect() as client:
-            client.request("PUT", "/flows/orders", **YAML, Transfer_Encoding="chunked")
+            client.request("PUT", "/flows/orders", **YAML, Transfer_Encoding="chunked", Expect="100-continue")
+            assert (client.line(), client.line()) == (b"HTTP/1.1 100 Continue", b"")  # by now it is in its handler
             client.chunk(b"flow: orders")
             client.send(rubbish)
             answer = client.answer().complete()
