@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import string
 from dataclasses import replace
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from penstock.errors import FlowFileError
 from penstock.files import read_document
 from penstock.files.load import FlowFile, load, loads
 from penstock.flow import Flow
-from penstock.orders import orders_flow, sample_orders, simulated_inventory, simulated_pricing
+from penstock.orders import sample_orders, simulated_inventory, simulated_pricing
 from penstock.runtime import Every, Once
 from penstock.services import Service
 from penstock.services.web import HttpClient, http_service
@@ -46,14 +46,18 @@ def holds_flow(path: Path) -> bool:
 
 
 def built_in(settings: Settings, client: HttpClient) -> Offer:
-    """The orders flow, with workers A, B, …, as the settings have it."""
-    flow = orders_flow(pricing(settings, client), inventory(settings, client), settings.dead_letters)
+    """The orders flow of the package; its services, window, store and workers A, B, … are as the settings have them."""
+    with as_file(files("penstock").joinpath("orders.yaml")) as path:
+        file = load(path)
+    services = {"pricing": pricing(settings, client), "inventory": inventory(settings, client)}
+    flow = replace(file.flow.with_services(services), workers=())
     flow = flow.window(settings.window, settings.window_bytes)
+    flow = flow.dead_letters(settings.dead_letters, redact=flow.redacted)
     schedule = Every(settings.worker_every) if settings.worker_every else Once()
     for number in range(settings.workers):
         name = string.ascii_uppercase[number] if number < 26 else f"W{number + 1}"
         flow = flow.worker(name, sample_orders(settings.worker_orders), schedule)
-    return Offer(flow, hashlib.sha256(repr(settings).encode()).hexdigest()[:12], "built in")
+    return Offer(flow, file.digest, "built in")
 
 
 def pricing(settings: Settings, client: HttpClient) -> Service:

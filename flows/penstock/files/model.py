@@ -8,7 +8,7 @@ from penstock.files.amounts import Duration, Rate, Size
 from penstock.files.checked import CRON, ZONE
 from penstock.files.choices import Either, OneKey
 from penstock.files.containers import ListOf, MapOf
-from penstock.files.functions import REFERENCE, Expr, Function, Reference
+from penstock.files.functions import Expr, Function, Reference
 from penstock.files.items import FIELDS
 from penstock.files.records import Field, Record
 from penstock.files.scalars import Anything, Flag, Number, Text, Whole
@@ -241,7 +241,7 @@ FLOW = Record(
             about="Where failed items are kept",
         ),
         "samples": Field(
-            Either(Text(pattern=REFERENCE), MapOf(Expr("seq"))),
+            Either(Reference(), MapOf(Expr("seq"))),
             about="The sample item of a number: its fields, made of seq (1, 2 …), or a function",
         ),
         "serve": Field(
