@@ -271,7 +271,9 @@ def test_workers_of_a_revision_that_was_skipped_never_run() -> None:
         await asyncio.sleep(1)
         await house.take(working(log, "2", names=("A", "B")), "2")
         await house.take(working(log, "3"), "3")
-        await asyncio.sleep(100)
+        with capture_logs() as said:
+            await asyncio.sleep(100)
+        assert {event["revision"] for event in said if event["event"] == "run.ended"} == {1, 3}
         assert house.states("works") == ["retired", "retired", "active"]
         assert list(house.supervisor.workers) == [("works", "A")]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from service.conftest import Serve
-from service.processes import Process, until
+from service.processes import ROOT, Process, until
 from service.test_settings import run
 from service.wire import NDJSON
 
@@ -384,19 +384,26 @@ def test_a_file_wins_over_what_was_brought_when_it_is_loaded(serve: Serve, folde
     assert marks(server.ask("GET", "/b/bulk")) == {"brought"}
 
 
-def test_a_module_that_breaks_when_it_is_loaded_breaks_nothing(serve: Serve, tmp_path: Path) -> None:
+def test_a_module_that_breaks_when_it_is_loaded_breaks_nothing(serve: Serve, folder: Path) -> None:
     """Not even by leaving."""
-    (tmp_path / "leaving.py").write_text("raise SystemExit(3)\n")
-    server = serve(env={"PYTHONPATH": os.pathsep.join([str(tmp_path), *served_roots()])})
-    answer = bring(server, "a", "flow: a\nsteps: [map: 'leaving:work']\n")
-    assert answer.status == 422
-    assert server.ask("GET", "/orders/bulk?count=1").end["ok"] == 1
+    (folder / "leaving.py").write_text("raise SystemExit(3)\n")
+    write(folder / "a.yaml", flow("a", 1))
+    server = serve(folder)
+    text = flow("a", 2, "  - map: 'leaving:work'\n")
+    write(folder / "a.yaml", text)
+    assert outcomes(hang_up(server)) == {"a": "refused"}
+    roots = os.pathsep.join(str(path) for path in (folder, ROOT / "flows", ROOT / "http"))
+    taking = serve("--dead-letters", "memory:", env={"PYTHONPATH": roots})
+    assert bring(taking, "a", text).status == 422
+    for one, path in ((server, "/a/bulk?count=1"), (taking, "/orders/bulk?count=1")):
+        assert one.ask("GET", path).end["ok"] == 1
 
 
-def served_roots() -> list[str]:
-    """Where the service's own packages are."""
-    root = Path(__file__).parents[2]
-    return [str(root / "flows"), str(root / "http")]
+def test_without_files_there_is_nothing_to_watch(serve: Serve) -> None:
+    """`--watch` is refused then; SIGHUP loads the flow that is built in, which has not changed."""
+    done = run("serve", "--watch")
+    assert (done.returncode, "name some" in done.stderr) == (2, True)
+    assert hang_up(serve())["orders"]["outcome"] == "unchanged"
 
 
 @pytest.mark.parametrize(
