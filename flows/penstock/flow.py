@@ -293,6 +293,15 @@ class Flow(Generic[A]):
         """The same flow, calling other services in the place of those with these names."""
         return replace(self, steps=tuple(step.with_services(others) for step in self.steps))
 
+    def with_outlets(self, others: Mapping[str, Outlet]) -> Flow[A]:
+        """The same flow, handing values to other outlets in the place of those with these names."""
+        return replace(self, steps=tuple(step.with_outlets(others) for step in self.steps))
+
+    @property
+    def outlets(self) -> dict[str, Outlet]:
+        """All outlets that the steps hand values to, by name."""
+        return {name: outlet for step in walk(self.steps) for name, outlet in step.outlets.items()}
+
     @property
     def services(self) -> tuple[Service, ...]:
         """All services that the steps call."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -15,6 +15,7 @@ import yaml
 from penstock.errors import FlowError
 from penstock.expressions import Assign, Expression, Fields
 from penstock.files.core_schema import resolve
+from penstock.files.functions import IMPORTED
 from penstock.files.items import rules_of
 from penstock.files.quantities import show_duration, show_rate, show_size
 from penstock.flow import Flow, Worker
@@ -49,18 +50,29 @@ def dump(flow: Flow[Any], format: str = "yaml") -> str:
 def reference_of(function: Any) -> str:
     """The `module:name` of something in Python; raises `FlowError` when it has none that leads to it."""
     module: str = getattr(function, "__module__", None) or type(function).__module__
-    home = sys.modules.get(module)
-    found: Any = home
-    for part in (name := str(getattr(function, "__qualname__", "?"))).split("."):
+    name = str(getattr(function, "__qualname__", "?"))
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
         found = getattr(found, part, None)
-    if found is not function:  # it may be something that was made, and given a name
-        name = next((known for known, value in vars(home).items() if value is function), "") if home else ""
-    if not name or module == "__main__":
+    if found is function and module != "__main__":
+        return f"{module}:{name}"
+    given = next(given_names(function), None)
+    if given is None:
         raise FlowError(
             f"{function!r} has no name that a flow file could call it by; define it at the top of a module, "
             "or write it as an expression"
         )
-    return f"{module}:{name}"
+    return given
+
+
+def given_names(thing: Any) -> Iterator[str]:
+    """The names of what was made by another function, and so knows none itself, but was given one in a module."""
+    yield from (known for known, value in IMPORTED.items() if value is thing)
+    for module, holder in list(sys.modules.items()):
+        if module != "__main__" and holder is not None:
+            for name, value in list(vars(holder).items()):
+                if value is thing and not name.startswith("_"):
+                    yield f"{module}:{name}"
 
 
 class _Dump:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from datetime import datetime
 from functools import reduce
@@ -74,6 +75,7 @@ class Run:
         stores: Stores | None = None,
         totals: Totals | None = None,
         on_end: Callable[[Run, Summary], None] | None = None,
+        chance: random.Random | None = None,
     ) -> None:
         self.id = new_id()
         self.plan = plan
@@ -95,6 +97,7 @@ class Run:
         self._sink = sink
         self._stores = stores
         self._on_end = on_end
+        self._chance = chance
         self._started = self.scope.loop.time()
         self._drain_reason = "draining"
         self._aborted = False
@@ -172,7 +175,7 @@ class Run:
         branches = route(reduce(lambda stream, step: step(stream), steps, self._source))
         failure = branches.failure
         if store is not None:
-            failure = dead_letter(store, self._letters, on_trouble=self._on_trouble)(failure)
+            failure = dead_letter(store, self._letters, on_trouble=self._on_trouble, chance=self._chance)(failure)
         results = Sequencer(self._pass_in_order) if self._ordered else sink.on_next
         filtered = results if self._ordered else scope.ledger.accept
         ends = Ends(3, sink.on_completed)
