@@ -82,10 +82,8 @@ def orders_flow(
     dead_letters: str | Store | None = None,
 ) -> Flow[Order]:
     """The flow that is served by default. Without services of your own it uses the simulated ones."""
-    flow = (
-        Flow("orders", Order, key="orderId")
-        .enrich(pricing=pricing or simulated_pricing(), inventory=inventory or simulated_inventory())
-        .with_samples(sample_order)
+    flow = Flow("orders", Order, key="orderId").enrich(
+        pricing=pricing or simulated_pricing(), inventory=inventory or simulated_inventory()
     )
     return flow if dead_letters is None else flow.dead_letters(dead_letters)
 

@@ -15,7 +15,7 @@ from openapi_spec_validator import validate
 
 from penstock import Flow
 from penstock.observe import PenstockCollector, Reloads, Requests, Watched
-from penstock.orders import orders_flow
+from penstock.orders import orders_flow, sample_order
 from penstock.runtime import Supervisor
 from penstock.settings import Settings
 from penstock.testing import run
@@ -276,6 +276,9 @@ def test_it_is_valid_openapi(spec: Spec) -> None:
     assert spec["openapi"].startswith("3.1")
 
 
+ORDERS = orders_flow().with_samples(sample_order)
+
+
 def app_of(*flows: Flow[Any]) -> tuple[Any, Spec]:
     """An application in this process, and what it says about itself."""
 
@@ -294,7 +297,7 @@ def app_of(*flows: Flow[Any]) -> tuple[Any, Spec]:
 
 def test_it_has_every_route_and_nothing_else() -> None:
     """Each method of each path, HEAD too; a flow's path stands for the route of all flows."""
-    app, spec = app_of(orders_flow())
+    app, spec = app_of(ORDERS)
     there = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
     said = {(method.upper(), path) for path, methods in spec["paths"].items() for method in methods}
     assert {(method, path.replace("/orders/", "/{name}/")) for method, path in said} == there
@@ -303,9 +306,7 @@ def test_it_has_every_route_and_nothing_else() -> None:
 def test_each_flow_that_is_served_has_its_path() -> None:
     """With the type of its items; one without samples has no GET, one without a type takes any JSON."""
     sales = Flow[Any]("sales").served("shop", max_body=100).in_order()
-    _, spec = app_of(
-        orders_flow(), sales, Flow("odd", object), Flow("numbers", int), Flow[Any]("hidden").served(http=False)
-    )
+    _, spec = app_of(ORDERS, sales, Flow("odd", object), Flow("numbers", int), Flow[Any]("hidden").served(http=False))
     validate(spec)
     bulk = {path: list(methods) for path, methods in spec["paths"].items() if path.endswith("/bulk")}
     items = {path: spec["paths"][path]["post"]["requestBody"]["content"][JSON]["schema"]["items"] for path in bulk}

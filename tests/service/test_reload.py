@@ -73,7 +73,7 @@ def test_all_flows_of_files_and_folders_are_served(serve: Serve, folder: Path) -
         json.dumps({"flow": "beta", "serve": {"name": "second", "max_count": 3}, "samples": {"n": "seq"}}),
     )
     write(folder / "c.toml", 'flow = "gamma"\norder = "input"\n')
-    write(folder / "a.test.yaml", "flow: not-me\n")
+    write(folder / "a.test.yaml", "tests: []\n")
     write(folder / "shared.yaml", "services: {}\n")
     write(folder / "notes.txt", "flow: nor-me\n")
     alone = folder.parent / "alone.yaml"
