@@ -234,12 +234,12 @@ FLOW = Record(
                 Text(),
                 Record(
                     {
-                        "store": Field(Text(), required=True, about="sqlite:///FILE or memory:"),
+                        "store": Field(Text(), required=True, about="sqlite:///FILE or memory"),
                         "redact": Field(ListOf(Text()), about="Fields that letters do not keep: card.number"),
                     }
                 ),
             ),
-            about="Where failed items are kept",
+            about="Where failed items are kept: sqlite:///FILE or memory",
         ),
         "samples": Field(
             Either(Reference(), MapOf(Expr("seq"))),
