@@ -204,8 +204,9 @@ class Flow(Builder[A]):
         """The flow with one step more. A name that is taken gets a number behind it."""
         if self.store is not None and not self._taken:
             raise FlowError(f"step {name} comes after dead_letters, which ends flow {self.name}; put it before")
+        taken = self.taken
         number, unique = 1, name
-        while unique in self.taken:
+        while unique in taken:
             number += 1
             unique = f"{name}-{number}"
         step = NamedStep(kind, unique, options)
