@@ -167,6 +167,7 @@ _STEP: Shape = OneKey(
     beside={
         "name": Field(Text(), about="What failures, metrics and dead letters call the step"),
         "merge": Field(Reference(), about="For enrich: how answers are put into the value"),
+        "timeout": Field(Duration(), about="For to: how long one write may take (30s)"),
     },
 )
 
