@@ -13,13 +13,21 @@ usage: penstock COMMAND …
 
 commands:
   serve           serve flows over HTTP, with background workers and metrics
+  run             run a flow over a file or a pipe; after a kill, go on where it was
+  new             write a flow file to begin from, with a test that passes
   dead-letters    look at what failed: list, show
   simulate        serve the simulated pricing and inventory services over HTTP
+  completion      completion for a shell: bash, zsh, fish
 
 penstock COMMAND --help tells more; penstock --version tells the version.
 """
 
-_OWN = {"dead-letters": "penstock.deadletters.command:command"}
+_OWN = {
+    "run": "penstock.runner.command:command",
+    "new": "penstock.runner.new:command",
+    "dead-letters": "penstock.deadletters.command:command",
+    "completion": "penstock.runner.completion:command",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

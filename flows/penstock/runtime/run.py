@@ -60,7 +60,11 @@ class Summary(Struct, frozen=True):
 
 
 class Run:
-    """One live execution. `await run.finished` gives its `Summary`; it never raises for what happened inside."""
+    """One live execution. `await run.finished` gives its `Summary`; it never raises for what happened inside.
+
+    A run that goes on where a process ended before takes the `id` of the earlier one, and the `first` seq that its
+    source will give out: an ordered run begins there.
+    """
 
     def __init__(
         self,
@@ -73,8 +77,10 @@ class Run:
         stores: Stores | None = None,
         totals: Totals | None = None,
         on_end: Callable[[Run, Summary], None] | None = None,
+        id: str | None = None,
+        first: int = 0,
     ) -> None:
-        self.id = new_id()
+        self.id = id or new_id()
         self.plan = plan
         self.kind = kind
         self.started_at: datetime = now()
@@ -92,6 +98,7 @@ class Run:
         self._source = source
         self._sink = sink
         self._ordered = ordered
+        self._first = first
         self._stores = stores
         self._on_end = on_end
         self._started = self.scope.loop.time()
@@ -167,7 +174,7 @@ class Run:
         failure = branches.failure
         if store is not None:
             failure = dead_letter(store, self._letters, on_trouble=self._on_trouble)(failure)
-        results = Sequencer(self._pass_in_order) if self._ordered else sink.on_next
+        results = Sequencer(self._pass_in_order, self._first) if self._ordered else sink.on_next
         filtered = results if self._ordered else scope.ledger.accept
         ends = Ends(3, sink.on_completed)
         for branch, take in ((failure, results), (branches.filtered, filtered), (branches.success, results)):

@@ -13,8 +13,8 @@ from typing import TypeAlias
 
 from penstock.errors import FileBroke, FlowError
 from penstock.formats import Format, check_delimiter, format_of, is_compressed
-from penstock.sources.csv_lines import CsvSplitter, Splitter
-from penstock.sources.ndjson import LINE_LIMIT, LineSplitter
+from penstock.sources.csv_lines import CsvSplitter
+from penstock.sources.ndjson import LINE_LIMIT, LineSplitter, Splitter
 from penstock.sources.source import Intake, Source
 from penstock.threads import in_thread
 
@@ -50,6 +50,8 @@ class FileLines:
         self._splitter = splitter
         self._file: OpenFile | None = None
         self._over = False
+        self.position = 0
+        """Bytes of the file that were read so far, as they lie there: compressed, if they are."""
 
     def next(self) -> list[bytes] | None:
         """The lines of the next chunk, which may be none; None at the end. Raises `FileBroke`."""
@@ -59,6 +61,7 @@ class FileLines:
             if self._file is None:
                 self._file = open_file(self.path)
             chunk = self._file.read1(CHUNK)
+            self.position = _position(self._file)
             self._over = not chunk
             return self._splitter.feed(chunk) if chunk else self._splitter.finish()
         except FileNotFoundError:
@@ -83,6 +86,12 @@ def open_file(path: str) -> OpenFile:
     if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for its writer, and nothing could cancel that
         raise ValueError(f"it is no regular file; for pipes use standard input: from_stdin() with < {path}")
     return gzip.open(path) if is_compressed(path) else open(path, "rb")
+
+
+def _position(file: OpenFile) -> int:
+    """How far a file was read; a compressed one is read a little ahead."""
+    raw = file.fileobj if isinstance(file, gzip.GzipFile) else file
+    return raw.tell() if raw is not None else 0
 
 
 def make_splitter(format: Format, limit: int = LINE_LIMIT, delimiter: str = ",") -> Splitter:
