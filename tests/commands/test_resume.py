@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import time
@@ -14,8 +15,9 @@ import pytest
 from commands.killing import PARTS, prepare, records, run, start
 from penstock.deadletters import Filter, Letter, make_store
 
-COUNT = 3000
-KILLS = 6
+COUNT = int(os.environ.get("INPUTS", "1500"))
+KILLS = int(os.environ.get("KILLS", "4"))
+SEED = int(os.environ.get("SEED", "1"))
 RUN = ("run", "flow.yaml", "--input", "in.ndjson", "--output", "out.ndjson", "--checkpoint", "point.json",
        "--checkpoint-every", "0.1", "--quiet")  # fmt: skip
 
@@ -61,31 +63,34 @@ def letters_in(folder: Path) -> list[Letter]:
 
 
 @pytest.mark.parametrize("order", ["completion", "input"])
-@pytest.mark.parametrize("seed", [1, 2])
-def test_every_input_has_one_line_after_kills_at_random_moments(tmp_path: Path, order: str, seed: int) -> None:
-    """Those that were filtered have none; values, failures, letters and the end record are right; nothing is redone."""
+def test_every_input_has_one_line_after_kills_at_random_moments(tmp_path: Path, order: str) -> None:
+    """Those that were filtered have none; values, letters and the end record agree with it; nothing is redone.
+
+    What fails is left to chance: an element that was run twice would fail once and not the other time.
+    """
     prepare(tmp_path, COUNT)
-    code, lines = kill_again_and_again(tmp_path, random.Random(seed), "--order", order)
+    code, lines = kill_again_and_again(tmp_path, random.Random(SEED), "--order", order)
 
     *results, end = records((tmp_path / "out.ndjson").read_bytes())
     kept = [seq for seq in range(COUNT) if seq % 13 != 4]
-    failing = [seq for seq in kept if seq % 11 == 5]
+    failed = [record for record in results if not record["ok"]]
     seqs = [record["seq"] for record in results]
     assert sorted(seqs) == kept
     assert (seqs == kept) == (order == "input")
     for record in results:
-        if record["seq"] % 11 == 5:
-            assert (record["ok"], record["error"]["message"]) == (False, f"no {record['seq']}")
-        else:
+        if record["ok"]:
             assert record["value"] == {"id": record["seq"], "thrice": record["seq"] * 3}
+        else:
+            assert (record["key"], record["error"]["message"]) == (record["seq"], f"no {record['seq']}")
     letters = letters_in(tmp_path)
-    assert sorted(letter.seq for letter in letters) == failing
-    assert {record["deadLetter"] for record in results if not record["ok"]} == {letter.id for letter in letters}
+    assert sorted((record["seq"], record["deadLetter"]) for record in failed) == sorted(
+        (letter.seq, letter.id) for letter in letters
+    )
     assert len({letter.run for letter in letters}) == 1
     expected = {
         "received": COUNT,
-        "ok": len(kept) - len(failing),
-        "failed": len(failing),
+        "ok": len(kept) - len(failed),
+        "failed": len(failed),
         "filtered": COUNT - len(kept),
     }
     assert {name: end["end"][name] for name in expected} == expected
@@ -97,7 +102,7 @@ def test_every_input_has_one_line_after_kills_at_random_moments(tmp_path: Path, 
 def test_parts_are_not_doubled(tmp_path: Path) -> None:
     """Of an element that was half done, the parts that have lines keep them, and the others get theirs."""
     prepare(tmp_path, 1000, PARTS)
-    kill_again_and_again(tmp_path, random.Random(3))
+    kill_again_and_again(tmp_path, random.Random(SEED))
 
     *results, end = records((tmp_path / "out.ndjson").read_bytes())
     expected = Counter((seq, part) for seq in range(1000) for part in range(3) if seq % 5 != 1 or part != 1)

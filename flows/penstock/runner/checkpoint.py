@@ -63,9 +63,7 @@ def read_checkpoint(path: str) -> Checkpoint | None:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointRefused(path, f"it is no checkpoint: {error}{ANEW}") from error
     if checkpoint.version != VERSION:
-        raise CheckpointRefused(
-            path, f"another version of Penstock wrote it ({checkpoint.version}, not {VERSION}){ANEW}"
-        )
+        raise CheckpointRefused(path, f"its version is {checkpoint.version}, which is another Penstock's{ANEW}")
     return checkpoint
 
 

@@ -20,6 +20,7 @@ from penstock.runner.inputs import FileInput, PipeInput, facts_of, share_of_stdi
 from penstock.runner.outputs import open_output, standard_output
 from penstock.runner.progress import summary_line
 from penstock.runner.resuming import open_resumable, save
+from penstock.sinks import End
 from penstock.sources import Source, generated
 from penstock.steps import walk
 
@@ -49,14 +50,8 @@ def command(arguments: list[str]) -> int:
         return complain(str(error), 1)
 
     try:
-        resumable = job.resumable
-        if resumable is not None and (end := resumable.journal.end) is not None:
-            asyncio.run(
-                save(resumable.path, resumable.output, resumable.journal.checkpoint(resumable.output.offset, 0))
-            )
-            if not options.quiet:
-                sys.stderr.write(f"{summary_line(found.flow.name, end)}\n  it was complete; nothing was left to do\n")
-            return 1 if end.failed else 0
+        if job.resumable is not None and (end := job.resumable.journal.end) is not None:
+            return tell_complete(job, job.resumable, end)
         return asyncio.run(execute(job))
     except PenstockError as error:
         return complain(str(error), 1)
@@ -175,11 +170,7 @@ def resumable_job(found: Found, options: argparse.Namespace, *, ordered: bool) -
         "format": str(format),
         "output": os.path.realpath(options.output),
         "order of results": "input" if ordered else "completion",
-        "store of dead letters": flow.store
-        if isinstance(flow.store, str)
-        else "none"
-        if flow.store is None
-        else "its own",
+        "store of dead letters": flow.store if isinstance(flow.store, str) else "none" if flow.store is None else "own",
     }
     journal, output = open_resumable(
         options.checkpoint, options.output, made_of, ordered=ordered, restart=options.restart
@@ -246,6 +237,14 @@ def shows_progress(options: argparse.Namespace) -> bool:
 def named(names: Iterable[str]) -> str:
     """Names for a sentence."""
     return ", ".join(names) or "none"
+
+
+def tell_complete(job: Job, resumable: Resumable, end: End) -> int:
+    """A run that is complete needs no other; returns the exit code that it had."""
+    asyncio.run(save(resumable.path, resumable.output, resumable.journal.checkpoint(resumable.output.offset, 0)))
+    if not job.quiet:
+        job.messages.write(f"{summary_line(job.flow.name, end)}\n  it was complete; nothing was left to do\n")
+    return 1 if end.failed else 0
 
 
 def complain(sentence: str, code: int) -> int:

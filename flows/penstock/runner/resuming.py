@@ -91,9 +91,8 @@ def _check(path: str, checkpoint: Checkpoint, made_of: dict[str, str], output: F
             raise CheckpointRefused(path, f"it is of a run with another {name}: {before}; now it is {value}{ANEW}")
     whole = not checkpoint.offset or os.pread(output.descriptor, 1, checkpoint.offset - 1) == b"\n"
     if output.size < checkpoint.offset or not whole:
-        raise CheckpointRefused(
-            path, f"of the {checkpoint.offset} bytes that it knows of {output.path}, some are missing{ANEW}"
-        )
+        lost = f"{output.path} has not the {checkpoint.offset} bytes that were written to it"
+        raise CheckpointRefused(path, lost + ANEW)
 
 
 def read_lines(output: FileOutput, offset: int, journal: Journal, *, ordered: bool) -> int:
