@@ -1,12 +1,12 @@
-"""The command line: `penstock COMMAND …`. Commands of other packages are found by their entry points."""
+"""The command line: `penstock COMMAND …`."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from importlib import import_module
-from importlib.metadata import entry_points, version
+from importlib.metadata import version
+
+from penstock.commands import find_command
 
 USAGE = """\
 usage: penstock COMMAND …
@@ -22,13 +22,6 @@ commands:
 penstock COMMAND --help tells more; penstock --version tells the version.
 """
 
-_OWN = {
-    "run": "penstock.runner.command:command",
-    "new": "penstock.runner.new:command",
-    "dead-letters": "penstock.deadletters.command:command",
-    "completion": "penstock.runner.completion:command",
-}
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code: 0 all well, 1 something failed or a stop was forced, 2 wrong usage."""
@@ -39,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         sys.stdout.write(f"penstock {version('penstock')}\n")
         return 0
-    command = _find(words[0])
+    command = find_command(words[0])
     if command is None:
         sys.stderr.write(f"penstock: there is no command {words[0]!r}\n\n{USAGE}")
         return 2
@@ -51,14 +44,3 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader of our output has gone (`| head`). What is left goes nowhere, or Python complains when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-
-
-def _find(name: str) -> Callable[[list[str]], int] | None:
-    if name in _OWN:
-        module, _, function = _OWN[name].partition(":")
-        found: Callable[[list[str]], int] = getattr(import_module(module), function)
-        return found
-    for point in entry_points(group="penstock.commands", name=name):
-        loaded: Callable[[list[str]], int] = point.load()
-        return loaded
-    return None

@@ -39,14 +39,8 @@ FAREWELL = 2.0
 
 def command(arguments: list[str]) -> int:
     """Serve until told to stop; returns 0 if all was settled, 1 if the stop was forced or nothing was started."""
-    parser = argparse.ArgumentParser(
-        prog="penstock serve",
-        description="Serve the orders flow at /orders/bulk, with background workers, dead letters and metrics.",
-        epilog="Settings come from the file, then from variables, then from flags. PENSTOCK_TOKEN sets the token.",
-    )
-    add_flags(parser)
     try:
-        settings = load_settings(vars(parser.parse_args(arguments)), os.environ)
+        settings = load_settings(vars(make_parser().parse_args(arguments)), os.environ)
     except SettingsError as error:
         sys.stderr.write(f"penstock serve: {error}\n")
         return 2
@@ -61,6 +55,17 @@ def command(arguments: list[str]) -> int:
     except PenstockError as error:
         sys.stderr.write(f"penstock serve: {error}\n")
         return 1
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
+    parser = argparse.ArgumentParser(
+        prog="penstock serve",
+        description="Serve the orders flow at /orders/bulk, with background workers, dead letters and metrics.",
+        epilog="Settings come from the file, then from variables, then from flags. PENSTOCK_TOKEN sets the token.",
+    )
+    add_flags(parser)
+    return parser
 
 
 async def serve(settings: Settings) -> int:

@@ -75,7 +75,7 @@ class _Execution:
         """Run it; returns the exit code."""
         run, source = await self._start()
         if isinstance(source, FileInput):
-            self._job.share = lambda: source.share
+            self._job.share = lambda: source.share_read
         resumable = self._job.resumable
 
         def abort() -> None:

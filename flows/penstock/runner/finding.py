@@ -54,4 +54,4 @@ def _in_python(name: str) -> Found:
     if not isinstance(found, Flow):
         raise FlowError(f"{name} is no flow but {type(found).__name__}; name one, or a function that makes one")
     text = Path(module.__file__).read_bytes() if module.__file__ else b""
-    return Found(cast("Flow[Any]", found), hashlib.sha256(text).hexdigest()[:12])
+    return Found(found, hashlib.sha256(text).hexdigest()[:12])

@@ -42,7 +42,7 @@ class FileInput(Source[bytes]):
         """The number of the next line."""
 
     @property
-    def share(self) -> float:
+    def share_read(self) -> float:
         """How much was read, from 0 to 1."""
         return min(1.0, self._lines.position / self._size) if self._size else 1.0
 

@@ -38,7 +38,7 @@ class PipeOutput:
         left = memoryview(data)
         try:
             while left:
-                left = left[await send(self._descriptor, left[:PIECE]) :]
+                left = left[await send(self._descriptor, bytes(left[:PIECE])) :]
         except BrokenPipeError:
             raise ReaderGone from None
 

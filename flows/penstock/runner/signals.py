@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from penstock.runtime import Event, Phase
@@ -13,7 +13,7 @@ from penstock.runtime.stopping import after
 
 
 @contextmanager
-def ending_by_signals(drain: Callable[[], object], abort: Callable[[], object]) -> Iterator[None]:
+def ending_by_signals(drain: Callable[[], object], abort: Callable[[], object]) -> Generator[None]:
     """Have SIGINT and SIGTERM end a run as long as this lasts; then what they did before counts again."""
     loop = asyncio.get_running_loop()
     phase = Phase.SERVING
@@ -28,9 +28,12 @@ def ending_by_signals(drain: Callable[[], object], abort: Callable[[], object]) 
         else:
             os._exit(1)
 
+    def note(*_: object) -> None:
+        loop.call_soon_threadsafe(step)  # Windows knows no loop.add_signal_handler
+
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(step))  # Windows knows no loop.add_signal_handler
+        signal.signal(number, note)
     try:
         yield
     finally:

@@ -61,7 +61,7 @@ class FileLines:
             if self._file is None:
                 self._file = open_file(self.path)
             chunk = self._file.read1(CHUNK)
-            self.position = _position(self._file)
+            self.position = os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
             self._over = not chunk
             return self._splitter.feed(chunk) if chunk else self._splitter.finish()
         except FileNotFoundError:
@@ -86,12 +86,6 @@ def open_file(path: str) -> OpenFile:
     if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for its writer, and nothing could cancel that
         raise ValueError(f"it is no regular file; for pipes use standard input: from_stdin() with < {path}")
     return gzip.open(path) if is_compressed(path) else open(path, "rb")
-
-
-def _position(file: OpenFile) -> int:
-    """How far a file was read; a compressed one is read a little ahead."""
-    raw = file.fileobj if isinstance(file, gzip.GzipFile) else file
-    return raw.tell() if raw is not None else 0
 
 
 def make_splitter(format: Format, limit: int = LINE_LIMIT, delimiter: str = ",") -> Splitter:
