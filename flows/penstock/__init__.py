@@ -1,28 +1,46 @@
-"""Penstock: reactive dataflow with backpressure, settling and durable dead letters."""
+"""Penstock: reactive dataflow with backpressure, settling and durable dead letters.
 
-import sys
+Names are imported when they are first used: `penstock --help` need not wait for what it does not show.
+"""
 
-import structlog
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from penstock.element import Failure
-from penstock.errors import ElementError, FlowError, PenstockError, RunError
-from penstock.flow import Flow
-from penstock.runtime import Run, Summary, Supervisor
-from penstock.services import Backoff, Service
-from penstock.sinks import Result
-from penstock.sources import Feed, from_async_iterable, from_iterable, from_observable, ndjson, ticks
-
-if not structlog.is_configured():
-    # Standard output belongs to the results of whoever uses this library; structlog would print there.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+if TYPE_CHECKING:
+    from penstock.element import Failure
+    from penstock.errors import ElementError, FlowError, PenstockError, RunError
+    from penstock.expressions import Expression
+    from penstock.flow import Flow, Otherwise, When
+    from penstock.outlets import FileOutlet
+    from penstock.runtime import Cron, Every, Once, Run, Summary, Supervisor
+    from penstock.services import Backoff, Service
+    from penstock.sinks import Result
+    from penstock.sources import (
+        Feed,
+        from_async_iterable,
+        from_directory,
+        from_file,
+        from_iterable,
+        from_observable,
+        from_stdin,
+        generated,
+        ndjson,
+        ticks,
+    )
 
 __all__ = [
     "Backoff",
+    "Cron",
     "ElementError",
+    "Every",
+    "Expression",
     "Failure",
     "Feed",
+    "FileOutlet",
     "Flow",
     "FlowError",
+    "Once",
+    "Otherwise",
     "PenstockError",
     "Result",
     "Run",
@@ -30,9 +48,46 @@ __all__ = [
     "Service",
     "Summary",
     "Supervisor",
+    "When",
     "from_async_iterable",
+    "from_directory",
+    "from_file",
     "from_iterable",
     "from_observable",
+    "from_stdin",
+    "generated",
     "ndjson",
     "ticks",
 ]
+
+_HOMES = {
+    "element": ("Failure",),
+    "errors": ("ElementError", "FlowError", "PenstockError", "RunError"),
+    "expressions": ("Expression",),
+    "flow": ("Flow", "Otherwise", "When"),
+    "outlets": ("FileOutlet",),
+    "runtime": ("Cron", "Every", "Once", "Run", "Summary", "Supervisor"),
+    "services": ("Backoff", "Service"),
+    "sinks": ("Result",),
+    "sources": (
+        "Feed",
+        "from_async_iterable",
+        "from_directory",
+        "from_file",
+        "from_iterable",
+        "from_observable",
+        "from_stdin",
+        "generated",
+        "ndjson",
+        "ticks",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            found = getattr(import_module(f"penstock.{home}"), name)
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module 'penstock' has no attribute {name!r}")

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import version
 
-from penstock.commands import find_command
+from penstock.commands import COMMANDS, find_command
 
-USAGE = """\
+USAGE = f"""\
 usage: penstock COMMAND …
 
 commands:
-  serve           serve flows over HTTP, with background workers and metrics
-  run             run a flow over a file or a pipe; after a kill, go on where it was
-  new             write a flow file to begin from, with a test that passes
-  dead-letters    look at what failed: list, show
-  simulate        serve the simulated pricing and inventory services over HTTP
-  completion      completion for a shell: bash, zsh, fish
-
+{"".join(f"  {name:<15} {command.about}{chr(10)}" for name, command in COMMANDS.items())}
 penstock COMMAND --help tells more; penstock --version tells the version.
 """
 
@@ -30,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(USAGE)
         return 0 if words else 2
     if words[0] in ("-V", "--version"):
+        from importlib.metadata import version  # late, as all that `--help` does not need
+
         sys.stdout.write(f"penstock {version('penstock')}\n")
         return 0
     command = find_command(words[0])

@@ -116,6 +116,7 @@ class Element(Struct, Generic[T], eq=False, gc=False):
         part.parent, part.part = self, family.made
         family.made += 1
         family.open += 1
+        self.ledger.part()
         return part
 
     def end_parts(self) -> None:
@@ -160,7 +161,18 @@ class Ledger:
     `received == ok + failed + filtered + cancelled + in_flight` at every moment, and `in_flight` is 0 once closed.
     """
 
-    __slots__ = ("_lettered", "closed", "dropped", "letters", "received", "settled", "watch", "window")
+    __slots__ = (
+        "_lettered",
+        "closed",
+        "dropped",
+        "letters",
+        "most_parts",
+        "parts",
+        "received",
+        "settled",
+        "watch",
+        "window",
+    )
 
     def __init__(self, window: Window) -> None:
         self.window = window
@@ -171,6 +183,10 @@ class Ledger:
         self.closed = False
         self.watch: Callable[[Element[Any], Outcome], None] | None = None
         """Told of each element as it is settled, of parts too: for who keeps a record of what is done."""
+        self.parts = 0
+        """Parts that are open; they have no credit of their own."""
+        self.most_parts = 0
+        """The most that ever were."""
         self._lettered = 0
 
     @property
@@ -200,6 +216,12 @@ class Ledger:
         if count:
             self.settled[outcome] += count
             self.window.give(count, size)
+
+    def part(self) -> None:
+        """Count a part that was made of an element."""
+        self.parts += 1
+        if self.parts > self.most_parts:
+            self.most_parts = self.parts
 
     def accept(self, elements: list[Element[Any]]) -> None:
         """Settle elements that a sink accepted, each as was decided on its way.
@@ -263,6 +285,7 @@ class Ledger:
         if family is None:
             return
         family.open -= 1
+        self.parts -= 1
         if _RANK[outcome] > _RANK[family.worst]:
             family.worst = outcome
         family.released(1)

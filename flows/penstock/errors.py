@@ -106,6 +106,15 @@ class SettledTwice(RunError):
         self.seq = seq
 
 
+class BoundBroken(RunError):
+    """A run held more elements than its flow can hold: a bug in a step."""
+
+    def __init__(self, held: int, bound: int) -> None:
+        super().__init__(f"the run held {held} elements, but its bound is {bound}; a step holds more than it says")
+        self.held = held
+        self.bound = bound
+
+
 class Unsettled(RunError):
     """A run came to its end while elements were still open: a step or a sink lost them."""
 
@@ -189,6 +198,15 @@ class ExpressionFailed(ElementError):
         super().__init__(f"{text}: {reason}")
         self.text = text
         self.reason = reason
+
+
+class TooManyParts(ElementError):
+    """An operator made more values of one than its step takes."""
+
+    def __init__(self, step: str, limit: int) -> None:
+        super().__init__(f"{step} made more than {limit} values of one; give it a larger max_parts, or use flat_map")
+        self.step = step
+        self.limit = limit
 
 
 class Unencodable(ElementError):

@@ -17,10 +17,12 @@ import msgspec
 from reactivex import Observable
 
 from penstock import operators, window
-from penstock.deadletters import Store, make_store
+from penstock.bound import Bound, bound_of
+from penstock.deadletters import Store, check_store
 from penstock.element import Element, Step
 from penstock.errors import FlowError, RunError
 from penstock.operators.each import name_of
+from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
 from penstock.outlets import Outlet
 from penstock.runtime.plan import Plan
 from penstock.runtime.run import Run, Summary
@@ -60,7 +62,7 @@ class Worker:
 
     name: str
     source: Source[Any]
-    schedule: Schedule = Once()
+    schedule: Schedule = field(default_factory=Once)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +205,15 @@ class Flow(Generic[A]):
         """Let elements through at a rate, in elements per second."""
         return self._with("throttle", name, rate=rate, burst=burst)
 
-    def through(self, operator: Callable[[Observable[A]], Observable[B]], *, name: str = "through") -> Flow[B]:
+    def through(
+        self,
+        operator: Callable[[Observable[A]], Observable[B]],
+        *,
+        max_parts: int = THROUGH_PARTS,
+        name: str = "through",
+    ) -> Flow[B]:
         """Send the values through a synchronous operator of reactivex."""
-        return self._with("through", name, operator=operator)
+        return self._with("through", name, operator=operator, max_parts=max_parts)
 
     def route(
         self, ways: Mapping[str, When | Otherwise] | None = None, *, name: str = "route", **more: When | Otherwise
@@ -237,9 +245,9 @@ class Flow(Generic[A]):
             raise FlowError(f"to in flow {self.name} needs at least one outlet: to(FileOutlet('out.ndjson'))")
         return self._with("to", name, outlets=outlets, timeout=timeout)
 
-    def step(self, step: Step[A, B], *, name: str | None = None) -> Flow[B]:
-        """Continue with an operator of your own, on streams of elements."""
-        return self._with("step", name or name_of(step, "step"), step=step)
+    def step(self, step: Step[A, B], *, max_parts: int = 0, name: str | None = None) -> Flow[B]:
+        """Continue with an operator of your own, on streams of elements, that has at most `max_parts` parts open."""
+        return self._with("step", name or name_of(step, "step"), step=step, max_parts=max_parts)
 
     def apply(self, steps: Callable[[Flow[A]], Flow[B]]) -> Flow[B]:
         """Continue with steps that are written down once and used by many flows: a function from flow to flow."""
@@ -251,7 +259,7 @@ class Flow(Generic[A]):
         `redact` names fields that letters do not keep, as paths: `card.number`.
         """
         if isinstance(store, str):
-            make_store(store)  # a URL that names no store is to be said now
+            check_store(store)  # a URL that names no store is to be said now
         return replace(self, store=store, redacted=tuple(redact))
 
     def in_order(self) -> Flow[A]:
@@ -285,6 +293,15 @@ class Flow(Generic[A]):
         """The same flow, calling other services in the place of those with these names."""
         return replace(self, steps=tuple(step.with_services(others) for step in self.steps))
 
+    def with_outlets(self, others: Mapping[str, Outlet]) -> Flow[A]:
+        """The same flow, handing values to other outlets in the place of those with these names."""
+        return replace(self, steps=tuple(step.with_outlets(others) for step in self.steps))
+
+    @property
+    def outlets(self) -> dict[str, Outlet]:
+        """All outlets that the steps hand values to, by name."""
+        return {name: outlet for step in walk(self.steps) for name, outlet in step.outlets.items()}
+
     @property
     def services(self) -> tuple[Service, ...]:
         """All services that the steps call."""
@@ -310,11 +327,18 @@ class Flow(Generic[A]):
     def _plan(self) -> Plan:
         decode = operators.decode(self.item, key=self.key)
         steps = (decode, *(step.apply for step in self.steps))
-        return Plan(self.name, steps, self.elements, self.bytes, self.store)
+        return Plan(
+            self.name, steps, self.elements, self.bytes, self.bound.elements, self.store, self.redacted, self.ordered
+        )
+
+    @cached_property
+    def bound(self) -> Bound:
+        """What one run can hold at the most."""
+        return bound_of(self.steps, elements=self.elements, bytes=self.bytes)
 
     def start(self, source: Observable[list[Element[Any]]], sink: Sink, *, ordered: bool | None = None) -> Run:
         """Start a run of its own, outside of any supervisor. `ordered` keeps the order of the input."""
-        return Run(self.plan(), source, sink, ordered=self.ordered if ordered is None else ordered)
+        return Run(self.plan(), source, sink, ordered=ordered)
 
     async def stream(
         self, source: Observable[list[Element[Any]]], *, ordered: bool | None = None

@@ -100,7 +100,10 @@ class Scope(AsyncIOScheduler):
 
     def meter(self, step: str) -> Meter:
         """The meter of a step, shared by all runs of its flow."""
-        return self.meters.setdefault(step, Meter())
+        meter = self.meters.get(step)
+        if meter is None:
+            meter = self.meters[step] = Meter()
+        return meter
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Start a task that belongs to this run and ends with it."""
@@ -163,7 +166,18 @@ class Scope(AsyncIOScheduler):
             await asyncio.wait(waits)  # side by side: each may take CANCEL_SECONDS
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
+        self._let_go()
         return [task.get_name() for task in self._tasks if not task.done()]
+
+    def _let_go(self) -> None:
+        """Refer no longer to those who refer to this scope.
+
+        So reference counting frees all that a run was made of. Left to the garbage collector, which has to look for it
+        among everything, that cost as much as half of a small run.
+        """
+        self._drain_calls.clear()
+        self._close_calls.clear()
+        self._on_fault = _pass_over
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -197,3 +211,7 @@ class BranchScope(Scope):
 
     def close_input(self) -> None:
         """Other branches may need further input."""
+
+
+def _pass_over(_: BaseException) -> None:
+    """What happens to faults once a run is over."""

@@ -8,7 +8,7 @@ from penstock.observe import PenstockCollector, registry_for
 from penstock_http.context import CONTEXT, Context
 from penstock_http.openapi import openapi
 from penstock_http.problems import answer_problems
-from penstock_http.routes import bulk, dead_letters, flows, health, metrics
+from penstock_http.routes import bulk, dead_letters, flows, graphs, health, metrics
 
 
 def make_app(context: Context, collector: PenstockCollector) -> web.Application:
@@ -22,6 +22,8 @@ def make_app(context: Context, collector: PenstockCollector) -> web.Application:
             web.get("/dead-letters/{id}", dead_letters.show_letter),
             web.get("/flows", flows.list_flows),
             web.get("/flows/{name}", flows.show_flow),
+            web.put("/flows/{name}", flows.put_flow),
+            web.get("/flows/{name}/graph", graphs.show_graph),
             web.get("/health/live", health.live),
             web.get("/health/ready", health.ready),
             web.get("/metrics", metrics.metrics),

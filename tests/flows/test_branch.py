@@ -28,7 +28,7 @@ def flow_of(*steps: Any, window: int = 256) -> Flow[Any]:
     """A flow of operators."""
     flow: Flow[Any] = Flow("f", elements=window)
     for number, step in enumerate(steps):
-        flow = flow.step(step, name=f"step-{number}")
+        flow = flow.step(step, max_parts=1000, name=f"step-{number}")
     return flow
 
 

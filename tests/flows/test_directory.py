@@ -19,7 +19,7 @@ from penstock.errors import FlowError
 from penstock.runtime import Run, Summary
 from penstock.sinks import Discard, Sink
 from penstock.sources import from_directory
-from penstock.sources.directory import free_place
+from penstock.sources.inbox import free_place
 
 EVERY = 0.01
 

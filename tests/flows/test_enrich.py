@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from laws.plans import quiet, results, summary_of
 from penstock import Flow, Service, from_iterable
@@ -100,3 +102,28 @@ def test_a_failed_attempt_of_one_does_not_repeat_the_others() -> None:
     results(Flow("f").enrich(price=counting("price", price), stock=counting("stock", refuse)), [{}])
 
     assert asked == {"price": 1, "stock": 3}
+
+
+@given(st.lists(st.sampled_from(["ok", "fail", "late", "number", "lost"]), max_size=12), st.integers(1, 12))
+def test_elements_fare_the_same_alone_and_in_company(fates: list[str], window: int) -> None:
+    """Whatever else travels with it, an element gets its own answers, and its own failure."""
+
+    async def stock(value: Any) -> Any:
+        if value == 5 or value["fate"] == "ok":
+            return "in stock"
+        if value["fate"] == "late":
+            await asyncio.sleep(1)
+            return "in stock, late"
+        raise ValueError(f"no stock of {value['id']}")
+
+    def refuse_lost(value: Any) -> Any:
+        if value != 5 and value["fate"] == "lost":
+            raise LookupError(value["id"])
+        return value
+
+    def told(elements: int) -> Any:
+        flow = Flow("f").window(elements).map(refuse_lost).enrich(stock=stock, twin=lambda value: [value])
+        values = [5 if fate == "number" else {"id": id, "fate": fate} for id, fate in enumerate(fates)]
+        return sorted((result.seq, result.value, result.failure) for result in results(flow, values))
+
+    assert told(window) == told(1)

@@ -22,6 +22,7 @@ from penstock.sinks import Discard, Sink
 from penstock.sources import Intake, LineSplitter, Source, from_file, from_stdin
 from penstock.sources.files import FileLines, give_out
 from penstock.sources.standard import StandardInput
+from penstock.threads import in_thread
 
 SECONDS = 20.0
 """After this a test has failed."""
@@ -253,6 +254,34 @@ def test_sources_of_the_same_file_are_equal() -> None:
     assert "path='a.csv'" in repr(from_file("a.csv"))
 
 
+def test_a_cancelled_call_is_waited_for() -> None:
+    """However often it is cancelled: what the thread works on must not be closed under its hands."""
+
+    async def main() -> list[str]:
+        begun, go_on = threading.Event(), threading.Event()
+        order: list[str] = []
+
+        def call() -> None:
+            begun.set()
+            go_on.wait()
+            order.append("returned")
+
+        task = asyncio.ensure_future(in_thread(call))
+        await asyncio.to_thread(begun.wait)
+        try:
+            for _ in range(3):
+                task.cancel()
+                await asyncio.sleep(0)
+            assert not task.done()
+        finally:
+            go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return [*order, "cancelled"]
+
+    assert really(main()) == ["returned", "cancelled"]
+
+
 # Standard input
 
 
@@ -288,6 +317,7 @@ def test_waiting_for_a_pipe_ends_at_once_and_takes_nothing(end: str) -> None:
         await asyncio.sleep(0)
         getattr(run, end)()
         summary = await run.finished
+        assert not asyncio.get_running_loop().remove_reader(reader)  # there is none any more
         os.write(writer, b"1\n2\n")
         os.close(writer)
         return summary, await Flow("f").start(source, Discard()).finished

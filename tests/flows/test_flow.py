@@ -159,6 +159,28 @@ def test_items_are_what_their_type_says(item: Any, value: Any) -> None:
     assert passed.value is value
 
 
+GOOD_LINES = [b'{"orderId":%d}' % id for id in range(9)]
+BAD_LINES = [b'{"orderId":"x"}', b"3 4", b"[1,", b"2]", b"{}", b"\xff", b"x" * 90]
+
+
+@given(
+    st.lists(st.sampled_from(GOOD_LINES), max_size=12) | st.lists(st.sampled_from(GOOD_LINES + BAD_LINES), max_size=12),
+    st.integers(1, 12),
+)
+def test_a_line_fares_the_same_alone_and_in_company(lines: list[bytes], window: int) -> None:
+    """Whatever else comes with it, a line is read as itself: the same value, or the same failure."""
+
+    def told(elements: int) -> Any:
+        async def chunks() -> Any:
+            yield b"\n".join(lines)
+
+        flow = Flow("f", Order, key="orderId").window(elements)
+        decoded = results(flow, ndjson(chunks(), limit=80))
+        return sorted((result.seq, result.value, result.key, result.failure) for result in decoded)
+
+    assert told(window) == told(1)
+
+
 @pytest.mark.parametrize(
     ("line", "kind", "says"),
     [

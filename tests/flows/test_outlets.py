@@ -341,7 +341,7 @@ def test_standard_output_gets_a_line_a_value() -> None:
 
 def test_a_slow_reader_holds_the_write_back_and_a_cancel_leaves_no_half_of_a_line() -> None:
     """The loop goes on meanwhile; the line that the cancel struck is finished before the next write."""
-    values = [str(number) * 3000 for number in range(10)] * 20
+    values = [str(number) * 9000 for number in range(10)] * 20
 
     async def main(writer: int, reader: int) -> bytes:
         outlet = StandardOutput(descriptor=writer)

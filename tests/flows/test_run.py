@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -283,6 +285,29 @@ def test_an_abort_reaches_a_store_that_does_not_open() -> None:
         return await started.finished
 
     assert quiet(main()).seconds < 60
+
+
+@pytest.mark.parametrize("aborted", [False, True], ids=["completed", "aborted"])
+def test_a_run_that_is_over_is_freed_at_once(aborted: bool) -> None:
+    """Nothing that a run was made of refers back to it: the garbage collector has nothing to look for."""
+
+    async def main() -> list[object]:
+        flow = Flow("f").enrich(merge=lambda value, _: value, a=refuse, b=asyncio.sleep).map_async(asyncio.sleep)
+        started = flow.dead_letters(MemoryStore()).start(from_iterable(range(5)), Lines(write))
+        parts = [weakref.ref(started), weakref.ref(started.scope)]
+        await asyncio.sleep(1.5)
+        if aborted:
+            started.abort()
+        await started.finished
+        del started
+        return [part() for part in parts]
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert quiet(main()) == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_source_outside_of_a_run_says_how_to_start_it() -> None:

@@ -304,7 +304,8 @@ def test_an_abort_ends_a_run_at_once(plan: Plan) -> None:
     """No wait outlasts an abort, save a commit that is under way, which decides whether its elements failed."""
     played = play(plan)
 
-    assert played.seconds <= plan.at + (1.5 if plan.store == "slow" else 0) or played.summary.reason != "aborted"
+    end = plan.at + (1.5 if plan.store == "slow" else 0) + 1e-9  # a difference of times is not exact
+    assert played.seconds <= end or played.summary.reason != "aborted"
 
 
 def test_a_task_that_refuses_to_end_is_reported_and_given_up() -> None:

@@ -229,8 +229,8 @@ async def test_many_callers_at_once_all_get_their_letters_stored(store):
 async def test_a_cancelled_add_is_durable_or_nothing(store, turns):
     """Cancelling a caller at any moment leaves all of its letters or none, and harms no other caller."""
     call, other = [letter(seq=n) for n in range(40)], letter()
-    adding = asyncio.create_task(store.add(call))
-    staying = asyncio.create_task(store.add([other]))
+    adding = asyncio.ensure_future(store.add(call))
+    staying = asyncio.ensure_future(store.add([other]))
     for _ in range(turns):
         await asyncio.sleep(0)
     adding.cancel()

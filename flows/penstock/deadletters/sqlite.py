@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import aiosqlite
 from sqlalchemy import URL, Select, select
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from penstock.deadletters.committer import Committer
 from penstock.deadletters.letter import Letter, id_at
 from penstock.deadletters.rows import letter_of, microseconds, rows_of
-from penstock.deadletters.schema import LETTERS, prepare
+from penstock.deadletters.schema import LETTERS
 from penstock.deadletters.store import PAGE, Filter, Page
 from penstock.deadletters.troubles import trouble
+from penstock.deadletters.writer import Writer
 from penstock.errors import FlowError, StoreError, StoreMissing, describe
 
 SCHEME = "sqlite:///"
@@ -33,9 +33,6 @@ class SqliteStore:
     `create=False` opens only what is there already and raises `StoreMissing` otherwise. `busy_seconds` is how long a
     statement waits for another process that writes. Letters that other processes add or change are seen at once by
     `get` and `page`, and by `counts` after `refresh_seconds` and a second look.
-
-    Plain numbers for metrics: `commits`, `failures` (groups that could not be committed), `stored` (letters that were
-    new) and `commit_seconds` (of failed groups too).
     """
 
     def __init__(
@@ -45,10 +42,6 @@ class SqliteStore:
             raise FlowError(f"{url!r} names no file; use sqlite:///FILE, or memory: to keep letters in memory")
         self.url = url
         self.patience = 2 * busy_seconds + 2  # the commit that is under way, then one's own
-        self.commits = 0
-        self.failures = 0
-        self.stored = 0
-        self.commit_seconds = 0.0
         self._path = Path(url.removeprefix(SCHEME))
         self._create = create
         self._busy_seconds = busy_seconds
@@ -59,13 +52,33 @@ class SqliteStore:
             URL.create("sqlite+aiosqlite", database=str(self._path)),
             isolation_level="AUTOCOMMIT",
             connect_args={"timeout": busy_seconds},
-            pool_size=2,
+            pool_size=1,
             max_overflow=0,
         )
         self._reading = asyncio.Lock()
-        self._committer = Committer(self._trouble, self._note)
-        self._connection: AsyncConnection | None = None
+        self._writer = Writer(self._path, busy_seconds)
+        self._committer = Committer(self._writer, self._trouble)
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def commits(self) -> int:
+        """Groups of letters that were committed."""
+        return self._writer.commits
+
+    @property
+    def failures(self) -> int:
+        """Groups that could not be."""
+        return self._writer.failures
+
+    @property
+    def stored(self) -> int:
+        """Letters that were new."""
+        return self._writer.stored
+
+    @property
+    def commit_seconds(self) -> float:
+        """Time spent in commits, those of failed groups too."""
+        return self._writer.seconds
 
     async def open(self) -> None:
         """Connect, create the schema or bring it up to date, and count the letters.
@@ -76,27 +89,23 @@ class SqliteStore:
             raise StoreMissing(self.url)
 
         try:
-            self._connection = await self._engine.connect()
-            writer = cast(aiosqlite.Connection, (await self._connection.get_raw_connection()).driver_connection)
-            await prepare(writer, self.url, create=self._create, patience=self._busy_seconds)
-            await self._committer.open(writer)
+            await self._committer.open(self.url, create=self._create)
         except BaseException as error:
-            await self._disconnect()
+            await self._committer.aclose()
             if isinstance(error, Exception):
                 raise self._trouble(error) from error
             raise
         self._counted_at = time.monotonic()
         self._loop = asyncio.get_running_loop()
 
-    async def add(self, letters: Sequence[Letter]) -> None:
+    def add(self, letters: Sequence[Letter]) -> Awaitable[None]:
         """Store letters in one durable commit, together with those of other callers."""
         self._refuse_when_closed()
         try:
             rows = rows_of(letters)
         except Exception as error:
             raise StoreError(f"a letter cannot be written as a row: {describe(error)}") from error
-        if rows:
-            await self._committer.store(rows)
+        return self._committer.store(rows)
 
     async def get(self, id: str) -> Letter | None:
         """One letter, or None."""
@@ -115,7 +124,7 @@ class SqliteStore:
         if self._loop is not None and time.monotonic() - self._counted_at >= self._refresh_seconds:
             self._counted_at = time.monotonic()
             self._loop.call_soon_threadsafe(self._look_again)  # metrics may be read in another thread
-        return {state: count for state, count in self._committer.counts.items() if count}
+        return {state: count for state, count in self._writer.counts.items() if count}
 
     async def aclose(self) -> None:
         """Finish the commits and the read that were begun, and close the file."""
@@ -128,7 +137,7 @@ class SqliteStore:
             raise self._trouble(error) from error
         finally:
             async with self._reading:
-                await self._disconnect()
+                await self._engine.dispose()
 
     async def _read(self, query: Select[Any]) -> list[Letter]:
         async with self._reading:
@@ -146,20 +155,6 @@ class SqliteStore:
     def _refuse_when_closed(self) -> None:
         if self._loop is None:
             raise StoreError(f"the dead letters at {self.url} are not open")
-
-    async def _disconnect(self) -> None:
-        if self._connection is not None:
-            await self._connection.close()
-            self._connection = None
-        await self._engine.dispose()
-
-    def _note(self, stored: int | None, seconds: float) -> None:
-        self.commit_seconds += seconds
-        if stored is None:
-            self.failures += 1
-        else:
-            self.commits += 1
-            self.stored += stored
 
     def _trouble(self, error: Exception) -> StoreError:
         return trouble(error, self.url, self._path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -72,7 +72,7 @@ class Store(Protocol):
         """Get ready: connect, create or check the schema. Called once, before anything else."""
         ...
 
-    async def add(self, letters: Sequence[Letter]) -> None:
+    def add(self, letters: Sequence[Letter]) -> Awaitable[None]:
         """Store letters durably, all or none; a letter whose id is stored already is passed over.
 
         When this returns, they survive a crash of the process and, where the store can promise it, of the machine.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from penstock.errors import FlowError
 from penstock.expressions import Assign, Expression, Fields
@@ -13,12 +14,17 @@ from penstock.files.node import Node, quoted
 from penstock.files.outside import outlet_of, source_of
 from penstock.files.records import Read
 from penstock.flow import Flow, Otherwise, When
+from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
 from penstock.outlets import Outlet
 from penstock.runtime.schedule import Cron, Every, Once, Schedule
 from penstock.services import Service
 from penstock.window import BYTES, ELEMENTS
 
 Fragment = Callable[[Flow[Any]], Flow[Any]]
+
+
+class Noted(Exception):
+    """What is wrong is among the mistakes already."""
 
 
 class Building:
@@ -44,25 +50,27 @@ class Building:
             flow = flow.in_order()
         if (samples := samples_of(read["samples"])) is not None:
             flow = flow.with_samples(samples)
-        for name, worker in (read["workers"] or {}).items():
-            flow = self._try(worker.node, flow, lambda flow, name=name, worker=worker: self._worker(flow, name, worker))
-        flow = self._try(read.at("serve"), flow, lambda flow: served(flow, read["serve"]))
-        return self._try(read.at("dead_letters"), flow, lambda flow: with_letters(flow, read["dead_letters"]))
+        for name, worker in read.mapping("workers").items():
+            flow = self._try(worker.node, flow, partial(self._worker, name, worker))
+        flow = self._try(read.at("serve"), flow, partial(served, read["serve"]))
+        return self._try(read.at("dead_letters"), flow, partial(with_letters, read["dead_letters"]))
 
     def _try(self, node: Node, flow: Flow[Any], change: Fragment) -> Flow[Any]:
         """The changed flow; the flow itself and a mistake if it does not go."""
         try:
             return change(flow)
+        except Noted:
+            return flow
         except (FlowError, ValueError, TypeError) as error:
             self._mistakes.add(node, str(error))
             return flow
 
     def _steps(self, flow: Flow[Any], steps: tuple[Chosen, ...]) -> Flow[Any]:
         for step in steps:
-            flow = self._try(step.key, flow, lambda flow, step=step: self._step(flow, step))
+            flow = self._try(step.key, flow, partial(self._step, step))
         return flow
 
-    def _step(self, flow: Flow[Any], step: Chosen) -> Flow[Any]:
+    def _step(self, step: Chosen, flow: Flow[Any]) -> Flow[Any]:
         kind, value, name = step.kind, step.value, step.beside["name"]
         named: dict[str, Any] = {} if name is None else {"name": name}
         if "merge" in step.beside and kind != "enrich":
@@ -72,8 +80,10 @@ class Building:
                 return flow.map(called(value), **named)
             case "set":
                 return flow.map(Assign(value), name=name or "set")
-            case "filter" | "tap":
-                return getattr(flow, kind)(value, **named)
+            case "filter":
+                return flow.filter(value, **named)
+            case "tap":
+                return flow.tap(value, **named)
             case "flat_map" if isinstance(value, Read):
                 parts = {} if value["max_parts"] is None else {"max_parts": value["max_parts"]}
                 return flow.flat_map(value["each"], **parts, **named)
@@ -82,17 +92,22 @@ class Building:
             case "map_async":
                 service = value["service"] if isinstance(value, Read) else value
                 ordered = isinstance(value, Read) and bool(value["ordered"])
-                return flow.map_async(self._service(service, step.at), ordered=ordered, **named)
+                return flow.map_async(self._service(service), ordered=ordered, **named)
             case "enrich":
                 return self._enrich(flow, step, named)
             case "batch":
-                service = self._service(value["service"], value.at("service"))
-                return flow.batch(service, size=value["size"], seconds=value["within"], **named)
+                return flow.batch(self._service(value["service"]), size=value["size"], seconds=value["within"], **named)
             case "throttle":
                 rate, burst = (value["rate"], value["burst"]) if isinstance(value, Read) else (value, None)
                 return flow.throttle(rate, burst=burst or 1, **named)
-            case "through" | "step":
-                return getattr(flow, kind)(value, **named)
+            case "through" if isinstance(value, Read):
+                return flow.through(value["operator"], max_parts=value["max_parts"] or THROUGH_PARTS, **named)
+            case "through":
+                return flow.through(value, **named)
+            case "step" if isinstance(value, Read):
+                return flow.step(value["operator"], max_parts=value["max_parts"] or 0, **named)
+            case "step":
+                return flow.step(value, **named)
             case "to":
                 return flow.to(*outlets_of(value), **named)
             case "apply":
@@ -101,18 +116,15 @@ class Building:
                 return flow.route({key: self._branch(branch) for key, branch in value.items()}, **named)
 
     def _enrich(self, flow: Flow[Any], step: Chosen, named: dict[str, Any]) -> Flow[Any]:
-        asked: dict[str, str] = step.value if isinstance(step.value, dict) else {name: name for name in step.value}
-        places: dict[str, Node] = dict(step.at.items()) or {str(node.value): node for node in step.at.value}
-        services = {field: self._service(name, places[field]) for field, name in asked.items()}
+        value: dict[str, str] | tuple[str, ...] = step.value
+        asked = value if isinstance(value, dict) else {name: name for name in value}
+        services: dict[str, Any] = {field: self._service(name) for field, name in asked.items()}
         return flow.enrich(merge=step.beside["merge"], **named, **services)
 
-    def _service(self, name: str, node: Node) -> Service:
-        """The service of a name; raises `FlowError` for a name that none has."""
+    def _service(self, name: str) -> Service:
+        """The service of a name; raises `Noted` for a name that none has, or one that is described wrongly."""
         if name not in self._services:
-            known = ", ".join(self._services) or "none"
-            near = self._mistakes.nearest(name, self._services)
-            hint = f'; did you mean "{near}"?' if near else ""
-            raise FlowError(f"there is no service {quoted(name)}, services are {known}{hint}")
+            raise Noted
         return self._services[name]
 
     def _branch(self, branch: Read) -> When | Otherwise:
@@ -127,23 +139,20 @@ class Building:
         if name in self._applying:
             raise FlowError(f"the template {quoted(name)} applies itself")
         if name not in self._templates:
-            known = ", ".join(self._templates) or "none"
-            near = self._mistakes.nearest(name, self._templates)
-            hint = f'; did you mean "{near}"?' if near else ""
-            raise FlowError(f"there is no template {quoted(name)}, templates are {known}{hint}")
+            raise Noted
         self._applying.append(name)
         try:
             return self._steps(flow, self._templates[name])
         finally:
             self._applying.pop()
 
-    def _worker(self, flow: Flow[Any], name: str, worker: Read) -> Flow[Any]:
+    def _worker(self, name: str, worker: Read, flow: Flow[Any]) -> Flow[Any]:
         return flow.worker(name, source_of(worker["source"], flow), schedule_of(worker))
 
 
 def called(value: Any) -> Any:
     """A function, or fields that make an object."""
-    return Fields(value) if isinstance(value, Mapping) else value
+    return Fields(cast("dict[str, Expression]", value)) if isinstance(value, dict) else value
 
 
 def samples_of(value: Any) -> Any:
@@ -153,7 +162,7 @@ def samples_of(value: Any) -> Any:
 
 def outlets_of(value: Any) -> list[Outlet]:
     """The outlets that a step `to` names: one, or a list."""
-    return [outlet_of(one) for one in (value if isinstance(value, tuple) else (value,))]
+    return [outlet_of(outlet) for outlet in (cast(Any, value) if isinstance(value, tuple) else (value,))]
 
 
 def schedule_of(worker: Read) -> Schedule:
@@ -167,7 +176,7 @@ def schedule_of(worker: Read) -> Schedule:
     return Once() if worker["every"] is None else Every(worker["every"])
 
 
-def served(flow: Flow[Any], value: Any) -> Flow[Any]:
+def served(value: Any, flow: Flow[Any]) -> Flow[Any]:
     """The flow, served as its file says."""
     if value is None:
         return flow
@@ -176,15 +185,10 @@ def served(flow: Flow[Any], value: Any) -> Flow[Any]:
     return flow.served(**{name: value[name] for name in value})
 
 
-def with_letters(flow: Flow[Any], value: Any) -> Flow[Any]:
+def with_letters(value: Any, flow: Flow[Any]) -> Flow[Any]:
     """The flow with its store of dead letters."""
     if value is None:
         return flow
-    return (
-        flow.dead_letters(value["store"], redact=value["redact"] or ())
-        if isinstance(value, Read)
-        else flow.dead_letters(value)
-    )
-
-
-__all__ = ["Building", "Expression"]
+    if isinstance(value, Read):
+        return flow.dead_letters(value["store"], redact=value["redact"] or ())
+    return flow.dead_letters(value)

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
-from importlib import import_module
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import yaml
 
 from penstock.errors import FlowError
 from penstock.expressions import Assign, Expression, Fields
 from penstock.files.core_schema import resolve
+from penstock.files.functions import IMPORTED
 from penstock.files.items import rules_of
 from penstock.files.quantities import show_duration, show_rate, show_size
 from penstock.flow import Flow, Worker
 from penstock.operators import MAX_PARTS
 from penstock.operators.each import name_of
+from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
 from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput
 from penstock.runtime.schedule import Cron, Every
 from penstock.services import MAX_IN_FLIGHT, NONE, Backoff, Service
@@ -49,16 +49,30 @@ def dump(flow: Flow[Any], format: str = "yaml") -> str:
 
 def reference_of(function: Any) -> str:
     """The `module:name` of something in Python; raises `FlowError` when it has none that leads to it."""
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-    found: Any = sys.modules.get(module) or _module(module) if module else None
-    for part in (name or "?").split("."):
+    module: str = getattr(function, "__module__", None) or type(function).__module__
+    name = str(getattr(function, "__qualname__", "?"))
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
         found = getattr(found, part, None)
-    if found is not function or module == "__main__":
+    if found is function and module != "__main__":
+        return f"{module}:{name}"
+    given = next(given_names(function), None)
+    if given is None:
         raise FlowError(
             f"{function!r} has no name that a flow file could call it by; define it at the top of a module, "
             "or write it as an expression"
         )
-    return f"{module}:{name}"
+    return given
+
+
+def given_names(thing: Any) -> Iterator[str]:
+    """The names of what was made by another function, and so knows none itself, but was given one in a module."""
+    yield from (known for known, value in IMPORTED.items() if value is thing)
+    for module, holder in list(sys.modules.items()):
+        if module != "__main__":
+            for name, value in list(getattr(holder, "__dict__", {}).items()):
+                if value is thing and not name.startswith("_"):
+                    yield f"{module}:{name}"
 
 
 class _Dump:
@@ -216,8 +230,12 @@ class _Dump:
                 value = {"rate": value, "burst": options["burst"]} if options["burst"] != 1 else value
             case "through":
                 value = reference_of(options["operator"])
+                if options["max_parts"] != THROUGH_PARTS:
+                    value = {"operator": value, "max_parts": options["max_parts"]}
             case "step":
                 usual, value = name_of(options["step"], kind), reference_of(options["step"])
+                if options["max_parts"]:
+                    value = {"operator": value, "max_parts": options["max_parts"]}
             case "to":
                 outlets = [self._outlet(outlet) for outlet in options["outlets"]]
                 value = outlets[0] if len(outlets) == 1 else outlets
@@ -286,14 +304,15 @@ class _Dump:
 class _Dumper(yaml.SafeDumper):
     """Quotes every text that flow files would read as something else."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
         """Nothing is shared."""
         return True
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = '"' if resolve(text)[0] != "text" else "|" if "\n" in text.strip() else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+    represent: Callable[..., yaml.ScalarNode] = cast(Any, dumper).represent_scalar  # the stubs leave its type open
+    return represent("tag:yaml.org,2002:str", text, style)
 
 
 _Dumper.add_representer(str, _represent_text)
@@ -306,13 +325,3 @@ def said(values: Mapping[str, Plain]) -> dict[str, Plain]:
 
 def _unless(usual: Any, **value: Plain) -> dict[str, Plain]:
     return {name: show_size(one) if type(one) is int else one for name, one in value.items() if one != usual}
-
-
-def _module(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError:
-        return None
-
-
-__all__ = ["dump", "reference_of", "replace"]

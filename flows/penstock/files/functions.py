@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,6 +19,9 @@ from penstock.files.shapes import MISSING, Missing, Schema, Shape
 
 REFERENCE = "[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*"
 """The pattern of a name of something in Python: `module:name`."""
+
+IMPORTED: dict[str, Any] = {}
+"""What was found under which name, so that a dump can say it again: not everything knows its own name."""
 
 _TEXT = frozenset[Kind]({"text"})
 _SIMPLE = frozenset[Kind]({"text", "integer", "number", "boolean"})
@@ -116,7 +119,7 @@ class Function(Shape):
 
 
 @contextmanager
-def importing_from(folder: Path) -> Iterator[None]:
+def importing_from(folder: Path) -> Generator[None]:
     """Let names of Python be found in modules beside a file, too."""
     path = str(folder.resolve())
     sys.path.insert(0, path)
@@ -144,4 +147,5 @@ def _imported(text: str, node: Node, mistakes: Mistakes) -> Any:
             mistakes.add(node, f"{module} has no {part!r}", hint=f'did you mean "{near}"?' if near else None)
             return MISSING
         found = getattr(found, part)
+    IMPORTED[text] = found
     return found

@@ -48,7 +48,7 @@ FIELD: Shape = Lazy("field", lambda: Either(_TYPE, _RULES))
 
 FIELDS = MapOf(FIELD)
 
-_RULES = Record(
+_RULES: Shape = Record(
     {
         "type": Field(_TYPE, about="The type of the field; with ? at its end the field may be left out"),
         "enum": Field(ListOf(Anything(), least=1), about="The values that the field may have"),
@@ -63,7 +63,7 @@ _RULES = Record(
         "fields": Field(FIELDS, about="The rules of the fields of an object"),
         "optional": Field(Flag(), about="Whether the field may be left out"),
     },
-    make=lambda read: _checked({name: read.node.get(name).plain() for name in read if name in read}),  # type: ignore[union-attr]
+    make=lambda read: _checked(read.node.plain()),
 )
 
 
@@ -80,7 +80,7 @@ def rules_of(item: Any) -> dict[str, Any] | None:
 @cache
 def _typed_dict(rules: str) -> Any:
     fields: dict[str, Any] = {name: _hint(rule) for name, rule in json.loads(rules).items()}
-    item: Any = TypedDict("Item", fields)  # type: ignore[operator]  # its fields are known only now
+    item = cast(Any, TypedDict)("Item", fields)  # checkers know no TypedDict whose fields are known only now
     item.__rules__ = json.loads(rules)
     return item
 
@@ -96,7 +96,7 @@ def _hint(rule: Any) -> Any:
         hint = list[_hint(rules["items"])]  # type: ignore[misc]
     elif "fields" in rules:
         hint = item_type(rules["fields"])
-    bounds = {_BOUNDS[key]: bound for key, bound in rules.items() if key in _BOUNDS}
+    bounds: dict[str, Any] = {_BOUNDS[key]: bound for key, bound in rules.items() if key in _BOUNDS}
     if name == "integer":
         bounds = {key: int(bound) if isinstance(bound, float) else bound for key, bound in bounds.items()}
     if bounds:

@@ -12,19 +12,23 @@ from typing import Any
 from penstock.environment import filled
 from penstock.errors import FlowError, VariableMissing
 from penstock.files.building import Building
-from penstock.files.choices import Chosen
 from penstock.files.document import read_document
 from penstock.files.functions import importing_from
 from penstock.files.items import item_type
 from penstock.files.mistakes import Mistakes
-from penstock.files.model import FLOW, SHARED_FILE
+from penstock.files.model import FLOW, SHARED_FILE, TESTS_FILE
+from penstock.files.names import Names
 from penstock.files.node import Node, quoted
 from penstock.files.outside import service_of
 from penstock.files.places import Place
 from penstock.files.records import Read
 from penstock.files.shapes import MISSING, Shape
+from penstock.files.trials.case import Case
+from penstock.files.trials.cases import cases_of
 from penstock.flow import Flow
 from penstock.services import Service
+
+NOTHING = Node("mapping", (), Place("", 1, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,11 @@ class FlowFile:
     said: frozenset[str]
     """What the file says itself, by the names at its top; the rest are defaults."""
 
-    @property
-    def digest(self) -> str:
-        """A short text that tells this content from any other, that of used files included."""
-        return self._digest
+    digest: str
+    """A short text that tells this content from any other, that of the used files included."""
 
-    _digest: str = ""
+    tests: tuple[Case, ...] = ()
+    """The tests in the file, and in the one beside it: `NAME.test.yaml`."""
 
 
 def load(
@@ -55,22 +58,32 @@ def load(
     `services` are used in the place of equal ones that the file describes, so that flows share their bulkheads.
     """
     path = Path(path)
-    return loads(_text_of(path), path, environment=environment, services=services)
+    beside = path.with_name(f"{path.stem}.test{path.suffix}")
+    tests = beside if beside.exists() else None
+    return loads(text_of(path), path, environment=environment, services=services, tests=tests)
 
 
 def loads(
-    text: str, path: str | Path, *, environment: Mapping[str, str] = os.environ, services: Iterable[Service] = ()
+    text: str,
+    path: str | Path,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    services: Iterable[Service] = (),
+    tests: Path | None = None,
 ) -> FlowFile:
-    """The flow in a text; `path` is the name that mistakes carry, and files that it uses lie beside it."""
+    """The flow in a text; `path` is the name that mistakes carry, and files that it uses lie beside it.
+
+    `tests` is a file with further tests.
+    """
     path = Path(path)
     mistakes = Mistakes()
     with importing_from(path.parent):
         reading = _Reading(environment, list(services), mistakes)
-        flow, read = reading.flow(text, path)
+        flow, read = reading.flow(text, path, tests)
     mistakes.check()
     assert flow is not None
     digest = hashlib.sha256("\0".join(reading.texts).encode()).hexdigest()[:12]
-    return FlowFile(flow, path, text, tuple(reading.files), frozenset(read), digest)
+    return FlowFile(flow, path, text, tuple(reading.files), frozenset(read), digest, reading.tests)
 
 
 class _Reading:
@@ -82,13 +95,17 @@ class _Reading:
         self._mistakes = mistakes
         self.files: list[Path] = []
         self.texts: list[str] = []
+        self.tests: tuple[Case, ...] = ()
 
-    def flow(self, text: str, path: Path) -> tuple[Flow[Any] | None, Iterable[str]]:
+    def flow(self, text: str, path: Path, tests: Path | None) -> tuple[Flow[Any] | None, Iterable[str]]:
         """The flow, if it has no mistake, and what is said in its file."""
-        read = self._read(text, path, FLOW)
+        node, read = self._read(text, path, FLOW)
+        uses = node.get("use")
+        used = [self._shared(path.parent, name) for name in (uses.value if uses and uses.kind == "list" else ())]
+        self._check_names([node, *(shared for shared, _ in used)])
         if not isinstance(read, Read):
             return None, ()
-        parts = [self._shared(path.parent / name, read.at("use")) for name in read["use"] or ()]
+        parts = [part for _, part in used if isinstance(part, Read)]
         services = self._services([*parts, read])
         templates = self._all("templates", [*parts, read])
         item = item_type(read["item"]) if isinstance(read["item"], Mapping) else read["item"]
@@ -97,29 +114,51 @@ class _Reading:
         except (FlowError, ValueError, TypeError) as error:
             self._mistakes.add(read.node, str(error))
             return None, ()
+        written = [read["tests"], None if tests is None else self._tests_in(tests)]
+        if not self._mistakes:
+            self.tests = tuple(case for part in written for case in cases_of(part, self._mistakes, flow))
         return flow, [name for name, _ in read.node.items()]
 
-    def _read(self, text: str, path: Path, shape: Shape) -> Any:
+    def _tests_in(self, path: Path) -> Any:
+        """The tests in a file of their own."""
+        self.files.append(path)
+        read = TESTS_FILE.read(read_document(text_of(path), str(path)), self._mistakes)
+        return read["tests"] if isinstance(read, Read) else None
+
+    def _check_names(self, nodes: list[Node]) -> None:
+        """Look at the names that steps call, in all files."""
+        services, templates = (
+            frozenset(name for node in nodes for name, _ in (node.get(what) or NOTHING).items())
+            for what in ("services", "templates")
+        )
+        names = Names(services, templates, self._mistakes)
+        for node in nodes:
+            names.check(node.get("steps"))
+            for steps in (node.get("templates") or NOTHING).values():
+                names.check(steps)
+
+    def _read(self, text: str, path: Path, shape: Shape) -> tuple[Node, Any]:
         self.files.append(path)
         self.texts.append(text)
         node = read_document(text, str(path))
-        for text_node in texts_in(node):
+        for text_node in (one for name, part in node.items() if name != "tests" for one in texts_in(part)):
             try:
                 filled(text_node.value, self._environment)
             except VariableMissing as error:
                 self._mistakes.add(text_node, str(error))
-        return shape.read(node, self._mistakes)
+        return node, shape.read(node, self._mistakes)
 
-    def _shared(self, path: Path, node: Node) -> Any:
+    def _shared(self, folder: Path, name: Node) -> tuple[Node, Any]:
+        path = folder / str(name.value)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8"
-            self._mistakes.add(node, f"the file {path} cannot be read: {reason}")
-            return MISSING
+            self._mistakes.add(name, f"the file {path} cannot be read: {reason}")
+            return NOTHING, MISSING
         return self._read(text, path, SHARED_FILE)
 
-    def _services(self, parts: list[Any]) -> dict[str, Service]:
+    def _services(self, parts: list[Read]) -> dict[str, Service]:
         made: dict[str, Service] = {}
         for name, chosen in self._all("services", parts).items():
             try:
@@ -131,13 +170,11 @@ class _Reading:
     def _shared_service(self, service: Service) -> Service:
         return next((known for known in self._known if known == service), service)
 
-    def _all(self, name: str, parts: list[Any]) -> dict[str, Any]:
+    def _all(self, name: str, parts: list[Read]) -> dict[str, Any]:
         """The services or templates of all files."""
         found: dict[str, Any] = {}
         for part in parts:
-            if not isinstance(part, Read):
-                continue
-            for key, value in (part[name] or {}).items():
+            for key, value in part.mapping(name).items():
                 if key in found:
                     self._mistakes.add(
                         part.at(name).key(key) or part.node, f"{quoted(key)} is in a file that is used, too"
@@ -153,11 +190,12 @@ def texts_in(node: Node) -> Iterator[Node]:
     elif node.kind == "list":
         for item in node.value:
             yield from texts_in(item)
-    for _, value in node.items():
+    for value in node.values():
         yield from texts_in(value)
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a file; raises `FlowFileError`."""
     mistakes = Mistakes()
     try:
         return path.read_text(encoding="utf-8")
@@ -167,6 +205,3 @@ def _text_of(path: Path) -> str:
         mistakes.add(Place(str(path), 1, 1), f"the file cannot be read: {error.strerror or error}")
     mistakes.check()
     return ""
-
-
-__all__ = ["Chosen", "FlowFile", "load", "loads"]

@@ -1,20 +1,24 @@
-"""What may stand in a flow file: the one table that checks it, describes it to editors, and that dumps are written by."""
+"""What may stand in a flow file: the one table that checks it and describes it to editors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from penstock.files.amounts import Duration, Rate, Size
+from penstock.files.checked import CRON, ZONE
 from penstock.files.choices import Either, OneKey
 from penstock.files.containers import ListOf, MapOf
-from penstock.files.functions import REFERENCE, Expr, Function, Reference
+from penstock.files.functions import Expr, Function, Reference
 from penstock.files.items import FIELDS
 from penstock.files.records import Field, Record
-from penstock.files.scalars import Anything, Flag, Number, Text, Whole
+from penstock.files.scalars import Flag, Number, Text, Whole
 from penstock.files.shapes import Lazy, Shape
+from penstock.files.trials.form import CASES
 
 NAME = "[A-Za-z0-9_][A-Za-z0-9_-]*"
 """The pattern of names that stand in paths and metrics."""
+
+PATH_NAME = Text(pattern=NAME, said="a name of letters, digits, - and _")
 
 METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -133,14 +137,32 @@ _KINDS: Mapping[str, Shape] = {
         ),
         about="Let values through at a rate",
     ),
-    "through": Reference(about="A synchronous operator of reactivex"),
+    "through": Either(
+        Reference(),
+        Record(
+            {
+                "operator": Field(Reference(), required=True),
+                "max_parts": Field(Whole(least=1), about="Values that it may make of one (16)"),
+            }
+        ),
+        about="Send the values through a synchronous operator of reactivex",
+    ),
     "route": MapOf(BRANCH, key_pattern=NAME, about="Send each value along the first branch whose condition holds"),
     "to": Either(OUTLET.shapes[0], OUTLET.shapes[1], ListOf(OUTLET, least=1), about="Deliver each value to outlets"),
-    "step": Reference(about="An operator of your own, on streams of elements"),
+    "step": Either(
+        Reference(),
+        Record(
+            {
+                "operator": Field(Reference(), required=True),
+                "max_parts": Field(Whole(least=0), about="Parts that it may have open at once (0)"),
+            }
+        ),
+        about="An operator of your own, on streams of elements",
+    ),
     "apply": Text(about="The steps of a template"),
 }
 
-_STEP = OneKey(
+_STEP: Shape = OneKey(
     _KINDS,
     beside={
         "name": Field(Text(), about="What failures, metrics and dead letters call the step"),
@@ -173,8 +195,8 @@ WORKER = Record(
     {
         "source": Field(SOURCE, required=True, about="Where its items come from"),
         "every": Field(Duration(), about="The pause between two runs; without it, and without cron, it runs once"),
-        "cron": Field(Text(), about="When it runs, as cron writes it: 30 4 * * 1-5"),
-        "zone": Field(Text(), about="The time zone of cron (UTC): Europe/Berlin"),
+        "cron": Field(CRON),
+        "zone": Field(ZONE),
     }
 )
 
@@ -185,7 +207,7 @@ SHARED = {
 
 FLOW = Record(
     {
-        "flow": Field(Text(pattern=NAME), required=True, about="The name; the flow is served at /NAME/bulk"),
+        "flow": Field(PATH_NAME, required=True, about="The name; the flow is served at /NAME/bulk"),
         "about": Field(Text(), about="What the flow is for"),
         "use": Field(ListOf(Text()), about="Files whose services and templates can be used here"),
         "item": Field(
@@ -220,7 +242,7 @@ FLOW = Record(
             about="Where failed items are kept",
         ),
         "samples": Field(
-            Either(Text(pattern=REFERENCE), MapOf(Expr("seq"))),
+            Either(Reference(), MapOf(Expr("seq"))),
             about="The sample item of a number: its fields, made of seq (1, 2 …), or a function",
         ),
         "serve": Field(
@@ -239,10 +261,13 @@ FLOW = Record(
             about="How it is served over HTTP; false for workers only",
         ),
         "workers": Field(MapOf(WORKER, key_pattern=NAME), about="Runs in the background, by name"),
-        "tests": Field(ListOf(Anything()), about="Tests of the flow, in virtual time"),
+        "tests": Field(CASES, about="Tests of the flow, in virtual time"),
     }
 )
 """A flow file."""
+
+TESTS_FILE = Record({"tests": Field(CASES, required=True)})
+"""A file of tests that lies beside the file of a flow."""
 
 SHARED_FILE = Record(SHARED)
 """A file of services and templates that flow files use."""

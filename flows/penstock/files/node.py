@@ -46,6 +46,10 @@ class Node:
             for key, value in self.value:
                 yield key.value, value
 
+    def values(self) -> Iterator[Node]:
+        """The values of a mapping; nothing for anything else."""
+        return (value for _, value in self.items())
+
     def plain(self) -> Any:
         """The same as dicts, lists and scalars."""
         if self.kind == "mapping":

@@ -22,6 +22,8 @@ class Text(Shape):
 
     pattern: str | None = None
     choices: Sequence[str] = ()
+    said: str = ""
+    """What a text is that matches the pattern, in words."""
 
     @property
     def kinds(self) -> frozenset[Kind]:
@@ -29,7 +31,7 @@ class Text(Shape):
 
     @property
     def wanted(self) -> str:
-        return f"a text like {self.pattern}" if self.pattern else "a text"
+        return self.said or (f"a text like {self.pattern}" if self.pattern else "a text")
 
     def read(self, node: Node, mistakes: Mistakes, /) -> str | Missing:
         if node.kind != "text":

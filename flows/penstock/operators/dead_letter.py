@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -18,7 +20,17 @@ from penstock.services import Backoff
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 GROUP = 512
-"""Letters stored by one call at most."""
+"""Elements whose letters are stored by one call: once there are as many, the next ones wait for the next call."""
+
+TURNS = 4
+"""Turns of the event loop that a mail waits for more before it goes; an idle loop takes no time for them.
+
+Every commit costs a busy event loop the same, however few its letters. With a third of 50,000 orders failing, 4 turns
+made 141 letters of 83 in a commit, and 9.2 µs of 10.8 for an order; 8 turns no less.
+"""
+
+CHANCE = random.Random()  # noqa: S311 - jitter, no secret
+"""Of all runs that bring none of their own: seeding one costs more than what a small run does with it."""
 
 Write = Callable[[list[Element[Any]]], list[Letter]]
 
@@ -29,6 +41,7 @@ def dead_letter(
     *,
     backoff: Backoff | None = None,
     on_trouble: Callable[[Exception, float], None] | None = None,
+    chance: random.Random | None = None,
 ) -> Step[Any, Any]:
     """Store the letter of each failed element, many in one durable commit.
 
@@ -46,7 +59,7 @@ def dead_letter(
             observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
         ) -> abc.DisposableBase:
             scope = Scope.of(scheduler, "dead_letter")
-            office = PostOffice(store, write, backoff, on_trouble, observer, scope)
+            office = PostOffice(store, write, backoff, on_trouble, chance, observer, scope)
             return source.subscribe(office.on_next, observer.on_error, office.on_completed, scheduler=scheduler)
 
         return Observable(subscribe)
@@ -54,8 +67,19 @@ def dead_letter(
     return step
 
 
+@dataclass(slots=True, eq=False)
+class Mail:
+    """Failed elements that go to the store together, and those letters of theirs that are new."""
+
+    elements: list[Element[Any]] = field(default_factory=list[Element[Any]])
+    letters: list[Letter] = field(default_factory=list[Letter])
+
+
 class PostOffice:
-    """The letters of one run, on their way to the store."""
+    """The letters of one run, on their way to the store.
+
+    A letter is written when its element comes in, so that there is little left to do between two commits.
+    """
 
     def __init__(
         self,
@@ -63,6 +87,7 @@ class PostOffice:
         write: Write,
         backoff: Backoff,
         on_trouble: Callable[[Exception, float], None] | None,
+        chance: random.Random | None,
         observer: abc.ObserverBase[list[Element[Any]]],
         scope: Scope,
     ) -> None:
@@ -72,14 +97,20 @@ class PostOffice:
         self._on_trouble = on_trouble
         self._observer = observer
         self._scope = scope
-        self._chance = random.Random()  # noqa: S311 - jitter, no secret
-        self._pending: list[Element[Any]] = []
+        self._chance = chance or CHANCE
+        self._mails: deque[Mail] = deque()
+        self._ids: dict[int, str] = {}
+        """The letters that are written and not durable yet, by the `id()` of the root that each tells of."""
         self._task: asyncio.Task[None] | None = None
         self._ended = False
 
     def on_next(self, elements: list[Element[Any]]) -> None:
-        """Take failed elements in; the first starts the task that stores them."""
-        self._pending += elements
+        """Take failed elements in; the first starts the task that stores their letters."""
+        if not self._mails or len(self._mails[-1].elements) >= GROUP:
+            self._mails.append(Mail())
+        mail = self._mails[-1]
+        mail.elements += elements
+        mail.letters += self._written(elements)
         if self._task is None:
             self._task = self._scope.spawn(self._run(), "dead letters")
 
@@ -89,42 +120,43 @@ class PostOffice:
         if self._task is None:
             self._observer.on_completed()
 
+    def _written(self, elements: list[Element[Any]]) -> list[Letter]:
+        """New letters for those elements that have none and share none."""
+        fresh: dict[int, Element[Any]] = {}
+        for element in elements:
+            root = element if element.parent is None else element.root
+            if root.letter is None and id(root) not in self._ids:
+                fresh.setdefault(id(root), element)
+        letters = self._write(list(fresh.values()))
+        for place, letter in zip(fresh, letters, strict=True):
+            self._ids[place] = letter.id
+        return letters
+
     async def _run(self) -> None:
-        while self._pending:
-            group, self._pending = self._pending[:GROUP], self._pending[GROUP:]
-            await self._deliver(group)
-            if not self._scope.emit(self._observer, group):
+        while self._mails:
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            mail = self._mails.popleft()
+            if mail.letters:
+                await self._store_all(mail)
+            self._note(mail)
+            if not self._scope.emit(self._observer, mail.elements):
                 return
         self._task = None
         if self._ended:
             self._observer.on_completed()
 
-    async def _deliver(self, group: list[Element[Any]]) -> None:
-        fresh: dict[int, Element[Any]] = {}
-        for element in group:
-            root = element if element.parent is None else element.root
-            if root.letter is None:
-                fresh.setdefault(id(root), element)
-        letters = self._write(list(fresh.values()))
-        ids = {root: letter.id for root, letter in zip(fresh, letters, strict=True)}
-        if letters:
-            await self._store_all(group, letters, ids)
-        self._note(group, ids)
-
-    async def _store_all(self, group: list[Element[Any]], letters: list[Letter], ids: dict[int, str]) -> None:
+    async def _store_all(self, mail: Mail) -> None:
         attempt = 0
         while True:
-            storing = asyncio.ensure_future(self._store.add(letters))
+            storing: asyncio.Future[None] | None = None
             try:
+                storing = asyncio.ensure_future(self._store.add(mail.letters))
                 await asyncio.shield(storing)
                 return
             except asyncio.CancelledError:
-                # The commit goes on whatever we do, so its end decides: a durable letter means a failed element.
-                await asyncio.wait((storing,), timeout=min(self._store.patience, CANCEL_SECONDS / 2))
-                if not storing.done():
-                    log.error("store.uncertain", letters=len(letters), waited=CANCEL_SECONDS / 2)
-                if storing.done() and not storing.cancelled() and storing.exception() is None:
-                    self._note(group, ids)
+                if storing is not None:
+                    await self._see_the_end(mail, storing)
                 raise
             except Exception as error:
                 attempt += 1
@@ -133,8 +165,18 @@ class PostOffice:
                     self._on_trouble(error, wait)
                 await asyncio.sleep(wait)
 
-    def _note(self, group: list[Element[Any]], ids: dict[int, str]) -> None:
-        ledger = self._scope.ledger
-        for element in group:
+    async def _see_the_end(self, mail: Mail, storing: asyncio.Future[None]) -> None:
+        """The commit goes on whatever we do, so its end decides: a durable letter means a failed element."""
+        await asyncio.wait((storing,), timeout=min(self._store.patience, CANCEL_SECONDS / 2))
+        if not storing.done():
+            log.error("store.uncertain", letters=len(mail.letters), waited=CANCEL_SECONDS / 2)
+        elif not storing.cancelled() and storing.exception() is None:
+            self._note(mail)
+
+    def _note(self, mail: Mail) -> None:
+        ledger, ids = self._scope.ledger, self._ids
+        for element in mail.elements:
             root = element if element.parent is None else element.root
-            ledger.store(element, root.letter or ids[id(root)])
+            letter = ids.pop(id(root), None) or root.letter
+            assert letter is not None
+            ledger.store(element, letter)

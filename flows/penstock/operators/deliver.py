@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from reactivex import Observable, abc
@@ -51,6 +52,10 @@ def deliver(*outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Step[A
     return step
 
 
+def _leave(valve: Valve) -> list[asyncio.Future[Any]]:
+    return [asyncio.ensure_future(valve.leave())]
+
+
 class Delivery:
     """The values of one run, on their way to the outlets."""
 
@@ -73,7 +78,7 @@ class Delivery:
         self._valves: list[Valve] = []
         for outlet in outlets:
             valve = Valve.of(outlet)
-            scope.on_close(lambda valve=valve: [asyncio.ensure_future(valve.leave())])
+            scope.on_close(partial(_leave, valve))
             self._valves.append(valve)
 
     def on_next(self, elements: list[Element[Any]]) -> None:

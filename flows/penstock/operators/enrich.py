@@ -149,7 +149,7 @@ class Gathering:
 
     def _fill(self, group: Group, number: int, answers: Sequence[Any]) -> None:
         """Note that a service has answered for a whole group."""
-        if Failed in map(type, answers):
+        if self._lanes[number].failed:
             self._fail(number, group.elements, answers)
         group.columns[number] = answers
         group.missing -= 1

@@ -1,4 +1,4 @@
-"""What an operator gives out: an Observable that costs little to subscribe to inside of a run.
+"""What sources and operators give out: an Observable that costs little to subscribe to inside of a run.
 
 reactivex lays an observer, a trampoline, two disposables and their locks around every subscription. A run of a few
 orders spent a fifth of its time on them. Between the parts of one run nobody needs them: they live on one event loop,

@@ -10,34 +10,42 @@ from reactivex.disposable import CompositeDisposable, SerialDisposable
 from reactivex.scheduler import ImmediateScheduler
 
 from penstock.element import Element, Outcome, Step
-from penstock.errors import Unattributed
+from penstock.errors import TooManyParts, Unattributed
 from penstock.scope import Scope
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
-def through(operator: Callable[[Observable[A]], Observable[B]], *, name: str = "through") -> Step[A, B]:
+MAX_PARTS = 16
+"""Values that an operator may make of one unless told otherwise."""
+
+
+def through(
+    operator: Callable[[Observable[A]], Observable[B]], *, max_parts: int = MAX_PARTS, name: str = "through"
+) -> Step[A, B]:
     """Send the values through a synchronous reactivex operator, with the credits kept right.
 
     What the operator gives out belongs to the element that went in: one value replaces its own, none settles it as
-    filtered, several become its parts (as with `flat_map`). A value that the operator gives out at its end (`reduce`,
-    `last`, a rest of `buffer_with_count`) belongs to none: it becomes an element of its own, which comes last and is
-    counted as received like the others. If the operator raises, the element fails and the operator starts anew,
-    without what it remembered. If it completes (`take`), the run takes no further input.
+    filtered, several, `max_parts` at most, become its parts (as with `flat_map`). A value that the operator gives out
+    at its end (`reduce`, `last`, a rest of `buffer_with_count`) belongs to none: it becomes an element of its own,
+    which comes last and is counted as received like the others. If the operator raises, the element fails and the
+    operator starts anew, without what it remembered. If it completes (`take`), the run takes no further input.
 
     **Takes in** elements. **Holds back** never. **Gives out** as the operator does. **Ends** when its input does.
 
     >>> from reactivex import operators as ops
     >>> step = through(ops.distinct_until_changed())
     """
+    if max_parts < 1:
+        raise ValueError(f"through needs max_parts of at least 1, got {max_parts!r}")
 
     def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
         def subscribe(
             observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
         ) -> abc.DisposableBase:
             scope = Scope.of(scheduler, f"step {name}")
-            passage = Passage(name, operator, observer, scope)
+            passage = Passage(name, operator, max_parts, observer, scope)
             subscription = source.subscribe(
                 passage.on_next, observer.on_error, passage.on_completed, scheduler=scheduler
             )
@@ -55,11 +63,13 @@ class Passage:
         self,
         name: str,
         operator: Callable[[Observable[Any]], Observable[Any]],
+        max_parts: int,
         observer: abc.ObserverBase[list[Element[Any]]],
         scope: Scope,
     ) -> None:
         self._name = name
         self._operator = operator
+        self._max_parts = max_parts
         self._observer = observer
         self._scope = scope
         self.inner = SerialDisposable()
@@ -68,6 +78,8 @@ class Passage:
         """True while a value is on its way through: only then may the operator give something out."""
         self._error: Exception | None = None
         self._finished = False
+        self._ending = False
+        """True at the end, when what the operator kept comes out."""
         self._start()
 
     def on_next(self, elements: list[Element[Any]]) -> None:
@@ -86,6 +98,7 @@ class Passage:
 
     def on_completed(self) -> None:
         """Let the operator give out what it kept."""
+        self._ending = True
         if not self._finished:
             self._push(self._input.on_completed)
         if self._values or self._error is not None:
@@ -148,6 +161,8 @@ class Passage:
 
     def _on_value(self, value: Any) -> None:
         if self._open:
+            if len(self._values) == self._max_parts and not self._ending:
+                raise TooManyParts(self._name, self._max_parts)
             self._values.append(value)
         else:
             self._scope.fault(Unattributed(self._name))

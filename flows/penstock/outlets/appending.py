@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from penstock.csv_rows import RowSplitter, cell_reader
+from penstock.csv_cells import cell_reader
+from penstock.csv_rows import RowSplitter
 from penstock.errors import OutletBroke
 from penstock.formats import Format, is_compressed
 from penstock.outlets.repairs import CHUNK, repair, repair_compressed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -32,7 +32,7 @@ class NdjsonWriter:
         try:
             return b"".join([_encode(value) + b"\n" for value in values]), None
         except Exception:  # one of them cannot be written; which one, the slow way finds out
-            return one_by_one(values, lambda value: _encode(value) + b"\n")
+            return one_by_one(values, _line)
 
 
 class CsvWriter:
@@ -61,11 +61,10 @@ class CsvWriter:
         columns = self._columns or tuple(fields)
         if not columns:
             raise TypeError("it has no fields; a row of CSV needs at least one")
-        if fields.keys() != set(columns):
-            raise OtherFields(
-                [column for column in columns if column not in fields],
-                [field for field in fields if field not in columns],
-            )
+        missing = [column for column in columns if column not in fields]
+        unknown = [field for field in fields if field not in columns]
+        if missing or unknown:
+            raise OtherFields(missing, unknown)
         row = self._line([_cell(fields[column]) for column in columns])
         self._columns = columns
         return row
@@ -96,7 +95,7 @@ def check_fields(format: Format, fields: Sequence[str] | None) -> tuple[str, ...
     return columns
 
 
-def one_by_one(values: Sequence[Any], write: Any) -> tuple[bytes, Refusals]:
+def one_by_one(values: Sequence[Any], write: Callable[[Any], bytes]) -> tuple[bytes, Refusals]:
     """The bytes of each value that can be written; the others are refused alone."""
     written: list[bytes] = []
     refusals: list[Exception | None] = []
@@ -111,6 +110,10 @@ def one_by_one(values: Sequence[Any], write: Any) -> tuple[bytes, Refusals]:
             refusal.__cause__ = error
             refusals.append(refusal)
     return b"".join(written), refusals if any(refusals) else None
+
+
+def _line(value: Any) -> bytes:
+    return _encode(value) + b"\n"
 
 
 def _cell(value: Any) -> str:

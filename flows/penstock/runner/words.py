@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.commands import command_names, find_command
+from penstock.commands import COMMANDS, find_command
 
-FILES = ("FILE", "FLOW", "PATH")
+FILES = ("FILE", "FLOW", "PATH", "DIR|FILE")
 FOLDERS = ("DIR", "DIRECTORY", "FOLDER")
 
 
@@ -46,18 +46,17 @@ class Word:
 
 def all_words() -> Word:
     """Everything that may follow `penstock`."""
-    commands = [word_of_command(name) for name in command_names()]
+    commands = tuple(word_of_command(name, command.about) for name, command in COMMANDS.items())
     flags = (Flag(("-h", "--help"), "show what there is", None), Flag(("-V", "--version"), "show the version", None))
-    return Word("penstock", "", flags, (), tuple(commands))
+    return Word("penstock", "", flags, (), commands)
 
 
-def word_of_command(name: str) -> Word:
-    """A command, as its own parser knows it."""
-    make_parser = getattr(sys.modules[getattr(find_command(name), "__module__", __name__)], "make_parser", None)
-    if make_parser is None:
-        return Word(name, "")
-    parser: argparse.ArgumentParser = make_parser()
-    return word_of(name, (parser.description or "").split(".")[0].split(":")[0].strip(), parser)
+def word_of_command(name: str, about: str) -> Word:
+    """A command, as its own parser knows it; by its name alone, if it is not installed or shows no parser."""
+    command = find_command(name)
+    module = sys.modules.get(getattr(command, "__module__", ""))
+    make_parser: Callable[[], argparse.ArgumentParser] | None = getattr(module, "make_parser", None)
+    return Word(name, about) if make_parser is None else word_of(name, about, make_parser())
 
 
 def word_of(name: str, about: str, parser: argparse.ArgumentParser) -> Word:
@@ -83,7 +82,7 @@ def word_of(name: str, about: str, parser: argparse.ArgumentParser) -> Word:
 def value_of(action: Any) -> Value:
     """What a flag or a place takes, told by its choices or by what its help calls it."""
     name = str(action.metavar or action.dest.upper())
-    choices = tuple(map(str, action.choices or (name.split("|") if "|" in name else ())))
+    choices = tuple(map(str, action.choices or (name.split("|") if "|" in name and name not in FILES else ())))
     return Value(name, choices, name in FILES, name in FOLDERS)
 
 

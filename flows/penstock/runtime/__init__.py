@@ -1,5 +1,10 @@
 """What runs flows: a run, and the supervisor of all of them."""
 
+import sys
+
+import structlog
+
+from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
 from penstock.runtime.run import Run, Summary
 from penstock.runtime.schedule import Cron, Every, Once, Schedule
@@ -7,7 +12,12 @@ from penstock.runtime.stopping import Event, Phase
 from penstock.runtime.supervisor import Report, Supervisor
 from penstock.runtime.totals import Totals
 
+if not structlog.is_configured():
+    # Standard output belongs to the results of whoever uses this library; structlog would print there.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
 __all__ = [
+    "Calls",
     "Cron",
     "Event",
     "Every",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from datetime import datetime
 from functools import reduce
@@ -16,10 +17,11 @@ from reactivex.disposable import CompositeDisposable
 
 from penstock.deadletters import Letter, Store, Stores, new_id, now
 from penstock.element import Element, Outcome
-from penstock.errors import ReaderGone, RunError, SourceBroke, describe
+from penstock.errors import BoundBroken, ReaderGone, RunError, SourceBroke, describe
 from penstock.operators import Sequencer, dead_letter, route
 from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan
+from penstock.runtime.redaction import redacted
 from penstock.runtime.totals import Totals
 from penstock.scope import CANCEL_SECONDS, Scope
 from penstock.sinks import End, Sink
@@ -73,34 +75,36 @@ class Run:
         sink: Sink,
         *,
         kind: str = "run",
-        ordered: bool = False,
+        ordered: bool | None = None,
         stores: Stores | None = None,
         totals: Totals | None = None,
         on_end: Callable[[Run, Summary], None] | None = None,
         id: str | None = None,
         first: int = 0,
+        chance: random.Random | None = None,
     ) -> None:
         self.id = id or new_id()
         self.plan = plan
         self.kind = kind
         self.started_at: datetime = now()
         self.window = Window(plan.elements, plan.bytes)
+        self._ordered = plan.ordered if ordered is None else ordered
         self.totals = totals or Totals(plan.name)
         self.scope = Scope(
             self.window,
             name=f"{plan.name}:{self.id}",
             meters=self.totals.meters,
             on_fault=self._on_fault,
-            ordered=ordered,
+            ordered=self._ordered,
         )
         self.ledger = self.scope.ledger
         self.reason: str | None = None
         self._source = source
         self._sink = sink
-        self._ordered = ordered
         self._first = first
         self._stores = stores
         self._on_end = on_end
+        self._chance = chance
         self._started = self.scope.loop.time()
         self._drain_reason = "draining"
         self._aborted = False
@@ -108,9 +112,14 @@ class Run:
         """What broke, if something did."""
         self._over = asyncio.Event()
         self._wires = CompositeDisposable()
-        self._log = log.bind(flow=plan.name, run=self.id, kind=kind)
+        self._log = log.bind(flow=plan.name, run=self.id, kind=kind, **_version(plan))
         self.totals.begin(self)
         self._task = self.scope.loop.create_task(self._main(), name=f"run:{self.id}")
+
+    @property
+    def revision(self) -> int | None:
+        """Which version of its flow it is a run of, in a service that can load another."""
+        return self.plan.revision
 
     @property
     def finished(self) -> asyncio.Future[Summary]:
@@ -173,14 +182,15 @@ class Run:
         branches = route(reduce(lambda stream, step: step(stream), steps, self._source))
         failure = branches.failure
         if store is not None:
-            failure = dead_letter(store, self._letters, on_trouble=self._on_trouble)(failure)
+            failure = dead_letter(store, self._letters, on_trouble=self._on_trouble, chance=self._chance)(failure)
         results = Sequencer(self._pass_in_order, self._first) if self._ordered else sink.on_next
         filtered = results if self._ordered else scope.ledger.accept
         ends = Ends(3, sink.on_completed)
         for branch, take in ((failure, results), (branches.filtered, filtered), (branches.success, results)):
             self._wires.add(branch.subscribe(take, sink.on_error, ends, scheduler=scope))
         assert sink.finished is not None
-        sink.finished.add_done_callback(lambda _: self._over.set())
+        over = self._over  # and not self: an aborted run's sink may never finish
+        sink.finished.add_done_callback(lambda _: over.set())
 
     def _pass_in_order(self, elements: list[Element[Any]]) -> None:
         """Hand on what the sink is to see; what was filtered is settled here, at its turn."""
@@ -203,6 +213,7 @@ class Run:
         if self.error is None and not self._aborted:
             try:
                 self.ledger.check_empty()
+                self._check_bound()
             except RunError as error:
                 self.error, self.reason = error, "failed"
         self.ledger.close()
@@ -214,6 +225,12 @@ class Run:
             self._log.error("run.broke", error=describe(self.error), exc_info=self.error)
         self._log.info("run.ended", **_facts(summary))
         return summary
+
+    def _check_bound(self) -> None:
+        """Raise `BoundBroken` if more was ever held than the flow says it can."""
+        held, bound = self.window.highest + self.ledger.most_parts, self.plan.bound
+        if bound is not None and held > bound:
+            raise BoundBroken(held, bound)
 
     def _summary(self) -> Summary:
         settled = self.ledger.settled
@@ -243,7 +260,9 @@ class Run:
         self._log.warning("store.failed", error=describe(error), retry_in=round(wait, 3))
 
     def _letters(self, elements: list[Element[Any]]) -> list[Letter]:
-        return write_letters(self.plan.name, self.id, self.started_at, elements)
+        if paths := self.plan.redacted:
+            elements = [redacted(element, paths) for element in elements]
+        return write_letters(self.plan.name, self.id, self.started_at, elements, self.plan.revision)
 
 
 class Ends:
@@ -257,6 +276,11 @@ class Ends:
         self._count -= 1
         if not self._count:
             self._then()
+
+
+def _version(plan: Plan) -> dict[str, Any]:
+    """The version of the flow, where it has one, as each log line of the run has it."""
+    return {} if plan.revision is None else {"revision": plan.revision, "digest": plan.digest}
 
 
 def _facts(summary: Summary) -> dict[str, Any]:

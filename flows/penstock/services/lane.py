@@ -71,7 +71,7 @@ class Lane:
         self.calls: deque[Any] = deque()
         self.closed = False
         self.failed = 0
-        """How many of the answers are `Failed`."""
+        """How many of the answers are `Failed`; still there while they are handed on."""
         self.retried = False
         self.jobs: list[Any] = []
         """Jobs answered in this turn of the event loop, and in `answers` their answers."""
@@ -119,6 +119,7 @@ class Lane:
             timer.cancel()
         self._timers.clear()
         self.jobs, self.answers = [], []
+        self._done, self._fault = _nobody, None  # who waits for answers refers to this lane: see Scope._let_go
         return self._service.leave(self)
 
     async def aclose(self) -> None:
@@ -137,7 +138,6 @@ class Lane:
         jobs, answers = self.jobs, self.answers
         self.jobs, self.answers = [], []
         self._service.succeeded += len(jobs) - self.failed
-        self.failed = 0
         if self.retried:
             jobs = [job.element if type(job) is Again else job for job in jobs]
         try:
@@ -146,3 +146,9 @@ class Lane:
             if self._fault is None:
                 raise
             self._fault(error)
+        finally:
+            self.failed = 0
+
+
+def _nobody(jobs: Sequence[Any], answers: Sequence[Any]) -> None:
+    """Who waits for the answers of a closed lane."""

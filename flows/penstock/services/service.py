@@ -142,6 +142,20 @@ class Service:
         """Calls that wait for their turn or their next attempt."""
         return sum(lane.waiting for lane in self._lanes)
 
+    def calling(self, call: Callable[[Any], Any], *, chance: random.Random | None = None) -> Service:
+        """The same service, with a bulkhead of its own and another function; for tests."""
+        return Service(
+            self.name,
+            call,
+            max_in_flight=self.max_in_flight,
+            timeout=self.timeout,
+            attempts=self.attempts,
+            backoff=self.backoff,
+            retry_on=self.retry_on,
+            rate=self.rate,
+            chance=chance,
+        )
+
     def lane(self, done: Done, fault: Callable[[BaseException], None] | None = None) -> Lane:
         """A way in for one step of one run; `done` is told the answers, several at a time, and `fault` if it raised.
 
@@ -172,7 +186,7 @@ class Service:
         for worker in busy:
             worker.cancel(Verdict.LEFT)
         # Idle all of them: they end by themselves.
-        waits = [asyncio.ensure_future(self._see_off(busy, ending))] if busy else ending
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._see_off(busy, ending))] if busy else ending
         if not self._lanes and (rest := getattr(self.function, "rest", None)) is not None:
             waits = [*waits, asyncio.ensure_future(rest())]
         return waits
@@ -202,8 +216,7 @@ class Service:
             self._watch = None
         for worker in workers:
             worker.ended = True
-            if worker.lane is None:
-                worker.task.cancel()
+            worker.wake()
         return [worker.task for worker in workers]
 
     def _wake(self) -> None:
@@ -234,6 +247,8 @@ class Service:
                 worker.lane = None
                 self._idle.append(worker)
                 await worker.sleep(loop)
+                if worker.ended:
+                    return
                 self._waking = False
                 made = 0
                 continue
@@ -282,6 +297,7 @@ class Service:
                 broken = error
             if broken is not None:  # outside of the handler: there, the next attempt's error would name this one
                 answer = await self._try_again(worker, lane, job, broken)
+                broken = None  # it refers to this frame by its traceback
             if worker.waited:
                 if worker.verdict is not None:  # the call swallowed its cancelling
                     self._pardon(worker)
@@ -301,19 +317,22 @@ class Service:
     async def _try_again(self, worker: Worker, lane: Lane, job: Job | Again, error: BaseException) -> Any:
         """What a call that raised comes to, after the attempts that need not wait."""
         attempt = job.attempt if isinstance(job, Again) else 1
-        while True:
-            answer = self._broken_off(worker, lane, job, attempt, error)
-            if answer is not At.ONCE:
-                return answer
-            attempt += 1
-            wait = 0.0 if self._spacing is None else self._spacing.reserve(self._clock())
-            worker.since = self._clock() + wait
-            try:
-                if wait:
-                    await asyncio.sleep(wait)
-                return await self._call(job.value)
-            except (Exception, asyncio.CancelledError) as again:
-                error = again
+        try:
+            while True:
+                answer = self._broken_off(worker, lane, job, attempt, error)
+                if answer is not At.ONCE:
+                    return answer
+                attempt += 1
+                wait = 0.0 if self._spacing is None else self._spacing.reserve(self._clock())
+                worker.since = self._clock() + wait
+                try:
+                    if wait:
+                        await asyncio.sleep(wait)
+                    return await self._call(job.value)
+                except (Exception, asyncio.CancelledError) as again:
+                    error = again
+        finally:
+            del error  # it refers to this frame by its traceback: only the garbage collector would free the two
 
     def _broken_off(self, worker: Worker, lane: Lane, job: Job | Again, attempt: int, error: BaseException) -> Any:
         """What a call that raised comes to: a failure, another attempt, or nothing for a run that left."""

@@ -46,6 +46,8 @@ class Tries:
         try:
             if attempt >= self._most or not self._retry_on(error):
                 lane.failed += 1
+                # Nobody shows it, and it keeps the frames of the call alive, which cost a failed element 2.7 of 13 µs.
+                error.__traceback__ = None
                 return Failed(error, attempt)
             seconds = self._backoff.seconds(attempt, self._chance, getattr(error, "retry_after", None))
         except Exception as broken:  # a bug in retry_on or in an error must not take the worker with it

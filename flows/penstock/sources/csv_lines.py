@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from penstock.csv_rows import Row, RowSplitter, cell_reader
+from penstock.csv_cells import cell_reader
+from penstock.csv_rows import Row, RowSplitter
 from penstock.errors import BadRow
 from penstock.sources.ndjson import LINE_LIMIT
 from penstock.sources.source import LongLine, Unreadable

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import os
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -14,29 +11,16 @@ from typing import NamedTuple
 
 import structlog
 
+from penstock.environment import filled
 from penstock.errors import FileBroke, FlowError, describe
-from penstock.formats import Format, format_of, known_format, named_format
+from penstock.formats import Format, format_of, named_format
 from penstock.sources.files import FileLines, check_reading, give_out, make_splitter
+from penstock.sources.inbox import FAILED, Inbox, Seen
 from penstock.sources.ndjson import LINE_LIMIT
 from penstock.sources.source import Intake, Source
 from penstock.threads import in_thread
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-LOOK = 1000
-"""Files that one look at a directory keeps in mind, the oldest; the others wait for a later look."""
-
-FAILED = "failed"
-"""The subfolder for files that could not be read to their end."""
-
-
-class Seen(NamedTuple):
-    """A file as it was at one look; it is whole when the next look sees the same."""
-
-    modified: int
-    """When it was last written, in nanoseconds."""
-    name: str
-    size: int
 
 
 class Finished(NamedTuple):
@@ -74,27 +58,27 @@ class Watch:
 
     def __init__(self, directory: Directory, intake: Intake[bytes]) -> None:
         self._directory = directory
-        self._path = Path(directory.path)
+        self._inbox = Inbox(
+            filled(directory.path), directory.pattern, directory.done, any_format=directory.format is not None
+        )
         self._intake = intake
-        self._seen: list[Seen] = []
-        self._unknown = 0
-        self._told = 0
-        self._example = ""
         self._finished: Finished | None = None
         self._log = log.bind(directory=directory.path)
 
     async def watch(self) -> None:
         """Look again and again, and read what is whole."""
-        await in_thread(self._make_folders)
+        await in_thread(self._inbox.make_folders)
         self._intake.on_close(self._close)
         while True:
-            for file in await in_thread(self._look):
+            for file in await in_thread(self._inbox.look):
                 await self._read(file)
             await asyncio.sleep(self._directory.every)
 
     async def _read(self, file: Seen) -> None:
         """Give out a file, wait until all of it is settled, and only then move it: a crash before reads it again."""
-        first, path, error = self._intake.seq, str(self._path / file.name), None
+        if not await in_thread(partial(self._inbox.is_as_seen, file)):
+            return  # it went away while others were read, or is still written to: a later look decides
+        first, path, error = self._intake.seq, str(self._inbox.path / file.name), None
         format = format_of(path, self._directory.format)
         splitter = make_splitter(format, self._directory.limit, self._directory.delimiter)
         try:
@@ -124,73 +108,9 @@ class Watch:
         else:
             said.warning("directory.file_failed", error=finished.error, moved_to=FAILED)
         folder = self._directory.done if finished.error is None else FAILED
-        obstacle = await in_thread(partial(self._move, finished.file, folder))
+        obstacle = await in_thread(partial(self._inbox.move, finished.file, folder))
         if obstacle is not None:
             said.warning(obstacle)
-
-    def _make_folders(self) -> None:
-        if not self._path.is_dir():
-            raise FileBroke(self._directory.path, "there is no such directory; make it, or name another")
-        for folder in (self._directory.done, FAILED):
-            try:
-                (self._path / folder).mkdir(exist_ok=True)
-            except OSError as error:
-                raise FileBroke(str(self._path / folder), error.strerror or str(error)) from error
-
-    def _look(self) -> list[Seen]:
-        """The files that did not change since the last look, the oldest first."""
-        with os.scandir(self._path) as entries:
-            here = (seen for entry in entries if (seen := self._matching(entry)) is not None)
-            before, self._seen = set(self._seen), heapq.nsmallest(LOOK, here)
-        self._tell_of_unknown()
-        return [seen for seen in self._seen if seen in before]
-
-    def _matching(self, entry: os.DirEntry[str]) -> Seen | None:
-        pattern = self._directory.pattern
-        hidden = entry.name.startswith(".") and not pattern.startswith(".")
-        if hidden or not fnmatchcase(entry.name, pattern):
-            return None
-        try:
-            if not entry.is_file():
-                return None
-            if self._directory.format is None and known_format(entry.name) is None:
-                self._unknown += 1
-                self._example = entry.name
-                return None
-            facts = entry.stat()
-        except OSError:  # it went away meanwhile
-            return None
-        return Seen(facts.st_mtime_ns, entry.name, facts.st_size)
-
-    def _tell_of_unknown(self) -> None:
-        """Say that there are files whose format nobody tells, once for as long as there are as many."""
-        if self._unknown != self._told and self._unknown:
-            self._log.warning("directory.unknown_format", files=self._unknown, example=self._example)
-        self._told, self._unknown = self._unknown, 0
-
-    def _move(self, file: Seen, folder: str) -> str | None:
-        """Move a file; returns why it was not: it went away, or it was written to since, and has to be read again."""
-        path = self._path / file.name
-        try:
-            facts = path.stat()
-            if (facts.st_mtime_ns, facts.st_size) != (file.modified, file.size):
-                return "directory.file_changed"
-            path.rename(free_place(self._path / folder, file.name))
-        except FileNotFoundError:
-            return "directory.file_gone"
-        except OSError as error:
-            raise FileBroke(str(path), f"it cannot be moved to {folder}/: {error.strerror or error}") from error
-        return None
-
-
-def free_place(folder: Path, name: str) -> Path:
-    """A path in a folder under which nothing is lost: the name, with a number if there is such a file already."""
-    place, number = folder / name, 1
-    stem, dot, suffixes = name.partition(".")
-    while place.exists():
-        number += 1
-        place = folder / f"{stem}-{number}{dot}{suffixes}"
-    return place
 
 
 def from_directory(

@@ -110,11 +110,10 @@ class Ticks(Source[int]):
         loop = asyncio.get_running_loop()
         start = loop.time()
         for number in islice(count(), self.total):
-            if number:
-                passed = int((loop.time() - start) / self.seconds + 1e-6)  # a timer may fire a hair too early
-                await asyncio.sleep(start + (passed + 1) * self.seconds - loop.time())
             await intake.send((number,))
             await intake.room()
+            passed = int((loop.time() - start) / self.seconds + 1e-6)  # a timer may fire a hair too early
+            await asyncio.sleep(start + (passed + 1) * self.seconds - loop.time())
 
 
 def generated(count: int, make: Callable[[int], T]) -> Source[T]:

@@ -14,11 +14,12 @@ from functools import partial
 from itertools import count
 from typing import Any, Generic, TypeVar
 
-from reactivex import Observable, abc
+from reactivex import abc
 from reactivex.disposable import Disposable
 
 from penstock.element import Element
 from penstock.errors import SourceBroke, TooLarge
+from penstock.operators.stream import Stream
 from penstock.scope import Scope, cancel
 
 T = TypeVar("T")
@@ -96,7 +97,7 @@ class Intake(Generic[T]):
 
     def on_close(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have `call` awaited when the run is over, however it ended."""
-        self._scope.on_close(call)
+        self._scope.on_close(lambda: [asyncio.ensure_future(call())])
 
     async def send(self, values: Sequence[T], sizes: Sequence[int] | None = None) -> None:
         """Emit values in order, as many at a time as there are credits for.
@@ -155,7 +156,7 @@ class Intake(Generic[T]):
             task.cancel()
 
 
-class Source(Observable[list[Element[T]]]):
+class Source(Stream[list[Element[T]]]):
     """Where elements come from. Subscribing starts one task; disposing ends it; draining completes it.
 
     A source that breaks completes too, so that what it gave out is still finished; the run then ends as failed.

@@ -1,0 +1,114 @@
+"""`penstock check FILE…`: every mistake in flow files, and how much memory the flows can take at the most."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from penstock.bound import Bound
+from penstock.errors import FlowFileError
+from penstock.files.load import FlowFile, load
+from penstock.files.quantities import show_size
+from penstock.steps import walk
+
+
+def command(arguments: list[str]) -> int:
+    """Check files; returns 0 if all is well, 1 if there is a mistake in one of them."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    reports = [report(path) for path in options.files]
+    if options.json:
+        sys.stdout.write(json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write("".join(line + "\n" for one in reports for line in lines_of(one, quiet=options.quiet)))
+    sys.stdout.flush()
+    return 0 if all(one["ok"] for one in reports) else 1
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
+    parser = argparse.ArgumentParser(
+        prog="penstock check",
+        description="Say everything that is wrong in flow files, and how much the flows can hold at the most.",
+    )
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="a flow file: .yaml, .json or .toml")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--quiet", action="store_true", help="only mistakes")
+    return parser
+
+
+def report(path: Path) -> dict[str, Any]:
+    """What there is to say about one file, as a document."""
+    try:
+        file = load(path)
+    except FlowFileError as error:
+        mistakes = [
+            {
+                "file": mistake.place.file,
+                "line": mistake.place.line,
+                "column": mistake.place.column,
+                "found": mistake.found,
+                "wanted": mistake.wanted,
+                "hint": mistake.hint,
+                "text": str(mistake),
+            }
+            for mistake in error.mistakes
+        ]
+        return {"file": str(path), "ok": False, "mistakes": mistakes}
+    return {"file": str(path), "ok": True, "flow": file.flow.name, "has": counted(file), "bound": measured(file)}
+
+
+def counted(file: FlowFile) -> dict[str, int]:
+    """How much of what a flow has."""
+    flow = file.flow
+    return {
+        "steps": len(list(walk(flow.steps))),
+        "services": len(flow.services),
+        "workers": len(flow.workers),
+        "tests": len(file.tests),
+    }
+
+
+def measured(file: FlowFile) -> dict[str, Any]:
+    """The bound of a flow, as a document."""
+    bound: Bound = file.flow.bound
+    parts = [asdict(part) for part in bound.parts]
+    return {"elements": bound.elements, "bytes": bound.bytes, "open": list(bound.open), "parts": parts}
+
+
+def lines_of(report: dict[str, Any], *, quiet: bool) -> Iterator[str]:
+    """The report for a person."""
+    if not report["ok"]:
+        yield from (mistake["text"] for mistake in report["mistakes"])
+        number = len(report["mistakes"])
+        yield f"{report['file']}: {number} {'mistake' if number == 1 else 'mistakes'}"
+        return
+    if quiet:
+        return
+    has = ", ".join(f"{number} {what if number != 1 else what[:-1]}" for what, number in report["has"].items())
+    bound = report["bound"]
+    yield f"{report['file']}: flow {report['flow']} is well ({has})"
+    yield f"  one run holds at most {bound['elements']} elements and {in_words(bound['bytes'])} of JSON:"
+    width = max(len(part["step"]) for part in bound["parts"])
+    for part in bound["parts"]:
+        elements = f"{part['elements']:>7}" if part["elements"] else " " * 7
+        size = f"{in_words(part['bytes']):>9}" if part["bytes"] else " " * 9
+        yield f"    {part['step']:<{width}}  {elements}  {size}  {part['why']}"
+    if bound["open"]:
+        yield f"  not in it, for it has no limit: what {', '.join(bound['open'])} return"
+
+
+def in_words(size: int) -> str:
+    """A size with one digit behind the point, where it is no whole unit."""
+    shown = show_size(size)
+    if (isinstance(shown, str) and not shown.endswith(("B", "kB", "MB", "GB"))) or size < 1024:
+        return str(shown)
+    for unit, factor in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
+        if size >= factor:
+            return f"{size / factor:.4g}{unit}"
+    return f"{size}B"

@@ -1,0 +1,78 @@
+"""`penstock graph FILE`: the flow of a file as a picture."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import PenstockError
+from penstock.files.graph import graph_of
+from penstock.files.pictures import FORMATS
+from penstock.flow import Flow
+
+ENDINGS = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot", ".json": "json"}
+"""The format that is meant by the ending of a file's name."""
+
+
+def command(arguments: list[str], read: Callable[[str], Flow[Any]] | None = None) -> int:
+    """Draw a flow; returns 0, or 1 if the flow cannot be read or the picture cannot be written.
+
+    `read` gives the flow of a file.
+    """
+    options = make_parser().parse_args(arguments)
+    try:
+        flow = (read or flow_of)(options.file)
+    except (PenstockError, OSError) as error:
+        return complain(str(error))
+    return put(FORMATS[format_of(options)](graph_of(flow)), options.output)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The words and flags of the command."""
+    parser = argparse.ArgumentParser(
+        prog="penstock graph",
+        description="Draw a flow: its sources, steps, branches, services, and where failures are kept.",
+    )
+    parser.add_argument("file", metavar="FILE", help="a flow file")
+    parser.add_argument(
+        "--format",
+        choices=tuple(FORMATS),
+        help="default: what the name of the output ends in, else mermaid",
+    )
+    parser.add_argument("--output", metavar="FILE", help="where the picture goes (default: standard output)")
+    return parser
+
+
+def format_of(options: argparse.Namespace) -> str:
+    """The format that is asked for, by its name or by that of the output."""
+    ending = Path(options.output).suffix.lower() if options.output else ""
+    return options.format or ENDINGS.get(ending, "mermaid")
+
+
+def flow_of(file: str) -> Flow[Any]:
+    """The flow of a file."""
+    from penstock.files import load  # late: what reads files takes a while to import
+
+    return load(file).flow
+
+
+def put(picture: str, output: str | None) -> int:
+    """Write a picture, in UTF-8 whatever the terminal says; returns the exit code."""
+    if output is None:
+        sys.stdout.buffer.write(picture.encode())
+        sys.stdout.flush()  # a reader that has gone is noticed here, not while Python ends
+        return 0
+    try:
+        Path(output).write_text(picture, encoding="utf-8", newline="\n")
+    except OSError as error:
+        return complain(f"{output} cannot be written: {error.strerror}")
+    return 0
+
+
+def complain(sentence: str) -> int:
+    """Say on standard error what is wrong; returns the exit code for it."""
+    sys.stderr.write(f"penstock graph: {sentence}\n")
+    return 1

@@ -1,0 +1,62 @@
+"""Functions that flow files of the tests call by their names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+from reactivex import Observable
+from reactivex import operators as ops
+
+from penstock.element import Element
+from penstock.operators.each import each
+from penstock.sources import Source, generated
+
+
+class Parcel(Struct):
+    """An item that is described in Python."""
+
+    id: int
+    kg: float = 1.0
+
+
+def double(value: Any) -> Any:
+    return value
+
+
+def heavy(value: Any) -> bool:
+    return bool(value)
+
+
+def look(value: Any) -> None:
+    """A glance."""
+
+
+async def answer(value: Any) -> Any:
+    return value
+
+
+async def answers(values: list[Any]) -> list[Any]:
+    return values
+
+
+def merge(value: Any, found: dict[str, Any]) -> Any:
+    return value | found
+
+
+def distinct(source: Observable[Any]) -> Observable[Any]:
+    return source.pipe(ops.distinct_until_changed())
+
+
+latest = ops.last()
+
+
+def _nothing(_: list[Element[Any]]) -> None:
+    """Leaves all elements alone."""
+
+
+own = each("own", _nothing)
+
+
+def numbers() -> Source[int]:
+    return generated(3, abs)

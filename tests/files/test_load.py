@@ -1,0 +1,166 @@
+"""Flow files become flows; whatever is wrong in one is said at once, each mistake at its place."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from penstock import from_iterable
+from penstock.errors import FlowFileError
+from penstock.files import load, loads
+from penstock.files.check_command import command as check
+from penstock.testing import run
+
+BAD = """\
+flow: orders x
+ky: orderId
+item: {orderId: {type: integr}}
+window: {elements: 0, bytes: 16Mb}
+services:
+  pricing: {get: "${NOWHERE}/prices/{orderId}", timeout: 2 seconds}
+  inventory: {call: "penstock.orders:inventry", attempts: two}
+steps:
+  - enrich: [pricng, inventory]
+  - filtr: value.price < 5000
+  - filter: vlue.price < 5000
+  - filter: value.price + 1
+  - map: value.a +
+  - route: {big: {when: value.a > 1, steps: [{apply: pack}]}}
+workers:
+  B: {source: {file: in.csv}, cron: "30 4 * *", zone: Europe/Berln}
+"""
+
+SAID = """\
+bad.yaml:1:7: found "orders x", wanted is a name of letters, digits, - and _
+bad.yaml:2:1: found "ky", allowed are flow, about, use, item, key, window, services, templates, steps, order, \
+dead_letters, samples, serve, workers, tests; did you mean "key"?
+bad.yaml:3:24: found "integr", allowed are integer, number, string, boolean, object, array, any, integer?, number?, \
+string?, boolean?, object?, array?, any?; did you mean "integer"?
+bad.yaml:4:20: found 0, wanted is a whole number of at least 1
+bad.yaml:4:30: found "16Mb", wanted is a size such as 16MiB, 64kB or 512B of more than 0
+bad.yaml:6:18: the variable NOWHERE is not set; set it, or give it a default: ${NOWHERE:-default}
+bad.yaml:6:58: found "2 seconds", wanted is a duration such as 250ms, 2s or 1h30m of more than 0; did you mean "2s"?
+bad.yaml:7:21: penstock.orders has no 'inventry'; did you mean "inventory"?
+bad.yaml:7:59: found "two", wanted is a whole number of at least 1
+bad.yaml:9:14: there is no service "pricng", allowed are inventory, pricing; did you mean "pricing"?
+bad.yaml:10:5: found "filtr", allowed are map, set, filter, tap, flat_map, map_async, enrich, batch, throttle, \
+through, route, to, step, apply, name, merge; did you mean "filter"?
+bad.yaml:11:13: "vlue.price < 5000" is no expression: there is no 'vlue.price' here (at its column 1); there is value
+bad.yaml:12:13: "value.price + 1" gives INT, wanted is an expression like value.amount > 10
+bad.yaml:13:10: "value.a +" is no expression: it ends too early (at its column 10)
+bad.yaml:14:54: there is no template "pack"; describe it under templates:
+bad.yaml:16:37: a cron expression has five fields: minute, hour, day of month, month, day of week; got '30 4 * *'; \
+'0 6 * * MON-FRI' is six o'clock on working days
+bad.yaml:16:55: there is no time zone 'Europe/Berln'; did you mean 'Europe/Berlin'?
+"""
+
+
+def mistakes(text: str, **environment: str) -> list[str]:
+    with pytest.raises(FlowFileError) as caught:
+        loads(text, "bad.yaml", environment=environment)
+    return str(caught.value).splitlines()
+
+
+def test_all_mistakes_are_said_at_once() -> None:
+    """One look at the file is enough: no mistake hides another, and each has its place and a way out."""
+    assert mistakes(BAD) == SAID.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("steps: []", '1:1: "flow" is missing'),
+        ("flow: f\nkey: id\nitem: {no: string}", "1:1: flow f has no field 'id' for its key"),
+        ("flow: f\nitem: nowhere:Item", "2:7: there is no module nowhere; install it, or put it beside the flow file"),
+        ("flow: f\nsteps: [{tap: penstock.orders:PRICING_SECONDS}]", "2:15: penstock.orders:PRICING_SECONDS is float"),
+        ("flow: f\nsteps: [{filter: 'true', merge: 'operator:add'}]", "2:33: merge stands beside filter"),
+        ("flow: f\nservices: {s: {call: operator:add, headers: {}}}", "2:22: headers is for a service over HTTP"),
+        ("flow: f\nservices: {s: {get: 'http://h', blocking: true}}", "2:21: blocking is for a function"),
+        ("flow: f\nservices: {s: {get: 'ftp://h'}}", "2:21: a service needs an address like http://host/path/{field}"),
+        ("flow: f\nservices: {s: {get: 'http://h/{id}', many: true}}", "2:21: s is asked about many values at once"),
+        ("flow: f\nworkers: {A: {source: {generate: 3}}}", "2:14: generate makes samples of the flow"),
+        ("flow: f\nworkers: {A: {source: {stdin: true}, every: 1s, cron: '* * * * *'}}", "2:14: a worker runs every"),
+        ("flow: f\nworkers: {A: {source: {file: a.json}}}", "2:14: a.json is one JSON document"),
+        ("flow: f\ndead_letters: postgres://x", "2:15: no dead-letter store is known for 'postgres://x'"),
+        ("flow: f\ntemplates: {t: [{apply: t}]}\nsteps: [{apply: t}]", 'the template "t" applies itself'),
+        ("flow: f\nsteps: [{route: {a: {end: true}, b: {when: 'true'}}}]", "2:10: route in flow f has a branch behind"),
+        ("flow: f\nuse: [nowhere.yaml]", "2:7: the file nowhere.yaml cannot be read: No such file or directory"),
+        ("flow: f\ntests: [{name: t, given: [1]}]", '2:9: "expect" is missing'),
+    ],
+)
+def test_a_mistake_says_where_and_what_to_do(text: str, says: str) -> None:
+    """Each rule of the file, broken once."""
+    found = mistakes(text)
+    assert any(f"bad.yaml:{says}" in line or says in line for line in found), found
+
+
+def test_files_are_told_apart(tmp_path: Path) -> None:
+    """Services and templates of a shared file are used by name; its mistakes carry its own name."""
+    shared = tmp_path / "shared.yaml"
+    shared.write_text("services:\n  s: {call: operator:neg}\ntemplates:\n  t: [{map_async: s}]\n")
+    file = tmp_path / "f.yaml"
+    file.write_text("flow: f\nuse: [shared.yaml]\nsteps: [{apply: t}, {map: value * 2}]\n")
+    loaded = load(file)
+
+    async def results() -> list[Any]:
+        return [result.value async for result in loaded.flow.stream(from_iterable([1, 2]))]
+
+    assert run(results()) == [-2, -4]
+    assert loaded.files == (file, shared)
+
+    shared.write_text("services:\n  s: {call: operator:nog}\n")
+    with pytest.raises(FlowFileError) as caught:
+        load(file)
+    assert [mistake.place.file for mistake in caught.value.mistakes] == [str(file), str(shared)]
+
+
+def test_modules_beside_a_flow_file_are_found(tmp_path: Path) -> None:
+    """A step in Python needs no package: a module beside the file will do."""
+    (tmp_path / "beside_a_flow.py").write_text("def triple(value):\n    return 3 * value\n")
+    (tmp_path / "f.yaml").write_text("flow: f\nsteps: [{map: 'beside_a_flow:triple'}]\n")
+    before = list(sys.path)
+
+    async def first() -> Any:
+        return [result.value async for result in load(tmp_path / "f.yaml").flow.stream(from_iterable([2]))]
+
+    assert run(first()) == [6]
+    assert sys.path == before
+
+
+def test_equal_services_are_one_bulkhead() -> None:
+    """Flows that describe the same service share it, when they are loaded knowing of each other."""
+    text = "flow: {name}\nservices: {{s: {{get: 'http://h/{{id}}', max_in_flight: 3}}}}\nsteps: [map_async: s]\n"
+    one = loads(text.format(name="one"), "one.yaml").flow
+    two = loads(text.format(name="two"), "two.yaml", services=one.services).flow
+
+    assert two.services[0] is one.services[0]
+    assert loads(text.format(name="three"), "three.yaml").flow.services[0] is not one.services[0]
+
+
+def test_what_the_file_says_itself_is_known() -> None:
+    """So that settings are defaults only for what it does not say."""
+    assert loads("flow: f\nwindow: 3\n", "f.yaml").said == {"flow", "window"}
+
+
+def test_check_tells_the_memory_bound(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """`penstock check` says how much one run can hold, step by step and in all; mistakes give exit code 1."""
+    good = tmp_path / "good.yaml"
+    good.write_text(
+        "flow: f\nwindow: 10\nservices: {s: {get: 'http://h', limit: 1KiB}}\n"
+        "steps:\n- map_async: s\n- flat_map: {each: value.lines, max_parts: 5}\n"
+    )
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("flow: 1\n")
+
+    assert check([str(good)]) == 0
+    told = capsysbinary.readouterr().out.decode()
+    assert check([str(good), str(bad)]) == 1
+
+    assert "one run holds at most 25 elements and 16.01MiB of JSON" in told
+    assert "10KiB  an answer for each of 10" in told
+    assert f"{bad}: 1 mistake" in capsysbinary.readouterr().out.decode()
