@@ -31,7 +31,6 @@ def command(arguments: list[str]) -> int:
     """Run a flow; returns 0, or 1 if anything failed or was cut."""
     parser = make_parser()
     options = parser.parse_args(arguments)
-    set_up_logs(options.log_format, options.log_level)
     try:
         found = find_flow(options.flow)
         found = found._replace(flow=changed(found.flow, options))
@@ -41,6 +40,7 @@ def command(arguments: list[str]) -> int:
     except (PenstockError, OSError) as error:
         return complain(str(error), 1)
 
+    set_up_logs(options.log_format, options.log_level)
     try:
         if job.resumable is not None and (end := job.resumable.journal.end) is not None:
             return tell_complete(job, job.resumable, end)
