@@ -50,8 +50,9 @@ class Expression:
 
     def __call__(self, value: Any) -> Any:
         """The result for a value; raises `ExpressionFailed`, for example for a field that is not there."""
-        known = value if isinstance(value, _KNOWN) else msgspec.to_builtins(value)
-        result = self._program.eval(data={self.variable: known})
+        if not isinstance(value, _KNOWN):
+            value = msgspec.to_builtins(value)
+        result = self._program.eval(data={self.variable: value})
         plain = result.plain_value()
         if isinstance(plain, str) and result.type() == _cel().Type.ERROR:
             raise ExpressionFailed(self.text, _KIND.sub("", plain))
@@ -75,8 +76,9 @@ class Assign:
     fields: Mapping[str, Expression]
 
     def __call__(self, value: Any) -> dict[str, Any]:
-        before = value if isinstance(value, dict) else msgspec.to_builtins(value)
-        return {**before, **{name: expression(value) for name, expression in self.fields.items()}}
+        if not isinstance(value, dict):
+            value = msgspec.to_builtins(value)
+        return {**value, **{name: expression(value) for name, expression in self.fields.items()}}
 
 
 @cache

@@ -65,7 +65,8 @@ class Settings:
     send_buffer: int = setting(64 * 1024, "bytes that the kernel may hold for a slow reader", least=4096)
     log_level: str = setting("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
     log_format: str = setting("auto", "auto: console on a terminal, else JSON", choices=("auto", "json", "console"))
-    token: str = setting("", "bearer token for /dead-letters; only by PENSTOCK_TOKEN or file", flag=False)
+    allow_put: str = setting("yes", "whether PUT /flows/NAME brings flows, which run code here", choices=("yes", "no"))
+    token: str = setting("", "bearer token for dead letters and PUT; only by PENSTOCK_TOKEN or file", flag=False)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.metadata["flag"])

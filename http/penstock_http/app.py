@@ -22,6 +22,7 @@ def make_app(context: Context, collector: PenstockCollector) -> web.Application:
             web.get("/dead-letters/{id}", dead_letters.show_letter),
             web.get("/flows", flows.list_flows),
             web.get("/flows/{name}", flows.show_flow),
+            web.put("/flows/{name}", flows.put_flow),
             web.get("/flows/{name}/graph", graphs.show_graph),
             web.get("/health/live", health.live),
             web.get("/health/ready", health.ready),

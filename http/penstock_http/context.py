@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from aiohttp import web
 from msgspec import Struct
 
-from penstock.deadletters import Store
-from penstock.flow import Flow
+from penstock.errors import TooManyRuns
 from penstock.observe import Requests
 from penstock.runtime import Supervisor
 from penstock.settings import Settings
-from penstock.sources import Source
+from penstock_http.catalogue import Catalogue
+from penstock_http.entries import Entry
 from penstock_http.problems import Refused
-
-
-class Served(Struct, frozen=True, eq=False):
-    """A flow that is served, and how samples of its items are made."""
-
-    flow: Flow[Any]
-    samples: Callable[[int], Source[Any]] | None = None
+from penstock_http.reload import Reloading
+from penstock_http.revision import Revision
 
 
 class Context(Struct, frozen=True, eq=False):
@@ -29,15 +21,40 @@ class Context(Struct, frozen=True, eq=False):
 
     settings: Settings
     supervisor: Supervisor
-    flows: dict[str, Served]
-    store: Store
+    catalogue: Catalogue
+    reloading: Reloading
     requests: Requests
 
-    def served(self, name: str) -> Served:
-        """A flow by its name; raises 404."""
-        if name not in self.flows:
-            raise Refused(404, "no_such_flow", f"there is no flow {name!r}; there are {', '.join(self.flows)}")
-        return self.flows[name]
+    def served(self, name: str) -> Revision:
+        """The revision that new runs take, of the flow that is served under a name; raises 404."""
+        served = self.catalogue.served
+        if name not in served:
+            raise Refused(404, "no_such_flow", f"there is no flow {name!r}; there are {', '.join(served) or 'none'}")
+        return served[name]
+
+    def entry(self, name: str) -> Entry:
+        """A flow by its own name; raises 404."""
+        entries = self.catalogue.entries
+        if name not in entries:
+            raise Refused(404, "no_such_flow", f"there is no flow {name!r}; there are {', '.join(entries) or 'none'}")
+        return entries[name]
+
+    def active(self, name: str) -> Revision:
+        """The revision that new runs take, of a flow by its own name; raises 404, for a flow that was removed too."""
+        active = self.entry(name).active
+        if active is None:
+            raise Refused(404, "no_such_flow", f"the flow {name!r} was removed")
+        return active
+
+    def check(self, revision: Revision) -> None:
+        """Raise `TooManyRuns` when its flow, or the service, has as many streams open as it may have.
+
+        The request that asks holds its revision already, and counts.
+        """
+        most = revision.flow.serving.max_runs
+        if most is not None and self.catalogue.entries[revision.name].requests > most:
+            raise TooManyRuns(most)
+        self.supervisor.check(limited=True)
 
 
 CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)

@@ -16,6 +16,14 @@ JSON = "application/json"
 
 _ANSWERS = (NDJSON, SSE, JSON)
 SAME = {"application/ndjson": NDJSON, "application/jsonl": NDJSON, "application/x-jsonlines": NDJSON}
+FLOWS = {
+    "application/yaml": "yaml",
+    "application/x-yaml": "yaml",
+    "text/yaml": "yaml",
+    "application/json": "json",
+    "application/toml": "toml",
+}
+"""The types of flow files."""
 ENCODINGS = ("gzip", "deflate", "zstd", "identity")
 
 
@@ -77,6 +85,17 @@ def body_type(request: web.Request) -> tuple[str, str]:
     return kind, encoding
 
 
+def flow_format(request: web.Request) -> str:
+    """The format of a flow file that is the body, as the ending of a file would say it; raises 415."""
+    format = FLOWS.get(request.content_type if "Content-Type" in request.headers else "none")
+    if format is None:
+        found = request.headers.get("Content-Type", "none")
+        raise Refused(415, "unsupported_type", f"a flow comes as {', '.join(FLOWS)}, not as {found}")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Refused(415, "unsupported_encoding", "a flow comes as it is, without Content-Encoding")
+    return format
+
+
 def takes_gzip(request: web.Request) -> bool:
     """Whether the client reads gzip."""
     return any(
@@ -85,9 +104,9 @@ def takes_gzip(request: web.Request) -> bool:
     )
 
 
-def ordered(request: web.Request) -> bool:
-    """Whether results are to come in the order of the input (`?order=input`)."""
-    order = request.query.get("order", "completion")
+def ordered(request: web.Request, default: bool) -> bool:
+    """Whether results are to come in the order of the input: `?order=input`, or else as the flow has it."""
+    order = request.query.get("order", "input" if default else "completion")
     if order not in ("input", "completion"):
         raise Refused(400, "bad_parameter", f"order has to be input or completion, got {order!r}")
     return order == "input"
@@ -101,6 +120,14 @@ def number(query: Mapping[str, str], name: str, default: int, least: int, most: 
     if not (text.isascii() and text.isdigit() and len(text) < 19) or not least <= int(text) <= most:
         raise Refused(400, "bad_parameter", f"{name} has to be a whole number from {least} to {most}, got {text!r}")
     return int(text)
+
+
+def flag(query: Mapping[str, str], name: str) -> bool:
+    """Whether something is switched on in the query."""
+    text = query.get(name, "false")
+    if text not in ("true", "false"):
+        raise Refused(400, "bad_parameter", f"{name} has to be true or false, got {text!r}")
+    return text == "true"
 
 
 def only(query: Mapping[str, str], *names: str) -> None:

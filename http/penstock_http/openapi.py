@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from penstock_http.bulk_operations import bulk
 from penstock_http.context import CONTEXT, Context
 from penstock_http.negotiation import JSON
-from penstock_http.operations import bulk, readings
+from penstock_http.operations import put_flow, readings
 from penstock_http.parts import HEADERS, Part, head_of
 
 ABOUT = """\
@@ -28,10 +29,11 @@ async def openapi(request: web.Request) -> web.Response:
 
 def document(context: Context) -> Part:
     """The whole description."""
-    items, types = item_schemas(served.flow.item for served in context.flows.values())
+    items, types = item_schemas(revision.flow.item for revision in context.catalogue.served.values())
     paths = {path: {"get": get, "head": head_of(get)} for path, get in readings(context).items()}
-    for name, served in context.flows.items():
-        paths[f"/{name}/bulk"] = bulk(served, items.get(served.flow.item, {}), context.settings)
+    paths["/flows/{name}"]["put"] = put_flow(context)
+    for name, revision in context.catalogue.served.items():
+        paths[f"/{name}/bulk"] = bulk(revision, items.get(revision.flow.item, {}), context.settings)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Penstock", "version": version("penstock"), "description": ABOUT},

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from penstock.deadletters import PAGE, PAGE_LIMIT
-from penstock.settings import Settings
-from penstock_http.context import Context, Served
-from penstock_http.negotiation import ENCODINGS, JSON, NDJSON, SAME, SSE
-from penstock_http.parts import Answers, Part, answer, either, header, operation, query, ref, refusal
-from penstock_http.routes.bulk import SAMPLES
+from penstock_http.context import Context
+from penstock_http.negotiation import FLOWS, JSON
+from penstock_http.parts import Answers, Part, answer, operation, query, ref, refusal
 from penstock_http.routes.graphs import TYPES
 
 _TEXTS = {
@@ -25,7 +23,7 @@ _TIMES = {
 
 def readings(context: Context) -> dict[str, Part]:
     """What is answered to a GET and to a HEAD, by path."""
-    name = {"name": "name", "in": "path", "required": True, "schema": {"enum": list(context.flows)}}
+    name = {"name": "name", "in": "path", "required": True, "schema": {"enum": list(context.catalogue.entries)}}
     id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
     return {
         "/dead-letters": guarded(
@@ -91,6 +89,38 @@ def readings(context: Context) -> dict[str, Part]:
     }
 
 
+def put_flow(context: Context) -> Part:
+    """The operation that brings a flow."""
+    token = [{"token": list[str]()}]
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    body: Part = {
+        "description": f"A flow file of at most {context.settings.max_body} bytes, of the name in the path.",
+        "required": True,
+        "content": {kind: {"schema": {}} for kind in FLOWS},
+    }
+    return operation(
+        "flows.put",
+        "flows",
+        "Serve this flow from now on. It is checked first; it lives until its file is loaded again, or a restart",
+        {
+            200: answer("New runs take it; or it is what they take already; or it was only checked.", json=ref("Put")),
+            201: answer("There was no flow of this name.", json=ref("Put")),
+            400: refusal(400, "bad_request", "bad_parameter", "malformed", "broken_body"),
+            401: refusal(401, "token_needed"),
+            403: refusal(403, "token_needed", "put_not_allowed", "other_origin"),
+            408: refusal(408, "stalled"),
+            409: refusal(409, "other_name"),
+            413: refusal(413, "body_too_large"),
+            415: refusal(415, "unsupported_type", "unsupported_encoding"),
+            422: refusal(422, "mistakes"),
+            503: refusal(503, "stopping"),
+        },
+        parameters=[name, query("dry-run", "Only check it.", enum=["false", "true"], default="false")],
+        requestBody=body,
+        security=token if context.settings.token else [{}, *token],
+    )
+
+
 def guarded(id: str, summary: str, answers: Answers, parameters: list[Part], context: Context) -> Part:
     """An operation on dead letters: with a token set it is asked for, without one it is not looked at."""
     refusals = {
@@ -110,78 +140,3 @@ def letter_filters() -> list[Part]:
     times = [query(name, said, type="string", format="date-time") for name, said in _TIMES.items()]
     limit = query("limit", "Letters on the page.", type="integer", minimum=1, maximum=PAGE_LIMIT, default=PAGE)
     return [*texts, *times, query("after", "The `next` of the page before.", type="string"), limit]
-
-
-def bulk(served: Served, item: Part, settings: Settings) -> Part:
-    """The path of a flow. Without samples there is no GET."""
-    name = served.flow.name
-    body = {
-        "description": f"Items, one a line of at most {settings.max_line} bytes; or an array of at most "
-        f"{settings.max_body} bytes. The limits hold for what is unpacked. What is no item of the flow fails alone.",
-        "required": True,
-        "content": {kind: {"schema": {"description": "Each line.", **item}} for kind in (NDJSON, *SAME)}
-        | {JSON: {"schema": {"type": "array", "items": item}}},
-    }
-    packed = header("Content-Encoding", "How the body is compressed.", enum=list(ENCODINGS), default="identity")
-    post = operation(
-        f"{name}.run",
-        "bulk",
-        f"Run items through the flow {name}",
-        results()
-        | {
-            400: either(
-                refusal(400, "bad_request", "bad_parameter", "malformed", "no_array", "broken_body"), ended("failed")
-            ),
-            408: either(refusal(408, "stalled"), ended("stalled")),
-            413: refusal(413, "body_too_large", "answer_too_large"),
-            415: refusal(415, "unsupported_type", "unsupported_encoding"),
-        },
-        parameters=[*forms(), packed],
-        requestBody=body,
-    )
-    if served.samples is None:
-        return {"post": post}
-    count = query("count", "How many.", type="integer", minimum=1, maximum=settings.max_count, default=SAMPLES)
-    get = operation(
-        f"{name}.sample",
-        "bulk",
-        f"Run sample items through the flow {name}",
-        results()
-        | {
-            400: either(refusal(400, "bad_request", "bad_parameter"), ended("failed")),
-            413: refusal(413, "answer_too_large"),
-        },
-        parameters=[count, *forms()],
-    )
-    return {"get": get, "post": post}
-
-
-def forms() -> list[Part]:
-    """The parameters that say how results are to come."""
-    order = query("order", "The order of the results.", enum=["completion", "input"], default="completion")
-    return [order, header("Accept-Encoding", "With `gzip` in it a stream is compressed.", type="string")]
-
-
-def results() -> Answers:
-    """What running items answers, whichever way they came."""
-    stream = {
-        NDJSON: {"description": "Each line is a record.", **ref("Record")},
-        SSE: {
-            "description": "The `data` of each event is a record. Events are `result`, with the `seq` (and `.part`) "
-            "as `id`, and `end`.",
-            **ref("Record"),
-        },
-    }
-    return {
-        200: answer(
-            "Results, then the end.", "Penstock-Run", "Content-Encoding", content=stream | {JSON: ref("Document")}
-        ),
-        207: answer("In one piece, when an item failed.", "Penstock-Run", json=ref("Document")),
-        406: refusal(406, "not_acceptable"),
-        503: either(refusal(503, "stopping", "too_many_runs", "store_unavailable"), ended("draining", "Retry-After")),
-    }
-
-
-def ended(reason: str, *headers: str) -> Part:
-    """The answer in one piece of a run that did not come to its own end."""
-    return answer(f"In one piece, when it ended as `{reason}`.", "Penstock-Run", *headers, json=ref("Document"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from penstock.deadletters import as_json
 from penstock.errors import AnswerTooLarge, PenstockError, Stopping, StoreError, TooManyRuns
 from penstock.observe import Requests
 
@@ -22,11 +22,20 @@ RETRY_SECONDS = 5
 class Refused(PenstockError):
     """A request that is not served: its status, a name for it that metrics can count, and a sentence."""
 
-    def __init__(self, status: int, name: str, detail: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        name: str,
+        detail: str,
+        headers: dict[str, str] | None = None,
+        more: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.name = name
         self.headers = headers or {}
+        self.more = more or {}
+        """Members that its problem document has beside the usual ones."""
 
 
 TABLE: tuple[tuple[type[PenstockError], int, str], ...] = (
@@ -49,16 +58,23 @@ def refusal_of(error: PenstockError) -> Refused | None:
     return None
 
 
-def problem(status: int, detail: str, name: str | None = None, headers: dict[str, str] | None = None) -> web.Response:
+def problem(
+    status: int,
+    detail: str,
+    name: str | None = None,
+    headers: dict[str, str] | None = None,
+    more: dict[str, Any] | None = None,
+) -> web.Response:
     """A problem document as a response."""
     body: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     # It may quote a header that is no UTF-8, which comes with surrogates.
     body["detail"] = detail.encode("utf-8", "replace").decode()
     if name is not None:
         body["code"] = name
+    body |= more or {}
     return web.Response(
         status=status,
-        body=msgspec.json.encode(body),
+        body=as_json(body),
         content_type="application/problem+json",
         headers=headers,
     )
@@ -79,7 +95,7 @@ def answer_problems(requests: Requests) -> Any:
                 raise
             requests.refused[refused.name] += 1
             log.info("http.refused", path=request.path, status=refused.status, reason=refused.name)
-            response = problem(refused.status, str(refused), refused.name, refused.headers)
+            response = problem(refused.status, str(refused), refused.name, refused.headers, refused.more)
         except Exception as error:
             log.error("http.broke", path=request.path, exc_info=error)
             response = problem(500, "something broke inside the service; its log tells what")

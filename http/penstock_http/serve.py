@@ -6,29 +6,31 @@ import argparse
 import asyncio
 import gc
 import os
-import signal
 import socket
-import string
 import sys
-import threading
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
 
+import msgspec
 import structlog
 from aiohttp import web
 
 from penstock.errors import PenstockError
-from penstock.flow import Flow
-from penstock.observe import PenstockCollector, Requests, Watched, set_up_logs
-from penstock.orders import orders_flow, sample_orders, simulated_inventory, simulated_pricing
-from penstock.runtime import Event, Every, Once, Phase, Supervisor
-from penstock.services import Service
-from penstock.services.web import HttpClient, http_service
+from penstock.observe import PenstockCollector, Reloads, Requests, Watched, set_up_logs
+from penstock.runtime import Supervisor
+from penstock.services.web import HttpClient
 from penstock.settings import Settings, SettingsError, add_flags, load_settings
 from penstock_http.app import make_app
-from penstock_http.context import Context, Served
+from penstock_http.catalogue import Catalogue
+from penstock_http.changes import watch_files
+from penstock_http.context import Context
 from penstock_http.limits import BACKLOG, Connection, listen
+from penstock_http.places import Places
 from penstock_http.previous_stop import RunningMark
+from penstock_http.receipts import Receipt
+from penstock_http.reload import Reloading
+from penstock_http.signals import hangups, install_signals, reload_when
+from penstock_http.starting import built_in, holds_flow, loader
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -37,109 +39,105 @@ FAREWELL = 2.0
 """Seconds that clients have to see the end of their streams when the service stops."""
 
 
+class Wrong(PenstockError):
+    """What is to be served cannot be: each mistake, a line each."""
+
+    def __init__(self, receipts: list[Receipt]) -> None:
+        mistakes = [str(mistake) for receipt in receipts for mistake in receipt.mistakes]
+        super().__init__(
+            "\n".join(mistakes) or "there is no flow file there; a flow file has its name at the top: flow: NAME"
+        )
+
+
 def command(arguments: list[str]) -> int:
-    """Serve until told to stop; returns 0 if all was settled, 1 if the stop was forced or nothing was started."""
+    """Serve until told to stop: 0 if all was settled, 1 if the stop was forced or it cannot listen, 2 for mistakes."""
     parser = argparse.ArgumentParser(
         prog="penstock serve",
-        description="Serve the orders flow at /orders/bulk, with background workers, dead letters and metrics.",
-        epilog="Settings come from the file, then from variables, then from flags. PENSTOCK_TOKEN sets the token.",
+        description="Serve flows at /NAME/bulk, with background workers, dead letters and metrics: those of flow "
+        "files, or without any the orders flow.",
+        epilog="Settings come from the file, then from variables, then from flags. PENSTOCK_TOKEN sets the token. "
+        "SIGHUP loads all flow files again; a file with mistakes changes nothing.",
     )
+    parser.add_argument("paths", nargs="*", metavar="DIR|FILE", type=Path, help="flow files, and directories of them")
+    parser.add_argument("--watch", action="store_true", help="load flow files again whenever one of them changes")
     add_flags(parser)
+    given = vars(parser.parse_args(arguments))
+    paths: list[Path] = given.pop("paths")
+    watch: bool = given.pop("watch")
+    if watch and not paths:
+        parser.error("--watch watches flow files; name some, or a directory of them")
     try:
-        settings = load_settings(vars(parser.parse_args(arguments)), os.environ)
+        settings = load_settings(given, os.environ)
     except SettingsError as error:
         sys.stderr.write(f"penstock serve: {error}\n")
         return 2
     set_up_logs(settings.log_format, settings.log_level)
     try:
-        return asyncio.run(serve(settings))
+        return asyncio.run(serve(settings, Places(paths, holds_flow=holds_flow), watch=watch))
     except OSError as error:
         sys.stderr.write(
             f"penstock serve: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}\n"
         )
         return 1
+    except Wrong as wrong:
+        sys.stderr.writelines(f"penstock serve: {line}\n" for line in str(wrong).splitlines())
+        return 2
     except PenstockError as error:
         sys.stderr.write(f"penstock serve: {error}\n")
         return 1
 
 
-async def serve(settings: Settings) -> int:
-    """Serve until a signal; returns the exit code."""
+async def serve(settings: Settings, places: Places, *, watch: bool = False) -> int:
+    """Serve until a signal; returns the exit code. Raises `Wrong` for flows that cannot be served, and `OSError`."""
+    loop = asyncio.get_running_loop()
+    asked = hangups(loop)
     supervisor = Supervisor(max_runs=settings.max_runs)
-    requests = Requests()
+    requests, reloads = Requests(), Reloads()
     client = HttpClient()
-    flow = orders_flow(pricing(settings, client), inventory(settings, client), settings.dead_letters).window(
-        settings.window, settings.window_bytes
-    )
-    await supervisor.add(flow)
-    store = await supervisor.stores.get(settings.dead_letters)
-    context = Context(settings, supervisor, {flow.name: Served(flow, sample_orders)}, store, requests)
-    mark = RunningMark(settings.dead_letters, settings.port)
+    catalogue = Catalogue(supervisor, reloads, keep=settings.dead_letters)
+    reloading = Reloading(catalogue, loader(settings), places, () if places.paths else (built_in(settings, client),))
+    await supervisor.stores.get(settings.dead_letters)
     sock = listen(settings)
-    collector = PenstockCollector(Watched(supervisor, requests, version("penstock"), mark.set()))
+    await load_all(reloading, supervisor)
+    mark = RunningMark(settings.dead_letters, settings.port)
+    watched = Watched(supervisor, requests, version("penstock"), mark.set(), reloads)
+    context = Context(settings, supervisor, catalogue, reloading, requests)
     runner = web.AppRunner(
-        make_app(context, collector), handler_cancellation=True, access_log=None, shutdown_timeout=1.0
+        make_app(context, PenstockCollector(watched)), handler_cancellation=True, access_log=None, shutdown_timeout=1.0
     )
     await runner.setup()
     server = runner.server
     assert server is not None
-    loop = asyncio.get_running_loop()
     listener = await loop.create_server(lambda: Connection(requests, server, settings), sock=sock, backlog=BACKLOG)
     stop = asyncio.Event()
     install_signals(loop, supervisor, stop, settings)
+    followers = [loop.create_task(reload_when(asked, reloading), name="reload:signal")]
+    if watch:
+        followers.append(loop.create_task(watch_files(reloading), name="reload:watch"))
     log.info("http.listening", url=_url(sock), version=version("penstock"), dead_letters=settings.dead_letters)
-    start_workers(supervisor, flow, settings)
     tune_interpreter()
     await stop.wait()
     listener.close()
+    for follower in followers:
+        follower.cancel()
+    await asyncio.gather(*followers, return_exceptions=True)
+    await catalogue.aclose()
     report = await supervisor.shut_down(settings.grace)
     await close_connections(runner)
     await client.aclose()
     if not report.forced:
         mark.clear()
-    log.info(
-        "stop.ended",
-        forced=report.forced,
-        runs=report.runs,
-        reasons=report.reasons,
-        received=report.received,
-        ok=report.ok,
-        failed=report.failed,
-        filtered=report.filtered,
-        cancelled=report.cancelled,
-    )
+    log.info("stop.ended", forced=report.forced, **msgspec.structs.asdict(report))
     return 1 if report.forced else 0
 
 
-def install_signals(
-    loop: asyncio.AbstractEventLoop, supervisor: Supervisor, stop: asyncio.Event, settings: Settings
-) -> None:
-    """The first SIGTERM or SIGINT drains, the second aborts, the third exits; so does time."""
-
-    def deadline() -> None:
-        # In a thread of its own: an event loop that is stuck runs no timers.
-        log.error("stop.hard", runs=len(supervisor.runs))
-        os._exit(1)
-
-    timer = threading.Timer(settings.grace + settings.hard, deadline)
-    timer.daemon = True
-
-    def on_signal() -> None:
-        if supervisor.phase is Phase.SERVING:
-            stop.set()
-        elif supervisor.signal(Event.SIGNAL) is Phase.EXITING:
-            log.error("stop.exiting", runs=len(supervisor.runs))
-            os._exit(1)
-
-    def note(*_: object) -> None:
-        # Not the loop's own handlers: those run when the loop turns, and the clock has to start when it does not.
-        if timer.ident is None:
-            timer.start()
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(on_signal)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, note)
+async def load_all(reloading: Reloading, supervisor: Supervisor) -> None:
+    """Load the flows that are to be served, all of them or none; raises `Wrong`."""
+    receipts = await reloading.start()
+    if not receipts or any(receipt.mistakes for receipt in receipts):
+        if supervisor.workers:  # a store that cannot be opened is noticed late: others may run already
+            await supervisor.shut_down(0)
+        raise Wrong(receipts)
 
 
 def tune_interpreter() -> None:
@@ -172,39 +170,6 @@ async def close_connections(runner: web.AppRunner) -> None:
         while server.connections and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.02)  # aiohttp tells nobody when the last one has gone
     await runner.cleanup()
-
-
-def start_workers(supervisor: Supervisor, flow: Flow[Any], settings: Settings) -> None:
-    """Workers A, B, … of the orders flow."""
-    schedule = Every(settings.worker_every) if settings.worker_every else Once()
-    for number in range(settings.workers):
-        name = string.ascii_uppercase[number] if number < 26 else f"W{number + 1}"
-        supervisor.work(name, flow, lambda: sample_orders(settings.worker_orders), schedule=schedule)
-
-
-def pricing(settings: Settings, client: HttpClient) -> Service:
-    """The pricing service: the one at a URL, or the simulated one."""
-    if settings.pricing_url:
-        return _http("pricing", settings.pricing_url, settings, client)
-    return simulated_pricing(settings.latency_scale, settings.max_in_flight)
-
-
-def inventory(settings: Settings, client: HttpClient) -> Service:
-    """The inventory service: the one at a URL, or the simulated one."""
-    if settings.inventory_url:
-        return _http("inventory", settings.inventory_url, settings, client)
-    return simulated_inventory(settings.latency_scale, settings.max_in_flight)
-
-
-def _http(name: str, url: str, settings: Settings, client: HttpClient) -> Service:
-    return http_service(
-        name,
-        url,
-        client=client,
-        max_in_flight=settings.max_in_flight,
-        timeout=settings.service_timeout,
-        attempts=2,
-    )
 
 
 def _url(sock: socket.socket) -> str:

@@ -134,6 +134,7 @@ class Watch:
         log.warning(
             "stream.stalled",
             run=self._run.id,
+            revision=self._run.revision,
             waiting_for="input" if reads else "reader",
             received=self._run.ledger.received,
             in_flight=self._run.ledger.in_flight,

@@ -125,7 +125,11 @@ def extended(draw: st.DrawFn, flow: Flow[Any], depth: int = 0) -> Flow[Any]:
                         NAMES.filter(lambda name: name not in ("name", "merge")), services(), min_size=1, max_size=3
                     )
                 )
-                flow = flow.enrich(merge=draw(st.sampled_from([None, named.merge])), **named_, **asked)
+                flow = flow.enrich(
+                    merge=named.merge if flow.item is named.Parcel else draw(st.sampled_from([None, named.merge])),
+                    **named_,
+                    **asked,
+                )
             case "batch":
                 flow = flow.batch(
                     draw(services(many=True)), size=draw(st.integers(1, 99)), seconds=draw(SECONDS), **named_

@@ -70,13 +70,19 @@ def test_curl_asks_for_paths_that_exist(page: Path) -> None:
 
 def application_resources() -> Any:
     """What the application answers, read from its router."""
-    from penstock.observe import PenstockCollector, Requests, Watched
+    from penstock.observe import PenstockCollector, Reloads, Requests, Watched
     from penstock.runtime import Supervisor
+    from penstock_http.catalogue import Catalogue
     from penstock_http.context import Context
+    from penstock_http.places import Places
+    from penstock_http.reload import Reloading
+    from penstock_http.starting import loader
 
     async def make() -> Any:
         supervisor, requests = Supervisor(), Requests()
-        context = Context(Settings(), supervisor, {}, None, requests)  # type: ignore[arg-type]
+        catalogue = Catalogue(supervisor, Reloads())
+        reloading = Reloading(catalogue, loader(Settings()), Places())
+        context = Context(Settings(), supervisor, catalogue, reloading, requests)
         return make_app(context, PenstockCollector(Watched(supervisor, requests, "0"))).router.resources()
 
     from penstock.testing import run

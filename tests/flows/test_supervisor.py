@@ -164,7 +164,7 @@ def test_a_worker_that_breaks_is_started_again_with_backoff(make_source: Any, er
     restarts = [entry for entry in logs if entry["event"] == "worker.restart"]
     waits = [entry["restart_in"] for entry in restarts]
 
-    assert supervisor.restarts == {"A": len(restarts)}
+    assert supervisor.restarts == {("f", "A"): len(restarts)}
     assert {entry["error"] for entry in restarts} == {error}
     assert [entry["breaks"] for entry in restarts] == list(range(1, len(restarts) + 1))
     assert waits[0] <= 1.0

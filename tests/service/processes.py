@@ -29,17 +29,12 @@ TROUBLE = ("library.said", "http.broke", "run.tasks_stuck", "stop.hard")
 
 
 class Process:
-    """One `penstock COMMAND` process, its log as it comes in, and what it tells about itself.
+    """One `penstock COMMAND` process, its log as it comes in, and what it tells about itself."""
 
-    With `module=None` it is Python itself that gets the command, for programs of a test's own.
-    """
-
-    def __init__(
-        self, command: str, *flags: object, env: dict[str, str] | None = None, module: str | None = "penstock"
-    ) -> None:
+    def __init__(self, command: str, *flags: object, env: dict[str, str] | None = None) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
         self.popen = subprocess.Popen(
-            [sys.executable, *(("-m", module) if module else ()), command, *map(str, flags)],
+            [sys.executable, "-m", "penstock", command, *map(str, flags)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -43,6 +43,7 @@ def test_a_letter_tells_all_that_is_known(server: Process, run: str) -> None:
     assert letter == {
         "flow": "orders",
         "run": run,
+        "revision": 1,
         "state": "waiting",
         "error": {
             "step": "inventory",

@@ -6,6 +6,7 @@ import copy
 import gzip
 import json
 import signal
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,16 +14,21 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from penstock import Flow
-from penstock.deadletters import MemoryStore
-from penstock.observe import PenstockCollector, Requests, Watched
-from penstock.orders import orders_flow, sample_orders
+from penstock.observe import PenstockCollector, Reloads, Requests, Watched
+from penstock.orders import orders_flow, sample_order
 from penstock.runtime import Supervisor
 from penstock.settings import Settings
+from penstock.testing import run
 from penstock_http.app import make_app
-from penstock_http.context import Context, Served
+from penstock_http.catalogue import Catalogue
+from penstock_http.context import Context
 from penstock_http.openapi import document
+from penstock_http.places import Places
+from penstock_http.reload import Reloading
+from penstock_http.revision import Offer
+from penstock_http.starting import loader
 from service.conftest import Serve
-from service.processes import Process, until
+from service.processes import Process, serving, until
 from service.wire import NDJSON, Answer, orders
 
 FLAGS = ("--max-body", 20_000, "--max-count", 500, "--max-runs", 2, "--max-header", 2000, "--stall", 0.5)
@@ -49,6 +55,13 @@ def id(server: Process) -> str:
     return next(record["deadLetter"] for record in server.post({"orderId": 3}).results)
 
 
+@pytest.fixture(scope="module")
+def taking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A server that may be given other flows."""
+    with serving(tmp_path_factory.mktemp("taking"), *FLAGS) as process:
+        yield process
+
+
 class Case(NamedTuple):
     """A request, and what it is to provoke: a status with the code of its problem, or else with its media type."""
 
@@ -59,6 +72,7 @@ class Case(NamedTuple):
     query: str = ""
     headers: dict[str, str] = {}  # noqa: RUF012 - read only
     body: bytes | None = None
+    name: str = "orders"
 
 
 def post(status: int, said: str, body: bytes, query: str = "", **headers: str) -> Case:
@@ -74,6 +88,20 @@ HALF = gzip.compress(orders(100))[:-10]
 MANY = json.dumps([{"orderId": number} for number in range(1, 3000)]).encode()
 LONG = {"X_Long": "x" * 3000}
 BAD = {"X_Bad ": "x"}
+
+PUT = "/flows/{name}"
+YAML = {"Content_Type": "application/yaml"}
+FLOW = b"""flow: orders
+key: orderId
+item: {orderId: {type: integer, minimum: 1}}
+samples: {orderId: seq}
+"""
+
+
+def put(status: int, said: str, body: bytes, name: str = "orders", query: str = "", **headers: str) -> Case:
+    """A PUT of a flow."""
+    return Case("PUT", PUT, status, said, query, YAML | headers, body, name)
+
 
 READINGS = [
     Case("GET", "/flows", 200, JSON),
@@ -102,8 +130,23 @@ READINGS = [
     Case("GET", LETTER, 403, "token_needed", headers={"Forwarded": "for=203.0.113.7"}),
     Case("GET", LETTER, 404, "no_such_letter"),
 ]
+PUTS = [
+    put(200, JSON, FLOW),
+    put(201, JSON, FLOW.replace(b"orders", b"fresh"), name="fresh"),
+    put(200, JSON, FLOW, query="?dry-run=true"),
+    put(400, "bad_parameter", FLOW, query="?dry-run=maybe"),
+    put(400, "malformed", b"flow: \xff"),
+    put(403, "token_needed", FLOW, Forwarded="for=203.0.113.7"),
+    put(403, "other_origin", FLOW, Origin="http://evil.example"),
+    put(409, "other_name", FLOW.replace(b"orders", b"sales")),
+    put(413, "body_too_large", b"#" * 30_000),
+    put(415, "unsupported_type", FLOW, Content_Type="text/csv"),
+    put(415, "unsupported_encoding", FLOW, Content_Encoding="gzip"),
+    put(422, "mistakes", b"flow: orders\nstep: []\n"),
+]
 CASES = [
     *READINGS,
+    *PUTS,
     *(case._replace(method="HEAD") for case in READINGS),
     Case("GET", BULK, 200, NDJSON, "?count=4"),
     Case("GET", BULK, 200, SSE, "?count=4", {"Accept": SSE}),
@@ -139,6 +182,11 @@ ELSEWHERE = {
     ("POST", BULK, "503", "stopping"),
     ("POST", BULK, "503", JSON),
     *((method, path, "401", "token_needed") for method in ("GET", "HEAD") for path in (LETTERS, LETTER)),
+    ("PUT", PUT, "400", "broken_body"),
+    ("PUT", PUT, "401", "token_needed"),
+    ("PUT", PUT, "403", "put_not_allowed"),
+    ("PUT", PUT, "408", "stalled"),
+    ("PUT", PUT, "503", "stopping"),
     *((method, "/health/ready", "503", JSON) for method in ("GET", "HEAD")),
 }
 """What other tests here provoke."""
@@ -228,17 +276,28 @@ def test_it_is_valid_openapi(spec: Spec) -> None:
     assert spec["openapi"].startswith("3.1")
 
 
-def app_of(flows: dict[str, Served]) -> tuple[Any, Spec]:
+ORDERS = orders_flow().with_samples(sample_order)
+
+
+def app_of(*flows: Flow[Any]) -> tuple[Any, Spec]:
     """An application in this process, and what it says about itself."""
-    supervisor, requests = Supervisor(), Requests()
-    context = Context(Settings(), supervisor, flows, MemoryStore(), requests)
-    app = make_app(context, PenstockCollector(Watched(supervisor, requests, "0", False)))
-    return app, json.loads(json.dumps(document(context)))
+
+    async def make() -> tuple[Any, Spec]:
+        supervisor, requests = Supervisor(), Requests()
+        catalogue = Catalogue(supervisor, Reloads())
+        offers = [Offer(flow, flow.name, "built in") for flow in flows]
+        reloading = Reloading(catalogue, loader(Settings()), Places(), offers)
+        await reloading.start()
+        context = Context(Settings(), supervisor, catalogue, reloading, requests)
+        app = make_app(context, PenstockCollector(Watched(supervisor, requests, "0", False)))
+        return app, json.loads(json.dumps(document(context)))
+
+    return run(make())
 
 
 def test_it_has_every_route_and_nothing_else() -> None:
     """Each method of each path, HEAD too; a flow's path stands for the route of all flows."""
-    app, spec = app_of({"orders": Served(orders_flow(), sample_orders)})
+    app, spec = app_of(ORDERS)
     there = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
     said = {(method.upper(), path) for path, methods in spec["paths"].items() for method in methods}
     assert {(method, path.replace("/orders/", "/{name}/")) for method, path in said} == there
@@ -246,25 +305,23 @@ def test_it_has_every_route_and_nothing_else() -> None:
 
 def test_each_flow_that_is_served_has_its_path() -> None:
     """With the type of its items; one without samples has no GET, one without a type takes any JSON."""
-    flows = {
-        "orders": Served(orders_flow(), sample_orders),
-        "sales": Served(Flow("sales")),
-        "odd": Served(Flow("odd", object().__class__)),
-        "numbers": Served(Flow("numbers", int)),
-    }
-    _, spec = app_of(flows)
+    sales = Flow[Any]("sales").served("shop", max_body=100).in_order()
+    _, spec = app_of(ORDERS, sales, Flow("odd", object), Flow("numbers", int), Flow[Any]("hidden").served(http=False))
     validate(spec)
     bulk = {path: list(methods) for path, methods in spec["paths"].items() if path.endswith("/bulk")}
     items = {path: spec["paths"][path]["post"]["requestBody"]["content"][JSON]["schema"]["items"] for path in bulk}
     assert bulk == {
         "/orders/bulk": ["get", "post"],
-        "/sales/bulk": ["post"],
+        "/shop/bulk": ["post"],
         "/odd/bulk": ["post"],
         "/numbers/bulk": ["post"],
     }
     assert items["/orders/bulk"] == {"$ref": "#/components/schemas/item.Order"}
-    assert (items["/sales/bulk"], items["/numbers/bulk"]) == ({}, {"type": "integer"})
+    assert (items["/shop/bulk"], items["/numbers/bulk"]) == ({}, {"type": "integer"})
     assert spec["components"]["schemas"]["item.Order"]["required"] == ["orderId"]
+    post = spec["paths"]["/shop/bulk"]["post"]
+    assert "at most 100 bytes" in post["requestBody"]["description"]
+    assert next(each for each in post["parameters"] if each["name"] == "order")["schema"]["default"] == "input"
 
 
 def name_of(case: Case) -> str:
@@ -272,10 +329,12 @@ def name_of(case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_the_service_answers_as_it_says(server: Process, spec: Spec, id: str, case: Case) -> None:
+def test_the_service_answers_as_it_says(server: Process, taking: Process, spec: Spec, id: str, case: Case) -> None:
     """Status, headers, type and body: nothing is missing, and nothing is there that was not said."""
+    if case.method == "PUT":
+        server = taking
     there = case.status == 404
-    path = case.path.replace("{id}", "nothing" if there else id).replace("{name}", "sales" if there else "orders")
+    path = case.path.replace("{id}", "nothing" if there else id).replace("{name}", "sales" if there else case.name)
     answer = server.ask(case.method, path + case.query, case.body, **case.headers)
     assert answer.status == case.status
     found = check(spec, answer, case.method, case.path)
@@ -313,8 +372,12 @@ def test_a_token_is_asked_for_as_it_says(serve: Serve) -> None:
             answer = server.ask(method, path.replace("{id}", "x"))
             check(spec, answer, method, path)
             assert answer.status == 401
+    answer = server.ask("PUT", "/flows/orders", FLOW, **YAML)
+    assert check(spec, answer, "PUT", PUT)[0]["code"] == "token_needed"
+    assert answer.status == 401
     asked = {path: methods["get"].get("security") for path, methods in spec["paths"].items()}
     assert {path: how for path, how in asked.items() if how} == {LETTERS: [{"token": []}], LETTER: [{"token": []}]}
+    assert spec["paths"][PUT]["put"]["security"] == [{"token": []}]
 
 
 def test_a_body_that_does_not_arrive_is_answered_as_it_says(server: Process, spec: Spec) -> None:
@@ -326,6 +389,24 @@ def test_a_body_that_does_not_arrive_is_answered_as_it_says(server: Process, spe
             answer = client.answer().complete()
         (found,) = check(spec, answer, "POST", BULK)
         assert (answer.status, found.get("code", JSON)) == (408, said)
+
+
+def test_a_flow_that_does_not_arrive_is_refused_as_it_says(taking: Process, spec: Spec) -> None:
+    """408 when it stops, 400 when what comes is no chunk."""
+    for rubbish, said in ((b"", (408, "stalled")), (b"rubbish\r\n", (400, "broken_body"))):
+        with taking.connect() as client:
+            client.request("PUT", "/flows/orders", **YAML, Transfer_Encoding="chunked", Expect="100-continue")
+            assert (client.line(), client.line()) == (b"HTTP/1.1 100 Continue", b"")  # by now it is in its handler
+            client.chunk(b"flow: orders")
+            client.send(rubbish)
+            answer = client.answer().complete()
+        assert (answer.status, check(spec, answer, "PUT", PUT)[0]["code"]) == said
+
+
+def test_flows_are_taken_only_where_that_is_allowed(serve: Serve, spec: Spec) -> None:
+    """`--allow-put no` switches it off, for this machine too."""
+    answer = serve("--allow-put", "no").ask("PUT", "/flows/orders", FLOW, **YAML)
+    assert (answer.status, check(spec, answer, "PUT", PUT)[0]["code"]) == (403, "put_not_allowed")
 
 
 def test_too_many_streams_are_refused_as_it_says(server: Process, spec: Spec) -> None:
@@ -358,6 +439,8 @@ def test_a_stop_is_answered_as_it_says(serve: Serve) -> None:
             assert answer.status == 503
             said = check(spec, answer, method, path)
             assert path != BULK or said[0]["code"] == "stopping"
+        late.request("PUT", "/flows/orders", FLOW, **YAML)
+        assert check(spec, late.answer("PUT").complete(), "PUT", PUT)[0]["code"] == "stopping"
         for method, client in (("GET", get), ("POST", upload)):
             answer = client.answer().complete()
             assert check(spec, answer, method, BULK)[0]["end"]["reason"] == "draining"

@@ -160,23 +160,12 @@ def test_a_client_that_goes_on_sending_sees_the_end_of_its_stream(serve: Serve) 
     assert server.wait() == 0
 
 
-STUCK = """
-import asyncio, os, sys, time
-import penstock_http.serve as serve
-from penstock.services import NONE, Service
-
-async def stuck(order):
-    time.sleep(60)
-
-serve.pricing = lambda settings, client: Service("pricing", stuck, max_in_flight=1, timeout=5, attempts=1, backoff=NONE)
-sys.exit(serve.command(sys.argv[1:]))
-"""
-
-
 def test_a_stuck_process_exits_all_the_same(tmp_path: Any) -> None:
     """A step that blocks the event loop runs no timers: after `--grace` + `--hard` a thread ends the process."""
+    (tmp_path / "stuck.py").write_text("import time\n\ndef stuck(value):\n    time.sleep(60)\n")
+    (tmp_path / "orders.yaml").write_text("flow: orders\nsteps: [{tap: 'stuck:stuck'}]\n")
     flags = ("--port", 0, "--workers", 0, "--grace", 0.2, "--hard", 0.3, "--dead-letters", f"sqlite:///{tmp_path}/x.db")
-    process = Process("-c", STUCK, *flags, module=None)
+    process = Process("serve", *flags, tmp_path)
     try:
         process.listen()
         with process.connect() as client:

@@ -157,7 +157,14 @@ def test_a_letter_is_shown_with_everything(store, run):
     """Every fact on a line of its own, then what came in."""
     (one,) = store(
         letter(
-            7, part=2, key="k", cause="OSError: gone", found={"pricing": 1}, input=b'{\n"a":\xff\x1b}\n', input_size=13
+            7,
+            part=2,
+            revision=4,
+            key="k",
+            cause="OSError: gone",
+            found={"pricing": 1},
+            input=b'{\n"a":\xff\x1b}\n',
+            input_size=13,
         )
     )
 
@@ -169,6 +176,7 @@ def test_a_letter_is_shown_with_everything(store, run):
         "state     waiting",
         "flow      orders",
         "run       r",
+        "revision  4",
         "seq       7, part 2",
         "key       k",
         "started   2020-03-01T12:00:00.000000Z",

@@ -13,6 +13,8 @@ import pytest
 from sqlalchemy.dialects.sqlite import dialect
 
 from penstock.deadletters import Filter, Letter, make_store, new_id, now
+from penstock.deadletters.rows import COLUMNS, rows_of
+from penstock.deadletters.schema import MIGRATIONS
 from penstock.deadletters.sqlite import CLOCK_SLACK, SqliteStore, page_query
 from penstock.deadletters.troubles import trouble
 from penstock.errors import FlowError, StoreError, StoreMissing, StoreTooNew
@@ -187,6 +189,31 @@ async def test_a_newer_schema_is_refused(url):
 
     with pytest.raises(StoreTooNew, match="install a newer Penstock"):
         await opened(url)
+
+
+async def test_letters_of_before_there_were_revisions_are_kept(url):
+    """A database of the first schema becomes one of the newest; its letters have no revision, new ones have."""
+    database = sqlite3.connect(url.removeprefix("sqlite:///"))
+    with database:
+        for statement in MIGRATIONS[0]:
+            database.execute(statement)
+        database.execute("CREATE TABLE letters_schema (version INTEGER NOT NULL PRIMARY KEY, applied_at TEXT)")
+        database.execute("INSERT INTO letters_schema VALUES (1, '')")
+        old = letter()
+        row = rows_of([old])[0]
+        names = [name for name in COLUMNS if name != "revision"]
+        values = [value for name, value in zip(COLUMNS, row, strict=True) if name != "revision"]
+        marks = ",".join("?" * len(names))
+        database.execute(f"INSERT INTO letters ({','.join(names)}) VALUES ({marks})", values)
+    database.close()
+    new = letter(revision=3)
+
+    store = await opened(url)
+    await store.add([new])
+
+    assert (await store.page(Filter())).letters == sorted([old, new], key=lambda one: one.id)
+    assert old.revision is None
+    await store.aclose()
 
 
 async def test_a_missing_file_is_not_created_unless_wanted(url):

@@ -2,6 +2,7 @@
 
 from penstock.deadletters.letter import Letter, as_document, as_json, new_id, now
 from penstock.deadletters.memory import MemoryStore
+from penstock.deadletters.several import letter_in, page_of
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Page, Store
 from penstock.deadletters.stores import Stores, check_store, make_store
 
@@ -17,7 +18,9 @@ __all__ = [
     "as_document",
     "as_json",
     "check_store",
+    "letter_in",
     "make_store",
     "new_id",
     "now",
+    "page_of",
 ]

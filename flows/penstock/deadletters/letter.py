@@ -49,6 +49,8 @@ class Letter(Struct, frozen=True, kw_only=True, gc=False):
     """When the run started."""
     failed_at: datetime
     """When the letter was written."""
+    revision: int | None = None
+    """Which revision of its flow it ran through, in the process that its run was in."""
 
 
 class Ids:
@@ -116,6 +118,7 @@ def as_document(letter: Letter) -> dict[str, Any]:
         "id": letter.id,
         "flow": letter.flow,
         "run": letter.run,
+        "revision": letter.revision,
         "seq": letter.seq,
         **({} if letter.part is None else {"part": letter.part}),
         "key": letter.key,

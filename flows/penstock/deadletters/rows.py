@@ -46,6 +46,7 @@ def rows_of(letters: Sequence[Letter]) -> list[Row]:
             letter.state,
             microseconds(letter.started_at),
             microseconds(letter.failed_at),
+            letter.revision,
         )
         for letter in letters
     ]

@@ -55,6 +55,11 @@ class Stores:
         """The stores that are open."""
         return list(self._stores.values())
 
+    async def close(self, url: str) -> None:
+        """Close the store at a URL, if it is open. One in memory stays: it would lose its letters."""
+        if url != "memory:" and (store := self._stores.pop(url, None)) is not None:
+            await store.aclose()
+
     async def aclose(self) -> None:
         """Close all stores."""
         for store in self._stores.values():

@@ -59,6 +59,7 @@ def in_full(letter: Letter) -> Iterator[str]:
         "state": letter.state,
         "flow": letter.flow,
         "run": letter.run,
+        "revision": "none" if letter.revision is None else f"{letter.revision}",
         "seq": f"{letter.seq}" if letter.part is None else f"{letter.seq}, part {letter.part}",
         "key": "none" if letter.key is None else str(letter.key),
         "started": time_of(letter.started_at, "microseconds"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from penstock.errors import FlowError
-from penstock.expressions import Assign, Fields
+from penstock.expressions import Assign, Expression, Fields
 from penstock.files.choices import Chosen
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import Node, quoted
@@ -50,7 +50,7 @@ class Building:
             flow = flow.in_order()
         if (samples := samples_of(read["samples"])) is not None:
             flow = flow.with_samples(samples)
-        for name, worker in (read["workers"] or {}).items():
+        for name, worker in read.mapping("workers").items():
             flow = self._try(worker.node, flow, partial(self._worker, name, worker))
         flow = self._try(read.at("serve"), flow, partial(served, read["serve"]))
         return self._try(read.at("dead_letters"), flow, partial(with_letters, read["dead_letters"]))
@@ -116,7 +116,8 @@ class Building:
                 return flow.route({key: self._branch(branch) for key, branch in value.items()}, **named)
 
     def _enrich(self, flow: Flow[Any], step: Chosen, named: dict[str, Any]) -> Flow[Any]:
-        asked: dict[str, str] = step.value if isinstance(step.value, dict) else {name: name for name in step.value}
+        value: dict[str, str] | tuple[str, ...] = step.value
+        asked = value if isinstance(value, dict) else {name: name for name in value}
         services: dict[str, Any] = {field: self._service(name) for field, name in asked.items()}
         return flow.enrich(merge=step.beside["merge"], **named, **services)
 
@@ -151,7 +152,7 @@ class Building:
 
 def called(value: Any) -> Any:
     """A function, or fields that make an object."""
-    return Fields(value) if isinstance(value, Mapping) else value
+    return Fields(cast("dict[str, Expression]", value)) if isinstance(value, dict) else value
 
 
 def samples_of(value: Any) -> Any:
@@ -161,7 +162,7 @@ def samples_of(value: Any) -> Any:
 
 def outlets_of(value: Any) -> list[Outlet]:
     """The outlets that a step `to` names: one, or a list."""
-    return [outlet_of(one) for one in (value if isinstance(value, tuple) else (value,))]
+    return [outlet_of(outlet) for outlet in (cast(Any, value) if isinstance(value, tuple) else (value,))]
 
 
 def schedule_of(worker: Read) -> Schedule:

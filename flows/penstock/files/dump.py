@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import yaml
 
@@ -69,8 +69,8 @@ def given_names(thing: Any) -> Iterator[str]:
     """The names of what was made by another function, and so knows none itself, but was given one in a module."""
     yield from (known for known, value in IMPORTED.items() if value is thing)
     for module, holder in list(sys.modules.items()):
-        if module != "__main__" and holder is not None:
-            for name, value in list(vars(holder).items()):
+        if module != "__main__":
+            for name, value in list(getattr(holder, "__dict__", {}).items()):
                 if value is thing and not name.startswith("_"):
                     yield f"{module}:{name}"
 
@@ -311,7 +311,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = '"' if resolve(text)[0] != "text" else "|" if "\n" in text.strip() else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+    represent: Callable[..., yaml.ScalarNode] = cast(Any, dumper).represent_scalar  # the stubs leave its type open
+    return represent("tag:yaml.org,2002:str", text, style)
 
 
 _Dumper.add_representer(str, _represent_text)

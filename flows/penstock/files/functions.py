@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -119,7 +119,7 @@ class Function(Shape):
 
 
 @contextmanager
-def importing_from(folder: Path) -> Iterator[None]:
+def importing_from(folder: Path) -> Generator[None]:
     """Let names of Python be found in modules beside a file, too."""
     path = str(folder.resolve())
     sys.path.insert(0, path)

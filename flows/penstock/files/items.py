@@ -96,7 +96,7 @@ def _hint(rule: Any) -> Any:
         hint = list[_hint(rules["items"])]  # type: ignore[misc]
     elif "fields" in rules:
         hint = item_type(rules["fields"])
-    bounds = {_BOUNDS[key]: bound for key, bound in rules.items() if key in _BOUNDS}
+    bounds: dict[str, Any] = {_BOUNDS[key]: bound for key, bound in rules.items() if key in _BOUNDS}
     if name == "integer":
         bounds = {key: int(bound) if isinstance(bound, float) else bound for key, bound in bounds.items()}
     if bounds:

@@ -58,18 +58,28 @@ def load(
     `services` are used in the place of equal ones that the file describes, so that flows share their bulkheads.
     """
     path = Path(path)
-    return loads(text_of(path), path, environment=environment, services=services)
+    beside = path.with_name(f"{path.stem}.test{path.suffix}")
+    tests = beside if beside.exists() else None
+    return loads(text_of(path), path, environment=environment, services=services, tests=tests)
 
 
 def loads(
-    text: str, path: str | Path, *, environment: Mapping[str, str] = os.environ, services: Iterable[Service] = ()
+    text: str,
+    path: str | Path,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    services: Iterable[Service] = (),
+    tests: Path | None = None,
 ) -> FlowFile:
-    """The flow in a text; `path` is the name that mistakes carry, and files that it uses lie beside it."""
+    """The flow in a text; `path` is the name that mistakes carry, and files that it uses lie beside it.
+
+    `tests` is a file with further tests.
+    """
     path = Path(path)
     mistakes = Mistakes()
     with importing_from(path.parent):
         reading = _Reading(environment, list(services), mistakes)
-        flow, read = reading.flow(text, path)
+        flow, read = reading.flow(text, path, tests)
     mistakes.check()
     assert flow is not None
     digest = hashlib.sha256("\0".join(reading.texts).encode()).hexdigest()[:12]
@@ -87,7 +97,7 @@ class _Reading:
         self.texts: list[str] = []
         self.tests: tuple[Case, ...] = ()
 
-    def flow(self, text: str, path: Path) -> tuple[Flow[Any] | None, Iterable[str]]:
+    def flow(self, text: str, path: Path, tests: Path | None) -> tuple[Flow[Any] | None, Iterable[str]]:
         """The flow, if it has no mistake, and what is said in its file."""
         node, read = self._read(text, path, FLOW)
         uses = node.get("use")
@@ -104,17 +114,15 @@ class _Reading:
         except (FlowError, ValueError, TypeError) as error:
             self._mistakes.add(read.node, str(error))
             return None, ()
-        written = [read["tests"], self._tests_beside(path)]
+        written = [read["tests"], None if tests is None else self._tests_in(tests)]
         if not self._mistakes:
-            self.tests = tuple(case for tests in written for case in cases_of(tests, self._mistakes, flow))
+            self.tests = tuple(case for part in written for case in cases_of(part, self._mistakes, flow))
         return flow, [name for name, _ in read.node.items()]
 
-    def _tests_beside(self, path: Path) -> Any:
-        """The tests in `NAME.test.yaml`, if there is such a file."""
-        beside = path.with_name(f"{path.stem}.test{path.suffix}")
-        if not beside.exists():
-            return None
-        read = TESTS_FILE.read(read_document(text_of(beside), str(beside)), self._mistakes)
+    def _tests_in(self, path: Path) -> Any:
+        """The tests in a file of their own."""
+        self.files.append(path)
+        read = TESTS_FILE.read(read_document(text_of(path), str(path)), self._mistakes)
         return read["tests"] if isinstance(read, Read) else None
 
     def _check_names(self, nodes: list[Node]) -> None:
@@ -166,7 +174,7 @@ class _Reading:
         """The services or templates of all files."""
         found: dict[str, Any] = {}
         for part in parts:
-            for key, value in (part[name] or {}).items():
+            for key, value in part.mapping(name).items():
                 if key in found:
                     self._mistakes.add(
                         part.at(name).key(key) or part.node, f"{quoted(key)} is in a file that is used, too"

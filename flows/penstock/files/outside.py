@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 from penstock.errors import FlowError
-from penstock.expressions import Fields
+from penstock.expressions import Expression, Fields
 from penstock.files.choices import Chosen
 from penstock.files.model import METHODS
 from penstock.files.records import Read
 from penstock.flow import Flow
 from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput
-from penstock.services import MAX_IN_FLIGHT, NONE, Backoff, Service
+from penstock.services import MAX_IN_FLIGHT, NONE, Backoff, Service, worth_another
 from penstock.services.web import ANSWER_LIMIT, HttpBatchCall, HttpCall, worth_asking_again
 from penstock.sources import Source, from_directory, from_file, from_stdin, generated, ticks
 
@@ -37,8 +37,9 @@ def service_of(name: str, chosen: Chosen, environment: Mapping[str, str]) -> Ser
         timeout=beside["timeout"] or 30.0,
         attempts=beside["attempts"] or 1,
         backoff=_backoff(beside["backoff"]),
+        retry_on=worth_asking_again if over_http else worth_another,
+        blocking=bool(beside["blocking"]),
         rate=beside["rate"],
-        **({"retry_on": worth_asking_again} if over_http else {"blocking": bool(beside["blocking"])}),
     )
 
 
@@ -62,7 +63,7 @@ def _http_call(title: str, chosen: Chosen, environment: Mapping[str, str]) -> Ht
 
 
 def _called(value: Any) -> Any:
-    return Fields(value) if isinstance(value, Mapping) else value
+    return Fields(cast("dict[str, Expression]", value)) if isinstance(value, dict) else value
 
 
 def _backoff(value: Any) -> Backoff | None:
@@ -107,9 +108,13 @@ def source_of(chosen: Chosen, flow: Flow[Any]) -> Source[Any]:
 
 def _source_by_call(make: Callable[[], Any]) -> Source[Any]:
     source = make()
-    if not isinstance(source, Source):
+    if not _is_source(source):
         raise FlowError(f"a function for a source has to give a Source, got {type(source).__name__}")
     return source
+
+
+def _is_source(found: Any) -> TypeGuard[Source[Any]]:
+    return isinstance(found, Source)
 
 
 def outlet_of(value: Any) -> Outlet:

@@ -54,6 +54,11 @@ class Read:
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
+    def mapping(self, name: str) -> dict[str, Any]:
+        """The value of a field that is a mapping; an empty one when it was left out."""
+        found: dict[str, Any] = self.values[name] or {}
+        return found
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.values)
 

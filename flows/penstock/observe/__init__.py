@@ -2,6 +2,6 @@
 
 from penstock.observe.logs import LEVELS, set_up_logs
 from penstock.observe.metrics import SERIES, PenstockCollector, registry_for
-from penstock.observe.readings import Requests, Watched
+from penstock.observe.readings import Reloads, Requests, Watched
 
-__all__ = ["LEVELS", "SERIES", "PenstockCollector", "Requests", "Watched", "registry_for", "set_up_logs"]
+__all__ = ["LEVELS", "SERIES", "PenstockCollector", "Reloads", "Requests", "Watched", "registry_for", "set_up_logs"]

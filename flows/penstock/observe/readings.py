@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
+import msgspec
 from msgspec import Struct
 
 from penstock.element import Outcome
@@ -31,6 +32,16 @@ class Requests:
         """Requests refused before a run was started, by the refusal's name."""
 
 
+class Reloads:
+    """What was loaded while the service ran."""
+
+    def __init__(self) -> None:
+        self.active: dict[str, int] = {}
+        """The revision that new runs take, by flow."""
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        """Flows that were loaded, by name and outcome."""
+
+
 class Watched(Struct, frozen=True, eq=False):
     """What is watched."""
 
@@ -38,6 +49,7 @@ class Watched(Struct, frozen=True, eq=False):
     requests: Requests
     version: str
     previous_stop_forced: bool = False
+    reloads: Reloads = msgspec.field(default_factory=Reloads)
 
 
 def _flows(of: Watched) -> Iterator[tuple[tuple[str], Totals]]:
@@ -92,29 +104,29 @@ def step_duration_seconds(of: Watched) -> Readings:
 
 def service_calls_total(of: Watched) -> Readings:
     """Attempts, by what came of them."""
-    for name, service in of.supervisor.services.items():
-        for result, number in service.results.items():
+    for name, calls in of.supervisor.calls.items():
+        for result, number in calls.results.items():
             yield (name, result), number
 
 
 def service_in_flight(of: Watched) -> Readings:
     """Calls under way."""
-    return (((name,), service.in_flight) for name, service in of.supervisor.services.items())
+    return (((name,), calls.in_flight) for name, calls in of.supervisor.calls.items())
 
 
 def service_waiting(of: Watched) -> Readings:
     """Calls that wait for their turn or their next attempt."""
-    return (((name,), service.waiting) for name, service in of.supervisor.services.items())
+    return (((name,), calls.waiting) for name, calls in of.supervisor.calls.items())
 
 
 def service_max_in_flight(of: Watched) -> Readings:
     """Calls that may be under way at once."""
-    return (((name,), service.max_in_flight) for name, service in of.supervisor.services.items())
+    return (((name,), calls.max_in_flight) for name, calls in of.supervisor.calls.items())
 
 
 def service_retries_total(of: Watched) -> Readings:
     """Attempts after the first."""
-    return (((name,), service.retries) for name, service in of.supervisor.services.items())
+    return (((name,), calls.retries) for name, calls in of.supervisor.calls.items())
 
 
 def dead_letters_total(of: Watched) -> Readings:
@@ -165,7 +177,17 @@ def runs_total(of: Watched) -> Readings:
 
 def worker_restarts_total(of: Watched) -> Readings:
     """Workers started again after their run broke."""
-    return (((worker,), of.supervisor.restarts[worker]) for worker in of.supervisor.workers)
+    return ((worker, of.supervisor.restarts[worker]) for worker in of.supervisor.workers)
+
+
+def flow_revision(of: Watched) -> Readings:
+    """The revision that new runs of a flow take."""
+    return (((flow,), number) for flow, number in of.reloads.active.items())
+
+
+def flow_reloads_total(of: Watched) -> Readings:
+    """Flows that were loaded again, by what came of it; without the name of a flow what could not be read as one."""
+    return iter(of.reloads.outcomes.items())
 
 
 def http_requests_total(of: Watched) -> Readings:

@@ -4,6 +4,7 @@ import sys
 
 import structlog
 
+from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
 from penstock.runtime.run import Run, Summary
 from penstock.runtime.schedule import Cron, Every, Once, Schedule
@@ -16,6 +17,7 @@ if not structlog.is_configured():
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 __all__ = [
+    "Calls",
     "Cron",
     "Event",
     "Every",

@@ -14,7 +14,9 @@ from penstock.sinks import shown_key
 UNKNOWN = Failure("?", "?", "?")
 
 
-def write_letters(flow: str, run: str, started_at: datetime, elements: list[Element[Any]]) -> list[Letter]:
+def write_letters(
+    flow: str, run: str, started_at: datetime, elements: list[Element[Any]], revision: int | None = None
+) -> list[Letter]:
     """The letters of elements that failed together."""
     failed_at = now()
     letters: list[Letter] = []
@@ -40,6 +42,7 @@ def write_letters(flow: str, run: str, started_at: datetime, elements: list[Elem
                 found=element.found,
                 started_at=started_at,
                 failed_at=failed_at,
+                revision=revision,
             )
         )
     return letters

@@ -26,3 +26,7 @@ class Plan(Struct, frozen=True, eq=False):
     """Paths of fields that letters do not keep."""
     ordered: bool = False
     """Whether results keep the order of the input, unless a run is asked otherwise."""
+    revision: int | None = None
+    """Which version of the flow this is, in a service that can load another; it starts at 1 in each process."""
+    digest: str | None = None
+    """What tells the version apart in all processes."""

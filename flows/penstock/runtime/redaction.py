@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -44,11 +44,10 @@ def _plain(value: Any) -> Any:
 def _without(value: Any, paths: list[list[str]]) -> Any:
     """A value with something else at the ends of the paths."""
     if isinstance(value, list):
-        items: list[Any] = value
-        return [_without(item, paths) for item in items]
+        return [_without(item, paths) for item in cast(Any, value)]
     if not isinstance(value, dict):
         return value
-    fields: dict[str, Any] = value
+    fields = cast("dict[str, Any]", value)
     kept: dict[str, Any] = {}
     for name, inner in fields.items():
         deeper = [path[1:] for path in paths if path[0] == name]

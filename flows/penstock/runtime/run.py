@@ -105,9 +105,14 @@ class Run:
         """What broke, if something did."""
         self._over = asyncio.Event()
         self._wires = CompositeDisposable()
-        self._log = log.bind(flow=plan.name, run=self.id, kind=kind)
+        self._log = log.bind(flow=plan.name, run=self.id, kind=kind, **_version(plan))
         self.totals.begin(self)
         self._task = self.scope.loop.create_task(self._main(), name=f"run:{self.id}")
+
+    @property
+    def revision(self) -> int | None:
+        """Which version of its flow it is a run of, in a service that can load another."""
+        return self.plan.revision
 
     @property
     def finished(self) -> asyncio.Future[Summary]:
@@ -250,7 +255,7 @@ class Run:
     def _letters(self, elements: list[Element[Any]]) -> list[Letter]:
         if paths := self.plan.redacted:
             elements = [redacted(element, paths) for element in elements]
-        return write_letters(self.plan.name, self.id, self.started_at, elements)
+        return write_letters(self.plan.name, self.id, self.started_at, elements, self.plan.revision)
 
 
 class Ends:
@@ -264,6 +269,11 @@ class Ends:
         self._count -= 1
         if not self._count:
             self._then()
+
+
+def _version(plan: Plan) -> dict[str, Any]:
+    """The version of the flow, where it has one, as each log line of the run has it."""
+    return {} if plan.revision is None else {"revision": plan.revision, "digest": plan.digest}
 
 
 def _facts(summary: Summary) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
@@ -17,19 +17,22 @@ from reactivex import Observable
 from penstock.deadletters import Stores, now
 from penstock.element import Element
 from penstock.errors import Stopping, TooManyRuns
+from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
 from penstock.runtime.run import Run, Summary
 from penstock.runtime.schedule import Once, Schedule
 from penstock.runtime.stopping import Event, Phase, after
 from penstock.runtime.totals import Totals
 from penstock.runtime.workers import Worker
-from penstock.scope import Meter
 from penstock.services import Backoff, Service
 from penstock.sinks import Discard, Sink
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 Elements = Observable[list[Element[Any]]]
+
+WorkerName = tuple[str, str]
+"""The names of a flow and of a worker of it."""
 
 
 class Runnable(Protocol):
@@ -73,15 +76,16 @@ class Supervisor:
     def __init__(self, *, max_runs: int = 100, chance: random.Random | None = None) -> None:
         self.stores = Stores()
         self.totals: dict[str, Totals] = {}
-        self.services: dict[str, Service] = {}
+        self.calls: dict[str, Calls] = {}
+        """What the services did, by their names."""
         self.runs: dict[str, Run] = {}
-        self.restarts: Counter[str] = Counter()
+        self.restarts: Counter[WorkerName] = Counter()
         """How often each worker was started again after its run broke."""
         self.phase = Phase.SERVING
         self.max_runs = max_runs
         self._limited: set[str] = set()
         self._places = 0
-        self.workers: dict[str, asyncio.Task[None]] = {}
+        self.workers: dict[WorkerName, asyncio.Task[None]] = {}
         """The tasks that keep background runs going."""
         self._backoff = Backoff(first=1.0, cap=60.0)
         self._chance = chance or random.Random()  # noqa: S311 - jitter, no secret
@@ -90,14 +94,32 @@ class Supervisor:
         self._ended: list[Summary] = []
 
     async def add(self, flow: Runnable) -> None:
-        """Make a flow known: its numbers count from now on, its store is open. Raises `StoreError`."""
-        totals = self.totals.setdefault(flow.name, Totals(flow.name))
-        totals.places = flow.places
-        totals.meters = {step: Meter() for step in flow.measured}
-        self.services |= {service.name: service for service in flow.services}
+        """Make a flow, or another version of it, known: its store is open, its numbers count. Raises `StoreError`."""
         where = flow.plan().dead_letters
         if where is not None:
             await self.stores.get(where)
+        self.totals.setdefault(flow.name, Totals(flow.name)).know(flow.places, flow.measured)
+        for service in flow.services:
+            self.calls.setdefault(service.name, Calls()).use(service)
+
+    async def forget(self, flow: Runnable, rest: Collection[Runnable], *, keep: Collection[str] = ()) -> None:
+        """A flow, or a version of it, has no runs any more: let go of what only it used.
+
+        `rest` are all that are still in use, `keep` the URLs of stores that stay open in any case.
+        """
+        others = [other for other in rest if other.name == flow.name]
+        if flow.name in self.totals:
+            places = {place for other in others for place in other.places}
+            self.totals[flow.name].forget(places, {step for other in others for step in other.measured})
+        in_use = {id(service) for other in rest for service in other.services}
+        for service in flow.services:
+            if id(service) not in in_use and service.name in self.calls:
+                self.calls[service.name].leave(service)
+                if not self.calls[service.name].services:
+                    del self.calls[service.name]
+        where = flow.plan().dead_letters
+        if isinstance(where, str) and where not in {*keep, *(other.plan().dead_letters for other in rest)}:
+            await self.stores.close(where)
 
     def start(
         self,
@@ -158,6 +180,7 @@ class Supervisor:
         `now` is the clock on the wall, which a `Cron` goes by.
         """
         worker = Worker(
+            flow.name,
             name,
             lambda: self.start(flow, make_source(), Discard(), kind="worker"),
             schedule or Once(),
@@ -167,7 +190,28 @@ class Supervisor:
             chance=self._chance,
             now=now,
         )
-        self.workers[name] = asyncio.get_running_loop().create_task(worker.work(), name=f"worker:{name}")
+        self.workers[flow.name, name] = asyncio.get_running_loop().create_task(
+            worker.work(), name=f"worker:{flow.name}:{name}"
+        )
+
+    def runs_of(self, plan: Plan) -> list[Run]:
+        """The open runs of one version of a flow."""
+        return [run for run in self.runs.values() if run.plan.name == plan.name and run.revision == plan.revision]
+
+    def runs_by_revision(self, flow: str) -> Counter[int | None]:
+        """How many runs of each version of a flow are open."""
+        return Counter(run.revision for run in self.runs.values() if run.plan.name == flow)
+
+    async def rest(self, flow: Runnable) -> None:
+        """End the workers of a flow: no further runs, those that are open are drained. Returns when they have ended."""
+        names = [name for name in self.workers if name[0] == flow.name]
+        tasks = [self.workers.pop(name) for name in names]
+        for task in tasks:
+            task.cancel()
+        runs = [run for run in self.runs_of(flow.plan()) if run.kind == "worker"]
+        for run in runs:
+            run.drain()
+        await asyncio.gather(*tasks, *(run.finished for run in runs), return_exceptions=True)
 
     def signal(self, event: Event) -> Phase:
         """Take note of an event on the way down, and do what the new phase asks for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from penstock.element import Ledger, Outcome
@@ -36,6 +37,18 @@ class Totals:
         self._settled: Counter[Outcome] = Counter()
         self._letters: Counter[str] = Counter()
         self._waited = 0.0
+
+    def know(self, places: Iterable[str], steps: Iterable[str]) -> None:
+        """Where its elements may fail, and which of its steps are measured, beside what is known already."""
+        self.places = tuple(dict.fromkeys((*self.places, *places)))
+        for step in steps:
+            self.meters.setdefault(step, Meter())
+
+    def forget(self, places: Collection[str], steps: Collection[str]) -> None:
+        """Keep these places and steps only: the runs that knew others have ended."""
+        self.places = tuple(place for place in self.places if place in places)
+        for step in [step for step in self.meters if step not in steps]:
+            del self.meters[step]
 
     def begin(self, run: Counted) -> None:
         """Count a run among the open ones."""

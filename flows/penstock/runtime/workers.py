@@ -37,17 +37,18 @@ class Worker:
 
     def __init__(
         self,
+        flow: str,
         name: str,
         start: Start,
         schedule: Schedule,
         *,
         serving: Callable[[], bool],
-        restarts: Counter[str],
+        restarts: Counter[tuple[str, str]],
         backoff: Backoff,
         chance: random.Random,
         now: Callable[[], datetime],
     ) -> None:
-        self._name = name
+        self._name = flow, name
         self._start = start
         self._schedule = schedule
         self._serving = serving
@@ -55,7 +56,7 @@ class Worker:
         self._backoff = backoff
         self._chance = chance
         self._now = now
-        self._log = log.bind(worker=name)
+        self._log = log.bind(flow=flow, worker=name)
 
     async def work(self) -> None:
         """Run once, every so many seconds, or at the moments of a cron expression."""

@@ -12,12 +12,13 @@ from msgspec import Struct
 from penstock.errors import PenstockError
 from penstock.runtime import Run, Summary
 from penstock.sinks import Form, Lines, Ndjson, ServerSentEvents, Sink
-from penstock.sources import Source, from_iterable, ndjson
+from penstock.sources import Source, from_iterable, generated, ndjson
 from penstock_http import negotiation
-from penstock_http.context import CONTEXT, Context, Served
+from penstock_http.context import CONTEXT, Context
 from penstock_http.decompression import BrokenBody, decompressed
 from penstock_http.negotiation import JSON, NDJSON, SSE
 from penstock_http.problems import RETRY_SECONDS, Refused, refusal_of
+from penstock_http.revision import Revision
 from penstock_http.streaming import Collected, Output, conclude, follow
 from penstock_http.watch import Body, Pace
 
@@ -35,49 +36,57 @@ SAMPLES = 10
 async def get_bulk(request: web.Request) -> web.StreamResponse:
     """Run sample items through a flow."""
     context = request.app[CONTEXT]
-    served = context.served(request.match_info["name"])
-    negotiation.only(request.query, "count", "order")
-    if served.samples is None:
-        raise Refused(405, "no_samples", f"flow {served.flow.name} has no sample items; POST some", {"Allow": "POST"})
-    count = negotiation.number(request.query, "count", SAMPLES, 1, context.settings.max_count)
-    return await answer(request, context, served, served.samples(count), Asked.of(request, context))
+    with context.served(request.match_info["name"]).held() as revision:
+        negotiation.only(request.query, "count", "order")
+        samples = revision.flow.samples
+        if samples is None:
+            raise Refused(405, "no_samples", f"flow {revision.name} has no sample items; POST some", {"Allow": "POST"})
+        most = revision.flow.serving.max_count or context.settings.max_count
+        count = negotiation.number(request.query, "count", min(SAMPLES, most), 1, most)
+        asked = Asked.of(request, context, revision)
+        context.check(revision)
+        return await answer(request, context, revision, generated(count, samples), asked)
 
 
 async def post_bulk(request: web.Request) -> web.StreamResponse:
     """Run the items of the body through a flow."""
     context = request.app[CONTEXT]
-    served = context.served(request.match_info["name"])
-    negotiation.only(request.query, "order")
-    asked = Asked.of(request, context)
-    kind, encoding = negotiation.body_type(request)
-    if kind == JSON:
-        with context.supervisor.place():
-            items = await read_array(request, encoding, context.settings.max_body, asked.pace)
-        return await answer(request, context, served, from_iterable(items, size=len), asked)
-    context.supervisor.check(limited=True)
-    body = Body(request)
-    source = ndjson(decompressed(body, encoding), limit=context.settings.max_line)
-    return await answer(request, context, served, source, asked, body)
+    with context.served(request.match_info["name"]).held() as revision:
+        negotiation.only(request.query, "order")
+        asked = Asked.of(request, context, revision)
+        kind, encoding = negotiation.body_type(request)
+        context.check(revision)
+        if kind == JSON:
+            with context.supervisor.place():
+                items = await read_array(request, encoding, asked.max_body, asked.pace)
+            return await answer(request, context, revision, from_iterable(items, size=len), asked)
+        body = Body(request)
+        limit = revision.flow.serving.max_line or context.settings.max_line
+        source = ndjson(decompressed(body, encoding), limit=limit)
+        return await answer(request, context, revision, source, asked, body)
 
 
 class Asked(Struct):
-    """What a client asked for: the form of the answer, its order; and how it keeps pace."""
+    """What a client asked for: the form of the answer, its order; how it keeps pace, and what it may send or get."""
 
     kind: str
     ordered: bool
     pace: Pace
+    max_body: int
 
     @classmethod
-    def of(cls, request: web.Request, context: Context) -> Asked:
+    def of(cls, request: web.Request, context: Context, revision: Revision) -> Asked:
         """What a request asks for; raises 400 and 406."""
-        pace = Pace(context.settings.stall, context.settings.min_rate)
-        return cls(negotiation.answer_type(request), negotiation.ordered(request), pace)
+        settings, flow = context.settings, revision.flow
+        kind, ordered = negotiation.answer_type(request), negotiation.ordered(request, flow.ordered)
+        pace = Pace(settings.stall, settings.min_rate)
+        return cls(kind, ordered, pace, flow.serving.max_body or settings.max_body)
 
 
 async def answer(
     request: web.Request,
     context: Context,
-    served: Served,
+    revision: Revision,
     source: Source[Any],
     asked: Asked,
     body: Body | None = None,
@@ -85,10 +94,10 @@ async def answer(
     """Run a source through a flow and answer in the form that was asked for."""
 
     def start(sink: Sink) -> Run:
-        return context.supervisor.start(served.flow, source, sink, kind="http", ordered=asked.ordered, limited=True)
+        return context.supervisor.start(revision, source, sink, kind="http", ordered=asked.ordered, limited=True)
 
     if asked.kind == JSON:
-        return await at_once(request, start, body, asked.pace, context.settings.max_body)
+        return await at_once(request, start, body, asked.pace, asked.max_body)
     return await streamed(request, start, body, asked.pace, FORMS[asked.kind], context.settings.stall)
 
 
@@ -104,7 +113,7 @@ async def streamed(
     output = Output(response, gzip=gzip)
     sink = Lines(output.write, form)
     run = start(sink)
-    response.headers["Penstock-Run"] = run.id
+    response.headers.update(named(run))
     summary = await follow(request, response, run, sink, body, output, pace)
     await conclude(request, response, output, form, summary, stall)
     return response
@@ -121,8 +130,13 @@ async def at_once(request: web.Request, start: Start, body: Body | None, pace: P
     results = b",".join(b"".join(output.pieces).splitlines())
     document = b'{"results":[%b],"end":%b}\n' % (results, msgspec.json.encode(summary.end()))
     status = _status(summary)
-    headers = HEADERS | {"Penstock-Run": run.id} | ({"Retry-After": str(RETRY_SECONDS)} if status == 503 else {})
+    headers = HEADERS | named(run) | ({"Retry-After": str(RETRY_SECONDS)} if status == 503 else {})
     return web.Response(status=status, body=document, content_type=JSON, headers=headers)
+
+
+def named(run: Run) -> dict[str, str]:
+    """The headers that tell which run it is, of which revision."""
+    return {"Penstock-Run": run.id, "Penstock-Revision": str(run.revision)}
 
 
 async def read_array(request: web.Request, encoding: str, limit: int, pace: Pace) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""`/flows`: what is served."""
+"""`/flows`: what is served, in which revisions; and a flow file to be served from now on."""
 
 from __future__ import annotations
 
@@ -8,29 +8,108 @@ import msgspec
 from aiohttp import web
 
 from penstock.element import Outcome
+from penstock.flow import Flow
 from penstock.runtime import Totals
-from penstock_http.context import CONTEXT, Context, Served
+from penstock_http import negotiation
+from penstock_http.access import check_put
+from penstock_http.context import CONTEXT, Context
+from penstock_http.entries import Entry
+from penstock_http.problems import Refused
+from penstock_http.receipts import Receipt, Verdict
+from penstock_http.watch import Pace
 
 
 async def list_flows(request: web.Request) -> web.Response:
     """All flows."""
     context = request.app[CONTEXT]
-    return _json({"flows": [describe(context, served) for served in context.flows.values()]})
+    entries = [entry for entry in context.catalogue.entries.values() if entry.active is not None]
+    last = context.reloading.last
+    return _json({"flows": [describe(context, entry) for entry in entries], "lastReload": last and last.document()})
 
 
 async def show_flow(request: web.Request) -> web.Response:
     """One flow."""
     context = request.app[CONTEXT]
-    return _json(describe(context, context.served(request.match_info["name"])))
+    return _json(describe(context, context.entry(request.match_info["name"])))
 
 
-def describe(context: Context, served: Served) -> dict[str, Any]:
-    """A flow as a document: its description, and what it did so far."""
-    flow = served.flow
-    totals = context.supervisor.totals.get(flow.name) or Totals(flow.name)
+async def put_flow(request: web.Request) -> web.Response:
+    """Serve the flow of the body from now on, or only check it."""
+    check_put(request)
+    negotiation.only(request.query, "dry-run")
+    dry = negotiation.flag(request.query, "dry-run")
+    format = negotiation.flow_format(request)
+    context = request.app[CONTEXT]
+    name = request.match_info["name"]
+    known = name in context.catalogue.entries
+    receipt = await context.reloading.put(name, await read_flow(request, context), format, dry=dry)
+    if receipt.outcome is Verdict.REFUSED:
+        raise mistaken(receipt)
+    return _json(receipt.document() | {"dryRun": dry}, 200 if known or dry else 201)
+
+
+def mistaken(receipt: Receipt) -> Refused:
+    """The refusal of a flow that has mistakes: 422, with each of them."""
+    more = len(receipt.mistakes) - 1
+    said = f"{receipt.mistakes[0]}" + (f" (and {more} more, see mistakes)" if more else "")
+    return Refused(422, "mistakes", said, more={"mistakes": receipt.document()["mistakes"]})
+
+
+async def read_flow(request: web.Request, context: Context) -> str:
+    """The text of a flow file; raises 400, 408 and 413."""
+    settings = context.settings
+    limit = settings.max_body
+    body = bytearray()
+    try:
+        async for piece in Pace(settings.stall, settings.min_rate).arrivals(request):
+            body += piece
+            if len(body) > limit:
+                raise Refused(413, "body_too_large", f"a flow file may have {limit} bytes")
+        return body.decode()
+    except TimeoutError:
+        raise Refused(408, "stalled", f"the body did not arrive in time; {len(body)} bytes of it did") from None
+    except UnicodeDecodeError as error:
+        raise Refused(400, "malformed", f"a flow file is UTF-8, this body is not (byte {error.start})") from None
+    except web.RequestPayloadError as error:
+        raise Refused(400, "broken_body", f"{error}; nothing of it was taken") from None
+
+
+def describe(context: Context, entry: Entry) -> dict[str, Any]:
+    """A flow as a document: its description, its revisions, and what it did so far."""
+    totals = context.supervisor.totals.get(entry.name) or Totals(entry.name)
+    revision = entry.active
+    runs = context.supervisor.runs_by_revision(entry.name)
     return {
-        "name": flow.name,
-        "path": f"/{flow.name}/bulk",
+        "name": entry.name,
+        "path": f"/{revision.served_as}/bulk" if revision and revision.served_as else None,
+        **(said(revision.flow) if revision else NOTHING),
+        "active": revision.number if revision else None,
+        "revisions": [each.document(runs[each.number]) for each in reversed(entry.revisions)],
+        "lastReload": entry.last and entry.last.document(),
+        "runs": dict(totals.active()),
+        "received": totals.received,
+        "inFlight": totals.in_flight,
+        "settled": {outcome.value: totals.settled(outcome) for outcome in Outcome},
+    }
+
+
+NOTHING: dict[str, Any] = {
+    "about": "",
+    "item": None,
+    "key": None,
+    "window": None,
+    "steps": [],
+    "services": [],
+    "workers": [],
+    "deadLetters": None,
+}
+"""What is said of a flow that was removed."""
+
+
+def said(flow: Flow[Any]) -> dict[str, Any]:
+    """What a flow says of itself, and how its services are."""
+    return {
+        "about": flow.about,
         "item": getattr(flow.item, "__name__", None),
         "key": flow.key,
         "window": {"elements": flow.elements, "bytes": flow.bytes},
@@ -51,13 +130,11 @@ def describe(context: Context, served: Served) -> dict[str, Any]:
             }
             for service in flow.services
         ],
+        "workers": [worker.name for worker in flow.workers],
         "deadLetters": flow.store if isinstance(flow.store, str) else getattr(flow.store, "url", None),
-        "runs": dict(totals.active()),
-        "received": totals.received,
-        "inFlight": totals.in_flight,
-        "settled": {outcome.value: totals.settled(outcome) for outcome in Outcome},
     }
 
 
-def _json(document: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(document) + b"\n", content_type="application/json")
+def _json(document: object, status: int = 200) -> web.Response:
+    body = msgspec.json.encode(document) + b"\n"
+    return web.Response(status=status, body=body, content_type="application/json")

@@ -29,7 +29,7 @@ HEADERS = {
 async def show_graph(request: web.Request) -> web.Response:
     """One flow, drawn."""
     context = request.app[CONTEXT]
-    flow = context.served(request.match_info["name"]).flow
+    flow = context.active(request.match_info["name"]).flow
     format = format_of(request)
     totals = context.supervisor.totals.get(flow.name) or Totals(flow.name)
     picture = FORMATS[format](graph_of(flow, Counts.of(totals)))

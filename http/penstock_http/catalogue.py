@@ -1,0 +1,171 @@
+"""The catalogue: the flows that are served, each with its revisions, and what is taken into it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping
+
+from penstock.deadletters import now
+from penstock.errors import PenstockError, Stopping
+from penstock.observe import Reloads
+from penstock.runtime import Phase, Supervisor
+from penstock_http.changeover import Changeover
+from penstock_http.clashes import clashes
+from penstock_http.entries import Entry, shared
+from penstock_http.receipts import Fault, Receipt, Verdict, faults_of, refused
+from penstock_http.revision import Offer, Revision, State
+
+REMOVED = 100
+"""Flows that were removed and are still remembered, with their numbers."""
+
+NOTHING: Mapping[str, Offer | None] = {}
+
+
+class Catalogue:
+    """The flows that are served. `keep` is the URL of the store that stays open whatever flows there are."""
+
+    def __init__(self, supervisor: Supervisor, reloads: Reloads, *, keep: str = "") -> None:
+        self.entries: dict[str, Entry] = {}
+        self.served: dict[str, Revision] = {}
+        """The active revisions that are served over HTTP, by the names in their paths."""
+        self._supervisor = supervisor
+        self._reloads = reloads
+        self._changeover = Changeover(supervisor, self._in_use, self._trim, keep)
+        self._coming: list[Revision] = []
+        self._offering = asyncio.Lock()
+
+    @property
+    def active(self) -> list[Revision]:
+        """The revisions that new runs take."""
+        return [entry.active for entry in self.entries.values() if entry.active is not None]
+
+    async def offer(
+        self, *offers: Offer, leaving: Mapping[str, Offer | None] = NOTHING, dry: bool = False
+    ) -> list[Receipt]:
+        """Serve these flows from now on, each if nothing is wrong with it; raises `Stopping`.
+
+        `leaving` are the names of flows that end at the same moment, each with the offer that comes in its place, if
+        one does: if that is refused, the flow stays. With `dry` nothing is changed, and a receipt says what would have
+        come of it.
+        """
+        async with self._offering:
+            self._check()
+            wrong = self._clashes(offers, leaving)
+            if dry:
+                return [self._receipt(offer, wrong.get(offer, ())) for offer in offers]
+
+            revisions = self._revisions(offers)
+            try:
+                for offer in offers:
+                    if offer not in wrong and not self._unchanged(offer):
+                        self._coming.append(revisions[offer])
+                        wrong |= await self._opened(offer, revisions[offer])
+                self._check()
+            finally:
+                self._coming.clear()
+            wrong |= self._clashes([offer for offer in offers if offer not in wrong], leaving)
+            receipts = [self._receipt(offer, wrong.get(offer, ())) for offer in offers]
+            for receipt, offer in zip(receipts, offers, strict=True):
+                if receipt.outcome is Verdict.ACCEPTED:
+                    self._take(revisions[offer])
+            ended = [name for name, other in leaving.items() if other not in wrong]
+            receipts += [receipt for name in ended for receipt in self._remove(name)]
+            self.served = {path: each for each in self.active if (path := each.served_as) is not None}
+            for receipt in receipts:
+                self._note(receipt)
+            for offer in wrong:
+                await self._changeover.forget(revisions[offer])
+            return receipts
+
+    def refuse(self, receipt: Receipt) -> None:
+        """Take note that a flow could not even be read."""
+        self._note(receipt)
+
+    async def aclose(self) -> None:
+        """The service stops: no further workers are started."""
+        await self._changeover.aclose()
+
+    def _in_use(self) -> list[Revision]:
+        """The revisions that may have runs, or are about to."""
+        known = [revision for entry in self.entries.values() for revision in entry.revisions]
+        return [revision for revision in known if revision.state is not State.RETIRED] + self._coming
+
+    def _check(self) -> None:
+        if self._supervisor.phase is not Phase.SERVING:
+            raise Stopping
+
+    def _revisions(self, offers: Iterable[Offer]) -> dict[Offer, Revision]:
+        """The revisions that offers would be, with those services that are in use already."""
+        services = [service for revision in self._in_use() for service in revision.services]
+        revisions: dict[Offer, Revision] = {}
+        for offer in offers:
+            flow = shared(offer.flow, services)
+            services += flow.services
+            revisions[offer] = Revision(flow, self._next(flow.name), offer.digest, offer.source)
+        return revisions
+
+    def _next(self, name: str) -> int:
+        """The number of the next revision of a flow."""
+        return self.entries[name].number + 1 if name in self.entries else 1
+
+    async def _opened(self, offer: Offer, revision: Revision) -> dict[Offer, list[Fault]]:
+        try:
+            await self._supervisor.add(revision)
+        except PenstockError as error:
+            return {offer: faults_of(error, offer.source)}
+        return {}
+
+    def _clashes(self, offers: Iterable[Offer], leaving: Mapping[str, Offer | None]) -> dict[Offer, list[Fault]]:
+        return clashes(list(offers), leaving, self.active, self.entries)
+
+    def _unchanged(self, offer: Offer) -> bool:
+        entry = self.entries.get(offer.flow.name)
+        return entry is not None and entry.active is not None and entry.active.digest == offer.digest
+
+    def _receipt(self, offer: Offer, mistakes: Collection[Fault]) -> Receipt:
+        """What an offer comes to."""
+        if mistakes:
+            return refused(offer.flow.name, offer.source, mistakes)
+        same = self._unchanged(offer)
+        return Receipt(
+            flow=offer.flow.name,
+            outcome=Verdict.UNCHANGED if same else Verdict.ACCEPTED,
+            source=offer.source,
+            at=now(),
+            revision=self._next(offer.flow.name) - same,
+            digest=offer.digest,
+        )
+
+    def _take(self, revision: Revision) -> None:
+        """Give new runs of a flow this revision."""
+        entry = self.entries.setdefault(revision.name, Entry(revision.name))
+        before = entry.take(revision)
+        self._reloads.active[revision.name] = revision.number
+        self._changeover.begin(entry, before, revision)
+
+    def _remove(self, name: str) -> list[Receipt]:
+        """Give a flow no further runs."""
+        entry = self.entries.get(name)
+        if entry is None or (before := entry.take(None)) is None:
+            return []
+        del self._reloads.active[name]
+        self._changeover.begin(entry, before, None)
+        number, digest = before.number, before.digest
+        removed = Verdict.REMOVED
+        return [Receipt(flow=name, outcome=removed, source=before.source, at=now(), revision=number, digest=digest)]
+
+    def _note(self, receipt: Receipt) -> None:
+        entry = self.entries.get(receipt.flow)
+        if entry is not None:
+            entry.last = receipt
+        self._reloads.outcomes[entry.name if entry else "", receipt.outcome.value] += 1
+
+    def _trim(self, name: str) -> None:
+        """Forget the flows that were removed the longest ago, and what was counted for those that are not known."""
+        over = [each for each, entry in self.entries.items() if entry.over]
+        surplus = over[: max(0, len(over) - REMOVED)]
+        for each in surplus:
+            del self.entries[each]
+        known = {*self.entries, *(revision.name for revision in self._coming)}
+        for each in {*surplus, name} - known:
+            self._supervisor.totals.pop(each, None)

@@ -1,0 +1,66 @@
+"""What cannot be served side by side: one name is one flow, and one path leads to one flow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from penstock_http.receipts import Fault
+from penstock_http.revision import Offer, Revision
+
+FLOWS = 1000
+"""Flows that may be known at once."""
+
+RESERVED = ("dead-letters", "flows", "health")
+"""Names that no flow can be served as: their paths are the service's own."""
+
+
+def clashes(
+    offers: Iterable[Offer], leaving: Mapping[str, Offer | None], active: Iterable[Revision], known: Collection[str]
+) -> dict[Offer, list[Fault]]:
+    """The offers that cannot be beside the rest, with the reason.
+
+    An offer that is refused leaves its old revision standing, beside which others may not fit either: so all is looked
+    at again until nothing more is refused.
+    """
+    standing = list(active)
+    wrong: dict[Offer, list[Fault]] = {}
+    while True:
+        coming = [offer for offer in offers if offer not in wrong]
+        going = {offer.flow.name for offer in coming}
+        going |= {name for name, offer in leaving.items() if offer not in wrong}
+        staying = [revision for revision in standing if revision.name not in going]
+        found = _among(coming, {path: each.name for each in staying if (path := each.served_as) is not None}, known)
+        if not found:
+            return wrong
+        wrong |= found
+
+
+def _among(coming: Iterable[Offer], paths: dict[str, str], known: Collection[str]) -> dict[Offer, list[Fault]]:
+    """Those of the coming flows that clash with one before them, or with the flow that has their path."""
+    names = set(known)
+    sources: dict[str, str] = {}
+    found: dict[Offer, list[Fault]] = {}
+    for offer in coming:
+        name, path = offer.flow.name, served_as(offer)
+        if name in sources:
+            said = f"there is a flow {name!r} in {sources[name]} already"
+        elif path in RESERVED:
+            said = f"no flow can be served as {path!r}: that path is the service's own"
+        elif path in paths:
+            said = f"the flow {paths[path]!r} is served as {path!r} already"
+        elif name not in names and len(names) >= FLOWS:
+            said = f"there are {FLOWS} flows already"
+        else:
+            sources[name] = offer.source
+            names.add(name)
+            if path is not None:
+                paths[path] = name
+            continue
+        found[offer] = [Fault(offer.source, said, hint="give it another name")]
+    return found
+
+
+def served_as(offer: Offer) -> str | None:
+    """The name in the path of a flow, if it is served over HTTP."""
+    serving = offer.flow.serving
+    return (serving.name or offer.flow.name) if serving.http else None

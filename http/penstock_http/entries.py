@@ -1,0 +1,80 @@
+"""A flow in the catalogue: its revisions, and the services that one takes over from another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from penstock.flow import Flow
+from penstock.services import Service
+from penstock_http.receipts import Receipt
+from penstock_http.revision import Revision, State
+
+KEPT = 20
+"""Revisions of a flow that are remembered; those that still have runs are kept beyond it."""
+
+
+class Entry:
+    """A flow by its name: the revision that new runs take, those before it, and what came of the last load."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.active: Revision | None = None
+        self.revisions: list[Revision] = []
+        """Oldest first."""
+        self.number = 0
+        """The number of the newest revision."""
+        self.last: Receipt | None = None
+        self.changing = asyncio.Lock()
+        """Held while workers change over."""
+
+    @property
+    def requests(self) -> int:
+        """Requests under way, whichever revision they hold."""
+        return sum(revision.requests for revision in self.revisions)
+
+    @property
+    def over(self) -> bool:
+        """Whether the flow was removed and its last run has ended."""
+        return self.active is None and all(revision.state is State.RETIRED for revision in self.revisions)
+
+    def take(self, revision: Revision | None) -> Revision | None:
+        """Give new runs this revision, or none; returns the one before, which drains from now on."""
+        before, self.active = self.active, revision
+        if before is not None:
+            before.state = State.DRAINING
+        if revision is not None:
+            self.number = revision.number
+            self.revisions.append(revision)
+        self.trim()
+        return before
+
+    def trim(self) -> None:
+        """Forget the oldest of the revisions that are retired, beyond those that are kept."""
+        surplus = len(self.revisions) - KEPT
+        for revision in list(self.revisions):
+            if surplus <= 0:
+                return
+            if revision.state is State.RETIRED:
+                self.revisions.remove(revision)
+                surplus -= 1
+
+
+def shared(flow: Flow[Any], known: Iterable[Service]) -> Flow[Any]:
+    """The same flow, calling services that are in use already instead of new ones that say the same.
+
+    So one bulkhead protects one dependency, through all revisions and in all flows.
+    """
+    named: dict[str, list[Service]] = defaultdict(list)
+    for service in flow.services:
+        if service not in named[service.name]:
+            named[service.name].append(service)
+    in_use = list(known)
+    others: dict[str, Service] = {}
+    for name, services in named.items():
+        # Two that share a name cannot be told apart by it, so each keeps its own bulkhead.
+        if len(services) == 1:
+            others[name] = next((service for service in in_use if service == services[0]), services[0])
+    return flow.with_services(others)

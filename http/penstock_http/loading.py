@@ -1,0 +1,105 @@
+"""Loading: what a look at all flow files finds, the good and the bad, without changing anything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from penstock.errors import FlowError
+from penstock.files.load import FlowFile
+from penstock.flow import Flow
+from penstock_http.places import Places, Stamp
+from penstock_http.receipts import Receipt, faults_of, refused
+from penstock_http.revision import Offer
+
+T = TypeVar("T")
+
+LOADING = 60.0
+"""Seconds that loading may take; Python modules that flows name may take long, or for ever."""
+
+
+class Late(FlowError):
+    """Loading took too long. The thread that does it cannot be stopped, and goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(f"it was not loaded within {LOADING:g} s; look at the Python modules that it names")
+
+
+async def in_time(work: Callable[[], T]) -> T:
+    """What some work gives that is done in a thread, so that streams go on meanwhile. Raises `Late`."""
+    try:
+        async with asyncio.timeout(LOADING):
+            return await asyncio.to_thread(work)
+    except TimeoutError:
+        raise Late from None
+
+
+class Loader(Struct, frozen=True, eq=False):
+    """What reads flow files: one by its path, or a text that is called like one. Both raise `PenstockError`."""
+
+    load: Callable[[Path], FlowFile]
+    loads: Callable[[str, str], FlowFile]
+    served: Callable[[FlowFile], Flow[Any]] = lambda loaded: loaded.flow
+    """The flow of a file as this service serves it: with its defaults for what the file does not say."""
+
+    def of_file(self, path: Path) -> tuple[Offer, Sequence[Path]]:
+        """The flow in a file, and all files that were read for it."""
+        loaded = self.load(path)
+        return Offer(self.served(loaded), loaded.digest, str(path)), loaded.files
+
+    def of_text(self, text: str, file: str) -> Offer:
+        """The flow in a text that came over HTTP."""
+        loaded = self.loads(text, file)
+        return Offer(self.served(loaded), loaded.digest, "PUT")
+
+
+class Found:
+    """What a look at all files found."""
+
+    def __init__(self, unread: Sequence[Path]) -> None:
+        self.offers: dict[Offer, Path] = {}
+        self.bad: list[Receipt] = []
+        self.read: set[Path] = set()
+        """All files that were read, or tried."""
+        self.stamp: Stamp = {}
+        self.kept: set[Path] = set()
+        """Files that are there but bad."""
+        self._unread = unread
+
+    def keeps(self, path: Path) -> bool:
+        """Whether what a file held before runs on: the file is bad, or its directory cannot be read."""
+        return path in self.kept or any(directory in path.parents for directory in self._unread)
+
+    def refuse(self, name: str, path: Path, error: BaseException) -> None:
+        """Take note of what is bad."""
+        self.bad.append(refused(name, str(path), faults_of(error, str(path))))
+
+
+def look(loader: Loader, places: Places, names: Mapping[Path, str], stamp: Stamp) -> Found:
+    """Read all files. `names` are the flows that they held before, `stamp` is what they were like then."""
+    before = places.stamp(stamp)
+    paths, unread = places.files()
+    found = Found([path for path, _ in unread])
+    for path, error in unread:
+        found.refuse(path.name, path, error)
+    for path in paths:
+        found.read.add(path)
+        if path in names and not path.exists():
+            continue  # it was there, and it is gone
+        try:
+            offer, files = loader.of_file(path)
+        except (Exception, SystemExit) as error:  # it may name Python modules, and they do what they like
+            found.kept.add(path)
+            found.refuse(names.get(path, path.stem), path, error)
+        else:
+            found.offers[offer] = path
+            found.read.update(files)
+    if found.bad:  # what is wrong may stand in a file that is used, which is not known then
+        found.read.update(stamp, (Path(fault.file) for receipt in found.bad for fault in receipt.mistakes))
+    # What changes while it is read is found by the next look, because it does not have this stamp any more.
+    found.stamp = {path: before.get(path, after) for path, after in places.stamp(found.read).items()}
+    return found

@@ -1,0 +1,149 @@
+"""Reloading: flow files are read and checked again, and what is good takes over; what is not displaces nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+from msgspec import Struct
+
+from penstock.deadletters import now
+from penstock.errors import Stopping
+from penstock_http.catalogue import Catalogue
+from penstock_http.loading import Found, Late, Loader, in_time, look
+from penstock_http.places import Places, Stamp
+from penstock_http.problems import Refused
+from penstock_http.receipts import Receipt, Verdict, faults_of, mistake_document, refused
+from penstock_http.revision import Offer
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Reload(Struct, frozen=True):
+    """A reload: when, why, and what came of each flow."""
+
+    at: datetime
+    cause: str
+    receipts: list[Receipt]
+
+    def document(self) -> dict[str, Any]:
+        """The reload for people and programs."""
+        receipts = [receipt.document() for receipt in self.receipts]
+        return {"at": self.at.isoformat(), "cause": self.cause, "receipts": receipts}
+
+
+class Reloading:
+    """Reads flows and offers them to the catalogue: all files at once, or one that came over HTTP."""
+
+    def __init__(self, catalogue: Catalogue, loader: Loader, places: Places, built_in: Sequence[Offer] = ()) -> None:
+        self.last: Reload | None = None
+        self.stamp: Stamp = {}
+        """All files that were read the last time, or could have been, as they were before."""
+        self.places = places
+        self._catalogue = catalogue
+        self._loader = loader
+        self._built_in = built_in
+        self._names: dict[Path, str] = {}
+        self._turn = asyncio.Lock()
+
+    async def start(self) -> list[Receipt]:
+        """Read everything for the first time. All are served, or none: then some of the receipts have mistakes."""
+        async with self._turn:
+            found = await in_time(self._look)
+            offers = [*self._built_in, *found.offers]
+            checked = [*await self._catalogue.offer(*offers, dry=True), *found.bad]
+            if any(receipt.mistakes for receipt in checked):
+                return checked
+            return await self._take("start", found) if offers else []
+
+    async def reload(self, cause: str) -> list[Receipt]:
+        """Read everything again; raises `Stopping`. Bad files change nothing, a file that is gone ends its flow."""
+        async with self._turn:
+            try:
+                found = await in_time(self._look)
+            except Late as late:
+                bad = [refused(name, str(path), faults_of(late, str(path))) for path, name in self._names.items()]
+                return self._tell(cause, bad)
+            return await self._take(cause, found)
+
+    async def try_reload(self, cause: str) -> bool:
+        """The same for who cannot be told what came of it; returns whether the service goes on."""
+        try:
+            await self.reload(cause)
+        except Stopping:
+            return False
+        except Exception as error:
+            log.error("flows.broke", cause=cause, exc_info=error)
+        return True
+
+    async def put(self, name: str, text: str, format: str, *, dry: bool = False) -> Receipt:
+        """Serve the flow of a text, which has to have this name; raises 409 otherwise, and `Stopping`."""
+        file = f"{name}.{format}"
+        async with self._turn:
+            try:
+                offer = await in_time(lambda: self._loader.of_text(text, file))
+            except (Exception, SystemExit) as error:  # as for files
+                receipt = refused(name, "PUT", faults_of(error, file))
+                if not dry:
+                    self._catalogue.refuse(receipt)
+            else:
+                if offer.flow.name != name:
+                    said = f"the flow is called {offer.flow.name!r}: PUT it to /flows/{offer.flow.name}"
+                    raise Refused(409, "other_name", said)
+                (receipt,) = await self._catalogue.offer(offer, dry=dry)
+            if not dry:
+                self._tell("put", [receipt])
+            return receipt
+
+    def _look(self) -> Found:
+        return look(self._loader, self.places, self._names, self.stamp)
+
+    async def _take(self, cause: str, found: Found) -> list[Receipt]:
+        """Offer what was found; returns what came of it."""
+        leaving = self._leaving(found)
+        receipts = await self._catalogue.offer(*self._built_in, *found.offers, leaving=leaving)
+        for receipt in found.bad:
+            self._catalogue.refuse(receipt)
+        self.stamp = found.stamp
+        self._remember(found, receipts)
+        return self._tell(cause, [*receipts, *found.bad])
+
+    def _leaving(self, found: Found) -> dict[str, Offer | None]:
+        """The flows whose file is gone, or has another flow in it by now: that one, if it is not refused."""
+        by_path = {path: offer for offer, path in found.offers.items()}
+        offered = {offer.flow.name for offer in found.offers}
+        return {
+            name: by_path.get(path)
+            for path, name in self._names.items()
+            if name not in offered and not found.keeps(path)
+        }
+
+    def _remember(self, found: Found, receipts: list[Receipt]) -> None:
+        """Which flow is in which file. One that was refused leaves its path with the flow that runs on."""
+        taken = {(receipt.flow, receipt.source) for receipt in receipts if receipt.outcome is not Verdict.REFUSED}
+        there = set(found.offers.values())
+        self._names = {path: name for path, name in self._names.items() if path in there or found.keeps(path)}
+        self._names |= {
+            path: offer.flow.name for offer, path in found.offers.items() if (offer.flow.name, offer.source) in taken
+        }
+
+    def _tell(self, cause: str, receipts: list[Receipt]) -> list[Receipt]:
+        self.last = Reload(now(), cause, receipts)
+        outcomes = {
+            receipt.flow: {
+                "outcome": receipt.outcome.value,
+                "revision": receipt.revision,
+                "digest": receipt.digest,
+                "source": receipt.source,
+            }
+            for receipt in receipts
+        }
+        log.info("flows.reloaded", cause=cause, flows=outcomes)
+        for receipt in receipts:
+            for fault in receipt.mistakes:
+                log.warning("flows.mistake", flow=receipt.flow, **mistake_document(fault))
+        return receipts

@@ -1,0 +1,63 @@
+"""What signals do: SIGTERM and SIGINT stop the service, step by step; SIGHUP loads its flows again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+
+import structlog
+
+from penstock.runtime import Event, Phase, Supervisor
+from penstock.settings import Settings
+from penstock_http.reload import Reloading
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def install_signals(
+    loop: asyncio.AbstractEventLoop, supervisor: Supervisor, stop: asyncio.Event, settings: Settings
+) -> None:
+    """The first SIGTERM or SIGINT drains, the second aborts, the third exits; so does time."""
+
+    def deadline() -> None:
+        # In a thread of its own: an event loop that is stuck runs no timers.
+        log.error("stop.hard", runs=len(supervisor.runs))
+        os._exit(1)
+
+    timer = threading.Timer(settings.grace + settings.hard, deadline)
+    timer.daemon = True
+
+    def on_signal() -> None:
+        if supervisor.phase is Phase.SERVING:
+            stop.set()
+        elif supervisor.signal(Event.SIGNAL) is Phase.EXITING:
+            log.error("stop.exiting", runs=len(supervisor.runs))
+            os._exit(1)
+
+    def note(*_: object) -> None:
+        # Not the loop's own handlers: those run when the loop turns, and the clock has to start when it does not.
+        if timer.ident is None:
+            timer.start()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(on_signal)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
+
+
+def hangups(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """An event that each SIGHUP sets; from now on it does not end the process any more."""
+    asked = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, asked.set)
+    return asked
+
+
+async def reload_when(asked: asyncio.Event, reloading: Reloading) -> None:
+    """Load all flows again whenever this is asked for, until cancelled; what is asked for meanwhile counts once."""
+    going = True
+    while going:
+        await asked.wait()
+        asked.clear()
+        going = await reloading.try_reload("signal")

@@ -1,0 +1,85 @@
+"""What is served: flow files, or the orders flow; the settings are defaults for what they leave open."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import FlowFileError
+from penstock.files import read_document
+from penstock.files.load import FlowFile, load, loads
+from penstock.flow import Flow
+from penstock.orders import sample_orders, simulated_inventory, simulated_pricing
+from penstock.runtime import Every, Once
+from penstock.services import Service
+from penstock.services.web import HttpClient, http_service
+from penstock.settings import Settings
+from penstock_http.loading import Loader
+from penstock_http.revision import Offer
+
+
+def loader(settings: Settings) -> Loader:
+    """What reads flow files for a service with these settings."""
+    return Loader(load, loads, lambda file: with_defaults(file, settings))
+
+
+def with_defaults(file: FlowFile, settings: Settings) -> Flow[Any]:
+    """The flow of a file; what the file leaves open is as the settings have it. `--workers 0` means none."""
+    flow = file.flow
+    if "window" not in file.said:
+        flow = flow.window(settings.window, settings.window_bytes)
+    if "dead_letters" not in file.said:
+        flow = flow.dead_letters(settings.dead_letters)
+    return flow if settings.workers else replace(flow, workers=())
+
+
+def holds_flow(path: Path) -> bool:
+    """Whether a file is meant as a flow file: it has a flow's name, or is too broken to tell."""
+    try:
+        document = read_document(path.read_text(encoding="utf-8"), str(path))
+    except (FlowFileError, OSError, UnicodeDecodeError):
+        return True
+    return any(name == "flow" for name, _ in document.items())
+
+
+def built_in(settings: Settings, client: HttpClient) -> Offer:
+    """The orders flow of the package; its services, window, store and workers A, B, … are as the settings have them."""
+    with as_file(files("penstock").joinpath("orders.yaml")) as path:
+        file = load(path)
+    services = {"pricing": pricing(settings, client), "inventory": inventory(settings, client)}
+    flow = replace(file.flow.with_services(services), workers=())
+    flow = flow.window(settings.window, settings.window_bytes)
+    flow = flow.dead_letters(settings.dead_letters, redact=flow.redacted)
+    schedule = Every(settings.worker_every) if settings.worker_every else Once()
+    for number in range(settings.workers):
+        name = string.ascii_uppercase[number] if number < 26 else f"W{number + 1}"
+        flow = flow.worker(name, sample_orders(settings.worker_orders), schedule)
+    return Offer(flow, file.digest, "built in")
+
+
+def pricing(settings: Settings, client: HttpClient) -> Service:
+    """The pricing service: the one at a URL, or the simulated one."""
+    if settings.pricing_url:
+        return _http("pricing", settings.pricing_url, settings, client)
+    return simulated_pricing(settings.latency_scale, settings.max_in_flight)
+
+
+def inventory(settings: Settings, client: HttpClient) -> Service:
+    """The inventory service: the one at a URL, or the simulated one."""
+    if settings.inventory_url:
+        return _http("inventory", settings.inventory_url, settings, client)
+    return simulated_inventory(settings.latency_scale, settings.max_in_flight)
+
+
+def _http(name: str, url: str, settings: Settings, client: HttpClient) -> Service:
+    return http_service(
+        name,
+        url,
+        client=client,
+        max_in_flight=settings.max_in_flight,
+        timeout=settings.service_timeout,
+        attempts=2,
+    )

@@ -1,0 +1,488 @@
+"""The catalogue: one revision of a flow takes over from another, and nothing that runs notices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from laws.plans import quiet, within
+from penstock import Flow, Service, from_iterable
+from penstock.deadletters import Filter
+from penstock.errors import Stopping
+from penstock.observe import Reloads
+from penstock.runtime import Event, Every, Run, Supervisor
+from penstock.sinks import Discard, Outcomes
+from penstock.sources import generated, ticks
+from penstock_http.catalogue import REMOVED, Catalogue
+from penstock_http.entries import KEPT
+from penstock_http.receipts import Receipt, Verdict
+from penstock_http.revision import Offer, State
+
+
+def offered(flow: Flow[Any], digest: str = "1", source: str = "a.yaml") -> Offer:
+    """An offer of a flow."""
+    return Offer(flow, digest, source)
+
+
+class House:
+    """A catalogue with what it stands on."""
+
+    def __init__(self, keep: str = "") -> None:
+        self.supervisor = Supervisor()
+        self.reloads = Reloads()
+        self.catalogue = Catalogue(self.supervisor, self.reloads, keep=keep)
+
+    async def take(self, flow: Flow[Any], digest: str = "1", source: str = "a.yaml", **how: Any) -> Receipt:
+        """Offer one flow."""
+        (receipt,) = await self.catalogue.offer(offered(flow, digest, source), **how)
+        return receipt
+
+    def start(self, name: str, source: Any, sink: Any = None, kind: str = "http") -> Run:
+        """A run of what is active."""
+        active = self.catalogue.entries[name].active
+        assert active is not None
+        return self.supervisor.start(active, source, sink or Discard(), kind=kind)
+
+    def states(self, name: str) -> list[str]:
+        """The states of a flow's revisions, oldest first."""
+        return [revision.state.value for revision in self.catalogue.entries[name].revisions]
+
+    async def close(self) -> None:
+        """Take everything down; nothing is left."""
+        await self.catalogue.aclose()
+        await self.supervisor.shut_down(60)
+        assert [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+def inside(story: Callable[[House], Awaitable[Any]], keep: str = "") -> Any:
+    """Tell a story in virtual time; returns what it returns."""
+
+    async def main() -> Any:
+        house = House(keep)
+        told = await story(house)
+        await house.close()
+        return told
+
+    with capture_logs():
+        return quiet(within(100_000, main()))
+
+
+def times(factor: int, seconds: float = 0) -> Flow[Any]:
+    """A flow that multiplies, slowly."""
+
+    async def multiply(value: int) -> int:
+        await asyncio.sleep(seconds)
+        return value * factor
+
+    return Flow("times").map_async(multiply, name="multiply")
+
+
+async def values(run: Run, sink: Outcomes) -> list[Any]:
+    """What a run gives."""
+    found = []
+    while (result := await sink.next()) is not None:
+        found.append(result.value)
+    await run.finished
+    return found
+
+
+def test_new_runs_take_the_new_revision_and_old_ones_go_on() -> None:
+    """A run that is open when a flow is replaced ends as it began: all its input, through its own steps."""
+
+    async def story(house: House) -> None:
+        first = await house.take(times(2, 1), "one")
+        old_sink, new_sink = Outcomes(), Outcomes()
+        old = house.start("times", ticks(1, 10), old_sink)
+        await asyncio.sleep(3.5)
+        second = await house.take(times(3), "two")
+        new = house.start("times", from_iterable([1, 2]), new_sink)
+
+        assert [(r.outcome, r.revision, r.digest) for r in (first, second)] == [
+            (Verdict.ACCEPTED, 1, "one"),
+            (Verdict.ACCEPTED, 2, "two"),
+        ]
+        assert (old.revision, new.revision) == (1, 2)
+        assert await values(new, new_sink) == [3, 6]
+        assert house.states("times") == ["draining", "active"]
+        assert await values(old, old_sink) == [2 * number for number in range(10)]
+        assert (await old.finished).reason == "completed"
+        await asyncio.sleep(0.1)
+        assert house.states("times") == ["retired", "active"]
+        assert house.supervisor.totals["times"].received == 12
+
+    inside(story)
+
+
+def test_a_request_that_holds_a_revision_may_still_start_its_run() -> None:
+    """A body that is gathered before its run starts is for the revision that it began with."""
+
+    async def story(house: House) -> None:
+        await house.take(times(2))
+        revision = house.catalogue.served["times"]
+        with revision.held():
+            await house.take(times(3), "2")
+            await asyncio.sleep(1000)
+            assert house.states("times") == ["draining", "active"]
+            sink = Outcomes()
+            run = house.supervisor.start(revision, from_iterable([1]), sink)
+        assert await values(run, sink) == [2]
+        await asyncio.sleep(0.1)
+        assert house.states("times") == ["retired", "active"]
+        with pytest.raises(AssertionError):
+            _ = revision.flow  # it has let go of it
+
+    inside(story)
+
+
+def test_what_is_the_same_is_not_loaded_again() -> None:
+    """The same digest: nothing changes, and the receipt says so."""
+
+    async def story(house: House) -> None:
+        await house.take(times(2), "one")
+        receipt = await house.take(times(3), "one")
+        assert (receipt.outcome, receipt.revision) == (Verdict.UNCHANGED, 1)
+        assert house.states("times") == ["active"]
+        assert house.reloads.outcomes == {("times", "accepted"): 1, ("times", "unchanged"): 1}
+
+    inside(story)
+
+
+def test_a_dry_offer_changes_nothing() -> None:
+    """Its receipt says what would have come of it."""
+
+    async def story(house: House) -> None:
+        receipt = await house.take(times(2), dry=True)
+        assert (receipt.outcome, receipt.revision) == (Verdict.ACCEPTED, 1)
+        assert (house.catalogue.entries, house.supervisor.totals, house.reloads.outcomes) == ({}, {}, {})
+        await house.take(times(2))
+        assert (await house.take(times(3), "2", dry=True)).revision == 2
+        assert house.states("times") == ["active"]
+
+    inside(story)
+
+
+# Services
+
+
+async def answer(value: Any) -> Any:
+    """An answer."""
+    return value
+
+
+def asking(name: str, *, attempts: int = 1) -> Flow[Any]:
+    """A flow that asks a service that is described anew each time."""
+    return Flow(name).map_async(Service("oracle", answer, attempts=attempts, max_in_flight=3))
+
+
+def test_equal_services_are_one_bulkhead() -> None:
+    """Over revisions and over flows, also within one offer; a service that was changed is another one."""
+
+    async def story(house: House) -> None:
+        await house.catalogue.offer(offered(asking("a")), offered(asking("b")))
+        await house.take(asking("a"), "2")
+        services = [revision.services[0] for revision in house.catalogue.active]
+        assert services[0] is services[1]
+        await house.take(asking("a", attempts=2), "3")
+        assert house.catalogue.served["a"].services[0] is not services[0]
+        assert house.catalogue.served["b"].services[0] is services[0]
+
+    inside(story)
+
+
+def test_calls_stay_counted_when_their_service_is_replaced() -> None:
+    """Counters never go down while there is a service of their name."""
+
+    async def story(house: House) -> None:
+        await house.take(asking("a"))
+        await house.start("a", from_iterable(range(5))).finished
+        await house.take(asking("a", attempts=2), "2")
+        await house.start("a", from_iterable(range(2))).finished
+        await asyncio.sleep(1)
+        calls = house.supervisor.calls["oracle"]
+        assert (len(calls.services), calls.max_in_flight, calls.results["ok"]) == (1, 3, 7)
+
+    inside(story)
+
+
+def test_two_services_of_one_name_in_a_flow_are_not_mixed_up() -> None:
+    """They cannot be told apart by their name, so both stay what they are."""
+
+    async def double(value: int) -> int:
+        return value * 2
+
+    def flow() -> Flow[Any]:
+        return Flow("a").map_async(Service("s", answer)).map_async(Service("s", double))
+
+    async def story(house: House) -> None:
+        await house.take(flow())
+        await house.take(flow(), "2")
+        sink = Outcomes()
+        assert await values(house.start("a", from_iterable([4]), sink), sink) == [8]
+
+    inside(story)
+
+
+# Workers
+
+
+def working(
+    log: list[tuple[str, str]], tag: str, seconds: float = 3, names: tuple[str, ...] = ("A",), every: float = 10
+) -> Flow[Any]:
+    """A flow with workers that say what they do."""
+
+    async def work(value: int) -> int:
+        log.append((tag, "begins"))
+        await asyncio.sleep(seconds)
+        log.append((tag, "ends"))
+        return value
+
+    flow = Flow[Any]("works").map_async(work, name="work", max_in_flight=1).window(1)
+    for name in names:
+        flow = flow.worker(name, generated(2, int), Every(every))
+    return flow
+
+
+def test_workers_change_over() -> None:
+    """The old one is drained: what it has in flight ends, then the new one begins; never do two run at once."""
+    log: list[tuple[str, str]] = []
+
+    async def story(house: House) -> None:
+        await house.take(working(log, "old"))
+        await asyncio.sleep(1)
+        await house.take(working(log, "new"), "2")
+        await asyncio.sleep(9)
+
+    inside(story)
+    assert log[:4] == [("old", "begins"), ("old", "ends"), ("new", "begins"), ("new", "ends")]
+    assert {tag for tag, _ in log[4:]} == {"new"}
+
+
+def test_workers_of_a_revision_that_was_skipped_never_run() -> None:
+    """Three in a row: while the first one's workers drain, only the last one's wait for their turn."""
+    log: list[tuple[str, str]] = []
+
+    async def story(house: House) -> None:
+        await house.take(working(log, "1"))
+        await asyncio.sleep(1)
+        await house.take(working(log, "2", names=("A", "B")), "2")
+        await house.take(working(log, "3"), "3")
+        with capture_logs() as said:
+            await asyncio.sleep(100)
+        assert {event["revision"] for event in said if event["event"] == "run.ended"} == {1, 3}
+        assert house.states("works") == ["retired", "retired", "active"]
+        assert list(house.supervisor.workers) == [("works", "A")]
+
+    inside(story)
+    assert {tag for tag, _ in log} == {"1", "3"}
+
+
+def test_workers_that_are_gone_are_ended() -> None:
+    """A worker that the new revision does not have, and all of a flow that was removed."""
+    log: list[tuple[str, str]] = []
+
+    async def story(house: House) -> None:
+        await house.take(working(log, "1", names=("A", "B")))
+        await asyncio.sleep(50)
+        await house.take(working(log, "2", names=("B",)), "2")
+        await asyncio.sleep(50)
+        assert list(house.supervisor.workers) == [("works", "B")]
+        await house.catalogue.offer(leaving={"works": None})
+        await asyncio.sleep(50)
+        assert (house.supervisor.workers, house.supervisor.runs) == ({}, {})
+
+    inside(story)
+
+
+# Refusals
+
+
+def test_one_name_is_one_flow_and_one_path_leads_to_one() -> None:
+    """Whoever comes later is refused, with the reason, and what ran before runs on."""
+
+    async def story(house: House) -> None:
+        await house.take(Flow("a"))
+        both = await house.catalogue.offer(offered(Flow("b"), source="b.yaml"), offered(Flow("b"), source="c.yaml"))
+        taken = await house.take(Flow[Any]("c").served("a"))
+        own = await house.take(Flow[Any]("d").served("flows"))
+        hidden = await house.take(Flow[Any]("health").served(http=False))
+        assert [receipt.outcome for receipt in (*both, taken, own, hidden)] == [
+            "accepted",
+            "refused",
+            "refused",
+            "refused",
+            "accepted",
+        ]
+        assert [str(receipt.mistakes[0]) for receipt in (both[1], taken, own)] == [
+            "c.yaml: there is a flow 'b' in b.yaml already; give it another name",
+            "a.yaml: the flow 'a' is served as 'a' already; give it another name",
+            "a.yaml: no flow can be served as 'flows': that path is the service's own; give it another name",
+        ]
+        assert set(house.catalogue.served) == {"a", "b"}
+        assert set(house.supervisor.totals) == {"a", "b", "health"}
+
+    inside(story)
+
+
+def test_flows_may_swap_their_paths_at_once() -> None:
+    """All offers of one moment are looked at together."""
+
+    async def story(house: House) -> None:
+        one, two = Flow[Any]("one"), Flow[Any]("two")
+        await house.catalogue.offer(offered(one.served("x")), offered(two.served("y")))
+        receipts = await house.catalogue.offer(offered(one.served("y"), "2"), offered(two.served("x"), "2"))
+        assert [receipt.outcome for receipt in receipts] == ["accepted"] * 2
+        assert {path: revision.name for path, revision in house.catalogue.served.items()} == {"x": "two", "y": "one"}
+
+    inside(story)
+
+
+def test_who_is_refused_keeps_the_path_that_it_has() -> None:
+    """A refusal may refuse others: those that counted on its leaving."""
+
+    async def story(house: House) -> None:
+        one, two = Flow[Any]("one"), Flow[Any]("two")
+        await house.catalogue.offer(offered(one.served("x")), offered(two.served("y")))
+        receipts = await house.catalogue.offer(offered(one.served("health"), "2"), offered(two.served("x"), "2"))
+        assert [receipt.outcome for receipt in receipts] == ["refused"] * 2
+        assert {path: revision.name for path, revision in house.catalogue.served.items()} == {"x": "one", "y": "two"}
+
+    inside(story)
+
+
+def test_a_flow_whose_successor_is_refused_stays() -> None:
+    """A file that has another name in it by now ends its old flow only if the new one is taken."""
+
+    async def story(house: House) -> None:
+        await house.catalogue.offer(offered(Flow("old")), offered(Flow("other")))
+        bad = offered(Flow[Any]("new").served("other"))
+        (receipt,) = await house.catalogue.offer(bad, leaving={"old": bad})
+        assert (receipt.outcome, set(house.catalogue.served)) == ("refused", {"old", "other"})
+        good = offered(Flow[Any]("new").served("old"))
+        receipts = await house.catalogue.offer(good, leaving={"old": good})
+        assert [(each.flow, each.outcome) for each in receipts] == [("new", "accepted"), ("old", "removed")]
+        assert house.catalogue.served["old"].name == "new"
+
+    inside(story)
+
+
+def test_nothing_is_taken_while_the_service_stops() -> None:
+    """As for runs."""
+
+    async def story(house: House) -> None:
+        house.supervisor.signal(Event.SIGNAL)
+        with pytest.raises(Stopping):
+            await house.take(Flow("a"))
+
+    inside(story)
+
+
+# Removing, and what is remembered
+
+
+def test_a_flow_that_was_removed_takes_no_new_runs() -> None:
+    """Its open runs end as they would; its numbers go on if it comes back."""
+
+    async def story(house: House) -> None:
+        await house.take(times(2, 1))
+        sink = Outcomes()
+        run = house.start("times", ticks(1, 5), sink)
+        (receipt,) = await house.catalogue.offer(leaving={"times": None})
+        assert (receipt.outcome, receipt.revision) == (Verdict.REMOVED, 1)
+        assert (house.catalogue.served, house.catalogue.active, house.reloads.active) == ({}, [], {})
+        assert await house.catalogue.offer(leaving={"times": None}) == []
+        assert await values(run, sink) == [0, 2, 4, 6, 8]
+        await asyncio.sleep(1)
+        assert house.states("times") == ["retired"]
+        assert (await house.take(times(3))).revision == 2
+
+    inside(story)
+
+
+def test_only_so_much_is_remembered() -> None:
+    """The last revisions of a flow, without their flows; and those beyond that still have runs."""
+
+    async def story(house: House) -> None:
+        await house.take(times(1, 1), "0")
+        run = house.start("times", ticks(1, 100))
+        for number in range(1, 2 * KEPT):
+            await house.take(times(number), str(number))
+            await asyncio.sleep(0.01)
+        entry = house.catalogue.entries["times"]
+        assert (len(entry.revisions), entry.revisions[0].state) == (KEPT, State.DRAINING)
+        run.drain()
+        await run.finished
+        await asyncio.sleep(0.01)
+        await house.take(times(0), "last")
+        await asyncio.sleep(0.01)
+        assert [revision.number for revision in entry.revisions] == list(range(KEPT + 2, 2 * KEPT + 2))
+        assert len(house.supervisor.calls["multiply"].services) == 1
+
+    inside(story)
+
+
+def test_flows_that_were_removed_are_forgotten_one_day() -> None:
+    """The newest of them are remembered, and so are those that are served."""
+
+    async def story(house: House) -> None:
+        for number in range(REMOVED + 5):
+            await house.take(Flow(f"f{number}"))
+        for number in range(1, REMOVED + 5):
+            await house.catalogue.offer(leaving={f"f{number}": None})
+            await asyncio.sleep(0.01)
+        assert len(house.catalogue.entries) == REMOVED + 1
+        assert house.catalogue.entries.keys() == house.supervisor.totals.keys()
+        assert "f0" in house.catalogue.entries
+
+    inside(story)
+
+
+# Stores
+
+
+async def fails(value: Any) -> Any:
+    """Fails."""
+    raise ValueError(value)
+
+
+def failing(url: str) -> Flow[Any]:
+    """A flow whose items all fail."""
+    return Flow[Any]("fails").map_async(fails, name="fails").dead_letters(url)
+
+
+async def test_a_store_is_open_as_long_as_a_revision_uses_it(tmp_path: Path) -> None:
+    """It closes with the last of them; the service's own and those in memory stay."""
+    urls = [f"sqlite:///{tmp_path}/{name}.db" for name in "abk"]
+    house = House(keep=urls[2])
+    stores = house.supervisor.stores
+    await stores.get(urls[2])
+    with capture_logs():
+        await house.take(failing(urls[0]), "1")
+        await house.start("fails", from_iterable(range(3))).finished
+        for digest, url in enumerate((urls[1], "memory:", urls[2], urls[1]), start=2):
+            await house.take(failing(url), str(digest))
+            while house.states("fails").count("retired") < digest - 1:
+                await asyncio.sleep(0.01)
+        assert {store.url for store in stores.all()} == {urls[1], urls[2], "memory:"}
+        letters = await (await stores.get(urls[0])).page(Filter())
+        assert [letter.revision for letter in letters.letters] == [1, 1, 1]
+        await house.close()
+
+
+async def test_a_store_that_cannot_be_opened_refuses_its_flow(tmp_path: Path) -> None:
+    """What ran before runs on, and nothing of the new one is left."""
+    house = House()
+    with capture_logs():
+        await house.take(failing("memory:"))
+        receipt = await house.take(failing(f"sqlite:///{tmp_path}/nowhere/x.db"), "2")
+        other = await house.take(Flow[Any]("other").dead_letters(f"sqlite:///{tmp_path}/nowhere/x.db"))
+        assert [receipt.outcome, other.outcome] == ["refused"] * 2
+        assert "there is no folder" in receipt.mistakes[0].found
+        assert house.states("fails") == ["active"]
+        assert set(house.supervisor.totals) == {"fails"}
+        assert len(house.supervisor.calls["fails"].services) == 1
+        await house.close()
