@@ -12,7 +12,6 @@ from penstock.files.node import Kind, Node
 from penstock.files.records import Field, Read, mapping_rules, read_field, unknown_keys
 from penstock.files.shapes import MISSING, Missing, Schema, Shape
 
-
 NOT_FOR_ALL = frozenset({"$ref", "anyOf", "description", "enum", "oneOf"})
 """What a piece of schema says of values of any type; all else that shapes say is about one type only."""
 
