@@ -161,7 +161,18 @@ class Ledger:
     `received == ok + failed + filtered + cancelled + in_flight` at every moment, and `in_flight` is 0 once closed.
     """
 
-    __slots__ = ("_lettered", "closed", "dropped", "letters", "most_parts", "parts", "received", "settled", "window")
+    __slots__ = (
+        "_lettered",
+        "closed",
+        "dropped",
+        "letters",
+        "most_parts",
+        "parts",
+        "received",
+        "settled",
+        "watch",
+        "window",
+    )
 
     def __init__(self, window: Window) -> None:
         self.window = window
@@ -170,6 +181,8 @@ class Ledger:
         self.settled = dict.fromkeys(Outcome, 0)
         self.letters: Counter[str] = Counter()
         self.closed = False
+        self.watch: Callable[[Element[Any], Outcome], None] | None = None
+        """Told of each element as it is settled, of parts too: for who keeps a record of what is done."""
         self.parts = 0
         """Parts that are open; they have no credit of their own."""
         self.most_parts = 0
@@ -191,6 +204,8 @@ class Ledger:
             if element.settled:
                 raise SettledTwice(element.seq, outcome)
             element.settled = True
+            if self.watch is not None:
+                self.watch(element, outcome)
             if element.parent is not None:
                 self._settle_part(element.parent, outcome)
                 continue
@@ -214,9 +229,10 @@ class Ledger:
         What nobody decided about, and is no part, is by far the most, and is settled in one pass.
         """
         size = 0
+        unwatched = self.watch is None
         others: list[Element[Any]] = []
         for element in elements:
-            if element.outcome is None and element.parent is None and not element.settled:
+            if unwatched and element.outcome is None and element.parent is None and not element.settled:
                 element.settled = True
                 size += element.size
             else:

@@ -304,6 +304,24 @@ class OutletBroke(PenstockError):
         self.reason = reason
 
 
+class CheckpointRefused(PenstockError):
+    """A run cannot go on from a checkpoint."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"the checkpoint {path} cannot be used: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class OutputRefused(PenstockError):
+    """The results of a run cannot be written to a file."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"the output {path} cannot be used: {reason}")
+        self.path = path
+        self.reason = reason
+
+
 class StoreError(PenstockError):
     """The dead-letter store did not do what it was asked to; nothing was stored by that call."""
 

@@ -55,7 +55,7 @@ class Expression:
         result = self._program.eval(data={self.variable: value})
         plain = result.plain_value()
         if isinstance(plain, str) and result.type() == _cel().Type.ERROR:
-            raise ExpressionFailed(self.text, _KIND.sub("", plain))
+            raise ExpressionFailed(self.text, _failure(plain))
         return plain
 
 
@@ -94,6 +94,16 @@ def _environment(variable: str) -> Any:
         for name in ("Strings", "Math", "Optional")
     ]
     return cel.NewEnv(variables={variable: cel.Type.DYN}, extensions=extensions)
+
+
+def _failure(said: str) -> str:
+    """Why there is no result, in words that help."""
+    reason = _KIND.sub("", said)
+    if "overload" in reason and "int64" in reason and "double" in reason:
+        return f"{reason}; whole numbers and fractions do not mix: write double(…) around the whole number"
+    if reason.startswith("Key not found"):
+        return f"{reason}; say what stands for a field that may be missing: has(value.x) ? value.x : 0"
+    return reason
 
 
 def _explained(said: str, text: str) -> tuple[str, int, int]:

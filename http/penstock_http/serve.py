@@ -51,16 +51,7 @@ class Wrong(PenstockError):
 
 def command(arguments: list[str]) -> int:
     """Serve until told to stop: 0 if all was settled, 1 if the stop was forced or it cannot listen, 2 for mistakes."""
-    parser = argparse.ArgumentParser(
-        prog="penstock serve",
-        description="Serve flows at /NAME/bulk, with background workers, dead letters and metrics: those of flow "
-        "files, or without any the orders flow.",
-        epilog="Settings come from the file, then from variables, then from flags. PENSTOCK_TOKEN sets the token. "
-        "SIGHUP loads all flow files again; a file with mistakes changes nothing.",
-    )
-    parser.add_argument("paths", nargs="*", metavar="DIR|FILE", type=Path, help="flow files, and directories of them")
-    parser.add_argument("--watch", action="store_true", help="load flow files again whenever one of them changes")
-    add_flags(parser)
+    parser = make_parser()
     given = vars(parser.parse_args(arguments))
     paths: list[Path] = given.pop("paths")
     watch: bool = given.pop("watch")
@@ -85,6 +76,21 @@ def command(arguments: list[str]) -> int:
     except PenstockError as error:
         sys.stderr.write(f"penstock serve: {error}\n")
         return 1
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The words and flags of the command."""
+    parser = argparse.ArgumentParser(
+        prog="penstock serve",
+        description="Serve flows at /NAME/bulk, with background workers, dead letters and metrics: those of flow "
+        "files, or without any the orders flow.",
+        epilog="Settings come from the file, then from variables, then from flags. PENSTOCK_TOKEN sets the token. "
+        "SIGHUP loads all flow files again; a file with mistakes changes nothing.",
+    )
+    parser.add_argument("paths", nargs="*", metavar="DIR|FILE", type=Path, help="flow files, and directories of them")
+    parser.add_argument("--watch", action="store_true", help="load flow files again whenever one of them changes")
+    add_flags(parser)
+    return parser
 
 
 async def serve(settings: Settings, places: Places, *, watch: bool = False) -> int:

@@ -19,7 +19,7 @@ log = structlog.get_logger
 
 def command(arguments: list[str]) -> int:
     """Serve until SIGTERM or SIGINT: 0. It is 1 when it could not listen, and wrong usage is 2."""
-    parser = _parser()
+    parser = make_parser()
     given = vars(parser.parse_args(arguments))
     host, port = given.pop("host"), given.pop("port")
     try:
@@ -45,7 +45,8 @@ async def _serve(knobs: Knobs, host: str, port: int) -> None:
         await stop.wait()
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
     parser = argparse.ArgumentParser(
         prog="penstock simulate",
         description="Serve the pricing and inventory services of the orders flow, with faults on demand.",

@@ -10,6 +10,7 @@ import memory
 import rig
 import scaling
 import throughput
+import written
 from figures import Figure, exit_code, show
 
 
@@ -22,6 +23,7 @@ def main() -> int:
         "Scaling": lambda: scaling.all_figures(quick, min(runs, 3), names),
         "Fairness": lambda: fairness.all_figures(quick, names),
         "Memory": lambda: memory.all_figures(quick) if "penstock" in names else [],
+        "Flows written down": lambda: written.all_figures(quick, runs),
     }
     figures: list[Figure] = []
     for title, program in programs.items():

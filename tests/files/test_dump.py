@@ -142,7 +142,7 @@ def extended(draw: st.DrawFn, flow: Flow[Any], depth: int = 0) -> Flow[Any]:
             case "step":
                 flow = flow.step(named.own, max_parts=draw(st.integers(0, 3)), **named_)
             case "to":
-                flow = flow.to(*draw(st.lists(OUTLETS, min_size=1, max_size=3)), **named_)
+                flow = flow.to(*draw(st.lists(OUTLETS, min_size=1, max_size=3)), timeout=draw(SECONDS), **named_)
             case _:
                 ways: dict[str, When | Otherwise] = {
                     way: When(draw(PREDICATES), lambda fork: draw(extended(fork, depth + 1)), end=draw(st.booleans()))

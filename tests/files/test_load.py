@@ -49,7 +49,7 @@ bad.yaml:7:21: penstock.orders has no 'inventry'; did you mean "inventory"?
 bad.yaml:7:59: found "two", wanted is a whole number of at least 1
 bad.yaml:9:14: there is no service "pricng", allowed are inventory, pricing; did you mean "pricing"?
 bad.yaml:10:5: found "filtr", allowed are map, set, filter, tap, flat_map, map_async, enrich, batch, throttle, \
-through, route, to, step, apply, name, merge; did you mean "filter"?
+through, route, to, step, apply, name, merge, timeout; did you mean "filter"?
 bad.yaml:11:13: "vlue.price < 5000" is no expression: there is no 'vlue.price' here (at its column 1); there is value
 bad.yaml:12:13: "value.price + 1" gives INT, wanted is an expression like value.amount > 10
 bad.yaml:13:10: "value.a +" is no expression: it ends too early (at its column 10)

@@ -84,7 +84,7 @@ def test_names_are_made_unique() -> None:
         (lambda: Flow("f", Item).enrich(price=str), "no field 'price' to put the answer in; give Item that field"),
         (lambda: Flow("f").enrich(price="url"), "price has to be a function or a Service, got 'url'"),
         (lambda: Flow("f").map_async(5), "map_async has to be a function or a Service, got 5"),
-        (lambda: Flow("f").dead_letters("redis://x"), "use sqlite:///FILE or memory:"),
+        (lambda: Flow("f").dead_letters("redis://x"), "use sqlite:///FILE or memory"),
         (lambda: Flow("f").dead_letters("memory:").map(str), "step str comes after dead_letters.*put it before"),
     ],
 )

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from penstock.files import loads
+from penstock.files.trials import judge, play
 from penstock.settings import Settings
 from penstock_http.app import make_app
 
@@ -50,6 +52,16 @@ def test_the_python_of_a_page_runs(page: Path) -> None:
     with capture_logs():
         arrows = sum(perform(block, names) for block in written)
     assert arrows == sum(block.count(ARROW) for block in written)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_flow_files_of_a_page_are_well(page: Path) -> None:
+    """They load, and their tests pass."""
+    for number, block in enumerate(block for block in blocks(page, "yaml") if block.startswith("flow:")):
+        file = loads(block, f"{page.stem}-{number}.yaml")
+        for case in file.tests:
+            verdict = judge(play(file.flow, case))
+            assert verdict.passed, verdict
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

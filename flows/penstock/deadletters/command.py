@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock.deadletters.letter import Letter, as_document, as_json
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Store
-from penstock.deadletters.stores import make_store
+from penstock.deadletters.stores import MEMORY, make_store, place_of
 from penstock.deadletters.table import Table, in_full
 from penstock.errors import FlowError, StoreError
 
@@ -80,7 +80,7 @@ def positive(text: str) -> int:
 
 def open_later(url: str) -> Store:
     """The store at a URL, which must be there already; raises `FlowError` for one that no other process can see."""
-    if url == "memory:":
+    if place_of(url) == MEMORY:
         raise FlowError("letters in memory: can be seen by their own process only; ask it over HTTP: GET /dead-letters")
     return make_store(url, create=False)
 

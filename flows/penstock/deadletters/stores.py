@@ -8,13 +8,20 @@ from penstock.environment import filled
 from penstock.errors import FlowError
 
 SQLITE = "sqlite:///"
+MEMORY = "memory:"
+
+
+def place_of(url: str) -> str:
+    """The URL with its variables filled in; `memory` needs no colon, which YAML would have in quotes."""
+    where = filled(url)
+    return MEMORY if where == "memory" else where
 
 
 def check_store(url: str) -> None:
     """Raise `FlowError` for a URL that names no store, `VariableMissing` for one whose variables are not set."""
-    where = filled(url)
-    if where != "memory:" and not where.startswith(SQLITE):
-        raise FlowError(f"no dead-letter store is known for {url!r}; use sqlite:///FILE or memory:")
+    where = place_of(url)
+    if where != MEMORY and not where.startswith(SQLITE):
+        raise FlowError(f"no dead-letter store is known for {url!r}; use sqlite:///FILE or memory")
     if where in (SQLITE, f"{SQLITE}:memory:"):
         raise FlowError(f"{url!r} names no file; use sqlite:///FILE, or memory: to keep letters in memory")
 
@@ -25,7 +32,7 @@ def make_store(url: str, *, create: bool = True) -> Store:
     With `create=False`, opening a database that is not there raises `StoreMissing` instead of creating it.
     """
     check_store(url)
-    if (where := filled(url)) == "memory:":
+    if (where := place_of(url)) == MEMORY:
         return MemoryStore()
     from penstock.deadletters.sqlite import SqliteStore  # imported late: SQLAlchemy takes 150 ms
 
@@ -57,7 +64,8 @@ class Stores:
 
     async def close(self, url: str) -> None:
         """Close the store at a URL, if it is open. One in memory stays: it would lose its letters."""
-        if url != "memory:" and (store := self._stores.pop(url, None)) is not None:
+        place = place_of(url)
+        if place != MEMORY and (store := self._stores.pop(place, None)) is not None:
             await store.aclose()
 
     async def aclose(self) -> None:
@@ -69,4 +77,4 @@ class Stores:
 
 def _name(where: str | Store) -> str:
     """What a store is known by: its URL, or itself."""
-    return where if isinstance(where, str) else f"{where.url}#{id(where)}"
+    return place_of(where) if isinstance(where, str) else f"{where.url}#{id(where)}"

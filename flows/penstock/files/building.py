@@ -73,8 +73,10 @@ class Building:
     def _step(self, step: Chosen, flow: Flow[Any]) -> Flow[Any]:
         kind, value, name = step.kind, step.value, step.beside["name"]
         named: dict[str, Any] = {} if name is None else {"name": name}
-        if "merge" in step.beside and kind != "enrich":
-            self._mistakes.add(step.beside.at("merge"), f"merge stands beside {kind}", wanted="it beside enrich only")
+        for word, owner in (("merge", "enrich"), ("timeout", "to")):
+            if word in step.beside and kind != owner:
+                where = step.beside.at(word)
+                self._mistakes.add(where, f"{word} stands beside {kind}", wanted=f"it beside {owner} only")
         match kind:
             case "map":
                 return flow.map(called(value), **named)
@@ -109,7 +111,7 @@ class Building:
             case "step":
                 return flow.step(value, **named)
             case "to":
-                return flow.to(*outlets_of(value), **named)
+                return flow.to(*outlets_of(value), timeout=step.beside["timeout"] or 30.0, **named)
             case "apply":
                 return self._apply(flow, step)
             case _:

@@ -6,36 +6,26 @@ Variables stay variables, so a dump holds no secret. What has no name, such as a
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import yaml
 
 from penstock.errors import FlowError
-from penstock.expressions import Assign, Expression, Fields
+from penstock.expressions import Assign
 from penstock.files.core_schema import resolve
-from penstock.files.functions import IMPORTED
+from penstock.files.dump_outside import Plain, plain_function, plain_outlet, plain_service, plain_source, said
 from penstock.files.items import rules_of
 from penstock.files.quantities import show_duration, show_rate, show_size
+from penstock.files.references import reference_of
 from penstock.flow import Flow, Worker
 from penstock.operators import MAX_PARTS
 from penstock.operators.each import name_of
 from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
-from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput
 from penstock.runtime.schedule import Cron, Every
-from penstock.services import MAX_IN_FLIGHT, NONE, Backoff, Service
-from penstock.services.web import ANSWER_LIMIT, Call, HttpBatchCall, HttpCall
-from penstock.sources import LINE_LIMIT, Source
-from penstock.sources.directory import Directory
-from penstock.sources.files import File
-from penstock.sources.iterables import Generated, Ticks
-from penstock.sources.standard import StandardInput
+from penstock.services import Service
 from penstock.steps import NamedStep, walk
 from penstock.window import BYTES, ELEMENTS
-
-Plain = Any
-"""What YAML and JSON can hold."""
 
 
 def dump(flow: Flow[Any], format: str = "yaml") -> str:
@@ -45,34 +35,6 @@ def dump(flow: Flow[Any], format: str = "yaml") -> str:
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text
-
-
-def reference_of(function: Any) -> str:
-    """The `module:name` of something in Python; raises `FlowError` when it has none that leads to it."""
-    module: str = getattr(function, "__module__", None) or type(function).__module__
-    name = str(getattr(function, "__qualname__", "?"))
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if found is function and module != "__main__":
-        return f"{module}:{name}"
-    given = next(given_names(function), None)
-    if given is None:
-        raise FlowError(
-            f"{function!r} has no name that a flow file could call it by; define it at the top of a module, "
-            "or write it as an expression"
-        )
-    return given
-
-
-def given_names(thing: Any) -> Iterator[str]:
-    """The names of what was made by another function, and so knows none itself, but was given one in a module."""
-    yield from (known for known, value in IMPORTED.items() if value is thing)
-    for module, holder in list(sys.modules.items()):
-        if module != "__main__":
-            for name, value in list(getattr(holder, "__dict__", {}).items()):
-                if value is thing and not name.startswith("_"):
-                    yield f"{module}:{name}"
 
 
 class _Dump:
@@ -94,11 +56,11 @@ class _Dump:
             "item": self._item(),
             "key": flow.key,
             "window": self._window(),
-            "services": {name: self._service(name, service) for name, service in self._services.items()} or None,
+            "services": {name: plain_service(name, service) for name, service in self._services.items()} or None,
             "steps": [self._step(step) for step in flow.steps] or None,
             "order": "input" if flow.ordered else None,
             "dead_letters": self._dead_letters(),
-            "samples": None if flow.samples is None else self._called(flow.samples, "seq"),
+            "samples": None if flow.samples is None else plain_function(flow.samples, "seq"),
             "serve": self._serve(),
             "workers": {worker.name: self._worker(worker) for worker in flow.workers} or None,
         }
@@ -149,71 +111,16 @@ class _Dump:
     def _name_of(self, service: Service) -> str:
         return next(name for name, known in self._services.items() if known == service)
 
-    def _service(self, name: str, service: Service) -> Plain:
-        call = service.function
-        own = self._http(call) if isinstance(call, Call) else {"call": reference_of(call)}
-        return {
-            **own,
-            **said(
-                {
-                    "name": None if service.name == name else service.name,
-                    "timeout": None if service.timeout == 30.0 else show_duration(service.timeout),
-                    "attempts": None if service.attempts == 1 else service.attempts,
-                    "backoff": self._backoff(service.backoff),
-                    "max_in_flight": None if service.max_in_flight == MAX_IN_FLIGHT else service.max_in_flight,
-                    "rate": None if service.rate is None else show_rate(service.rate),
-                    "blocking": service.blocking or None,
-                }
-            ),
-        }
-
-    def _http(self, call: Call) -> dict[str, Plain]:
-        answer = None if call.answer is None else self._called(call.answer, "answer")
-        more: dict[str, Plain] = {
-            "headers": dict(call.headers) or None,
-            "answer": answer,
-            "limit": None if call.limit == ANSWER_LIMIT else show_size(call.limit),
-        }
-        if isinstance(call, HttpCall) and call.body is not None:
-            more["body"] = self._called(call.body)
-        if isinstance(call, HttpBatchCall):
-            more["many"] = call.part or True
-        return {call.method.lower(): call.url, **said(more)}
-
-    def _backoff(self, backoff: Backoff) -> Plain:
-        if backoff == NONE:
-            return "none"
-        default = Backoff()
-        return (
-            said(
-                {
-                    "first": None if backoff.first == default.first else show_duration(backoff.first),
-                    "factor": None if backoff.factor == default.factor else backoff.factor,
-                    "cap": None if backoff.cap == default.cap else show_duration(backoff.cap),
-                }
-            )
-            or None
-        )
-
-    def _called(self, function: Any, variable: str = "value") -> Plain:
-        """What computes, as it is written: an expression, a mapping of them, or a name."""
-        if isinstance(function, Expression):
-            if function.variable != variable:
-                raise FlowError(f"the expression {function.text!r} is about {function.variable}, not about {variable}")
-            return function.text
-        if isinstance(function, (Fields, Assign)):
-            return {name: self._called(expression, variable) for name, expression in function.fields.items()}
-        return reference_of(function)
-
     def _step(self, step: NamedStep) -> Plain:
         kind, options = step.kind, step.options
         usual = kind
+        beside: dict[str, Plain] = {}
         match kind:
             case "map" | "filter" | "tap" | "flat_map":
                 function = next(iter(options.values()))
                 kind = "set" if isinstance(function, Assign) else kind
                 usual = "set" if isinstance(function, Assign) else name_of(function, kind)
-                value: Plain = self._called(function)
+                value: Plain = plain_function(function)
                 if kind == "flat_map" and options["max_parts"] != MAX_PARTS:
                     value = {"each": value, "max_parts": options["max_parts"]}
             case "map_async":
@@ -237,16 +144,19 @@ class _Dump:
                 if options["max_parts"]:
                     value = {"operator": value, "max_parts": options["max_parts"]}
             case "to":
-                outlets = [self._outlet(outlet) for outlet in options["outlets"]]
+                outlets = [plain_outlet(outlet) for outlet in options["outlets"]]
                 value = outlets[0] if len(outlets) == 1 else outlets
+                if options["timeout"] != 30.0:
+                    beside["timeout"] = show_duration(options["timeout"])
             case _:
                 value = {way.name: self._way(way) for way in step.ways}
-        merge = {"merge": reference_of(options["merge"])} if options.get("merge") is not None else {}
-        return {kind: value, **({} if step.name == usual else {"name": step.name}), **merge}
+        if options.get("merge") is not None:
+            beside["merge"] = reference_of(options["merge"])
+        return {kind: value, **({} if step.name == usual else {"name": step.name}), **beside}
 
     def _way(self, way: Any) -> Plain:
         steps = [self._step(step) for step in way.steps]
-        when = None if way.when is None else self._called(way.when)
+        when = None if way.when is None else plain_function(way.when)
         return said({"when": when, "steps": steps or None, "end": way.end or None})
 
     def _worker(self, worker: Worker) -> Plain:
@@ -258,47 +168,7 @@ class _Dump:
                 when = {"cron": expression, **({} if zone == "UTC" else {"zone": zone})}
             case _:
                 pass
-        return {"source": self._source(worker.source), **when}
-
-    def _source(self, source: Source[Any]) -> Plain:
-        match source:
-            case Generated(total, make) if make == self._flow.samples:
-                return {"generate": total}
-            case Ticks(seconds, total):
-                return said({"ticks": show_duration(seconds), "count": total})
-            case StandardInput(limit):
-                return {"stdin": True, **_unless(LINE_LIMIT, limit=limit)}
-            case File(path, format, limit, delimiter):
-                return {
-                    "file": path,
-                    "format": str(format),
-                    **_unless(LINE_LIMIT, limit=limit),
-                    **_unless(",", delimiter=delimiter),
-                }
-            case Directory(path, pattern, every, done, format, limit, delimiter):
-                return {
-                    "directory": path,
-                    **_unless("*", pattern=pattern),
-                    **({} if every == 1.0 else {"every": show_duration(every)}),
-                    **_unless("done", done=done),
-                    **({} if format is None else {"format": str(format)}),
-                    **_unless(LINE_LIMIT, limit=limit),
-                    **_unless(",", delimiter=delimiter),
-                }
-            case _:
-                raise FlowError(f"the source {source.name} of flow {self._flow.name} cannot be written down")
-
-    def _outlet(self, outlet: Outlet) -> Plain:
-        match outlet:
-            case FileOutlet():
-                fields = None if outlet.fields is None else list(outlet.fields)
-                return said({"file": outlet.path, "format": str(outlet.format), "fields": fields})
-            case StandardOutput() if outlet == StandardOutput():
-                return "stdout"
-            case Nowhere():
-                return "nowhere"
-            case _:
-                raise FlowError(f"the outlet {outlet!r} of flow {self._flow.name} cannot be written down")
+        return {"source": plain_source(worker.source, self._flow.samples), **when}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -316,12 +186,3 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _represent_text)
-
-
-def said(values: Mapping[str, Plain]) -> dict[str, Plain]:
-    """The values without those that are None."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _unless(usual: Any, **value: Plain) -> dict[str, Plain]:
-    return {name: show_size(one) if type(one) is int else one for name, one in value.items() if one != usual}

@@ -167,6 +167,7 @@ _STEP: Shape = OneKey(
     beside={
         "name": Field(Text(), about="What failures, metrics and dead letters call the step"),
         "merge": Field(Reference(), about="For enrich: how answers are put into the value"),
+        "timeout": Field(Duration(), about="For to: how long one write may take (30s)"),
     },
 )
 
@@ -237,12 +238,12 @@ FLOW = Record(
                 Text(),
                 Record(
                     {
-                        "store": Field(Text(), required=True, about="sqlite:///FILE or memory:"),
+                        "store": Field(Text(), required=True, about="sqlite:///FILE or memory"),
                         "redact": Field(ListOf(Text()), about="Fields that letters do not keep: card.number"),
                     }
                 ),
             ),
-            about="Where failed items are kept",
+            about="Where failed items are kept: sqlite:///FILE or memory",
         ),
         "samples": Field(
             Either(Reference(), MapOf(Expr("seq"))),

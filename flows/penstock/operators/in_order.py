@@ -16,11 +16,12 @@ class Sequencer:
     """Holds elements until all that came before them have passed; never more than the window holds.
 
     It has to be shown every element of the run exactly once, the filtered ones included, and an element that was parted
-    before through its parts. Parts stand in the place of their element.
+    before through its parts. Parts stand in the place of their element. `first` is the seq that it begins with.
     """
 
-    def __init__(self, pass_on: Callable[[list[Element[Any]]], None]) -> None:
+    def __init__(self, pass_on: Callable[[list[Element[Any]]], None], first: int = 0) -> None:
         self._pass_on = pass_on
+        self._first = first
         self._waiting: list[tuple[Path, Element[Any]]] = []
         self._last: tuple[Path, Element[Any]] | None = None
 
@@ -38,7 +39,7 @@ class Sequencer:
     def _is_next(self, path: Path) -> bool:
         """Whether nothing can come between the last element that passed and the one at `path`."""
         if self._last is None:
-            return not any(path)
+            return path[0] == self._first and not any(path[1:])
         passed, element = self._last
         common = 0
         while passed[common] == path[common]:

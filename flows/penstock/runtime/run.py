@@ -62,7 +62,11 @@ class Summary(Struct, frozen=True):
 
 
 class Run:
-    """One live execution. `await run.finished` gives its `Summary`; it never raises for what happened inside."""
+    """One live execution. `await run.finished` gives its `Summary`; it never raises for what happened inside.
+
+    A run that goes on where a process ended before takes the `id` of the earlier one, and the `first` seq that its
+    source will give out: an ordered run begins there.
+    """
 
     def __init__(
         self,
@@ -75,9 +79,11 @@ class Run:
         stores: Stores | None = None,
         totals: Totals | None = None,
         on_end: Callable[[Run, Summary], None] | None = None,
+        id: str | None = None,
+        first: int = 0,
         chance: random.Random | None = None,
     ) -> None:
-        self.id = new_id()
+        self.id = id or new_id()
         self.plan = plan
         self.kind = kind
         self.started_at: datetime = now()
@@ -95,6 +101,7 @@ class Run:
         self.reason: str | None = None
         self._source = source
         self._sink = sink
+        self._first = first
         self._stores = stores
         self._on_end = on_end
         self._chance = chance
@@ -176,7 +183,7 @@ class Run:
         failure = branches.failure
         if store is not None:
             failure = dead_letter(store, self._letters, on_trouble=self._on_trouble, chance=self._chance)(failure)
-        results = Sequencer(self._pass_in_order) if self._ordered else sink.on_next
+        results = Sequencer(self._pass_in_order, self._first) if self._ordered else sink.on_next
         filtered = results if self._ordered else scope.ledger.accept
         ends = Ends(3, sink.on_completed)
         for branch, take in ((failure, results), (branches.filtered, filtered), (branches.success, results)):

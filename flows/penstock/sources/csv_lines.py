@@ -6,8 +6,6 @@ needs no header to be understood.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import msgspec
 
 from penstock.csv_cells import cell_reader
@@ -17,14 +15,6 @@ from penstock.sources.ndjson import LINE_LIMIT
 from penstock.sources.source import LongLine, Unreadable
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Splitter(Protocol):
-    """What makes lines of chunks."""
-
-    def feed(self, chunk: bytes) -> list[bytes]: ...
-
-    def finish(self) -> list[bytes]: ...
 
 
 class CsvSplitter:

@@ -14,8 +14,8 @@ from typing import TypeAlias
 from penstock.environment import filled
 from penstock.errors import FileBroke, FlowError
 from penstock.formats import Format, check_delimiter, format_of, is_compressed
-from penstock.sources.csv_lines import CsvSplitter, Splitter
-from penstock.sources.ndjson import LINE_LIMIT, LineSplitter
+from penstock.sources.csv_lines import CsvSplitter
+from penstock.sources.ndjson import LINE_LIMIT, LineSplitter, Splitter
 from penstock.sources.source import Intake, Source
 from penstock.threads import in_thread
 
@@ -51,6 +51,8 @@ class FileLines:
         self._splitter = splitter
         self._file: OpenFile | None = None
         self._over = False
+        self.position = 0
+        """Bytes of the file that were read so far, as they lie there: compressed, if they are."""
 
     def next(self) -> list[bytes] | None:
         """The lines of the next chunk, which may be none; None at the end. Raises `FileBroke`."""
@@ -60,6 +62,7 @@ class FileLines:
             if self._file is None:
                 self._file = open_file(filled(self.path))
             chunk = self._file.read1(CHUNK)
+            self.position = os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
             self._over = not chunk
             return self._splitter.feed(chunk) if chunk else self._splitter.finish()
         except FileNotFoundError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable
 from itertools import filterfalse
-from typing import Any
+from typing import Any, Protocol
 
 from penstock.sources.source import Intake, LongLine, Source
 
@@ -18,6 +18,14 @@ LINE_LIMIT = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 
 _is_blank: Callable[[Any], bool] = bytes.isspace
+
+
+class Splitter(Protocol):
+    """What makes lines of chunks."""
+
+    def feed(self, chunk: bytes) -> list[bytes]: ...
+
+    def finish(self) -> list[bytes]: ...
 
 
 class LineSplitter:
@@ -103,18 +111,22 @@ class Ndjson(Source[bytes]):
         self._limit = limit
 
     async def produce(self, intake: Intake[bytes]) -> None:
-        splitter = LineSplitter(self._limit)
-        chunks = aiter(self._chunks)
-        try:
-            async for chunk in chunks:
-                if lines := splitter.feed(chunk):
-                    await intake.send(lines, list(map(len, lines)))
-                await intake.room()
-        finally:
-            if (close := getattr(chunks, "aclose", None)) is not None:
-                await close()
-        if lines := splitter.finish():
-            await intake.send(lines, list(map(len, lines)))
+        await give_out_chunks(intake, self._chunks, LineSplitter(self._limit))
+
+
+async def give_out_chunks(intake: Intake[bytes], stream: AsyncIterable[bytes], splitter: Splitter) -> None:
+    """Give out all lines of a stream of chunks, and close it however that ends."""
+    chunks = aiter(stream)
+    try:
+        async for chunk in chunks:
+            if lines := splitter.feed(chunk):
+                await intake.send(lines, list(map(len, lines)))
+            await intake.room()
+    finally:
+        if (close := getattr(chunks, "aclose", None)) is not None:
+            await close()
+    if lines := splitter.finish():
+        await intake.send(lines, list(map(len, lines)))
 
 
 def ndjson(chunks: AsyncIterable[bytes], *, limit: int = LINE_LIMIT) -> Source[bytes]:

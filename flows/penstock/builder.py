@@ -1,0 +1,206 @@
+"""The steps of a flow, said one after the other: each method gives a flow with one step more."""
+
+from __future__ import annotations
+
+import typing
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from reactivex import Observable
+
+from penstock import operators
+from penstock.element import Step
+from penstock.errors import FlowError
+from penstock.fields import fields_of, nearest
+from penstock.operators.each import name_of
+from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
+from penstock.outlets import Outlet
+from penstock.services import MAX_IN_FLIGHT, Service
+from penstock.steps import NamedStep, Way, walk
+
+if TYPE_CHECKING:
+    from penstock.flow import Flow
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """A branch for the values for which a condition holds: `steps` continues an empty flow with the branch's own steps.
+
+    What reaches the branch's end goes on with the steps behind the branches, or, with `end`, is finished.
+    """
+
+    condition: Callable[[Any], object]
+    steps: Callable[[Flow[Any]], Flow[Any]] | None = None
+    end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """A branch for the values that no other branch took."""
+
+    steps: Callable[[Flow[Any]], Flow[Any]] | None = None
+    end: bool = False
+
+
+class Builder(Generic[A]):
+    """What a flow is, as far as its steps go."""
+
+    name: str
+    item: type[A] | None
+    steps: tuple[NamedStep, ...]
+
+    @property
+    @abstractmethod
+    def taken(self) -> frozenset[str]:
+        """The names that further steps cannot have."""
+
+    @abstractmethod
+    def fork(self, taken: frozenset[str]) -> Flow[Any]:
+        """An empty flow for the steps of a branch, which must not have names that are taken."""
+
+    @abstractmethod
+    def with_step(self, kind: str, name: str, **options: Any) -> Flow[Any]:
+        """The flow with one step more. A name that is taken gets a number behind it."""
+
+    def map(self, function: Callable[[A], B], *, name: str | None = None) -> Flow[B]:
+        """Replace each value by what a plain, quick function makes of it."""
+        return self.with_step("map", name or name_of(function, "map"), function=function)
+
+    def filter(self, predicate: Callable[[A], object], *, name: str | None = None) -> Flow[A]:
+        """Let through the values for which a predicate is true."""
+        return self.with_step("filter", name or name_of(predicate, "filter"), predicate=predicate)
+
+    def tap(self, look: Callable[[A], object], *, name: str | None = None) -> Flow[A]:
+        """Call a plain, quick function with each value; the value goes on unchanged."""
+        return self.with_step("tap", name or name_of(look, "tap"), look=look)
+
+    def flat_map(
+        self,
+        function: Callable[[A], Iterable[B]],
+        *,
+        max_parts: int = operators.MAX_PARTS,
+        name: str | None = None,
+    ) -> Flow[B]:
+        """Replace each value by the values of an iterable."""
+        name = name or name_of(function, "flat_map")
+        return self.with_step("flat_map", name, function=function, max_parts=max_parts)
+
+    def map_async(
+        self,
+        call: Callable[[A], Any] | Service,
+        *,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        timeout: float = 30.0,
+        attempts: int = 1,
+        ordered: bool = False,
+        name: str | None = None,
+    ) -> Flow[Any]:
+        """Replace each value by the answer of a coroutine function or a `Service`."""
+        service = _service(name, "map_async", call, max_in_flight, timeout, attempts)
+        return self.with_step("map_async", name or service.name, call=service, ordered=ordered)
+
+    def enrich(
+        self,
+        *,
+        name: str = "enrich",
+        merge: operators.Merge | None = None,
+        **services: Service | Callable[[Any], Any],
+    ) -> Flow[A]:
+        """Ask several services side by side and merge their answers into the value by name."""
+        if not services:
+            raise FlowError(f"enrich in flow {self.name} needs at least one service: enrich(pricing=price_of)")
+        fields = None if typing.is_typeddict(self.item) or self.steps or merge else fields_of(self.item)
+        for key in services:
+            if fields is not None and key not in fields:
+                raise FlowError(
+                    f"enrich in flow {self.name} has no field {key!r} to put the answer in; "
+                    f"give {getattr(self.item, '__name__', self.item)} that field, or pass merge="
+                    f"{nearest(key, fields)}"
+                )
+        asked = {key: _service(key, key, service) for key, service in services.items()}
+        return self.with_step("enrich", name, services=asked, merge=merge)
+
+    def batch(
+        self,
+        call: Callable[[list[A]], Any] | Service,
+        *,
+        size: int,
+        seconds: float,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        timeout: float = 30.0,
+        attempts: int = 1,
+        name: str | None = None,
+    ) -> Flow[Any]:
+        """Gather values, ask a service once for all of them, and give each its own answer."""
+        service = _service(name, "batch", call, max_in_flight, timeout, attempts)
+        return self.with_step("batch", name or service.name, call=service, size=size, seconds=seconds)
+
+    def throttle(self, rate: float, *, burst: int = 1, name: str = "throttle") -> Flow[A]:
+        """Let elements through at a rate, in elements per second."""
+        return self.with_step("throttle", name, rate=rate, burst=burst)
+
+    def through(
+        self,
+        operator: Callable[[Observable[A]], Observable[B]],
+        *,
+        max_parts: int = THROUGH_PARTS,
+        name: str = "through",
+    ) -> Flow[B]:
+        """Send the values through a synchronous operator of reactivex."""
+        return self.with_step("through", name, operator=operator, max_parts=max_parts)
+
+    def route(
+        self, ways: Mapping[str, When | Otherwise] | None = None, *, name: str = "route", **more: When | Otherwise
+    ) -> Flow[Any]:
+        """Send each value along the first branch whose condition holds; what no branch takes goes on as it is.
+
+        >>> flow = Flow("parcels").route(
+        ...     heavy=When(lambda parcel: parcel["kg"] > 30, lambda heavy: heavy.map(by_truck), end=True),
+        ...     light=Otherwise(lambda light: light.map(by_bike)),
+        ... )
+        """
+        branches = {**(ways or {}), **more}
+        if not branches:
+            raise FlowError(f"route in flow {self.name} needs at least one branch: route(big=When(is_big, steps))")
+        if any(isinstance(branch, Otherwise) for branch in list(branches.values())[:-1]):
+            raise FlowError(f"route in flow {self.name} has a branch behind Otherwise, which leaves nothing for it")
+        taken = {*self.taken, name}
+        made: list[Way] = []
+        for key, branch in branches.items():
+            fork = self.fork(frozenset(taken))
+            steps = fork.steps if branch.steps is None else branch.steps(fork).steps
+            taken |= {step.name for step in walk(steps)}
+            made.append(Way(key, branch.condition if isinstance(branch, When) else None, steps, branch.end))
+        return self.with_step("route", name, ways=tuple(made))
+
+    def to(self, *outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Flow[A]:
+        """Hand each value to outlets; it goes on, unchanged, when all of them took it. `timeout` is for one write."""
+        if not outlets:
+            raise FlowError(f"to in flow {self.name} needs at least one outlet: to(FileOutlet('out.ndjson'))")
+        return self.with_step("to", name, outlets=outlets, timeout=timeout)
+
+    def step(self, step: Step[A, B], *, max_parts: int = 0, name: str | None = None) -> Flow[B]:
+        """Continue with an operator of your own, on streams of elements, that has at most `max_parts` parts open."""
+        return self.with_step("step", name or name_of(step, "step"), step=step, max_parts=max_parts)
+
+
+def _service(
+    name: str | None,
+    default: str,
+    call: Any,
+    max_in_flight: int = MAX_IN_FLIGHT,
+    timeout: float = 30.0,
+    attempts: int = 1,
+) -> Service:
+    """The service that a step calls; one is made of a plain function."""
+    if isinstance(call, Service):
+        return call
+    if not callable(call):
+        raise FlowError(f"{name or default} has to be a function or a Service, got {call!r}")
+    title = name or name_of(call, default)
+    return Service(title, call, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)

@@ -1,0 +1,1 @@
+"""Commands that run flows and begin new ones: `penstock run`, `penstock new`, `penstock completion`."""

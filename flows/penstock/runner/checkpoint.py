@@ -1,0 +1,89 @@
+"""A checkpoint: how far a run has come, as a small file that is replaced as a whole and survives a power cut."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+
+import msgspec
+from msgspec import Struct, field
+
+from penstock.element import Outcome
+from penstock.errors import CheckpointRefused
+from penstock.runner.ranges import Range
+from penstock.sinks import End
+
+VERSION = 1
+
+ANEW = "; to begin anew, and throw away what is done: --restart"
+"""The way out when what is there cannot be used."""
+
+
+class Pieces(Struct):
+    """The parts of an element that have their lines while the element itself is not done."""
+
+    parts: list[Range]
+    worst: Outcome
+
+
+class Checkpoint(Struct, kw_only=True):
+    """What a process has to know to go on with the run of another one that was killed."""
+
+    version: int = VERSION
+    run: str
+    """The id that all processes of the run share, and its dead letters."""
+    made_of: dict[str, str]
+    """What the run is made of: its flow, its input … A run of anything else cannot go on from here."""
+    started_at: datetime
+    seconds: float = 0.0
+    """How long the processes before took."""
+    since: datetime
+    """All elements that are not done were taken in after this time, so no letter of theirs is older."""
+    offset: int = 0
+    """Bytes of the output that are on the disk. All that is done by this checkpoint has its lines in them."""
+    done: list[Range] = field(default_factory=list[Range])
+    """The seqs of elements that are done, filtered ones among them."""
+    pieces: dict[int, Pieces] = field(default_factory=dict[int, Pieces])
+    ok: int = 0
+    failed: int = 0
+    filtered: int = 0
+    end: End | None = None
+    """The end record, once the run is complete."""
+
+
+def read_checkpoint(path: str) -> Checkpoint | None:
+    """The checkpoint in a file, None if there is none. Raises `CheckpointRefused`."""
+    try:
+        with open(path, "rb") as file:
+            checkpoint = msgspec.json.decode(file.read(), type=Checkpoint)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointRefused(path, f"it cannot be read: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointRefused(path, f"it is no checkpoint: {error}{ANEW}") from error
+    if checkpoint.version != VERSION:
+        raise CheckpointRefused(path, f"its version is {checkpoint.version}, which is another Penstock's{ANEW}")
+    return checkpoint
+
+
+def write_checkpoint(path: str, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint in the place of the one before, durably. Raises `OSError`."""
+    fresh = f"{path}.new"
+    with open(fresh, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(checkpoint), indent=1) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+    sync_folder(path)
+
+
+def sync_folder(path: str) -> None:
+    """Have the name of a file on the disk, too."""
+    if os.name == "nt":  # where a folder cannot be opened
+        return
+    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,186 @@
+"""One run from the command line, from its start to its end record, its summary and its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from penstock.deadletters import Stores
+from penstock.element import Outcome
+from penstock.errors import OutputRefused, PenstockError, ReaderGone
+from penstock.flow import Flow
+from penstock.runner.inputs import FileInput
+from penstock.runner.journal import Journal
+from penstock.runner.outputs import FileOutput, Output
+from penstock.runner.progress import Progress, Standing, summary_line
+from penstock.runner.resuming import Continued, find_letters, save
+from penstock.runner.signals import ending_by_signals
+from penstock.runtime import Run, Summary
+from penstock.sinks import End, Lines, end_line
+from penstock.sources import Source
+
+EVERY = 1.0
+"""Seconds between two checkpoints."""
+
+
+@dataclass(kw_only=True)
+class Resumable:
+    """What a run that can be resumed has beside: its journal, and where its checkpoints are."""
+
+    journal: Journal
+    path: str
+    output: FileOutput
+    make_source: Callable[..., FileInput]
+    every: float = EVERY
+
+
+@dataclass(kw_only=True)
+class Job:
+    """What was asked for."""
+
+    flow: Flow[Any]
+    output: Output
+    source: Source[Any] | None = None
+    resumable: Resumable | None = None
+    ordered: bool = False
+    share: Callable[[], float] | None = None
+    """How much of the input was read, where that can be known."""
+    progress: bool = False
+    quiet: bool = False
+    messages: TextIO = field(default_factory=lambda: sys.stderr)
+
+
+async def execute(job: Job) -> int:
+    """Run a job; returns 0 if all is well, 1 if anything failed, or the run did not come to its end."""
+    stores = Stores()
+    try:
+        return await _Execution(job, stores).run()
+    finally:
+        await stores.aclose()
+
+
+class _Execution:
+    """A job that is under way."""
+
+    def __init__(self, job: Job, stores: Stores) -> None:
+        self._job = job
+        self._stores = stores
+        self._aborted = asyncio.Event()
+
+    async def run(self) -> int:
+        """Run it; returns the exit code."""
+        run, source = await self._start()
+        if isinstance(source, FileInput):
+            self._job.share = lambda: source.share_read
+        resumable = self._job.resumable
+
+        def abort() -> None:
+            self._aborted.set()
+            run.abort()
+
+        with ending_by_signals(run.drain, abort):
+            helpers = [asyncio.create_task(self._draw(run))] if self._job.progress else []
+            if resumable is not None and isinstance(source, FileInput):
+                helpers.append(asyncio.create_task(self._save_often(run, resumable, source)))
+            summary = await run.finished
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+            end = summary.end() if resumable is None else resumable.journal.end_of(summary)
+            told = await self._tell_end(end, run)
+            if resumable is not None and isinstance(source, FileInput):
+                resumable.journal.end = end if told else None
+                await save(
+                    resumable.path,
+                    resumable.output,
+                    resumable.journal.checkpoint(resumable.output.offset, source.received),
+                )
+        if summary.reason != "left":
+            self._summarize(summary, end)
+        return 0 if end.reason == "completed" and told and not end.failed else 1
+
+    async def _start(self) -> tuple[Run, Source[Any]]:
+        job = self._job
+        plan = job.flow.plan()
+        if job.resumable is None:
+            assert job.source is not None
+            sink = Lines(job.output.write)
+            return Run(plan, job.source, sink, ordered=job.ordered, stores=self._stores), job.source
+
+        journal = job.resumable.journal
+        letters = {}
+        if plan.dead_letters is not None:
+            letters = await find_letters(await self._stores.get(plan.dead_letters), journal)
+        source = job.resumable.make_source(done=list(journal.done), letters=letters)
+        run = Run(
+            plan,
+            source,
+            Lines(job.output.write, Continued(journal)),
+            ordered=job.ordered,
+            stores=self._stores,
+            id=journal.run,
+            first=journal.done.low,
+        )
+        run.ledger.watch = journal.settled
+        return run, source
+
+    async def _save_often(self, run: Run, resumable: Resumable, source: FileInput) -> None:
+        """Write checkpoints until cancelled. One that cannot be written ends the run: it could not be resumed."""
+        try:
+            while True:
+                await asyncio.sleep(resumable.every)
+                await save(
+                    resumable.path,
+                    resumable.output,
+                    resumable.journal.checkpoint(resumable.output.offset, source.received),
+                )
+        except PenstockError as error:
+            run.scope.fault(error)
+
+    async def _draw(self, run: Run) -> None:
+        await Progress(self._job.flow.name, lambda: self._standing(run), self._job.messages).draw()
+
+    def _standing(self, run: Run) -> Standing:
+        ledger, share = run.ledger, self._job.share
+        settled = ledger.settled if self._job.resumable is None else self._job.resumable.journal.counts
+        ok, failed, filtered = (settled[one] for one in (Outcome.OK, Outcome.FAILED, Outcome.FILTERED))
+        return Standing(
+            ok + failed + filtered + ledger.in_flight,
+            ok,
+            failed,
+            filtered,
+            ledger.in_flight,
+            None if share is None else share(),
+        )
+
+    async def _tell_end(self, end: End, run: Run) -> bool:
+        """Write the end record, unless the output was cut; it stays open for those who go on with it."""
+        ended = ("completed",) if self._job.resumable is not None else ("completed", "draining", "failed")
+        if end.reason not in ended or isinstance(run.error, OutputRefused):
+            return False
+        telling = asyncio.ensure_future(self._job.output.write(end_line(end)))
+        aborted = asyncio.ensure_future(self._aborted.wait())
+        await asyncio.wait((telling, aborted), return_when=asyncio.FIRST_COMPLETED)
+        for task in (telling, aborted):
+            task.cancel()
+        with suppress(asyncio.CancelledError, ReaderGone):
+            await telling
+            return True
+        return False
+
+    def _summarize(self, summary: Summary, end: End) -> None:
+        if self._job.quiet:
+            return
+        job, say = self._job, self._job.messages.write
+        say(summary_line(job.flow.name, end) + "\n")
+        if summary.error is not None:
+            say(f"  the run broke: {summary.error}\n")
+        if end.failed and isinstance(store := job.flow.store, str) and store != "memory:":
+            say(f"  what failed: penstock dead-letters list --dead-letters {store} --run {summary.run}\n")
+        if job.resumable is not None and end.reason != "completed":
+            say("  the same command goes on from here\n")
+        job.messages.flush()

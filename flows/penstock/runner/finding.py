@@ -1,0 +1,57 @@
+"""The flow that a command is about: in a file, or in a module of Python."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from penstock.errors import FlowError
+from penstock.files import load
+from penstock.files.functions import REFERENCE, importing_from
+from penstock.flow import Flow
+
+
+class Found(NamedTuple):
+    """A flow, and what tells its text from any other."""
+
+    flow: Flow[Any]
+    digest: str
+
+
+def find_flow(name: str) -> Found:
+    """The flow in a file, or the one that `module:name` is or makes. Raises `FlowError`."""
+    if re.fullmatch(REFERENCE, name) and not Path(name).exists():
+        return _in_python(name)
+    found = load(name)
+    return Found(found.flow, found.digest)
+
+
+def _in_python(name: str) -> Found:
+    module_name, _, path = name.partition(":")
+    with importing_from(Path()):
+        try:
+            module = import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise FlowError(f"there is no module {error.name}; install it, or start in the folder that it is in") from (
+                error
+            )
+        except Exception as error:
+            raise FlowError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
+    found: Any = module
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise FlowError(f"{module_name} has no {path}; name a flow in it: {module_name}:NAME")
+        found = getattr(found, part)
+    if not isinstance(found, Flow) and callable(found):
+        try:
+            found = cast("Callable[[], Any]", found)()
+        except TypeError as error:
+            raise FlowError(f"{name} cannot be called without arguments: {error}; write a function that can") from error
+    if not isinstance(found, Flow):
+        raise FlowError(f"{name} is no flow but {type(found).__name__}; name one, or a function that makes one")
+    text = Path(module.__file__).read_bytes() if module.__file__ else b""
+    return Found(found, hashlib.sha256(text).hexdigest()[:12])

@@ -1,0 +1,167 @@
+"""What `penstock run` is asked for by its flags, as a job; what cannot be meant is refused before anything begins."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from penstock.errors import FlowError
+from penstock.flow import Flow
+from penstock.formats import Format, format_of
+from penstock.outlets import StandardOutput
+from penstock.runner.execution import Job, Resumable
+from penstock.runner.finding import Found
+from penstock.runner.inputs import FileInput, PipeInput, facts_of, share_of_stdin, size_of
+from penstock.runner.outputs import open_output, standard_output
+from penstock.runner.resuming import open_resumable
+from penstock.sources import Source, generated
+from penstock.steps import walk
+
+
+def changed(flow: Flow[Any], options: argparse.Namespace) -> Flow[Any]:
+    """The flow, with what the flags say instead."""
+    if options.window is not None:
+        flow = flow.window(options.window)
+    if options.dead_letters is not None:
+        flow = flow.dead_letters(options.dead_letters, redact=flow.redacted)
+    return flow
+
+
+def make_job(found: Found, options: argparse.Namespace) -> Job:
+    """What is to be run. Raises `PenstockError`, `OSError` and `ValueError` for what cannot be meant."""
+    flow = found.flow
+    ordered = flow.ordered if options.order is None else options.order == "input"
+    if options.output is None and writes_to_stdout(flow):
+        raise FlowError("this flow writes to standard output itself; give its results a place of their own: --output")
+    if options.checkpoint is not None or options.restart:
+        return resumable_job(found, options, ordered=ordered)
+
+    source = make_source(flow, options)
+    output = standard_output() if options.output in (None, "-") else open_output(options.output)
+    return Job(
+        flow=flow,
+        source=source,
+        output=output,
+        ordered=ordered,
+        share=share_of_stdin() if isinstance(source, PipeInput) else None,
+        progress=shows_progress(options),
+        quiet=options.quiet,
+    )
+
+
+def make_source(flow: Flow[Any], options: argparse.Namespace) -> Source[Any]:
+    """Where the items come from."""
+    if options.format is not None and (options.worker or options.samples):
+        raise FlowError("--format is for --input and standard input")
+    if options.worker is not None:
+        workers = {worker.name: worker for worker in flow.workers}
+        if options.worker not in workers:
+            raise FlowError(f"flow {flow.name} has no worker {options.worker!r} (workers: {named(workers)})")
+        return workers[options.worker].source
+    if options.samples is not None:
+        if flow.samples is None:
+            raise FlowError(f"flow {flow.name} has no samples; say in it what they are, or use --input")
+        return generated(options.samples, flow.samples)
+    if options.input in (None, "-"):
+        return PipeInput(Format(options.format or Format.NDJSON))
+    check_input(options.input)
+    return FileInput(options.input, format_of(options.input, options.format))
+
+
+def resumable_job(found: Found, options: argparse.Namespace, *, ordered: bool) -> Job:
+    """A run that a later process can go on with."""
+    flow = found.flow
+    if options.checkpoint is None:
+        raise FlowError("--restart is for runs with --checkpoint")
+    if options.input in (None, "-"):
+        raise FlowError("a run can go on only with an input that can be read again; name a file: --input FILE")
+    if options.output in (None, "-"):
+        raise FlowError("a run finds out from its output what is done; name a file: --output FILE")
+    check_input(options.input)
+    check_apart(options.input, options.output, options.checkpoint)
+    check_steps(flow)
+    format = format_of(options.input, options.format)
+    made_of = {
+        "flow": f"{flow.name} with the digest {found.digest}",
+        "input": facts_of(options.input),
+        "format": str(format),
+        "output": os.path.realpath(options.output),
+        "order of results": "input" if ordered else "completion",
+        "store of dead letters": store_of(flow),
+    }
+    journal, output = open_resumable(
+        options.checkpoint, options.output, made_of, ordered=ordered, restart=options.restart
+    )
+    return Job(
+        flow=flow,
+        output=output,
+        resumable=Resumable(
+            journal=journal,
+            path=options.checkpoint,
+            every=options.checkpoint_every,
+            output=output,
+            make_source=partial(FileInput, options.input, format),
+        ),
+        ordered=ordered,
+        progress=shows_progress(options),
+        quiet=options.quiet,
+    )
+
+
+def check_input(path: str) -> None:
+    """Raise for a file that is none, before anything is begun."""
+    if not os.path.exists(path):
+        raise FlowError(f"there is no file {path}")
+    if size_of(path) is None:
+        raise FlowError(f"{path} is no regular file; leave --input out: … < {path}")
+
+
+def check_apart(*paths: str) -> None:
+    """Raise when two of the files are the same."""
+    places = [os.path.realpath(path) for path in paths]
+    if len(set(places)) < len(places):
+        raise FlowError(f"the input, the output and the checkpoint are three files, got {', '.join(paths)}")
+
+
+def check_steps(flow: Flow[Any]) -> None:
+    """Raise for steps that cannot go on where another process was killed."""
+    kinds = [step.kind for step in walk(flow.steps)]
+    for step in walk(flow.steps):
+        if step.kind == "through":
+            raise FlowError(
+                f"step {step.name} of flow {flow.name} keeps in memory what passed, which no checkpoint holds; "
+                "run it without --checkpoint"
+            )
+    if kinds.count("flat_map") > 1:
+        raise FlowError(
+            f"flow {flow.name} makes parts in more than one step, and its lines do not tell parts of parts apart; "
+            "run it without --checkpoint"
+        )
+
+
+def writes_to_stdout(flow: Flow[Any]) -> bool:
+    """Whether a step delivers to standard output."""
+    return any(
+        isinstance(outlet, StandardOutput) for step in walk(flow.steps) for outlet in step.options.get("outlets", ())
+    )
+
+
+def store_of(flow: Flow[Any]) -> str:
+    """What the store of a flow's dead letters is known again by."""
+    if flow.store is None:
+        return "none"
+    return flow.store if isinstance(flow.store, str) else flow.store.url
+
+
+def shows_progress(options: argparse.Namespace) -> bool:
+    """On a terminal, unless the results are shown on it themselves."""
+    return not options.quiet and sys.stderr.isatty() and not (options.output is None and sys.stdout.isatty())
+
+
+def named(names: Iterable[str]) -> str:
+    """Names for a sentence."""
+    return ", ".join(names) or "none"

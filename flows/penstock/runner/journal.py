@@ -1,0 +1,120 @@
+"""The journal of a resumable run: which elements are done, kept in memory and written down as checkpoints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+from time import monotonic
+from typing import Any
+
+from msgspec.structs import replace
+
+from penstock.deadletters import Letter, now
+from penstock.element import Element, Outcome
+from penstock.runner.checkpoint import Checkpoint, Pieces
+from penstock.runner.ranges import Ranges
+from penstock.runtime import Summary
+from penstock.sinks import End
+
+_RANK = {Outcome.FILTERED: 0, Outcome.OK: 1, Outcome.FAILED: 2}
+
+
+class Family:
+    """The parts of one element that have their lines."""
+
+    __slots__ = ("parts", "worst")
+
+    def __init__(self, parts: Ranges | None = None, worst: Outcome = Outcome.FILTERED) -> None:
+        self.parts = parts or Ranges()
+        self.worst = worst
+
+    def add(self, part: int, outcome: Outcome) -> None:
+        """Note that a part is done."""
+        self.parts.add(part)
+        self.worst = max(self.worst, outcome, key=_RANK.__getitem__)
+
+
+class Journal:
+    """What is done, as of a checkpoint and ever since. It is told by the output that was read, then by the run."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._before = checkpoint
+        self._begun = monotonic()
+        self.done = Ranges(checkpoint.done)
+        self.families = {seq: Family(Ranges(pieces.parts), pieces.worst) for seq, pieces in checkpoint.pieces.items()}
+        self.counts = Counter(
+            {Outcome.OK: checkpoint.ok, Outcome.FAILED: checkpoint.failed, Outcome.FILTERED: checkpoint.filtered}
+        )
+        self.end = checkpoint.end
+        self._since = checkpoint.since
+        self._mark = 0
+        self._marked_at = now()
+
+    @property
+    def run(self) -> str:
+        """The id of the run."""
+        return self._before.run
+
+    @property
+    def since(self) -> datetime:
+        """No letter of an element that is not done is older than this."""
+        return self._since
+
+    def note(self, seq: int, part: int | None, outcome: Outcome) -> None:
+        """An element, or a part of one, is done; a second word about it changes nothing."""
+        if seq in self.done:
+            return
+        if part is not None:
+            self.families.setdefault(seq, Family()).add(part, outcome)
+            return
+        family = self.families.pop(seq, None)
+        if family is not None:
+            outcome = max(outcome, family.worst, key=_RANK.__getitem__)
+        self.done.add(seq)
+        self.counts[outcome] += 1
+
+    def settled(self, element: Element[Any], outcome: Outcome) -> None:
+        """What the ledger of the run tells: the line of this element, if it has one, is written."""
+        if outcome is not Outcome.CANCELLED:
+            self.note(element.seq, element.part, outcome)
+
+    def note_passed(self, seq: int) -> None:
+        """In an ordered run, all that came before a line is done: what has no line was filtered."""
+        for start, stop in list(self.done.missing(0, seq)):
+            for passed in range(start, stop):
+                family = self.families.get(passed)
+                self.note(passed, None, Outcome.FILTERED if family is None else family.worst)
+
+    def note_letters(self, letters: dict[int, Letter]) -> None:
+        """Letters of elements that are not done: until those are, older letters are to be looked for."""
+        self._mark = max(letters, default=-1) + 1
+
+    def checkpoint(self, offset: int, received: int) -> Checkpoint:
+        """How far the run is. `offset` is the size of the output with all that is done, `received` the next seq."""
+        if self.done.low >= self._mark:  # all that had come in at that time is done
+            self._since = self._marked_at
+            self._mark, self._marked_at = received, now()
+        return replace(
+            self._before,
+            seconds=round(self._before.seconds + monotonic() - self._begun, 3),
+            since=self._since,
+            offset=offset,
+            done=list(self.done),
+            pieces={seq: Pieces(list(family.parts), family.worst) for seq, family in self.families.items()},
+            ok=self.counts[Outcome.OK],
+            failed=self.counts[Outcome.FAILED],
+            filtered=self.counts[Outcome.FILTERED],
+            end=self.end,
+        )
+
+    def end_of(self, summary: Summary) -> End:
+        """The end record of the whole run, that of the processes before included."""
+        ok, failed, filtered = (self.counts[one] for one in (Outcome.OK, Outcome.FAILED, Outcome.FILTERED))
+        return replace(
+            summary.end(),
+            received=ok + failed + filtered + summary.cancelled,
+            ok=ok,
+            failed=failed,
+            filtered=filtered,
+            seconds=round(self._before.seconds + monotonic() - self._begun, 6),
+        )

@@ -1,0 +1,94 @@
+"""Processes of `penstock run` for the tests: run to their end, or killed at a moment of the test's choosing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 60.0
+
+WORK = '''\
+"""Work whose order of completion, and what fails of it, is left to chance."""
+
+import asyncio
+import random
+
+
+class Refused(Exception):
+    pass
+
+
+async def look_up(value):
+    await asyncio.sleep(random.expovariate(1 / 0.004) if value["id"] % 97 else 0.15)
+    if random.random() < 0.1 if "part" not in value else value["id"] % 11 == 5:
+        raise Refused(f"no {value['id']}")
+    return value["id"] * 3
+'''
+
+FLOW = """\
+flow: work
+key: id
+item: {id: integer}
+window: 64
+services:
+  look_up: {call: "work:look_up"}
+steps:
+  - filter: value.id % 13 != 4
+  - enrich: [look_up]
+  - map: {id: value.id, thrice: value.look_up}
+dead_letters: sqlite:///letters.db
+"""
+
+PARTS = """\
+flow: parts
+key: id
+item: {id: integer}
+window: 64
+services:
+  look_up: {call: "work:look_up"}
+steps:
+  - flat_map: "[{'id': value.id, 'part': 0}, {'id': value.id, 'part': 1}, {'id': value.id, 'part': 2}]"
+  - filter: value.id % 5 != 1 || value.part != 1
+  - enrich: [look_up]
+  - map: {id: value.id, part: value.part, thrice: value.look_up}
+dead_letters: sqlite:///letters.db
+"""
+
+
+def prepare(folder: Path, count: int, flow: str = FLOW) -> None:
+    """Put a flow, what it needs, and an input of so many items in a folder."""
+    (folder / "work.py").write_text(WORK)
+    (folder / "flow.yaml").write_text(flow)
+    (folder / "in.ndjson").write_text("".join(f'{{"id":{number}}}\n' for number in range(count)))
+
+
+def start(folder: Path, *words: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Start `penstock WORDS` in a folder."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "penstock", *words],
+        cwd=folder,
+        env=clean | {"PYTHONPATH": f"{ROOT / 'flows'}{os.pathsep}{ROOT / 'http'}"},
+        **options,
+    )
+
+
+def run(folder: Path, *words: str, stdin: bytes = b"") -> tuple[int, bytes, str]:
+    """Run `penstock WORDS` in a folder; gives its exit code, and what it wrote."""
+    process = start(folder, *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        out, err = process.communicate(stdin, SECONDS)
+    finally:
+        process.kill()
+    return process.returncode, out, err.decode()
+
+
+def records(data: bytes) -> list[dict[str, Any]]:
+    """The lines of an output; the last one has to be whole."""
+    assert not data or data.endswith(b"\n")
+    return [json.loads(line) for line in data.splitlines()]

@@ -1,0 +1,192 @@
+"""Checkpoints: what a run that goes on takes from them, and what it refuses to go on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands.killing import FLOW, prepare, records, run, start
+from commands.test_resume import letters_in
+from penstock.runner.ranges import Ranges
+
+RUN = ("run", "flow.yaml", "--input", "in.ndjson", "--output", "out.ndjson", "--checkpoint", "point.json", "--order",
+       "completion")  # fmt: skip
+
+COUNTED = """\
+async def look_up(value):
+    with open("calls.txt", "a") as file:
+        file.write(f"{value['id']}\\n")
+    if value["id"] % 3 == 2:
+        raise ValueError(f"no {value['id']}")
+    return value["id"] * 3
+"""
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> Path:
+    """A folder in which a run of nine items came to its end."""
+    prepare(tmp_path, 9, FLOW)
+    (tmp_path / "work.py").write_text(COUNTED)
+    assert run(tmp_path, *RUN)[0] == 1
+    return tmp_path
+
+
+def as_if_killed(folder: Path, lost: int, tail: bytes = b"", **changes: Any) -> list[dict[str, Any]]:
+    """Take the last lines off the output, and what is told of them from the checkpoint; returns those lines."""
+    lines = (folder / "out.ndjson").read_bytes().splitlines(keepends=True)
+    (folder / "out.ndjson").write_bytes(b"".join(lines[:-lost]) + tail)
+    gone = [json.loads(line) for line in lines[-lost:]]
+    point = json.loads((folder / "point.json").read_text())
+    fresh = {"offset": 0, "done": [], "ok": 0, "failed": 0, "filtered": 0, "end": None, "since": point["started_at"]}
+    (folder / "point.json").write_text(json.dumps(point | fresh | changes))
+    (folder / "calls.txt").unlink(missing_ok=True)
+    return gone
+
+
+def calls(folder: Path) -> list[int]:
+    path = folder / "calls.txt"
+    return sorted(map(int, path.read_text().split())) if path.exists() else []
+
+
+def test_a_complete_run_does_nothing_and_says_so(done: Path) -> None:
+    """Its exit code is that of the first; nothing is changed."""
+    before = (done / "out.ndjson").read_bytes()
+    (done / "calls.txt").unlink()
+    code, _, said = run(done, *RUN)
+    assert (code, calls(done), (done / "out.ndjson").read_bytes()) == (1, [], before)
+    assert "it was complete" in said
+
+
+def test_a_run_that_was_killed_before_its_last_checkpoint_is_complete_too(done: Path) -> None:
+    """The end record in the output is enough."""
+    before = (done / "out.ndjson").read_bytes()
+    last = as_if_killed(done, 1)
+    (done / "out.ndjson").write_bytes(before)
+    assert run(done, *RUN)[0] == 1
+    assert calls(done) == []
+    assert records((done / "out.ndjson").read_bytes())[-1] == last[0]
+
+
+def test_an_element_whose_letter_was_stored_is_not_run_again(done: Path) -> None:
+    """Killed between letter and line: the line comes from the letter, and there is no second one."""
+    lines = (done / "out.ndjson").read_bytes().splitlines(keepends=True)
+    failed = [line for line in lines if line.startswith(b'{"ok":false')]
+    others = [line for line in lines if line.startswith(b'{"ok":true')]
+    (done / "out.ndjson").write_bytes(b"".join((*others, *failed, lines[-1])))
+    letters = [letter.id for letter in letters_in(done)]
+    gone = as_if_killed(done, len(failed) + 1)
+
+    assert run(done, *RUN)[0] == 1
+    *results, end = records((done / "out.ndjson").read_bytes())
+    assert sorted(results[len(others) :], key=lambda one: one["seq"]) == sorted(gone[:-1], key=lambda one: one["seq"])
+    assert calls(done) == []
+    assert [letter.id for letter in letters_in(done)] == letters
+    assert {name: end["end"][name] for name in ("received", "ok", "failed", "filtered")} == {
+        "received": 9, "ok": len(others), "failed": len(failed), "filtered": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("tail", [b"", b'{"ok":true,"seq":7,"val', b"\0\0\0\0", b'{"ok":true}\n', b"\n"])
+def test_what_is_no_whole_line_is_cut_off(done: Path, tail: bytes) -> None:
+    """Half a line, or what a power cut may leave behind; only what has no line is run."""
+    gone = as_if_killed(done, 3, tail)
+    assert run(done, *RUN)[0] == 1
+    *results, end = records((done / "out.ndjson").read_bytes())
+    assert sorted(record["seq"] for record in results) == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert calls(done) == sorted(record["seq"] for record in gone[:-1] if record["ok"])
+    assert end["end"]["received"] == 9
+
+
+def touch(folder: Path) -> None:
+    os.utime(folder / "in.ndjson", (1, 1))
+
+
+def lengthen(folder: Path) -> None:
+    with (folder / "in.ndjson").open("a") as file:
+        file.write('{"id":9}\n')
+
+
+def other_flow(folder: Path) -> None:
+    path = folder / "flow.yaml"
+    path.write_text(path.read_text() + "about: another\n")
+
+
+def shorten_output(folder: Path) -> None:
+    (folder / "out.ndjson").write_bytes(b"")
+
+
+def no_checkpoint(folder: Path) -> None:
+    (folder / "point.json").unlink()
+
+
+def garbage(folder: Path) -> None:
+    (folder / "point.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (touch, "a run with another input: "),
+        (lengthen, "a run with another input: "),
+        (other_flow, "a run with another flow: "),
+        (shorten_output, "has not the "),
+        (no_checkpoint, "is not empty, and there is no checkpoint"),
+        (garbage, "it is no checkpoint"),
+    ],
+)
+def test_a_run_does_not_go_on_with_something_else(done: Path, change: Any, sentence: str) -> None:
+    """It is refused with a sentence, and the output stays as it is; `--restart` begins anew."""
+    change(done)
+    before = (done / "out.ndjson").read_bytes()
+    code, _, said = run(done, *RUN)
+    assert code in (1, 2)
+    assert sentence in said
+    assert "--restart" in said
+    assert (done / "out.ndjson").read_bytes() == before
+
+    assert run(done, *RUN, "--restart")[0] == 1
+    assert len(records((done / "out.ndjson").read_bytes())) >= 9
+
+
+def test_the_order_of_results_cannot_change_half_way(done: Path) -> None:
+    """The output would be in neither."""
+    code, _, said = run(done, *RUN[:-1], "input")
+    assert (code, "another order of results: completion; now it is input" in said) == (2, True)
+
+
+def test_two_processes_do_not_write_the_same_output(tmp_path: Path) -> None:
+    """The second one is refused."""
+    prepare(tmp_path, 2000, FLOW)
+    first = start(tmp_path, *RUN, "--quiet", stdout=subprocess.PIPE)
+    try:
+        while not (tmp_path / "point.json").exists():
+            assert first.poll() is None
+        code, _, said = run(tmp_path, *RUN)
+        assert (code, "somebody else is writing to it" in said) == (1, True)
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_ranges_are_a_set_of_numbers() -> None:
+    """In whatever order they come; the holes are told."""
+    chance = random.Random(5)
+    for _ in range(50):
+        numbers = chance.choices(range(60), k=chance.randrange(80))
+        ranges = Ranges()
+        for number in numbers:
+            ranges.add(number)
+        there = set(numbers)
+        assert [number for number in range(70) if number in ranges] == sorted(there)
+        assert len(ranges) == len(there)
+        assert ranges.low == min(set(range(61)) - there)
+        start, stop = chance.randrange(40), chance.randrange(30, 70)
+        missing = [number for first, end in ranges.missing(start, stop) for number in range(first, end)]
+        assert missing == [number for number in range(start, stop) if number not in there]
+        assert all(before[1] < after[0] for before, after in zip(list(ranges), list(ranges)[1:], strict=False))

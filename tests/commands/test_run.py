@@ -1,0 +1,269 @@
+"""`penstock run`: results on standard output, everything else on standard error, and an exit code that tells."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from commands.killing import SECONDS, prepare, records, run, start
+from penstock.cli import main
+from penstock.runner.progress import Standing, clock, progress_line
+
+DOUBLE = """\
+flow: double
+key: id
+item: {id: {type: integer, minimum: 0}}
+steps:
+  - filter: value.id != 3
+  - map: {twice: value.id * 2}
+samples: {id: seq}
+workers:
+  nightly: {source: {generate: 2}}
+"""
+
+SLOW = """\
+flow: slow
+item: {id: integer}
+window: 8
+services:
+  wait: {call: "slow:wait", timeout: 2m}
+steps:
+  - map_async: wait
+"""
+
+WAIT = """\
+import asyncio
+
+
+async def wait(value):
+    await asyncio.sleep(60 if value["id"] == 99 else 0.05)
+    return value
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    prepare(tmp_path, 5, DOUBLE)
+    return tmp_path
+
+
+def test_results_are_lines_as_over_http_and_the_end_record_is_the_last(folder: Path) -> None:
+    """An input that is wrong is a failed element like any other, and the exit code tells of it."""
+    code, out, said = run(folder, "run", "flow.yaml", "--order", "input", stdin=b'{"id":1}\nno\n{"id":3}\n{"id":4}')
+    first, second, third, end = records(out)
+    assert first == {"ok": True, "seq": 0, "value": {"twice": 2}}
+    assert (second["ok"], second["seq"], second["error"]["step"]) == (False, 1, "decode")
+    assert third == {"ok": True, "seq": 3, "value": {"twice": 8}}
+    del end["end"]["seconds"]
+    assert end["end"] == {
+        "reason": "completed", "received": 4, "ok": 2, "failed": 1, "filtered": 1, "cancelled": 0,
+    }  # fmt: skip
+    assert code == 1
+    assert said.startswith("double: completed: 4 received, 2 ok, 1 failed, 1 filtered in ")
+    assert said.count("\n") == 1
+
+
+def test_all_well_is_0_and_quiet_says_nothing(folder: Path) -> None:
+    """What was filtered is well too."""
+    code, out, said = run(folder, "run", "flow.yaml", "--input", "in.ndjson", "--quiet")
+    assert (code, len(records(out)), said) == (0, 5, "")
+
+
+def test_a_compressed_csv_is_an_input_and_a_file_an_output(folder: Path) -> None:
+    """The output is written anew; CSV can come through a pipe too."""
+    text = (folder / "flow.yaml").read_text().replace("{type: integer, minimum: 0}", "string")
+    (folder / "texts.yaml").write_text(text.replace("value.id != 3", "value.id != '3'").replace("* 2", "+ '!'"))
+    (folder / "in.csv.gz").write_bytes(gzip.compress(b"id\n1\n2\n"))
+    (folder / "out.ndjson").write_text("what was there before, and is longer than what is written now" * 10)
+    code, out, _ = run(folder, "run", "texts.yaml", "--input", "in.csv.gz", "--output", "out.ndjson")
+    assert (code, out) == (0, b"")
+    values = [record["value"]["twice"] for record in records((folder / "out.ndjson").read_bytes())[:-1]]
+    assert sorted(values) == ["1!", "2!"]
+    piped = run(folder, "run", "texts.yaml", "--format", "csv", "--order", "input", "--quiet", stdin=b"id\n1\n2\n")[1]
+    assert [record["value"]["twice"] for record in records(piped)[:-1]] == ["1!", "2!"]
+
+
+@pytest.mark.parametrize(("words", "count"), [(("--samples", "7"), 6), (("--worker", "nightly"), 2)])
+def test_samples_and_workers_are_run_once(folder: Path, words: tuple[str, ...], count: int) -> None:
+    """The flow itself says what they are."""
+    code, out, _ = run(folder, "run", "flow.yaml", *words)
+    assert (code, len(records(out)) - 1) == (0, count)
+
+
+@pytest.mark.parametrize("name", ["mine:flow", "mine:make"])
+def test_a_flow_can_be_in_python(folder: Path, name: str) -> None:
+    """The flow itself, or a function that makes it."""
+    (folder / "mine.py").write_text(
+        "from penstock import Flow\nflow = Flow('mine').map(str)\n\n\ndef make():\n    return flow\n"
+    )
+    code, out, _ = run(folder, "run", name, stdin=b"5\n")
+    assert (code, records(out)[0]["value"]) == (0, "5")
+
+
+def test_failures_are_kept_where_the_flag_says(folder: Path) -> None:
+    """And the summary says how to look at them."""
+    code, out, said = run(folder, "run", "flow.yaml", "--dead-letters", "sqlite:///kept.db", stdin=b"no\n")
+    assert code == 1
+    words = said.splitlines()[1].partition("penstock ")[2].split()
+    listed = run(folder, *words, "--json")
+    assert listed[0] == 0
+    assert records(listed[1])[0]["id"] == records(out)[0]["deadLetter"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("none.yaml", "the file cannot be read"),
+        ("none:flow", "there is no module none"),
+        ("penstock.orders:nothing", "penstock.orders has no nothing"),
+        ("penstock.orders:Order", "is no flow"),
+        ("flow.yaml --input none.ndjson", "there is no file none.ndjson"),
+        ("flow.yaml --input .", "is no regular file"),
+        ("flow.yaml --input flow.yaml", "does not tell its format"),
+        ("flow.yaml --worker daily", "has no worker 'daily' (workers: nightly)"),
+        ("flow.yaml --samples 3 --format csv", "--format is for --input"),
+        ("flow.yaml --restart", "--restart is for runs with --checkpoint"),
+        ("flow.yaml --checkpoint c.json", "--input FILE"),
+        ("flow.yaml --checkpoint c.json --input in.ndjson", "--output FILE"),
+        ("flow.yaml --checkpoint in.ndjson --input in.ndjson --output o", "are three files"),
+        ("parts.yaml --checkpoint c.json --input in.ndjson --output o", "parts in more than one step"),
+        ("stdout.yaml", "writes to standard output itself"),
+        ("flow.yaml --window 0", "whole number from 1 on"),
+        ("flow.yaml --input in.ndjson --samples 2", "not allowed with"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_a_sentence(
+    folder: Path, words: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, and nothing was begun."""
+    monkeypatch.chdir(folder)
+    (folder / "stdout.yaml").write_text("flow: f\nsteps:\n  - to: stdout\n")
+    (folder / "parts.yaml").write_text("flow: f\nsteps:\n  - flat_map: value\n  - flat_map: value\n")
+    before = sorted(folder.iterdir())
+    try:
+        code: object = main(["run", *words.split()])
+    except SystemExit as end:
+        code = end.code
+    said = capsys.readouterr()
+    assert (code, said.out) == (2, "")
+    assert sentence in said.err
+    assert sorted(path for path in folder.iterdir() if path.name != "__pycache__") == before
+
+
+def test_a_reader_that_has_enough_ends_the_run_quietly(folder: Path) -> None:
+    """As with `| head`: exit code 1, nothing is said."""
+    process = start(folder, "run", "flow.yaml", "--samples", "1000000", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(SECONDS) == 1
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_a_reader_that_does_not_read_holds_the_input_back(folder: Path) -> None:
+    """Of 64 MB that could be written, only what pipes and one window hold is taken."""
+    process = start(
+        folder, "run", "flow.yaml", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdin is not None
+    try:
+        descriptor = process.stdin.fileno()
+        os.set_blocking(descriptor, False)
+        taken = 0
+        # Python starts in less than 10 s; after that, a second without room means that nothing is taken any more.
+        while taken < 64_000_000 and select.select([], [descriptor], [], 10 if taken < 100_000 else 1)[1]:
+            taken += os.write(descriptor, b'{"id":1}\n' * 400)
+        assert 100_000 < taken < 2_000_000
+    finally:
+        process.kill()
+        process.wait()
+        os.set_blocking(process.stdin.fileno(), True)
+        process.communicate()
+
+
+def signalled(folder: Path, data: bytes, signals: int) -> tuple[int, bytes]:
+    """Send SIGTERM once there is a result, and again after the next one; the exit code and the output."""
+    (folder / "slow.py").write_text(WAIT)
+    (folder / "slow.yaml").write_text(SLOW)
+    process = start(
+        folder, "run", "slow.yaml", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(data)
+        process.stdin.flush()
+        out = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        if signals == 2:
+            time.sleep(0.5)  # two signals of one number that come at once are one
+            process.send_signal(signal.SIGTERM)
+        code = process.wait(SECONDS)
+        return code, out + process.stdout.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_signal_drains_the_run(folder: Path) -> None:
+    """What was taken is finished, the end record says so, and the input was not used up: exit code 1."""
+    code, out = signalled(folder, b"".join(b'{"id":%d}\n' % number for number in range(40)), 1)
+    *results, end = records(out)
+    assert (code, end["end"]["reason"]) == (1, "draining")
+    assert end["end"]["received"] == end["end"]["ok"] == len(results) < 40
+
+
+def test_a_second_signal_aborts_it(folder: Path) -> None:
+    """What is in flight is cancelled, and the stream is cut: it has no end record."""
+    code, out = signalled(folder, b"".join(b'{"id":%d}\n' % number for number in (1, 2, 99, 4, 5, 6)), 2)
+    assert code == 1
+    assert sorted(record["value"]["id"] for record in records(out)) == [1, 2, 4, 5, 6]
+
+
+def test_progress_is_shown_on_a_terminal(folder: Path) -> None:
+    """One line that is drawn again, with the share of the input; its last trace is wiped off before the summary."""
+    (folder / "slow.py").write_text(WAIT)
+    prepare(folder, 90, SLOW)
+    ours, theirs = pty.openpty()
+    process = start(folder, "run", "flow.yaml", "--input", "in.ndjson", stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            said += chunk
+    except OSError:  # so Linux tells the end of a terminal
+        pass
+    finally:
+        os.close(ours)
+        process.kill()
+        process.wait()
+    drawn = [line for line in said.decode().split("\r") if "in flight" in line]
+    assert len(drawn) >= 2
+    assert drawn[-1].startswith("slow  100%  ")
+    assert said.decode().rpartition("\x1b[K")[2].startswith("slow: completed: 90 received, 90 ok, 0 failed in ")
+
+
+def test_the_line_of_progress_tells_how_a_run_stands() -> None:
+    """Numbers for people."""
+    assert progress_line("orders", Standing(12345, 12000, 89, 0, 256, 0.42), 4321.4, 75) == (
+        "orders   42%  12,345 received  12,000 ok  89 failed  256 in flight  4,321/s  1:15"
+    )
+    assert [clock(seconds) for seconds in (0.314, 12.4, 245, 3845)] == ["0.31 s", "12 s", "4:05", "1:04:05"]
+
+
+def test_help_is_quick() -> None:
+    """It imports no flow, and no command."""
+    code = "import sys; from penstock.cli import main; main(['--help']); print('penstock.flow' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.endswith("False\n")
