@@ -1,4 +1,4 @@
-"""The examples: each does what its docstring says, with what every user may import."""
+"""The examples: flow files that are well, whose tests pass, and programs that do what their docstring says."""
 
 from __future__ import annotations
 
@@ -6,39 +6,69 @@ import ast
 import json
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
-from laws.plans import quiet
-from penstock import Result
+from penstock.files import dump, load, loads
+from penstock.files.check_command import command as check
+from penstock.files.graph import graph_of
+from penstock.files.pictures import FORMATS
+from penstock.files.trials import Verdict, judge, play
+from penstock.files.trials.report import FileReport, as_text
 
 EXAMPLES = Path(__file__).parents[2] / "flows" / "examples"
-PROGRAMS = sorted(EXAMPLES.glob("*.py"))
+FILES = sorted(file for file in EXAMPLES.glob("*.yaml") if file.name != "shared.yaml")
+PROGRAMS = sorted(program for program in EXAMPLES.glob("*.py") if 'if __name__ == "__main__":' in program.read_text())
 
 
-def load(name: str) -> ModuleType:
-    """An example as a module; it runs nothing when it is imported."""
-    spec = spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def name_of(file: Path) -> str:
+    return file.stem
 
 
-def failures(results: list[Result]) -> dict[int, Any]:
-    """Type of error, attempts and key of what failed, by its place in the input."""
-    return {
-        result.seq: (result.failure.type, result.failure.attempts, result.key) for result in results if result.failure
-    }
+def test_there_are_examples() -> None:
+    """What is tested below is not nothing."""
+    assert {"orders", "payments", "addresses", "webhooks", "import", "etl"} <= set(map(name_of, FILES))
+    assert set(map(name_of, PROGRAMS)) == {"orders", "embedded"}
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.stem)
-def test_an_example_is_short_and_stands_on_public_names(program: Path) -> None:
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_an_example_file_is_well(file: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Nothing is wrong in it, with no variable set, and it is read in a minute."""
+    assert (check([str(file), "--quiet"]), capsysbinary.readouterr().out) == (0, b"")
+    assert file.read_text(encoding="utf-8").count("\n") < 70
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_the_tests_of_an_example_file_pass(file: Path) -> None:
+    """There are at least two, and whatever chance draws."""
+    loaded = load(file)
+    assert len(loaded.tests) >= 2
+    for seed in (None, 1, 2):
+        verdicts: list[Verdict] = [judge(play(loaded.flow, case, seed=seed)) for case in loaded.tests]
+        assert all(verdict.passed for verdict in verdicts), as_text([FileReport(file.name, tuple(verdicts))])
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_an_example_file_is_drawn(file: Path) -> None:
+    """In every format, with each step in it."""
+    flow = load(file).flow
+    pictures = {format: draw(graph_of(flow)) for format, draw in FORMATS.items()}
+    assert [
+        format for format, picture in pictures.items() if not all(step.name in picture for step in flow.steps)
+    ] == []
+
+
+@pytest.mark.parametrize("format", ["yaml", "json"])
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_the_dump_of_an_example_file_loads_to_the_same_flow(file: Path, format: str) -> None:
+    """What it shares with others is written out."""
+    flow = load(file).flow
+    assert loads(dump(flow, format), file.with_suffix(f".{format}")).flow == flow
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=name_of)
+def test_a_program_is_short_and_stands_on_public_names(program: Path) -> None:
     """At most sixty lines, a docstring, and of Penstock only faces: modules that gather names for their users."""
     text = program.read_text(encoding="utf-8")
     tree = ast.parse(text)
@@ -48,6 +78,7 @@ def test_an_example_is_short_and_stands_on_public_names(program: Path) -> None:
     assert text.count("\n") < 60
     assert {name for name in modules if name.startswith("penstock")} <= {
         "penstock",
+        "penstock.files",
         "penstock.observe",
         "penstock.services",
         "penstock.sinks",
@@ -55,10 +86,12 @@ def test_an_example_is_short_and_stands_on_public_names(program: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.stem)
-def test_an_example_runs_from_the_command_line(program: Path) -> None:
+@pytest.mark.parametrize("program", PROGRAMS, ids=name_of)
+def test_a_program_runs_from_the_command_line(program: Path, tmp_path: Path) -> None:
     """With nothing to read, nothing to set and nothing to complain about."""
-    done = subprocess.run([sys.executable, program], input="", capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, program], input="", capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path
+    )
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
 
 
@@ -80,61 +113,11 @@ def test_orders_answer_for_every_line() -> None:
     assert done.stderr.decode().endswith("5 received, 2 ok, 3 failed\n")
 
 
-def test_a_payment_is_made_once() -> None:
-    """Lost answers are asked for again under the same key; what the bank refused is not tried a second time."""
-    example = load("payments")
-    provider = example.Provider()
-    results = quiet(example.main(provider))
-
-    assert failures(results) == {1: ("CardRefused", 1, 2)}
-    assert provider.taken == {f"payment-{number}": 200.0 * number for number in (1, 3, 4, 5)}
-
-
-def test_payments_keep_to_their_rate() -> None:
-    """Ten a second after a burst of two: the fifth starts no earlier than 0.3 s."""
-    example = load("payments")
-    starts: list[float] = []
-
-    async def main() -> None:
-        provider = example.Provider()
-        pay = provider.pay
-
-        async def noted(payment: dict[str, Any]) -> dict[str, Any]:
-            if payment["key"] not in provider.taken:
-                starts.append(example.asyncio.get_running_loop().time())
-            return dict(await pay(payment))
-
-        provider.pay = noted
-        await example.main(provider)
-
-    quiet(main())
-    assert starts == pytest.approx([0, 0, 0.1, 0.2, 0.3])
-
-
-def test_addresses_are_checked_in_few_calls() -> None:
-    """200 addresses, 4 calls, and every answer with its own address."""
-    example = load("addresses")
-    results = quiet(example.main())
-
-    assert example.checker.succeeded == 4
-    assert [result.seq for result in results] == list(range(200))
-    assert set(failures(results)) == set(range(3, 200, 4))
-    assert {(result.value.id % 4, result.value.city) for result in results if result.ok} == {
-        (0, "Berlin"),
-        (1, "Hamburg"),
-        (2, "München"),
-    }
-
-
-def test_an_event_is_told_to_all_its_subscribers() -> None:
-    """One that is away does not keep the others from being told; the event then has one dead letter."""
-    results = quiet(load("webhooks").main())
-
-    assert sorted((result.key, result.part, result.ok) for result in results) == [
-        (1, 0, True),
-        (1, 1, True),
-        (1, 2, True),
-        (2, 0, True),
-        (2, 1, False),
-    ]
-    assert failures(results) == {1: ("ConnectionError", 3, 2)}
+def test_a_flow_file_in_a_program_is_left_when_enough_came(tmp_path: Path) -> None:
+    """Of orders without end, the five results that were asked for."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "embedded.py"], capture_output=True, text=True, timeout=30, check=True, cwd=tmp_path
+    )
+    results = list(map(ast.literal_eval, done.stdout.splitlines()))
+    assert len(results) == 5
+    assert all(result["pricing"] == {"price": 1000 + result["orderId"]} for result in results)

@@ -17,7 +17,7 @@ from penstock.settings import Settings
 from penstock_http.app import make_app
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / page for page in ("README.md", "flows/README.md", "http/README.md", "CHANGELOG.md")]
+PAGES = [ROOT / page for page in ("README.md", "flows/README.md", "flows/FILES.md", "http/README.md", "CHANGELOG.md")]
 ARROW = "# → "
 
 

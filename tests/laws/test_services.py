@@ -629,3 +629,38 @@ def test_a_rate_holds_over_all_runs_and_attempts(runs: int) -> None:
 
     assert min(later - earlier for earlier, later in itertools.pairwise(at)) >= 0.1 - 1e-9
     assert max(at) <= 0.1 * (len(at) + 2)
+
+
+def test_a_rate_wastes_no_moment() -> None:
+    """Calls follow each other as fast as the rate allows, and when the last one is made nothing waits any more."""
+    at: list[float] = []
+
+    async def call(value: int) -> int:
+        at.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(value / 4)
+        return value
+
+    async def main() -> float:
+        service = Service("s", call, rate=10)
+        for _ in range(2):
+            await Flow[int]("f").map_async(service).start(from_iterable([1, 0, 0, 0, 1]), Discard()).finished
+        return asyncio.get_running_loop().time()
+
+    assert run(main()) == pytest.approx(1.3)
+    assert at == pytest.approx([start + place / 10 for start in (0, 0.65) for place in range(5)])
+
+
+def test_nobody_waits_for_a_rate_in_vain() -> None:
+    """A run that is broken off does not wait for the moment of a call that nobody wants any more."""
+
+    async def call(value: int) -> int:
+        await asyncio.sleep(1)
+        return value
+
+    async def main() -> tuple[int, float]:
+        run_ = Flow[int]("f").map_async(Service("s", call, rate=1 / 3600)).start(from_iterable([1, 2, 3]), Discard())
+        await asyncio.sleep(5)
+        run_.abort()
+        return (await run_.finished).cancelled, asyncio.get_running_loop().time()
+
+    assert run(main()) == (2, 5.0)

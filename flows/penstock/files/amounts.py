@@ -45,7 +45,8 @@ class Amount(Shape):
             bound, pattern = {"exclusiveMinimum": 0}, f"(?=.*[1-9]){self.pattern}"
         else:
             bound, pattern = {"minimum": 0}, self.pattern
-        return {"anyOf": [{"type": self.type, **bound}, {"type": "string", "pattern": whole(pattern)}]}
+        types = [self.type, "string"]
+        return {"type": types, **bound, "pattern": whole(pattern), "patternErrorMessage": f"wanted is {self.wanted}"}
 
     def amount(self, node: Node, mistakes: Mistakes, parse: Callable[[str], float | None]) -> float | Missing:
         """The amount, read by `parse` if it is a text."""

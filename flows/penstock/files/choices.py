@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,9 @@ from penstock.files.mistakes import Mistakes
 from penstock.files.node import Kind, Node
 from penstock.files.records import Field, Read, mapping_rules, read_field, unknown_keys
 from penstock.files.shapes import MISSING, Missing, Schema, Shape
+
+NOT_FOR_ALL = frozenset({"$ref", "anyOf", "description", "enum", "oneOf"})
+"""What a piece of schema says of values of any type; all else that shapes say is about one type only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class Either(Shape):
     def rules(self, definitions: dict[str, Schema], /) -> Schema:
         if not self.kinds:
             raise ValueError("an Either needs at least one shape")
-        return {"anyOf": [shape.piece(definitions) for shape in self.shapes]}
+        return joined([shape.piece(definitions) for shape in self.shapes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,5 +106,30 @@ class OneKey(Shape):
 
     def rules(self, definitions: dict[str, Schema], /) -> Schema:
         keys = {name: Field(shape) for name, shape in self.alternatives.items()}
-        one = [{"required": [name]} for name in self.alternatives]
+        said = f"wanted is {self.wanted}"  # editors show it; without it, that the first of them is missing
+        one = [{"required": [name], "errorMessage": said} for name in self.alternatives]
         return {**mapping_rules({**keys, **(self.beside or {})}, definitions), "oneOf": one}
+
+
+def joined(pieces: list[Schema]) -> Schema:
+    """The schema of what is one of these, which differ in type.
+
+    It is one piece as far as it goes: with several, editors have to guess which one was meant, and guess wrong.
+    """
+    plain = [piece for piece in pieces if not NOT_FOR_ALL & piece.keys()]
+    others = [piece for piece in pieces if piece not in plain]
+    if not plain:
+        return {"anyOf": others}
+    types = [type for piece in plain for type in types_of(piece)]
+    one: Schema = dict(ChainMap({"type": types}, *plain)) if len(plain) > 1 else plain[0]
+    if not others:
+        return one
+    if all("enum" in piece for piece in others):
+        return {**one, "type": ["string", *types], "anyOf": [*others, {"type": types}]}
+    return {"anyOf": [*others, one]}
+
+
+def types_of(piece: Schema) -> list[str]:
+    """The types that a piece of schema names."""
+    types: str | list[str] = piece["type"]
+    return [types] if isinstance(types, str) else types

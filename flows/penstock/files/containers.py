@@ -66,5 +66,8 @@ class MapOf(Shape):
         return MISSING
 
     def rules(self, definitions: dict[str, Schema], /) -> Schema:
-        names = {} if self.key_pattern is None else {"propertyNames": {"pattern": whole(self.key_pattern)}}
+        names: Schema = {}
+        if self.key_pattern is not None:
+            said = f"wanted is a name like {self.key_pattern}"
+            names = {"propertyNames": {"pattern": whole(self.key_pattern), "patternErrorMessage": said}}
         return {"type": "object", **names, "additionalProperties": self.shape.piece(definitions)}

@@ -27,7 +27,7 @@ STEP: Shape = Lazy("step", lambda: _STEP)
 STEPS = ListOf(STEP)
 
 BACKOFF = Either(
-    Text(choices=["none"]),
+    Text(choices={"none": "No wait: the next attempt at once"}),
     Record(
         {
             "first": Field(Duration(), about="How long to wait before the second attempt, at most"),
@@ -65,10 +65,10 @@ SERVICE = OneKey(
 
 SERVICES = MapOf(SERVICE, key_pattern="[A-Za-z_][A-Za-z0-9_]*")
 
-FORMAT = Text(choices=["ndjson", "csv"])
+FORMAT = Text(choices={"ndjson": "A value a line, as JSON", "csv": "A row a value; the first row names the fields"})
 
 OUTLET = Either(
-    Text(choices=["stdout", "nowhere"]),
+    Text(choices={"stdout": "Standard output, a line each", "nowhere": "Take them, and keep none"}),
     OneKey(
         {"file": Text(about="The file to append to: .ndjson or .csv, each also with .gz")},
         beside={
@@ -108,7 +108,7 @@ _KINDS: Mapping[str, Shape] = {
         SERVICE_NAME,
         Record(
             {
-                "service": Field(SERVICE_NAME, required=True),
+                "service": Field(SERVICE_NAME, required=True, about="The service that answers"),
                 "ordered": Field(Flag(), about="Whether elements go on in the order in which they came"),
             }
         ),
@@ -131,7 +131,7 @@ _KINDS: Mapping[str, Shape] = {
         Rate(),
         Record(
             {
-                "rate": Field(Rate(), required=True),
+                "rate": Field(Rate(), required=True, about="Values a second: 10/s, 600/m"),
                 "burst": Field(Whole(least=1), about="Values at once after a pause (1)"),
             }
         ),
@@ -141,7 +141,7 @@ _KINDS: Mapping[str, Shape] = {
         Reference(),
         Record(
             {
-                "operator": Field(Reference(), required=True),
+                "operator": Field(Reference(), required=True, about="The operator, by its module:name"),
                 "max_parts": Field(Whole(least=1), about="Values that it may make of one (16)"),
             }
         ),
@@ -153,7 +153,7 @@ _KINDS: Mapping[str, Shape] = {
         Reference(),
         Record(
             {
-                "operator": Field(Reference(), required=True),
+                "operator": Field(Reference(), required=True, about="The operator, by its module:name"),
                 "max_parts": Field(Whole(least=0), about="Parts that it may have open at once (0)"),
             }
         ),
@@ -229,7 +229,10 @@ FLOW = Record(
         ),
         **SHARED,
         "steps": Field(STEPS, about="What happens to each item, from first to last"),
-        "order": Field(Text(choices=["completion", "input"]), about="The order of results (completion)"),
+        "order": Field(
+            Text(choices={"completion": "As each is ready", "input": "As they came in"}),
+            about="The order of results (completion)",
+        ),
         "dead_letters": Field(
             Either(
                 Text(),
@@ -267,7 +270,7 @@ FLOW = Record(
 )
 """A flow file."""
 
-TESTS_FILE = Record({"tests": Field(CASES, required=True)})
+TESTS_FILE = Record({"tests": Field(CASES, required=True, about="Tests of the flow, in virtual time")})
 """A file of tests that lies beside the file of a flow."""
 
 SHARED_FILE = Record(SHARED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -15,13 +15,13 @@ from penstock.files.shapes import MISSING, Missing, Schema, Shape, whole
 
 @dataclass(frozen=True, slots=True)
 class Text(Shape):
-    """A text; one that matches `pattern` as a whole, or one of `choices`.
+    """A text; one that matches `pattern` as a whole, or one of `choices`, which may be mapped to what each means.
 
     A pattern keeps to what Python and ECMA 262 have in common: `[0-9]`, not `\\d`.
     """
 
     pattern: str | None = None
-    choices: Sequence[str] = ()
+    choices: Collection[str] = ()
     said: str = ""
     """What a text is that matches the pattern, in words."""
 
@@ -50,8 +50,10 @@ class Text(Shape):
         rules: Schema = {"type": "string"}
         if self.choices:
             rules["enum"] = list(self.choices)
+        if isinstance(self.choices, Mapping):
+            rules["enumDescriptions"] = list(self.choices.values())
         if self.pattern is not None:
-            rules["pattern"] = whole(self.pattern)
+            rules |= {"pattern": whole(self.pattern), "patternErrorMessage": f"wanted is {self.wanted}"}
         return rules
 
 

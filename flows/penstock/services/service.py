@@ -84,6 +84,8 @@ class Service:
         self._call = _as_coroutine_function(call, blocking)
         self._tries = Tries(attempts, self.backoff, retry_on, chance or random.Random())  # noqa: S311 - jitter
         self._spacing = None if rate is None else Spacing(rate)
+        self._pacing = False
+        """True while a worker waits for the moment of the next call."""
         self._lanes: set[Lane] = set()
         self._ready: deque[Lane] = deque()
         self._workers: list[Worker] = []
@@ -207,10 +209,12 @@ class Service:
         self._lanes.clear()
         self._ready.clear()
         self._workers, self._idle, self._waking, self._watch = [], [], False, None
+        self._pacing = False
 
     def _end_workers(self) -> list[asyncio.Future[Any]]:
         """End the idle workers now and the busy ones after their call."""
         workers, self._workers, self._idle, self._waking = self._workers, [], [], False
+        self._pacing = False
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -243,7 +247,7 @@ class Service:
         made = 0
         self._waking = False
         while not worker.ended:
-            if not self._ready:
+            if not self._ready or self._pacing:
                 worker.lane = None
                 self._idle.append(worker)
                 await worker.sleep(loop)
@@ -253,8 +257,7 @@ class Service:
                 made = 0
                 continue
             if self._spacing is not None:
-                # Before a call is taken: who waits here holds up no run, and wakes the next one when it goes on.
-                await asyncio.sleep(self._spacing.reserve(loop.time()))
+                await self._pace(worker, self._spacing.reserve(loop.time()))
                 if not self._ready:
                     continue
                 made = SLICE - 1
@@ -265,6 +268,19 @@ class Service:
                 made = 0
                 worker.lane = None
                 await asyncio.sleep(0)
+
+    async def _pace(self, worker: Worker, seconds: float) -> None:
+        """Wait for the moment of the next call; the end of the pool ends the wait.
+
+        No call is taken before: who waits here holds up no run, and wakes the next worker when it goes on. One waits
+        for all, for the moments that others took and then had no call for would be lost.
+        """
+        worker.lane = None
+        self._pacing = True
+        try:
+            await asyncio.wait((worker.sleep(asyncio.get_running_loop()),), timeout=seconds)
+        finally:
+            self._pacing = False
 
     async def _make_calls(self, worker: Worker, most: int) -> int:
         """Make the next call of the lane whose turn it is; returns how many were made. Every order comes by here.

@@ -19,82 +19,87 @@ RAISES = Either(
     Text(),
     Record(
         {
-            "message": Field(Text(), about="the message of the error"),
+            "message": Field(Text(), about="The message of the error"),
             "type": Field(
                 Text(pattern="[A-Za-z_][A-Za-z0-9_]*", said="the name of a class"),
-                about="the name of the error's class",
+                about="The name of the error's class",
             ),
-            "retryable": Field(Flag(), about="whether another attempt may help; true unless said otherwise"),
-            "status": Field(Whole(least=300, most=599), about="the status of an answer over HTTP"),
-            "retry_after": Field(PASSED_TIME, about="how long a service that answers over HTTP asks to be left alone"),
+            "retryable": Field(Flag(), about="Whether another attempt may help; true unless said otherwise"),
+            "status": Field(Whole(least=300, most=599), about="The status of an answer over HTTP"),
+            "retry_after": Field(PASSED_TIME, about="How long a service that answers over HTTP asks to be left alone"),
         }
     ),
-    about="the call fails: with this message, or with this error",
+    about="The call fails: with this message, or with this error",
 )
 
 RULE = OpenRecord(
     {
-        "answers": Field(Anything(), about="the answer"),
+        "answers": Field(Anything(), about="The answer"),
         "computes": Field(
-            Either(Text(), MapOf(Text())), about="the answer, as an expression on `value`, or one for each field of it"
+            Either(Text(), MapOf(Text())), about="The answer, as an expression on `value`, or one for each field of it"
         ),
         "raises": Field(RAISES),
         "hangs": Field(Flag(), about="true: there is never an answer"),
-        "after": Field(PASSED_TIME, about="how long it takes; alone: the real service answers, that much later"),
-        "if": Field(Text(), about="an expression on `value`: which calls are meant"),
-        "call": Field(NUMBERS, about="which of the calls that fit otherwise, counted from 1"),
-        "attempt": Field(NUMBERS, about="which of the calls for one and the same value, counted from 1"),
-        "from": Field(PASSED_TIME, about="from when on, since the start of the test"),
-        "to": Field(Duration(), about="until when"),
+        "after": Field(PASSED_TIME, about="How long it takes; alone: the real service answers, that much later"),
+        "if": Field(Text(), about="An expression on `value`: which calls are meant"),
+        "call": Field(NUMBERS, about="Which of the calls that fit otherwise, counted from 1"),
+        "attempt": Field(NUMBERS, about="Which of the calls for one and the same value, counted from 1"),
+        "from": Field(PASSED_TIME, about="From when on, since the start of the test"),
+        "to": Field(Duration(), about="Until when"),
     },
-    about="what a service does with some calls; keys of your own are fields of the value that have to match",
+    about="What a service does with some calls; keys of your own are fields of the value that have to match",
 )
 
 EVENT = OneKey(
     {
-        "client": Text(choices=("leaves",), about="the client is gone"),
+        "client": Text(choices=("leaves",), about="The client is gone"),
         "drain": Flag(about="true: take nothing more and finish what is in flight"),
         "abort": Flag(about="true: cancel everything"),
-        "store": Text(choices=("down",), about="the dead letters cannot be stored"),
+        "store": Text(choices=("down",), about="The dead letters cannot be stored"),
     },
     {
-        "at": Field(PASSED_TIME, about="when, since the start of the test"),
-        "from": Field(PASSED_TIME, about="from when on the store is down; from the start unless said otherwise"),
-        "to": Field(Duration(), about="until when the store is down; for good unless said otherwise"),
+        "at": Field(PASSED_TIME, about="When, since the start of the test"),
+        "from": Field(PASSED_TIME, about="From when on the store is down; from the start unless said otherwise"),
+        "to": Field(Duration(), about="Until when the store is down; for good unless said otherwise"),
     },
 )
 
 GIVEN = Either(
-    ListOf(Anything(about="a value; a text is a raw line")),
-    Record({"generate": Field(Whole(least=0), required=True, about="how many of the flow's samples")}),
+    ListOf(Anything(about="A value; a text is a raw line")),
+    Record({"generate": Field(Whole(least=0), required=True, about="How many of the flow's samples")}),
 )
 
 CASES: Shape = ListOf(
     Record(
         {
-            "name": Field(Text(), required=True, about="what the test shows, as a sentence"),
-            "given": Field(GIVEN, required=True, about="what comes in"),
-            "every": Field(Duration(), about="the time between two values that come in; all at once if left out"),
+            "name": Field(Text(), required=True, about="What the test shows, as a sentence"),
+            "given": Field(GIVEN, required=True, about="What comes in"),
+            "every": Field(Duration(), about="The time between two values that come in; all at once if left out"),
             "when": Field(
                 MapOf(Either(RULE, ListOf(RULE, least=1))),
-                about="what services and outlets do, by their names; the first rule that fits a call decides, and "
+                about="What services and outlets do, by their names; the first rule that fits a call decides, and "
                 "where none does the real one answers",
             ),
-            "events": Field(ListOf(EVENT), about="what happens to the run as a whole"),
-            "pace": Field(Duration(), about="the time that the client takes for each result"),
+            "events": Field(ListOf(EVENT), about="What happens to the run as a whole"),
+            "pace": Field(Duration(), about="The time that the client takes for each result"),
             "window": Field(
                 Either(
                     Whole(least=1),
-                    Record({"elements": Field(Whole(least=1)), "bytes": Field(Size())}),
+                    Record(
+                        {
+                            "elements": Field(Whole(least=1), about="Items in flight"),
+                            "bytes": Field(Size(), about="Bytes of input in flight"),
+                        }
+                    ),
                 ),
-                about="how much may be in flight; as the flow says if left out",
+                about="How much may be in flight; as the flow says if left out",
             ),
             "order": Field(
-                Text(choices=("input", "completion")), about="the order of results; as the flow says if left out"
+                Text(choices=("input", "completion")), about="The order of results; as the flow says if left out"
             ),
-            "seed": Field(Whole(least=0), default=0, about="what everything left to chance is drawn from"),
-            "expect": Field(EXPECT, required=True, about="what has to come of it; what is not named is not looked at"),
+            "seed": Field(Whole(least=0), default=0, about="What everything left to chance is drawn from"),
+            "expect": Field(EXPECT, required=True, about="What has to come of it; what is not named is not looked at"),
         }
     ),
-    about="tests of the flow, played in virtual time by `penstock test`",
+    about="Tests of the flow, played in virtual time by `penstock test`",
 )

@@ -1,0 +1,121 @@
+"""The tables of the reference page: what each key is for, in the words of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from penstock.files.amounts import Duration, Rate, Size
+from penstock.files.choices import Either, OneKey
+from penstock.files.containers import ListOf, MapOf
+from penstock.files.functions import Expr, Function, Reference
+from penstock.files.items import FIELD, FIELDS
+from penstock.files.model import FLOW, OUTLET, SERVICE, SERVICE_NAME, SERVICES, SOURCE, STEP, STEPS
+from penstock.files.records import Field, Record
+from penstock.files.scalars import Anything, Flag, Number, Text, Whole
+from penstock.files.shapes import Lazy, Shape
+from penstock.files.trials.expected_form import EXPECT, WANTED
+from penstock.files.trials.form import CASES, EVENT, RULE
+from penstock.files.trials.open_records import OpenRecord
+
+TABLES: Mapping[str, Shape] = {
+    "The keys of a flow": FLOW,
+    "Items": FIELD,
+    "Services": SERVICE,
+    "Steps": STEP,
+    "Outlets": OUTLET,
+    "Sources": SOURCE,
+    "Tests": CASES,
+    "Rules": RULE,
+    "Events": EVENT,
+    "What is expected": EXPECT,
+}
+"""The sections of the page that have a table, each with what it is about."""
+
+ELSEWHERE = (
+    (FIELD, "[rules](#items)"),
+    (FIELDS, "[fields](#items)"),
+    (STEPS, "list: [steps](#steps)"),
+    (SERVICES, "NAME: [service](#services)"),
+    (SERVICE_NAME, "a service"),
+    (OUTLET, "[outlet](#outlets)"),
+    (SOURCE, "[source](#sources)"),
+    (CASES, "list: [tests](#tests)"),
+    (RULE, "[rule](#rules)"),
+    (EVENT, "[event](#events)"),
+    (EXPECT, "[expected](#what-is-expected)"),
+    (WANTED, "number, or list"),
+)
+"""What is told of in a place of its own."""
+
+WORDS: tuple[tuple[type[Shape], str], ...] = (
+    (Duration, "duration"),
+    (Size, "size"),
+    (Rate, "rate"),
+    (Flag, "true, false"),
+    (Whole, "whole number"),
+    (Number, "number"),
+    (Expr, "expression"),
+    (Function, "expression, `module:name`"),
+    (Reference, "`module:name`"),
+    (Anything, "anything"),
+)
+
+
+def table(title: str) -> str:
+    """The table of a section."""
+    rows = [f"| {' | '.join(cells)} |" for cells in _rows(TABLES[title], "", True)]
+    return "\n".join(["| key | value | |", "|---|---|---|", *rows]) + "\n"
+
+
+def _rows(shape: Shape, path: str, root: bool = False) -> Iterator[tuple[str, str, str]]:
+    """The rows of the keys in a shape, and of what is within those."""
+    if not root and _elsewhere(shape) is not None:
+        return
+    match shape:
+        case Lazy():
+            yield from _rows(shape.shape(), path, root)
+        case ListOf():
+            yield from _rows(shape.shape, path)
+        case MapOf():
+            yield from _rows(shape.shape, f"{path}NAME.")
+        case Either():
+            for one in shape.shapes:
+                yield from _rows(one, path)
+        case Record() | OpenRecord():
+            yield from _fields(shape.fields, path)
+        case OneKey():
+            yield from _fields({name: Field(one) for name, one in shape.alternatives.items()}, path)
+            yield from _fields(shape.beside or {}, path)
+        case _:
+            pass
+
+
+def _fields(fields: Mapping[str, Field], path: str) -> Iterator[tuple[str, str, str]]:
+    for name, field in fields.items():
+        needed = ", needed" if field.required else ""
+        about = field.about or field.shape.about
+        yield f"`{path}{name}`", f"{_words(field.shape)}{needed}", about
+        yield from _rows(field.shape, f"{path}{name}.")
+
+
+def _words(shape: Shape) -> str:
+    """What may stand there, in a few words."""
+    if (link := _elsewhere(shape)) is not None:
+        return link
+    match shape:
+        case Text() if shape.choices and len(shape.choices) < 6:
+            return ", ".join(f"`{choice}`" for choice in shape.choices)
+        case Either():
+            return ", or ".join(_words(one) for one in shape.shapes)
+        case ListOf():
+            return f"list: {_words(shape.shape)}"
+        case MapOf():
+            return f"NAME: {_words(shape.shape)}"
+        case Record() | OneKey() | OpenRecord():
+            return "mapping"
+        case _:
+            return next((words for kind, words in WORDS if isinstance(shape, kind)), "text")
+
+
+def _elsewhere(shape: Shape) -> str | None:
+    return next((link for one, link in ELSEWHERE if one is shape), None)
