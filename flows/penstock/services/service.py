@@ -171,7 +171,6 @@ class Service:
         ending = [] if self._lanes else self._end_workers()
         for worker in busy:
             worker.cancel(Verdict.LEFT)
-        # Idle all of them: they end by themselves.
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._see_off(busy, ending))] if busy else ending
         if not self._lanes and (rest := getattr(self.function, "rest", None)) is not None:
             waits = [*waits, asyncio.ensure_future(rest())]
@@ -195,15 +194,19 @@ class Service:
         self._workers, self._idle, self._waking, self._watch = [], [], False, None
 
     def _end_workers(self) -> list[asyncio.Future[Any]]:
-        """End the idle workers now and the busy ones after their call."""
-        workers, self._workers, self._idle, self._waking = self._workers, [], [], False
+        """End the idle workers now and the busy ones after their call; returns what is to be waited for.
+
+        Not the idle ones: they end in the next turn of the event loop, before anybody can hear that the run is over.
+        """
+        idle, workers = set(self._idle), self._workers
+        self._workers, self._idle, self._waking = [], [], False
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
         for worker in workers:
             worker.ended = True
             worker.wake()
-        return [worker.task for worker in workers]
+        return [worker.task for worker in workers if worker not in idle]
 
     def _wake(self) -> None:
         """Have one more worker look for work; it wakes the next one itself when it finds more than it takes.
