@@ -18,7 +18,7 @@ from reactivex import Observable
 
 from penstock import operators, window
 from penstock.bound import Bound, bound_of
-from penstock.deadletters import Store, make_store
+from penstock.deadletters import Store, check_store
 from penstock.element import Element, Step
 from penstock.errors import FlowError, RunError
 from penstock.operators.each import name_of
@@ -259,7 +259,7 @@ class Flow(Generic[A]):
         `redact` names fields that letters do not keep, as paths: `card.number`.
         """
         if isinstance(store, str):
-            make_store(store)  # a URL that names no store is to be said now
+            check_store(store)  # a URL that names no store is to be said now
         return replace(self, store=store, redacted=tuple(redact))
 
     def in_order(self) -> Flow[A]:
@@ -293,6 +293,15 @@ class Flow(Generic[A]):
         """The same flow, calling other services in the place of those with these names."""
         return replace(self, steps=tuple(step.with_services(others) for step in self.steps))
 
+    def with_outlets(self, others: Mapping[str, Outlet]) -> Flow[A]:
+        """The same flow, handing values to other outlets in the place of those with these names."""
+        return replace(self, steps=tuple(step.with_outlets(others) for step in self.steps))
+
+    @property
+    def outlets(self) -> dict[str, Outlet]:
+        """All outlets that the steps hand values to, by name."""
+        return {name: outlet for step in walk(self.steps) for name, outlet in step.outlets.items()}
+
     @property
     def services(self) -> tuple[Service, ...]:
         """All services that the steps call."""
@@ -318,7 +327,9 @@ class Flow(Generic[A]):
     def _plan(self) -> Plan:
         decode = operators.decode(self.item, key=self.key)
         steps = (decode, *(step.apply for step in self.steps))
-        return Plan(self.name, steps, self.elements, self.bytes, self.bound.elements, self.store)
+        return Plan(
+            self.name, steps, self.elements, self.bytes, self.bound.elements, self.store, self.redacted, self.ordered
+        )
 
     @cached_property
     def bound(self) -> Bound:
@@ -327,7 +338,7 @@ class Flow(Generic[A]):
 
     def start(self, source: Observable[list[Element[Any]]], sink: Sink, *, ordered: bool | None = None) -> Run:
         """Start a run of its own, outside of any supervisor. `ordered` keeps the order of the input."""
-        return Run(self.plan(), source, sink, ordered=self.ordered if ordered is None else ordered)
+        return Run(self.plan(), source, sink, ordered=ordered)
 
     async def stream(
         self, source: Observable[list[Element[Any]]], *, ordered: bool | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
@@ -12,7 +12,7 @@ from penstock.deadletters import Store
 from penstock.errors import ElementError
 from penstock.flow import Flow
 from penstock.services import MAX_IN_FLIGHT, NONE, Service
-from penstock.sources import Source, from_iterable
+from penstock.sources import Source, generated
 
 PRICING_SECONDS = 0.100
 INVENTORY_SECONDS = 0.150
@@ -29,30 +29,51 @@ class InventoryUnavailable(ElementError):
     """The inventory cannot say whether something is in stock."""
 
 
-def simulated_pricing(scale: float = 1.0, max_in_flight: int = MAX_IN_FLIGHT) -> Service:
-    """A pricing service in this process: 100 ms, price = 1000 + id. `scale` multiplies the latency."""
-    latency = PRICING_SECONDS * scale
+def prices_after(seconds: float) -> Callable[[Order], Awaitable[dict[str, Any]]]:
+    """A pricing service in this process that takes so long: price = 1000 + id."""
 
-    async def price(order: Order) -> dict[str, Any]:
-        if latency:
-            await asyncio.sleep(latency)
+    async def pricing(order: Order) -> dict[str, Any]:
+        if seconds:
+            await asyncio.sleep(seconds)
         return {"price": 1000 + order["orderId"]}
 
-    return Service("pricing", price, max_in_flight=max_in_flight, timeout=TIMEOUT_SECONDS, attempts=2, backoff=NONE)
+    return pricing
 
 
-def simulated_inventory(scale: float = 1.0, max_in_flight: int = MAX_IN_FLIGHT) -> Service:
-    """An inventory service in this process: 150 ms, fails for ids divisible by 3. `scale` multiplies the latency."""
-    latency = INVENTORY_SECONDS * scale
+def stock_after(seconds: float) -> Callable[[Order], Awaitable[dict[str, Any]]]:
+    """An inventory service in this process that takes so long, and fails for ids divisible by 3."""
 
-    async def stock(order: Order) -> dict[str, Any]:
-        if latency:
-            await asyncio.sleep(latency)
+    async def inventory(order: Order) -> dict[str, Any]:
+        if seconds:
+            await asyncio.sleep(seconds)
         if order["orderId"] % 3 == 0:
             raise InventoryUnavailable("Inventory unavailable")
         return {"inStock": True}
 
-    return Service("inventory", stock, max_in_flight=max_in_flight, timeout=TIMEOUT_SECONDS, attempts=2, backoff=NONE)
+    return inventory
+
+
+pricing = prices_after(PRICING_SECONDS)
+inventory = stock_after(INVENTORY_SECONDS)
+
+
+def sample_order(number: int) -> Order:
+    """The sample of a number: an order with this id."""
+    return {"orderId": number}
+
+
+def simulated_pricing(scale: float = 1.0, max_in_flight: int = MAX_IN_FLIGHT) -> Service:
+    """The pricing service, with its 100 ms multiplied by `scale`."""
+    return _service("pricing", pricing if scale == 1.0 else prices_after(PRICING_SECONDS * scale), max_in_flight)
+
+
+def simulated_inventory(scale: float = 1.0, max_in_flight: int = MAX_IN_FLIGHT) -> Service:
+    """The inventory service, with its 150 ms multiplied by `scale`."""
+    return _service("inventory", inventory if scale == 1.0 else stock_after(INVENTORY_SECONDS * scale), max_in_flight)
+
+
+def _service(name: str, call: Callable[[Order], Any], max_in_flight: int) -> Service:
+    return Service(name, call, max_in_flight=max_in_flight, timeout=TIMEOUT_SECONDS, attempts=2, backoff=NONE)
 
 
 def orders_flow(
@@ -69,9 +90,4 @@ def orders_flow(
 
 def sample_orders(count: int) -> Source[Order]:
     """Orders 1 … count."""
-
-    def orders() -> Iterator[Order]:
-        for number in range(1, count + 1):
-            yield {"orderId": number}
-
-    return from_iterable(orders())
+    return generated(count, sample_order)

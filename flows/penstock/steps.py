@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock import operators
 from penstock.element import Step
+from penstock.outlets import Outlet
 from penstock.services import Service
 
 SERVICE_KINDS = ("map_async", "enrich", "batch")
@@ -73,6 +74,15 @@ class NamedStep:
                 return ()
 
     @property
+    def outlets(self) -> dict[str, Outlet]:
+        """The outlets that this step hands values to, by name; one without takes the step's, a second a number."""
+        named: dict[str, Outlet] = {}
+        for outlet in self.options.get("outlets", ()):
+            name = outlet.name or self.name
+            named[name if name not in named else f"{name}.{len(named) + 1}"] = outlet
+        return named
+
+    @property
     def ways(self) -> tuple[Way, ...]:
         """The branches, of a step that has some."""
         ways: tuple[Way, ...] = self.options.get("ways", ())
@@ -85,7 +95,7 @@ class NamedStep:
             case "enrich":
                 return (*self.options["services"], self.name)
             case "to":
-                return (*(outlet.name for outlet in self.options["outlets"]), self.name)
+                return (*(outlet.name for outlet in self.options["outlets"] if outlet.name), self.name)
             case _:
                 return (self.name,)
 
@@ -98,13 +108,24 @@ class NamedStep:
             case "map_async" | "batch":
                 changed = {"call": others.get(self.options["call"].name, self.options["call"])}
             case "route":
-                ways = (
-                    replace(way, steps=tuple(step.with_services(others) for step in way.steps)) for way in self.ways
-                )
-                changed = {"ways": tuple(ways)}
+                return self._on_ways(lambda step: step.with_services(others))
             case _:
                 return self
         return replace(self, options={**self.options, **changed})
+
+    def with_outlets(self, others: Mapping[str, Outlet]) -> NamedStep:
+        """The same step, handing values to other outlets in the place of those with these names."""
+        if self.kind == "route":
+            return self._on_ways(lambda step: step.with_outlets(others))
+        if self.kind != "to":
+            return self
+        outlets = tuple(others.get(name, outlet) for name, outlet in self.outlets.items())
+        return replace(self, options={**self.options, "outlets": outlets})
+
+    def _on_ways(self, change: Callable[[NamedStep], NamedStep]) -> NamedStep:
+        """The same step, with other steps on its branches."""
+        ways = (replace(way, steps=tuple(change(step) for step in way.steps)) for way in self.ways)
+        return replace(self, options={**self.options, "ways": tuple(ways)})
 
 
 def walk(steps: Iterable[NamedStep]) -> Iterator[NamedStep]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from contextvars import Context
+from itertools import count
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class JumpingSelector(selectors.BaseSelector):
@@ -47,8 +50,29 @@ class JumpingSelector(selectors.BaseSelector):
         self._inner.close()
 
 
+class Moment(float):
+    """When a timer rings; of two that ring at the same time, the one that was set first is earlier.
+
+    (asyncio keeps timers in a heap, which gives equal ones in any order. In virtual time many are equal.)
+    """
+
+    number: int
+
+    @classmethod
+    def of(cls, when: float, number: int) -> Moment:
+        """A time for the timer that was set as number `number`."""
+        moment = cls(when)
+        moment.number = number
+        return moment
+
+    def __lt__(self, other: float) -> bool:
+        if isinstance(other, Moment) and self == other:
+            return self.number < other.number
+        return super().__lt__(other)
+
+
 class JumpingLoop(asyncio.SelectorEventLoop):
-    """An event loop that starts at 0 seconds and never waits for its own timers.
+    """An event loop that starts at 0 seconds and never waits for its own timers; equal ones ring in turn.
 
     For code that waits for timers, queues and each other. What waits for the outside (a thread, a socket) while a
     timer runs sees the timer fire first: give such tests an ordinary loop.
@@ -56,11 +80,23 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._selector_clock = JumpingSelector()
+        self._numbers = count()
         super().__init__(self._selector_clock)
 
     def time(self) -> float:
         """Seconds of virtual time since the loop was made."""
         return self._selector_clock.now
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Set a timer."""
+        return super().call_at(Moment.of(when, next(self._numbers)), callback, *args, context=context)
+
+    def timers(self) -> list[asyncio.TimerHandle]:
+        """The timers that have still to fire."""
+        scheduled: list[asyncio.TimerHandle] = getattr(self, "_scheduled", [])
+        return [timer for timer in scheduled if not timer.cancelled()]
 
 
 def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:

@@ -3,7 +3,7 @@
 from penstock.deadletters.letter import Letter, as_document, as_json, new_id, now
 from penstock.deadletters.memory import MemoryStore
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Page, Store
-from penstock.deadletters.stores import Stores, make_store
+from penstock.deadletters.stores import Stores, check_store, make_store
 
 __all__ = [
     "PAGE",
@@ -16,6 +16,7 @@ __all__ = [
     "Stores",
     "as_document",
     "as_json",
+    "check_store",
     "make_store",
     "new_id",
     "now",

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from penstock.deadletters.memory import MemoryStore
 from penstock.deadletters.store import Store
+from penstock.environment import filled
 from penstock.errors import FlowError
+
+SQLITE = "sqlite:///"
+
+
+def check_store(url: str) -> None:
+    """Raise `FlowError` for a URL that names no store, `VariableMissing` for one whose variables are not set."""
+    where = filled(url)
+    if where != "memory:" and not where.startswith(SQLITE):
+        raise FlowError(f"no dead-letter store is known for {url!r}; use sqlite:///FILE or memory:")
+    if where in (SQLITE, f"{SQLITE}:memory:"):
+        raise FlowError(f"{url!r} names no file; use sqlite:///FILE, or memory: to keep letters in memory")
 
 
 def make_store(url: str, *, create: bool = True) -> Store:
@@ -12,13 +24,12 @@ def make_store(url: str, *, create: bool = True) -> Store:
 
     With `create=False`, opening a database that is not there raises `StoreMissing` instead of creating it.
     """
-    if url == "memory:":
+    check_store(url)
+    if (where := filled(url)) == "memory:":
         return MemoryStore()
-    if url.startswith("sqlite:///"):
-        from penstock.deadletters.sqlite import SqliteStore  # imported late: SQLAlchemy takes 150 ms
+    from penstock.deadletters.sqlite import SqliteStore  # imported late: SQLAlchemy takes 150 ms
 
-        return SqliteStore(url, create=create)
-    raise FlowError(f"no dead-letter store is known for {url!r}; use sqlite:///FILE or memory:")
+    return SqliteStore(where, create=create)
 
 
 class Stores:

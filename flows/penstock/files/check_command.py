@@ -70,6 +70,7 @@ def counted(file: FlowFile) -> dict[str, int]:
         "steps": len(list(walk(flow.steps))),
         "services": len(flow.services),
         "workers": len(flow.workers),
+        "tests": len(file.tests),
     }
 
 

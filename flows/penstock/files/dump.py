@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 import yaml
@@ -49,11 +48,14 @@ def dump(flow: Flow[Any], format: str = "yaml") -> str:
 
 def reference_of(function: Any) -> str:
     """The `module:name` of something in Python; raises `FlowError` when it has none that leads to it."""
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-    found: Any = sys.modules.get(module) or _module(module) if module else None
-    for part in (name or "?").split("."):
+    module: str = getattr(function, "__module__", None) or type(function).__module__
+    home = sys.modules.get(module)
+    found: Any = home
+    for part in (name := str(getattr(function, "__qualname__", "?"))).split("."):
         found = getattr(found, part, None)
-    if found is not function or module == "__main__":
+    if found is not function:  # it may be something that was made, and given a name
+        name = next((known for known, value in vars(home).items() if value is function), "") if home else ""
+    if not name or module == "__main__":
         raise FlowError(
             f"{function!r} has no name that a flow file could call it by; define it at the top of a module, "
             "or write it as an expression"
@@ -310,10 +312,3 @@ def said(values: Mapping[str, Plain]) -> dict[str, Plain]:
 
 def _unless(usual: Any, **value: Plain) -> dict[str, Plain]:
     return {name: show_size(one) if type(one) is int else one for name, one in value.items() if one != usual}
-
-
-def _module(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError:
-        return None

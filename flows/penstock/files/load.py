@@ -16,13 +16,15 @@ from penstock.files.document import read_document
 from penstock.files.functions import importing_from
 from penstock.files.items import item_type
 from penstock.files.mistakes import Mistakes
-from penstock.files.model import FLOW, SHARED_FILE
+from penstock.files.model import FLOW, SHARED_FILE, TESTS_FILE
 from penstock.files.names import Names
 from penstock.files.node import Node, quoted
 from penstock.files.outside import service_of
 from penstock.files.places import Place
 from penstock.files.records import Read
 from penstock.files.shapes import MISSING, Shape
+from penstock.files.trials.case import Case
+from penstock.files.trials.cases import cases_of
 from penstock.flow import Flow
 from penstock.services import Service
 
@@ -44,6 +46,9 @@ class FlowFile:
     digest: str
     """A short text that tells this content from any other, that of the used files included."""
 
+    tests: tuple[Case, ...] = ()
+    """The tests in the file, and in the one beside it: `NAME.test.yaml`."""
+
 
 def load(
     path: str | Path, *, environment: Mapping[str, str] = os.environ, services: Iterable[Service] = ()
@@ -53,7 +58,7 @@ def load(
     `services` are used in the place of equal ones that the file describes, so that flows share their bulkheads.
     """
     path = Path(path)
-    return loads(_text_of(path), path, environment=environment, services=services)
+    return loads(text_of(path), path, environment=environment, services=services)
 
 
 def loads(
@@ -68,7 +73,7 @@ def loads(
     mistakes.check()
     assert flow is not None
     digest = hashlib.sha256("\0".join(reading.texts).encode()).hexdigest()[:12]
-    return FlowFile(flow, path, text, tuple(reading.files), frozenset(read), digest)
+    return FlowFile(flow, path, text, tuple(reading.files), frozenset(read), digest, reading.tests)
 
 
 class _Reading:
@@ -80,6 +85,7 @@ class _Reading:
         self._mistakes = mistakes
         self.files: list[Path] = []
         self.texts: list[str] = []
+        self.tests: tuple[Case, ...] = ()
 
     def flow(self, text: str, path: Path) -> tuple[Flow[Any] | None, Iterable[str]]:
         """The flow, if it has no mistake, and what is said in its file."""
@@ -98,7 +104,18 @@ class _Reading:
         except (FlowError, ValueError, TypeError) as error:
             self._mistakes.add(read.node, str(error))
             return None, ()
+        written = [read["tests"], self._tests_beside(path)]
+        if not self._mistakes:
+            self.tests = tuple(case for tests in written for case in cases_of(tests, self._mistakes, flow))
         return flow, [name for name, _ in read.node.items()]
+
+    def _tests_beside(self, path: Path) -> Any:
+        """The tests in `NAME.test.yaml`, if there is such a file."""
+        beside = path.with_name(f"{path.stem}.test{path.suffix}")
+        if not beside.exists():
+            return None
+        read = TESTS_FILE.read(read_document(text_of(beside), str(beside)), self._mistakes)
+        return read["tests"] if isinstance(read, Read) else None
 
     def _check_names(self, nodes: list[Node]) -> None:
         """Look at the names that steps call, in all files."""
@@ -116,7 +133,7 @@ class _Reading:
         self.files.append(path)
         self.texts.append(text)
         node = read_document(text, str(path))
-        for text_node in texts_in(node):
+        for text_node in (one for name, part in node.items() if name != "tests" for one in texts_in(part)):
             try:
                 filled(text_node.value, self._environment)
             except VariableMissing as error:
@@ -169,7 +186,8 @@ def texts_in(node: Node) -> Iterator[Node]:
         yield from texts_in(value)
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a file; raises `FlowFileError`."""
     mistakes = Mistakes()
     try:
         return path.read_text(encoding="utf-8")

@@ -8,11 +8,12 @@ from penstock.files.amounts import Duration, Rate, Size
 from penstock.files.checked import CRON, ZONE
 from penstock.files.choices import Either, OneKey
 from penstock.files.containers import ListOf, MapOf
-from penstock.files.functions import REFERENCE, Expr, Function, Reference
+from penstock.files.functions import Expr, Function, Reference
 from penstock.files.items import FIELDS
 from penstock.files.records import Field, Record
-from penstock.files.scalars import Anything, Flag, Number, Text, Whole
+from penstock.files.scalars import Flag, Number, Text, Whole
 from penstock.files.shapes import Lazy, Shape
+from penstock.files.trials.form import CASES
 
 NAME = "[A-Za-z0-9_][A-Za-z0-9_-]*"
 """The pattern of names that stand in paths and metrics."""
@@ -241,7 +242,7 @@ FLOW = Record(
             about="Where failed items are kept",
         ),
         "samples": Field(
-            Either(Text(pattern=REFERENCE), MapOf(Expr("seq"))),
+            Either(Reference(), MapOf(Expr("seq"))),
             about="The sample item of a number: its fields, made of seq (1, 2 …), or a function",
         ),
         "serve": Field(
@@ -260,10 +261,13 @@ FLOW = Record(
             about="How it is served over HTTP; false for workers only",
         ),
         "workers": Field(MapOf(WORKER, key_pattern=NAME), about="Runs in the background, by name"),
-        "tests": Field(ListOf(Anything()), about="Tests of the flow, in virtual time"),
+        "tests": Field(CASES, about="Tests of the flow, in virtual time"),
     }
 )
 """A flow file."""
+
+TESTS_FILE = Record({"tests": Field(CASES, required=True)})
+"""A file of tests that lies beside the file of a flow."""
 
 SHARED_FILE = Record(SHARED)
 """A file of services and templates that flow files use."""

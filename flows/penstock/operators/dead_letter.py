@@ -30,7 +30,8 @@ Every commit costs a busy event loop the same, however few its letters. With a t
 made 141 letters of 83 in a commit, and 9.2 µs of 10.8 for an order; 8 turns no less.
 """
 
-_chance = random.Random()  # noqa: S311 - jitter, no secret; one for all runs, because seeding it costs 10 µs
+CHANCE = random.Random()  # noqa: S311 - jitter, no secret
+"""Of all runs that bring none of their own: seeding one costs more than what a small run does with it."""
 
 Write = Callable[[list[Element[Any]]], list[Letter]]
 
@@ -59,7 +60,7 @@ def dead_letter(
             observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
         ) -> abc.DisposableBase:
             scope = Scope.of(scheduler, "dead_letter")
-            office = PostOffice(store, write, backoff, on_trouble, chance or _chance, observer, scope)
+            office = PostOffice(store, write, backoff, on_trouble, chance, observer, scope)
             return source.subscribe(office.on_next, observer.on_error, office.on_completed, scheduler=scheduler)
 
         return Stream(subscribe)
@@ -87,7 +88,7 @@ class PostOffice:
         write: Write,
         backoff: Backoff,
         on_trouble: Callable[[Exception, float], None] | None,
-        chance: random.Random,
+        chance: random.Random | None,
         observer: abc.ObserverBase[list[Element[Any]]],
         scope: Scope,
     ) -> None:
@@ -97,7 +98,7 @@ class PostOffice:
         self._on_trouble = on_trouble
         self._observer = observer
         self._scope = scope
-        self._chance = chance
+        self._chance = chance or CHANCE
         self._mails: deque[Mail] = deque()
         self._ids: dict[int, str] = {}
         """The letters that are written and not durable yet, by the `id()` of the root that each tells of."""

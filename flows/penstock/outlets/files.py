@@ -8,6 +8,7 @@ from functools import partial
 from os import PathLike, fspath
 from typing import Any
 
+from penstock.environment import filled
 from penstock.errors import OutletBroke
 from penstock.formats import Format, format_of
 from penstock.outlets.appending import OpenFile, Whole
@@ -50,7 +51,7 @@ class FileOutlet:
 
     async def open(self) -> None:
         """Open the file, making it if there is none. Raises `OutletBroke`."""
-        file = OpenFile(self.path, self.format, self.fields)
+        file = OpenFile(filled(self.path), self.format, self.fields)
         try:
             await in_thread(partial(file.open, self._closed))
         except BaseException:

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from penstock.errors import CallCancelled, OutletUnavailable, TimedOut, WrongAnswer, describe
+from penstock.errors import CallCancelled, OutletUnavailable, ReaderGone, TimedOut, WrongAnswer, describe
 from penstock.outlets.outlet import Outlet
 from penstock.scope import CANCEL_SECONDS
 from penstock.services import Backoff
@@ -33,7 +33,7 @@ class Valve:
     def __init__(self, outlet: Outlet, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.users = 0
-        self._outlet = outlet
+        self.outlet = outlet
         self._turn = asyncio.Lock()
         self._opened = False
         self._failures = 0
@@ -48,7 +48,7 @@ class Valve:
     def of(outlet: Outlet) -> Valve:
         """The valve of an outlet, for one more user."""
         loop = asyncio.get_running_loop()
-        valve = _VALVES.get(id(outlet))
+        valve = _valve_of(outlet)
         if valve is None or valve.loop is not loop:
             if valve is not None and valve.loop.is_running():
                 raise RuntimeError(f"outlet {_title(outlet)} is in use by another event loop; give each loop its own")
@@ -59,7 +59,7 @@ class Valve:
     @property
     def name(self) -> str:
         """What failures of the outlet are called; empty if it does not say."""
-        return self._outlet.name
+        return self.outlet.name
 
     async def write(self, values: Sequence[Any], seconds: float) -> Sequence[Exception | None] | None:
         """Write values when it is their turn; returns what the outlet says about each, or what it raised, for all.
@@ -72,10 +72,12 @@ class Valve:
                 if not self._opened:
                     await self._open(failures, seconds)
                 answers: Sequence[Exception | None] | None = await self._make(
-                    lambda: self._outlet.write(values), seconds
+                    lambda: self.outlet.write(values), seconds
                 )
             if answers is not None and len(answers) != len(values):
-                raise WrongAnswer(f"{_title(self._outlet)} has to answer with None or with one entry for each value")
+                raise WrongAnswer(f"{_title(self.outlet)} has to answer with None or with one entry for each value")
+        except ReaderGone:
+            raise  # standard output has no reader any more: then there is nothing left to run for
         except Exception as error:
             return [error] * len(values)
         return answers
@@ -89,22 +91,22 @@ class Valve:
             async with asyncio.timeout(CANCEL_SECONDS), self._turn:
                 if self._opened and not self.users:
                     self._opened = False
-                    await self._make(self._outlet.aclose, None)
+                    await self._make(self.outlet.aclose, None)
         except Exception as error:
             reason = f"not within {CANCEL_SECONDS:g} s" if isinstance(error, TimeoutError) else describe(error)
-            log.error("outlet.not_closed", outlet=_title(self._outlet), error=reason)
+            log.error("outlet.not_closed", outlet=_title(self.outlet), error=reason)
         if not self.users and (self._call is None or self._call.done()):
-            _VALVES.pop(id(self._outlet), None)
+            _VALVES.pop(id(self.outlet), None)
 
     async def _open(self, failures: int, seconds: float) -> None:
         """Open the outlet; an attempt that failed while these values waited for their turn counts for them too."""
         if self._error is not None and self._failures > failures:
-            raise OutletUnavailable(_title(self._outlet), self._error)
+            raise OutletUnavailable(_title(self.outlet), self._error)
         if self._failures:
             await asyncio.sleep(self._retry_at - self.loop.time())
         before = self._call
         try:
-            await self._make(self._outlet.open, seconds)
+            await self._make(self.outlet.open, seconds)
         except asyncio.CancelledError:
             if (call := self._call) is not None and call is not before:
                 # It may have been quicker than the cancelling, and is to be closed then.
@@ -114,7 +116,7 @@ class Valve:
             self._failures += 1
             wait = BACKOFF.seconds(self._failures, self._chance)
             self._error, self._retry_at = error, self.loop.time() + wait
-            title, reason = _title(self._outlet), describe(error)
+            title, reason = _title(self.outlet), describe(error)
             log.warning("outlet.not_opened", outlet=title, error=reason, retry_in=round(wait, 3))
             raise OutletUnavailable(title, error) from error
         self._opened, self._failures, self._error = True, 0, None
@@ -124,8 +126,8 @@ class Valve:
         if self._call is not None and not self._call.done():
             await asyncio.wait((self._call,), timeout=seconds)
             if not self._call.done():
-                raise TimedOut(_title(self._outlet), seconds or CANCEL_SECONDS)
-        self._call = call = asyncio.create_task(begin(), name=f"outlet:{_title(self._outlet)}")
+                raise TimedOut(_title(self.outlet), seconds or CANCEL_SECONDS)
+        self._call = call = asyncio.create_task(begin(), name=f"outlet:{_title(self.outlet)}")
         late = False
         try:
             await asyncio.wait((call,), timeout=seconds)
@@ -135,12 +137,17 @@ class Valve:
                 call.cancel()
                 await asyncio.wait((call,), timeout=GRACE)
                 if not call.done():
-                    log.error("outlet.call_stuck", outlet=_title(self._outlet), waited=GRACE)
+                    log.error("outlet.call_stuck", outlet=_title(self.outlet), waited=GRACE)
         if not call.done() or (late and call.cancelled()):
-            raise TimedOut(_title(self._outlet), seconds or CANCEL_SECONDS)
+            raise TimedOut(_title(self.outlet), seconds or CANCEL_SECONDS)
         if call.cancelled():
-            raise CallCancelled(_title(self._outlet))
+            raise CallCancelled(_title(self.outlet))
         return call.result()
+
+
+def _valve_of(outlet: Outlet) -> Valve | None:
+    """The valve in use for this outlet, or for one that is equal: two that name the same file are one place."""
+    return _VALVES.get(id(outlet)) or next((v for v in _VALVES.values() if v.outlet == outlet), None)
 
 
 def _title(outlet: Outlet) -> str:

@@ -22,3 +22,7 @@ class Plan(Struct, frozen=True, eq=False):
     """Elements that one run can hold at the most, parts included; None if nobody has counted."""
     dead_letters: str | Store | None = None
     """A store or its URL; None: failures are told and counted, but not kept."""
+    redacted: tuple[str, ...] = ()
+    """Paths of fields that letters do not keep."""
+    ordered: bool = False
+    """Whether results keep the order of the input, unless a run is asked otherwise."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from datetime import datetime
 from functools import reduce
@@ -20,6 +21,7 @@ from penstock.errors import BoundBroken, ReaderGone, RunError, SourceBroke, desc
 from penstock.operators import Sequencer, dead_letter, route
 from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan
+from penstock.runtime.redaction import redacted
 from penstock.runtime.totals import Totals
 from penstock.scope import CANCEL_SECONDS, Scope
 from penstock.sinks import End, Sink
@@ -69,31 +71,33 @@ class Run:
         sink: Sink,
         *,
         kind: str = "run",
-        ordered: bool = False,
+        ordered: bool | None = None,
         stores: Stores | None = None,
         totals: Totals | None = None,
         on_end: Callable[[Run, Summary], None] | None = None,
+        chance: random.Random | None = None,
     ) -> None:
         self.id = new_id()
         self.plan = plan
         self.kind = kind
         self.started_at: datetime = now()
         self.window = Window(plan.elements, plan.bytes)
+        self._ordered = plan.ordered if ordered is None else ordered
         self.totals = totals or Totals(plan.name)
         self.scope = Scope(
             self.window,
             name=f"{plan.name}:{self.id}",
             meters=self.totals.meters,
             on_fault=self._on_fault,
-            ordered=ordered,
+            ordered=self._ordered,
         )
         self.ledger = self.scope.ledger
         self.reason: str | None = None
         self._source = source
         self._sink = sink
-        self._ordered = ordered
         self._stores = stores
         self._on_end = on_end
+        self._chance = chance
         self._started = self.scope.loop.time()
         self._drain_reason = "draining"
         self._aborted = False
@@ -165,7 +169,7 @@ class Run:
         branches = route(reduce(lambda stream, step: step(stream), steps, self._source))
         failure = branches.failure
         if store is not None:
-            failure = dead_letter(store, self._letters, on_trouble=self._on_trouble)(failure)
+            failure = dead_letter(store, self._letters, on_trouble=self._on_trouble, chance=self._chance)(failure)
         results = Sequencer(self._pass_in_order) if self._ordered else sink.on_next
         filtered = results if self._ordered else scope.ledger.accept
         ends = Ends(3, sink.on_completed)
@@ -240,6 +244,8 @@ class Run:
         self._log.warning("store.failed", error=describe(error), retry_in=round(wait, 3))
 
     def _letters(self, elements: list[Element[Any]]) -> list[Letter]:
+        if paths := self.plan.redacted:
+            elements = [redacted(element, paths) for element in elements]
         return write_letters(self.plan.name, self.id, self.started_at, elements)
 
 

@@ -106,7 +106,7 @@ class Supervisor:
         sink: Sink,
         *,
         kind: str = "run",
-        ordered: bool = False,
+        ordered: bool | None = None,
         limited: bool = False,
     ) -> Run:
         """Start a run. Raises `Stopping` or `TooManyRuns`, and then has not touched the source."""

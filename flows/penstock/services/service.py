@@ -142,6 +142,20 @@ class Service:
         """Calls that wait for their turn or their next attempt."""
         return sum(lane.waiting for lane in self._lanes)
 
+    def calling(self, call: Callable[[Any], Any], *, chance: random.Random | None = None) -> Service:
+        """The same service, with a bulkhead of its own and another function; for tests."""
+        return Service(
+            self.name,
+            call,
+            max_in_flight=self.max_in_flight,
+            timeout=self.timeout,
+            attempts=self.attempts,
+            backoff=self.backoff,
+            retry_on=self.retry_on,
+            rate=self.rate,
+            chance=chance,
+        )
+
     def lane(self, done: Done, fault: Callable[[BaseException], None] | None = None) -> Lane:
         """A way in for one step of one run; `done` is told the answers, several at a time, and `fault` if it raised.
 

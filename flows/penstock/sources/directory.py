@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import structlog
 
+from penstock.environment import filled
 from penstock.errors import FileBroke, FlowError, describe
 from penstock.formats import Format, format_of, named_format
 from penstock.sources.files import FileLines, check_reading, give_out, make_splitter
@@ -57,7 +58,9 @@ class Watch:
 
     def __init__(self, directory: Directory, intake: Intake[bytes]) -> None:
         self._directory = directory
-        self._inbox = Inbox(directory.path, directory.pattern, directory.done, any_format=directory.format is not None)
+        self._inbox = Inbox(
+            filled(directory.path), directory.pattern, directory.done, any_format=directory.format is not None
+        )
         self._intake = intake
         self._finished: Finished | None = None
         self._log = log.bind(directory=directory.path)

@@ -11,6 +11,7 @@ from io import BufferedReader
 from os import PathLike, fspath
 from typing import TypeAlias
 
+from penstock.environment import filled
 from penstock.errors import FileBroke, FlowError
 from penstock.formats import Format, check_delimiter, format_of, is_compressed
 from penstock.sources.csv_lines import CsvSplitter, Splitter
@@ -57,7 +58,7 @@ class FileLines:
             return None
         try:
             if self._file is None:
-                self._file = open_file(self.path)
+                self._file = open_file(filled(self.path))
             chunk = self._file.read1(CHUNK)
             self._over = not chunk
             return self._splitter.feed(chunk) if chunk else self._splitter.finish()

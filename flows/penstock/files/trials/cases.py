@@ -1,0 +1,145 @@
+"""From the section `tests` of a flow file to tests that can be played; what the flow knows nothing of is a mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from penstock.files.choices import Chosen
+from penstock.files.mistakes import Mistakes
+from penstock.files.node import quoted
+from penstock.files.records import Read
+from penstock.files.shapes import MISSING
+from penstock.files.trials.case import Bounds, Case, Downtime, Event, Expected, Happening, Rule
+from penstock.files.trials.items import FAILED, LETTER
+from penstock.files.trials.open_records import OpenRead
+from penstock.files.trials.rule_of import rule_of
+from penstock.flow import Flow
+
+
+def cases_of(read: Any, mistakes: Mistakes, flow: Flow[Any]) -> tuple[Case, ...]:
+    """The tests of a flow, of what the shape `CASES` read. Mistakes are noted; a test that has one is left out."""
+    if read is None or read is MISSING:
+        return ()
+    tests: Sequence[Read] = read
+    names: set[str] = set()
+    cases: list[Case] = []
+    for test in tests:
+        before = len(mistakes)
+        if test["name"] in names:
+            mistakes.add(test.at("name"), f"found a second test {quoted(test['name'])}", wanted="a name of its own")
+        names.add(test["name"])
+        case = _case(test, mistakes, flow)
+        if len(mistakes) == before:
+            cases.append(case)
+    return tuple(cases)
+
+
+def _case(test: Read, mistakes: Mistakes, flow: Flow[Any]) -> Case:
+    given, window = test["given"], test["window"]
+    if isinstance(given, Read):
+        given = given["generate"]
+        if flow.samples is None:
+            mistakes.add(test.at("given"), f"the flow {flow.name} has no samples", wanted="a list of values")
+    events, downtimes = _events(test, mistakes)
+    return Case(
+        name=test["name"],
+        given=given,
+        expected=_expected(test["expect"], mistakes, flow),
+        rules=_rules(test, mistakes, flow),
+        events=events,
+        downtimes=downtimes,
+        every=test["every"] or 0.0,
+        pace=test["pace"] or 0.0,
+        elements=window["elements"] if isinstance(window, Read) else window,
+        bytes=window["bytes"] if isinstance(window, Read) else None,
+        ordered=None if test["order"] is None else test["order"] == "input",
+        seed=test["seed"],
+        place=test.node.place,
+    )
+
+
+def _rules(test: Read, mistakes: Mistakes, flow: Flow[Any]) -> dict[str, tuple[Rule, ...]]:
+    services, outlets = {service.name for service in flow.services}, set(flow.outlets)
+    _check_names(test, "when", mistakes, [*sorted(services), *sorted(outlets - services)], "service")
+    written: Mapping[str, OpenRead | tuple[OpenRead, ...]] = test["when"] or {}
+    return {
+        name: tuple(
+            rule_of(name, rule, mistakes, is_outlet=name not in services)
+            for rule in (one if isinstance(one, tuple) else (one,))
+        )
+        for name, one in written.items()
+    }
+
+
+def _events(test: Read, mistakes: Mistakes) -> tuple[tuple[Event, ...], tuple[Downtime, ...]]:
+    events: list[Event] = []
+    downtimes: list[Downtime] = []
+    chosen: Chosen
+    for chosen in test["events"] or ():
+        beside, kind = chosen.beside, chosen.kind
+        strangers = ("at",) if kind == "store" else ("from", "to")
+        for name in strangers:
+            if name in beside:
+                mistakes.add(beside.at(name), f'found "{name}" beside "{kind}"', allowed=_times_of(kind))
+        if kind == "store":
+            if beside["to"] is not None and beside["to"] <= (beside["from"] or 0):
+                mistakes.add(beside.at("to"), 'found a "to" that is not after "from"')
+            downtimes.append(Downtime(beside["from"] or 0.0, beside["to"]))
+            continue
+        if chosen.value is False:
+            mistakes.add(chosen.at, "found false", wanted="true, or the event left out")
+        if "at" not in beside:
+            mistakes.add(chosen.key, f'"{kind}" does not say when', wanted='"at" beside it')
+        events.append(Event(beside["at"] or 0.0, Happening(kind), beside.node.place))
+    return tuple(events), tuple(downtimes)
+
+
+def _times_of(kind: str) -> tuple[str, ...]:
+    return ("from", "to") if kind == "store" else ("at",)
+
+
+def _expected(read: Read, mistakes: Mistakes, flow: Flow[Any]) -> Expected:
+    if all(name not in read for name in read):
+        mistakes.add(read.node, "nothing is expected", wanted="at least one expectation", hint="such as ok: 3")
+    services = sorted({service.name for service in flow.services})
+    called = sorted({*services, *flow.outlets})
+    for name in ("calls", "at_once"):
+        _check_names(read, name, mistakes, called, "service")
+    _check_names(read, "delivered", mistakes, list(flow.outlets), "outlet")
+    _check_records(read, "failed", FAILED, mistakes, flow)
+    _check_records(read, "dead_letters", LETTER, mistakes, flow)
+    values = {name: read[name] for name in read}
+    for name in ("calls", "at_once"):
+        counts: Mapping[str, Any] = read[name] or {}
+        values[name] = {service: _bounds(one) for service, one in counts.items()}
+    values["in_flight"] = None if read["in_flight"] is None else _bounds(read["in_flight"])
+    values["delivered"] = read["delivered"] or {}
+    return Expected(**values)
+
+
+def _bounds(read: Any) -> Bounds:
+    return Bounds(read["least"] or 0, read["most"]) if isinstance(read, Read) else Bounds(read, read)
+
+
+def _check_names(read: Read, field: str, mistakes: Mistakes, names: Sequence[str], what: str) -> None:
+    """The names under a field have to be those of services or outlets."""
+    node = read.node.get(field)
+    for key, _ in node.value if node is not None else ():
+        if key.value in names:
+            continue
+        if names:
+            mistakes.add(key, f"found {key.shown()}", allowed=names, nearest=key.value)
+        else:
+            mistakes.add(key, f"found {key.shown()}, but the flow has no {what}")
+
+
+def _check_records(read: Read, field: str, names: Iterable[str], mistakes: Mistakes, flow: Flow[Any]) -> None:
+    """Records of failures have fields of their own, and steps that the flow has."""
+    node = read.node.get(field)
+    for item in node.value if node is not None and node.kind == "list" else ():
+        for key, value in item.value if item.kind == "mapping" else ():
+            if key.value not in names:
+                mistakes.add(key, f"found {key.shown()}", allowed=names, nearest=key.value)
+            elif key.value == "step" and value.value not in flow.places:
+                mistakes.add(value, f"found {value.shown()}", allowed=flow.places, nearest=str(value.value))

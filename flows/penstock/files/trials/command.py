@@ -1,0 +1,163 @@
+"""`penstock test FILE…`: plays the tests of flow files in virtual time, for people and for CI."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from penstock.errors import FlowError
+from penstock.files.load import load as load_file
+from penstock.files.trials.case import Case
+from penstock.files.trials.judge import Verdict, judge
+from penstock.files.trials.junit import as_junit
+from penstock.files.trials.play import play
+from penstock.files.trials.report import FileReport, as_json, as_text
+from penstock.flow import Flow
+
+FORMATS = {"text": as_text, "json": as_json, "junit": as_junit}
+
+
+class FlowFile(Protocol):
+    """A flow file that was read, as far as its tests go."""
+
+    @property
+    def flow(self) -> Flow[Any]: ...
+
+    @property
+    def tests(self) -> Sequence[Case]: ...
+
+
+class Load(Protocol):
+    """Reads a flow file and the tests beside it; raises `FlowFileError` with all that is wrong."""
+
+    def __call__(self, path: Path, *, environment: Mapping[str, str]) -> FlowFile: ...
+
+
+class Placeholder(str):
+    """What stands for a variable that is not set. It counts as empty, so that a default goes before it."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return False
+
+
+PLACEHOLDER = Placeholder("http://unset")
+"""It can stand for an address, for a part of one, and for any text."""
+
+
+class Unset(Mapping[str, str]):
+    """An environment in which every variable is set, for no test leaves the machine."""
+
+    def __init__(self, known: Mapping[str, str]) -> None:
+        self._known = known
+
+    def __getitem__(self, name: str) -> str:
+        return self._known.get(name) or PLACEHOLDER
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def command(arguments: list[str], load: Load | None = None) -> int:
+    """Play tests; returns 0 when all passed, 1 when some failed, 2 for files with mistakes and when there is none."""
+    options = make_parser().parse_args(arguments)
+    read = load or load_file
+    environment = Unset(os.environ)
+    paths = dict.fromkeys(flow_file(path) for path in options.files)
+    reports = [_report(path, read, environment, options.only, options.seed) for path in paths]
+    _publish(reports, options)
+    if options.format != "text" and options.output is None:  # nobody has told people yet
+        for mistake in (mistake for report in reports for mistake in report.mistakes):
+            _complain(mistake)
+    if not any(report.verdicts or report.mistakes for report in reports):
+        what = (
+            f"no test whose name has {options.only!r} in it"
+            if options.only
+            else "no tests: give the file a list `tests:`"
+        )
+        _complain(f"{', '.join(map(str, paths))}: {what}")
+        return 2
+    if any(report.mistakes for report in reports):
+        return 2
+    return 1 if any(report.failed for report in reports) else 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
+    parser = argparse.ArgumentParser(
+        prog="penstock test",
+        description="Play the tests of flow files in virtual time: the real engine, scripted services, no waiting. "
+        "Exit code 0: all passed; 1: some failed; 2: a file has mistakes, or there is nothing to play.",
+    )
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        help="flow files; the tests in NAME.test.yaml belong to NAME.yaml",
+    )
+    parser.add_argument("--format", choices=tuple(FORMATS), default="text", help="how to report (default text)")
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, help="where to report; people then read the text on standard output"
+    )
+    parser.add_argument("--only", metavar="TEXT", help="only tests whose name has this in it")
+    parser.add_argument("--seed", metavar="N", type=_seed, help="draw from this seed instead of those of the tests")
+    parser.add_argument("--trace", action="store_true", help="tell all that happened, with its time")
+    return parser
+
+
+def flow_file(path: Path) -> Path:
+    """The flow file that a file of tests belongs to; any other is one itself."""
+    stem = Path(path.stem)
+    return path.with_name(f"{stem.stem}{path.suffix}") if stem.suffix == ".test" else path
+
+
+def _report(path: Path, load: Load, environment: Mapping[str, str], only: str | None, seed: int | None) -> FileReport:
+    try:
+        file = load(path, environment=environment)
+        chosen = [case for case in file.tests if only is None or only in case.name]
+        return FileReport(str(path), tuple(_played(file.flow, case, seed) for case in chosen))
+    except (FlowError, OSError) as error:
+        return FileReport(str(path), mistakes=(str(error),))
+
+
+def _played(flow: Flow[Any], case: Case, seed: int | None) -> Verdict:
+    return judge(play(flow, case, seed=seed))
+
+
+def _publish(reports: Sequence[FileReport], options: argparse.Namespace) -> None:
+    write: Callable[..., str] = FORMATS[options.format]
+    text = write(reports, trace=options.trace)
+    if options.output is None:
+        _put(text)
+        return
+    options.output.write_bytes(_bytes(text))
+    _put(as_text(reports))
+
+
+def _put(text: str) -> None:
+    """Write to standard output, in UTF-8 whatever the terminal says."""
+    sys.stdout.buffer.write(_bytes(text))
+    sys.stdout.flush()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")  # half a surrogate pair may be in a value
+
+
+def _complain(sentence: str) -> None:
+    sys.stderr.write(f"penstock test: {sentence}\n")
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"has to be a whole number from 0 on, got {text!r}")
+    return int(text)

@@ -1,0 +1,120 @@
+"""Judges a test that was played: what is not as expected, and what may never be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from penstock.element import Outcome
+from penstock.files.trials import items
+from penstock.files.trials.compare import differences
+from penstock.files.trials.play import Played
+from penstock.files.trials.rules import alike, described
+from penstock.files.trials.traces import at, shown
+
+CLOSE = 1e-6
+"""Seconds by which times may differ and still be the same: summaries round to that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What is not as expected, in one line or in several."""
+
+    what: str
+    """The name of the expectation, or of what is broken: `failed`, `calls`, `run`."""
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join((f"{self.what}: {self.lines[0]}", *self.lines[1:]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdict:
+    """A test that was played, and what was found."""
+
+    played: Played
+    differences: tuple[Difference, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything was as expected."""
+        return not self.differences
+
+
+def judge(played: Played) -> Verdict:
+    """Compare what came of a test with what it expects, and with what holds for every run."""
+    found = (
+        *(Difference(what, lines) for what, lines in _lists(played) if lines),
+        *(Difference(what, (line,)) for what, line in (*_numbers(played), *_times(played), *_laws(played))),
+    )
+    return Verdict(played, found)
+
+
+def _lists(played: Played) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Which items came."""
+    expected = played.case.expected
+    for what, wanted, came in (
+        ("ok", expected.ok, items.results(played, ok=True)),
+        ("failed", expected.failed, items.results(played, ok=False)),
+        ("filtered", expected.filtered, items.elements(played, Outcome.FILTERED)),
+        ("cancelled", expected.cancelled, items.elements(played, Outcome.CANCELLED)),
+        ("dead_letters", expected.dead_letters, items.letters(played)),
+    ):
+        if wanted is not None:
+            yield what, differences(wanted, came)
+    for outlet, wanted in expected.delivered.items():
+        yield f"delivered to {outlet}", differences(wanted, items.delivered(played, outlet))
+    if expected.order is not None:
+        order = items.order(played)
+        if not alike(expected.order, order):
+            yield "order", (f"expected {shown(expected.order)}", f"     got {shown(order)}")
+
+
+def _numbers(played: Played) -> Iterator[tuple[str, str]]:
+    """How many there were."""
+    expected, summary = played.case.expected, played.summary
+    if expected.received is not None and expected.received != summary.received:
+        yield "received", f"expected {expected.received}, got {summary.received}"
+    for what, wanted, came in (
+        ("calls", expected.calls, played.calls),
+        ("at_once", expected.at_once, played.at_once),
+    ):
+        for name, bounds in wanted.items():
+            if not bounds.holds(came[name]):
+                yield what, f"of {name} expected {bounds}, got {came[name]}"
+    if expected.in_flight is not None and not expected.in_flight.holds(played.in_flight):
+        yield "in_flight", f"expected {expected.in_flight}, got {played.in_flight}"
+
+
+def _times(played: Played) -> Iterator[tuple[str, str]]:
+    """How it ended, and when."""
+    expected, summary = played.case.expected, played.summary
+    reason = summary.reason if summary.error is None else f"{summary.reason}: {summary.error}"
+    if expected.reason is not None and expected.reason != summary.reason:
+        yield "reason", f"expected {expected.reason}, got {reason}"
+    if expected.reason is None and summary.error is not None:
+        yield "run", f"broke: {summary.error}"
+    if expected.seconds is not None and abs(summary.seconds - expected.seconds) > CLOSE:
+        yield "seconds", f"expected {at(expected.seconds)}, got {at(summary.seconds)}"
+    if expected.within is not None and summary.seconds > expected.within + CLOSE:
+        yield "within", f"expected at most {at(expected.within)}, got {at(summary.seconds)}"
+
+
+def _laws(played: Played) -> Iterator[tuple[str, str]]:
+    """What holds whatever is expected: nothing is lost or left, letters and failures agree, what is written comes."""
+    summary = played.summary
+    settled = summary.ok + summary.failed + summary.filtered + summary.cancelled
+    if summary.received != settled:
+        yield "run", f"received {summary.received}, but settled {settled}"
+    failed = {item.facts["seq"] for item in items.results(played, ok=False)}
+    kept = {letter.seq for letter in played.letters}
+    if len(played.letters) != summary.failed or kept != failed:
+        yield "run", f"{summary.failed} failed, but {len(played.letters)} dead letters are kept"
+    for trouble in played.troubles:
+        yield "run", trouble
+    for name, part in played.unused:
+        place = f"{part.rule.place}: " if part.rule.place else ""
+        calls = played.calls[name]
+        yield "when", f"{place}the rule of {name} ({described(part.rule)}) decided none of its {calls} calls"
+    for event in played.missed:
+        yield "events", f"{event}: the run was over before, after {at(summary.seconds)}"

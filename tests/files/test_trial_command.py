@@ -1,0 +1,200 @@
+"""`penstock test`: what it prints, in three formats, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from files.trying import ORDERS
+from penstock import Flow
+from penstock.environment import filled
+from penstock.files.document import read_document
+from penstock.files.mistakes import Mistakes
+from penstock.files.trials import CASES, Case, cases_of
+from penstock.files.trials.command import Unset, command, flow_file
+from penstock.services.web import HttpCall
+
+GOOD = "[{name: all is well, given: {generate: 2}, expect: {ok: [1, 2], seconds: 150ms}}]"
+BAD = "[{name: all is well, given: {generate: 1}, expect: {ok: 1}}, {name: not so well, given: [], expect: {ok: 1}}]"
+
+
+@dataclass
+class Loaded:
+    """A file that was read: the orders, with the tests that it holds."""
+
+    tests: tuple[Case, ...]
+    flow: Flow[Any] = ORDERS
+
+
+def load(path: Path, *, environment: Mapping[str, str]) -> Loaded:
+    """Reads a file that holds nothing but tests."""
+    mistakes = Mistakes()
+    read = CASES.read(read_document(path.read_text(), path.name), mistakes)
+    tests = cases_of(read, mistakes, ORDERS)
+    mistakes.check()
+    return Loaded(tests)
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, text: str) -> str:
+        Path(name).write_text(text)
+        return name
+
+    return write
+
+
+def test_a_line_for_each_test_and_one_that_sums_up(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command([write("good.yaml", GOOD)], load) == 0
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first == "good.yaml"
+    assert second.startswith("  ✓ all is well (0.15 s, really ")
+    assert last.startswith("1 passed in 0.0")
+    assert last.endswith(" s (0.15 s of virtual time)")
+
+
+def test_what_is_not_as_expected_stands_below_its_test(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command([write("bad.yaml", BAD)], load) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("  ✗ not so well (0 s, really ")
+    assert lines[3:6] == ["      at bad.yaml:1:62", "      ok: expected 1, got 0", "      seed 0"]
+    assert lines[6].startswith("1 passed, 1 failed in ")
+
+
+def test_a_file_with_mistakes_does_not_keep_others_from_being_played(write: Any, capsys: Any) -> None:
+    wrong = write("wrong.yaml", "[{name: a, given: [], expect: {}}]")
+    assert command([wrong, write("good.yaml", GOOD)], load) == 2
+    said = capsys.readouterr()
+    assert "  ! wrong.yaml:1:31: nothing is expected, " in said.out
+    assert "1 passed, 1 file with mistakes in " in said.out
+    assert said.err == ""
+
+
+def test_people_are_told_of_mistakes_also_where_programs_read_the_report(write: Any, capsys: Any) -> None:
+    wrong = write("wrong.yaml", "[{name: a, given: [], expect: {}}]")
+    assert command([wrong, "--format", "json"], load) == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out)["mistakes"] == 1
+    assert said.err.startswith("penstock test: wrong.yaml:1:31: nothing is expected")
+
+
+def test_a_file_that_is_not_there_is_a_mistake(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["nowhere.yaml"], load) == 2
+    assert "nowhere.yaml" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "none.yaml: no tests: give the file a list `tests:`"),
+        (["--only", "x"], "none.yaml: no test whose name has 'x' in it"),
+    ],
+)
+def test_nothing_to_play_is_no_success(write: Any, capsys: Any, flags: list[str], said: str) -> None:
+    assert command([write("none.yaml", "[]"), *flags], load) == 2
+    assert capsys.readouterr().err == f"penstock test: {said}\n"
+
+
+def test_only_some_tests_are_played(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command([write("bad.yaml", BAD), "--only", "all is"], load) == 0
+    assert "not so well" not in capsys.readouterr().out
+
+
+def test_the_trace_tells_what_happened_and_when(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[{name: a, given: {generate: 3}, when: {inventory: {raises: no}}, expect: {failed: 3}}]"
+    assert command([write("a.yaml", text), "--only", "a", "--trace"], load) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "               0 s  inventory: raised Scripted for 2: no" in lines
+    assert "             0.1 s  dead letters: stored 1, 2, 3" in lines
+    assert "             0.1 s  the end: completed" in lines
+
+
+def test_another_seed_can_be_asked_for(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command([write("bad.yaml", BAD), "--seed", "77"], load) == 1
+    assert "      seed 77" in capsys.readouterr().out.splitlines()
+
+
+def test_json_tells_all(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command([write("bad.yaml", BAD), "--format", "json", "--trace"], load) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["tests"], document["failed"], document["mistakes"]) == (2, 1, 0)
+    good, bad = document["files"][0]["tests"]
+    assert (good["ok"], good["seconds"], good["calls"]) == (True, 0.15, {"pricing": 1, "inventory": 1})
+    assert good["summary"]["received"] == 1
+    assert good["trace"][0] == {"at": 0.0, "what": "came in: 1"}
+    assert bad["differences"] == [{"what": "ok", "lines": ["expected 1, got 0"]}]
+
+
+def test_junit_goes_to_a_file_and_text_to_people(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = write("wrong.yaml", "[{name: a, given: [], expect: {}}]")
+    assert command([write("bad.yaml", BAD), wrong, "--format", "junit", "--output", "report.xml"], load) == 2
+    assert "✗ not so well" in capsys.readouterr().out
+    root = ElementTree.parse("report.xml").getroot()
+    assert (root.tag, root.get("tests"), root.get("failures"), root.get("errors")) == ("testsuites", "3", "1", "1")
+    first, second = root
+    assert (first.tag, first.get("name"), first.get("tests"), first.get("skipped")) == (
+        "testsuite",
+        "bad.yaml",
+        "2",
+        "0",
+    )
+    good, bad = first
+    assert (good.tag, good.get("name"), good.get("classname"), good.get("line")) == (
+        "testcase",
+        "all is well",
+        "bad.yaml",
+        "1",
+    )
+    assert good.get("file") == "bad.yaml"
+    assert float(good.get("time", "")) > 0
+    (failure,) = bad
+    assert (failure.tag, failure.get("message"), failure.get("type")) == ("failure", "ok: expected 1, got 0", "ok")
+    assert failure.text == "ok: expected 1, got 0\nseed 0"
+    (error,) = second[0]
+    assert error.tag == "error"
+    assert error.get("message", "").startswith("wrong.yaml:1:31: nothing is expected")
+
+
+def test_junit_holds_whatever_stands_in_names_and_values(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    name = '<a> & "b" \x00\x1b\ufffe'
+    given = '{"note": "\x01 ]]> é \ud800"}'
+    test = {"name": name, "given": [given, "\x02"], "expect": {"ok": []}, "when": {"pricing": {"answers": 1}}}
+    path = write("odd.json", json.dumps([test]))
+    assert command([path, "--format", "junit", "--trace"], load) == 1
+    root = ElementTree.fromstring(capsys.readouterr().out.encode())
+    assert root[0][0].get("name") == '<a> & "b" \ufffd\ufffd\ufffd'
+
+
+def test_variables_that_are_not_set_stop_no_test() -> None:
+    environment = Unset({"HOST": "here", "EMPTY": ""})
+    assert filled("${HOST}/${KEY}/${KEY:-a}/${EMPTY:-b}", environment) == "here/http://unset/a/b"
+    assert dict(environment) == {"HOST": "here", "EMPTY": "http://unset"}
+    assert len(environment) == 2
+    for url in ("${BASE}/{id}", "https://${NAME}/{id}", "http://host:${PORT}/", "${SCHEME}://host"):
+        assert HttpCall("s", url, environment=environment).address
+
+
+def test_tests_beside_a_flow_file_belong_to_it() -> None:
+    assert flow_file(Path("a/orders.test.yaml")) == Path("a/orders.yaml")
+    assert flow_file(Path("orders.yaml")) == Path("orders.yaml")
+
+
+def test_a_file_is_played_once_though_its_tests_are_named_too(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write("good.yaml", GOOD)
+    assert command([path, "good.test.yaml"], load) == 0
+    assert capsys.readouterr().out.count("✓") == 1
+
+
+@pytest.mark.parametrize("flags", [["--seed", "-1"], ["--format", "tap"]])
+def test_wrong_usage_is_refused(flags: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command(["a.yaml", *flags], load)
+    assert caught.value.code == 2
