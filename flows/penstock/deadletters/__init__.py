@@ -1,6 +1,6 @@
 """Where failed elements wait: dead letters, and the stores that keep them."""
 
-from penstock.deadletters.letter import Letter, as_document, as_json, new_id, now
+from penstock.deadletters.letter import Letter, as_document, as_json, new_id, new_ids, now
 from penstock.deadletters.memory import MemoryStore
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Page, Store
 from penstock.deadletters.stores import Stores, check_store, make_store
@@ -19,5 +19,6 @@ __all__ = [
     "check_store",
     "make_store",
     "new_id",
+    "new_ids",
     "now",
 ]

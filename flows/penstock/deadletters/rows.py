@@ -17,6 +17,12 @@ COLUMNS = Letter.__struct_fields__
 
 STATE = COLUMNS.index("state")
 
+OPTIONAL = ("part", "key", "cause", "found")
+"""The columns that may hold nothing."""
+
+NOTHING = -0.5
+"""Stands for None in a row, on its way to the database; none of those columns has a value like it."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -26,29 +32,40 @@ def rows_of(letters: Sequence[Letter]) -> list[Row]:
 
     What is no text or no JSON is kept as something that is: a letter that cannot be stored would hold up its
     run for ever. Lone surrogates in the error's texts become escapes, foreign objects in `found` their `repr`.
+
+    The driver looks for an adapter whenever it is given None or `bytes` (CPython 3.11), which costs 0.25 and 0.5 µs
+    each, half of all that it does for a row. Hence `NOTHING` and `bytearray`.
     """
-    return [
-        (
-            letter.id,
-            letter.flow,
-            letter.run,
-            letter.seq,
-            letter.part,
-            _json(letter.key),
-            letter.step,
-            letter.type,
-            _text(letter.message),
-            letter.attempts,
-            letter.cause and _text(letter.cause),
-            letter.input,
-            letter.input_size,
-            _json(letter.found),
-            letter.state,
-            microseconds(letter.started_at),
-            microseconds(letter.failed_at),
+    rows: list[Row] = []
+    started_at = failed_at = None
+    started = failed = 0
+    for letter in letters:
+        if letter.started_at is not started_at:  # one run has one, and letters that were written together the other
+            started_at, started = letter.started_at, microseconds(letter.started_at)
+        if letter.failed_at is not failed_at:
+            failed_at, failed = letter.failed_at, microseconds(letter.failed_at)
+        rows.append(
+            (
+                letter.id,
+                letter.flow,
+                letter.run,
+                letter.seq,
+                letter.step,
+                letter.type,
+                _text(letter.message),
+                bytearray(letter.input),
+                letter.input_size,
+                started,
+                failed,
+                NOTHING if letter.part is None else letter.part,
+                NOTHING if letter.key is None else _json(letter.key),
+                letter.attempts,
+                NOTHING if letter.cause is None else _text(letter.cause),
+                NOTHING if letter.found is None else _json(letter.found),
+                letter.state,
+            )
         )
-        for letter in letters
-    ]
+    return rows
 
 
 def letter_of(row: Sequence[Any]) -> Letter:
@@ -67,8 +84,8 @@ def microseconds(time: datetime) -> int:
     return (time - _EPOCH) // _MICROSECOND
 
 
-def _json(value: Any) -> str | None:
-    return None if value is None else as_json(value).decode()
+def _json(value: Any) -> str:
+    return as_json(value).decode()
 
 
 def _text(text: str) -> str:

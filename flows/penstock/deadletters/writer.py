@@ -11,7 +11,7 @@ from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 
-from penstock.deadletters.rows import COLUMNS, STATE, Row
+from penstock.deadletters.rows import COLUMNS, NOTHING, OPTIONAL, STATE, Row
 from penstock.deadletters.schema import prepare
 
 GROUP = 512
@@ -151,5 +151,5 @@ class Writer:
 
 @cache
 def _insert_of(size: int) -> str:
-    row = f"({','.join('?' * len(COLUMNS))})"
+    row = f"({','.join(f'nullif(?,{NOTHING})' if column in OPTIONAL else '?' for column in COLUMNS)})"
     return f"INSERT INTO letters ({','.join(COLUMNS)}) VALUES {','.join([row] * size)} ON CONFLICT (id) DO NOTHING"  # noqa: S608 - no input
