@@ -70,10 +70,13 @@ def dead_letter(
 
 @dataclass(slots=True, eq=False)
 class Mail:
-    """Failed elements that go to the store together, and those letters of theirs that are new."""
+    """Failed elements that go to the store together; the new letters, and the elements that these tell of."""
 
     elements: list[Element[Any]] = field(default_factory=list[Element[Any]])
+    told: list[Element[Any]] = field(default_factory=list[Element[Any]])
     letters: list[Letter] = field(default_factory=list[Letter])
+    parts: bool = False
+    """Whether some of the elements are parts, which may share a letter."""
 
 
 class PostOffice:
@@ -100,8 +103,8 @@ class PostOffice:
         self._scope = scope
         self._chance = chance or CHANCE
         self._mails: deque[Mail] = deque()
-        self._ids: dict[int, str] = {}
-        """The letters that are written and not durable yet, by the `id()` of the root that each tells of."""
+        self._pending: set[int] = set()
+        """The `id()` of roots whose letter was written for one of their parts, and is not durable yet."""
         self._task: asyncio.Task[None] | None = None
         self._ended = False
 
@@ -111,7 +114,11 @@ class PostOffice:
             self._mails.append(Mail())
         mail = self._mails[-1]
         mail.elements += elements
-        mail.letters += self._written(elements)
+        if any([element.parent for element in elements]):
+            mail.parts = True
+            elements = self._firsts(elements)
+        mail.told += elements
+        mail.letters += self._write(elements)
         if self._task is None:
             self._task = self._scope.spawn(self._run(), "dead letters")
 
@@ -121,17 +128,15 @@ class PostOffice:
         if self._task is None:
             self._observer.on_completed()
 
-    def _written(self, elements: list[Element[Any]]) -> list[Letter]:
-        """New letters for those elements that have none and share none."""
-        fresh: dict[int, Element[Any]] = {}
+    def _firsts(self, elements: list[Element[Any]]) -> list[Element[Any]]:
+        """The elements whose root has no letter yet, one for each root."""
+        firsts: list[Element[Any]] = []
         for element in elements:
-            root = element if element.parent is None else element.root
-            if root.letter is None and id(root) not in self._ids:
-                fresh.setdefault(id(root), element)
-        letters = self._write(list(fresh.values()))
-        for place, letter in zip(fresh, letters, strict=True):
-            self._ids[place] = letter.id
-        return letters
+            root = element.root
+            if root.letter is None and id(root) not in self._pending:
+                self._pending.add(id(root))
+                firsts.append(element)
+        return firsts
 
     async def _run(self) -> None:
         while self._mails:
@@ -175,9 +180,9 @@ class PostOffice:
             self._note(mail)
 
     def _note(self, mail: Mail) -> None:
-        ledger, ids = self._scope.ledger, self._ids
-        for element in mail.elements:
-            root = element if element.parent is None else element.root
-            letter = ids.pop(id(root), None) or root.letter
-            assert letter is not None
-            ledger.store(element, letter)
+        self._scope.ledger.store(mail.told, [letter.id for letter in mail.letters])
+        if mail.parts:
+            for element in mail.elements:
+                root = element.root
+                element.letter = root.letter
+                self._pending.discard(id(root))
