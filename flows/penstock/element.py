@@ -37,7 +37,7 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Failure(Struct, frozen=True):
+class Failure(Struct, frozen=True, gc=False):
     """Why an element failed: at which step, by which error, after how many attempts."""
 
     step: str
