@@ -190,9 +190,9 @@ class Gathering:
         good = [element.outcome is None for element in elements]
         if not all(good):
             lost = [not one for one in good]
-            answers = zip(*(compress(column, lost) for column in columns), strict=True)
-            for element, found in zip(compress(elements, lost), answers, strict=True):
-                self._merge_answers(element, found)
+            rows = zip(*(compress(column, lost) for column in columns), strict=True)
+            for element, answers in zip(compress(elements, lost), rows, strict=True):
+                self._merge_answers(element, answers)
             elements = list(compress(elements, good))
             columns = [list(compress(column, good)) for column in columns]
         values: list[Any] = [element.value for element in elements]
