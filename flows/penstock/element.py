@@ -10,7 +10,7 @@ Settling is the one exit: exactly once for every element, and its credit returns
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -37,7 +37,7 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Failure(Struct, frozen=True):
+class Failure(Struct, frozen=True, gc=False):
     """Why an element failed: at which step, by which error, after how many attempts."""
 
     step: str
@@ -252,18 +252,15 @@ class Ledger:
         self.dropped += count
         self.settled[Outcome.FILTERED] += count
 
-    def store(self, element: Element[Any], letter: str) -> None:
-        """Note that a failed element has a durable letter: from now on it counts as failed, come what may.
+    def store(self, elements: Sequence[Element[Any]], letters: Sequence[str]) -> None:
+        """Note that failed elements have durable letters: from now on they count as failed, come what may.
 
-        Parts share the letter of the element that they are parts of.
+        The letter of a part is that of the element that it is a part of.
         """
-        root = element if element.parent is None else element.root
-        if root.letter is None:
-            root.letter = letter
-            self._lettered += 1
-            if element.failure is not None:
-                self.letters[element.failure.step] += 1
-        element.letter = root.letter
+        for element, letter in zip(elements, letters, strict=True):
+            (element if element.parent is None else element.root).letter = letter
+        self._lettered += len(elements)
+        self.letters.update([element.failure.step for element in elements if element.failure is not None])
 
     def close(self) -> None:
         """End the accounts: what is still open is cancelled, save what already has a durable letter."""

@@ -73,6 +73,8 @@ class Scope(AsyncIOScheduler):
         """True when the source is to stop, or has."""
         self.draining = False
         """True when the source was stopped before its end."""
+        self.over: asyncio.Future[None] = self.loop.create_future()
+        """Done when the sink has finished, or the run was aborted."""
         self.source_error: RunError | None = None
         """Why the source broke, if it did."""
         self._on_fault = on_fault
@@ -157,6 +159,11 @@ class Scope(AsyncIOScheduler):
             for call in self._drain_calls:
                 call()
 
+    def hear_out(self) -> None:
+        """Take note now of tasks that ended in this turn of the event loop; it would tell of them in the next one."""
+        for task in [task for task in self._tasks if task.done()]:
+            self._ended(task)
+
     async def aclose(self) -> list[str]:
         """Cancel what is left of the run and wait for its end; returns the names of tasks that refuse to end."""
         self._closing = True
@@ -180,7 +187,9 @@ class Scope(AsyncIOScheduler):
         self._on_fault = _pass_over
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        if task not in self._tasks:
+            return
+        self._tasks.remove(task)
         if task.cancelled():
             if not self._closing:  # by whatever it awaited; nobody else would end the run
                 self.fault(Cancelled(task.get_name()))

@@ -219,6 +219,20 @@ def test_a_sink_that_raises_fails_the_run() -> None:
     assert quiet(main()).error == "'bug'"
 
 
+def test_a_sink_that_raises_after_its_last_word_fails_the_run() -> None:
+    """A bug is loud even where the sink had said already that all is done."""
+
+    class Hasty(Discard):
+        def on_completed(self) -> None:
+            self.finish()
+            raise KeyError("bug")
+
+    async def main() -> Summary:
+        return await Flow("f").start(from_iterable([1]), Hasty()).finished
+
+    assert quiet(main()).error == "'bug'"
+
+
 def test_a_sink_that_loses_elements_is_found_out() -> None:
     """A sink that ends without settling makes the run fail, with the number of elements."""
 

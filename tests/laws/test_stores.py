@@ -4,12 +4,13 @@ import asyncio
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from tempfile import TemporaryDirectory
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock.deadletters import Filter, Letter, MemoryStore, make_store, new_id, now
+from penstock.deadletters import Filter, Letter, MemoryStore, make_store, new_id, new_ids, now
 from penstock.errors import StoreError
 
 NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)  # before all ids that are made here, as with letters of runs
@@ -192,6 +193,14 @@ async def test_since_and_until_may_be_any_time(store, year):
 
     assert len(await walk(store, Filter(since=time))) == (year < 2020)
     assert len(await walk(store, Filter(until=time))) == (year >= 2020)
+
+
+def test_ids_grow_and_are_uuids_of_version_7():
+    """However many are made in one millisecond: more than the digits that are counted up have room for."""
+    ids = [new_id(), *new_ids(200_000), new_id()]
+
+    assert ids == sorted(set(ids))
+    assert {(UUID(id).version, str(UUID(id)) == id) for id in ids} == {(7, True)}
 
 
 async def test_since_finds_letters_of_its_own_moment(store):

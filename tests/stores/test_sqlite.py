@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.dialects.sqlite import dialect
 
 from penstock.deadletters import Filter, Letter, make_store, new_id, now
-from penstock.deadletters.rows import COLUMNS, rows_of
+from penstock.deadletters.rows import COLUMNS, NOTHING, values_of
 from penstock.deadletters.schema import MIGRATIONS
 from penstock.deadletters.sqlite import CLOCK_SLACK, SqliteStore, page_query
 from penstock.deadletters.troubles import trouble
@@ -200,7 +200,7 @@ async def test_letters_of_before_there_were_revisions_are_kept(url):
         database.execute("CREATE TABLE letters_schema (version INTEGER NOT NULL PRIMARY KEY, applied_at TEXT)")
         database.execute("INSERT INTO letters_schema VALUES (1, '')")
         old = letter()
-        row = rows_of([old])[0]
+        row = [None if value == NOTHING else value for value in values_of([old])]
         names = [name for name in COLUMNS if name != "revision"]
         values = [value for name, value in zip(COLUMNS, row, strict=True) if name != "revision"]
         marks = ",".join("?" * len(names))

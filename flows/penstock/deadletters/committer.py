@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from penstock.deadletters.rows import Row
+from penstock.deadletters.rows import WIDTH, Values
 from penstock.deadletters.writer import GROUP, Writer
 from penstock.errors import StoreError
 
@@ -18,7 +18,7 @@ from penstock.errors import StoreError
 class Wish:
     """The rows of one caller, and the future that it waits for."""
 
-    rows: list[Row]
+    values: Values
     done: asyncio.Future[None]
 
 
@@ -45,12 +45,12 @@ class Committer:
         self._thread = ThreadPoolExecutor(1, "dead letters")
         await self._loop.run_in_executor(self._thread, lambda: self._writer.open(url, create=create))
 
-    def store(self, rows: list[Row]) -> asyncio.Future[None]:
+    def store(self, values: Values) -> asyncio.Future[None]:
         """Store rows, all or none. The commit goes on when the caller is cancelled."""
         assert self._loop is not None
         done = self._loop.create_future()
-        if rows:
-            self._wishes.append(Wish(rows, done))
+        if values:
+            self._wishes.append(Wish(values, done))
             self._begin()
         else:
             done.set_result(None)
@@ -88,8 +88,8 @@ class Committer:
     def _next_group(self) -> list[Wish]:
         group: list[Wish] = []
         size = 0
-        while self._wishes and (not group or size + len(self._wishes[0].rows) <= GROUP):
-            size += len(self._wishes[0].rows)
+        while self._wishes and (not group or size + len(self._wishes[0].values) <= GROUP * WIDTH):
+            size += len(self._wishes[0].values)
             group.append(self._wishes.popleft())
         return group
 
@@ -97,7 +97,7 @@ class Committer:
         """In the thread: look, write, and tell the event loop."""
         if look_again:
             self._writer.refresh()
-        errors = self._writer.write([wish.rows for wish in group]) if group else []
+        errors = self._writer.write([wish.values for wish in group]) if group else []
         with contextlib.suppress(RuntimeError):  # the event loop was closed, and with it whoever waited
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._end, group, errors)

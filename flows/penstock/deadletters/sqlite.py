@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from penstock.deadletters.committer import Committer
 from penstock.deadletters.letter import Letter, id_at
-from penstock.deadletters.rows import letter_of, microseconds, rows_of
+from penstock.deadletters.rows import letter_of, microseconds, values_of
 from penstock.deadletters.schema import LETTERS
 from penstock.deadletters.store import PAGE, Filter, Page
 from penstock.deadletters.troubles import trouble
@@ -102,10 +102,10 @@ class SqliteStore:
         """Store letters in one durable commit, together with those of other callers."""
         self._refuse_when_closed()
         try:
-            rows = rows_of(letters)
+            values = values_of(letters)
         except Exception as error:
             raise StoreError(f"a letter cannot be written as a row: {describe(error)}") from error
-        return self._committer.store(rows)
+        return self._committer.store(values)
 
     async def get(self, id: str) -> Letter | None:
         """One letter, or None."""

@@ -8,10 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
-from operator import itemgetter
 from pathlib import Path
 
-from penstock.deadletters.rows import COLUMNS, STATE, Row
+from penstock.deadletters.rows import COLUMNS, NOTHING, OPTIONAL, STATE, WIDTH, Values
 from penstock.deadletters.schema import prepare
 
 GROUP = 512
@@ -61,16 +60,16 @@ class Writer:
             self._database = None
             raise
 
-    def write(self, calls: Sequence[list[Row]]) -> list[Exception | None]:
+    def write(self, calls: Sequence[Values]) -> list[Exception | None]:
         """Store the rows of several callers together; returns what each has to be told: None, or why it failed.
 
         The rows of one caller are stored all or none.
         """
-        error = self._commit(list(chain.from_iterable(calls)))
+        error = self._commit(calls[0] if len(calls) == 1 else list(chain.from_iterable(calls)))
         # A disk or a lock fails all alike; anything else may be the fault of one caller's letters.
         if error is None or len(calls) == 1 or isinstance(error, sqlite3.OperationalError):
             return [error] * len(calls)
-        return [self._commit(rows) for rows in calls]
+        return [self._commit(values) for values in calls]
 
     def refresh(self) -> None:
         """Count again if another process has changed the database."""
@@ -91,10 +90,10 @@ class Writer:
             self._database.close()
             self._database = None
 
-    def _commit(self, rows: list[Row]) -> Exception | None:
+    def _commit(self, values: Values) -> Exception | None:
         begun = time.perf_counter()
         try:
-            stored = self._insert(rows)
+            stored = self._insert(values)
         except Exception as error:
             self.failures += 1
             return error
@@ -102,35 +101,36 @@ class Writer:
             self.seconds += time.perf_counter() - begun
         self.commits += 1
         self.stored += stored
-        self._count(rows, stored)
+        self._count(values[STATE::WIDTH], stored)
         return None
 
-    def _insert(self, rows: list[Row]) -> int:
-        if len(rows) <= GROUP:
-            return self._insert_group(rows)
+    def _insert(self, values: Values) -> int:
+        most = GROUP * WIDTH
+        if len(values) <= most:
+            return self._insert_group(values)
         database = self._opened()
         database.execute("BEGIN IMMEDIATE")
         try:
-            stored = sum(self._insert_group(rows[start : start + GROUP]) for start in range(0, len(rows), GROUP))
+            stored = sum(self._insert_group(values[start : start + most]) for start in range(0, len(values), most))
             database.execute("COMMIT")
         finally:
             if database.in_transaction:
                 database.execute("ROLLBACK")
         return stored
 
-    def _insert_group(self, rows: list[Row]) -> int:
-        size = len(rows) if len(rows) <= 4 else -(-len(rows) // 32) * 32
-        values = list(chain.from_iterable(rows))
+    def _insert_group(self, values: Values) -> int:
+        count = len(values) // WIDTH
+        size = count if count <= 4 else -(-count // 32) * 32
         # Few sizes, so that SQLite keeps their statements ready; the last row again does nothing.
-        values += rows[-1] * (size - len(rows))
-        return self._opened().execute(_insert_of(size), values).rowcount
+        padded = values + values[-WIDTH:] * (size - count)
+        return self._opened().execute(_insert_of(size), padded).rowcount
 
-    def _count(self, rows: list[Row], stored: int) -> None:
-        states = Counter(map(itemgetter(STATE), rows))
-        if stored == len(rows):
-            self.counts = self.counts + states
-        elif len(states) == 1:
-            self.counts = self.counts + Counter({rows[0][STATE]: stored})
+    def _count(self, states: list[str], stored: int) -> None:
+        counted = Counter(states)
+        if stored == len(states):
+            self.counts = self.counts + counted
+        elif len(counted) == 1:
+            self.counts = self.counts + Counter({states[0]: stored})
         else:
             self._seen = None
             self.refresh()
@@ -151,5 +151,5 @@ class Writer:
 
 @cache
 def _insert_of(size: int) -> str:
-    row = f"({','.join('?' * len(COLUMNS))})"
+    row = f"({','.join(f'nullif(?,{NOTHING})' if column in OPTIONAL else '?' for column in COLUMNS)})"
     return f"INSERT INTO letters ({','.join(COLUMNS)}) VALUES {','.join([row] * size)} ON CONFLICT (id) DO NOTHING"  # noqa: S608 - no input

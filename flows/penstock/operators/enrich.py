@@ -189,9 +189,10 @@ class Gathering:
         """
         good = [element.outcome is None for element in elements]
         if not all(good):
-            for element, answers in zip(elements, zip(*columns, strict=True), strict=True):
-                if element.outcome is not None:
-                    self._merge_answers(element, answers)
+            lost = [not one for one in good]
+            rows = zip(*(compress(column, lost) for column in columns), strict=True)
+            for element, answers in zip(compress(elements, lost), rows, strict=True):
+                self._merge_answers(element, answers)
             elements = list(compress(elements, good))
             columns = [list(compress(column, good)) for column in columns]
         values: list[Any] = [element.value for element in elements]
@@ -210,7 +211,8 @@ class Gathering:
         """Merge the answers of all services for one element."""
         names, before = self._names, element.value
         if element.outcome is not None:
-            element.found = (element.found or {}) | _found(names, answers)
+            found = {name: answer for name, answer in zip(names, answers, strict=False) if type(answer) is not Failed}
+            element.found = found if element.found is None else element.found | found
             return
         try:
             element.value = (self._merge or merged)(before, dict(zip(names, answers, strict=False)))
@@ -226,11 +228,6 @@ class Gathering:
     def _complete(self) -> None:
         if self._ended and not self._open:
             self._observer.on_completed()
-
-
-def _found(names: Sequence[str], answers: Sequence[Any]) -> dict[str, Any]:
-    """What the services that did answer found."""
-    return {name: answer for name, answer in zip(names, answers, strict=False) if type(answer) is not Failed}
 
 
 def merged(value: Any, answers: dict[str, Any]) -> Any:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from reactivex import Observable, abc
-from reactivex.disposable import RefCountDisposable, SingleAssignmentDisposable
+from reactivex.disposable import Disposable
 
 from penstock.element import Element, Outcome
 from penstock.operators.stream import Stream
@@ -38,8 +38,8 @@ class Fork:
     def __init__(self, source: Observable[list[Element[Any]]]) -> None:
         self._source = source
         self._outputs: dict[int, abc.ObserverBase[list[Element[Any]]]] = {}
-        self._input = SingleAssignmentDisposable()
-        self._shared = RefCountDisposable(self._input)
+        self._input: abc.DisposableBase | None = None
+        self._left = 0
 
     def subscribe(
         self, branch: int, observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
@@ -48,13 +48,9 @@ class Fork:
         if branch in self._outputs:
             raise RuntimeError("a branch of route takes one subscriber")
         self._outputs[branch] = observer
-        share = self._shared.disposable
         if len(self._outputs) == 3:
-            self._shared.dispose()  # from now on the input lives as long as one of its branches
-            self._input.disposable = self._source.subscribe(
-                self.on_next, self.on_error, self.on_completed, scheduler=scheduler
-            )
-        return share
+            self._input = self._source.subscribe(self.on_next, self.on_error, self.on_completed, scheduler=scheduler)
+        return Disposable(self._leave)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Give each element to its branch; the usual case, all of them good, copies nothing."""
@@ -72,6 +68,12 @@ class Fork:
         for branch, part in enumerate(parts):
             if part:
                 self._outputs[branch].on_next(part)
+
+    def _leave(self) -> None:
+        """One branch is no longer wanted; the input lives as long as one is."""
+        self._left += 1
+        if self._left == 3 and self._input is not None:
+            self._input.dispose()
 
     def on_error(self, error: Exception) -> None:
         """The flow broke: all branches end."""

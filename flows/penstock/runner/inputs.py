@@ -93,7 +93,7 @@ async def give_out_known(intake: Intake[bytes], line: bytes, letter: Letter) -> 
         element.key = letter.key
         element.outcome = Outcome.FAILED
         element.failure = Failure(letter.step, letter.type, letter.message, letter.attempts, letter.cause)
-    intake.ledger.store(element, letter.id)
+    intake.ledger.store([element], [letter.id])
     intake.give_out([element])
 
 

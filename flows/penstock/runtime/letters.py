@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.deadletters import Letter, new_id, now
+from penstock.deadletters import Letter, new_ids, now
 from penstock.element import Element, Failure
 from penstock.sinks import shown_key
 
@@ -20,29 +20,33 @@ def write_letters(
     """The letters of elements that failed together."""
     failed_at = now()
     letters: list[Letter] = []
-    for element in elements:
+    for id, element in zip(new_ids(len(elements)), elements, strict=True):
         failure = element.failure or UNKNOWN
         original = element.input if element.parent is None else element.root.input
         raw = original if isinstance(original, bytes) else _as_json(original)
+        size = len(raw)
+        if type(raw) is not bytes:
+            raw, size = bytes(raw), getattr(original, "length", size)
         letters.append(
             Letter(
-                id=new_id(),
-                flow=flow,
-                run=run,
-                seq=element.seq,
-                part=element.part,
-                key=shown_key(element.key),
-                step=failure.step,
-                type=failure.type,
-                message=failure.message,
-                attempts=failure.attempts,
-                cause=failure.cause,
-                input=raw if type(raw) is bytes else bytes(raw),
-                input_size=len(raw) if type(raw) is bytes else getattr(original, "length", len(raw)),
-                found=element.found,
-                started_at=started_at,
-                failed_at=failed_at,
-                revision=revision,
+                id,
+                flow,
+                run,
+                element.seq,
+                failure.step,
+                failure.type,
+                failure.message,
+                raw,
+                size,
+                started_at,
+                failed_at,
+                element.part,
+                shown_key(element.key),
+                failure.attempts,
+                failure.cause,
+                element.found,
+                "waiting",
+                revision,
             )
         )
     return letters

@@ -110,7 +110,6 @@ class Run:
         self._aborted = False
         self.error: BaseException | None = None
         """What broke, if something did."""
-        self._over = asyncio.Event()
         self._wires = CompositeDisposable()
         self._log = log.bind(flow=plan.name, run=self.id, kind=kind, **_version(plan))
         self.totals.begin(self)
@@ -137,7 +136,8 @@ class Run:
         if self.reason is None:
             self.reason = reason
             self._aborted = True
-            self._over.set()
+            if not self.scope.over.done():
+                self.scope.over.set_result(None)
 
     async def _main(self) -> Summary:
         stores = self._stores or Stores()
@@ -161,17 +161,16 @@ class Run:
         store = None if where is None else stores.opened(where)
         if where is not None and store is None:
             opening = asyncio.ensure_future(stores.get(where))
-            over = asyncio.ensure_future(self._over.wait())
-            await asyncio.wait((opening, over), return_when=asyncio.FIRST_COMPLETED)
-            over.cancel()
+            await asyncio.wait((opening, self.scope.over), return_when=asyncio.FIRST_COMPLETED)
             if not opening.done():  # aborted meanwhile
                 opening.cancel()
                 await asyncio.wait((opening,), timeout=CANCEL_SECONDS)
                 return
             store = opening.result()
-        if not self._over.is_set():
+        if not self.scope.over.done():
             self._wire(store)
-            await self._over.wait()
+            await self.scope.over
+            self.scope.hear_out()
 
     def _wire(self, store: Store | None) -> None:
         """Connect the source, the steps, the two branches and the sink."""
@@ -188,9 +187,6 @@ class Run:
         ends = Ends(3, sink.on_completed)
         for branch, take in ((failure, results), (branches.filtered, filtered), (branches.success, results)):
             self._wires.add(branch.subscribe(take, sink.on_error, ends, scheduler=scope))
-        assert sink.finished is not None
-        over = self._over  # and not self: an aborted run's sink may never finish
-        sink.finished.add_done_callback(lambda _: over.set())
 
     def _pass_in_order(self, elements: list[Element[Any]]) -> None:
         """Hand on what the sink is to see; what was filtered is settled here, at its turn."""

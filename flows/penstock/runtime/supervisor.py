@@ -140,7 +140,7 @@ class Supervisor:
             kind=kind,
             ordered=ordered,
             stores=self.stores,
-            totals=self.totals.setdefault(flow.name, Totals(flow.name)),
+            totals=self.totals.get(flow.name) or self.totals.setdefault(flow.name, Totals(flow.name)),
             on_end=self._on_end,
         )
         self.runs[run.id] = run

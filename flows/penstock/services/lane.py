@@ -126,6 +126,8 @@ class Lane:
         """Close, and wait for the end of what was under way."""
         if waits := self.close():
             await asyncio.wait(waits)
+        else:
+            await asyncio.sleep(0)  # in which idle workers end
 
     def _due(self, job: Again) -> None:
         del self._timers[id(job)]

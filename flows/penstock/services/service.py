@@ -187,7 +187,6 @@ class Service:
         ending = [] if self._lanes else self._end_workers()
         for worker in busy:
             worker.cancel(Verdict.LEFT)
-        # Idle all of them: they end by themselves.
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._see_off(busy, ending))] if busy else ending
         if not self._lanes and (rest := getattr(self.function, "rest", None)) is not None:
             waits = [*waits, asyncio.ensure_future(rest())]
@@ -212,8 +211,12 @@ class Service:
         self._pacing = False
 
     def _end_workers(self) -> list[asyncio.Future[Any]]:
-        """End the idle workers now and the busy ones after their call."""
-        workers, self._workers, self._idle, self._waking = self._workers, [], [], False
+        """End the idle workers now and the busy ones after their call; returns what is to be waited for.
+
+        Not the idle ones: they end in the next turn of the event loop, before anybody can hear that the run is over.
+        """
+        idle, workers = set(self._idle), self._workers
+        self._workers, self._idle, self._waking = [], [], False
         self._pacing = False
         if self._watch is not None:
             self._watch.cancel()
@@ -221,7 +224,7 @@ class Service:
         for worker in workers:
             worker.ended = True
             worker.wake()
-        return [worker.task for worker in workers]
+        return [worker.task for worker in workers if worker not in idle]
 
     def _wake(self) -> None:
         """Have one more worker look for work; it wakes the next one itself when it finds more than it takes.
@@ -287,7 +290,7 @@ class Service:
 
         As long as calls do not wait, no time passes and nobody else gets a turn: then the next ones follow at once.
         """
-        ready, call, another_time = self._ready, self._call, At.ANOTHER_TIME
+        ready, call, at_once, another_time = self._ready, self._call, At.ONCE, At.ANOTHER_TIME
         worker.lane = lane = ready[0]
         calls, next_call = lane.calls, lane.calls.popleft
         job = next_call()
@@ -305,15 +308,23 @@ class Service:
         lane.loop.call_soon(worker.turned, lane, context=lane.context)
         add_job, add_answer = lane.jobs.append, lane.answers.append
         left = most = min(most, len(calls) + 1)
+        attempt, pause = 1, 0.0
         while True:
             broken = answer = None
             try:
+                if pause:
+                    await asyncio.sleep(pause)
                 answer = await call(job.value)
             except (Exception, asyncio.CancelledError) as error:
                 broken = error
             if broken is not None:  # outside of the handler: there, the next attempt's error would name this one
-                answer = await self._try_again(worker, lane, job, broken)
+                answer = self._broken_off(worker, lane, job, attempt, broken)
                 broken = None  # it refers to this frame by its traceback
+                if answer is at_once:
+                    attempt += 1
+                    pause = 0.0 if self._spacing is None else self._spacing.reserve(self._clock())
+                    worker.since = self._clock() + pause
+                    continue
             if worker.waited:
                 if worker.verdict is not None:  # the call swallowed its cancelling
                     self._pardon(worker)
@@ -327,31 +338,15 @@ class Service:
             if not left:
                 return most
             job = next_call()
+            attempt, pause = 1, 0.0
             if not calls:
                 ready.popleft()
 
-    async def _try_again(self, worker: Worker, lane: Lane, job: Job | Again, error: BaseException) -> Any:
-        """What a call that raised comes to, after the attempts that need not wait."""
-        attempt = job.attempt if isinstance(job, Again) else 1
-        try:
-            while True:
-                answer = self._broken_off(worker, lane, job, attempt, error)
-                if answer is not At.ONCE:
-                    return answer
-                attempt += 1
-                wait = 0.0 if self._spacing is None else self._spacing.reserve(self._clock())
-                worker.since = self._clock() + wait
-                try:
-                    if wait:
-                        await asyncio.sleep(wait)
-                    return await self._call(job.value)
-                except (Exception, asyncio.CancelledError) as again:
-                    error = again
-        finally:
-            del error  # it refers to this frame by its traceback: only the garbage collector would free the two
-
     def _broken_off(self, worker: Worker, lane: Lane, job: Job | Again, attempt: int, error: BaseException) -> Any:
-        """What a call that raised comes to: a failure, another attempt, or nothing for a run that left."""
+        """What a call that raised comes to: a failure, another attempt, or nothing for a run that left.
+
+        `attempt` counts those that this worker made in a row.
+        """
         if worker.verdict is not None:
             timed_out = self._pardon(worker) is Verdict.TIMED_OUT
             if lane.closed or not timed_out:
@@ -362,6 +357,8 @@ class Service:
             if worker.task.cancelling():  # the event loop comes to its end
                 raise error
             error = CallCancelled(self.name)
+        if type(job) is Again:
+            attempt += job.attempt - 1
         return self._tries.after(lane, job, attempt, error)
 
     def _pardon(self, worker: Worker) -> Verdict | None:

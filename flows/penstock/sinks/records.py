@@ -27,7 +27,7 @@ class Success(Struct, gc=False):
     part: int | UnsetType = UNSET
 
 
-class Trouble(Struct):
+class Trouble(Struct, gc=False):
     """What a client is told of a failure."""
 
     step: str
@@ -36,7 +36,7 @@ class Trouble(Struct):
     attempts: int
 
 
-class Lost(Struct):
+class Lost(Struct, gc=False):
     """A value that failed."""
 
     ok: bool

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from reactivex import abc
@@ -19,7 +18,6 @@ class Sink(abc.ObserverBase[list[Element[Any]]]):
     """
 
     def __init__(self) -> None:
-        self.finished: asyncio.Future[None] | None = None
         self._scope: Scope | None = None
 
     @property
@@ -41,7 +39,6 @@ class Sink(abc.ObserverBase[list[Element[Any]]]):
         if self._scope is not None:
             raise RuntimeError("a sink serves one run; make another")
         self._scope = scope
-        self.finished = scope.loop.create_future()
 
     def on_error(self, error: Exception) -> None:
         """The flow broke."""
@@ -56,8 +53,8 @@ class Sink(abc.ObserverBase[list[Element[Any]]]):
 
     def finish(self) -> None:
         """All that came was settled."""
-        if self.finished is not None and not self.finished.done():
-            self.finished.set_result(None)
+        if not self.scope.over.done():
+            self.scope.over.set_result(None)
 
 
 class Discard(Sink):
