@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commands.killing import FLOW, prepare, records, run, start
+from commands.killing import FLOW, prepare, records, run
 from commands.test_resume import letters_in
 from penstock.runner.ranges import Ranges
 
@@ -160,18 +160,13 @@ def test_the_order_of_results_cannot_change_half_way(done: Path) -> None:
     assert (code, "another order of results: completion; now it is input" in said) == (2, True)
 
 
-def test_two_processes_do_not_write_the_same_output(tmp_path: Path) -> None:
-    """The second one is refused."""
-    prepare(tmp_path, 2000, FLOW)
-    first = start(tmp_path, *RUN, "--quiet", stdout=subprocess.PIPE)
-    try:
-        while not (tmp_path / "point.json").exists():
-            assert first.poll() is None
-        code, _, said = run(tmp_path, *RUN)
-        assert (code, "somebody else is writing to it" in said) == (1, True)
-    finally:
-        first.kill()
-        first.communicate()
+def test_two_processes_do_not_write_the_same_output(done: Path) -> None:
+    """The second one is refused, as long as the first one holds the file."""
+    with (done / "out.ndjson").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        code, _, said = run(done, *RUN)
+    assert (code, "somebody else is writing to it" in said) == (1, True)
+    assert "it was complete" in run(done, *RUN)[2]
 
 
 def test_ranges_are_a_set_of_numbers() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +64,10 @@ def word_of(name: str, about: str, parser: argparse.ArgumentParser) -> Word:
     flags: list[Flag] = []
     values: list[Value] = []
     words: list[Word] = []
-    actions: Iterable[Any] = parser._actions  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # there is no other way to ask
-    for action in actions:
-        if isinstance(action.choices, dict):  # parsers by their words
-            words += (
-                word_of(choice.dest, _help(choice), action.choices[choice.dest])
-                for choice in action._choices_actions  # noqa: SLF001
-            )
+    asked: Any = parser  # what argparse knows, it tells nobody; shtab and argcomplete look at it in the same way
+    for action in asked._actions:  # noqa: SLF001
+        if action.nargs == argparse.PARSER:
+            words += (word_of(one.dest, _help(one), action.choices[one.dest]) for one in action._choices_actions)  # noqa: SLF001
         elif action.option_strings:
             value = None if action.nargs == 0 else value_of(action)
             flags.append(Flag(tuple(action.option_strings), _help(action), value))
