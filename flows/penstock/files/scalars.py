@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, cast
 
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import Kind, Node
@@ -51,7 +51,7 @@ class Text(Shape):
         if self.choices:
             rules["enum"] = list(self.choices)
         if isinstance(self.choices, Mapping):
-            rules["enumDescriptions"] = list(self.choices.values())
+            rules["enumDescriptions"] = list(cast("Mapping[str, str]", self.choices).values())
         if self.pattern is not None:
             rules |= {"pattern": whole(self.pattern), "patternErrorMessage": f"wanted is {self.wanted}"}
         return rules
