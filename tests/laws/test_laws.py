@@ -471,4 +471,4 @@ def test_restarts_of_a_worker_are_counted_and_logged() -> None:
     with capture_logs() as logs:
         supervisor = run(within(1000, main()))
 
-    assert supervisor.restarts["A"] == sum(entry["event"] == "worker.restart" for entry in logs) > 5
+    assert supervisor.restarts["f", "A"] == sum(entry["event"] == "worker.restart" for entry in logs) > 5
