@@ -164,3 +164,19 @@ def test_check_tells_the_memory_bound(tmp_path: Path, capsysbinary: pytest.Captu
     assert "one run holds at most 25 elements and 16.01MiB of JSON" in told
     assert "10KiB  an answer for each of 10" in told
     assert f"{bad}: 1 mistake" in capsysbinary.readouterr().out.decode()
+
+
+def test_check_knows_files_that_flow_files_use(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """So that it can be given all files of a folder; a flow that lacks its name is no such file."""
+    shared, wrong, flow = (tmp_path / name for name in ("shared.yaml", "wrong.yaml", "flow.yaml"))
+    shared.write_text("services: {s: {get: 'http://h/'}}\ntemplates: {t: [{map_async: s}]}\n")
+    wrong.write_text("services: {s: {get: 'ftp://h/'}}\ntemplates: {t: [{map_async: r}]}\n")
+    flow.write_text("services: {s: {get: 'http://h/'}}\nsteps: [{map_async: s}]\n")
+
+    assert check([str(shared)]) == 0
+    assert capsysbinary.readouterr().out.decode() == f"{shared}: well, for flow files to use (1 service, 1 template)\n"
+    assert check([str(wrong), str(flow)]) == 1
+    told = capsysbinary.readouterr().out.decode()
+    assert f"{wrong}:1:21: a service needs an address" in told
+    assert f'{wrong}:2:29: there is no service "r"' in told
+    assert f'{flow}:1:1: "flow" is missing' in told

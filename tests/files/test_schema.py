@@ -70,15 +70,15 @@ def mutated(draw: st.DrawFn) -> tuple[str, Any]:
         place = draw(st.sampled_from(sorted(holder) if isinstance(holder, dict) else range(len(holder))))
         match draw(st.sampled_from(["change", "drop", "rename", "add"])):
             case "change":
-                holder[place] = draw(st.sampled_from(POOL))
+                holder[place] = copy.deepcopy(draw(st.sampled_from(POOL)))
             case "drop":
                 holder.pop(place)
             case "rename" if isinstance(holder, dict):
                 holder[draw(st.sampled_from([*keys, f"{place}x"]))] = holder.pop(place)
             case _ if isinstance(holder, dict):
-                holder[draw(st.sampled_from(keys))] = draw(st.sampled_from(POOL))
+                holder[draw(st.sampled_from(keys))] = copy.deepcopy(draw(st.sampled_from(POOL)))
             case _:
-                holder.append(draw(st.sampled_from(POOL)))
+                holder.append(copy.deepcopy(draw(st.sampled_from(POOL))))
     return kind_of(file), document
 
 

@@ -103,6 +103,15 @@ def test_nothing_to_play_is_no_success(write: Any, capsys: Any, flags: list[str]
     assert capsys.readouterr().err == f"penstock test: {said}\n"
 
 
+def test_files_that_flow_files_use_have_no_tests(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """They may stand among the others; alone they are nothing to play."""
+    good, shared = write("good.yaml", GOOD), write("shared.yaml", "templates: {t: []}")
+    assert command([good, shared], load) == 0
+    assert "shared" not in capsys.readouterr().out
+    assert command([shared], load) == 2
+    assert "shared.yaml: no tests" in capsys.readouterr().err
+
+
 def test_only_some_tests_are_played(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert command([write("bad.yaml", BAD), "--only", "all is"], load) == 0
     assert "not so well" not in capsys.readouterr().out

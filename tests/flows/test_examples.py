@@ -14,11 +14,12 @@ from penstock.files import dump, load, loads
 from penstock.files.check_command import command as check
 from penstock.files.graph import graph_of
 from penstock.files.pictures import FORMATS
+from penstock.files.shared import is_shared
 from penstock.files.trials import Verdict, judge, play
 from penstock.files.trials.report import FileReport, as_text
 
 EXAMPLES = Path(__file__).parents[2] / "flows" / "examples"
-FILES = sorted(file for file in EXAMPLES.glob("*.yaml") if file.name != "shared.yaml")
+FILES = sorted(file for file in EXAMPLES.glob("*.yaml") if not is_shared(file))
 PROGRAMS = sorted(program for program in EXAMPLES.glob("*.py") if 'if __name__ == "__main__":' in program.read_text())
 
 
@@ -32,7 +33,7 @@ def test_there_are_examples() -> None:
     assert set(map(name_of, PROGRAMS)) == {"orders", "embedded"}
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=name_of)
 def test_an_example_file_is_well(file: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """Nothing is wrong in it, with no variable set, and it is read in a minute."""
     assert (check([str(file), "--quiet"]), capsysbinary.readouterr().out) == (0, b"")

@@ -14,6 +14,7 @@ from penstock.bound import Bound
 from penstock.errors import FlowFileError
 from penstock.files.load import FlowFile, load
 from penstock.files.quantities import show_size
+from penstock.files.shared import check_shared, is_shared
 from penstock.steps import walk
 
 
@@ -45,6 +46,8 @@ def make_parser() -> argparse.ArgumentParser:
 def report(path: Path) -> dict[str, Any]:
     """What there is to say about one file, as a document."""
     try:
+        if is_shared(path):
+            return {"file": str(path), "ok": True, "shared": True, "has": check_shared(path)}
         file = load(path)
     except FlowFileError as error:
         mistakes = [
@@ -91,6 +94,9 @@ def lines_of(report: dict[str, Any], *, quiet: bool) -> Iterator[str]:
     if quiet:
         return
     has = ", ".join(f"{number} {what if number != 1 else what[:-1]}" for what, number in report["has"].items())
+    if "shared" in report:
+        yield f"{report['file']}: well, for flow files to use ({has})"
+        return
     bound = report["bound"]
     yield f"{report['file']}: flow {report['flow']} is well ({has})"
     yield f"  one run holds at most {bound['elements']} elements and {in_words(bound['bytes'])} of JSON:"

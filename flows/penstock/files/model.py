@@ -11,7 +11,7 @@ from penstock.files.containers import ListOf, MapOf
 from penstock.files.functions import Expr, Function, Reference
 from penstock.files.items import FIELDS
 from penstock.files.records import Field, Record
-from penstock.files.scalars import Flag, Number, Text, Whole
+from penstock.files.scalars import Flag, Number, Text, Whole, word
 from penstock.files.shapes import Lazy, Shape
 from penstock.files.trials.form import CASES
 
@@ -27,7 +27,7 @@ STEP: Shape = Lazy("step", lambda: _STEP)
 STEPS = ListOf(STEP)
 
 BACKOFF = Either(
-    Text(choices={"none": "No wait: the next attempt at once"}),
+    word({"none": "No wait: the next attempt at once"}),
     Record(
         {
             "first": Field(Duration(), about="How long to wait before the second attempt, at most"),
@@ -65,10 +65,10 @@ SERVICE = OneKey(
 
 SERVICES = MapOf(SERVICE, key_pattern="[A-Za-z_][A-Za-z0-9_]*")
 
-FORMAT = Text(choices={"ndjson": "A value a line, as JSON", "csv": "A row a value; the first row names the fields"})
+FORMAT = word({"ndjson": "A value a line, as JSON", "csv": "A row a value; the first row names the fields"})
 
 OUTLET = Either(
-    Text(choices={"stdout": "Standard output, a line each", "nowhere": "Take them, and keep none"}),
+    word({"stdout": "Standard output, a line each", "nowhere": "Take them, and keep none"}),
     OneKey(
         {"file": Text(about="The file to append to: .ndjson or .csv, each also with .gz")},
         beside={
@@ -230,7 +230,7 @@ FLOW = Record(
         **SHARED,
         "steps": Field(STEPS, about="What happens to each item, from first to last"),
         "order": Field(
-            Text(choices={"completion": "As each is ready", "input": "As they came in"}),
+            word({"completion": "As each is ready", "input": "As they came in"}),
             about="The order of results (completion)",
         ),
         "dead_letters": Field(

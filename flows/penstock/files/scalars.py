@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -15,13 +15,15 @@ from penstock.files.shapes import MISSING, Missing, Schema, Shape, whole
 
 @dataclass(frozen=True, slots=True)
 class Text(Shape):
-    """A text; one that matches `pattern` as a whole, or one of `choices`, which may be mapped to what each means.
+    """A text; one that matches `pattern` as a whole, or one of `choices`.
 
     A pattern keeps to what Python and ECMA 262 have in common: `[0-9]`, not `\\d`.
     """
 
     pattern: str | None = None
-    choices: Collection[str] = ()
+    choices: Sequence[str] = ()
+    meanings: Sequence[str] = ()
+    """What each of the choices means."""
     said: str = ""
     """What a text is that matches the pattern, in words."""
 
@@ -50,11 +52,16 @@ class Text(Shape):
         rules: Schema = {"type": "string"}
         if self.choices:
             rules["enum"] = list(self.choices)
-        if isinstance(self.choices, Mapping):
-            rules["enumDescriptions"] = list(self.choices.values())
+        if self.meanings:
+            rules["enumDescriptions"] = list(self.meanings)
         if self.pattern is not None:
             rules |= {"pattern": whole(self.pattern), "patternErrorMessage": f"wanted is {self.wanted}"}
         return rules
+
+
+def word(meanings: Mapping[str, str]) -> Text:
+    """The shape of one of these words, each with what it means."""
+    return Text(choices=tuple(meanings), meanings=tuple(meanings.values()))
 
 
 @dataclass(frozen=True, slots=True)

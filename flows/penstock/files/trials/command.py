@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from penstock.errors import FlowError
 from penstock.files.load import load as load_file
+from penstock.files.shared import is_shared
 from penstock.files.trials.case import Case
 from penstock.files.trials.judge import Verdict, judge
 from penstock.files.trials.junit import as_junit
@@ -71,7 +72,7 @@ def command(arguments: list[str], load: Load | None = None) -> int:
     options = make_parser().parse_args(arguments)
     read = load or load_file
     environment = Unset(os.environ)
-    paths = dict.fromkeys(flow_file(path) for path in options.files)
+    paths = dict.fromkeys(flow_file(path) for path in options.files if not is_shared(path))
     reports = [_report(path, read, environment, options.only, options.seed) for path in paths]
     _publish(reports, options)
     if options.format != "text" and options.output is None:  # nobody has told people yet
@@ -83,7 +84,7 @@ def command(arguments: list[str], load: Load | None = None) -> int:
             if options.only
             else "no tests: give the file a list `tests:`"
         )
-        _complain(f"{', '.join(map(str, paths))}: {what}")
+        _complain(f"{', '.join(map(str, options.files))}: {what}")
         return 2
     if any(report.mistakes for report in reports):
         return 2
