@@ -37,6 +37,11 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+OK, FAILED, FILTERED, CANCELLED = Outcome
+# The members by names of their own, for the path that every element takes: looking one up in its class costs 75 ns on
+# Python 3.11, a name 5.
+
+
 class Failure(Struct, frozen=True, gc=False):
     """Why an element failed: at which step, by which error, after how many attempts."""
 
@@ -88,13 +93,13 @@ class Element(Struct, Generic[T], eq=False, gc=False):
 
     def fail(self, step: str, error: BaseException, attempts: int = 1) -> None:
         """Mark this element as failed at a step."""
-        self.outcome = Outcome.FAILED
+        self.outcome = FAILED
         self.failure = Failure.of(step, error, attempts)
 
     @property
     def ok(self) -> bool:
         """Whether this element is a success, once the steps are behind it."""
-        return self.outcome is None or self.outcome is Outcome.OK
+        return self.outcome is None or self.outcome is OK
 
     @property
     def root(self) -> Element[Any]:
@@ -133,7 +138,7 @@ class Family(Struct, eq=False):
     open: int = 0
     complete: bool = False
     """True when no further part will be made."""
-    worst: Outcome = Outcome.FILTERED
+    worst: Outcome = FILTERED
 
     def ends_with(self, part: Element[Any]) -> bool:
         """Whether a part is the last one, and no further will come."""
@@ -152,7 +157,7 @@ Elements: TypeAlias = list[Element[T]]
 Step: TypeAlias = Callable[[Observable[list[Element[A]]]], Observable[list[Element[B]]]]
 """One operator of a flow."""
 
-_RANK = {Outcome.FILTERED: 0, Outcome.OK: 1, Outcome.CANCELLED: 2, Outcome.FAILED: 3}
+_RANK = {FILTERED: 0, OK: 1, CANCELLED: 2, FAILED: 3}
 
 
 class Ledger:
@@ -238,11 +243,11 @@ class Ledger:
             else:
                 others.append(element)
         if count := len(elements) - len(others):
-            self.settled[Outcome.OK] += count
+            self.settled[OK] += count
             self.window.give(count, size)
         decided: dict[Outcome, list[Element[Any]]] = {}
         for element in others:
-            decided.setdefault(element.outcome or Outcome.OK, []).append(element)
+            decided.setdefault(element.outcome or OK, []).append(element)
         for outcome, alike in decided.items():
             self.settle(alike, outcome)
 
@@ -250,7 +255,7 @@ class Ledger:
         """Count elements that a buffer dropped before they took a credit: received, and filtered."""
         self.received += count
         self.dropped += count
-        self.settled[Outcome.FILTERED] += count
+        self.settled[FILTERED] += count
 
     def store(self, elements: Sequence[Element[Any]], letters: Sequence[str]) -> None:
         """Note that failed elements have durable letters: from now on they count as failed, come what may.
@@ -267,9 +272,9 @@ class Ledger:
         if self.closed:
             return
         self.closed = True
-        self.settled[Outcome.FAILED] += self._lettered
+        self.settled[FAILED] += self._lettered
         self._lettered = 0
-        self.settled[Outcome.CANCELLED] += self.in_flight
+        self.settled[CANCELLED] += self.in_flight
         self.window.clear()
 
     def check_empty(self) -> None:

@@ -126,11 +126,10 @@ class Writer:
         return self._opened().execute(_insert_of(size), padded).rowcount
 
     def _count(self, states: list[str], stored: int) -> None:
-        counted = Counter(states)
-        if stored == len(states):
-            self.counts = self.counts + counted
-        elif len(counted) == 1:
-            self.counts = self.counts + Counter({states[0]: stored})
+        if states.count(states[0]) == len(states):
+            self.counts[states[0]] += stored
+        elif stored == len(states):
+            self.counts.update(states)
         else:
             self._seen = None
             self.refresh()

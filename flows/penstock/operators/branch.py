@@ -14,7 +14,7 @@ from typing import Any
 from reactivex import Observable, Observer, abc
 from reactivex.disposable import CompositeDisposable, Disposable
 
-from penstock.element import Element, Outcome, Step
+from penstock.element import OK, Element, Step
 from penstock.operators.stream import Stream
 from penstock.scope import BranchScope, Scope
 
@@ -164,7 +164,7 @@ class Junction:
     def _finish(self, elements: list[Element[Any]]) -> None:
         for element in elements:
             if element.outcome is None:
-                element.outcome = Outcome.OK
+                element.outcome = OK
         self._observer.on_next(elements)
 
     def _end_one(self) -> None:

@@ -24,14 +24,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 GROUP = 512
 """Elements whose letters are stored by one call: once there are as many, the next ones wait for the next call."""
 
-TURNS = 4
-"""Turns of the event loop that a mail waits for more before it goes; an idle loop takes no time for them.
-
-Every commit costs a busy event loop the same, however few its letters. With a third of 50,000 orders failing, each
-turn more up to the fourth made commits larger, from 80 to 140 letters, and an order cheaper, from 10.2 to 9.4 µs of
-CPU; with 8 turns there were 175 letters, but the loop ran out of window and stood still more often.
-"""
-
 CHANCE = random.Random()  # noqa: S311 - jitter, no secret
 """Of all runs that bring none of their own: seeding one costs more than what a small run does with it."""
 
@@ -145,8 +137,6 @@ class PostOffice:
 
     async def _run(self) -> None:
         while self._mails:
-            for _ in range(TURNS):
-                await asyncio.sleep(0)
             mail = self._mails.popleft()
             if mail.letters:
                 await self._store_all(mail)

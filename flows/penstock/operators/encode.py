@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from penstock.element import Element, Outcome, Step
+from penstock.element import OK, Element, Step
 from penstock.errors import Unencodable, describe
 from penstock.operators.each import each
 
@@ -37,7 +37,7 @@ def encode(
                 element.fail(name, refusal)
 
     def work(elements: list[Element[Any]]) -> None:
-        live = [element for element in elements if element.outcome is None or element.outcome is Outcome.OK]
+        live = [element for element in elements if element.outcome is None or element.outcome is OK]
         if write_all is None or not live:
             one_by_one(live)
             return

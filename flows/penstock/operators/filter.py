@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from penstock.element import Element, Outcome, Step
+from penstock.element import FILTERED, Element, Step
 from penstock.operators.each import each, name_of
 
 A = TypeVar("A")
@@ -27,7 +27,7 @@ def filter(predicate: Callable[[A], object], *, name: str | None = None) -> Step
             if element.outcome is None:
                 try:
                     if not predicate(element.value):
-                        element.outcome = Outcome.FILTERED
+                        element.outcome = FILTERED
                 except Exception as error:
                     element.fail(name, error)
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable, Disposable
 
-from penstock.element import Element, Outcome, Step
+from penstock.element import FILTERED, Element, Step
 from penstock.operators.each import name_of
 from penstock.operators.in_order import Path, path_of
 from penstock.operators.stream import Stream
@@ -157,7 +157,7 @@ class Expansion:
             except Exception as error:
                 element.fail(self._name, error)
             if unfolding.following is _END:
-                element.outcome = element.outcome or Outcome.FILTERED
+                element.outcome = element.outcome or FILTERED
                 heappop(self._waiting)
                 return [element]
             element.expand(self._released)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from reactivex import Observable, abc
 from reactivex.disposable import Disposable
 
-from penstock.element import Element, Outcome
+from penstock.element import FAILED, OK, Element
 from penstock.operators.stream import Stream
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Fork:
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Give each element to its branch; the usual case, all of them good, copies nothing."""
         for element in elements:
-            if element.outcome is not None and element.outcome is not Outcome.OK:
+            if element.outcome is not None and element.outcome is not OK:
                 break
         else:
             self._outputs[0].on_next(elements)
@@ -63,7 +63,7 @@ class Fork:
         parts: tuple[list[Element[Any]], ...] = ([], [], [])
         for element in elements:
             outcome = element.outcome
-            way = 0 if outcome is None or outcome is Outcome.OK else 1 if outcome is Outcome.FAILED else 2
+            way = 0 if outcome is None or outcome is OK else 1 if outcome is FAILED else 2
             parts[way].append(element)
         for branch, part in enumerate(parts):
             if part:

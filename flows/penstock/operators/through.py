@@ -9,7 +9,7 @@ from reactivex import Observable, Subject, abc
 from reactivex.disposable import CompositeDisposable, SerialDisposable
 from reactivex.scheduler import ImmediateScheduler
 
-from penstock.element import Element, Outcome, Step
+from penstock.element import FILTERED, Element, Step
 from penstock.errors import TooManyParts, Unattributed
 from penstock.scope import Scope
 
@@ -89,7 +89,7 @@ class Passage:
             if element.outcome is not None:
                 out.append(element)
             elif self._finished:
-                element.outcome = Outcome.FILTERED
+                element.outcome = FILTERED
                 out.append(element)
             else:
                 self._send(element, out)
@@ -149,7 +149,7 @@ class Passage:
     def _attribute(self, element: Element[Any], out: list[Element[Any]]) -> None:
         values, self._values = self._values, []
         if not values:
-            element.outcome = Outcome.FILTERED
+            element.outcome = FILTERED
         elif len(values) == 1:
             element.value = values[0]
         else:

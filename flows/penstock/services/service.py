@@ -310,13 +310,24 @@ class Service:
         left = most = min(most, len(calls) + 1)
         attempt, pause = 1, 0.0
         while True:
-            broken = answer = None
             try:
                 if pause:
                     await asyncio.sleep(pause)
                 answer = await call(job.value)
             except (Exception, asyncio.CancelledError) as error:
-                broken = error
+                broken: BaseException | None = error
+            else:
+                if attempt == 1 and not worker.waited:  # the usual case, which is all that most orders see of this
+                    add_job(job)
+                    add_answer(answer)
+                    left -= 1
+                    if not left:
+                        return most
+                    job = next_call()
+                    if not calls:
+                        ready.popleft()
+                    continue
+                broken = None
             if broken is not None:  # outside of the handler: there, the next attempt's error would name this one
                 answer = self._broken_off(worker, lane, job, attempt, broken)
                 broken = None  # it refers to this frame by its traceback

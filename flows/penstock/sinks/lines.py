@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from penstock.element import Element, Outcome, Step
+from penstock.element import FAILED, Element, Step
 from penstock.operators import encode
 from penstock.scope import Scope
 from penstock.sinks.records import Form, Ndjson
@@ -50,7 +50,7 @@ class Lines(Sink):
         while True:
             while elements := self._waiting:
                 self._waiting = []
-                lines = [form.failure(one) if one.outcome is Outcome.FAILED else one.value for one in elements]
+                lines = [form.failure(one) if one.outcome is FAILED else one.value for one in elements]
                 self.writing = True
                 await self._write(b"".join(lines))
                 self.writing = False
