@@ -309,13 +309,15 @@ class Service:
         add_job, add_answer = lane.jobs.append, lane.answers.append
         left = most = min(most, len(calls) + 1)
         attempt, pause = 1, 0.0
+        answer: Any = None
+        broken: BaseException | None = None
         while True:
             try:
                 if pause:
                     await asyncio.sleep(pause)
                 answer = await call(job.value)
             except (Exception, asyncio.CancelledError) as error:
-                broken: BaseException | None = error
+                broken = error
             else:
                 if attempt == 1 and not worker.waited:  # the usual case, which is all that most orders see of this
                     add_job(job)
@@ -327,7 +329,6 @@ class Service:
                     if not calls:
                         ready.popleft()
                     continue
-                broken = None
             if broken is not None:  # outside of the handler: there, the next attempt's error would name this one
                 answer = self._broken_off(worker, lane, job, attempt, broken)
                 broken = None  # it refers to this frame by its traceback
