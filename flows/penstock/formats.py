@@ -40,9 +40,9 @@ def format_of(path: str, format: Format | str | None = None) -> Format:
     if _suffix(path) == ".json":
         raise FlowError(
             f"{path} is one JSON document, which cannot be streamed; write a value a line instead "
-            f"(jq -c '.[]' {path} > values.ndjson), or say format=\"ndjson\" if it is written so already"
+            f"(jq -c '.[]' {path} > values.ndjson), or say the format ndjson if it is written so already"
         )
-    raise FlowError(f'{path} does not tell its format by its name; say format="ndjson" or format="csv"')
+    raise FlowError(f"{path} does not tell its format by its name; say the format: ndjson or csv")
 
 
 def named_format(format: Format | str) -> Format:

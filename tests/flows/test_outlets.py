@@ -278,7 +278,7 @@ def test_a_cancelled_write_is_whole(tmp_path: Path) -> None:
     ("make", "reason"),
     [
         (lambda: FileOutlet("a.json"), "cannot be streamed"),
-        (lambda: FileOutlet("a.ndjson", fields=["a"]), 'say format="csv"'),
+        (lambda: FileOutlet("a.ndjson", fields=["a"]), "say the format csv"),
         (lambda: FileOutlet("a.csv", fields=["a", "a"]), "none twice"),
         (lambda: FileOutlet("a.csv", fields=[]), "at least one"),
         (lambda: StandardOutput("xml"), "one of ndjson, csv"),

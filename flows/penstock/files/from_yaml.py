@@ -31,7 +31,10 @@ _SENTENCES: dict[str, tuple[str, str | None]] = {
     "expected key": ("this line is indented like none above it", "align it with its neighbours"),
     "<block end>": ("this line is indented like none above it", "align it with its neighbours"),
     "'-' indicator": ("this line is indented like none above it", "align it with its neighbours"),
-    "expected ',' or": ("a list or mapping in brackets does not end, or misses a comma", "close it"),
+    "expected ',' or": (
+        "a list or mapping in brackets does not end, or misses a comma",
+        "close it; put a text with { or } or a comma into quotes",
+    ),
     "unexpected end of stream": ("a text in quotes does not end", "close the quotes"),
     "unknown escape character": ("an unknown escape in double quotes", "use single quotes, or double the backslash"),
 }

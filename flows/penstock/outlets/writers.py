@@ -87,7 +87,7 @@ def check_fields(format: Format, fields: Sequence[str] | None) -> tuple[str, ...
         return None
     if format is not Format.CSV:
         raise FlowError(
-            f'fields are the columns of CSV, got {list(fields)!r} for {format}; say format="csv" to have them'
+            f"fields are the columns of CSV, got {list(fields)!r} for {format}; say the format csv to have them"
         )
     columns = tuple(fields)
     if isinstance(fields, str) or not columns or len(set(columns)) < len(columns) or not all(columns):

@@ -135,4 +135,4 @@ def check_reading(format: Format | None, limit: int, delimiter: str) -> None:
         raise ValueError(f"a line needs at least 1 byte, got limit {limit!r}")
     check_delimiter(delimiter)
     if format is Format.NDJSON and delimiter != ",":
-        raise FlowError(f'a delimiter is for CSV, got {delimiter!r} for NDJSON; say format="csv" if it is CSV')
+        raise FlowError(f"a delimiter is for CSV, got {delimiter!r} for NDJSON; say the format csv if it is CSV")
