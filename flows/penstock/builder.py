@@ -60,6 +60,10 @@ class Builder(Generic[A]):
         """The names that further steps cannot have."""
 
     @abstractmethod
+    def free_name(self, name: str) -> str:
+        """The name, with a number behind it if a step has it."""
+
+    @abstractmethod
     def fork(self, taken: frozenset[str]) -> Flow[Any]:
         """An empty flow for the steps of a branch, which must not have names that are taken."""
 
@@ -169,6 +173,7 @@ class Builder(Generic[A]):
             raise FlowError(f"route in flow {self.name} needs at least one branch: route(big=When(is_big, steps))")
         if any(isinstance(branch, Otherwise) for branch in list(branches.values())[:-1]):
             raise FlowError(f"route in flow {self.name} has a branch behind Otherwise, which leaves nothing for it")
+        name = self.free_name(name)
         taken = {*self.taken, name}
         made: list[Way] = []
         for key, branch in branches.items():

@@ -11,7 +11,7 @@ CEL does not mix whole numbers and fractions: `double(value.quantity) * 1.5`. Wh
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -57,6 +57,20 @@ class Expression:
         if isinstance(plain, str) and result.type() == _cel().Type.ERROR:
             raise ExpressionFailed(self.text, _failure(plain))
         return plain
+
+
+def condition(function: Callable[[Any], object]) -> Callable[[Any], object]:
+    """A function that decides. An expression has to give true or false: neither "false" nor 0 is taken for one."""
+    if not isinstance(function, Expression):
+        return function
+
+    def decide(value: Any) -> bool:
+        result = function(value)
+        if type(result) is not bool:
+            raise ExpressionFailed(function.text, f"gives {str(result)[:40]!r}, wanted is true or false")
+        return result
+
+    return decide
 
 
 @dataclass(frozen=True, slots=True)

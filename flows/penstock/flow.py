@@ -196,6 +196,15 @@ class Flow(Builder[A]):
         """The names of all steps, those around the branch that this flow may be included."""
         return self._taken | {step.name for step in walk(self.steps)}
 
+    def free_name(self, name: str) -> str:
+        """The name, with a number behind it if a step has it."""
+        taken = self.taken
+        number, free = 1, name
+        while free in taken:
+            number += 1
+            free = f"{name}-{number}"
+        return free
+
     def fork(self, taken: frozenset[str]) -> Flow[Any]:
         """An empty flow for the steps of a branch, which must not have names that are taken."""
         return replace(self, item=None, key=None, steps=(), _taken=taken)
@@ -204,11 +213,6 @@ class Flow(Builder[A]):
         """The flow with one step more. A name that is taken gets a number behind it."""
         if self.store is not None and not self._taken:
             raise FlowError(f"step {name} comes after dead_letters, which ends flow {self.name}; put it before")
-        taken = self.taken
-        number, unique = 1, name
-        while unique in taken:
-            number += 1
-            unique = f"{name}-{number}"
-        step = NamedStep(kind, unique, options)
+        step = NamedStep(kind, self.free_name(name), options)
         _ = step.apply  # options out of bounds are to be said now
         return replace(self, steps=(*self.steps, step))

@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock import operators
 from penstock.element import Step
+from penstock.expressions import condition
 from penstock.outlets import Outlet
 from penstock.services import Service
 
@@ -49,7 +50,12 @@ class NamedStep:
                 return operators.enrich(name=self.name, merge=options["merge"], **options["services"])
             case "route":
                 ways = [
-                    operators.Branch(way.name, way.when, tuple(step.apply for step in way.steps), way.end)
+                    operators.Branch(
+                        way.name,
+                        None if way.when is None else condition(way.when),
+                        tuple(step.apply for step in way.steps),
+                        way.end,
+                    )
                     for way in self.ways
                 ]
                 return operators.branch(ways, name=self.name)
@@ -58,6 +64,8 @@ class NamedStep:
             case "step":
                 own: Step[Any, Any] = options["step"]
                 return own
+            case "filter":
+                return operators.filter(condition(options["predicate"]), name=self.name)
             case kind:
                 make: Callable[..., Step[Any, Any]] = getattr(operators, kind)
                 return make(**options, name=self.name)

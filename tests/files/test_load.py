@@ -180,3 +180,17 @@ def test_check_knows_files_that_flow_files_use(tmp_path: Path, capsysbinary: pyt
     assert f"{wrong}:1:21: a service needs an address" in told
     assert f'{wrong}:2:29: there is no service "r"' in told
     assert f'{flow}:1:1: "flow" is missing' in told
+
+
+@pytest.mark.parametrize("steps", ["{filter: value.a}", "{route: {yes: {when: value.a, end: true}}}"])
+def test_a_condition_has_to_give_true_or_false(steps: str) -> None:
+    """The text "false" is not true, and 0 is not false: neither passes quietly for something else."""
+    flow = loads(f"flow: f\nsteps: [{steps}]\n", "f.yaml").flow
+    values = [{"a": True}, {"a": "false"}, {"a": 0}, {"a": False}]
+
+    async def outcomes() -> list[Any]:
+        return [
+            (result.seq, result.failure and result.failure.type) async for result in flow.stream(from_iterable(values))
+        ]
+
+    assert [one for one in sorted(run(outcomes())) if one[1]] == [(1, "ExpressionFailed"), (2, "ExpressionFailed")]

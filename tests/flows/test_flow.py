@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laws.plans import quiet, results
-from penstock import Flow, Service, from_iterable, ndjson
+from penstock import Flow, Service, When, from_iterable, ndjson
 from penstock.errors import FlowError, RunError
 from penstock.sources import Source
+from penstock.steps import walk
 
 
 class Order(TypedDict):
@@ -321,3 +322,11 @@ def test_a_stream_of_a_broken_source_raises_at_its_end() -> None:
         return seen
 
     assert quiet(main()) == [1, 2]
+
+
+def test_steps_on_branches_share_no_name_with_others() -> None:
+    """Failures, metrics and letters tell steps apart by their names, on branches and around them."""
+    flow = Flow[Any]("f").map(len, name="a").route({"b": When(bool, lambda fork: fork.map(len, name="a"))}, name="a")
+    names = [step.name for step in walk(flow.map(len, name="a").steps)]
+
+    assert names == ["a", "a-2", "a-3", "a-4"]

@@ -17,28 +17,65 @@ UNREADABLE = b"[redacted: this input is no JSON]"
 
 
 def redacted(element: Element[Any], paths: Sequence[str]) -> Element[Any]:
-    """A copy of an element for its letter, without the fields at some paths (`card.number`); lists are gone through."""
+    """A copy of an element for its letter, without the fields at some paths (`card.number`); lists are gone through.
+
+    Where the key or the error's text says what stood in one of them, it does not say it any more.
+    """
     parts = [path.split(".") for path in paths]
-    original = element.root.input
+    original = _plain(element.root.input)
     found = None if element.found is None else _without(element.found, parts)
-    return msgspec.structs.replace(element, input=_input(original, parts), found=found, parent=None)
+    secrets = sorted(_texts_at(original, parts), key=len, reverse=True)
+    failure = element.failure
+    return msgspec.structs.replace(
+        element,
+        input=UNREADABLE if original is UNREADABLE else _again(element, _without(original, parts)),
+        found=found,
+        key=REDACTED if str(element.key) in secrets else element.key,
+        failure=failure
+        and msgspec.structs.replace(
+            failure, message=_silent(failure.message, secrets), cause=failure.cause and _silent(failure.cause, secrets)
+        ),
+        parent=None,
+    )
 
 
-def _input(original: Any, paths: list[list[str]]) -> Any:
-    if not isinstance(original, bytes):
-        return _without(_plain(original), paths)
-    try:
-        return msgspec.json.encode(_without(msgspec.json.decode(original), paths))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return UNREADABLE
+def _again(element: Element[Any], value: Any) -> Any:
+    """An input as bytes if it came as bytes."""
+    return msgspec.json.encode(value) if isinstance(element.root.input, bytes) else value
+
+
+def _texts_at(value: Any, paths: list[list[str]]) -> set[str]:
+    """What stands at the ends of the paths, as texts."""
+    if isinstance(value, list):
+        return {text for item in cast(Any, value) for text in _texts_at(item, paths)}
+    if [] in paths:
+        inner: list[Any] = list(cast("dict[str, Any]", value).values()) if isinstance(value, dict) else []
+        return {text for item in inner for text in _texts_at(item, [[]])} if inner else {str(value)} - {""}
+    if not isinstance(value, dict):
+        return set()
+    fields = cast("dict[str, Any]", value)
+    return {
+        text
+        for name, inner in fields.items()
+        for text in _texts_at(inner, [path[1:] for path in paths if path and path[0] == name])
+    }
+
+
+def _silent(text: str, secrets: Sequence[str]) -> str:
+    """A text that says none of the secrets; the longest first, for one may be a part of another."""
+    for secret in secrets:
+        text = text.replace(secret, REDACTED)
+    return text
 
 
 def _plain(value: Any) -> Any:
-    """A value as dicts and lists, as far as it can be."""
+    """An input as dicts and lists, `UNREADABLE` if it cannot be."""
     try:
+        if isinstance(value, bytes):
+            return msgspec.json.decode(value)
         return msgspec.to_builtins(value, enc_hook=repr)
-    except Exception:
-        return REDACTED
+    except Exception:  # what is no JSON, in whichever way
+        return UNREADABLE
 
 
 def _without(value: Any, paths: list[list[str]]) -> Any:
