@@ -39,6 +39,15 @@ def check_token(request: web.Request, what: str) -> None:
         )
 
 
+def is_trusted(request: web.Request) -> bool:
+    """Whether a request may see what customers sent."""
+    try:
+        check_token(request, "it is shown")
+    except Refused:
+        return False
+    return True
+
+
 def check_put(request: web.Request) -> None:
     """Refuse who may not bring a flow: a flow names Python functions and files, so to bring one is to run code here."""
     if request.app[CONTEXT].settings.allow_put == "no":

@@ -54,8 +54,8 @@ class Receipt(Struct, frozen=True, kw_only=True):
     digest: str | None = None
     mistakes: tuple[Fault, ...] = ()
 
-    def document(self) -> dict[str, Any]:
-        """The receipt for people and programs."""
+    def document(self, *, trusted: bool = True) -> dict[str, Any]:
+        """The receipt for people and programs. Mistakes quote the file, so who is not trusted does not see them."""
         return {
             "flow": self.flow,
             "outcome": self.outcome.value,
@@ -63,7 +63,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
             "at": self.at.isoformat(),
             "revision": self.revision,
             "digest": self.digest,
-            "mistakes": [mistake_document(mistake) for mistake in self.mistakes],
+            "mistakes": [mistake_document(mistake) for mistake in self.mistakes if trusted],
         }
 
 

@@ -30,9 +30,9 @@ class Reload(Struct, frozen=True):
     cause: str
     receipts: list[Receipt]
 
-    def document(self) -> dict[str, Any]:
-        """The reload for people and programs."""
-        receipts = [receipt.document() for receipt in self.receipts]
+    def document(self, *, trusted: bool = True) -> dict[str, Any]:
+        """The reload for people and programs, without mistakes for who is not trusted."""
+        receipts = [receipt.document(trusted=trusted) for receipt in self.receipts]
         return {"at": self.at.isoformat(), "cause": self.cause, "receipts": receipts}
 
 

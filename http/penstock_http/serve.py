@@ -120,7 +120,8 @@ async def serve(settings: Settings, places: Places, *, watch: bool = False) -> i
     followers = [loop.create_task(reload_when(asked, reloading), name="reload:signal")]
     if watch:
         followers.append(loop.create_task(watch_files(reloading), name="reload:watch"))
-    log.info("http.listening", url=_url(sock), version=version("penstock"), dead_letters=settings.dead_letters)
+    where = {"url": _url(sock), "pid": os.getpid(), "dead_letters": settings.dead_letters}
+    log.info("http.listening", **where, version=version("penstock"))
     tune_interpreter()
     await stop.wait()
     listener.close()

@@ -432,6 +432,9 @@ def test_with_a_token_flows_come_from_whoever_has_it(serve: Serve) -> None:
     assert bring(server, "a", flow("a", 1), Authorization="Bearer wrong").status == 401
     assert bring(server, "a", flow("a", 1), **right, X_Forwarded_For="203.0.113.7").status == 201
     assert server.ask("GET", "/a/bulk").end["ok"] == 10
+    assert bring(server, "a", "flow: a\nwindow: hidden\n", **right).status == 422
+    told = [server.ask("GET", path, **who).body for who in ({}, right) for path in ("/flows", "/flows/a")]
+    assert [b"hidden" in body for body in told] == [False, False, False, True]
 
 
 # Limits of a flow

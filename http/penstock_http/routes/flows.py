@@ -11,7 +11,7 @@ from penstock.element import Outcome
 from penstock.flow import Flow
 from penstock.runtime import Totals
 from penstock_http import negotiation
-from penstock_http.access import check_put
+from penstock_http.access import check_put, is_trusted
 from penstock_http.context import CONTEXT, Context
 from penstock_http.entries import Entry
 from penstock_http.problems import Refused
@@ -23,14 +23,15 @@ async def list_flows(request: web.Request) -> web.Response:
     """All flows."""
     context = request.app[CONTEXT]
     entries = [entry for entry in context.catalogue.entries.values() if entry.active is not None]
-    last = context.reloading.last
-    return _json({"flows": [describe(context, entry) for entry in entries], "lastReload": last and last.document()})
+    last, trusted = context.reloading.last, is_trusted(request)
+    flows = [describe(context, entry, trusted=trusted) for entry in entries]
+    return _json({"flows": flows, "lastReload": last and last.document(trusted=trusted)})
 
 
 async def show_flow(request: web.Request) -> web.Response:
     """One flow."""
     context = request.app[CONTEXT]
-    return _json(describe(context, context.entry(request.match_info["name"])))
+    return _json(describe(context, context.entry(request.match_info["name"]), trusted=is_trusted(request)))
 
 
 async def put_flow(request: web.Request) -> web.Response:
@@ -74,7 +75,7 @@ async def read_flow(request: web.Request, context: Context) -> str:
         raise Refused(400, "broken_body", f"{error}; nothing of it was taken") from None
 
 
-def describe(context: Context, entry: Entry) -> dict[str, Any]:
+def describe(context: Context, entry: Entry, *, trusted: bool) -> dict[str, Any]:
     """A flow as a document: its description, its revisions, and what it did so far."""
     totals = context.supervisor.totals.get(entry.name) or Totals(entry.name)
     revision = entry.active
@@ -85,7 +86,7 @@ def describe(context: Context, entry: Entry) -> dict[str, Any]:
         **(said(revision.flow) if revision else NOTHING),
         "active": revision.number if revision else None,
         "revisions": [each.document(runs[each.number]) for each in reversed(entry.revisions)],
-        "lastReload": entry.last and entry.last.document(),
+        "lastReload": entry.last and entry.last.document(trusted=trusted),
         "runs": dict(totals.active()),
         "received": totals.received,
         "inFlight": totals.in_flight,
