@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from penstock.environment import filled
-from penstock.errors import FlowError, VariableMissing
+from penstock.errors import FlowError, FlowFileError, VariableMissing
 from penstock.files.building import Building
 from penstock.files.document import read_document
 from penstock.files.functions import importing_from
-from penstock.files.items import item_type
+from penstock.files.items import item_type, key_of
 from penstock.files.mistakes import Mistakes
 from penstock.files.model import FLOW, SHARED_FILE, TESTS_FILE
 from penstock.files.names import Names
@@ -22,6 +22,7 @@ from penstock.files.node import Node, quoted
 from penstock.files.outside import service_of
 from penstock.files.places import Place
 from penstock.files.records import Read
+from penstock.files.schedules import check_schedules
 from penstock.files.shapes import MISSING, Shape
 from penstock.files.trials.case import Case
 from penstock.files.trials.cases import cases_of
@@ -103,26 +104,35 @@ class _Reading:
         uses = node.get("use")
         used = [self._shared(path.parent, name) for name in (uses.value if uses and uses.kind == "list" else ())]
         self._check_names([node, *(shared for shared, _ in used)])
+        check_schedules(node.get("workers"), self._mistakes)
+        beside = None if tests is None else self._tests_in(tests)
         if not isinstance(read, Read):
             return None, ()
         parts = [part for _, part in used if isinstance(part, Read)]
         services = self._services([*parts, read])
         templates = self._all("templates", [*parts, read])
         item = item_type(read["item"]) if isinstance(read["item"], Mapping) else read["item"]
+        building = Building(services, templates, self._mistakes)
         try:
-            flow = Building(services, templates, self._mistakes).flow(read, item)
+            flow = building.flow(read, item, key_of(read, item, self._mistakes))
         except (FlowError, ValueError, TypeError) as error:
             self._mistakes.add(read.node, str(error))
             return None, ()
-        written = [read["tests"], None if tests is None else self._tests_in(tests)]
-        if not self._mistakes:
-            self.tests = tuple(case for part in written for case in cases_of(part, self._mistakes, flow))
+        self.tests = tuple(
+            case
+            for part in (read["tests"], beside)
+            for case in cases_of(part, self._mistakes, flow, complete=building.complete)
+        )
         return flow, [name for name, _ in read.node.items()]
 
     def _tests_in(self, path: Path) -> Any:
         """The tests in a file of their own."""
         self.files.append(path)
-        read = TESTS_FILE.read(read_document(text_of(path), str(path)), self._mistakes)
+        try:
+            read = TESTS_FILE.read(read_document(text_of(path), str(path)), self._mistakes)
+        except FlowFileError as error:
+            self._mistakes.take(error)
+            return None
         return read["tests"] if isinstance(read, Read) else None
 
     def _check_names(self, nodes: list[Node]) -> None:
