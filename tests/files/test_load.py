@@ -88,6 +88,18 @@ def test_all_mistakes_are_said_at_once() -> None:
         ("flow: f\nworkers: {A: {source: {file: a.json}}}", "2:14: a.json is one JSON document"),
         ("flow: f\ndead_letters: postgres://x", "2:15: no dead-letter store is known for 'postgres://x'"),
         ("flow: f\ntemplates: {t: [{apply: t}]}\nsteps: [{apply: t}]", 'the template "t" applies itself'),
+        ("", "1:1: the file is empty; `penstock new NAME` begins one"),
+        ("# nothing yet\n", "1:1: the file is empty; `penstock new NAME` begins one"),
+        (
+            "flow: f\ntemplates: {t: [{apply: u}], u: [{apply: t}]}\nsteps: [{apply: t}, {apply: u}]",
+            "2:35: templates apply each other in a circle: t → u → t",
+        ),
+        (
+            "flow: f\nservices: {s: {call: operator:neg, get: 'http://h'}}",
+            '2:36: "get" stands beside "call", wanted is only one of them; leave one out',
+        ),
+        ("flow: f\nsteps: [{tap: operator:neg, map: operator:neg}]", "only one of them; make it an item of its own"),
+        ("flow: f\nservices: {s: {get: 'http://[h/{id}'}}", "2:21: a service needs an address like http://host/path"),
         ("flow: f\nsteps: [{route: {a: {end: true}, b: {when: 'true'}}}]", "2:10: route in flow f has a branch behind"),
         ("flow: f\nuse: [nowhere.yaml]", "2:7: the file nowhere.yaml cannot be read: No such file or directory"),
         ("flow: f\ntests: [{name: t, given: [1]}]", '2:9: "expect" is missing'),
@@ -164,6 +176,18 @@ def test_files_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(FlowFileError) as caught:
         load(file)
     assert [mistake.place.file for mistake in caught.value.mistakes] == [str(file), str(shared)]
+
+
+def test_a_flow_file_is_not_used_by_another(tmp_path: Path) -> None:
+    """That is one mistake, whatever else is in the file that is used, and nothing that it has is missed."""
+    other, file = tmp_path / "other.yaml", tmp_path / "f.yaml"
+    other.write_text("flow: g\nservices: {s: {get: '${NOWHERE}/'}}\nsteps: [{map_async: r}]\n")
+    file.write_text("flow: f\nuse: [other.yaml]\nsteps: [{map_async: s}]\n")
+    with pytest.raises(FlowFileError) as caught:
+        load(file)
+    assert str(caught.value) == (
+        f"{file}:2:7: a flow file cannot be used by another; put what is shared into a file without flow:"
+    )
 
 
 def test_modules_beside_a_flow_file_are_found(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class Building:
         self._templates = templates
         self._mistakes = mistakes
         self._applying: list[str] = []
+        self._circles: set[frozenset[str]] = set()
         self.complete = True
         """Whether all steps are in the flow, and none was left out for a mistake."""
 
@@ -141,7 +142,7 @@ class Building:
     def _apply(self, flow: Flow[Any], step: Chosen) -> Flow[Any]:
         name: str = step.value
         if name in self._applying:
-            raise FlowError(f"the template {quoted(name)} applies itself")
+            raise self._circle(self._applying[self._applying.index(name) :])
         if name not in self._templates:
             raise Noted
         self._applying.append(name)
@@ -149,6 +150,15 @@ class Building:
             return self._steps(flow, self._templates[name])
         finally:
             self._applying.pop()
+
+    def _circle(self, names: list[str]) -> Exception:
+        """What to raise for templates that come back to the first of them; each circle is told once."""
+        if (circle := frozenset(names)) in self._circles:
+            return Noted()
+        self._circles.add(circle)
+        if len(names) == 1:
+            return FlowError(f"the template {quoted(names[0])} applies itself")
+        return FlowError(f"templates apply each other in a circle: {' → '.join([*names, names[0]])}")
 
     def _worker(self, name: str, worker: Read, flow: Flow[Any]) -> Flow[Any]:
         return flow.worker(name, source_of(worker["source"], flow), schedule_of(worker))
