@@ -237,6 +237,23 @@ def test_check_tells_the_memory_bound(tmp_path: Path, capsysbinary: pytest.Captu
     assert f"{bad}: 1 mistake" in capsysbinary.readouterr().out.decode()
 
 
+def test_check_looks_at_the_flow_files_of_a_folder(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """As `penstock serve` finds them; a folder without any is no folder to check."""
+    (tmp_path / "a.yaml").write_text("flow: a\nuse: [shared.yaml]\n")
+    (tmp_path / "b.json").write_text('{"flow": "b", "ky": 1}')
+    (tmp_path / "shared.yaml").write_text("services: {s: {get: 'http://h/'}}\n")
+    (tmp_path / "a.test.yaml").write_text("tests: []\n")
+    (tmp_path / "none").mkdir()
+
+    assert check([str(tmp_path), str(tmp_path / "a.yaml"), "--quiet"]) == 1
+    told = capsysbinary.readouterr().out.decode().splitlines()
+    assert [line.partition(": ")[0] for line in told] == [f"{tmp_path}/b.json:1:15", f"{tmp_path}/b.json"]
+
+    with pytest.raises(SystemExit) as end:
+        check([str(tmp_path / "none")])
+    assert end.value.code == 2
+
+
 def test_check_knows_files_that_flow_files_use(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     """So that it can be given all files of a folder; a flow that lacks its name is no such file."""
     shared, wrong, flow = (tmp_path / name for name in ("shared.yaml", "wrong.yaml", "flow.yaml"))
