@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-ENDINGS = (".yaml", ".yml", ".json", ".toml")
-"""Of files in a directory that may be flow files."""
+from penstock.files.folders import candidates
 
 Stamp: TypeAlias = "dict[Path, tuple[int, int, int] | None]"
 """When files were changed last, how large they are, and which they are; None for one that is not there."""
@@ -43,17 +42,10 @@ class Places:
                 found[path] = None
                 continue
             try:
-                inside = sorted(path.iterdir())
+                found |= dict.fromkeys(candidates(path))
             except OSError as error:
                 unread.append((path, error))
-            else:
-                found |= dict.fromkeys(child for child in inside if _may_hold_flow(child))
         return list(found), unread
-
-
-def _may_hold_flow(path: Path) -> bool:
-    hidden, tests = path.name.startswith("."), ".test" in path.suffixes
-    return path.suffix.lower() in ENDINGS and not hidden and not tests and path.is_file()
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

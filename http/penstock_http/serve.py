@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from penstock.errors import PenstockError
+from penstock.files.folders import holds_flow
 from penstock.observe import PenstockCollector, Reloads, Requests, Watched, set_up_logs
 from penstock.runtime import Supervisor
 from penstock.services.web import HttpClient
@@ -30,7 +31,7 @@ from penstock_http.previous_stop import RunningMark
 from penstock_http.receipts import Receipt
 from penstock_http.reload import Reloading
 from penstock_http.signals import hangups, install_signals, reload_when
-from penstock_http.starting import built_in, holds_flow, loader
+from penstock_http.starting import built_in, loader
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

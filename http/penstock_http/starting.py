@@ -5,11 +5,8 @@ from __future__ import annotations
 import string
 from dataclasses import replace
 from importlib.resources import as_file, files
-from pathlib import Path
 from typing import Any
 
-from penstock.errors import FlowFileError
-from penstock.files import read_document
 from penstock.files.load import FlowFile, load, loads
 from penstock.flow import Flow
 from penstock.orders import sample_orders, simulated_inventory, simulated_pricing
@@ -34,15 +31,6 @@ def with_defaults(file: FlowFile, settings: Settings) -> Flow[Any]:
     if "dead_letters" not in file.said:
         flow = flow.dead_letters(settings.dead_letters)
     return flow if settings.workers else replace(flow, workers=())
-
-
-def holds_flow(path: Path) -> bool:
-    """Whether a file is meant as a flow file: it has a flow's name, or is too broken to tell."""
-    try:
-        document = read_document(path.read_text(encoding="utf-8"), str(path))
-    except (FlowFileError, OSError, UnicodeDecodeError):
-        return True
-    return any(name == "flow" for name, _ in document.items())
 
 
 def built_in(settings: Settings, client: HttpClient) -> Offer:

@@ -8,6 +8,7 @@ import pytest
 
 from commands.killing import records, run
 from penstock.cli import main
+from penstock.files import load
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +32,12 @@ def test_what_it_writes_can_be_checked_tested_and_run(capfdbinary: pytest.Captur
     *results, end = records(out)
     assert [record["key"] for record in results if not record["ok"]] == [10, 20]
     assert end["end"]["ok"] == 18
+
+
+def test_what_it_says_the_flow_is_for_is_to_be_written() -> None:
+    """Nothing that is true of one flow only stands in all of them."""
+    assert main(["new", "parcels"]) == 0
+    assert load("parcels.yaml").flow.about == "What parcels is for, in one line."
 
 
 def test_a_file_that_is_there_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -394,12 +394,14 @@ def test_the_name_of_the_output_tells_the_format(tmp_path: Path) -> None:
 
 def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 1 for a flow that cannot be read and a picture that cannot be written, 2 for wrong usage."""
+    flow = tmp_path / "f.yaml"
+    flow.touch()
 
     def broken(file: str) -> Flow[Any]:
         raise FlowError(f"{file} is no flow")
 
-    assert command(["f.yaml"], broken) == 1
-    assert capsys.readouterr().err == "penstock graph: f.yaml is no flow\n"
+    assert command([str(flow)], broken) == 1
+    assert capsys.readouterr().err == f"penstock graph: {flow} is no flow\n"
     assert command(["f.yaml", "--output", str(tmp_path / "no" / "f.svg")], lambda file: orders_flow()) == 1
     assert "No such file or directory" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):

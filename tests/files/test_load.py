@@ -75,7 +75,7 @@ def test_all_mistakes_are_said_at_once() -> None:
     ("text", "says"),
     [
         ("steps: []", '1:1: "flow" is missing'),
-        ("flow: f\nkey: id\nitem: {no: string}", "1:1: flow f has no field 'id' for its key"),
+        ("flow: f\nkey: id\nitem: {no: string}", '2:6: the item has no field "id" for a key, allowed is no'),
         ("flow: f\nitem: nowhere:Item", "2:7: there is no module nowhere; install it, or put it beside the flow file"),
         ("flow: f\nsteps: [{tap: penstock.orders:PRICING_SECONDS}]", "2:15: penstock.orders:PRICING_SECONDS is float"),
         ("flow: f\nsteps: [{filter: 'true', merge: 'operator:add'}]", "2:33: merge stands beside filter"),
@@ -84,10 +84,22 @@ def test_all_mistakes_are_said_at_once() -> None:
         ("flow: f\nservices: {s: {get: 'ftp://h'}}", "2:21: a service needs an address like http://host/path/{field}"),
         ("flow: f\nservices: {s: {get: 'http://h/{id}', many: true}}", "2:21: s is asked about many values at once"),
         ("flow: f\nworkers: {A: {source: {generate: 3}}}", "2:14: generate makes samples of the flow"),
-        ("flow: f\nworkers: {A: {source: {stdin: true}, every: 1s, cron: '* * * * *'}}", "2:14: a worker runs every"),
+        ("flow: f\nworkers: {A: {source: {stdin: true}, every: 1s, cron: '* * * * *'}}", "2:49: a worker runs every"),
         ("flow: f\nworkers: {A: {source: {file: a.json}}}", "2:14: a.json is one JSON document"),
         ("flow: f\ndead_letters: postgres://x", "2:15: no dead-letter store is known for 'postgres://x'"),
         ("flow: f\ntemplates: {t: [{apply: t}]}\nsteps: [{apply: t}]", 'the template "t" applies itself'),
+        ("", "1:1: the file is empty; `penstock new NAME` begins one"),
+        ("# nothing yet\n", "1:1: the file is empty; `penstock new NAME` begins one"),
+        (
+            "flow: f\ntemplates: {t: [{apply: u}], u: [{apply: t}]}\nsteps: [{apply: t}, {apply: u}]",
+            "2:35: templates apply each other in a circle: t → u → t",
+        ),
+        (
+            "flow: f\nservices: {s: {call: operator:neg, get: 'http://h'}}",
+            '2:36: "get" stands beside "call", wanted is only one of them; leave one out',
+        ),
+        ("flow: f\nsteps: [{tap: operator:neg, map: operator:neg}]", "only one of them; make it an item of its own"),
+        ("flow: f\nservices: {s: {get: 'http://[h/{id}'}}", "2:21: a service needs an address like http://host/path"),
         ("flow: f\nsteps: [{route: {a: {end: true}, b: {when: 'true'}}}]", "2:10: route in flow f has a branch behind"),
         ("flow: f\nuse: [nowhere.yaml]", "2:7: the file nowhere.yaml cannot be read: No such file or directory"),
         ("flow: f\ntests: [{name: t, given: [1]}]", '2:9: "expect" is missing'),
@@ -97,6 +109,53 @@ def test_a_mistake_says_where_and_what_to_do(text: str, says: str) -> None:
     """Each rule of the file, broken once."""
     found = mistakes(text)
     assert any(f"bad.yaml:{says}" in line or says in line for line in found), found
+
+
+def test_a_wrong_key_hides_nothing() -> None:
+    """The rest is built without the key."""
+    assert mistakes("flow: f\nitem: {orderId: integer}\nkey: orderid\nworkers: {A: {source: {generate: 3}}}") == [
+        'bad.yaml:3:6: the item has no field "orderid" for a key, allowed is orderId; did you mean "orderId"?',
+        "bad.yaml:4:14: generate makes samples of the flow: say with `samples:` what they are",
+    ]
+
+
+@pytest.mark.parametrize("source", ["{generate: 3}", "{fil: a.csv}"])
+def test_a_wrong_source_does_not_hide_a_wrong_schedule(source: str) -> None:
+    """Whatever is wrong with the source, one look at the worker is enough."""
+    found = "\n".join(
+        mistakes(
+            f"flow: f\nworkers:\n  A: {{source: {source}, every: 1s, cron: '* * * * *'}}\n"
+            f"  B: {{source: {source}, zone: UTC}}"
+        )
+    )
+    assert "a worker runs every so often, or as cron says" in found
+    assert "a zone is for cron" in found
+
+
+def test_tests_are_looked_at_beside_other_mistakes(tmp_path: Path) -> None:
+    """What is wrong in the flow hides nothing in its tests, and a step that is not there for a mistake is no other."""
+    wrong = "[{name: t, given: {generate: 1}, expect: {failed: [{step: price, ky: 1}]}}]"
+    head = "flow: f\nsteps:\n- {map_async: s, name: price}\n"
+    no_service = 'bad.yaml:3:15: there is no service "s"; describe it under services:'
+    no_samples = ":26: the flow f has no samples, wanted is a list of values"
+    no_field = 'found "ky", allowed are key, seq, part, step, type, message, attempts, input; did you mean "key"?'
+    assert mistakes(f"{head}tests: {wrong}") == [
+        no_service,
+        f"bad.yaml:4{no_samples}",
+        f"bad.yaml:4:73: {no_field}",
+    ]
+
+    file, beside = tmp_path / "f.yaml", tmp_path / "f.test.yaml"
+    file.write_text(head)
+    beside.write_text(f"tests: {wrong}")
+    with pytest.raises(FlowFileError) as caught:
+        load(file)
+    assert [mistake.place.file for mistake in caught.value.mistakes] == [str(beside), str(beside), str(file)]
+
+    beside.write_text("tests: [")
+    with pytest.raises(FlowFileError) as caught:
+        load(file)
+    assert [mistake.place.file for mistake in caught.value.mistakes] == [str(beside), str(file)]
 
 
 def test_files_are_told_apart(tmp_path: Path) -> None:
@@ -117,6 +176,18 @@ def test_files_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(FlowFileError) as caught:
         load(file)
     assert [mistake.place.file for mistake in caught.value.mistakes] == [str(file), str(shared)]
+
+
+def test_a_flow_file_is_not_used_by_another(tmp_path: Path) -> None:
+    """That is one mistake, whatever else is in the file that is used, and nothing that it has is missed."""
+    other, file = tmp_path / "other.yaml", tmp_path / "f.yaml"
+    other.write_text("flow: g\nservices: {s: {get: '${NOWHERE}/'}}\nsteps: [{map_async: r}]\n")
+    file.write_text("flow: f\nuse: [other.yaml]\nsteps: [{map_async: s}]\n")
+    with pytest.raises(FlowFileError) as caught:
+        load(file)
+    assert str(caught.value) == (
+        f"{file}:2:7: a flow file cannot be used by another; put what is shared into a file without flow:"
+    )
 
 
 def test_modules_beside_a_flow_file_are_found(tmp_path: Path) -> None:
@@ -164,6 +235,23 @@ def test_check_tells_the_memory_bound(tmp_path: Path, capsysbinary: pytest.Captu
     assert "one run holds at most 25 elements and 16.01MiB of JSON" in told
     assert "10KiB  an answer for each of 10" in told
     assert f"{bad}: 1 mistake" in capsysbinary.readouterr().out.decode()
+
+
+def test_check_looks_at_the_flow_files_of_a_folder(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """As `penstock serve` finds them; a folder without any is no folder to check."""
+    (tmp_path / "a.yaml").write_text("flow: a\nuse: [shared.yaml]\n")
+    (tmp_path / "b.json").write_text('{"flow": "b", "ky": 1}')
+    (tmp_path / "shared.yaml").write_text("services: {s: {get: 'http://h/'}}\n")
+    (tmp_path / "a.test.yaml").write_text("tests: []\n")
+    (tmp_path / "none").mkdir()
+
+    assert check([str(tmp_path), str(tmp_path / "a.yaml"), "--quiet"]) == 1
+    told = capsysbinary.readouterr().out.decode().splitlines()
+    assert [line.partition(": ")[0] for line in told] == [f"{tmp_path}/b.json:1:15", f"{tmp_path}/b.json"]
+
+    with pytest.raises(SystemExit) as end:
+        check([str(tmp_path / "none")])
+    assert end.value.code == 2
 
 
 def test_check_knows_files_that_flow_files_use(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -155,7 +155,7 @@ def test_all_mistakes_are_told_at_once_each_at_its_place():
         'extra; did you mean "name"?',
         '1:1: "name" is missing, wanted is a text like [a-z]+',
         '3:5: found "filtr", allowed are filter, batch, each, name; did you mean "filter"?',
-        '5:5: "batch" stands beside "filter", wanted is only one of them; make it an item of its own',
+        '5:5: "batch" stands beside "filter", wanted is only one of them; leave one out',
         "6:12: found 0, wanted is a whole number from 1 to 100",
         "7:5: found a mapping, wanted is a mapping with one of filter, batch, each",
         "8:13: found 5, wanted is a text; put it into quotes",

@@ -20,28 +20,30 @@ from penstock.files.trials.rules import alike
 SCRIPT = (
     "given: {generate: 3}, when: {pricing: {answers: {price: 5}, after: 1ms}, inventory: {orderId: 3, raises: out}}"
 )
+REASON = "\n  failed at inventory: Scripted: out (key 3)"
 
 
 @pytest.mark.parametrize(
     ("expected", "said"),
     [
-        ("ok: 3", "ok: expected 3, got 2: 1, 2"),
-        ("ok: [1, 2, 3]", "ok: expected 3, got 2\n  did not come: 3"),
+        ("ok: 3", "ok: expected 3, got 2: 1, 2" + REASON),
+        ("ok: [1, 2, 3]", "ok: expected 3, got 2\n  did not come: 3" + REASON),
         (
             "ok: [1]",
             "ok: expected 1, got 2\n"
-            '  not expected: {"orderId": 2, "pricing": {"price": 5}, "inventory": {"inStock": true}}',
+            '  not expected: {"orderId": 2, "pricing": {"price": 5}, "inventory": {"inStock": true}}' + REASON,
         ),
         (
             "ok: [{orderId: 1, pricing: {price: 1001}}, {orderId: 2, note: x}]",
-            'ok: not those expected\n  1: pricing.price is 5, expected 1001\n  2: note is not there, expected "x"',
+            'ok: not those expected\n  1: pricing.price is 5, expected 1001\n  2: note is not there, expected "x"'
+            + REASON,
         ),
         (
             "failed: [{key: 3, step: pricing}]",
             'failed: not those expected\n  3: step is "inventory", expected "pricing"',
         ),
         ("dead_letters: 0", "dead_letters: expected 0, got 1: 3"),
-        ("filtered: [1]", "filtered: expected 1, got 0\n  did not come: 1"),
+        ("filtered: [1]", "filtered: expected 1, got 0\n  did not come: 1" + REASON),
         ("received: 4", "received: expected 4, got 3"),
         ("order: [1, 2, 3]", "order: expected [1, 2, 3]\n     got [3, 1, 2]"),
         ("calls: {inventory: 3}", "calls: of inventory expected 3, got 4"),
@@ -64,6 +66,22 @@ def test_what_an_outlet_was_not_handed_is_said() -> None:
         '  did not come: {"orderId": 2}\n'
         '  not expected: {"orderId": 1, "pricing": {"price": 1001}, "inventory": {"inStock": true}}'
     ]
+
+
+def test_failures_that_nobody_expects_are_told_once_and_not_all() -> None:
+    failing = Flow[Any]("f").filter(lambda value: value["name"] > "a", name="named")
+    assert found("{given: [1, 2, 3, 4, 5], expect: {ok: 1, filtered: 2}}", failing) == [
+        "ok: expected 1, got 0\n"
+        "  failed at named: TypeError: 'int' object is not subscriptable (element 0)\n"
+        "  failed at named: TypeError: 'int' object is not subscriptable (element 1)\n"
+        "  failed at named: TypeError: 'int' object is not subscriptable (element 2)\n"
+        "  and 2 more failed",
+        "filtered: expected 2, got 0",
+    ]
+
+
+def test_failures_that_a_test_expects_are_no_reasons() -> None:
+    assert found(f"{{{SCRIPT}, expect: {{ok: 3, failed: 1}}}}") == ["ok: expected 3, got 2: 1, 2"]
 
 
 def test_all_differences_are_said_at_once() -> None:

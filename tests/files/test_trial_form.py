@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from files.trying import DELIVERED, ORDERS, Folder, cases
+from penstock import Flow
 from penstock.errors import FlowFileError
 from penstock.files.trials import CASES
 from penstock.orders import orders_flow
@@ -17,7 +20,7 @@ EVENT = "[{{name: a, given: [], events: [{}], expect: {{ok: 0}}}}]"
 EXPECT = "[{{name: a, given: [], expect: {}}}]"
 
 
-def mistakes(text: str, flow=ORDERS) -> list[str]:
+def mistakes(text: str, flow: Flow[Any] = ORDERS) -> list[str]:
     """What is wrong with tests, without the name of their file."""
     with pytest.raises(FlowFileError) as caught:
         cases(text, flow)
@@ -73,6 +76,12 @@ def test_an_outlet_does_not_answer() -> None:
     assert mistakes("[{name: a, given: [], when: {audit: {answers: 1}}, expect: {ok: 0}}]", DELIVERED) == [
         '1:47: an outlet has no use for "answers", allowed are raises, hangs, after'
     ]
+
+
+@pytest.mark.parametrize("flow", [ORDERS, DELIVERED])
+def test_a_name_that_nothing_has_is_one_mistake(flow: Flow[Any]) -> None:
+    (said,) = mistakes("[{name: a, given: [], when: {prcing: {answers: 1}}, expect: {ok: 0}}]", flow)
+    assert said.startswith('1:30: found "prcing", allowed are ')
 
 
 def test_an_outlet_without_a_name_goes_by_that_of_its_step() -> None:

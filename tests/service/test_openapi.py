@@ -87,6 +87,8 @@ GZIP = {"Content_Encoding": "gzip"}
 HALF = gzip.compress(orders(100))[:-10]
 MANY = json.dumps([{"orderId": number} for number in range(1, 3000)]).encode()
 LONG = {"X_Long": "x" * 3000}
+
+
 BAD = {"X_Bad ": "x"}
 
 PUT = "/flows/{name}"
@@ -401,6 +403,29 @@ def test_a_flow_that_does_not_arrive_is_refused_as_it_says(taking: Process, spec
             client.send(rubbish)
             answer = client.answer().complete()
         assert (answer.status, check(spec, answer, "PUT", PUT)[0]["code"]) == said
+
+
+BRANCHED = b"""flow: branched
+steps:
+  - route:
+      big: {when: "true", steps: [{map: value}, {route: {odd: {steps: [{filter: "true"}]}}}]}
+  - set: {a: "1"}
+"""
+
+
+def test_steps_on_branches_are_among_the_steps_of_a_flow(taking: Process) -> None:
+    """Each behind the step that has the branch, with the name of the branch."""
+    spec = taking.ask("GET", "/openapi.json").json()
+    taking.ask("PUT", "/flows/branched", BRANCHED, **YAML)
+    answer = taking.ask("GET", "/flows/branched")
+    check(spec, answer, "GET", PUT)
+    assert [(step["name"], step["branch"]) for step in answer.json()["steps"]] == [
+        ("route", None),
+        ("map", "route.big"),
+        ("route-2", "route.big"),
+        ("filter", "route-2.odd"),
+        ("set", None),
+    ]
 
 
 def test_flows_are_taken_only_where_that_is_allowed(serve: Serve, spec: Spec) -> None:

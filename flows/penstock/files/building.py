@@ -13,10 +13,10 @@ from penstock.files.mistakes import Mistakes
 from penstock.files.node import Node, quoted
 from penstock.files.outside import outlet_of, source_of
 from penstock.files.records import Read
+from penstock.files.schedules import schedule_of
 from penstock.flow import Flow, Otherwise, When
 from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
 from penstock.outlets import Outlet
-from penstock.runtime.schedule import Cron, Every, Once, Schedule
 from penstock.services import Service
 from penstock.window import BYTES, ELEMENTS
 
@@ -37,14 +37,15 @@ class Building:
         self._templates = templates
         self._mistakes = mistakes
         self._applying: list[str] = []
+        self._circles: set[frozenset[str]] = set()
+        self.complete = True
+        """Whether all steps are in the flow, and none was left out for a mistake."""
 
-    def flow(self, read: Read, item: Any) -> Flow[Any]:
+    def flow(self, read: Read, item: Any, key: str | None) -> Flow[Any]:
         """The flow of a file."""
         window = read["window"]
         elements, size = (window["elements"], window["bytes"]) if isinstance(window, Read) else (window, None)
-        flow = Flow[Any](
-            read["flow"], item, read["key"], elements or ELEMENTS, size or BYTES, about=read["about"] or ""
-        )
+        flow = Flow[Any](read["flow"], item, key, elements or ELEMENTS, size or BYTES, about=read["about"] or "")
         flow = self._steps(flow, read["steps"] or ())
         if read["order"] == "input":
             flow = flow.in_order()
@@ -67,7 +68,9 @@ class Building:
 
     def _steps(self, flow: Flow[Any], steps: tuple[Chosen, ...]) -> Flow[Any]:
         for step in steps:
-            flow = self._try(step.key, flow, partial(self._step, step))
+            changed = self._try(step.key, flow, partial(self._step, step))
+            self.complete &= changed is not flow
+            flow = changed
         return flow
 
     def _step(self, step: Chosen, flow: Flow[Any]) -> Flow[Any]:
@@ -139,7 +142,7 @@ class Building:
     def _apply(self, flow: Flow[Any], step: Chosen) -> Flow[Any]:
         name: str = step.value
         if name in self._applying:
-            raise FlowError(f"the template {quoted(name)} applies itself")
+            raise self._circle(self._applying[self._applying.index(name) :])
         if name not in self._templates:
             raise Noted
         self._applying.append(name)
@@ -147,6 +150,15 @@ class Building:
             return self._steps(flow, self._templates[name])
         finally:
             self._applying.pop()
+
+    def _circle(self, names: list[str]) -> Exception:
+        """What to raise for templates that come back to the first of them; each circle is told once."""
+        if (circle := frozenset(names)) in self._circles:
+            return Noted()
+        self._circles.add(circle)
+        if len(names) == 1:
+            return FlowError(f"the template {quoted(names[0])} applies itself")
+        return FlowError(f"templates apply each other in a circle: {' → '.join([*names, names[0]])}")
 
     def _worker(self, name: str, worker: Read, flow: Flow[Any]) -> Flow[Any]:
         return flow.worker(name, source_of(worker["source"], flow), schedule_of(worker))
@@ -165,17 +177,6 @@ def samples_of(value: Any) -> Any:
 def outlets_of(value: Any) -> list[Outlet]:
     """The outlets that a step `to` names: one, or a list."""
     return [outlet_of(outlet) for outlet in (cast(Any, value) if isinstance(value, tuple) else (value,))]
-
-
-def schedule_of(worker: Read) -> Schedule:
-    """When a worker runs; raises `FlowError` or `ValueError`."""
-    if worker["every"] is not None and worker["cron"] is not None:
-        raise FlowError("a worker runs every so often, or as cron says: give one of them")
-    if worker["cron"] is not None:
-        return Cron(worker["cron"], worker["zone"] or "UTC")
-    if worker["zone"] is not None:
-        raise FlowError("a zone is for cron: 30 4 * * *")
-    return Once() if worker["every"] is None else Every(worker["every"])
 
 
 def served(value: Any, flow: Flow[Any]) -> Flow[Any]:

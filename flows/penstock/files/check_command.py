@@ -1,4 +1,4 @@
-"""`penstock check FILE…`: every mistake in flow files, and how much memory the flows can take at the most."""
+"""`penstock check DIR|FILE…`: every mistake in flow files, and how much memory the flows can take at the most."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from penstock.bound import Bound
-from penstock.errors import FlowFileError
+from penstock.errors import FlowError, FlowFileError
+from penstock.files.folders import flow_files
 from penstock.files.load import FlowFile, load
 from penstock.files.quantities import show_size
 from penstock.files.shared import check_shared, is_shared
@@ -19,15 +20,21 @@ from penstock.steps import walk
 
 
 def command(arguments: list[str]) -> int:
-    """Check files; returns 0 if all is well, 1 if there is a mistake in one of them."""
+    """Check files; returns 0 if all is well, 1 if there is a mistake in one of them, 2 if one is not there."""
     parser = make_parser()
     options = parser.parse_args(arguments)
-    reports = [report(path) for path in options.files]
+    try:
+        paths = list(dict.fromkeys(path for named in options.paths for path in files_of(named)))
+    except (FlowError, OSError) as error:
+        parser.error(str(error))
+    reports = [report(path) for path in paths]
     if options.json:
         sys.stdout.write(json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
     else:
         sys.stdout.write("".join(line + "\n" for one in reports for line in lines_of(one, quiet=options.quiet)))
     sys.stdout.flush()
+    if not all(path.exists() for path in paths):
+        return 2
     return 0 if all(one["ok"] for one in reports) else 1
 
 
@@ -36,11 +43,27 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="penstock check",
         description="Say everything that is wrong in flow files, and how much the flows can hold at the most.",
+        epilog="Exit codes: 0 all is well, 1 a file has mistakes, 2 wrong usage, such as a file that is not there.",
     )
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="a flow file: .yaml, .json or .toml")
+    parser.add_argument(
+        "paths",
+        metavar="DIR|FILE",
+        nargs="+",
+        type=Path,
+        help="flow files: .yaml, .json or .toml, and directories of them",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--quiet", action="store_true", help="only mistakes")
     return parser
+
+
+def files_of(path: Path) -> list[Path]:
+    """The flow files in a directory; any other path is one itself. Raises `FlowError` for a directory without one."""
+    if not path.is_dir():
+        return [path]
+    if not (found := flow_files(path)):
+        raise FlowError(f"there is no flow file in {path}; a flow file has its name at the top: flow: NAME")
+    return found
 
 
 def report(path: Path) -> dict[str, Any]:

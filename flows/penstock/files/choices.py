@@ -15,6 +15,9 @@ from penstock.files.shapes import MISSING, Missing, Schema, Shape
 NOT_FOR_ALL = frozenset({"$ref", "anyOf", "description", "enum", "oneOf"})
 """What a piece of schema says of values of any type; all else that shapes say is about one type only."""
 
+APART = "make it an item of its own"
+"""What to do about a second key where there is a list of such mappings."""
+
 
 @dataclass(frozen=True, slots=True)
 class Either(Shape):
@@ -72,6 +75,8 @@ class OneKey(Shape):
 
     alternatives: Mapping[str, Shape]
     beside: Mapping[str, Field] | None = None
+    second: str = "leave one out"
+    """What to do about a second key."""
 
     def __post_init__(self) -> None:
         if both := set(self.alternatives) & set(self.beside or {}):
@@ -98,7 +103,7 @@ class OneKey(Shape):
             self.refuse(node, mistakes)
         for key, _ in pairs[1:]:
             sentence = f"{key.shown()} stands beside {pairs[0][0].shown()}"
-            mistakes.add(key, sentence, wanted="only one of them", hint="make it an item of its own")
+            mistakes.add(key, sentence, wanted="only one of them", hint=self.second)
         if len(pairs) != 1 or unknown or any(value is MISSING for value in (*values, *beside.values())):
             return MISSING
         key, at = pairs[0]

@@ -18,7 +18,7 @@ ENDINGS = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot
 
 
 def command(arguments: list[str], read: Callable[[str], Flow[Any]] | None = None) -> int:
-    """Draw a flow; returns 0, or 1 if the flow cannot be read or the picture cannot be written.
+    """Draw a flow; returns 0, 1 if the flow has mistakes or the picture cannot be written, 2 if there is no file.
 
     `read` gives the flow of a file.
     """
@@ -26,7 +26,7 @@ def command(arguments: list[str], read: Callable[[str], Flow[Any]] | None = None
     try:
         flow = (read or flow_of)(options.file)
     except (PenstockError, OSError) as error:
-        return complain(str(error))
+        return complain(str(error), 1 if Path(options.file).exists() else 2)
     return put(FORMATS[format_of(options)](graph_of(flow)), options.output)
 
 
@@ -35,6 +35,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="penstock graph",
         description="Draw a flow: its sources, steps, branches, services, and where failures are kept.",
+        epilog="Exit codes: 0 all is well, 1 the file has mistakes or the picture cannot be written, 2 wrong usage, "
+        "such as a file that is not there.",
     )
     parser.add_argument("file", metavar="FILE", help="a flow file")
     parser.add_argument(
@@ -68,11 +70,11 @@ def put(picture: str, output: str | None) -> int:
     try:
         Path(output).write_text(picture, encoding="utf-8", newline="\n")
     except OSError as error:
-        return complain(f"{output} cannot be written: {error.strerror}")
+        return complain(f"{output} cannot be written: {error.strerror}", 1)
     return 0
 
 
-def complain(sentence: str) -> int:
+def complain(sentence: str, code: int) -> int:
     """Say on standard error what is wrong; returns the exit code for it."""
     sys.stderr.write(f"penstock graph: {sentence}\n")
-    return 1
+    return code

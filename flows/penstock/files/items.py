@@ -13,9 +13,12 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
 from msgspec import Meta
 
+from penstock.fields import fields_of
 from penstock.files.choices import Either
 from penstock.files.containers import ListOf, MapOf
-from penstock.files.records import Field, Record
+from penstock.files.mistakes import Mistakes
+from penstock.files.node import quoted
+from penstock.files.records import Field, Read, Record
 from penstock.files.scalars import Anything, Flag, Number, Text, Whole
 from penstock.files.shapes import Lazy, Shape
 
@@ -70,6 +73,16 @@ _RULES: Shape = Record(
 def item_type(rules: Mapping[str, Any]) -> Any:
     """The type for items with these rules, the same one whenever the rules are the same."""
     return _typed_dict(json.dumps(rules))
+
+
+def key_of(read: Read, item: Any, mistakes: Mistakes) -> str | None:
+    """The key of a flow; None, and a mistake at its place, when the items have no such field."""
+    key: str | None = read["key"]
+    fields = fields_of(item)
+    if key is None or fields is None or key in fields:
+        return key
+    mistakes.add(read.at("key"), f"the item has no field {quoted(key)} for a key", allowed=fields, nearest=key)
+    return None
 
 
 def rules_of(item: Any) -> dict[str, Any] | None:

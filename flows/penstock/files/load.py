@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.environment import filled
-from penstock.errors import FlowError, VariableMissing
+from penstock.errors import FlowError
 from penstock.files.building import Building
-from penstock.files.document import read_document
 from penstock.files.functions import importing_from
-from penstock.files.items import item_type
+from penstock.files.items import item_type, key_of
 from penstock.files.mistakes import Mistakes
-from penstock.files.model import FLOW, SHARED_FILE, TESTS_FILE
 from penstock.files.names import Names
 from penstock.files.node import Node, quoted
 from penstock.files.outside import service_of
-from penstock.files.places import Place
+from penstock.files.reading import NOTHING, Documents, text_of
 from penstock.files.records import Read
-from penstock.files.shapes import MISSING, Shape
+from penstock.files.schedules import check_schedules
 from penstock.files.trials.case import Case
 from penstock.files.trials.cases import cases_of
 from penstock.flow import Flow
 from penstock.services import Service
-
-NOTHING = Node("mapping", (), Place("", 1, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +77,8 @@ def loads(
         flow, read = reading.flow(text, path, tests)
     mistakes.check()
     assert flow is not None
-    digest = hashlib.sha256("\0".join(reading.texts).encode()).hexdigest()[:12]
-    return FlowFile(flow, path, text, tuple(reading.files), frozenset(read), digest, reading.tests)
+    digest = hashlib.sha256("\0".join(reading.documents.texts).encode()).hexdigest()[:12]
+    return FlowFile(flow, path, text, tuple(reading.documents.files), frozenset(read), digest, reading.tests)
 
 
 class _Reading:
@@ -93,37 +88,37 @@ class _Reading:
         self._environment = environment
         self._known = known
         self._mistakes = mistakes
-        self.files: list[Path] = []
-        self.texts: list[str] = []
+        self.documents = Documents(environment, mistakes)
         self.tests: tuple[Case, ...] = ()
 
     def flow(self, text: str, path: Path, tests: Path | None) -> tuple[Flow[Any] | None, Iterable[str]]:
         """The flow, if it has no mistake, and what is said in its file."""
-        node, read = self._read(text, path, FLOW)
+        node, read = self.documents.flow(text, path)
         uses = node.get("use")
-        used = [self._shared(path.parent, name) for name in (uses.value if uses and uses.kind == "list" else ())]
+        used = [
+            self.documents.shared(path.parent, name) for name in (uses.value if uses and uses.kind == "list" else ())
+        ]
         self._check_names([node, *(shared for shared, _ in used)])
+        check_schedules(node.get("workers"), self._mistakes)
+        beside = None if tests is None else self.documents.tests(tests)
         if not isinstance(read, Read):
             return None, ()
         parts = [part for _, part in used if isinstance(part, Read)]
         services = self._services([*parts, read])
         templates = self._all("templates", [*parts, read])
         item = item_type(read["item"]) if isinstance(read["item"], Mapping) else read["item"]
+        building = Building(services, templates, self._mistakes)
         try:
-            flow = Building(services, templates, self._mistakes).flow(read, item)
+            flow = building.flow(read, item, key_of(read, item, self._mistakes))
         except (FlowError, ValueError, TypeError) as error:
             self._mistakes.add(read.node, str(error))
             return None, ()
-        written = [read["tests"], None if tests is None else self._tests_in(tests)]
-        if not self._mistakes:
-            self.tests = tuple(case for part in written for case in cases_of(part, self._mistakes, flow))
+        self.tests = tuple(
+            case
+            for part in (read["tests"], beside)
+            for case in cases_of(part, self._mistakes, flow, complete=building.complete)
+        )
         return flow, [name for name, _ in read.node.items()]
-
-    def _tests_in(self, path: Path) -> Any:
-        """The tests in a file of their own."""
-        self.files.append(path)
-        read = TESTS_FILE.read(read_document(text_of(path), str(path)), self._mistakes)
-        return read["tests"] if isinstance(read, Read) else None
 
     def _check_names(self, nodes: list[Node]) -> None:
         """Look at the names that steps call, in all files."""
@@ -136,27 +131,6 @@ class _Reading:
             names.check(node.get("steps"))
             for steps in (node.get("templates") or NOTHING).values():
                 names.check(steps)
-
-    def _read(self, text: str, path: Path, shape: Shape) -> tuple[Node, Any]:
-        self.files.append(path)
-        self.texts.append(text)
-        node = read_document(text, str(path))
-        for text_node in (one for name, part in node.items() if name != "tests" for one in texts_in(part)):
-            try:
-                filled(text_node.value, self._environment)
-            except VariableMissing as error:
-                self._mistakes.add(text_node, str(error))
-        return node, shape.read(node, self._mistakes)
-
-    def _shared(self, folder: Path, name: Node) -> tuple[Node, Any]:
-        path = folder / str(name.value)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8"
-            self._mistakes.add(name, f"the file {path} cannot be read: {reason}")
-            return NOTHING, MISSING
-        return self._read(text, path, SHARED_FILE)
 
     def _services(self, parts: list[Read]) -> dict[str, Service]:
         made: dict[str, Service] = {}
@@ -181,27 +155,3 @@ class _Reading:
                     )
                 found[key] = value
         return found
-
-
-def texts_in(node: Node) -> Iterator[Node]:
-    """All texts in a document."""
-    if node.kind == "text":
-        yield node
-    elif node.kind == "list":
-        for item in node.value:
-            yield from texts_in(item)
-    for value in node.values():
-        yield from texts_in(value)
-
-
-def text_of(path: Path) -> str:
-    """The text of a file; raises `FlowFileError`."""
-    mistakes = Mistakes()
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        mistakes.add(Place(str(path), 1, 1), f"the file is not UTF-8 (byte {error.start})")
-    except OSError as error:
-        mistakes.add(Place(str(path), 1, 1), f"the file cannot be read: {error.strerror or error}")
-    mistakes.check()
-    return ""

@@ -68,6 +68,10 @@ class Mistakes:
         place = where if isinstance(where, Place) else where.place
         self._found[Mistake(place, sentence, ", ".join(clauses), hint)] = None
 
+    def take(self, error: FlowFileError) -> None:
+        """Note the mistakes that the reading of another file ended with."""
+        self._found |= dict.fromkeys(error.mistakes)
+
     @staticmethod
     def nearest(word: str, words: Iterable[str]) -> str | None:
         """The one of the words that is spelled most like this one; `maxInFlight` is like `max_in_flight`."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from penstock.files.amounts import Duration, Rate, Size
 from penstock.files.checked import CRON, ZONE
-from penstock.files.choices import Either, OneKey
+from penstock.files.choices import APART, Either, OneKey
 from penstock.files.containers import ListOf, MapOf
 from penstock.files.functions import Expr, Function, Reference
 from penstock.files.items import FIELDS
@@ -169,6 +169,7 @@ _STEP: Shape = OneKey(
         "merge": Field(Reference(), about="For enrich: how answers are put into the value"),
         "timeout": Field(Duration(), about="For to: how long one write may take (30s)"),
     },
+    second=APART,
 )
 
 SOURCE = OneKey(

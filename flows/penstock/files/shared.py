@@ -9,8 +9,9 @@ from pathlib import Path
 
 from penstock.errors import FlowFileError
 from penstock.files.document import read_document
-from penstock.files.load import loads, text_of
+from penstock.files.load import loads
 from penstock.files.model import SHARED
+from penstock.files.reading import text_of
 
 
 def is_shared(path: Path) -> bool:

@@ -14,7 +14,7 @@ FLOW = Template("""\
 # A flow: what comes in, what happens to each item, and where goes what failed.
 # Expressions are CEL (https://cel.dev) on `value`, the item as the steps before left it.
 flow: $name
-about: Payments, in euros.
+about: What $name is for, in one line.  # shown where the flow is drawn and listed; write your own
 
 key: id  # what people know an item by
 item:

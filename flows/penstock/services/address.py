@@ -32,7 +32,10 @@ class Address:
     def __init__(self, template: str, environment: Mapping[str, str] = os.environ) -> None:
         self.template = template
         self._pieces = list(pieces_of(filled := filled_in(template, environment)))
-        parts = urlsplit(filled)
+        try:
+            parts = urlsplit(filled)
+        except ValueError:  # brackets that hold no address: http://[h
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ValueError(f"a service needs an address like http://host/path/{{field}}, got {template!r}")
         if "{" in parts.netloc:

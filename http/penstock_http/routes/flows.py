@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from aiohttp import web
 from penstock.element import Outcome
 from penstock.flow import Flow
 from penstock.runtime import Totals
+from penstock.steps import NamedStep
 from penstock_http import negotiation
 from penstock_http.access import check_put, is_trusted
 from penstock_http.context import CONTEXT, Context
@@ -114,10 +116,7 @@ def said(flow: Flow[Any]) -> dict[str, Any]:
         "item": getattr(flow.item, "__name__", None),
         "key": flow.key,
         "window": {"elements": flow.elements, "bytes": flow.bytes},
-        "steps": [
-            {"name": step.name, "kind": step.kind, "services": [service.name for service in step.services]}
-            for step in flow.steps
-        ],
+        "steps": list(steps_of(flow.steps)),
         "services": [
             {
                 "name": service.name,
@@ -134,6 +133,15 @@ def said(flow: Flow[Any]) -> dict[str, Any]:
         "workers": [worker.name for worker in flow.workers],
         "deadLetters": flow.store if isinstance(flow.store, str) else getattr(flow.store, "url", None),
     }
+
+
+def steps_of(steps: Iterable[NamedStep], branch: str | None = None) -> Iterator[dict[str, Any]]:
+    """All steps, each followed by those on its branches; `branch` is the one that they are on: `STEP.BRANCH`."""
+    for step in steps:
+        services = [service.name for service in step.services]
+        yield {"name": step.name, "kind": step.kind, "branch": branch, "services": services}
+        for way in step.ways:
+            yield from steps_of(way.steps, f"{step.name}.{way.name}")
 
 
 def _json(document: object, status: int = 200) -> web.Response:

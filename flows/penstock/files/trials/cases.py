@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.files.choices import Chosen
@@ -12,13 +12,17 @@ from penstock.files.records import Read
 from penstock.files.shapes import MISSING
 from penstock.files.trials.case import Bounds, Case, Downtime, Event, Expected, Happening, Rule
 from penstock.files.trials.items import FAILED, LETTER
+from penstock.files.trials.names import Names
 from penstock.files.trials.open_records import OpenRead
 from penstock.files.trials.rule_of import rule_of
 from penstock.flow import Flow
 
 
-def cases_of(read: Any, mistakes: Mistakes, flow: Flow[Any]) -> tuple[Case, ...]:
-    """The tests of a flow, of what the shape `CASES` read. Mistakes are noted; a test that has one is left out."""
+def cases_of(read: Any, mistakes: Mistakes, flow: Flow[Any], *, complete: bool = True) -> tuple[Case, ...]:
+    """The tests of a flow, of what the shape `CASES` read. Mistakes are noted; a test that has one is left out.
+
+    A flow that is not `complete` lacks steps, so names that it does not know may be right.
+    """
     if read is None or read is MISSING:
         return ()
     tests: Sequence[Read] = read
@@ -29,13 +33,13 @@ def cases_of(read: Any, mistakes: Mistakes, flow: Flow[Any]) -> tuple[Case, ...]
         if test["name"] in names:
             mistakes.add(test.at("name"), f"found a second test {quoted(test['name'])}", wanted="a name of its own")
         names.add(test["name"])
-        case = _case(test, mistakes, flow)
+        case = _case(test, mistakes, flow, Names(flow, complete, mistakes))
         if len(mistakes) == before:
             cases.append(case)
     return tuple(cases)
 
 
-def _case(test: Read, mistakes: Mistakes, flow: Flow[Any]) -> Case:
+def _case(test: Read, mistakes: Mistakes, flow: Flow[Any], names: Names) -> Case:
     given, window = test["given"], test["window"]
     if isinstance(given, Read):
         given = given["generate"]
@@ -45,8 +49,8 @@ def _case(test: Read, mistakes: Mistakes, flow: Flow[Any]) -> Case:
     return Case(
         name=test["name"],
         given=given,
-        expected=_expected(test["expect"], mistakes, flow),
-        rules=_rules(test, mistakes, flow),
+        expected=_expected(test["expect"], mistakes, names),
+        rules=_rules(test, mistakes, names),
         events=events,
         downtimes=downtimes,
         every=test["every"] or 0.0,
@@ -59,13 +63,12 @@ def _case(test: Read, mistakes: Mistakes, flow: Flow[Any]) -> Case:
     )
 
 
-def _rules(test: Read, mistakes: Mistakes, flow: Flow[Any]) -> dict[str, tuple[Rule, ...]]:
-    services, outlets = {service.name for service in flow.services}, set(flow.outlets)
-    _check_names(test, "when", mistakes, [*sorted(services), *sorted(outlets - services)], "service")
+def _rules(test: Read, mistakes: Mistakes, names: Names) -> dict[str, tuple[Rule, ...]]:
+    names.check(test, "when", names.called, "service")
     written: Mapping[str, OpenRead | tuple[OpenRead, ...]] = test["when"] or {}
     return {
         name: tuple(
-            rule_of(name, rule, mistakes, is_outlet=name not in services)
+            rule_of(name, rule, mistakes, is_outlet=name in names.outlets and name not in names.services)
             for rule in (one if isinstance(one, tuple) else (one,))
         )
         for name, one in written.items()
@@ -99,16 +102,14 @@ def _times_of(kind: str) -> tuple[str, ...]:
     return ("from", "to") if kind == "store" else ("at",)
 
 
-def _expected(read: Read, mistakes: Mistakes, flow: Flow[Any]) -> Expected:
+def _expected(read: Read, mistakes: Mistakes, names: Names) -> Expected:
     if all(name not in read for name in read):
         mistakes.add(read.node, "nothing is expected", wanted="at least one expectation", hint="such as ok: 3")
-    services = sorted({service.name for service in flow.services})
-    called = sorted({*services, *flow.outlets})
     for name in ("calls", "at_once"):
-        _check_names(read, name, mistakes, called, "service")
-    _check_names(read, "delivered", mistakes, list(flow.outlets), "outlet")
-    _check_records(read, "failed", FAILED, mistakes, flow)
-    _check_records(read, "dead_letters", LETTER, mistakes, flow)
+        names.check(read, name, names.called, "service")
+    names.check(read, "delivered", names.outlets, "outlet")
+    names.check_records(read, "failed", FAILED)
+    names.check_records(read, "dead_letters", LETTER)
     values = {name: read[name] for name in read}
     for name in ("calls", "at_once"):
         counts: Mapping[str, Any] = read[name] or {}
@@ -120,26 +121,3 @@ def _expected(read: Read, mistakes: Mistakes, flow: Flow[Any]) -> Expected:
 
 def _bounds(read: Any) -> Bounds:
     return Bounds(read["least"] or 0, read["most"]) if isinstance(read, Read) else Bounds(read, read)
-
-
-def _check_names(read: Read, field: str, mistakes: Mistakes, names: Sequence[str], what: str) -> None:
-    """The names under a field have to be those of services or outlets."""
-    node = read.node.get(field)
-    for key, _ in node.value if node is not None else ():
-        if key.value in names:
-            continue
-        if names:
-            mistakes.add(key, f"found {key.shown()}", allowed=names, nearest=key.value)
-        else:
-            mistakes.add(key, f"found {key.shown()}, but the flow has no {what}")
-
-
-def _check_records(read: Read, field: str, names: Iterable[str], mistakes: Mistakes, flow: Flow[Any]) -> None:
-    """Records of failures have fields of their own, and steps that the flow has."""
-    node = read.node.get(field)
-    for item in node.value if node is not None and node.kind == "list" else ():
-        for key, value in item.value if item.kind == "mapping" else ():
-            if key.value not in names:
-                mistakes.add(key, f"found {key.shown()}", allowed=names, nearest=key.value)
-            elif key.value == "step" and value.value not in flow.places:
-                mistakes.add(value, f"found {value.shown()}", allowed=flow.places, nearest=str(value.value))

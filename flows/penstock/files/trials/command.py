@@ -95,8 +95,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags of the command."""
     parser = argparse.ArgumentParser(
         prog="penstock test",
-        description="Play the tests of flow files in virtual time: the real engine, scripted services, no waiting. "
-        "Exit code 0: all passed; 1: some failed; 2: a file has mistakes, or there is nothing to play.",
+        description="Play the tests of flow files in virtual time: the real engine, scripted services, no waiting.",
+        epilog="Exit codes: 0 all passed, 1 some failed, 2 a file has mistakes or is not there, there is nothing to "
+        "play, or wrong usage.",
     )
     parser.add_argument(
         "files",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from penstock.files.amounts import Duration, Size
-from penstock.files.choices import Either, OneKey
+from penstock.files.choices import APART, Either, OneKey
 from penstock.files.containers import ListOf, MapOf
 from penstock.files.records import Field, Record
 from penstock.files.scalars import Anything, Flag, Text, Whole
@@ -62,6 +62,7 @@ EVENT = OneKey(
         "from": Field(PASSED_TIME, about="From when on the store is down; from the start unless said otherwise"),
         "to": Field(Duration(), about="Until when the store is down; for good unless said otherwise"),
     },
+    second=APART,
 )
 
 GIVEN = Either(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from penstock.element import Outcome
 from penstock.files.trials import items
@@ -14,6 +15,9 @@ from penstock.files.trials.traces import at, shown
 
 CLOSE = 1e-6
 """Seconds by which times may differ and still be the same: summaries round to that."""
+
+REASONS = 3
+"""How many failures are told as the reason why other items did not come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,34 @@ class Verdict:
 def judge(played: Played) -> Verdict:
     """Compare what came of a test with what it expects, and with what holds for every run."""
     found = (
-        *(Difference(what, lines) for what, lines in _lists(played) if lines),
+        *(Difference(what, lines) for what, lines in _explained(played) if lines),
         *(Difference(what, (line,)) for what, line in (*_numbers(played), *_times(played), *_laws(played))),
     )
     return Verdict(played, found)
+
+
+def _explained(played: Played) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The differences of lists; the first one that failures nobody expects may explain is followed by some of these."""
+    failures = () if played.case.expected.failed is not None else _failures(played)
+    for what, lines in _lists(played):
+        if lines and what.startswith(("ok", "filtered", "delivered")):
+            yield what, (*lines, *failures)
+            failures = ()
+        else:
+            yield what, lines
+
+
+def _failures(played: Played) -> tuple[str, ...]:
+    """Some of the items that failed: where, and why."""
+    failed = items.results(played, ok=False)
+    told = tuple(_failure(item.facts) for item in failed[:REASONS])
+    more = len(failed) - len(told)
+    return (*told, f"  and {more} more failed") if more else told
+
+
+def _failure(facts: Mapping[str, Any]) -> str:
+    which = f"element {facts['seq']}" if facts["key"] is None else f"key {shown(facts['key'])}"
+    return f"  failed at {facts['step']}: {facts['type']}: {facts['message']} ({which})"
 
 
 def _lists(played: Played) -> Iterator[tuple[str, tuple[str, ...]]]:

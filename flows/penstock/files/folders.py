@@ -1,0 +1,33 @@
+"""Folders with flow files: which files in them are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from penstock.errors import FlowFileError
+from penstock.files.document import FORMATS, read_document
+
+
+def flow_files(folder: Path) -> list[Path]:
+    """The flow files in a folder, by their names. Raises `OSError` when it cannot be read."""
+    return [path for path in candidates(folder) if holds_flow(path)]
+
+
+def candidates(folder: Path) -> Iterator[Path]:
+    """The files in a folder that may be flow files by their names; `*.test.*` are not. Raises `OSError`."""
+    return (path for path in sorted(folder.iterdir()) if _may_hold_flow(path))
+
+
+def holds_flow(path: Path) -> bool:
+    """Whether a file is meant as a flow file: it has a flow's name, or is too broken to tell."""
+    try:
+        document = read_document(path.read_text(encoding="utf-8"), str(path))
+    except (FlowFileError, OSError, UnicodeDecodeError):
+        return True
+    return any(name == "flow" for name, _ in document.items())
+
+
+def _may_hold_flow(path: Path) -> bool:
+    hidden, tests = path.name.startswith("."), ".test" in path.suffixes
+    return path.suffix.lower().removeprefix(".") in FORMATS and not hidden and not tests and path.is_file()

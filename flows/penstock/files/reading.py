@@ -1,0 +1,104 @@
+"""The files that a flow is written in: itself, those that it uses, and its tests; each is read by its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from penstock.environment import filled
+from penstock.errors import FlowFileError, VariableMissing
+from penstock.files.document import read_document
+from penstock.files.mistakes import Mistakes
+from penstock.files.model import FLOW, SHARED, SHARED_FILE, TESTS_FILE
+from penstock.files.node import Node
+from penstock.files.places import Place
+from penstock.files.records import Read
+from penstock.files.shapes import MISSING
+
+NOTHING = Node("mapping", (), Place("", 1, 1))
+
+
+class Documents:
+    """What was read, together with what is wrong in it."""
+
+    def __init__(self, environment: Mapping[str, str], mistakes: Mistakes) -> None:
+        self._environment = environment
+        self._mistakes = mistakes
+        self.files: list[Path] = []
+        self.texts: list[str] = []
+
+    def flow(self, text: str, path: Path) -> tuple[Node, Any]:
+        """The document of a flow, and what its shape made of it. Raises `FlowFileError` for what is no document."""
+        self._note(text, path)
+        node = read_document(text, str(path)) if text.strip("\ufeff \t\r\n") else NOTHING
+        if node.kind == "null" or node.value == ():
+            place = Place(str(path), 1, 1)
+            self._mistakes.add(place, "the file is empty", hint="`penstock new NAME` begins one")
+            return NOTHING, MISSING
+        self._check_variables(node)
+        return node, FLOW.read(node, self._mistakes)
+
+    def shared(self, folder: Path, name: Node) -> tuple[Node, Any]:
+        """The same of a file that is used by its name. Raises `FlowFileError` for what is no document."""
+        path = folder / str(name.value)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8"
+            self._mistakes.add(name, f"the file {path} cannot be read: {reason}")
+            return NOTHING, MISSING
+        self._note(text, path)
+        node = read_document(text, str(path))
+        if node.get("flow") is not None:
+            hint = "put what is shared into a file without flow:"
+            self._mistakes.add(name, "a flow file cannot be used by another", hint=hint)
+            names = tuple(pair for pair in node.value if pair[0].value in SHARED)  # nobody is to miss them here
+            return Node("mapping", names, node.place), MISSING
+        self._check_variables(node)
+        return node, SHARED_FILE.read(node, self._mistakes)
+
+    def tests(self, path: Path) -> Any:
+        """The tests in a file of their own."""
+        self.files.append(path)
+        try:
+            read = TESTS_FILE.read(read_document(text_of(path), str(path)), self._mistakes)
+        except FlowFileError as error:
+            self._mistakes.take(error)
+            return None
+        return read["tests"] if isinstance(read, Read) else None
+
+    def _note(self, text: str, path: Path) -> None:
+        self.files.append(path)
+        self.texts.append(text)
+
+    def _check_variables(self, node: Node) -> None:
+        for text_node in (one for name, part in node.items() if name != "tests" for one in texts_in(part)):
+            try:
+                filled(text_node.value, self._environment)
+            except VariableMissing as error:
+                self._mistakes.add(text_node, str(error))
+
+
+def texts_in(node: Node) -> Iterator[Node]:
+    """All texts in a document."""
+    if node.kind == "text":
+        yield node
+    elif node.kind == "list":
+        for item in node.value:
+            yield from texts_in(item)
+    for value in node.values():
+        yield from texts_in(value)
+
+
+def text_of(path: Path) -> str:
+    """The text of a file; raises `FlowFileError`."""
+    mistakes = Mistakes()
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        mistakes.add(Place(str(path), 1, 1), f"the file is not UTF-8 (byte {error.start})")
+    except OSError as error:
+        mistakes.add(Place(str(path), 1, 1), f"the file cannot be read: {error.strerror or error}")
+    mistakes.check()
+    return ""
