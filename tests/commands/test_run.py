@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,14 @@ steps:
 samples: {id: seq}
 workers:
   nightly: {source: {generate: 2}}
+"""
+
+READING = f"""\
+{DOUBLE}
+  file: {{source: {{file: "${{NONE:-.}}/in.ndjson"}}}}
+  stdin: {{source: {{stdin: true}}}}
+  folder: {{source: {{directory: .}}}}
+use: [shared.yaml]
 """
 
 SLOW = """\
@@ -157,6 +166,56 @@ def test_what_cannot_be_meant_is_refused_with_a_sentence(
     assert (code, said.out) == (2, "")
     assert sentence in said.err
     assert sorted(path for path in folder.iterdir() if path.name != "__pycache__") == before
+
+
+@pytest.mark.parametrize(
+    ("words", "kept", "link"),
+    [
+        ("--input in.ndjson", "in.ndjson", None),
+        ("--input in.ndjson", "flow.yaml", os.link),
+        ("--samples 1", "flow.yaml", os.symlink),
+        ("--input in.ndjson", "shared.yaml", None),
+        ("", "in.ndjson", os.link),
+        ("--worker file", "in.ndjson", os.symlink),
+        ("--worker stdin", "in.ndjson", None),
+        ("--worker folder", "in.ndjson", None),
+        ("--input in.ndjson --checkpoint c.json", "in.ndjson", os.link),
+        ("--input in.ndjson --checkpoint c.json", "flow.yaml", None),
+        ("--input in.ndjson --checkpoint c.json --restart", "flow.yaml", os.symlink),
+    ],
+)
+def test_an_output_that_is_read_is_refused_and_stays(folder: Path, words: str, kept: str, link: Any) -> None:
+    """Under its own name or another, and before it is emptied."""
+    (folder / "flow.yaml").write_text(READING)
+    (folder / "shared.yaml").write_text("templates: {}\n")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    name = kept
+    if link is not None:
+        name = "other.ndjson"
+        link(folder / kept, folder / name)
+
+    with open(folder / "in.ndjson", "rb") as stdin:
+        words = f"run flow.yaml {words} --output {name}"
+        process = start(folder, *words.split(), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        out, said = process.communicate(timeout=SECONDS)
+
+    assert (process.returncode, out, said.count(b"\n")) == (2, b"", 1)
+    assert b"name another" in said
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "other.ndjson"} == before
+
+
+def test_standard_output_and_the_checkpoint_are_no_file_that_is_read(folder: Path) -> None:
+    """Appending to the input would never end, and beginning anew throws a checkpoint away."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with open(folder / "in.ndjson", "ab") as appended:
+        process = start(folder, "run", "flow.yaml", "--input", "in.ndjson", stdout=appended, stderr=subprocess.PIPE)
+        said = process.communicate(timeout=30)[1]
+    assert (process.returncode, said.startswith(b"penstock run: standard output is the same file")) == (2, True)
+
+    words = ("--input", "in.ndjson", "--output", "out.ndjson", "--checkpoint", "flow.yaml", "--restart")
+    code, _, told = run(folder, "run", "flow.yaml", *words)
+    assert (code, "the checkpoint flow.yaml is the same file" in told) == (2, True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_reader_that_has_enough_ends_the_run_quietly(folder: Path) -> None:

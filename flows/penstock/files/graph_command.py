@@ -18,7 +18,7 @@ ENDINGS = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot
 
 
 def command(arguments: list[str], read: Callable[[str], Flow[Any]] | None = None) -> int:
-    """Draw a flow; returns 0, or 1 if the flow cannot be read or the picture cannot be written.
+    """Draw a flow; returns 0, 1 if the flow cannot be read or the picture not written, 2 if it would be lost.
 
     `read` gives the flow of a file.
     """
@@ -27,6 +27,8 @@ def command(arguments: list[str], read: Callable[[str], Flow[Any]] | None = None
         flow = (read or flow_of)(options.file)
     except (PenstockError, OSError) as error:
         return complain(str(error))
+    if options.output is not None and is_same(options.file, options.output):
+        return complain(f"{options.output} is the flow itself, which would be lost; name another file", 2)
     return put(FORMATS[format_of(options)](graph_of(flow)), options.output)
 
 
@@ -59,6 +61,14 @@ def flow_of(file: str) -> Flow[Any]:
     return load(file).flow
 
 
+def is_same(file: str, output: str) -> bool:
+    """Whether two names are those of one file."""
+    try:
+        return Path(file).samefile(output)
+    except OSError:  # one of them is not there
+        return False
+
+
 def put(picture: str, output: str | None) -> int:
     """Write a picture, in UTF-8 whatever the terminal says; returns the exit code."""
     if output is None:
@@ -72,7 +82,7 @@ def put(picture: str, output: str | None) -> int:
     return 0
 
 
-def complain(sentence: str) -> int:
+def complain(sentence: str, code: int = 1) -> int:
     """Say on standard error what is wrong; returns the exit code for it."""
     sys.stderr.write(f"penstock graph: {sentence}\n")
-    return 1
+    return code
