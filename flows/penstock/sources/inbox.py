@@ -115,7 +115,9 @@ class Inbox:
         except FileNotFoundError:
             return "directory.file_gone"
         except OSError as error:
-            raise FileBroke(self.called(file.name), f"it cannot be moved to {folder}/: {error.strerror or error}") from error
+            raise FileBroke(
+                self.called(file.name), f"it cannot be moved to {folder}/: {error.strerror or error}"
+            ) from error
         return None
 
 
