@@ -6,6 +6,7 @@ import gzip
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -118,14 +119,54 @@ def test_a_flow_can_be_in_python(folder: Path, name: str) -> None:
     assert (code, records(out)[0]["value"]) == (0, "5")
 
 
-def test_failures_are_kept_where_the_flag_says(folder: Path) -> None:
-    """And the summary says how to look at them."""
-    code, out, said = run(folder, "run", "flow.yaml", "--dead-letters", "sqlite:///kept.db", stdin=b"no\n")
+@pytest.mark.parametrize("url", ["sqlite:///kept.db", "sqlite:///${KEPT:-a}/it's kept.db"])
+def test_failures_are_kept_where_the_flag_says(folder: Path, url: str) -> None:
+    """And the summary says how to look at them, in words for a shell."""
+    (folder / "a").mkdir()
+    code, out, said = run(folder, "run", "flow.yaml", "--dead-letters", url, stdin=b"no\n")
     assert code == 1
-    words = said.splitlines()[1].partition("penstock ")[2].split()
+    words = shlex.split(said.splitlines()[1].partition("penstock ")[2])
     listed = run(folder, *words, "--json")
     assert listed[0] == 0
     assert records(listed[1])[0]["id"] == records(out)[0]["deadLetter"]
+
+
+@pytest.mark.parametrize("url", ["memory", "memory:", "${KEPT:-memory}"])
+def test_what_was_kept_in_memory_is_said_to_be_gone(folder: Path, url: str) -> None:
+    """No command could show it any more; one that could have been is named."""
+    code, _, said = run(folder, "run", "flow.yaml", "--dead-letters", url, stdin=b"no\n")
+    assert (code, said.count("\n")) == (1, 2)
+    assert said.endswith("was kept in memory and is gone; to keep it: --dead-letters sqlite:///FILE\n")
+
+
+FULL = "the output standard output cannot be used: No space left on device"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+@pytest.mark.parametrize(
+    ("stdin", "expected"),
+    [
+        (b'{"id":1}\n', {"run.broke", "the run broke"}),
+        (b"", {"penstock run"}),
+    ],
+)
+def test_a_full_disk_behind_standard_output_is_said_in_a_sentence(
+    folder: Path, stdin: bytes, expected: set[str]
+) -> None:
+    """Whether the results do not fit, or the end record alone."""
+    with open("/dev/full", "wb") as full:
+        process = start(folder, "run", "flow.yaml", stdin=subprocess.PIPE, stdout=full, stderr=subprocess.PIPE)
+        said = process.communicate(stdin, SECONDS)[1].decode()
+    assert process.returncode == 1
+    told = [line for line in said.splitlines() if FULL in line]
+    assert {word for word in ("run.broke", "the run broke", "penstock run") if word in "".join(told)} == expected
+    assert "Traceback" not in said
+
+
+def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path) -> None:
+    """Such as a folder for the dead letters that is not there."""
+    code, _, said = run(folder, "run", "flow.yaml", "--dead-letters", "sqlite:///none/a.db", stdin=b"1\n")
+    assert (code, "there is no folder" in said, "Traceback" in said) == (1, True, False)
 
 
 @pytest.mark.parametrize(
