@@ -281,9 +281,10 @@ class ServiceUnreachable(ElementError):
 
     retryable = True
 
-    def __init__(self, service: str, cause: BaseException) -> None:
-        super().__init__(f"{service} could not be reached: {describe(cause)}")
+    def __init__(self, service: str, reason: str) -> None:
+        super().__init__(f"{service} could not be reached: {reason}")
         self.service = service
+        self.reason = reason
 
 
 class OutletUnavailable(ElementError):

@@ -6,11 +6,13 @@ import gzip
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,14 @@ steps:
 samples: {id: seq}
 workers:
   nightly: {source: {generate: 2}}
+"""
+
+READING = f"""\
+{DOUBLE}
+  file: {{source: {{file: "${{NONE:-.}}/in.ndjson"}}}}
+  stdin: {{source: {{stdin: true}}}}
+  folder: {{source: {{directory: .}}}}
+use: [shared.yaml]
 """
 
 SLOW = """\
@@ -109,14 +119,54 @@ def test_a_flow_can_be_in_python(folder: Path, name: str) -> None:
     assert (code, records(out)[0]["value"]) == (0, "5")
 
 
-def test_failures_are_kept_where_the_flag_says(folder: Path) -> None:
-    """And the summary says how to look at them."""
-    code, out, said = run(folder, "run", "flow.yaml", "--dead-letters", "sqlite:///kept.db", stdin=b"no\n")
+@pytest.mark.parametrize("url", ["sqlite:///kept.db", "sqlite:///${KEPT:-a}/it's kept.db"])
+def test_failures_are_kept_where_the_flag_says(folder: Path, url: str) -> None:
+    """And the summary says how to look at them, in words for a shell."""
+    (folder / "a").mkdir()
+    code, out, said = run(folder, "run", "flow.yaml", "--dead-letters", url, stdin=b"no\n")
     assert code == 1
-    words = said.splitlines()[1].partition("penstock ")[2].split()
+    words = shlex.split(said.splitlines()[1].partition("penstock ")[2])
     listed = run(folder, *words, "--json")
     assert listed[0] == 0
     assert records(listed[1])[0]["id"] == records(out)[0]["deadLetter"]
+
+
+@pytest.mark.parametrize("url", ["memory", "memory:", "${KEPT:-memory}"])
+def test_what_was_kept_in_memory_is_said_to_be_gone(folder: Path, url: str) -> None:
+    """No command could show it any more; one that could have been is named."""
+    code, _, said = run(folder, "run", "flow.yaml", "--dead-letters", url, stdin=b"no\n")
+    assert (code, said.count("\n")) == (1, 2)
+    assert said.endswith("was kept in memory and is gone; to keep it: --dead-letters sqlite:///FILE\n")
+
+
+FULL = "the output standard output cannot be used: No space left on device"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+@pytest.mark.parametrize(
+    ("stdin", "expected"),
+    [
+        (b'{"id":1}\n', {"run.broke", "the run broke"}),
+        (b"", {"penstock run"}),
+    ],
+)
+def test_a_full_disk_behind_standard_output_is_said_in_a_sentence(
+    folder: Path, stdin: bytes, expected: set[str]
+) -> None:
+    """Whether the results do not fit, or the end record alone."""
+    with open("/dev/full", "wb") as full:
+        process = start(folder, "run", "flow.yaml", stdin=subprocess.PIPE, stdout=full, stderr=subprocess.PIPE)
+        said = process.communicate(stdin, SECONDS)[1].decode()
+    assert process.returncode == 1
+    told = [line for line in said.splitlines() if FULL in line]
+    assert {word for word in ("run.broke", "the run broke", "penstock run") if word in "".join(told)} == expected
+    assert "Traceback" not in said
+
+
+def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path) -> None:
+    """Such as a folder for the dead letters that is not there."""
+    code, _, said = run(folder, "run", "flow.yaml", "--dead-letters", "sqlite:///none/a.db", stdin=b"1\n")
+    assert (code, "there is no folder" in said, "Traceback" in said) == (1, True, False)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +207,56 @@ def test_what_cannot_be_meant_is_refused_with_a_sentence(
     assert (code, said.out) == (2, "")
     assert sentence in said.err
     assert sorted(path for path in folder.iterdir() if path.name != "__pycache__") == before
+
+
+@pytest.mark.parametrize(
+    ("words", "kept", "link"),
+    [
+        ("--input in.ndjson", "in.ndjson", None),
+        ("--input in.ndjson", "flow.yaml", os.link),
+        ("--samples 1", "flow.yaml", os.symlink),
+        ("--input in.ndjson", "shared.yaml", None),
+        ("", "in.ndjson", os.link),
+        ("--worker file", "in.ndjson", os.symlink),
+        ("--worker stdin", "in.ndjson", None),
+        ("--worker folder", "in.ndjson", None),
+        ("--input in.ndjson --checkpoint c.json", "in.ndjson", os.link),
+        ("--input in.ndjson --checkpoint c.json", "flow.yaml", None),
+        ("--input in.ndjson --checkpoint c.json --restart", "flow.yaml", os.symlink),
+    ],
+)
+def test_an_output_that_is_read_is_refused_and_stays(folder: Path, words: str, kept: str, link: Any) -> None:
+    """Under its own name or another, and before it is emptied."""
+    (folder / "flow.yaml").write_text(READING)
+    (folder / "shared.yaml").write_text("templates: {}\n")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    name = kept
+    if link is not None:
+        name = "other.ndjson"
+        link(folder / kept, folder / name)
+
+    with open(folder / "in.ndjson", "rb") as stdin:
+        words = f"run flow.yaml {words} --output {name}"
+        process = start(folder, *words.split(), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        out, said = process.communicate(timeout=SECONDS)
+
+    assert (process.returncode, out, said.count(b"\n")) == (2, b"", 1)
+    assert b"name another" in said
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "other.ndjson"} == before
+
+
+def test_standard_output_and_the_checkpoint_are_no_file_that_is_read(folder: Path) -> None:
+    """Appending to the input would never end, and beginning anew throws a checkpoint away."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with open(folder / "in.ndjson", "ab") as appended:
+        process = start(folder, "run", "flow.yaml", "--input", "in.ndjson", stdout=appended, stderr=subprocess.PIPE)
+        said = process.communicate(timeout=30)[1]
+    assert (process.returncode, said.startswith(b"penstock run: standard output is the same file")) == (2, True)
+
+    words = ("--input", "in.ndjson", "--output", "out.ndjson", "--checkpoint", "flow.yaml", "--restart")
+    code, _, told = run(folder, "run", "flow.yaml", *words)
+    assert (code, "the checkpoint flow.yaml is the same file" in told) == (2, True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_reader_that_has_enough_ends_the_run_quietly(folder: Path) -> None:

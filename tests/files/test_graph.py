@@ -408,6 +408,20 @@ def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
         command(["f.yaml", "--format", "png"])
 
 
+@pytest.mark.parametrize("name", ["f.yaml", "hard.yaml", "soft.yaml"])
+def test_a_picture_never_takes_the_place_of_its_flow(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under whatever name."""
+    flow = tmp_path / "f.yaml"
+    flow.write_text("flow: f\n")
+    (tmp_path / "hard.yaml").hardlink_to(flow)
+    (tmp_path / "soft.yaml").symlink_to(flow)
+    assert command([str(flow), "--output", str(tmp_path / name)], lambda file: orders_flow()) == 2
+    assert "is the flow itself, which would be lost" in capsys.readouterr().err
+    assert flow.read_text() == "flow: f\n"
+
+
 # The programs that read it
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,38 @@ def test_a_file_that_breaks_is_put_aside_and_watching_goes_on(tmp_path: Path) ->
     assert [(entry["file"], entry["elements"]) for entry in failed] == [("a.ndjson.gz", 2), ("b.csv", 0)]
     assert "the file was cut off" in failed[0]["error"]
     assert "names the field 'a' twice" in failed[1]["error"]
+
+
+@pytest.mark.parametrize("name", ["${NOPE}.ndjson", "${HOME}.ndjson", "$$.ndjson"])
+def test_a_name_that_was_found_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
+    """Whoever puts files into a directory reads no variables with their names."""
+    put(tmp_path / name, b"1\n")
+
+    async def then(run: Run, _: list[Any]) -> None:
+        await until(lambda: names(tmp_path / "done") == [name] or run.reason is not None or run.error is not None)
+
+    seen, summary, _ = watched(tmp_path, then)
+    assert (seen, summary.reason, names(tmp_path / "done")) == ([1], "draining", [name])
+
+
+def test_whatever_is_wrong_with_a_file_is_said_of_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is put aside as any other that breaks, and no error shows what the variables hold."""
+    monkeypatch.setenv("INBOX", str(tmp_path))
+    put(tmp_path / "a.ndjson.gz", b"no", 1000)
+    put(tmp_path / "b.ndjson", b"1\n", 2000)
+
+    async def main() -> tuple[Summary, list[Any]]:
+        with capture_logs() as logs:
+            run = Flow("f").start(from_directory("${INBOX}", every=EVERY), Discard())
+            await until(lambda: names(tmp_path / "done") == ["b.ndjson"])
+            (tmp_path / "done" / "b.ndjson").unlink()
+            shutil.rmtree(tmp_path)
+            return await run.finished, list(logs)
+
+    summary, logs = really(main())
+    (failed,) = [entry for entry in logs if entry["event"] == "directory.file_failed"]
+    assert failed["error"].startswith("${INBOX}/a.ndjson.gz cannot be read: its compressed data are damaged")
+    assert summary.error == "the source directory broke: ${INBOX} cannot be read: No such file or directory"
 
 
 def test_lines_that_fail_do_not_hold_a_file_back(tmp_path: Path) -> None:

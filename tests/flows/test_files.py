@@ -377,3 +377,23 @@ def test_the_same_line_is_the_same_wherever_it_comes_from(tmp_path: Path) -> Non
     _, _, (letter,) = read(from_file(tmp_path / "a.ndjson"))
 
     assert (letter.input, letter.type) == (b'{"a":', "Malformed")
+
+
+@pytest.mark.parametrize(("name", "reason"), [("none.ndjson", "there is no such file"), ("", "it is no regular file")])
+def test_errors_name_a_path_as_it_was_written(
+    tmp_path: Path, name: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a variable holds may be a secret."""
+    monkeypatch.setenv("HIDDEN", str(tmp_path))
+    _, summary, _ = read(from_file(f"${{HIDDEN}}/{name}", format="ndjson"))
+    assert f"${{HIDDEN}}/{name} cannot be read: {reason}" in str(summary.error)
+    assert str(tmp_path) not in str(summary.error)
+
+
+@pytest.mark.parametrize("name", ["${NOPE}.ndjson", "$$.ndjson"])
+def test_lines_are_of_the_very_file(tmp_path: Path, name: str) -> None:
+    """A path that was found, or given by a flag, has no variables."""
+    (tmp_path / name).write_bytes(b"1\n")
+    lines = FileLines(str(tmp_path / name), LineSplitter())
+    assert lines.next() == [b"1"]
+    lines.close()

@@ -25,6 +25,7 @@ from flows.test_files import SECONDS, read, really
 from penstock.errors import FlowError, OtherFields, OutletBroke, ReaderGone, Unencodable
 from penstock.formats import Format
 from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput
+from penstock.outlets.valve import Valve
 from penstock.outlets.writers import CsvWriter
 from penstock.sources import from_file
 
@@ -228,6 +229,40 @@ def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path, name: str, reason
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(OutletBroke, match=reason):
         really(FileOutlet(tmp_path / name).open())
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("${HIDDEN}/none/a.ndjson", "there is no folder ${HIDDEN}/none; make it, or name another"),
+        ("${HIDDEN}/file/a.ndjson", "there is no folder ${HIDDEN}/file; make it, or name another"),
+        ("${HIDDEN}/pipe.csv", "it is no regular file; for pipes use StandardOutput()"),
+        ("${HIDDEN}/a.csv", "its columns are a, not b; name another file, or its columns"),
+        ("${WHOLE}", "there is no folder for it; make it, or name another"),
+    ],
+)
+def test_errors_name_a_path_as_it_was_written(
+    tmp_path: Path, path: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a variable holds may be a secret; that of the log is a name to look for in the flow."""
+    monkeypatch.setenv("HIDDEN", str(tmp_path))
+    monkeypatch.setenv("WHOLE", str(tmp_path / "none" / "a.csv"))
+    (tmp_path / "file").touch()
+    (tmp_path / "a.csv").write_bytes(b"a\n")
+    os.mkfifo(tmp_path / "pipe.csv")
+    outlet = FileOutlet(path, format="csv", fields=["b"])
+
+    async def main() -> list[Any]:
+        valve = Valve.of(outlet)
+        answers = await valve.write([{"b": 1}], 5.0)
+        await valve.leave()
+        return list(answers or ())
+
+    with capture_logs() as logs:
+        (error,) = really(main())
+    assert str(error) == f"{path} could not be opened: {path} cannot be written: {reason}"
+    assert [(entry["event"], entry["outlet"]) for entry in logs] == [("outlet.not_opened", path)]
+    assert str(tmp_path) not in f"{error} {logs}"
 
 
 @every_name

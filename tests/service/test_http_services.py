@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from email.utils import format_datetime
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import unused_port
@@ -18,6 +20,7 @@ from aiohttp.test_utils import unused_port
 from penstock.errors import Invalid, ServiceRefused, ServiceUnreachable, TimedOut, WrongAnswer
 from penstock.services import NONE, Backoff, Failed, Service
 from penstock.services.address import Address
+from penstock.services.reasons import reason_of
 from penstock.services.refusal import seconds_until
 from penstock.services.web import HttpClient, http_batch_service, http_service
 from penstock_http.simulate import Knobs, simulated
@@ -254,6 +257,30 @@ async def test_a_refused_connection_is_tried_again(client: HttpClient) -> None:
     (failed,) = await ask(http_service("s", url, client=client, attempts=3, backoff=NONE), {})
     assert isinstance(failed.error, ServiceUnreachable)
     assert failed.attempts == 3
+    assert "127.0.0.1" not in str(failed.error)
+    assert "could not be reached: " in str(failed.error)
+
+
+async def test_a_host_that_has_no_address_is_no_word_in_the_error(client: HttpClient) -> None:
+    """It may have come from a variable; the reason is enough."""
+    (failed,) = await ask(http_service("s", "http://hidden.invalid/", client=client, attempts=1, backoff=NONE), {})
+    assert isinstance(failed.error, ServiceUnreachable)
+    assert "hidden" not in str(failed.error)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (aiohttp.InvalidUrlClientError("http://[hidden/"), "its URL is no address of HTTP"),
+        (ConnectionResetError(104, "hidden"), "Connection reset by peer"),
+        (OSError("Multiple exceptions: hidden, hidden"), "no connection could be made"),
+        (aiohttp.ServerDisconnectedError(), "Server disconnected"),
+        (ssl.SSLError(1, "[SSL] wrong version number"), "[SSL] wrong version number"),
+    ],
+)
+def test_why_a_connection_failed_is_said_without_the_host(error: Exception, reason: str) -> None:
+    """Whoever raised it."""
+    assert reason_of(error) == reason
 
 
 HALF = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"

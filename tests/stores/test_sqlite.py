@@ -327,3 +327,32 @@ def test_a_url_without_a_file_is_refused(url):
 def test_the_law_can_be_reached_by_url(url):
     """`make_store` gives this store for its URL."""
     assert isinstance(make_store(url), SqliteStore)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("sqlite:///${HIDDEN}/none/a.db", "did not answer: there is no folder ${HIDDEN}/none; create it"),
+        ("sqlite:///${HIDDEN}", "did not answer: ${HIDDEN} is a folder; name a file in it"),
+        ("sqlite:///${HIDDEN}/no.db", "did not answer: it is no SQLite database"),
+        ("${WHOLE}", "did not answer: there is no folder for it; create it"),
+    ],
+)
+async def test_errors_name_a_url_as_it_was_written(tmp_path, url, reason, monkeypatch):
+    """What a variable holds may be a secret."""
+    monkeypatch.setenv("HIDDEN", str(tmp_path))
+    monkeypatch.setenv("WHOLE", f"sqlite:///{tmp_path}/none/a.db")
+    (tmp_path / "no.db").write_bytes(b"no database" * 100)
+
+    with pytest.raises(StoreError) as caught:
+        await make_store(url).open()
+
+    assert f"the dead letters at {url} {reason}" in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+async def test_a_store_that_is_missing_is_named_as_it_was_written(tmp_path, monkeypatch):
+    """As every other that cannot be opened."""
+    monkeypatch.setenv("HIDDEN", str(tmp_path))
+    with pytest.raises(StoreMissing, match=r"no dead letters at sqlite:///\$\{HIDDEN\}/a.db;"):
+        await make_store("sqlite:///${HIDDEN}/a.db", create=False).open()

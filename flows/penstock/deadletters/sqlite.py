@@ -30,17 +30,25 @@ CLOCK_SLACK = timedelta(minutes=1)
 class SqliteStore:
     """The letters in the file that `sqlite:///FILE` names; four slashes begin an absolute path.
 
+    `said` is the URL as it was written, before its variables were filled in: errors name that one.
+
     `create=False` opens only what is there already and raises `StoreMissing` otherwise. `busy_seconds` is how long a
     statement waits for another process that writes. Letters that other processes add or change are seen at once by
     `get` and `page`, and by `counts` after `refresh_seconds` and a second look.
     """
 
     def __init__(
-        self, url: str, *, create: bool = True, busy_seconds: float = 5.0, refresh_seconds: float = 5.0
+        self,
+        url: str,
+        *,
+        create: bool = True,
+        busy_seconds: float = 5.0,
+        refresh_seconds: float = 5.0,
+        said: str | None = None,
     ) -> None:
         if not url.startswith(SCHEME) or url in (SCHEME, f"{SCHEME}:memory:"):
             raise FlowError(f"{url!r} names no file; use sqlite:///FILE, or memory: to keep letters in memory")
-        self.url = url
+        self.url = url if said is None else said
         self.patience = 2 * busy_seconds + 2  # the commit that is under way, then one's own
         self._path = Path(url.removeprefix(SCHEME))
         self._create = create
@@ -85,10 +93,9 @@ class SqliteStore:
 
         Raises `StoreMissing`, `StoreTooNew`, or `StoreError` with a way out for what the disk refuses.
         """
-        if not self._create and not self._path.exists():
-            raise StoreMissing(self.url)
-
         try:
+            if not self._create and not self._path.exists():
+                raise StoreMissing(self.url)
             await self._committer.open(self.url, create=self._create)
         except BaseException as error:
             await self._committer.aclose()

@@ -36,7 +36,7 @@ def make_store(url: str, *, create: bool = True) -> Store:
         return MemoryStore()
     from penstock.deadletters.sqlite import SqliteStore  # imported late: SQLAlchemy takes 150 ms
 
-    return SqliteStore(where, create=create)
+    return SqliteStore(where, create=create, said=url)
 
 
 class Stores:

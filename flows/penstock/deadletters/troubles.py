@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from sqlalchemy.exc import DBAPIError
 
@@ -23,31 +23,41 @@ _WAYS_OUT = {
 
 
 def trouble(error: Exception, url: str, path: Path) -> StoreError:
-    """The `StoreError` for any error that came from the database at a path; one that is a `StoreError` stays."""
+    """The `StoreError` for any error that came from the database at a path; one that is a `StoreError` stays.
+
+    `url` is as it was written, and its file is named so: what a variable holds is nothing for logs.
+    """
     if isinstance(error, StoreError):
         return error
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    story = StoreError(f"the dead letters at {url} did not answer: {_way_out(cause, path)}")
+    story = StoreError(f"the dead letters at {url} did not answer: {_way_out(cause, path, url)}")
     story.__cause__ = cause
     return story
 
 
-def _way_out(error: BaseException, path: Path) -> str:
+def _way_out(error: BaseException, path: Path, url: str) -> str:
+    name = _written(url)
     code = getattr(error, "sqlite_errorname", "")
     if code.startswith("SQLITE_CANTOPEN"):
-        return _cannot_open(path)
+        return _cannot_open(path, name)
     for known, sentence in _WAYS_OUT.items():
         if code.startswith(known):
-            return sentence.format(path=path)
+            return sentence.format(path=name)
     if isinstance(error, (OverflowError, UnicodeError, sqlite3.InterfaceError, sqlite3.ProgrammingError)):
         return f"a letter holds a value that SQLite cannot keep ({describe(error)})"
-    return describe(error)
+    return error.strerror if isinstance(error, OSError) and error.strerror else describe(error)
 
 
-def _cannot_open(path: Path) -> str:
-    folder = path.absolute().parent
+def _written(url: str) -> str:
+    """The path in a URL, as it was written; of one that is a variable as a whole, the variable."""
+    return url.removeprefix("sqlite:///")
+
+
+def _cannot_open(path: Path, name: str) -> str:
+    parent = path.absolute().parent
+    folder = str(parent) if Path(name) == path else str(PurePath(name).parent) if "/" in name else "for it"
     if path.is_dir():
-        return f"{path} is a folder; name a file in it"
-    if not folder.is_dir():
+        return f"{name} is a folder; name a file in it"
+    if not parent.is_dir():
         return f"there is no folder {folder}; create it, or name another file"
-    return f"{path} cannot be opened; give this user the right to read and write it and its folder {folder}"
+    return f"{name} cannot be opened; give this user the right to read and write it and its folder {folder}"

@@ -27,6 +27,8 @@ def command(arguments: list[str], read: Callable[[str], Flow[Any]] | None = None
         flow = (read or flow_of)(options.file)
     except (PenstockError, OSError) as error:
         return complain(str(error), 1 if Path(options.file).exists() else 2)
+    if options.output is not None and is_same(options.file, options.output):
+        return complain(f"{options.output} is the flow file itself; name another file for the picture", 2)
     return put(FORMATS[format_of(options)](graph_of(flow)), options.output)
 
 
@@ -59,6 +61,14 @@ def flow_of(file: str) -> Flow[Any]:
     from penstock.files import load  # late: what reads files takes a while to import
 
     return load(file).flow
+
+
+def is_same(file: str, output: str) -> bool:
+    """Whether two names are those of one file."""
+    try:
+        return Path(file).samefile(output)
+    except OSError:  # one of them is not there
+        return False
 
 
 def put(picture: str, output: str | None) -> int:

@@ -41,10 +41,14 @@ class Whole(NamedTuple):
 
 
 class OpenFile:
-    """Blocking calls, to be made in a thread, one at a time. All of them raise `OutletBroke`."""
+    """Blocking calls, to be made in a thread, one at a time. All of them raise `OutletBroke`.
 
-    def __init__(self, path: str, format: Format, fields: Sequence[str] | None) -> None:
+    `said` is what errors call the file: the path as it was written, so that they tell no variable of the environment.
+    """
+
+    def __init__(self, path: str, format: Format, fields: Sequence[str] | None, said: str) -> None:
         self._path = path
+        self._said = said
         self._format = format
         self._fields = fields
         self._descriptor = -1
@@ -55,9 +59,9 @@ class OpenFile:
 
     def open(self, closed: Whole | None = None) -> None:
         """Open the file, and see to it that its end is whole, unless it is as it was `closed`."""
-        folder = os.path.dirname(self._path) or "."
-        if not os.path.isdir(folder):
-            raise OutletBroke(self._path, f"there is no folder {folder}; make it, or name another")
+        if not os.path.isdir(os.path.dirname(self._path) or "."):
+            folder = os.path.dirname(self._said) or "for it"
+            raise OutletBroke(self._said, f"there is no folder {folder}; make it, or name another")
         try:
             self._open_alone()
             if Whole.of(self._descriptor) != closed:
@@ -65,7 +69,7 @@ class OpenFile:
             if self._format is Format.CSV:
                 self._adopt_columns()
         except OSError as error:
-            raise OutletBroke(self._path, error.strerror or str(error)) from error
+            raise OutletBroke(self._said, error.strerror or str(error)) from error
 
     def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
         """Append values; returns for each that cannot be written why. When it raises, nothing was written."""
@@ -92,7 +96,7 @@ class OpenFile:
             os.fsync(self._descriptor)
             return Whole.of(self._descriptor)
         except OSError as error:
-            raise OutletBroke(self._path, error.strerror or str(error)) from error
+            raise OutletBroke(self._said, error.strerror or str(error)) from error
         finally:
             self.close()
 
@@ -111,19 +115,19 @@ class OpenFile:
                 left = left[os.write(self._descriptor, left) :]
         except OSError as error:
             os.ftruncate(self._descriptor, before)
-            raise OutletBroke(self._path, error.strerror or str(error)) from error
+            raise OutletBroke(self._said, error.strerror or str(error)) from error
 
     def _open_alone(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
         self._descriptor = os.open(self._path, flags, 0o666)
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-            raise OutletBroke(self._path, "it is no regular file; for pipes use StandardOutput()")
+            raise OutletBroke(self._said, "it is no regular file; for pipes use StandardOutput()")
         if fcntl is not None:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise OutletBroke(
-                    self._path, "somebody else is writing to it; give each writer a file of its own"
+                    self._said, "somebody else is writing to it; give each writer a file of its own"
                 ) from None
 
     def _repair(self) -> None:
@@ -136,7 +140,7 @@ class OpenFile:
                 self.close()
                 self._open_alone()
         if lost:
-            log.warning("outlet.torn", path=self._path, lost_bytes=lost)
+            log.warning("outlet.torn", path=self._said, lost_bytes=lost)
 
     def _adopt_columns(self) -> None:
         """Write to the columns that the file has, if it has some."""
@@ -145,7 +149,7 @@ class OpenFile:
             return
         if self._fields is not None and set(columns) != set(self._fields):
             there, wanted = ", ".join(columns), ", ".join(self._fields)
-            raise OutletBroke(self._path, f"its columns are {there}, not {wanted}; name another file, or its columns")
+            raise OutletBroke(self._said, f"its columns are {there}, not {wanted}; name another file, or its columns")
         self._writer = make_writer(self._format, columns, header=False)
 
     def _columns(self) -> list[str] | None:
@@ -153,7 +157,7 @@ class OpenFile:
         with gzip.open(self._path) if self._compressor is not None else open(self._path, "rb") as file:
             while chunk := file.read1(CHUNK):
                 if rows := splitter.feed(chunk):
-                    return _cells(self._path, rows[0].raw)
+                    return _cells(self._said, rows[0].raw)
         return None
 
 

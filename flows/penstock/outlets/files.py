@@ -51,7 +51,7 @@ class FileOutlet:
 
     async def open(self) -> None:
         """Open the file, making it if there is none. Raises `OutletBroke`."""
-        file = OpenFile(filled(self.path), self.format, self.fields)
+        file = OpenFile(filled(self.path), self.format, self.fields, self.path)
         try:
             await in_thread(partial(file.open, self._closed))
         except BaseException:

@@ -151,8 +151,8 @@ def _valve_of(outlet: Outlet) -> Valve | None:
 
 
 def _title(outlet: Outlet) -> str:
-    """What an outlet is called in logs and messages."""
-    return outlet.name or type(outlet).__name__
+    """What an outlet is called in logs and messages: its name, or its path as it was written, or its kind."""
+    return outlet.name or str(getattr(outlet, "path", "")) or type(outlet).__name__
 
 
 _VALVES: dict[int, Valve] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from penstock.deadletters import Stores
+from penstock.deadletters.stores import MEMORY, place_of
 from penstock.element import Outcome
 from penstock.errors import OutputRefused, PenstockError, ReaderGone
 from penstock.flow import Flow
@@ -179,8 +181,15 @@ class _Execution:
         say(summary_line(job.flow.name, end) + "\n")
         if summary.error is not None:
             say(f"  the run broke: {summary.error}\n")
-        if end.failed and isinstance(store := job.flow.store, str) and store != "memory:":
-            say(f"  what failed: penstock dead-letters list --dead-letters {store} --run {summary.run}\n")
+        if end.failed and isinstance(store := job.flow.store, str):
+            say(where_letters_are(store, summary.run))
         if job.resumable is not None and end.reason != "completed":
             say("  the same command goes on from here\n")
         job.messages.flush()
+
+
+def where_letters_are(url: str, run: str) -> str:
+    """How to look at what failed, as a line of the summary."""
+    if place_of(url) == MEMORY:
+        return "  what failed was kept in memory and is gone; to keep it: --dead-letters sqlite:///FILE\n"
+    return f"  what failed: penstock dead-letters list --dead-letters {shlex.quote(url)} --run {run}\n"

@@ -20,6 +20,8 @@ class Found(NamedTuple):
 
     flow: Flow[Any]
     digest: str
+    files: tuple[Path, ...]
+    """The files that it was read from."""
 
 
 def find_flow(name: str) -> Found:
@@ -27,7 +29,7 @@ def find_flow(name: str) -> Found:
     if re.fullmatch(REFERENCE, name) and not Path(name).exists():
         return _in_python(name)
     found = load(name)
-    return Found(found.flow, found.digest)
+    return Found(found.flow, found.digest, found.files)
 
 
 def _in_python(name: str) -> Found:
@@ -53,5 +55,6 @@ def _in_python(name: str) -> Found:
             raise FlowError(f"{name} cannot be called without arguments: {error}; write a function that can") from error
     if not isinstance(found, Flow):
         raise FlowError(f"{name} is no flow but {type(found).__name__}; name one, or a function that makes one")
-    text = Path(module.__file__).read_bytes() if module.__file__ else b""
-    return Found(found, hashlib.sha256(text).hexdigest()[:12])
+    files = (Path(module.__file__),) if module.__file__ else ()
+    text = b"".join(file.read_bytes() for file in files)
+    return Found(found, hashlib.sha256(text).hexdigest()[:12], files)

@@ -34,6 +34,7 @@ class FileInput(Source[bytes]):
         self, path: str, format: Format, *, done: Iterable[tuple[int, int]] = (), letters: Mapping[int, Letter] = {}
     ) -> None:
         super().__init__()
+        self.path = path
         self._lines = FileLines(path, make_splitter(format))
         self._done = Ranges(done)
         self._letters = letters
@@ -106,10 +107,10 @@ class PipeInput(Source[bytes]):
         super().__init__()
         self._format = format
         self._limit = limit
-        self._descriptor = descriptor
+        self.descriptor = descriptor
 
     async def produce(self, intake: Intake[bytes]) -> None:
-        await give_out_chunks(intake, chunks_of(self._descriptor), make_splitter(self._format, self._limit))
+        await give_out_chunks(intake, chunks_of(self.descriptor), make_splitter(self._format, self._limit))
 
 
 def size_of(path: str) -> int | None:

@@ -13,6 +13,7 @@ from penstock.errors import FlowError
 from penstock.flow import Flow
 from penstock.formats import Format, format_of
 from penstock.outlets import StandardOutput
+from penstock.runner.collisions import Read, check_written, files_of, files_read
 from penstock.runner.execution import Job, Resumable
 from penstock.runner.finding import Found
 from penstock.runner.inputs import FileInput, PipeInput, facts_of, share_of_stdin, size_of
@@ -41,6 +42,7 @@ def make_job(found: Found, options: argparse.Namespace) -> Job:
         return resumable_job(found, options, ordered=ordered)
 
     source = make_source(flow, options)
+    check_output(options.output, [*files_of(found.files), *files_read(source)])
     output = standard_output() if options.output in (None, "-") else open_output(options.output)
     return Job(
         flow=flow,
@@ -83,6 +85,9 @@ def resumable_job(found: Found, options: argparse.Namespace, *, ordered: bool) -
         raise FlowError("a run finds out from its output what is done; name a file: --output FILE")
     check_input(options.input)
     check_apart(options.input, options.output, options.checkpoint)
+    kept = [*files_of(found.files), Read("the input", options.input)]
+    check_output(options.output, kept)
+    check_written(f"the checkpoint {options.checkpoint}", options.checkpoint, kept)
     check_steps(flow)
     format = format_of(options.input, options.format)
     made_of = {
@@ -118,6 +123,14 @@ def check_input(path: str) -> None:
         raise FlowError(f"there is no file {path}")
     if size_of(path) is None:
         raise FlowError(f"{path} is no regular file; leave --input out: … < {path}")
+
+
+def check_output(path: str | None, kept: Iterable[Read]) -> None:
+    """Raise when the results would go into a file that is read."""
+    if path in (None, "-"):
+        check_written("standard output", 1, kept)
+    else:
+        check_written(f"the output {path}", path, kept)
 
 
 def check_apart(*paths: str) -> None:

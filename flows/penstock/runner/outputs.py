@@ -27,24 +27,26 @@ class Output(Protocol):
 
 
 class PipeOutput:
-    """A pipe, a terminal, a socket. `ours` if its descriptor is to be closed."""
+    """A pipe, a terminal, a socket, a device. `path` None: one that is open already, and not to be closed."""
 
-    def __init__(self, descriptor: int, *, ours: bool = False) -> None:
+    def __init__(self, descriptor: int, path: str | None = None) -> None:
         self._descriptor = descriptor
-        self._ours = ours
+        self._path = path
 
     async def write(self, data: bytes) -> None:
-        """Write all of it, as the reader takes it. Raises `ReaderGone`."""
+        """Write all of it, as the reader takes it. Raises `ReaderGone`, `OutputRefused`."""
         left = memoryview(data)
         try:
             while left:
                 left = left[await send(self._descriptor, bytes(left[:PIECE])) :]
         except BrokenPipeError:
             raise ReaderGone from None
+        except OSError as error:
+            raise OutputRefused(self._path or "standard output", error.strerror or str(error)) from error
 
     def close(self) -> None:
         """Let go of it, if it is ours."""
-        if self._ours:
+        if self._path is not None:
             os.close(self._descriptor)
 
 
@@ -123,7 +125,7 @@ def open_output(path: str) -> Output:
     """A file that is written anew, or a pipe or a device that is written to. Raises `OutputRefused`."""
     if os.path.exists(path) and not os.path.isfile(path):
         try:
-            return PipeOutput(os.open(path, os.O_WRONLY), ours=True)
+            return PipeOutput(os.open(path, os.O_WRONLY), path)
         except OSError as error:
             raise OutputRefused(path, error.strerror or str(error)) from error
     output = FileOutput.open(path)

@@ -17,7 +17,7 @@ from reactivex.disposable import CompositeDisposable
 
 from penstock.deadletters import Letter, Store, Stores, new_id, now
 from penstock.element import Element, Outcome
-from penstock.errors import BoundBroken, ReaderGone, RunError, SourceBroke, describe
+from penstock.errors import BoundBroken, PenstockError, ReaderGone, RunError, SourceBroke, describe
 from penstock.operators import Sequencer, dead_letter, route
 from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan
@@ -218,7 +218,8 @@ class Run:
         if isinstance(self.error, SourceBroke):
             self._log.warning("run.source_broke", error=describe(self.error))
         elif self.error is not None:
-            self._log.error("run.broke", error=describe(self.error), exc_info=self.error)
+            bug = None if isinstance(self.error, PenstockError) else self.error  # those of our tree say it all
+            self._log.error("run.broke", error=describe(self.error), exc_info=bug)
         self._log.info("run.ended", **_facts(summary))
         return summary
 

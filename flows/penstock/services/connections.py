@@ -9,6 +9,7 @@ import aiohttp
 from yarl import URL
 
 from penstock.errors import ServiceUnreachable, WrongAnswer
+from penstock.services.reasons import reason_of
 from penstock.services.refusal import refusal
 
 JSON_HEADERS = {"Accept": "application/json, application/problem+json", "User-Agent": "penstock"}
@@ -66,7 +67,7 @@ class HttpClient:
             async with self.session.request(method, url, headers=headers, data=body, allow_redirects=False) as response:
                 content = await _read(response, limit)
         except (aiohttp.ClientError, OSError) as error:
-            raise ServiceUnreachable(service, error) from error
+            raise ServiceUnreachable(service, reason_of(error)) from error
 
         if not 200 <= response.status < 300:
             asked = response.headers.get("Retry-After")

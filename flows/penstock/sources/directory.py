@@ -59,7 +59,11 @@ class Watch:
     def __init__(self, directory: Directory, intake: Intake[bytes]) -> None:
         self._directory = directory
         self._inbox = Inbox(
-            filled(directory.path), directory.pattern, directory.done, any_format=directory.format is not None
+            filled(directory.path),
+            directory.pattern,
+            directory.done,
+            any_format=directory.format is not None,
+            said=directory.path,
         )
         self._intake = intake
         self._finished: Finished | None = None
@@ -82,7 +86,7 @@ class Watch:
         format = format_of(path, self._directory.format)
         splitter = make_splitter(format, self._directory.limit, self._directory.delimiter)
         try:
-            await give_out(self._intake, FileLines(path, splitter))
+            await give_out(self._intake, FileLines(path, splitter, said=self._inbox.called(file.name)))
         except FileBroke as broke:
             error = describe(broke)
         self._finished = Finished(file, first, self._intake.seq - first, error)

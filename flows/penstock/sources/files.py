@@ -12,7 +12,7 @@ from os import PathLike, fspath
 from typing import TypeAlias
 
 from penstock.environment import filled
-from penstock.errors import FileBroke, FlowError
+from penstock.errors import FileBroke, FlowError, describe
 from penstock.formats import Format, check_delimiter, format_of, is_compressed
 from penstock.sources.csv_lines import CsvSplitter
 from penstock.sources.ndjson import LINE_LIMIT, LineSplitter, Splitter
@@ -40,14 +40,19 @@ class File(Source[bytes]):
         super().__init__()
 
     async def produce(self, intake: Intake[bytes]) -> None:
-        await give_out(intake, FileLines(self.path, make_splitter(self.format, self.limit, self.delimiter)))
+        splitter = make_splitter(self.format, self.limit, self.delimiter)
+        await give_out(intake, FileLines(filled(self.path), splitter, said=self.path))
 
 
 class FileLines:
-    """One pass over a file, in blocking calls: to be made in a thread, one at a time."""
+    """One pass over a file, in blocking calls: to be made in a thread, one at a time.
 
-    def __init__(self, path: str, splitter: Splitter) -> None:
+    `said` is what errors call the file: the path as it was written, so that they tell no variable of the environment.
+    """
+
+    def __init__(self, path: str, splitter: Splitter, *, said: str | None = None) -> None:
         self.path = path
+        self._said = path if said is None else said
         self._splitter = splitter
         self._file: OpenFile | None = None
         self._over = False
@@ -60,33 +65,36 @@ class FileLines:
             return None
         try:
             if self._file is None:
-                self._file = open_file(filled(self.path))
+                self._file = self._open()
             chunk = self._file.read1(CHUNK)
             self.position = os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
             self._over = not chunk
             return self._splitter.feed(chunk) if chunk else self._splitter.finish()
+        except FileBroke:
+            raise
         except FileNotFoundError:
-            raise FileBroke(self.path, "there is no such file") from None
+            raise FileBroke(self._said, "there is no such file") from None
         except EOFError as error:
-            raise FileBroke(self.path, "its compressed data end too early; the file was cut off") from error
+            raise FileBroke(self._said, "its compressed data end too early; the file was cut off") from error
         except (gzip.BadGzipFile, zlib.error) as error:
-            raise FileBroke(self.path, f"its compressed data are damaged: {error}") from error
+            raise FileBroke(self._said, f"its compressed data are damaged: {error}") from error
         except OSError as error:
-            raise FileBroke(self.path, error.strerror or str(error)) from error
-        except ValueError as error:
-            raise FileBroke(self.path, str(error)) from error
+            raise FileBroke(self._said, error.strerror or str(error)) from error
+        except Exception as error:  # whatever is wrong with one file is said of that file
+            raise FileBroke(self._said, describe(error)) from error
 
     def close(self) -> None:
         """Let go of the file."""
         if self._file is not None:
             self._file.close()
 
-
-def open_file(path: str) -> OpenFile:
-    """A file, opened for reading, and decompressed if its name ends in `.gz`. Raises `OSError`, `ValueError`."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for its writer, and nothing could cancel that
-        raise ValueError(f"it is no regular file; for pipes use standard input: from_stdin() with < {path}")
-    return gzip.open(path) if is_compressed(path) else open(path, "rb")
+    def _open(self) -> OpenFile:
+        """The file, opened for reading, and decompressed if its name ends in `.gz`."""
+        path = self.path
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for its writer, and no cancel ends that
+            way_out = f"for pipes use standard input: from_stdin() with < {self._said}"
+            raise FileBroke(self._said, f"it is no regular file; {way_out}")
+        return gzip.open(path) if is_compressed(path) else open(path, "rb")
 
 
 def make_splitter(format: Format, limit: int = LINE_LIMIT, delimiter: str = ",") -> Splitter:

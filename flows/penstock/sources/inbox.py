@@ -32,10 +32,14 @@ class Seen(NamedTuple):
 
 
 class Inbox:
-    """Blocking calls, to be made in a thread, one at a time. They raise `FileBroke` when the disk refuses."""
+    """Blocking calls, to be made in a thread, one at a time. They raise `FileBroke` when the disk refuses.
 
-    def __init__(self, path: str, pattern: str, done: str, *, any_format: bool) -> None:
+    `said` is what errors and logs call the folder: the path as it was written.
+    """
+
+    def __init__(self, path: str, pattern: str, done: str, *, any_format: bool, said: str) -> None:
         self.path = Path(path)
+        self._said = said
         self._pattern = pattern
         self._done = done
         self._any_format = any_format
@@ -47,20 +51,27 @@ class Inbox:
     def make_folders(self) -> None:
         """Make the subfolders that files are moved to."""
         if not self.path.is_dir():
-            raise FileBroke(str(self.path), "there is no such directory; make it, or name another")
+            raise FileBroke(self._said, "there is no such directory; make it, or name another")
         for folder in (self._done, FAILED):
             try:
                 (self.path / folder).mkdir(exist_ok=True)
             except OSError as error:
-                raise FileBroke(str(self.path / folder), error.strerror or str(error)) from error
+                raise FileBroke(self.called(folder), error.strerror or str(error)) from error
 
     def look(self) -> list[Seen]:
         """The files that did not change since the last look, the oldest first."""
-        with os.scandir(self.path) as entries:
-            here = (seen for entry in entries if (seen := self._matching(entry)) is not None)
-            before, self._seen = set(self._seen), heapq.nsmallest(LOOK, here)
+        try:
+            with os.scandir(self.path) as entries:
+                here = (seen for entry in entries if (seen := self._matching(entry)) is not None)
+                before, self._seen = set(self._seen), heapq.nsmallest(LOOK, here)
+        except OSError as error:
+            raise FileBroke(self._said, error.strerror or str(error)) from error
         self._tell_of_unknown()
         return [seen for seen in self._seen if seen in before]
+
+    def called(self, name: str) -> str:
+        """What errors call something in the folder."""
+        return os.path.join(self._said, name)
 
     def _matching(self, entry: os.DirEntry[str]) -> Seen | None:
         hidden = entry.name.startswith(".") and not self._pattern.startswith(".")
@@ -81,9 +92,7 @@ class Inbox:
     def _tell_of_unknown(self) -> None:
         """Say that there are files whose format nobody tells, once for as long as there are as many."""
         if self._unknown != self._told and self._unknown:
-            log.warning(
-                "directory.unknown_format", directory=str(self.path), files=self._unknown, example=self._example
-            )
+            log.warning("directory.unknown_format", directory=self._said, files=self._unknown, example=self._example)
         self._told, self._unknown = self._unknown, 0
 
     def is_as_seen(self, file: Seen) -> bool:
@@ -106,7 +115,9 @@ class Inbox:
         except FileNotFoundError:
             return "directory.file_gone"
         except OSError as error:
-            raise FileBroke(str(path), f"it cannot be moved to {folder}/: {error.strerror or error}") from error
+            raise FileBroke(
+                self.called(file.name), f"it cannot be moved to {folder}/: {error.strerror or error}"
+            ) from error
         return None
 
 
