@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import os
 import shutil
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,21 @@ def test_a_name_that_was_found_is_taken_as_it_is(tmp_path: Path, name: str) -> N
 
     seen, summary, _ = watched(tmp_path, then)
     assert (seen, summary.reason, names(tmp_path / "done")) == ([1], "draining", [name])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where names are texts, there are no others")
+@pytest.mark.parametrize(("ending", "folder"), [("ndjson", "done"), ("ndjson.gz", "failed")])
+def test_a_name_that_is_no_text_is_shown_as_its_bytes(tmp_path: Path, ending: str, folder: str) -> None:
+    """The log is UTF-8; a name is whatever somebody gave."""
+    name = os.fsdecode(b"\xff." + ending.encode())
+    put(tmp_path / name, b"1\n")
+
+    async def then(run: Run, _: list[Any]) -> None:
+        await until(lambda: names(tmp_path / folder) == [name])
+
+    _, _, logs = watched(tmp_path, then)
+    assert [entry["file"] for entry in logs] == [f"\\xff.{ending}"]
+    str(logs).encode()
 
 
 def test_whatever_is_wrong_with_a_file_is_said_of_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from penstock.environment import filled
 from penstock.errors import FileBroke, FlowError, describe
 from penstock.formats import Format, format_of, named_format
 from penstock.sources.files import FileLines, check_reading, give_out, make_splitter
-from penstock.sources.inbox import FAILED, Inbox, Seen
+from penstock.sources.inbox import FAILED, Inbox, Seen, readable
 from penstock.sources.ndjson import LINE_LIMIT
 from penstock.sources.source import Intake, Source
 from penstock.threads import in_thread
@@ -106,7 +106,7 @@ class Watch:
         finished, self._finished = self._finished, None
         if finished is None:
             return
-        said = self._log.bind(file=finished.file.name, first_seq=finished.first, elements=finished.elements)
+        said = self._log.bind(file=readable(finished.file.name), first_seq=finished.first, elements=finished.elements)
         if finished.error is None:
             said.info("directory.file_done")
         else:

@@ -71,7 +71,7 @@ class Inbox:
 
     def called(self, name: str) -> str:
         """What errors call something in the folder."""
-        return os.path.join(self._said, name)
+        return os.path.join(self._said, readable(name))
 
     def _matching(self, entry: os.DirEntry[str]) -> Seen | None:
         hidden = entry.name.startswith(".") and not self._pattern.startswith(".")
@@ -92,7 +92,9 @@ class Inbox:
     def _tell_of_unknown(self) -> None:
         """Say that there are files whose format nobody tells, once for as long as there are as many."""
         if self._unknown != self._told and self._unknown:
-            log.warning("directory.unknown_format", directory=self._said, files=self._unknown, example=self._example)
+            log.warning(
+                "directory.unknown_format", directory=self._said, files=self._unknown, example=readable(self._example)
+            )
         self._told, self._unknown = self._unknown, 0
 
     def is_as_seen(self, file: Seen) -> bool:
@@ -119,6 +121,11 @@ class Inbox:
                 self.called(file.name), f"it cannot be moved to {folder}/: {error.strerror or error}"
             ) from error
         return None
+
+
+def readable(name: str) -> str:
+    """The name of a file for errors and logs, which are UTF-8, as names need not be."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def free_place(folder: Path, name: str) -> Path:
