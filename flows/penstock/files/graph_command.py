@@ -28,7 +28,7 @@ def command(arguments: list[str], read: Callable[[str], Flow[Any]] | None = None
     except (PenstockError, OSError) as error:
         return complain(str(error), 1 if Path(options.file).exists() else 2)
     if options.output is not None and is_same(options.file, options.output):
-        return complain(f"{options.output} is the flow file itself; name another file for the picture", 2)
+        return complain(f"{options.output} is the flow itself, which would be lost; name another file", 2)
     return put(FORMATS[format_of(options)](graph_of(flow)), options.output)
 
 
