@@ -48,16 +48,13 @@ def _texts_at(value: Any, paths: list[list[str]]) -> set[str]:
     """What stands at the ends of the paths, as texts."""
     if isinstance(value, list):
         return {text for item in cast(Any, value) for text in _texts_at(item, paths)}
-    if [] in paths:
-        inner: list[Any] = list(cast("dict[str, Any]", value).values()) if isinstance(value, dict) else []
-        return {text for item in inner for text in _texts_at(item, [[]])} if inner else {str(value)} - {""}
+    at_end = [] in paths
     if not isinstance(value, dict):
-        return set()
-    fields = cast("dict[str, Any]", value)
+        return {str(value)} - {""} if at_end else set()
     return {
         text
-        for name, inner in fields.items()
-        for text in _texts_at(inner, [path[1:] for path in paths if path and path[0] == name])
+        for name, inner in cast("dict[str, Any]", value).items()
+        for text in _texts_at(inner, [[]] if at_end else [path[1:] for path in paths if path[0] == name])
     }
 
 
