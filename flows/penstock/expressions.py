@@ -2,7 +2,7 @@
 
 The language is CEL, the Common Expression Language (https://cel.dev), evaluated by Google's own implementation: it
 always ends, has no side effects and no way out to Python or the machine, and is checked when a flow is loaded. (Tried:
-a CEL in Rust is three times slower and brings a terminal's worth of packages, the one in Python is a hundred times
+a CEL in Rust is three times slower and brings a terminal's worth of packages, the one in Python is thirty times
 slower; JMESPath finds values but does not compute.)
 
 CEL does not mix whole numbers and fractions: `double(value.quantity) * 1.5`. Whole numbers have 64 bits.
