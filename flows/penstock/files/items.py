@@ -106,7 +106,7 @@ def _hint(rule: Any) -> Any:
     if "enum" in rules:
         hint = Literal[tuple(rules["enum"])]
     elif "items" in rules:
-        hint = list[_hint(rules["items"])]  # type: ignore[misc]
+        hint = list[_hint(rules["items"])]  # type: ignore[misc]  # a type made at run time
     elif "fields" in rules:
         hint = item_type(rules["fields"])
     bounds: dict[str, Any] = {_BOUNDS[key]: bound for key, bound in rules.items() if key in _BOUNDS}

@@ -22,7 +22,7 @@ from penstock.outlets.writers import Writer, make_writer
 try:
     import fcntl
 except ImportError:  # on Windows, where whoever starts two writers of one file has to keep them apart
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # no module there
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

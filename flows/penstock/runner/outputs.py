@@ -15,7 +15,7 @@ from penstock.threads import in_thread
 try:
     import fcntl
 except ImportError:  # on Windows, where whoever starts two writers of one file has to keep them apart
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # no module there
 
 
 class Output(Protocol):

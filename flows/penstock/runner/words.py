@@ -65,9 +65,9 @@ def word_of(name: str, about: str, parser: argparse.ArgumentParser) -> Word:
     values: list[Value] = []
     words: list[Word] = []
     asked: Any = parser  # what argparse knows, it tells nobody; shtab and argcomplete look at it in the same way
-    for action in asked._actions:  # noqa: SLF001
+    for action in asked._actions:  # noqa: SLF001 - no public list
         if action.nargs == argparse.PARSER:
-            words += (word_of(one.dest, _help(one), action.choices[one.dest]) for one in action._choices_actions)  # noqa: SLF001
+            words += (word_of(one.dest, _help(one), action.choices[one.dest]) for one in action._choices_actions)  # noqa: SLF001 - nor here
         elif action.option_strings:
             value = None if action.nargs == 0 else value_of(action)
             flags.append(Flag(tuple(action.option_strings), _help(action), value))
