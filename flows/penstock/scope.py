@@ -16,6 +16,7 @@ from reactivex.scheduler.eventloop import AsyncIOScheduler
 
 from penstock.element import Element, Ledger
 from penstock.errors import Cancelled, NoScope, RunError
+from penstock.turns import Turns
 from penstock.window import Window
 
 T = TypeVar("T")
@@ -60,6 +61,7 @@ class Scope(AsyncIOScheduler):
         on_fault: Callable[[BaseException], None] | None = None,
         ordered: bool = False,
         ledger: Ledger | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         super().__init__(self.loop)
@@ -67,6 +69,8 @@ class Scope(AsyncIOScheduler):
         self.window = window
         self.ledger = ledger or Ledger(window)
         self.meters = {} if meters is None else meters
+        self.turns = turns or Turns()
+        """How it shares the event loop with other runs."""
         self.ordered = ordered
         """True when results are to come in the order of the input."""
         self.input_closed = False

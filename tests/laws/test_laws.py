@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ from penstock.runtime import Supervisor
 from penstock.scope import CANCEL_SECONDS
 from penstock.sinks import Discard, Lines
 from penstock.testing import run
+from penstock.turns import LARGE, LATELY, SHARE, Turns
 from penstock.window import Window
 
 law = settings(max_examples=100, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -396,6 +398,50 @@ def test_a_small_run_is_not_stuck_behind_a_huge_one(width: int, window: int, sma
         alone, beside = run(within(100_000, main()))
 
     assert beside <= 3 * alone + 2
+
+
+def test_a_huge_run_steps_aside_for_a_small_one() -> None:
+    """While a small run lives, a huge one that waits for nothing takes few elements: it lets turns go by."""
+
+    async def answer(value: int) -> int:
+        return value
+
+    async def main() -> tuple[int, int]:
+        flow = Flow("f").enrich(a=Service("a", str), b=Service("b", answer), merge=lambda value, _: value)
+        supervisor = Supervisor()
+        huge = supervisor.start(flow, from_iterable(count()), Discard())
+        while huge.ledger.received < LARGE:
+            await asyncio.sleep(0)
+        first = supervisor.start(flow, from_iterable(range(10)), Discard())
+        await first.finished  # the huge one was in the middle of giving out when it came
+        before = huge.ledger.received
+        second = await supervisor.start(flow, from_iterable(range(10)), Discard()).finished
+        taken = huge.ledger.received - before
+        huge.abort()
+        await huge.finished
+        return second.ok, taken
+
+    with capture_logs():
+        ok, taken = run(within(100, main()))
+
+    assert ok == 10
+    assert taken <= 2 * SHARE
+
+
+def test_only_a_run_that_began_beside_others_lately_is_stepped_aside_for() -> None:
+    """One that began alone is no reason, and one that began beside others is none after a while."""
+    turns = Turns()
+    turns.begin(100.0)
+    alone = turns.are_wanted(100.0)
+    turns.begin(200.0)
+    beside = turns.are_wanted(200.0), turns.are_wanted(200.0 + LATELY)
+    turns.end()
+    turns.end()
+    turns.begin(300.0)
+
+    assert not alone
+    assert beside == (True, False)
+    assert not turns.are_wanted(300.0)
 
 
 # 9. Never quiet

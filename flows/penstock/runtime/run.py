@@ -25,6 +25,7 @@ from penstock.runtime.redaction import redacted
 from penstock.runtime.totals import Totals
 from penstock.scope import CANCEL_SECONDS, Scope
 from penstock.sinks import End, Sink
+from penstock.turns import Turns
 from penstock.window import Window
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -78,6 +79,7 @@ class Run:
         ordered: bool | None = None,
         stores: Stores | None = None,
         totals: Totals | None = None,
+        turns: Turns | None = None,
         on_end: Callable[[Run, Summary], None] | None = None,
         id: str | None = None,
         first: int = 0,
@@ -96,6 +98,7 @@ class Run:
             meters=self.totals.meters,
             on_fault=self._on_fault,
             ordered=self._ordered,
+            turns=turns,
         )
         self.ledger = self.scope.ledger
         self.reason: str | None = None
@@ -113,6 +116,7 @@ class Run:
         self._wires = CompositeDisposable()
         self._log = log.bind(flow=plan.name, run=self.id, kind=kind, **_version(plan))
         self.totals.begin(self)
+        self.scope.turns.begin(self._started)
         self._task = self.scope.loop.create_task(self._main(), name=f"run:{self.id}")
 
     @property
@@ -214,6 +218,7 @@ class Run:
                 self.error, self.reason = error, "failed"
         self.ledger.close()
         self.totals.end(self, self.reason or "failed")
+        self.scope.turns.end()
         summary = self._summary()
         if isinstance(self.error, SourceBroke):
             self._log.warning("run.source_broke", error=describe(self.error))

@@ -26,6 +26,7 @@ from penstock.runtime.totals import Totals
 from penstock.runtime.workers import Worker
 from penstock.services import Backoff, Service
 from penstock.sinks import Discard, Sink
+from penstock.turns import Turns
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -75,6 +76,7 @@ class Supervisor:
 
     def __init__(self, *, max_runs: int = 100, chance: random.Random | None = None) -> None:
         self.stores = Stores()
+        self.turns = Turns()
         self.totals: dict[str, Totals] = {}
         self.calls: dict[str, Calls] = {}
         """What the services did, by their names."""
@@ -141,6 +143,7 @@ class Supervisor:
             ordered=ordered,
             stores=self.stores,
             totals=self.totals.get(flow.name) or self.totals.setdefault(flow.name, Totals(flow.name)),
+            turns=self.turns,
             on_end=self._on_end,
         )
         self.runs[run.id] = run

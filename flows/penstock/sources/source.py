@@ -21,6 +21,7 @@ from penstock.element import Element
 from penstock.errors import SourceBroke, TooLarge
 from penstock.operators.stream import Stream
 from penstock.scope import Scope, cancel
+from penstock.turns import LARGE, SHARE, step_aside
 
 T = TypeVar("T")
 
@@ -100,18 +101,22 @@ class Intake(Generic[T]):
         self._scope.on_close(lambda: [asyncio.ensure_future(call())])
 
     async def send(self, values: Sequence[T], sizes: Sequence[int] | None = None) -> None:
-        """Emit values in order, as many at a time as there are credits for.
+        """Emit values in order, as many at a time as there are credits for, and fewer while other runs begin.
 
         A value larger than the whole window is let go of, and its element goes on as failed.
         """
-        window = self._scope.window
+        scope, window = self._scope, self._scope.window
         start = 0
         while start < len(values):
             if sizes is not None and sizes[start] > window.bytes:
                 await self._refuse(values[start], sizes[start])
                 start += 1
                 continue
-            taken = window.take(len(values) - start, sizes, start)
+            most = len(values) - start
+            if self.seq >= LARGE and scope.turns.are_wanted(scope.loop.time()):
+                await step_aside()
+                most = min(most, SHARE)
+            taken = window.take(most, sizes, start)
             if not taken:
                 await window.room()
                 continue

@@ -1,0 +1,57 @@
+"""Turns of the event loop, which all runs of a process share: a large run steps aside while others begin.
+
+A large run keeps the loop busy: every turn works on hundreds of its elements. A small one beside it needs about a dozen
+turns from its request to its answer, and would wait for the large one's work in each of them. So for a while after a
+run began beside others, those that are large already give out less at a time, and let turns go by in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+LARGE = 1024
+"""Elements after which a run counts as large."""
+
+SHARE = 128
+"""Elements that a large run gives out at a time while it steps aside."""
+
+ASIDE = 12
+"""Turns that it lets go by in between: its elements are through by the fourth, the others are for who else is there.
+
+Measured with requests of 10 orders, one after another, during an upload of 1,000,000, two cores: p99 6.0 times as long
+as alone without stepping aside; 4.5 with 4 turns, 2.5 with 12, 2.3 with 20; 1.7 with 12 turns and shares of 128. The
+upload takes up to a third longer meanwhile, and half of that is what the small requests cost.
+"""
+
+LATELY = 1.0
+"""Seconds after which a run that began beside others is no reason to step aside any more."""
+
+
+class Turns:
+    """Tells large runs when to step aside. Runs that share an event loop share one of these."""
+
+    __slots__ = ("_open", "_until")
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._until = 0.0
+
+    def begin(self, now: float) -> None:
+        """A run begins, at a time of the event loop's clock."""
+        if self._open:
+            self._until = now + LATELY
+        self._open += 1
+
+    def end(self) -> None:
+        """A run is over."""
+        self._open -= 1
+
+    def are_wanted(self, now: float) -> bool:
+        """Whether another run began lately."""
+        return now < self._until
+
+
+async def step_aside() -> None:
+    """Let the event loop turn without this task."""
+    for _ in range(ASIDE):
+        await asyncio.sleep(0)
