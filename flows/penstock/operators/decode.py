@@ -86,7 +86,7 @@ def _struct_of(item: Any) -> Any:
             fields.append((attribute, hint, msgspec.field(name=field)))
         else:
             fields.append((attribute, hint | msgspec.UnsetType, msgspec.field(name=field, default=msgspec.UNSET)))
-    return msgspec.defstruct(item.__name__, fields, kw_only=True)
+    return msgspec.defstruct(item.__name__, fields, kw_only=True, gc=False)  # they live for a moment, and hold no cycle
 
 
 def _key(value: Any, field: str) -> Any:

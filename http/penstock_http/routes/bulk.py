@@ -106,8 +106,7 @@ async def streamed(
 ) -> web.StreamResponse:
     """Each result as soon as it is ready, then the end record."""
     gzip = negotiation.takes_gzip(request)
-    response = web.StreamResponse(headers=HEADERS)
-    response.content_type = form.media_type
+    response = web.StreamResponse(headers=HEADERS | {"Content-Type": form.media_type})
     if gzip:
         response.headers["Content-Encoding"] = "gzip"
     output = Output(response, gzip=gzip)
