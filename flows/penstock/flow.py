@@ -29,7 +29,7 @@ from penstock.sinks import Outcomes, Result, Sink
 from penstock.sources import Source
 from penstock.steps import NamedStep, walk
 
-__all__ = ["Flow", "Otherwise", "Serving", "When", "Worker", "fields_of"]
+__all__ = ["Flow", "Otherwise", "Serving", "When", "Worker"]
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any, cast
 
 from penstock.errors import FlowError
-from penstock.expressions import Assign, Expression, Fields
+from penstock.expressions import Assign
 from penstock.files.choices import Chosen
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import Node, quoted
-from penstock.files.outside import outlet_of, source_of
+from penstock.files.outside import called, outlet_of, source_of
 from penstock.files.records import Read
 from penstock.files.schedules import schedule_of
 from penstock.flow import Flow, Otherwise, When
@@ -49,7 +49,7 @@ class Building:
         flow = self._steps(flow, read["steps"] or ())
         if read["order"] == "input":
             flow = flow.in_order()
-        if (samples := samples_of(read["samples"])) is not None:
+        if (samples := called(read["samples"])) is not None:
             flow = flow.with_samples(samples)
         for name, worker in read.mapping("workers").items():
             flow = self._try(worker.node, flow, partial(self._worker, name, worker))
@@ -162,16 +162,6 @@ class Building:
 
     def _worker(self, name: str, worker: Read, flow: Flow[Any]) -> Flow[Any]:
         return flow.worker(name, source_of(worker["source"], flow), schedule_of(worker))
-
-
-def called(value: Any) -> Any:
-    """A function, or fields that make an object."""
-    return Fields(cast("dict[str, Expression]", value)) if isinstance(value, dict) else value
-
-
-def samples_of(value: Any) -> Any:
-    """What makes samples: a function, or fields made of `seq`."""
-    return called(value)
 
 
 def outlets_of(value: Any) -> list[Outlet]:

@@ -50,19 +50,20 @@ def _http_call(title: str, chosen: Chosen, environment: Mapping[str, str]) -> Ht
         "url": chosen.value,
         "method": chosen.kind.upper(),
         "headers": beside["headers"] or {},
-        "answer": _called(beside["answer"]),
+        "answer": called(beside["answer"]),
         "limit": beside["limit"] or ANSWER_LIMIT,
         "environment": environment,
     }
     many = beside["many"]
     if not many:
-        return HttpCall(**common, body=_called(beside["body"]))
+        return HttpCall(**common, body=called(beside["body"]))
     if beside["body"] is not None:
         raise FlowError("the body of a service that answers for many is the list of them; leave body out")
     return HttpBatchCall(**common, part=many if isinstance(many, str) else None)
 
 
-def _called(value: Any) -> Any:
+def called(value: Any) -> Any:
+    """A function, or fields that make an object."""
     return Fields(cast("dict[str, Expression]", value)) if isinstance(value, dict) else value
 
 

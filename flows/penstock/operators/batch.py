@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeGuard, TypeVar
 
 from msgspec import Struct
-from reactivex import Observable, abc
 
 from penstock.element import Element, Step
 from penstock.errors import WrongAnswer
-from penstock.operators.each import name_of
-from penstock.operators.map_async import enter, measure
-from penstock.operators.stream import Stream
+from penstock.operators.stage import Next, enter, measure, service_for, staged
 from penstock.scope import Scope
 from penstock.services import MAX_IN_FLIGHT, Failed, Service
 
@@ -44,29 +42,9 @@ def batch(
     """
     if size < 1 or seconds <= 0:
         raise ValueError(f"batch needs a size of at least 1 and seconds above 0, got {size!r} and {seconds!r}")
-    if isinstance(call, Service):
-        service = call
-    else:
-        service = Service(
-            name or name_of(call, "batch"),
-            call,
-            max_in_flight=max_in_flight,
-            timeout=timeout,
-            attempts=attempts,
-        )
+    service = service_for(call, name, step="batch", max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
     title = name or service.name
-
-    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
-        def subscribe(
-            observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
-        ) -> abc.DisposableBase:
-            scope = Scope.of(scheduler, f"step {title}")
-            groups = Groups(title, service, size, seconds, observer, scope)
-            return source.subscribe(groups.on_next, observer.on_error, groups.on_completed, scheduler=scheduler)
-
-        return Stream(subscribe)
-
-    return step
+    return staged(title, partial(Groups, title, service, size, seconds))
 
 
 class Group(Struct, eq=False):
@@ -85,7 +63,7 @@ class Groups:
         service: Service,
         size: int,
         seconds: float,
-        observer: abc.ObserverBase[list[Element[Any]]],
+        observer: Next,
         scope: Scope,
     ) -> None:
         self._name = name

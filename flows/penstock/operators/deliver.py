@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from reactivex import Observable, abc
-
 from penstock.element import Element, Step
-from penstock.operators.map_async import enter, measure
-from penstock.operators.stream import Stream
+from penstock.operators.stage import Next, enter, measure, staged
 from penstock.outlets import Outlet, Valve
 from penstock.scope import Scope
 
@@ -39,17 +36,7 @@ def deliver(*outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Step[A
     if timeout <= 0:
         raise ValueError(f"deliver needs a timeout above 0 seconds, got {timeout!r}")
 
-    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
-        def subscribe(
-            observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
-        ) -> abc.DisposableBase:
-            scope = Scope.of(scheduler, f"step {name}")
-            delivery = Delivery(name, outlets, timeout, observer, scope)
-            return source.subscribe(delivery.on_next, observer.on_error, delivery.on_completed, scheduler=scheduler)
-
-        return Stream(subscribe)
-
-    return step
+    return staged(name, partial(Delivery, name, outlets, timeout))
 
 
 def _leave(valve: Valve) -> list[asyncio.Future[Any]]:
@@ -64,7 +51,7 @@ class Delivery:
         name: str,
         outlets: Sequence[Outlet],
         timeout: float,
-        observer: abc.ObserverBase[list[Element[Any]]],
+        observer: Next,
         scope: Scope,
     ) -> None:
         self._name = name

@@ -10,11 +10,9 @@ from itertools import compress
 from typing import Any, TypeVar, cast
 
 import msgspec
-from reactivex import Observable, abc
 
 from penstock.element import Element, Step
-from penstock.operators.map_async import measure
-from penstock.operators.stream import Stream
+from penstock.operators.stage import Next, measure, staged
 from penstock.scope import Scope
 from penstock.services import Failed, Lane, Service
 
@@ -45,17 +43,7 @@ def enrich(
         key: service if isinstance(service, Service) else Service(key, service) for key, service in services.items()
     }
 
-    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
-        def subscribe(
-            observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
-        ) -> abc.DisposableBase:
-            scope = Scope.of(scheduler, f"step {name}")
-            gathering = Gathering(name, asked, merge, observer, scope)
-            return source.subscribe(gathering.on_next, observer.on_error, gathering.on_completed, scheduler=scheduler)
-
-        return Stream(subscribe)
-
-    return step
+    return staged(name, partial(Gathering, name, asked, merge))
 
 
 class Group:
@@ -90,7 +78,7 @@ class Gathering:
         name: str,
         services: dict[str, Service],
         merge: Merge | None,
-        observer: abc.ObserverBase[list[Element[Any]]],
+        observer: Next,
         scope: Scope,
     ) -> None:
         self._name = name

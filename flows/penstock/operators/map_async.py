@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
-from reactivex import Observable, abc
-
 from penstock.element import Element, Step
-from penstock.operators.each import name_of
-from penstock.operators.stream import Stream
-from penstock.scope import Meter, Scope
+from penstock.operators.stage import Next, enter, measure, service_for, staged
+from penstock.scope import Scope
 from penstock.services import MAX_IN_FLIGHT, Failed, Service
 
 A = TypeVar("A")
@@ -41,37 +39,15 @@ def map_async(
 
     >>> step = map_async(lookup, max_in_flight=32, timeout=2, attempts=3)
     """
-    if isinstance(call, Service):
-        service = call
-    else:
-        service = Service(
-            name or name_of(call, "map_async"),
-            call,
-            max_in_flight=max_in_flight,
-            timeout=timeout,
-            attempts=attempts,
-        )
+    service = service_for(call, name, step="map_async", max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
     title = name or service.name
-
-    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
-        def subscribe(
-            observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
-        ) -> abc.DisposableBase:
-            scope = Scope.of(scheduler, f"step {title}")
-            calls = (InOrder if ordered else AsReady)(title, service, observer, scope)
-            return source.subscribe(calls.on_next, observer.on_error, calls.on_completed, scheduler=scheduler)
-
-        return Stream(subscribe)
-
-    return step
+    return staged(title, partial(InOrder if ordered else AsReady, title, service))
 
 
 class AsReady:
     """The calls of one run; elements go on as their answers come."""
 
-    def __init__(
-        self, name: str, service: Service, observer: abc.ObserverBase[list[Element[Any]]], scope: Scope
-    ) -> None:
+    def __init__(self, name: str, service: Service, observer: Next, scope: Scope) -> None:
         self._name = name
         self._observer = observer
         self._scope = scope
@@ -148,20 +124,3 @@ class InOrder(AsReady):
         if ready:
             self._open -= len(ready)
             self._scope.emit(self._observer, ready)
-
-
-def enter(elements: Sequence[Element[Any]], now: float) -> None:
-    """Note when elements came into a step."""
-    for element in elements:
-        element.entered = now
-
-
-def measure(meter: Meter, elements: Sequence[Element[Any]], now: float) -> None:
-    """Count how long elements were in a step; those that came in together are counted together."""
-    entered, count = elements[0].entered, 0
-    for element in elements:
-        if element.entered != entered:
-            meter.add(now - entered, count)
-            entered, count = element.entered, 0
-        count += 1
-    meter.add(now - entered, count)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import Any, TypeVar
 
-from reactivex import Observable, abc
-
 from penstock.element import Element, Step
-from penstock.operators.stream import Stream
+from penstock.operators.stage import Next, staged
 from penstock.scope import Scope
 
 A = TypeVar("A")
@@ -28,23 +27,13 @@ def throttle(rate: float, *, burst: int = 1, name: str = "throttle") -> Step[A, 
     if rate <= 0 or burst < 1:
         raise ValueError(f"throttle needs a rate above 0 and a burst of at least 1, got {rate!r} and {burst!r}")
 
-    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
-        def subscribe(
-            observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
-        ) -> abc.DisposableBase:
-            scope = Scope.of(scheduler, f"step {name}")
-            bucket = Bucket(rate, burst, observer, scope)
-            return source.subscribe(bucket.on_next, observer.on_error, bucket.on_completed, scheduler=scheduler)
-
-        return Stream(subscribe)
-
-    return step
+    return staged(name, partial(Bucket, rate, burst))
 
 
 class Bucket:
     """The tokens of one run, and the elements that wait for them."""
 
-    def __init__(self, rate: float, burst: int, observer: abc.ObserverBase[list[Element[Any]]], scope: Scope) -> None:
+    def __init__(self, rate: float, burst: int, observer: Next, scope: Scope) -> None:
         self._rate = rate
         self._burst = burst
         self._observer = observer
