@@ -178,9 +178,7 @@ class Gathering:
         good = [element.outcome is None for element in elements]
         if not all(good):
             lost = [not one for one in good]
-            rows = zip(*(compress(column, lost) for column in columns), strict=True)
-            for element, answers in zip(compress(elements, lost), rows, strict=True):
-                self._merge_answers(element, answers)
+            self._keep(list(compress(elements, lost)), [list(compress(column, lost)) for column in columns])
             elements = list(compress(elements, good))
             columns = [list(compress(column, good)) for column in columns]
         values: list[Any] = [element.value for element in elements]
@@ -197,15 +195,23 @@ class Gathering:
 
     def _merge_answers(self, element: Element[Any], answers: Sequence[Any]) -> None:
         """Merge the answers of all services for one element."""
-        names, before = self._names, element.value
         if element.outcome is not None:
-            found = {name: answer for name, answer in zip(names, answers, strict=False) if type(answer) is not Failed}
-            element.found = found if element.found is None else element.found | found
+            self._keep([element], [(answer,) for answer in answers[: len(self._names)]])
             return
         try:
-            element.value = (self._merge or merged)(before, dict(zip(names, answers, strict=False)))
+            element.value = (self._merge or merged)(element.value, dict(zip(self._names, answers, strict=False)))
         except Exception as error:
             element.fail(self._name, error)
+
+    def _keep(self, elements: list[Element[Any]], columns: Sequence[Sequence[Any]]) -> None:
+        """Keep what was found about elements that failed, for their dead letters."""
+        kept: list[dict[str, Any]] = [{} for _ in elements]
+        for name, column in zip(self._names, columns, strict=True):
+            for found, answer in zip(kept, column, strict=True):
+                if type(answer) is not Failed:
+                    found[name] = answer
+        for element, found in zip(elements, kept, strict=True):
+            element.found = found if element.found is None else element.found | found
 
     def _pass_on(self, elements: list[Element[Any]]) -> None:
         """Let elements go on that have all their answers."""
