@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy.dialects.sqlite import dialect
 
 from penstock.deadletters import Filter, Letter, make_store, new_id, now
+from penstock.deadletters.queries import CLOCK_SLACK, page_query
 from penstock.deadletters.rows import COLUMNS, NOTHING, values_of
 from penstock.deadletters.schema import MIGRATIONS
-from penstock.deadletters.sqlite import CLOCK_SLACK, SqliteStore, page_query
+from penstock.deadletters.sqlite import SqliteStore
 from penstock.deadletters.troubles import trouble
 from penstock.errors import FlowError, StoreError, StoreMissing, StoreTooNew
 

@@ -5,26 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Select, select
+from sqlalchemy import URL, Select
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from penstock.deadletters.committer import Committer
-from penstock.deadletters.letter import Letter, id_at
-from penstock.deadletters.rows import letter_of, microseconds, values_of
-from penstock.deadletters.schema import LETTERS
+from penstock.deadletters.letter import Letter
+from penstock.deadletters.queries import letter_query, page_query
+from penstock.deadletters.rows import letter_of, values_of
 from penstock.deadletters.store import PAGE, Filter, Page
 from penstock.deadletters.troubles import trouble
 from penstock.deadletters.writer import Writer
 from penstock.errors import FlowError, StoreError, StoreMissing, describe
 
 SCHEME = "sqlite:///"
-
-CLOCK_SLACK = timedelta(minutes=1)
-"""How far the clock may be set back between a letter's time and its id."""
 
 
 class SqliteStore:
@@ -116,7 +112,7 @@ class SqliteStore:
 
     async def get(self, id: str) -> Letter | None:
         """One letter, or None."""
-        letters = await self._read(select(LETTERS).where(LETTERS.c.id == id))
+        letters = await self._read(letter_query(id))
         return letters[0] if letters else None
 
     async def page(self, filter: Filter, *, after: str | None = None, limit: int = PAGE) -> Page:
@@ -165,23 +161,3 @@ class SqliteStore:
 
     def _trouble(self, error: Exception) -> StoreError:
         return trouble(error, self.url, self._path)
-
-
-def page_query(filter: Filter, after: str | None, limit: int) -> Select[Any]:
-    """The question for a page. It is read off an index in the order of ids, and sorted never."""
-    start = after or ""
-    query = select(LETTERS).order_by(LETTERS.c.id).limit(limit)
-    if filter.since is not None:
-        # SQLite begins at one bound only, so it gets the later one. There is none for `until`: ids never run behind
-        # the times of their letters, but they run ahead of a clock that was set back.
-        start = max(start, id_at(filter.since, slack=CLOCK_SLACK))
-        query = query.where(LETTERS.c.failed_at >= microseconds(filter.since))
-    if filter.until is not None:
-        query = query.where(LETTERS.c.failed_at < microseconds(filter.until))
-    if start:
-        query = query.where(LETTERS.c.id > start)
-    for name in ("flow", "run", "step", "type", "state"):
-        wanted = getattr(filter, name)
-        if wanted is not None:
-            query = query.where(LETTERS.c[name] == wanted)
-    return query
