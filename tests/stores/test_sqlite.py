@@ -10,11 +10,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from msgspec import Raw
 from sqlalchemy.dialects.sqlite import dialect
 
 from penstock.deadletters import Filter, Letter, make_store, new_id, now
 from penstock.deadletters.queries import CLOCK_SLACK, page_query
-from penstock.deadletters.rows import COLUMNS, NOTHING, values_of
+from penstock.deadletters.rows import COLUMNS, columns_of
 from penstock.deadletters.schema import MIGRATIONS
 from penstock.deadletters.sqlite import SqliteStore
 from penstock.deadletters.troubles import trouble
@@ -180,6 +181,18 @@ async def test_a_lone_surrogate_is_stored_as_its_escape(url):
     await store.aclose()
 
 
+async def test_what_was_json_already_stays_with_its_letter(url):
+    """Many values are encoded at once and parted at their line breaks, also when one brings its own."""
+    store = await opened(url)
+    letters = [letter(seq=n, found={"n": Raw(b"[%d,\n0]" % n) if n else None}) for n in range(3)]
+    await store.add([*letters, letter(seq=3)])
+
+    found = (await store.page(Filter())).letters
+
+    assert [one.found for one in found] == [{"n": None}, {"n": [1, 0]}, {"n": [2, 0]}, None]
+    await store.aclose()
+
+
 async def test_a_newer_schema_is_refused(url):
     """A database of a newer Penstock is not touched."""
     await (await opened(url)).aclose()
@@ -201,7 +214,7 @@ async def test_letters_of_before_there_were_revisions_are_kept(url):
         database.execute("CREATE TABLE letters_schema (version INTEGER NOT NULL PRIMARY KEY, applied_at TEXT)")
         database.execute("INSERT INTO letters_schema VALUES (1, '')")
         old = letter()
-        row = [None if value == NOTHING else value for value in values_of([old])]
+        row = [column[0] for column in columns_of([old])]
         names = [name for name in COLUMNS if name != "revision"]
         values = [value for name, value in zip(COLUMNS, row, strict=True) if name != "revision"]
         marks = ",".join("?" * len(names))

@@ -9,16 +9,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from penstock.deadletters.rows import WIDTH, Values
-from penstock.deadletters.writer import GROUP, Writer
+from penstock.deadletters.insert import GROUP
+from penstock.deadletters.rows import Columns
+from penstock.deadletters.writer import Writer
 from penstock.errors import StoreError
 
 
 @dataclass(slots=True, eq=False)
 class Wish:
-    """The rows of one caller, and the future that it waits for."""
+    """The letters of one caller, how many they are, and the future that it waits for."""
 
-    values: Values
+    columns: Columns
+    count: int
     done: asyncio.Future[None]
 
 
@@ -45,12 +47,12 @@ class Committer:
         self._thread = ThreadPoolExecutor(1, "dead letters")
         await self._loop.run_in_executor(self._thread, lambda: self._writer.open(url, create=create))
 
-    def store(self, values: Values) -> asyncio.Future[None]:
-        """Store rows, all or none. The commit goes on when the caller is cancelled."""
+    def store(self, columns: Columns, count: int) -> asyncio.Future[None]:
+        """Store letters, all or none. The commit goes on when the caller is cancelled."""
         assert self._loop is not None
         done = self._loop.create_future()
-        if values:
-            self._wishes.append(Wish(values, done))
+        if count:
+            self._wishes.append(Wish(columns, count, done))
             self._begin()
         else:
             done.set_result(None)
@@ -88,8 +90,8 @@ class Committer:
     def _next_group(self) -> list[Wish]:
         group: list[Wish] = []
         size = 0
-        while self._wishes and (not group or size + len(self._wishes[0].values) <= GROUP * WIDTH):
-            size += len(self._wishes[0].values)
+        while self._wishes and (not group or size + self._wishes[0].count <= GROUP):
+            size += self._wishes[0].count
             group.append(self._wishes.popleft())
         return group
 
@@ -97,7 +99,7 @@ class Committer:
         """In the thread: look, write, and tell the event loop."""
         if look_again:
             self._writer.refresh()
-        errors = self._writer.write([wish.values for wish in group]) if group else []
+        errors = self._writer.write([wish.columns for wish in group]) if group else []
         with contextlib.suppress(RuntimeError):  # the event loop was closed, and with it whoever waited
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._end, group, errors)

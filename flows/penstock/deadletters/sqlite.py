@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from penstock.deadletters.committer import Committer
 from penstock.deadletters.letter import Letter
 from penstock.deadletters.queries import letter_query, page_query
-from penstock.deadletters.rows import letter_of, values_of
+from penstock.deadletters.rows import columns_of, letter_of
 from penstock.deadletters.store import PAGE, Filter, Page
 from penstock.deadletters.troubles import trouble
 from penstock.deadletters.writer import Writer
@@ -105,10 +105,10 @@ class SqliteStore:
         """Store letters in one durable commit, together with those of other callers."""
         self._refuse_when_closed()
         try:
-            values = values_of(letters)
+            columns = columns_of(letters)
         except Exception as error:
             raise StoreError(f"a letter cannot be written as a row: {describe(error)}") from error
-        return self._committer.store(values)
+        return self._committer.store(columns, len(letters))
 
     async def get(self, id: str) -> Letter | None:
         """One letter, or None."""

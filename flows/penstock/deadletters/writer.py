@@ -6,19 +6,16 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
-from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from penstock.deadletters.rows import COLUMNS, NOTHING, OPTIONAL, STATE, WIDTH, Values
+from penstock.deadletters.insert import GROUP, STATE, WIDTH, insert_of, values_of
+from penstock.deadletters.rows import Columns
 from penstock.deadletters.schema import prepare
-
-GROUP = 512
-"""Letters in one statement at most; SQLite allows 32,766 values, these are 8,704."""
 
 
 class Writer:
-    """Writes rows, many in one durable commit, and counts what is there.
+    """Writes letters, many in one durable commit, and counts what is there.
 
     A group is one INSERT of many rows in autocommit mode: one call of the driver, one transaction, one sync.
 
@@ -60,16 +57,16 @@ class Writer:
             self._database = None
             raise
 
-    def write(self, calls: Sequence[Values]) -> list[Exception | None]:
-        """Store the rows of several callers together; returns what each has to be told: None, or why it failed.
+    def write(self, calls: Sequence[Columns]) -> list[Exception | None]:
+        """Store the letters of several callers together; returns what each has to be told: None, or why it failed.
 
-        The rows of one caller are stored all or none.
+        The letters of one caller are stored all or none.
         """
-        error = self._commit(calls[0] if len(calls) == 1 else list(chain.from_iterable(calls)))
+        error = self._commit(calls)
         # A disk or a lock fails all alike; anything else may be the fault of one caller's letters.
         if error is None or len(calls) == 1 or isinstance(error, sqlite3.OperationalError):
             return [error] * len(calls)
-        return [self._commit(values) for values in calls]
+        return [self._commit([columns]) for columns in calls]
 
     def refresh(self) -> None:
         """Count again if another process has changed the database."""
@@ -90,9 +87,10 @@ class Writer:
             self._database.close()
             self._database = None
 
-    def _commit(self, values: Values) -> Exception | None:
+    def _commit(self, calls: Sequence[Columns]) -> Exception | None:
         begun = time.perf_counter()
         try:
+            values = values_of(calls)
             stored = self._insert(values)
         except Exception as error:
             self.failures += 1
@@ -104,7 +102,7 @@ class Writer:
         self._count(values[STATE::WIDTH], stored)
         return None
 
-    def _insert(self, values: Values) -> int:
+    def _insert(self, values: list[Any]) -> int:
         most = GROUP * WIDTH
         if len(values) <= most:
             return self._insert_group(values)
@@ -118,12 +116,12 @@ class Writer:
                 database.execute("ROLLBACK")
         return stored
 
-    def _insert_group(self, values: Values) -> int:
+    def _insert_group(self, values: list[Any]) -> int:
         count = len(values) // WIDTH
         size = count if count <= 4 else -(-count // 32) * 32
         # Few sizes, so that SQLite keeps their statements ready; the last row again does nothing.
         padded = values + values[-WIDTH:] * (size - count)
-        return self._opened().execute(_insert_of(size), padded).rowcount
+        return self._opened().execute(insert_of(size), padded).rowcount
 
     def _count(self, states: list[str], stored: int) -> None:
         if states.count(states[0]) == len(states):
@@ -146,9 +144,3 @@ class Writer:
     def _opened(self) -> sqlite3.Connection:
         assert self._database is not None
         return self._database
-
-
-@cache
-def _insert_of(size: int) -> str:
-    row = f"({','.join(f'nullif(?,{NOTHING})' if column in OPTIONAL else '?' for column in COLUMNS)})"
-    return f"INSERT INTO letters ({','.join(COLUMNS)}) VALUES {','.join([row] * size)} ON CONFLICT (id) DO NOTHING"  # noqa: S608 - no input
