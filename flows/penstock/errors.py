@@ -335,6 +335,7 @@ class StoreTooNew(StoreError):
             f"the dead letters at {url} have schema {found}, this Penstock knows schemas up to {known}; "
             "install a newer Penstock, or name another database"
         )
+        self.url = url
         self.found = found
         self.known = known
 
@@ -345,6 +346,24 @@ class StoreMissing(StoreError):
     def __init__(self, url: str) -> None:
         super().__init__(f"there are no dead letters at {url}; name the database with --dead-letters URL")
         self.url = url
+
+
+class WriterEnded(StoreError):
+    """The process that writes letters ended. Those that it had at hand may be stored, and are safely stored again."""
+
+    def __init__(self, url: str, how: str) -> None:
+        super().__init__(f"the process that writes the dead letters at {url} ended ({how}); it is started again")
+        self.url = url
+        self.how = how
+
+
+class WriterNotStarted(StoreError):
+    """The process that is to write letters cannot be started."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"the process that writes the dead letters at {url} cannot be started: {reason}")
+        self.url = url
+        self.reason = reason
 
 
 class Stopping(PenstockError):

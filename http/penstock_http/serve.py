@@ -98,7 +98,7 @@ async def serve(settings: Settings, places: Places, *, watch: bool = False) -> i
     """Serve until a signal; returns the exit code. Raises `Wrong` for flows that cannot be served, and `OSError`."""
     loop = asyncio.get_running_loop()
     asked = hangups(loop)
-    supervisor = Supervisor(max_runs=settings.max_runs)
+    supervisor = Supervisor(max_runs=settings.max_runs, apart=True)
     requests, reloads = Requests(), Reloads()
     client = HttpClient()
     catalogue = Catalogue(supervisor, reloads, keep=settings.dead_letters)
@@ -149,20 +149,14 @@ async def load_all(reloading: Reloading, supervisor: Supervisor) -> None:
 
 
 def tune_interpreter() -> None:
-    """Two defaults of Python that are wrong for this program, both measured with 200,000 orders in one request.
+    """A default of Python that is wrong for this program, measured with 200,000 orders in one request.
 
     Orders come and go by thousands and make no cycles: with a look for cycles every 700 allocations, a seventh of the
     time per order went into looking. Reference counting frees them all the same.
-
-    The thread that commits dead letters waits for the interpreter whenever the event loop is busy. The loop lets go of
-    it for a microsecond each time it polls, too short for a sleeping thread to take it, and each time the thread's wait
-    begins anew. So an interval longer than a turn of the loop never comes to its end (0.5 ms helped nothing), and
-    commits went on only when the window was full of failed orders and the loop stood still: 2.7 of 4 ms of a commit.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
-    sys.setswitchinterval(0.00002)
 
 
 async def close_connections(runner: web.AppRunner) -> None:

@@ -19,7 +19,8 @@ NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)  # before all ids that are made here
 @asynccontextmanager
 async def opened(kind):
     with TemporaryDirectory() as folder:
-        store = MemoryStore() if kind == "memory" else make_store(f"sqlite:///{folder}/letters.db")
+        url = f"sqlite:///{folder}/letters.db"
+        store = MemoryStore() if kind == "memory" else make_store(url, apart=kind == "apart")
         await store.open()
         try:
             yield store
@@ -27,7 +28,7 @@ async def opened(kind):
             await store.aclose()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "apart"])
 def kind(request):
     return request.param
 

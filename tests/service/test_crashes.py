@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
+import pytest
+
 from service.conftest import Serve
-from service.processes import until
+from service.processes import Process, until
 from service.wire import NDJSON, orders
+from stores.children import children_of, running
 
 
 def test_a_letter_that_a_client_has_seen_survives_a_kill(serve: Serve) -> None:
@@ -56,3 +62,40 @@ def test_a_forced_stop_is_remembered_as_one(serve: Serve) -> None:
         assert first.stop() == 1
         assert answer.complete().cut
     assert serve().metric("penstock_previous_stop_forced") == 1
+
+
+def writer_of(server: Process) -> int:
+    """The process that writes the dead letters of a server."""
+    (pid,) = children_of(server.pid)
+    return int(pid)
+
+
+def test_an_upload_outlives_the_process_that_writes_its_letters(serve: Serve) -> None:
+    """Killed in the middle, it is started again: each failed order has one letter, and the accounts agree."""
+    server = serve()
+    first = writer_of(server)
+    with server.connect() as client:
+        client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(len(orders(20_000))))
+        answer = client.answer()
+        client.push(orders(20_000))
+        named = []
+        for record in answer.stream():
+            if "deadLetter" in record:
+                named.append(record["deadLetter"])
+                if len(named) == 1000:
+                    os.kill(first, signal.SIGKILL)
+    assert (answer.end["reason"], answer.end["received"], answer.end["failed"]) == ("completed", 20_000, len(named))
+    assert len(set(named)) == len(named) == server.metric("penstock_dead_letters", state="waiting")
+    assert writer_of(server) != first
+    assert server.event("store.writer_ended")["how"] == "signal 9"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_the_process_that_writes_letters_ends_with_its_server(serve: Serve, number: signal.Signals) -> None:
+    """However the server ends: none is left to hold the database."""
+    server = serve()
+    server.post({"orderId": 3})
+    writer = writer_of(server)
+    server.signal(number)
+    assert server.wait() == (0 if number is signal.SIGTERM else -number)
+    until(lambda: not running(writer))

@@ -10,12 +10,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from msgspec import Raw
 from sqlalchemy.dialects.sqlite import dialect
 
 from penstock.deadletters import Filter, Letter, make_store, new_id, now
-from penstock.deadletters.rows import COLUMNS, NOTHING, values_of
+from penstock.deadletters.queries import CLOCK_SLACK, page_query
+from penstock.deadletters.rows import COLUMNS, columns_of
 from penstock.deadletters.schema import MIGRATIONS
-from penstock.deadletters.sqlite import CLOCK_SLACK, SqliteStore, page_query
+from penstock.deadletters.sqlite import SqliteStore
 from penstock.deadletters.troubles import trouble
 from penstock.errors import FlowError, StoreError, StoreMissing, StoreTooNew
 
@@ -44,6 +46,11 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 @pytest.fixture
 def url(tmp_path):
     return f"sqlite:///{tmp_path}/letters.db"
+
+
+@pytest.fixture(params=[False, True], ids=["thread", "process"])
+def apart(request):
+    return request.param
 
 
 def letter(**facts):
@@ -92,9 +99,9 @@ async def test_processes_that_start_and_add_at_once_lose_nothing(url):
     await store.aclose()
 
 
-async def test_letters_of_another_process_are_counted_at_a_later_look(url):
+async def test_letters_of_another_process_are_counted_at_a_later_look(url, apart):
     """`counts` follows what others commit."""
-    ours, theirs = await opened(url, refresh_seconds=0), await opened(url)
+    ours, theirs = await opened(url, apart=apart, refresh_seconds=0), await opened(url, apart=apart)
     await theirs.add([letter(), letter(state="parked")])
 
     async with asyncio.timeout(10):
@@ -105,24 +112,24 @@ async def test_letters_of_another_process_are_counted_at_a_later_look(url):
     await theirs.aclose()
 
 
-async def test_counts_and_letters_are_kept_when_it_is_opened_again(url):
+async def test_counts_and_letters_are_kept_when_it_is_opened_again(url, apart):
     """A store finds what an earlier one left."""
     one = letter(state="parked")
-    store = await opened(url)
+    store = await opened(url, apart=apart)
     await store.add([one, letter()])
     await store.aclose()
 
-    store = await opened(url, create=False)
+    store = await opened(url, apart=apart, create=False)
 
     assert store.counts() == {"waiting": 1, "parked": 1}
     assert await store.get(one.id) == one
     await store.aclose()
 
 
-async def test_closing_leaves_no_task_thread_or_log_behind(url):
+async def test_closing_leaves_no_task_thread_or_log_behind(url, apart):
     """Also when reads and adds were under way or cancelled, `aclose` ends with nothing left but the file."""
     tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
-    store = await opened(url)
+    store = await opened(url, apart=apart)
     await store.add([letter()])
     work = [asyncio.create_task(store.page(Filter())) for _ in range(4)]
     work.append(asyncio.ensure_future(store.add([letter() for _ in range(600)])))
@@ -140,9 +147,9 @@ async def test_closing_leaves_no_task_thread_or_log_behind(url):
     assert [path.name for path in Path(store.url.removeprefix("sqlite:///")).parent.iterdir()] == ["letters.db"]
 
 
-async def test_closing_finishes_what_was_asked_for(url):
+async def test_closing_finishes_what_was_asked_for(url, apart):
     """Letters handed over before `aclose` are stored; after it, adding is refused."""
-    store = await opened(url)
+    store = await opened(url, apart=apart)
     adding = asyncio.gather(*(store.add([letter()]) for _ in range(5)))
     await asyncio.sleep(0)
     await store.aclose()
@@ -150,14 +157,14 @@ async def test_closing_finishes_what_was_asked_for(url):
 
     with pytest.raises(StoreError, match="not open"):
         await store.add([letter()])
-    store = await opened(url)
+    store = await opened(url, apart=apart)
     assert store.counts() == {"waiting": 5}
     await store.aclose()
 
 
-async def test_callers_at_once_share_commits(url):
+async def test_callers_at_once_share_commits(url, apart):
     """Group commit: a hundred callers need far fewer commits, and the numbers for metrics say so."""
-    store = await opened(url)
+    store = await opened(url, apart=apart)
 
     await asyncio.gather(*(store.add([letter()]) for _ in range(100)))
 
@@ -167,10 +174,10 @@ async def test_callers_at_once_share_commits(url):
     await store.aclose()
 
 
-async def test_a_lone_surrogate_is_stored_as_its_escape(url):
+async def test_a_lone_surrogate_is_stored_as_its_escape(url, apart):
     """An error's text that is no Unicode does not hold up the run."""
     one = letter(message="no \udc80", key="\ud800", found={"a": object, "b": "\udc80"})
-    store = await opened(url)
+    store = await opened(url, apart=apart)
     await store.add([one])
 
     found = await store.get(one.id)
@@ -179,19 +186,31 @@ async def test_a_lone_surrogate_is_stored_as_its_escape(url):
     await store.aclose()
 
 
-async def test_a_newer_schema_is_refused(url):
+async def test_what_was_json_already_stays_with_its_letter(url, apart):
+    """Many values are encoded at once and parted at their line breaks, also when one brings its own."""
+    store = await opened(url, apart=apart)
+    letters = [letter(seq=n, found={"n": Raw(b"[%d,\n0]" % n) if n else None}) for n in range(3)]
+    await store.add([*letters, letter(seq=3)])
+
+    found = (await store.page(Filter())).letters
+
+    assert [one.found for one in found] == [{"n": None}, {"n": [1, 0]}, {"n": [2, 0]}, None]
+    await store.aclose()
+
+
+async def test_a_newer_schema_is_refused(url, apart):
     """A database of a newer Penstock is not touched."""
-    await (await opened(url)).aclose()
+    await (await opened(url, apart=apart)).aclose()
     database = sqlite3.connect(url.removeprefix("sqlite:///"))
     with database:
         database.execute("INSERT INTO letters_schema VALUES (99, '')")
     database.close()
 
     with pytest.raises(StoreTooNew, match="install a newer Penstock"):
-        await opened(url)
+        await opened(url, apart=apart)
 
 
-async def test_letters_of_before_there_were_revisions_are_kept(url):
+async def test_letters_of_before_there_were_revisions_are_kept(url, apart):
     """A database of the first schema becomes one of the newest; its letters have no revision, new ones have."""
     database = sqlite3.connect(url.removeprefix("sqlite:///"))
     with database:
@@ -200,7 +219,7 @@ async def test_letters_of_before_there_were_revisions_are_kept(url):
         database.execute("CREATE TABLE letters_schema (version INTEGER NOT NULL PRIMARY KEY, applied_at TEXT)")
         database.execute("INSERT INTO letters_schema VALUES (1, '')")
         old = letter()
-        row = [None if value == NOTHING else value for value in values_of([old])]
+        row = [column[0] for column in columns_of([old])]
         names = [name for name in COLUMNS if name != "revision"]
         values = [value for name, value in zip(COLUMNS, row, strict=True) if name != "revision"]
         marks = ",".join("?" * len(names))
@@ -208,7 +227,7 @@ async def test_letters_of_before_there_were_revisions_are_kept(url):
     database.close()
     new = letter(revision=3)
 
-    store = await opened(url)
+    store = await opened(url, apart=apart)
     await store.add([new])
 
     assert (await store.page(Filter())).letters == sorted([old, new], key=lambda one: one.id)
@@ -224,31 +243,31 @@ async def test_a_missing_file_is_not_created_unless_wanted(url):
     assert not Path(url.removeprefix("sqlite:///")).exists()
 
 
-async def test_a_database_of_something_else_holds_no_letters(url):
+async def test_a_database_of_something_else_holds_no_letters(url, apart):
     """`create=False` adds no tables to a database that is not ours."""
     database = sqlite3.connect(url.removeprefix("sqlite:///"))
     database.execute("CREATE TABLE theirs (a)")
     database.close()
 
     with pytest.raises(StoreMissing):
-        await opened(url, create=False)
+        await opened(url, apart=apart, create=False)
 
 
-async def test_garbage_a_folder_and_a_missing_folder_are_named(tmp_path):
+async def test_garbage_a_folder_and_a_missing_folder_are_named(tmp_path, apart):
     """What cannot be opened is a `StoreError` that says why and what to do."""
     (tmp_path / "garbage").write_bytes(b"this is no database, " * 100)
 
     with pytest.raises(StoreError, match="no SQLite database; name another file"):
-        await opened(f"sqlite:///{tmp_path}/garbage")
+        await opened(f"sqlite:///{tmp_path}/garbage", apart=apart)
     with pytest.raises(StoreError, match="is a folder; name a file in it"):
-        await opened(f"sqlite:///{tmp_path}")
+        await opened(f"sqlite:///{tmp_path}", apart=apart)
     with pytest.raises(StoreError, match=r"there is no folder .*/missing; create it"):
-        await opened(f"sqlite:///{tmp_path}/missing/letters.db")
+        await opened(f"sqlite:///{tmp_path}/missing/letters.db", apart=apart)
 
 
-async def test_a_lock_that_is_not_given_back_is_a_store_error_and_passes(url):
+async def test_a_lock_that_is_not_given_back_is_a_store_error_and_passes(url, apart):
     """A lock of another process fails the add after the busy time; the same letters go in when it is gone."""
-    store, one = await opened(url, busy_seconds=0.05), letter()
+    store, one = await opened(url, apart=apart, busy_seconds=0.05), letter()
     other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
 
@@ -338,14 +357,14 @@ def test_the_law_can_be_reached_by_url(url):
         ("${WHOLE}", "did not answer: there is no folder for it; create it"),
     ],
 )
-async def test_errors_name_a_url_as_it_was_written(tmp_path, url, reason, monkeypatch):
+async def test_errors_name_a_url_as_it_was_written(tmp_path, url, reason, monkeypatch, apart):
     """What a variable holds may be a secret."""
     monkeypatch.setenv("HIDDEN", str(tmp_path))
     monkeypatch.setenv("WHOLE", f"sqlite:///{tmp_path}/none/a.db")
     (tmp_path / "no.db").write_bytes(b"no database" * 100)
 
     with pytest.raises(StoreError) as caught:
-        await make_store(url).open()
+        await make_store(url, apart=apart).open()
 
     assert f"the dead letters at {url} {reason}" in str(caught.value)
     assert str(tmp_path) not in str(caught.value)

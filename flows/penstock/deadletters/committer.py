@@ -1,59 +1,99 @@
-"""Merges what many callers store at once into few durable commits, one after the other in a thread."""
+"""Merges what many callers store at once into few durable commits, one after the other."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from penstock.deadletters.rows import WIDTH, Values
-from penstock.deadletters.writer import GROUP, Writer
+from penstock.deadletters.insert import GROUP
+from penstock.deadletters.rows import Columns
+from penstock.deadletters.writer import Numbers
 from penstock.errors import StoreError
+
+Load = TypeVar("Load")
+
+Tell = Callable[[list[Exception | None] | Exception], None]
+"""Takes what each caller of a group has to be told: None, or why its letters were not stored; or why none were."""
+
+
+class Hand(Protocol[Load]):
+    """Who does the writing while the event loop goes on, one piece of work at a time."""
+
+    @property
+    def numbers(self) -> Numbers:
+        """What was written so far, and what is there."""
+        ...
+
+    def pack(self, columns: Columns) -> Load:
+        """The letters of one caller, ready to be handed over."""
+        ...
+
+    async def open(self) -> None:
+        """Open the database. Raises what a writer raises."""
+        ...
+
+    def work(self, loads: list[Load], *, look_again: bool, tell: Tell) -> None:
+        """Look what others changed, if that is asked for, then store a group; `tell` is called by the event loop."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the database, when the last piece of work has ended."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
-class Wish:
-    """The rows of one caller, and the future that it waits for."""
+class Wish(Generic[Load]):
+    """The letters of one caller, how many they are, and the future that it waits for."""
 
-    values: Values
+    load: Load
+    count: int
     done: asyncio.Future[None]
 
 
-class Committer:
-    """Has a writer store what callers wish. What they wish during one commit makes the next one.
+class Committer(Generic[Load]):
+    """Has a hand store what callers wish. What they wish during one commit makes the next one.
 
-    A commit is one hop to the thread and one back, and callers hear of it in the next turn of the event loop: a task
+    A commit is one hop to the hand and one back, and callers hear of it in the next turn of the event loop: a task
     here, or a second hop, would cost one more turn of a busy loop each.
     """
 
-    def __init__(self, writer: Writer, explain: Callable[[Exception], StoreError]) -> None:
-        self._writer = writer
+    def __init__(self, hand: Hand[Load], explain: Callable[[Exception], StoreError]) -> None:
+        self._hand = hand
         self._explain = explain
-        self._wishes: deque[Wish] = deque()
+        self._wishes: deque[Wish[Load]] = deque()
         self._look_again = False
         self._busy = False
         self._idle = asyncio.Event()
-        self._thread: ThreadPoolExecutor | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open = False
 
-    async def open(self, url: str, *, create: bool) -> None:
-        """Start the thread and open the file in it."""
-        self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, "dead letters")
-        await self._loop.run_in_executor(self._thread, lambda: self._writer.open(url, create=create))
+    @property
+    def numbers(self) -> Numbers:
+        """What was written so far, and what is there."""
+        return self._hand.numbers
 
-    def store(self, values: Values) -> asyncio.Future[None]:
-        """Store rows, all or none. The commit goes on when the caller is cancelled."""
-        assert self._loop is not None
-        done = self._loop.create_future()
-        if values:
-            self._wishes.append(Wish(values, done))
-            self._begin()
-        else:
+    async def open(self) -> None:
+        """Have the database opened."""
+        self._open = True
+        await self._hand.open()
+
+    def store(self, columns: Columns, count: int) -> asyncio.Future[None]:
+        """Store letters, all or none. The commit goes on when the caller is cancelled."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if not count:
             done.set_result(None)
+            return done
+
+        try:
+            # Now, and not when their turn comes: then it would hold up the commit.
+            load = self._hand.pack(columns)
+        except Exception as error:
+            done.set_exception(self._explain(error))
+        else:
+            self._wishes.append(Wish(load, count, done))
+            self._begin()
         return done
 
     def look_again(self) -> None:
@@ -62,48 +102,39 @@ class Committer:
         self._begin()
 
     async def aclose(self) -> None:
-        """Finish what was asked for, then close the file and end the thread."""
-        thread, loop = self._thread, self._loop
-        if thread is None or loop is None:
+        """Finish what was asked for, then have the database closed."""
+        if not self._open:
             return
         while self._busy:
             self._idle.clear()
             await self._idle.wait()
-        self._thread = None
-        try:
-            await loop.run_in_executor(thread, self._writer.close)
-        finally:
-            thread.shutdown(wait=False)
+        self._open = False
+        await self._hand.aclose()
 
     def _begin(self) -> None:
-        if self._busy or self._thread is None:
+        if self._busy or not self._open:
             return
         if not self._wishes and not self._look_again:
             self._idle.set()
             return
         self._busy = True
         look_again, self._look_again = self._look_again, False
-        self._thread.submit(self._work, self._next_group(), look_again)
+        group = self._next_group()
+        self._hand.work(
+            [wish.load for wish in group], look_again=look_again, tell=lambda outcome: self._end(group, outcome)
+        )
 
-    def _next_group(self) -> list[Wish]:
-        group: list[Wish] = []
+    def _next_group(self) -> list[Wish[Load]]:
+        group: list[Wish[Load]] = []
         size = 0
-        while self._wishes and (not group or size + len(self._wishes[0].values) <= GROUP * WIDTH):
-            size += len(self._wishes[0].values)
+        while self._wishes and (not group or size + self._wishes[0].count <= GROUP):
+            size += self._wishes[0].count
             group.append(self._wishes.popleft())
         return group
 
-    def _work(self, group: list[Wish], look_again: bool) -> None:
-        """In the thread: look, write, and tell the event loop."""
-        if look_again:
-            self._writer.refresh()
-        errors = self._writer.write([wish.values for wish in group]) if group else []
-        with contextlib.suppress(RuntimeError):  # the event loop was closed, and with it whoever waited
-            assert self._loop is not None
-            self._loop.call_soon_threadsafe(self._end, group, errors)
-
-    def _end(self, group: list[Wish], errors: list[Exception | None]) -> None:
+    def _end(self, group: list[Wish[Load]], outcome: list[Exception | None] | Exception) -> None:
         self._busy = False
+        errors = [outcome] * len(group) if isinstance(outcome, Exception) else outcome
         for wish, error in zip(group, errors, strict=True):
             if wish.done.done():
                 continue

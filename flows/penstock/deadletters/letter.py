@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -14,7 +15,7 @@ from msgspec import Struct
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_encode = msgspec.json.Encoder(enc_hook=repr).encode
+_encoder = msgspec.json.Encoder(enc_hook=repr)
 
 getrandbits = Random().getrandbits  # noqa: S311 - ids tell letters apart, they keep no secret
 
@@ -110,10 +111,22 @@ def now() -> datetime:
 def as_json(value: Any) -> bytes:
     """A value as JSON, whatever it holds: lone surrogates become escapes, foreign objects their `repr`."""
     try:
-        return _encode(value)
+        return _encoder.encode(value)
     except (UnicodeEncodeError, TypeError):
         # Python's own encoder escapes lone surrogates, and its decoder takes them back.
         return json.dumps(value, default=repr, skipkeys=True).encode()
+
+
+def as_json_texts(values: Sequence[Any]) -> list[str]:
+    """Each of many values as JSON, as `as_json` makes it, at a third of the price."""
+    try:
+        texts = _encoder.encode_lines(values).decode().split("\n")
+    except (UnicodeEncodeError, TypeError):
+        texts = []
+    # JSON has no line breaks of its own, save what somebody put into a value ready made.
+    if len(texts) != len(values) + 1:
+        return [as_json(value).decode() for value in values]
+    return texts[:-1]
 
 
 def as_document(letter: Letter) -> dict[str, Any]:

@@ -3,69 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from penstock.deadletters.letter import Letter, as_json
+from msgspec.structs import astuple
 
-Values = list[Any]
-"""The rows of some letters one after the other, each as its values in the order of `COLUMNS`."""
+from penstock.deadletters.letter import Letter, as_json_texts
+
+Columns = list[Sequence[Any]]
+"""Some letters as they are stored: for each of `COLUMNS` the values of all of them."""
 
 COLUMNS = Letter.__struct_fields__
 """A column for each field of a letter, of the same name and in the same order."""
-
-WIDTH = len(COLUMNS)
-STATE = COLUMNS.index("state")
-
-OPTIONAL = ("part", "key", "cause", "found", "revision")
-"""The columns that may hold nothing."""
-
-NOTHING = -0.5
-"""Stands for None in a row, on its way to the database; none of those columns has a value like it."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def values_of(letters: Sequence[Letter]) -> Values:
-    """Letters as rows: times as microseconds since 1970, which sort as numbers; `key` and `found` as JSON.
+def columns_of(letters: Sequence[Letter]) -> Columns:
+    """Letters as columns: times as microseconds since 1970, which sort as numbers; `key` and `found` as JSON.
 
     What is no text or no JSON is kept as something that is: a letter that cannot be stored would hold up its
     run for ever. Lone surrogates in the error's texts become escapes, foreign objects in `found` their `repr`.
 
-    The driver looks for an adapter whenever it is given None or `bytes` (CPython 3.11), which costs 0.25 and 0.5 µs
-    each, half of all that it does for a row. Hence `NOTHING` and `bytearray`.
+    By columns, because C then does for all of them at once what Python did for each: 0.35 µs a letter instead of 0.55.
     """
-    values: Values = []
-    started_at = failed_at = None
-    started = failed = 0
-    for letter in letters:
-        if letter.started_at is not started_at:  # one run has one, and letters that were written together the other
-            started_at, started = letter.started_at, microseconds(letter.started_at)
-        if letter.failed_at is not failed_at:
-            failed_at, failed = letter.failed_at, microseconds(letter.failed_at)
-        values += (
-            letter.id,
-            letter.flow,
-            letter.run,
-            letter.seq,
-            letter.step,
-            letter.type,
-            _text(letter.message),
-            bytearray(letter.input),
-            letter.input_size,
-            started,
-            failed,
-            NOTHING if letter.part is None else letter.part,
-            NOTHING if letter.key is None else _json(letter.key),
-            letter.attempts,
-            NOTHING if letter.cause is None else _text(letter.cause),
-            NOTHING if letter.found is None else _json(letter.found),
-            letter.state,
-            NOTHING if letter.revision is None else letter.revision,
-        )
-    return values
+    if not letters:
+        return []
+    columns: dict[str, Sequence[Any]] = dict(zip(COLUMNS, zip(*map(astuple, letters), strict=True), strict=True))
+    for name, as_stored in _AS_STORED.items():
+        columns[name] = as_stored(columns[name])
+    return list(columns.values())
 
 
 def letter_of(row: Sequence[Any]) -> Letter:
@@ -84,9 +53,41 @@ def microseconds(time: datetime) -> int:
     return (time - _EPOCH) // _MICROSECOND
 
 
-def _json(value: Any) -> str:
-    return as_json(value).decode()
+def as_text(text: str) -> str:
+    """A text that can be encoded: lone surrogates in it become escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
-def _text(text: str) -> str:
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+def _times(column: Sequence[datetime]) -> Sequence[int]:
+    seen: datetime | None = None
+    found: list[int] = []
+    number = 0
+    for time in column:
+        if time is not seen:  # one run has one start, and letters that were written together one time
+            seen, number = time, microseconds(time)
+        found.append(number)
+    return found
+
+
+def _json(column: Sequence[Any]) -> Sequence[str | None]:
+    texts = as_json_texts(column)
+    if None not in column:
+        return texts
+    return [None if value is None else text for value, text in zip(column, texts, strict=True)]
+
+
+def _texts(column: Sequence[str | None]) -> Sequence[str | None]:
+    if "".join(filter(None, column)).isascii():
+        return column
+    return [text and as_text(text) for text in column]
+
+
+_AS_STORED: dict[str, Callable[[Sequence[Any]], Sequence[Any]]] = {
+    "message": _texts,
+    "cause": _texts,
+    "key": _json,
+    "found": _json,
+    "started_at": _times,
+    "failed_at": _times,
+}
+"""The columns whose values the database has in another form."""

@@ -5,22 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 
-from sqlalchemy import Column, Integer, LargeBinary, MetaData, Table, Text
-
-from penstock.deadletters.rows import COLUMNS
 from penstock.errors import StoreMissing, StoreTooNew
-
-_NUMBERS = {"seq", "part", "attempts", "input_size", "started_at", "failed_at", "revision"}
-
-LETTERS = Table(
-    "letters",
-    MetaData(),
-    *(
-        Column(name, LargeBinary() if name == "input" else Integer() if name in _NUMBERS else Text())
-        for name in COLUMNS
-    ),
-)
-"""For queries; the migrations make the table itself."""
 
 MIGRATIONS: list[list[str]] = [
     [

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Select, select
+from sqlalchemy import URL, Select
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from penstock.deadletters.apart import Apart
+from penstock.deadletters.child import can_start
 from penstock.deadletters.committer import Committer
-from penstock.deadletters.letter import Letter, id_at
-from penstock.deadletters.rows import letter_of, microseconds, values_of
-from penstock.deadletters.schema import LETTERS
+from penstock.deadletters.letter import Letter
+from penstock.deadletters.queries import letter_query, page_query
+from penstock.deadletters.rows import as_text, columns_of, letter_of
 from penstock.deadletters.store import PAGE, Filter, Page
+from penstock.deadletters.threaded import Threaded
 from penstock.deadletters.troubles import trouble
-from penstock.deadletters.writer import Writer
+from penstock.deadletters.writer import Place
 from penstock.errors import FlowError, StoreError, StoreMissing, describe
 
 SCHEME = "sqlite:///"
-
-CLOCK_SLACK = timedelta(minutes=1)
-"""How far the clock may be set back between a letter's time and its id."""
 
 
 class SqliteStore:
@@ -35,6 +35,9 @@ class SqliteStore:
     `create=False` opens only what is there already and raises `StoreMissing` otherwise. `busy_seconds` is how long a
     statement waits for another process that writes. Letters that other processes add or change are seen at once by
     `get` and `page`, and by `counts` after `refresh_seconds` and a second look.
+
+    `apart=True` has letters written by a process of its own, which ends with this one: beside a busy event loop a
+    thread waits for the interpreter longer than it writes. Where none can be started, a thread writes all the same.
     """
 
     def __init__(
@@ -45,16 +48,19 @@ class SqliteStore:
         busy_seconds: float = 5.0,
         refresh_seconds: float = 5.0,
         said: str | None = None,
+        apart: bool = False,
     ) -> None:
         if not url.startswith(SCHEME) or url in (SCHEME, f"{SCHEME}:memory:"):
             raise FlowError(f"{url!r} names no file; use sqlite:///FILE, or memory: to keep letters in memory")
         self.url = url if said is None else said
-        self.patience = 2 * busy_seconds + 2  # the commit that is under way, then one's own
         self._path = Path(url.removeprefix(SCHEME))
         self._create = create
-        self._busy_seconds = busy_seconds
         self._refresh_seconds = refresh_seconds
         self._counted_at = 0.0
+        place = Place(os.fsencode(self._path), as_text(self.url), create, busy_seconds)
+        self.patience = place.patience
+        hand = Apart(place) if apart and can_start() else Threaded(place)
+        self._committer = Committer[Any](hand, self._trouble)
         # One connection writes, one reads: a long page does not hold up a commit, and WAL lets both go on.
         self._engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=str(self._path)),
@@ -64,29 +70,27 @@ class SqliteStore:
             max_overflow=0,
         )
         self._reading = asyncio.Lock()
-        self._writer = Writer(self._path, busy_seconds)
-        self._committer = Committer(self._writer, self._trouble)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def commits(self) -> int:
         """Groups of letters that were committed."""
-        return self._writer.commits
+        return self._committer.numbers.commits
 
     @property
     def failures(self) -> int:
         """Groups that could not be."""
-        return self._writer.failures
+        return self._committer.numbers.failures
 
     @property
     def stored(self) -> int:
         """Letters that were new."""
-        return self._writer.stored
+        return self._committer.numbers.stored
 
     @property
     def commit_seconds(self) -> float:
         """Time spent in commits, those of failed groups too."""
-        return self._writer.seconds
+        return self._committer.numbers.seconds
 
     async def open(self) -> None:
         """Connect, create the schema or bring it up to date, and count the letters.
@@ -96,7 +100,7 @@ class SqliteStore:
         try:
             if not self._create and not self._path.exists():
                 raise StoreMissing(self.url)
-            await self._committer.open(self.url, create=self._create)
+            await self._committer.open()
         except BaseException as error:
             await self._committer.aclose()
             if isinstance(error, Exception):
@@ -109,14 +113,14 @@ class SqliteStore:
         """Store letters in one durable commit, together with those of other callers."""
         self._refuse_when_closed()
         try:
-            values = values_of(letters)
+            columns = columns_of(letters)
         except Exception as error:
             raise StoreError(f"a letter cannot be written as a row: {describe(error)}") from error
-        return self._committer.store(values)
+        return self._committer.store(columns, len(letters))
 
     async def get(self, id: str) -> Letter | None:
         """One letter, or None."""
-        letters = await self._read(select(LETTERS).where(LETTERS.c.id == id))
+        letters = await self._read(letter_query(id))
         return letters[0] if letters else None
 
     async def page(self, filter: Filter, *, after: str | None = None, limit: int = PAGE) -> Page:
@@ -131,7 +135,7 @@ class SqliteStore:
         if self._loop is not None and time.monotonic() - self._counted_at >= self._refresh_seconds:
             self._counted_at = time.monotonic()
             self._loop.call_soon_threadsafe(self._look_again)  # metrics may be read in another thread
-        return {state: count for state, count in self._writer.counts.items() if count}
+        return {state: count for state, count in self._committer.numbers.counts.items() if count}
 
     async def aclose(self) -> None:
         """Finish the commits and the read that were begun, and close the file."""
@@ -165,23 +169,3 @@ class SqliteStore:
 
     def _trouble(self, error: Exception) -> StoreError:
         return trouble(error, self.url, self._path)
-
-
-def page_query(filter: Filter, after: str | None, limit: int) -> Select[Any]:
-    """The question for a page. It is read off an index in the order of ids, and sorted never."""
-    start = after or ""
-    query = select(LETTERS).order_by(LETTERS.c.id).limit(limit)
-    if filter.since is not None:
-        # SQLite begins at one bound only, so it gets the later one. There is none for `until`: ids never run behind
-        # the times of their letters, but they run ahead of a clock that was set back.
-        start = max(start, id_at(filter.since, slack=CLOCK_SLACK))
-        query = query.where(LETTERS.c.failed_at >= microseconds(filter.since))
-    if filter.until is not None:
-        query = query.where(LETTERS.c.failed_at < microseconds(filter.until))
-    if start:
-        query = query.where(LETTERS.c.id > start)
-    for name in ("flow", "run", "step", "type", "state"):
-        wanted = getattr(filter, name)
-        if wanted is not None:
-            query = query.where(LETTERS.c[name] == wanted)
-    return query

@@ -51,7 +51,7 @@ class Page(Struct, frozen=True):
 class Store(Protocol):
     """Where dead letters wait. One store serves all runs of a process.
 
-    Every method may raise `StoreError`, and then has changed nothing.
+    Every method may raise `StoreError`, and then has changed nothing; only after `WriterEnded` this is not known.
     """
 
     url: str

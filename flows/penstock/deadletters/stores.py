@@ -26,30 +26,32 @@ def check_store(url: str) -> None:
         raise FlowError(f"{url!r} names no file; use sqlite:///FILE, or memory: to keep letters in memory")
 
 
-def make_store(url: str, *, create: bool = True) -> Store:
+def make_store(url: str, *, create: bool = True, apart: bool = False) -> Store:
     """The store that a URL names, not yet open; raises `FlowError` for a URL that names none.
 
     With `create=False`, opening a database that is not there raises `StoreMissing` instead of creating it.
+    With `apart=True`, one that writes to a file does it in a process of its own.
     """
     check_store(url)
     if (where := place_of(url)) == MEMORY:
         return MemoryStore()
     from penstock.deadletters.sqlite import SqliteStore  # imported late: SQLAlchemy takes 150 ms
 
-    return SqliteStore(where, create=create, said=url)
+    return SqliteStore(where, create=create, said=url, apart=apart)
 
 
 class Stores:
-    """The open stores of a process, by URL."""
+    """The open stores of a process, by URL. With `apart=True`, each that writes to a file has a process for that."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, apart: bool = False) -> None:
+        self._apart = apart
         self._stores: dict[str, Store] = {}
 
     async def get(self, where: str | Store) -> Store:
         """The store at a URL, opened if it was not; a store that is given is opened and kept too."""
         url = _name(where)
         if url not in self._stores:
-            store = make_store(where) if isinstance(where, str) else where
+            store = make_store(where, apart=self._apart) if isinstance(where, str) else where
             await store.open()
             self._stores[url] = store
         return self._stores[url]

@@ -1,4 +1,4 @@
-"""The connection that writes letters: plain calls that wait for the disk, all made in one thread of its own."""
+"""The connection that writes letters: plain calls that wait for the disk, all made in one thread or process."""
 
 from __future__ import annotations
 
@@ -6,78 +6,97 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
-from itertools import chain
-from pathlib import Path
+from typing import Any
 
-from penstock.deadletters.rows import COLUMNS, NOTHING, OPTIONAL, STATE, WIDTH, Values
+from msgspec import Struct
+
+from penstock.deadletters.insert import GROUP, STATE, WIDTH, insert_of, values_of
+from penstock.deadletters.rows import Columns
 from penstock.deadletters.schema import prepare
 
-GROUP = 512
-"""Letters in one statement at most; SQLite allows 32,766 values, these are 8,704."""
+
+class Place(Struct, frozen=True):
+    """Where letters are written, and how."""
+
+    path: bytes
+    """As the system has it: a name of a file need not be text."""
+    url: str
+    """As it was written, in text that can be encoded: errors name that one."""
+    create: bool
+    busy_seconds: float
+    """How long a statement waits for the lock of another process."""
+
+    @property
+    def patience(self) -> float:
+        """Seconds that one commit may take: the one that is under way, then its own."""
+        return 2 * self.busy_seconds + 2
+
+
+class Numbers(Struct):
+    """What was written so far, and what is there: plain numbers, which another thread may read."""
+
+    counts: dict[str, int] = {}
+    """Letters that are there, by state. A new one takes its place when they change."""
+    commits: int = 0
+    failures: int = 0
+    """Groups that could not be committed."""
+    stored: int = 0
+    """Letters that were new."""
+    seconds: float = 0.0
+    """Spent in commits, those of failed groups too."""
 
 
 class Writer:
-    """Writes rows, many in one durable commit, and counts what is there.
+    """Writes letters, many in one durable commit, and counts what is there.
 
     A group is one INSERT of many rows in autocommit mode: one call of the driver, one transaction, one sync.
-
-    Plain numbers, which another thread may read: `counts` (letters by state), `commits`, `failures` (groups that could
-    not be committed), `stored` (letters that were new) and `seconds` (of failed groups too).
     """
 
-    # Measured in letters/s, five indexes. Idle loop: groups of 85, of 512. Busy: 512, beside a loop that burns Python
-    # in slices of 1 ms; switch interval 5 ms, 0.5 ms; the busy ones vary threefold with luck.
-    #     Core insert, executemany               33k  51k   16k      14k
-    #     executemany of tuples, the driver      50k  76k   below 1k  2k
-    #     many rows in one INSERT, SQLAlchemy    56k  86k   21k      33k
-    #     many rows in one INSERT, the driver    63k  84k   10-35k   29-49k   (this one)
-    #     INSERT from json_each                  39k  52k    9k      21k
-    # Whoever lets go of the GIL beside a busy loop waits to get it back: executemany for each row, SQLAlchemy for each
-    # of its three calls of the driver, one INSERT about twice for the whole group. (`serve` makes that wait short.)
+    # Measured in letters/s, five indexes: groups of 85, of 512.
+    #     Core insert, executemany               33k  51k
+    #     executemany of tuples, the driver      50k  76k
+    #     many rows in one INSERT, SQLAlchemy    56k  86k
+    #     many rows in one INSERT, the driver    63k  84k   (this one)
+    #     INSERT from json_each                  39k  52k
+    # Beside a busy event loop whoever lets go of the GIL waits to get it back: executemany for each row (below 1k),
+    # one INSERT about twice for the whole group (10-35k). That is why `serve` has it done in a process of its own: with
+    # a third of 200,000 orders failing it is at 0.70 of the speed of Express beside a thread and at 0.81-0.85 beside a
+    # process, and uses 1.45 s of its processor instead of 2.3 s.
     # Values bound as 5 columns, most of them in one JSON text: 1 µs a letter less under the GIL, 1.7 more beside it.
     # A larger `wal_autocheckpoint`: a growing file costs each sync more than checkpoints cost.
 
-    def __init__(self, path: Path, busy_seconds: float) -> None:
-        self.counts: Counter[str] = Counter()
-        self.commits = 0
-        self.failures = 0
-        self.stored = 0
-        self.seconds = 0.0
-        self._path = path
-        self._busy_seconds = busy_seconds
+    def __init__(self, place: Place, numbers: Numbers | None = None) -> None:
+        self.numbers = numbers or Numbers()
+        self._place = place
         self._database: sqlite3.Connection | None = None
         self._seen: object = None
 
-    def open(self, url: str, *, create: bool) -> None:
+    def open(self) -> None:
         """Connect, bring the schema up to date, and count what is there."""
-        self._database = sqlite3.connect(self._path, timeout=self._busy_seconds, isolation_level=None)
+        place = self._place
+        self._database = sqlite3.connect(place.path, timeout=place.busy_seconds, isolation_level=None)
         try:
-            prepare(self._database, url, create=create, patience=self._busy_seconds)
+            prepare(self._database, place.url, create=place.create, patience=place.busy_seconds)
             self._recount()
         except BaseException:
             self._database.close()
             self._database = None
             raise
 
-    def write(self, calls: Sequence[Values]) -> list[Exception | None]:
-        """Store the rows of several callers together; returns what each has to be told: None, or why it failed.
+    def work(self, calls: Sequence[Columns], *, look_again: bool) -> list[Exception | None]:
+        """Count again if that is asked for and another process has changed the database; then store letters together.
 
-        The rows of one caller are stored all or none.
+        Returns what each caller has to be told: None, or why it failed. The letters of one are stored all or none.
         """
-        error = self._commit(calls[0] if len(calls) == 1 else list(chain.from_iterable(calls)))
+        if look_again:
+            self._refresh()
+        if not calls:
+            return []
+        error = self._commit(calls)
         # A disk or a lock fails all alike; anything else may be the fault of one caller's letters.
         if error is None or len(calls) == 1 or isinstance(error, sqlite3.OperationalError):
             return [error] * len(calls)
-        return [self._commit(values) for values in calls]
-
-    def refresh(self) -> None:
-        """Count again if another process has changed the database."""
-        try:
-            if self._seen is None or self._version() != self._seen:
-                self._recount()
-        except sqlite3.Error:
-            self._seen = None  # a count that failed undoes no commit; the next look counts again
+        return [self._commit([columns]) for columns in calls]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -90,21 +109,22 @@ class Writer:
             self._database.close()
             self._database = None
 
-    def _commit(self, values: Values) -> Exception | None:
+    def _commit(self, calls: Sequence[Columns]) -> Exception | None:
         begun = time.perf_counter()
         try:
+            values = values_of(calls)
             stored = self._insert(values)
         except Exception as error:
-            self.failures += 1
+            self.numbers.failures += 1
             return error
         finally:
-            self.seconds += time.perf_counter() - begun
-        self.commits += 1
-        self.stored += stored
+            self.numbers.seconds += time.perf_counter() - begun
+        self.numbers.commits += 1
+        self.numbers.stored += stored
         self._count(values[STATE::WIDTH], stored)
         return None
 
-    def _insert(self, values: Values) -> int:
+    def _insert(self, values: list[Any]) -> int:
         most = GROUP * WIDTH
         if len(values) <= most:
             return self._insert_group(values)
@@ -118,26 +138,33 @@ class Writer:
                 database.execute("ROLLBACK")
         return stored
 
-    def _insert_group(self, values: Values) -> int:
+    def _insert_group(self, values: list[Any]) -> int:
         count = len(values) // WIDTH
         size = count if count <= 4 else -(-count // 32) * 32
         # Few sizes, so that SQLite keeps their statements ready; the last row again does nothing.
         padded = values + values[-WIDTH:] * (size - count)
-        return self._opened().execute(_insert_of(size), padded).rowcount
+        return self._opened().execute(insert_of(size), padded).rowcount
 
     def _count(self, states: list[str], stored: int) -> None:
-        if states.count(states[0]) == len(states):
-            self.counts[states[0]] += stored
-        elif stored == len(states):
-            self.counts.update(states)
+        if stored == len(states):
+            self.numbers.counts = dict(Counter(self.numbers.counts) + Counter(states))
+        elif states.count(states[0]) == len(states):
+            self.numbers.counts = dict(Counter(self.numbers.counts) + Counter({states[0]: stored}))
         else:
             self._seen = None
-            self.refresh()
+            self._refresh()
+
+    def _refresh(self) -> None:
+        try:
+            if self._seen is None or self._version() != self._seen:
+                self._recount()
+        except sqlite3.Error:
+            self._seen = None  # a count that failed undoes no commit; the next look counts again
 
     def _recount(self) -> None:
         self._seen = self._version()
         counted = self._opened().execute("SELECT state, count(*) FROM letters GROUP BY state")
-        self.counts = Counter(dict(counted.fetchall()))
+        self.numbers.counts = dict(counted.fetchall())
 
     def _version(self) -> object:
         # Changes when another connection has committed, and not when this one has.
@@ -146,9 +173,3 @@ class Writer:
     def _opened(self) -> sqlite3.Connection:
         assert self._database is not None
         return self._database
-
-
-@cache
-def _insert_of(size: int) -> str:
-    row = f"({','.join(f'nullif(?,{NOTHING})' if column in OPTIONAL else '?' for column in COLUMNS)})"
-    return f"INSERT INTO letters ({','.join(COLUMNS)}) VALUES {','.join([row] * size)} ON CONFLICT (id) DO NOTHING"  # noqa: S608 - no input

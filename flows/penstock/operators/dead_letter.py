@@ -15,6 +15,7 @@ from reactivex import Observable, abc
 
 from penstock.deadletters import Letter, Store
 from penstock.element import Element, Step
+from penstock.errors import WriterEnded, describe
 from penstock.operators.stream import Stream
 from penstock.scope import CANCEL_SECONDS, Scope
 from penstock.services import Backoff
@@ -171,8 +172,12 @@ class PostOffice:
         await asyncio.wait((storing,), timeout=min(self._store.patience, CANCEL_SECONDS / 2))
         if not storing.done():
             log.error("store.uncertain", letters=len(mail.letters), waited=CANCEL_SECONDS / 2)
-        elif not storing.cancelled() and storing.exception() is None:
+        elif storing.cancelled():
+            return
+        elif (error := storing.exception()) is None:
             self._note(mail)
+        elif isinstance(error, WriterEnded):
+            log.error("store.uncertain", letters=len(mail.letters), error=describe(error))
 
     def _note(self, mail: Mail) -> None:
         self._scope.ledger.store(mail.told, [letter.id for letter in mail.letters])

@@ -72,10 +72,13 @@ class Report(Struct, frozen=True):
 
 
 class Supervisor:
-    """All runs of a process. `max_runs` bounds those that are started with `limited=True` (streams of clients)."""
+    """All runs of a process. `max_runs` bounds those that are started with `limited=True` (streams of clients).
 
-    def __init__(self, *, max_runs: int = 100, chance: random.Random | None = None) -> None:
-        self.stores = Stores()
+    With `apart=True`, dead letters in files are written by processes of their own, one for each file.
+    """
+
+    def __init__(self, *, max_runs: int = 100, chance: random.Random | None = None, apart: bool = False) -> None:
+        self.stores = Stores(apart=apart)
         self.turns = Turns()
         self.totals: dict[str, Totals] = {}
         self.calls: dict[str, Calls] = {}

@@ -1,0 +1,119 @@
+"""Has letters written by a process of its own, so that this one's interpreter is the event loop's alone."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import structlog
+from msgspec import msgpack
+
+from penstock.deadletters.child import Child
+from penstock.deadletters.committer import Tell
+from penstock.deadletters.rows import Columns
+from penstock.deadletters.wire import Answer, Opening, Refusal, Work, error_of, framed
+from penstock.deadletters.writer import Numbers, Place
+from penstock.errors import StoreError, WriterEnded, WriterNotStarted
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+START_SECONDS = 30.0
+"""That the process has to start, before the database is opened."""
+
+_decoder: msgpack.Decoder[Any] = msgpack.Decoder(Answer | Refusal)
+
+
+class Apart:
+    """Works in a process, and starts another one for the next piece of work when that has ended.
+
+    The event loop speaks with it directly, without a thread in between.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.numbers = Numbers()
+        self._place = place
+        self._child: Child | None = None
+        self._answered = False
+        """Whether the process at hand has opened the database."""
+        self._refusal: Exception | None = None
+        """Why it ends."""
+        self._tell: Tell | None = None
+        self._writes = False
+
+    def pack(self, columns: Columns) -> bytes:
+        """The letters of one caller as a frame."""
+        return framed(columns)
+
+    async def open(self) -> None:
+        """Start the process and have it open the database."""
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def tell(outcome: object) -> None:
+            if opened.done():
+                return
+            if isinstance(outcome, Exception):
+                opened.set_exception(outcome)
+            else:
+                opened.set_result(None)
+
+        self.work([], look_again=False, tell=tell)
+        await opened
+
+    def work(self, loads: list[bytes], *, look_again: bool, tell: Tell) -> None:
+        """Send a piece of work, to a new process if there is none."""
+        self._tell, self._writes = tell, bool(loads)
+        request = b"".join([framed(Work(len(loads), look_again)), *loads])
+        if self._child is not None:
+            self._child.send(request)
+            return
+        try:
+            self._child = self._start()
+        except OSError as error:
+            reason = f"{error.strerror or error} ({sys.executable}); look at the limits of processes, files and memory"
+            asyncio.get_running_loop().call_soon(self._told, WriterNotStarted(self._place.url, reason))
+        else:
+            self._child.send(framed(Opening(self._place, self.numbers)) + request)
+
+    async def aclose(self) -> None:
+        """Have the process close the database, and wait for its end."""
+        if self._child is not None:
+            await self._child.aclose(self._place.patience)
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _start(self) -> Child:
+        self._answered = False
+        seconds = START_SECONDS + self._place.patience
+        return Child(self._place.url, start_seconds=seconds, on_message=self._on_message, on_end=self._on_end)
+
+    def _on_message(self, data: bytes) -> None:
+        message = _decoder.decode(data)
+        if isinstance(message, Refusal):
+            self._refusal = error_of(message.fault)  # told when the process has ended, which it does now
+            return
+        self._answered = True
+        self.numbers = message.numbers
+        self._told([None if fault is None else error_of(fault) for fault in message.faults])
+
+    def _on_end(self, code: int) -> None:
+        self._child = None
+        if self._tell is None and (code == 0 or self._refusal is not None):
+            return  # it left because it was to
+        error, self._refusal = self._refusal or self._ended(code), None
+        self._told(error)
+
+    def _ended(self, code: int) -> StoreError:
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        log.warning("store.writer_ended", dead_letters=self._place.url, how=how)
+        if self._answered:
+            return WriterEnded(self._place.url, how)
+        return WriterNotStarted(self._place.url, f"it ended before it was ready ({how}); standard error says why")
+
+    def _told(self, outcome: list[Exception | None] | Exception) -> None:
+        tell, self._tell = self._tell, None
+        if tell is None:
+            return
+        if isinstance(outcome, Exception):
+            self.numbers.failures += self._writes
+        tell(outcome)
