@@ -7,16 +7,16 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
 import structlog
-from reactivex import Observable, abc
 
 from penstock.deadletters import Letter, Store
 from penstock.element import Element, Step
 from penstock.errors import WriterEnded, describe
-from penstock.operators.stream import Stream
+from penstock.operators.stage import Next, staged
 from penstock.scope import CANCEL_SECONDS, Scope
 from penstock.services import Backoff
 
@@ -52,18 +52,7 @@ def dead_letter(
     with their letters' ids, in the same order. **Ends** when its input has and all letters are stored.
     """
     backoff = backoff or Backoff(first=0.1, cap=5.0)
-
-    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
-        def subscribe(
-            observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
-        ) -> abc.DisposableBase:
-            scope = Scope.of(scheduler, "dead_letter")
-            office = PostOffice(store, write, backoff, on_trouble, chance, observer, scope)
-            return source.subscribe(office.on_next, observer.on_error, office.on_completed, scheduler=scheduler)
-
-        return Stream(subscribe)
-
-    return step
+    return staged("dead_letter", partial(PostOffice, store, write, backoff, on_trouble, chance))
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +79,7 @@ class PostOffice:
         backoff: Backoff,
         on_trouble: Callable[[Exception, float], None] | None,
         chance: random.Random | None,
-        observer: abc.ObserverBase[list[Element[Any]]],
+        observer: Next,
         scope: Scope,
     ) -> None:
         self._store = store
