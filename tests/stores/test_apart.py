@@ -17,7 +17,7 @@ from msgspec import msgpack
 from structlog.testing import capture_logs
 
 from penstock import Flow, from_iterable
-from penstock.deadletters import Filter, Letter, Stores, new_id, now
+from penstock.deadletters import Filter, Letter, MemoryStore, Stores, new_id, now
 from penstock.deadletters.sqlite import SqliteStore
 from penstock.deadletters.troubles import trouble
 from penstock.deadletters.wire import Fault, cut, error_of, fault_of, framed
@@ -171,6 +171,26 @@ async def test_a_cancelled_run_says_when_nobody_knows_whether_its_letters_are_st
         await until(lambda: store._committer._busy)
         run.abort()
         os.kill(writer, signal.SIGKILL)
+        summary = await run.finished
+
+    assert (summary.failed, summary.cancelled) == (0, 1)
+    assert [entry["letters"] for entry in logs if entry["event"] == "store.uncertain"] == [1]
+
+
+async def test_it_also_says_so_while_it_waits_for_the_next_try():
+    """What came of the first try is as unknown then, whatever the tries after it failed of."""
+
+    errors = [WriterEnded("sqlite:///letters.db", "signal 9"), StoreError("the disk is full")]
+
+    class Failing(MemoryStore):
+        async def add(self, letters):
+            raise errors.pop(0)
+
+    with capture_logs() as logs:
+        flow = Flow("f").map(lambda n: 1 // n).dead_letters(Failing())
+        run = Run(flow.plan(), from_iterable([0]), Discard())
+        await until(lambda: sum(entry["event"] == "store.failed" for entry in logs) == 2)
+        run.abort()
         summary = await run.finished
 
     assert (summary.failed, summary.cancelled) == (0, 1)

@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-from sqlalchemy import URL, Select
-from sqlalchemy.ext.asyncio import create_async_engine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock.deadletters.apart import Apart
 from penstock.deadletters.child import can_start
 from penstock.deadletters.committer import Committer
 from penstock.deadletters.letter import Letter
-from penstock.deadletters.queries import letter_query, page_query
-from penstock.deadletters.rows import as_text, columns_of, letter_of
+from penstock.deadletters.rows import as_text, columns_of
 from penstock.deadletters.store import PAGE, Filter, Page
 from penstock.deadletters.threaded import Threaded
 from penstock.deadletters.troubles import trouble
 from penstock.deadletters.writer import Place
 from penstock.errors import FlowError, StoreError, StoreMissing, describe
+from penstock.threads import in_thread
+
+if TYPE_CHECKING:
+    from penstock.deadletters.reader import Reader
+
+Found = TypeVar("Found")
 
 SCHEME = "sqlite:///"
 
@@ -61,15 +64,8 @@ class SqliteStore:
         self.patience = place.patience
         hand = Apart(place) if apart and can_start() else Threaded(place)
         self._committer = Committer[Any](hand, self._trouble)
-        # One connection writes, one reads: a long page does not hold up a commit, and WAL lets both go on.
-        self._engine = create_async_engine(
-            URL.create("sqlite+aiosqlite", database=str(self._path)),
-            isolation_level="AUTOCOMMIT",
-            connect_args={"timeout": busy_seconds},
-            pool_size=1,
-            max_overflow=0,
-        )
-        self._reading = asyncio.Lock()
+        self._busy_seconds = busy_seconds
+        self._reader: Reader | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -120,12 +116,11 @@ class SqliteStore:
 
     async def get(self, id: str) -> Letter | None:
         """One letter, or None."""
-        letters = await self._read(letter_query(id))
-        return letters[0] if letters else None
+        return await self._read(lambda reader: reader.letter(id))
 
     async def page(self, filter: Filter, *, after: str | None = None, limit: int = PAGE) -> Page:
         """Letters in the order of their ids, beginning after one of them."""
-        letters = await self._read(page_query(filter, after, limit + 1))
+        letters = await self._read(lambda reader: reader.page(filter, after, limit + 1))
         if len(letters) > limit:
             return Page(letters[:limit], letters[limit - 1].id)
         return Page(letters)
@@ -147,17 +142,20 @@ class SqliteStore:
         except Exception as error:
             raise self._trouble(error) from error
         finally:
-            async with self._reading:
-                await self._engine.dispose()
+            if self._reader is not None:
+                await self._reader.aclose()
 
-    async def _read(self, query: Select[Any]) -> list[Letter]:
-        async with self._reading:
-            self._refuse_when_closed()
-            try:
-                async with self._engine.connect() as connection:
-                    return [letter_of(row) for row in await connection.execute(query)]
-            except Exception as error:
-                raise self._trouble(error) from error
+    async def _read(self, read: Callable[[Reader], Awaitable[Found]]) -> Found:
+        self._refuse_when_closed()
+        try:
+            reader = self._reader
+            if reader is None:  # in a thread, because the event loop has no time for an import of 150 ms
+                imported = await in_thread(lambda: import_module("penstock.deadletters.reader"))
+                self._refuse_when_closed()
+                reader = self._reader = self._reader or imported.Reader(self._path, self._busy_seconds)
+            return await read(reader)
+        except Exception as error:
+            raise self._trouble(error) from error
 
     def _look_again(self) -> None:
         if self._loop is not None:

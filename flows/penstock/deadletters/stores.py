@@ -35,7 +35,7 @@ def make_store(url: str, *, create: bool = True, apart: bool = False) -> Store:
     check_store(url)
     if (where := place_of(url)) == MEMORY:
         return MemoryStore()
-    from penstock.deadletters.sqlite import SqliteStore  # imported late: SQLAlchemy takes 150 ms
+    from penstock.deadletters.sqlite import SqliteStore  # imported late: who keeps letters elsewhere needs no SQLite
 
     return SqliteStore(where, create=create, said=url, apart=apart)
 

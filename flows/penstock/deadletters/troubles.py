@@ -5,8 +5,6 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path, PurePath
 
-from sqlalchemy.exc import DBAPIError
-
 from penstock.errors import StoreError, describe
 
 _WAYS_OUT = {
@@ -29,7 +27,7 @@ def trouble(error: Exception, url: str, path: Path) -> StoreError:
     """
     if isinstance(error, StoreError):
         return error
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    cause: BaseException = getattr(error, "orig", None) or error  # SQLAlchemy wraps what the driver raised
     story = StoreError(f"the dead letters at {url} did not answer: {_way_out(cause, path, url)}")
     story.__cause__ = cause
     return story

@@ -64,6 +64,18 @@ class Mail:
     letters: list[Letter] = field(default_factory=list[Letter])
     parts: bool = False
     """Whether some of the elements are parts, which may share a letter."""
+    doubt: str | None = None
+    """Why the letters may be stored though the store failed."""
+
+    def note(self, error: BaseException) -> None:
+        """The store failed."""
+        if isinstance(error, WriterEnded):
+            self.doubt = describe(error)
+
+    def tell_doubt(self) -> None:
+        """Log that letters may be stored whose elements are about to be settled as cancelled."""
+        if self.doubt is not None:
+            log.error("store.uncertain", letters=len(self.letters), error=self.doubt)
 
 
 class PostOffice:
@@ -154,7 +166,12 @@ class PostOffice:
                 wait = self._backoff.seconds(attempt, self._chance)
                 if self._on_trouble is not None:
                     self._on_trouble(error, wait)
+                mail.note(error)
+            try:
                 await asyncio.sleep(wait)
+            except asyncio.CancelledError:
+                mail.tell_doubt()
+                raise
 
     async def _see_the_end(self, mail: Mail, storing: asyncio.Future[None]) -> None:
         """The commit goes on whatever we do, so its end decides: a durable letter means a failed element."""
@@ -162,11 +179,12 @@ class PostOffice:
         if not storing.done():
             log.error("store.uncertain", letters=len(mail.letters), waited=CANCEL_SECONDS / 2)
         elif storing.cancelled():
-            return
+            mail.tell_doubt()
         elif (error := storing.exception()) is None:
             self._note(mail)
-        elif isinstance(error, WriterEnded):
-            log.error("store.uncertain", letters=len(mail.letters), error=describe(error))
+        else:
+            mail.note(error)
+            mail.tell_doubt()
 
     def _note(self, mail: Mail) -> None:
         self._scope.ledger.store(mail.told, [letter.id for letter in mail.letters])

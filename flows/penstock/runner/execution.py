@@ -58,7 +58,7 @@ class Job:
 
 async def execute(job: Job) -> int:
     """Run a job; returns 0 if all is well, 1 if anything failed, or the run did not come to its end."""
-    stores = Stores()
+    stores = Stores(apart=True)
     try:
         return await _Execution(job, stores).run()
     finally:
