@@ -175,6 +175,7 @@ async def test_a_cancelled_run_says_when_nobody_knows_whether_its_letters_are_st
 
     assert (summary.failed, summary.cancelled) == (0, 1)
     assert [entry["letters"] for entry in logs if entry["event"] == "store.uncertain"] == [1]
+    await stores.aclose()
 
 
 async def test_it_also_says_so_while_it_waits_for_the_next_try():
@@ -195,7 +196,6 @@ async def test_it_also_says_so_while_it_waits_for_the_next_try():
 
     assert (summary.failed, summary.cancelled) == (0, 1)
     assert [entry["letters"] for entry in logs if entry["event"] == "store.uncertain"] == [1]
-    await stores.aclose()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
