@@ -22,8 +22,9 @@ from penstock.fields import fields_of, nearest
 from penstock.hosting import Serving, Worker
 from penstock.outlets import Outlet
 from penstock.runtime.plan import Plan
-from penstock.runtime.run import Run, Summary
+from penstock.runtime.run import Run
 from penstock.runtime.schedule import Once, Schedule
+from penstock.runtime.summary import Summary
 from penstock.services import Service
 from penstock.sinks import Outcomes, Result, Sink
 from penstock.sources import Source

@@ -30,7 +30,7 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 def cancel(task: asyncio.Task[None]) -> None:
     """Cancel a task, as a Disposable does it; one that disposes of itself, by completing, is not cancelled for it."""
-    if task is not asyncio.current_task():
+    if not task.done() and task is not asyncio.current_task():
         task.cancel()
 
 

@@ -16,7 +16,6 @@ def set_up_logs(form: str = "auto", level: str = "info", stream: TextIO = sys.st
     """Send logs to standard error: `json`, `console`, or `auto`: for people on a terminal, JSON elsewhere."""
     console = form == "console" or (form == "auto" and stream.isatty())
     shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

@@ -6,9 +6,10 @@ import structlog
 
 from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
-from penstock.runtime.run import Run, Summary
+from penstock.runtime.run import Run
 from penstock.runtime.schedule import Cron, Every, Once, Schedule
 from penstock.runtime.stopping import Event, Phase
+from penstock.runtime.summary import Summary
 from penstock.runtime.supervisor import Report, Supervisor
 from penstock.runtime.totals import Totals
 

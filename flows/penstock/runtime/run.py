@@ -9,9 +9,7 @@ from datetime import datetime
 from functools import reduce
 from typing import Any
 
-import msgspec
 import structlog
-from msgspec import UNSET, Struct
 from reactivex import Observable
 from reactivex.disposable import CompositeDisposable
 
@@ -22,44 +20,14 @@ from penstock.operators import Sequencer, dead_letter, route
 from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan
 from penstock.runtime.redaction import redacted
+from penstock.runtime.summary import Summary
 from penstock.runtime.totals import Totals
 from penstock.scope import CANCEL_SECONDS, Scope
-from penstock.sinks import End, Sink
+from penstock.sinks import Sink
 from penstock.turns import Turns
 from penstock.window import Window
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-
-class Summary(Struct, frozen=True):
-    """What became of a run: `received == ok + failed + filtered + cancelled`."""
-
-    run: str
-    flow: str
-    kind: str
-    reason: str
-    """`completed`, `draining` (took no further input), `left` (the reader went), `stalled`, `aborted`, `failed`."""
-    received: int
-    ok: int
-    failed: int
-    filtered: int
-    cancelled: int
-    seconds: float
-    error: str | None = None
-    """What broke, when the reason is `failed`."""
-
-    def end(self) -> End:
-        """The summary as the end record of a stream."""
-        return End(
-            self.reason,
-            self.received,
-            self.ok,
-            self.failed,
-            self.filtered,
-            self.cancelled,
-            self.seconds,
-            self.error or UNSET,
-        )
 
 
 class Run:
@@ -114,6 +82,9 @@ class Run:
         self.error: BaseException | None = None
         """What broke, if something did."""
         self._wires = CompositeDisposable()
+        self._waiters: set[asyncio.Future[Summary]] = set()
+        self._result: Summary | BaseException | None = None
+        """What those who wait are told: the summary, or what kept the run from having one."""
         self._log = log.bind(flow=plan.name, run=self.id, kind=kind, **_version(plan))
         self.totals.begin(self)
         self.scope.turns.begin(self._started)
@@ -126,8 +97,16 @@ class Run:
 
     @property
     def finished(self) -> asyncio.Future[Summary]:
-        """The summary, once the run is over. Cancelling whoever waits for it does not cancel the run."""
-        return asyncio.shield(self._task)
+        """The summary, once the run is over. Cancelling whoever waits for it does not cancel the run.
+
+        (The run itself completes what is waited for: a shield of its task costs two more turns of the event loop.)
+        """
+        waiter: asyncio.Future[Summary] = self.scope.loop.create_future()
+        self._waiters.add(waiter)
+        waiter.add_done_callback(self._waiters.discard)
+        if self._result is not None:
+            self._tell(self._result)
+        return waiter
 
     def drain(self, reason: str = "draining") -> None:
         """Take no further input and finish what is in flight. Changes nothing if the input has ended already."""
@@ -143,7 +122,17 @@ class Run:
             if not self.scope.over.done():
                 self.scope.over.set_result(None)
 
-    async def _main(self) -> Summary:
+    async def _main(self) -> None:
+        try:
+            self._result = await self._live_and_close()
+        except BaseException as error:  # a bug in here, or the end of the event loop
+            self._result = error
+            raise
+        finally:
+            assert self._result is not None
+            self._tell(self._result)
+
+    async def _live_and_close(self) -> Summary:
         stores = self._stores or Stores()
         try:
             await self._live(stores)
@@ -159,6 +148,15 @@ class Run:
             if self._on_end is not None:
                 self._on_end(self, summary)
         return summary
+
+    def _tell(self, result: Summary | BaseException) -> None:
+        for waiter in [waiter for waiter in self._waiters if not waiter.done()]:
+            if isinstance(result, asyncio.CancelledError):
+                waiter.cancel()
+            elif isinstance(result, BaseException):
+                waiter.set_exception(result)
+            else:
+                waiter.set_result(result)
 
     async def _live(self, stores: Stores) -> None:
         where = self.plan.dead_letters
@@ -225,7 +223,7 @@ class Run:
         elif self.error is not None:
             bug = None if isinstance(self.error, PenstockError) else self.error  # those of our tree say it all
             self._log.error("run.broke", error=describe(self.error), exc_info=bug)
-        self._log.info("run.ended", **_facts(summary))
+        self._log.info("run.ended", **summary.facts())
         return summary
 
     def _check_bound(self) -> None:
@@ -283,12 +281,3 @@ class Ends:
 def _version(plan: Plan) -> dict[str, Any]:
     """The version of the flow, where it has one, as each log line of the run has it."""
     return {} if plan.revision is None else {"revision": plan.revision, "digest": plan.digest}
-
-
-def _facts(summary: Summary) -> dict[str, Any]:
-    """What the log line of a run's end holds beside its bound ids."""
-    return {
-        name: value
-        for name, value in msgspec.structs.asdict(summary).items()
-        if name not in ("run", "flow", "kind") and value is not None
-    }

@@ -19,9 +19,10 @@ from penstock.element import Element
 from penstock.errors import Stopping, TooManyRuns
 from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
-from penstock.runtime.run import Run, Summary
+from penstock.runtime.run import Run
 from penstock.runtime.schedule import Once, Schedule
 from penstock.runtime.stopping import Event, Phase, after
+from penstock.runtime.summary import Summary
 from penstock.runtime.totals import Totals
 from penstock.runtime.workers import Worker
 from penstock.services import Backoff, Service

@@ -21,7 +21,8 @@ from penstock.files.trials.script import PlayedService
 from penstock.files.trials.stage import Stage
 from penstock.files.trials.traces import at
 from penstock.flow import Flow
-from penstock.runtime.run import Run, Summary
+from penstock.runtime.run import Run
+from penstock.runtime.summary import Summary
 from penstock.testing import JumpingLoop
 
 LONGEST = 86_400.0
