@@ -153,25 +153,31 @@ def read(connection: socket.socket, answer: Answer, start: float, pace: Pace | N
             raise ConnectionError(f"the stream was cut after {answer.lines} lines")
 
 
-def upload(url: str, frames: list[bytes], count: int, pace: Pace | None = None, seconds: float = 0.0) -> Answer:
+def upload(
+    connection: socket.socket,
+    url: str,
+    frames: list[bytes],
+    count: int,
+    pace: Pace | None = None,
+    seconds: float = 0.0,
+) -> Answer:
     """Send orders in one request and read the answer."""
     parts = urlsplit(url)
     answer = Answer(sent=count)
     stop = threading.Event()
-    with socket.create_connection((parts.hostname, parts.port), timeout=120) as connection:
-        head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/x-ndjson\r\n"
-        start = time.perf_counter()
-        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
-        sender = threading.Thread(target=send, args=(connection, frames, stop), daemon=True)
-        sender.start()
-        if pace is not None:
-            pace.start = start
-        read(connection, answer, start, pace, start + seconds if seconds else None)
-        answer.seconds = time.perf_counter() - start
-        stop.set()
-        if answer.cut:
-            connection.shutdown(socket.SHUT_RDWR)
-        sender.join(10)
+    head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/x-ndjson\r\n"
+    start = time.perf_counter()
+    connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+    sender = threading.Thread(target=send, args=(connection, frames, stop), daemon=True)
+    sender.start()
+    if pace is not None:
+        pace.start = start
+    read(connection, answer, start, pace, start + seconds if seconds else None)
+    answer.seconds = time.perf_counter() - start
+    stop.set()
+    if answer.cut:
+        connection.shutdown(socket.SHUT_RDWR)
+    sender.join(10)
     answer.failed = answer.lines - answer.ok - (answer.end is not None)
     return answer
 
@@ -185,7 +191,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--stall", type=float, default=0.0, help="seconds to stop reading for, once")
     parser.add_argument("--stall-after", type=float, default=5.0, help="seconds after which to stall")
     parser.add_argument("--seconds", type=float, default=0.0, help="leave after so many; 0: stay to the end")
-    parser.add_argument("--times", type=int, default=1, help="so many requests, one after another; seconds are of all")
+    parser.add_argument("--times", type=int, default=1, help="so many, on one connection; seconds are of all")
     return parser.parse_args()
 
 
@@ -194,13 +200,15 @@ def main() -> None:
     pace = Pace(given.rate or 1e12, given.stall_after, given.stall) if given.rate or given.stall else None
     # Made once: a server that waits while its client makes orders for the next request goes cold.
     frames = orders.frames(orders.body(given.count, given.failing))
-    answer = upload(given.url, frames, given.count, pace, given.seconds)
-    for _ in range(given.times - 1):
-        before = answer.seconds
-        answer = upload(given.url, frames, given.count)
-        if answer.lines != given.count + 1:
-            raise ConnectionError(f"{answer.lines} lines came for {given.count} orders")
-        answer.seconds += before
+    parts = urlsplit(given.url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=120) as connection:
+        answer = upload(connection, given.url, frames, given.count, pace, given.seconds)
+        for _ in range(given.times - 1):
+            before = answer.seconds
+            answer = upload(connection, given.url, frames, given.count)
+            if answer.lines != given.count + 1:
+                raise ConnectionError(f"{answer.lines} lines came for {given.count} orders")
+            answer.seconds += before
     json.dump(asdict(answer), sys.stdout)
 
 
