@@ -23,8 +23,11 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 PERIOD = 0.25
 """Seconds between two looks: a client that left is noticed well within one second."""
 
-PIECE = 64 * 1024
-"""Bytes of a body that are read at a time. Splitting the half megabyte that may be there took a turn of 1.2 ms."""
+PIECE = 256 * 1024
+"""Bytes of a body that are read at a time: half a megabyte may be there, and splitting all of it took a turn of 1.2 ms.
+
+Pieces of 64 KiB cost 4 % of the throughput: each ends with a few lines that go through the steps by themselves.
+"""
 
 _CLOSE, _CLOSE_WAIT = 7, 8  # include/net/tcp_states.h of Linux
 
