@@ -206,7 +206,13 @@ class BranchScope(Scope):
 
     def __init__(self, run: Scope) -> None:
         super().__init__(
-            run.window, name=run.name, meters=run.meters, on_fault=run.fault, ordered=run.ordered, ledger=run.ledger
+            run.window,
+            name=run.name,
+            meters=run.meters,
+            on_fault=run.fault,
+            ordered=run.ordered,
+            ledger=run.ledger,
+            turns=run.turns,
         )
         self._run = run
 

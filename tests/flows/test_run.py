@@ -287,6 +287,32 @@ def test_an_abort_reaches_a_store_that_does_not_open() -> None:
     assert quiet(main()).seconds < 60
 
 
+def test_whoever_waits_for_a_run_is_told_when_its_task_is_cancelled() -> None:
+    """As at the end of an event loop: nobody waits for ever."""
+
+    async def main() -> tuple[bool, bool]:
+        started = Flow("f").map_async(asyncio.sleep).start(from_iterable([100]), Discard())
+        waiting = started.finished
+        await asyncio.sleep(1)
+        (task,) = [task for task in asyncio.all_tasks() if task.get_name() == f"run:{started.id}"]
+        task.cancel()
+        await asyncio.wait((waiting,))
+        return waiting.cancelled(), started.finished.cancelled()
+
+    assert quiet(main()) == (True, True)
+
+
+def test_the_summary_outlives_the_event_loop() -> None:
+    """It can be asked for when the loop is closed."""
+
+    async def main() -> Run:
+        started = Flow("f").start(from_iterable([1]), Discard())
+        await started.finished
+        return started
+
+    assert quiet(main()).finished.result().ok == 1
+
+
 @pytest.mark.parametrize("aborted", [False, True], ids=["completed", "aborted"])
 def test_a_run_that_is_over_is_freed_at_once(aborted: bool) -> None:
     """Nothing that a run was made of refers back to it: the garbage collector has nothing to look for."""

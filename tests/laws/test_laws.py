@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
 import pytest
@@ -27,15 +27,17 @@ from laws.plans import (
     play,
     within,
 )
-from penstock import Flow, Service, from_iterable
+from penstock import Flow, Service, from_async_iterable, from_iterable
 from penstock.deadletters import MemoryStore
 from penstock.element import Element, Ledger, Outcome
 from penstock.errors import SettledTwice
+from penstock.operators.each import each
 from penstock.runtime import Supervisor
 from penstock.scope import CANCEL_SECONDS
 from penstock.sinks import Discard, Lines
+from penstock.sources import ndjson
 from penstock.testing import run
-from penstock.turns import LARGE, LATELY, SHARE, Turns
+from penstock.turns import ASIDE, LARGE, LATELY, SHARE, Turns
 from penstock.window import Window
 
 law = settings(max_examples=100, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -406,26 +408,67 @@ def test_a_huge_run_steps_aside_for_a_small_one() -> None:
     async def answer(value: int) -> int:
         return value
 
-    async def main() -> tuple[int, int]:
-        flow = Flow("f").enrich(a=Service("a", str), b=Service("b", answer), merge=lambda value, _: value)
+    async def chunks() -> AsyncIterator[bytes]:
+        while True:
+            yield b"1\n" * 5000
+            await asyncio.sleep(0)
+
+    async def main() -> tuple[int, int, int]:
+        together: list[int] = []
+        spy = each("spy", lambda elements: together.append(len(elements)))
+        flow = Flow("f", elements=4 * LARGE).step(spy)
+        flow = flow.enrich(a=Service("a", str), b=answer, merge=lambda value, _: value)
         supervisor = Supervisor()
-        huge = supervisor.start(flow, from_iterable(count()), Discard())
+        huge = supervisor.start(flow, ndjson(chunks()), Discard())
         while huge.ledger.received < LARGE:
             await asyncio.sleep(0)
         first = supervisor.start(flow, from_iterable(range(10)), Discard())
         await first.finished  # the huge one was in the middle of giving out when it came
         before = huge.ledger.received
+        together.clear()
         second = await supervisor.start(flow, from_iterable(range(10)), Discard()).finished
         taken = huge.ledger.received - before
+        while len(together) < 5:
+            await asyncio.sleep(0)
         huge.abort()
         await huge.finished
-        return second.ok, taken
+        return second.ok, taken, max(together)
 
     with capture_logs():
-        ok, taken = run(within(100, main()))
+        ok, taken, most = run(within(100, main()))
 
     assert ok == 10
     assert taken <= 2 * SHARE
+    assert most <= SHARE
+
+
+def test_stepping_aside_is_paid_for_once_a_share() -> None:
+    """Also by a source that gives out one element at a time: it would wait a dozen turns for each."""
+
+    async def values() -> AsyncIterator[int]:
+        for number in range(2 * LARGE):
+            yield number
+
+    async def turns_taken() -> int:
+        turns = 0
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+            if huge.done():
+                return turns
+
+    async def main() -> int:
+        nonlocal huge
+        supervisor = Supervisor()
+        huge = supervisor.start(Flow("f"), from_async_iterable(values()), Discard()).finished
+        supervisor.start(Flow("f"), from_iterable([1]), Discard())
+        return await turns_taken()
+
+    huge: asyncio.Future[Any]
+    with capture_logs():
+        turns = run(within(100, main()))
+
+    assert ASIDE <= turns <= LARGE
 
 
 def test_only_a_run_that_began_beside_others_lately_is_stepped_aside_for() -> None:

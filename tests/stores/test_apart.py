@@ -275,6 +275,64 @@ async def test_a_writer_that_does_not_leave_is_killed(url, before):
     assert children_of() == before
 
 
+async def test_a_commit_that_hangs_does_not_hold_up_the_close(url, before):
+    """What was under way is told as in doubt, and what had not begun is cancelled."""
+    store = await opened(url, busy_seconds=0)
+    (writer,) = children_of() - before
+    os.kill(writer, signal.SIGSTOP)
+    under_way, not_begun = store.add([letter() for _ in range(512)]), store.add([letter()])
+
+    async with asyncio.timeout(15):
+        await store.aclose()
+
+    assert isinstance(under_way.exception(), WriterEnded)
+    assert not_begun.cancelled()
+    assert children_of() == before
+
+
+async def test_a_writer_that_does_not_answer_is_replaced(url, before, monkeypatch):
+    """So a disk that hung once holds up nobody for ever, and the letters are stored once."""
+    monkeypatch.setattr("penstock.deadletters.apart.ANSWER_SECONDS", 0.0)
+    store = await opened(url, busy_seconds=0)  # patience: two seconds
+    (writer,) = children_of() - before
+    os.kill(writer, signal.SIGSTOP)
+    call = [letter() for _ in range(10)]
+
+    with pytest.raises(WriterEnded, match="did not answer for 2 s"):
+        await store.add(call)
+    await store.add(call)
+
+    assert store.counts() == {"waiting": 10}
+    await store.aclose()
+
+
+async def test_a_writer_has_a_session_of_its_own(url, before):
+    """Ctrl-C on a terminal goes to all of a session: the writer would end before what is to be drained."""
+    store = await opened(url)
+    (writer,) = children_of() - before
+
+    assert os.getsid(writer) == writer
+    await store.aclose()
+
+
+async def test_a_writer_that_is_started_again_writes_to_the_same_file(tmp_path, before, monkeypatch):
+    """Wherever the program has gone meanwhile, and whatever it put into its path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    store = await opened("sqlite:///letters.db")
+    await store.add([letter(seq=1)])
+    for pid in children_of() - before:
+        os.kill(pid, signal.SIGKILL)
+    await until(lambda: children_of() == before)
+    os.chdir("elsewhere")
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
+
+    await store.add([letter(seq=2)])
+
+    assert [one.seq for one in (await store.page(Filter())).letters] == [1, 2]
+    await store.aclose()
+
+
 async def test_an_opening_that_is_cancelled_leaves_nothing_behind(url, before):
     """Whoever gives up waiting for the start need not close anything."""
     opening = asyncio.ensure_future(opened(url))

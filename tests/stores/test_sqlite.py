@@ -152,6 +152,27 @@ async def test_closing_leaves_no_task_thread_or_log_behind(url, apart):
     assert [path.name for path in Path(store.url.removeprefix("sqlite:///")).parent.iterdir()] == ["letters.db"]
 
 
+async def test_a_full_disk_does_not_keep_a_database_from_being_closed(url):
+    """What was stored is in the WAL, as safe as in the file: only moving it there fails."""
+    store = await opened(url)
+    await store.add([letter()])
+    writer = store._committer._hand._writer
+    database = writer._database
+
+    class Full:
+        close = database.close
+
+        def execute(self, statement):
+            raise sqlite3.OperationalError("database or disk is full")
+
+    writer._database = Full()
+    await store.aclose()
+
+    store = await opened(url)
+    assert store.counts() == {"waiting": 1}
+    await store.aclose()
+
+
 async def test_closing_finishes_what_was_asked_for(url, apart):
     """Letters handed over before `aclose` are stored; after it, adding is refused."""
     store = await opened(url, apart=apart)

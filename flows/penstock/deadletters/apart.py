@@ -14,12 +14,13 @@ from penstock.deadletters.committer import Tell
 from penstock.deadletters.rows import Columns
 from penstock.deadletters.wire import Answer, Opening, Refusal, Work, error_of, framed
 from penstock.deadletters.writer import Numbers, Place
-from penstock.errors import StoreError, WriterEnded, WriterNotStarted
+from penstock.errors import StoreError, WriterEnded, WriterNotStarted, describe
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-START_SECONDS = 30.0
-"""That the process has to start, before the database is opened."""
+ANSWER_SECONDS = 60.0
+"""That the process has to start, or for a piece of work, beside the patience with others who write. Then it is killed:
+a disk that hangs may answer the next one, and what is stored already is not stored twice."""
 
 _decoder: msgpack.Decoder[Any] = msgpack.Decoder(Answer | Refusal)
 
@@ -34,12 +35,17 @@ class Apart:
         self.numbers = Numbers()
         self._place = place
         self._child: Child | None = None
-        self._answered = False
+        self._opened = False
         """Whether the process at hand has opened the database."""
         self._refusal: Exception | None = None
         """Why it ends."""
         self._tell: Tell | None = None
         self._writes = False
+
+    @property
+    def patience(self) -> float:
+        """What is to be done takes no longer, unless the disk hangs."""
+        return self._place.patience
 
     def pack(self, columns: Columns) -> bytes:
         """The letters of one caller as a frame."""
@@ -69,8 +75,9 @@ class Apart:
             return
         try:
             self._child = self._start()
-        except OSError as error:
-            reason = f"{error.strerror or error} ({sys.executable}); look at the limits of processes, files and memory"
+        except Exception as error:  # whatever keeps it from starting is told those who wait
+            reason = getattr(error, "strerror", None) or describe(error)
+            reason = f"{reason} ({sys.executable}); look at the limits of processes, files and memory"
             asyncio.get_running_loop().call_soon(self._told, WriterNotStarted(self._place.url, reason))
         else:
             self._child.send(framed(Opening(self._place, self.numbers)) + request)
@@ -79,36 +86,48 @@ class Apart:
         """Have the process close the database, and wait for its end."""
         if self._child is not None:
             await self._child.aclose(self._place.patience)
-        if self._refusal is not None:
-            raise self._refusal
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            raise refusal
 
     def _start(self) -> Child:
-        self._answered = False
-        seconds = START_SECONDS + self._place.patience
-        return Child(self._place.url, start_seconds=seconds, on_message=self._on_message, on_end=self._on_end)
+        self._opened, self._refusal = False, None
+        seconds = ANSWER_SECONDS + self._place.patience
+        return Child(self._place.url, seconds=seconds, on_message=self._on_message, on_end=self._on_end)
 
-    def _on_message(self, data: bytes) -> None:
+    def _on_message(self, data: bytes) -> bool:
         message = _decoder.decode(data)
         if isinstance(message, Refusal):
             self._refusal = error_of(message.fault)  # told when the process has ended, which it does now
-            return
-        self._answered = True
+            return True
         self.numbers = message.numbers
+        if not self._opened:
+            self._opened = True
+            return True
         self._told([None if fault is None else error_of(fault) for fault in message.faults])
+        return False
 
     def _on_end(self, code: int) -> None:
+        late = self._child is not None and self._child.late
         self._child = None
         if self._tell is None and (code == 0 or self._refusal is not None):
             return  # it left because it was to
-        error, self._refusal = self._refusal or self._ended(code), None
+        error, self._refusal = self._refusal or self._ended(code, late=late), None
         self._told(error)
 
-    def _ended(self, code: int) -> StoreError:
+    def _ended(self, code: int, *, late: bool) -> StoreError:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        why = "standard error says why"
+        if late:
+            how, why = (
+                f"it did not answer for {ANSWER_SECONDS + self._place.patience:g} s and was killed",
+                "is the disk well?",
+            )
+        self.numbers.restarts += 1
         log.warning("store.writer_ended", dead_letters=self._place.url, how=how)
-        if self._answered:
+        if self._opened:
             return WriterEnded(self._place.url, how)
-        return WriterNotStarted(self._place.url, f"it ended before it was ready ({how}); standard error says why")
+        return WriterNotStarted(self._place.url, f"it ended before it was ready ({how}); {why}")
 
     def _told(self, outcome: list[Exception | None] | Exception) -> None:
         tell, self._tell = self._tell, None

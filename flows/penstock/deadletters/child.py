@@ -32,13 +32,16 @@ ROOT = str(Path(__file__).parents[2])
 class Child:
     """One such process. Calls back with each message that it sends, and at last with its exit code.
 
-    It is killed when it has sent nothing after `start_seconds`. No transport of asyncio is in between: one that is left
-    behind with a closed event loop complains, where this lets its process go.
+    `on_message` returns whether it owes another. It is killed when it has owed one for `seconds`. No transport of
+    asyncio is in between: one that is left behind with a closed event loop complains, where this lets its process go.
     """
 
     def __init__(
-        self, url: str, *, start_seconds: float, on_message: Callable[[bytes], None], on_end: Callable[[int], None]
+        self, url: str, *, seconds: float, on_message: Callable[[bytes], bool], on_end: Callable[[int], None]
     ) -> None:
+        self.late = False
+        """Whether it is killed because it owed a message for too long."""
+        self._seconds = seconds
         self._on_message = on_message
         self._on_end = on_end
         self._held = bytearray()
@@ -48,12 +51,13 @@ class Child:
         self._line, self._process = start(url)
         self._let_go = weakref.finalize(self, let_go, self._line, self._process)
         self._loop.add_reader(self._line, self._read)
-        self._alarm = self._loop.call_later(start_seconds, self._process.kill)
+        self._alarm: asyncio.TimerHandle | None = None
 
     def send(self, data: bytes) -> None:
         """Send it something, if it has not ended. What it was sent before, it has answered."""
         if self._line.fileno() >= 0:
             self._unsent = memoryview(data)
+            self._await_message(owed=True)
             self._write()
 
     async def aclose(self, seconds: float) -> None:
@@ -89,10 +93,20 @@ class Child:
         if not data:
             self._end()
             return
-        self._alarm.cancel()
         self._held += data
         for message in cut(self._held):
-            self._on_message(message)
+            self._await_message(owed=False)  # what is done about this message may have the next one sent
+            if self._on_message(message):
+                self._await_message(owed=True)
+
+    def _await_message(self, *, owed: bool) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_later(self._seconds, self._give_up) if owed else None
+
+    def _give_up(self) -> None:
+        self.late = True
+        self._process.kill()
 
     def _end(self) -> None:
         self._loop.remove_reader(self._line)
@@ -105,7 +119,7 @@ class Child:
         if code is None:
             self._loop.call_later(REAP_SECONDS, self._reap)
             return
-        self._alarm.cancel()
+        self._await_message(owed=False)
         self._let_go.detach()
         self._ended.set()
         self._on_end(code)
@@ -144,12 +158,15 @@ def start(url: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
 
 def paths() -> list[str]:
     """Where this process finds its modules, in its order, so that the other one finds the same."""
-    found = [path for path in sys.path if path]
+    texts: list[object] = list(sys.path)  # some put there what is no text
+    found = [path for path in texts if path and isinstance(path, str)]
     return found if ROOT in found else [ROOT, *found]
 
 
 def let_go(line: socket.socket, process: subprocess.Popen[bytes]) -> None:
     """Have a process end that nobody awaits: the event loop was closed before the store."""
+    with contextlib.suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)  # a process that was forked from this one may have the line too
     line.close()
     try:
         process.wait(LET_GO_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -25,6 +26,11 @@ class Hand(Protocol[Load]):
     @property
     def numbers(self) -> Numbers:
         """What was written so far, and what is there."""
+        ...
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which a piece of work may be broken off to close the database; None if it cannot be."""
         ...
 
     def pack(self, columns: Columns) -> Load:
@@ -105,11 +111,17 @@ class Committer(Generic[Load]):
         """Finish what was asked for, then have the database closed."""
         if not self._open:
             return
-        while self._busy:
-            self._idle.clear()
-            await self._idle.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._hand.patience):
+                while self._busy:
+                    self._idle.clear()
+                    await self._idle.wait()
         self._open = False
-        await self._hand.aclose()
+        try:
+            await self._hand.aclose()
+        finally:
+            for wish in self._wishes:  # their turn never came
+                wish.done.cancel()
 
     def _begin(self) -> None:
         if self._busy or not self._open:

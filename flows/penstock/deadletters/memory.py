@@ -22,6 +22,7 @@ class MemoryStore:
         self.patience = 1.0
         self.commits = 0
         self.commit_seconds = 0.0
+        self.restarts = 0
         self._capacity = capacity
         self._letters: dict[str, Letter] = {}
         self._ids: list[str] = []

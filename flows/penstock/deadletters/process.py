@@ -24,8 +24,10 @@ def main() -> None:
     """Write until the line ends. A stop is the affair of the process at its other end, which drains first."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    line = socket.socket(fileno=sys.stdin.fileno())
-    with suppress(EOFError, ConnectionError):  # the line has ended, as it does even when the other process was killed
+    with (
+        socket.socket(fileno=sys.stdin.fileno()) as line,
+        suppress(EOFError, ConnectionError),  # the line has ended, as it does even when the other process was killed
+    ):
         try:
             write_all(line)
         except (StoreError, sqlite3.Error, OSError) as error:
@@ -38,6 +40,7 @@ def write_all(line: socket.socket) -> NoReturn:
     opening = msgpack.decode(take(stream), type=Opening)
     writer = Writer(opening.place, opening.numbers)
     writer.open()
+    line.sendall(framed(Answer([], writer.numbers)))
     columns = msgpack.Decoder(Columns)
     try:
         while True:

@@ -70,10 +70,7 @@ def _times(column: Sequence[datetime]) -> Sequence[int]:
 
 
 def _json(column: Sequence[Any]) -> Sequence[str | None]:
-    texts = as_json_texts(column)
-    if None not in column:
-        return texts
-    return [None if value is None else text for value, text in zip(column, texts, strict=True)]
+    return [None if value is None else text for value, text in zip(column, as_json_texts(column), strict=True)]
 
 
 def _texts(column: Sequence[str | None]) -> Sequence[str | None]:

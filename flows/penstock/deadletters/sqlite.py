@@ -40,7 +40,8 @@ class SqliteStore:
     `get` and `page`, and by `counts` after `refresh_seconds` and a second look.
 
     `apart=True` has letters written by a process of its own, which ends with this one: beside a busy event loop a
-    thread waits for the interpreter longer than it writes. Where none can be started, a thread writes all the same.
+    thread waits for the interpreter longer than it writes. Where there is no Python to start, a thread writes all the
+    same.
     """
 
     def __init__(
@@ -60,7 +61,8 @@ class SqliteStore:
         self._create = create
         self._refresh_seconds = refresh_seconds
         self._counted_at = 0.0
-        place = Place(os.fsencode(self._path), as_text(self.url), create, busy_seconds)
+        self._file = self._path.absolute()  # who writes may be started anew, and who reads begins late
+        place = Place(os.fsencode(self._file), as_text(self.url), create, busy_seconds)
         self.patience = place.patience
         hand = Apart(place) if apart and can_start() else Threaded(place)
         self._committer = Committer[Any](hand, self._trouble)
@@ -87,6 +89,11 @@ class SqliteStore:
     def commit_seconds(self) -> float:
         """Time spent in commits, those of failed groups too."""
         return self._committer.numbers.seconds
+
+    @property
+    def restarts(self) -> int:
+        """Processes that ended before their time; with a thread none."""
+        return self._committer.numbers.restarts
 
     async def open(self) -> None:
         """Connect, create the schema or bring it up to date, and count the letters.
@@ -152,7 +159,7 @@ class SqliteStore:
             if reader is None:  # in a thread, because the event loop has no time for an import of 150 ms
                 imported = await in_thread(lambda: import_module("penstock.deadletters.reader"))
                 self._refuse_when_closed()
-                reader = self._reader = self._reader or imported.Reader(self._path, self._busy_seconds)
+                reader = self._reader = self._reader or imported.Reader(self._file, self._busy_seconds)
             return await read(reader)
         except Exception as error:
             raise self._trouble(error) from error

@@ -68,6 +68,11 @@ class Store(Protocol):
         """Time spent in them."""
         ...
 
+    @property
+    def restarts(self) -> int:
+        """How often whoever writes them ended before its time and was started again."""
+        ...
+
     async def open(self) -> None:
         """Get ready: connect, create or check the schema. Called once, before anything else."""
         ...

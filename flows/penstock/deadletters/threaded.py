@@ -24,6 +24,11 @@ class Threaded:
         """What was written so far, and what is there."""
         return self._writer.numbers
 
+    @property
+    def patience(self) -> None:
+        """A thread cannot be ended."""
+        return None
+
     def pack(self, columns: Columns) -> Columns:
         """A thread takes them as they are."""
         return columns

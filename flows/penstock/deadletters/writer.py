@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
@@ -44,6 +45,8 @@ class Numbers(Struct):
     """Letters that were new."""
     seconds: float = 0.0
     """Spent in commits, those of failed groups too."""
+    restarts: int = 0
+    """Processes that ended before their time."""
 
 
 class Writer:
@@ -59,9 +62,9 @@ class Writer:
     #     many rows in one INSERT, the driver    63k  84k   (this one)
     #     INSERT from json_each                  39k  52k
     # Beside a busy event loop whoever lets go of the GIL waits to get it back: executemany for each row (below 1k),
-    # one INSERT about twice for the whole group (10-35k). That is why `serve` has it done in a process of its own: with
-    # a third of 200,000 orders failing it is at 0.70 of the speed of Express beside a thread and at 0.81-0.85 beside a
-    # process, and uses 1.45 s of its processor instead of 2.3 s.
+    # one INSERT about twice for the whole group (10-35k). That is why `serve` and `run` have it done in a
+    # process of its own: with a third of 200,000 orders failing, `serve` is at 0.70 of the speed of Express beside a
+    # thread and at 0.9 beside a process, and uses 1.3 s of its processor instead of 2.3 s.
     # Values bound as 5 columns, most of them in one JSON text: 1 µs a letter less under the GIL, 1.7 more beside it.
     # A larger `wal_autocheckpoint`: a growing file costs each sync more than checkpoints cost.
 
@@ -102,12 +105,11 @@ class Writer:
         """Let go of the file."""
         if self._database is None:
             return
-        try:
+        with suppress(sqlite3.Error):  # on a full disk all letters stay in the WAL, where they are as safe
             # Passive: readers in other processes are not waited for. The last one to leave empties the WAL.
             self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        finally:
-            self._database.close()
-            self._database = None
+        self._database.close()
+        self._database = None
 
     def _commit(self, calls: Sequence[Columns]) -> Exception | None:
         begun = time.perf_counter()

@@ -155,6 +155,11 @@ def store_commit_seconds_total(of: Watched) -> Readings:
     yield (), sum(store.commit_seconds for store in of.supervisor.stores.all())
 
 
+def store_restarts_total(of: Watched) -> Readings:
+    """Processes that wrote dead letters, ended before their time and were started again."""
+    yield (), sum(store.restarts for store in of.supervisor.stores.all())
+
+
 def store_failures_total(of: Watched) -> Readings:
     """Failed tries to store dead letters."""
     yield (), sum(totals.store_failures for totals in of.supervisor.totals.values())

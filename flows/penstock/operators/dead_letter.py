@@ -72,10 +72,10 @@ class Mail:
         if isinstance(error, WriterEnded):
             self.doubt = describe(error)
 
-    def tell_doubt(self) -> None:
+    def tell_doubt(self, run: str) -> None:
         """Log that letters may be stored whose elements are about to be settled as cancelled."""
         if self.doubt is not None:
-            log.error("store.uncertain", letters=len(self.letters), error=self.doubt)
+            log.error("store.uncertain", run=run, letters=len(self.letters), error=self.doubt)
 
 
 class PostOffice:
@@ -170,21 +170,21 @@ class PostOffice:
             try:
                 await asyncio.sleep(wait)
             except asyncio.CancelledError:
-                mail.tell_doubt()
+                mail.tell_doubt(self._scope.name)
                 raise
 
     async def _see_the_end(self, mail: Mail, storing: asyncio.Future[None]) -> None:
         """The commit goes on whatever we do, so its end decides: a durable letter means a failed element."""
         await asyncio.wait((storing,), timeout=min(self._store.patience, CANCEL_SECONDS / 2))
         if not storing.done():
-            log.error("store.uncertain", letters=len(mail.letters), waited=CANCEL_SECONDS / 2)
+            log.error("store.uncertain", run=self._scope.name, letters=len(mail.letters), waited=CANCEL_SECONDS / 2)
         elif storing.cancelled():
-            mail.tell_doubt()
+            mail.tell_doubt(self._scope.name)
         elif (error := storing.exception()) is None:
             self._note(mail)
         else:
             mail.note(error)
-            mail.tell_doubt()
+            mail.tell_doubt(self._scope.name)
 
     def _note(self, mail: Mail) -> None:
         self._scope.ledger.store(mail.told, [letter.id for letter in mail.letters])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import reduce
 from typing import Any
@@ -102,10 +103,11 @@ class Run:
         (The run itself completes what is waited for: a shield of its task costs two more turns of the event loop.)
         """
         waiter: asyncio.Future[Summary] = self.scope.loop.create_future()
-        self._waiters.add(waiter)
-        waiter.add_done_callback(self._waiters.discard)
         if self._result is not None:
-            self._tell(self._result)
+            _tell(waiter, self._result)
+        else:
+            self._waiters.add(waiter)
+            waiter.add_done_callback(self._waiters.discard)
         return waiter
 
     def drain(self, reason: str = "draining") -> None:
@@ -130,7 +132,9 @@ class Run:
             raise
         finally:
             assert self._result is not None
-            self._tell(self._result)
+            with suppress(RuntimeError):  # the event loop was closed, and with it whoever waited
+                for waiter in list(self._waiters):
+                    _tell(waiter, self._result)
 
     async def _live_and_close(self) -> Summary:
         stores = self._stores or Stores()
@@ -148,15 +152,6 @@ class Run:
             if self._on_end is not None:
                 self._on_end(self, summary)
         return summary
-
-    def _tell(self, result: Summary | BaseException) -> None:
-        for waiter in [waiter for waiter in self._waiters if not waiter.done()]:
-            if isinstance(result, asyncio.CancelledError):
-                waiter.cancel()
-            elif isinstance(result, BaseException):
-                waiter.set_exception(result)
-            else:
-                waiter.set_result(result)
 
     async def _live(self, stores: Stores) -> None:
         where = self.plan.dead_letters
@@ -263,6 +258,18 @@ class Run:
         if paths := self.plan.redacted:
             elements = [redacted(element, paths) for element in elements]
         return write_letters(self.plan.name, self.id, self.started_at, elements, self.plan.revision)
+
+
+def _tell(waiter: asyncio.Future[Summary], result: Summary | BaseException) -> None:
+    """Tell one who waits for a run what came of it."""
+    if waiter.done():
+        return
+    if isinstance(result, asyncio.CancelledError):
+        waiter.cancel()
+    elif isinstance(result, BaseException):
+        waiter.set_exception(result)
+    else:
+        waiter.set_result(result)
 
 
 class Ends:

@@ -61,12 +61,14 @@ class LongLine(Unreadable):
 class Intake(Generic[T]):
     """The gate that a source feeds: it takes the credits, numbers the elements and counts them as received."""
 
-    __slots__ = ("_emitting", "_observer", "_scope", "ledger", "seq")
+    __slots__ = ("_emitting", "_observer", "_scope", "_share", "ledger", "seq")
 
     def __init__(self, observer: abc.ObserverBase[list[Element[T]]], scope: Scope) -> None:
         self._observer = observer
         self._scope = scope
         self._emitting = False
+        self._share = 0
+        """What may be given out before the next time to step aside."""
         self.ledger = scope.ledger
         self.seq = 0
 
@@ -114,9 +116,12 @@ class Intake(Generic[T]):
                 continue
             most = len(values) - start
             if self.seq >= LARGE and scope.turns.are_wanted(scope.loop.time()):
-                await step_aside()
-                most = min(most, SHARE)
+                if not self._share:
+                    await step_aside()
+                    self._share = SHARE
+                most = min(most, self._share)
             taken = window.take(most, sizes, start)
+            self._share = max(0, self._share - taken)
             if not taken:
                 await window.room()
                 continue
