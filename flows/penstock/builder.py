@@ -15,6 +15,7 @@ from penstock.element import Step
 from penstock.errors import FlowError
 from penstock.fields import fields_of, nearest
 from penstock.operators.each import name_of
+from penstock.operators.stage import service_for
 from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
 from penstock.outlets import Outlet
 from penstock.services import MAX_IN_FLIGHT, Service
@@ -203,9 +204,6 @@ def _service(
     attempts: int = 1,
 ) -> Service:
     """The service that a step calls; one is made of a plain function."""
-    if isinstance(call, Service):
-        return call
-    if not callable(call):
+    if not isinstance(call, Service) and not callable(call):
         raise FlowError(f"{name or default} has to be a function or a Service, got {call!r}")
-    title = name or name_of(call, default)
-    return Service(title, call, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
+    return service_for(call, name, step=default, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)

@@ -11,20 +11,16 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from msgspec import msgpack
 from structlog.testing import capture_logs
 
 from penstock import Flow, from_iterable
-from penstock.deadletters import Filter, Letter, MemoryStore, Stores, new_id, now
+from penstock.deadletters import Filter, MemoryStore, Stores
 from penstock.deadletters.sqlite import SqliteStore
-from penstock.deadletters.troubles import trouble
-from penstock.deadletters.wire import Fault, cut, error_of, fault_of, framed
-from penstock.errors import StoreError, StoreMissing, StoreTooNew, WriterEnded, WriterNotStarted
+from penstock.errors import StoreError, WriterEnded, WriterNotStarted
 from penstock.runtime import Run
 from penstock.sinks import Discard
 from stores.children import children_of, running
+from stores.letters import letter, opened
 
 PROGRAM = """
 import asyncio, sys, time
@@ -43,31 +39,10 @@ asyncio.run(main(sys.argv[1], sys.argv[2]))
 """
 
 
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/letters.db"
-
-
-def letter(**facts):
-    plain = {"flow": "f", "run": "r", "seq": 0, "step": "s", "type": "T", "message": "m", "input": b"", "input_size": 0}
-    return Letter(**({"id": new_id(), "started_at": now(), "failed_at": now()} | plain | facts))
-
-
-async def opened(url, **settings):
-    store = SqliteStore(url, apart=True, **settings)
-    await store.open()
-    return store
-
-
 async def until(condition):
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.001)
-
-
-@pytest.fixture
-def before():
-    return children_of()
 
 
 def program(url, then, *flags):
@@ -101,7 +76,7 @@ async def test_a_run_whose_writer_is_killed_again_and_again_loses_nothing_and_st
 
 async def test_callers_hear_that_the_writer_ended_and_the_next_ones_get_another(url, before):
     """Letters that were under way fail with what happened and what will happen; the same letters go in afterwards."""
-    store, early, late = await opened(url), letter(), letter()
+    store, early, late = await opened(url, apart=True), letter(), letter()
     await store.add([early])
     (writer,) = children_of() - before
     os.kill(writer, signal.SIGSTOP)
@@ -121,7 +96,7 @@ async def test_callers_hear_that_the_writer_ended_and_the_next_ones_get_another(
 
 async def test_a_writer_that_ends_while_nobody_waits_is_not_missed(url, before):
     """The next letters are stored by another one as if nothing had been; so is a look at what others have added."""
-    ours, theirs = await opened(url, refresh_seconds=0), SqliteStore(url)
+    ours, theirs = await opened(url, refresh_seconds=0, apart=True), SqliteStore(url)
     for add in (ours.add, None):
         (writer,) = children_of() - before
         os.kill(writer, signal.SIGKILL)
@@ -140,7 +115,7 @@ async def test_a_writer_that_ends_while_nobody_waits_is_not_missed(url, before):
 
 async def test_a_writer_that_is_killed_leaves_commits_whole(url, before):
     """Of a call that was under way either all letters are there or none, and adding them again makes them whole."""
-    store = await opened(url)
+    store = await opened(url, apart=True)
     (writer,) = children_of() - before
     call = [letter(input=b"x" * 10_000) for _ in range(2000)]
     adding = asyncio.ensure_future(store.add(call))
@@ -148,7 +123,7 @@ async def test_a_writer_that_is_killed_leaves_commits_whole(url, before):
     await until(lambda: log.exists() and log.stat().st_size > 1_000_000)  # a twentieth is written
     os.kill(writer, signal.SIGKILL)
     await asyncio.wait((adding,))
-    reader = await opened(url)
+    reader = await opened(url, apart=True)
     found = reader.counts().get("waiting", 0)
     await reader.aclose()
 
@@ -201,7 +176,7 @@ async def test_it_also_says_so_while_it_waits_for_the_next_try():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_writer_minds_no_signal_but_the_end_of_its_line(url, before, number):
     """A stop that reaches all processes of a service must not take the writer away while the others drain."""
-    store = await opened(url)
+    store = await opened(url, apart=True)
     writers = children_of() - before
     for pid in writers:
         os.kill(pid, number)
@@ -240,7 +215,7 @@ def test_a_store_that_outlives_its_event_loop_lets_its_writer_go(url, before):
     """A loop that is closed without `aclose` leaves no process behind once nobody holds the store."""
 
     async def leave_open():
-        await (await opened(url)).add([letter()])
+        await (await opened(url, apart=True)).add([letter()])
 
     asyncio.run(leave_open())
     gc.collect()
@@ -250,9 +225,9 @@ def test_a_store_that_outlives_its_event_loop_lets_its_writer_go(url, before):
 
 async def test_closing_leaves_no_process_descriptor_or_thread_behind(url, before):
     """`aclose` waits until the writer has ended, and reaps it; storing needed no thread here."""
-    await (await opened(url)).aclose()  # what is imported or made once is there
+    await (await opened(url, apart=True)).aclose()  # what is imported or made once is there
     descriptors, threads, tasks = os.listdir("/proc/self/fd"), threading.enumerate(), asyncio.all_tasks()
-    store = await opened(url)
+    store = await opened(url, apart=True)
     await store.add([letter()])
     assert threading.enumerate() == threads
 
@@ -265,7 +240,7 @@ async def test_closing_leaves_no_process_descriptor_or_thread_behind(url, before
 
 async def test_a_writer_that_does_not_leave_is_killed(url, before):
     """Closing has an end, whatever the process does."""
-    store = await opened(url, busy_seconds=0)
+    store = await opened(url, busy_seconds=0, apart=True)
     (writer,) = children_of() - before
     os.kill(writer, signal.SIGSTOP)
 
@@ -277,7 +252,7 @@ async def test_a_writer_that_does_not_leave_is_killed(url, before):
 
 async def test_a_commit_that_hangs_does_not_hold_up_the_close(url, before):
     """What was under way is told as in doubt, and what had not begun is cancelled."""
-    store = await opened(url, busy_seconds=0)
+    store = await opened(url, busy_seconds=0, apart=True)
     (writer,) = children_of() - before
     os.kill(writer, signal.SIGSTOP)
     under_way, not_begun = store.add([letter() for _ in range(512)]), store.add([letter()])
@@ -293,7 +268,7 @@ async def test_a_commit_that_hangs_does_not_hold_up_the_close(url, before):
 async def test_a_writer_that_does_not_answer_is_replaced(url, before, monkeypatch):
     """So a disk that hung once holds up nobody for ever, and the letters are stored once."""
     monkeypatch.setattr("penstock.deadletters.apart.ANSWER_SECONDS", 0.0)
-    store = await opened(url, busy_seconds=0)  # patience: two seconds
+    store = await opened(url, busy_seconds=0, apart=True)  # patience: two seconds
     (writer,) = children_of() - before
     os.kill(writer, signal.SIGSTOP)
     call = [letter() for _ in range(10)]
@@ -308,7 +283,7 @@ async def test_a_writer_that_does_not_answer_is_replaced(url, before, monkeypatc
 
 async def test_a_writer_has_a_session_of_its_own(url, before):
     """Ctrl-C on a terminal goes to all of a session: the writer would end before what is to be drained."""
-    store = await opened(url)
+    store = await opened(url, apart=True)
     (writer,) = children_of() - before
 
     assert os.getsid(writer) == writer
@@ -319,7 +294,7 @@ async def test_a_writer_that_is_started_again_writes_to_the_same_file(tmp_path, 
     """Wherever the program has gone meanwhile, and whatever it put into its path."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
-    store = await opened("sqlite:///letters.db")
+    store = await opened("sqlite:///letters.db", apart=True)
     await store.add([letter(seq=1)])
     for pid in children_of() - before:
         os.kill(pid, signal.SIGKILL)
@@ -335,7 +310,7 @@ async def test_a_writer_that_is_started_again_writes_to_the_same_file(tmp_path, 
 
 async def test_an_opening_that_is_cancelled_leaves_nothing_behind(url, before):
     """Whoever gives up waiting for the start need not close anything."""
-    opening = asyncio.ensure_future(opened(url))
+    opening = asyncio.ensure_future(opened(url, apart=True))
     await until(lambda: children_of() != before)
     opening.cancel()
     await asyncio.wait((opening,))
@@ -353,14 +328,14 @@ async def test_an_opening_that_is_cancelled_leaves_nothing_behind(url, before):
 )
 async def test_a_writer_that_cannot_start_is_a_store_error_with_a_way_out(url, before, monkeypatch, python, words):
     """Both at the start of the service and later, when one has ended: then the letters are tried again."""
-    store = await opened(url)
+    store = await opened(url, apart=True)
     for pid in children_of() - before:
         os.kill(pid, signal.SIGKILL)
     await until(lambda: children_of() == before)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", python)
         with pytest.raises(WriterNotStarted, match=words):
-            await opened(url)
+            await opened(url, apart=True)
         with pytest.raises(WriterNotStarted, match=words):
             await store.add([letter()])
     await store.add([letter()])
@@ -375,7 +350,7 @@ async def test_a_writer_that_cannot_start_is_a_store_error_with_a_way_out(url, b
 async def test_where_no_python_can_be_started_a_thread_writes(url, before, monkeypatch, name, value):
     """A frozen program that starts `sys.executable` starts itself."""
     monkeypatch.setattr(sys, name, value, raising=False)
-    store = await opened(url)
+    store = await opened(url, apart=True)
     await store.add([letter()])
 
     assert children_of() == before
@@ -392,159 +367,3 @@ async def test_stores_pass_the_wish_on(url, before):
 
     assert len(children_of() - before) == 1
     await stores.aclose()
-
-
-def no_database(folder):
-    (folder / "letters.db").write_bytes(b"this is no database, " * 100)
-
-
-def too_new(folder):
-    database = sqlite3.connect(folder / "letters.db")
-    database.executescript(
-        "CREATE TABLE letters_schema (version, applied_at); INSERT INTO letters_schema VALUES (9, '')"
-    )
-    database.close()
-
-
-def of_something_else(folder):
-    database = sqlite3.connect(folder / "letters.db")
-    database.execute("CREATE TABLE theirs (a)")
-    database.close()
-
-
-def locked(folder):
-    database = sqlite3.connect(folder / "letters.db", isolation_level=None)
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("BEGIN IMMEDIATE")
-    return database
-
-
-@pytest.mark.parametrize(
-    ("prepare", "place", "create", "kind"),
-    [
-        (no_database, "{}/letters.db", True, StoreError), (too_new, "{}/letters.db", True, StoreTooNew),
-        (of_something_else, "{}/letters.db", False, StoreMissing), (locked, "{}/letters.db", True, StoreError),
-        (None, "{}/letters.db", False, StoreMissing), (None, "{}", True, StoreError),
-        (None, "{}/none/letters.db", True, StoreError), (None, "/proc/letters.db", True, StoreError),
-    ],
-)  # fmt: skip
-async def test_what_cannot_be_opened_is_told_alike_by_thread_and_process(tmp_path, prepare, place, create, kind):
-    """Kind, words and facts of an error do not depend on who writes."""
-    held = prepare and prepare(tmp_path)
-    told = []
-    for apart in (False, True):
-        store = SqliteStore(f"sqlite:///{place.format(tmp_path)}", apart=apart, create=create, busy_seconds=0.05)
-        with pytest.raises(StoreError) as caught:
-            await store.open()
-        told.append((type(caught.value), str(caught.value), vars(caught.value), type(caught.value.__cause__)))
-
-    assert told[0] == told[1]
-    assert told[0][0] is kind
-    if held:
-        held.close()
-
-
-async def test_a_letter_that_cannot_be_kept_fails_alone_and_alike(url, before):
-    """Numbers that the wire has no room for, or only SQLite has none, are told like those that a thread was given."""
-    stores = SqliteStore(f"{url}.thread"), SqliteStore(url, apart=True)
-    told = []
-    for store in stores:
-        await store.open()
-        calls = [[letter()], [letter(seq=2**63)], [letter(seq=2**70)], [letter(flow="\udc80")], [letter()]]
-        told.append(await asyncio.gather(*(store.add(call) for call in calls), return_exceptions=True))
-        assert store.counts() == {"waiting": 2}
-        await store.aclose()
-
-    for error in told[0][1:4] + told[1][1:4]:
-        assert re.search(r"did not answer: a letter holds a value that SQLite cannot keep \(.+\)", str(error))
-    assert [each is None for each in told[1]] == [True, False, False, False, True]
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        sqlite3.OperationalError("disk I/O error"), sqlite3.DatabaseError("file is not a database"),
-        sqlite3.IntegrityError("NOT NULL"), sqlite3.ProgrammingError("closed"), sqlite3.InterfaceError("bad"),
-        PermissionError(13, "Permission denied", "x"), OSError("odd"), OverflowError("too large"), MemoryError(),
-        UnicodeEncodeError("utf-8", "\udc80", 0, 1, "surrogates not allowed"), ValueError("embedded null byte"),
-        StoreMissing("sqlite:///x"), StoreTooNew("sqlite:///x", 9, 2),
-    ],
-    ids=lambda error: type(error).__name__,
-)  # fmt: skip
-@pytest.mark.parametrize("code", ["", "SQLITE_FULL", "SQLITE_CANTOPEN_ISDIR"])
-def test_errors_mean_the_same_after_their_journey(tmp_path, error, code):
-    """What is told of an error that was sent is what would have been told of the error itself."""
-    if isinstance(error, sqlite3.Error) and code:
-        error.sqlite_errorname = code
-
-    (message,) = cut(bytearray(framed(fault_of(error))))
-    arrived = error_of(msgpack.decode(message, type=Fault))
-
-    assert str(trouble(arrived, "sqlite:///x", tmp_path / "x")) == str(trouble(error, "sqlite:///x", tmp_path / "x"))
-    assert isinstance(error, type(arrived))
-
-
-@given(st.lists(st.binary(max_size=40), max_size=5), st.lists(st.integers(1, 30), min_size=1))
-def test_messages_arrive_whole_however_they_are_cut(messages, sizes):
-    """The line cuts bytes as it likes."""
-    stream = b"".join(framed(message) for message in messages)
-    held, found = bytearray(), []
-    while stream:
-        size = sizes[len(found) % len(sizes)]
-        held += stream[:size]
-        stream = stream[size:]
-        found += cut(held)
-
-    assert found == [framed(message)[4:] for message in messages]
-    assert not held
-
-
-async def test_letters_larger_than_the_line_go_through_it(url):
-    """Megabytes of several callers at once."""
-    store = await opened(url)
-    calls = [[letter(seq=n, input=os.urandom(1 << 22)) for n in range(size)] for size in (1, 3, 2)]
-    adding = [asyncio.ensure_future(store.add(call)) for call in calls]
-    async with asyncio.timeout(30):
-        await asyncio.gather(*adding)
-
-    found = (await store.page(Filter())).letters
-    assert found == sorted((one for call in calls for one in call), key=lambda one: one.id)
-    await store.aclose()
-
-
-async def test_hundreds_of_callers_at_once_share_commits_in_the_process(url):
-    """Whatever comes while one commit is under way makes the next ones."""
-    store = await opened(url)
-    calls = [[letter(seq=n) for n in range(size % 7)] for size in range(700)]
-
-    await asyncio.gather(*(store.add(call) for call in calls))
-
-    assert store.stored == sum(map(len, calls)) == store.counts()["waiting"]
-    assert store.commits < 10
-    await store.aclose()
-
-
-async def test_a_file_whose_name_is_no_text_can_be_written(tmp_path):
-    """Names of files are bytes."""
-    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.db")
-    store = await opened(f"sqlite:///{name}")
-    await store.add([letter()])
-    await store.aclose()
-
-    assert os.path.exists(name)
-
-
-async def test_texts_of_classes_of_their_own_are_stored_as_texts(url):
-    """An error may say what it has to say in any kind of text."""
-
-    class Loud(str):
-        def __str__(self):
-            return self.upper()
-
-    store, one = await opened(url), letter(message=Loud("late"))
-    await store.add([one])
-
-    found = await store.get(one.id)
-
-    assert found.message == "late"
-    await store.aclose()

@@ -13,13 +13,14 @@ import pytest
 from msgspec import Raw
 from sqlalchemy.dialects.sqlite import dialect
 
-from penstock.deadletters import Filter, Letter, make_store, new_id, now
+from penstock.deadletters import Filter, make_store, now
 from penstock.deadletters.reader import CLOCK_SLACK, page_query
 from penstock.deadletters.rows import COLUMNS, columns_of
 from penstock.deadletters.schema import MIGRATIONS
 from penstock.deadletters.sqlite import SqliteStore
 from penstock.deadletters.troubles import trouble
 from penstock.errors import FlowError, StoreError, StoreMissing, StoreTooNew
+from stores.letters import letter, opened
 
 WRITER = """
 import asyncio, sys, time
@@ -43,25 +44,9 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
 
 
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/letters.db"
-
-
 @pytest.fixture(params=[False, True], ids=["thread", "process"])
 def apart(request):
     return request.param
-
-
-def letter(**facts):
-    plain = {"flow": "f", "run": "r", "seq": 0, "step": "s", "type": "T", "message": "m", "input": b"", "input_size": 0}
-    return Letter(**({"id": new_id(), "started_at": now(), "failed_at": now()} | plain | facts))
-
-
-async def opened(url, **settings):
-    store = SqliteStore(url, **settings)
-    await store.open()
-    return store
 
 
 async def writer(url, calls, then):

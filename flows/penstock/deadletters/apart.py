@@ -92,8 +92,12 @@ class Apart:
 
     def _start(self) -> Child:
         self._opened, self._refusal = False, None
-        seconds = ANSWER_SECONDS + self._place.patience
+        seconds = self._answer_seconds
         return Child(self._place.url, seconds=seconds, on_message=self._on_message, on_end=self._on_end)
+
+    @property
+    def _answer_seconds(self) -> float:
+        return ANSWER_SECONDS + self._place.patience
 
     def _on_message(self, data: bytes) -> bool:
         message = _decoder.decode(data)
@@ -116,13 +120,10 @@ class Apart:
         self._told(error)
 
     def _ended(self, code: int, *, late: bool) -> StoreError:
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        why = "standard error says why"
         if late:
-            how, why = (
-                f"it did not answer for {ANSWER_SECONDS + self._place.patience:g} s and was killed",
-                "is the disk well?",
-            )
+            how, why = f"it did not answer for {self._answer_seconds:g} s and was killed", "is the disk well?"
+        else:
+            how, why = f"signal {-code}" if code < 0 else f"exit code {code}", "standard error says why"
         self.numbers.restarts += 1
         log.warning("store.writer_ended", dead_letters=self._place.url, how=how)
         if self._opened:

@@ -1,0 +1,17 @@
+"""Letters and the stores that they are put into, for the tests."""
+
+from penstock.deadletters import Letter, new_id, now
+from penstock.deadletters.sqlite import SqliteStore
+
+
+def letter(**facts):
+    """A letter of which only some facts matter."""
+    plain = {"flow": "f", "run": "r", "seq": 0, "step": "s", "type": "T", "message": "m", "input": b"", "input_size": 0}
+    return Letter(**({"id": new_id(), "started_at": now(), "failed_at": now()} | plain | facts))
+
+
+async def opened(url, **settings):
+    """A store that is open."""
+    store = SqliteStore(url, **settings)
+    await store.open()
+    return store
