@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from penstock import Flow, from_iterable
 from penstock.errors import TimedOut
 from penstock.services import NONE, Backoff, Failed, Lane, Service
+from penstock.services.service import SHARE
 from penstock.sinks import Discard
 from penstock.testing import run
 
@@ -154,6 +155,28 @@ def test_lanes_are_served_in_turn() -> None:
 
     run(main())
     assert made[:7] == ["large", "large", "small", "third", "large", "small", "third"]
+
+
+def test_calls_that_never_wait_are_made_in_shares() -> None:
+    """Lanes whose calls do not wait have turns too, of several calls each; one that runs dry leaves the line."""
+    made: list[str] = []
+
+    async def at_once(value: tuple[str, int]) -> None:
+        made.append(value[0])
+
+    async def main() -> None:
+        service = Service("s", at_once)
+        lanes = {name: Asking(service) for name in "abc"}
+        for (name, asking), count in zip(lanes.items(), (3 * SHARE, 5, 2 * SHARE), strict=True):
+            asking.ask(*[(name, number) for number in range(count)])
+        async with asyncio.timeout(1):
+            for asking in lanes.values():
+                await asking.all()
+                await asking.lane.aclose()
+
+    run(main())
+    shares = [(name, len(list(calls))) for name, calls in itertools.groupby(made)]
+    assert shares == [("a", SHARE), ("b", 5), ("c", SHARE), ("a", SHARE), ("c", SHARE), ("a", SHARE)]
 
 
 def test_calls_that_never_wait_leave_the_loop_its_turn() -> None:
