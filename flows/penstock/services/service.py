@@ -313,7 +313,9 @@ class Service:
         if self._watch is None:
             self._watch = lane.loop.call_at(worker.since + self.timeout, self._check)
         worker.waited = False
-        lane.loop.call_soon(worker.turned, lane, context=lane.context)
+        if not lane.turning:
+            lane.hear_turn()
+        turn = lane.turn
         add_job, add_answer = lane.jobs.append, lane.answers.append
         left = most = min(most, len(calls) + 1)
         attempt, pause = 1, 0.0
@@ -327,7 +329,7 @@ class Service:
             except (Exception, asyncio.CancelledError) as error:
                 broken = error
             else:
-                if attempt == 1 and not worker.waited:  # the usual case, which is all that most orders see of this
+                if attempt == 1 and lane.turn == turn:  # the usual case, which is all that most orders see of this
                     add_job(job)
                     add_answer(answer)
                     left -= 1
@@ -345,7 +347,8 @@ class Service:
                     pause = 0.0 if self._spacing is None else self._spacing.reserve(self._clock())
                     worker.since = self._clock() + pause
                     continue
-            if worker.waited:
+            if lane.turn != turn:
+                worker.waited = True
                 if worker.verdict is not None:  # the call swallowed its cancelling
                     self._pardon(worker)
                 if answer is not another_time:

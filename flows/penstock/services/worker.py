@@ -27,7 +27,7 @@ class Worker:
         self.since = 0.0
         self.verdict: Verdict | None = None
         self.waited = False
-        """True when the event loop has turned since the call began."""
+        """Whether the last call waited, so that the event loop has turned since it began."""
         self.cancels = 0
         self.ended = False
         self.free = asyncio.Event()
@@ -42,11 +42,6 @@ class Worker:
         """There may be work."""
         if self._sleep is not None and not self._sleep.done():
             self._sleep.set_result(None)
-
-    def turned(self, lane: Lane) -> None:
-        """The event loop has turned: the answers that came before are handed on."""
-        self.waited = True
-        lane.hand_on()
 
     def cancel(self, verdict: Verdict) -> None:
         """End the call under way, but not the worker."""
