@@ -10,6 +10,7 @@ import memory
 import rig
 import scaling
 import throughput
+import together
 import written
 from figures import Figure, exit_code, show
 
@@ -20,7 +21,8 @@ def main() -> int:
     programs = {
         "Throughput": lambda: throughput.all_figures(quick, runs, names),
         "Latency": lambda: latency.all_figures(quick, runs, names),
-        "Scaling": lambda: scaling.all_figures(quick, min(runs, 3), names),
+        "Scaling": lambda: scaling.all_figures(quick, runs, names),
+        "Side by side": lambda: together.all_figures(quick, runs, names),
         "Fairness": lambda: fairness.all_figures(quick, names),
         "Memory": lambda: memory.all_figures(quick) if "penstock" in names else [],
         "Flows written down": lambda: written.all_figures(quick, runs),

@@ -9,7 +9,7 @@ import rig
 from figures import Figure, exit_code, show
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
-LEAST = 100_000
+LEAST = 300_000
 """Orders that one measured cost is made of: small requests are repeated."""
 
 
@@ -41,7 +41,7 @@ def all_figures(quick: bool, runs: int, names: Sequence[str]) -> list[Figure]:
 
 
 def main() -> int:
-    given = rig.arguments(__doc__, runs=3)
+    given = rig.arguments(__doc__, runs=5)
     figures = all_figures(given.quick, given.runs, given.only)
     show("Scaling: server CPU an order, by the size of the request", figures)
     return exit_code(figures)
