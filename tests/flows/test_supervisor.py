@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import weakref
 from typing import Any
 
 import pytest
@@ -109,6 +111,39 @@ def test_a_report_adds_up_all_runs() -> None:
 
     report = quiet(main())
     assert (report.runs, report.received, report.ok, report.reasons) == (3, 6, 6, {"completed": 3})
+
+
+# Services
+
+
+@pytest.mark.parametrize("way", ["shut_down", "forget"])
+def test_services_stand_ready_between_runs(way: str) -> None:
+    """The tasks that make calls serve run after run, and refer to none that is over; they end with the last user."""
+
+    async def main() -> None:
+        supervisor = Supervisor()
+        flow = Flow("f").enrich(merge=lambda value, _: value, a=asyncio.sleep, b=asyncio.sleep)
+        await supervisor.add(flow)
+        ready: list[set[asyncio.Task[Any]]] = []
+        for _ in range(2):
+            started = supervisor.start(flow, from_iterable([1, 2, 3]), Discard())
+            part = weakref.ref(started)
+            assert (await started.finished).ok == 3
+            del started
+            assert part() is None
+            ready.append(asyncio.all_tasks() - {asyncio.current_task()})
+        assert len(ready[0]) == 6
+        assert ready[0] == ready[1]
+        await (supervisor.shut_down(1) if way == "shut_down" else supervisor.forget(flow, []))
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    gc.collect()
+    gc.disable()
+    try:
+        quiet(main())
+    finally:
+        gc.enable()
 
 
 # Workers

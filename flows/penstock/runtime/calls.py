@@ -17,15 +17,17 @@ class Calls:
         self._retries = 0
 
     def use(self, service: Service) -> None:
-        """Count a service among those in use, once; told apart by what they are, not by what they say."""
+        """Count a service among those in use, once, and keep it ready. What it is tells it apart, not what it says."""
         if all(known is not service for known in self.services):
             self.services.append(service)
+            service.keep()
 
     def leave(self, service: Service) -> None:
         """A service is not used any more; what it did stays counted."""
         self.services = [known for known in self.services if known is not service]
         self._results.update(service.results)
         self._retries += service.retries
+        service.let_go()
 
     @property
     def results(self) -> dict[str, int]:

@@ -241,6 +241,10 @@ class Supervisor:
         timer.cancel()
         await asyncio.gather(*self.workers.values(), return_exceptions=True)
         self.signal(Event.EMPTY)
+        for calls in self.calls.values():
+            for service in calls.services:
+                service.let_go()
+        await asyncio.sleep(0)  # in which their workers end
         await self.stores.aclose()
         return report([summary for summary in self._ended if summary.run in open_at_start])
 
