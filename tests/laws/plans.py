@@ -192,7 +192,7 @@ class Played:
     logs: list[dict[str, Any]]
     seconds: float
     tasks: list[str]
-    """Tasks that the run left behind."""
+    """Tasks that the run left behind, and workers that did not end once nobody kept them."""
     timers: list[str]
     """Timers that the run left behind."""
     sent: int
@@ -493,6 +493,10 @@ async def _play(plan: Plan, logs: list[Any]) -> Played:
     for task in own:
         task.cancel()
     await asyncio.gather(*own, return_exceptions=True)
+    for service in flow.services:
+        service.let_go()
+    await asyncio.sleep(0)
+    tasks += [task.get_name() for task in ready if not task.done()]
     return Played(
         plan,
         summary,

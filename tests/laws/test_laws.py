@@ -247,7 +247,7 @@ def test_what_is_cancelled_is_neither_failed_nor_stored(plan: Plan) -> None:
 @law
 @given(plans())
 def test_nothing_of_a_run_is_left_behind(plan: Plan) -> None:
-    """After a run, however it ended: no task, no timer, no credit and no call of it; workers stand idle."""
+    """After a run, however it ended: no task, timer, credit or call of it, and no worker that nobody keeps."""
     played = play(plan)
 
     assert (played.tasks, played.timers) == ([], [])
@@ -256,7 +256,9 @@ def test_nothing_of_a_run_is_left_behind(plan: Plan) -> None:
     assert [(shelf.open_now, shelf.misused) for shelf in played.spy.shelves] == [
         (False, []) for _ in played.spy.shelves
     ]
-    assert [(service.in_flight, service.waiting) for service in played.services] == [(0, 0) for _ in played.services]
+    assert [(service.in_flight, service.waiting, service._workers) for service in played.services] == [
+        (0, 0, []) for _ in played.services
+    ]
 
 
 # 7. Every wait has an end

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from penstock import Flow, from_iterable
 from penstock.errors import TimedOut
@@ -133,7 +134,7 @@ def test_all_places_are_used() -> None:
 
 
 def test_lanes_are_served_in_turn() -> None:
-    """A small lane is not stuck behind a large one: call by call, each lane has its turn."""
+    """A small lane is not stuck behind a large one: when calls wait, each lane has its turn call by call."""
     made: list[str] = []
 
     async def call(value: tuple[str, int]) -> None:
@@ -196,6 +197,74 @@ def test_calls_that_never_wait_leave_the_loop_its_turn() -> None:
         return turns
 
     assert run(main()) >= 5
+
+
+# Kept between runs
+
+
+def test_a_call_that_refuses_to_end_holds_no_place_of_a_kept_service() -> None:
+    """A run that leaves such a call behind leaves its place too: the next run is served."""
+
+    async def call(value: int) -> int:
+        if value == 1:
+            try:
+                await asyncio.sleep(FOREVER)
+            finally:
+                await asyncio.sleep(FOREVER)
+        return value
+
+    async def main() -> tuple[list[int], set[asyncio.Task[Any]]]:
+        service = Service("s", call, max_in_flight=1)
+        service.keep()
+        stuck = Asking(service)
+        stuck.ask(1)
+        await asyncio.sleep(1)
+        await stuck.lane.aclose()
+        answers = await answers_of(service, 2, 3)
+        service.let_go()
+        await asyncio.sleep(0)
+        return answers, others()
+
+    with capture_logs() as logs:
+        assert run(main()) == ([2, 3], set())
+    assert [entry["event"] for entry in logs] == ["service.calls_stuck"]
+
+
+def test_workers_that_others_cancelled_are_replaced() -> None:
+    """Whoever cancels all tasks between two runs, as fixtures of tests do, does not leave a dead pool."""
+
+    async def main() -> list[list[int]]:
+        service = Service("s", echo)
+        service.keep()
+        answers: list[list[int]] = []
+        for _ in range(2):
+            answers.append(await answers_of(service, 1, 2))
+            workers = others()
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        service.let_go()
+        return answers
+
+    assert run(main()) == [[1, 2], [1, 2]]
+
+
+def test_a_service_is_kept_until_the_last_one_lets_go() -> None:
+    """Two supervisors of one service do not take its workers from each other."""
+
+    async def main() -> list[int]:
+        service = Service("s", echo)
+        service.keep()
+        service.keep()
+        await answers_of(service, 1, 2)
+        left: list[int] = []
+        for _ in range(2):
+            service.let_go()
+            await asyncio.sleep(0)
+            left.append(len(others()))
+        return left
+
+    assert run(main()) == [2, 0]
 
 
 # Timeouts

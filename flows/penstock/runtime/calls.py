@@ -17,10 +17,10 @@ class Calls:
         self._retries = 0
 
     def use(self, service: Service) -> None:
-        """Count a service among those in use, once, and keep it ready. What it is tells it apart, not what it says."""
+        """Count a service among those in use, once, and keep it ready. The same object counts, not an equal one."""
         if all(known is not service for known in self.services):
-            self.services.append(service)
             service.keep()
+            self.services.append(service)
 
     def leave(self, service: Service) -> None:
         """A service is not used any more; what it did stays counted."""

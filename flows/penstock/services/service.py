@@ -1,9 +1,11 @@
 """A service: something outside that a step calls, protected by a bulkhead that all runs share.
 
-The bulkhead is a pool of long-lived tasks, because a task per call costs more than most calls do; there are as many
-of them as calls were ever in flight at once, and none once no run uses the service, unless a process that serves its
-flow keeps them for the next run. Runs are served in turn, so a small one is not stuck behind a large one: call by call,
-or a few at a time as long as they do not wait. A call that waits for its next attempt holds no place.
+The bulkhead is a pool of long-lived tasks, because a task per call costs more than most calls do. There are as many of
+them as calls were ever in flight at once. They end with the last run that uses the service; a process that serves its
+flow keeps them for the next one.
+
+Runs are served in turn, so a small one is not stuck behind a large one: call by call, or `SHARE` at a time if the calls
+do not wait. A call that waits for its next attempt holds no place.
 """
 
 from __future__ import annotations
@@ -38,9 +40,9 @@ SLICE = 1024
 SHARE = 16
 """Calls in a row that one worker makes for one run while others have some too, if none of them waits.
 
-Their answers are heard together, when the event loop turns, so nobody gets his sooner for shares of one call. But those
-cost: an order of four requests side by side 2.4 times as much as one of a request alone; 16 cost as little as 256, and
-64 runs have their share within one `SLICE`.
+Answers are told when the event loop turns, so taking turns call by call would bring none of them sooner, and it costs:
+with four requests side by side an order took 2.4 times the CPU of one alone. Shares of 16 cost no more than larger
+ones, and 64 runs have theirs within one `SLICE`.
 """
 
 
@@ -100,7 +102,8 @@ class Service:
         self._workers: list[Worker] = []
         self._idle: list[Worker] = []
         self._waking = False
-        self._kept = False
+        self._kept = 0
+        """How many keep the workers."""
         self._watch: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clock: Callable[[], float] = time.monotonic
@@ -179,14 +182,17 @@ class Service:
         return lane
 
     def keep(self) -> None:
-        """Keep the workers also while no run uses the service: making them anew costs a run of few calls a tenth."""
+        """Keep the workers also while no run uses the service: making them anew adds a tenth to a run of few calls.
+
+        A supervisor does it for the services of its flows. They belong to its event loop until it lets go of them.
+        """
         self._move_to(asyncio.get_running_loop())
-        self._kept = True
+        self._kept += 1
 
     def let_go(self) -> None:
-        """Keep the workers no longer."""
-        self._kept = False
-        if not self._lanes:
+        """Keep the workers no longer; after the last who does, they end in the next turn of the event loop."""
+        self._kept = max(0, self._kept - 1)
+        if not self._lanes and not self._kept:
             self._end_workers()
 
     def ready(self, lane: Lane) -> None:
@@ -195,9 +201,10 @@ class Service:
         self._wake()
 
     def leave(self, lane: Lane) -> list[asyncio.Future[Any]]:
-        """Cancel what is under way for a lane, and after the last lane the workers; returns what is to be waited for.
+        """Cancel what is under way for a lane; returns what is to be waited for, which ends within `CANCEL_SECONDS`.
 
-        It comes to its end within `CANCEL_SECONDS`.
+        With the last lane the workers end, unless they are kept; those that do not stand idle then never are, for a
+        call that refuses to end would hold its place for good.
         """
         self._lanes.discard(lane)
         if lane in self._ready:
@@ -206,7 +213,8 @@ class Service:
         ending: list[asyncio.Future[Any]] = []
         if not self._lanes:
             self._stop_watch()
-            ending = [] if self._kept else self._end_workers()
+            all_idle = len(self._idle) == len(self._workers)
+            ending = [] if self._kept and all_idle else self._end_workers()
         for worker in busy:
             worker.cancel(Verdict.LEFT)
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._see_off(busy, ending))] if busy else ending
@@ -230,7 +238,7 @@ class Service:
         if (self._lanes or self._kept) and self._loop is not None and self._loop.is_running():
             raise RuntimeError(f"service {self.name} is in use by another event loop; give each loop its own")
         self._loop, self._clock = loop, _clock_of(loop)
-        self._kept = False
+        self._kept = 0
         self._lanes.clear()
         self._ready.clear()
         self._workers, self._idle, self._waking, self._watch = [], [], False, None
@@ -277,28 +285,34 @@ class Service:
         loop = asyncio.get_running_loop()
         made = 0
         self._waking = False
-        while not worker.ended:
-            if not self._ready or self._pacing:
-                worker.lane = None
-                self._idle.append(worker)
-                await worker.sleep(loop)
-                if worker.ended:
-                    return
-                self._waking = False
-                made = 0
-                continue
-            if self._spacing is not None:
-                await self._pace(worker, self._spacing.reserve(loop.time()))
-                if not self._ready:
+        try:
+            while not worker.ended:
+                if not self._ready or self._pacing:
+                    worker.lane = None
+                    self._idle.append(worker)
+                    await worker.sleep(loop)
+                    if worker.ended:
+                        return
+                    self._waking = False
+                    made = 0
                     continue
-                made = SLICE - 1
-            made += await self._make_calls(worker, SLICE - made)
-            if worker.waited:
-                made = 0
-            elif made >= SLICE:
-                made = 0
-                worker.lane = None
-                await asyncio.sleep(0)
+                if self._spacing is not None:
+                    await self._pace(worker, self._spacing.reserve(loop.time()))
+                    if not self._ready:
+                        continue
+                    made = SLICE - 1
+                made += await self._make_calls(worker, SLICE - made)
+                if worker.waited:
+                    made = 0
+                elif made >= SLICE:
+                    made = 0
+                    worker.lane = None
+                    await asyncio.sleep(0)
+        finally:
+            if worker in self._workers:  # somebody else cancelled it
+                self._workers.remove(worker)
+                self._idle = [idle for idle in self._idle if idle is not worker]
+                self._waking = False
 
     async def _pace(self, worker: Worker, seconds: float) -> None:
         """Wait for the moment of the next call; the end of the pool ends the wait.
@@ -335,6 +349,8 @@ class Service:
         worker.waited = False
         if not lane.turning:
             lane.hear_turn()
+        # What hears of this turn is queued before the call can yield, and runs before this worker goes on. So another
+        # number then means that the call has waited.
         turn = lane.turn
         add_job, add_answer = lane.jobs.append, lane.answers.append
         left = most = min(most, len(calls) + 1)
