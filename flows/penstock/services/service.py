@@ -203,8 +203,8 @@ class Service:
     def leave(self, lane: Lane) -> list[asyncio.Future[Any]]:
         """Cancel what is under way for a lane; returns what is to be waited for, which ends within `CANCEL_SECONDS`.
 
-        With the last lane the workers end, unless they are kept; those that do not stand idle then never are, for a
-        call that refuses to end would hold its place for good.
+        With the last lane the workers end, unless they are kept and all of them idle: a call that refuses to end would
+        hold its place for good.
         """
         self._lanes.discard(lane)
         if lane in self._ready:
