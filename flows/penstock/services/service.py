@@ -226,7 +226,8 @@ class Service:
         waits = [asyncio.ensure_future(worker.free.wait()) for worker in busy] + ending
         _, late = await asyncio.wait(waits, timeout=CANCEL_SECONDS)
         if late:
-            log.error("service.calls_stuck", service=self.name, calls=len(late), waited=CANCEL_SECONDS)
+            stuck = sum(not worker.free.is_set() for worker in busy)
+            log.error("service.calls_stuck", service=self.name, calls=stuck, waited=CANCEL_SECONDS)
         for task in late:
             task.cancel()
 
