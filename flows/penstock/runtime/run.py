@@ -74,7 +74,8 @@ class Run:
         self._source = source
         self._sink = sink
         self._first = first
-        self._stores = stores
+        self._stores = stores or Stores()
+        self._own_stores = stores is None
         self._on_end = on_end
         self._chance = chance
         self._started = self.scope.loop.time()
@@ -89,7 +90,13 @@ class Run:
         self._log = log.bind(flow=plan.name, run=self.id, kind=kind, **_version(plan))
         self.totals.begin(self)
         self.scope.turns.begin(self._started)
+        where = plan.dead_letters
+        store = None if where is None else self._stores.opened(where)
+        self._to_open = where if store is None else None
+        """The store that has to be opened before the run can be wired."""
         self._task = self.scope.loop.create_task(self._main(), name=f"run:{self.id}")
+        if self._to_open is None:  # in the task it would cost the run one more turn of the event loop
+            self._wire(store)
 
     @property
     def revision(self) -> int | None:
@@ -137,9 +144,8 @@ class Run:
                     _tell(waiter, self._result)
 
     async def _live_and_close(self) -> Summary:
-        stores = self._stores or Stores()
         try:
-            await self._live(stores)
+            await self._live()
         except Exception as error:
             self._on_fault(error)
         except asyncio.CancelledError:
@@ -147,30 +153,34 @@ class Run:
             raise
         finally:
             summary = await self._close()
-            if self._stores is None:
-                await stores.aclose()
+            if self._own_stores:
+                await self._stores.aclose()
             if self._on_end is not None:
                 self._on_end(self, summary)
         return summary
 
-    async def _live(self, stores: Stores) -> None:
-        where = self.plan.dead_letters
-        store = None if where is None else stores.opened(where)
-        if where is not None and store is None:
-            opening = asyncio.ensure_future(stores.get(where))
+    async def _live(self) -> None:
+        if self._to_open is not None:
+            opening = asyncio.ensure_future(self._stores.get(self._to_open))
             await asyncio.wait((opening, self.scope.over), return_when=asyncio.FIRST_COMPLETED)
             if not opening.done():  # aborted meanwhile
                 opening.cancel()
                 await asyncio.wait((opening,), timeout=CANCEL_SECONDS)
                 return
             store = opening.result()
-        if not self.scope.over.done():
-            self._wire(store)
-            await self.scope.over
-            self.scope.hear_out()
+            if not self.scope.over.done():
+                self._wire(store)
+        await self.scope.over
+        self.scope.hear_out()
 
     def _wire(self, store: Store | None) -> None:
-        """Connect the source, the steps, the two branches and the sink."""
+        """Connect the source, the steps, the two branches and the sink. What cannot be connected ends the run."""
+        try:
+            self._connect(store)
+        except Exception as error:
+            self._on_fault(error)
+
+    def _connect(self, store: Store | None) -> None:
         scope, sink = self.scope, self._sink
         sink.open(scope)
         last = sink.prepare(ordered=self._ordered)
