@@ -30,16 +30,13 @@ class BrokenBody(PenstockError):
         self.encoding = encoding
 
 
-async def decompressed(chunks: AsyncIterable[bytes], encoding: str) -> AsyncIterator[bytes]:
-    """The content of a body in an encoding of `negotiation.ENCODINGS`. Raises `BrokenBody`.
+def decompressed(chunks: AsyncIterable[bytes], encoding: str) -> AsyncIterable[bytes]:
+    """The content of a body in an encoding of `negotiation.ENCODINGS`. Reading it raises `BrokenBody`."""
+    return chunks if encoding == "identity" else _decompress(chunks, encoding)
 
-    The event loop gets its turn after each piece: a small body may hold gigabytes of nothing.
-    """
-    if encoding == "identity":
-        async for chunk in chunks:
-            yield chunk
-        return
 
+async def _decompress(chunks: AsyncIterable[bytes], encoding: str) -> AsyncIterator[bytes]:
+    """The event loop gets its turn after each piece: a small body may hold gigabytes of nothing."""
     decoder: Decoder = Zstd() if encoding == "zstd" else Zlib(encoding)
     try:
         async for chunk in chunks:

@@ -76,6 +76,8 @@ async def follow(
     watch = Watch(request, run, sink, body, output, pace)
     try:
         if response is not None:
+            # Its head is sent by itself: sent with the first results it would cost less, but a client that sends head
+            # and body apart, and whose kernel holds the body back until the head is acknowledged, would wait for it.
             await response.prepare(request)
         return await run.finished
     except (asyncio.CancelledError, ConnectionError):
@@ -99,8 +101,12 @@ async def conclude(
     transport = request.transport
     try:
         if reads:
-            async with asyncio.timeout(LAST_WORD if summary.reason == "stalled" else stall):
-                await output.end(form.end(summary.end()))
+            last = output.end(form.end(summary.end()))
+            if transport is not None and transport.get_write_buffer_size():
+                async with asyncio.timeout(LAST_WORD if summary.reason == "stalled" else stall):
+                    await last
+            else:  # nothing is before it, so it waits for nobody, and needs no timer
+                await last
     except (TimeoutError, ReaderGone, ConnectionError):
         reads = False
     except asyncio.CancelledError:

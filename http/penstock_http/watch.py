@@ -40,15 +40,17 @@ class Body:
         self.bytes = 0
         self.reading = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            self.reading = True
-            chunk = await self._content.read(PIECE)
-            self.reading = False
-            if not chunk:
-                return
-            self.bytes += len(chunk)
-            yield chunk
+    def __aiter__(self) -> Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self.reading = True
+        chunk = await self._content.read(PIECE)
+        self.reading = False
+        if not chunk:
+            raise StopAsyncIteration
+        self.bytes += len(chunk)
+        return chunk
 
 
 class Pace:
