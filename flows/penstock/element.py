@@ -186,7 +186,7 @@ class Ledger:
         self.window = window
         self.received = 0
         self.dropped = 0
-        self.settled = dict.fromkeys(Outcome, 0)
+        self.settled: dict[Outcome, int] = {OK: 0, FAILED: 0, FILTERED: 0, CANCELLED: 0}
         self.letters: Counter[str] = Counter()
         self.closed = False
         self.watch: Callable[[Element[Any], Outcome], None] | None = None

@@ -61,8 +61,10 @@ class Totals:
         self.ended[run.kind, reason] += 1
         self._received += run.ledger.received
         self._dropped += run.ledger.dropped
-        self._settled.update(run.ledger.settled)
-        self._letters.update(run.ledger.letters)
+        for outcome, count in run.ledger.settled.items():
+            self._settled[outcome] += count
+        for step, count in run.ledger.letters.items():
+            self._letters[step] += count
         self._waited += run.window.waited
 
     @property

@@ -212,7 +212,6 @@ class Service:
         busy = [worker for worker in self._workers if worker.lane is lane]
         ending: list[asyncio.Future[Any]] = []
         if not self._lanes:
-            self._stop_watch()
             all_idle = len(self._idle) == len(self._workers)
             ending = [] if self._kept and all_idle else self._end_workers()
         for worker in busy:
@@ -250,6 +249,7 @@ class Service:
 
         Not the idle ones: they end in the next turn of the event loop, before anybody can hear that the run is over.
         """
+        self._stop_watch()
         idle, workers = set(self._idle), self._workers
         self._workers, self._idle, self._waking = [], [], False
         self._pacing = False
