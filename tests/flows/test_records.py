@@ -93,7 +93,11 @@ def test_the_lines_of_parts_have_their_number() -> None:
     assert sorted(lines)[0].startswith(b'{"ok":false,"seq":0,"part":1,"error":{"step":"m",')
 
 
-@pytest.mark.parametrize("value", [object(), {"x": {1, object()}}, "\ud800", {"k": "\udfff"}], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [object(), {"x": {1, object()}}, "\ud800", {"k": "\udfff"}],
+    ids=["object", "object inside", "half a pair", "half a pair inside"],
+)
 def test_a_value_that_cannot_be_written_fails_alone(value: Any) -> None:
     """It fails at `encode`; those that travel with it are told as ever."""
     lines, summary = lines_of(Flow("f"), [1, value, 3])
