@@ -241,17 +241,18 @@ def test_a_store_that_cannot_be_opened_fails_the_run_before_it_reads() -> None:
     ids=["durable after all", "not durable"],
 )
 def test_what_is_cancelled_during_its_commit_failed_if_the_commit_was_durable(store: SlowStore, failed: int) -> None:
-    """Letters and failures agree, whenever the cancel comes: the commit's own end decides."""
+    """Letters and failures agree, whenever the cancel comes: the commit's own end decides. If it broke, that counts."""
 
-    async def main() -> tuple[Summary, int]:
+    async def main() -> tuple[Summary, int, int]:
         started = Flow("f").map(refuse).dead_letters(store).start(from_iterable(range(4)), Discard())
         await asyncio.sleep(1)
         started.abort()
         summary = await started.finished
-        return summary, len((await store.page(Filter())).letters)
+        return summary, len((await store.page(Filter())).letters), started.totals.store_failures
 
-    summary, letters = quiet(main())
+    summary, letters, broke = quiet(main())
     assert (summary.failed, summary.cancelled, letters) == (failed, 4 - failed, failed)
+    assert broke == (0 if failed else 1)
 
 
 def test_a_failed_element_with_its_letter_stays_failed_when_its_line_is_not_written() -> None:

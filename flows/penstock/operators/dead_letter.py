@@ -30,6 +30,9 @@ CHANCE = random.Random()  # noqa: S311 - jitter, no secret
 
 Write = Callable[[list[Element[Any]]], list[Letter]]
 
+Trouble = Callable[[BaseException, float | None], None]
+"""Is told that the store failed, and the seconds until the next try; None if there is none, because the run is over."""
+
 _parent = attrgetter("parent")
 _letter = attrgetter("letter")
 
@@ -39,14 +42,13 @@ def dead_letter(
     write: Write,
     *,
     backoff: Backoff | None = None,
-    on_trouble: Callable[[Exception, float], None] | None = None,
+    on_trouble: Trouble | None = None,
     chance: random.Random | None = None,
 ) -> Step[Any, Any]:
     """Store the letter of each failed element, many in one durable commit.
 
     If the store fails, the elements wait unsettled, so the source pauses; the store is tried again with backoff, for as
-    long as the run lasts, and `on_trouble(error, seconds until the next try)` is told. Parts of one
-    element share one letter.
+    long as the run lasts, and `on_trouble` is told. Parts of one element share one letter.
 
     **Takes in** failed elements. **Holds back** until their letters are durable. **Gives out** the same elements, now
     with their letters' ids, in the same order. **Ends** when its input has and all letters are stored.
@@ -89,7 +91,7 @@ class PostOffice:
         store: Store,
         write: Write,
         backoff: Backoff,
-        on_trouble: Callable[[Exception, float], None] | None,
+        on_trouble: Trouble | None,
         chance: random.Random | None,
         observer: Next,
         scope: Scope,
@@ -164,9 +166,7 @@ class PostOffice:
             except Exception as error:
                 attempt += 1
                 wait = self._backoff.seconds(attempt, self._chance)
-                if self._on_trouble is not None:
-                    self._on_trouble(error, wait)
-                mail.note(error)
+                self._tell_trouble(mail, error, wait)
             try:
                 await asyncio.sleep(wait)
             except asyncio.CancelledError:
@@ -183,8 +183,13 @@ class PostOffice:
         elif (error := storing.exception()) is None:
             self._note(mail)
         else:
-            mail.note(error)
+            self._tell_trouble(mail, error, None)
             mail.tell_doubt(self._scope.name)
+
+    def _tell_trouble(self, mail: Mail, error: BaseException, wait: float | None) -> None:
+        mail.note(error)
+        if self._on_trouble is not None:
+            self._on_trouble(error, wait)
 
     def _note(self, mail: Mail) -> None:
         self._scope.ledger.store(mail.told, [letter.id for letter in mail.letters])
