@@ -488,7 +488,7 @@ async def _play(plan: Plan, logs: list[Any]) -> Played:
     seconds = loop.time() - began
     if alarm is not None:
         alarm.cancel()
-    ready = {worker.task for service in flow.services for worker in service._idle}
+    ready = {worker.task for service in flow.services for worker in service.bulkhead.idle}
     tasks = [task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task(), *own, *ready}]
     for task in own:
         task.cancel()

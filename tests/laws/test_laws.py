@@ -256,7 +256,7 @@ def test_nothing_of_a_run_is_left_behind(plan: Plan) -> None:
     assert [(shelf.open_now, shelf.misused) for shelf in played.spy.shelves] == [
         (False, []) for _ in played.spy.shelves
     ]
-    assert [(service.in_flight, service.waiting, service._workers) for service in played.services] == [
+    assert [(service.in_flight, service.waiting, service.bulkhead.workers) for service in played.services] == [
         (0, 0, []) for _ in played.services
     ]
 
@@ -512,7 +512,7 @@ def test_every_attempt_is_counted(plan: Plan) -> None:
     played = play(plan)
     made = sum(sum(service.results.values()) for service in played.services)
     first = sum(
-        service.succeeded + service.results["error"] + service.results["timeout"] - service.retries
+        service.results["ok"] + service.results["error"] + service.results["timeout"] - service.retries
         for service in played.services
     )
 

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from penstock import Flow, from_iterable
 from penstock.errors import TimedOut
 from penstock.services import NONE, Backoff, Failed, Lane, Service
-from penstock.services.service import SHARE
+from penstock.services.worker import SHARE
 from penstock.sinks import Discard
 from penstock.testing import run
 

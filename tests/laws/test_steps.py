@@ -262,7 +262,7 @@ def test_cancelling_reaches_the_calls_under_way(name: str) -> None:
     }
     out = sent(steps[name](), [1, 2, 3], cut=5)
 
-    assert (service.in_flight, service.waiting, service._workers, service.cancelled) == (0, 0, [], 3)
+    assert (service.in_flight, service.waiting, service.bulkhead.workers, service.results["cancelled"]) == (0, 0, [], 3)
     assert out.tasks == []
 
 

@@ -1,0 +1,243 @@
+"""A bulkhead: how many calls to one thing outside may be in flight at once, whichever runs they are for.
+
+It is a pool of long-lived tasks, because a task per call costs more than most calls do. There are as many of them as
+calls were ever in flight at once. They end with the last run that calls; a process that serves its flow keeps them for
+the next one.
+
+Runs are served in turn, so a small one is not stuck behind a large one: call by call, or some calls at a time if they
+do not wait. A call that waits for its next attempt holds no place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from typing import Any
+
+import structlog
+
+from penstock.scope import CANCEL_SECONDS
+from penstock.services.lane import Done, Lane
+from penstock.services.spacing import Spacing
+from penstock.services.timeouts import Timeouts
+from penstock.services.tries import Tries
+from penstock.services.worker import Verdict, Worker
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+SLICE = 1024
+"""Calls in a row that one worker makes before the event loop gets its turn, if none of them waits."""
+
+
+class Bulkhead:
+    """Makes the calls of one service, for the lanes of all runs.
+
+    `most` is how many at once, `timeout` the seconds that one attempt may take. `rest` is awaited when no run calls any
+    more.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        call: Callable[[Any], Awaitable[Any]],
+        *,
+        most: int,
+        timeout: float,
+        tries: Tries,
+        spacing: Spacing | None = None,
+        rest: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self.name = name
+        self.call = call
+        self._most = most
+        self.tries = tries
+        self.spacing = spacing
+        self._rest = rest
+        self.succeeded = 0
+        """Calls that gave an answer."""
+        self.cancelled = 0
+        """Calls whose run was over before they were."""
+        self._lanes: set[Lane] = set()
+        self.queue: deque[Lane] = deque()
+        """The lanes that have calls to make; the first one's turn it is."""
+        self.workers: list[Worker] = []
+        self.idle: list[Worker] = []
+        """Those of them that wait for work."""
+        self.waking = False
+        """True while a worker that was woken has not begun to look for work."""
+        self._pacing = False
+        """True while a worker waits for the moment of the next call."""
+        self._kept = 0
+        """How many keep the workers."""
+        self.timeouts = Timeouts(timeout, self.workers)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.clock: Callable[[], float] = time.monotonic
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+        return sum(worker.lane is not None for worker in self.workers)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their turn or their next attempt."""
+        return sum(lane.waiting for lane in self._lanes)
+
+    def lane(self, done: Done, fault: Callable[[BaseException], None] | None = None) -> Lane:
+        """A way in for one step of one run; see `Service.lane`."""
+        self._move_to(asyncio.get_running_loop())
+        lane = Lane(self, done, fault)
+        self._lanes.add(lane)
+        return lane
+
+    def keep(self) -> None:
+        """Keep the workers also while no run calls; see `Service.keep`."""
+        self._move_to(asyncio.get_running_loop())
+        self._kept += 1
+
+    def let_go(self) -> None:
+        """Keep the workers no longer; after the last who does, they end in the next turn of the event loop."""
+        self._kept = max(0, self._kept - 1)
+        if not self._lanes and not self._kept:
+            self._end_workers()
+
+    def ready(self, lane: Lane) -> None:
+        """A lane that was empty has calls to make."""
+        self.queue.append(lane)
+        self.wake()
+
+    def leave(self, lane: Lane) -> list[asyncio.Future[Any]]:
+        """Cancel what is under way for a lane; returns what is to be waited for, which ends within `CANCEL_SECONDS`.
+
+        With the last lane the workers end, unless they are kept and all of them idle: a call that refuses to end would
+        hold its place for good.
+        """
+        self._lanes.discard(lane)
+        if lane in self.queue:
+            self.queue.remove(lane)
+        busy = [worker for worker in self.workers if worker.lane is lane]
+        ending: list[asyncio.Future[Any]] = []
+        if not self._lanes:
+            all_idle = len(self.idle) == len(self.workers)
+            ending = [] if self._kept and all_idle else self._end_workers()
+        for worker in busy:
+            worker.cancel(Verdict.LEFT)
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._see_off(busy, ending))] if busy else ending
+        if not self._lanes and self._rest is not None:
+            waits = [*waits, asyncio.ensure_future(self._rest())]
+        return waits
+
+    async def _see_off(self, busy: list[Worker], ending: list[asyncio.Future[Any]]) -> None:
+        waits = [asyncio.ensure_future(worker.free.wait()) for worker in busy] + ending
+        _, late = await asyncio.wait(waits, timeout=CANCEL_SECONDS)
+        if late:
+            stuck = sum(not worker.free.is_set() for worker in busy)
+            log.error("service.calls_stuck", service=self.name, calls=stuck, waited=CANCEL_SECONDS)
+        for task in late:
+            task.cancel()
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve another event loop; forget what one that ended without closing its lanes left behind."""
+        if loop is self._loop:
+            return
+
+        if (self._lanes or self._kept) and self._loop is not None and self._loop.is_running():
+            raise RuntimeError(f"service {self.name} is in use by another event loop; give each loop its own")
+        self._loop, self.clock = loop, _clock_of(loop)
+        self._kept = 0
+        self._lanes.clear()
+        self.queue.clear()
+        self._forget_workers()
+
+    def _end_workers(self) -> list[asyncio.Future[Any]]:
+        """End the idle workers now and the busy ones after their call; returns what is to be waited for.
+
+        Not the idle ones: they end in the next turn of the event loop, before anybody can hear that the run is over.
+        """
+        workers, idle = list(self.workers), set(self.idle)
+        self._forget_workers()
+        for worker in workers:
+            worker.ended = True
+            worker.wake()
+        return [worker.task for worker in workers if worker not in idle]
+
+    def _forget_workers(self) -> None:
+        self.workers.clear()
+        self.idle.clear()
+        self.waking = self._pacing = False
+        self.timeouts.stop()
+
+    def wake(self) -> None:
+        """Have one more worker look for work; it wakes the next one itself when it finds more than it takes.
+
+        One at a time, so that calls which never wait are all made by one worker instead of waking 256.
+        """
+        if self.waking:
+            return
+        if self.idle:
+            self.waking = True
+            self.idle.pop().wake()
+        elif len(self.workers) < self._most:
+            self.waking = True
+            worker = Worker(self)
+            self.workers.append(worker)
+            worker.task = asyncio.get_running_loop().create_task(
+                self._work(worker), name=f"{self.name}:{len(self.workers)}", context=Context()
+            )  # an empty context: workers are shared, and outlive the run that happens to start them
+
+    async def _work(self, worker: Worker) -> None:
+        """Make calls until the pool ends, and let the event loop have its turn between them."""
+        loop = asyncio.get_running_loop()
+        made = 0
+        self.waking = False
+        try:
+            while not worker.ended:
+                if not self.queue or self._pacing:
+                    worker.lane = None
+                    self.idle.append(worker)
+                    await worker.sleep(loop)
+                    if worker.ended:
+                        return
+                    self.waking = False
+                    made = 0
+                    continue
+                if self.spacing is not None:
+                    await self._pace(worker, self.spacing.reserve(loop.time()))
+                    if not self.queue:
+                        continue
+                    made = SLICE - 1
+                made += await worker.make_calls(SLICE - made)
+                if worker.waited:
+                    made = 0
+                elif made >= SLICE:
+                    made = 0
+                    worker.lane = None
+                    await asyncio.sleep(0)
+        finally:
+            if worker in self.workers:  # somebody else cancelled it
+                self.workers.remove(worker)
+                self.idle[:] = [idle for idle in self.idle if idle is not worker]
+                self.waking = False
+
+    async def _pace(self, worker: Worker, seconds: float) -> None:
+        """Wait for the moment of the next call; the end of the pool ends the wait.
+
+        No call is taken before: who waits here holds up no run, and wakes the next worker when it goes on. One waits
+        for all, for the moments that others took and then had no call for would be lost.
+        """
+        worker.lane = None
+        self._pacing = True
+        try:
+            await asyncio.wait((worker.sleep(asyncio.get_running_loop()),), timeout=seconds)
+        finally:
+            if not worker.ended:
+                self._pacing = False
+
+
+def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """The clock of a loop, without the method around it if it is asyncio's own: that costs more than the clock."""
+    own = getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time
+    return time.monotonic if own else loop.time

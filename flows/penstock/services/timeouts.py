@@ -1,0 +1,51 @@
+"""How long calls may take: one timer for all of a bulkhead, because one for each would cost more than most calls do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from penstock.services.lane import Lane
+
+
+class Caller(Protocol):
+    """A worker, as far as its time goes."""
+
+    lane: Lane | None
+    since: float
+
+    def time_out(self) -> None: ...
+
+
+class Timeouts:
+    """Cancels the calls that have taken too long, and again after each further timeout."""
+
+    __slots__ = ("_callers", "seconds", "timer")
+
+    def __init__(self, seconds: float, callers: Sequence[Caller]) -> None:
+        self.seconds = seconds
+        self.timer: asyncio.TimerHandle | None = None
+        """Set while somebody is looked after. It is not taken back with the last call: the next one has use for it."""
+        self._callers = callers
+
+    def look_after(self, since: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Look after all calls, of which the oldest began at `since`."""
+        self.timer = loop.call_at(since + self.seconds, self._check, loop)
+
+    def stop(self) -> None:
+        """Look after nobody any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.timer = None
+        now = loop.time() + 1e-9
+        busy = [caller for caller in self._callers if caller.lane is not None]
+        for caller in busy:
+            if caller.since + self.seconds <= now:
+                caller.time_out()
+                caller.since = loop.time()
+        if busy:
+            self.look_after(min(caller.since for caller in busy), loop)
