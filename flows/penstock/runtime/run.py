@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from functools import reduce
 from typing import Any
 
 import structlog
@@ -17,12 +16,13 @@ from reactivex.disposable import CompositeDisposable
 from penstock.deadletters import Letter, Store, Stores, new_id, now
 from penstock.element import Element, Outcome
 from penstock.errors import BoundBroken, PenstockError, ReaderGone, RunError, SourceBroke, describe
-from penstock.operators import Sequencer, dead_letter, route
+from penstock.operators import dead_letter
 from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan
 from penstock.runtime.redaction import redacted
 from penstock.runtime.summary import Summary
 from penstock.runtime.totals import Totals
+from penstock.runtime.wiring import wire
 from penstock.scope import CANCEL_SECONDS, Scope
 from penstock.sinks import Sink
 from penstock.turns import Turns
@@ -59,14 +59,13 @@ class Run:
         self.kind = kind
         self.started_at: datetime = now()
         self.window = Window(plan.elements, plan.bytes)
-        self._ordered = plan.ordered if ordered is None else ordered
         self.totals = totals or Totals(plan.name)
         self.scope = Scope(
             self.window,
             name=f"{plan.name}:{self.id}",
             meters=self.totals.meters,
             on_fault=self._on_fault,
-            ordered=self._ordered,
+            ordered=plan.ordered if ordered is None else ordered,
             turns=turns,
         )
         self.ledger = self.scope.ledger
@@ -174,35 +173,14 @@ class Run:
         self.scope.hear_out()
 
     def _wire(self, store: Store | None) -> None:
-        """Connect the source, the steps, the two branches and the sink. What cannot be connected ends the run."""
+        """Connect the parts; what cannot be connected ends the run."""
+        letters = None
+        if store is not None:
+            letters = dead_letter(store, self._letters, on_trouble=self._on_trouble, chance=self._chance)
         try:
-            self._connect(store)
+            wire(self._source, self.plan.steps, self._sink, self.scope, self._wires, letters=letters, first=self._first)
         except Exception as error:
             self._on_fault(error)
-
-    def _connect(self, store: Store | None) -> None:
-        scope, sink = self.scope, self._sink
-        sink.open(scope)
-        last = sink.prepare(ordered=self._ordered)
-        steps = self.plan.steps if last is None else (*self.plan.steps, last)
-        branches = route(reduce(lambda stream, step: step(stream), steps, self._source))
-        failure = branches.failure
-        if store is not None:
-            failure = dead_letter(store, self._letters, on_trouble=self._on_trouble, chance=self._chance)(failure)
-        results = Sequencer(self._pass_in_order, self._first) if self._ordered else sink.on_next
-        filtered = results if self._ordered else scope.ledger.accept
-        ends = Ends(3, sink.on_completed)
-        for branch, take in ((failure, results), (branches.filtered, filtered), (branches.success, results)):
-            self._wires.add(branch.subscribe(take, sink.on_error, ends, scheduler=scope))
-
-    def _pass_in_order(self, elements: list[Element[Any]]) -> None:
-        """Hand on what the sink is to see; what was filtered is settled here, at its turn."""
-        filtered = [element for element in elements if element.outcome is Outcome.FILTERED]
-        if filtered:
-            self.ledger.accept(filtered)
-            elements = [element for element in elements if element.outcome is not Outcome.FILTERED]
-        if elements:
-            self._sink.on_next(elements)
 
     async def _close(self) -> Summary:
         if self.reason is None:
@@ -280,19 +258,6 @@ def _tell(waiter: asyncio.Future[Summary], result: Summary | BaseException) -> N
         waiter.set_exception(result)
     else:
         waiter.set_result(result)
-
-
-class Ends:
-    """Calls back after as many calls."""
-
-    def __init__(self, count: int, then: Callable[[], None]) -> None:
-        self._count = count
-        self._then = then
-
-    def __call__(self) -> None:
-        self._count -= 1
-        if not self._count:
-            self._then()
 
 
 def _version(plan: Plan) -> dict[str, Any]:
