@@ -6,11 +6,12 @@ import structlog
 
 from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
+from penstock.runtime.report import Report
 from penstock.runtime.run import Run
 from penstock.runtime.schedule import Cron, Every, Once, Schedule
 from penstock.runtime.stopping import Event, Phase
 from penstock.runtime.summary import Summary
-from penstock.runtime.supervisor import Report, Supervisor
+from penstock.runtime.supervisor import Supervisor
 from penstock.runtime.totals import Totals
 
 if not structlog.is_configured():

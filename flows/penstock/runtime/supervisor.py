@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
 
 import structlog
-from msgspec import Struct
 from reactivex import Observable
 
 from penstock.deadletters import Stores, now
@@ -19,6 +18,7 @@ from penstock.element import Element
 from penstock.errors import Stopping, TooManyRuns
 from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
+from penstock.runtime.report import Report
 from penstock.runtime.run import Run
 from penstock.runtime.schedule import Once, Schedule
 from penstock.runtime.stopping import Event, Phase, after
@@ -53,23 +53,6 @@ class Runnable(Protocol):
     def services(self) -> tuple[Service, ...]: ...
 
     def plan(self) -> Plan: ...
-
-
-class Report(Struct, frozen=True):
-    """What became of the runs that were open when the stop began."""
-
-    runs: int
-    reasons: dict[str, int]
-    received: int
-    ok: int
-    failed: int
-    filtered: int
-    cancelled: int
-
-    @property
-    def forced(self) -> bool:
-        """Whether anything was cancelled, instead of being finished."""
-        return self.cancelled > 0 or self.reasons.get("aborted", 0) > 0
 
 
 class Supervisor:
@@ -246,7 +229,7 @@ class Supervisor:
                 service.let_go()
         await asyncio.sleep(0)  # in which their workers end
         await self.stores.aclose()
-        return report([summary for summary in self._ended if summary.run in open_at_start])
+        return Report.of([summary for summary in self._ended if summary.run in open_at_start])
 
     def _enter(self, phase: Phase) -> None:
         for run in list(self.runs.values()):
@@ -262,16 +245,3 @@ class Supervisor:
             self._ended.append(summary)
         if not self.runs:
             self._empty.set()
-
-
-def report(summaries: Iterable[Summary]) -> Report:
-    """Several runs, added up."""
-    ended = list(summaries)
-    return Report(
-        len(ended),
-        dict(Counter(summary.reason for summary in ended)),
-        *(
-            sum(getattr(summary, field) for summary in ended)
-            for field in ("received", "ok", "failed", "filtered", "cancelled")
-        ),
-    )
