@@ -60,7 +60,7 @@ class Failure(Struct, frozen=True, gc=False):
         return cls(
             step,
             type(error).__name__,
-            _sendable(describe(error)),
+            message_of(error),
             attempts,
             _sendable(f"{type(cause).__name__}: {describe(cause)}") if cause else None,
         )
@@ -146,6 +146,11 @@ class Family(Struct, eq=False):
     def ends_with(self, part: Element[Any]) -> bool:
         """Whether a part is the last one, and no further will come."""
         return self.complete and part.part == self.made - 1
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says, as it can be stored, sent and printed: UTF-8, of at most `MESSAGE_LIMIT` characters."""
+    return _sendable(describe(error))
 
 
 def _sendable(text: str) -> str:

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from penstock.errors import PenstockError
 from penstock.files.folders import holds_flow
-from penstock.observe import PenstockCollector, Reloads, Requests, Watched, set_up_logs
+from penstock.observe import LogFile, PenstockCollector, Reloads, Requests, Watched, set_up_logs
 from penstock.runtime import Supervisor
 from penstock.services.web import HttpClient
 from penstock.settings import Settings, SettingsError, add_flags, load_settings
@@ -63,9 +63,9 @@ def command(arguments: list[str]) -> int:
     except SettingsError as error:
         sys.stderr.write(f"penstock serve: {error}\n")
         return 2
-    set_up_logs(settings.log_format, settings.log_level)
+    logs = set_up_logs(settings.log_format, settings.log_level)
     try:
-        return asyncio.run(serve(settings, Places(paths, holds_flow=holds_flow), watch=watch))
+        return asyncio.run(serve(settings, Places(paths, holds_flow=holds_flow), logs, watch=watch))
     except OSError as error:
         sys.stderr.write(
             f"penstock serve: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}\n"
@@ -94,7 +94,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def serve(settings: Settings, places: Places, *, watch: bool = False) -> int:
+async def serve(settings: Settings, places: Places, logs: LogFile, *, watch: bool = False) -> int:
     """Serve until a signal; returns the exit code. Raises `Wrong` for flows that cannot be served, and `OSError`."""
     loop = asyncio.get_running_loop()
     asked = hangups(loop)
@@ -107,7 +107,7 @@ async def serve(settings: Settings, places: Places, *, watch: bool = False) -> i
     sock = listen(settings)
     await load_all(reloading, supervisor)
     mark = RunningMark(settings.dead_letters, settings.port)
-    watched = Watched(supervisor, requests, version("penstock"), mark.set(), reloads)
+    watched = Watched(supervisor, requests, version("penstock"), mark.set(), reloads, logs)
     context = Context(settings, supervisor, catalogue, reloading, requests)
     runner = web.AppRunner(
         make_app(context, PenstockCollector(watched)), handler_cancellation=True, access_log=None, shutdown_timeout=1.0

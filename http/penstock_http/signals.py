@@ -13,6 +13,9 @@ from penstock.runtime import Event, Phase, Supervisor
 from penstock.settings import Settings
 from penstock_http.reload import Reloading
 
+LAST_LINE = 1.0
+"""Seconds that the log line of a hard stop may take."""
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
@@ -22,8 +25,12 @@ def install_signals(
     """The first SIGTERM or SIGINT drains, the second aborts, the third exits; so does time."""
 
     def deadline() -> None:
-        # In a thread of its own: an event loop that is stuck runs no timers.
-        log.error("stop.hard", runs=len(supervisor.runs))
+        # In a thread of its own: an event loop that is stuck runs no timers. It may be stuck in the writing of a log,
+        # so that is not waited for either.
+        telling = threading.Thread(target=log.error, args=("stop.hard",), kwargs={"runs": len(supervisor.runs)})
+        telling.daemon = True
+        telling.start()
+        telling.join(LAST_LINE)
         os._exit(1)
 
     timer = threading.Timer(settings.grace + settings.hard, deadline)

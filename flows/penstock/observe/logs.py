@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 import msgspec
 import structlog
@@ -12,36 +13,67 @@ import structlog
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def set_up_logs(form: str = "auto", level: str = "info", stream: TextIO = sys.stderr) -> None:
-    """Send logs to standard error: `json`, `console`, or `auto`: for people on a terminal, JSON elsewhere."""
+class LogFile:
+    """Where log lines are written to. One that cannot be written, because the disk is full or the reader of a pipe is
+    gone, is lost and counted: it must not break what it tells of.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        binary = stream.buffer
+        # Without a buffer, in which what could not be written would stay and be in the way.
+        self._file = cast("BinaryIO", getattr(binary, "raw", binary))
+        self.lost = 0
+        """Lines lost so far."""
+
+    def write(self, line: bytes) -> None:
+        """Write one line, or lose it."""
+        try:
+            if self._file.write(line) != len(line):
+                self.lost += 1
+        except (OSError, ValueError):  # ValueError: it was closed
+            self.lost += 1
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+
+def set_up_logs(form: str = "auto", level: str = "info", stream: TextIO = sys.stderr) -> LogFile:
+    """Send logs to standard error: `json`, `console`, or `auto`: for people on a terminal, JSON elsewhere.
+
+    Gives the file, which counts the lines that could not be written.
+    """
     console = form == "console" or (form == "auto" and stream.isatty())
-    shared: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    if console:
-        structlog.configure(
-            processors=[*shared, structlog.dev.ConsoleRenderer(colors=stream.isatty())],
-            wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-            logger_factory=structlog.PrintLoggerFactory(stream),
-            cache_logger_on_first_use=True,
-        )
-    else:
-        structlog.configure(
-            processors=[
-                *shared,
-                structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(_to_json),
-            ],
-            wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-            logger_factory=structlog.BytesLoggerFactory(stream.buffer),
-            cache_logger_on_first_use=True,
-        )
+    file = LogFile(stream)
+    as_lines: list[Any] = (
+        [structlog.dev.ConsoleRenderer(colors=stream.isatty()), _to_bytes]
+        if console
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_to_json)]
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *as_lines,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", file)),
+        cache_logger_on_first_use=True,
+    )
     _adopt_standard_logging(LEVELS[level])
+    return file
 
 
-def _to_json(event: Any, **_: Any) -> bytes:
-    return msgspec.json.encode(event, enc_hook=repr)
+def _to_bytes(_logger: Any, _method: str, text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _to_json(event: dict[str, Any], **_: Any) -> bytes:
+    try:
+        return msgspec.json.encode(event, enc_hook=repr)
+    except Exception:  # half a surrogate pair, a key that is no text: said as text, in ASCII
+        return json.dumps(
+            {str(key): value if isinstance(value, int | float) else str(value) for key, value in event.items()}
+        ).encode()
 
 
 class _Forward(logging.Handler):

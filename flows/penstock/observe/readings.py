@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from penstock.element import Outcome
+from penstock.observe.logs import LogFile
 from penstock.runtime import Supervisor, Totals
 from penstock.scope import Meter
 
@@ -50,6 +51,7 @@ class Watched(Struct, frozen=True, eq=False):
     version: str
     previous_stop_forced: bool = False
     reloads: Reloads = msgspec.field(default_factory=Reloads)
+    logs: LogFile | None = None
 
 
 def _flows(of: Watched) -> Iterator[tuple[tuple[str], Totals]]:
@@ -208,6 +210,11 @@ def http_refused_total(of: Watched) -> Readings:
 def previous_stop_forced(of: Watched) -> Readings:
     """1 if the process before this one was cut short: killed, aborted or stuck."""
     yield (), int(of.previous_stop_forced)
+
+
+def log_lines_lost_total(of: Watched) -> Readings:
+    """Log lines that could not be written."""
+    yield (), 0 if of.logs is None else of.logs.lost
 
 
 def build_info(of: Watched) -> Readings:

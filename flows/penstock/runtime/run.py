@@ -14,7 +14,7 @@ from reactivex import Observable
 from reactivex.disposable import CompositeDisposable
 
 from penstock.deadletters import Letter, Store, Stores, new_id, now
-from penstock.element import Element, Outcome
+from penstock.element import Element, Outcome, message_of
 from penstock.errors import BoundBroken, PenstockError, ReaderGone, RunError, SourceBroke, describe
 from penstock.operators import dead_letter
 from penstock.runtime.letters import write_letters
@@ -189,8 +189,6 @@ class Run:
         self._wires.dispose()
         stuck = await self.scope.aclose()
         self._sink.close()
-        if stuck:
-            self._log.error("run.tasks_stuck", tasks=stuck)
         if self.error is None and not self._aborted:
             try:
                 self.ledger.check_empty()
@@ -201,13 +199,19 @@ class Run:
         self.totals.end(self, self.reason or "failed")
         self.scope.turns.end()
         summary = self._summary()
+        with suppress(Exception):  # a log that breaks must not keep the run from its end
+            self._log_end(summary, stuck)
+        return summary
+
+    def _log_end(self, summary: Summary, stuck: list[str]) -> None:
+        if stuck:
+            self._log.error("run.tasks_stuck", tasks=stuck)
         if isinstance(self.error, SourceBroke):
             self._log.warning("run.source_broke", error=describe(self.error))
         elif self.error is not None:
             bug = None if isinstance(self.error, PenstockError) else self.error  # those of our tree say it all
             self._log.error("run.broke", error=describe(self.error), exc_info=bug)
         self._log.info("run.ended", **summary.facts())
-        return summary
 
     def _check_bound(self) -> None:
         """Raise `BoundBroken` if more was ever held than the flow says it can."""
@@ -228,7 +232,7 @@ class Run:
             settled[Outcome.FILTERED],
             settled[Outcome.CANCELLED],
             round(self.scope.loop.time() - self._started, 6),
-            describe(self.error) if self.error is not None else None,
+            message_of(self.error) if self.error is not None else None,
         )
 
     def _on_fault(self, error: BaseException) -> None:

@@ -1,0 +1,104 @@
+"""Log lines: whatever happens, each is one line of JSON, and none breaks what it tells of."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from penstock.observe import LogFile, set_up_logs
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """What is set up here is for one test."""
+    config, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    structlog.configure(**config)
+    root.handlers, root.level = handlers, level
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("said", ["half a pair \ud800", b"bytes", {1: object()}, float("nan")])
+def test_every_event_is_a_line(tmp_path: Path, form: str, said: Any) -> None:
+    """What JSON or UTF-8 has no words for is said in others."""
+    path = tmp_path / "log"
+    with path.open("w") as stream:
+        file = set_up_logs(form, stream=stream)
+        structlog.get_logger().bind().info("tried", said=said, number=3)
+
+    assert file.lost == 0
+    assert len(path.read_text().splitlines()) == 1
+    if form == "json":
+        (event,) = lines_of(path)
+        assert (event["event"], event["level"], event["number"]) == ("tried", "info", 3)
+
+
+PROGRAM = """
+import asyncio, structlog
+from penstock import Flow, from_iterable
+from penstock.observe import set_up_logs
+from penstock.sinks import Discard
+from penstock.sinks import Discard
+
+def values():
+    yield 1
+    raise ValueError("\\ud800" + 100_000 * "x")
+
+def broken(*_):
+    raise RuntimeError("no log today")
+
+async def main():
+    return await Flow("f").start(from_iterable(values()), Discard()).finished
+
+{setup}
+summary = asyncio.run(main())
+assert (summary.reason, summary.received, summary.ok) == ("failed", 1, 1)
+assert summary.error.startswith("the source iterable broke: ?xxx") and len(summary.error) == 2000
+"""
+
+
+def outcome_of(setup: str) -> subprocess.CompletedProcess[str]:
+    """What becomes of a program that logs in a way of its own; loggers are cached, so it is a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(setup=setup)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_run_ends_whatever_its_error_says() -> None:
+    """A message that is no UTF-8, and is longer than anybody reads, is told as far as it can be."""
+    ended = outcome_of("set_up_logs('json')")
+
+    assert ended.returncode == 0, ended.stderr
+    assert [json.loads(line)["event"] for line in ended.stderr.splitlines()] == ["run.source_broke", "run.ended"]
+
+
+def test_a_log_that_breaks_does_not_keep_a_run_from_its_end() -> None:
+    """A program may log in its own way, and that way may break."""
+    ended = outcome_of("structlog.configure(processors=[broken])")
+
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")
+def test_lines_that_a_full_disk_does_not_take_are_counted() -> None:
+    """Whoever logs does not hear of it."""
+    with open("/dev/full", "wb", buffering=0) as full, open(full.fileno(), "w", closefd=False) as stream:
+        file = LogFile(stream)
+        file.write(b"one\n")
+        file.write(b"two\n")
+    file.write(b"three\n")
+
+    assert file.lost == 3
