@@ -74,6 +74,7 @@ class Fork:
         self._left += 1
         if self._left == 3 and self._input is not None:
             self._input.dispose()
+            self._input = None  # it refers to the source's task, and that, cancelled, to this by its traceback
 
     def on_error(self, error: Exception) -> None:
         """The flow broke: all branches end."""

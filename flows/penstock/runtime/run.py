@@ -89,13 +89,7 @@ class Run:
         self._log = log.bind(flow=plan.name, run=self.id, kind=kind, **_version(plan))
         self.totals.begin(self)
         self.scope.turns.begin(self._started)
-        where = plan.dead_letters
-        store = None if where is None else self._stores.opened(where)
-        self._to_open = where if store is None else None
-        """The store that has to be opened before the run can be wired."""
         self._task = self.scope.loop.create_task(self._main(), name=f"run:{self.id}")
-        if self._to_open is None:  # in the task it would cost the run one more turn of the event loop
-            self._wire(store)
 
     @property
     def revision(self) -> int | None:
@@ -159,28 +153,26 @@ class Run:
         return summary
 
     async def _live(self) -> None:
-        if self._to_open is not None:
-            opening = asyncio.ensure_future(self._stores.get(self._to_open))
+        where = self.plan.dead_letters
+        store = None if where is None else self._stores.opened(where)
+        if where is not None and store is None:
+            opening = asyncio.ensure_future(self._stores.get(where))
             await asyncio.wait((opening, self.scope.over), return_when=asyncio.FIRST_COMPLETED)
             if not opening.done():  # aborted meanwhile
                 opening.cancel()
                 await asyncio.wait((opening,), timeout=CANCEL_SECONDS)
                 return
             store = opening.result()
-            if not self.scope.over.done():
-                self._wire(store)
-        await self.scope.over
-        self.scope.hear_out()
+        if not self.scope.over.done():
+            self._wire(store)
+            await self.scope.over
+            self.scope.hear_out()
 
     def _wire(self, store: Store | None) -> None:
-        """Connect the parts; what cannot be connected ends the run."""
         letters = None
         if store is not None:
             letters = dead_letter(store, self._letters, on_trouble=self._on_trouble, chance=self._chance)
-        try:
-            wire(self._source, self.plan.steps, self._sink, self.scope, self._wires, letters=letters, first=self._first)
-        except Exception as error:
-            self._on_fault(error)
+        wire(self._source, self.plan.steps, self._sink, self.scope, self._wires, letters=letters, first=self._first)
 
     async def _close(self) -> Summary:
         if self.reason is None:
