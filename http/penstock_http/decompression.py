@@ -69,17 +69,21 @@ class Zlib:
         self._gzip = encoding == "gzip"
         self._object: Any = None
         self._begun = False
+        self._full = False
+        """True after a piece that ended at its limit: there may be more inside, though all input is taken."""
 
     @property
     def complete(self) -> bool:
         return self._begun and (self._object is None or self._object.eof)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        while data:
+        while data or self._full:
             if self._object is None:
                 self._object = zlib.decompressobj(self._bits(data[0]))
                 self._begun = True
-            if piece := self._object.decompress(data, PIECE):
+            piece = self._object.decompress(data, PIECE)
+            self._full = len(piece) == PIECE and not self._object.eof
+            if piece:
                 yield piece
             data = self._object.unconsumed_tail
             if self._object.eof:

@@ -13,6 +13,9 @@ from penstock.runtime import Event, Phase, Supervisor
 from penstock.settings import Settings
 from penstock_http.reload import Reloading
 
+MOMENT = 0.01
+"""Seconds until a signal that came too soon after the one before is looked at again."""
+
 LAST_LINE = 1.0
 """Seconds that the log line of a hard stop may take."""
 
@@ -35,18 +38,22 @@ def install_signals(
 
     timer = threading.Timer(settings.grace + settings.hard, deadline)
     timer.daemon = True
+    unstarted = iter((timer,))
 
     def on_signal() -> None:
-        if supervisor.phase is Phase.SERVING:
+        if not stop.is_set():
             stop.set()
+        elif supervisor.phase is Phase.SERVING:  # the stop that an earlier one asked for has not begun
+            loop.call_later(MOMENT, on_signal)
         elif supervisor.signal(Event.SIGNAL) is Phase.EXITING:
             log.error("stop.exiting", runs=len(supervisor.runs))
             os._exit(1)
 
     def note(*_: object) -> None:
         # Not the loop's own handlers: those run when the loop turns, and the clock has to start when it does not.
-        if timer.ident is None:
-            timer.start()
+        # An iterator, because the next signal may come in the middle of this, and a timer can be started only once.
+        for clock in unstarted:
+            clock.start()
         if not loop.is_closed():
             loop.call_soon_threadsafe(on_signal)
 

@@ -132,6 +132,20 @@ def test_a_second_signal_aborts_at_once(serve: Serve) -> None:
     assert server.event("stop.ended")["cancelled"] == 3
 
 
+def test_two_signals_at_the_same_moment_are_two(serve: Serve) -> None:
+    """The second one aborts, however soon it comes; the log stays one of JSON."""
+    server = serve("--latency-scale", 100)
+    with server.connect() as client:
+        answer = begin(client)
+        until(lambda: server.metric("penstock_in_flight") == 3)
+        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGINT)
+        assert server.wait(8) == 1
+        assert answer.complete().cut
+    assert server.event("stop.ended")["cancelled"] == 3
+    assert server.noise == []
+
+
 def test_an_idle_connection_does_not_hold_up_a_stop(serve: Serve) -> None:
     """Connections that are kept alive, and ones that never said anything, are closed at once."""
     server = serve()
