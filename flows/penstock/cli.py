@@ -19,6 +19,8 @@ penstock COMMAND --help tells more; penstock --version tells the version.
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code: 0 all well, 1 something failed or a stop was forced, 2 wrong usage."""
     words = sys.argv[1:] if arguments is None else arguments
+    if getattr(sys, "stderr", None) is None:  # it was closed (`2>&-`); a file opened next would take its place
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(USAGE)
         return 0 if words else 2

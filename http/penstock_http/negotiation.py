@@ -29,7 +29,7 @@ ENCODINGS = ("gzip", "deflate", "zstd", "identity")
 
 def answer_type(request: web.Request, offers: tuple[str, ...] = _ANSWERS) -> str:
     """The media type of the answer, by `Accept` (RFC 9110, section 12.5.1); raises 406."""
-    wanted = request.headers.get("Accept", "*/*")
+    wanted = _list(request, "Accept") or "*/*"
     best = _best(wanted, offers)
     if not best:
         raise Refused(406, "not_acceptable", f"the answer comes as {', '.join(offers)}; Accept asked for {wanted}")
@@ -47,8 +47,13 @@ def _best(accept: str, offers: tuple[str, ...]) -> str:
     return best[2]
 
 
+def _list(request: web.Request, name: str) -> str:
+    """A header that is a list; it may come in several lines (RFC 9110, section 5.3)."""
+    return ",".join(request.headers.getall(name, ()))
+
+
 def _quality(accept: str, offer: str) -> float:
-    """How much an offer is wanted: the most specific range that matches it decides."""
+    """How much an offer is wanted: the most specific range that matches it decides, of several the one of most."""
     specific, quality = -1, 0.0
     for part in accept.split(","):
         range_, *parameters = (piece.strip().lower() for piece in part.split(";"))
@@ -56,6 +61,8 @@ def _quality(accept: str, offer: str) -> float:
         level = 2 if range_ == offer else 1 if range_ == offer.split("/")[0] + "/*" else 0 if range_ == "*/*" else -1
         if level > specific:
             specific, quality = level, _q(parameters)
+        elif level == specific >= 0:  # the same type by another of its names
+            quality = max(quality, _q(parameters))
     return quality
 
 
@@ -71,7 +78,7 @@ def _q(parameters: list[str]) -> float:
 
 def body_type(request: web.Request) -> tuple[str, str]:
     """The media type and the encoding of the body; raises 415."""
-    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    encoding = (_list(request, "Content-Encoding") or "identity").lower()
     if encoding not in ENCODINGS:
         raise Refused(415, "unsupported_encoding", f"a body comes as {', '.join(ENCODINGS)}, not as {encoding}")
     kind = SAME.get(request.content_type, request.content_type)
@@ -91,17 +98,23 @@ def flow_format(request: web.Request) -> str:
     if format is None:
         found = request.headers.get("Content-Type", "none")
         raise Refused(415, "unsupported_type", f"a flow comes as {', '.join(FLOWS)}, not as {found}")
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if (_list(request, "Content-Encoding") or "identity").lower() != "identity":
         raise Refused(415, "unsupported_encoding", "a flow comes as it is, without Content-Encoding")
     return format
 
 
 def takes_gzip(request: web.Request) -> bool:
-    """Whether the client reads gzip."""
-    return any(
-        part.strip().lower().startswith("gzip") and "q=0" not in part.replace(" ", "").replace("q=0.", "")
-        for part in request.headers.get("Accept-Encoding", "").split(",")
-    )
+    """Whether the client reads gzip (RFC 9110, section 12.5.3): it has to name it."""
+    return _names_gzip(_list(request, "Accept-Encoding"))
+
+
+@lru_cache(maxsize=64)
+def _names_gzip(accepted: str) -> bool:
+    for part in accepted.split(","):
+        coding, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        if coding in ("gzip", "x-gzip"):
+            return _q(parameters) > 0
+    return False
 
 
 def ordered(request: web.Request, default: bool) -> bool:

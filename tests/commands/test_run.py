@@ -367,3 +367,15 @@ def test_help_is_quick() -> None:
     code = "import sys; from penstock.cli import main; main(['--help']); print('penstock.flow' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.endswith("False\n")
+
+
+@pytest.mark.parametrize("flags", [(), ("--quiet",)])
+def test_a_closed_standard_error_takes_nothing_away(folder: Path, flags: tuple[str, ...]) -> None:
+    """Results come as ever."""
+    words = ("run", "flow.yaml", "--samples", "5", *flags)
+    code, usual, _ = run(folder, *words)
+
+    process = start(folder, *words, stdout=subprocess.PIPE, preexec_fn=lambda: os.close(2))
+    out, _ = process.communicate(timeout=SECONDS)
+
+    assert (process.returncode, records(out)[:-1]) == (code, records(usual)[:-1])

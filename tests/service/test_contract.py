@@ -133,6 +133,8 @@ def test_an_answer_in_one_piece_tells_by_its_status_whether_all_went_well(
         ("application/x-ndjson;q=0, */*;q=0.1", "text/event-stream"),
         ("application/jsonl", NDJSON),
         ("text/html, application/json;q=0.9", "application/json"),
+        ("text/html\r\nAccept: application/json", "application/json"),
+        ("application/x-ndjson;q=0.1, application/ndjson;q=0.9, application/json;q=0.5", NDJSON),
     ],
 )
 def test_the_form_follows_accept(server: Process, accept: str, kind: str) -> None:
@@ -296,7 +298,17 @@ def test_a_compressed_answer_can_be_read_while_it_grows(server: Process) -> None
         assert answer.complete().end["ok"] == 2
 
 
-@pytest.mark.parametrize(("wish", "packed"), [("gzip;q=0", False), ("br, gzip;q=0.5", True), ("identity", False)])
+@pytest.mark.parametrize(
+    ("wish", "packed"),
+    [
+        ("gzip;q=0", False),
+        ("GZIP; Q=0.000", False),
+        ("gzipx", False),
+        ("identity", False),
+        ("br, gzip;q=0.5", True),
+        ("br\r\nAccept-Encoding: gzip", True),
+    ],
+)
 def test_answers_are_compressed_for_whom_it_suits(server: Process, wish: str, packed: bool) -> None:
     """`Accept-Encoding` decides, and its q=0 is a no."""
     answer = server.ask("GET", "/orders/bulk?count=2", Accept_Encoding=wish)

@@ -37,15 +37,16 @@ class LogFile:
         """Nothing is buffered."""
 
 
-def set_up_logs(form: str = "auto", level: str = "info", stream: TextIO = sys.stderr) -> LogFile:
+def set_up_logs(form: str = "auto", level: str = "info", stream: TextIO | None = None) -> LogFile:
     """Send logs to standard error: `json`, `console`, or `auto`: for people on a terminal, JSON elsewhere.
 
     Gives the file, which counts the lines that could not be written.
     """
-    console = form == "console" or (form == "auto" and stream.isatty())
-    file = LogFile(stream)
+    out = sys.stderr if stream is None else stream
+    console = form == "console" or (form == "auto" and out.isatty())
+    file = LogFile(out)
     as_lines: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=stream.isatty()), _to_bytes]
+        [structlog.dev.ConsoleRenderer(colors=out.isatty()), _to_bytes]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_to_json)]
     )
