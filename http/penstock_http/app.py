@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from aiohttp import web
 
 from penstock.observe import PenstockCollector, registry_for
 from penstock_http.context import CONTEXT, Context
+from penstock_http.expectation import check_expectation, leave_to_handler
 from penstock_http.openapi import openapi
 from penstock_http.problems import answer_problems
 from penstock_http.routes import bulk, dead_letters, flows, graphs, health, metrics
@@ -13,23 +16,24 @@ from penstock_http.routes import bulk, dead_letters, flows, graphs, health, metr
 
 def make_app(context: Context, collector: PenstockCollector) -> web.Application:
     """The application of a service."""
-    app = web.Application(middlewares=[answer_problems(context.requests)])
+    app = web.Application(middlewares=[answer_problems(context.requests), check_expectation])
     app[CONTEXT] = context
     app[metrics.REGISTRY] = registry_for(collector)
+    get, post, put = (partial(add, expect_handler=leave_to_handler) for add in (web.get, web.post, web.put))
     app.add_routes(
         [
-            web.get("/dead-letters", dead_letters.list_letters),
-            web.get("/dead-letters/{id}", dead_letters.show_letter),
-            web.get("/flows", flows.list_flows),
-            web.get("/flows/{name}", flows.show_flow),
-            web.put("/flows/{name}", flows.put_flow),
-            web.get("/flows/{name}/graph", graphs.show_graph),
-            web.get("/health/live", health.live),
-            web.get("/health/ready", health.ready),
-            web.get("/metrics", metrics.metrics),
-            web.get("/openapi.json", openapi),
-            web.get("/{name}/bulk", bulk.get_bulk, allow_head=False),
-            web.post("/{name}/bulk", bulk.post_bulk),
+            get("/dead-letters", dead_letters.list_letters),
+            get("/dead-letters/{id}", dead_letters.show_letter),
+            get("/flows", flows.list_flows),
+            get("/flows/{name}", flows.show_flow),
+            put("/flows/{name}", flows.put_flow),
+            get("/flows/{name}/graph", graphs.show_graph),
+            get("/health/live", health.live),
+            get("/health/ready", health.ready),
+            get("/metrics", metrics.metrics),
+            get("/openapi.json", openapi),
+            get("/{name}/bulk", bulk.get_bulk, allow_head=False),
+            post("/{name}/bulk", bulk.post_bulk),
         ]
     )
     return app

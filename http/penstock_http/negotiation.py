@@ -143,9 +143,11 @@ def flag(query: Mapping[str, str], name: str) -> bool:
     return text == "true"
 
 
-def only(query: Mapping[str, str], *names: str) -> None:
-    """Refuse parameters that are not known: a mistyped one must not be passed over."""
-    for name in query:
+def only(request: web.Request, *names: str) -> None:
+    """Refuse parameters that are not known, or come twice: no part of what was asked must be passed over."""
+    for name in request.query:
+        if (times := len(request.query.getall(name))) > 1:
+            raise Refused(400, "bad_parameter", f"{name!r} may come once, not {times} times")
         if name not in names:
             close = get_close_matches(name, names, 1)
             hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names) or 'none'}"

@@ -20,6 +20,7 @@ CODES = {
     "body_too_large": "the body is too large; an array can be sent as a stream instead",
     "broken": "something broke inside the service",
     "broken_body": "the body broke off, or cannot be decompressed",
+    "expectation_failed": "`Expect` is not `100-continue`",
     "headers_too_large": "the request line or a header is too large",
     "malformed": "the body is not what its type says",
     "mistakes": "the flow has mistakes; `mistakes` names each, and what ran before runs on",
@@ -71,6 +72,7 @@ def operation(id: str, tag: str, summary: str, answers: Answers, **more: Any) ->
     """What one method of a path does. Some refusals belong to every one: no request is ever safe from them."""
     everywhere = {
         400: refusal(400, "bad_request"),
+        417: refusal(417, "expectation_failed"),
         431: refusal(431, "headers_too_large"),
         500: refusal(500, "broken", always=False),
     }

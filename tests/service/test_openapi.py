@@ -172,7 +172,11 @@ CASES = [
     post(415, "unsupported_type", b"", Content_Type="text/csv"),
     post(415, "unsupported_encoding", b"", **LINES, Content_Encoding="br"),
 ]
-EVERYWHERE = {("400", "bad_request"): BAD, ("431", "headers_too_large"): LONG}
+EVERYWHERE = {
+    ("400", "bad_request"): BAD,
+    ("417", "expectation_failed"): {"Expect": "a miracle"},
+    ("431", "headers_too_large"): LONG,
+}
 
 ELSEWHERE = {
     ("GET", BULK, "503", "too_many_runs"),
@@ -347,11 +351,12 @@ def test_the_service_answers_as_it_says(server: Process, taking: Process, spec: 
 
 @pytest.mark.parametrize(("status", "code"), EVERYWHERE)
 def test_some_refusals_belong_to_every_operation(server: Process, spec: Spec, status: str, code: str) -> None:
-    """What is no HTTP, or has too large a head, is refused before anybody asks where it is to go."""
+    """What is no HTTP, has too large a head or expects what nobody can do is refused whatever it asks for."""
     for path, methods in spec["paths"].items():
         for method in map(str.upper, methods):
             if method != "HEAD":
-                answer = server.ask(method, path, **EVERYWHERE[status, code])
+                there = path.replace("{name}", "orders").replace("{id}", "any")
+                answer = server.ask(method, there, **EVERYWHERE[status, code])
                 assert (str(answer.status), answer.json()["code"]) == (status, code)
                 check(spec, answer, method, path)
 

@@ -16,6 +16,7 @@ from penstock.sources import Source, from_iterable, generated, ndjson
 from penstock_http import negotiation
 from penstock_http.context import CONTEXT, Context
 from penstock_http.decompression import BrokenBody, decompressed
+from penstock_http.expectation import welcome_body
 from penstock_http.negotiation import JSON, NDJSON, SSE
 from penstock_http.problems import RETRY_SECONDS, Refused, refusal_of
 from penstock_http.revision import Revision
@@ -37,7 +38,7 @@ async def get_bulk(request: web.Request) -> web.StreamResponse:
     """Run sample items through a flow."""
     context = request.app[CONTEXT]
     with context.served(request.match_info["name"]).held() as revision:
-        negotiation.only(request.query, "count", "order")
+        negotiation.only(request, "count", "order")
         samples = revision.flow.samples
         if samples is None:
             raise Refused(405, "no_samples", f"flow {revision.name} has no sample items; POST some", {"Allow": "POST"})
@@ -52,17 +53,19 @@ async def post_bulk(request: web.Request) -> web.StreamResponse:
     """Run the items of the body through a flow."""
     context = request.app[CONTEXT]
     with context.served(request.match_info["name"]).held() as revision:
-        negotiation.only(request.query, "order")
+        negotiation.only(request, "order")
         asked = Asked.of(request, context, revision)
         kind, encoding = negotiation.body_type(request)
         context.check(revision)
         if kind == JSON:
             with context.supervisor.place():
+                await welcome_body(request)
                 items = await read_array(request, encoding, asked.max_body, asked.pace)
             return await answer(request, context, revision, from_iterable(items, size=len), asked)
         body = Body(request)
         limit = revision.flow.serving.max_line or context.settings.max_line
         source = ndjson(decompressed(body, encoding), limit=limit)
+        await welcome_body(request)
         return await answer(request, context, revision, source, asked, body)
 
 

@@ -18,7 +18,7 @@ SHOWN = "dead letters are shown"
 async def list_letters(request: web.Request) -> web.Response:
     """One page of letters, oldest first."""
     check_token(request, SHOWN)
-    negotiation.only(request.query, *Filter.__struct_fields__, "after", "limit")
+    negotiation.only(request, *Filter.__struct_fields__, "after", "limit")
     limit = negotiation.number(request.query, "limit", PAGE, 1, PAGE_LIMIT)
     stores = request.app[CONTEXT].supervisor.stores.all()
     page = await page_of(stores, filter_of(request.query), after=request.query.get("after"), limit=limit)
@@ -28,7 +28,7 @@ async def list_letters(request: web.Request) -> web.Response:
 async def show_letter(request: web.Request) -> web.Response:
     """One letter."""
     check_token(request, SHOWN)
-    negotiation.only(request.query)
+    negotiation.only(request)
     id = request.match_info["id"]
     letter = await letter_in(request.app[CONTEXT].supervisor.stores.all(), id)
     if letter is None:

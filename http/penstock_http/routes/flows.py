@@ -16,6 +16,7 @@ from penstock_http import negotiation
 from penstock_http.access import check_put, is_trusted
 from penstock_http.context import CONTEXT, Context
 from penstock_http.entries import Entry
+from penstock_http.expectation import welcome_body
 from penstock_http.problems import Refused
 from penstock_http.receipts import Receipt, Verdict
 from penstock_http.watch import Pace
@@ -39,12 +40,13 @@ async def show_flow(request: web.Request) -> web.Response:
 async def put_flow(request: web.Request) -> web.Response:
     """Serve the flow of the body from now on, or only check it."""
     check_put(request)
-    negotiation.only(request.query, "dry-run")
+    negotiation.only(request, "dry-run")
     dry = negotiation.flag(request.query, "dry-run")
     format = negotiation.flow_format(request)
     context = request.app[CONTEXT]
     name = request.match_info["name"]
     known = name in context.catalogue.entries
+    await welcome_body(request)
     receipt = await context.reloading.put(name, await read_flow(request, context), format, dry=dry)
     if receipt.outcome is Verdict.REFUSED:
         raise mistaken(receipt)

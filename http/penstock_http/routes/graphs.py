@@ -39,7 +39,7 @@ async def show_graph(request: web.Request) -> web.Response:
 
 def format_of(request: web.Request) -> str:
     """The format that is asked for, by `?format=` or else by `Accept`; raises 400 and 406."""
-    negotiation.only(request.query, "format")
+    negotiation.only(request, "format")
     format = request.query.get("format")
     if format is None:
         return WANTED[negotiation.answer_type(request, tuple(WANTED))]

@@ -1,0 +1,82 @@
+"""`Expect: 100-continue`: a body is asked for after the request was looked at, not before."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.processes import Process
+from service.test_refusals import refusal
+from service.wire import NDJSON, Client, orders
+
+ARRAY = {"Content_Type": "application/json", "Content_Length": "15"}
+LINES = {"Content_Type": NDJSON, "Transfer_Encoding": "chunked"}
+ASKING = {"Expect": "100-Continue"}
+
+
+def asked(client: Client) -> bool:
+    """Whether the next response says that the body may come."""
+    head = client.answer()
+    return (head.status, head.headers) == (100, {})
+
+
+@pytest.mark.parametrize("form", [NDJSON, "application/json"])
+def test_a_body_is_asked_for(server: Process, form: str) -> None:
+    """The stream begins when the body has been asked for, and the answer is whole."""
+    with server.connect() as client:
+        client.request("POST", "/orders/bulk", **LINES, **ASKING, Accept=form)
+        assert asked(client)
+        client.chunk(orders(3))
+        client.chunk(b"")
+        answer = client.answer().complete()
+        end = answer.end if form == NDJSON else answer.json()["end"]
+        assert (answer.cut, end["received"], end["reason"]) == (False, 3, "completed")
+        client.request("GET", "/health/live")
+        assert client.answer().complete().status == 200
+
+
+def test_an_array_is_asked_for(server: Process) -> None:
+    """As lines are."""
+    with server.connect() as client:
+        client.request("POST", "/orders/bulk", **ARRAY, **ASKING)
+        assert asked(client)
+        client.send(b'[{"orderId":1}]')
+        assert client.answer().complete().end["received"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/orders/bulk", {"Content_Type": "text/csv"}, 415),
+        ("/orders/bulk", {"Content_Type": NDJSON, "Accept": "text/html"}, 406),
+        ("/orders/bulk?x=1", {"Content_Type": NDJSON}, 400),
+        ("/sales/bulk", {"Content_Type": NDJSON}, 404),
+    ],
+)
+def test_what_is_refused_is_not_asked_for(server: Process, path: str, headers: dict[str, str], status: int) -> None:
+    """The refusal is the first that the client hears: it has nothing to send."""
+    with server.connect() as client:
+        client.request("POST", path, **headers, **ASKING, Transfer_Encoding="chunked")
+        refusal(client.answer().complete(), status)
+
+
+def test_other_expectations_are_refused_and_counted(server: Process) -> None:
+    """417, with what may be expected; an older client cannot mean it (RFC 9110, section 10.1.1)."""
+    for method in ("GET", "POST"):
+        assert "100-continue" in refusal(server.ask(method, "/orders/bulk", Expect="a miracle"), 417)
+    text = server.ask("GET", "/metrics").body.decode()
+    assert 'reason="expectation_failed"' in text
+    with server.connect() as client:
+        client.request("GET", "/health/live", version="1.0", Expect="a miracle")
+        assert client.answer().complete().status == 200
+
+
+def test_a_flow_is_asked_for(server: Process) -> None:
+    """A PUT is looked at before its body, too."""
+    with server.connect() as client:
+        client.request("PUT", "/flows/new", Content_Type="text/csv", Content_Length="9", **ASKING)
+        refusal(client.answer().complete(), 415)
+    with server.connect() as client:
+        client.request("PUT", "/flows/new", Content_Type="application/yaml", Content_Length="9", **ASKING)
+        assert asked(client)
+        client.send(b"flow: [1]")
+        refusal(client.answer().complete(), 422)
