@@ -105,7 +105,7 @@ async def conclude(
             if transport is not None and transport.get_write_buffer_size():
                 async with asyncio.timeout(LAST_WORD if summary.reason == "stalled" else stall):
                     await last
-            else:  # nothing is before it, so it waits for nobody, and needs no timer
+            else:  # it is small and nothing is before it, so it waits for nobody, and needs no timer
                 await last
     except (TimeoutError, ReaderGone, ConnectionError):
         reads = False

@@ -39,8 +39,8 @@ Done: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], None]
 """Is told jobs and, in the same order, their answers (`Failed` for those that failed)."""
 
 
-class Caller(Protocol):
-    """The service, as far as a lane knows it."""
+class Host(Protocol):
+    """The bulkhead, as far as a lane knows it."""
 
     succeeded: int
 
@@ -53,9 +53,9 @@ class Lane:
     """Calls of one step of one run. Holds no more than the run's window."""
 
     __slots__ = (
+        "_bulkhead",
         "_done",
         "_fault",
-        "_service",
         "_timers",
         "answers",
         "calls",
@@ -69,7 +69,7 @@ class Lane:
         "turning",
     )
 
-    def __init__(self, service: Caller, done: Done, fault: Callable[[BaseException], None] | None = None) -> None:
+    def __init__(self, bulkhead: Host, done: Done, fault: Callable[[BaseException], None] | None = None) -> None:
         self.calls: deque[Any] = deque()
         self.closed = False
         self.failed = 0
@@ -83,7 +83,7 @@ class Lane:
         waited."""
         self.turning = False
         """Whether `_turned` is queued."""
-        self._service = service
+        self._bulkhead = bulkhead
         self._done = done
         self._fault = fault
         self.loop = asyncio.get_running_loop()
@@ -102,7 +102,7 @@ class Lane:
             fresh = not self.calls
             self.calls.extend(jobs)
             if fresh:
-                self._service.ready(self)
+                self._bulkhead.ready(self)
 
     def answer(self, job: Job | Again, answer: Any) -> None:
         """Take an answer that came after a wait; it is handed on with those of the same turn of the event loop."""
@@ -127,7 +127,7 @@ class Lane:
         self._timers.clear()
         self.jobs, self.answers = [], []
         self._done, self._fault = _nobody, None  # who waits for answers refers to this lane: see Scope._let_go
-        return self._service.leave(self)
+        return self._bulkhead.leave(self)
 
     async def aclose(self) -> None:
         """Close, and wait for the end of what was under way."""
@@ -156,7 +156,7 @@ class Lane:
             return
         jobs, answers = self.jobs, self.answers
         self.jobs, self.answers = [], []
-        self._service.succeeded += len(jobs) - self.failed
+        self._bulkhead.succeeded += len(jobs) - self.failed
         if self.retried:
             jobs = [job.element if type(job) is Again else job for job in jobs]
         try:

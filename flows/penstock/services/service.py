@@ -28,7 +28,8 @@ class Service:
     worth another attempt (default: all that do not say otherwise). `rate` is in calls a second, over all runs and
     attempts (default: as fast as they come).
 
-    A `call` that is an object may have a coroutine method `rest`: it is awaited when no run uses the service any more.
+    A `call` that is an object may have, from the start, a coroutine method `rest`: it is awaited when no run uses the
+    service any more.
     """
 
     def __init__(

@@ -9,8 +9,8 @@ from typing import Protocol
 from penstock.services.lane import Lane
 
 
-class Caller(Protocol):
-    """A worker, as far as its time goes."""
+class Busy(Protocol):
+    """A worker, as far as its time goes; without a lane it is idle."""
 
     lane: Lane | None
     since: float
@@ -23,10 +23,10 @@ class Timeouts:
 
     __slots__ = ("_callers", "seconds", "timer")
 
-    def __init__(self, seconds: float, callers: Sequence[Caller]) -> None:
+    def __init__(self, seconds: float, callers: Sequence[Busy]) -> None:
         self.seconds = seconds
         self.timer: asyncio.TimerHandle | None = None
-        """Set while somebody is looked after. It is not taken back with the last call: the next one has use for it."""
+        """Set with the first call, and not taken back with the last one: the next has use for it."""
         self._callers = callers
 
     def look_after(self, since: float, loop: asyncio.AbstractEventLoop) -> None:

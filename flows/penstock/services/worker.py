@@ -40,7 +40,6 @@ class Pool(Protocol):
     timeouts: Timeouts
     clock: Callable[[], float]
     queue: deque[Lane]
-    """The lanes that have calls to make; the first one's turn it is."""
     waking: bool
     cancelled: int
 
