@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -315,6 +316,20 @@ def test_a_splitter_keeps_no_more_than_its_limit_of_a_line() -> None:
         splitter.feed(b"x" * 1000)
 
     assert len(splitter._rest) <= LIMIT + 5
+
+
+def test_blank_lines_are_not_made_to_be_thrown_away() -> None:
+    """A compressed body of a megabyte may hold a gigabyte of them; making them kept the event loop from all others."""
+    blank = b"\r\n" * 500_000
+    splitter = LineSplitter()
+    assert splitter.feed(b"[1") == []
+    tracemalloc.start()
+    found = splitter.feed(blank)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert (found, splitter.finish()) == ([b"[1"], [])
+    assert peak < 3 * len(blank)
 
 
 def test_a_line_limit_below_one_is_refused() -> None:

@@ -50,6 +50,9 @@ class LineSplitter:
         if b"\n" not in chunk:
             self._keep(chunk)
             return []
+        if chunk.isspace():  # of blank lines alone, which a small compressed body has gigabytes of: one will do
+            start, _, rest = chunk.partition(b"\n")
+            chunk = b"%b\n%b" % (start, rest.rpartition(b"\n")[2])
         first, *lines = chunk.split(b"\n")
         self._keep(first)
         last = lines.pop()
