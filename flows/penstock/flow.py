@@ -88,10 +88,13 @@ class Flow(Builder[A]):
     def dead_letters(self, store: str | Store, *, redact: Iterable[str] = ()) -> Flow[A]:
         """Keep what failed in a store, given by its URL or itself. This ends the description.
 
-        `redact` names fields that letters do not keep, as paths: `card.number`.
+        `redact` names fields that letters do not keep, as paths: `card.number`. Raises `FlowError` for a URL that
+        names no store.
         """
         if isinstance(store, str):
             check_store(store)  # a URL that names no store is to be said now
+        if isinstance(redact, str):
+            raise FlowError(f"redact takes paths, several of them: redact=[{redact!r}]")
         return replace(self, store=store, redacted=tuple(redact))
 
     def in_order(self) -> Flow[A]:

@@ -36,9 +36,9 @@ def test_the_first_of_a_group_waits_no_longer_than_its_seconds() -> None:
         calls.append((asyncio.get_running_loop().time(), values))
         return values
 
-    summary_of(Flow("f").batch(note, size=100, seconds=2.5), ticks(1.0, 6))
+    summary_of(Flow("f").batch(note, size=100, seconds=2.5), ticks(1.0, 7))
 
-    assert calls == [(2.5, [0, 1, 2]), (5.5, [3, 4, 5])]
+    assert calls == [(2.5, [0, 1, 2]), (5.5, [3, 4, 5]), (6.0, [6])]
 
 
 @pytest.mark.parametrize("answer", [[], [1], [1, 2, 3], None, "ab", (1, 2)], ids=repr)

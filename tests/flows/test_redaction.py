@@ -6,10 +6,13 @@ import json
 from typing import Any
 
 import pytest
+from msgspec import Struct
 
 from laws.plans import quiet
 from penstock import Flow, from_iterable
 from penstock.deadletters import Filter, Letter, MemoryStore
+from penstock.errors import FlowError
+from penstock.sinks import Discard
 
 SECRET = "4111-1111"
 
@@ -45,6 +48,71 @@ def test_redacted_fields_are_nowhere_in_a_letter(value: Any) -> None:
     assert letter.message == "card [redacted] of ['[redacted]', [redacted]] is refused"
     assert SECRET not in repr(letter)
     assert letter.step == "refuse"
+
+
+class Card(Struct):
+    """An answer that is no dict."""
+
+    number: str
+    codes: tuple[int, ...] = ()
+
+
+def letters_of(flow: Flow[Any], *values: Any, redact: list[str]) -> list[Letter]:
+    """The letters of values through a flow, once its run has completed."""
+
+    async def main() -> list[Letter]:
+        store = MemoryStore()
+        summary = await flow.dead_letters(store, redact=redact).start(from_iterable(values), Discard()).finished
+        assert (summary.reason, summary.cancelled) == ("completed", 0)
+        return (await store.page(Filter())).letters
+
+    return quiet(main())
+
+
+def test_redacted_fields_of_structs_and_tuples_are_not_kept() -> None:
+    """Answers and inputs of other kinds than dicts and lists have fields too."""
+
+    def broken(_: Any) -> Any:
+        raise ValueError(f"no service for {SECRET}")
+
+    flow = Flow[Any]("f").enrich(card=lambda _: Card(SECRET, (1, 2)), other=broken)
+    value = {"cards": ({"number": SECRET}, {"number": "5"}), "odd": object()}
+    [letter] = letters_of(flow, value, redact=["card.number", "cards.number"])
+
+    assert letter.found == {"card": {"number": "[redacted]", "codes": (1, 2)}}
+    assert json.loads(letter.input) == {"cards": [{"number": "[redacted]"}] * 2, "odd": "[redacted]"}
+    assert letter.message == "no service for [redacted]"
+
+
+def test_what_an_earlier_step_found_is_not_told_by_an_error() -> None:
+    """A secret that the input does not have comes with the value."""
+    flow = Flow[Any]("f").enrich(asked=lambda _: {"pin": SECRET}).map(lambda value: int(value["asked"]["pin"]))
+    [letter] = letters_of(flow, {"id": 1}, redact=["asked.pin"])
+
+    assert letter.message == "invalid literal for int() with base 10: '[redacted]'"
+
+
+def deep(levels: int) -> Any:
+    """A list in a list, and so on."""
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": [value]}
+    return value
+
+
+@pytest.mark.parametrize("value", [deep(100_000), {"card": deep(450), "note": deep(450)}], ids=["endless", "deep"])
+def test_what_is_nested_too_deeply_is_not_kept(value: Any) -> None:
+    """Its letter is written without it, and the run goes on."""
+    letters = letters_of(Flow[Any]("f").map(refuse), value, CARD, redact=["id", "card.number"])
+
+    assert len(letters) == 2
+    assert SECRET not in repr(letters)
+
+
+def test_paths_are_several() -> None:
+    """One text would be taken for its letters, and nothing would be redacted."""
+    with pytest.raises(FlowError, match=r"redact=\['card'\]"):
+        Flow[Any]("f").dead_letters(MemoryStore(), redact="card")
 
 
 def test_what_is_no_json_is_not_kept_at_all() -> None:

@@ -207,6 +207,20 @@ def test_a_worker_that_breaks_is_started_again_with_backoff(make_source: Any, er
     assert len(restarts) < 300
 
 
+def test_a_worker_s_name_is_taken_while_it_works() -> None:
+    """A second one would put the first out of sight, and nobody would end it."""
+
+    async def main() -> None:
+        supervisor = Supervisor()
+        supervisor.work("A", Flow("f"), lambda: ticks(1))
+        with pytest.raises(FlowError, match="worker 'A' at work"):
+            supervisor.work("A", Flow("f"), lambda: ticks(1))
+        await supervisor.shut_down(1)
+        assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+    quiet(main())
+
+
 def test_a_good_run_forgets_the_breaks_before_it() -> None:
     """After a run that completed the backoff starts anew."""
     sources = iter([broken(), broken(), [1], broken(), [1], *([[1]] * 1000)])

@@ -370,10 +370,10 @@ def test_drop_newest_keeps_the_oldest() -> None:
 
 
 def test_fail_ends_the_run() -> None:
-    """The run fails and says what may be done about it; what was still buffered is counted as dropped."""
+    """The run fails and says what may be done about it; what was buffered or came later is counted as dropped."""
     seen, summary, feed = fed("fail")
 
-    assert (seen, summary.reason, feed.dropped) == ([], "failed", 3)
+    assert (seen, summary.reason, summary.received, summary.filtered, feed.dropped) == ([], "failed", 6, 6, 6)
     assert "drop_oldest" in str(BufferOverflow(3)) in str(summary.error)
 
 
@@ -424,6 +424,20 @@ def test_a_sender_does_not_wait_for_a_run_that_is_over(end: str) -> None:
             await feed.send(3)
 
     quiet(main())
+
+
+def test_a_feed_serves_one_run() -> None:
+    """A second one is refused; it would wait for values that nobody can push any more."""
+
+    async def main() -> Summary:
+        feed: Feed[int] = Feed(1, "fail")
+        feed.complete()
+        await Flow("f").start(feed, Discard()).finished
+        return await Flow("f").start(feed, Discard()).finished
+
+    summary = quiet(main())
+    assert summary.reason == "failed"
+    assert "make another feed" in str(summary.error)
 
 
 def test_a_feed_that_drops_can_be_run_in_order() -> None:

@@ -6,9 +6,10 @@ import base64
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +17,9 @@ from msgspec import Struct
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _encoder = msgspec.json.Encoder(enc_hook=repr)
+
+UNSHOWN = b'"[cannot be written as JSON]"'
+"""Stands where a value was that cannot be told."""
 
 getrandbits = Random().getrandbits  # noqa: S311 - ids tell letters apart, they keep no secret
 
@@ -48,7 +52,7 @@ class Letter(Struct, frozen=True, gc=False):
     attempts: int = 1
     cause: str | None = None
     found: dict[str, Any] | None = None
-    """What earlier steps had found before this one failed."""
+    """What the other services of the step had answered, by name, when one of them failed."""
     state: str = "waiting"
     revision: int | None = None
     """Which revision of its flow it ran through, in the process that its run was in."""
@@ -109,19 +113,34 @@ def now() -> datetime:
 
 
 def as_json(value: Any) -> bytes:
-    """A value as JSON, whatever it holds: lone surrogates become escapes, foreign objects their `repr`."""
+    """A value as JSON, whatever it holds: lone surrogates become escapes, foreign objects their `repr`.
+
+    What has no end, or breaks when it is looked at, becomes `UNSHOWN`; in an object, only the fields that are so.
+    """
+    if (text := _tried(value)) is not None:
+        return text
+    if not isinstance(value, dict):
+        return UNSHOWN
+    pairs = cast("dict[Any, Any]", value).items()
+    return b"{%b}" % b",".join(b"%b:%b" % (as_json(str(name)), _tried(inner) or UNSHOWN) for name, inner in pairs)
+
+
+def _tried(value: Any) -> bytes | None:
+    """A value as JSON, None if there is no way."""
     try:
         return _encoder.encode(value)
-    except (UnicodeEncodeError, TypeError):
+    except Exception:  # lone surrogates, keys that are no texts
         # Python's own encoder escapes lone surrogates, and its decoder takes them back.
-        return json.dumps(value, default=repr, skipkeys=True).encode()
+        with suppress(Exception):  # what goes round in circles or too deep; a repr that raises
+            return json.dumps(value, default=repr, skipkeys=True).encode()
+    return None
 
 
 def as_json_texts(values: Sequence[Any]) -> list[str]:
     """Each of many values as JSON, as `as_json` makes it, at a third of the price."""
     try:
         texts = _encoder.encode_lines(values).decode().split("\n")
-    except (UnicodeEncodeError, TypeError):
+    except Exception:  # of one of them; of which one, `as_json` finds out
         texts = []
     # JSON has no line breaks of its own, save what somebody put into a value ready made.
     if len(texts) != len(values) + 1:

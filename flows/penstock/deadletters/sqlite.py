@@ -69,6 +69,9 @@ class SqliteStore:
         self._busy_seconds = busy_seconds
         self._reader: Reader | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._turn = asyncio.Lock()
+        self._users = 0
+        """Those who opened it and have not closed it."""
 
     @property
     def commits(self) -> int:
@@ -98,8 +101,16 @@ class SqliteStore:
     async def open(self) -> None:
         """Connect, create the schema or bring it up to date, and count the letters.
 
-        Raises `StoreMissing`, `StoreTooNew`, or `StoreError` with a way out for what the disk refuses.
+        Who else opens it shares it; it is closed when all of them have closed it. Raises `StoreMissing`, `StoreTooNew`,
+        or `StoreError` with a way out for what the disk refuses.
         """
+        async with self._turn:
+            if self._loop is None or self._loop.is_closed():  # or left open by an event loop that ended
+                self._users = 0
+                await self._open()
+            self._users += 1
+
+    async def _open(self) -> None:
         try:
             if not self._create and not self._path.exists():
                 raise StoreMissing(self.url)
@@ -140,9 +151,14 @@ class SqliteStore:
         return {state: count for state, count in self._committer.numbers.counts.items() if count}
 
     async def aclose(self) -> None:
-        """Finish the commits and the read that were begun, and close the file."""
-        if self._loop is None:
-            return
+        """Close it for one of those who opened it; with the last, finish what was begun and close the file."""
+        async with self._turn:
+            if self._loop is not None:
+                self._users -= 1
+                if not self._users:
+                    await self._close()
+
+    async def _close(self) -> None:
         self._loop = None
         try:
             await self._committer.aclose()
@@ -170,7 +186,10 @@ class SqliteStore:
 
     def _refuse_when_closed(self) -> None:
         if self._loop is None:
-            raise StoreError(f"the dead letters at {self.url} are not open")
+            raise StoreError(
+                f"the dead letters at {self.url} are not open; who reads them outside of a run opens the store: "
+                "await store.open(), and store.aclose() in the end"
+            )
 
     def _trouble(self, error: Exception) -> StoreError:
         return trouble(error, self.url, self._path)

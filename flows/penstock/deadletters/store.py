@@ -74,7 +74,7 @@ class Store(Protocol):
         ...
 
     async def open(self) -> None:
-        """Get ready: connect, create or check the schema. Called once, before anything else."""
+        """Get ready: connect, create or check the schema. Each who uses the store calls it before anything else."""
         ...
 
     def add(self, letters: Sequence[Letter]) -> Awaitable[None]:
@@ -98,7 +98,7 @@ class Store(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Finish what was begun, then let go of everything."""
+        """Each who opened the store calls it in the end; with the last, finish what was begun and let go of all."""
         ...
 
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+
+from msgspec import Struct
+
 from penstock.deadletters.memory import MemoryStore
 from penstock.deadletters.store import Store
 from penstock.environment import filled
@@ -46,15 +52,18 @@ class Stores:
     def __init__(self, *, apart: bool = False) -> None:
         self._apart = apart
         self._stores: dict[str, Store] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._closed = Work()
 
     async def get(self, where: str | Store) -> Store:
-        """The store at a URL, opened if it was not; a store that is given is opened and kept too."""
-        url = _name(where)
-        if url not in self._stores:
-            store = make_store(where, apart=self._apart) if isinstance(where, str) else where
-            await store.open()
-            self._stores[url] = store
-        return self._stores[url]
+        """The store at a URL, or the given one; opened if it was not."""
+        name = _name(where)
+        async with self._locks[name]:  # two that ask for a store are not to open it twice
+            if name not in self._stores:
+                store = make_store(where, apart=self._apart) if isinstance(where, str) else where
+                await store.open()
+                self._stores[name] = store
+            return self._stores[name]
 
     def opened(self, where: str | Store) -> Store | None:
         """The store at a URL, or the given one, if it is open."""
@@ -64,17 +73,48 @@ class Stores:
         """The stores that are open."""
         return list(self._stores.values())
 
-    async def close(self, url: str) -> None:
-        """Close the store at a URL, if it is open. One in memory stays: it would lose its letters."""
+    @property
+    def work(self) -> Work:
+        """What all of them did, those too that were closed meanwhile."""
+        return sum((Work.of(store) for store in self.all()), self._closed)
+
+    async def close(self, url: str, *, rest: Iterable[str | Store | None] = ()) -> None:
+        """Close the store at a URL, unless one of `rest` is the same, however its URL is written.
+
+        One in memory stays: it would lose its letters.
+        """
         place = place_of(url)
-        if place != MEMORY and (store := self._stores.pop(place, None)) is not None:
-            await store.aclose()
+        if place == MEMORY or place in {_name(other) for other in rest if other is not None}:
+            return
+        if (store := self._stores.pop(place, None)) is not None:
+            try:
+                await store.aclose()
+            finally:
+                self._closed += Work.of(store)
 
     async def aclose(self) -> None:
-        """Close all stores."""
-        for store in self._stores.values():
-            await store.aclose()
+        """Close all stores. Raises the first error when all are closed."""
+        stores = self.all()
         self._stores.clear()
+        for error in await asyncio.gather(*(store.aclose() for store in stores), return_exceptions=True):
+            if error is not None:
+                raise error
+
+
+class Work(Struct, frozen=True):
+    """What stores did: their commits, the seconds that those took, and how often a process that writes was replaced."""
+
+    commits: int = 0
+    seconds: float = 0.0
+    restarts: int = 0
+
+    @classmethod
+    def of(cls, store: Store) -> Work:
+        """What one store did."""
+        return cls(store.commits, store.commit_seconds, store.restarts)
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.commits + other.commits, self.seconds + other.seconds, self.restarts + other.restarts)
 
 
 def _name(where: str | Store) -> str:

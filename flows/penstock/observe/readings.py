@@ -149,17 +149,17 @@ def dead_letters(of: Watched) -> Readings:
 
 def store_commits_total(of: Watched) -> Readings:
     """Commits of dead letters."""
-    yield (), sum(store.commits for store in of.supervisor.stores.all())
+    yield (), of.supervisor.stores.work.commits
 
 
 def store_commit_seconds_total(of: Watched) -> Readings:
     """Time spent in commits of dead letters."""
-    yield (), sum(store.commit_seconds for store in of.supervisor.stores.all())
+    yield (), of.supervisor.stores.work.seconds
 
 
 def store_restarts_total(of: Watched) -> Readings:
     """Processes that wrote dead letters, ended before their time and were started again."""
-    yield (), sum(store.restarts for store in of.supervisor.stores.all())
+    yield (), of.supervisor.stores.work.restarts
 
 
 def store_failures_total(of: Watched) -> Readings:

@@ -40,7 +40,7 @@ def batch(
 
     >>> step = batch(prices_of, size=50, seconds=0.02, timeout=2)
     """
-    if size < 1 or seconds <= 0:
+    if size < 1 or not seconds > 0:
         raise ValueError(f"batch needs a size of at least 1 and seconds above 0, got {size!r} and {seconds!r}")
     service = service_for(call, name, step="batch", max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
     title = name or service.name

@@ -33,7 +33,7 @@ def deliver(*outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Step[A
     """
     if not outlets:
         raise ValueError("deliver needs at least one outlet: deliver(file)")
-    if timeout <= 0:
+    if not timeout > 0:
         raise ValueError(f"deliver needs a timeout above 0 seconds, got {timeout!r}")
 
     return staged(name, partial(Delivery, name, outlets, timeout))

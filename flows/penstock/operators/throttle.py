@@ -24,7 +24,7 @@ def throttle(rate: float, *, burst: int = 1, name: str = "throttle") -> Step[A, 
 
     >>> step = throttle(100, burst=10)
     """
-    if rate <= 0 or burst < 1:
+    if not rate > 0 or burst < 1:
         raise ValueError(f"throttle needs a rate above 0 and a burst of at least 1, got {rate!r} and {burst!r}")
 
     return staged(name, partial(Bucket, rate, burst))

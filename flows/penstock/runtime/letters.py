@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from penstock.deadletters import Letter, new_ids, now
+from penstock.deadletters import UNSHOWN, Letter, new_ids, now
 from penstock.element import Element, Failure
 from penstock.sinks import shown_key
 
@@ -56,5 +57,7 @@ def _as_json(value: Any) -> bytes:
     """A value as JSON; what JSON does not know as its repr, because a letter has to be written in any case."""
     try:
         return msgspec.json.encode(value, enc_hook=repr)
-    except Exception:
-        return repr(value).encode("utf-8", "replace")
+    except Exception:  # too deep, round in circles; a repr that raises
+        with suppress(Exception):
+            return repr(value).encode("utf-8", "replace")
+    return UNSHOWN

@@ -1,4 +1,4 @@
-"""What dead letters do not keep: fields that are secret, in what came in and in what steps had found."""
+"""What dead letters do not keep: fields that are secret, in what came in and in what services had found."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
-from penstock.element import Element
+from penstock.element import Element, Failure
 
 REDACTED = "[redacted]"
 """Stands where a value was."""
@@ -19,24 +19,41 @@ UNREADABLE = b"[redacted: this input is no JSON]"
 def redacted(element: Element[Any], paths: Sequence[str]) -> Element[Any]:
     """A copy of an element for its letter, without the fields at some paths (`card.number`); lists are gone through.
 
-    Where the key or the error's text says what stood in one of them, it does not say it any more.
+    Where the key or the error's text says what stood in one of them, it does not say it any more. Where that cannot be
+    told, because it is nested too deeply, nothing is kept.
     """
-    parts = [path.split(".") for path in paths]
+    try:
+        return _redacted(element, [path.split(".") for path in paths])
+    except Exception:
+        return msgspec.structs.replace(
+            element,
+            input=UNREADABLE,
+            found=None,
+            key=REDACTED,
+            failure=element.failure and _with_texts(element.failure, REDACTED, REDACTED),
+            parent=None,
+        )
+
+
+def _redacted(element: Element[Any], paths: list[list[str]]) -> Element[Any]:
     original = _plain(element.root.input)
-    found = None if element.found is None else _without(element.found, parts)
-    secrets = sorted(_texts_at(original, parts), key=len, reverse=True)
+    found = None if element.found is None else {name: _plain(answer) for name, answer in element.found.items()}
+    known = _texts_at(original, paths) | _texts_at(_plain(element.value), paths) | _texts_at(found, paths)
+    secrets = sorted(known, key=len, reverse=True)
     failure = element.failure
     return msgspec.structs.replace(
         element,
-        input=UNREADABLE if original is UNREADABLE else _again(element, _without(original, parts)),
-        found=found,
+        input=UNREADABLE if original is UNREADABLE else _again(element, _without(original, paths)),
+        found=found and _without(found, paths),
         key=REDACTED if str(element.key) in secrets else element.key,
         failure=failure
-        and msgspec.structs.replace(
-            failure, message=_silent(failure.message, secrets), cause=failure.cause and _silent(failure.cause, secrets)
-        ),
+        and _with_texts(failure, _silent(failure.message, secrets), failure.cause and _silent(failure.cause, secrets)),
         parent=None,
     )
+
+
+def _with_texts(failure: Failure, message: str, cause: str | None) -> Failure:
+    return msgspec.structs.replace(failure, message=message, cause=cause)
 
 
 def _again(element: Element[Any], value: Any) -> Any:
@@ -46,7 +63,7 @@ def _again(element: Element[Any], value: Any) -> Any:
 
 def _texts_at(value: Any, paths: list[list[str]]) -> set[str]:
     """What stands at the ends of the paths, as texts."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return {text for item in cast(Any, value) for text in _texts_at(item, paths)}
     at_end = [] in paths
     if not isinstance(value, dict):
@@ -66,18 +83,22 @@ def _silent(text: str, secrets: Sequence[str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """An input as dicts and lists, `UNREADABLE` if it cannot be."""
+    """A value as dicts and lists, what has no fields to look at as `REDACTED`; `UNREADABLE` if it cannot be."""
     try:
         if isinstance(value, bytes):
             return msgspec.json.decode(value)
-        return msgspec.to_builtins(value, enc_hook=repr)
+        return msgspec.to_builtins(value, enc_hook=_unknown)
     except Exception:  # what is no JSON, in whichever way
         return UNREADABLE
 
 
+def _unknown(_: Any) -> str:
+    return REDACTED
+
+
 def _without(value: Any, paths: list[list[str]]) -> Any:
     """A value with something else at the ends of the paths."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_without(item, paths) for item in cast(Any, value)]
     if not isinstance(value, dict):
         return value

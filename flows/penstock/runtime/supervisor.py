@@ -15,7 +15,7 @@ from reactivex import Observable
 
 from penstock.deadletters import Stores, now
 from penstock.element import Element
-from penstock.errors import Stopping, TooManyRuns
+from penstock.errors import FlowError, Stopping, TooManyRuns
 from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
 from penstock.runtime.report import Report
@@ -107,8 +107,8 @@ class Supervisor:
                 if not self.calls[service.name].services:
                     del self.calls[service.name]
         where = flow.plan().dead_letters
-        if isinstance(where, str) and where not in {*keep, *(other.plan().dead_letters for other in rest)}:
-            await self.stores.close(where)
+        if isinstance(where, str):
+            await self.stores.close(where, rest=[*keep, *(other.plan().dead_letters for other in rest)])
 
     def start(
         self,
@@ -167,8 +167,11 @@ class Supervisor:
     ) -> None:
         """Run a flow in the background on its schedule (default: once); after a break again with backoff.
 
-        `now` is the clock on the wall, which a `Cron` goes by.
+        `now` is the clock on the wall, which a `Cron` goes by. Raises `FlowError` while the flow has a worker of that
+        name.
         """
+        if (before := self.workers.get((flow.name, name))) is not None and not before.done():
+            raise FlowError(f"flow {flow.name} has a worker {name!r} at work; give this one another name")
         worker = Worker(
             flow.name,
             name,

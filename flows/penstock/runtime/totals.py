@@ -49,6 +49,8 @@ class Totals:
         self.places = tuple(place for place in self.places if place in places)
         for step in [step for step in self.meters if step not in steps]:
             del self.meters[step]
+        for step in [step for step in self._letters if step not in places]:
+            del self._letters[step]
 
     def begin(self, run: Counted) -> None:
         """Count a run among the open ones."""

@@ -50,9 +50,9 @@ class Service:
             raise ValueError(
                 f"service {name} needs max_in_flight ≥ 1 and attempts ≥ 1, got {max_in_flight}, {attempts}"
             )
-        if timeout <= 0:
+        if not timeout > 0:
             raise ValueError(f"service {name} needs a timeout above 0 seconds, got {timeout!r}")
-        if rate is not None and rate <= 0:
+        if rate is not None and not rate > 0:
             raise ValueError(f"service {name} needs a rate above 0 calls a second, got {rate!r}")
         self.name = name
         self.function = call

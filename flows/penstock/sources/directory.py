@@ -139,7 +139,7 @@ def from_directory(
     drained, it stops between two lines, and the file that it was in the middle of stays. A directory has one reader:
     two runs on it would read each file twice.
     """
-    if every <= 0:
+    if not every > 0:
         raise ValueError(f"a directory is looked at every so many seconds, above 0, got {every!r}")
     if done in ("", ".", "..", FAILED) or Path(done).name != done:
         raise FlowError(f"`done` is the name of a subfolder, other than {FAILED!r}, got {done!r}")

@@ -74,6 +74,7 @@ class Feed(Source[T], Generic[T]):
         elif self.overflow is Overflow.DROP_NEWEST:
             self._drop()
         else:
+            self._drop()
             self.fail(BufferOverflow(self.capacity))
 
     async def send(self, value: T) -> None:
@@ -99,6 +100,8 @@ class Feed(Source[T], Generic[T]):
         self._arrived.set()
 
     async def produce(self, intake: Intake[T]) -> None:
+        if self._ledger is not None:
+            raise FeedClosed
         self._ledger = intake.ledger
         self._ledger.drop(self._uncounted)
         self._uncounted = 0

@@ -112,6 +112,8 @@ class Ticks(Source[int]):
         for number in islice(count(), self.total):
             await intake.send((number,))
             await intake.room()
+            if number + 1 == self.total:
+                return
             passed = int((loop.time() - start) / self.seconds + 1e-6)  # a timer may fire a hair too early
             await asyncio.sleep(start + (passed + 1) * self.seconds - loop.time())
 
@@ -128,6 +130,6 @@ def ticks(seconds: float, count: int | None = None) -> Source[int]:
 
     A tick that finds no credit waits; ticks that were missed meanwhile are skipped, not made up for.
     """
-    if seconds <= 0:
+    if not seconds > 0:
         raise ValueError(f"ticks need a time above 0 seconds between them, got {seconds!r}")
     return Ticks(seconds, count)

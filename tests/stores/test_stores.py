@@ -1,0 +1,152 @@
+"""The stores of a process: opened once, shared, closed with the last who uses them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock import Flow, from_iterable
+from penstock.deadletters import UNSHOWN, Filter, Stores, as_json, make_store
+from penstock.errors import StoreError
+from penstock.runtime import Supervisor
+from penstock.sinks import Discard
+from penstock.sources import Feed
+
+
+def refuse(value: Any) -> Any:
+    """A step that fails."""
+    raise ValueError(value)
+
+
+@pytest.fixture(params=[False, True], ids=["thread", "apart"])
+def apart(request: pytest.FixtureRequest) -> bool:
+    """Whether letters are written by a process of its own."""
+    return bool(request.param)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """The URL of a store that is not there yet."""
+    return f"sqlite:///{tmp_path}/letters.db"
+
+
+async def test_a_given_store_is_closed_with_its_last_user(url: str, apart: bool) -> None:
+    """Runs side by side share it, whichever ends first; its owner may keep it open and read it."""
+    store = make_store(url, apart=apart)
+    flow = Flow[Any]("f").map(refuse).dead_letters(store)
+    feeds: list[Feed[Any]] = [Feed(10), Feed(10)]
+    first, second = (flow.start(feed, Discard()) for feed in feeds)
+    for feed in feeds:
+        await feed.send(1)
+    feeds[0].complete()
+    assert (await first.finished).failed == 1
+    await feeds[1].send(2)
+    feeds[1].complete()
+    assert (await second.finished).failed == 2
+    with pytest.raises(StoreError, match=r"await store\.open"):
+        await store.page(Filter())
+    await store.open()
+    assert (await flow.start(from_iterable([4]), Discard()).finished).failed == 1
+    assert len((await store.page(Filter())).letters) == 4
+    await store.aclose()
+    with pytest.raises(StoreError):
+        await store.page(Filter())
+
+
+def test_a_given_store_serves_one_event_loop_after_another(url: str, apart: bool) -> None:
+    """A flow of a module is run by several `asyncio.run`."""
+    flow = Flow[Any]("f").map(refuse).dead_letters(make_store(url, apart=apart))
+
+    async def main() -> int:
+        return (await flow.start(from_iterable([1]), Discard()).finished).failed
+
+    assert [asyncio.run(main()) for _ in range(2)] == [1, 1]
+
+
+async def test_who_asks_together_gets_the_same_store(url: str, apart: bool) -> None:
+    """It is opened once, though opening takes a while."""
+    stores = Stores(apart=apart)
+    found = await asyncio.gather(*(stores.get(url) for _ in range(4)))
+    assert len({id(store) for store in found}) == 1
+    await stores.aclose()
+    with pytest.raises(StoreError):
+        await found[0].page(Filter())
+
+
+async def test_a_store_of_two_names_is_one(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flow that goes does not close it under another that writes its URL with a variable."""
+    monkeypatch.setenv("LETTERS", url)
+    ways = [Flow[Any](name).map(refuse).dead_letters(text) for name, text in (("a", url), ("b", "${LETTERS}"))]
+    supervisor = Supervisor()
+    for flow in ways:
+        await supervisor.add(flow)
+    await supervisor.forget(ways[1], [ways[0]])
+    assert (await supervisor.start(ways[0], from_iterable([1]), Discard()).finished).failed == 1
+    await supervisor.forget(ways[0], [])
+    assert supervisor.stores.all() == []
+    assert supervisor.stores.work.commits == 1  # what was counted stays counted
+    await supervisor.shut_down(1)
+
+
+async def test_all_stores_are_closed_though_one_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is raised afterwards."""
+    stores = Stores()
+    bad, good = [await stores.get(f"sqlite:///{tmp_path}/{name}.db") for name in ("bad", "good")]
+
+    async def broken() -> None:
+        raise StoreError("no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bad, "aclose", broken)
+        with pytest.raises(StoreError, match="no"):
+            await stores.aclose()
+    with pytest.raises(StoreError, match="not open"):
+        await good.page(Filter())
+    await bad.aclose()
+
+
+class Odd:
+    """What cannot be told."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no")
+
+
+def circle() -> Any:
+    """What has no end."""
+    value: dict[str, Any] = {}
+    value["again"] = value
+    return value
+
+
+def deep() -> Any:
+    """What has one, far away."""
+    value: Any = 1
+    for _ in range(10_000):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("make", [Odd, circle, deep])
+async def test_a_letter_is_written_whatever_was_found(url: str, apart: bool, make: Any) -> None:
+    """It waits for nothing, and holds up nobody."""
+    store = make_store(url, apart=apart)
+    await store.open()
+    flow = Flow[Any]("f").enrich(odd=lambda _: make(), even=lambda _: 2, bad=refuse).dead_letters(store)
+    summary = await asyncio.wait_for(flow.start(from_iterable([1, make(), 3]), Discard()).finished, 10)
+    letters = (await store.page(Filter())).letters
+    await store.aclose()
+
+    assert (summary.reason, summary.failed) == ("completed", 3)
+    assert [letter.found for letter in letters] == [{"odd": UNSHOWN.decode()[1:-1], "even": 2}] * 3
+    assert letters[0].found is not None
+    assert letters[0].found["even"] == 2
+
+
+def test_what_cannot_be_told_stands_for_itself_alone() -> None:
+    """The other fields of an object are told."""
+    assert as_json({"a": 1, "b": Odd()}) == b'{"a":1,"b":%b}' % UNSHOWN
+    assert as_json(Odd()) == UNSHOWN
