@@ -121,7 +121,7 @@ def as_json(value: Any) -> bytes:
         return text
     if not isinstance(value, dict):
         return UNSHOWN
-    pairs = cast("dict[Any, Any]", value).items()
+    pairs = cast("dict[object, Any]", value).items()
     return b"{%b}" % b",".join(b"%b:%b" % (as_json(str(name)), _tried(inner) or UNSHOWN) for name, inner in pairs)
 
 
