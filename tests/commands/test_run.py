@@ -245,6 +245,41 @@ def test_an_output_that_is_read_is_refused_and_stays(folder: Path, words: str, k
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "other.ndjson"} == before
 
 
+ADDING = """\
+flow: adds
+key: id
+item: {id: {type: integer, minimum: 2}}
+steps:
+  - to: {file: kept.ndjson}
+dead_letters: sqlite:///${NONE:-.}/kept.db
+samples: {id: seq}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--samples 3 --output kept.db", "kept.db is the same file as the dead letters"),
+        ("--samples 3 --output kept.ndjson", "kept.ndjson is the same file as what a step delivers to"),
+        ("--input in.ndjson --output o --checkpoint kept.db --restart", "the checkpoint kept.db"),
+        ("--input kept.ndjson", "what a step delivers to (kept.ndjson) is the same file as the input"),
+    ],
+)
+@pytest.mark.parametrize("there", [True, False], ids=["there", "new"])
+def test_what_a_run_adds_to_is_not_written_anew_nor_read(folder: Path, words: str, named: str, there: bool) -> None:
+    """Letters and delivered lines would be emptied, or read again and again without end."""
+    (folder / "flow.yaml").write_text(ADDING)
+    if there or "--input kept" in words:
+        code, _, _ = run(folder, "run", "flow.yaml", "--samples", "3", "--output", "first.ndjson")
+        assert code == 1  # the sample 1 fails
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    code, out, said = run(folder, "run", "flow.yaml", *words.split())
+
+    assert (code, out) == (2, b"")
+    assert named in said
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
 def test_standard_output_and_the_checkpoint_are_no_file_that_is_read(folder: Path) -> None:
     """Appending to the input would never end, and beginning anew throws a checkpoint away."""
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from penstock.errors import FlowError
 from penstock.flow import Flow
 from penstock.formats import Format, format_of
 from penstock.outlets import StandardOutput
-from penstock.runner.collisions import Read, check_written, files_of, files_read
+from penstock.runner.collisions import Used, check_written, files_added_to, files_of, files_read
 from penstock.runner.execution import Job, Resumable
 from penstock.runner.finding import Found
 from penstock.runner.inputs import FileInput, PipeInput, facts_of, share_of_stdin, size_of
@@ -42,7 +42,8 @@ def make_job(found: Found, options: argparse.Namespace) -> Job:
         return resumable_job(found, options, ordered=ordered)
 
     source = make_source(flow, options)
-    check_output(options.output, [*files_of(found.files), *files_read(source)])
+    read = [*files_of(found.files), *files_read(source)]
+    check_files(flow, options.output, read)
     output = standard_output() if options.output in (None, "-") else open_output(options.output)
     return Job(
         flow=flow,
@@ -85,9 +86,9 @@ def resumable_job(found: Found, options: argparse.Namespace, *, ordered: bool) -
         raise FlowError("a run finds out from its output what is done; name a file: --output FILE")
     check_input(options.input)
     check_apart(options.input, options.output, options.checkpoint)
-    kept = [*files_of(found.files), Read("the input", options.input)]
-    check_output(options.output, kept)
-    check_written(f"the checkpoint {options.checkpoint}", options.checkpoint, kept)
+    read = [*files_of(found.files), Used("the input", options.input)]
+    check_files(flow, options.output, read)
+    check_written(f"the checkpoint {options.checkpoint}", options.checkpoint, [*read, *files_added_to(flow)])
     check_steps(flow)
     format = format_of(options.input, options.format)
     made_of = {
@@ -125,12 +126,15 @@ def check_input(path: str) -> None:
         raise FlowError(f"{path} is no regular file; leave --input out: … < {path}")
 
 
-def check_output(path: str | None, kept: Iterable[Read]) -> None:
-    """Raise when the results would go into a file that is read."""
-    if path in (None, "-"):
-        check_written("standard output", 1, kept)
+def check_files(flow: Flow[Any], output: str | None, read: Sequence[Used]) -> None:
+    """Raise when the results would go into a file that is read or added to, or a step adds to one that is read."""
+    added_to = list(files_added_to(flow))
+    if output in (None, "-"):
+        check_written("standard output", 1, [*read, *added_to], way="name another file: --output FILE")
     else:
-        check_written(f"the output {path}", path, kept)
+        check_written(f"the output {output}", output, [*read, *added_to])
+    for role, path in added_to:
+        check_written(role, path, read)
 
 
 def check_apart(*paths: str) -> None:
