@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import random
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from structlog.testing import capture_logs
 
 from penstock import Flow, from_iterable
 from penstock.errors import TimedOut
+from penstock.runtime import Summary
 from penstock.services import NONE, Backoff, Failed, Lane, Service
 from penstock.services.worker import SHARE
 from penstock.sinks import Discard
@@ -659,15 +661,33 @@ def test_an_idle_worker_keeps_nothing_alive() -> None:
     run(main())
 
 
+def test_blocking_calls_have_as_many_threads_as_may_be_in_flight() -> None:
+    """They are in flight together, so their timeouts count work and no waiting; another service's do not wait either."""
+    together = threading.Barrier(40)
+
+    async def main() -> tuple[Summary, Summary]:
+        one, other = (
+            Flow[int]("f").map_async(
+                Service(name, lambda _: together.wait(10), blocking=True, max_in_flight=20, timeout=20)
+            )
+            for name in ("one", "other")
+        )
+        runs = [flow.start(from_iterable(range(20)), Discard()) for flow in (one, other)]
+        first, second = [await run.finished for run in runs]
+        return first, second
+
+    assert [summary.ok for summary in asyncio.run(main())] == [20, 20]
+
+
 def test_blocking_calls_run_in_threads() -> None:
     """A plain function that blocks does not hold up the event loop. (Threads need a loop in real time.)"""
-    import threading
-
     service = Service("s", lambda value: (value, threading.current_thread() is threading.main_thread()), blocking=True)
     assert asyncio.run(answers_of(service, 1)) == [(1, False)]
 
 
-@pytest.mark.parametrize("wrong", [{"max_in_flight": 0}, {"attempts": 0}, {"timeout": 0}, {"timeout": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_in_flight": 0}, {"attempts": 0}, {"timeout": 0}, {"timeout": -1}, {"timeout": float("nan")}]
+)
 def test_a_service_without_bounds_is_refused(wrong: dict[str, Any]) -> None:
     """Every wait has an end and every bound is at least one."""
     with pytest.raises(ValueError, match="service s needs"):

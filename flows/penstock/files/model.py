@@ -51,7 +51,7 @@ SERVICE = OneKey(
         "backoff": Field(BACKOFF, about="The wait between attempts: exponential, with full jitter"),
         "max_in_flight": Field(Whole(least=1), about="Calls at once, over all runs (256)"),
         "rate": Field(Rate(), about="Calls a second, over all runs: 10/s, 600/m"),
-        "blocking": Field(Flag(), about="Whether the function blocks, and is to be called in a thread"),
+        "blocking": Field(Flag(), about="Whether the function blocks, and needs threads of its own"),
         "headers": Field(MapOf(Text()), about="Headers of each request; {field} and ${NAME} are filled in"),
         "body": Field(Either(Function(), EXPRESSIONS), about="What is sent, as JSON"),
         "answer": Field(Either(Function("answer"), MapOf(Expr("answer"))), about="What of the JSON that came back"),

@@ -6,6 +6,9 @@ import asyncio
 import inspect
 import random
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from penstock.services.backoff import Backoff
@@ -22,7 +25,8 @@ class Service:
     """What a step calls: a function, how many calls at once, how long one may take, how often it is tried.
 
     `call` takes the value of an element and gives the answer. It is a coroutine function, or a plain one that is quick;
-    a plain one that blocks runs in a thread with `blocking=True` (which a timeout abandons but cannot stop).
+    a plain one that blocks runs in a thread with `blocking=True`. Such a service has `max_in_flight` threads of its
+    own. A timeout abandons a call in a thread but cannot stop it: until it returns, its thread serves nobody else.
 
     `timeout` is in seconds, for one attempt. `attempts` counts the first one too. `retry_on` tells which errors are
     worth another attempt (default: all that do not say otherwise). `rate` is in calls a second, over all runs and
@@ -66,7 +70,7 @@ class Service:
         self._tries = Tries(attempts, self.backoff, retry_on, chance or random.Random())  # noqa: S311 - jitter
         self.bulkhead = Bulkhead(
             name,
-            _as_coroutine_function(call, blocking),
+            _as_coroutine_function(call, ThreadPoolExecutor(max_in_flight, name) if blocking else None),
             most=max_in_flight,
             timeout=timeout,
             tries=self._tries,
@@ -156,9 +160,13 @@ class Service:
         self.bulkhead.let_go()
 
 
-def _as_coroutine_function(call: Callable[[Any], Any], blocking: bool) -> Callable[[Any], Awaitable[Any]]:
-    if blocking:
-        return lambda value: asyncio.to_thread(call, value)
+def _as_coroutine_function(
+    call: Callable[[Any], Any], threads: ThreadPoolExecutor | None
+) -> Callable[[Any], Awaitable[Any]]:
+    if threads is not None:
+        return lambda value: asyncio.get_running_loop().run_in_executor(
+            threads, partial(copy_context().run, call, value)
+        )
     if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None)):  # noqa: B004
         return call
 
