@@ -662,7 +662,7 @@ def test_an_idle_worker_keeps_nothing_alive() -> None:
 
 
 def test_blocking_calls_have_as_many_threads_as_may_be_in_flight() -> None:
-    """They are in flight together, so their timeouts count work and no waiting; another service's do not wait either."""
+    """They are in flight together, so their timeouts count no waiting; nor do those of another service."""
     together = threading.Barrier(40)
 
     async def main() -> tuple[Summary, Summary]:

@@ -8,7 +8,6 @@ import random
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from functools import partial
 from typing import Any
 
 from penstock.services.backoff import Backoff
@@ -164,9 +163,7 @@ def _as_coroutine_function(
     call: Callable[[Any], Any], threads: ThreadPoolExecutor | None
 ) -> Callable[[Any], Awaitable[Any]]:
     if threads is not None:
-        return lambda value: asyncio.get_running_loop().run_in_executor(
-            threads, partial(copy_context().run, call, value)
-        )
+        return lambda value: _in_thread(threads, call, value)
     if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None)):  # noqa: B004
         return call
 
@@ -175,3 +172,8 @@ def _as_coroutine_function(
         return await result if inspect.isawaitable(result) else result
 
     return answer
+
+
+def _in_thread(threads: ThreadPoolExecutor, call: Callable[[Any], Any], value: Any) -> Awaitable[Any]:
+    context = copy_context()
+    return asyncio.get_running_loop().run_in_executor(threads, lambda: context.run(call, value))
