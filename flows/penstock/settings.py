@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,10 +29,27 @@ def setting(
     most: float = ENDLESS,
     choices: tuple[str, ...] = (),
     flag: bool = True,
+    check: Callable[[str], object] | None = None,
 ) -> Any:
-    """A field of `Settings`: its default, what it means, its bounds, and whether it may be given as a flag."""
-    about = {"help": help, "least": least, "most": most, "choices": choices, "flag": flag}
+    """A field of `Settings`: its default, what it means, its bounds, and whether it may be given as a flag.
+
+    `check` raises `ValueError` or `PenstockError` for a text that cannot be meant.
+    """
+    about = {"help": help, "least": least, "most": most, "choices": choices, "flag": flag, "check": check}
     return field(default=default, metadata=about)
+
+
+def _check_store(url: str) -> None:
+    from penstock.deadletters import check_store  # imported late, as below: help has no use for it
+
+    check_store(url)
+
+
+def _check_address(url: str) -> None:
+    from penstock.services.address import Address
+
+    if url:
+        Address(url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +58,9 @@ class Settings:
 
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8080, "port to listen on; 0 takes a free one", most=65535)
-    dead_letters: str = setting("sqlite:///penstock.db", "where failed orders are kept: sqlite:///FILE or memory:")
+    dead_letters: str = setting(
+        "sqlite:///penstock.db", "where failed orders are kept: sqlite:///FILE or memory:", check=_check_store
+    )
     window: int = setting(256, "elements that one run may have in flight", least=1)
     window_bytes: int = setting(16 * 1024 * 1024, "bytes of input that one run may have in flight", least=1)
     max_in_flight: int = setting(256, "calls that each service may have in flight, over all runs", least=1)
@@ -50,8 +69,12 @@ class Settings:
     worker_orders: int = setting(20, "orders that each worker makes", least=1)
     worker_every: float = setting(0.0, "seconds between two runs of a worker; 0 runs it once")
     latency_scale: float = setting(1.0, "multiplies the latency of the simulated services; 0 for none")
-    pricing_url: str = setting("", "pricing service, such as http://127.0.0.1:8081/prices/{orderId}")
-    inventory_url: str = setting("", "inventory service, such as http://127.0.0.1:8081/stock/{orderId}")
+    pricing_url: str = setting(
+        "", "pricing service, such as http://127.0.0.1:8081/prices/{orderId}", check=_check_address
+    )
+    inventory_url: str = setting(
+        "", "inventory service, such as http://127.0.0.1:8081/stock/{orderId}", check=_check_address
+    )
     service_timeout: float = setting(10.0, "seconds that one attempt at a service may take", least=0.001)
     stall: float = setting(30.0, "seconds without progress after which a stream is ended", least=0.1)
     min_rate: float = setting(16.0, "bytes a second that count as progress; 0 lets any byte count")
@@ -137,6 +160,11 @@ def _convert(name: str, value: Any, origin: str) -> Any:
         raise SettingsError(f"{origin} has to be {bound}, got {value!r}")
     if meta["choices"] and converted not in meta["choices"]:
         raise SettingsError(f"{origin} has to be one of {', '.join(meta['choices'])}, got {value!r}")
+    if meta["check"] is not None:
+        try:
+            meta["check"](converted)
+        except (ValueError, PenstockError) as error:
+            raise SettingsError(f"{origin}: {error}") from error
     return converted
 
 

@@ -18,7 +18,7 @@ from aiohttp import web
 from penstock.errors import PenstockError
 from penstock.files.folders import holds_flow
 from penstock.observe import LogFile, PenstockCollector, Reloads, Requests, Watched, set_up_logs
-from penstock.runtime import Supervisor
+from penstock.runtime import Phase, Supervisor
 from penstock.services.web import HttpClient
 from penstock.settings import Settings, SettingsError, add_flags, load_settings
 from penstock_http.app import make_app
@@ -131,7 +131,7 @@ async def serve(settings: Settings, places: Places, logs: LogFile, *, watch: boo
     await asyncio.gather(*followers, return_exceptions=True)
     await catalogue.aclose()
     report = await supervisor.shut_down(settings.grace)
-    await close_connections(runner)
+    await close_connections(runner, supervisor)
     await client.aclose()
     if not report.forced:
         mark.clear()
@@ -159,17 +159,20 @@ def tune_interpreter() -> None:
     gc.set_threshold(20_000, 20, 100)
 
 
-async def close_connections(runner: web.AppRunner) -> None:
+async def close_connections(runner: web.AppRunner, supervisor: Supervisor) -> None:
     """Let the clients take their last bytes, then close what is left. By now no run is open.
 
     Closing a connection whose client still sends resets it, and the client may lose the end record that is on its way.
-    So such clients get a moment to see the end and to close from their side; idle connections are closed at once.
+    So such clients get a moment to see the end and to close from their side, unless one more signal says not to wait;
+    idle connections are closed at once.
     """
     server = runner.server
     if server is not None:
         server.pre_shutdown()
         until = asyncio.get_running_loop().time() + FAREWELL
-        while server.connections and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 - no event tells
+        while server.connections and asyncio.get_running_loop().time() < until:
+            if supervisor.phase is not Phase.STOPPED:
+                break
             await asyncio.sleep(0.02)  # aiohttp tells nobody when the last one has gone
     await runner.cleanup()
 

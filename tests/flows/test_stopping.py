@@ -14,7 +14,8 @@ WHAT_FOLLOWS = {
         Event.EMPTY: Phase.STOPPED,
     },
     Phase.ABORTING: {Event.SIGNAL: Phase.EXITING, Event.HARD_OVER: Phase.EXITING, Event.EMPTY: Phase.STOPPED},
-    Phase.STOPPED: {Event.SIGNAL: Phase.EXITING, Event.HARD_OVER: Phase.EXITING},
+    Phase.STOPPED: {Event.SIGNAL: Phase.LEAVING, Event.HARD_OVER: Phase.EXITING},
+    Phase.LEAVING: {Event.SIGNAL: Phase.EXITING, Event.HARD_OVER: Phase.EXITING},
     Phase.EXITING: {},
 }
 

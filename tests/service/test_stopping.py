@@ -174,6 +174,22 @@ def test_a_client_that_goes_on_sending_sees_the_end_of_its_stream(serve: Serve) 
     assert server.wait() == 0
 
 
+def test_a_second_signal_after_all_was_settled_is_no_forced_stop(serve: Serve) -> None:
+    """Nobody is waited for any more, but nothing was cut: the exit code says so, and so does the next start."""
+    server = serve()
+    with server.connect() as client:
+        answer = begin(client)
+        assert answer.next()["ok"]
+        server.signal(signal.SIGTERM)
+        server.event("stop.phase", phase="stopped")
+        started = time.monotonic()
+        server.signal(signal.SIGINT)
+        assert server.wait() == 0
+        assert time.monotonic() - started < 2.5
+        assert answer.complete().end["reason"] == "draining"
+    assert server.event("stop.ended")["forced"] is False
+
+
 def test_a_stuck_process_exits_all_the_same(tmp_path: Any) -> None:
     """A step that blocks the event loop runs no timers: after `--grace` + `--hard` a thread ends the process."""
     (tmp_path / "stuck.py").write_text("import time\n\ndef stuck(value):\n    time.sleep(60)\n")

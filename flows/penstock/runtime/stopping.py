@@ -14,7 +14,9 @@ class Phase(StrEnum):
     ABORTING = "aborting"
     """Everything is being cancelled."""
     STOPPED = "stopped"
-    """No run is open."""
+    """No run is open; clients have a moment to take what is theirs."""
+    LEAVING = "leaving"
+    """Nobody is waited for any more."""
     EXITING = "exiting"
     """The process ends now, stuck or not."""
 
@@ -37,8 +39,10 @@ TABLE: dict[tuple[Phase, Event], Phase] = {
     (Phase.ABORTING, Event.SIGNAL): Phase.EXITING,
     (Phase.ABORTING, Event.HARD_OVER): Phase.EXITING,
     (Phase.ABORTING, Event.EMPTY): Phase.STOPPED,
-    (Phase.STOPPED, Event.SIGNAL): Phase.EXITING,
+    (Phase.STOPPED, Event.SIGNAL): Phase.LEAVING,
     (Phase.STOPPED, Event.HARD_OVER): Phase.EXITING,
+    (Phase.LEAVING, Event.SIGNAL): Phase.EXITING,
+    (Phase.LEAVING, Event.HARD_OVER): Phase.EXITING,
 }
 
 
