@@ -179,10 +179,24 @@ class Builder(Generic[A]):
         made: list[Way] = []
         for key, branch in branches.items():
             fork = self.fork(frozenset(taken))
-            steps = fork.steps if branch.steps is None else branch.steps(fork).steps
+            steps = () if branch.steps is None else self._steps_of(fork, branch.steps(fork), f"branch {key} of {name}")
             taken |= {step.name for step in walk(steps)}
             made.append(Way(key, branch.condition if isinstance(branch, When) else None, steps, branch.end))
         return self.with_step("route", name, ways=tuple(made))
+
+    def _steps_of(self, fork: Flow[Any], branch: Flow[Any], where: str) -> tuple[NamedStep, ...]:
+        """The steps of a branch; refuses all else that was said on it, which would be passed over."""
+        own_window = branch.name == fork.name and (branch.elements, branch.bytes) != (fork.elements, fork.bytes)
+        said = {
+            "dead_letters": branch.store is not None and branch.store is not fork.store,
+            "in_order": branch.ordered and not fork.ordered,
+            "window": own_window,
+            "with_samples": branch.samples is not None and branch.samples is not fork.samples,
+            "worker": bool(branch.workers) and branch.workers != fork.workers,
+        }
+        for word in (word for word, is_said in said.items() if is_said):
+            raise FlowError(f"{where} in flow {self.name} has steps only; say {word} of the flow itself")
+        return branch.steps
 
     def to(self, *outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Flow[A]:
         """Hand each value to outlets; it goes on, unchanged, when all of them took it. `timeout` is for one write."""

@@ -16,8 +16,6 @@ from penstock.expressions import condition
 from penstock.outlets import Outlet
 from penstock.services import Service
 
-SERVICE_KINDS = ("map_async", "enrich", "batch")
-
 
 @dataclass(frozen=True)
 class Way:

@@ -13,7 +13,7 @@ from penstock_http.problems import Refused
 
 
 def check_token(request: web.Request, what: str) -> None:
-    """Refuse who may not; `what` begins the sentence that says so: "dead letters are shown".
+    """Refuse who may not; `what` is in the sentence that says so: "see dead letters".
 
     With a token set, it is asked for always. Without one, only a request from this machine to this machine is answered;
     one that came through a proxy is from elsewhere, whatever its address says.
@@ -21,13 +21,15 @@ def check_token(request: web.Request, what: str) -> None:
     settings = request.app[CONTEXT].settings
     given = request.headers.get("Authorization", "")
     if settings.token:
+        scheme, _, token = given.partition(" ")
         # A header that is no UTF-8 comes with surrogates; it is a wrong token like any other.
-        if hmac.compare_digest(given.encode("utf-8", "surrogateescape"), f"Bearer {settings.token}".encode()):
+        same = hmac.compare_digest(token.encode("utf-8", "surrogateescape"), settings.token.encode())
+        if same and scheme.lower() == "bearer":
             return
         raise Refused(
             401,
             "token_needed",
-            f"{what} to whoever has the token: Authorization: Bearer …",
+            f"only whoever has the token may {what}: Authorization: Bearer …",
             {"WWW-Authenticate": 'Bearer realm="penstock"'},
         )
     local = is_loopback(settings.host) and is_loopback(request.remote or "") and is_loopback(request.url.host or "")
@@ -35,14 +37,14 @@ def check_token(request: web.Request, what: str) -> None:
         raise Refused(
             403,
             "token_needed",
-            f"beyond this machine {what} with a token only: set PENSTOCK_TOKEN and restart",
+            f"beyond this machine only whoever has a token may {what}: set PENSTOCK_TOKEN and restart",
         )
 
 
 def is_trusted(request: web.Request) -> bool:
     """Whether a request may see what customers sent."""
     try:
-        check_token(request, "it is shown")
+        check_token(request, "see it")
     except Refused:
         return False
     return True
@@ -52,7 +54,7 @@ def check_put(request: web.Request) -> None:
     """Refuse who may not bring a flow: a flow names Python functions and files, so to bring one is to run code here."""
     if request.app[CONTEXT].settings.allow_put == "no":
         raise Refused(403, "put_not_allowed", "flows are not taken over HTTP here: --allow-put yes switches it on")
-    check_token(request, "flows are taken")
+    check_token(request, "bring flows")
     # A page in a browser on this machine is not this machine: it says where it comes from.
     origin = request.headers.get("Origin")
     if origin is not None and not _same(origin, request):

@@ -14,7 +14,7 @@ from penstock_http.simulation import make_app, simulated
 
 __all__ = ["Knobs", "command", "make_app", "simulated"]
 
-log = structlog.get_logger
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 def command(arguments: list[str]) -> int:
@@ -30,7 +30,7 @@ def command(arguments: list[str]) -> int:
     try:
         asyncio.run(_serve(knobs, host, port))
     except OSError as error:
-        log().error("http.failed", host=host, port=port, error=str(error))
+        log.error("http.failed", host=host, port=port, error=str(error))
         return 1
     return 0
 
@@ -41,7 +41,7 @@ async def _serve(knobs: Knobs, host: str, port: int) -> None:
     for ending in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(ending, stop.set)
     async with simulated(knobs, host, port) as url:
-        log().info("http.listening", url=url)
+        log.info("http.listening", url=url)
         await stop.wait()
 
 

@@ -28,7 +28,7 @@ def during(server: rig.Server, seconds: float, connections: int, count: int) -> 
         with rig.client("upload", server, count=count, seconds=left + 5) as large:
             wait_for_the_body(count)
             while large.poll() is None and time.monotonic() < until:
-                for method, times in small(server, 0.5, connections).items():
+                for method, times in small(server, min(0.5, seconds / 8), connections).items():
                     if large.poll() is None:
                         found[method] += times
     if not found["GET"]:
@@ -49,7 +49,7 @@ def all_figures(quick: bool, names: Sequence[str]) -> list[Figure]:
             with rig.serving([name], scale) as servers:
                 for server in servers:
                     time_for = 2.0 if quick else seconds
-                    count = UPLOAD // 4 if quick else UPLOAD
+                    count = UPLOAD // 2 if quick else UPLOAD
                     small(server, 1.0, connections)
                     alone = small(server, time_for / 2, connections)
                     busy = during(server, time_for, connections, count)

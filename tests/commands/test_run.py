@@ -177,7 +177,7 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
         ("penstock.orders:nothing", "penstock.orders has no nothing"),
         ("penstock.orders:Order", "is no flow"),
         ("flow.yaml --input none.ndjson", "there is no file none.ndjson"),
-        ("flow.yaml --input .", "is no regular file"),
+        ("flow.yaml --input .", "is a directory"),
         ("flow.yaml --input flow.yaml", "does not tell its format"),
         ("flow.yaml --worker daily", "has no worker 'daily' (workers: nightly)"),
         ("flow.yaml --samples 3 --format csv", "--format is for --input"),

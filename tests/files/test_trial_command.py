@@ -126,6 +126,26 @@ def test_the_trace_tells_what_happened_and_when(write: Any, capsys: pytest.Captu
     assert "             0.1 s  the end: completed" in lines
 
 
+def test_the_trace_tells_of_what_no_client_hears(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was filtered, and the parts that were, each once."""
+    flow = """
+flow: f
+key: id
+item: {id: integer}
+steps:
+  - filter: value.id != 1
+  - flat_map: "[{'id': 20}, {'id': 30}]"
+  - filter: value.id != 20
+tests:
+  - name: a
+    given: [{id: 1}, {id: 2}]
+    expect: {filtered: 1, ok: 1}
+"""
+    assert command([write("f.yaml", flow), "--trace"]) == 0
+    told = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines() if "filtered" in line]
+    assert told == ["filtered: 1", "filtered: 2, part 0"]
+
+
 def test_another_seed_can_be_asked_for(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert command([write("bad.yaml", BAD), "--seed", "77"], load) == 1
     assert "      seed 77" in capsys.readouterr().out.splitlines()

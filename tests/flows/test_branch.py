@@ -17,6 +17,8 @@ from laws.plans import quiet, summary_of
 from laws.test_steps import send
 from penstock import Flow, from_iterable, operators
 from penstock.element import Element, Ledger, Outcome
+from penstock.errors import FlowError
+from penstock.flow import When
 from penstock.operators import Branch
 from penstock.runtime import Run, Summary
 from penstock.runtime.plan import Plan
@@ -427,3 +429,18 @@ def test_branches_that_make_no_sense_are_refused(branches: list[Branch], message
     """Said when the step is made, with what to do."""
     with pytest.raises(ValueError, match=message):
         operators.branch(branches, name="pick")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        lambda branch: branch.dead_letters("memory"),
+        lambda branch: branch.window(3),
+        lambda branch: branch.in_order(),
+        lambda branch: branch.worker("a", from_iterable([1])),
+    ],
+)
+def test_a_branch_says_steps_and_nothing_else(more: Callable[[Flow[Any]], Flow[Any]]) -> None:
+    """What else is said on it would be passed over: the flow has one window, one store."""
+    with pytest.raises(FlowError, match="branch big of route in flow f has steps only; say "):
+        Flow[int]("f").route(big=When(lambda value: value > 2, lambda branch: more(branch.map(str))))

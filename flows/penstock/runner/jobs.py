@@ -70,6 +70,8 @@ def make_source(flow: Flow[Any], options: argparse.Namespace) -> Source[Any]:
             raise FlowError(f"flow {flow.name} has no samples; say in it what they are, or use --input")
         return generated(options.samples, flow.samples)
     if options.input in (None, "-"):
+        if os.isatty(0) and not options.quiet:
+            sys.stderr.write("penstock run: items are read from the terminal, a line each; Ctrl-D ends them\n")
         return PipeInput(Format(options.format or Format.NDJSON))
     check_input(options.input)
     return FileInput(options.input, format_of(options.input, options.format))
@@ -122,6 +124,8 @@ def check_input(path: str) -> None:
     """Raise for a file that is none, before anything is begun."""
     if not os.path.exists(path):
         raise FlowError(f"there is no file {path}")
+    if os.path.isdir(path):
+        raise FlowError(f"{path} is a directory; name a file in it, or a worker whose source it is: --worker NAME")
     if size_of(path) is None:
         raise FlowError(f"{path} is no regular file; leave --input out: … < {path}")
 

@@ -12,12 +12,12 @@ from penstock_http.access import check_token
 from penstock_http.context import CONTEXT
 from penstock_http.problems import Refused
 
-SHOWN = "dead letters are shown"
+SEE = "see dead letters"
 
 
 async def list_letters(request: web.Request) -> web.Response:
     """One page of letters, oldest first."""
-    check_token(request, SHOWN)
+    check_token(request, SEE)
     negotiation.only(request, *Filter.__struct_fields__, "after", "limit")
     limit = negotiation.number(request.query, "limit", PAGE, 1, PAGE_LIMIT)
     stores = request.app[CONTEXT].supervisor.stores.all()
@@ -27,7 +27,7 @@ async def list_letters(request: web.Request) -> web.Response:
 
 async def show_letter(request: web.Request) -> web.Response:
     """One letter."""
-    check_token(request, SHOWN)
+    check_token(request, SEE)
     negotiation.only(request)
     id = request.match_info["id"]
     letter = await letter_in(request.app[CONTEXT].supervisor.stores.all(), id)

@@ -18,6 +18,13 @@ class Register:
         """What came in, as JSON has it."""
         self._trace = trace
 
+    def settled(self, element: Element[Any], outcome: Outcome) -> None:
+        """Note what the client hears nothing of."""
+        unheard = outcome in (Outcome.FILTERED, Outcome.CANCELLED) and element.family is None
+        if unheard and element.root.seq in self.inputs:
+            part = "" if element.part is None else f", part {element.part}"
+            self._trace.add(f"{outcome.value}: {self.label(element.root)}{part}")
+
     def step(self) -> Step[Any, Any]:
         """A step that notes what passes it, and changes nothing."""
         return each("test", self._note)

@@ -52,7 +52,7 @@ class Stage:
         case, flow = self._case, self._staged()
         plan = flow.plan()
         first, *others = plan.steps
-        return Run(
+        run = Run(
             msgspec.structs.replace(plan, steps=(first, self.register.step(), *others, self.register.step())),
             source_of(flow, case),
             Lines(self.client.write),
@@ -60,6 +60,8 @@ class Stage:
             ordered=flow.ordered if case.ordered is None else case.ordered,
             chance=self._chance("dead letters"),
         )
+        run.ledger.watch = self.register.settled
+        return run
 
     def _staged(self) -> Flow[Any]:
         """The flow, with all that is played in the place of what is real."""
