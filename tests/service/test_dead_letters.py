@@ -151,5 +151,5 @@ def test_a_token_is_asked_for_always(serve: Serve, host: str) -> None:
         assert (answer.status, answer.headers["www-authenticate"].split()[0]) == (401, "Bearer")
     right = "Bearer s3cret-ß".encode().decode("latin-1")
     assert server.ask("GET", LETTERS, Authorization=right, X_Forwarded_For="203.0.113.7").status == 200
-    assert server.ask("GET", LETTERS, Authorization=right.lower()).status == 200  # RFC 9110, section 11.1
+    assert server.ask("GET", LETTERS, Authorization=right.replace("B", "b")).status == 200  # RFC 9110, section 11.1
     assert "s3cret" not in json.dumps(server.events)
