@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from penstock.arguments import positive
 from penstock.deadletters.letter import Letter, as_document, as_json
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Store
 from penstock.deadletters.stores import MEMORY, make_store, place_of
@@ -69,13 +70,6 @@ def make_parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="as a JSON document")
     form.add_argument("--input", action="store_true", help="only the bytes that came in, as they came")
     return parser
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"has to be a whole number from 1 on, got {text!r}")
-    return int(text)
 
 
 def open_later(url: str) -> Store:

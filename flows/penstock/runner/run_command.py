@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 
+from penstock.arguments import positive, seconds
 from penstock.errors import CheckpointRefused, FlowError, PenstockError
 from penstock.formats import Format
 from penstock.observe import set_up_logs
@@ -73,24 +74,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="warning")
     parser.add_argument("--log-format", choices=("auto", "json", "console"), default="auto")
     return parser
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"has to be a whole number from 1 on, got {text!r}")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """A time above 0, in seconds."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"has to be a number of seconds above 0, got {text!r}")
-    return value
 
 
 def tell_complete(job: Job, resumable: Resumable, end: End) -> int:
