@@ -49,7 +49,14 @@ class Otherwise:
 
 
 class Builder(Generic[A]):
-    """What a flow is, as far as its steps go."""
+    """What a flow is, as far as its steps go.
+
+    Each method gives the flow with one step more. A value whose function raises, or whose call fails for good, fails at
+    that step; the others go on. Steps are named after their functions unless `name` says otherwise; one that is taken
+    gets a number behind it. Options out of bounds raise `ValueError`, what cannot be meant raises `FlowError`, both at
+    once. What a step holds back, and when it ends, its operator in `penstock.operators` tells; there, `route` is
+    `branch` and `to` is `deliver`.
+    """
 
     name: str
     item: type[A] | None
@@ -73,11 +80,11 @@ class Builder(Generic[A]):
         """The flow with one step more. A name that is taken gets a number behind it."""
 
     def map(self, function: Callable[[A], B], *, name: str | None = None) -> Flow[B]:
-        """Replace each value by what a plain, quick function makes of it."""
+        """Replace each value by what a plain, quick function makes of it. What waits belongs into `map_async`."""
         return self.with_step("map", name or name_of(function, "map"), function=function)
 
     def filter(self, predicate: Callable[[A], object], *, name: str | None = None) -> Flow[A]:
-        """Let through the values for which a predicate is true."""
+        """Let through the values for which a predicate is true; the others are settled as filtered."""
         return self.with_step("filter", name or name_of(predicate, "filter"), predicate=predicate)
 
     def tap(self, look: Callable[[A], object], *, name: str | None = None) -> Flow[A]:
@@ -91,7 +98,10 @@ class Builder(Generic[A]):
         max_parts: int = operators.MAX_PARTS,
         name: str | None = None,
     ) -> Flow[B]:
-        """Replace each value by the values of an iterable."""
+        """Replace each value by the values of an iterable, its parts; it is settled when all of them are.
+
+        At most `max_parts` of one run are open at once (default 256), so an endless iterable is no danger.
+        """
         name = name or name_of(function, "flat_map")
         return self.with_step("flat_map", name, function=function, max_parts=max_parts)
 
@@ -105,7 +115,11 @@ class Builder(Generic[A]):
         ordered: bool = False,
         name: str | None = None,
     ) -> Flow[Any]:
-        """Replace each value by the answer of a coroutine function or a `Service`."""
+        """Replace each value by the answer of a coroutine function or a `Service`.
+
+        Of a function a service is made: `max_in_flight` calls at once (default 256), `timeout` in seconds for each of
+        `attempts` (default 30 s, once). A `Service` brings its own. `ordered` keeps the order of what comes in.
+        """
         service = _service(name, "map_async", call, max_in_flight, timeout, attempts)
         return self.with_step("map_async", name or service.name, call=service, ordered=ordered)
 
@@ -116,7 +130,12 @@ class Builder(Generic[A]):
         merge: operators.Merge | None = None,
         **services: Service | Callable[[Any], Any],
     ) -> Flow[A]:
-        """Ask several services side by side and merge their answers into the value by name."""
+        """Ask several services side by side and merge their answers into the value by name.
+
+        A dict gets a key for each, a Struct or dataclass its field of that name; `merge(value, answers)` does it for
+        anything else. Of a function a service is made, of 256 calls at once and one attempt of 30 s. A value fails at
+        the service that failed for good. Raises `FlowError` for a name that is no field of the item.
+        """
         if not services:
             raise FlowError(f"enrich in flow {self.name} needs at least one service: enrich(pricing=price_of)")
         fields = None if typing.is_typeddict(self.item) or self.steps or merge else fields_of(self.item)
@@ -141,12 +160,17 @@ class Builder(Generic[A]):
         attempts: int = 1,
         name: str | None = None,
     ) -> Flow[Any]:
-        """Gather values, ask a service once for all of them, and give each its own answer."""
+        """Gather values, ask a service once for all of them, and give each its own answer.
+
+        The call is made when `size` values are together, or the first has waited `seconds`. It takes a list and answers
+        with one of the same length and order; an exception in it fails its value alone. The other options are those of
+        `map_async`.
+        """
         service = _service(name, "batch", call, max_in_flight, timeout, attempts)
         return self.with_step("batch", name or service.name, call=service, size=size, seconds=seconds)
 
     def throttle(self, rate: float, *, burst: int = 1, name: str = "throttle") -> Flow[A]:
-        """Let elements through at a rate, in elements per second."""
+        """Let elements through at a `rate`, in elements per second, with up to `burst` at once after a pause."""
         return self.with_step("throttle", name, rate=rate, burst=burst)
 
     def through(
@@ -156,7 +180,11 @@ class Builder(Generic[A]):
         max_parts: int = THROUGH_PARTS,
         name: str = "through",
     ) -> Flow[B]:
-        """Send the values through a synchronous operator of reactivex."""
+        """Send the values through a synchronous operator of reactivex, such as `distinct_until_changed()`.
+
+        One value that comes out replaces the one that went in, none filters it, several are its parts, `max_parts` at
+        most (default 16). What comes out at the operator's end is an element of its own.
+        """
         return self.with_step("through", name, operator=operator, max_parts=max_parts)
 
     def route(
@@ -199,13 +227,20 @@ class Builder(Generic[A]):
         return branch.steps
 
     def to(self, *outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Flow[A]:
-        """Hand each value to outlets; it goes on, unchanged, when all of them took it. `timeout` is for one write."""
+        """Hand each value to outlets; it goes on, unchanged, when all of them took it.
+
+        `timeout` is in seconds, for one write, and for opening an outlet (default 30). While an outlet cannot be
+        opened, values wait, so the source pauses; a value that an outlet refuses fails.
+        """
         if not outlets:
             raise FlowError(f"to in flow {self.name} needs at least one outlet: to(FileOutlet('out.ndjson'))")
         return self.with_step("to", name, outlets=outlets, timeout=timeout)
 
     def step(self, step: Step[A, B], *, max_parts: int = 0, name: str | None = None) -> Flow[B]:
-        """Continue with an operator of your own, on streams of elements, that has at most `max_parts` parts open."""
+        """Continue with an operator of your own, on streams of elements, that has at most `max_parts` parts open.
+
+        `max_parts` counts into the bound of the flow's memory; a step that makes no parts leaves it at 0.
+        """
         return self.with_step("step", name or name_of(step, "step"), step=step, max_parts=max_parts)
 
 
