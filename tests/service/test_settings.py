@@ -55,6 +55,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_line": "1"}, "--max-line"),
     ({"log_level": "loud"}, "debug, info, warning, error"),
     ({"log_format": "xml"}, "auto, json, console"),
+    ({"dead_letters": "postgres://x"}, "--dead-letters: no dead-letter store is known for 'postgres://x'"),
+    ({"pricing_url": "ftp://x"}, "--pricing-url: a service needs an address like http://host/path/{field}"),
+    ({"inventory_url": "http://h/{a[0]}"}, "--inventory-url: {a[0]} is not the plain name of a field"),
     ({"config": "/nowhere/penstock.toml"}, "/nowhere/penstock.toml cannot be read"),
 ]
 
@@ -151,13 +154,18 @@ def test_a_port_in_use_is_said_in_a_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("url", ["postgres://x", "sqlite:////nowhere/x.db", "x"])
-def test_dead_letters_that_cannot_be_kept_are_no_start(url: str) -> None:
+@pytest.mark.parametrize(("url", "code"), [("postgres://x", 2), ("sqlite:////nowhere/x.db", 1), ("x", 2)])
+def test_dead_letters_that_cannot_be_kept_are_no_start(url: str, code: int) -> None:
     """A service that could not keep its failures does not serve; it says so in one line."""
     done = run("serve", "--port", "0", "--dead-letters", url)
-    assert done.returncode in (1, 2)
+    assert done.returncode == code
     assert done.stderr.startswith("penstock serve: ")
     assert "Traceback" not in done.stderr
+
+
+def test_a_stall_beyond_what_the_kernel_counts_is_served(serve: Serve) -> None:
+    """Its clock of connections has 31 bits of milliseconds; ours go on."""
+    assert serve("--stall", 3_000_000).ask("GET", "/orders/bulk?count=1").end["ok"] == 1
 
 
 def test_flags_reach_the_service(serve: Serve) -> None:

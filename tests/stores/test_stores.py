@@ -88,6 +88,7 @@ async def test_a_store_of_two_names_is_one(url: str, monkeypatch: pytest.MonkeyP
     await supervisor.forget(ways[0], [])
     assert supervisor.stores.all() == []
     assert supervisor.stores.work.commits == 1  # what was counted stays counted
+    assert supervisor.totals["a"].letters == {}  # but not by steps that are gone
     await supervisor.shut_down(1)
 
 
