@@ -214,15 +214,14 @@ class Builder(Generic[A]):
 
     def _steps_of(self, fork: Flow[Any], branch: Flow[Any], where: str) -> tuple[NamedStep, ...]:
         """The steps of a branch; refuses all else that was said on it, which would be passed over."""
-        own_window = branch.name == fork.name and (branch.elements, branch.bytes) != (fork.elements, fork.bytes)
         said = {
             "dead_letters": branch.store is not None and branch.store is not fork.store,
             "in_order": branch.ordered and not fork.ordered,
-            "window": own_window,
+            "window": branch.name == fork.name and (branch.elements, branch.bytes) != (fork.elements, fork.bytes),
             "with_samples": branch.samples is not None and branch.samples is not fork.samples,
             "worker": bool(branch.workers) and branch.workers != fork.workers,
         }
-        for word in (word for word, is_said in said.items() if is_said):
+        if word := next((word for word, is_said in said.items() if is_said), None):
             raise FlowError(f"{where} in flow {self.name} has steps only; say {word} of the flow itself")
         return branch.steps
 

@@ -133,6 +133,11 @@ class Flow(Builder[A]):
         return replace(self, steps=tuple(step.with_outlets(others) for step in self.steps))
 
     @property
+    def store_url(self) -> str | None:
+        """The URL of the store of dead letters, also of one that was given itself; None without one."""
+        return self.store if self.store is None or isinstance(self.store, str) else self.store.url
+
+    @property
     def outlets(self) -> dict[str, Outlet]:
         """All outlets that the steps hand values to, by name."""
         return {name: outlet for step in walk(self.steps) for name, outlet in step.outlets.items()}

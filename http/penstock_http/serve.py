@@ -169,10 +169,9 @@ async def close_connections(runner: web.AppRunner, supervisor: Supervisor) -> No
     server = runner.server
     if server is not None:
         server.pre_shutdown()
-        until = asyncio.get_running_loop().time() + FAREWELL
-        while server.connections and asyncio.get_running_loop().time() < until:
-            if supervisor.phase is not Phase.STOPPED:
-                break
+        loop = asyncio.get_running_loop()
+        until = loop.time() + FAREWELL
+        while server.connections and supervisor.phase is Phase.STOPPED and loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.02)  # aiohttp tells nobody when the last one has gone
     await runner.cleanup()
 

@@ -84,6 +84,18 @@ def test_redacted_fields_of_structs_and_tuples_are_not_kept() -> None:
     assert letter.message == "no service for [redacted]"
 
 
+def test_an_answer_that_is_no_json_is_not_kept_at_all() -> None:
+    """As with inputs; the other answers are."""
+
+    def broken(_: Any) -> Any:
+        raise ValueError("no")
+
+    flow = Flow[Any]("f").enrich(raw=lambda _: b"\xff 4111", even=lambda _: 2, other=broken)
+    [letter] = letters_of(flow, {"id": 1}, redact=["card"])
+
+    assert letter.found == {"raw": "[redacted]", "even": 2}
+
+
 def test_what_an_earlier_step_found_is_not_told_by_an_error() -> None:
     """A secret that the input does not have comes with the value."""
     flow = Flow[Any]("f").enrich(asked=lambda _: {"pin": SECRET}).map(lambda value: int(value["asked"]["pin"]))

@@ -1,6 +1,6 @@
 """Where failed elements wait: dead letters, and the stores that keep them."""
 
-from penstock.deadletters.letter import UNSHOWN, Letter, as_document, as_json, new_id, new_ids, now
+from penstock.deadletters.letter import Letter, as_document, as_json, new_id, new_ids, now
 from penstock.deadletters.memory import MemoryStore
 from penstock.deadletters.several import letter_in, page_of
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Page, Store
@@ -9,7 +9,6 @@ from penstock.deadletters.stores import Stores, check_store, make_store
 __all__ = [
     "PAGE",
     "PAGE_LIMIT",
-    "UNSHOWN",
     "Filter",
     "Letter",
     "MemoryStore",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Iterable
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
@@ -52,13 +52,16 @@ class Stores:
     def __init__(self, *, apart: bool = False) -> None:
         self._apart = apart
         self._stores: dict[str, Store] = {}
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Held while a store is opened."""
+        self._closing: set[Store] = set()
         self._closed = Work()
+        """What stores did that are closed."""
 
     async def get(self, where: str | Store) -> Store:
         """The store at a URL, or the given one; opened if it was not."""
         name = _name(where)
-        async with self._locks[name]:  # two that ask for a store are not to open it twice
+        async with self._locks.setdefault(name, asyncio.Lock()):  # two that ask for a store are not to open it twice
             if name not in self._stores:
                 store = make_store(where, apart=self._apart) if isinstance(where, str) else where
                 await store.open()
@@ -76,7 +79,7 @@ class Stores:
     @property
     def work(self) -> Work:
         """What all of them did, those too that were closed meanwhile."""
-        return sum((Work.of(store) for store in self.all()), self._closed)
+        return sum((Work.of(store) for store in [*self.all(), *self._closing]), self._closed)
 
     async def close(self, url: str, *, rest: Iterable[str | Store | None] = ()) -> None:
         """Close the store at a URL, unless one of `rest` is the same, however its URL is written.
@@ -87,9 +90,11 @@ class Stores:
         if place == MEMORY or place in {_name(other) for other in rest if other is not None}:
             return
         if (store := self._stores.pop(place, None)) is not None:
+            self._closing.add(store)
             try:
                 await store.aclose()
             finally:
+                self._closing.discard(store)
                 self._closed += Work.of(store)
 
     async def aclose(self) -> None:

@@ -63,7 +63,7 @@ def files_added_to(flow: Flow[Any]) -> Iterator[Used]:
     for outlet in flow.outlets.values():
         if isinstance(outlet, FileOutlet):
             yield Used(f"what a step delivers to ({outlet.path})", filled(outlet.path))
-    url = flow.store if flow.store is None or isinstance(flow.store, str) else flow.store.url
+    url = flow.store_url
     if url is not None and (place := place_of(url)).startswith(SQLITE):
         yield Used(f"the dead letters at {url}", place.removeprefix(SQLITE))
 

@@ -44,6 +44,8 @@ def make_job(found: Found, options: argparse.Namespace) -> Job:
     source = make_source(flow, options)
     read = [*files_of(found.files), *files_read(source)]
     check_files(flow, options.output, read)
+    if isinstance(source, PipeInput) and os.isatty(source.descriptor) and not options.quiet:
+        sys.stderr.write("penstock run: items are read from the terminal, a line each; Ctrl-D ends them\n")
     output = standard_output() if options.output in (None, "-") else open_output(options.output)
     return Job(
         flow=flow,
@@ -70,8 +72,6 @@ def make_source(flow: Flow[Any], options: argparse.Namespace) -> Source[Any]:
             raise FlowError(f"flow {flow.name} has no samples; say in it what they are, or use --input")
         return generated(options.samples, flow.samples)
     if options.input in (None, "-"):
-        if os.isatty(0) and not options.quiet:
-            sys.stderr.write("penstock run: items are read from the terminal, a line each; Ctrl-D ends them\n")
         return PipeInput(Format(options.format or Format.NDJSON))
     check_input(options.input)
     return FileInput(options.input, format_of(options.input, options.format))
@@ -99,7 +99,7 @@ def resumable_job(found: Found, options: argparse.Namespace, *, ordered: bool) -
         "format": str(format),
         "output": os.path.realpath(options.output),
         "order of results": "input" if ordered else "completion",
-        "store of dead letters": store_of(flow),
+        "store of dead letters": flow.store_url or "none",
     }
     journal, output = open_resumable(
         options.checkpoint, options.output, made_of, ordered=ordered, restart=options.restart
@@ -169,13 +169,6 @@ def writes_to_stdout(flow: Flow[Any]) -> bool:
     return any(
         isinstance(outlet, StandardOutput) for step in walk(flow.steps) for outlet in step.options.get("outlets", ())
     )
-
-
-def store_of(flow: Flow[Any]) -> str:
-    """What the store of a flow's dead letters is known again by."""
-    if flow.store is None:
-        return "none"
-    return flow.store if isinstance(flow.store, str) else flow.store.url
 
 
 def shows_progress(options: argparse.Namespace) -> bool:

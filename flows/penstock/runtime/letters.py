@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
-from penstock.deadletters import UNSHOWN, Letter, new_ids, now
+from penstock.deadletters import Letter, as_json, new_ids, now
 from penstock.element import Element, Failure
 from penstock.sinks import shown_key
 
@@ -24,7 +21,7 @@ def write_letters(
     for id, element in zip(new_ids(len(elements)), elements, strict=True):
         failure = element.failure or UNKNOWN
         original = element.input if element.parent is None else element.root.input
-        raw = original if isinstance(original, bytes) else _as_json(original)
+        raw = original if isinstance(original, bytes) else as_json(original)
         size = len(raw)
         if type(raw) is not bytes:
             raw, size = bytes(raw), getattr(original, "length", size)
@@ -51,13 +48,3 @@ def write_letters(
             )
         )
     return letters
-
-
-def _as_json(value: Any) -> bytes:
-    """A value as JSON; what JSON does not know as its repr, because a letter has to be written in any case."""
-    try:
-        return msgspec.json.encode(value, enc_hook=repr)
-    except Exception:  # too deep, round in circles; a repr that raises
-        with suppress(Exception):
-            return repr(value).encode("utf-8", "replace")
-    return UNSHOWN

@@ -37,7 +37,7 @@ def redacted(element: Element[Any], paths: Sequence[str]) -> Element[Any]:
 
 def _redacted(element: Element[Any], paths: list[list[str]]) -> Element[Any]:
     original = _plain(element.root.input)
-    found = None if element.found is None else {name: _plain(answer) for name, answer in element.found.items()}
+    found = None if element.found is None else {name: _answer(answer) for name, answer in element.found.items()}
     known = _texts_at(original, paths) | _texts_at(_plain(element.value), paths) | _texts_at(found, paths)
     secrets = sorted(known, key=len, reverse=True)
     failure = element.failure
@@ -90,6 +90,11 @@ def _plain(value: Any) -> Any:
         return msgspec.to_builtins(value, enc_hook=_unknown)
     except Exception:  # what is no JSON, in whichever way
         return UNREADABLE
+
+
+def _answer(value: Any) -> Any:
+    """What a service answered, as dicts and lists; one that cannot be so is not kept."""
+    return REDACTED if (known := _plain(value)) is UNREADABLE else known
 
 
 def _unknown(_: Any) -> str:

@@ -10,6 +10,9 @@ from penstock.element import Ledger, Outcome
 from penstock.scope import Meter
 from penstock.window import Window
 
+EARLIER = "(earlier)"
+"""The step that letters are counted at whose own step is gone: all accounts have to agree, and series to be few."""
+
 
 class Counted(Protocol):
     """A run, as far as its numbers go."""
@@ -49,8 +52,8 @@ class Totals:
         self.places = tuple(place for place in self.places if place in places)
         for step in [step for step in self.meters if step not in steps]:
             del self.meters[step]
-        for step in [step for step in self._letters if step not in places]:
-            del self._letters[step]
+        for step in [step for step in self._letters if step not in (*places, EARLIER)]:
+            self._letters[EARLIER] += self._letters.pop(step)
 
     def begin(self, run: Counted) -> None:
         """Count a run among the open ones."""

@@ -71,11 +71,10 @@ class Feed(Source[T], Generic[T]):
             self._buffer.popleft()
             self._drop()
             self._append(value)
-        elif self.overflow is Overflow.DROP_NEWEST:
-            self._drop()
         else:
             self._drop()
-            self.fail(BufferOverflow(self.capacity))
+            if self.overflow is Overflow.FAIL:
+                self.fail(BufferOverflow(self.capacity))
 
     async def send(self, value: T) -> None:
         """Put a value into the buffer, waiting for room when the feed holds back. Raises `FeedClosed` after the run."""

@@ -133,7 +133,7 @@ def said(flow: Flow[Any]) -> dict[str, Any]:
             for service in flow.services
         ],
         "workers": [worker.name for worker in flow.workers],
-        "deadLetters": flow.store if isinstance(flow.store, str) else getattr(flow.store, "url", None),
+        "deadLetters": flow.store_url,
     }
 
 
