@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 import reactivex
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from laws.plans import within
 from penstock import Flow, from_async_iterable, from_iterable, ndjson
 from penstock.deadletters import Filter, MemoryStore
-from penstock.errors import BufferOverflow, FeedClosed, SourceBroke
+from penstock.errors import FeedClosed, SourceBroke
 from penstock.runtime import Run, Summary
 from penstock.sinks import Discard, Lines, Sink
-from penstock.sources import Feed, LineSplitter, LongLine, Source, from_observable, generated, ticks
+from penstock.sources import Feed, Source, from_observable, generated, ticks
 from penstock.testing import run
 
 
@@ -249,215 +248,6 @@ def test_an_element_larger_than_the_window_fails_and_keeps_its_beginning() -> No
     summary, letter = quiet(main())
     assert (summary.ok, summary.failed) == (2, 1)
     assert (letter.type, letter.input_size, len(letter.input)) == ("TooLarge", 9002, 4096)
-
-
-# Lines
-
-
-def reference(data: bytes, limit: int) -> list[tuple[bytes, int | None]]:
-    """The lines of an upload, the simple way: each with None, or with its length when it is over the limit."""
-    found: list[tuple[bytes, int | None]] = []
-    for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
-        line = line.removesuffix(b"\r")
-        if line.strip():
-            found.append((line, None) if len(line) <= limit else (line[: min(4096, limit)], len(line)))
-    return found
-
-
-def cut(data: bytes, cuts: list[int]) -> list[bytes]:
-    """Data in chunks whose sizes are taken from `cuts` in turn."""
-    chunks: list[bytes] = []
-    while data:
-        size = cuts[len(chunks) % len(cuts)]
-        chunks.append(data[:size])
-        data = data[size:]
-    return chunks
-
-
-LIMIT = 12
-
-bodies = st.lists(
-    st.one_of(
-        st.integers(0, LIMIT + 6).map(lambda size: b"x" * size),
-        st.integers(0, LIMIT + 6).map(lambda size: b" " * size),
-        st.integers(0, LIMIT + 6).map(lambda size: b" " * size + b"{}"),
-        st.sampled_from([b"", b"\r", b"a\rb", b"{}", b"\xef\xbb\xbf", b"\t", b"\r\r"]),
-    ).flatmap(lambda line: st.sampled_from([line + b"\n", line + b"\r\n"])),
-    max_size=6,
-)
-
-
-@settings(max_examples=400, deadline=None, print_blob=True)
-@given(
-    lines=bodies,
-    last=st.sampled_from([b"", b"{}", b"x" * LIMIT, b"x" * (LIMIT + 1), b" ", b"{}\r"]),
-    bom=st.booleans(),
-    cuts=st.lists(st.integers(1, 30), min_size=1, max_size=4),
-)
-@example(lines=[], last=b"x" * LIMIT, bom=True, cuts=[1])
-@example(lines=[b" " * (LIMIT + 4) + b"{}\n"], last=b"", bom=False, cuts=[1])
-def test_lines_are_the_same_wherever_the_chunks_are_cut(
-    lines: list[bytes], last: bytes, bom: bool, cuts: list[int]
-) -> None:
-    """Like splitting the whole at once: ends of both kinds, blank lines, a mark at the start, lines over the limit."""
-    data = (b"\xef\xbb\xbf" if bom else b"") + b"".join(lines) + last
-    splitter = LineSplitter(LIMIT)
-    found = [line for chunk in cut(data, cuts) for line in splitter.feed(chunk)] + splitter.finish()
-
-    assert [(bytes(line), line.length if isinstance(line, LongLine) else None) for line in found] == reference(
-        data, LIMIT
-    )
-
-
-def test_a_splitter_keeps_no_more_than_its_limit_of_a_line() -> None:
-    """However long a line is, what is kept of it stays bounded."""
-    splitter = LineSplitter(LIMIT)
-    for _ in range(1000):
-        splitter.feed(b"x" * 1000)
-
-    assert len(splitter._rest) <= LIMIT + 5
-
-
-def test_blank_lines_are_not_made_to_be_thrown_away() -> None:
-    """A compressed body of a megabyte may hold a gigabyte of them; making them kept the event loop from all others."""
-    blank = b"\r\n" * 500_000
-    splitter = LineSplitter()
-    assert splitter.feed(b"[1") == []
-    tracemalloc.start()
-    found = splitter.feed(blank)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-
-    assert (found, splitter.finish()) == ([b"[1"], [])
-    assert peak < 3 * len(blank)
-
-
-def test_a_line_limit_below_one_is_refused() -> None:
-    """The message names the value."""
-    with pytest.raises(ValueError, match="got limit 0"):
-        LineSplitter(0)
-
-
-# Feeds
-
-
-def fed(overflow: str, values: int = 6, capacity: int = 3) -> tuple[list[int], Summary, Feed[int]]:
-    """A feed that is pushed into before its run starts, then run to its end."""
-
-    async def main() -> tuple[list[int], Summary, Feed[int]]:
-        feed: Feed[int] = Feed(capacity, overflow)
-        seen: list[int] = []
-        for number in range(values):
-            feed.push(number)
-        feed.complete()
-        return seen, await ends(Flow("f").tap(seen.append), feed), feed
-
-    return quiet(main())
-
-
-def test_drop_oldest_keeps_the_newest() -> None:
-    """The values that waited longest make room; they count as received, filtered and dropped."""
-    seen, summary, feed = fed("drop_oldest")
-
-    assert (seen, feed.dropped, summary.received, summary.filtered) == ([3, 4, 5], 3, 6, 3)
-
-
-def test_drop_newest_keeps_the_oldest() -> None:
-    """The values that find no room are not taken; they count as received, filtered and dropped."""
-    seen, summary, feed = fed("drop_newest")
-
-    assert (seen, feed.dropped, summary.received, summary.filtered) == ([0, 1, 2], 3, 6, 3)
-
-
-def test_fail_ends_the_run() -> None:
-    """The run fails and says what may be done about it; what was buffered or came later is counted as dropped."""
-    seen, summary, feed = fed("fail")
-
-    assert (seen, summary.reason, summary.received, summary.filtered, feed.dropped) == ([], "failed", 6, 6, 6)
-    assert "drop_oldest" in str(BufferOverflow(3)) in str(summary.error)
-
-
-def test_backpressure_makes_the_sender_wait() -> None:
-    """`send` returns when there is room: at the rate at which the run takes values."""
-
-    async def main() -> tuple[float, Summary]:
-        feed: Feed[int] = Feed(2)
-        slow = Flow("f").window(1).throttle(1).start(feed, Discard())
-        for number in range(10):
-            await feed.send(number)
-        sent = asyncio.get_running_loop().time()
-        feed.complete()
-        return sent, await slow.finished
-
-    seconds, summary = quiet(main())
-    assert 5 <= seconds <= 9
-    assert (summary.ok, summary.filtered) == (10, 0)
-
-
-def test_pushing_into_a_feed_that_holds_back_is_refused() -> None:
-    """The message names the way that waits."""
-
-    async def main() -> None:
-        with pytest.raises(TypeError, match=r"await feed.send"):
-            Feed[int](1).push(1)
-
-    quiet(main())
-
-
-@pytest.mark.parametrize("end", ["drain", "abort"])
-def test_a_sender_does_not_wait_for_a_run_that_is_over(end: str) -> None:
-    """`send` raises `FeedClosed`, also for a sender that waits already."""
-
-    async def main() -> None:
-        feed: Feed[int] = Feed(1)
-        over = Flow("f").window(1).start(feed, Never())
-        for number in range(2):
-            await feed.send(number)
-        waiting = asyncio.ensure_future(feed.send(2))
-        await asyncio.sleep(1)
-        getattr(over, end)()
-        with pytest.raises(FeedClosed):
-            await waiting
-        over.abort()
-        await over.finished
-        with pytest.raises(FeedClosed):
-            await feed.send(3)
-
-    quiet(main())
-
-
-def test_a_feed_serves_one_run() -> None:
-    """A second one is refused; it would wait for values that nobody can push any more."""
-
-    async def main() -> Summary:
-        feed: Feed[int] = Feed(1, "fail")
-        feed.complete()
-        await Flow("f").start(feed, Discard()).finished
-        return await Flow("f").start(feed, Discard()).finished
-
-    summary = quiet(main())
-    assert summary.reason == "failed"
-    assert "make another feed" in str(summary.error)
-
-
-def test_a_feed_that_drops_can_be_run_in_order() -> None:
-    """Elements are numbered when they are taken, so what was dropped leaves no gap to wait at."""
-
-    async def main() -> Summary:
-        feed: Feed[int] = Feed(2, "drop_oldest")
-        for number in range(5):
-            feed.push(number)
-        feed.complete()
-        return await Flow("f").start(feed, Discard(), ordered=True).finished
-
-    summary = quiet(main())
-    assert (summary.reason, summary.ok) == ("completed", 2)
-
-
-def test_a_feed_needs_room() -> None:
-    """A capacity of zero is refused, with the value."""
-    with pytest.raises(ValueError, match="got 0"):
-        Feed(0)
 
 
 # Observables and clocks

@@ -1,0 +1,133 @@
+"""Feeds: what becomes of values that find the buffer full, and of who sends them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from laws.test_sources import Never, ends, quiet
+from penstock import Flow
+from penstock.errors import BufferOverflow, FeedClosed
+from penstock.runtime import Summary
+from penstock.sinks import Discard
+from penstock.sources import Feed
+
+
+def fed(overflow: str, values: int = 6, capacity: int = 3) -> tuple[list[int], Summary, Feed[int]]:
+    """A feed that is pushed into before its run starts, then run to its end."""
+
+    async def main() -> tuple[list[int], Summary, Feed[int]]:
+        feed: Feed[int] = Feed(capacity, overflow)
+        seen: list[int] = []
+        for number in range(values):
+            feed.push(number)
+        feed.complete()
+        return seen, await ends(Flow("f").tap(seen.append), feed), feed
+
+    return quiet(main())
+
+
+def test_drop_oldest_keeps_the_newest() -> None:
+    """The values that waited longest make room; they count as received, filtered and dropped."""
+    seen, summary, feed = fed("drop_oldest")
+
+    assert (seen, feed.dropped, summary.received, summary.filtered) == ([3, 4, 5], 3, 6, 3)
+
+
+def test_drop_newest_keeps_the_oldest() -> None:
+    """The values that find no room are not taken; they count as received, filtered and dropped."""
+    seen, summary, feed = fed("drop_newest")
+
+    assert (seen, feed.dropped, summary.received, summary.filtered) == ([0, 1, 2], 3, 6, 3)
+
+
+def test_fail_ends_the_run() -> None:
+    """The run fails and says what may be done about it; what was buffered or came later is counted as dropped."""
+    seen, summary, feed = fed("fail")
+
+    assert (seen, summary.reason, summary.received, summary.filtered, feed.dropped) == ([], "failed", 6, 6, 6)
+    assert "drop_oldest" in str(BufferOverflow(3)) in str(summary.error)
+
+
+def test_backpressure_makes_the_sender_wait() -> None:
+    """`send` returns when there is room: at the rate at which the run takes values."""
+
+    async def main() -> tuple[float, Summary]:
+        feed: Feed[int] = Feed(2)
+        slow = Flow("f").window(1).throttle(1).start(feed, Discard())
+        for number in range(10):
+            await feed.send(number)
+        sent = asyncio.get_running_loop().time()
+        feed.complete()
+        return sent, await slow.finished
+
+    seconds, summary = quiet(main())
+    assert 5 <= seconds <= 9
+    assert (summary.ok, summary.filtered) == (10, 0)
+
+
+def test_pushing_into_a_feed_that_holds_back_is_refused() -> None:
+    """The message names the way that waits."""
+
+    async def main() -> None:
+        with pytest.raises(TypeError, match=r"await feed.send"):
+            Feed[int](1).push(1)
+
+    quiet(main())
+
+
+@pytest.mark.parametrize("end", ["drain", "abort"])
+def test_a_sender_does_not_wait_for_a_run_that_is_over(end: str) -> None:
+    """`send` raises `FeedClosed`, also for a sender that waits already."""
+
+    async def main() -> None:
+        feed: Feed[int] = Feed(1)
+        over = Flow("f").window(1).start(feed, Never())
+        for number in range(2):
+            await feed.send(number)
+        waiting = asyncio.ensure_future(feed.send(2))
+        await asyncio.sleep(1)
+        getattr(over, end)()
+        with pytest.raises(FeedClosed):
+            await waiting
+        over.abort()
+        await over.finished
+        with pytest.raises(FeedClosed):
+            await feed.send(3)
+
+    quiet(main())
+
+
+def test_a_feed_serves_one_run() -> None:
+    """A second one is refused; it would wait for values that nobody can push any more."""
+
+    async def main() -> Summary:
+        feed: Feed[int] = Feed(1, "fail")
+        feed.complete()
+        await Flow("f").start(feed, Discard()).finished
+        return await Flow("f").start(feed, Discard()).finished
+
+    summary = quiet(main())
+    assert summary.reason == "failed"
+    assert "make another feed" in str(summary.error)
+
+
+def test_a_feed_that_drops_can_be_run_in_order() -> None:
+    """Elements are numbered when they are taken, so what was dropped leaves no gap to wait at."""
+
+    async def main() -> Summary:
+        feed: Feed[int] = Feed(2, "drop_oldest")
+        for number in range(5):
+            feed.push(number)
+        feed.complete()
+        return await Flow("f").start(feed, Discard(), ordered=True).finished
+
+    summary = quiet(main())
+    assert (summary.reason, summary.ok) == ("completed", 2)
+
+
+def test_a_feed_needs_room() -> None:
+    """A capacity of zero is refused, with the value."""
+    with pytest.raises(ValueError, match="got 0"):
+        Feed(0)
