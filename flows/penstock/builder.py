@@ -55,7 +55,7 @@ class Builder(Generic[A]):
     that step; the others go on. Steps are named after their functions unless `name` says otherwise; one that is taken
     gets a number behind it. Options out of bounds raise `ValueError`, what cannot be meant raises `FlowError`, both at
     once. What a step holds back, and when it ends, its operator in `penstock.operators` tells; there, `route` is
-    `branch` and `to` is `deliver`.
+    `branch`.
     """
 
     name: str

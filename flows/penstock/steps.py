@@ -58,7 +58,7 @@ class NamedStep:
                 ]
                 return operators.branch(ways, name=self.name)
             case "to":
-                return operators.deliver(*options["outlets"], timeout=options["timeout"], name=self.name)
+                return operators.to(*options["outlets"], timeout=options["timeout"], name=self.name)
             case "step":
                 own: Step[Any, Any] = options["step"]
                 return own

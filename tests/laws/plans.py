@@ -273,8 +273,8 @@ def _add(flow: Flow[Any], step: StepPlan, spy: Spy) -> Flow[Any]:
             return flow.batch(service_of(step, spy, flow, many=True), size=step.number, seconds=0.5)
         case "branch":
             return _branch(flow, step, spy, plain)
-        case "deliver":
-            shelves = [Shelf(step, spy), Shelf(StepPlan("deliver"), spy)][: step.number]
+        case "to":
+            shelves = [Shelf(step, spy), Shelf(StepPlan("to"), spy)][: step.number]
             spy.shelves += shelves
             return flow.to(*shelves, timeout=TIMEOUT)
         case other:
@@ -567,7 +567,7 @@ def _store_of(plan: Plan) -> KeptStore | None:
 
 PLAIN = ("map", "tap", "filter", "flat_map", "through")
 CALLING = ("map_async", "map_in_order", "enrich", "batch")
-READING_ALL = (*PLAIN, "throttle", *CALLING, "branch", "deliver")
+READING_ALL = (*PLAIN, "throttle", *CALLING, "branch", "to")
 """Steps that leave the source its whole input."""
 KINDS = (*READING_ALL, "take")
 

@@ -256,7 +256,7 @@ def test_nothing_of_a_run_is_left_behind(plan: Plan) -> None:
     assert [(shelf.open_now, shelf.misused) for shelf in played.spy.shelves] == [
         (False, []) for _ in played.spy.shelves
     ]
-    assert [(service.in_flight, service.waiting, service.bulkhead.workers) for service in played.services] == [
+    assert [(service.in_flight, service.waiting, service.bulkhead.callers) for service in played.services] == [
         (0, 0, []) for _ in played.services
     ]
 

@@ -22,7 +22,7 @@ from penstock import Flow, from_iterable
 from penstock.errors import TimedOut
 from penstock.runtime import Summary
 from penstock.services import Failed, Lane, Service
-from penstock.services.worker import SHARE
+from penstock.services.caller import SHARE
 from penstock.sinks import Discard
 from penstock.testing import run
 
@@ -232,7 +232,7 @@ def test_a_call_that_refuses_to_end_holds_no_place_of_a_kept_service() -> None:
     assert [(entry["event"], entry["calls"]) for entry in logs] == [("service.calls_stuck", 1)]
 
 
-def test_workers_that_others_cancelled_are_replaced() -> None:
+def test_callers_that_others_cancelled_are_replaced() -> None:
     """Whoever cancels all tasks between two runs, as fixtures of tests do, does not leave a dead pool."""
 
     async def main() -> list[list[int]]:
@@ -241,10 +241,10 @@ def test_workers_that_others_cancelled_are_replaced() -> None:
         answers: list[list[int]] = []
         for _ in range(2):
             answers.append(await answers_of(service, 1, 2))
-            workers = others()
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            callers = others()
+            for caller in callers:
+                caller.cancel()
+            await asyncio.gather(*callers, return_exceptions=True)
         service.let_go()
         return answers
 
@@ -252,7 +252,7 @@ def test_workers_that_others_cancelled_are_replaced() -> None:
 
 
 def test_a_service_is_kept_until_the_last_one_lets_go() -> None:
-    """Two supervisors of one service do not take its workers from each other."""
+    """Two supervisors of one service do not take its callers from each other."""
 
     async def main() -> list[int]:
         service = Service("s", echo)
@@ -305,7 +305,7 @@ def test_time_in_line_is_not_time_of_the_call() -> None:
 
 
 def test_an_answer_in_time_is_not_cut() -> None:
-    """A call that ends before its timeout is left alone, and so is the next one of the same worker."""
+    """A call that ends before its timeout is left alone, and so is the next one of the same caller."""
 
     async def main() -> list[Any]:
         return await answers_of(Service("s", echo, max_in_flight=2, timeout=1.001), *range(9))
@@ -314,8 +314,8 @@ def test_an_answer_in_time_is_not_cut() -> None:
 
 
 @pytest.mark.parametrize("how", ["returns", "raises"])
-def test_a_call_that_swallows_its_cancelling_costs_no_worker(how: str) -> None:
-    """A call may answer its timeout in its own way; the worker is as good as new after it."""
+def test_a_call_that_swallows_its_cancelling_costs_no_caller(how: str) -> None:
+    """A call may answer its timeout in its own way; the caller is as good as new after it."""
 
     async def stubborn(value: int) -> int:
         try:
@@ -548,8 +548,8 @@ def test_calls_do_not_inherit_the_context_of_another_run() -> None:
     run(main())
 
 
-def test_an_idle_worker_keeps_nothing_alive() -> None:
-    """Once a run has left, neither its elements nor its lane hang on in a worker that others keep alive."""
+def test_an_idle_caller_keeps_nothing_alive() -> None:
+    """Once a run has left, neither its elements nor its lane hang on in a caller that others keep alive."""
 
     async def fail(value: Any) -> None:
         raise ValueError

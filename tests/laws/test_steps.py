@@ -105,7 +105,6 @@ STEPS: dict[str, Callable[[], Step[Any, Any]]] = {
     ),
     "dead_letter": partial(keep, MemoryStore(), letters_for),
     "decode": partial(operators.decode, int, name="step"),
-    "deliver": lambda: operators.deliver(Box(), Box(), name="step"),
     "encode": partial(operators.encode, lambda element: b"%d" % refuse(element.value), name="step"),
     "enrich": partial(operators.enrich, name="enrich", merge=lambda value, _: value, step=refuse_later),
     "filter": partial(operators.filter, lambda value: refuse(value) + 1, name="step"),
@@ -116,6 +115,7 @@ STEPS: dict[str, Callable[[], Step[Any, Any]]] = {
     "tap": partial(operators.tap, refuse, name="step"),
     "throttle": partial(operators.throttle, 10.0, name="step"),
     "through": partial(operators.through, ops.map(refuse), name="step"),
+    "to": lambda: operators.to(Box(), Box(), name="step"),
 }
 """Every step by its name, around a function that refuses negative numbers where it takes one."""
 
@@ -262,7 +262,7 @@ def test_cancelling_reaches_the_calls_under_way(name: str) -> None:
     }
     out = sent(steps[name](), [1, 2, 3], cut=5)
 
-    assert (service.in_flight, service.waiting, service.bulkhead.workers, service.results["cancelled"]) == (0, 0, [], 3)
+    assert (service.in_flight, service.waiting, service.bulkhead.callers, service.results["cancelled"]) == (0, 0, [], 3)
     assert out.tasks == []
 
 

@@ -4,7 +4,6 @@ from penstock.operators.batch import batch
 from penstock.operators.branch import Branch, branch
 from penstock.operators.dead_letter import dead_letter
 from penstock.operators.decode import decode
-from penstock.operators.deliver import deliver
 from penstock.operators.encode import encode
 from penstock.operators.enrich import Merge, enrich
 from penstock.operators.filter import filter
@@ -16,6 +15,7 @@ from penstock.operators.route import Branches, route
 from penstock.operators.tap import tap
 from penstock.operators.throttle import throttle
 from penstock.operators.through import through
+from penstock.operators.to import to
 
 __all__ = [
     "MAX_PARTS",
@@ -27,7 +27,6 @@ __all__ = [
     "branch",
     "dead_letter",
     "decode",
-    "deliver",
     "encode",
     "enrich",
     "filter",
@@ -38,4 +37,5 @@ __all__ = [
     "tap",
     "throttle",
     "through",
+    "to",
 ]

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 class Outlet(Protocol):
     """A file, a table, a topic: a place that takes values, many in one write.
 
-    Runs share an outlet. `deliver` opens it before the first write and closes it when no run uses it any more, and
+    Runs share an outlet. `to` opens it before the first write and closes it when no run uses it any more, and
     makes one call at a time, so an outlet needs no lock. After a close it may be opened again.
     """
 

@@ -20,16 +20,16 @@ from typing import Any
 import structlog
 
 from penstock.scope import CANCEL_SECONDS
+from penstock.services.caller import Caller, Cut
 from penstock.services.lane import Done, Lane
 from penstock.services.spacing import Spacing
 from penstock.services.timeouts import Timeouts
 from penstock.services.tries import Tries
-from penstock.services.worker import Verdict, Worker
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 SLICE = 1024
-"""Calls in a row that one worker makes before the event loop gets its turn, if none of them waits."""
+"""Calls in a row that one caller makes before the event loop gets its turn, if none of them waits."""
 
 
 class Bulkhead:
@@ -63,23 +63,23 @@ class Bulkhead:
         self._lanes: set[Lane] = set()
         self.queue: deque[Lane] = deque()
         """The lanes that have calls to make; the first one's turn it is."""
-        self.workers: list[Worker] = []
-        self.idle: list[Worker] = []
+        self.callers: list[Caller] = []
+        self.idle: list[Caller] = []
         """Those of them that wait for work."""
         self.waking = False
-        """True while a worker that was woken has not begun to look for work."""
+        """True while a caller that was woken has not begun to look for work."""
         self._pacing = False
-        """True while a worker waits for the moment of the next call."""
+        """True while a caller waits for the moment of the next call."""
         self._kept = 0
-        """How many keep the workers."""
-        self.timeouts = Timeouts(timeout, self.workers)
+        """How many keep the callers."""
+        self.timeouts = Timeouts(timeout, self.callers)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.clock: Callable[[], float] = time.monotonic
 
     @property
     def in_flight(self) -> int:
         """Calls under way."""
-        return sum(worker.lane is not None for worker in self.workers)
+        return sum(caller.lane is not None for caller in self.callers)
 
     @property
     def waiting(self) -> int:
@@ -94,15 +94,15 @@ class Bulkhead:
         return lane
 
     def keep(self) -> None:
-        """Keep the workers also while no run calls; see `Service.keep`."""
+        """Keep the callers also while no run calls; see `Service.keep`."""
         self._move_to(asyncio.get_running_loop())
         self._kept += 1
 
     def let_go(self) -> None:
-        """Keep the workers no longer; after the last who does, they end in the next turn of the event loop."""
+        """Keep the callers no longer; after the last who does, they end in the next turn of the event loop."""
         self._kept = max(0, self._kept - 1)
         if not self._lanes and not self._kept:
-            self._end_workers()
+            self._end_callers()
 
     def ready(self, lane: Lane) -> None:
         """A lane that was empty has calls to make."""
@@ -112,29 +112,29 @@ class Bulkhead:
     def leave(self, lane: Lane) -> list[asyncio.Future[Any]]:
         """Cancel what is under way for a lane; returns what is to be waited for, which ends within `CANCEL_SECONDS`.
 
-        With the last lane the workers end, unless they are kept and all of them idle: a call that refuses to end would
+        With the last lane the callers end, unless they are kept and all of them idle: a call that refuses to end would
         hold its place for good.
         """
         self._lanes.discard(lane)
         if lane in self.queue:
             self.queue.remove(lane)
-        busy = [worker for worker in self.workers if worker.lane is lane]
+        busy = [caller for caller in self.callers if caller.lane is lane]
         ending: list[asyncio.Future[Any]] = []
         if not self._lanes:
-            all_idle = len(self.idle) == len(self.workers)
-            ending = [] if self._kept and all_idle else self._end_workers()
-        for worker in busy:
-            worker.cancel(Verdict.LEFT)
+            all_idle = len(self.idle) == len(self.callers)
+            ending = [] if self._kept and all_idle else self._end_callers()
+        for caller in busy:
+            caller.cancel(Cut.LEFT)
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._see_off(busy, ending))] if busy else ending
         if not self._lanes and self._rest is not None:
             waits = [*waits, asyncio.ensure_future(self._rest())]
         return waits
 
-    async def _see_off(self, busy: list[Worker], ending: list[asyncio.Future[Any]]) -> None:
-        waits = [asyncio.ensure_future(worker.free.wait()) for worker in busy] + ending
+    async def _see_off(self, busy: list[Caller], ending: list[asyncio.Future[Any]]) -> None:
+        waits = [asyncio.ensure_future(caller.free.wait()) for caller in busy] + ending
         _, late = await asyncio.wait(waits, timeout=CANCEL_SECONDS)
         if late:
-            stuck = sum(not worker.free.is_set() for worker in busy)
+            stuck = sum(not caller.free.is_set() for caller in busy)
             log.error("service.calls_stuck", service=self.name, calls=stuck, waited=CANCEL_SECONDS)
         for task in late:
             task.cancel()
@@ -150,90 +150,90 @@ class Bulkhead:
         self._kept = 0
         self._lanes.clear()
         self.queue.clear()
-        self._forget_workers()
+        self._forget_callers()
 
-    def _end_workers(self) -> list[asyncio.Future[Any]]:
-        """End the idle workers now and the busy ones after their call; returns what is to be waited for.
+    def _end_callers(self) -> list[asyncio.Future[Any]]:
+        """End the idle callers now and the busy ones after their call; returns what is to be waited for.
 
         Not the idle ones: they end in the next turn of the event loop, before anybody can hear that the run is over.
         """
-        workers, idle = list(self.workers), set(self.idle)
-        self._forget_workers()
-        for worker in workers:
-            worker.ended = True
-            worker.wake()
-        return [worker.task for worker in workers if worker not in idle]
+        callers, idle = list(self.callers), set(self.idle)
+        self._forget_callers()
+        for caller in callers:
+            caller.ended = True
+            caller.wake()
+        return [caller.task for caller in callers if caller not in idle]
 
-    def _forget_workers(self) -> None:
-        self.workers.clear()
+    def _forget_callers(self) -> None:
+        self.callers.clear()
         self.idle.clear()
         self.waking = self._pacing = False
         self.timeouts.stop()
 
     def wake(self) -> None:
-        """Have one more worker look for work; it wakes the next one itself when it finds more than it takes.
+        """Have one more caller look for work; it wakes the next one itself when it finds more than it takes.
 
-        One at a time, so that calls which never wait are all made by one worker instead of waking 256.
+        One at a time, so that calls which never wait are all made by one caller instead of waking 256.
         """
         if self.waking:
             return
         if self.idle:
             self.waking = True
             self.idle.pop().wake()
-        elif len(self.workers) < self._most:
+        elif len(self.callers) < self._most:
             self.waking = True
-            worker = Worker(self)
-            self.workers.append(worker)
-            worker.task = asyncio.get_running_loop().create_task(
-                self._work(worker), name=f"{self.name}:{len(self.workers)}", context=Context()
-            )  # an empty context: workers are shared, and outlive the run that happens to start them
+            caller = Caller(self)
+            self.callers.append(caller)
+            caller.task = asyncio.get_running_loop().create_task(
+                self._work(caller), name=f"{self.name}:{len(self.callers)}", context=Context()
+            )  # an empty context: callers are shared, and outlive the run that happens to start them
 
-    async def _work(self, worker: Worker) -> None:
+    async def _work(self, caller: Caller) -> None:
         """Make calls until the pool ends, and let the event loop have its turn between them."""
         loop = asyncio.get_running_loop()
         made = 0
         self.waking = False
         try:
-            while not worker.ended:
+            while not caller.ended:
                 if not self.queue or self._pacing:
-                    worker.lane = None
-                    self.idle.append(worker)
-                    await worker.sleep(loop)
-                    if worker.ended:
+                    caller.lane = None
+                    self.idle.append(caller)
+                    await caller.sleep(loop)
+                    if caller.ended:
                         return
                     self.waking = False
                     made = 0
                     continue
                 if self.spacing is not None:
-                    await self._pace(worker, self.spacing.reserve(loop.time()))
+                    await self._pace(caller, self.spacing.reserve(loop.time()))
                     if not self.queue:
                         continue
                     made = SLICE - 1
-                made += await worker.make_calls(SLICE - made)
-                if worker.waited:
+                made += await caller.make_calls(SLICE - made)
+                if caller.waited:
                     made = 0
                 elif made >= SLICE:
                     made = 0
-                    worker.lane = None
+                    caller.lane = None
                     await asyncio.sleep(0)
         finally:
-            if worker in self.workers:  # somebody else cancelled it
-                self.workers.remove(worker)
-                self.idle[:] = [idle for idle in self.idle if idle is not worker]
+            if caller in self.callers:  # somebody else cancelled it
+                self.callers.remove(caller)
+                self.idle[:] = [idle for idle in self.idle if idle is not caller]
                 self.waking = False
 
-    async def _pace(self, worker: Worker, seconds: float) -> None:
+    async def _pace(self, caller: Caller, seconds: float) -> None:
         """Wait for the moment of the next call; the end of the pool ends the wait.
 
-        No call is taken before: who waits here holds up no run, and wakes the next worker when it goes on. One waits
+        No call is taken before: who waits here holds up no run, and wakes the next caller when it goes on. One waits
         for all, for the moments that others took and then had no call for would be lost.
         """
-        worker.lane = None
+        caller.lane = None
         self._pacing = True
         try:
-            await asyncio.wait((worker.sleep(asyncio.get_running_loop()),), timeout=seconds)
+            await asyncio.wait((caller.sleep(asyncio.get_running_loop()),), timeout=seconds)
         finally:
-            if not worker.ended:
+            if not caller.ended:
                 self._pacing = False
 
 

@@ -88,7 +88,7 @@ class Lane:
         self._fault = fault
         self.loop = asyncio.get_running_loop()
         self.context = copy_context()
-        """Of the run: answers are told in it, not in that of a worker, which is nobody's."""
+        """Of the run: answers are told in it, not in that of a caller, which is nobody's."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
 
     @property
@@ -134,7 +134,7 @@ class Lane:
         if waits := self.close():
             await asyncio.wait(waits)
         else:
-            await asyncio.sleep(0)  # in which idle workers end
+            await asyncio.sleep(0)  # in which idle callers end
 
     def _due(self, job: Again) -> None:
         del self._timers[id(job)]

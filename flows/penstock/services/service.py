@@ -148,14 +148,14 @@ class Service:
         return self.bulkhead.lane(done, fault)
 
     def keep(self) -> None:
-        """Keep the workers also while no run uses the service: making them anew adds a tenth to a run of few calls.
+        """Keep the callers also while no run uses the service: making them anew adds a tenth to a run of few calls.
 
         A supervisor does it for the services of its flows. They belong to its event loop until it lets go of them.
         """
         self.bulkhead.keep()
 
     def let_go(self) -> None:
-        """Keep the workers no longer; after the last who does, they end in the next turn of the event loop."""
+        """Keep the callers no longer; after the last who does, they end in the next turn of the event loop."""
         self.bulkhead.let_go()
 
 

@@ -10,7 +10,7 @@ from penstock.services.lane import Lane
 
 
 class Busy(Protocol):
-    """A worker, as far as its time goes; without a lane it is idle."""
+    """A caller, as far as its time goes; without a lane it is idle."""
 
     lane: Lane | None
     since: float

@@ -14,7 +14,7 @@ from penstock.services.lane import Again, Failed, Job, Lane
 class At(Enum):
     """When another attempt is made."""
 
-    ONCE = "by the same worker"
+    ONCE = "by the same caller"
     ANOTHER_TIME = "after a wait, or never because its run left"
 
 
@@ -56,7 +56,7 @@ class Tries:
             asked: float | None = getattr(error, "retry_after", None)
             at_once = asked is None and not self._backoff.first
             seconds = 0.0 if at_once else self._backoff.seconds(attempt, self._chance, asked)
-        except Exception as broken:  # a bug in retry_on or in an error must not take the worker with it
+        except Exception as broken:  # a bug in retry_on or in an error must not take the caller with it
             broken.__cause__ = error
             lane.failed += 1
             return Failed(broken, attempt)

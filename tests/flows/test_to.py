@@ -1,4 +1,4 @@
-"""What is special for `deliver`: outlets, shared by runs, and the values that they take or refuse."""
+"""What is special for `to`: outlets, shared by runs, and the values that they take or refuse."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Shelf:
 
 
 def flow_of(*outlets: Outlet, timeout: float = 30.0, name: str = "to", window: int = 256) -> Flow[Any]:
-    """A flow that does nothing but deliver."""
+    """A flow whose only step is `to`."""
     return Flow[Any]("f", elements=window).to(*outlets, timeout=timeout, name=name)
 
 
@@ -515,6 +515,6 @@ def test_an_outlet_belongs_to_one_event_loop_at_a_time() -> None:
 def test_no_outlet_and_no_time_are_refused() -> None:
     """Said when the step is made."""
     with pytest.raises(ValueError, match="at least one outlet"):
-        operators.deliver()
+        operators.to()
     with pytest.raises(ValueError, match="got 0"):
-        operators.deliver(Shelf(), timeout=0)
+        operators.to(Shelf(), timeout=0)

@@ -15,7 +15,7 @@ from penstock.services.timeouts import Timeouts
 from penstock.services.tries import At, Tries
 
 SHARE = 16
-"""Calls in a row that one worker makes for one run while others have some too, if none of them waits.
+"""Calls in a row that one caller makes for one run while others have some too, if none of them waits.
 
 Answers are told when the event loop turns, so taking turns call by call would bring none of them sooner, and it costs:
 with four requests side by side an order took 2.4 times the CPU of one alone. Shares of 16 cost no more than larger
@@ -23,15 +23,15 @@ ones, and 64 runs have theirs within one `SLICE`.
 """
 
 
-class Verdict(Enum):
-    """Why a worker's call was cancelled."""
+class Cut(Enum):
+    """Why a caller's call was cancelled."""
 
     TIMED_OUT = "the call took too long"
     LEFT = "the run that asked is over"
 
 
 class Pool(Protocol):
-    """The bulkhead, as far as its workers know it."""
+    """The bulkhead, as far as its callers know it."""
 
     name: str
     call: Callable[[Any], Awaitable[Any]]
@@ -46,17 +46,17 @@ class Pool(Protocol):
     def wake(self) -> None: ...
 
 
-class Worker:
+class Caller:
     """One task of the pool, and the call it makes."""
 
-    __slots__ = ("_pool", "_sleep", "cancels", "ended", "free", "lane", "since", "task", "verdict", "waited")
+    __slots__ = ("_pool", "_sleep", "cancels", "cut", "ended", "free", "lane", "since", "task", "waited")
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.task: asyncio.Task[None] = cast("asyncio.Task[None]", None)
         self.lane: Lane | None = None
         self.since = 0.0
-        self.verdict: Verdict | None = None
+        self.cut: Cut | None = None
         self.waited = False
         """Whether the last call waited, so that the event loop has turned since it began."""
         self.cancels = 0
@@ -97,7 +97,7 @@ class Worker:
         self.waited = False
         if not lane.turning:
             lane.hear_turn()
-        # What hears of this turn is queued before the call can yield, and runs before this worker goes on. So another
+        # What hears of this turn is queued before the call can yield, and runs before this caller goes on. So another
         # number then means that the call has waited.
         turn = lane.turn
         add_job, add_answer = lane.jobs.append, lane.answers.append
@@ -133,7 +133,7 @@ class Worker:
                     continue
             if lane.turn != turn:
                 self.waited = True
-                if self.verdict is not None:  # the call swallowed its cancelling
+                if self.cut is not None:  # the call swallowed its cancelling
                     self.pardon()
                 if answer is not another_time:
                     lane.answer(job, answer)
@@ -149,35 +149,35 @@ class Worker:
             if not calls:
                 queue.remove(lane)
 
-    def cancel(self, verdict: Verdict) -> None:
-        """End the call under way, but not the worker."""
+    def cancel(self, cut: Cut) -> None:
+        """End the call under way, but not the caller."""
         self.free.clear()
         self.task.cancel()
         self.cancels += 1
-        self.verdict = verdict
+        self.cut = cut
 
     def time_out(self) -> None:
         """End the call under way because it takes too long; one that is to end already is told so again."""
-        self.cancel(self.verdict or Verdict.TIMED_OUT)
+        self.cancel(self.cut or Cut.TIMED_OUT)
 
-    def pardon(self) -> Verdict | None:
-        """Take back the cancelling of its call, and give what it was for; raises if others cancelled the worker too."""
-        verdict, self.verdict = self.verdict, None
+    def pardon(self) -> Cut | None:
+        """Take back the cancelling of its call, and give what it was for; raises if others cancelled the caller too."""
+        cut, self.cut = self.cut, None
         self.free.set()
         for _ in range(self.cancels):
             self.task.uncancel()
         self.cancels = 0
         if self.task.cancelling():
             raise asyncio.CancelledError
-        return verdict
+        return cut
 
     def _broken_off(self, lane: Lane, job: Job | Again, attempt: int, error: BaseException) -> Any:
         """What a call that raised comes to: a failure, another attempt, or nothing for a run that left.
 
-        `attempt` counts those that this worker made in a row.
+        `attempt` counts those that this caller made in a row.
         """
-        if self.verdict is not None:
-            timed_out = self.pardon() is Verdict.TIMED_OUT
+        if self.cut is not None:
+            timed_out = self.pardon() is Cut.TIMED_OUT
             if lane.closed or not timed_out:
                 self._pool.cancelled += 1
                 return At.ANOTHER_TIME

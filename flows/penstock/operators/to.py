@@ -18,7 +18,7 @@ GROUP = 1024
 """Values in one write at most."""
 
 
-def deliver(*outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Step[A, A]:
+def to(*outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Step[A, A]:
     """Hand each value to one or several outlets; it goes on, unchanged, when all of them took it.
 
     An element whose value an outlet refuses fails, with the outlet's name as the step if it has one; what others took
@@ -29,12 +29,12 @@ def deliver(*outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Step[A
     backoff up to 5 s; their elements wait, within the window, and go out together in the next write. **Gives out** the
     same elements in the same order. **Ends** when its input has and all values are delivered.
 
-    >>> step = deliver(orders_file, audit_file, name="files")
+    >>> step = to(orders_file, audit_file, name="files")
     """
     if not outlets:
-        raise ValueError("deliver needs at least one outlet: deliver(file)")
+        raise ValueError("to needs at least one outlet: to(file)")
     if not timeout > 0:
-        raise ValueError(f"deliver needs a timeout above 0 seconds, got {timeout!r}")
+        raise ValueError(f"to needs a timeout above 0 seconds, got {timeout!r}")
 
     return staged(name, partial(Delivery, name, outlets, timeout))
 
