@@ -7,7 +7,6 @@ import asyncio
 import gc
 import os
 import socket
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from penstock.complaints import complain
 from penstock.errors import PenstockError
 from penstock.files.folders import holds_flow
 from penstock.observe import LogFile, PenstockCollector, Reloads, Requests, Watched, set_up_logs
@@ -61,22 +61,16 @@ def command(arguments: list[str]) -> int:
     try:
         settings = load_settings(given, os.environ)
     except SettingsError as error:
-        sys.stderr.write(f"penstock serve: {error}\n")
-        return 2
+        return complain("serve", error, 2)
     logs = set_up_logs(settings.log_format, settings.log_level)
     try:
         return asyncio.run(serve(settings, Places(paths, holds_flow=holds_flow), logs, watch=watch))
     except OSError as error:
-        sys.stderr.write(
-            f"penstock serve: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}\n"
-        )
-        return 1
+        return complain("serve", f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
     except Wrong as wrong:
-        sys.stderr.writelines(f"penstock serve: {line}\n" for line in str(wrong).splitlines())
-        return 2
+        return complain("serve", wrong, 2)
     except PenstockError as error:
-        sys.stderr.write(f"penstock serve: {error}\n")
-        return 1
+        return complain("serve", error)
 
 
 def make_parser() -> argparse.ArgumentParser:

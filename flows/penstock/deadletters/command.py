@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from penstock.arguments import positive
+from penstock.complaints import complain
 from penstock.deadletters.letter import Letter, as_document, as_json
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Store
 from penstock.deadletters.stores import MEMORY, make_store, place_of
@@ -34,7 +34,7 @@ def command(arguments: list[str]) -> int:
     try:
         code = asyncio.run(look(store, options))
     except StoreError as error:
-        return complain(str(error))
+        return complain("dead-letters", error)
     sys.stdout.flush()  # a reader that has gone is noticed here, not while Python ends
     return code
 
@@ -124,12 +124,14 @@ async def show_letter(store: Store, options: argparse.Namespace) -> int:
     """One letter: for people, for programs, or only what came in."""
     letter = await store.get(options.id)
     if letter is None:
-        return complain(f"there is no dead letter {options.id} at {store.url}")
+        return complain("dead-letters", f"there is no dead letter {options.id} at {store.url}")
     if options.input:
         sys.stdout.buffer.write(letter.input)
         kept = len(letter.input)
         if kept < letter.input_size:
-            return complain(f"only the first {kept} of {letter.input_size} bytes were kept; these are they")
+            return complain(
+                "dead-letters", f"only the first {kept} of {letter.input_size} bytes were kept; these are they"
+            )
     elif options.json:
         put(as_json(as_document(letter)).decode())
     else:
@@ -141,9 +143,3 @@ async def show_letter(store: Store, options: argparse.Namespace) -> int:
 def put(line: str) -> None:
     """Write a line to standard output, in UTF-8 whatever the terminal says: JSON is nothing else."""
     sys.stdout.buffer.write(line.encode() + b"\n")
-
-
-def complain(sentence: Any) -> int:
-    """Say on standard error what is wrong; returns the exit code for it."""
-    sys.stderr.write(f"penstock dead-letters: {sentence}\n")
-    return 1

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from penstock.complaints import complain
 from penstock.errors import PenstockError
 from penstock.files.graph import graph_of
 from penstock.files.pictures import FORMATS
@@ -26,9 +27,9 @@ def command(arguments: list[str], read: Callable[[str], Flow[Any]] | None = None
     try:
         flow = (read or flow_of)(options.file)
     except (PenstockError, OSError) as error:
-        return complain(str(error), 1 if Path(options.file).exists() else 2)
+        return complain("graph", error, 1 if Path(options.file).exists() else 2)
     if options.output is not None and is_same(options.file, options.output):
-        return complain(f"{options.output} is the flow itself, which would be lost; name another file", 2)
+        return complain("graph", f"{options.output} is the flow itself, which would be lost; name another file", 2)
     return put(FORMATS[format_of(options)](graph_of(flow)), options.output)
 
 
@@ -80,11 +81,5 @@ def put(picture: str, output: str | None) -> int:
     try:
         Path(output).write_text(picture, encoding="utf-8", newline="\n")
     except OSError as error:
-        return complain(f"{output} cannot be written: {error.strerror}", 1)
+        return complain("graph", f"{output} cannot be written: {error.strerror}")
     return 0
-
-
-def complain(sentence: str, code: int) -> int:
-    """Say on standard error what is wrong; returns the exit code for it."""
-    sys.stderr.write(f"penstock graph: {sentence}\n")
-    return code

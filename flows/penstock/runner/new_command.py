@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from string import Template
 
+from penstock.complaints import complain
 from penstock.files.model import NAME
 
 FLOW = Template("""\
@@ -68,9 +69,9 @@ def command(arguments: list[str]) -> int:
         with path.open("x", encoding="utf-8") as file:
             file.write(FLOW.substitute(name=name))
     except FileExistsError:
-        return complain(f"{path} is there already; choose another name, or remove it", 2)
+        return complain("new", f"{path} is there already; choose another name, or remove it", 2)
     except OSError as error:
-        return complain(f"{path} cannot be written: {error.strerror or error}", 1)
+        return complain("new", f"{path} cannot be written: {error.strerror or error}")
     sys.stdout.write(
         f"{path} is a flow to begin from. What to do next:\n"
         f"  penstock test {path}\n"
@@ -88,9 +89,3 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("name", metavar="NAME", help="the name of the flow; it will be served at /NAME/bulk")
     parser.add_argument("--directory", metavar="DIR", default=".", help="where to put it (default: here)")
     return parser
-
-
-def complain(sentence: str, code: int) -> int:
-    """Say on standard error what is wrong; returns the exit code for it."""
-    sys.stderr.write(f"penstock new: {sentence}\n")
-    return code

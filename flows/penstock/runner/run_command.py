@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 
 from penstock.arguments import positive, seconds
+from penstock.complaints import complain
 from penstock.errors import CheckpointRefused, FlowError, PenstockError
 from penstock.formats import Format
 from penstock.observe import set_up_logs
@@ -37,9 +37,9 @@ def command(arguments: list[str]) -> int:
         found = found._replace(flow=changed(found.flow, options))
         job = make_job(found, options)
     except (FlowError, ValueError, CheckpointRefused) as error:
-        return complain(str(error), 2)
+        return complain("run", error, 2)
     except (PenstockError, OSError) as error:
-        return complain(str(error), 1)
+        return complain("run", error)
 
     set_up_logs(options.log_format, options.log_level)
     try:
@@ -47,7 +47,7 @@ def command(arguments: list[str]) -> int:
             return tell_complete(job, job.resumable, end)
         return asyncio.run(execute(job))
     except PenstockError as error:
-        return complain(str(error), 1)
+        return complain("run", error)
     finally:
         job.output.close()
 
@@ -82,9 +82,3 @@ def tell_complete(job: Job, resumable: Resumable, end: End) -> int:
     if not job.quiet:
         job.messages.write(f"{summary_line(job.flow.name, end)}\n  it was complete; nothing was left to do\n")
     return 1 if end.failed else 0
-
-
-def complain(sentence: str, code: int) -> int:
-    """Say on standard error what is wrong; returns the exit code for it."""
-    sys.stderr.write(f"penstock run: {sentence}\n")
-    return code

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from penstock.complaints import complain
 from penstock.errors import FlowError
 from penstock.files.load import load as load_file
 from penstock.files.shared import is_shared
@@ -77,14 +78,14 @@ def command(arguments: list[str], load: Load | None = None) -> int:
     _publish(reports, options)
     if options.format != "text" and options.output is None:  # nobody has told people yet
         for mistake in (mistake for report in reports for mistake in report.mistakes):
-            _complain(mistake)
+            complain("test", mistake)
     if not any(report.verdicts or report.mistakes for report in reports):
         what = (
             f"no test whose name has {options.only!r} in it"
             if options.only
             else "no tests: give the file a list `tests:`"
         )
-        _complain(f"{', '.join(map(str, options.files))}: {what}")
+        complain("test", f"{', '.join(map(str, options.files))}: {what}")
         return 2
     if any(report.mistakes for report in reports):
         return 2
@@ -153,10 +154,6 @@ def _put(text: str) -> None:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")  # half a surrogate pair may be in a value
-
-
-def _complain(sentence: str) -> None:
-    sys.stderr.write(f"penstock test: {sentence}\n")
 
 
 def _seed(text: str) -> int:
