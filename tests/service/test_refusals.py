@@ -143,9 +143,29 @@ def test_a_body_of_another_kind_is_refused(server: Process, headers: dict[str, s
         (b"{", NDJSON),
         (b"5", NDJSON),
         (b"\xff", "not valid JSON"),
-        (b"[" * 9000 + b"]" * 9000, "not valid JSON"),
+        (b"[" * 9000, "not valid JSON"),
+        (b'[{"orderId":1,"name":"no end}]', "not valid JSON"),
+        (b'[{"orderId":1,{"orderId":2}]', "not valid JSON"),
+        (b'[{"orderId":01},,{"orderId":2}]', "not valid JSON"),
+        (b'[{"orderId":01},]', "not valid JSON"),
+        (b'[{"orderId":01}}', "not valid JSON"),
     ],
-    ids=["nothing", "half", "half an array", "too much", "an object", "half an object", "a number", "no UTF-8", "deep"],
+    ids=[
+        "nothing",
+        "half",
+        "half an array",
+        "too much",
+        "an object",
+        "half an object",
+        "a number",
+        "no UTF-8",
+        "deep",
+        "half a string",
+        "half an item",
+        "no item",
+        "no last item",
+        "another end",
+    ],
 )
 def test_a_body_that_is_no_array_is_refused(server: Process, body: bytes, hint: str) -> None:
     """400, before anything was started."""
@@ -164,6 +184,7 @@ def test_an_answer_that_is_too_large_for_one_piece_is_refused(server: Process) -
     """413 says how to get it: as a stream."""
     answer = server.ask("GET", f"{BULK}?count=500", Accept="application/json")
     assert NDJSON in refusal(answer, 413)
+    assert server.event("run.answer_too_large")["level"] == "warning"
     assert server.ask("GET", f"{BULK}?count=500").end["received"] == 500
 
 

@@ -15,7 +15,7 @@ from reactivex.disposable import CompositeDisposable
 
 from penstock.deadletters import Letter, Store, Stores, new_id, now
 from penstock.element import Element, Outcome, message_of
-from penstock.errors import BoundBroken, PenstockError, ReaderGone, RunError, SourceBroke, describe
+from penstock.errors import AnswerTooLarge, BoundBroken, PenstockError, ReaderGone, RunError, SourceBroke, describe
 from penstock.operators import dead_letter
 from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan
@@ -200,6 +200,8 @@ class Run:
             self._log.error("run.tasks_stuck", tasks=stuck)
         if isinstance(self.error, SourceBroke):
             self._log.warning("run.source_broke", error=describe(self.error))
+        elif isinstance(self.error, AnswerTooLarge):  # the client hears what to do; nothing here is broken
+            self._log.warning("run.answer_too_large", limit=self.error.limit)
         elif self.error is not None:
             bug = None if isinstance(self.error, PenstockError) else self.error  # those of our tree say it all
             self._log.error("run.broke", error=describe(self.error), exc_info=bug)

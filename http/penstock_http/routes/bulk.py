@@ -14,8 +14,9 @@ from penstock.runtime import Run, Summary
 from penstock.sinks import Form, Lines, Ndjson, ServerSentEvents, Sink
 from penstock.sources import Source, from_iterable, generated, ndjson
 from penstock_http import negotiation
+from penstock_http.arrays import read_array
 from penstock_http.context import CONTEXT, Context
-from penstock_http.decompression import BrokenBody, decompressed
+from penstock_http.decompression import decompressed
 from penstock_http.expectation import welcome_body
 from penstock_http.negotiation import JSON, NDJSON, SSE
 from penstock_http.problems import RETRY_SECONDS, Refused, refusal_of
@@ -27,8 +28,6 @@ Start = Callable[[Sink], Run]
 
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept, Accept-Encoding", "X-Accel-Buffering": "no"}
 FORMS: dict[str, Form] = {NDJSON: Ndjson(), SSE: ServerSentEvents()}
-
-_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 
 SAMPLES = 10
 """Sample items that a GET makes unless it says how many."""
@@ -139,31 +138,6 @@ async def at_once(request: web.Request, start: Start, body: Body | None, pace: P
 def named(run: Run) -> dict[str, str]:
     """The headers that tell which run it is, of which revision."""
     return {"Penstock-Run": run.id, "Penstock-Revision": str(run.revision)}
-
-
-async def read_array(request: web.Request, encoding: str, limit: int, pace: Pace) -> list[bytes]:
-    """The items of a JSON array, each as the bytes that it came in; raises 400, 408 and 413."""
-    body = bytearray()
-    try:
-        async for piece in decompressed(pace.arrivals(request), encoding):
-            body += piece
-            if len(body) > limit:
-                raise Refused(
-                    413,
-                    "body_too_large",
-                    f"a JSON array may have {limit} bytes; send more as {NDJSON}, an item a line",
-                )
-        return [bytes(item) for item in _ITEMS.decode(body)]
-    except TimeoutError:
-        raise Refused(408, "stalled", f"the body did not arrive in time; {len(body)} bytes of it did") from None
-    except msgspec.ValidationError:
-        raise Refused(
-            400, "no_array", f"the body has to be a JSON array of items; one item a line is {NDJSON}"
-        ) from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Refused(400, "malformed", f"the body is not valid JSON: {error}") from None
-    except (web.RequestPayloadError, BrokenBody) as error:
-        raise Refused(400, "broken_body", f"{error}; nothing of it was taken") from None
 
 
 def _status(summary: Summary) -> int:
