@@ -165,8 +165,9 @@ async def close_connections(runner: web.AppRunner, supervisor: Supervisor) -> No
         server.pre_shutdown()
         loop = asyncio.get_running_loop()
         until = loop.time() + FAREWELL
-        while server.connections and supervisor.phase is Phase.STOPPED and loop.time() < until:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)  # aiohttp tells nobody when the last one has gone
+        # It looks again and again, since aiohttp tells nobody when the last connection has gone.
+        while server.connections and supervisor.phase is Phase.STOPPED and loop.time() < until:  # noqa: ASYNC110 - so
+            await asyncio.sleep(0.02)
     await runner.cleanup()
 
 

@@ -11,21 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from laws.chunks import cut
 from penstock.csv_cells import careful_reader, cell_reader
 from penstock.csv_rows import RowSplitter
 from penstock.errors import BadRow, TooLarge
 from penstock.sources import Unreadable
 from penstock.sources.csv_lines import CsvSplitter
-
-
-def cut(data: bytes, sizes: list[int]) -> list[bytes]:
-    """Data in chunks whose sizes are taken in turn."""
-    chunks: list[bytes] = []
-    while data:
-        size = sizes[len(chunks) % len(sizes)]
-        chunks.append(data[:size])
-        data = data[size:]
-    return chunks
 
 
 def rows(data: bytes, sizes: list[int] | None = None, limit: int = 1000, delimiter: str = ",") -> list[bytes]:

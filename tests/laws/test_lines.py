@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from laws.chunks import cut
 from penstock.sources import LineSplitter, LongLine
 
 
@@ -19,16 +20,6 @@ def reference(data: bytes, limit: int) -> list[tuple[bytes, int | None]]:
         if line.strip():
             found.append((line, None) if len(line) <= limit else (line[: min(4096, limit)], len(line)))
     return found
-
-
-def cut(data: bytes, cuts: list[int]) -> list[bytes]:
-    """Data in chunks whose sizes are taken from `cuts` in turn."""
-    chunks: list[bytes] = []
-    while data:
-        size = cuts[len(chunks) % len(cuts)]
-        chunks.append(data[:size])
-        data = data[size:]
-    return chunks
 
 
 LIMIT = 12

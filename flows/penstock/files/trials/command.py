@@ -85,8 +85,7 @@ def command(arguments: list[str], load: Load | None = None) -> int:
             if options.only
             else "no tests: give the file a list `tests:`"
         )
-        complain("test", f"{', '.join(map(str, options.files))}: {what}")
-        return 2
+        return complain("test", f"{', '.join(map(str, options.files))}: {what}", 2)
     if any(report.mistakes for report in reports):
         return 2
     return 1 if any(report.failed for report in reports) else 0

@@ -1,0 +1,24 @@
+"""JSON arrays taken apart into the bytes of their items, also when an item is no JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock_http.arrays import items_of
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.text(alphabet='[]{},:"\\ aé')
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+BLANKS = st.sampled_from(["", " ", "\n\t", "\r\n"])
+BROKEN = st.sampled_from(['{"id":01}', "NaN", '"\\ud800"', '{"a":[{"b":nul}]}', "1 2"])
+
+
+@given(st.lists(VALUES.map(json.dumps) | BROKEN), BROKEN, BLANKS)
+def test_an_item_that_is_no_json_leaves_the_others_as_they_came(others: list[str], bad: str, blank: str) -> None:
+    """Brackets, commas and strings tell where an item ends, whatever is in it."""
+    items = [*others, bad, *others]
+    body = f"{blank}[{blank}" + f"{blank},{blank}".join(items) + f"{blank}]{blank}"
+    assert asyncio.run(items_of(bytearray(body.encode()))) == [item.encode() for item in items]
