@@ -139,4 +139,4 @@ def letter_filters() -> list[Part]:
     texts = [query(name, said, type="string") for name, said in _TEXTS.items()]
     times = [query(name, said, type="string", format="date-time") for name, said in _TIMES.items()]
     limit = query("limit", "Letters on the page.", type="integer", minimum=1, maximum=PAGE_LIMIT, default=PAGE)
-    return [*texts, *times, query("after", "The `next` of the page before.", type="string"), limit]
+    return [*texts, *times, query("after", "The `next` of the page before.", type="string", format="uuid"), limit]

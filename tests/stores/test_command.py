@@ -259,6 +259,7 @@ def test_a_store_that_is_not_there_is_not_made(run, tmp_path):
         (["list", "--limit", "0"], "from 1 on, got '0'"),
         (["list", "--limit", "x"], "from 1 on, got 'x'"),
         (["list", "--since", "yesterday"], "since has to be a time like 2030-01-31T12:00:00Z, got 'yesterday'"),
+        (["list", "--after", "zz"], "no id of a dead letter: 'zz'"),
         (["list", "--until", ""], "until has to be a time"),
         (["list", "--dead-letters", "memory:"], "GET /dead-letters"),
         (["list", "--dead-letters", "redis://x"], "no dead-letter store is known for 'redis://x'"),

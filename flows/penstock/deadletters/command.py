@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 from penstock.arguments import positive
 from penstock.complaints import complain
-from penstock.deadletters.letter import Letter, as_document, as_json
+from penstock.deadletters.letter import Letter, as_document, as_json, id_of
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Store
 from penstock.deadletters.stores import MEMORY, make_store, place_of
 from penstock.deadletters.table import Table, in_full
@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     list_.add_argument("--since", metavar="TIME", help="failed at this time or later, such as 2030-01-31T12:00:00Z")
     list_.add_argument("--until", metavar="TIME", help="failed before this time; UTC unless it names another zone")
     list_.add_argument("--limit", metavar="N", type=positive, default=PAGE, help=f"letters at most (default {PAGE})")
-    list_.add_argument("--after", metavar="ID", help="begin after this letter")
+    list_.add_argument("--after", metavar="ID", type=letter_id, help="begin after this letter")
     list_.add_argument("--json", action="store_true", help="a JSON document a line, with everything that is known")
 
     show = words.add_parser("show", parents=[where], help="everything about one letter")
@@ -70,6 +70,14 @@ def make_parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="as a JSON document")
     form.add_argument("--input", action="store_true", help="only the bytes that came in, as they came")
     return parser
+
+
+def letter_id(text: str) -> str:
+    """A letter's id, from a flag."""
+    try:
+        return id_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def open_later(url: str) -> Store:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, cast
+from uuid import UUID
 
 import msgspec
 from msgspec import Struct
@@ -98,6 +99,14 @@ new_ids = Ids()
 def new_id() -> str:
     """A new id, larger than all that this process made before."""
     return new_ids(1)[0]
+
+
+def id_of(text: str) -> str:
+    """The id that a text names, as stores compare it; raises `ValueError` for one that is none."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise ValueError(f"no id of a dead letter: {text!r}") from None
 
 
 def id_at(time: datetime, *, slack: timedelta = timedelta()) -> str:

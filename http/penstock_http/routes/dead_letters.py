@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from penstock.deadletters import PAGE, PAGE_LIMIT, Filter, as_document, as_json, letter_in, page_of
+from penstock.deadletters import PAGE, PAGE_LIMIT, Filter, as_document, as_json, id_of, letter_in, page_of
 from penstock_http import negotiation
 from penstock_http.access import check_token
 from penstock_http.context import CONTEXT
@@ -21,7 +21,7 @@ async def list_letters(request: web.Request) -> web.Response:
     negotiation.only(request, *Filter.__struct_fields__, "after", "limit")
     limit = negotiation.number(request.query, "limit", PAGE, 1, PAGE_LIMIT)
     stores = request.app[CONTEXT].supervisor.stores.all()
-    page = await page_of(stores, filter_of(request.query), after=request.query.get("after"), limit=limit)
+    page = await page_of(stores, filter_of(request.query), after=after(request.query), limit=limit)
     return _json({"letters": [as_document(letter) for letter in page.letters], "next": page.next})
 
 
@@ -42,6 +42,15 @@ def filter_of(query: Mapping[str, str]) -> Filter:
         return Filter.of(query)
     except ValueError as error:
         raise Refused(400, "bad_parameter", str(error)) from None
+
+
+def after(query: Mapping[str, str]) -> str | None:
+    """The letter that a page begins after; raises 400 for what is no letter's id."""
+    text = query.get("after")
+    try:
+        return None if text is None else id_of(text)
+    except ValueError as error:
+        raise Refused(400, "bad_parameter", f"after has to be the next of the page before: {error}") from None
 
 
 def _json(document: object) -> web.Response:
