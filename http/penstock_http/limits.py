@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 from typing import Any
 
@@ -13,6 +14,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
+from penstock.errors import PenstockError
 from penstock.observe import Requests
 from penstock.settings import Settings
 from penstock_http.problems import problem
@@ -28,8 +30,17 @@ MOST = 2_000_000.0
 """Seconds that the kernel can be told: it counts milliseconds in 31 bits."""
 
 
+class CannotListen(PenstockError):
+    """The address is taken, is none of this machine's, or needs rights that the process has not."""
+
+    def __init__(self, host: str, port: int, error: OSError | UnicodeError) -> None:
+        code = getattr(error, "errno", None) or 0  # below 0 for names that cannot be resolved
+        reason = os.strerror(code) if code > 0 else getattr(error, "strerror", None) or error
+        super().__init__(f"cannot listen on {host}:{port}: {reason}")
+
+
 def listen(settings: Settings) -> socket.socket:
-    """A listening socket whose connections inherit their limits. Raises `OSError`."""
+    """A listening socket whose connections inherit their limits. Raises `CannotListen`."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -47,9 +58,9 @@ def listen(settings: Settings) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
         sock.bind((settings.host, settings.port))
         sock.setblocking(False)
-    except BaseException:
+    except (OSError, UnicodeError) as error:
         sock.close()
-        raise
+        raise CannotListen(settings.host, settings.port, error) from error
     return sock
 
 

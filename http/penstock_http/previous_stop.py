@@ -5,20 +5,31 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import structlog
+
+from penstock.deadletters.stores import SQLITE, place_of
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
 
 class RunningMark:
     """A file with the id of the process that serves, beside its dead letters; removed by a stop that went well."""
 
     def __init__(self, store_url: str, port: int) -> None:
-        file = store_url.removeprefix("sqlite:///")
-        self._path = None if file == store_url else Path(f"{file}.serving-{port}")
+        self._store_url = store_url
+        place = place_of(store_url)
+        file = place.removeprefix(SQLITE)
+        self._path = None if file == place else Path(f"{file}.serving-{port}")
 
     def set(self) -> bool:
         """Set the mark; returns whether the process before this one left its own behind."""
         if self._path is None:
             return False
         forced = self._path.exists() and not self._alive()
-        self._path.write_text(f"{os.getpid()}\n")
+        try:
+            self._path.write_text(f"{os.getpid()}\n")
+        except OSError as error:
+            log.warning("stop.unmarked", dead_letters=self._store_url, error=error.strerror)
         return forced
 
     def clear(self) -> None:

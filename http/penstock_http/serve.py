@@ -65,8 +65,6 @@ def command(arguments: list[str]) -> int:
     logs = set_up_logs(settings.log_format, settings.log_level)
     try:
         return asyncio.run(serve(settings, Places(paths, holds_flow=holds_flow), logs, watch=watch))
-    except OSError as error:
-        return complain("serve", f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
     except Wrong as wrong:
         return complain("serve", wrong, 2)
     except PenstockError as error:
@@ -89,7 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 async def serve(settings: Settings, places: Places, logs: LogFile, *, watch: bool = False) -> int:
-    """Serve until a signal; returns the exit code. Raises `Wrong` for flows that cannot be served, and `OSError`."""
+    """Serve until a signal; returns the exit code. Raises `PenstockError` when it cannot: `Wrong` for the flows."""
     loop = asyncio.get_running_loop()
     asked = hangups(loop)
     supervisor = Supervisor(max_runs=settings.max_runs, apart=True)

@@ -8,8 +8,10 @@ import signal
 
 import structlog
 
+from penstock.complaints import complain
 from penstock.observe import set_up_logs
 from penstock_http.knobs import Knobs
+from penstock_http.limits import CannotListen
 from penstock_http.simulation import make_app, simulated
 
 __all__ = ["Knobs", "command", "make_app", "simulated"]
@@ -29,9 +31,8 @@ def command(arguments: list[str]) -> int:
     set_up_logs()
     try:
         asyncio.run(_serve(knobs, host, port))
-    except OSError as error:
-        log.error("http.failed", host=host, port=port, error=str(error))
-        return 1
+    except (OSError, UnicodeError) as error:
+        return complain("simulate", CannotListen(host, port, error))
     return 0
 
 

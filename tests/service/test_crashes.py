@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,15 @@ def test_a_forced_stop_is_remembered_as_one(serve: Serve) -> None:
         assert first.stop() == 1
         assert answer.complete().cut
     assert serve().metric("penstock_previous_stop_forced") == 1
+
+
+def test_a_kill_is_remembered_where_a_variable_says(serve: Serve, tmp_path: Path) -> None:
+    """The dead letters, and the mark beside them, are where the variable says."""
+    flags, env = ("--dead-letters", "sqlite:///${FOLDER}/named.db"), {"FOLDER": str(tmp_path)}
+    first = serve(*flags, env=env)
+    assert (tmp_path / "named.db").exists()
+    first.kill()
+    assert serve(*flags, env=env).metric("penstock_previous_stop_forced") == 1
 
 
 def writer_of(server: Process) -> int:

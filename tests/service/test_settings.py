@@ -154,6 +154,14 @@ def test_a_port_in_use_is_said_in_a_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "x" * 300, "203.0.113.7"])
+def test_an_address_that_is_none_of_ours_is_said_in_a_sentence(tmp_path: Path, host: str) -> None:
+    """Whatever is wrong with it."""
+    done = run("serve", "--host", host, "--port", "0", "--dead-letters", f"sqlite:///{tmp_path}/x.db")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"penstock serve: cannot listen on {host}:0: " in done.stderr
+
+
 @pytest.mark.parametrize(("url", "code"), [("postgres://x", 2), ("sqlite:////nowhere/x.db", 1), ("x", 2)])
 def test_dead_letters_that_cannot_be_kept_are_no_start(url: str, code: int) -> None:
     """A service that could not keep its failures does not serve; it says so in one line."""
