@@ -130,6 +130,13 @@ class Scope(AsyncIOScheduler):
             return False
         return True
 
+    def complete(self, observer: abc.ObserverBase[list[Element[T]]]) -> None:
+        """Tell from a timer that no element will come any more; as with `emit`, an error is a fault of the flow."""
+        try:
+            observer.on_completed()
+        except (Exception, asyncio.CancelledError) as error:
+            self.fault(error)
+
     def fault(self, error: BaseException) -> None:
         """The flow itself broke."""
         if self._on_fault is None:

@@ -31,6 +31,10 @@ class Refused(Exception):
     """What the functions under test raise."""
 
 
+class Bug(Exception):
+    """What breaks behind a step."""
+
+
 def refuse(value: Any) -> Any:
     """A user's function: fails for negative numbers."""
     if value < 0:
@@ -140,8 +144,13 @@ class Through:
     scope: Scope
 
 
-async def send(step: Step[Any, Any], values: list[Any], *, size: int = 2, cut: float | None = None) -> Through:
-    """Send values through a step, `size` a notification; None stands for an element that has failed already."""
+async def send(
+    step: Step[Any, Any], values: list[Any], *, size: int = 2, cut: float | None = None, bug: str = ""
+) -> Through:
+    """Send values through a step, `size` a notification; None stands for an element that has failed already.
+
+    Who takes what comes out has a bug: in `elements`, or at the `end`.
+    """
     before = timers()
     faults: list[BaseException] = []
     scope = Scope(Window(1000), on_fault=faults.append)
@@ -166,11 +175,15 @@ async def send(step: Step[Any, Any], values: list[Any], *, size: int = 2, cut: f
     def take(elements: list[Element[Any]]) -> None:
         assert elements, "told about nothing"
         assert not completed.is_set(), "an element after the completion"
+        if bug == "elements":
+            raise Bug
         out.elements += elements
         out.values += [element.value for element in elements]
         scope.ledger.accept(elements)
 
     def complete() -> None:
+        if bug == "end":
+            raise Bug
         out.completions += 1
         completed.set()
 
@@ -182,6 +195,7 @@ async def send(step: Step[Any, Any], values: list[Any], *, size: int = 2, cut: f
         await asyncio.sleep(cut)
     wires.dispose()
     await scope.aclose()
+    await asyncio.sleep(0)  # in which idle callers of services end
     out.tasks = [task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()}]
     out.timers = len([timer for timer in timers() if timer not in before])
     return out
@@ -249,6 +263,16 @@ def test_cancelling_midway_leaves_nothing(name: str, cut: float) -> None:
     out = sent(STEPS[name](), list(range(40)), cut=cut)
 
     assert (out.tasks, out.timers, out.completions, out.faults) == ([], 0, 0, [])
+
+
+@every_step
+@pytest.mark.parametrize("bug", ["elements", "end"])
+def test_what_breaks_behind_a_step_is_a_fault_of_the_run(name: str, bug: str) -> None:
+    """Whoever hands elements on (a task, a timer, an answer): the run is told of the bug, and does not hang."""
+    out = sent(STEPS[name](), [1, 2, 3], size=3, cut=20, bug=bug)
+
+    assert {type(fault) for fault in out.faults} == {Bug}
+    assert (out.tasks, out.timers) == ([], 0)
 
 
 @pytest.mark.parametrize("name", ["map_async", "enrich", "batch"])

@@ -74,7 +74,7 @@ class Bucket:
         if through:
             self._scope.emit(self._observer, through)
         if self._ended and not self._waiting:
-            self._observer.on_completed()
+            self._scope.complete(self._observer)
 
     def _close(self) -> list[asyncio.Future[Any]]:
         if self._timer is not None:
