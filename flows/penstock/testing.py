@@ -87,6 +87,10 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         """Seconds of virtual time since the loop was made."""
         return self._selector_clock.now
 
+    def spend(self, seconds: float) -> None:
+        """Let time pass in the middle of a turn, as what keeps the loop busy does."""
+        self._selector_clock.now += seconds
+
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:

@@ -20,11 +20,11 @@ from structlog.testing import capture_logs
 
 from penstock import Flow, from_iterable
 from penstock.errors import TimedOut
-from penstock.runtime import Summary
+from penstock.runtime import Summary, Supervisor
 from penstock.services import Failed, Lane, Service
 from penstock.services.caller import SHARE
 from penstock.sinks import Discard
-from penstock.testing import run
+from penstock.testing import JumpingLoop, run
 
 FOREVER = 1_000_000.0
 
@@ -269,6 +269,72 @@ def test_a_service_is_kept_until_the_last_one_lets_go() -> None:
     assert run(main()) == [2, 0]
 
 
+class Resting:
+    """A call that counts how often it came to rest, and may take its time for it or fail."""
+
+    def __init__(self, seconds: float = 0.0, error: Exception | None = None) -> None:
+        self.rests = 0
+        self._seconds = seconds
+        self._error = error
+
+    async def __call__(self, value: Any) -> Any:
+        return value
+
+    async def rest(self) -> None:
+        await asyncio.sleep(self._seconds)
+        if self._error is not None:
+            raise self._error
+        self.rests += 1
+
+
+def test_a_call_comes_to_rest_with_the_last_who_has_use_for_it() -> None:
+    """After each run when nobody keeps the service; else when it is let go of, which is waited for."""
+
+    async def main() -> list[int]:
+        call = Resting(seconds=1)
+        service = Service("s", call)
+        rests: list[int] = []
+        for _ in range(2):
+            await answers_of(service, 1)
+            rests.append(call.rests)
+        service.keep()
+        for _ in range(2):
+            await answers_of(service, 1)
+            rests.append(call.rests)
+        await asyncio.wait(service.let_go())
+        return [*rests, call.rests]
+
+    assert run(main()) == [1, 2, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"), [(Resting(seconds=FOREVER), "not within 5 s"), (Resting(error=ConnectionError("gone")), "gone")]
+)
+def test_a_call_that_finds_no_rest_holds_nobody_up(call: Resting, said: str) -> None:
+    """It is logged, and the run ends."""
+    with capture_logs() as logs:
+        assert run(answers_of(Service("s", call), 1)) == [1]
+    assert [(entry["event"], entry["error"]) for entry in logs] == [("service.not_at_rest", said)]
+
+
+def test_connections_are_kept_between_runs_as_the_callers_are() -> None:
+    """A supervisor keeps both until it is shut down."""
+
+    async def main() -> list[int]:
+        call = Resting()
+        flow = Flow("f").map_async(Service("s", call))
+        supervisor = Supervisor()
+        await supervisor.add(flow)
+        rests: list[int] = []
+        for _ in range(2):
+            await supervisor.start(flow, from_iterable([1]), Discard()).finished
+            rests.append(call.rests)
+        await supervisor.shut_down(1)
+        return [*rests, call.rests]
+
+    assert run(main()) == [0, 0, 1]
+
+
 # Timeouts
 
 
@@ -311,6 +377,25 @@ def test_an_answer_in_time_is_not_cut() -> None:
         return await answers_of(Service("s", echo, max_in_flight=2, timeout=1.001), *range(9))
 
     assert run(main()) == list(range(9))
+
+
+def test_what_calls_before_it_took_is_not_time_of_a_call() -> None:
+    """Calls that do not wait are made in a row, and may keep the loop busy; one that waits has its own time."""
+
+    async def call(value: float) -> float:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        if value < 5:
+            loop.spend(0.3)
+        else:
+            await asyncio.sleep(value - 5)
+        return value
+
+    async def main() -> list[Any]:
+        return await answers_of(Service("s", call, max_in_flight=1, timeout=1), 1, 2, 3, 4, 5.9, 6.1)
+
+    *answers, late = run(main())
+    assert (answers, type(late.error)) == ([1, 2, 3, 4, 5.9], TimedOut)
 
 
 @pytest.mark.parametrize("how", ["returns", "raises"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from typing import Any
 
 from penstock.services import Service
 
@@ -22,12 +24,12 @@ class Calls:
             service.keep()
             self.services.append(service)
 
-    def leave(self, service: Service) -> None:
-        """A service is not used any more; what it did stays counted."""
+    def leave(self, service: Service) -> list[asyncio.Future[Any]]:
+        """A service is not used any more; what it did stays counted. Returns what is to be waited for."""
         self.services = [known for known in self.services if known is not service]
         self._results.update(service.results)
         self._retries += service.retries
-        service.let_go()
+        return service.let_go()
 
     @property
     def results(self) -> dict[str, int]:

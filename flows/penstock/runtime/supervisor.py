@@ -101,14 +101,17 @@ class Supervisor:
             places = {place for other in others for place in other.places}
             self.totals[flow.name].forget(places, {step for other in others for step in other.measured})
         in_use = {id(service) for other in rest for service in other.services}
+        waits: list[asyncio.Future[Any]] = []
         for service in flow.services:
             if id(service) not in in_use and service.name in self.calls:
-                self.calls[service.name].leave(service)
+                waits += self.calls[service.name].leave(service)
                 if not self.calls[service.name].services:
                     del self.calls[service.name]
         where = flow.plan().dead_letters
         if isinstance(where, str):
             await self.stores.close(where, rest=[*keep, *(other.plan().dead_letters for other in rest)])
+        if waits:
+            await asyncio.wait(waits)
 
     def start(
         self,
@@ -227,10 +230,9 @@ class Supervisor:
         timer.cancel()
         await asyncio.gather(*self.workers.values(), return_exceptions=True)
         self.signal(Event.EMPTY)
-        for calls in self.calls.values():
-            for service in calls.services:
-                service.let_go()
-        await asyncio.sleep(0)  # in which their workers end
+        services = [service for calls in self.calls.values() for service in calls.services]
+        await asyncio.gather(*(wait for service in services for wait in service.let_go()))
+        await asyncio.sleep(0)  # in which their callers end
         await self.stores.aclose()
         return Report.of([summary for summary in self._ended if summary.run in open_at_start])
 

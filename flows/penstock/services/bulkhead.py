@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from penstock.errors import describe
 from penstock.scope import CANCEL_SECONDS
 from penstock.services.caller import Caller, Cut
 from penstock.services.lane import Done, Lane
@@ -36,7 +37,7 @@ class Bulkhead:
     """Makes the calls of one service, for the lanes of all runs.
 
     `most` is how many at once, `timeout` the seconds that one attempt may take. `rest` is awaited when no run calls any
-    more.
+    more and nobody keeps the callers.
     """
 
     def __init__(
@@ -98,11 +99,16 @@ class Bulkhead:
         self._move_to(asyncio.get_running_loop())
         self._kept += 1
 
-    def let_go(self) -> None:
-        """Keep the callers no longer; after the last who does, they end in the next turn of the event loop."""
+    def let_go(self) -> list[asyncio.Future[Any]]:
+        """Keep the callers no longer; after the last who does, they end in the next turn of the event loop.
+
+        Returns what is to be waited for besides.
+        """
         self._kept = max(0, self._kept - 1)
-        if not self._lanes and not self._kept:
-            self._end_callers()
+        if self._lanes or self._kept:
+            return []
+        self._end_callers()
+        return self._come_to_rest()
 
     def ready(self, lane: Lane) -> None:
         """A lane that was empty has calls to make."""
@@ -126,9 +132,20 @@ class Bulkhead:
         for caller in busy:
             caller.cancel(Cut.LEFT)
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._see_off(busy, ending))] if busy else ending
-        if not self._lanes and self._rest is not None:
-            waits = [*waits, asyncio.ensure_future(self._rest())]
-        return waits
+        return waits if self._lanes or self._kept else [*waits, *self._come_to_rest()]
+
+    def _come_to_rest(self) -> list[asyncio.Future[Any]]:
+        """Tell the call, if it wants to know, that nobody uses it any more."""
+        return [] if self._rest is None else [asyncio.ensure_future(self._see_to_rest(self._rest))]
+
+    async def _see_to_rest(self, rest: Callable[[], Awaitable[None]]) -> None:
+        resting = asyncio.ensure_future(rest())
+        await asyncio.wait((resting,), timeout=CANCEL_SECONDS)
+        if not resting.done():
+            resting.cancel()
+            log.error("service.not_at_rest", service=self.name, error=f"not within {CANCEL_SECONDS:g} s")
+        elif not resting.cancelled() and (error := resting.exception()) is not None:
+            log.error("service.not_at_rest", service=self.name, error=describe(error))
 
     async def _see_off(self, busy: list[Caller], ending: list[asyncio.Future[Any]]) -> None:
         waits = [asyncio.ensure_future(caller.free.wait()) for caller in busy] + ending

@@ -97,6 +97,7 @@ class Caller:
         self.waited = False
         if not lane.turning:
             lane.hear_turn()
+        lane.began.append(self)
         # What hears of this turn is queued before the call can yield, and runs before this caller goes on. So another
         # number then means that the call has waited.
         turn = lane.turn

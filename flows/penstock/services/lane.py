@@ -43,10 +43,17 @@ class Host(Protocol):
     """The bulkhead, as far as a lane knows it."""
 
     succeeded: int
+    clock: Callable[[], float]
 
     def ready(self, lane: Lane) -> None: ...
 
     def leave(self, lane: Lane) -> list[asyncio.Future[Any]]: ...
+
+
+class Timed(Protocol):
+    """A caller, as far as its time goes."""
+
+    since: float
 
 
 class Lane:
@@ -58,6 +65,7 @@ class Lane:
         "_fault",
         "_timers",
         "answers",
+        "began",
         "calls",
         "closed",
         "context",
@@ -83,6 +91,8 @@ class Lane:
         waited."""
         self.turning = False
         """Whether `_turned` is queued."""
+        self.began: list[Timed] = []
+        """Who began to make calls in this turn."""
         self._bulkhead = bulkhead
         self._done = done
         self._fault = fault
@@ -125,7 +135,7 @@ class Lane:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self.jobs, self.answers = [], []
+        self.jobs, self.answers, self.began = [], [], []
         self._done, self._fault = _nobody, None  # who waits for answers refers to this lane: see Scope._let_go
         return self._bulkhead.leave(self)
 
@@ -149,9 +159,18 @@ class Lane:
         self.loop.call_soon(self._turned, context=self.context)
 
     def _turned(self) -> None:
-        """The event loop has turned: tell the step the answers that came before."""
+        """The event loop has turned: tell the step the answers that came before.
+
+        A call that waits began in this turn, behind others that did not wait: their time is not its own. Asking for the
+        time before each call would cost more than most calls do.
+        """
         self.turning = False
         self.turn += 1
+        now = self._bulkhead.clock()
+        for caller in self.began:
+            if caller.since < now:  # one that waits for its moment begins later
+                caller.since = now
+        self.began.clear()
         if self.closed or not self.jobs:
             return
         jobs, answers = self.jobs, self.answers

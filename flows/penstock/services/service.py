@@ -32,7 +32,7 @@ class Service:
     attempts (default: as fast as they come).
 
     A `call` that is an object may have, from the start, a coroutine method `rest`: it is awaited when no run uses the
-    service any more.
+    service any more, and no supervisor keeps it for the next one.
     """
 
     def __init__(
@@ -154,9 +154,12 @@ class Service:
         """
         self.bulkhead.keep()
 
-    def let_go(self) -> None:
-        """Keep the callers no longer; after the last who does, they end in the next turn of the event loop."""
-        self.bulkhead.let_go()
+    def let_go(self) -> list[asyncio.Future[Any]]:
+        """Keep the callers no longer; after the last who does, they end in the next turn of the event loop.
+
+        Returns what is to be waited for besides, such as connections that close.
+        """
+        return self.bulkhead.let_go()
 
 
 def _as_coroutine_function(

@@ -45,7 +45,7 @@ class Call:
     """What both kinds of calls over HTTP have in common. Equal calls ask the same of the same address.
 
     `url` and the values of `headers` may name fields of the value, `{orderId}`, and variables of the environment,
-    `${PRICES}`. Without a client of its own a call makes one, and closes it when no run uses the service any more.
+    `${PRICES}`. Without a client of its own a call makes one, and closes it when the service is at rest.
     """
 
     service: str
@@ -87,7 +87,7 @@ class Call:
         )
 
     async def rest(self) -> None:
-        """No run uses the service any more."""
+        """Nobody uses the service any more."""
         if self.client is None:
             await self.connections.aclose()
 

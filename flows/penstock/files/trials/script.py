@@ -86,7 +86,7 @@ class PlayedService(Actor):
             return await self._answers(value) if self._many else await self._answer(value)
 
     async def rest(self) -> None:
-        """No run uses the service any more; a real function may want to know."""
+        """Nobody uses the service any more; a real function may want to know."""
         if (rest := getattr(self._real, "rest", None)) is not None:
             await rest()
 
