@@ -260,7 +260,9 @@ class Ledger:
             self.settle(alike, outcome)
 
     def drop(self, count: int) -> None:
-        """Count elements that a buffer dropped before they took a credit: received, and filtered."""
+        """Count elements that a buffer dropped before they took a credit: received, and filtered. Not after the run."""
+        if self.closed:
+            return
         self.received += count
         self.dropped += count
         self.settled[FILTERED] += count

@@ -138,6 +138,13 @@ class FeedClosed(RunError):
         super().__init__("the run of this feed takes no further values; make another feed for the next run")
 
 
+class OtherThread(RunError):
+    """A value came on another thread than that of the run's event loop, which cannot hear of it there."""
+
+    def __init__(self, instead: str) -> None:
+        super().__init__(f"a value came on another thread than that of the run's event loop; {instead}")
+
+
 class ReaderGone(RunError):
     """Whoever was to take the results is gone. The run is cancelled; nothing failed."""
 

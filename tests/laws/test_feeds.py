@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from reactivex import operators as ops
+from reactivex.scheduler.eventloop import AsyncIOThreadSafeScheduler
+from reactivex.subject import Subject
+from structlog.testing import capture_logs
 
 from laws.test_sources import Never, ends, quiet
-from penstock import Flow
-from penstock.errors import BufferOverflow, FeedClosed
+from penstock import Flow, from_observable
+from penstock.errors import BufferOverflow, FeedClosed, OtherThread
 from penstock.runtime import Summary
 from penstock.sinks import Discard
 from penstock.sources import Feed
@@ -131,3 +135,69 @@ def test_a_feed_needs_room() -> None:
     """A capacity of zero is refused, with the value."""
     with pytest.raises(ValueError, match="got 0"):
         Feed(0)
+
+
+def observed(on_the_loop: bool) -> Summary:
+    """A run of an Observable whose five values come on a thread of their own."""
+
+    async def main() -> Summary:
+        values: Subject[int] = Subject()
+        brought = ops.observe_on(AsyncIOThreadSafeScheduler(asyncio.get_running_loop()))
+        source = from_observable(values.pipe(brought) if on_the_loop else values, capacity=10)
+        observing = Flow("f").start(source, Discard())
+        await asyncio.sleep(0)  # in which it begins
+        await asyncio.sleep(0)
+
+        def send() -> None:
+            for number in range(5):
+                values.on_next(number)
+            values.on_completed()
+
+        await asyncio.to_thread(send)
+        async with asyncio.timeout(10):
+            return await observing.finished
+
+    with capture_logs():
+        return asyncio.run(main())
+
+
+def test_values_of_another_thread_are_refused_and_said_how_to_bring_over() -> None:
+    """The run fails and does not wait for what it cannot hear of; brought over, the values are as any."""
+    refused = observed(on_the_loop=False)
+    assert (refused.reason, refused.received) == ("failed", 0)
+    assert "observe_on" in str(refused.error)
+    assert (observed(on_the_loop=True).reason, observed(on_the_loop=True).ok) == ("completed", 5)
+
+
+def test_a_push_from_another_thread_is_refused_where_it_is_made() -> None:
+    """Whoever pushes is told how to; a value that is handed to the loop arrives."""
+
+    async def main() -> Summary:
+        feed: Feed[int] = Feed(10, "drop_newest")
+        feeding = Flow("f").start(feed, Discard())
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        with pytest.raises(OtherThread, match="call_soon_threadsafe"):
+            await asyncio.to_thread(feed.push, 1)
+        await asyncio.to_thread(loop.call_soon_threadsafe, feed.push, 2)
+        feed.complete()
+        return await feeding.finished
+
+    with capture_logs():
+        assert asyncio.run(main()).ok == 1
+
+
+def test_what_is_pushed_after_the_run_changes_no_account_of_it() -> None:
+    """It is counted by the feed alone."""
+
+    async def main() -> tuple[int, int, int]:
+        feed: Feed[int] = Feed(10, "drop_newest")
+        feed.push(1)
+        feed.complete()
+        feeding = Flow("f").start(feed, Discard())
+        summary = await feeding.finished
+        feed.push(2)
+        return summary.received, feeding.ledger.received, feed.dropped
+
+    assert quiet(main()) == (1, 1, 1)

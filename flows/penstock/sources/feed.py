@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
+from threading import get_ident
 from typing import Any, Generic, TypeVar
 
 from reactivex import Observable
 
 from penstock.element import Element, Ledger
-from penstock.errors import BufferOverflow, FeedClosed
+from penstock.errors import BufferOverflow, FeedClosed, OtherThread
 from penstock.sources.source import Intake, Source
 
 T = TypeVar("T")
+
+OBSERVE_ON = "bring them over: values.pipe(ops.observe_on(AsyncIOThreadSafeScheduler(loop)))"
 
 
 class Overflow(StrEnum):
@@ -54,13 +59,20 @@ class Feed(Source[T], Generic[T]):
         self._over = False
         self._uncounted = 0
         self._ledger: Ledger | None = None
+        self._thread: int | None = None
+        """That of the run."""
         self._error: Exception | None = None
         self._complete = False
         self._arrived = asyncio.Event()
         self._left = asyncio.Event()
 
     def push(self, value: T) -> None:
-        """Put a value into the buffer, at once. With `backpressure`, use `send`."""
+        """Put a value into the buffer, at once. With `backpressure`, use `send`.
+
+        Raises `OtherThread` on any other than the run's.
+        """
+        if self._thread is not None and self._thread != get_ident():
+            raise OtherThread("use loop.call_soon_threadsafe(feed.push, value)")
         if self.overflow is Overflow.BACKPRESSURE:
             raise TypeError("this feed holds back its sender: use `await feed.send(value)`")
         if self._over:
@@ -101,7 +113,7 @@ class Feed(Source[T], Generic[T]):
     async def produce(self, intake: Intake[T]) -> None:
         if self._ledger is not None:
             raise FeedClosed
-        self._ledger = intake.ledger
+        self._ledger, self._thread = intake.ledger, get_ident()
         self._ledger.drop(self._uncounted)
         self._uncounted = 0
         try:
@@ -150,7 +162,8 @@ def from_observable(
 ) -> Source[T]:
     """A source of the values of any Observable, behind a bounded buffer.
 
-    An Observable cannot wait, so `overflow` is `drop_oldest`, `drop_newest` or `fail`.
+    An Observable cannot wait, so `overflow` is `drop_oldest`, `drop_newest` or `fail`. The run fails with `OtherThread`
+    when a value comes on a thread that is not the run's; `observe_on` brings them there.
     """
     if Overflow(overflow) is Overflow.BACKPRESSURE:
         raise ValueError("an Observable cannot wait; choose overflow drop_oldest, drop_newest or fail")
@@ -170,7 +183,26 @@ class FromObservable(Source[T]):
 
     async def produce(self, intake: Intake[T]) -> None:
         feed: Feed[Any] = Feed(self._capacity, self._overflow)
-        subscription = self._values.subscribe(feed.push, feed.fail, feed.complete, scheduler=intake.scheduler)
+        loop, thread = asyncio.get_running_loop(), get_ident()
+
+        def on_this_thread(tell: Callable[..., None], *what: Any) -> None:
+            if get_ident() == thread:
+                tell(*what)
+            else:
+                loop.call_soon_threadsafe(tell, *what)
+
+        def push(value: Any) -> None:
+            try:
+                feed.push(value)
+            except OtherThread:  # Rx has no one to tell, and values that are brought over here one by one have no bound
+                on_this_thread(feed.fail, OtherThread(OBSERVE_ON))
+
+        subscription = self._values.subscribe(
+            push,
+            partial(on_this_thread, feed.fail),
+            partial(on_this_thread, feed.complete),
+            scheduler=intake.scheduler,
+        )
         try:
             await feed.produce(intake)
         finally:
