@@ -150,7 +150,7 @@ class Flow(Builder[A]):
     @property
     def measured(self) -> tuple[str, ...]:
         """The steps that measure how long elements spend in them."""
-        own = (step.name for step in walk(self.steps) if step.kind not in ("flat_map", "through", "throttle", "route"))
+        own = (step.name for step in walk(self.steps) if step.kind not in ("flat_map", "through", "throttle", "step"))
         return ("decode", *own, "encode")
 
     @property

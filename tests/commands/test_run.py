@@ -186,6 +186,7 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
         ("flow.yaml --checkpoint c.json --input in.ndjson", "--output FILE"),
         ("flow.yaml --checkpoint in.ndjson --input in.ndjson --output o", "are three files"),
         ("parts.yaml --checkpoint c.json --input in.ndjson --output o", "parts in more than one step"),
+        ("own.yaml --checkpoint c.json --input in.ndjson --output o", "parts in more than one step"),
         ("stdout.yaml", "writes to standard output itself"),
         ("flow.yaml --window 0", "whole number from 1 on"),
         ("flow.yaml --input in.ndjson --samples 2", "not allowed with"),
@@ -198,6 +199,8 @@ def test_what_cannot_be_meant_is_refused_with_a_sentence(
     monkeypatch.chdir(folder)
     (folder / "stdout.yaml").write_text("flow: f\nsteps:\n  - to: stdout\n")
     (folder / "parts.yaml").write_text("flow: f\nsteps:\n  - flat_map: value\n  - flat_map: value\n")
+    own = "{operator: operator:pos, max_parts: 2}"
+    (folder / "own.yaml").write_text(f"flow: f\nsteps:\n  - flat_map: value\n  - step: {own}\n")
     before = sorted(folder.iterdir())
     try:
         code: object = main(["run", *words.split()])

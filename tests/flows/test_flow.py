@@ -12,10 +12,13 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reactivex import operators as ops
 
 from laws.plans import quiet, results
 from penstock import Flow, Service, When, from_iterable, ndjson
 from penstock.errors import FlowError, RunError
+from penstock.outlets import Nowhere
+from penstock.sinks import Lines
 from penstock.sources import Source
 from penstock.steps import walk
 
@@ -220,6 +223,51 @@ def test_the_key_is_a_field_and_no_attribute(line: bytes) -> None:
     for key in ("count", "index", "real"):
         (told,) = results(Flow("f", key=key), upload(line))
         assert told.key is None
+
+
+def test_a_key_that_cannot_be_looked_at_is_no_key() -> None:
+    """The item goes on without one, and so do its neighbours."""
+
+    class Shy:
+        @property
+        def key(self) -> int:
+            raise OSError("not now")
+
+    told = results(Flow("f", key="key"), from_iterable([{"key": 1}, Shy(), {"key": 2}]))
+    assert [(result.ok, result.key) for result in told] == [(True, 1), (True, None), (True, 2)]
+
+
+def test_the_steps_that_are_measured_are_known_before_they_are() -> None:
+    """A series is there from the first scrape on, and stays as long as its step."""
+
+    async def call(value: Any) -> Any:
+        return value
+
+    async def call_all(values: list[Any]) -> list[Any]:
+        return values
+
+    flow = (
+        Flow("f")
+        .map(lambda value: value, name="map")
+        .filter(bool, name="filter")
+        .tap(len, name="tap")
+        .map_async(call, name="map_async")
+        .enrich(enrich=call)
+        .batch(call_all, size=2, seconds=0.1, name="batch")
+        .flat_map(lambda value: [value], name="flat_map")
+        .throttle(1e6, name="throttle")
+        .through(ops.map(lambda value: value), name="through")
+        .route(route=When(bool, lambda way: way.map(lambda value: value, name="inside")))
+        .to(Nowhere(), name="to")
+        .step(lambda source: source, name="own")
+    )
+
+    async def main() -> set[str]:
+        running = flow.start(from_iterable([{"a": 1}] * 3), Lines(call))
+        assert (await running.finished).ok == 3
+        return set(running.totals.meters)
+
+    assert quiet(main()) == set(flow.measured)
 
 
 # Isolation, at its edges

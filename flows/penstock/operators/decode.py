@@ -93,7 +93,12 @@ def _key(value: Any, field: str) -> Any:
     """A field's value; bytes, texts and lists have attributes too, which are no fields."""
     if isinstance(value, dict):
         return cast("dict[str, Any]", value).get(field)
-    return None if isinstance(value, bytes | str | int | float | list) else getattr(value, field, None)
+    if isinstance(value, bytes | str | int | float | list):
+        return None
+    try:
+        return getattr(value, field, None)
+    except Exception:  # a property that breaks: the item is none the worse for it, it has no key
+        return None
 
 
 def _refusal(error: Exception) -> Exception:

@@ -150,14 +150,15 @@ def check_apart(*paths: str) -> None:
 
 def check_steps(flow: Flow[Any]) -> None:
     """Raise for steps that cannot go on where another process was killed."""
-    kinds = [step.kind for step in walk(flow.steps)]
+    makers = 0
     for step in walk(flow.steps):
         if step.kind == "through":
             raise FlowError(
                 f"step {step.name} of flow {flow.name} keeps in memory what passed, which no checkpoint holds; "
                 "run it without --checkpoint"
             )
-    if kinds.count("flat_map") > 1:
+        makers += step.kind == "flat_map" or bool(step.options.get("max_parts"))
+    if makers > 1:
         raise FlowError(
             f"flow {flow.name} makes parts in more than one step, and its lines do not tell parts of parts apart; "
             "run it without --checkpoint"

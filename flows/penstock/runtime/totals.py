@@ -34,7 +34,7 @@ class Totals:
         self.places: tuple[str, ...] = ()
         """Where its elements may fail."""
         self.store_failures = 0
-        self._progress: dict[Counted, tuple[int, float]] = {}
+        self._progress: dict[Counted, tuple[tuple[int, int], float]] = {}
         self._received = 0
         self._dropped = 0
         self._settled: Counter[Outcome] = Counter()
@@ -114,8 +114,8 @@ class Totals:
         """Seconds that the slowest open run has had elements in flight without moving, as seen from call to call."""
         longest = 0.0
         for run in self.open:
-            mark = run.ledger.received + run.ledger.received - run.ledger.in_flight
-            before, since = self._progress.get(run, (-1, now))
+            mark = run.ledger.received, run.ledger.in_flight
+            before, since = self._progress.get(run, (None, now))
             if mark != before or not run.ledger.in_flight:
                 self._progress[run] = mark, now
             else:
