@@ -176,6 +176,8 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
         ("none:flow", "there is no module none"),
         ("penstock.orders:nothing", "penstock.orders has no nothing"),
         ("penstock.orders:Order", "is no flow"),
+        ("json:loads", "json:loads cannot be called without arguments: missing a required argument: 's'"),
+        ("asyncio:get_running_loop", "asyncio:get_running_loop broke: RuntimeError: no running event loop"),
         ("flow.yaml --input none.ndjson", "there is no file none.ndjson"),
         ("flow.yaml --input .", "is a directory"),
         ("flow.yaml --input flow.yaml", "does not tell its format"),

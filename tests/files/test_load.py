@@ -85,6 +85,10 @@ def test_all_mistakes_are_said_at_once() -> None:
         ("flow: f\nservices: {s: {get: 'http://h/{id}', many: true}}", "2:21: s is asked about many values at once"),
         ("flow: f\nworkers: {A: {source: {generate: 3}}}", "2:14: generate makes samples of the flow"),
         ("flow: f\nworkers: {A: {source: {stdin: true}, every: 1s, cron: '* * * * *'}}", "2:49: a worker runs every"),
+        (
+            "flow: f\nworkers: {A: {source: {call: 'asyncio:get_running_loop'}}}",
+            "2:14: the function for the source broke: RuntimeError: no running event loop",
+        ),
         ("flow: f\nworkers: {A: {source: {file: a.json}}}", "2:14: a.json is one JSON document"),
         ("flow: f\ndead_letters: postgres://x", "2:15: no dead-letter store is known for 'postgres://x'"),
         ("flow: f\ntemplates: {t: [{apply: t}]}\nsteps: [{apply: t}]", 'the template "t" applies itself'),

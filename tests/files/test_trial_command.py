@@ -192,6 +192,14 @@ def test_junit_goes_to_a_file_and_text_to_people(write: Any, capsys: pytest.Capt
     assert error.get("message", "").startswith("wrong.yaml:1:31: nothing is expected")
 
 
+def test_a_report_that_cannot_be_written_is_said(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever reads the text has it all the same; the exit code is none of what the tests came to."""
+    assert command([write("bad.yaml", BAD), "--output", "no/report.xml"], load) == 2
+    said = capsys.readouterr()
+    assert "✗ not so well" in said.out
+    assert said.err == "penstock test: no/report.xml cannot be written: No such file or directory\n"
+
+
 def test_junit_holds_whatever_stands_in_names_and_values(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     name = '<a> & "b" \x00\x1b\ufffe'
     given = '{"note": "\x01 ]]> é \ud800"}'

@@ -108,7 +108,12 @@ def source_of(chosen: Chosen, flow: Flow[Any]) -> Source[Any]:
 
 
 def _source_by_call(make: Callable[[], Any]) -> Source[Any]:
-    source = make()
+    try:
+        source = make()
+    except FlowError:
+        raise
+    except Exception as error:
+        raise FlowError(f"the function for the source broke: {type(error).__name__}: {error}") from error
     if not _is_source(source):
         raise FlowError(f"a function for a source has to give a Source, got {type(source).__name__}")
     return source

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -49,12 +51,23 @@ def _in_python(name: str) -> Found:
             raise FlowError(f"{module_name} has no {path}; name a flow in it: {module_name}:NAME")
         found = getattr(found, part)
     if not isinstance(found, Flow) and callable(found):
-        try:
-            found = cast("Callable[[], Any]", found)()
-        except TypeError as error:
-            raise FlowError(f"{name} cannot be called without arguments: {error}; write a function that can") from error
+        found = _made_by(name, cast("Callable[[], Any]", found))
     if not isinstance(found, Flow):
         raise FlowError(f"{name} is no flow but {type(found).__name__}; name one, or a function that makes one")
     files = (Path(module.__file__),) if module.__file__ else ()
     text = b"".join(file.read_bytes() for file in files)
     return Found(found, hashlib.sha256(text).hexdigest()[:12], files)
+
+
+def _made_by(name: str, make: Callable[[], Any]) -> Any:
+    try:
+        with suppress(ValueError):  # of some functions in C nobody can tell what they take
+            inspect.signature(make).bind()
+    except TypeError as error:
+        raise FlowError(f"{name} cannot be called without arguments: {error}; write a function that can") from error
+    try:
+        return make()
+    except FlowError:
+        raise
+    except Exception as error:
+        raise FlowError(f"{name} broke: {type(error).__name__}: {error}") from error

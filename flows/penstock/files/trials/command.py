@@ -75,7 +75,8 @@ def command(arguments: list[str], load: Load | None = None) -> int:
     environment = Unset(os.environ)
     paths = dict.fromkeys(flow_file(path) for path in options.files if not is_shared(path))
     reports = [_report(path, read, environment, options.only, options.seed) for path in paths]
-    _publish(reports, options)
+    if (wrong := _publish(reports, options)) is not None:
+        return complain("test", wrong, 2)
     if options.format != "text" and options.output is None:  # nobody has told people yet
         for mistake in (mistake for report in reports for mistake in report.mistakes):
             complain("test", mistake)
@@ -97,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="penstock test",
         description="Play the tests of flow files in virtual time: the real engine, scripted services, no waiting.",
         epilog="Exit codes: 0 all passed, 1 some failed, 2 a file has mistakes or is not there, there is nothing to "
-        "play, or wrong usage.",
+        "play, the report cannot be written, or wrong usage.",
     )
     parser.add_argument(
         "files",
@@ -135,14 +136,19 @@ def _played(flow: Flow[Any], case: Case, seed: int | None) -> Verdict:
     return judge(play(flow, case, seed=seed))
 
 
-def _publish(reports: Sequence[FileReport], options: argparse.Namespace) -> None:
+def _publish(reports: Sequence[FileReport], options: argparse.Namespace) -> str | None:
+    """Write the report where it was asked for; returns what is wrong if that cannot be."""
     write: Callable[..., str] = FORMATS[options.format]
     text = write(reports, trace=options.trace)
     if options.output is None:
         _put(text)
-        return
-    options.output.write_bytes(_bytes(text))
+        return None
     _put(as_text(reports))
+    try:
+        options.output.write_bytes(_bytes(text))
+    except OSError as error:
+        return f"{options.output} cannot be written: {error.strerror}"
+    return None
 
 
 def _put(text: str) -> None:
