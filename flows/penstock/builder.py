@@ -228,8 +228,8 @@ class Builder(Generic[A]):
     def to(self, *outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Flow[A]:
         """Hand each value to outlets; it goes on, unchanged, when all of them took it.
 
-        `timeout` is in seconds, for one write, and for opening an outlet (default 30). While an outlet cannot be
-        opened, values wait, so the source pauses; a value that an outlet refuses fails.
+        `timeout` is in seconds, for one write, and for opening an outlet (default 30). A value that an outlet
+        refuses fails, and so do those of a write for which it could not be opened; the others wait for the next try.
         """
         if not outlets:
             raise FlowError(f"to in flow {self.name} needs at least one outlet: to(FileOutlet('out.ndjson'))")

@@ -33,7 +33,7 @@ from penstock.files.pictures.layout import ROW, lay_out
 from penstock.files.pictures.mermaid import quoted
 from penstock.files.pictures.words import clean, width
 from penstock.orders import orders_flow
-from penstock.runtime import Supervisor, Totals
+from penstock.runtime import Cron, Supervisor, Totals
 from penstock.sinks import Discard
 from penstock.steps import NamedStep, Way, walk
 from penstock.testing import run
@@ -356,6 +356,7 @@ def test_a_small_box_has_room() -> None:
         (size(100), "100 B"),
         (size(16 * 1024 * 1024), "16 MiB"),
         (scheduled(graph_of), "function"),
+        (scheduled(Cron("0 6 * * *", "Europe/Berlin")), "cron 0 6 * * * Europe/Berlin"),
         (quoted('a "b" [c] <d>'), "a #34;b#34; #91;c#93; #60;d#62;"),
         (quoted("1. one\n- two"), "#49;#46; one - two"),
         (clean("a\u202eb\x00\tc\nd"), "ab c d"),

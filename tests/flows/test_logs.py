@@ -51,7 +51,6 @@ import asyncio, structlog
 from penstock import Flow, from_iterable
 from penstock.observe import set_up_logs
 from penstock.sinks import Discard
-from penstock.sinks import Discard
 
 def values():
     yield 1
@@ -75,6 +74,33 @@ def outcome_of(setup: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", PROGRAM.format(setup=setup)], capture_output=True, text=True, timeout=60, check=False
     )
+
+
+@pytest.mark.parametrize("setup", ["set_up_logs('console')", ""], ids=["console", "a program's own"])
+def test_a_traceback_shows_no_values(setup: str) -> None:
+    """What items hold is nothing for the screen. (With rich, which the linters bring, structlog would show it all.)"""
+    program = """
+def break_off(elements):
+    secret = elements[0].value["card"]
+    raise RuntimeError("a bug")
+
+flow = Flow("f").step(lambda source: source.pipe(ops.do_action(break_off))).dead_letters("memory:", redact=["card"])
+
+async def main():
+    await flow.start(from_iterable([{{"card": "4111"}}]), Discard()).finished
+
+{setup}
+asyncio.run(main())
+"""
+    imports = PROGRAM.split("\n\n")[0] + "\nfrom reactivex import operators as ops\n"
+    broke = subprocess.run(
+        [sys.executable, "-c", imports + program.format(setup=setup)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert broke.returncode == 0, broke.stderr
+    assert "RuntimeError: a bug" in broke.stderr
+    assert "4111" not in broke.stderr
 
 
 def test_a_run_ends_whatever_its_error_says() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from laws.plans import quiet, within
-from penstock import Flow, from_iterable
+from penstock import Flow, from_async_iterable, from_iterable
 from penstock.deadletters import Filter, Letter, MemoryStore
 from penstock.errors import ReaderGone, StoreError
 from penstock.runtime import Run, Summary, Totals
@@ -345,3 +345,40 @@ def test_a_source_outside_of_a_run_says_how_to_start_it() -> None:
         from_iterable([1]).subscribe()
     with pytest.raises(NoScope):
         Scope.of(None, "a step")
+
+
+def test_a_commit_that_does_not_end_is_said_with_the_time_that_it_had() -> None:
+    """A store has its patience, and the end of a run its own."""
+
+    async def main() -> float:
+        started = Flow("f").map(refuse).dead_letters(SlowStore(1000, patience=1)).start(from_iterable([1]), Discard())
+        await asyncio.sleep(1)
+        started.abort()
+        return (await started.finished).seconds
+
+    with capture_logs() as logs:
+        assert run(within(100, main())) == 2
+    assert [entry["waited"] for entry in logs if entry["event"] == "store.uncertain"] == [1]
+
+
+def test_a_source_that_breaks_while_its_run_is_taken_down_is_told() -> None:
+    """The run ends as it was told to; that a file or a cursor could not be closed is in its log all the same."""
+
+    async def endless() -> AsyncIterator[int]:
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            raise OSError("the cursor cannot be closed")
+
+    async def main() -> Summary:
+        started = Flow("f").start(from_async_iterable(endless()), Discard())
+        await asyncio.sleep(1)
+        started.abort()
+        return await started.finished
+
+    with capture_logs() as logs:
+        summary = run(within(100, main()))
+    assert (summary.reason, summary.error) == ("aborted", None)
+    assert [entry["event"] for entry in logs] == ["run.source_broke", "run.ended"]
+    assert "the cursor cannot be closed" in logs[0]["error"]

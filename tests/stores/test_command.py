@@ -171,6 +171,7 @@ def test_a_letter_is_shown_with_everything(store, run):
     code, out, err = run("show", one.id)
 
     assert (code, err) == (0, "")
+    assert run("show", one.id.upper())[1] == out
     assert out.decode().splitlines() == [
         f"id        {one.id}",
         "state     waiting",

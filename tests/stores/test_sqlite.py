@@ -248,9 +248,10 @@ async def test_letters_of_before_there_were_revisions_are_kept(url, apart):
 
 async def test_a_missing_file_is_not_created_unless_wanted(url):
     """`create=False` finds letters or says that there are none."""
-    with pytest.raises(StoreMissing):
+    with pytest.raises(StoreMissing) as missing:
         await opened(url, create=False)
 
+    assert missing.value.__cause__ is not missing.value  # who follows the causes would never end
     assert not Path(url.removeprefix("sqlite:///")).exists()
 
 

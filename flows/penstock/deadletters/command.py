@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from penstock.arguments import positive
 from penstock.complaints import complain
@@ -130,6 +130,8 @@ async def pages(
 
 async def show_letter(store: Store, options: argparse.Namespace) -> int:
     """One letter: for people, for programs, or only what came in."""
+    with suppress(ValueError):  # what is no id is that of no letter
+        options.id = id_of(options.id)
     letter = await store.get(options.id)
     if letter is None:
         return complain("dead-letters", f"there is no dead letter {options.id} at {store.url}")

@@ -118,7 +118,8 @@ class SqliteStore:
         except BaseException as error:
             await self._committer.aclose()
             if isinstance(error, Exception):
-                raise self._trouble(error) from error
+                told = self._trouble(error)
+                raise told from told.__cause__
             raise
         self._counted_at = time.monotonic()
         self._loop = asyncio.get_running_loop()
@@ -163,7 +164,8 @@ class SqliteStore:
         try:
             await self._committer.aclose()
         except Exception as error:
-            raise self._trouble(error) from error
+            told = self._trouble(error)
+            raise told from told.__cause__
         finally:
             if self._reader is not None:
                 await self._reader.aclose()
@@ -178,7 +180,8 @@ class SqliteStore:
                 reader = self._reader = self._reader or imported.Reader(self._file, self._busy_seconds)
             return await read(reader)
         except Exception as error:
-            raise self._trouble(error) from error
+            told = self._trouble(error)
+            raise told from told.__cause__
 
     def _look_again(self) -> None:
         if self._loop is not None:

@@ -175,9 +175,10 @@ class PostOffice:
 
     async def _see_the_end(self, mail: Mail, storing: asyncio.Future[None]) -> None:
         """The commit goes on whatever we do, so its end decides: a durable letter means a failed element."""
-        await asyncio.wait((storing,), timeout=min(self._store.patience, CANCEL_SECONDS / 2))
+        patience = min(self._store.patience, CANCEL_SECONDS / 2)
+        await asyncio.wait((storing,), timeout=patience)
         if not storing.done():
-            log.error("store.uncertain", run=self._scope.name, letters=len(mail.letters), waited=CANCEL_SECONDS / 2)
+            log.error("store.uncertain", run=self._scope.name, letters=len(mail.letters), waited=patience)
         elif storing.cancelled():
             mail.tell_doubt(self._scope.name)
         elif (error := storing.exception()) is None:

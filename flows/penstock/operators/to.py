@@ -25,8 +25,9 @@ def to(*outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Step[A, A]:
     of it meanwhile stays taken. `timeout` is in seconds, for one write (and for opening the outlet). All runs share an
     outlet: it is opened for the first value, written to by one run at a time, and closed after the last run.
 
-    **Takes in** elements. **Holds back** while a write is under way, and after an outlet could not be opened, with
-    backoff up to 5 s; their elements wait, within the window, and go out together in the next write. **Gives out** the
+    **Takes in** elements. **Holds back** while a write is under way; their elements wait, within the window, and go out
+    together in the next write. When an outlet cannot be opened, those of that write fail, and the others wait for the
+    next try, with backoff up to 5 s. **Gives out** the
     same elements in the same order. **Ends** when its input has and all values are delivered.
 
     >>> step = to(orders_file, audit_file, name="files")

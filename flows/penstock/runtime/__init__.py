@@ -4,6 +4,7 @@ import sys
 
 import structlog
 
+from penstock.console import console_renderer
 from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
 from penstock.runtime.report import Report
@@ -16,7 +17,10 @@ from penstock.runtime.totals import Totals
 
 if not structlog.is_configured():
     # Standard output belongs to the results of whoever uses this library; structlog would print there.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    structlog.configure(
+        processors=[*structlog.get_config()["processors"][:-1], console_renderer(sys.stderr)],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 __all__ = [
     "Calls",

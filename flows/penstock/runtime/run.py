@@ -205,6 +205,9 @@ class Run:
         elif self.error is not None:
             bug = None if isinstance(self.error, PenstockError) else self.error  # those of our tree say it all
             self._log.error("run.broke", error=describe(self.error), exc_info=bug)
+        late = self.scope.source_error
+        if late is not None and late is not self.error:  # it broke while the run was taken down
+            self._log.warning("run.source_broke", error=describe(late))
         self._log.info("run.ended", **summary.facts())
 
     def _check_bound(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -30,6 +31,8 @@ async def show_letter(request: web.Request) -> web.Response:
     check_token(request, SEE)
     negotiation.only(request)
     id = request.match_info["id"]
+    with suppress(ValueError):  # what is no id is that of no letter
+        id = id_of(id)
     letter = await letter_in(request.app[CONTEXT].supervisor.stores.all(), id)
     if letter is None:
         raise Refused(404, "no_such_letter", f"there is no dead letter {id}")

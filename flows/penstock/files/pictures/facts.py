@@ -103,7 +103,7 @@ def scheduled(schedule: object) -> str:
     """When a worker runs: the schedule's own word, and what it was given."""
     if isinstance(schedule, Once) or not dataclasses.is_dataclass(schedule):
         return type(schedule).__name__.lower()
-    given = [getattr(schedule, field.name) for field in dataclasses.fields(schedule)]
+    given = [getattr(schedule, field.name) for field in dataclasses.fields(schedule) if field.init]
     words = [duration(value) if type(value) in (int, float) else str(value) for value in given if value is not None]
     return " ".join([type(schedule).__name__.lower(), *words])
 
