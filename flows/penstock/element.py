@@ -168,6 +168,11 @@ Step: TypeAlias = Callable[[Observable[list[Element[A]]]], Observable[list[Eleme
 _RANK = {FILTERED: 0, OK: 1, CANCELLED: 2, FAILED: 3}
 
 
+def worse(one: Outcome, other: Outcome) -> Outcome:
+    """What an element comes to whose parts came to these."""
+    return one if _RANK[one] >= _RANK[other] else other
+
+
 class Ledger:
     """The accounts of one run: what it received, and how each element was settled.
 
@@ -294,12 +299,10 @@ class Ledger:
 
     def _settle_part(self, parent: Element[Any], outcome: Outcome) -> None:
         family = parent.family
-        if family is None:
-            return
+        assert family is not None
         family.open -= 1
         self.parts -= 1
-        if _RANK[outcome] > _RANK[family.worst]:
-            family.worst = outcome
+        family.worst = worse(family.worst, outcome)
         family.released(1)
         if family.complete and not family.open:
             self.settle((parent,), family.worst)

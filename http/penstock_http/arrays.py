@@ -8,7 +8,8 @@ import re
 import msgspec
 from aiohttp import web
 
-from penstock_http.decompression import BrokenBody, decompressed
+from penstock_http.body import read_body
+from penstock_http.decompression import decompressed
 from penstock_http.negotiation import NDJSON
 from penstock_http.problems import Refused
 from penstock_http.watch import Pace
@@ -24,27 +25,16 @@ MARKS = 2048
 
 async def read_array(request: web.Request, encoding: str, limit: int, pace: Pace) -> list[bytes]:
     """The items of a JSON array; raises 400, 408 and 413."""
-    body = bytearray()
+    too_large = f"a JSON array may have {limit} bytes; send more as {NDJSON}, an item a line"
+    body = await read_body(decompressed(pace.arrivals(request), encoding), limit, too_large)
     try:
-        async for piece in decompressed(pace.arrivals(request), encoding):
-            body += piece
-            if len(body) > limit:
-                raise Refused(
-                    413,
-                    "body_too_large",
-                    f"a JSON array may have {limit} bytes; send more as {NDJSON}, an item a line",
-                )
         return await items_of(body)
-    except TimeoutError:
-        raise Refused(408, "stalled", f"the body did not arrive in time; {len(body)} bytes of it did") from None
     except msgspec.ValidationError:
         raise Refused(
             400, "no_array", f"the body has to be a JSON array of items; one item a line is {NDJSON}"
         ) from None
     except msgspec.DecodeError as error:
         raise Refused(400, "malformed", f"the body is not valid JSON: {error}") from None
-    except (web.RequestPayloadError, BrokenBody) as error:
-        raise Refused(400, "broken_body", f"{error}; nothing of it was taken") from None
 
 
 async def items_of(body: bytearray) -> list[bytes]:

@@ -207,16 +207,6 @@ def test_modules_beside_a_flow_file_are_found(tmp_path: Path) -> None:
     assert sys.path == before
 
 
-def test_equal_services_are_one_bulkhead() -> None:
-    """Flows that describe the same service share it, when they are loaded knowing of each other."""
-    text = "flow: {name}\nservices: {{s: {{get: 'http://h/{{id}}', max_in_flight: 3}}}}\nsteps: [map_async: s]\n"
-    one = loads(text.format(name="one"), "one.yaml").flow
-    two = loads(text.format(name="two"), "two.yaml", services=one.services).flow
-
-    assert two.services[0] is one.services[0]
-    assert loads(text.format(name="three"), "three.yaml").flow.services[0] is not one.services[0]
-
-
 def test_what_the_file_says_itself_is_known() -> None:
     """So that settings are defaults only for what it does not say."""
     assert loads("flow: f\nwindow: 3\n", "f.yaml").said == {"flow", "window"}

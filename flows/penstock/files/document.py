@@ -15,7 +15,7 @@ from penstock.files.mistakes import Mistakes
 from penstock.files.node import Node
 from penstock.files.places import Place
 
-__all__ = ["FORMATS", "Node", "read_document"]
+__all__ = ["FORMATS", "read_document"]
 
 FORMATS = {"yaml": read_yaml, "yml": read_yaml, "json": read_json, "toml": read_toml}
 """The formats by the endings of their files."""

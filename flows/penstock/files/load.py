@@ -45,17 +45,12 @@ class FlowFile:
     """The tests in the file, and in the one beside it: `NAME.test.yaml`."""
 
 
-def load(
-    path: str | Path, *, environment: Mapping[str, str] = os.environ, services: Iterable[Service] = ()
-) -> FlowFile:
-    """The flow in a file of YAML, JSON or TOML. Raises `FlowFileError` with every mistake.
-
-    `services` are used in the place of equal ones that the file describes, so that flows share their bulkheads.
-    """
+def load(path: str | Path, *, environment: Mapping[str, str] = os.environ) -> FlowFile:
+    """The flow in a file of YAML, JSON or TOML. Raises `FlowFileError` with every mistake."""
     path = Path(path)
     beside = path.with_name(f"{path.stem}.test{path.suffix}")
     tests = beside if beside.exists() else None
-    return loads(text_of(path), path, environment=environment, services=services, tests=tests)
+    return loads(text_of(path), path, environment=environment, tests=tests)
 
 
 def loads(
@@ -63,7 +58,6 @@ def loads(
     path: str | Path,
     *,
     environment: Mapping[str, str] = os.environ,
-    services: Iterable[Service] = (),
     tests: Path | None = None,
 ) -> FlowFile:
     """The flow in a text; `path` is the name that mistakes carry, and files that it uses lie beside it.
@@ -73,7 +67,7 @@ def loads(
     path = Path(path)
     mistakes = Mistakes()
     with importing_from(path.parent):
-        reading = _Reading(environment, list(services), mistakes)
+        reading = _Reading(environment, mistakes)
         flow, read = reading.flow(text, path, tests)
     mistakes.check()
     assert flow is not None
@@ -84,9 +78,8 @@ def loads(
 class _Reading:
     """The reading of a flow file and of the files that it uses."""
 
-    def __init__(self, environment: Mapping[str, str], known: list[Service], mistakes: Mistakes) -> None:
+    def __init__(self, environment: Mapping[str, str], mistakes: Mistakes) -> None:
         self._environment = environment
-        self._known = known
         self._mistakes = mistakes
         self.documents = Documents(environment, mistakes)
         self.tests: tuple[Case, ...] = ()
@@ -136,13 +129,10 @@ class _Reading:
         made: dict[str, Service] = {}
         for name, chosen in self._all("services", parts).items():
             try:
-                made[name] = self._shared_service(service_of(name, chosen, self._environment))
+                made[name] = service_of(name, chosen, self._environment)
             except (FlowError, ValueError) as error:
                 self._mistakes.add(chosen.at, str(error))
         return made
-
-    def _shared_service(self, service: Service) -> Service:
-        return next((known for known in self._known if known == service), service)
 
     def _all(self, name: str, parts: list[Read]) -> dict[str, Any]:
         """The services or templates of all files."""

@@ -51,12 +51,12 @@ class StandardOutput:
         """Write values; returns for each that cannot be written why."""
         data, refusals = self._writer.write(values)
         await self._finish_line()
+        start = 0
         try:
-            while data:
-                piece = data[: data.rfind(b"\n", 0, PIECE) + 1] or data[:PIECE]
-                sent = await send(self.descriptor, piece)
-                data = data[sent:]
-                self._rest = _to_end_of_line(data) if not piece[:sent].endswith(b"\n") else b""
+            while start < len(data):
+                end = data.rfind(b"\n", start, start + PIECE) + 1 or start + PIECE
+                start += await send(self.descriptor, data[start:end])
+                self._rest = b"" if data[start - 1 : start] == b"\n" else _line_from(data, start)
         except BrokenPipeError:
             raise ReaderGone from None
         self._rest = b""
@@ -112,5 +112,6 @@ async def send(descriptor: int, piece: bytes) -> int:
     return os.write(descriptor, piece)
 
 
-def _to_end_of_line(data: bytes) -> bytes:
-    return data[: data.find(b"\n") + 1]
+def _line_from(data: bytes, start: int) -> bytes:
+    """What is left of a line."""
+    return data[start : data.find(b"\n", start) + 1]

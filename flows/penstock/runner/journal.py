@@ -10,13 +10,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from penstock.deadletters import Letter, now
-from penstock.element import Element, Outcome
+from penstock.element import Element, Outcome, worse
 from penstock.runner.checkpoint import Checkpoint, Pieces
 from penstock.runner.ranges import Ranges
 from penstock.runtime import Summary
 from penstock.sinks import End
-
-_RANK = {Outcome.FILTERED: 0, Outcome.OK: 1, Outcome.FAILED: 2}
 
 
 class Family:
@@ -31,7 +29,7 @@ class Family:
     def add(self, part: int, outcome: Outcome) -> None:
         """Note that a part is done."""
         self.parts.add(part)
-        self.worst = max(self.worst, outcome, key=_RANK.__getitem__)
+        self.worst = worse(self.worst, outcome)
 
 
 class Journal:
@@ -69,7 +67,7 @@ class Journal:
             return
         family = self.families.pop(seq, None)
         if family is not None:
-            outcome = max(outcome, family.worst, key=_RANK.__getitem__)
+            outcome = worse(outcome, family.worst)
         self.done.add(seq)
         self.counts[outcome] += 1
 

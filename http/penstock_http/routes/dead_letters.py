@@ -7,10 +7,11 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from penstock.deadletters import PAGE, PAGE_LIMIT, Filter, as_document, as_json, id_of, letter_in, page_of
+from penstock.deadletters import PAGE, PAGE_LIMIT, Filter, as_document, id_of, letter_in, page_of
 from penstock_http import negotiation
 from penstock_http.access import check_token
 from penstock_http.context import CONTEXT
+from penstock_http.documents import json_answer
 from penstock_http.problems import Refused
 
 SEE = "see dead letters"
@@ -23,7 +24,7 @@ async def list_letters(request: web.Request) -> web.Response:
     limit = negotiation.number(request.query, "limit", PAGE, 1, PAGE_LIMIT)
     stores = request.app[CONTEXT].supervisor.stores.all()
     page = await page_of(stores, filter_of(request.query), after=after(request.query), limit=limit)
-    return _json({"letters": [as_document(letter) for letter in page.letters], "next": page.next})
+    return json_answer({"letters": [as_document(letter) for letter in page.letters], "next": page.next})
 
 
 async def show_letter(request: web.Request) -> web.Response:
@@ -36,7 +37,7 @@ async def show_letter(request: web.Request) -> web.Response:
     letter = await letter_in(request.app[CONTEXT].supervisor.stores.all(), id)
     if letter is None:
         raise Refused(404, "no_such_letter", f"there is no dead letter {id}")
-    return _json(as_document(letter))
+    return json_answer(as_document(letter))
 
 
 def filter_of(query: Mapping[str, str]) -> Filter:
@@ -54,11 +55,3 @@ def after(query: Mapping[str, str]) -> str | None:
         return None if text is None else id_of(text)
     except ValueError as error:
         raise Refused(400, "bad_parameter", f"after has to be the next of the page before: {error}") from None
-
-
-def _json(document: object) -> web.Response:
-    return web.Response(
-        body=as_json(document) + b"\n",
-        content_type="application/json",
-        headers={"Cache-Control": "no-store"},
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from penstock.element import Outcome
@@ -14,7 +13,9 @@ from penstock.runtime import Totals
 from penstock.steps import NamedStep
 from penstock_http import negotiation
 from penstock_http.access import check_put, is_trusted
+from penstock_http.body import read_body
 from penstock_http.context import CONTEXT, Context
+from penstock_http.documents import json_answer
 from penstock_http.entries import Entry
 from penstock_http.expectation import welcome_body
 from penstock_http.problems import Refused
@@ -28,13 +29,13 @@ async def list_flows(request: web.Request) -> web.Response:
     entries = [entry for entry in context.catalogue.entries.values() if entry.active is not None]
     last, trusted = context.reloading.last, is_trusted(request)
     flows = [describe(context, entry, trusted=trusted) for entry in entries]
-    return _json({"flows": flows, "lastReload": last and last.document(trusted=trusted)})
+    return json_answer({"flows": flows, "lastReload": last and last.document(trusted=trusted)})
 
 
 async def show_flow(request: web.Request) -> web.Response:
     """One flow."""
     context = request.app[CONTEXT]
-    return _json(describe(context, context.entry(request.match_info["name"]), trusted=is_trusted(request)))
+    return json_answer(describe(context, context.entry(request.match_info["name"]), trusted=is_trusted(request)))
 
 
 async def put_flow(request: web.Request) -> web.Response:
@@ -50,7 +51,7 @@ async def put_flow(request: web.Request) -> web.Response:
     receipt = await context.reloading.put(name, await read_flow(request, context), format, dry=dry)
     if receipt.outcome is Verdict.REFUSED:
         raise mistaken(receipt)
-    return _json(receipt.document() | {"dryRun": dry}, 200 if known or dry else 201)
+    return json_answer(receipt.document() | {"dryRun": dry}, 200 if known or dry else 201)
 
 
 def mistaken(receipt: Receipt) -> Refused:
@@ -63,20 +64,12 @@ def mistaken(receipt: Receipt) -> Refused:
 async def read_flow(request: web.Request, context: Context) -> str:
     """The text of a flow file; raises 400, 408 and 413."""
     settings = context.settings
-    limit = settings.max_body
-    body = bytearray()
+    arrivals = Pace(settings.stall, settings.min_rate).arrivals(request)
+    body = await read_body(arrivals, settings.max_body, f"a flow file may have {settings.max_body} bytes")
     try:
-        async for piece in Pace(settings.stall, settings.min_rate).arrivals(request):
-            body += piece
-            if len(body) > limit:
-                raise Refused(413, "body_too_large", f"a flow file may have {limit} bytes")
         return body.decode()
-    except TimeoutError:
-        raise Refused(408, "stalled", f"the body did not arrive in time; {len(body)} bytes of it did") from None
     except UnicodeDecodeError as error:
         raise Refused(400, "malformed", f"a flow file is UTF-8, this body is not (byte {error.start})") from None
-    except web.RequestPayloadError as error:
-        raise Refused(400, "broken_body", f"{error}; nothing of it was taken") from None
 
 
 def describe(context: Context, entry: Entry, *, trusted: bool) -> dict[str, Any]:
@@ -144,8 +137,3 @@ def steps_of(steps: Iterable[NamedStep], branch: str | None = None) -> Iterator[
         yield {"name": step.name, "kind": step.kind, "branch": branch, "services": services}
         for way in step.ways:
             yield from steps_of(way.steps, f"{step.name}.{way.name}")
-
-
-def _json(document: object, status: int = 200) -> web.Response:
-    body = msgspec.json.encode(document) + b"\n"
-    return web.Response(status=status, body=body, content_type="application/json")
