@@ -21,10 +21,8 @@ from typing import Any, cast
 import msgspec
 from aiohttp import web
 
+from penstock.orders import INVENTORY_SECONDS, PRICING_SECONDS
 from penstock_http.knobs import Knobs
-
-PRICING_SECONDS = 0.100
-INVENTORY_SECONDS = 0.150
 
 LARGEST_ID = 2**53
 """What every JSON reader takes for the number that was meant."""

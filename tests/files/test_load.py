@@ -226,8 +226,8 @@ def test_check_tells_the_memory_bound(tmp_path: Path, capsysbinary: pytest.Captu
     told = capsysbinary.readouterr().out.decode()
     assert check([str(good), str(bad)]) == 1
 
-    assert "one run holds at most 25 elements and 16.01MiB of JSON" in told
-    assert "10KiB  an answer for each of 10" in told
+    assert "one run holds at most 25 elements and 16.01 MiB of JSON" in told
+    assert "10 KiB  an answer for each of 10" in told
     assert f"{bad}: 1 mistake" in capsysbinary.readouterr().out.decode()
 
 

@@ -123,7 +123,9 @@ def test_health_says_alive_and_ready(server: Process) -> None:
 
 def test_flows_are_described(server: Process) -> None:
     """What is served: steps, services, window, and where failures go."""
-    (flow,) = server.ask("GET", "/flows").json()["flows"]
+    answer = server.ask("GET", "/flows")
+    assert answer.headers["cache-control"] == "no-store"
+    (flow,) = answer.json()["flows"]
     assert (flow["name"], flow["path"], flow["key"]) == ("orders", "/orders/bulk", "orderId")
     assert flow["window"]["elements"] == 256
     assert [service["name"] for service in flow["services"]] == ["pricing", "inventory"]

@@ -14,7 +14,7 @@ from penstock.bound import Bound
 from penstock.errors import FlowError, FlowFileError
 from penstock.files.folders import flow_files
 from penstock.files.load import FlowFile, load
-from penstock.files.quantities import show_size
+from penstock.files.pictures.facts import size
 from penstock.files.shared import check_shared, is_shared
 from penstock.steps import walk
 
@@ -122,22 +122,11 @@ def lines_of(report: dict[str, Any], *, quiet: bool) -> Iterator[str]:
         return
     bound = report["bound"]
     yield f"{report['file']}: flow {report['flow']} is well ({has})"
-    yield f"  one run holds at most {bound['elements']} elements and {in_words(bound['bytes'])} of JSON:"
+    yield f"  one run holds at most {bound['elements']} elements and {size(bound['bytes'])} of JSON:"
     width = max(len(part["step"]) for part in bound["parts"])
     for part in bound["parts"]:
         elements = f"{part['elements']:>7}" if part["elements"] else " " * 7
-        size = f"{in_words(part['bytes']):>9}" if part["bytes"] else " " * 9
-        yield f"    {part['step']:<{width}}  {elements}  {size}  {part['why']}"
+        memory = f"{size(part['bytes']):>9}" if part["bytes"] else " " * 9
+        yield f"    {part['step']:<{width}}  {elements}  {memory}  {part['why']}"
     if bound["open"]:
         yield f"  not in it, for it has no limit: what {', '.join(bound['open'])} return"
-
-
-def in_words(size: int) -> str:
-    """A size with one digit behind the point, where it is no whole unit."""
-    shown = show_size(size)
-    if (isinstance(shown, str) and not shown.endswith(("B", "kB", "MB", "GB"))) or size < 1024:
-        return str(shown)
-    for unit, factor in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
-        if size >= factor:
-            return f"{size / factor:.4g}{unit}"
-    return f"{size}B"
