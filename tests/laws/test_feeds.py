@@ -16,6 +16,7 @@ from penstock.errors import BufferOverflow, FeedClosed, OtherThread
 from penstock.runtime import Summary
 from penstock.sinks import Discard
 from penstock.sources import Feed
+from penstock.testing import run
 
 
 def fed(overflow: str, values: int = 6, capacity: int = 3) -> tuple[list[int], Summary, Feed[int]]:
@@ -37,6 +38,22 @@ def test_drop_oldest_keeps_the_newest() -> None:
     seen, summary, feed = fed("drop_oldest")
 
     assert (seen, feed.dropped, summary.received, summary.filtered) == ([3, 4, 5], 3, 6, 3)
+
+
+def test_what_is_dropped_is_in_the_log_of_its_run() -> None:
+    """Of a run that dropped nothing, nothing is said."""
+
+    async def main(values: int) -> Summary:
+        feed: Feed[int] = Feed(3, "drop_newest")
+        for number in range(values):
+            feed.push(number)
+        feed.complete()
+        return await Flow("f").start(feed, Discard()).finished
+
+    with capture_logs() as logs:
+        run(main(5))
+        run(main(3))
+    assert [entry.get("dropped") for entry in logs] == [2, None]
 
 
 def test_drop_newest_keeps_the_oldest() -> None:

@@ -208,7 +208,8 @@ class Run:
         late = self.scope.source_error
         if late is not None and late is not self.error:  # it broke while the run was taken down
             self._log.warning("run.source_broke", error=describe(late))
-        self._log.info("run.ended", **summary.facts())
+        dropped = {"dropped": self.ledger.dropped} if self.ledger.dropped else {}
+        self._log.info("run.ended", **summary.facts(), **dropped)
 
     def _check_bound(self) -> None:
         """Raise `BoundBroken` if more was ever held than the flow says it can."""
