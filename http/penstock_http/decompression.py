@@ -21,6 +21,12 @@ else:
 PIECE = 256 * 1024
 """Bytes that are decompressed in one go."""
 
+WINDOW_LOG = 23
+"""How far back zstd may refer, as a power of two: 8 MiB, which RFC 9659 has for HTTP. A decoder holds that much."""
+
+EMPTY_PARTS = 32
+"""Members or frames without content that are passed over in one turn of the event loop."""
+
 
 class BrokenBody(PenstockError):
     """A compressed body is not what it says, or breaks off before its end."""
@@ -38,10 +44,14 @@ def decompressed(chunks: AsyncIterable[bytes], encoding: str) -> AsyncIterable[b
 async def _decompress(chunks: AsyncIterable[bytes], encoding: str) -> AsyncIterator[bytes]:
     """The event loop gets its turn after each piece: a small body may hold gigabytes of nothing."""
     decoder: Decoder = Zstd() if encoding == "zstd" else Zlib(encoding)
+    empty = 0
     try:
         async for chunk in chunks:
             for piece in decoder.feed(chunk):
-                yield piece
+                if piece:
+                    yield piece
+                elif (empty := empty + 1) % EMPTY_PARTS:
+                    continue
                 await asyncio.sleep(0)
     except (zlib.error, zstd.ZstdError) as error:
         raise BrokenBody(encoding, f"cannot be decompressed: {error}") from error
@@ -58,7 +68,7 @@ class Decoder(Protocol):
         ...
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The content of further bytes, in pieces."""
+        """The content of further bytes, in pieces; also an empty one for each part that ends without content."""
         ...
 
 
@@ -83,7 +93,7 @@ class Zlib:
                 self._begun = True
             piece = self._object.decompress(data, PIECE)
             self._full = len(piece) == PIECE and not self._object.eof
-            if piece:
+            if piece or self._object.eof:
                 yield piece
             data = self._object.unconsumed_tail
             if self._object.eof:
@@ -103,7 +113,7 @@ class Zstd:
     """zstd, of one frame or several."""
 
     def __init__(self) -> None:
-        self._object = zstd.ZstdDecompressor()
+        self._object = self._decompressor()
         self._begun = False
 
     @property
@@ -115,8 +125,13 @@ class Zstd:
             if self._object.eof:
                 if not data:
                     return
-                self._object = zstd.ZstdDecompressor()
+                self._object = self._decompressor()
             self._begun = True
-            if piece := self._object.decompress(data, PIECE):
+            piece = self._object.decompress(data, PIECE)
+            if piece or self._object.eof:
                 yield piece
             data = self._object.unused_data if self._object.eof else b""
+
+    @staticmethod
+    def _decompressor() -> zstd.ZstdDecompressor:
+        return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import os
 import socket
@@ -25,6 +26,12 @@ LINGER = 5.0
 """Seconds for which the rest of an upload is read and thrown away, so that its client sees the end of the stream."""
 
 BACKLOG = 1024
+"""Connections that may wait to be taken."""
+
+ACCEPTS = 16
+"""Connections taken in one turn of the event loop, and tries each second while there is no file descriptor for one."""
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 MOST = 2_000_000.0
 """Seconds that the kernel can be told: it counts milliseconds in 31 bits."""
@@ -62,6 +69,28 @@ def listen(settings: Settings) -> socket.socket:
         sock.close()
         raise CannotListen(settings.host, settings.port, error) from error
     return sock
+
+
+class Descriptors:
+    """Hears from the event loop that there was no file descriptor for a connection: it counts, and says so each second.
+
+    (asyncio hands each such try to the loop's handler, which logs a traceback for it.)
+    """
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self._next = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take note of what the event loop could not tell anybody else."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in EXHAUSTED or "accept" not in str(context["message"]):
+            loop.default_exception_handler(context)
+            return
+        self._requests.refused["no_descriptor"] += 1
+        if loop.time() >= self._next:
+            self._next = loop.time() + 1
+            log.warning("http.cannot_accept", error=error.strerror, hint="raise the limit: ulimit -n")
 
 
 def connection_limits(settings: Settings) -> dict[str, Any]:

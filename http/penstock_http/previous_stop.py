@@ -34,8 +34,12 @@ class RunningMark:
 
     def clear(self) -> None:
         """This process ends well."""
-        if self._path is not None:
+        if self._path is None:
+            return
+        try:
             self._path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("stop.still_marked", dead_letters=self._store_url, error=error.strerror)
 
     def _alive(self) -> bool:
         """Whether the process that set the mark still runs."""

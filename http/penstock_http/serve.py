@@ -25,7 +25,7 @@ from penstock_http.app import make_app
 from penstock_http.catalogue import Catalogue
 from penstock_http.changes import watch_files
 from penstock_http.context import Context
-from penstock_http.limits import BACKLOG, Connection, listen
+from penstock_http.limits import ACCEPTS, BACKLOG, Connection, Descriptors, listen
 from penstock_http.places import Places
 from penstock_http.previous_stop import RunningMark
 from penstock_http.receipts import Receipt
@@ -107,7 +107,9 @@ async def serve(settings: Settings, places: Places, logs: LogFile, *, watch: boo
     await runner.setup()
     server = runner.server
     assert server is not None
-    listener = await loop.create_server(lambda: Connection(requests, server, settings), sock=sock, backlog=BACKLOG)
+    loop.set_exception_handler(Descriptors(requests))
+    listener = await loop.create_server(lambda: Connection(requests, server, settings), sock=sock, backlog=ACCEPTS)
+    sock.listen(BACKLOG)  # which asyncio would take for the connections of one turn, too
     stop = asyncio.Event()
     install_signals(loop, supervisor, stop, settings)
     followers = [loop.create_task(reload_when(asked, reloading), name="reload:signal")]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from service.conftest import Serve
 from service.processes import Process, until
 from service.wire import NDJSON, Client, Cut, head, orders
 
@@ -166,3 +171,32 @@ def test_blank_lines_are_passed_over(server: Process, blanks: int) -> None:
     """A million of them cost nothing and hide nothing."""
     body = b"\n" * blanks + b'{"orderId":1}'
     assert server.ask("POST", BULK, body, Content_Type=NDJSON).end["received"] == 1
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux has prlimit")
+def test_without_file_descriptors_it_says_so_each_second_and_goes_on(serve: Serve) -> None:
+    """Connections that cannot be taken wait; those that are open are served, and the log stays short."""
+    server = serve()
+    with ExitStack() as stack:
+        _starve(server, [stack.enter_context(server.connect()) for _ in range(2)], stack)
+    assert server.metric("penstock_http_refused_total", reason="no_descriptor") > 0
+
+
+def _starve(server: Process, open_ones: list[Client], stack: ExitStack) -> None:
+    for client in open_ones:  # so that it is taken
+        client.request("GET", "/health/live")
+        client.answer().complete()
+    used = len(os.listdir(f"/proc/{server.pid}/fd"))
+    soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (used, hard))
+    waiting = [stack.enter_context(server.connect()) for _ in range(30)]
+    try:
+        server.event("http.cannot_accept")
+        time.sleep(2.5)
+        assert 1 <= len(server.said("http.cannot_accept")) <= 4
+        open_ones[0].request("GET", "/health/live")
+        assert open_ones[0].answer().complete().json() == {"status": "live"}
+    finally:
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    waiting[0].request("GET", "/health/live")
+    assert waiting[0].answer().complete().json() == {"status": "live"}

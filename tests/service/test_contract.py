@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import re
 import sys
 import zlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from penstock_http.decompression import decompressed
 from service.processes import Process
 from service.wire import NDJSON, Answer, orders
 
@@ -298,6 +301,43 @@ def test_a_body_that_cannot_be_decompressed_is_said_to_be_broken(
         assert answer.end["reason"] == "failed"
         assert answer.end["error"]
         assert counts(answer.end)[0] == sum(counts(answer.end)[1:]) == len(answer.results)
+
+
+def test_zstd_may_refer_back_as_far_as_http_has_it_and_no_further(server: Process) -> None:
+    """Eight megabytes: each decoder holds as much, and a small body may ask for sixteen times more."""
+    for reach, reason in ((23, "completed"), (27, "failed")):
+        packer = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: reach})
+        body = packer.compress(orders(3)) + packer.flush()
+        answer = server.ask("POST", "/orders/bulk", body, Content_Type=NDJSON, Content_Encoding="zstd")
+        assert answer.end["reason"] == reason
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_parts_that_hold_nothing_leave_others_their_turn(encoding: str) -> None:
+    """A body of many empty members or frames is passed over a few at a time."""
+    empty = gzip.compress(b"") if encoding == "gzip" else zstd.compress(b"")
+
+    async def body() -> AsyncIterator[bytes]:
+        yield empty * 5000
+        yield PACK[encoding](b"the end")
+
+    async def main() -> tuple[bytes, int]:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        content = b"".join([piece async for piece in decompressed(body(), encoding)])
+        counting.cancel()
+        return content, turns
+
+    content, turns = asyncio.run(main())
+    assert content == b"the end"
+    assert turns > 100
 
 
 def test_a_compressed_answer_can_be_read_while_it_grows(server: Process) -> None:

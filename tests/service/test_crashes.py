@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,18 @@ def test_a_kill_is_remembered_where_a_variable_says(serve: Serve, tmp_path: Path
     assert (tmp_path / "named.db").exists()
     first.kill()
     assert serve(*flags, env=env).metric("penstock_previous_stop_forced") == 1
+
+
+def test_a_mark_that_cannot_be_set_or_removed_stops_nothing(serve: Serve, tmp_path: Path) -> None:
+    """It is said in the log, at the start and at the end."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / f"letters.db.serving-{port}").mkdir()
+    server = serve("--port", port)
+    assert server.event("stop.unmarked")["error"] == "Is a directory"
+    assert server.stop() == 0
+    assert server.event("stop.still_marked")["error"] == "Is a directory"
+    assert server.event("stop.ended")["forced"] is False
 
 
 def writer_of(server: Process) -> int:

@@ -112,8 +112,11 @@ def test_a_letter_that_there_is_not_is_a_404(server: Process, id: str) -> None:
         {"Forwarded": "for=203.0.113.7"},
         {"Host": "penstock.example"},
         {"Host": "evil.example:80"},
+        {"Host": "127.0.0.1:abc"},
+        {"Host": "127.0.0.1:99999999"},
+        {"Host": "[::1]:5:5"},
     ],
-    ids=["X-Forwarded-For", "Forwarded", "a name", "rebinding"],
+    ids=["X-Forwarded-For", "Forwarded", "a name", "rebinding", "no port", "no such port", "two ports"],
 )
 def test_without_a_token_only_this_machine_is_answered(server: Process, headers: dict[str, str]) -> None:
     """What came through a proxy, or under a name of elsewhere (DNS rebinding), is not from here."""

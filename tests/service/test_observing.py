@@ -57,7 +57,7 @@ def test_every_element_is_accounted_for(server: Process, mixture: dict[str, floa
     assert (described["received"], described["settled"], described["inFlight"]) == (received, settled, 0)
 
 
-@pytest.mark.parametrize("accept", ["", OPENMETRICS, "text/plain;version=0.0.4", "*/*"])
+@pytest.mark.parametrize("accept", ["", OPENMETRICS, "text/plain;version=0.0.4", "text/plain;version=x", "*/*"])
 def test_metrics_can_be_parsed(server: Process, mixture: dict[str, float], accept: str) -> None:
     """As OpenMetrics by its own strict parser, and as the older text; each series that is promised is there."""
     answer = server.ask("GET", "/metrics", Accept=accept)

@@ -11,5 +11,8 @@ REGISTRY: web.AppKey[CollectorRegistry] = web.AppKey("registry", CollectorRegist
 
 async def metrics(request: web.Request) -> web.Response:
     """All series, read from the parts at this moment."""
-    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    try:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    except (TypeError, ValueError):  # it asks for a version that is none
+        encode, content_type = choose_encoder("")
     return web.Response(body=encode(request.app[REGISTRY]), headers={"Content-Type": content_type})
