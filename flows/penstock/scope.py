@@ -125,8 +125,8 @@ class Scope(AsyncIOScheduler):
         """
         try:
             observer.on_next(elements)
-        except (Exception, asyncio.CancelledError) as error:  # nothing is awaited here: it is not us who is cancelled
-            self.fault(error)
+        except BaseException as error:  # CancelledError too: nothing is awaited here, so it is not us who is cancelled
+            self._break(error)
             return False
         return True
 
@@ -134,8 +134,13 @@ class Scope(AsyncIOScheduler):
         """Tell from a timer that no element will come any more; as with `emit`, an error is a fault of the flow."""
         try:
             observer.on_completed()
-        except (Exception, asyncio.CancelledError) as error:
-            self.fault(error)
+        except BaseException as error:
+            self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        self.fault(error)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
 
     def fault(self, error: BaseException) -> None:
         """The flow itself broke."""

@@ -238,6 +238,8 @@ class Bulkhead:
                 self.callers.remove(caller)
                 self.idle[:] = [idle for idle in self.idle if idle is not caller]
                 self.waking = False
+                if self.queue and not all(task.cancelling() for task in asyncio.all_tasks()):
+                    self.wake()
 
     async def _pace(self, caller: Caller, seconds: float) -> None:
         """Wait for the moment of the next call; the end of the pool ends the wait.

@@ -111,7 +111,7 @@ class Caller:
                 if pause:
                     await asyncio.sleep(pause)
                 answer = await call(job.value)
-            except (Exception, asyncio.CancelledError) as error:
+            except BaseException as error:
                 broken = error
             else:
                 if attempt == 1 and lane.turn == turn:  # the usual case, which is all that most orders see of this
@@ -134,7 +134,7 @@ class Caller:
                     continue
             if lane.turn != turn:
                 self.waited = True
-                if self.cut is not None:  # the call swallowed its cancelling
+                if self.cut is not None or self.task.cancelling():  # the call swallowed its cancelling
                     self.pardon()
                 if answer is not another_time:
                     lane.answer(job, answer)
@@ -162,18 +162,24 @@ class Caller:
         self.cancel(self.cut or Cut.TIMED_OUT)
 
     def pardon(self) -> Cut | None:
-        """Take back the cancelling of its call, and give what it was for; raises if others cancelled the caller too."""
+        """Take back the cancelling of its call, and give what it was for; raises if the event loop comes to its end.
+
+        Then all tasks are cancelled. If only this one is, its call did that to itself, and the next call is another.
+        """
         cut, self.cut = self.cut, None
         self.free.set()
         for _ in range(self.cancels):
             self.task.uncancel()
         self.cancels = 0
         if self.task.cancelling():
-            raise asyncio.CancelledError
+            if all(task.cancelling() for task in asyncio.all_tasks()):
+                raise asyncio.CancelledError
+            while self.task.uncancel():
+                pass
         return cut
 
     def _broken_off(self, lane: Lane, job: Job | Again, attempt: int, error: BaseException) -> Any:
-        """What a call that raised comes to: a failure, another attempt, or nothing for a run that left.
+        """What a call that raised comes to: a failure, another attempt, or nothing for a run that left or broke.
 
         `attempt` counts those that this caller made in a row.
         """
@@ -183,10 +189,13 @@ class Caller:
                 self._pool.cancelled += 1
                 return At.ANOTHER_TIME
             error = TimedOut(self._pool.name, self._pool.timeouts.seconds)
-        elif not isinstance(error, Exception):
-            if self.task.cancelling():  # the event loop comes to its end
-                raise error
+        elif isinstance(error, asyncio.CancelledError):
+            self.pardon()
             error = CallCancelled(self._pool.name)
+        elif not isinstance(error, Exception):  # what nobody is to catch ends the run, as from any other function
+            lane.fault(error)
+            self._pool.cancelled += 1
+            return At.ANOTHER_TIME
         if type(job) is Again:
             attempt += job.attempt - 1
         return self._pool.tries.after(lane, job, attempt, error)

@@ -180,12 +180,17 @@ class Lane:
             jobs = [job.element if type(job) is Again else job for job in jobs]
         try:
             self._done(jobs, answers)
-        except Exception as error:
-            if self._fault is None:
-                raise
-            self._fault(error)
+        except BaseException as error:
+            self.fault(error)
         finally:
             self.failed = 0
+
+    def fault(self, error: BaseException) -> None:
+        """The step broke, or its service in a way that is no failure of an element."""
+        if self._fault is not None:
+            self._fault(error)
+        if self._fault is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
 
 
 def _nobody(jobs: Sequence[Any], answers: Sequence[Any]) -> None:

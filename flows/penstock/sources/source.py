@@ -58,6 +58,10 @@ class LongLine(Unreadable):
         return excerpt
 
 
+class Broken(asyncio.CancelledError):
+    """What takes the elements broke, and the run was told."""
+
+
 class Intake(Generic[T]):
     """The gate that a source feeds: it takes the credits, numbers the elements and counts them as received."""
 
@@ -154,7 +158,9 @@ class Intake(Generic[T]):
         self._emitting = True
         emitted = self._scope.emit(self._observer, elements)
         self._emitting = False
-        if not emitted or self._scope.input_closed:
+        if not emitted:
+            raise Broken
+        if self._scope.input_closed:
             raise asyncio.CancelledError
 
     def stop(self, task: asyncio.Task[Any]) -> None:
@@ -192,6 +198,8 @@ class Source(Stream[list[Element[T]]]):
                 scope.on_drain(partial(intake.stop, _this_task()))  # only now: cancelled earlier it could not complete
                 await self.produce(intake)
                 scope.input_closed = True
+        except Broken:
+            return
         except asyncio.CancelledError as error:
             if not scope.input_closed:
                 if _this_task().cancelling():
