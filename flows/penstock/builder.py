@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import typing
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from reactivex import Observable
 
@@ -81,14 +82,17 @@ class Builder(Generic[A]):
 
     def map(self, function: Callable[[A], B], *, name: str | None = None) -> Flow[B]:
         """Replace each value by what a plain, quick function makes of it. What waits belongs into `map_async`."""
+        _check_plain("map", function)
         return self.with_step("map", name or name_of(function, "map"), function=function)
 
     def filter(self, predicate: Callable[[A], object], *, name: str | None = None) -> Flow[A]:
         """Let through the values for which a predicate is true; the others are settled as filtered."""
+        _check_plain("filter", predicate)
         return self.with_step("filter", name or name_of(predicate, "filter"), predicate=predicate)
 
     def tap(self, look: Callable[[A], object], *, name: str | None = None) -> Flow[A]:
         """Call a plain, quick function with each value; the value goes on unchanged."""
+        _check_plain("tap", look)
         return self.with_step("tap", name or name_of(look, "tap"), look=look)
 
     def flat_map(
@@ -102,6 +106,7 @@ class Builder(Generic[A]):
 
         At most `max_parts` of one run are open at once (default 256), so an endless iterable is no danger.
         """
+        _check_plain("flat_map", function)
         name = name or name_of(function, "flat_map")
         return self.with_step("flat_map", name, function=function, max_parts=max_parts)
 
@@ -125,28 +130,34 @@ class Builder(Generic[A]):
 
     def enrich(
         self,
+        services: Mapping[str, Service | Callable[[Any], Any]] | None = None,
+        /,
         *,
         name: str = "enrich",
         merge: operators.Merge | None = None,
-        **services: Service | Callable[[Any], Any],
+        **more: Service | Callable[[Any], Any],
     ) -> Flow[A]:
         """Ask several services side by side and merge their answers into the value by name.
 
         A dict gets a key for each, a Struct or dataclass its field of that name; `merge(value, answers)` does it for
-        anything else. Of a function a service is made, of 256 calls at once and one attempt of 30 s. A value fails at
+        anything else. A mapping of services may be given too, for answers that are to be called `name` or `merge`.
+        Of a function a service is made, of 256 calls at once and one attempt of 30 s. A value fails at
         the service that failed for good. Raises `FlowError` for a name that is no field of the item.
         """
-        if not services:
+        if _is_service(name) or _is_service(merge):
+            raise FlowError("name and merge are words of enrich itself; for answers of that name: enrich({'name': …})")
+        named = {**(services or {}), **more}
+        if not named:
             raise FlowError(f"enrich in flow {self.name} needs at least one service: enrich(pricing=price_of)")
         fields = None if typing.is_typeddict(self.item) or self.steps or merge else fields_of(self.item)
-        for key in services:
+        for key in named:
             if fields is not None and key not in fields:
                 raise FlowError(
                     f"enrich in flow {self.name} has no field {key!r} to put the answer in; "
                     f"give {getattr(self.item, '__name__', self.item)} that field, or pass merge="
                     f"{nearest(key, fields)}"
                 )
-        asked = {key: _service(key, key, service) for key, service in services.items()}
+        asked = {key: _service(key, key, service) for key, service in named.items()}
         return self.with_step("enrich", name, services=asked, merge=merge)
 
     def batch(
@@ -185,6 +196,7 @@ class Builder(Generic[A]):
         One value that comes out replaces the one that went in, none filters it, several are its parts, `max_parts` at
         most (default 16). What comes out at the operator's end is an element of its own.
         """
+        _check_plain("through", operator)
         return self.with_step("through", name, operator=operator, max_parts=max_parts)
 
     def route(
@@ -206,6 +218,7 @@ class Builder(Generic[A]):
         taken = {*self.taken, name}
         made: list[Way] = []
         for key, branch in branches.items():
+            _check_branch(f"branch {key} of {name} in flow {self.name}", branch)
             fork = self.fork(frozenset(taken))
             steps = () if branch.steps is None else self._steps_of(fork, branch.steps(fork), f"branch {key} of {name}")
             taken |= {step.name for step in walk(steps)}
@@ -214,6 +227,8 @@ class Builder(Generic[A]):
 
     def _steps_of(self, fork: Flow[Any], branch: Flow[Any], where: str) -> tuple[NamedStep, ...]:
         """The steps of a branch; refuses all else that was said on it, which would be passed over."""
+        if not isinstance(cast(object, branch), Builder):
+            raise FlowError(f"{where} in flow {self.name} has to give the flow with its steps, got {branch!r}")
         said = {
             "dead_letters": branch.store is not None and branch.store is not fork.store,
             "in_order": branch.ordered and not fork.ordered,
@@ -233,6 +248,11 @@ class Builder(Generic[A]):
         """
         if not outlets:
             raise FlowError(f"to in flow {self.name} needs at least one outlet: to(FileOutlet('out.ndjson'))")
+        for outlet in outlets:
+            if not hasattr(outlet, "write"):
+                raise FlowError(
+                    f"to in flow {self.name} needs outlets, such as FileOutlet('out.ndjson'), got {outlet!r}"
+                )
         return self.with_step("to", name, outlets=outlets, timeout=timeout)
 
     def step(self, step: Step[A, B], *, max_parts: int = 0, name: str | None = None) -> Flow[B]:
@@ -240,7 +260,31 @@ class Builder(Generic[A]):
 
         `max_parts` counts into the bound of the flow's memory; a step that makes no parts leaves it at 0.
         """
+        _check_plain("step", step)
         return self.with_step("step", name or name_of(step, "step"), step=step, max_parts=max_parts)
+
+
+def _is_service(given: object) -> bool:
+    return isinstance(given, Service)
+
+
+def _check_plain(kind: str, function: object) -> None:
+    """Refuse what is no function, and one that would give an awaitable for each value, which nobody would await."""
+    if not callable(function):
+        raise FlowError(f"{kind} needs a function, got {function!r}")
+    called = getattr(function, "__call__", None)  # noqa: B004 - of an object it may be a coroutine function
+    if any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in (function, called)):
+        raise FlowError(
+            f"{kind} needs a plain function, and {name_of(function, 'this')} is a coroutine function; "
+            "what waits belongs into map_async"
+        )
+
+
+def _check_branch(where: str, branch: object) -> None:
+    if not isinstance(branch, (When, Otherwise)):
+        raise FlowError(f"{where} has to be When(condition, steps) or Otherwise(steps), got {branch!r}")
+    if isinstance(branch, When):
+        _check_plain(f"the condition of {where}", branch.condition)
 
 
 def _service(

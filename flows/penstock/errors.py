@@ -87,6 +87,16 @@ class NoScope(RunError):
         super().__init__(f"{what} works inside a run only: use flow.start(source, sink) or flow.stream(source)")
 
 
+class SecondSource(RunError):
+    """A run numbers what its source gives out, so it has one."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(
+            f"a run has one source: the source {second} is a second one, behind or beside the source {first}; start a "
+            "run for each, or make one iterable of them: from_iterable(itertools.chain(first, second))"
+        )
+
+
 class Unattributed(RunError):
     """An operator inside `through` gave out a value that no element caused."""
 

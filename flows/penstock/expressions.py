@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.errors import ExpressionFailed, ExpressionWrong
+from penstock.errors import ExpressionFailed, ExpressionWrong, Invalid
 
 _KNOWN = (dict, list, str, int, float, bool, type(None))
 _PLACE = re.compile(r"<input>:(\d+):(\d+): (.*)")
@@ -53,7 +53,12 @@ class Expression:
         if not isinstance(value, _KNOWN):
             value = msgspec.to_builtins(value)
         result = self._program.eval(data={self.variable: value})
-        plain = result.plain_value()
+        try:
+            plain = result.plain_value()
+        except (TypeError, ValueError, SystemError):
+            raise ExpressionFailed(
+                self.text, "gives no plain value; say what stands for a value that may be missing: .orValue(0)"
+            ) from None
         if isinstance(plain, str) and result.type() == _cel().Type.ERROR:
             raise ExpressionFailed(self.text, _failure(plain))
         return plain
@@ -92,6 +97,8 @@ class Assign:
     def __call__(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             value = msgspec.to_builtins(value)
+        if not isinstance(value, dict):
+            raise Invalid(f"only an object has fields to be set, got {type(value).__name__}")
         return {**value, **{name: expression(value) for name, expression in self.fields.items()}}
 
 

@@ -68,9 +68,9 @@ class Flow(Builder[A]):
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise FlowError(f"a flow is named with letters, digits, - and _, got {self.name!r}")
-        if self.elements < 1 or self.bytes < 1:
+        if self.elements < 1 or self.bytes < 1 or self.elements % 1 or self.bytes % 1:
             raise FlowError(
-                f"flow {self.name} needs a window of at least 1 element and 1 byte, "
+                f"flow {self.name} needs a window of at least 1 element and 1 byte, in whole numbers, "
                 f"got {self.elements} and {self.bytes}"
             )
         fields = fields_of(self.item)
@@ -178,6 +178,8 @@ class Flow(Builder[A]):
 
     def start(self, source: Observable[list[Element[Any]]], sink: Sink, *, ordered: bool | None = None) -> Run:
         """Start a run of its own, outside of any supervisor. `ordered` keeps the order of the input."""
+        if not hasattr(source, "subscribe"):
+            raise FlowError(f"flow {self.name} needs a source, such as from_iterable([…]), got {type(source).__name__}")
         return Run(self.plan(), source, sink, ordered=ordered)
 
     async def stream(

@@ -15,7 +15,7 @@ from reactivex import abc
 from reactivex.scheduler.eventloop import AsyncIOScheduler
 
 from penstock.element import Element, Ledger
-from penstock.errors import Cancelled, NoScope, RunError
+from penstock.errors import Cancelled, NoScope, RunError, SecondSource
 from penstock.turns import Turns
 from penstock.window import Window
 
@@ -82,6 +82,7 @@ class Scope(AsyncIOScheduler):
         self.source_error: RunError | None = None
         """Why the source broke, if it did."""
         self._on_fault = on_fault
+        self._source: str | None = None
         self._closing = False
         self._admitting = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -148,6 +149,14 @@ class Scope(AsyncIOScheduler):
             self.loop.call_exception_handler({"message": f"a flow broke in {self.name}", "exception": error})
         else:
             self._on_fault(error)
+
+    def begin_source(self, name: str) -> bool:
+        """A source begins; False, and a fault of the flow, when another one has begun before."""
+        if self._source is not None:
+            self.fault(SecondSource(self._source, name))
+            return False
+        self._source = name
+        return True
 
     def break_source(self, error: RunError) -> None:
         """The source broke: nothing further comes, and the run will end as failed."""

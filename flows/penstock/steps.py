@@ -45,7 +45,7 @@ class NamedStep:
         options = self.options
         match self.kind:
             case "enrich":
-                return operators.enrich(name=self.name, merge=options["merge"], **options["services"])
+                return operators.enrich(options["services"], name=self.name, merge=options["merge"])
             case "route":
                 ways = [
                     operators.Branch(

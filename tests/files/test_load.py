@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from laws.plans import results
 from penstock import from_iterable
 from penstock.errors import FlowFileError
 from penstock.files import load, loads
@@ -76,6 +77,12 @@ def test_all_mistakes_are_said_at_once() -> None:
     [
         ("steps: []", '1:1: "flow" is missing'),
         ("flow: f\nkey: id\nitem: {no: string}", '2:6: the item has no field "id" for a key, allowed is no'),
+        ("flow: f\nitem: {n: {type: string, pattern: '('}}", "2:11: the pattern is no regular expression"),
+        ("flow: f\nitem: {n: {type: array, items: integer?}}", "2:11: what a list has in it cannot be left out"),
+        ("flow: f\nitem: {n: {type: string, enum: [a], pattern: b}}", "2:11: enum says which values there are"),
+        ("flow: f\nitem: {n: {type: integer, enum: [1], minimum: 1}}", "leave out minimum"),
+        ("flow: f\nitem: {n: {type: string, enum: [1]}}", "a field of type string never has the value 1 of its enum"),
+        ("flow: f\nitem: {n: {enum: [99999999999999999999999]}}", "2:11: these rules do not fit together"),
         ("flow: f\nitem: nowhere:Item", "2:7: there is no module nowhere; install it, or put it beside the flow file"),
         ("flow: f\nsteps: [{tap: penstock.orders:PRICING_SECONDS}]", "2:15: penstock.orders:PRICING_SECONDS is float"),
         ("flow: f\nsteps: [{filter: 'true', merge: 'operator:add'}]", "2:33: merge stands beside filter"),
@@ -113,6 +120,44 @@ def test_a_mistake_says_where_and_what_to_do(text: str, says: str) -> None:
     """Each rule of the file, broken once."""
     found = mistakes(text)
     assert any(f"bad.yaml:{says}" in line or says in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("rule", "taken", "refused"),
+    [("minimum: 1.5", 2, 1), ("maximum: 1.5", 1, 2), ("above: -0.5", 0, -1), ("below: 1.5", 1, 2), ("above: 1", 2, 1)],
+)
+def test_a_bound_between_two_whole_numbers_is_kept_to(rule: str, taken: int, refused: int) -> None:
+    """It says what it says, also of whole numbers."""
+    flow = loads(f"flow: f\nitem: {{n: {{type: integer, {rule}}}}}", "f.yaml").flow
+    told = results(flow, from_iterable([{"n": taken}, {"n": refused}]))
+    assert [result.ok for result in told] == [True, False]
+
+
+def test_a_value_that_may_be_missing_is_no_result() -> None:
+    """It is said what to write instead."""
+    flow = loads("flow: f\nsteps: [{set: {x: 'value.?note'}}]", "f.yaml").flow
+    (told,) = results(flow, from_iterable([{"note": 1}]))
+    assert told.failure is not None
+    assert ".orValue(" in told.failure.message
+
+
+def test_only_an_object_has_fields_to_be_set() -> None:
+    """Anything else fails alone, with a sentence."""
+    flow = loads("flow: f\nsteps: [{set: {x: '1'}}]", "f.yaml").flow
+    told = results(flow, from_iterable([7, {"y": 2}]))
+    bad, good = sorted(told, key=lambda result: result.seq)
+    assert good.ok
+    assert bad.failure is not None
+    assert bad.failure.message == "only an object has fields to be set, got int"
+
+
+def test_an_answer_may_be_called_name() -> None:
+    """What the step is called stands beside it."""
+    text = "flow: f\nservices: {s: {call: 'builtins:len'}}\nsteps: [{enrich: {name: s, x: s}, name: both}]"
+    flow = loads(text, "f.yaml").flow
+    (told,) = results(flow, from_iterable([{"a": 1}]))
+    assert told.value == {"a": 1, "name": 1, "x": 1}
+    assert flow.measured == ("decode", "both", "encode")
 
 
 def test_a_wrong_key_hides_nothing() -> None:

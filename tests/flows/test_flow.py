@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from laws.plans import quiet, results
 from penstock import Flow, Service, When, from_iterable, ndjson
 from penstock.errors import FlowError, RunError
 from penstock.outlets import Nowhere
-from penstock.sinks import Lines
+from penstock.sinks import Discard, Lines
 from penstock.sources import Source
 from penstock.steps import walk
 
@@ -77,9 +78,22 @@ def test_names_are_made_unique() -> None:
     ("build", "says"),
     [
         (lambda: Flow("a b"), "named with letters, digits, - and _, got 'a b'"),
-        (lambda: Flow("f", elements=0), "at least 1 element and 1 byte, got 0"),
-        (lambda: Flow("f").window(0), "at least 1 element and 1 byte, got 0"),
-        (lambda: Flow("f").window(1, 0), "at least 1 element and 1 byte, got 1 and 0"),
+        (lambda: Flow("f", elements=0), "at least 1 element and 1 byte, in whole numbers, got 0"),
+        (lambda: Flow("f").window(0), "at least 1 element and 1 byte, in whole numbers, got 0"),
+        (lambda: Flow("f").window(2.5), "in whole numbers, got 2.5"),
+        (lambda: Flow("f").map(None), "map needs a function, got None"),
+        (lambda: Flow("f").filter("value.x > 1"), "filter needs a function, got 'value.x > 1'"),
+        (lambda: Flow("f").filter(asyncio.sleep), "filter needs a plain function, and sleep is a coroutine function"),
+        (lambda: Flow("f").tap(functools.partial(asyncio.sleep, 1)), "what waits belongs into map_async"),
+        (lambda: Flow("f").through(3), "through needs a function, got 3"),
+        (lambda: Flow("f").step(3), "step needs a function, got 3"),
+        (lambda: Flow("f").to("out.ndjson"), "to in flow f needs outlets, such as FileOutlet.*out.ndjson"),
+        (lambda: Flow("f").route(a=len), "branch a of route in flow f has to be When"),
+        (lambda: Flow("f").route(a=When("value > 1")), "the condition of branch a of route in flow f needs a function"),
+        (lambda: Flow("f").route(a=When(bool, lambda way: None)), "has to give the flow with its steps, got None"),
+        (lambda: Flow("f").enrich(name=Service("s", len), b=len), "name and merge are words of enrich itself"),
+        (lambda: Flow("f").start([1, 2], Discard()), "flow f needs a source, such as from_iterable.*, got list"),
+        (lambda: Flow("f").window(1, 0), "at least 1 element and 1 byte, in whole numbers, got 1 and 0"),
         (lambda: Flow("f", Order, key="orderID"), r"did you mean 'orderId'\? \(fields: orderId, note\)"),
         (lambda: Flow("f", Record, key="zzz"), r"no field 'zzz' for its key \(fields: order_id, price\)"),
         (lambda: Flow("f", Item, key="numbr"), "did you mean 'number'?"),
@@ -102,6 +116,7 @@ def test_what_is_wrong_is_said_when_the_flow_is_built(build: Any, says: str) -> 
     ("build", "says"),
     [
         (lambda: Flow("f").batch(str, size=0, seconds=1), "got 0"),
+        (lambda: Flow("f").batch(str, size=2.5, seconds=1), "a whole number of at least 1"),
         (lambda: Flow("f").throttle(0), "got 0"),
         (lambda: Flow("f").flat_map(str, max_parts=0), "got 0"),
         (lambda: Flow("f").map_async(str, attempts=0), "attempts"),
@@ -235,6 +250,14 @@ def test_a_key_that_cannot_be_looked_at_is_no_key() -> None:
 
     told = results(Flow("f", key="key"), from_iterable([{"key": 1}, Shy(), {"key": 2}]))
     assert [(result.ok, result.key) for result in told] == [(True, 1), (True, None), (True, 2)]
+
+
+def test_answers_may_be_called_as_enrich_calls_its_options() -> None:
+    """A mapping names them."""
+    services = {"name": lambda _: 1, "merge": lambda _: 2, "self": lambda _: 3, "services": lambda _: 4}
+    (told,) = results(Flow("f").enrich(services, x=lambda _: 5), from_iterable([{}]))
+
+    assert told.value == {"name": 1, "merge": 2, "self": 3, "services": 4, "x": 5}
 
 
 def test_the_steps_that_are_measured_are_known_before_they_are() -> None:

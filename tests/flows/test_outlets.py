@@ -132,8 +132,8 @@ WHOLE = {"a.ndjson": b'{"a":"1"}\n', "a.csv": b'a,b\r\n"x\r\ny",1\r\n'}
     [("a.ndjson", b'{"a":'), ("a.ndjson", b"x" * 600_000), ("a.csv", b"2"), ("a.csv", b'"2\r\n3\r\n')],
 )
 @pytest.mark.parametrize("compressed", [False, True])
-def test_half_a_line_at_the_end_is_cut_off(tmp_path: Path, name: str, torn: bytes, compressed: bool) -> None:
-    """No new line is glued to what a killed process left, and how much was lost is logged."""
+def test_half_a_line_at_the_end_is_put_aside(tmp_path: Path, name: str, torn: bytes, compressed: bool) -> None:
+    """No new line is glued to what a killed process left; that is in a file beside it, and the log says so."""
     path = tmp_path / (f"{name}.gz" if compressed else name)
     data = WHOLE[name] * 1000 if name == "a.ndjson" else WHOLE[name]
     whole = len(data)
@@ -143,7 +143,8 @@ def test_half_a_line_at_the_end_is_cut_off(tmp_path: Path, name: str, torn: byte
 
     assert contents(path)[:whole] == data
     assert contents(path)[whole:] in (b'{"a":"last","b":"0"}\n', b"last,0\r\n")
-    assert [entry["lost_bytes"] for entry in logs if entry["event"] == "outlet.torn"] == [len(torn)]
+    assert [entry["moved_bytes"] for entry in logs if entry["event"] == "outlet.torn"] == [len(torn)]
+    assert path.with_name(f"{path.name}.torn").read_bytes() == torn + b"\n"
 
 
 @pytest.mark.parametrize("name", ["a.ndjson.gz", "a.csv.gz"])

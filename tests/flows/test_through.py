@@ -217,3 +217,8 @@ def test_an_ordered_run_does_not_stand_still() -> None:
     flow = Flow("f").window(4).through(ops.distinct_until_changed())
 
     assert [result.seq for result in results(flow, [1, 1, *range(2, 9)], ordered=True)] == [0, *range(2, 9)]
+
+
+def test_an_operator_that_takes_nothing_closes_the_input() -> None:
+    """It completes before the first value: there is nothing to wait for."""
+    assert summary_of(Flow("f").through(ops.take(0)), ticks(1)).reason == "completed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from reactivex import operators as ops
@@ -64,10 +65,10 @@ def test_drop_newest_keeps_the_oldest() -> None:
 
 
 def test_fail_ends_the_run() -> None:
-    """The run fails and says what may be done about it; what was buffered or came later is counted as dropped."""
+    """The run fails and says what may be done about it; what was buffered is finished, what came later dropped."""
     seen, summary, feed = fed("fail")
 
-    assert (seen, summary.reason, summary.received, summary.filtered, feed.dropped) == ([], "failed", 6, 6, 6)
+    assert (seen, summary.reason, summary.received, summary.filtered, feed.dropped) == ([0, 1, 2], "failed", 6, 3, 3)
     assert "drop_oldest" in str(BufferOverflow(3)) in str(summary.error)
 
 
@@ -118,6 +119,31 @@ def test_a_sender_does_not_wait_for_a_run_that_is_over(end: str) -> None:
             await feed.send(3)
 
     quiet(main())
+
+
+@pytest.mark.parametrize("end", ["drained", "aborted", "no store"])
+def test_a_run_that_never_came_to_its_feed_ends_it_too(end: str, tmp_path: Path) -> None:
+    """Whoever sends is told, and what was sent is in the accounts."""
+
+    async def main() -> tuple[Summary, int]:
+        feed: Feed[int] = Feed(2)
+        flow = Flow("f")
+        if end == "no store":
+            flow = flow.dead_letters(f"sqlite:///{tmp_path}/no/such.db")
+        feeding = flow.start(feed, Discard())
+        if end == "drained":
+            feeding.drain()
+        elif end == "aborted":
+            feeding.abort()
+        await feed.send(0)
+        await feed.send(1)
+        with pytest.raises(FeedClosed):
+            await feed.send(2)
+        return await feeding.finished, feed.dropped
+
+    with capture_logs():
+        summary, dropped = asyncio.run(asyncio.wait_for(main(), 20))
+    assert (summary.received, summary.filtered, dropped) == (2, 2, 2)
 
 
 def test_a_feed_serves_one_run() -> None:

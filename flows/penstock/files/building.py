@@ -124,7 +124,7 @@ class Building:
         value: dict[str, str] | tuple[str, ...] = step.value
         asked = value if isinstance(value, dict) else {name: name for name in value}
         services: dict[str, Any] = {field: self._service(name) for field, name in asked.items()}
-        return flow.enrich(merge=step.beside["merge"], **named, **services)
+        return flow.enrich(services, merge=step.beside["merge"], **named)
 
     def _service(self, name: str) -> Service:
         """The service of a name; raises `Noted` for a name that none has, or one that is described wrongly."""

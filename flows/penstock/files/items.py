@@ -7,10 +7,13 @@ that are not named are let through unchanged.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
+from math import ceil, floor
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
+import msgspec
 from msgspec import Meta
 
 from penstock.fields import fields_of
@@ -110,8 +113,8 @@ def _hint(rule: Any) -> Any:
     elif "fields" in rules:
         hint = item_type(rules["fields"])
     bounds: dict[str, Any] = {_BOUNDS[key]: bound for key, bound in rules.items() if key in _BOUNDS}
-    if name == "integer":
-        bounds = {key: int(bound) if isinstance(bound, float) else bound for key, bound in bounds.items()}
+    if name == "integer":  # which is above 1.5 when it is above 1, and at least 1.5 when it is at least 2
+        bounds = {key: (ceil if key in ("ge", "lt") else floor)(bound) for key, bound in bounds.items()}
     if bounds:
         hint = Annotated[hint, Meta(**bounds)]
     return NotRequired[hint] if optional or rules.get("optional") else hint
@@ -131,7 +134,32 @@ def _checked(rules: dict[str, Any]) -> dict[str, Any]:
         for word in words:
             if word in rules and kind not in kinds:
                 raise ValueError(f"{word} is for a field of type {' or '.join(kinds)}, not {kind}")
-    if "enum" in rules and not all(isinstance(value, str | int | None) for value in rules["enum"]):
-        raise ValueError("enum takes texts, whole numbers and null")
-    _hint(rules if "type" in rules else rules | {"type": name})
+    if "enum" in rules:
+        _check_enum(rules, kind)
+    if _may_be_left_out(rules.get("items", {})):
+        raise ValueError("what a list has in it cannot be left out; leave out ? and optional of items")
+    hinted = rules | {"type": kind, "optional": False}
+    try:
+        msgspec.json.Decoder(_hint(hinted))
+    except re.error as error:
+        raise ValueError(f"the pattern is no regular expression: {error}") from error
+    except (TypeError, NotImplementedError, OverflowError) as error:
+        raise ValueError(f"these rules do not fit together: {error}") from error
     return rules if "type" in rules else rules | ({"type": name} if name != "any" else {})
+
+
+def _may_be_left_out(rule: Any) -> bool:
+    rules: dict[str, Any] = {"type": rule} if isinstance(rule, str) else rule
+    return bool(rules.get("optional")) or str(rules.get("type", "")).endswith("?")
+
+
+def _check_enum(rules: dict[str, Any], kind: str) -> None:
+    """Refuse values that no field of this type has, and further rules: an enum says it all."""
+    if not all(isinstance(value, str | int | None) for value in rules["enum"]):
+        raise ValueError("enum takes texts, whole numbers and null")
+    if more := next((word for word in (*_BOUNDS, "items", "fields") if word in rules), None):
+        raise ValueError(f"enum says which values there are; leave out {more}")
+    allowed = {"string": str, "integer": int, "number": int, "any": object}.get(kind, ())
+    for value in rules["enum"]:
+        if value is not None and not isinstance(value, allowed):
+            raise ValueError(f"a field of type {kind} never has the value {value!r} of its enum")

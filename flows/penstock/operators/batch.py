@@ -40,8 +40,10 @@ def batch(
 
     >>> step = batch(prices_of, size=50, seconds=0.02, timeout=2)
     """
-    if size < 1 or not seconds > 0:
-        raise ValueError(f"batch needs a size of at least 1 and seconds above 0, got {size!r} and {seconds!r}")
+    if size < 1 or size % 1 or not seconds > 0:
+        raise ValueError(
+            f"batch needs a size, a whole number of at least 1, and seconds above 0, got {size!r} and {seconds!r}"
+        )
     service = service_for(call, name, step="batch", max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
     title = name or service.name
     return staged(title, partial(Groups, title, service, size, seconds))
@@ -119,7 +121,7 @@ class Groups:
 
     def _assign(self, elements: list[Element[Any]], answers: Sequence[Any]) -> None:
         for element, answer in zip(elements, answers, strict=True):
-            if isinstance(answer, Exception):
+            if isinstance(answer, BaseException):
                 element.fail(self._name, answer)
             else:
                 element.value = answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import compress
 from typing import Any, TypeVar, cast
@@ -22,14 +22,19 @@ Merge = Callable[[Any, dict[str, Any]], Any]
 
 
 def enrich(
-    *, name: str = "enrich", merge: Merge | None = None, **services: Service | Callable[[Any], Any]
+    services: Mapping[str, Service | Callable[[Any], Any]] | None = None,
+    /,
+    *,
+    name: str = "enrich",
+    merge: Merge | None = None,
+    **more: Service | Callable[[Any], Any],
 ) -> Step[A, Any]:
     """Ask several services about each value at the same time, and merge their answers into it by name.
 
     A dict gets a key for each service, a Struct or dataclass its field of that name; `merge(value, answers)`
-    does it for anything else. A failed attempt of one service does not repeat the others. A
-    service that failed for good gives the element's failure its step: the name of the service. What the others found is
-    kept with the dead letter.
+    does it for anything else. A mapping of services may be given too, for answers that are to be called `name` or
+    `merge`. A failed attempt of one service does not repeat the others. A service that failed for good gives the
+    element's failure its step: the name of the service. What the others found is kept with the dead letter.
 
     **Takes in** elements. **Holds back** calls beyond the `max_in_flight` of a service; their elements wait, within
     the window. **Gives out** each element when all its answers are there. **Ends** when its input has and every
@@ -37,11 +42,10 @@ def enrich(
 
     >>> step = enrich(pricing=price_of, inventory=Service("inventory", stock_of, timeout=2, attempts=2))
     """
-    if not services:
+    named = {**(services or {}), **more}
+    if not named:
         raise ValueError("enrich needs at least one service: enrich(pricing=price_of)")
-    asked = {
-        key: service if isinstance(service, Service) else Service(key, service) for key, service in services.items()
-    }
+    asked = {key: service if isinstance(service, Service) else Service(key, service) for key, service in named.items()}
 
     return staged(name, partial(Gathering, name, asked, merge))
 

@@ -126,6 +126,8 @@ class Passage:
         self.inner.disposable = self._operator(self._input).subscribe(
             self._on_value, self._on_error, self._on_finish, scheduler=ImmediateScheduler.singleton()
         )
+        if self._finished:  # it takes nothing at all
+            self._scope.close_input()
 
     def _push(self, push: Callable[[], None]) -> None:
         self._open = True

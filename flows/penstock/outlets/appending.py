@@ -131,16 +131,17 @@ class OpenFile:
                 ) from None
 
     def _repair(self) -> None:
+        aside = f"{self._path}.torn"
         if self._compressor is None:
-            lost = repair(self._descriptor, self._format)
+            torn = repair(self._descriptor, self._format, aside)
         else:
             before = os.fstat(self._descriptor).st_ino
-            lost = repair_compressed(self._path, self._format)
+            torn = repair_compressed(self._path, self._format, aside)
             if os.stat(self._path).st_ino != before:  # it was written anew
                 self.close()
                 self._open_alone()
-        if lost:
-            log.warning("outlet.torn", path=self._said, lost_bytes=lost)
+        if torn:
+            log.warning("outlet.torn", path=self._said, moved_bytes=torn, moved_to=f"{self._said}.torn")
 
     def _adopt_columns(self) -> None:
         """Write to the columns that the file has, if it has some."""

@@ -1,4 +1,4 @@
-"""What a process that was killed may leave behind in a file: half a line at its end, found and cut off."""
+"""What a process that was killed may leave behind in a file: half a line at its end, found and put aside."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from penstock.csv_rows import RowSplitter
 from penstock.formats import Format
@@ -32,8 +33,10 @@ class Ends:
         self.total += len(chunk)
 
 
-def repair(descriptor: int, format: Format) -> int:
-    """Cut off what is behind the last whole value of a plain file; returns how many bytes that was.
+def repair(descriptor: int, format: Format, aside: str) -> int:
+    """Move what is behind the last whole value of a plain file to the file `aside`; returns how many bytes that was.
+
+    It may be a whole line of somebody who ends none: that cannot be told from a line that was cut off.
 
     NDJSON is looked at from its end. CSV has to be looked at from its beginning: a newline at the end of the file may
     be one inside of quotes.
@@ -47,8 +50,19 @@ def repair(descriptor: int, format: Format) -> int:
             ends.feed(chunk)
         whole = ends.whole
     if whole < size:
+        with open(aside, "ab") as file:
+            for start in range(whole, size, CHUNK):
+                file.write(os.pread(descriptor, min(CHUNK, size - start), start))
+            _end(file)
         os.ftruncate(descriptor, whole)
     return size - whole
+
+
+def _end(file: BinaryIO) -> None:
+    """End what was put aside with a newline, durably."""
+    file.write(b"\n")
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _last_newline(descriptor: int, size: int) -> int:
@@ -63,8 +77,8 @@ def _last_newline(descriptor: int, size: int) -> int:
     return 0
 
 
-def repair_compressed(path: str, format: Format) -> int:
-    """Write a compressed file anew if its last part was cut off; returns how many bytes were lost, decompressed.
+def repair_compressed(path: str, format: Format, aside: str) -> int:
+    """Write a compressed file anew if its last part was cut off; returns how many bytes were put aside, decompressed.
 
     What is appended behind a part that has no end could never be read. So the file is read through, which takes as
     long as reading it takes, and rewritten, beside it and put in its place, only when it has no end.
@@ -78,16 +92,19 @@ def repair_compressed(path: str, format: Format) -> int:
     if complete and ends.whole == ends.total:
         return 0
     repaired = f"{path}.repaired"
-    left = ends.whole
-    with open(repaired, "wb") as raw:
+    left, torn = ends.whole, ends.total - ends.whole
+    with open(repaired, "wb") as raw, open(aside if torn else os.devnull, "ab") as rest:
         with gzip.GzipFile(fileobj=raw, mode="wb", filename="") as file:
             for chunk in Decompressed(path):
                 file.write(chunk[:left])
+                rest.write(chunk[left:])
                 left -= min(left, len(chunk))
         raw.flush()
         os.fsync(raw.fileno())
+        if torn:
+            _end(rest)
     os.replace(repaired, path)
-    return ends.total - ends.whole
+    return torn
 
 
 class Decompressed:

@@ -75,7 +75,7 @@ class Feed(Source[T], Generic[T]):
             raise OtherThread("use loop.call_soon_threadsafe(feed.push, value)")
         if self.overflow is Overflow.BACKPRESSURE:
             raise TypeError("this feed holds back its sender: use `await feed.send(value)`")
-        if self._over:
+        if self._over or self._error is not None:
             self._drop()
         elif len(self._buffer) < self.capacity:
             self._append(value)
@@ -106,7 +106,7 @@ class Feed(Source[T], Generic[T]):
         self._arrived.set()
 
     def fail(self, error: Exception) -> None:
-        """What feeds this source broke; the run fails with `error`."""
+        """What feeds this source broke: the run fails with `error` when what is buffered was given out."""
         self._error = self._error or error
         self._arrived.set()
 
@@ -116,23 +116,28 @@ class Feed(Source[T], Generic[T]):
         self._ledger, self._thread = intake.ledger, get_ident()
         self._ledger.drop(self._uncounted)
         self._uncounted = 0
-        try:
-            await self._pass_on(intake)
-        finally:
-            self._over = True
-            self._left.set()
-            while self._buffer:
-                self._buffer.popleft()
-                self._drop()
+        await self._pass_on(intake)
+
+    def over(self, ledger: Ledger) -> None:
+        if self._ledger is None:  # the run never came to it
+            self._ledger, self._thread = ledger, get_ident()
+            ledger.drop(self._uncounted)
+        if self._ledger is not ledger:  # a second run, which was refused
+            return
+        self._over = True
+        self._left.set()
+        while self._buffer:
+            self._buffer.popleft()
+            self._drop()
 
     async def _pass_on(self, intake: Intake[T]) -> None:
         while True:
             await intake.room()
-            if self._error is not None:
-                raise self._error
             if self._buffer:
                 self._give_out(intake)
                 await asyncio.sleep(0)
+            elif self._error is not None:
+                raise self._error
             elif self._complete:
                 return
             else:
@@ -207,3 +212,4 @@ class FromObservable(Source[T]):
             await feed.produce(intake)
         finally:
             subscription.dispose()
+            feed.over(intake.ledger)

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from reactivex import abc
 from reactivex.disposable import Disposable
 
-from penstock.element import Element
+from penstock.element import Element, Ledger
 from penstock.errors import SourceBroke, TooLarge
 from penstock.operators.stream import Stream
 from penstock.scope import Scope, cancel
@@ -184,10 +184,15 @@ class Source(Stream[list[Element[T]]]):
     async def produce(self, intake: Intake[T]) -> None:
         """Emit everything there is, then return."""
 
+    def over(self, ledger: Ledger) -> None:
+        """The run with these accounts is over, whether it came to this source or not."""
+
     def _subscribe_core(
         self, observer: abc.ObserverBase[list[Element[T]]], scheduler: abc.SchedulerBase | None = None
     ) -> abc.DisposableBase:
         scope = Scope.of(scheduler, f"the source {self.name}")
+        if not scope.begin_source(self.name):
+            return Disposable()
         task = scope.spawn(self._run(observer, scope), f"source:{self.name}")
         return Disposable(lambda: cancel(task))
 
