@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import re
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 import pytest
@@ -238,6 +239,29 @@ def test_the_key_is_a_field_and_no_attribute(line: bytes) -> None:
     for key in ("count", "index", "real"):
         (told,) = results(Flow("f", key=key), upload(line))
         assert told.key is None
+
+
+class Part(TypedDict):
+    weight: float
+
+
+class Parcel(TypedDict):
+    price: Annotated[float, msgspec.Meta(gt=0)]
+    rates: NotRequired[list[float]]
+    parts: NotRequired[list[Part]]
+    count: int
+
+
+@pytest.mark.parametrize("form", ["lines", "values"])
+def test_a_fraction_is_one_also_when_a_whole_number_came_in(form: str) -> None:
+    """In all places that the type has; numbers of other fields stay what they are."""
+    came = {"price": 2, "rates": [1, 0.5], "parts": [{"weight": 3, "other": 4}], "count": 5, "more": 6}
+    source = upload(json.dumps(came).encode()) if form == "lines" else from_iterable([came])
+    (told,) = results(Flow("f", Parcel), source)
+
+    assert json.dumps(told.value) == (
+        '{"price": 2.0, "rates": [1.0, 0.5], "parts": [{"weight": 3.0, "other": 4}], "count": 5, "more": 6}'
+    )
 
 
 def test_a_key_that_cannot_be_looked_at_is_no_key() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -17,7 +19,8 @@ A = TypeVar("A")
 def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "decode") -> Step[Any, A]:
     """Read bytes as JSON and check every value against the type of the flow's items.
 
-    With a TypedDict the value is a dict: the fields that it names are checked, all others stay as they are. With any
+    With a TypedDict the value is a dict: the fields that it names are checked, all others stay as they are; a whole
+    number in a field of type `float` becomes a fraction, as that type has it. With any
     other type that msgspec knows (a Struct, a dataclass) the value is made an instance of it. Without a type every
     JSON value is an item. `key` names the field that tells items apart for people.
 
@@ -30,6 +33,7 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
     opened = typing.is_typeddict(item)
     wanted: Any = _struct_of(item) if opened else item
     all_wanted: Any = list[wanted]
+    to_fractions = _to_fractions(item) if opened else None
     checked = item is not None
 
     def one_by_one(elements: list[Element[Any]]) -> None:
@@ -44,6 +48,8 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
                     raise getattr(value, "refusal", None) or TooLarge(len(value), len(value))
                 if opened:
                     convert(value, wanted)
+                    if to_fractions is not None:
+                        element.value = to_fractions(value)
                 elif checked and type(value) is not wanted:
                     element.value = convert(value, wanted)
             except Exception as error:
@@ -64,6 +70,8 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
         except Exception:  # one of them is none; which one, the slow way finds out
             one_by_one(elements)
             return
+        if to_fractions is not None:
+            values = list(map(to_fractions, values))
         for element, value in zip(elements, values, strict=True):
             element.value = value
             if key is not None:
@@ -87,6 +95,37 @@ def _struct_of(item: Any) -> Any:
         else:
             fields.append((attribute, hint | msgspec.UnsetType, msgspec.field(name=field, default=msgspec.UNSET)))
     return msgspec.defstruct(item.__name__, fields, kw_only=True, gc=False)  # they live for a moment, and hold no cycle
+
+
+def _to_fractions(hint: Any) -> Callable[[Any], Any] | None:
+    """What gives a checked value of a type with fractions in the place of whole numbers; None if the type has none."""
+    hint = _bare(hint)
+    if hint is float:
+        return lambda value: float(value) if type(value) is int else value
+    if typing.get_origin(hint) is list:
+        (inner,) = typing.get_args(hint)
+        each_ = _to_fractions(inner)
+        return None if each_ is None else partial(_each_of_list, each_)
+    if typing.is_typeddict(hint):
+        hints = typing.get_type_hints(hint, include_extras=True)
+        made = {field: make for field, inner in hints.items() if (make := _to_fractions(inner)) is not None}
+        return partial(_each_of_fields, made) if made else None
+    return None
+
+
+def _bare(hint: Any) -> Any:
+    """A type without what is said around it: that it may be left out, its bounds."""
+    while typing.get_origin(hint) in (typing.Required, typing.NotRequired, typing.Annotated):
+        hint = typing.get_args(hint)[0]
+    return hint
+
+
+def _each_of_list(make: Callable[[Any], Any], value: list[Any]) -> list[Any]:
+    return list(map(make, value))
+
+
+def _each_of_fields(made: dict[str, Callable[[Any], Any]], value: dict[str, Any]) -> dict[str, Any]:
+    return {**value, **{field: make(value[field]) for field, make in made.items() if field in value}}
 
 
 def _key(value: Any, field: str) -> Any:

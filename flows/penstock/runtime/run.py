@@ -25,7 +25,6 @@ from penstock.runtime.totals import Totals
 from penstock.runtime.wiring import wire
 from penstock.scope import CANCEL_SECONDS, Scope
 from penstock.sinks import Sink
-from penstock.sources import Source
 from penstock.turns import Turns
 from penstock.window import Window
 
@@ -181,8 +180,10 @@ class Run:
             self.reason = "failed" if self.error else self._drain_reason if self.scope.draining else "completed"
         self._wires.dispose()
         stuck = await self.scope.aclose()
-        if isinstance(self._source, Source):
-            self._source.over(self.ledger)
+        if (
+            over := getattr(self._source, "over", None)
+        ) is not None:  # not all Observables have it
+            over(self.ledger)
         self._sink.close()
         if self.error is None and not self._aborted:
             try:
