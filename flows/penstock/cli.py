@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
 from penstock.commands import COMMANDS, find_command
+from penstock.complaints import complain
 
 USAGE = f"""\
 usage: penstock COMMAND …
@@ -38,6 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 1
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`). What is left goes nowhere, or Python complains when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output has gone (`| head`).
+        _leave_output()
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or error.filename is not None:
+            raise
+        _leave_output()
+        return complain(words[0], f"the output cannot be written: {error.strerror}")
+
+
+def _leave_output() -> None:
+    """Let what is left to be written go nowhere, or Python complains of it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,16 +1,35 @@
-"""Log lines for people at a terminal."""
+"""What is said to people at a terminal: log lines, and texts of others that must not be commands to it."""
 
 from __future__ import annotations
 
-from typing import TextIO
+import io
+from typing import Any, TextIO
 
 from structlog.dev import ConsoleRenderer, plain_traceback
+from structlog.typing import EventDict, ExcInfo, Processor
 
 
-def console_renderer(out: TextIO) -> ConsoleRenderer:
-    """Lines with plain tracebacks, in colours on a terminal.
+def console_lines(out: TextIO) -> list[Processor]:
+    """The processors that make a log line for people, in colours on a terminal.
 
-    Where rich is installed, structlog's own tracebacks show the values of all variables, which may be secret and fill
-    the screen.
+    Tracebacks are plain: where rich is installed, structlog's own show the values of all variables, which may be secret
+    and fill the screen.
     """
-    return ConsoleRenderer(colors=out.isatty(), exception_formatter=plain_traceback)
+    return [_printable_values, ConsoleRenderer(colors=out.isatty(), exception_formatter=_traceback)]
+
+
+def printable(text: str) -> str:
+    """A text on one line that can do nothing to a terminal: what cannot be printed becomes an escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _printable_values(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _traceback(out: TextIO, error: ExcInfo) -> None:
+    told = io.StringIO()
+    plain_traceback(told, error)
+    out.write("\n".join(map(printable, told.getvalue().split("\n"))))

@@ -365,6 +365,17 @@ class StoreMissing(StoreError):
         self.url = url
 
 
+class StoreMoved(StoreError):
+    """The file that letters were written to is not at its place any more, so they were not stored in it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"the file of the dead letters at {url} was removed, moved or replaced while it was open; a new one is "
+            "begun if there is none, and another one is left alone until Penstock starts anew"
+        )
+        self.url = url
+
+
 class WriterEnded(StoreError):
     """The process that writes letters ended. Those that it had at hand may be stored, and are safely stored again."""
 

@@ -39,6 +39,11 @@ def setting(
     return field(default=default, metadata=about)
 
 
+def _check_host(host: str) -> None:
+    if not host.strip():
+        raise ValueError("has to name an address; 0.0.0.0 stands for all of this machine")
+
+
 def _check_store(url: str) -> None:
     from penstock.deadletters import check_store  # imported late, as below: help has no use for it
 
@@ -56,7 +61,7 @@ def _check_address(url: str) -> None:
 class Settings:
     """How `penstock serve` works. Times are in seconds, sizes in bytes."""
 
-    host: str = setting("127.0.0.1", "address to listen on")
+    host: str = setting("127.0.0.1", "address to listen on", check=_check_host)
     port: int = setting(8080, "port to listen on; 0 takes a free one", most=65535)
     dead_letters: str = setting(
         "sqlite:///penstock.db", "where failed orders are kept: sqlite:///FILE or memory:", check=_check_store

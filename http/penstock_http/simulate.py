@@ -24,6 +24,8 @@ def command(arguments: list[str]) -> int:
     parser = make_parser()
     given = vars(parser.parse_args(arguments))
     host, port = given.pop("host"), given.pop("port")
+    if not host.strip():
+        parser.error("--host has to name an address; 0.0.0.0 stands for all of this machine")
     try:
         knobs = Knobs(**given)
     except ValueError as error:

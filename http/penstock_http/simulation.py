@@ -132,6 +132,8 @@ async def prices(request: web.Request) -> Any:
         orders = msgspec.json.decode(await request.read(), type=list[Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return problem(400, "Not an array of ids or orders", str(error))
+    except web.RequestPayloadError as error:
+        return problem(400, "The body is broken", str(error))
     return [price_of(order) for order in orders]
 
 

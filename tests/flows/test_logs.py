@@ -103,6 +103,20 @@ asyncio.run(main())
     assert "4111" not in broke.stderr
 
 
+def test_what_others_send_is_no_command_to_the_terminal(tmp_path: Path) -> None:
+    """A path or a message may hold escape sequences; on the screen they are shown as what they are."""
+    path = tmp_path / "log"
+    with path.open("w") as stream:
+        set_up_logs("console", stream=stream)
+        try:
+            raise ValueError("\x1b[2J")
+        except ValueError:
+            structlog.get_logger().error("http\x07", path="/\x1b[31mred\n\u202e", exc_info=True)
+    text = path.read_text()
+    assert "\x1b" not in text
+    assert all(said in text for said in ("http\\x07", "/\\x1b[31mred\\n\\u202e", "ValueError: \\x1b[2J"))
+
+
 def test_a_run_ends_whatever_its_error_says() -> None:
     """A message that is no UTF-8, and is longer than anybody reads, is told as far as it can be."""
     ended = outcome_of("set_up_logs('json')")

@@ -45,6 +45,8 @@ def test_the_file_that_a_flag_names_wins(tmp_path: Path) -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"port": "http"}, "--port has to be a whole number, got 'http'"),
     ({"port": "-1"}, "--port"),
+    ({"host": " "}, "--host: has to name an address"),
+    ({"pricing_url": "http://h:99999/{orderId}"}, "--pricing-url: Port out of range 0-65535"),
     ({"window": "0"}, "--window has to be at least 1"),
     ({"window": "1.5"}, "--window has to be a whole number"),
     ({"window": ""}, "--window"),

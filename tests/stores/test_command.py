@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -325,3 +326,18 @@ def test_times_of_now_are_found_by_since(store, run):
     time = run("list")[1].splitlines()[1].split()[1].decode()
 
     assert run("list", "--json", "--since", time)[1] != b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")
+def test_an_output_that_takes_nothing_is_said(store):
+    """A full disk is no traceback."""
+    store(*map(letter, range(500)))
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "penstock", "dead-letters", "list"],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        1,
+        "penstock dead-letters: the output cannot be written: No space left on device\n",
+    )

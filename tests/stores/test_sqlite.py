@@ -19,7 +19,7 @@ from penstock.deadletters.rows import COLUMNS, columns_of
 from penstock.deadletters.schema import MIGRATIONS
 from penstock.deadletters.sqlite import SqliteStore
 from penstock.deadletters.troubles import trouble
-from penstock.errors import FlowError, StoreError, StoreMissing, StoreTooNew
+from penstock.errors import FlowError, StoreError, StoreMissing, StoreMoved, StoreTooNew
 from stores.letters import letter, opened
 
 WRITER = """
@@ -253,6 +253,51 @@ async def test_a_missing_file_is_not_created_unless_wanted(url):
 
     assert missing.value.__cause__ is not missing.value  # who follows the causes would never end
     assert not Path(url.removeprefix("sqlite:///")).exists()
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+async def test_letters_that_went_into_a_lost_file_are_not_stored(url, apart, how):
+    """Whoever stores them is told and tries again: then they are in a new file. One of somebody else is left alone."""
+    path = Path(url.removeprefix("sqlite:///"))
+    store = await opened(url, apart=apart)
+    old, new = letter(), letter()
+    await store.add([old])
+    assert (await store.page(Filter())).letters == [old]
+    path.rename(path.with_name("moved.db"))
+    if how == "removed":
+        for left in path.parent.iterdir():
+            left.unlink()
+    elif how == "replaced":
+        path.write_bytes(b"of somebody else")
+
+    with pytest.raises(StoreMoved, match="removed, moved or replaced"):
+        await store.add([new])
+    if how == "replaced":
+        with pytest.raises(StoreMoved):
+            await store.add([new])
+        assert path.read_bytes() == b"of somebody else"
+    else:
+        await store.add([new])
+        assert (await store.page(Filter())).letters == [new]
+        assert store.counts() == {"waiting": 1}
+    await store.aclose()
+    if how == "moved":
+        kept = await opened(f"sqlite:///{path.with_name('moved.db')}", create=False)
+        assert old in (await kept.page(Filter())).letters
+        await kept.aclose()
+
+
+async def test_to_read_is_not_to_create(url, apart):
+    """A file that is gone is missed, and not made anew by who looks for letters."""
+    path = Path(url.removeprefix("sqlite:///"))
+    store = await opened(url, apart=apart)
+    path.unlink()
+
+    with pytest.raises(StoreError):
+        await store.page(Filter())
+
+    assert not path.exists()
+    await store.aclose()
 
 
 async def test_a_database_of_something_else_holds_no_letters(url, apart):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Column, Integer, LargeBinary, MetaData, Select, Table, Text, select
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -13,6 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from penstock.deadletters.letter import Letter, id_at
 from penstock.deadletters.rows import COLUMNS, letter_of, microseconds
 from penstock.deadletters.store import Filter
+from penstock.deadletters.writer import identity
 
 CLOCK_SLACK = timedelta(minutes=1)
 """How far the clock may be set back between a letter's time and its id."""
@@ -34,8 +37,11 @@ class Reader:
     """Reads beside the one who writes: a long page does not hold up a commit, and WAL lets both go on."""
 
     def __init__(self, path: Path, busy_seconds: float) -> None:
+        self._path = path
+        self._file = identity(path)
+        place = f"file:{quote(os.fsencode(path))}"  # a URI, because reading must not create a file
         self._engine = create_async_engine(
-            URL.create("sqlite+aiosqlite", database=str(path)),
+            URL.create("sqlite+aiosqlite", database=place, query={"mode": "rw", "uri": "true"}),
             isolation_level="AUTOCOMMIT",
             connect_args={"timeout": busy_seconds},
             pool_size=1,
@@ -58,8 +64,12 @@ class Reader:
             await self._engine.dispose()
 
     async def _read(self, query: Select[Any]) -> list[Letter]:
-        async with self._reading, self._engine.connect() as connection:
-            return [letter_of(row) for row in await connection.execute(query)]
+        async with self._reading:
+            if (found := identity(self._path)) != self._file:  # another file is at its place
+                await self._engine.dispose()
+                self._file = found
+            async with self._engine.connect() as connection:
+                return [letter_of(row) for row in await connection.execute(query)]
 
 
 def page_query(filter: Filter, after: str | None, limit: int) -> Select[Any]:

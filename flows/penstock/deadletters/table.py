@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
+from penstock.console import printable
 from penstock.deadletters.letter import Letter, as_json
 
 HEADS = ("ID", "TIME", "FLOW", "KEY", "STEP", "TYPE", "MESSAGE")
@@ -87,13 +88,6 @@ def size_of(letter: Letter) -> str:
 def time_of(time: datetime, precision: str) -> str:
     """A time in UTC, in the form in which `--since` takes it."""
     return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec=precision) + "Z"
-
-
-def printable(text: str) -> str:
-    """A text on one line that can do nothing to a terminal: what cannot be printed becomes an escape."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def cut(text: str, width: int) -> str:

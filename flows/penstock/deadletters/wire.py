@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from penstock.deadletters.writer import Numbers, Place
-from penstock.errors import StoreMissing, StoreTooNew, describe
+from penstock.errors import StoreMissing, StoreMoved, StoreTooNew, describe
 
 HEAD = 4
 """Bytes that hold the length of a message, the lowest first."""
@@ -56,6 +56,7 @@ _KINDS: dict[str, Callable[..., Exception]] = {
     kind.__name__: kind
     for kind in (
         StoreMissing,
+        StoreMoved,
         StoreTooNew,
         sqlite3.OperationalError,
         sqlite3.IntegrityError,
@@ -112,7 +113,7 @@ def take(stream: BinaryIO) -> bytes:
 def fault_of(error: Exception) -> Fault:
     """An error, as it is sent."""
     kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS)
-    facts = vars(error) if isinstance(error, (StoreMissing, StoreTooNew)) else {}
+    facts = vars(error) if isinstance(error, (StoreMissing, StoreMoved, StoreTooNew)) else {}
     words = getattr(error, "strerror", None) or describe(error)
     return Fault(kind, words, facts, getattr(error, "sqlite_errorname", ""))
 

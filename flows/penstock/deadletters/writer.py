@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -14,6 +16,7 @@ from msgspec import Struct
 from penstock.deadletters.insert import GROUP, STATE, WIDTH, insert_of, values_of
 from penstock.deadletters.rows import Columns
 from penstock.deadletters.schema import prepare
+from penstock.errors import StoreError, StoreMoved
 
 
 class Place(Struct, frozen=True):
@@ -31,6 +34,15 @@ class Place(Struct, frozen=True):
     def patience(self) -> float:
         """Seconds that one commit may take: the one that is under way, then its own."""
         return 2 * self.busy_seconds + 2
+
+
+def identity(path: bytes | Path) -> tuple[int, int] | None:
+    """What tells the file at a path from any other, also from one of the same name; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class Numbers(Struct):
@@ -72,6 +84,8 @@ class Writer:
         self.numbers = numbers or Numbers()
         self._place = place
         self._database: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        """Which file is open."""
         self._seen: object = None
 
     def open(self) -> None:
@@ -80,6 +94,7 @@ class Writer:
         self._database = sqlite3.connect(place.path, timeout=place.busy_seconds, isolation_level=None)
         try:
             prepare(self._database, place.url, create=place.create, patience=place.busy_seconds)
+            self._file = identity(place.path)
             self._recount()
         except BaseException:
             self._database.close()
@@ -91,13 +106,13 @@ class Writer:
 
         Returns what each caller has to be told: None, or why it failed. The letters of one are stored all or none.
         """
-        if look_again:
+        if look_again and self._database is not None:
             self._refresh()
         if not calls:
             return []
         error = self._commit(calls)
-        # A disk or a lock fails all alike; anything else may be the fault of one caller's letters.
-        if error is None or len(calls) == 1 or isinstance(error, sqlite3.OperationalError):
+        # A disk, a lock or a lost file fails all alike; anything else may be the fault of one caller's letters.
+        if error is None or len(calls) == 1 or isinstance(error, (sqlite3.OperationalError, StoreError)):
             return [error] * len(calls)
         return [self._commit([columns]) for columns in calls]
 
@@ -115,7 +130,10 @@ class Writer:
         begun = time.perf_counter()
         try:
             values = values_of(calls)
+            if self._database is None:  # it could not be opened again after its file was lost
+                self.open()
             stored = self._insert(values)
+            self._check_file()
         except Exception as error:
             self.numbers.failures += 1
             return error
@@ -125,6 +143,29 @@ class Writer:
         self.numbers.stored += stored
         self._count(values[STATE::WIDTH], stored)
         return None
+
+    def _check_file(self) -> None:
+        """Raise if what was written is not in the file at its place; begin a new one if there is none.
+
+        One that another put there is left alone: closing ours would remove the log of what others have open.
+        """
+        found = identity(self._place.path)
+        if found == self._file:
+            return
+        if found is None:
+            self._leave()
+            self.open()
+        raise StoreMoved(self._place.url)
+
+    def _leave(self) -> None:
+        """Let go of a file that has lost its name, with all it holds, and of what would pass for a new one's log."""
+        with suppress(sqlite3.Error):
+            self._opened().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._opened().close()
+        self._database = None
+        for log in (b"-wal", b"-shm"):
+            with suppress(OSError):
+                os.unlink(self._place.path + log)
 
     def _insert(self, values: list[Any]) -> int:
         most = GROUP * WIDTH

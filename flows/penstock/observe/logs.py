@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TextIO, cast
 import msgspec
 import structlog
 
-from penstock.console import console_renderer
+from penstock.console import console_lines
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -48,7 +48,7 @@ def set_up_logs(form: str = "auto", level: str = "info", stream: TextIO | None =
     console = form == "console" or (form == "auto" and out.isatty())
     file = LogFile(out)
     as_lines: list[Any] = (
-        [console_renderer(out), _to_bytes]
+        [*console_lines(out), _to_bytes]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_to_json)]
     )

@@ -4,7 +4,7 @@ import sys
 
 import structlog
 
-from penstock.console import console_renderer
+from penstock.console import console_lines
 from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
 from penstock.runtime.report import Report
@@ -18,7 +18,7 @@ from penstock.runtime.totals import Totals
 if not structlog.is_configured():
     # Standard output belongs to the results of whoever uses this library; structlog would print there.
     structlog.configure(
-        processors=[*structlog.get_config()["processors"][:-1], console_renderer(sys.stderr)],
+        processors=[*structlog.get_config()["processors"][:-1], *console_lines(sys.stderr)],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 

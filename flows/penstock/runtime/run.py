@@ -180,9 +180,7 @@ class Run:
             self.reason = "failed" if self.error else self._drain_reason if self.scope.draining else "completed"
         self._wires.dispose()
         stuck = await self.scope.aclose()
-        if (
-            over := getattr(self._source, "over", None)
-        ) is not None:  # not all Observables have it
+        if (over := getattr(self._source, "over", None)) is not None:  # not all Observables have it
             over(self.ledger)
         self._sink.close()
         if self.error is None and not self._aborted:

@@ -40,6 +40,10 @@ class Address:
             raise ValueError(f"a service needs an address like http://host/path/{{field}}, got {template!r}")
         if "{" in parts.netloc:
             raise ValueError(f"a value must not choose the host that is called, got {template!r}")
+        try:
+            _ = parts.port
+        except ValueError as error:
+            raise ValueError(f"{error} in {template!r}") from None
 
     @property
     def has_fields(self) -> bool:
