@@ -316,6 +316,21 @@ def test_what_was_loaded_by_a_name_is_dumped_by_it() -> None:
 
 @pytest.mark.parametrize(
     "flow",
+    [
+        Flow("f").route({"a b": When(bool)}),
+        Flow("f").map_async(Service("s", len, timeout=float("inf"))),
+        Flow("f").served("x", http=False, max_line=5),
+    ],
+    ids=["a name", "no end", "a limit of what is not served"],
+)
+def test_what_no_file_can_say_is_refused(flow: Flow[Any]) -> None:
+    """A dump that would not load, or to another flow, is none."""
+    with pytest.raises(FlowError, match="flow f cannot be written down: "):
+        dump(flow)
+
+
+@pytest.mark.parametrize(
+    "flow",
     [Flow[Any]("f").map(lambda value: value), Flow[Any]("f").worker("A", generated(2, abs))],
     ids=["a lambda", "a source of its own"],
 )

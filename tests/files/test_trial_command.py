@@ -17,7 +17,8 @@ from penstock.environment import filled
 from penstock.files.document import read_document
 from penstock.files.mistakes import Mistakes
 from penstock.files.trials import CASES, Case, cases_of
-from penstock.files.trials.command import Unset, command, flow_file
+from penstock.files.trials.command import command, flow_file
+from penstock.files.unset import Unset
 from penstock.services.web import HttpCall
 
 GOOD = "[{name: all is well, given: {generate: 2}, expect: {ok: [1, 2], seconds: 150ms}}]"

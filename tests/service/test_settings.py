@@ -46,7 +46,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"port": "http"}, "--port has to be a whole number, got 'http'"),
     ({"port": "-1"}, "--port"),
     ({"host": " "}, "--host: has to name an address"),
-    ({"pricing_url": "http://h:99999/{orderId}"}, "--pricing-url: Port out of range 0-65535"),
+    ({"pricing_url": "http://h:99999/{orderId}"}, "--pricing-url: there is no port 99999"),
     ({"window": "0"}, "--window has to be at least 1"),
     ({"window": "1.5"}, "--window has to be a whole number"),
     ({"window": ""}, "--window"),

@@ -6,18 +6,21 @@ Variables stay variables, so a dump holds no secret. What has no name, such as a
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any, cast
 
 import yaml
 
-from penstock.errors import FlowError
+from penstock.errors import FlowError, FlowFileError
 from penstock.expressions import Assign
 from penstock.files.core_schema import resolve
 from penstock.files.dump_outside import Plain, plain_function, plain_outlet, plain_service, plain_source, said
 from penstock.files.items import rules_of
+from penstock.files.load import loads
 from penstock.files.quantities import show_duration, show_rate, show_size
 from penstock.files.references import reference_of
+from penstock.files.unset import Unset
 from penstock.flow import Flow, Worker
 from penstock.operators import MAX_PARTS
 from penstock.operators.each import name_of
@@ -29,12 +32,24 @@ from penstock.window import BYTES, ELEMENTS
 
 
 def dump(flow: Flow[Any], format: str = "yaml") -> str:
-    """The text of a flow file. Raises `FlowError` for a flow with something in it that has no name."""
+    """The text of a flow file. Raises `FlowError` for a flow with something in it that no file can say."""
     document = _Dump(flow).document()
     if format == "json":
-        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    else:
+        text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    check_same(flow, text, format)
     return text
+
+
+def check_same(flow: Flow[Any], text: str, format: str) -> None:
+    """Raise `FlowError` if the text would not be loaded as the flow: its options may be none that files know."""
+    try:
+        again = loads(text, f"{flow.name}.{format}", environment=Unset(os.environ)).flow
+    except FlowFileError as error:
+        raise FlowError(f"flow {flow.name} cannot be written down: {error.mistakes[0]}") from error
+    if again != flow:
+        raise FlowError(f"flow {flow.name} cannot be written down: something in it is said that no flow file can say")
 
 
 class _Dump:

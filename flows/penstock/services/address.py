@@ -40,10 +40,9 @@ class Address:
             raise ValueError(f"a service needs an address like http://host/path/{{field}}, got {template!r}")
         if "{" in parts.netloc:
             raise ValueError(f"a value must not choose the host that is called, got {template!r}")
-        try:
-            _ = parts.port
-        except ValueError as error:
-            raise ValueError(f"{error} in {template!r}") from None
+        port = parts.netloc.rpartition(":")[2]
+        if port.isdecimal() and int(port) > 65_535:
+            raise ValueError(f"there is no port {port}, got {template!r}")
 
     @property
     def has_fields(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from penstock.files.trials.judge import Verdict, judge
 from penstock.files.trials.junit import as_junit
 from penstock.files.trials.play import play
 from penstock.files.trials.report import FileReport, as_json, as_text
+from penstock.files.unset import Unset
 from penstock.flow import Flow
 
 FORMATS = {"text": as_text, "json": as_json, "junit": as_junit}
@@ -39,40 +40,11 @@ class Load(Protocol):
     def __call__(self, path: Path, *, environment: Mapping[str, str]) -> FlowFile: ...
 
 
-class Placeholder(str):
-    """What stands for a variable that is not set. It counts as empty, so that a default goes before it."""
-
-    __slots__ = ()
-
-    def __bool__(self) -> bool:
-        return False
-
-
-PLACEHOLDER = Placeholder("http://unset")
-"""It can stand for an address, for a part of one, and for any text."""
-
-
-class Unset(Mapping[str, str]):
-    """An environment in which every variable is set, for no test leaves the machine."""
-
-    def __init__(self, known: Mapping[str, str]) -> None:
-        self._known = known
-
-    def __getitem__(self, name: str) -> str:
-        return self._known.get(name) or PLACEHOLDER
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-
 def command(arguments: list[str], load: Load | None = None) -> int:
     """Play tests; returns 0 when all passed, 1 when some failed, 2 for files with mistakes and when there is none."""
     options = make_parser().parse_args(arguments)
     read = load or load_file
-    environment = Unset(os.environ)
+    environment = Unset(os.environ)  # for no test leaves the machine
     paths = dict.fromkeys(flow_file(path) for path in options.files if not is_shared(path))
     reports = [_report(path, read, environment, options.only, options.seed) for path in paths]
     if (wrong := _publish(reports, options)) is not None:
