@@ -177,7 +177,7 @@ class Builder(Generic[A]):
         with one of the same length and order; an exception in it fails its value alone. The other options are those of
         `map_async`.
         """
-        service = _service(name, "batch", call, max_in_flight, timeout, attempts)
+        service = _service(name, "batch", call, max_in_flight, timeout, attempts, many=True)
         return self.with_step("batch", name or service.name, call=service, size=size, seconds=seconds)
 
     def throttle(self, rate: float, *, burst: int = 1, name: str = "throttle") -> Flow[A]:
@@ -294,8 +294,14 @@ def _service(
     max_in_flight: int = MAX_IN_FLIGHT,
     timeout: float = 30.0,
     attempts: int = 1,
+    *,
+    many: bool = False,
 ) -> Service:
-    """The service that a step calls; one is made of a plain function."""
+    """The service that a step calls; one is made of a plain function. `many` tells that it is asked for many at once."""
     if not isinstance(call, Service) and not callable(call):
         raise FlowError(f"{name or default} has to be a function or a Service, got {call!r}")
-    return service_for(call, name, step=default, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
+    service = service_for(call, name, step=default, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
+    if getattr(service.function, "for_many", many) is not many:
+        told = "one value; ask it with map_async or enrich" if many else "many values at once; ask it with batch"
+        raise FlowError(f"service {service.name} answers for {told}")
+    return service

@@ -83,6 +83,14 @@ def test_all_mistakes_are_said_at_once() -> None:
         ("flow: f\nitem: {n: {type: integer, enum: [1], minimum: 1}}", "leave out minimum"),
         ("flow: f\nitem: {n: {type: string, enum: [1]}}", "a field of type string never has the value 1 of its enum"),
         ("flow: f\nitem: {n: {enum: [99999999999999999999999]}}", "2:11: these rules do not fit together"),
+        (
+            "flow: f\nservices: {s: {post: 'http://h', many: true}}\nsteps: [{map_async: s}]",
+            "3:10: service s answers for many values at once; ask it with batch",
+        ),
+        (
+            "flow: f\nservices: {s: {get: 'http://h/{id}'}}\nsteps: [{batch: {service: s, size: 2, within: 1s}}]",
+            "3:10: service s answers for one value; ask it with map_async or enrich",
+        ),
         ("flow: f\nitem: nowhere:Item", "2:7: there is no module nowhere; install it, or put it beside the flow file"),
         ("flow: f\nsteps: [{tap: penstock.orders:PRICING_SECONDS}]", "2:15: penstock.orders:PRICING_SECONDS is float"),
         ("flow: f\nsteps: [{filter: 'true', merge: 'operator:add'}]", "2:33: merge stands beside filter"),

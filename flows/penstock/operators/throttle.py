@@ -17,7 +17,8 @@ A = TypeVar("A")
 def throttle(rate: float, *, burst: int = 1, name: str = "throttle") -> Step[A, A]:
     """Let elements through at a rate, in elements per second, with up to `burst` at once after a pause.
 
-    A token bucket: it fills with `rate` tokens a second up to `burst`, and an element takes one.
+    A token bucket: it fills with `rate` tokens a second up to `burst`, and an element takes one. Timers are good to a
+    millisecond or so, so a rate of more than some hundred a second is reached with a larger `burst` only.
 
     **Takes in** elements. **Holds back** those that come faster; they wait, within the window, so the source slows to
     the rate. **Gives out** the same elements in the same order. **Ends** when its input has and none waits.

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import msgspec
 
@@ -96,6 +96,8 @@ class Call:
 class HttpCall(Call):
     """Asks about one value at a time. `body` is sent as JSON: the same for all, or made of each by a function."""
 
+    for_many: ClassVar[bool] = False
+
     body: Any = None
 
     async def __call__(self, value: Any) -> Any:
@@ -110,6 +112,8 @@ class HttpCall(Call):
 @dataclass(frozen=True)
 class HttpBatchCall(Call):
     """Asks about many values at once: sends a JSON array of them, or of one `part` (a field) of each."""
+
+    for_many: ClassVar[bool] = True
 
     method: str = "POST"
     part: str | None = None
