@@ -297,7 +297,7 @@ def _service(
     *,
     many: bool = False,
 ) -> Service:
-    """The service that a step calls; one is made of a plain function. `many` tells that it is asked for many at once."""
+    """The service that a step calls; one is made of a plain function. `many`: whether it is asked for many at once."""
     if not isinstance(call, Service) and not callable(call):
         raise FlowError(f"{name or default} has to be a function or a Service, got {call!r}")
     service = service_for(call, name, step=default, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
