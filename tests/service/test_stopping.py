@@ -174,6 +174,20 @@ def test_a_client_that_goes_on_sending_sees_the_end_of_its_stream(serve: Serve) 
     assert server.wait() == 0
 
 
+def test_an_array_that_is_still_arriving_is_refused(serve: Serve) -> None:
+    """Nothing of it was taken, and its client is told to send it again, now and not when the process is gone."""
+    server = serve()
+    with server.connect() as client:
+        client.request("POST", "/orders/bulk", Content_Type="application/json", Content_Length="1000")
+        client.send(b'[{"orderId":1},')
+        time.sleep(0.2)
+        server.signal(signal.SIGTERM)
+        answer = client.answer().complete()
+    assert (answer.status, answer.json()["code"]) == (503, "stopping")
+    assert answer.headers["retry-after"]
+    assert server.wait() == 0
+
+
 def test_a_second_signal_after_all_was_settled_is_no_forced_stop(serve: Serve) -> None:
     """Nobody is waited for any more, but nothing was cut: the exit code says so, and so does the next start."""
     server = serve()

@@ -73,7 +73,8 @@ class Supervisor:
         self.phase = Phase.SERVING
         self.max_runs = max_runs
         self._limited: set[str] = set()
-        self._places = 0
+        self._gathering: set[asyncio.Task[Any]] = set()
+        """Those that hold a place while they gather the input of their run."""
         self.workers: dict[WorkerName, asyncio.Task[None]] = {}
         """The tasks that keep background runs going."""
         self._backoff = Backoff(first=1.0, cap=60.0)
@@ -144,19 +145,28 @@ class Supervisor:
 
     @contextmanager
     def place(self) -> Generator[None, None, None]:
-        """Hold the place of a run that is to be started when this is left, while its input is still gathered."""
+        """Hold the place of a run that is to be started when this is left, while its input is still gathered.
+
+        A stop ends the wait for that input: then it raises `Stopping`.
+        """
         self.check(limited=True)
-        self._places += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._gathering.add(task)
         try:
             yield
+        except asyncio.CancelledError:
+            if task in self._gathering or task.uncancel():  # it was not the stop that cancelled it, or not alone
+                raise
+            raise Stopping from None
         finally:
-            self._places -= 1
+            self._gathering.discard(task)
 
     def check(self, *, limited: bool = False) -> None:
         """Raise what `start` would raise."""
         if self.phase is not Phase.SERVING:
             raise Stopping
-        if limited and len(self._limited) + self._places >= self.max_runs:
+        if limited and len(self._limited) + len(self._gathering) >= self.max_runs:
             raise TooManyRuns(self.max_runs)
 
     def work(
@@ -237,6 +247,8 @@ class Supervisor:
         return Report.of([summary for summary in self._ended if summary.run in open_at_start])
 
     def _enter(self, phase: Phase) -> None:
+        while self._gathering:
+            self._gathering.pop().cancel()
         for run in list(self.runs.values()):
             if phase is Phase.DRAINING:
                 run.drain()
