@@ -9,7 +9,7 @@ from aiohttp import web
 from penstock.observe import PenstockCollector, registry_for
 from penstock_http.context import CONTEXT, Context
 from penstock_http.expectation import check_expectation, leave_to_handler
-from penstock_http.openapi import openapi
+from penstock_http.openapi.document import openapi
 from penstock_http.problems import answer_problems
 from penstock_http.routes import bulk, dead_letters, flows, graphs, health, metrics
 

@@ -9,11 +9,11 @@ from penstock.errors import TooManyRuns
 from penstock.observe import Requests
 from penstock.runtime import Supervisor
 from penstock.settings import Settings
-from penstock_http.catalogue import Catalogue
-from penstock_http.entries import Entry
+from penstock_http.catalogue.catalogue import Catalogue
+from penstock_http.catalogue.entries import Entry
+from penstock_http.catalogue.reload import Reloading
+from penstock_http.catalogue.revision import Revision
 from penstock_http.problems import Refused
-from penstock_http.reload import Reloading
-from penstock_http.revision import Revision
 
 
 class Context(Struct, frozen=True, eq=False):

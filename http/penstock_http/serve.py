@@ -22,14 +22,14 @@ from penstock.runtime import Phase, Supervisor
 from penstock.services.web import HttpClient
 from penstock.settings import Settings, SettingsError, add_flags, load_settings
 from penstock_http.app import make_app
-from penstock_http.catalogue import Catalogue
-from penstock_http.changes import watch_files
+from penstock_http.catalogue.catalogue import Catalogue
+from penstock_http.catalogue.changes import watch_files
+from penstock_http.catalogue.places import Places
+from penstock_http.catalogue.receipts import Receipt
+from penstock_http.catalogue.reload import Reloading
 from penstock_http.context import Context
 from penstock_http.limits import ACCEPTS, BACKLOG, Connection, Descriptors, listen
-from penstock_http.places import Places
 from penstock_http.previous_stop import RunningMark
-from penstock_http.receipts import Receipt
-from penstock_http.reload import Reloading
 from penstock_http.signals import hangups, install_signals, reload_when
 from penstock_http.starting import built_in, loader
 

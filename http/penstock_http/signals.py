@@ -11,7 +11,7 @@ import structlog
 
 from penstock.runtime import Event, Phase, Supervisor
 from penstock.settings import Settings
-from penstock_http.reload import Reloading
+from penstock_http.catalogue.reload import Reloading
 
 MOMENT = 0.01
 """Seconds until a signal that came too soon after the one before is looked at again."""

@@ -14,8 +14,8 @@ from penstock.runtime import Every, Once
 from penstock.services import Service
 from penstock.services.web import HttpClient, http_service
 from penstock.settings import Settings
-from penstock_http.loading import Loader
-from penstock_http.revision import Offer
+from penstock_http.catalogue.loading import Loader
+from penstock_http.catalogue.revision import Offer
 
 
 def loader(settings: Settings) -> Loader:

@@ -84,10 +84,10 @@ def application_resources() -> Any:
     """What the application answers, read from its router."""
     from penstock.observe import PenstockCollector, Reloads, Requests, Watched
     from penstock.runtime import Supervisor
-    from penstock_http.catalogue import Catalogue
+    from penstock_http.catalogue.catalogue import Catalogue
+    from penstock_http.catalogue.places import Places
+    from penstock_http.catalogue.reload import Reloading
     from penstock_http.context import Context
-    from penstock_http.places import Places
-    from penstock_http.reload import Reloading
     from penstock_http.starting import loader
 
     async def make() -> Any:

@@ -18,10 +18,10 @@ from penstock.observe import Reloads
 from penstock.runtime import Event, Every, Run, Supervisor
 from penstock.sinks import Discard, Outcomes
 from penstock.sources import generated, ticks
-from penstock_http.catalogue import REMOVED, Catalogue
-from penstock_http.entries import KEPT
-from penstock_http.receipts import Receipt, Verdict
-from penstock_http.revision import Offer, State
+from penstock_http.catalogue.catalogue import REMOVED, Catalogue
+from penstock_http.catalogue.entries import KEPT
+from penstock_http.catalogue.receipts import Receipt, Verdict
+from penstock_http.catalogue.revision import Offer, State
 
 
 def offered(flow: Flow[Any], digest: str = "1", source: str = "a.yaml") -> Offer:

@@ -20,12 +20,12 @@ from penstock.runtime import Supervisor
 from penstock.settings import Settings
 from penstock.testing import run
 from penstock_http.app import make_app
-from penstock_http.catalogue import Catalogue
+from penstock_http.catalogue.catalogue import Catalogue
+from penstock_http.catalogue.places import Places
+from penstock_http.catalogue.reload import Reloading
+from penstock_http.catalogue.revision import Offer
 from penstock_http.context import Context
-from penstock_http.openapi import document
-from penstock_http.places import Places
-from penstock_http.reload import Reloading
-from penstock_http.revision import Offer
+from penstock_http.openapi.document import document
 from penstock_http.starting import loader
 from service.conftest import Serve
 from service.processes import Process, serving, until

@@ -16,11 +16,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from penstock_http.knobs import Knobs
-from penstock_http.simulate import command, simulated
+from penstock_http.simulation.command import command, simulated
+from penstock_http.simulation.knobs import Knobs
 
 ROOT = Path(__file__).parents[2]
-COMMAND = "import sys; from penstock_http.simulate import command; sys.exit(command(sys.argv[1:]))"
+COMMAND = "import sys; from penstock_http.simulation.command import command; sys.exit(command(sys.argv[1:]))"
 
 
 @asynccontextmanager

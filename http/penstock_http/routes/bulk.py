@@ -15,12 +15,12 @@ from penstock.sinks import Form, Lines, Ndjson, ServerSentEvents, Sink
 from penstock.sources import Source, from_iterable, generated, ndjson
 from penstock_http import negotiation
 from penstock_http.arrays import read_array
+from penstock_http.catalogue.revision import Revision
 from penstock_http.context import CONTEXT, Context
 from penstock_http.decompression import decompressed
 from penstock_http.expectation import welcome_body
 from penstock_http.negotiation import JSON, NDJSON, SSE
 from penstock_http.problems import RETRY_SECONDS, Refused, refusal_of
-from penstock_http.revision import Revision
 from penstock_http.streaming import Collected, Output, conclude, follow
 from penstock_http.watch import Body, Pace
 

@@ -14,12 +14,12 @@ from penstock.steps import NamedStep
 from penstock_http import negotiation
 from penstock_http.access import check_put, is_trusted
 from penstock_http.body import read_body
+from penstock_http.catalogue.entries import Entry
+from penstock_http.catalogue.receipts import Receipt, Verdict
 from penstock_http.context import CONTEXT, Context
 from penstock_http.documents import json_answer
-from penstock_http.entries import Entry
 from penstock_http.expectation import welcome_body
 from penstock_http.problems import Refused
-from penstock_http.receipts import Receipt, Verdict
 from penstock_http.watch import Pace
 
 

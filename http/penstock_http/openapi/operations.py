@@ -5,7 +5,7 @@ from __future__ import annotations
 from penstock.deadletters import PAGE, PAGE_LIMIT
 from penstock_http.context import Context
 from penstock_http.negotiation import FLOWS, JSON
-from penstock_http.parts import Answers, Part, answer, operation, query, ref, refusal
+from penstock_http.openapi.parts import Answers, Part, answer, operation, query, ref, refusal
 from penstock_http.routes.graphs import TYPES
 
 _TEXTS = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from penstock_http.places import Stamp
-from penstock_http.reload import Reloading
+from penstock_http.catalogue.places import Stamp
+from penstock_http.catalogue.reload import Reloading
 
 PERIOD = 1.0
 """Seconds between two looks."""

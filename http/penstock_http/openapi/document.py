@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from penstock_http.bulk_operations import bulk
 from penstock_http.context import CONTEXT, Context
 from penstock_http.negotiation import JSON
-from penstock_http.operations import put_flow, readings
-from penstock_http.parts import HEADERS, Part, head_of
+from penstock_http.openapi.bulk import bulk
+from penstock_http.openapi.operations import put_flow, readings
+from penstock_http.openapi.parts import HEADERS, Part, head_of
 
 ABOUT = """\
 Items in, results out, both as streams. Whatever is refused is refused with a problem document (RFC 9457). Beside the \
@@ -40,7 +40,7 @@ def document(context: Context) -> Part:
         "tags": [{"name": name} for name in ("bulk", "dead letters", "flows", "health")],
         "paths": paths,
         "components": {
-            "schemas": msgspec.json.decode(files("penstock_http").joinpath("schemas.json").read_bytes()) | types,
+            "schemas": msgspec.json.decode(files("penstock_http.openapi").joinpath("schemas.json").read_bytes()) | types,
             "headers": HEADERS,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "PENSTOCK_TOKEN"}},
         },

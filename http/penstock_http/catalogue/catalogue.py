@@ -9,11 +9,11 @@ from penstock.deadletters import now
 from penstock.errors import PenstockError, Stopping
 from penstock.observe import Reloads
 from penstock.runtime import Phase, Supervisor
-from penstock_http.changeover import Changeover
-from penstock_http.clashes import clashes
-from penstock_http.entries import Entry, shared
-from penstock_http.receipts import Fault, Receipt, Verdict, faults_of, refused
-from penstock_http.revision import Offer, Revision, State
+from penstock_http.catalogue.changeover import Changeover
+from penstock_http.catalogue.clashes import clashes
+from penstock_http.catalogue.entries import Entry, shared
+from penstock_http.catalogue.receipts import Fault, Receipt, Verdict, faults_of, refused
+from penstock_http.catalogue.revision import Offer, Revision, State
 
 REMOVED = 100
 """Flows that were removed and are still remembered, with their numbers."""

@@ -17,8 +17,8 @@ from penstock.errors import StoreError, describe
 from penstock.flow import Worker
 from penstock.runtime import Supervisor
 from penstock.sources import Source
-from penstock_http.entries import Entry
-from penstock_http.revision import Revision, State
+from penstock_http.catalogue.entries import Entry
+from penstock_http.catalogue.revision import Revision, State
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from penstock.settings import Settings
+from penstock_http.catalogue.revision import Revision
 from penstock_http.negotiation import ENCODINGS, JSON, NDJSON, SAME, SSE
-from penstock_http.parts import Answers, Part, answer, either, header, operation, query, ref, refusal
-from penstock_http.revision import Revision
+from penstock_http.openapi.parts import Answers, Part, answer, either, header, operation, query, ref, refusal
 from penstock_http.routes.bulk import SAMPLES
 
 NAMED = ("Penstock-Run", "Penstock-Revision")

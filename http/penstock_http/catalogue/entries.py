@@ -9,8 +9,8 @@ from typing import Any
 
 from penstock.flow import Flow
 from penstock.services import Service
-from penstock_http.receipts import Receipt
-from penstock_http.revision import Revision, State
+from penstock_http.catalogue.receipts import Receipt
+from penstock_http.catalogue.revision import Revision, State
 
 KEPT = 20
 """Revisions of a flow that are remembered; those that still have runs are kept beyond it."""

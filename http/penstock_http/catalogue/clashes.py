@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from penstock_http.receipts import Fault
-from penstock_http.revision import Offer, Revision
+from penstock_http.catalogue.receipts import Fault
+from penstock_http.catalogue.revision import Offer, Revision
 
 FLOWS = 1000
 """Flows that may be known at once."""

@@ -10,9 +10,9 @@ import structlog
 
 from penstock.complaints import complain
 from penstock.observe import set_up_logs
-from penstock_http.knobs import Knobs
 from penstock_http.limits import CannotListen
-from penstock_http.simulation import make_app, simulated
+from penstock_http.simulation.knobs import Knobs
+from penstock_http.simulation.services import make_app, simulated
 
 __all__ = ["Knobs", "command", "make_app", "simulated"]
 

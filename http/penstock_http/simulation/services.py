@@ -22,7 +22,7 @@ import msgspec
 from aiohttp import web
 
 from penstock.orders import INVENTORY_SECONDS, PRICING_SECONDS
-from penstock_http.knobs import Knobs
+from penstock_http.simulation.knobs import Knobs
 
 LARGEST_ID = 2**53
 """What every JSON reader takes for the number that was meant."""

@@ -12,9 +12,9 @@ from msgspec import Struct
 from penstock.errors import FlowError
 from penstock.files.load import FlowFile
 from penstock.flow import Flow
-from penstock_http.places import Places, Stamp
-from penstock_http.receipts import Receipt, faults_of, refused
-from penstock_http.revision import Offer
+from penstock_http.catalogue.places import Places, Stamp
+from penstock_http.catalogue.receipts import Receipt, faults_of, refused
+from penstock_http.catalogue.revision import Offer
 
 T = TypeVar("T")
 

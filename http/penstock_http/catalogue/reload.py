@@ -13,12 +13,12 @@ from msgspec import Struct
 
 from penstock.deadletters import now
 from penstock.errors import Stopping
-from penstock_http.catalogue import Catalogue
-from penstock_http.loading import Found, Late, Loader, in_time, look
-from penstock_http.places import Places, Stamp
+from penstock_http.catalogue.catalogue import Catalogue
+from penstock_http.catalogue.loading import Found, Late, Loader, in_time, look
+from penstock_http.catalogue.places import Places, Stamp
+from penstock_http.catalogue.receipts import Receipt, Verdict, faults_of, mistake_document, refused
+from penstock_http.catalogue.revision import Offer
 from penstock_http.problems import Refused
-from penstock_http.receipts import Receipt, Verdict, faults_of, mistake_document, refused
-from penstock_http.revision import Offer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -1,0 +1,1 @@
+"""`/openapi.json`: what the service answers, said for programs."""
