@@ -40,7 +40,7 @@ def document(context: Context) -> Part:
         "tags": [{"name": name} for name in ("bulk", "dead letters", "flows", "health")],
         "paths": paths,
         "components": {
-            "schemas": msgspec.json.decode(files("penstock_http.openapi").joinpath("schemas.json").read_bytes()) | types,
+            "schemas": msgspec.json.decode(files(__package__).joinpath("schemas.json").read_bytes()) | types,
             "headers": HEADERS,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "PENSTOCK_TOKEN"}},
         },
