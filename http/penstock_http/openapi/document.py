@@ -21,6 +21,8 @@ Items in, results out, both as streams. Whatever is refused is refused with a pr
 refusals named here, an unknown path gets 404, another method 405, and what is no valid HTTP 400. A stream \
 without an end record was cut."""
 
+SCHEMAS = files("penstock_http.openapi").joinpath("schemas.json")
+
 
 async def openapi(request: web.Request) -> web.Response:
     """The description."""
@@ -40,7 +42,7 @@ def document(context: Context) -> Part:
         "tags": [{"name": name} for name in ("bulk", "dead letters", "flows", "health")],
         "paths": paths,
         "components": {
-            "schemas": msgspec.json.decode(files(__package__).joinpath("schemas.json").read_bytes()) | types,
+            "schemas": msgspec.json.decode(SCHEMAS.read_bytes()) | types,
             "headers": HEADERS,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "PENSTOCK_TOKEN"}},
         },
