@@ -192,7 +192,7 @@ def _starve(server: Process, open_ones: list[Client], stack: ExitStack) -> None:
     waiting = [stack.enter_context(server.connect()) for _ in range(30)]
     try:
         server.event("http.cannot_accept")
-        time.sleep(2.5)
+        time.sleep(2.5)  # long enough for a line too many
         assert 1 <= len(server.said("http.cannot_accept")) <= 4
         open_ones[0].request("GET", "/health/live")
         assert open_ones[0].answer().complete().json() == {"status": "live"}

@@ -143,7 +143,11 @@ def _checked(rules: dict[str, Any]) -> dict[str, Any]:
         msgspec.json.Decoder(_hint(hinted))
     except re.error as error:
         raise ValueError(f"the pattern is no regular expression: {error}") from error
-    except (TypeError, NotImplementedError, OverflowError) as error:
+    except (
+        TypeError,
+        NotImplementedError,
+        OverflowError,
+    ) as error:  # all that msgspec raises
         raise ValueError(f"these rules do not fit together: {error}") from error
     return rules if "type" in rules else rules | ({"type": name} if name != "any" else {})
 
