@@ -18,25 +18,21 @@ penstock COMMAND --help tells more; penstock --version tells the version.
 """
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of writing that tell of no room."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code: 0 all well, 1 something failed or a stop was forced, 2 wrong usage."""
     words = sys.argv[1:] if arguments is None else arguments
-    if getattr(sys, "stderr", None) is None:  # it was closed (`2>&-`); a file opened next would take its place
+    # A stream that was closed (`>&-`) gets its place back before another file takes it: the lowest is given first.
+    closed = getattr(sys, "stdout", None) is None
+    if closed:  # writing to it fails, as to a full disk
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+    if getattr(sys, "stderr", None) is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
-    if not words or words[0] in ("-h", "--help", "help"):
-        sys.stdout.write(USAGE)
-        return 0 if words else 2
-    if words[0] in ("-V", "--version"):
-        from importlib.metadata import version  # late, as all that `--help` does not need
-
-        sys.stdout.write(f"penstock {version('penstock')}\n")
-        return 0
-    command = find_command(words[0])
-    if command is None:
-        sys.stderr.write(f"penstock: there is no command {words[0]!r}\n\n{USAGE}")
-        return 2
     try:
-        return command(words[1:])
+        return _run(words)
     except KeyboardInterrupt:
         return 1
     except BrokenPipeError:
@@ -44,10 +40,35 @@ def main(arguments: list[str] | None = None) -> int:
         _leave_output()
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or error.filename is not None:
+        unwritable = error.errno in FULL or (closed and error.errno == errno.EBADF)
+        if not unwritable or error.filename is not None:
             raise
         _leave_output()
-        return complain(words[0], f"the output cannot be written: {error.strerror}")
+        return complain(words[0] if words else "--help", f"the output cannot be written: {error.strerror}")
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        return _print(USAGE, 0 if words else 2)
+    if words[0] in ("-V", "--version"):
+        from importlib.metadata import version  # late, as all that `--help` does not need
+
+        return _print(f"penstock {version('penstock')}\n", 0)
+    command = find_command(words[0])
+    if command is None:
+        sys.stderr.write(f"penstock: there is no command {words[0]!r}\n\n{USAGE}")
+        return 2
+    try:
+        return command(words[1:])
+    except SystemExit:
+        sys.stdout.flush()  # help that cannot be written is told as all output is, not by Python's end
+        raise
+
+
+def _print(text: str, code: int) -> int:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    return code
 
 
 def _leave_output() -> None:

@@ -27,7 +27,9 @@ COMMANDS = {
     "schema": Command("print the JSON Schema of flow files, for editors", "penstock.files.schema_command:command"),
     "dead-letters": Command("look at what failed: list, show", "penstock.deadletters.command:command"),
     "simulate": Command("serve the simulated pricing and inventory services over HTTP"),
-    "completion": Command("print what a shell needs to complete all this", "penstock.runner.completion:command"),
+    "completion": Command(
+        "print what a shell needs to complete all this", "penstock.runner.completion_command:command"
+    ),
 }
 
 

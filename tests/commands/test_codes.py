@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,3 +29,17 @@ def test_a_file_with_mistakes_has_the_code_that_the_help_names(command: str, cod
     (tmp_path / "f.yaml").write_text("flow: f\nky: id\n")
     port = ("--port", "0") if command == "serve" else ()
     assert run(tmp_path, command, "f.yaml", *port)[0] == code
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")
+@pytest.mark.parametrize("words", ["--help", "--version", "serve --help", "check f.yaml", "schema", "completion zsh"])
+@pytest.mark.parametrize("output", [">/dev/full", ">&-"])
+def test_output_that_cannot_be_written_is_said_in_a_line(words: str, output: str, tmp_path: Path) -> None:
+    """A full disk, or a stream that was closed: exit code 1, no traceback."""
+    (tmp_path / "f.yaml").write_text("flow: f\n")
+    line = f'"{sys.executable}" -m penstock {words} {output}'
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, check=False)
+    (said,) = process.stderr.decode().splitlines()
+    assert "the output cannot be written" in said
+    assert process.returncode == 1

@@ -12,7 +12,7 @@ from msgspec import msgpack
 from penstock.deadletters.child import Child
 from penstock.deadletters.committer import Tell
 from penstock.deadletters.rows import Columns
-from penstock.deadletters.wire import Answer, Opening, Refusal, Work, error_of, framed
+from penstock.deadletters.wire import Answer, Opening, Refusal, Request, error_of, framed
 from penstock.deadletters.writer import Numbers, Place
 from penstock.errors import StoreError, WriterEnded, WriterNotStarted, describe
 
@@ -69,7 +69,7 @@ class Apart:
     def work(self, loads: list[bytes], *, look_again: bool, tell: Tell) -> None:
         """Send a piece of work, to a new process if there is none."""
         self._tell, self._writes = tell, bool(loads)
-        request = b"".join([framed(Work(len(loads), look_again)), *loads])
+        request = b"".join([framed(Request(len(loads), look_again)), *loads])
         if self._child is not None:
             self._child.send(request)
             return

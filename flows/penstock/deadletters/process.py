@@ -15,7 +15,7 @@ from typing import NoReturn
 from msgspec import msgpack
 
 from penstock.deadletters.rows import Columns
-from penstock.deadletters.wire import Answer, Opening, Refusal, Work, fault_of, framed, take
+from penstock.deadletters.wire import Answer, Opening, Refusal, Request, fault_of, framed, take
 from penstock.deadletters.writer import Writer
 from penstock.errors import StoreError
 
@@ -44,9 +44,9 @@ def write_all(line: socket.socket) -> NoReturn:
     columns = msgpack.Decoder(Columns)
     try:
         while True:
-            work = msgpack.decode(take(stream), type=Work)
-            calls = [columns.decode(take(stream)) for _ in range(work.calls)]
-            errors = writer.work(calls, look_again=work.look_again)
+            request = msgpack.decode(take(stream), type=Request)
+            calls = [columns.decode(take(stream)) for _ in range(request.calls)]
+            errors = writer.work(calls, look_again=request.look_again)
             faults = [None if error is None else fault_of(error) for error in errors]
             line.sendall(framed(Answer(faults, writer.numbers)))
     finally:

@@ -23,7 +23,7 @@ class Opening(Struct):
     numbers: Numbers
 
 
-class Work(Struct):
+class Request(Struct):
     """A piece of work; as many messages follow as there are calls, with the columns of one caller each."""
 
     calls: int

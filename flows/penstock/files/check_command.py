@@ -73,18 +73,7 @@ def report(path: Path) -> dict[str, Any]:
             return {"file": str(path), "ok": True, "shared": True, "has": check_shared(path)}
         file = load(path)
     except FlowFileError as error:
-        mistakes = [
-            {
-                "file": mistake.place.file,
-                "line": mistake.place.line,
-                "column": mistake.place.column,
-                "found": mistake.found,
-                "wanted": mistake.wanted,
-                "hint": mistake.hint,
-                "text": str(mistake),
-            }
-            for mistake in error.mistakes
-        ]
+        mistakes = [mistake.document() | {"text": str(mistake)} for mistake in error.mistakes]
         return {"file": str(path), "ok": False, "mistakes": mistakes}
     return {"file": str(path), "ok": True, "flow": file.flow.name, "has": counted(file), "bound": measured(file)}
 

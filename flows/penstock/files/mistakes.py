@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from penstock.errors import FlowFileError
 from penstock.files.places import Place, Placed
@@ -29,6 +30,17 @@ class Mistake:
     def __str__(self) -> str:
         said = f"{self.found}, {self.wanted}" if self.wanted else self.found
         return f"{self.place}: {said}; {self.hint}" if self.hint else f"{self.place}: {said}"
+
+    def document(self) -> dict[str, Any]:
+        """The mistake for programs. What is not known, or needs not be said, is None."""
+        return {
+            "file": self.place.file,
+            "line": self.place.line or None,
+            "column": self.place.column or None,
+            "found": self.found,
+            "wanted": self.wanted or None,
+            "hint": self.hint,
+        }
 
 
 class Mistakes:

@@ -9,14 +9,15 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """A place in a file, shown as `file:line:column`, which editors and terminals can jump to."""
+    """A place in a file, shown as `file:line:column`, which editors and terminals can jump to; or a file as a whole."""
 
     file: str
-    line: int
-    column: int
+    line: int = 0
+    """0 for the file as a whole."""
+    column: int = 0
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
 class Placed(Protocol):

@@ -24,7 +24,7 @@ from penstock.runtime.schedule import Once, Schedule
 from penstock.runtime.stopping import Event, Phase, after
 from penstock.runtime.summary import Summary
 from penstock.runtime.totals import Totals
-from penstock.runtime.workers import Worker
+from penstock.runtime.workers import RunningWorker
 from penstock.services import Backoff, Service
 from penstock.sinks import Discard, Sink
 from penstock.turns import Turns
@@ -185,7 +185,7 @@ class Supervisor:
         """
         if (before := self.workers.get((flow.name, name))) is not None and not before.done():
             raise FlowError(f"flow {flow.name} has a worker {name!r} at work; give this one another name")
-        worker = Worker(
+        worker = RunningWorker(
             flow.name,
             name,
             lambda: self.start(flow, make_source(), Discard(), kind="worker"),

@@ -32,7 +32,7 @@ class Start(Protocol):
     def __call__(self) -> Run: ...
 
 
-class Worker:
+class RunningWorker:
     """Keeps one flow going, as long as `serving` says so. Its runs never overlap."""
 
     def __init__(

@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterable, Mapping
 
 from penstock.deadletters import now
 from penstock.errors import PenstockError, Stopping
+from penstock.files import Mistake
 from penstock.observe import Reloads
 from penstock.runtime import Phase, Supervisor
 from penstock_http.catalogue.changeover import Changeover
 from penstock_http.catalogue.clashes import clashes
 from penstock_http.catalogue.entries import Entry, shared
-from penstock_http.catalogue.receipts import Fault, Receipt, Verdict, faults_of, refused
+from penstock_http.catalogue.receipts import Receipt, Verdict, mistakes_of, refused
 from penstock_http.catalogue.revision import Offer, Revision, State
 
 REMOVED = 100
@@ -108,21 +109,21 @@ class Catalogue:
         """The number of the next revision of a flow."""
         return self.entries[name].number + 1 if name in self.entries else 1
 
-    async def _opened(self, offer: Offer, revision: Revision) -> dict[Offer, list[Fault]]:
+    async def _opened(self, offer: Offer, revision: Revision) -> dict[Offer, list[Mistake]]:
         try:
             await self._supervisor.add(revision)
         except PenstockError as error:
-            return {offer: faults_of(error, offer.source)}
+            return {offer: mistakes_of(error, offer.source)}
         return {}
 
-    def _clashes(self, offers: Iterable[Offer], leaving: Mapping[str, Offer | None]) -> dict[Offer, list[Fault]]:
+    def _clashes(self, offers: Iterable[Offer], leaving: Mapping[str, Offer | None]) -> dict[Offer, list[Mistake]]:
         return clashes(list(offers), leaving, self.active, self.entries)
 
     def _unchanged(self, offer: Offer) -> bool:
         entry = self.entries.get(offer.flow.name)
         return entry is not None and entry.active is not None and entry.active.digest == offer.digest
 
-    def _receipt(self, offer: Offer, mistakes: Collection[Fault]) -> Receipt:
+    def _receipt(self, offer: Offer, mistakes: Collection[Mistake]) -> Receipt:
         """What an offer comes to."""
         if mistakes:
             return refused(offer.flow.name, offer.source, mistakes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from penstock_http.catalogue.receipts import Fault
+from penstock.files import Mistake, Place
 from penstock_http.catalogue.revision import Offer, Revision
 
 FLOWS = 1000
@@ -16,14 +16,14 @@ RESERVED = ("dead-letters", "flows", "health")
 
 def clashes(
     offers: Iterable[Offer], leaving: Mapping[str, Offer | None], active: Iterable[Revision], known: Collection[str]
-) -> dict[Offer, list[Fault]]:
+) -> dict[Offer, list[Mistake]]:
     """The offers that cannot be beside the rest, with the reason.
 
     An offer that is refused leaves its old revision standing, beside which others may not fit either: so all is looked
     at again until nothing more is refused.
     """
     standing = list(active)
-    wrong: dict[Offer, list[Fault]] = {}
+    wrong: dict[Offer, list[Mistake]] = {}
     while True:
         coming = [offer for offer in offers if offer not in wrong]
         going = {offer.flow.name for offer in coming}
@@ -35,11 +35,11 @@ def clashes(
         wrong |= found
 
 
-def _among(coming: Iterable[Offer], paths: dict[str, str], known: Collection[str]) -> dict[Offer, list[Fault]]:
+def _among(coming: Iterable[Offer], paths: dict[str, str], known: Collection[str]) -> dict[Offer, list[Mistake]]:
     """Those of the coming flows that clash with one before them, or with the flow that has their path."""
     names = set(known)
     sources: dict[str, str] = {}
-    found: dict[Offer, list[Fault]] = {}
+    found: dict[Offer, list[Mistake]] = {}
     for offer in coming:
         name, path = offer.flow.name, served_as(offer)
         if name in sources:
@@ -56,7 +56,7 @@ def _among(coming: Iterable[Offer], paths: dict[str, str], known: Collection[str
             if path is not None:
                 paths[path] = name
             continue
-        found[offer] = [Fault(offer.source, said, hint="give it another name")]
+        found[offer] = [Mistake(Place(offer.source), said, hint="give it another name")]
     return found
 
 

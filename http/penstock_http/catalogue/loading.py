@@ -13,7 +13,7 @@ from penstock.errors import FlowError
 from penstock.files.load import FlowFile
 from penstock.flow import Flow
 from penstock_http.catalogue.places import Places, Stamp
-from penstock_http.catalogue.receipts import Receipt, faults_of, refused
+from penstock_http.catalogue.receipts import Receipt, mistakes_of, refused
 from penstock_http.catalogue.revision import Offer
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ class Found:
 
     def refuse(self, name: str, path: Path, error: BaseException) -> None:
         """Take note of what is bad."""
-        self.bad.append(refused(name, str(path), faults_of(error, str(path))))
+        self.bad.append(refused(name, str(path), mistakes_of(error, str(path))))
 
 
 def look(loader: Loader, places: Places, names: Mapping[Path, str], stamp: Stamp) -> Found:
@@ -99,7 +99,7 @@ def look(loader: Loader, places: Places, names: Mapping[Path, str], stamp: Stamp
             found.offers[offer] = path
             found.read.update(files)
     if found.bad:  # what is wrong may stand in a file that is used, which is not known then
-        found.read.update(stamp, (Path(fault.file) for receipt in found.bad for fault in receipt.mistakes))
+        found.read.update(stamp, (Path(mistake.place.file) for receipt in found.bad for mistake in receipt.mistakes))
     # What changes while it is read is found by the next look, because it does not have this stamp any more.
     found.stamp = {path: before.get(path, after) for path, after in places.stamp(found.read).items()}
     return found

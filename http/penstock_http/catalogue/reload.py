@@ -16,7 +16,7 @@ from penstock.errors import Stopping
 from penstock_http.catalogue.catalogue import Catalogue
 from penstock_http.catalogue.loading import Found, Late, Loader, in_time, look
 from penstock_http.catalogue.places import Places, Stamp
-from penstock_http.catalogue.receipts import Receipt, Verdict, faults_of, mistake_document, refused
+from penstock_http.catalogue.receipts import Receipt, Verdict, mistakes_of, refused
 from penstock_http.catalogue.revision import Offer
 from penstock_http.problems import Refused
 
@@ -66,7 +66,7 @@ class Reloading:
             try:
                 found = await in_time(self._look)
             except Late as late:
-                bad = [refused(name, str(path), faults_of(late, str(path))) for path, name in self._names.items()]
+                bad = [refused(name, str(path), mistakes_of(late, str(path))) for path, name in self._names.items()]
                 return self._tell(cause, bad)
             return await self._take(cause, found)
 
@@ -87,7 +87,7 @@ class Reloading:
             try:
                 offer = await in_time(lambda: self._loader.of_text(text, file))
             except (Exception, SystemExit) as error:  # as for files
-                receipt = refused(name, "PUT", faults_of(error, file))
+                receipt = refused(name, "PUT", mistakes_of(error, file))
                 if not dry:
                     self._catalogue.refuse(receipt)
             else:
@@ -144,6 +144,6 @@ class Reloading:
         }
         log.info("flows.reloaded", cause=cause, flows=outcomes)
         for receipt in receipts:
-            for fault in receipt.mistakes:
-                log.warning("flows.mistake", flow=receipt.flow, **mistake_document(fault))
+            for mistake in receipt.mistakes:
+                log.warning("flows.mistake", flow=receipt.flow, **mistake.document())
         return receipts
