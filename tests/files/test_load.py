@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from laws.plans import results
+from laws.virtual import results
 from penstock import from_iterable
 from penstock.errors import FlowFileError
 from penstock.files import load, loads

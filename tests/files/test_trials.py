@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from files.trying import DELIVERED, ORDERS, Folder, cases, found, verdict
-from laws.plans import Spy, flow_of, plans
+from laws.building import flow_of
+from laws.doubles import Spy
+from laws.plans import plans
 from penstock import Backoff, Flow, Service
 from penstock.element import Outcome
 from penstock.errors import FlowError, RunError

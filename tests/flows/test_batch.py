@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from laws.plans import quiet, results, summary_of
+from laws.virtual import quiet, results, summary_of
 from penstock import Flow, Service, from_iterable
 from penstock.operators import batch
 from penstock.sinks import Discard

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from reactivex import Observable, Subject, throw
 from reactivex import operators as ops
 
-from laws.plans import quiet, summary_of
 from laws.test_steps import send
+from laws.virtual import quiet, summary_of
 from penstock import Flow, from_iterable, operators
 from penstock.element import Element, Ledger, Outcome
 from penstock.errors import FlowError

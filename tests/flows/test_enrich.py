@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laws.plans import quiet, results, summary_of
+from laws.virtual import quiet, results, summary_of
 from penstock import Flow, Service, from_iterable
 from penstock.deadletters import Filter, MemoryStore
 from penstock.services import NONE

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from laws.plans import quiet, results, summary_of
+from laws.virtual import quiet, results, summary_of
 from penstock import Flow, from_iterable
 from penstock.deadletters import Filter, MemoryStore
 from penstock.operators import flat_map

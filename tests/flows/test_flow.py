@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reactivex import operators as ops
 
-from laws.plans import quiet, results
+from laws.virtual import quiet, results
 from penstock import Flow, Service, When, from_iterable, ndjson
 from penstock.errors import FlowError, RunError
 from penstock.outlets import Nowhere

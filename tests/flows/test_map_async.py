@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laws.plans import results
+from laws.virtual import results
 from penstock import Flow, Service
 from penstock.services import NONE
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from laws.plans import quiet
+from laws.virtual import quiet
 from penstock import Flow, Service, from_iterable
 from penstock.deadletters import MemoryStore
 from penstock.orders import orders_flow

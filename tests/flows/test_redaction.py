@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from laws.plans import quiet
+from laws.virtual import quiet
 from penstock import Flow, from_iterable
 from penstock.deadletters import Filter, Letter, MemoryStore
 from penstock.errors import FlowError

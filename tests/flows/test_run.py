@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from laws.plans import quiet, within
+from laws.virtual import quiet, within
 from penstock import Flow, from_async_iterable, from_iterable
 from penstock.deadletters import Filter, Letter, MemoryStore
 from penstock.errors import ReaderGone, StoreError

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from laws.plans import within
+from laws.virtual import within
 from penstock import Flow, from_iterable
 from penstock.errors import FlowError
 from penstock.runtime import Cron, Every, Once, Schedule, Supervisor

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from laws.plans import quiet, within
+from laws.virtual import quiet, within
 from penstock import Flow, from_iterable
 from penstock.errors import FlowError, Stopping, TooManyRuns
 from penstock.runtime import Event, Every, Phase, Report, Supervisor

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laws.plans import summary_of
+from laws.virtual import summary_of
 from penstock import Flow
 from penstock.operators import throttle
 

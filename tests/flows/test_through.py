@@ -11,7 +11,7 @@ import pytest
 from reactivex import Subject
 from reactivex import operators as ops
 
-from laws.plans import quiet, results, summary_of
+from laws.virtual import quiet, results, summary_of
 from penstock import Flow, from_async_iterable, from_iterable, ndjson
 from penstock.deadletters import Filter, Letter, MemoryStore
 from penstock.runtime import Summary

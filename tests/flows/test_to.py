@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from laws.plans import quiet, timers, within
+from laws.virtual import quiet, timers, within
 from penstock import Flow, from_async_iterable, from_iterable, operators
 from penstock.outlets import Outlet, Valve
 from penstock.outlets.valve import _VALVES, GRACE

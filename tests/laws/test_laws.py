@@ -13,20 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from laws.plans import (
-    ATTEMPTS,
-    BACKOFF,
-    FATES,
-    LATE,
-    PLAIN,
-    READING_ALL,
-    TIMEOUT,
-    Plan,
-    StepPlan,
-    plans,
-    play,
-    within,
-)
+from laws.building import ATTEMPTS, BACKOFF, LATE, TIMEOUT
+from laws.plans import FATES, PLAIN, READING_ALL, Plan, StepPlan, plans
+from laws.playing import play
+from laws.virtual import within
 from penstock import Flow, Service, from_async_iterable, from_iterable
 from penstock.deadletters import MemoryStore
 from penstock.element import Element, Ledger, Outcome

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from laws.plans import within
+from laws.virtual import within
 from penstock import Flow, from_iterable
 from penstock.deadletters import MemoryStore
 from penstock.errors import ReaderGone

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from laws.plans import within
+from laws.virtual import within
 from penstock import Flow, from_async_iterable, from_iterable, ndjson
 from penstock.deadletters import Filter, MemoryStore
 from penstock.errors import FeedClosed, SourceBroke

@@ -15,7 +15,7 @@ from reactivex import Observable, Observer
 from reactivex import operators as ops
 from structlog.testing import capture_logs
 
-from laws.plans import timers, within
+from laws.virtual import timers, within
 from penstock import operators
 from penstock.deadletters import Letter, MemoryStore, new_id, now
 from penstock.element import Element, Outcome, Step

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from laws.plans import quiet, within
+from laws.virtual import quiet, within
 from penstock import Flow, Service, from_iterable
 from penstock.deadletters import Filter
 from penstock.errors import Stopping
