@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 Value = dict[str, Any]
 
-
 FATES = ("ok", "slow", "fail", "refuse", "flaky", "hang")
 """`refuse` fails at the first attempt, `flaky` only at it."""
 SOURCES = ("iterable", "async", "broken", "ndjson", "backpressure", "drop_oldest", "drop_newest", "fail")
