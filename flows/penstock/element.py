@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from msgspec import Struct
 from reactivex import Observable
 
-from penstock.errors import SettledTwice, Unsettled, describe
+from penstock.errors import SettledTwice, describe
 from penstock.window import Window
 
 T = TypeVar("T")
@@ -73,8 +73,8 @@ class Element(Struct, Generic[T], eq=False, gc=False):
     the element pass untouched until the end of the flow settles it. At the end nothing decided is a success too. A
     part, made by `flat_map`, has a `parent`, and the parent is settled when all its parts are.
 
-    The garbage collector does not look at elements (`gc=False`): nothing that they refer to refers back to them, and
-    there are many.
+    The garbage collector does not look at elements (`gc=False`), for there are many. So nothing that they refer to may
+    refer back to them, or it is never freed.
     """
 
     value: T
@@ -113,7 +113,10 @@ class Element(Struct, Generic[T], eq=False, gc=False):
         return element
 
     def expand(self, released: Callable[[int], None]) -> None:
-        """Begin to replace this element by parts; `released` is told how many of them were settled."""
+        """Begin to replace this element by parts; `released` is told how many of them were settled.
+
+        It must not belong to anything that refers to elements: see above.
+        """
         self.family = Family(released)
 
     def add_part(self, value: Any) -> Element[Any]:
@@ -291,11 +294,6 @@ class Ledger:
         self._lettered = 0
         self.settled[CANCELLED] += self.in_flight
         self.window.clear()
-
-    def check_empty(self) -> None:
-        """Raise `Unsettled` if an element is still open."""
-        if self.in_flight:
-            raise Unsettled(self.in_flight)
 
     def _settle_part(self, parent: Element[Any], outcome: Outcome) -> None:
         family = parent.family

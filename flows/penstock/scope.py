@@ -24,6 +24,9 @@ T = TypeVar("T")
 CANCEL_SECONDS = 5.0
 """How long a cancelled task may take to end before it is given up (and reported)."""
 
+CLOSE_SECONDS = 2 * CANCEL_SECONDS
+"""How long the parts of a run may take to close. Each may have tasks of its own to cancel first."""
+
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds, in seconds, of a step's duration buckets."""
 
@@ -185,21 +188,27 @@ class Scope(AsyncIOScheduler):
                 call()
 
     def hear_out(self) -> None:
-        """Take note now of tasks that ended in this turn of the event loop; it would tell of them in the next one."""
+        """Take note of tasks that ended in this turn of the event loop, which tells of them in the next one only.
+
+        So their faults are known before the run is closed.
+        """
         for task in [task for task in self._tasks if task.done()]:
             self._ended(task)
 
     async def aclose(self) -> list[str]:
-        """Cancel what is left of the run and wait for its end; returns the names of tasks that refuse to end."""
+        """Cancel what is left of the run and wait for its end; returns the names of what refuses to end."""
         self._closing = True
         for task in self._tasks:
             task.cancel()
-        if waits := [wait for call in self._close_calls for wait in call()]:
-            await asyncio.wait(waits)  # side by side: each may take CANCEL_SECONDS
+        late: set[asyncio.Future[Any]] = set()
+        if waits := [wait for call in self._close_calls for wait in call()]:  # side by side
+            _, late = await asyncio.wait(waits, timeout=CLOSE_SECONDS)
+            for wait in late:
+                wait.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
         self._let_go()
-        return [task.get_name() for task in self._tasks if not task.done()]
+        return [_name(task) for task in (*late, *self._tasks) if not task.done()]
 
     def _let_go(self) -> None:
         """Refer no longer to those who refer to this scope.
@@ -243,6 +252,12 @@ class BranchScope(Scope):
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         return self._run.spawn(work, name)
 
+    def begin_source(self, name: str) -> bool:
+        return self._run.begin_source(name)
+
+    def break_source(self, error: RunError) -> None:
+        self._run.break_source(error)
+
     def on_drain(self, call: Callable[[], object]) -> None:
         self._run.on_drain(call)
 
@@ -251,6 +266,10 @@ class BranchScope(Scope):
 
     def close_input(self) -> None:
         """Other branches may need further input."""
+
+
+def _name(work: asyncio.Future[Any]) -> str:
+    return work.get_name() if isinstance(work, asyncio.Task) else "closing"
 
 
 def _pass_over(_: BaseException) -> None:

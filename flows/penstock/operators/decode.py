@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from penstock.element import Element, Step
-from penstock.errors import Invalid, Malformed, TooLarge
+from penstock.errors import Invalid, Malformed
 from penstock.operators.each import each
 
 A = TypeVar("A")
@@ -42,10 +42,10 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
                 continue
             value: Any = element.value
             try:
-                if type(value) is bytes:
+                if isinstance(value, bytes):
+                    if type(value) is not bytes and (refusal := getattr(value, "refusal", None)) is not None:
+                        raise refusal
                     element.value = value = read(value)
-                elif isinstance(value, bytes):
-                    raise getattr(value, "refusal", None) or TooLarge(len(value), len(value))
                 if opened:
                     convert(value, wanted)
                     if to_fractions is not None:

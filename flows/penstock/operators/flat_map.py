@@ -87,6 +87,21 @@ class Unfolding:
         return value
 
 
+class Room:
+    """Room for parts. Elements refer to it, so it must not refer to any: see `Element.expand`."""
+
+    __slots__ = ("free", "stirred")
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+        self.stirred = asyncio.Event()
+
+    def released(self, parts: int) -> None:
+        """Parts were settled."""
+        self.free += parts
+        self.stirred.set()
+
+
 class Expansion:
     """Makes the parts of one run, as far as there is room for them.
 
@@ -106,13 +121,12 @@ class Expansion:
     ) -> None:
         self._name = name
         self._function = function
-        self._room = max_parts
+        self._room = Room(max_parts)
         self._observer = observer
         self._scope = scope
         self._waiting: list[tuple[Path, Unfolding]] = []
         """A heap: the next one first."""
         self._arrivals = count()
-        self._stirred = asyncio.Event()
         self._ended = False
 
     def on_next(self, elements: list[Element[Any]]) -> None:
@@ -124,14 +138,14 @@ class Expansion:
                 heappush(self._waiting, (place, Unfolding(element)))
             else:
                 passing.append(element)
-        self._stirred.set()
+        self._room.stirred.set()
         if passing:
             self._observer.on_next(passing)
 
     def on_completed(self) -> None:
         """No further element will come."""
         self._ended = True
-        self._stirred.set()
+        self._room.stirred.set()
 
     async def run(self) -> None:
         """Expand one element after the other, or the earliest first."""
@@ -141,12 +155,12 @@ class Expansion:
                     return
                 await asyncio.sleep(0)
             else:
-                self._stirred.clear()
-                await self._stirred.wait()
+                self._room.stirred.clear()
+                await self._room.stirred.wait()
         self._observer.on_completed()
 
     def _may_go_on(self, element: Element[Any]) -> bool:
-        return self._room > 0 or (self._scope.ordered and (element.family is None or not element.family.open))
+        return self._room.free > 0 or (self._scope.ordered and (element.family is None or not element.family.open))
 
     def _go_on(self, unfolding: Unfolding) -> list[Element[Any]]:
         """The next parts of an element, as many as there is room for; the element itself if it has none."""
@@ -160,23 +174,19 @@ class Expansion:
                 element.outcome = element.outcome or FILTERED
                 heappop(self._waiting)
                 return [element]
-            element.expand(self._released)
+            element.expand(self._room.released)
         parts: list[Element[Any]] = []
-        room = max(self._room, 1)
+        room = max(self._room.free, 1)
         while unfolding.following is not _END and len(parts) < room:
             value = unfolding.next()
             parts.append(part := element.add_part(value))
             if isinstance(value, Broken):
                 part.fail(self._name, value.error)
-        self._room -= len(parts)
+        self._room.free -= len(parts)
         if unfolding.following is _END:
             element.end_parts()
             heappop(self._waiting)
         return parts
-
-    def _released(self, parts: int) -> None:
-        self._room += parts
-        self._stirred.set()
 
 
 class Broken:

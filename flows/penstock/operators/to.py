@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from penstock.element import Element, Step
 from penstock.operators.stage import Next, enter, measure, staged
 from penstock.outlets import Outlet, Valve
-from penstock.scope import Scope
+from penstock.scope import CANCEL_SECONDS, Scope
 
 A = TypeVar("A")
 
@@ -64,6 +64,8 @@ class Delivery:
         self._task: asyncio.Task[None] | None = None
         self._ended = False
         self._valves: list[Valve] = []
+        self._names = [outlet.name or name for outlet in outlets]
+        """What failures of each outlet are called."""
         for outlet in outlets:
             valve = Valve.of(outlet)
             scope.on_close(partial(_leave, valve))
@@ -102,8 +104,15 @@ class Delivery:
         if len(self._valves) == 1:
             answers = [await self._valves[0].write(values, self._timeout)]
         else:
-            answers = await asyncio.gather(*(valve.write(values, self._timeout) for valve in self._valves))
-        for valve, refusals in zip(self._valves, answers, strict=True):
+            writes = [asyncio.ensure_future(valve.write(values, self._timeout)) for valve in self._valves]
+            try:
+                answers = await asyncio.gather(*writes)
+            finally:  # when the reader of one is gone, the others are not to write on without a run
+                if left := [write for write in writes if not write.done()]:
+                    for write in left:
+                        write.cancel()
+                    await asyncio.wait(left, timeout=CANCEL_SECONDS)
+        for outlet, refusals in zip(self._names, answers, strict=True):
             for element, refusal in zip(group, refusals or (), strict=False):
                 if refusal is not None and element.outcome is None:
-                    element.fail(valve.name or self._name, refusal)
+                    element.fail(outlet, refusal)

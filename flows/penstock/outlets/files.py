@@ -35,7 +35,7 @@ class FileOutlet:
     path: str
     format: Format
     fields: tuple[str, ...] | None
-    name: str
+    name: str = field(compare=False)
     _file: OpenFile | None = field(repr=False, compare=False)
     _closed: Whole | None = field(repr=False, compare=False)
 

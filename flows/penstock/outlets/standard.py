@@ -30,7 +30,7 @@ class StandardOutput:
     format: Format
     fields: tuple[str, ...] | None
     descriptor: int
-    name: str
+    name: str = field(compare=False)
     _writer: Writer = field(repr=False, compare=False)
     _rest: bytes = field(repr=False, compare=False)
 
@@ -51,12 +51,14 @@ class StandardOutput:
         """Write values; returns for each that cannot be written why."""
         data, refusals = self._writer.write(values)
         await self._finish_line()
-        start = 0
+        start = row = 0
         try:
             while start < len(data):
                 end = data.rfind(b"\n", start, start + PIECE) + 1 or start + PIECE
                 start += await send(self.descriptor, data[start:end])
-                self._rest = b"" if data[start - 1 : start] == b"\n" else _line_from(data, start)
+                while row < start:
+                    row = self._end_of_row(data, row)
+                self._rest = data[start:row]
         except BrokenPipeError:
             raise ReaderGone from None
         self._rest = b""
@@ -69,6 +71,13 @@ class StandardOutput:
                 await self._finish_line()
         except (TimeoutError, ReaderGone):
             self._rest = b""
+
+    def _end_of_row(self, data: bytes, start: int) -> int:
+        """The position behind the row that begins at `start`; in CSV a newline inside of quotes ends none."""
+        end = data.find(b"\n", start) + 1
+        while self.format is Format.CSV and data.count(b'"', start, end) % 2:
+            end = data.find(b"\n", end) + 1
+        return end
 
     async def _finish_line(self) -> None:
         try:
@@ -110,8 +119,3 @@ async def send(descriptor: int, piece: bytes) -> int:
     finally:
         loop.remove_writer(descriptor)
     return os.write(descriptor, piece)
-
-
-def _line_from(data: bytes, start: int) -> bytes:
-    """What is left of a line."""
-    return data[start : data.find(b"\n", start) + 1]

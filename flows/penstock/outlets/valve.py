@@ -56,11 +56,6 @@ class Valve:
         valve.users += 1
         return valve
 
-    @property
-    def name(self) -> str:
-        """What failures of the outlet are called; empty if it does not say."""
-        return self.outlet.name
-
     async def write(self, values: Sequence[Any], seconds: float) -> Sequence[Exception | None] | None:
         """Write values when it is their turn; returns what the outlet says about each, or what it raised, for all.
 

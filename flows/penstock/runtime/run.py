@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,7 +16,16 @@ from reactivex.disposable import CompositeDisposable
 
 from penstock.deadletters import Letter, Store, Stores, new_id, now
 from penstock.element import Element, Outcome, message_of
-from penstock.errors import AnswerTooLarge, BoundBroken, PenstockError, ReaderGone, RunError, SourceBroke, describe
+from penstock.errors import (
+    AnswerTooLarge,
+    BoundBroken,
+    PenstockError,
+    ReaderGone,
+    RunError,
+    SourceBroke,
+    Unsettled,
+    describe,
+)
 from penstock.operators import dead_letter
 from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan
@@ -147,10 +157,16 @@ class Run:
         finally:
             summary = await self._close()
             if self._own_stores:
-                await self._stores.aclose()
+                await self._close_stores()
             if self._on_end is not None:
                 self._on_end(self, summary)
         return summary
+
+    async def _close_stores(self) -> None:
+        try:
+            await self._stores.aclose()
+        except PenstockError as error:  # what was told as stored is stored
+            self._log.error("store.not_closed", error=describe(error))
 
     async def _live(self) -> None:
         where = self.plan.dead_letters
@@ -180,15 +196,9 @@ class Run:
             self.reason = "failed" if self.error else self._drain_reason if self.scope.draining else "completed"
         self._wires.dispose()
         stuck = await self.scope.aclose()
-        if (over := getattr(self._source, "over", None)) is not None:  # not all Observables have it
-            over(self.ledger)
-        self._sink.close()
-        if self.error is None and not self._aborted:
-            try:
-                self.ledger.check_empty()
-                self._check_bound()
-            except RunError as error:
-                self.error, self.reason = error, "failed"
+        self._tell_over()
+        if self.error is None and not self._aborted and (broken := self._broken_law()) is not None:
+            self._fail(broken)
         self.ledger.close()
         self.totals.end(self, self.reason or "failed")
         self.scope.turns.end()
@@ -196,6 +206,31 @@ class Run:
         with suppress(Exception):  # a log that breaks must not keep the run from its end
             self._log_end(summary, stuck)
         return summary
+
+    def _tell_over(self) -> None:
+        """Tell source and sink that the run is over. One that breaks over it does not keep the run from its end."""
+        over = getattr(self._source, "over", None)  # not all Observables have it
+        calls: list[Callable[[], object]] = [self._sink.close]
+        if over is not None:
+            calls.insert(0, partial(over, self.ledger))
+        for call in calls:
+            try:
+                call()
+            except Exception as error:
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Take note of what went wrong at the end. The first error and the reason of an abort stay."""
+        self.error = self.error or error
+        if not self._aborted:
+            self.reason = "failed"
+
+    def _broken_law(self) -> RunError | None:
+        """A bug that the accounts show: an element that was not settled, or a bound that did not hold."""
+        if self.ledger.in_flight:
+            return Unsettled(self.ledger.in_flight)
+        held, bound = self.window.highest + self.ledger.most_parts, self.plan.bound
+        return BoundBroken(held, bound) if bound is not None and held > bound else None
 
     def _log_end(self, summary: Summary, stuck: list[str]) -> None:
         if stuck:
@@ -212,12 +247,6 @@ class Run:
             self._log.warning("run.source_broke", error=describe(late))
         dropped = {"dropped": self.ledger.dropped} if self.ledger.dropped else {}
         self._log.info("run.ended", **summary.facts(), **dropped)
-
-    def _check_bound(self) -> None:
-        """Raise `BoundBroken` if more was ever held than the flow says it can."""
-        held, bound = self.window.highest + self.ledger.most_parts, self.plan.bound
-        if bound is not None and held > bound:
-            raise BoundBroken(held, bound)
 
     def _summary(self) -> Summary:
         settled = self.ledger.settled

@@ -135,6 +135,7 @@ class Lane:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        self._count(self.jobs)
         self.jobs, self.answers, self.began = [], [], []
         self._done, self._fault = _nobody, None  # who waits for answers refers to this lane: see Scope._let_go
         return self._bulkhead.leave(self)
@@ -171,11 +172,13 @@ class Lane:
             if caller.since < now:  # one that waits for its moment begins later
                 caller.since = now
         self.began.clear()
-        if self.closed or not self.jobs:
+        if not self.jobs:
             return
         jobs, answers = self.jobs, self.answers
         self.jobs, self.answers = [], []
-        self._bulkhead.succeeded += len(jobs) - self.failed
+        self._count(jobs)
+        if self.closed:
+            return
         if self.retried:
             jobs = [job.element if type(job) is Again else job for job in jobs]
         try:
@@ -184,6 +187,11 @@ class Lane:
             self.fault(error)
         finally:
             self.failed = 0
+
+    def _count(self, jobs: Sequence[Any]) -> None:
+        """Count answers that came, whoever is left to hear them; those that are `Failed` are counted already."""
+        if jobs:
+            self._bulkhead.succeeded += len(jobs) - self.failed
 
     def fault(self, error: BaseException) -> None:
         """The step broke, or its service in a way that is no failure of an element."""

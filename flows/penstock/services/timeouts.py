@@ -48,4 +48,4 @@ class Timeouts:
                 caller.time_out()
                 caller.since = loop.time()
         if busy:
-            self.look_after(min(caller.since for caller in busy), loop)
+            self.look_after(min(now, *(caller.since for caller in busy)), loop)

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from reactivex import Observable
 
-from penstock.element import Element, Ledger
+from penstock.element import Ledger
 from penstock.errors import BufferOverflow, FeedClosed, OtherThread
 from penstock.sources.source import Intake, Source
 
@@ -134,7 +134,7 @@ class Feed(Source[T], Generic[T]):
         while True:
             await intake.room()
             if self._buffer:
-                self._give_out(intake)
+                await self._give_out(intake)
                 await asyncio.sleep(0)
             elif self._error is not None:
                 raise self._error
@@ -155,11 +155,12 @@ class Feed(Source[T], Generic[T]):
         else:
             self._ledger.drop(1)
 
-    def _give_out(self, intake: Intake[T]) -> None:
-        count = intake.take(len(self._buffer))
-        taken = [self._buffer.popleft() for _ in range(count)]
-        self._left.set()
-        intake.give_out([Element(value, seq, intake.ledger, value) for seq, value in enumerate(taken, intake.seq)])
+    async def _give_out(self, intake: Intake[T]) -> None:
+        share = await intake.share(len(self._buffer))
+        if count := intake.take(share):
+            taken = [self._buffer.popleft() for _ in range(count)]
+            self._left.set()
+            intake.give_out(intake.number(taken))
 
 
 def from_observable(

@@ -12,6 +12,8 @@ from penstock.sources.source import Intake, Source
 
 T = TypeVar("T")
 
+NEGATIVE = "there cannot be {!r} values; count from 0 on"
+
 SLICE = 256
 """Elements made in one go before the event loop gets its turn."""
 
@@ -121,7 +123,7 @@ class Ticks(Source[int]):
 def generated(count: int, make: Callable[[int], T]) -> Source[T]:
     """A source of `count` values: `make(1)`, `make(2)` … `make(count)`. `make` is plain and quick."""
     if count < 0:
-        raise ValueError(f"there cannot be {count!r} values; count from 0 on")
+        raise ValueError(NEGATIVE.format(count))
     return Generated(count, make)
 
 
@@ -132,4 +134,6 @@ def ticks(seconds: float, count: int | None = None) -> Source[int]:
     """
     if not seconds > 0:
         raise ValueError(f"ticks need a time above 0 seconds between them, got {seconds!r}")
+    if count is not None and count < 0:
+        raise ValueError(NEGATIVE.format(count))
     return Ticks(seconds, count)

@@ -81,9 +81,23 @@ class Intake(Generic[T]):
         """What to subscribe to other Observables with."""
         return self._scope
 
-    def take(self, count: int) -> int:
-        """Take credits for as many of `count` elements as there are now; they have to be emitted at once."""
-        return self._scope.window.take(count)
+    async def share(self, most: int) -> int:
+        """How many of `most` elements may be given out now: fewer while other runs begin, which get a turn first."""
+        if self.seq < LARGE or not self._scope.turns.are_wanted(self._scope.loop.time()):
+            return most
+        if not self._share:
+            await step_aside()
+            self._share = SHARE
+        return min(most, self._share)
+
+    def take(self, count: int, sizes: Sequence[int] | None = None, start: int = 0) -> int:
+        """Take credits for as many of `count` elements as there are now; they have to be emitted at once.
+
+        `sizes` are the bytes of elements, of which the first of these is at `start`.
+        """
+        taken = self._scope.window.take(count, sizes, start)
+        self._share = max(0, self._share - taken)
+        return taken
 
     async def room(self) -> int:
         """Wait until at least one element may be emitted; returns how many."""
@@ -104,36 +118,31 @@ class Intake(Generic[T]):
 
     def on_close(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have `call` awaited when the run is over, however it ended."""
-        self._scope.on_close(lambda: [asyncio.ensure_future(call())])
+        scope = self._scope
+        scope.on_close(lambda: [scope.loop.create_task(call(), name=f"{scope.name}:closing")])
 
     async def send(self, values: Sequence[T], sizes: Sequence[int] | None = None) -> None:
         """Emit values in order, as many at a time as there are credits for, and fewer while other runs begin.
 
         A value larger than the whole window is let go of, and its element goes on as failed.
         """
-        scope, window = self._scope, self._scope.window
+        window = self._scope.window
         start = 0
         while start < len(values):
             if sizes is not None and sizes[start] > window.bytes:
                 await self._refuse(values[start], sizes[start])
                 start += 1
                 continue
-            most = len(values) - start
-            if self.seq >= LARGE and scope.turns.are_wanted(scope.loop.time()):
-                if not self._share:
-                    await step_aside()
-                    self._share = SHARE
-                most = min(most, self._share)
-            taken = window.take(most, sizes, start)
-            self._share = max(0, self._share - taken)
+            taken = self.take(await self.share(len(values) - start), sizes, start)
             if not taken:
                 await window.room()
                 continue
             stop = start + taken
-            self.give_out(self._number(values[start:stop], sizes[start:stop] if sizes is not None else None))
+            self.give_out(self.number(values[start:stop], sizes[start:stop] if sizes is not None else None))
             start = stop
 
-    def _number(self, values: Sequence[T], sizes: Sequence[int] | None) -> list[Element[T]]:
+    def number(self, values: Sequence[T], sizes: Sequence[int] | None = None) -> list[Element[T]]:
+        """The elements of values, with the next numbers."""
         ledger = self.ledger
         if sizes is None:
             return [Element(value, seq, ledger, value) for seq, value in enumerate(values, self.seq)]
@@ -166,7 +175,8 @@ class Intake(Generic[T]):
     def stop(self, task: asyncio.Task[Any]) -> None:
         """End the task of the source: at once where it waits, or with the emission that it is in the middle of.
 
-        (Cancelled there it would be struck at its next wait, or, if it had none left, at its end: as if it had failed.)
+        Cancelled during an emission it would get the cancel at its next wait, or as it returns, and look as if it had
+        failed. `give_out` sees that the input was closed, and ends it.
         """
         if not self._emitting:
             task.cancel()
