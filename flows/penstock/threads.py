@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -26,3 +29,25 @@ async def in_thread(call: Callable[[], T]) -> T:
         future.exception()  # looked at, or asyncio would complain that nobody did
         raise cancelled
     return future.result()
+
+
+def in_own_thread(call: Callable[[], T], name: str) -> asyncio.Future[T]:
+    """Make a blocking call that may hang, in a thread that nobody shares, and that the end of the process ends."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at, whoever still waits
+
+    def tell(done: Callable[[], None]) -> None:
+        if not future.done():
+            done()
+
+    def work() -> None:
+        try:
+            done = partial(future.set_result, call())
+        except BaseException as error:  # SystemExit too: it is whoever waits that is to hear of it
+            done = partial(future.set_exception, error)
+        with suppress(RuntimeError):  # the event loop was closed meanwhile
+            loop.call_soon_threadsafe(tell, done)
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return future

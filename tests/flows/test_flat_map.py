@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
+import weakref
 from typing import Any
 
 import pytest
@@ -136,3 +139,20 @@ def test_room_for_no_part_is_refused() -> None:
     """The message has the value."""
     with pytest.raises(ValueError, match="got 0"):
         flat_map(range, max_parts=0)
+
+
+def test_an_aborted_run_with_open_parts_is_freed() -> None:
+    """The collector does not see through elements, so those that wait to be parted must not be held by their parts."""
+
+    async def main() -> Any:
+        flow = Flow("f").flat_map(lambda _: itertools.count(), name="endless").map_async(asyncio.sleep)
+        started = flow.start(from_iterable(range(1, 10)), Discard())
+        scope = weakref.ref(started.scope)
+        await asyncio.sleep(0.5)
+        started.abort()
+        await started.finished
+        return scope
+
+    scope = quiet(main())
+    gc.collect()
+    assert scope() is None

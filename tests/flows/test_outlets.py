@@ -398,6 +398,30 @@ def test_a_slow_reader_holds_the_write_back_and_a_cancel_leaves_no_half_of_a_lin
     assert [json.loads(line) for line in lines] == [*values[: len(lines) - 1], "next"]
 
 
+def test_a_cancel_leaves_no_half_of_a_row_whose_cells_have_lines() -> None:
+    """A newline inside of quotes ends no row."""
+    cell = "a" * 100_000 + "\n" + "b" * 10_000
+
+    async def main(writer: int, reader: int) -> bytes:
+        outlet = StandardOutput("csv", descriptor=writer)
+        task = asyncio.ensure_future(outlet.write([{"text": cell, "id": "1"}]))
+        while not full(writer):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        taken = bytearray()
+        following = asyncio.ensure_future(outlet.write([{"text": "next", "id": "2"}]))
+        while not following.done():
+            taken += os.read(reader, 1 << 20)
+            await asyncio.sleep(0.001)
+        return bytes(taken)
+
+    taken, rest = piped(main)
+    rows = list(csv.reader(io.StringIO((taken + rest).decode(), newline="")))
+    assert rows == [["text", "id"], [cell, "1"], ["next", "2"]]
+
+
 def full(writer: int) -> bool:
     """Whether a pipe has no room."""
     import select

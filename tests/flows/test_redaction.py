@@ -50,6 +50,29 @@ def test_redacted_fields_are_nowhere_in_a_letter(value: Any) -> None:
     assert letter.step == "refuse"
 
 
+@pytest.mark.parametrize("write", [repr, json.dumps], ids=["python", "json"])
+def test_an_error_that_quotes_a_value_does_not_tell_it(write: Any) -> None:
+    """Python and JSON write some characters in another way."""
+    secret = "12\\34-TOP'SECRET\n5678"
+
+    def quote(value: Any) -> Any:
+        raise ValueError(f"cannot take {write(value['card'])}")
+
+    (letter,) = letters_of(Flow("f").map(quote), {"card": secret}, redact=["card"])
+    quoted = write(secret)
+    assert letter.message == f"cannot take {quoted[0]}[redacted]{quoted[-1]}"
+
+
+def test_the_end_of_a_long_message_does_not_tell_half_of_a_value() -> None:
+    """It is cut off in the middle of it."""
+
+    def quote(value: Any) -> Any:
+        raise ValueError("x" * 1990 + value["card"])
+
+    (letter,) = letters_of(Flow("f").map(quote), {"card": SECRET * 4}, redact=["card"])
+    assert letter.message == "x" * 1990 + "[redacted]"
+
+
 class Card(Struct):
     """An answer that is no dict."""
 

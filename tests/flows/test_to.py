@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from structlog.testing import capture_logs
 
 from laws.virtual import quiet, timers, within
 from penstock import Flow, from_async_iterable, from_iterable, operators
-from penstock.outlets import Outlet, Valve
+from penstock.errors import ReaderGone
+from penstock.outlets import FileOutlet, Outlet, Valve
 from penstock.outlets.valve import _VALVES, GRACE
 from penstock.runtime import Run, Summary
 from penstock.scope import CANCEL_SECONDS
@@ -518,3 +520,38 @@ def test_no_outlet_and_no_time_are_refused() -> None:
         operators.to()
     with pytest.raises(ValueError, match="got 0"):
         operators.to(Shelf(), timeout=0)
+
+
+def test_an_outlet_whose_reader_is_gone_leaves_no_other_at_work() -> None:
+    """The run has ended as left then: what others were writing is cancelled, and they are closed."""
+
+    class Gone(Shelf):
+        async def write(self, values: Sequence[Any]) -> Any:
+            raise ReaderGone
+
+    slow = Shelf(seconds=8)
+
+    async def main() -> tuple[str, float, int]:
+        loop = asyncio.get_running_loop()
+        summary = await flow_of(Gone(), slow).start(from_iterable([1]), Discard()).finished
+        return summary.reason, loop.time(), len(asyncio.all_tasks())
+
+    assert quiet(main()) == ("left", 0, 1)
+    assert (slow.calls, slow.kept) == (["open", "close"], [])
+
+
+def test_one_file_under_two_names_is_one_place(tmp_path: Path) -> None:
+    """They share it; each has its own name in failures."""
+
+    def fits(name: str) -> FileOutlet:
+        outlet = FileOutlet(tmp_path / "all.ndjson")
+        outlet.name = name
+        return outlet
+
+    async def main() -> dict[int, Result]:
+        return await gathered(flow_of(fits("a"), fits("b")), [1, object()])
+
+    with capture_logs():
+        came = asyncio.run(main())
+    assert (came[0].failure, came[1].failure and came[1].failure.step) == (None, "a")
+    assert (tmp_path / "all.ndjson").read_text() == "1\n1\n"

@@ -25,7 +25,7 @@ from penstock.operators.each import each
 from penstock.runtime import Supervisor
 from penstock.scope import CANCEL_SECONDS
 from penstock.sinks import Discard, Lines
-from penstock.sources import ndjson
+from penstock.sources import Feed, ndjson
 from penstock.testing import run
 from penstock.turns import ASIDE, LARGE, LATELY, SHARE, Turns
 from penstock.window import Window
@@ -430,6 +430,33 @@ def test_a_huge_run_steps_aside_for_a_small_one() -> None:
     assert ok == 10
     assert taken <= 2 * SHARE
     assert most <= SHARE
+
+
+def test_a_feed_steps_aside_as_all_sources_do() -> None:
+    """A full buffer is no reason to give all of it out while others begin."""
+
+    async def main() -> int:
+        together: list[int] = []
+        spy = each("spy", lambda elements: together.append(len(elements)))
+        supervisor = Supervisor()
+        feed: Feed[int] = Feed(4 * LARGE, "drop_oldest")
+        huge = supervisor.start(Flow("f", elements=4 * LARGE).step(spy), feed, Discard())
+        for value in range(2 * LARGE):
+            feed.push(value)
+        while huge.ledger.received < LARGE:
+            await asyncio.sleep(0)
+        await supervisor.start(Flow("f"), from_iterable(range(10)), Discard()).finished
+        together.clear()
+        for value in range(2 * LARGE):
+            feed.push(value)
+        while not together:
+            await asyncio.sleep(0)
+        huge.abort()
+        await huge.finished
+        return max(together)
+
+    with capture_logs():
+        assert run(within(100, main())) <= SHARE
 
 
 def test_stepping_aside_is_paid_for_once_a_share() -> None:

@@ -261,6 +261,26 @@ def test_cancelled_calls_are_counted_as_such() -> None:
     assert run(main()) == {"ok": 0, "error": 0, "timeout": 0, "cancelled": 3}
 
 
+def test_answers_that_nobody_waits_for_are_counted() -> None:
+    """Calls that swallow their cancelling have ended well, whoever left; no call is in no account."""
+
+    async def deaf(value: Any) -> Any:
+        try:
+            await asyncio.sleep(FOREVER)
+        except asyncio.CancelledError:
+            return value
+
+    async def main() -> dict[str, int]:
+        service = Service("s", deaf)
+        asking = Asking(service)
+        asking.ask(*range(5))
+        await asyncio.sleep(0.5)
+        await asking.lane.aclose()
+        return service.results
+
+    assert run(main()) == {"ok": 5, "error": 0, "timeout": 0, "cancelled": 0}
+
+
 def test_a_service_serves_one_event_loop_after_another() -> None:
     """Nothing of a loop stays in a service once its lanes are closed."""
     service = Service("s", echo, max_in_flight=2, timeout=5)

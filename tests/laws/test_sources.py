@@ -16,6 +16,7 @@ from laws.virtual import within
 from penstock import Flow, from_async_iterable, from_iterable, ndjson
 from penstock.deadletters import Filter, MemoryStore
 from penstock.errors import FeedClosed, SourceBroke
+from penstock.flow import When
 from penstock.runtime import Run, Summary
 from penstock.sinks import Discard, Lines, Sink
 from penstock.sources import Feed, Source, from_observable, generated, ticks
@@ -354,6 +355,8 @@ def test_there_cannot_be_less_than_nothing() -> None:
     """A negative count is refused, with the value."""
     with pytest.raises(ValueError, match="-1"):
         generated(-1, abs)
+    with pytest.raises(ValueError, match="-1"):
+        ticks(1, -1)
 
 
 def test_sources_of_the_same_words_are_equal() -> None:
@@ -402,3 +405,18 @@ def test_a_second_source_is_refused_by_name() -> None:
         summary = quiet(main(join))
         assert summary.reason == "failed"
         assert "one source: the source ticks is a second one" in str(summary.error)
+
+
+def test_a_second_source_in_a_branch_is_refused_too() -> None:
+    """A branch is a part of its run, which has one source."""
+
+    def join(source: Any) -> Any:
+        return reactivex.merge(source, ticks(1, 2))
+
+    async def main() -> Summary:
+        flow = Flow[int]("f").route(all=When(bool, lambda fork: fork.step(join)))
+        return await flow.start(from_iterable([1, 2]), Discard()).finished
+
+    summary = quiet(main())
+    assert summary.reason == "failed"
+    assert "the source ticks is a second one" in str(summary.error)

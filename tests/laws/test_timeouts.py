@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from laws.asking import FOREVER, Asking, answers_of, echo, others
 from penstock.errors import TimedOut
-from penstock.services import Service
+from penstock.services import NONE, Service
 from penstock.testing import JumpingLoop, run
 
 
@@ -146,3 +146,26 @@ def test_a_call_that_ignores_its_timeout_still_ends_with_its_run() -> None:
 
     assert run(main()) < 1
     assert calls == ["swallowed"]
+
+
+def test_a_pause_for_the_rate_makes_no_other_timeout_late() -> None:
+    """A caller that waits for its moment begins later; the others are looked after all the same."""
+    failed: list[int] = []
+    cut: list[float] = []
+
+    async def call(value: int) -> int:
+        if value == 0 and not failed:
+            failed.append(value)
+            await asyncio.sleep(3)
+            raise ValueError
+        if value == 1:
+            began = asyncio.get_running_loop().time()
+            try:
+                await asyncio.sleep(FOREVER)
+            finally:
+                cut.append(asyncio.get_running_loop().time() - began)
+        return value
+
+    run(answers_of(Service("s", call, rate=0.2, attempts=2, backoff=NONE, timeout=4), 0, 1))
+
+    assert cut == pytest.approx([4, 4])

@@ -437,6 +437,9 @@ def test_flows_that_were_removed_are_forgotten_one_day() -> None:
         assert len(house.catalogue.entries) == REMOVED + 1
         assert house.catalogue.entries.keys() == house.supervisor.totals.keys()
         assert "f0" in house.catalogue.entries
+        counted = {name for name, _ in house.reloads.outcomes}
+        assert counted == {"", *house.catalogue.entries}
+        assert house.reloads.outcomes["", "removed"] == 4
 
     inside(story)
 

@@ -467,3 +467,24 @@ def test_the_order_of_a_flow_is_the_default(serve: Serve, folder: Path) -> None:
     seqs = [record["seq"] for record in server.ask("GET", "/a/bulk?count=500").results]
     assert seqs == list(range(500))
     assert server.ask("GET", "/a/bulk?count=5&order=completion").end["ok"] == 5
+
+
+def test_a_module_that_hangs_keeps_no_stop_from_its_end(serve: Serve, folder: Path) -> None:
+    """The stop was not forced: all was settled, and a thread that loads is nobody's work."""
+    hanging = "import pathlib, time\npathlib.Path(__file__ + '.begun').touch()\ntime.sleep(3600)\n"
+    (folder / "hanging.py").write_text(hanging)
+    write(folder / "a.yaml", flow("a", 1))
+    server = serve(folder)
+    write(folder / "a.yaml", flow("a", 2, "  - map: 'hanging:work'\n"))
+    server.signal(signal.SIGHUP)
+    until((folder / "hanging.py.begun").exists)
+    assert server.ask("GET", "/a/bulk?count=1").end["ok"] == 1
+    assert server.stop() == 0
+
+
+def test_a_flow_that_breaks_is_no_fault_of_its_client(serve: Serve, folder: Path) -> None:
+    """500, in one piece: nothing was wrong with the request."""
+    (folder / "samples.py").write_text("def make(number):\n    raise KeyError('a bug')\n")
+    write(folder / "a.yaml", "flow: a\nsamples: 'samples:make'\n")
+    answer = serve(folder).ask("GET", "/a/bulk?count=1", Accept="application/json")
+    assert (answer.status, answer.json()["end"]["reason"]) == (500, "failed")

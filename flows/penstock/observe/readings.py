@@ -40,7 +40,12 @@ class Reloads:
         self.active: dict[str, int] = {}
         """The revision that new runs take, by flow."""
         self.outcomes: Counter[tuple[str, str]] = Counter()
-        """Flows that were loaded, by name and outcome."""
+        """Flows that were loaded, by name and outcome; the name is empty for those that are not known any more."""
+
+    def forget(self, flow: str) -> None:
+        """Count a flow among those that are not known any more."""
+        for key in [key for key in self.outcomes if key[0] == flow]:
+            self.outcomes["", key[1]] += self.outcomes.pop(key)
 
 
 class Watched(Struct, frozen=True, eq=False):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
 
 from penstock.element import Element, Failure
+from penstock.services.refusal import MESSAGE_LIMIT as LOWEST_LIMIT
 
 REDACTED = "[redacted]"
 """Stands where a value was."""
@@ -76,10 +78,23 @@ def _texts_at(value: Any, paths: list[list[str]]) -> set[str]:
 
 
 def _silent(text: str, secrets: Sequence[str]) -> str:
-    """A text that says none of the secrets; the longest first, for one may be a part of another."""
+    """A text that says none of the secrets; the longest first, for one may be a part of another.
+
+    Errors quote values as they are, as Python writes them, or as JSON; and the end of a long text is cut off.
+    """
+    cut = len(text) >= LOWEST_LIMIT
     for secret in secrets:
-        text = text.replace(secret, REDACTED)
+        for form in dict.fromkeys((secret, repr(secret)[1:-1], json.dumps(secret)[1:-1])):
+            text = text.replace(form, REDACTED)
+            if cut:
+                text = _without_end(text, form)
     return text
+
+
+def _without_end(text: str, secret: str) -> str:
+    """A text that does not end with a beginning of the secret."""
+    kept = next((n for n in range(len(secret) - 1, 0, -1) if text.endswith(secret[:n])), 0)
+    return text[: len(text) - kept] + REDACTED if kept else text
 
 
 def _plain(value: Any) -> Any:

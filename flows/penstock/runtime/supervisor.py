@@ -219,6 +219,12 @@ class Supervisor:
             run.drain()
         await asyncio.gather(*tasks, *(run.finished for run in runs), return_exceptions=True)
 
+    def forget_counts(self, flow: str) -> None:
+        """Forget what was counted for a flow that will not be run again."""
+        self.totals.pop(flow, None)
+        for worker in [worker for worker in self.restarts if worker[0] == flow]:
+            del self.restarts[worker]
+
     def signal(self, event: Event) -> Phase:
         """Take note of an event on the way down, and do what the new phase asks for."""
         phase = after(self.phase, event)

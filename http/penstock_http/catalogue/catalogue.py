@@ -169,4 +169,5 @@ class Catalogue:
             del self.entries[each]
         known = {*self.entries, *(revision.name for revision in self._coming)}
         for each in {*surplus, name} - known:
-            self._supervisor.totals.pop(each, None)
+            self._supervisor.forget_counts(each)
+            self._reloads.forget(each)

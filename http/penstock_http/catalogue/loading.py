@@ -12,6 +12,7 @@ from msgspec import Struct
 from penstock.errors import FlowError
 from penstock.files.load import FlowFile
 from penstock.flow import Flow
+from penstock.threads import in_own_thread
 from penstock_http.catalogue.places import Places, Stamp
 from penstock_http.catalogue.receipts import Receipt, mistakes_of, refused
 from penstock_http.catalogue.revision import Offer
@@ -23,19 +24,31 @@ LOADING = 60.0
 
 
 class Late(FlowError):
-    """Loading took too long. The thread that does it cannot be stopped, and goes on."""
+    """Loading takes too long. The thread that does it cannot be stopped, and goes on."""
 
     def __init__(self) -> None:
         super().__init__(f"it was not loaded within {LOADING:g} s; look at the Python modules that it names")
 
 
-async def in_time(work: Callable[[], T]) -> T:
-    """What some work gives that is done in a thread, so that streams go on meanwhile. Raises `Late`."""
-    try:
-        async with asyncio.timeout(LOADING):
-            return await asyncio.to_thread(work)
-    except TimeoutError:
-        raise Late from None
+class Loading:
+    """Work that is done beside the event loop, one after the other: one that hangs keeps only further ones waiting."""
+
+    def __init__(self) -> None:
+        self._last: asyncio.Future[Any] | None = None
+
+    async def of(self, work: Callable[[], T]) -> T:
+        """What some work gives. Raises `Late` if it takes too long, or the one before it still does."""
+        if self._last is not None:
+            await _wait_for(self._last)
+        self._last = given = in_own_thread(work, "penstock-loading")
+        await _wait_for(given)
+        return given.result()
+
+
+async def _wait_for(given: asyncio.Future[Any]) -> None:
+    await asyncio.wait((given,), timeout=LOADING)
+    if not given.done():
+        raise Late
 
 
 class Loader(Struct, frozen=True, eq=False):

@@ -14,7 +14,7 @@ from msgspec import Struct
 from penstock.deadletters import now
 from penstock.errors import Stopping
 from penstock_http.catalogue.catalogue import Catalogue
-from penstock_http.catalogue.loading import Found, Late, Loader, in_time, look
+from penstock_http.catalogue.loading import Found, Late, Loader, Loading, look
 from penstock_http.catalogue.places import Places, Stamp
 from penstock_http.catalogue.receipts import Receipt, Verdict, mistakes_of, refused
 from penstock_http.catalogue.revision import Offer
@@ -48,12 +48,13 @@ class Reloading:
         self._loader = loader
         self._built_in = built_in
         self._names: dict[Path, str] = {}
+        self._loading = Loading()
         self._turn = asyncio.Lock()
 
     async def start(self) -> list[Receipt]:
         """Read everything for the first time. All are served, or none: then some of the receipts have mistakes."""
         async with self._turn:
-            found = await in_time(self._look)
+            found = await self._loading.of(self._look)
             offers = [*self._built_in, *found.offers]
             checked = [*await self._catalogue.offer(*offers, dry=True), *found.bad]
             if any(receipt.mistakes for receipt in checked):
@@ -64,7 +65,7 @@ class Reloading:
         """Read everything again; raises `Stopping`. Bad files change nothing, a file that is gone ends its flow."""
         async with self._turn:
             try:
-                found = await in_time(self._look)
+                found = await self._loading.of(self._look)
             except Late as late:
                 bad = [refused(name, str(path), mistakes_of(late, str(path))) for path, name in self._names.items()]
                 return self._tell(cause, bad)
@@ -85,7 +86,7 @@ class Reloading:
         file = f"{name}.{format}"
         async with self._turn:
             try:
-                offer = await in_time(lambda: self._loader.of_text(text, file))
+                offer = await self._loading.of(lambda: self._loader.of_text(text, file))
             except (Exception, SystemExit) as error:  # as for files
                 receipt = refused(name, "PUT", mistakes_of(error, file))
                 if not dry:

@@ -32,7 +32,8 @@ def bulk(revision: Revision, item: Part, settings: Settings) -> Part:
         results()
         | {
             400: either(
-                refusal(400, "bad_request", "bad_parameter", "malformed", "no_array", "broken_body"), ended("failed")
+                refusal(400, "bad_request", "bad_parameter", "malformed", "no_array", "broken_body"),
+                ended("failed", because="the body broke"),
             ),
             408: either(refusal(408, "stalled"), ended("stalled")),
             413: refusal(413, "body_too_large", "answer_too_large"),
@@ -50,7 +51,7 @@ def bulk(revision: Revision, item: Part, settings: Settings) -> Part:
         f"Run sample items through the flow {name}",
         results()
         | {
-            400: either(refusal(400, "bad_request", "bad_parameter"), ended("failed")),
+            400: refusal(400, "bad_request", "bad_parameter"),
             413: refusal(413, "answer_too_large"),
         },
         parameters=[count, *forms(flow.ordered)],
@@ -79,10 +80,12 @@ def results() -> Answers:
         200: answer("Results, then the end.", *NAMED, "Content-Encoding", content=stream | {JSON: ref("Document")}),
         207: answer("In one piece, when an item failed.", *NAMED, json=ref("Document")),
         406: refusal(406, "not_acceptable"),
+        500: either(refusal(500, "broken", always=False), ended("failed", because="the flow broke")),
         503: either(refusal(503, "stopping", "too_many_runs", "store_unavailable"), ended("draining", "Retry-After")),
     }
 
 
-def ended(reason: str, *headers: str) -> Part:
+def ended(reason: str, *headers: str, because: str = "") -> Part:
     """The answer in one piece of a run that did not come to its own end."""
-    return answer(f"In one piece, when it ended as `{reason}`.", *NAMED, *headers, json=ref("Document"))
+    why = f" because {because}" if because else ""
+    return answer(f"In one piece, when it ended as `{reason}`{why}.", *NAMED, *headers, json=ref("Document"))

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, SourceBroke
 from penstock.runtime import Run, Summary
 from penstock.sinks import Form, Lines, Ndjson, ServerSentEvents, Sink
 from penstock.sources import Source, from_iterable, generated, ndjson
@@ -130,7 +130,7 @@ async def at_once(request: web.Request, start: Start, body: Body | None, pace: P
         raise refused
     results = b",".join(b"".join(output.pieces).splitlines())
     document = b'{"results":[%b],"end":%b}\n' % (results, msgspec.json.encode(summary.end()))
-    status = _status(summary)
+    status = _status(summary, body_broke=body is not None and isinstance(run.error, SourceBroke))
     headers = HEADERS | named(run) | ({"Retry-After": str(RETRY_SECONDS)} if status == 503 else {})
     return web.Response(status=status, body=document, content_type=JSON, headers=headers)
 
@@ -140,7 +140,7 @@ def named(run: Run) -> dict[str, str]:
     return {"Penstock-Run": run.id, "Penstock-Revision": str(run.revision)}
 
 
-def _status(summary: Summary) -> int:
+def _status(summary: Summary, *, body_broke: bool) -> int:
     """The status of an answer in one piece."""
     match summary.reason:
         case "completed":
@@ -148,6 +148,6 @@ def _status(summary: Summary) -> int:
         case "stalled":
             return 408
         case "failed":
-            return 400
+            return 400 if body_broke else 500
         case _:
             return 503
