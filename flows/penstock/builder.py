@@ -23,9 +23,14 @@ from penstock.services import MAX_IN_FLIGHT, Service
 from penstock.steps import NamedStep, Way, walk
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
     from penstock.flow import Flow
 
-A = TypeVar("A")
+    A = TypeVarWithDefault("A", default=Any)  # `Flow("name")` is a flow of anything
+else:
+    A = TypeVar("A")
+
 B = TypeVar("B")
 
 
@@ -81,7 +86,7 @@ class Builder(Generic[A]):
         """The flow with one step more. A name that is taken gets a number behind it."""
 
     def map(self, function: Callable[[A], B], *, name: str | None = None) -> Flow[B]:
-        """Replace each value by what a plain, quick function makes of it. What waits belongs into `map_async`."""
+        """Replace each value by what a plain, quick function makes of it. What waits belongs in `map_async`."""
         _check_plain("map", function)
         return self.with_step("map", name or name_of(function, "map"), function=function)
 
@@ -136,7 +141,7 @@ class Builder(Generic[A]):
         name: str = "enrich",
         merge: operators.Merge | None = None,
         **more: Service | Callable[[Any], Any],
-    ) -> Flow[A]:
+    ) -> Flow[Any]:
         """Ask several services side by side and merge their answers into the value by name.
 
         A dict gets a key for each, a Struct or dataclass its field of that name; `merge(value, answers)` does it for
@@ -146,6 +151,8 @@ class Builder(Generic[A]):
         """
         if _is_service(name) or _is_service(merge):
             raise FlowError("name and merge are words of enrich itself; for answers of that name: enrich({'name': …})")
+        if services is not None and not isinstance(cast(object, services), Mapping):
+            raise FlowError(f"enrich in flow {self.name} puts each answer under a name: enrich(pricing=price_of)")
         named = {**(services or {}), **more}
         if not named:
             raise FlowError(f"enrich in flow {self.name} needs at least one service: enrich(pricing=price_of)")
@@ -276,7 +283,7 @@ def _check_plain(kind: str, function: object) -> None:
     if any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in (function, called)):
         raise FlowError(
             f"{kind} needs a plain function, and {name_of(function, 'this')} is a coroutine function; "
-            "what waits belongs into map_async"
+            "what waits belongs in map_async"
         )
 
 

@@ -217,6 +217,16 @@ class ExpressionFailed(ElementError):
         self.reason = reason
 
 
+class HasClock(ElementError):
+    """An operator inside `through` waits for a moment, which no value of another stream may."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__(
+            f"the operator in step {step} waits, as delay and debounce do; `through` takes operators without a clock"
+        )
+        self.step = step
+
+
 class TooManyParts(ElementError):
     """An operator made more values of one than its step takes."""
 
@@ -405,7 +415,7 @@ class TooManyRuns(PenstockError):
     """As many runs as allowed are open."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} bulk streams are open, which is the limit; send the request again later")
+        super().__init__(f"{limit} runs are open, which is the limit; try again later")
         self.limit = limit
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from reactivex import Observable
 
 from penstock import operators, window
 from penstock.bound import Bound, bound_of
-from penstock.builder import Builder, Otherwise, When
+from penstock.builder import A, Builder, Otherwise, When
 from penstock.deadletters import Store, check_store
 from penstock.element import Element
 from penstock.errors import FlowError, RunError
@@ -23,7 +23,7 @@ from penstock.hosting import Serving, Worker
 from penstock.outlets import Outlet
 from penstock.runtime.plan import Plan
 from penstock.runtime.run import Run
-from penstock.runtime.schedule import Once, Schedule
+from penstock.runtime.schedule import Once, Schedule, check_schedule
 from penstock.runtime.summary import Summary
 from penstock.services import Service
 from penstock.sinks import Outcomes, Result, Sink
@@ -32,7 +32,6 @@ from penstock.steps import NamedStep, walk
 
 __all__ = ["Flow", "Otherwise", "Serving", "When", "Worker"]
 
-A = TypeVar("A")
 B = TypeVar("B")
 
 
@@ -68,6 +67,8 @@ class Flow(Builder[A]):
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise FlowError(f"a flow is named with letters, digits, - and _, got {self.name!r}")
+        if isinstance(cast(object, self.item), str):
+            raise FlowError(f"the second word of a flow is the type of its items; perhaps key={self.item!r}")
         if self.elements < 1 or self.bytes < 1 or self.elements % 1 or self.bytes % 1:
             raise FlowError(
                 f"flow {self.name} needs a window of at least 1 element and 1 byte, in whole numbers, "
@@ -93,6 +94,8 @@ class Flow(Builder[A]):
         """
         if isinstance(store, str):
             check_store(store)  # a URL that names no store is to be said now
+        elif not hasattr(store, "add"):
+            raise FlowError(f"dead letters of flow {self.name} need a store, such as 'sqlite:///FILE', got {store!r}")
         if isinstance(redact, str):
             raise FlowError(f"redact takes paths, several of them: redact=[{redact!r}]")
         return replace(self, store=store, redacted=tuple(redact))
@@ -107,6 +110,7 @@ class Flow(Builder[A]):
 
     def worker(self, name: str, source: Source[Any], schedule: Schedule | None = None) -> Flow[A]:
         """The same flow with one worker more, which the service runs in the background; once unless told otherwise."""
+        check_schedule(schedule)
         if any(worker.name == name for worker in self.workers):
             raise FlowError(f"flow {self.name} has two workers of the name {name!r}; give each its own")
         return replace(self, workers=(*self.workers, Worker(name, source, schedule or Once())))
@@ -180,6 +184,8 @@ class Flow(Builder[A]):
         """Start a run of its own, outside of any supervisor. `ordered` keeps the order of the input."""
         if not hasattr(source, "subscribe"):
             raise FlowError(f"flow {self.name} needs a source, such as from_iterable([…]), got {type(source).__name__}")
+        if not isinstance(cast(object, sink), Sink):
+            raise FlowError(f"flow {self.name} needs a sink, such as Discard(), got {sink!r}")
         return Run(self.plan(), source, sink, ordered=ordered)
 
     async def stream(
@@ -199,7 +205,7 @@ class Flow(Builder[A]):
             if summary.error is not None:
                 raise RunError(summary.error)
         finally:
-            run.abort()
+            run.abort("left")
             await run.finished
 
     @property

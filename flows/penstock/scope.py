@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from reactivex import abc
+from reactivex.disposable import Disposable
 from reactivex.scheduler.eventloop import AsyncIOScheduler
 
 from penstock.element import Element, Ledger
@@ -140,6 +141,14 @@ class Scope(AsyncIOScheduler):
             observer.on_completed()
         except BaseException as error:
             self._break(error)
+
+    def invoke_action(self, action: abc.ScheduledAction[Any], state: Any = None) -> abc.DisposableBase:
+        """Do what a timed operator of reactivex had scheduled; an error in it is a fault of the flow."""
+        try:
+            return super().invoke_action(action, state)
+        except BaseException as error:
+            self._break(error)
+            return Disposable()
 
     def _break(self, error: BaseException) -> None:
         self.fault(error)

@@ -10,9 +10,13 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Executor
 from contextvars import Context
 from itertools import count
 from typing import Any, TypeVar, TypeVarTuple
+
+PATIENCE = 5.0
+"""Real seconds that a call in a thread may take before the clock goes on without it."""
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -24,12 +28,14 @@ class JumpingSelector(selectors.BaseSelector):
     def __init__(self) -> None:
         self._inner = selectors.DefaultSelector()
         self.now = 0.0
+        self.threads = 0
+        """Calls in threads that have not returned."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Events that are there; with nothing to jump to (no timer), wait for one in real time."""
+        """Events that are there. With nothing to jump to (no timer), or while a thread works, wait for one."""
         if timeout is None:
             return self._inner.select(None)
-        events = self._inner.select(0)
+        events = self._inner.select(PATIENCE if self.threads and timeout > 0 else 0)
         if not events:
             self.now += max(0.0, timeout)
         return events
@@ -74,8 +80,9 @@ class Moment(float):
 class JumpingLoop(asyncio.SelectorEventLoop):
     """An event loop that starts at 0 seconds and never waits for its own timers; equal ones ring in turn.
 
-    For code that waits for timers, queues and each other. What waits for the outside (a thread, a socket) while a
-    timer runs sees the timer fire first: give such tests an ordinary loop.
+    For code that waits for timers, queues, each other, and calls in threads: files, SQLite, blocking services. While
+    such a call works no time passes, unless it takes more than 5 real seconds. What waits for a socket or another
+    process while a timer runs sees the timer fire first: give such tests an ordinary loop.
     """
 
     def __init__(self) -> None:
@@ -96,6 +103,16 @@ class JumpingLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.TimerHandle:
         """Set a timer."""
         return super().call_at(Moment.of(when, next(self._numbers)), callback, *args, context=context)
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        """Make a call in a thread, while which no time passes."""
+        future = super().run_in_executor(executor, func, *args)
+        self._selector_clock.threads += 1
+        future.add_done_callback(self._returned)
+        return future
+
+    def _returned(self, _: asyncio.Future[Any]) -> None:
+        self._selector_clock.threads -= 1
 
     def timers(self) -> list[asyncio.TimerHandle]:
         """The timers that have still to fire."""

@@ -20,13 +20,13 @@ def small(server: rig.Server, seconds: float, connections: int) -> dict[str, lis
         return rig.result(process, server)
 
 
-def during(server: rig.Server, seconds: float, connections: int, count: int) -> dict[str, list[float]]:
+def during(server: rig.Server, seconds: float, connections: int) -> dict[str, list[float]]:
     """Seconds of small requests that all fell into large uploads, one after another until enough were asked."""
     found: dict[str, list[float]] = {"GET": [], "POST": []}
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0.2:
-        with rig.client("upload", server, count=count, seconds=left + 5) as large:
-            wait_for_the_body(count)
+        with rig.client("upload", server, count=UPLOAD, seconds=left + 5) as large:
+            wait_for_the_body()
             while large.poll() is None and time.monotonic() < until:
                 for method, times in small(server, min(0.5, seconds / 8), connections).items():
                     if large.poll() is None:
@@ -36,9 +36,9 @@ def during(server: rig.Server, seconds: float, connections: int, count: int) -> 
     return found
 
 
-def wait_for_the_body(count: int) -> None:
+def wait_for_the_body() -> None:
     """The client makes its orders before it sends them."""
-    time.sleep(0.3 + count * 1.5e-6)
+    time.sleep(0.3 + UPLOAD * 1.5e-6)
 
 
 def all_figures(quick: bool, names: Sequence[str]) -> list[Figure]:
@@ -49,10 +49,9 @@ def all_figures(quick: bool, names: Sequence[str]) -> list[Figure]:
             with rig.serving([name], scale) as servers:
                 for server in servers:
                     time_for = 2.0 if quick else seconds
-                    count = UPLOAD // 2 if quick else UPLOAD
                     small(server, 1.0, connections)
                     alone = small(server, time_for / 2, connections)
-                    busy = during(server, time_for, connections, count)
+                    busy = during(server, time_for, connections)
                     figures += compared(server.name, services, alone, busy)
     return figures
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -52,7 +53,8 @@ def services(draw: st.DrawFn, *, many: bool = False) -> Service:
         case "call":
             call = named.answers if many else named.answer
             rate = draw(st.none() | RATES)
-            return Service(name, call, blocking=draw(st.booleans()), rate=rate, **limits)
+            blocking = draw(st.booleans()) and not inspect.iscoroutinefunction(call)
+            return Service(name, call, blocking=blocking, rate=rate, **limits)
         case _ if many:
             return http_batch_service(name, "http://${HOST:-h}/x", field=draw(st.none() | NAMES), **limits)
         case _:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import pathlib
 import re
+import warnings
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, NotRequired, TypedDict
@@ -85,7 +87,7 @@ def test_names_are_made_unique() -> None:
         (lambda: Flow("f").map(None), "map needs a function, got None"),
         (lambda: Flow("f").filter("value.x > 1"), "filter needs a function, got 'value.x > 1'"),
         (lambda: Flow("f").filter(asyncio.sleep), "filter needs a plain function, and sleep is a coroutine function"),
-        (lambda: Flow("f").tap(functools.partial(asyncio.sleep, 1)), "what waits belongs into map_async"),
+        (lambda: Flow("f").tap(functools.partial(asyncio.sleep, 1)), "what waits belongs in map_async"),
         (lambda: Flow("f").through(3), "through needs a function, got 3"),
         (lambda: Flow("f").step(3), "step needs a function, got 3"),
         (lambda: Flow("f").to("out.ndjson"), "to in flow f needs outlets, such as FileOutlet.*out.ndjson"),
@@ -103,6 +105,10 @@ def test_names_are_made_unique() -> None:
         (lambda: Flow("f", Item).enrich(price=str), "no field 'price' to put the answer in; give Item that field"),
         (lambda: Flow("f").enrich(price="url"), "price has to be a function or a Service, got 'url'"),
         (lambda: Flow("f").map_async(5), "map_async has to be a function or a Service, got 5"),
+        (lambda: Flow("f").dead_letters(pathlib.Path("x.db")), "need a store, such as 'sqlite:///FILE', got PosixPath"),
+        (lambda: Flow("f").start(from_iterable([1]), Discard), "needs a sink, such as Discard.*, got <class"),
+        (lambda: Flow("f", "id"), "perhaps key='id'"),
+        (lambda: Flow("f").enrich(Service("s", len)), "puts each answer under a name"),
         (lambda: Flow("f").dead_letters("redis://x"), "use sqlite:///FILE or memory"),
         (lambda: Flow("f").dead_letters("memory:").map(str), "step str comes after dead_letters.*put it before"),
     ],
@@ -425,3 +431,15 @@ def test_steps_on_branches_share_no_name_with_others() -> None:
     names = [step.name for step in walk(flow.map(len, name="a").steps)]
 
     assert names == ["a", "a-2", "a-3", "a-4"]
+
+
+def test_a_predicate_that_gives_an_awaitable_fails_its_elements() -> None:
+    """It would be true of everything."""
+
+    async def wanted(value: int) -> bool:
+        return value > 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nobody awaits it
+        came = results(Flow("f").filter(lambda value: wanted(value)), [1])
+    assert [result.failure and result.failure.type for result in came] == ["TypeError"]

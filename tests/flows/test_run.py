@@ -6,15 +6,19 @@ import asyncio
 import gc
 import weakref
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
+from reactivex import operators as ops
 from structlog.testing import capture_logs
 
 from laws.virtual import quiet, within
 from penstock import Flow, from_async_iterable, from_iterable
 from penstock.deadletters import Filter, Letter, MemoryStore
-from penstock.errors import ReaderGone, StoreError
+from penstock.errors import ReaderGone, RunError, StoreError
+from penstock.operators.each import each
 from penstock.runtime import Report, Run, Summary, Supervisor, Totals
 from penstock.scope import CLOSE_SECONDS, Scope
 from penstock.sinks import Discard, Lines
@@ -438,3 +442,56 @@ def test_a_closing_that_hangs_is_given_up_and_named() -> None:
         assert run(within(100, main())) == CLOSE_SECONDS
     (stuck,) = [entry["tasks"] for entry in logs if entry["event"] == "run.tasks_stuck"]
     assert [name.rpartition(":")[2] for name in stuck] == ["closing"]
+
+
+def test_a_stream_says_why_its_run_could_not_begin(tmp_path: Path) -> None:
+    """As one that broke in the middle does."""
+
+    async def main() -> list[Any]:
+        flow = Flow("f").dead_letters(f"sqlite:///{tmp_path}/nowhere/letters.db")
+        return [result async for result in flow.stream(from_iterable([1]))]
+
+    with capture_logs(), pytest.raises(RunError, match="there is no folder"):
+        asyncio.run(main())
+
+
+def test_who_leaves_a_stream_has_left() -> None:
+    """The log and the accounts say so, as of any reader."""
+
+    async def main() -> None:
+        async with aclosing(Flow("f").stream(from_iterable([1, 2]))) as results:
+            await anext(results)
+
+    with capture_logs() as logs:
+        run(main())
+    assert [entry["reason"] for entry in logs if entry["event"] == "run.ended"] == ["left"]
+
+
+def test_a_reader_whose_connection_broke_has_left() -> None:
+    """Sockets and aiohttp say it with an error of their own; that is no fault of the flow."""
+
+    async def broken(_: bytes) -> None:
+        raise ConnectionResetError("closing transport")
+
+    async def main() -> Summary:
+        return await Flow("f").start(from_iterable([1]), Lines(broken)).finished
+
+    with capture_logs() as logs:
+        summary = run(main())
+    assert (summary.reason, summary.error) == ("left", None)
+    assert [entry["event"] for entry in logs] == ["run.ended"]
+
+
+def test_what_breaks_behind_a_timed_operator_ends_the_run() -> None:
+    """Its timer is the run's, and so is the error."""
+
+    def bug(elements: list[Any]) -> None:
+        raise KeyError("a bug")
+
+    async def main() -> Summary:
+        flow = Flow("f").step(lambda source: source.pipe(ops.delay(0.1), each("own", bug)))
+        return await flow.start(from_iterable([1]), Discard()).finished
+
+    summary = quiet(main())
+    assert (summary.reason, summary.cancelled) == ("failed", 1)
+    assert "a bug" in str(summary.error)

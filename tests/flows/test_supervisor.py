@@ -29,7 +29,7 @@ def test_no_more_limited_runs_than_allowed() -> None:
         supervisor = Supervisor(max_runs=2)
         runs = [supervisor.start(SLOW, from_iterable([1]), Discard(), limited=True) for _ in range(2)]
         supervisor.start(SLOW, from_iterable([1]), Discard())
-        with pytest.raises(TooManyRuns, match="2 bulk streams are open"):
+        with pytest.raises(TooManyRuns, match="2 runs are open"):
             supervisor.start(SLOW, from_iterable([1]), Discard(), limited=True)
         runs[0].abort()
         await runs[0].finished
@@ -234,3 +234,18 @@ def test_a_worker_that_waits_is_no_reason_to_wait_for_it() -> None:
     _, _, report = worker(lambda: from_iterable([1]), 5, schedule=Every(1e5))
 
     assert (report.runs, report.forced) == (0, False)
+
+
+def test_a_worker_without_a_schedule_or_a_source_is_refused() -> None:
+    """When it is described: it would never run, or break for ever."""
+
+    async def main() -> None:
+        work = Supervisor().work
+        with pytest.raises(FlowError, match=r"perhaps Every\(60\)"):
+            work("a", Flow("f"), lambda: from_iterable([1]), schedule=60)  # type: ignore[arg-type]
+        with pytest.raises(FlowError, match="a function that makes a source"):
+            work("a", Flow("f"), from_iterable([1]))  # type: ignore[arg-type]
+
+    run(main())
+    with pytest.raises(FlowError, match="got 'daily'"):
+        Flow("f").worker("a", from_iterable([1]), "daily")  # type: ignore[arg-type]

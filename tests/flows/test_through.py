@@ -185,7 +185,7 @@ def test_an_operator_with_a_clock_is_refused() -> None:
     before = threading.active_count()
     seen = told(ops.delay(1.0), [1])
 
-    assert [(seq, failure.type) for seq, _, failure in seen] == [(0, "WouldBlockException"), (1, "WouldBlockException")]
+    assert [(seq, failure.type) for seq, _, failure in seen] == [(0, "HasClock"), (1, "HasClock")]
     assert threading.active_count() == before
 
 
@@ -222,3 +222,9 @@ def test_an_ordered_run_does_not_stand_still() -> None:
 def test_an_operator_that_takes_nothing_closes_the_input() -> None:
     """It completes before the first value: there is nothing to wait for."""
     assert summary_of(Flow("f").through(ops.take(0)), ticks(1)).reason == "completed"
+
+
+def test_an_operator_that_was_not_called_is_said_to_be_so() -> None:
+    """Its name without the parentheses is a function too."""
+    flow = Flow[Any]("f").through(ops.distinct_until_changed)  # type: ignore[arg-type]
+    assert "with its parentheses?" in str(summary_of(flow, [1]).error)

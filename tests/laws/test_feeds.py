@@ -244,3 +244,28 @@ def test_what_is_pushed_after_the_run_changes_no_account_of_it() -> None:
         return summary.received, feeding.ledger.received, feed.dropped
 
     assert quiet(main()) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("overflow", ["backpressure", "drop_oldest"])
+def test_what_comes_after_the_end_is_not_taken(overflow: str) -> None:
+    """Whether the run has noticed the end or not: a sender is told, what is pushed is dropped and counted."""
+
+    async def main() -> Summary:
+        feed: Feed[int] = Feed(10, overflow)
+        await feed.send(1)
+        feed.complete()
+        if overflow == "backpressure":
+            with pytest.raises(FeedClosed):
+                await feed.send(2)
+        else:
+            feed.push(2)
+        return await Flow("f").start(feed, Discard()).finished
+
+    summary = quiet(main())
+    assert (summary.ok, summary.filtered) == (1, 0 if overflow == "backpressure" else 1)
+
+
+def test_a_policy_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    """When the feed is made."""
+    with pytest.raises(ValueError, match="one of backpressure, drop_oldest, drop_newest, fail, got 'drop'"):
+        Feed(1, "drop")

@@ -9,7 +9,7 @@ import random
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -432,6 +432,20 @@ def test_blocking_calls_run_in_threads() -> None:
     """A plain function that blocks does not hold up the event loop. (Threads need a loop in real time.)"""
     service = Service("s", lambda value: (value, threading.current_thread() is threading.main_thread()), blocking=True)
     assert asyncio.run(answers_of(service, 1)) == [(1, False)]
+
+
+async def several(value: Any) -> AsyncIterator[Any]:
+    yield value
+
+
+@pytest.mark.parametrize(
+    ("call", "blocking", "reason"),
+    [(5, False, "got 5"), (several, False, "one answer"), (echo, True, "leave out blocking=True")],
+)
+def test_a_service_of_what_gives_no_answer_is_refused(call: Any, blocking: bool, reason: str) -> None:
+    """It would answer with a coroutine or a generator, which nobody awaits."""
+    with pytest.raises(TypeError, match=reason):
+        Service("s", call, blocking=blocking)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock.bound import Bound
 from penstock.errors import FlowError, FlowFileError
-from penstock.files.folders import flow_files
+from penstock.files.folders import files_of
 from penstock.files.load import FlowFile, load
 from penstock.files.pictures.facts import size
 from penstock.files.shared import check_shared, is_shared
@@ -55,15 +55,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--quiet", action="store_true", help="only mistakes")
     return parser
-
-
-def files_of(path: Path) -> list[Path]:
-    """The flow files in a directory; any other path is one itself. Raises `FlowError` for a directory without one."""
-    if not path.is_dir():
-        return [path]
-    if not (found := flow_files(path)):
-        raise FlowError(f"there is no flow file in {path}; a flow file has its name at the top: flow: NAME")
-    return found
 
 
 def report(path: Path) -> dict[str, Any]:

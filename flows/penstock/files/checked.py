@@ -33,7 +33,7 @@ class Checked(Shape):
             return MISSING
         try:
             self.check(text)
-        except (FlowError, ValueError) as error:
+        except (FlowError, ValueError, TypeError) as error:
             mistakes.add(node, str(error))
             return MISSING
         return text

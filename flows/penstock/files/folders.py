@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from penstock.errors import FlowFileError
+from penstock.errors import FlowError, FlowFileError
 from penstock.files.document import FORMATS, read_document
+
+
+def files_of(path: Path) -> list[Path]:
+    """The flow files in a directory; any other path is one itself. Raises `FlowError` for a directory without one."""
+    if not path.is_dir():
+        return [path]
+    if not (found := flow_files(path)):
+        raise FlowError(f"there is no flow file in {path}; a flow file has its name at the top: flow: NAME")
+    return found
 
 
 def flow_files(folder: Path) -> list[Path]:

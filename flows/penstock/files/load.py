@@ -48,7 +48,7 @@ class FlowFile:
 def load(path: str | Path, *, environment: Mapping[str, str] = os.environ) -> FlowFile:
     """The flow in a file of YAML, JSON or TOML. Raises `FlowFileError` with every mistake."""
     path = Path(path)
-    beside = path.with_name(f"{path.stem}.test{path.suffix}")
+    beside = path.parent / f"{path.stem}.test{path.suffix}"
     tests = beside if beside.exists() else None
     return loads(text_of(path), path, environment=environment, tests=tests)
 
@@ -130,7 +130,7 @@ class _Reading:
         for name, chosen in self._all("services", parts).items():
             try:
                 made[name] = service_of(name, chosen, self._environment)
-            except (FlowError, ValueError) as error:
+            except (FlowError, ValueError, TypeError) as error:
                 self._mistakes.add(chosen.at, str(error))
         return made
 

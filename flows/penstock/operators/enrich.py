@@ -236,4 +236,6 @@ def merged(value: Any, answers: dict[str, Any]) -> Any:
         return msgspec.structs.replace(value, **answers)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.replace(value, **answers)
-    raise TypeError(f"enrich does not know how to merge answers into a {type(value).__name__}; give it merge=")
+    raise TypeError(
+        f"enrich does not know how to merge answers into a value of type {type(value).__name__}; give it merge="
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import isawaitable
 from typing import Any, TypeVar
 
 from penstock.element import FILTERED, Element, Step
@@ -26,8 +27,13 @@ def filter(predicate: Callable[[A], object], *, name: str | None = None) -> Step
         for element in elements:
             if element.outcome is None:
                 try:
-                    if not predicate(element.value):
+                    verdict = predicate(element.value)
+                    if not verdict:
                         element.outcome = FILTERED
+                    elif verdict is not True and isawaitable(verdict):
+                        raise TypeError(
+                            "the predicate gave an awaitable, which is always true; what waits is for map_async"
+                        )
                 except Exception as error:
                     element.fail(name, error)
 

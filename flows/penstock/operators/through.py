@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 from reactivex import Observable, Subject, abc
 from reactivex.disposable import CompositeDisposable, SerialDisposable
+from reactivex.internal.exceptions import WouldBlockException
 from reactivex.scheduler import ImmediateScheduler
 
 from penstock.element import FILTERED, Element, Step
-from penstock.errors import TooManyParts, Unattributed
+from penstock.errors import FlowError, HasClock, TooManyParts, Unattributed
 from penstock.scope import Scope
 
 A = TypeVar("A")
@@ -123,7 +124,12 @@ class Passage:
         self._input: Subject[Any] = Subject()
         self._values = []
         self._error = None
-        self.inner.disposable = self._operator(self._input).subscribe(
+        output = self._operator(self._input)
+        if not hasattr(output, "subscribe"):
+            raise FlowError(
+                f"the operator in step {self._name} gave no Observable; is it called, with its parentheses?"
+            )
+        self.inner.disposable = output.subscribe(
             self._on_value, self._on_error, self._on_finish, scheduler=ImmediateScheduler.singleton()
         )
         if self._finished:  # it takes nothing at all
@@ -133,6 +139,8 @@ class Passage:
         self._open = True
         try:
             push()
+        except WouldBlockException:
+            self._error = HasClock(self._name)
         except Exception as error:
             self._error = error
         self._open = False

@@ -89,6 +89,13 @@ class Cron:
 Schedule: TypeAlias = Once | Every | Cron
 
 
+def check_schedule(schedule: object) -> None:
+    """Raise `FlowError` for what is no schedule, and is not None."""
+    if schedule is not None and not isinstance(schedule, Once | Every | Cron):
+        perhaps = f"; perhaps Every({schedule!r})" if isinstance(schedule, int | float) else ""
+        raise FlowError(f"a schedule is Once(), Every(seconds) or Cron(expression), got {schedule!r}{perhaps}")
+
+
 def zone_named(name: str) -> ZoneInfo:
     """A time zone by its name. Raises `FlowError` for an unknown one, with the nearest that there is."""
     try:

@@ -20,7 +20,7 @@ from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
 from penstock.runtime.report import Report
 from penstock.runtime.run import Run
-from penstock.runtime.schedule import Once, Schedule
+from penstock.runtime.schedule import Once, Schedule, check_schedule
 from penstock.runtime.stopping import Event, Phase, after
 from penstock.runtime.summary import Summary
 from penstock.runtime.totals import Totals
@@ -183,6 +183,9 @@ class Supervisor:
         `now` is the clock on the wall, which a `Cron` goes by. Raises `FlowError` while the flow has a worker of that
         name.
         """
+        check_schedule(schedule)
+        if not callable(make_source):
+            raise FlowError(f"worker {name!r} needs a function that makes a source: lambda: from_iterable([…])")
         if (before := self.workers.get((flow.name, name))) is not None and not before.done():
             raise FlowError(f"flow {flow.name} has a worker {name!r} at work; give this one another name")
         worker = RunningWorker(

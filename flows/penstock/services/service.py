@@ -49,9 +49,10 @@ class Service:
         rate: float | None = None,
         chance: random.Random | None = None,
     ) -> None:
-        if max_in_flight < 1 or attempts < 1:
+        _check_call(name, call, blocking)
+        if max_in_flight < 1 or attempts < 1 or max_in_flight % 1 or attempts % 1:
             raise ValueError(
-                f"service {name} needs max_in_flight ≥ 1 and attempts ≥ 1, got {max_in_flight}, {attempts}"
+                f"service {name} needs max_in_flight and attempts from 1 on, whole, got {max_in_flight}, {attempts}"
             )
         if not timeout > 0:
             raise ValueError(f"service {name} needs a timeout above 0 seconds, got {timeout!r}")
@@ -162,12 +163,27 @@ class Service:
         return self.bulkhead.let_go()
 
 
+def _check_call(name: str, call: object, blocking: bool) -> None:
+    """Refuse what cannot be called, and what gives no answer when it is."""
+    if not callable(call):
+        raise TypeError(f"service {name} needs a function to call, got {call!r}")
+    if any(inspect.isasyncgenfunction(each) for each in _functions_of(call)):
+        raise TypeError(f"service {name} is an async generator; a call returns one answer")
+    if blocking and any(inspect.iscoroutinefunction(each) for each in _functions_of(call)):
+        raise TypeError(f"service {name} is a coroutine function, which does not block; leave out blocking=True")
+
+
+def _functions_of(call: object) -> tuple[object, object]:
+    """What may be the function: an object that is called may have one."""
+    return call, getattr(call, "__call__", None)  # noqa: B004
+
+
 def _as_coroutine_function(
     call: Callable[[Any], Any], threads: ThreadPoolExecutor | None
 ) -> Callable[[Any], Awaitable[Any]]:
     if threads is not None:
         return lambda value: _in_thread(threads, call, value)
-    if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None)):  # noqa: B004
+    if any(inspect.iscoroutinefunction(each) for each in _functions_of(call)):
         return call
 
     async def answer(value: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from penstock.element import FAILED, Element, Step
+from penstock.errors import ReaderGone
 from penstock.operators import encode
 from penstock.scope import Scope
 from penstock.sinks.records import Form, Ndjson
@@ -17,7 +18,7 @@ class Lines(Sink):
     """Writes many results at a time with one writer task, and settles them after the write that holds them.
 
     `write` takes bytes and returns when it can take more; that is how a slow reader slows the source. When the
-    reader is gone it raises `ReaderGone`.
+    reader is gone it raises `ReaderGone` or a `ConnectionError`, and the run ends as `left`.
     """
 
     def __init__(self, write: Callable[[bytes], Awaitable[object]], form: Form | None = None) -> None:
@@ -52,7 +53,10 @@ class Lines(Sink):
                 self._waiting = []
                 lines = [form.failure(one) if one.outcome is FAILED else one.value for one in elements]
                 self.writing = True
-                await self._write(b"".join(lines))
+                try:
+                    await self._write(b"".join(lines))
+                except ConnectionError as error:  # what sockets and aiohttp say of a reader that is gone
+                    raise ReaderGone from error
                 self.writing = False
                 ledger.accept(elements)
             if self._ended:

@@ -65,7 +65,8 @@ class Outcomes(Sink):
         """The next result; None when there is none any more."""
         while not self._waiting:
             if self._ended:
-                self.finish()
+                if self._scope is not None:  # a run that broke before it began has not opened it
+                    self.finish()
                 return None
             self._arrived.clear()
             await self._arrived.wait()

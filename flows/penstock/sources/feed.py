@@ -34,6 +34,13 @@ class Overflow(StrEnum):
     """The run ends with `BufferOverflow`."""
 
 
+def overflow_of(word: str) -> Overflow:
+    """The policy of this name; raises `ValueError` for one that is none."""
+    if word not in list(Overflow):
+        raise ValueError(f"overflow has to be one of {', '.join(Overflow)}, got {word!r}")
+    return Overflow(word)
+
+
 class Feed(Source[T], Generic[T]):
     """A source that code pushes values into, with a buffer of `capacity` elements between it and the run.
 
@@ -52,7 +59,7 @@ class Feed(Source[T], Generic[T]):
         if capacity < 1:
             raise ValueError(f"a buffer needs room for at least 1 element, got {capacity!r}")
         self.capacity = capacity
-        self.overflow = Overflow(overflow)
+        self.overflow = overflow_of(overflow)
         self.dropped = 0
         """Values dropped so far."""
         self._buffer: deque[T] = deque()
@@ -75,7 +82,7 @@ class Feed(Source[T], Generic[T]):
             raise OtherThread("use loop.call_soon_threadsafe(feed.push, value)")
         if self.overflow is Overflow.BACKPRESSURE:
             raise TypeError("this feed holds back its sender: use `await feed.send(value)`")
-        if self._over or self._error is not None:
+        if self._closed or self._error is not None:
             self._drop()
         elif len(self._buffer) < self.capacity:
             self._append(value)
@@ -89,21 +96,29 @@ class Feed(Source[T], Generic[T]):
                 self.fail(BufferOverflow(self.capacity))
 
     async def send(self, value: T) -> None:
-        """Put a value into the buffer, waiting for room when the feed holds back. Raises `FeedClosed` after the run."""
-        while self.overflow is Overflow.BACKPRESSURE and len(self._buffer) >= self.capacity and not self._over:
+        """Put a value into the buffer, waiting for room when the feed holds back.
+
+        Raises `FeedClosed` when the run is over, or `complete` was called.
+        """
+        while self.overflow is Overflow.BACKPRESSURE and len(self._buffer) >= self.capacity and not self._closed:
             self._left.clear()
             await self._left.wait()
-        if self._over:
+        if self._closed:
             raise FeedClosed
         if self.overflow is Overflow.BACKPRESSURE:
             self._append(value)
         else:
             self.push(value)
 
+    @property
+    def _closed(self) -> bool:
+        return self._over or self._complete
+
     def complete(self) -> None:
-        """No further value will come; what is buffered is still given out."""
+        """No further value will come; what is buffered is still given out, what is pushed after this is dropped."""
         self._complete = True
         self._arrived.set()
+        self._left.set()
 
     def fail(self, error: Exception) -> None:
         """What feeds this source broke: the run fails with `error` when what is buffered was given out."""
@@ -171,9 +186,9 @@ def from_observable(
     An Observable cannot wait, so `overflow` is `drop_oldest`, `drop_newest` or `fail`. The run fails with `OtherThread`
     when a value comes on a thread that is not the run's; `observe_on` brings them there.
     """
-    if Overflow(overflow) is Overflow.BACKPRESSURE:
+    if overflow_of(overflow) is Overflow.BACKPRESSURE:
         raise ValueError("an Observable cannot wait; choose overflow drop_oldest, drop_newest or fail")
-    return FromObservable(values, capacity, Overflow(overflow))
+    return FromObservable(values, capacity, overflow_of(overflow))
 
 
 class FromObservable(Source[T]):

@@ -1,4 +1,4 @@
-"""`penstock test FILE…`: plays the tests of flow files in virtual time, for people and for CI."""
+"""`penstock test DIR|FILE…`: plays the tests of flow files in virtual time, for people and for CI."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from penstock.complaints import complain
 from penstock.errors import FlowError
+from penstock.files.folders import files_of
 from penstock.files.load import load as load_file
 from penstock.files.shared import is_shared
 from penstock.files.trials.case import Case
@@ -45,7 +46,11 @@ def command(arguments: list[str], load: Load | None = None) -> int:
     options = make_parser().parse_args(arguments)
     read = load or load_file
     environment = Unset(os.environ)  # for no test leaves the machine
-    paths = dict.fromkeys(flow_file(path) for path in options.files if not is_shared(path))
+    try:
+        named = [path for given in options.files for path in files_of(given)]
+    except (FlowError, OSError) as error:
+        return complain("test", error, 2)
+    paths = dict.fromkeys(flow_file(path) for path in named if not is_shared(path))
     reports = [_report(path, read, environment, options.only, options.seed) for path in paths]
     if (wrong := _publish(reports, options)) is not None:
         return complain("test", wrong, 2)
@@ -74,10 +79,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "files",
-        metavar="FILE",
+        metavar="DIR|FILE",
         nargs="+",
         type=Path,
-        help="flow files; the tests in NAME.test.yaml belong to NAME.yaml",
+        help="flow files, and directories of them; the tests in NAME.test.yaml belong to NAME.yaml",
     )
     parser.add_argument("--format", choices=tuple(FORMATS), default="text", help="how to report (default text)")
     parser.add_argument(
