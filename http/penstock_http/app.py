@@ -10,8 +10,8 @@ from penstock.observe import PenstockCollector, registry_for
 from penstock_http.context import CONTEXT, Context
 from penstock_http.expectation import check_expectation, leave_to_handler
 from penstock_http.openapi.document import openapi
-from penstock_http.problems import answer_problems
-from penstock_http.routes import bulk, dead_letters, flows, graphs, health, metrics
+from penstock_http.problems import NOWHERE, answer_problems
+from penstock_http.routes import bulk, dead_letters, flows, graphs, health, metrics, nowhere
 
 
 def make_app(context: Context, collector: PenstockCollector) -> web.Application:
@@ -34,6 +34,7 @@ def make_app(context: Context, collector: PenstockCollector) -> web.Application:
             get("/openapi.json", openapi),
             get("/{name}/bulk", bulk.get_bulk, allow_head=False),
             post("/{name}/bulk", bulk.post_bulk),
+            web.route("*", "/{path:.*}", nowhere.refuse, name=NOWHERE, expect_handler=leave_to_handler),
         ]
     )
     return app

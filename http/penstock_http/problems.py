@@ -15,6 +15,12 @@ from penstock.observe import Requests
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+LEFT = 499
+"""The status in the accounts of a client that left before it was answered (nginx's); nobody ever reads it."""
+
+NOWHERE = "nowhere"
+"""The name of the route that answers what no other does."""
+
 RETRY_SECONDS = 5
 """What `Retry-After` says when we do not know better."""
 
@@ -97,8 +103,11 @@ def answer_problems(requests: Requests) -> Any:
             log.info("http.refused", path=request.path, status=refused.status, reason=refused.name)
             response = problem(refused.status, str(refused), refused.name, refused.headers, refused.more)
         except Exception as error:
-            log.error("http.broke", path=request.path, exc_info=error)
-            response = problem(500, "something broke inside the service; its log tells what")
+            if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+                response = web.Response(status=LEFT)
+            else:
+                log.error("http.broke", path=request.path, exc_info=error)
+                response = problem(500, "something broke inside the service; its log tells what")
         requests.answered[_route(request), _method(request), str(response.status)] += 1
         return response
 
@@ -126,7 +135,7 @@ def _standard(request: web.Request, error: web.HTTPException) -> web.StreamRespo
 def _route(request: web.Request) -> str:
     """The pattern of the route, never the path: labels have to be few."""
     resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "none"
+    return resource.canonical if resource is not None and resource.name != NOWHERE else "none"
 
 
 def _method(request: web.Request) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.processes import Process
+from service.processes import Process, until
 from service.test_refusals import refusal
 from service.wire import NDJSON, Client, orders
 
@@ -80,3 +80,26 @@ def test_a_flow_is_asked_for(server: Process) -> None:
         assert asked(client)
         client.send(b"flow: [1]")
         refusal(client.answer().complete(), 422)
+
+
+@pytest.mark.parametrize("asking", ["100-continue", "a miracle"])
+@pytest.mark.parametrize(("method", "path", "status"), [("POST", "/nowhere", 404), ("PUT", "/orders/bulk", 405)])
+def test_what_is_nowhere_is_not_asked_for(server: Process, method: str, path: str, status: int, asking: str) -> None:
+    """The same refusals as everywhere, in the same form."""
+    with server.connect() as client:
+        client.request(method, path, Content_Type=NDJSON, Expect=asking, Transfer_Encoding="chunked")
+        answer = client.answer().complete()
+        refusal(answer, status if asking == "100-continue" else 417)
+    if answer.status == 405:
+        assert set(answer.headers["allow"].split(",")) == {"GET", "POST"}
+
+
+def test_who_leaves_instead_of_being_asked_is_no_fault(server: Process) -> None:
+    """It is counted as one that left; nothing broke."""
+    for _ in range(20):
+        with server.connect() as client:
+            client.request("POST", "/orders/bulk", **LINES, **ASKING)
+            client.reset()
+    until(lambda: server.metric("penstock_http_requests_total", method="POST", status="499") > 0)
+    assert server.metric("penstock_http_requests_total", method="POST", status="500") == 0
+    assert not server.said("http.broke")

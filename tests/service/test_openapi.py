@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from penstock import Flow
+from penstock.files import loads
 from penstock.observe import PenstockCollector, Reloads, Requests, Watched
 from penstock.orders import orders_flow, sample_order
 from penstock.runtime import Supervisor
@@ -26,6 +27,7 @@ from penstock_http.catalogue.reload import Reloading
 from penstock_http.catalogue.revision import Offer
 from penstock_http.context import Context
 from penstock_http.openapi.document import document
+from penstock_http.problems import NOWHERE
 from penstock_http.starting import loader
 from service.conftest import Serve
 from service.processes import Process, serving, until
@@ -304,7 +306,8 @@ def app_of(*flows: Flow[Any]) -> tuple[Any, Spec]:
 def test_it_has_every_route_and_nothing_else() -> None:
     """Each method of each path, HEAD too; a flow's path stands for the route of all flows."""
     app, spec = app_of(ORDERS)
-    there = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
+    routes = [route for route in app.router.routes() if route.name != NOWHERE]
+    there = {(route.method, route.resource.canonical) for route in routes if route.resource}
     said = {(method.upper(), path) for path, methods in spec["paths"].items() for method in methods}
     assert {(method, path.replace("/orders/", "/{name}/")) for method, path in said} == there
 
@@ -528,3 +531,17 @@ def test_parameters_have_the_bounds_that_it_says(server: Process, spec: Spec) ->
                 refused = ["yesterday"]
             assert [server.ask("GET", f"{path}?{name}={value}").status for value in taken] == [200] * len(taken)
             assert [server.ask("GET", f"{path}?{name}={value}").status for value in refused] == [400] * len(refused)
+
+
+def test_flows_of_several_files_have_a_type_each() -> None:
+    """Also those whose items are described in the file, and hold others."""
+    one = loads("flow: a\nitem: {id: integer, to: {fields: {zip: string}}}\n", "a.yaml").flow
+    other = loads("flow: b\nitem: {id: string}\n", "b.yaml").flow
+    _, spec = app_of(one, other)
+    validate(spec)
+    items = [
+        spec["paths"][f"/{name}/bulk"]["post"]["requestBody"]["content"][JSON]["schema"]["items"]["$ref"]
+        for name in ("a", "b")
+    ]
+    found = [spec["components"]["schemas"][ref.rpartition("/")[2]]["properties"]["id"]["type"] for ref in items]
+    assert found == ["integer", "string"]

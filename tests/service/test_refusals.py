@@ -201,7 +201,7 @@ def test_too_many_streams_are_refused_and_taken_again_later(server: Process) -> 
             server.post({"orderId": 1}),
             server.ask("POST", BULK, b"[]", Content_Type="application/json"),
         ]
-        assert ["2 bulk streams" in refusal(answer, 503) for answer in refused] == [True] * 3
+        assert ["2 runs are open" in refusal(answer, 503) for answer in refused] == [True] * 3
         assert [answer.headers["retry-after"].isdigit() for answer in refused] == [True] * 3
         assert server.ask("GET", "/health/ready").status == 200
         assert server.ask("GET", "/metrics").status == 200

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cache
+from hashlib import sha256
 from math import ceil, floor
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
@@ -97,6 +98,7 @@ def rules_of(item: Any) -> dict[str, Any] | None:
 def _typed_dict(rules: str) -> Any:
     fields: dict[str, Any] = {name: _hint(rule) for name, rule in json.loads(rules).items()}
     item = cast(Any, TypedDict)("Item", fields)  # checkers know no TypedDict whose fields are known only now
+    item.__qualname__ = f"Item.{sha256(rules.encode()).hexdigest()[:8]}"  # by which schemas tell several apart
     item.__rules__ = json.loads(rules)
     return item
 

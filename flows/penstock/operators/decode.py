@@ -44,7 +44,9 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
             try:
                 if isinstance(value, bytes):
                     if type(value) is not bytes and (refusal := getattr(value, "refusal", None)) is not None:
-                        raise refusal
+                        # Not raised: its traceback would refer to the element that refers to it (see `Element`).
+                        element.fail(name, refusal)
+                        continue
                     element.value = value = read(value)
                 if opened:
                     convert(value, wanted)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable, Disposable
 
-from penstock.element import FILTERED, Element, Step
+from penstock.element import FAILED, FILTERED, Element, Failure, Step
 from penstock.operators.each import name_of
 from penstock.operators.in_order import Path, path_of
 from penstock.operators.stream import Stream
@@ -64,10 +64,11 @@ def flat_map(
 class Unfolding:
     """An element that is being replaced by parts, and what its parts are made of."""
 
-    __slots__ = ("element", "following", "values")
+    __slots__ = ("element", "following", "step", "values")
 
-    def __init__(self, element: Element[Any]) -> None:
+    def __init__(self, element: Element[Any], step: str) -> None:
         self.element = element
+        self.step = step
         self.values: Iterator[Any] = iter(())
         self.following: Any = _END
         """The value of the next part: one is looked at ahead, to know which one is the last."""
@@ -83,7 +84,7 @@ class Unfolding:
         try:
             self.following = _END if isinstance(value, Broken) else next(self.values, _END)
         except Exception as error:
-            self.following = Broken(error)
+            self.following = Broken(Failure.of(self.step, error))
         return value
 
 
@@ -135,7 +136,7 @@ class Expansion:
         for element in elements:
             if element.outcome is None:
                 place = path_of(element) if self._scope.ordered else (next(self._arrivals),)
-                heappush(self._waiting, (place, Unfolding(element)))
+                heappush(self._waiting, (place, Unfolding(element, self._name)))
             else:
                 passing.append(element)
         self._room.stirred.set()
@@ -181,7 +182,7 @@ class Expansion:
             value = unfolding.next()
             parts.append(part := element.add_part(value))
             if isinstance(value, Broken):
-                part.fail(self._name, value.error)
+                part.outcome, part.failure = FAILED, value.failure
         self._room.free -= len(parts)
         if unfolding.following is _END:
             element.end_parts()
@@ -190,10 +191,13 @@ class Expansion:
 
 
 class Broken:
-    """Stands for the part at which an iterable broke."""
+    """Stands for the part at which an iterable broke.
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+    It has the failure, not the error: that refers by its traceback to the elements which refer to this (see `Element`).
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
 
 
 _END: Any = object()
