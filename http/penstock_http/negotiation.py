@@ -87,7 +87,7 @@ def body_type(request: web.Request) -> tuple[str, str]:
         raise Refused(
             415,
             "unsupported_type",
-            f"a body comes as {NDJSON} (an order a line) or {JSON} (an array), not as {found}",
+            f"a body comes as {NDJSON} (an item a line) or {JSON} (an array), not as {found}",
         )
     return kind, encoding
 

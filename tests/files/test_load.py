@@ -309,7 +309,7 @@ def test_check_knows_files_that_flow_files_use(tmp_path: Path, capsysbinary: pyt
     flow.write_text("services: {s: {get: 'http://h/'}}\nsteps: [{map_async: s}]\n")
 
     assert check([str(shared)]) == 0
-    assert capsysbinary.readouterr().out.decode() == f"{shared}: well, for flow files to use (1 service, 1 template)\n"
+    assert capsysbinary.readouterr().out.decode() == f"{shared}: fine, for flow files to use (1 service, 1 template)\n"
     assert check([str(wrong), str(flow)]) == 1
     told = capsysbinary.readouterr().out.decode()
     assert f"{wrong}:1:21: a service needs an address" in told

@@ -98,10 +98,10 @@ def lines_of(report: dict[str, Any], *, quiet: bool) -> Iterator[str]:
         return
     has = ", ".join(f"{number} {what if number != 1 else what[:-1]}" for what, number in report["has"].items())
     if "shared" in report:
-        yield f"{report['file']}: well, for flow files to use ({has})"
+        yield f"{report['file']}: fine, for flow files to use ({has})"
         return
     bound = report["bound"]
-    yield f"{report['file']}: flow {report['flow']} is well ({has})"
+    yield f"{report['file']}: flow {report['flow']} is fine ({has})"
     yield f"  one run holds at most {bound['elements']} elements and {size(bound['bytes'])} of JSON:"
     width = max(len(part["step"]) for part in bound["parts"])
     for part in bound["parts"]:

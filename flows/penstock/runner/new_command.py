@@ -12,7 +12,7 @@ from penstock.complaints import complain
 from penstock.files.model import NAME
 
 FLOW = Template("""\
-# A flow: what comes in, what happens to each item, and where goes what failed.
+# A flow: what comes in, what happens to each item, and where failed items go.
 # Expressions are CEL (https://cel.dev) on `value`, the item as the steps before left it.
 flow: $name
 about: What $name is for, in one line.  # shown where the flow is drawn and listed; write your own
