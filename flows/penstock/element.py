@@ -136,6 +136,17 @@ class Element(Struct, Generic[T], eq=False, gc=False):
         self.family.complete = True
 
 
+Path = tuple[int, ...]
+"""Where an element stands: its place in the input, and if it is a part, its number, at each depth."""
+
+
+def path_of(element: Element[Any]) -> Path:
+    """Where an element stands."""
+    if element.parent is None:
+        return (element.seq,)
+    return (*path_of(element.parent), element.part or 0)
+
+
 class Family(Struct, eq=False):
     """The parts of one element: how many are open, and what becomes of the whole."""
 

@@ -1,4 +1,4 @@
-"""A flow, described: where its items' steps, its window and its dead letters are said once, and nothing runs yet.
+"""A flow, described: its steps, its window and its dead letters. Nothing runs yet.
 
 Each method gives a new flow, so that a description can be shared and continued. What is wrong is said when it is built.
 """
@@ -135,6 +135,11 @@ class Flow(Builder[A]):
     def with_outlets(self, others: Mapping[str, Outlet]) -> Flow[A]:
         """The same flow, handing values to other outlets in the place of those with these names."""
         return replace(self, steps=tuple(step.with_outlets(others) for step in self.steps))
+
+    @property
+    def served_as(self) -> str | None:
+        """The name in its path, if it is served over HTTP."""
+        return (self.serving.name or self.name) if self.serving.http else None
 
     @property
     def store_url(self) -> str | None:

@@ -52,7 +52,7 @@ class Window:
     def take(self, count: int, sizes: Sequence[int] | None = None, start: int = 0) -> int:
         """Take credits for as many of the next `count` elements as fit now; returns how many (0: none).
 
-        `sizes`, from `start` on, are their sizes in bytes, of which no one may be larger than the window.
+        `sizes`, from `start` on, are their sizes in bytes, none of which may be larger than the whole window.
         """
         taken = min(count, self.free)
         if sizes is not None and taken:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 
 from aiohttp import web
 from yarl import URL
 
 from penstock_http.context import CONTEXT
-from penstock_http.limits import is_loopback
 from penstock_http.problems import Refused
 
 
@@ -72,5 +72,15 @@ def check_put(request: web.Request) -> None:
 def _same(origin: str, request: web.Request) -> bool:
     try:
         return URL(origin).authority == URL(f"http://{request.host}").authority and bool(URL(origin).host)
+    except ValueError:
+        return False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False

@@ -11,8 +11,8 @@ from aiohttp import web
 from penstock_http.body import read_body
 from penstock_http.decompression import decompressed
 from penstock_http.negotiation import NDJSON
+from penstock_http.pace import Pace
 from penstock_http.problems import Refused
-from penstock_http.watch import Pace
 
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 

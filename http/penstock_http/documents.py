@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from penstock.deadletters import as_json
+from penstock.any_json import as_json
 from penstock_http.negotiation import JSON
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import os
 import socket
 from typing import Any
@@ -157,13 +156,3 @@ class Connection(RequestHandler):
         response = problem(status, (message or "something broke inside the service").split("\n")[0], name)
         response.force_close()
         return response
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

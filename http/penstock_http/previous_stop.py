@@ -7,7 +7,8 @@ from pathlib import Path
 
 import structlog
 
-from penstock.deadletters.stores import SQLITE, place_of
+from penstock.deadletters.store import SQLITE
+from penstock.deadletters.stores import place_of
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from penstock.deadletters import as_json
+from penstock.any_json import as_json
 from penstock.errors import AnswerTooLarge, PenstockError, Stopping, StoreError, TooManyRuns
 from penstock.observe import Requests
 

@@ -11,7 +11,8 @@ from aiohttp import web
 from penstock.errors import AnswerTooLarge, ReaderGone
 from penstock.runtime import Run, Summary
 from penstock.sinks import Form, Lines
-from penstock_http.watch import Body, Pace, Watch
+from penstock_http.pace import Pace
+from penstock_http.watch import Body, Watch
 
 LAST_WORD = 2.0
 """Seconds that a client which stalled is given to take the end record."""

@@ -17,9 +17,10 @@ from structlog.testing import capture_logs
 
 from laws.virtual import timers, within
 from penstock import operators
-from penstock.deadletters import Letter, MemoryStore, new_id, now
+from penstock.deadletters import Letter, MemoryStore
 from penstock.element import Element, Outcome, Step
 from penstock.errors import NoScope
+from penstock.ids import new_id, now
 from penstock.operators.dead_letter import dead_letter as keep
 from penstock.scope import Scope
 from penstock.services import Service

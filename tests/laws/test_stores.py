@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock.deadletters import Filter, Letter, MemoryStore, make_store, new_id, new_ids, now
+from penstock.deadletters import Filter, Letter, MemoryStore, make_store
 from penstock.errors import StoreError
+from penstock.ids import new_id, new_ids, now
 
 NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)  # before all ids that are made here, as with letters of runs
 

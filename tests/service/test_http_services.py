@@ -23,7 +23,8 @@ from penstock.services.address import Address
 from penstock.services.reasons import reason_of
 from penstock.services.refusal import seconds_until
 from penstock.services.web import HttpClient, http_batch_service, http_service
-from penstock_http.simulation.command import Knobs, simulated
+from penstock_http.simulation.knobs import Knobs
+from penstock_http.simulation.services import simulated
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

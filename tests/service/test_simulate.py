@@ -16,8 +16,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from penstock_http.simulation.command import command, simulated
+from penstock_http.simulation.command import command
 from penstock_http.simulation.knobs import Knobs
+from penstock_http.simulation.services import simulated
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "import sys; from penstock_http.simulation.command import command; sys.exit(command(sys.argv[1:]))"

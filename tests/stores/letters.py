@@ -1,7 +1,8 @@
 """Letters and the stores that they are put into, for the tests."""
 
-from penstock.deadletters import Letter, new_id, now
+from penstock.deadletters import Letter
 from penstock.deadletters.sqlite import SqliteStore
+from penstock.ids import new_id, now
 
 
 def letter(**facts):

@@ -24,7 +24,8 @@ from stores.letters import letter, opened
 
 PROGRAM = """
 import asyncio, sys, time
-from penstock.deadletters import Letter, make_store, new_id, now
+from penstock.deadletters import Letter, make_store
+from penstock.ids import new_id, now
 
 async def main(url, then):
     store = make_store(url, apart=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from penstock.cli import main
-from penstock.deadletters import Letter, as_document, make_store, new_id, now
+from penstock.deadletters import Letter, as_document, make_store
+from penstock.ids import new_id, now
 
 NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)
 

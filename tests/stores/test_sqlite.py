@@ -13,18 +13,20 @@ import pytest
 from msgspec import Raw
 from sqlalchemy.dialects.sqlite import dialect
 
-from penstock.deadletters import Filter, make_store, now
+from penstock.deadletters import Filter, make_store
 from penstock.deadletters.reader import CLOCK_SLACK, page_query
 from penstock.deadletters.rows import COLUMNS, columns_of
 from penstock.deadletters.schema import MIGRATIONS
 from penstock.deadletters.sqlite import SqliteStore
 from penstock.deadletters.troubles import trouble
 from penstock.errors import FlowError, StoreError, StoreMissing, StoreMoved, StoreTooNew
+from penstock.ids import now
 from stores.letters import letter, opened
 
 WRITER = """
 import asyncio, sys, time
-from penstock.deadletters import Letter, make_store, new_id, now
+from penstock.deadletters import Letter, make_store
+from penstock.ids import new_id, now
 
 def letters(count):
     facts = dict(flow="orders", run="r", step="s", type="T", message="m", input=b"{}", input_size=2)

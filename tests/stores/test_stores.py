@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from penstock import Flow, from_iterable
-from penstock.deadletters import Filter, Stores, as_json, make_store
-from penstock.deadletters.letter import UNSHOWN
+from penstock.any_json import UNSHOWN, as_json
+from penstock.deadletters import Filter, Stores, make_store
 from penstock.errors import StoreError
 from penstock.runtime import Supervisor
 from penstock.sinks import Discard

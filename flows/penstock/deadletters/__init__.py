@@ -1,6 +1,6 @@
 """Where failed elements wait: dead letters, and the stores that keep them."""
 
-from penstock.deadletters.letter import Letter, as_document, as_json, id_of, new_id, new_ids, now
+from penstock.deadletters.letter import Letter, as_document
 from penstock.deadletters.memory import MemoryStore
 from penstock.deadletters.several import letter_in, page_of
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Page, Store
@@ -16,13 +16,8 @@ __all__ = [
     "Store",
     "Stores",
     "as_document",
-    "as_json",
     "check_store",
-    "id_of",
     "letter_in",
     "make_store",
-    "new_id",
-    "new_ids",
-    "now",
     "page_of",
 ]

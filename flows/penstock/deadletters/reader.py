@@ -12,10 +12,11 @@ from urllib.parse import quote
 from sqlalchemy import URL, Column, Integer, LargeBinary, MetaData, Select, Table, Text, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from penstock.deadletters.letter import Letter, id_at
+from penstock.deadletters.letter import Letter
 from penstock.deadletters.rows import COLUMNS, letter_of, microseconds
 from penstock.deadletters.store import Filter
 from penstock.deadletters.writer import identity
+from penstock.ids import id_at
 
 CLOCK_SLACK = timedelta(minutes=1)
 """How far the clock may be set back between a letter's time and its id."""

@@ -9,7 +9,8 @@ from typing import Any
 
 from msgspec.structs import astuple
 
-from penstock.deadletters.letter import Letter, as_json_texts
+from penstock.any_json import as_json_texts
+from penstock.deadletters.letter import Letter
 
 Columns = list[Sequence[Any]]
 """Some letters as they are stored: for each of `COLUMNS` the values of all of them."""

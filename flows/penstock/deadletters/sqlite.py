@@ -15,19 +15,17 @@ from penstock.deadletters.child import can_start
 from penstock.deadletters.committer import Committer
 from penstock.deadletters.letter import Letter
 from penstock.deadletters.rows import as_text, columns_of
-from penstock.deadletters.store import PAGE, Filter, Page
+from penstock.deadletters.store import PAGE, SQLITE, Filter, Page, check_file
 from penstock.deadletters.threaded import Threaded
 from penstock.deadletters.troubles import trouble
 from penstock.deadletters.writer import Place
-from penstock.errors import FlowError, StoreError, StoreMissing, describe
+from penstock.errors import StoreError, StoreMissing, describe
 from penstock.threads import in_thread
 
 if TYPE_CHECKING:
     from penstock.deadletters.reader import Reader
 
 Found = TypeVar("Found")
-
-SCHEME = "sqlite:///"
 
 
 class SqliteStore:
@@ -54,10 +52,9 @@ class SqliteStore:
         said: str | None = None,
         apart: bool = False,
     ) -> None:
-        if not url.startswith(SCHEME) or url in (SCHEME, f"{SCHEME}:memory:"):
-            raise FlowError(f"{url!r} names no file; use sqlite:///FILE, or memory: to keep letters in memory")
+        check_file(url, url)
         self.url = url if said is None else said
-        self._path = Path(url.removeprefix(SCHEME))
+        self._path = Path(url.removeprefix(SQLITE))
         self._create = create
         self._refresh_seconds = refresh_seconds
         self._counted_at = 0.0

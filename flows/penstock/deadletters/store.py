@@ -9,6 +9,10 @@ from typing import Protocol
 from msgspec import Struct
 
 from penstock.deadletters.letter import Letter
+from penstock.errors import FlowError
+
+SQLITE = "sqlite:///"
+"""What the URL of a file begins with."""
 
 PAGE = 100
 """Letters on one page unless told otherwise."""
@@ -111,3 +115,9 @@ def _time(texts: Mapping[str, str], name: str) -> datetime | None:
     except ValueError:
         raise ValueError(f"{name} has to be a time like 2030-01-31T12:00:00Z, got {text!r}") from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def check_file(where: str, url: str) -> None:
+    """Raise `FlowError` unless the place that a URL stands for is a file of SQLite."""
+    if not where.startswith(SQLITE) or where in (SQLITE, f"{SQLITE}:memory:"):
+        raise FlowError(f"{url!r} names no file; use sqlite:///FILE, or memory: to keep letters in memory")

@@ -9,11 +9,10 @@ from weakref import WeakValueDictionary
 from msgspec import Struct
 
 from penstock.deadletters.memory import MemoryStore
-from penstock.deadletters.store import Store
+from penstock.deadletters.store import SQLITE, Store, check_file
 from penstock.environment import filled
 from penstock.errors import FlowError
 
-SQLITE = "sqlite:///"
 MEMORY = "memory:"
 
 
@@ -28,8 +27,8 @@ def check_store(url: str) -> None:
     where = place_of(url)
     if where != MEMORY and not where.startswith(SQLITE):
         raise FlowError(f"no dead-letter store is known for {url!r}; use sqlite:///FILE or memory")
-    if where in (SQLITE, f"{SQLITE}:memory:"):
-        raise FlowError(f"{url!r} names no file; use sqlite:///FILE, or memory: to keep letters in memory")
+    if where != MEMORY:
+        check_file(where, url)
 
 
 def make_store(url: str, *, create: bool = True, apart: bool = False) -> Store:

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
+from penstock.any_json import as_json
 from penstock.console import printable
-from penstock.deadletters.letter import Letter, as_json
+from penstock.deadletters.letter import Letter
 
 HEADS = ("ID", "TIME", "FLOW", "KEY", "STEP", "TYPE", "MESSAGE")
 

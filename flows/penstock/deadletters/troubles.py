@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path, PurePath
 
+from penstock.deadletters.store import SQLITE
 from penstock.errors import StoreError, describe
 
 _WAYS_OUT = {
@@ -48,7 +49,7 @@ def _way_out(error: BaseException, path: Path, url: str) -> str:
 
 def _written(url: str) -> str:
     """The path in a URL, as it was written; of one that is a variable as a whole, the variable."""
-    return url.removeprefix("sqlite:///")
+    return url.removeprefix(SQLITE)
 
 
 def _cannot_open(path: Path, name: str) -> str:

@@ -8,7 +8,6 @@ from penstock.operators.encode import encode
 from penstock.operators.enrich import Merge, enrich
 from penstock.operators.filter import filter
 from penstock.operators.flat_map import MAX_PARTS, flat_map
-from penstock.operators.in_order import Sequencer
 from penstock.operators.map import map
 from penstock.operators.map_async import map_async
 from penstock.operators.route import Branches, route
@@ -22,7 +21,6 @@ __all__ = [
     "Branch",
     "Branches",
     "Merge",
-    "Sequencer",
     "batch",
     "branch",
     "dead_letter",

@@ -59,7 +59,10 @@ def dead_letter(
 
 @dataclass(slots=True, eq=False)
 class Mail:
-    """Failed elements that go to the store together; the new letters, and the elements that these tell of."""
+    """Failed elements that are stored by one call: all of them, the new letters, and of which element each tells.
+
+    Parts of one element share a letter, so there may be fewer letters than elements.
+    """
 
     elements: list[Element[Any]] = field(default_factory=list[Element[Any]])
     told: list[Element[Any]] = field(default_factory=list[Element[Any]])

@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable, Disposable
 
-from penstock.element import FAILED, FILTERED, Element, Failure, Step
+from penstock.element import FAILED, FILTERED, Element, Failure, Path, Step, path_of
 from penstock.operators.each import name_of
-from penstock.operators.in_order import Path, path_of
 from penstock.operators.stream import Stream
 from penstock.scope import Scope, cancel
 

@@ -22,13 +22,14 @@ def to(*outlets: Outlet, timeout: float = 30.0, name: str = "to") -> Step[A, A]:
     """Hand each value to one or several outlets; it goes on, unchanged, when all of them took it.
 
     An element whose value an outlet refuses fails, with the outlet's name as the step if it has one; what others took
-    of it meanwhile stays taken. `timeout` is in seconds, for one write (and for opening the outlet). All runs share an
-    outlet: it is opened for the first value, written to by one run at a time, and closed after the last run.
+    of it meanwhile stays taken, and so may what a write that timed out had begun. `timeout` is in seconds, for one
+    write (and for opening the outlet). All runs share an outlet: it is opened for the first value, written to by one
+    run at a time, and closed after the last run.
 
     **Takes in** elements. **Holds back** while a write is under way; their elements wait, within the window, and go out
     together in the next write. When an outlet cannot be opened, those of that write fail, and the others wait for the
-    next try, with backoff up to 5 s. **Gives out** the
-    same elements in the same order. **Ends** when its input has and all values are delivered.
+    next try, with backoff up to 5 s. **Gives out** the same elements in the same order. **Ends** when its input has and
+    all values are delivered.
 
     >>> step = to(orders_file, audit_file, name="files")
     """

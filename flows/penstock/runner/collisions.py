@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from penstock.deadletters.stores import SQLITE, place_of
+from penstock.deadletters.store import SQLITE
+from penstock.deadletters.stores import place_of
 from penstock.environment import filled
 from penstock.errors import FlowError
 from penstock.flow import Flow

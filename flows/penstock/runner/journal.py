@@ -9,8 +9,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from penstock.deadletters import Letter, now
+from penstock.deadletters import Letter
 from penstock.element import Element, Outcome, worse
+from penstock.ids import now
 from penstock.runner.checkpoint import Checkpoint, Pieces
 from penstock.runner.ranges import Ranges
 from penstock.runtime import Summary

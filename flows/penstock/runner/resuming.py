@@ -18,9 +18,10 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from penstock.deadletters import Filter, Letter, Store, new_id, now
+from penstock.deadletters import Filter, Letter, Store
 from penstock.element import Element, Outcome
 from penstock.errors import CheckpointRefused, OutputRefused
+from penstock.ids import new_id, now
 from penstock.runner.checkpoint import ANEW, Checkpoint, read_checkpoint, sync_folder, write_checkpoint
 from penstock.runner.journal import Journal
 from penstock.runner.outputs import FileOutput

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from penstock.deadletters import Letter, as_json, new_ids, now
+from penstock.any_json import as_json
+from penstock.deadletters import Letter
 from penstock.element import Element, Failure
+from penstock.ids import new_ids, now
 from penstock.sinks import shown_key
 
 UNKNOWN = Failure("?", "?", "?")

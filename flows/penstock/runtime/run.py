@@ -14,7 +14,7 @@ import structlog
 from reactivex import Observable
 from reactivex.disposable import CompositeDisposable
 
-from penstock.deadletters import Letter, Store, Stores, new_id, now
+from penstock.deadletters import Letter, Store, Stores
 from penstock.element import Element, Outcome, message_of
 from penstock.errors import (
     AnswerTooLarge,
@@ -26,6 +26,7 @@ from penstock.errors import (
     Unsettled,
     describe,
 )
+from penstock.ids import new_id, now
 from penstock.operators import dead_letter
 from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan

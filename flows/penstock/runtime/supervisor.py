@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import structlog
 from reactivex import Observable
 
-from penstock.deadletters import Stores, now
+from penstock.deadletters import Stores
 from penstock.element import Element
 from penstock.errors import FlowError, Stopping, TooManyRuns
+from penstock.ids import now
 from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
 from penstock.runtime.report import Report

@@ -10,7 +10,8 @@ from reactivex import Observable
 from reactivex.disposable import CompositeDisposable
 
 from penstock.element import FILTERED, Element, Ledger, Step
-from penstock.operators import Sequencer, route
+from penstock.operators import route
+from penstock.runtime.sequencer import Sequencer
 from penstock.scope import Scope
 from penstock.sinks import Sink
 

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from itertools import islice
-from typing import Protocol
 
 import structlog
 
@@ -26,12 +25,6 @@ COUNTED = 1000
 """Missed moments that are counted at most."""
 
 
-class Start(Protocol):
-    """Starts a run of a worker."""
-
-    def __call__(self) -> Run: ...
-
-
 class RunningWorker:
     """Keeps one flow going, as long as `serving` says so. Its runs never overlap."""
 
@@ -39,7 +32,7 @@ class RunningWorker:
         self,
         flow: str,
         name: str,
-        start: Start,
+        start: Callable[[], Run],
         schedule: Schedule,
         *,
         serving: Callable[[], bool],

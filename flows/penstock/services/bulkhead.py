@@ -5,7 +5,8 @@ calls were ever in flight at once. They end with the last run that calls; a proc
 the next one.
 
 Runs are served in turn, so a small one is not stuck behind a large one: call by call, or some calls at a time if they
-do not wait. A call that waits for its next attempt holds no place.
+do not wait. A call that waits for its next attempt holds no place, save for the moment that a `rate` gives it: until
+then nobody else could call either.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ class Bulkhead:
     def leave(self, lane: Lane) -> list[asyncio.Future[Any]]:
         """Cancel what is under way for a lane; returns what is to be waited for, which ends within `CANCEL_SECONDS`.
 
-        With the last lane the callers end, unless they are kept and all of them idle: a call that refuses to end would
-        hold its place for good.
+        When the last lane leaves, the callers end. If somebody keeps them they stay, but only if all are idle: one
+        that is stuck in a call which refuses to end would take a place for good.
         """
         self._lanes.discard(lane)
         if lane in self.queue:
@@ -244,8 +245,8 @@ class Bulkhead:
     async def _pace(self, caller: Caller, seconds: float) -> None:
         """Wait for the moment of the next call; the end of the pool ends the wait.
 
-        No call is taken before: who waits here holds up no run, and wakes the next caller when it goes on. One waits
-        for all, for the moments that others took and then had no call for would be lost.
+        No call is taken from its lane before the wait, so a run that ends meanwhile need not wait for it. One caller
+        waits for all: if several reserved moments, those for which no call was left by then would be lost.
         """
         caller.lane = None
         self._pacing = True

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from penstock.errors import CallCancelled, TimedOut
 from penstock.services.lane import Again, Job, Lane
-from penstock.services.spacing import Spacing
-from penstock.services.timeouts import Timeouts
-from penstock.services.tries import At, Tries
+from penstock.services.tries import At
+
+if TYPE_CHECKING:
+    from penstock.services.bulkhead import Bulkhead
 
 SHARE = 16
 """Calls in a row that one caller makes for one run while others have some too, if none of them waits.
@@ -30,28 +29,12 @@ class Cut(Enum):
     LEFT = "the run that asked is over"
 
 
-class Pool(Protocol):
-    """The bulkhead, as far as its callers know it."""
-
-    name: str
-    call: Callable[[Any], Awaitable[Any]]
-    tries: Tries
-    spacing: Spacing | None
-    timeouts: Timeouts
-    clock: Callable[[], float]
-    queue: deque[Lane]
-    waking: bool
-    cancelled: int
-
-    def wake(self) -> None: ...
-
-
 class Caller:
     """One task of the pool, and the call it makes."""
 
     __slots__ = ("_pool", "_sleep", "cancels", "cut", "ended", "free", "lane", "since", "task", "waited")
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Bulkhead) -> None:
         self._pool = pool
         self.task: asyncio.Task[None] = cast("asyncio.Task[None]", None)
         self.lane: Lane | None = None
@@ -75,7 +58,7 @@ class Caller:
             self._sleep.set_result(None)
 
     async def make_calls(self, most: int) -> int:
-        """Make the next call of the lane whose turn it is; returns how many were made. Every order comes by here.
+        """Make the next call of the lane whose turn it is; returns how many were made. The hot path of every element.
 
         As long as calls do not wait, no time passes and nobody else gets a turn: then the next ones follow at once.
         """

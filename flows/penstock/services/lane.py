@@ -6,9 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from penstock.services.bulkhead import Bulkhead
+    from penstock.services.caller import Caller
 
 
 class Job(Protocol):
@@ -39,23 +43,6 @@ Done: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], None]
 """Is told jobs and, in the same order, their answers (`Failed` for those that failed)."""
 
 
-class Host(Protocol):
-    """The bulkhead, as far as a lane knows it."""
-
-    succeeded: int
-    clock: Callable[[], float]
-
-    def ready(self, lane: Lane) -> None: ...
-
-    def leave(self, lane: Lane) -> list[asyncio.Future[Any]]: ...
-
-
-class Timed(Protocol):
-    """A caller, as far as its time goes."""
-
-    since: float
-
-
 class Lane:
     """Calls of one step of one run. Holds no more than the run's window."""
 
@@ -77,7 +64,7 @@ class Lane:
         "turning",
     )
 
-    def __init__(self, bulkhead: Host, done: Done, fault: Callable[[BaseException], None] | None = None) -> None:
+    def __init__(self, bulkhead: Bulkhead, done: Done, fault: Callable[[BaseException], None] | None = None) -> None:
         self.calls: deque[Any] = deque()
         self.closed = False
         self.failed = 0
@@ -91,7 +78,7 @@ class Lane:
         waited."""
         self.turning = False
         """Whether `_turned` is queued."""
-        self.began: list[Timed] = []
+        self.began: list[Caller] = []
         """Who began to make calls in this turn."""
         self._bulkhead = bulkhead
         self._done = done

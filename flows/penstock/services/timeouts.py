@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from penstock.services.lane import Lane
-
-
-class Busy(Protocol):
-    """A caller, as far as its time goes; without a lane it is idle."""
-
-    lane: Lane | None
-    since: float
-
-    def time_out(self) -> None: ...
+if TYPE_CHECKING:
+    from penstock.services.caller import Caller
 
 
 class Timeouts:
@@ -23,10 +15,10 @@ class Timeouts:
 
     __slots__ = ("_callers", "seconds", "timer")
 
-    def __init__(self, seconds: float, callers: Sequence[Busy]) -> None:
+    def __init__(self, seconds: float, callers: Sequence[Caller]) -> None:
         self.seconds = seconds
         self.timer: asyncio.TimerHandle | None = None
-        """Set with the first call, and not taken back with the last one: the next has use for it."""
+        """Set when a call begins and there is none. The last call's end leaves it: the next call needs it again."""
         self._callers = callers
 
     def look_after(self, since: float, loop: asyncio.AbstractEventLoop) -> None:

@@ -90,7 +90,7 @@ class Inbox:
         return Seen(facts.st_mtime_ns, entry.name, facts.st_size)
 
     def _tell_of_unknown(self) -> None:
-        """Say that there are files whose format nobody tells, once for as long as there are as many."""
+        """Log that there are files of no known format; again only when their number has changed."""
         if self._unknown != self._told and self._unknown:
             log.warning(
                 "directory.unknown_format", directory=self._said, files=self._unknown, example=readable(self._example)

@@ -58,7 +58,7 @@ class LongLine(Unreadable):
         return excerpt
 
 
-class Broken(asyncio.CancelledError):
+class DownstreamBroke(asyncio.CancelledError):
     """What takes the elements broke, and the run was told."""
 
 
@@ -168,7 +168,7 @@ class Intake(Generic[T]):
         emitted = self._scope.emit(self._observer, elements)
         self._emitting = False
         if not emitted:
-            raise Broken
+            raise DownstreamBroke
         if self._scope.input_closed:
             raise asyncio.CancelledError
 
@@ -213,7 +213,7 @@ class Source(Stream[list[Element[T]]]):
                 scope.on_drain(partial(intake.stop, _this_task()))  # only now: cancelled earlier it could not complete
                 await self.produce(intake)
                 scope.input_closed = True
-        except Broken:
+        except DownstreamBroke:
             return
         except asyncio.CancelledError as error:
             if not scope.input_closed:

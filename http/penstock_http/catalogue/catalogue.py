@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
 
-from penstock.deadletters import now
 from penstock.errors import PenstockError, Stopping
 from penstock.files import Mistake
+from penstock.ids import now
 from penstock.observe import Reloads
 from penstock.runtime import Phase, Supervisor
 from penstock_http.catalogue.changeover import Changeover

@@ -41,7 +41,7 @@ def _among(coming: Iterable[Offer], paths: dict[str, str], known: Collection[str
     sources: dict[str, str] = {}
     found: dict[Offer, list[Mistake]] = {}
     for offer in coming:
-        name, path = offer.flow.name, served_as(offer)
+        name, path = offer.flow.name, offer.flow.served_as
         if name in sources:
             said = f"there is a flow {name!r} in {sources[name]} already"
         elif path in RESERVED:
@@ -58,9 +58,3 @@ def _among(coming: Iterable[Offer], paths: dict[str, str], known: Collection[str
             continue
         found[offer] = [Mistake(Place(offer.source), said, hint="give it another name")]
     return found
-
-
-def served_as(offer: Offer) -> str | None:
-    """The name in the path of a flow, if it is served over HTTP."""
-    serving = offer.flow.serving
-    return (serving.name or offer.flow.name) if serving.http else None

@@ -9,9 +9,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from penstock.deadletters import now
 from penstock.errors import FlowFileError, describe
 from penstock.files import Mistake, Place
+from penstock.ids import now
 
 
 class Verdict(StrEnum):

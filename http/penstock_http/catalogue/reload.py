@@ -11,8 +11,8 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
-from penstock.deadletters import now
 from penstock.errors import Stopping
+from penstock.ids import now
 from penstock_http.catalogue.catalogue import Catalogue
 from penstock_http.catalogue.loading import Found, Late, Loader, Loading, look
 from penstock_http.catalogue.places import Places, Stamp

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from penstock.deadletters import now
 from penstock.flow import Flow
+from penstock.ids import now
 from penstock.runtime import Plan
 from penstock.services import Service
 
@@ -67,7 +67,7 @@ class Revision:
     @property
     def served_as(self) -> str | None:
         """The name in its path, if it is served over HTTP."""
-        return (self.flow.serving.name or self.name) if self.flow.serving.http else None
+        return self.flow.served_as
 
     @property
     def places(self) -> tuple[str, ...]:

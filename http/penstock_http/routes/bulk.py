@@ -20,9 +20,10 @@ from penstock_http.context import CONTEXT, Context
 from penstock_http.decompression import decompressed
 from penstock_http.expectation import welcome_body
 from penstock_http.negotiation import JSON, NDJSON, SSE
+from penstock_http.pace import Pace
 from penstock_http.problems import RETRY_SECONDS, Refused, refusal_of
 from penstock_http.streaming import Collected, Output, conclude, follow
-from penstock_http.watch import Body, Pace
+from penstock_http.watch import Body
 
 Start = Callable[[Sink], Run]
 

@@ -7,7 +7,8 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from penstock.deadletters import PAGE, PAGE_LIMIT, Filter, as_document, id_of, letter_in, page_of
+from penstock.deadletters import PAGE, PAGE_LIMIT, Filter, as_document, letter_in, page_of
+from penstock.ids import id_of
 from penstock_http import negotiation
 from penstock_http.access import check_token
 from penstock_http.context import CONTEXT

@@ -19,8 +19,8 @@ from penstock_http.catalogue.receipts import Receipt, Verdict
 from penstock_http.context import CONTEXT, Context
 from penstock_http.documents import json_answer
 from penstock_http.expectation import welcome_body
+from penstock_http.pace import Pace
 from penstock_http.problems import Refused
-from penstock_http.watch import Pace
 
 
 async def list_flows(request: web.Request) -> web.Response:

@@ -17,7 +17,7 @@ TYPES = {"json": JSON, "svg": SVG, "mermaid": "text/plain", "dot": "text/vnd.gra
 """The media type of each format. Mermaid has one of its own, which browsers offer to save instead of showing it."""
 
 WANTED = {JSON: "json", SVG: "svg", "text/html": "svg"}
-"""The format that is given to whom does not name one, by what `Accept` asks for."""
+"""The format of the answer when the request names none, by what its `Accept` asks for."""
 
 HEADERS = {
     "Cache-Control": "no-store",

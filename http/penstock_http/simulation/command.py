@@ -12,9 +12,7 @@ from penstock.complaints import complain
 from penstock.observe import set_up_logs
 from penstock_http.limits import CannotListen
 from penstock_http.simulation.knobs import Knobs
-from penstock_http.simulation.services import make_app, simulated
-
-__all__ = ["Knobs", "command", "make_app", "simulated"]
+from penstock_http.simulation.services import simulated
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

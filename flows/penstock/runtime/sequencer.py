@@ -1,4 +1,4 @@
-"""Back in the order of the input."""
+"""Results, put back in the order of the input."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
-from penstock.element import Element
-
-Path = tuple[int, ...]
-"""Where an element stands: its place in the input, and if it is a part, its number, at each depth."""
+from penstock.element import Element, Path, path_of
 
 
 class Sequencer:
@@ -52,10 +49,3 @@ class Sequencer:
                 return False
             element = parent
         return True
-
-
-def path_of(element: Element[Any]) -> Path:
-    """Where an element stands."""
-    if element.parent is None:
-        return (element.seq,)
-    return (*path_of(element.parent), element.part or 0)

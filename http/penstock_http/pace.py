@@ -1,0 +1,45 @@
+"""How slow a client may be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+
+class Pace:
+    """Whether a client still moves: time spent waiting for it, less the time that its bytes are worth.
+
+    A leaky bucket: each second of waiting fills it by one, each byte empties it by 1 / rate, and it overflows at
+    `stall` seconds. So a client that sends nothing, reads nothing, or does either at one byte a second overflows it,
+    and one that pauses for less than `stall` does not.
+    """
+
+    def __init__(self, stall: float, rate: float) -> None:
+        self._stall = stall
+        self._rate = rate
+        self.waited = 0.0
+
+    def moved(self, bytes: int) -> None:
+        """Count bytes that went either way."""
+        if bytes:
+            self.waited = max(0.0, self.waited - bytes / self._rate) if self._rate else 0.0
+
+    def stalls(self, seconds: float) -> bool:
+        """Count time that was spent waiting for the client; returns whether it was too much."""
+        self.waited += seconds
+        return self.waited >= self._stall
+
+    async def arrivals(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
+        """What a client sends before its stream begins; raises `TimeoutError` when it stalls."""
+        loop = asyncio.get_running_loop()
+        while True:
+            asked = loop.time()
+            async with asyncio.timeout(max(0.0, self._stall - self.waited)):
+                data = await request.content.readany()
+            if not data:
+                return
+            self.waited += loop.time() - asked
+            self.moved(len(data))
+            yield data
