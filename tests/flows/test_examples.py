@@ -122,3 +122,13 @@ def test_a_flow_file_in_a_program_is_left_when_enough_came(tmp_path: Path) -> No
     results = list(map(ast.literal_eval, done.stdout.splitlines()))
     assert len(results) == 5
     assert all(result["pricing"] == {"price": 1000 + result["orderId"]} for result in results)
+
+
+def test_an_application_of_one_s_own_streams_results(tmp_path: Path) -> None:
+    """A line for each line of the body, then the end; and its server stops."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "in_aiohttp.py"], capture_output=True, timeout=30, check=True, cwd=tmp_path
+    )
+    *results, end = map(json.loads, done.stdout.splitlines())
+    assert {result["seq"]: result.get("value") for result in results} == {0: 4, 1: None, 2: 3}
+    assert end == {"end": "completed", "ok": 2}
