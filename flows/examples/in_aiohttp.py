@@ -1,4 +1,4 @@
-"""A flow in an aiohttp application of your own: bodies stream in, results stream out, and a stop takes runs down in order.
+"""A flow in an aiohttp application of your own: bodies stream in, results stream out, a stop takes runs down in order.
 
 Run as a program, it asks itself once.
 """

@@ -30,7 +30,7 @@ def name_of(file: Path) -> str:
 def test_there_are_examples() -> None:
     """What is tested below is not nothing."""
     assert {"orders", "payments", "addresses", "webhooks", "import", "etl"} <= set(map(name_of, FILES))
-    assert set(map(name_of, PROGRAMS)) == {"orders", "embedded"}
+    assert set(map(name_of, PROGRAMS)) == {"orders", "embedded", "in_aiohttp"}
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=name_of)
