@@ -25,10 +25,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code: 0 all well, 1 something failed or a stop was forced, 2 wrong usage."""
     words = sys.argv[1:] if arguments is None else arguments
-    # A stream that was closed (`>&-`) gets its place back before another file takes it: the lowest is given first.
     closed = getattr(sys, "stdout", None) is None
-    if closed:  # writing to it fails, as to a full disk
-        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+    _take_places()
+    if closed:
+        sys.stdout = os.fdopen(1, "w")
     if getattr(sys, "stderr", None) is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
     try:
@@ -45,6 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         _leave_output()
         return complain(words[0] if words else "--help", f"the output cannot be written: {error.strerror}")
+
+
+def _take_places() -> None:
+    """Take the places of streams that were closed (`>&-`), or the next files that are opened do; their use fails."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # it is the lowest that is free, which `open` gives
+            os.open(os.devnull, os.O_RDONLY if descriptor else os.O_WRONLY)
 
 
 def _run(words: list[str]) -> int:

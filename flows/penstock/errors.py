@@ -218,7 +218,7 @@ class ExpressionFailed(ElementError):
 
 
 class HasClock(ElementError):
-    """An operator inside `through` waits for a moment, which no value of another stream may."""
+    """An operator inside `through` needs a clock, and `through` has none: it sends each value through at once."""
 
     def __init__(self, step: str) -> None:
         super().__init__(

@@ -187,10 +187,6 @@ class Flow(Builder[A]):
 
     def start(self, source: Observable[list[Element[Any]]], sink: Sink, *, ordered: bool | None = None) -> Run:
         """Start a run of its own, outside of any supervisor. `ordered` keeps the order of the input."""
-        if not hasattr(source, "subscribe"):
-            raise FlowError(f"flow {self.name} needs a source, such as from_iterable([…]), got {type(source).__name__}")
-        if not isinstance(cast(object, sink), Sink):
-            raise FlowError(f"flow {self.name} needs a sink, such as Discard(), got {sink!r}")
         return Run(self.plan(), source, sink, ordered=ordered)
 
     async def stream(

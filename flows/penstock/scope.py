@@ -204,20 +204,25 @@ class Scope(AsyncIOScheduler):
         for task in [task for task in self._tasks if task.done()]:
             self._ended(task)
 
-    async def aclose(self) -> list[str]:
-        """Cancel what is left of the run and wait for its end; returns the names of what refuses to end."""
+    async def aclose(self) -> tuple[list[str], list[BaseException]]:
+        """Cancel what is left of the run and wait for its end.
+
+        Returns the names of what refuses to end, and the errors of what broke while it closed.
+        """
         self._closing = True
         for task in self._tasks:
             task.cancel()
+        done: set[asyncio.Future[Any]] = set()
         late: set[asyncio.Future[Any]] = set()
         if waits := [wait for call in self._close_calls for wait in call()]:  # side by side
-            _, late = await asyncio.wait(waits, timeout=CLOSE_SECONDS)
+            done, late = await asyncio.wait(waits, timeout=CLOSE_SECONDS)
             for wait in late:
                 wait.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CANCEL_SECONDS)
+        if left := late | self._tasks:
+            await asyncio.wait(left, timeout=CANCEL_SECONDS)
         self._let_go()
-        return [_name(task) for task in (*late, *self._tasks) if not task.done()]
+        stuck = [_name(wait) for wait in late] + [task.get_name() for task in self._tasks if not task.done()]
+        return stuck, [error for wait in done if not wait.cancelled() and (error := wait.exception()) is not None]
 
     def _let_go(self) -> None:
         """Refer no longer to those who refer to this scope.

@@ -30,12 +30,17 @@ class JumpingSelector(selectors.BaseSelector):
         self.now = 0.0
         self.threads = 0
         """Calls in threads that have not returned."""
+        self.given_up = 0
+        """How many of them took too long, so that time goes on without them."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Events that are there. With nothing to jump to (no timer), or while a thread works, wait for one."""
         if timeout is None:
             return self._inner.select(None)
-        events = self._inner.select(PATIENCE if self.threads and timeout > 0 else 0)
+        waits = self.threads > self.given_up and timeout > 0
+        events = self._inner.select(PATIENCE if waits else 0)
+        if waits and not events:
+            self.given_up = self.threads
         if not events:
             self.now += max(0.0, timeout)
         return events
@@ -80,9 +85,9 @@ class Moment(float):
 class JumpingLoop(asyncio.SelectorEventLoop):
     """An event loop that starts at 0 seconds and never waits for its own timers; equal ones ring in turn.
 
-    For code that waits for timers, queues, each other, and calls in threads: files, SQLite, blocking services. While
-    such a call works no time passes, unless it takes more than 5 real seconds. What waits for a socket or another
-    process while a timer runs sees the timer fire first: give such tests an ordinary loop.
+    For code that waits for timers, queues, each other, and calls in threads: files, blocking services, letters that
+    are written to SQLite. While such a call works no time passes, unless it takes more than 5 real seconds. What waits
+    for a socket or another process while a timer runs sees the timer fire first: give such tests an ordinary loop.
     """
 
     def __init__(self) -> None:
@@ -112,7 +117,9 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         return future
 
     def _returned(self, _: asyncio.Future[Any]) -> None:
-        self._selector_clock.threads -= 1
+        clock = self._selector_clock
+        clock.threads -= 1
+        clock.given_up = min(clock.given_up, clock.threads)
 
     def timers(self) -> list[asyncio.TimerHandle]:
         """The timers that have still to fire."""

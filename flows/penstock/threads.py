@@ -44,6 +44,8 @@ def in_own_thread(call: Callable[[], T], name: str) -> asyncio.Future[T]:
     def work() -> None:
         try:
             done = partial(future.set_result, call())
+        except StopIteration as error:  # which no future takes
+            done = partial(future.set_exception, RuntimeError(f"it raised {error!r}"))
         except BaseException as error:  # SystemExit too: it is whoever waits that is to hear of it
             done = partial(future.set_exception, error)
         with suppress(RuntimeError):  # the event loop was closed meanwhile

@@ -7,7 +7,6 @@ import functools
 import json
 import pathlib
 import re
-import warnings
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, NotRequired, TypedDict
@@ -439,7 +438,5 @@ def test_a_predicate_that_gives_an_awaitable_fails_its_elements() -> None:
     async def wanted(value: int) -> bool:
         return value > 1
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # nobody awaits it
-        came = results(Flow("f").filter(lambda value: wanted(value)), [1])
+    came = results(Flow("f").filter(lambda value: wanted(value)), [1])
     assert [result.failure and result.failure.type for result in came] == ["TypeError"]

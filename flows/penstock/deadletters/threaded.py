@@ -41,8 +41,8 @@ class Threaded:
 
     def work(self, loads: list[Columns], *, look_again: bool, tell: Tell) -> None:
         """Hand a piece of work to the thread."""
-        assert self._thread is not None
-        self._thread.submit(self._work, loads, look_again, tell)
+        assert self._loop is not None
+        self._loop.run_in_executor(self._thread, self._work, loads, look_again, tell)
 
     async def aclose(self) -> None:
         """Close the database and end the thread."""

@@ -119,6 +119,8 @@ def plain_source(source: Source[Any], samples: Any) -> Plain:
 
 def plain_outlet(outlet: Outlet) -> Plain:
     """A place that values are delivered to."""
+    if outlet.name:
+        raise FlowError(f"the outlet {outlet.name!r} has a name of its own, which no file can say")
     match outlet:
         case FileOutlet():
             fields = None if outlet.fields is None else list(outlet.fields)

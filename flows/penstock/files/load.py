@@ -14,7 +14,7 @@ from penstock.files.building import Building
 from penstock.files.functions import importing_from
 from penstock.files.items import item_type, key_of
 from penstock.files.mistakes import Mistakes
-from penstock.files.names import Names
+from penstock.files.names import StepNames
 from penstock.files.node import Node, quoted
 from penstock.files.outside import service_of
 from penstock.files.reading import NOTHING, Documents, text_of
@@ -119,7 +119,7 @@ class _Reading:
             frozenset(name for node in nodes for name, _ in (node.get(what) or NOTHING).items())
             for what in ("services", "templates")
         )
-        names = Names(services, templates, self._mistakes)
+        names = StepNames(services, templates, self._mistakes)
         for node in nodes:
             names.check(node.get("steps"))
             for steps in (node.get("templates") or NOTHING).values():

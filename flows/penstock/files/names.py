@@ -8,7 +8,7 @@ from penstock.files.mistakes import Mistakes
 from penstock.files.node import Node
 
 
-class Names:
+class StepNames:
     """The services and templates that steps may name."""
 
     def __init__(self, services: frozenset[str], templates: frozenset[str], mistakes: Mistakes) -> None:

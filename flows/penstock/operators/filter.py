@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutine
 from typing import Any, TypeVar
 
 from penstock.element import FILTERED, Element, Step
@@ -31,9 +31,9 @@ def filter(predicate: Callable[[A], object], *, name: str | None = None) -> Step
                     if not verdict:
                         element.outcome = FILTERED
                     elif verdict is not True and isawaitable(verdict):
-                        raise TypeError(
-                            "the predicate gave an awaitable, which is always true; what waits is for map_async"
-                        )
+                        if iscoroutine(verdict):
+                            verdict.close()  # nobody will await it
+                        raise TypeError("the predicate gave an awaitable, which is always true; use map_async")
                 except Exception as error:
                     element.fail(name, error)
 

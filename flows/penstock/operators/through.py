@@ -178,7 +178,7 @@ class Passage:
             self._scope.fault(Unattributed(self._name))
 
     def _on_error(self, error: Exception) -> None:
-        self._error = error
+        self._error = HasClock(self._name) if isinstance(error, WouldBlockException) else error
 
     def _on_finish(self) -> None:
         self._finished = True

@@ -105,15 +105,21 @@ class Delivery:
         if len(self._valves) == 1:
             answers = [await self._valves[0].write(values, self._timeout)]
         else:
-            writes = [asyncio.ensure_future(valve.write(values, self._timeout)) for valve in self._valves]
-            try:
-                answers = await asyncio.gather(*writes)
-            finally:  # when the reader of one is gone, the others are not to write on without a run
-                if left := [write for write in writes if not write.done()]:
-                    for write in left:
-                        write.cancel()
-                    await asyncio.wait(left, timeout=CANCEL_SECONDS)
+            answers = await self._write_to_all(values)
         for outlet, refusals in zip(self._names, answers, strict=True):
             for element, refusal in zip(group, refusals or (), strict=False):
                 if refusal is not None and element.outcome is None:
                     element.fail(outlet, refusal)
+
+    async def _write_to_all(self, values: tuple[Any, ...]) -> list[Sequence[Exception | None] | None]:
+        """Write side by side. When the reader of one is gone, the others are not to write on without a run."""
+        name = f"{self._scope.name}:step:{self._name}"
+        writes = [asyncio.create_task(valve.write(values, self._timeout), name=name) for valve in self._valves]
+        try:
+            await asyncio.wait(writes, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            if left := [write for write in writes if not write.done()]:
+                for write in left:
+                    write.cancel()  # once: a second time would cut short what a valve does about the first
+                await asyncio.wait(left, timeout=CANCEL_SECONDS)
+        return await asyncio.gather(*writes)

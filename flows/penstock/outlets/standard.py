@@ -74,10 +74,14 @@ class StandardOutput:
 
     def _end_of_row(self, data: bytes, start: int) -> int:
         """The position behind the row that begins at `start`; in CSV a newline inside of quotes ends none."""
-        end = data.find(b"\n", start) + 1
-        while self.format is Format.CSV and data.count(b'"', start, end) % 2:
-            end = data.find(b"\n", end) + 1
-        return end
+        end, quotes = start, 0
+        while True:
+            before, end = end, data.find(b"\n", end) + 1
+            if self.format is not Format.CSV:
+                return end
+            quotes += data.count(b'"', before, end)
+            if quotes % 2 == 0:
+                return end
 
     async def _finish_line(self) -> None:
         try:
@@ -91,7 +95,7 @@ class StandardOutput:
 class Nowhere:
     """Takes every value and keeps none."""
 
-    name: str = ""
+    name: str = field(default="", compare=False)
 
     async def open(self) -> None:
         """There is nothing to open."""

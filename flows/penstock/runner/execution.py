@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from penstock.deadletters import Stores
 from penstock.deadletters.stores import MEMORY, place_of
 from penstock.element import Outcome
-from penstock.errors import OutputRefused, PenstockError, ReaderGone
+from penstock.errors import OutputRefused, ReaderGone
 from penstock.flow import Flow
 from penstock.runner.inputs import FileInput
 from penstock.runner.journal import Journal
@@ -25,9 +25,6 @@ from penstock.runtime import Run, Summary
 from penstock.sinks import End, Lines, end_line
 from penstock.sources import Source
 
-EVERY = 1.0
-"""Seconds between two checkpoints."""
-
 
 @dataclass(kw_only=True)
 class Resumable:
@@ -37,7 +34,7 @@ class Resumable:
     path: str
     output: FileOutput
     make_source: Callable[..., FileInput]
-    every: float = EVERY
+    every: float
 
 
 @dataclass(kw_only=True)
@@ -85,9 +82,11 @@ class _Execution:
             run.abort()
 
         with ending_by_signals(run.drain, abort):
-            helpers = [asyncio.create_task(self._draw(run))] if self._job.progress else []
+            helpers = [asyncio.create_task(self._draw(run), name="penstock:progress")] if self._job.progress else []
             if resumable is not None and isinstance(source, FileInput):
-                helpers.append(asyncio.create_task(self._save_often(run, resumable, source)))
+                helpers.append(
+                    asyncio.create_task(self._save_often(run, resumable, source), name="penstock:checkpoints")
+                )
             summary = await run.finished
             for helper in helpers:
                 helper.cancel()
@@ -140,7 +139,7 @@ class _Execution:
                     resumable.output,
                     resumable.journal.checkpoint(resumable.output.offset, source.received),
                 )
-        except PenstockError as error:
+        except Exception as error:  # also a bug: without checkpoints the run could not be resumed
             run.scope.fault(error)
 
     async def _draw(self, run: Run) -> None:

@@ -84,11 +84,17 @@ def _silent(text: str, secrets: Sequence[str]) -> str:
     """
     cut = len(text) >= LOWEST_LIMIT
     for secret in secrets:
-        for form in dict.fromkeys((secret, repr(secret)[1:-1], json.dumps(secret)[1:-1])):
+        for form in _forms(secret):
             text = text.replace(form, REDACTED)
             if cut:
                 text = _without_end(text, form)
     return text
+
+
+def _forms(secret: str) -> dict[str, None]:
+    """The ways in which a text is quoted, each once."""
+    quoted = (repr(secret), json.dumps(secret), json.dumps(secret, ensure_ascii=False))
+    return dict.fromkeys((secret, *(form[1:-1] for form in quoted)))
 
 
 def _without_end(text: str, secret: str) -> str:

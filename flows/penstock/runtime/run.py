@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from reactivex import Observable
@@ -19,6 +19,7 @@ from penstock.element import Element, Outcome, message_of
 from penstock.errors import (
     AnswerTooLarge,
     BoundBroken,
+    FlowError,
     PenstockError,
     ReaderGone,
     RunError,
@@ -65,6 +66,10 @@ class Run:
         first: int = 0,
         chance: random.Random | None = None,
     ) -> None:
+        if not hasattr(source, "subscribe"):
+            raise FlowError(f"flow {plan.name} needs a source, such as from_iterable([…]), got {type(source).__name__}")
+        if not isinstance(cast(object, sink), Sink):
+            raise FlowError(f"flow {plan.name} needs a sink, such as Discard(), got {sink!r}")
         self.id = id or new_id()
         self.plan = plan
         self.kind = kind
@@ -196,7 +201,9 @@ class Run:
             self.error = self.scope.source_error
             self.reason = "failed" if self.error else self._drain_reason if self.scope.draining else "completed"
         self._wires.dispose()
-        stuck = await self.scope.aclose()
+        stuck, errors = await self.scope.aclose()
+        for error in errors:
+            self._fail(error)
         self._tell_over()
         if self.error is None and not self._aborted and (broken := self._broken_law()) is not None:
             self._fail(broken)
@@ -220,7 +227,7 @@ class Run:
             except Exception as error:
                 self._fail(error)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """Take note of what went wrong at the end. The first error and the reason of an abort stay."""
         self.error = self.error or error
         if not self._aborted:

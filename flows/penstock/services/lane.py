@@ -123,6 +123,7 @@ class Lane:
             timer.cancel()
         self._timers.clear()
         self._count(self.jobs)
+        self.failed = 0
         self.jobs, self.answers, self.began = [], [], []
         self._done, self._fault = _nobody, None  # who waits for answers refers to this lane: see Scope._let_go
         return self._bulkhead.leave(self)
@@ -165,6 +166,7 @@ class Lane:
         self.jobs, self.answers = [], []
         self._count(jobs)
         if self.closed:
+            self.failed = 0
             return
         if self.retried:
             jobs = [job.element if type(job) is Again else job for job in jobs]

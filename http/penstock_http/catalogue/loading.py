@@ -30,6 +30,13 @@ class Late(FlowError):
         super().__init__(f"it was not loaded within {LOADING:g} s; look at the Python modules that it names")
 
 
+class Busy(FlowError):
+    """An earlier load took too long and goes on, so nothing can be loaded."""
+
+    def __init__(self) -> None:
+        super().__init__("an earlier load hangs; look at the Python modules that flow files name, then restart")
+
+
 class Loading:
     """Work that is done beside the event loop, one after the other: one that hangs keeps only further ones waiting."""
 
@@ -37,18 +44,18 @@ class Loading:
         self._last: asyncio.Future[Any] | None = None
 
     async def of(self, work: Callable[[], T]) -> T:
-        """What some work gives. Raises `Late` if it takes too long, or the one before it still does."""
-        if self._last is not None:
-            await _wait_for(self._last)
+        """What some work gives. Raises `Late` if it takes too long, `Busy` if the one before it still does."""
+        if self._last is not None and not await _ends(self._last):
+            raise Busy
         self._last = given = in_own_thread(work, "penstock-loading")
-        await _wait_for(given)
+        if not await _ends(given):
+            raise Late
         return given.result()
 
 
-async def _wait_for(given: asyncio.Future[Any]) -> None:
+async def _ends(given: asyncio.Future[Any]) -> bool:
     await asyncio.wait((given,), timeout=LOADING)
-    if not given.done():
-        raise Late
+    return given.done()
 
 
 class Loader(Struct, frozen=True, eq=False):

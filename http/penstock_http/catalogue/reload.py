@@ -14,7 +14,7 @@ from msgspec import Struct
 from penstock.errors import Stopping
 from penstock.ids import now
 from penstock_http.catalogue.catalogue import Catalogue
-from penstock_http.catalogue.loading import Found, Late, Loader, Loading, look
+from penstock_http.catalogue.loading import Busy, Found, Late, Loader, Loading, look
 from penstock_http.catalogue.places import Places, Stamp
 from penstock_http.catalogue.receipts import Receipt, Verdict, mistakes_of, refused
 from penstock_http.catalogue.revision import Offer
@@ -66,8 +66,9 @@ class Reloading:
         async with self._turn:
             try:
                 found = await self._loading.of(self._look)
-            except Late as late:
-                bad = [refused(name, str(path), mistakes_of(late, str(path))) for path, name in self._names.items()]
+            except (Late, Busy) as error:
+                self.stamp = await asyncio.to_thread(self.places.stamp, self.stamp)  # or they would be loaded for ever
+                bad = [refused(name, str(path), mistakes_of(error, str(path))) for path, name in self._names.items()]
                 return self._tell(cause, bad)
             return await self._take(cause, found)
 

@@ -12,7 +12,7 @@ from penstock.files.records import Read
 from penstock.files.shapes import MISSING
 from penstock.files.trials.case import Bounds, Case, Downtime, Event, Expected, Happening, Rule
 from penstock.files.trials.items import FAILED, LETTER
-from penstock.files.trials.names import Names
+from penstock.files.trials.names import FlowNames
 from penstock.files.trials.open_records import OpenRead
 from penstock.files.trials.rule_of import rule_of
 from penstock.flow import Flow
@@ -33,13 +33,13 @@ def cases_of(read: Any, mistakes: Mistakes, flow: Flow[Any], *, complete: bool =
         if test["name"] in names:
             mistakes.add(test.at("name"), f"found a second test {quoted(test['name'])}", wanted="a name of its own")
         names.add(test["name"])
-        case = _case(test, mistakes, flow, Names(flow, complete, mistakes))
+        case = _case(test, mistakes, flow, FlowNames(flow, complete, mistakes))
         if len(mistakes) == before:
             cases.append(case)
     return tuple(cases)
 
 
-def _case(test: Read, mistakes: Mistakes, flow: Flow[Any], names: Names) -> Case:
+def _case(test: Read, mistakes: Mistakes, flow: Flow[Any], names: FlowNames) -> Case:
     given, window = test["given"], test["window"]
     if isinstance(given, Read):
         given = given["generate"]
@@ -63,7 +63,7 @@ def _case(test: Read, mistakes: Mistakes, flow: Flow[Any], names: Names) -> Case
     )
 
 
-def _rules(test: Read, mistakes: Mistakes, names: Names) -> dict[str, tuple[Rule, ...]]:
+def _rules(test: Read, mistakes: Mistakes, names: FlowNames) -> dict[str, tuple[Rule, ...]]:
     names.check(test, "when", names.called, "service")
     written: Mapping[str, OpenRead | tuple[OpenRead, ...]] = test["when"] or {}
     return {
@@ -102,7 +102,7 @@ def _times_of(kind: str) -> tuple[str, ...]:
     return ("from", "to") if kind == "store" else ("at",)
 
 
-def _expected(read: Read, mistakes: Mistakes, names: Names) -> Expected:
+def _expected(read: Read, mistakes: Mistakes, names: FlowNames) -> Expected:
     if all(name not in read for name in read):
         mistakes.add(read.node, "nothing is expected", wanted="at least one expectation", hint="such as ok: 3")
     for name in ("calls", "at_once"):

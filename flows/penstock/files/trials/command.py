@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from penstock.complaints import complain
 from penstock.errors import FlowError
 from penstock.files.folders import files_of
+from penstock.files.load import FlowFile
 from penstock.files.load import load as load_file
 from penstock.files.shared import is_shared
 from penstock.files.trials.case import Case
@@ -25,33 +26,20 @@ from penstock.flow import Flow
 FORMATS = {"text": as_text, "json": as_json, "junit": as_junit}
 
 
-class FlowFile(Protocol):
-    """A flow file that was read, as far as its tests go."""
-
-    @property
-    def flow(self) -> Flow[Any]: ...
-
-    @property
-    def tests(self) -> Sequence[Case]: ...
+Load = Callable[..., FlowFile]
+"""Reads the flow file at a path, in an `environment`; raises `FlowFileError` with all that is wrong."""
 
 
-class Load(Protocol):
-    """Reads a flow file and the tests beside it; raises `FlowFileError` with all that is wrong."""
-
-    def __call__(self, path: Path, *, environment: Mapping[str, str]) -> FlowFile: ...
-
-
-def command(arguments: list[str], load: Load | None = None) -> int:
+def command(arguments: list[str], load: Load = load_file) -> int:
     """Play tests; returns 0 when all passed, 1 when some failed, 2 for files with mistakes and when there is none."""
     options = make_parser().parse_args(arguments)
-    read = load or load_file
     environment = Unset(os.environ)  # for no test leaves the machine
     try:
         named = [path for given in options.files for path in files_of(given)]
     except (FlowError, OSError) as error:
         return complain("test", error, 2)
     paths = dict.fromkeys(flow_file(path) for path in named if not is_shared(path))
-    reports = [_report(path, read, environment, options.only, options.seed) for path in paths]
+    reports = [_report(path, load, environment, options.only, options.seed) for path in paths]
     if (wrong := _publish(reports, options)) is not None:
         return complain("test", wrong, 2)
     if options.format != "text" and options.output is None:  # nobody has told people yet

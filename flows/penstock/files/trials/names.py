@@ -10,7 +10,7 @@ from penstock.files.records import Read
 from penstock.flow import Flow
 
 
-class Names:
+class FlowNames:
     """What a flow has names for. One that is not complete may have more, so no name is wrong there."""
 
     def __init__(self, flow: Flow[Any], complete: bool, mistakes: Mistakes) -> None:
