@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def test_a_file_with_mistakes_has_the_code_that_the_help_names(command: str, cod
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")
 @pytest.mark.parametrize("words", ["--help", "--version", "serve --help", "check f.yaml", "schema", "completion zsh"])
-@pytest.mark.parametrize("output", [">/dev/full", ">&-"])
+@pytest.mark.parametrize("output", [">/dev/full", ">&-", "<&- >&-"])
 def test_output_that_cannot_be_written_is_said_in_a_line(words: str, output: str, tmp_path: Path) -> None:
     """A full disk, or a stream that was closed: exit code 1, no traceback."""
     (tmp_path / "f.yaml").write_text("flow: f\n")
@@ -43,3 +44,13 @@ def test_output_that_cannot_be_written_is_said_in_a_line(words: str, output: str
     (said,) = process.stderr.decode().splitlines()
     assert "the output cannot be written" in said
     assert process.returncode == 1
+
+
+def test_results_go_into_no_file_that_took_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    """With standard input and output closed, the next two files would be 0 and 1."""
+    (tmp_path / "f.yaml").write_text("flow: f\nsamples: {n: seq}\nsteps: [to: stdout]\n")
+    line = f'"{sys.executable}" -m penstock run f.yaml --samples 2 --output out.ndjson <&- >&-'
+    process = subprocess.run(["sh", "-c", line], cwd=tmp_path, stderr=subprocess.PIPE, check=False)
+    assert process.returncode == 1
+    told = [json.loads(line) for line in (tmp_path / "out.ndjson").read_text().splitlines()]
+    assert [record.get("ok", record.get("end", {}).get("ok")) for record in told] == [False, False, 0]

@@ -316,18 +316,25 @@ def test_what_was_loaded_by_a_name_is_dumped_by_it() -> None:
     assert dump(loads(text, "f.yaml").flow) == text
 
 
+def named_outlet() -> FileOutlet:
+    outlet = FileOutlet("a.ndjson")
+    outlet.name = "audit"
+    return outlet
+
+
 @pytest.mark.parametrize(
     "flow",
     [
         Flow("f").route({"a b": When(bool)}),
         Flow("f").map_async(Service("s", len, timeout=float("inf"))),
         Flow("f").served("x", http=False, max_line=5),
+        Flow("f").to(named_outlet()),
     ],
-    ids=["a name", "no end", "a limit of what is not served"],
+    ids=["a name", "no end", "a limit of what is not served", "a name of an outlet"],
 )
 def test_what_no_file_can_say_is_refused(flow: Flow[Any]) -> None:
     """A dump that would not load, or to another flow, is none."""
-    with pytest.raises(FlowError, match="flow f cannot be written down: "):
+    with pytest.raises(FlowError, match="cannot be written down: |which no file can say"):
         dump(flow)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec import Struct
 
@@ -50,10 +51,14 @@ def test_redacted_fields_are_nowhere_in_a_letter(value: Any) -> None:
     assert letter.step == "refuse"
 
 
-@pytest.mark.parametrize("write", [repr, json.dumps], ids=["python", "json"])
+@pytest.mark.parametrize(
+    "write",
+    [repr, json.dumps, lambda text: msgspec.json.encode(text).decode()],
+    ids=["python", "json", "json in utf-8"],
+)
 def test_an_error_that_quotes_a_value_does_not_tell_it(write: Any) -> None:
     """Python and JSON write some characters in another way."""
-    secret = "12\\34-TOP'SECRET\n5678"
+    secret = '12\\34-"Zoé" TOP\'SECRET\n5678'
 
     def quote(value: Any) -> Any:
         raise ValueError(f"cannot take {write(value['card'])}")

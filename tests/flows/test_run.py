@@ -495,3 +495,21 @@ def test_what_breaks_behind_a_timed_operator_ends_the_run() -> None:
     summary = quiet(main())
     assert (summary.reason, summary.cancelled) == ("failed", 1)
     assert "a bug" in str(summary.error)
+
+
+def test_a_closing_that_breaks_is_told() -> None:
+    """It is a bug of the source, and nobody else would hear of it."""
+
+    class Breaking(Source[int]):
+        async def produce(self, intake: Intake[int]) -> None:
+            intake.on_close(self.fail)
+            await intake.send([1])
+
+        async def fail(self) -> None:
+            raise OSError("cannot be closed")
+
+    async def main() -> Summary:
+        return await Flow("f").start(Breaking(), Discard()).finished
+
+    summary = quiet(main())
+    assert (summary.reason, summary.ok, summary.error) == ("failed", 1, "cannot be closed")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from laws.virtual import quiet
-from penstock import Flow, Service, from_iterable
+from penstock import Flow, Service, from_iterable, testing
 from penstock.outlets import FileOutlet
 from penstock.runtime import Summary
 from penstock.sinks import Discard
@@ -42,3 +45,34 @@ def test_flows_with_files_and_blocking_services_run_in_virtual_time(tmp_path: Pa
     assert (summary.ok, summary.failed) == (2, 1)
     assert (tmp_path / "out.ndjson").read_text() == "2.0\n1.0\n"
     assert 20 <= seconds < 21
+
+
+def test_time_goes_on_without_a_thread_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its patience is spent once, not for each timer."""
+    monkeypatch.setattr(testing, "PATIENCE", 0.05)
+    may_end = threading.Event()
+
+    async def main() -> float:
+        working = asyncio.ensure_future(asyncio.to_thread(may_end.wait))
+        began = time.monotonic()
+        for _ in range(50):
+            await asyncio.sleep(1)
+        took = time.monotonic() - began
+        may_end.set()
+        await working
+        return took
+
+    assert run(main()) < 1
+
+
+def test_letters_are_stored_in_no_time(tmp_path: Path) -> None:
+    """While they are, the clock stands still for whoever else has set a timer."""
+
+    async def main() -> float:
+        ticking = asyncio.ensure_future(asyncio.sleep(60))
+        flow = Flow("f").map(str.upper).dead_letters(f"sqlite:///{tmp_path}/letters.db")
+        await flow.start(from_iterable([1, 2]), Discard()).finished
+        ticking.cancel()
+        return asyncio.get_running_loop().time()
+
+    assert quiet(main()) < 1

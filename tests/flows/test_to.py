@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -555,3 +556,30 @@ def test_one_file_under_two_names_is_one_place(tmp_path: Path) -> None:
         came = asyncio.run(main())
     assert (came[0].failure, came[1].failure and came[1].failure.step) == (None, "a")
     assert (tmp_path / "all.ndjson").read_text() == "1\n1\n"
+
+
+def test_a_cancelled_delivery_does_not_cut_short_an_outlet_that_still_opens() -> None:
+    """One that hears of its cancelling once may still open, and is closed then."""
+
+    class Reluctant(Shelf):
+        async def open(self) -> None:
+            opening = asyncio.ensure_future(asyncio.sleep(0.3))
+            while not opening.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(opening)
+            await super().open()
+
+    class Slow(Shelf):
+        async def open(self) -> None:
+            await asyncio.sleep(1000)
+
+    reluctant = Reluctant()
+
+    async def main() -> None:
+        started = flow_of(Slow(), reluctant).start(from_iterable([1, 2]), Discard())
+        await asyncio.sleep(0.1)
+        started.abort()
+        await started.finished
+
+    quiet(main())
+    assert reluctant.calls == ["open", "close"]

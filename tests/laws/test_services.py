@@ -281,6 +281,31 @@ def test_answers_that_nobody_waits_for_are_counted() -> None:
     assert run(main()) == {"ok": 5, "error": 0, "timeout": 0, "cancelled": 0}
 
 
+def test_a_lane_that_closes_with_failures_counts_each_call_once() -> None:
+    """Those that failed in the same turn, and one that swallows its cancelling."""
+
+    async def deaf(value: str) -> str:
+        if value == "bad":
+            raise ValueError
+        try:
+            await asyncio.sleep(FOREVER)
+        except asyncio.CancelledError:
+            return value
+        return value
+
+    async def main() -> dict[str, int]:
+        service = Service("s", deaf)
+        asking = Asking(service)
+        asking.ask("bad", "bad", "good")
+        while not asking.lane.failed:
+            await asyncio.sleep(0)
+        await asking.lane.aclose()
+        await asyncio.sleep(1)
+        return service.results
+
+    assert run(main()) == {"ok": 1, "error": 2, "timeout": 0, "cancelled": 0}
+
+
 def test_a_service_serves_one_event_loop_after_another() -> None:
     """Nothing of a loop stays in a service once its lanes are closed."""
     service = Service("s", echo, max_in_flight=2, timeout=5)
