@@ -334,7 +334,7 @@ def named_outlet() -> FileOutlet:
 )
 def test_what_no_file_can_say_is_refused(flow: Flow[Any]) -> None:
     """A dump that would not load, or to another flow, is none."""
-    with pytest.raises(FlowError, match="cannot be written down: |which no file can say"):
+    with pytest.raises(FlowError, match=r"cannot be written down: |which no file can say"):
         dump(flow)
 
 

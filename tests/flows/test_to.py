@@ -523,7 +523,8 @@ def test_no_outlet_and_no_time_are_refused() -> None:
         operators.to(Shelf(), timeout=0)
 
 
-def test_an_outlet_whose_reader_is_gone_leaves_no_other_at_work() -> None:
+@pytest.mark.parametrize("first", [True, False])
+def test_an_outlet_whose_reader_is_gone_leaves_no_other_at_work(first: bool) -> None:
     """The run has ended as left then: what others were writing is cancelled, and they are closed."""
 
     class Gone(Shelf):
@@ -534,7 +535,8 @@ def test_an_outlet_whose_reader_is_gone_leaves_no_other_at_work() -> None:
 
     async def main() -> tuple[str, float, int]:
         loop = asyncio.get_running_loop()
-        summary = await flow_of(Gone(), slow).start(from_iterable([1]), Discard()).finished
+        outlets = (Gone(), slow) if first else (slow, Gone())
+        summary = await flow_of(*outlets).start(from_iterable([1]), Discard()).finished
         return summary.reason, loop.time(), len(asyncio.all_tasks())
 
     assert quiet(main()) == ("left", 0, 1)

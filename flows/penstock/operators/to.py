@@ -122,4 +122,7 @@ class Delivery:
                 for write in left:
                     write.cancel()  # once: a second time would cut short what a valve does about the first
                 await asyncio.wait(left, timeout=CANCEL_SECONDS)
-        return await asyncio.gather(*writes)
+        for write in writes:
+            if write.done() and not write.cancelled() and (error := write.exception()) is not None:
+                raise error
+        return [write.result() for write in writes]
