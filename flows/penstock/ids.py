@@ -10,6 +10,9 @@ from uuid import UUID
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
+CLOCK_SLACK = timedelta(minutes=1)
+"""How far the clock may be set back between a letter's time and its id."""
+
 getrandbits = Random().getrandbits  # noqa: S311 - ids tell things apart, they keep no secret
 
 

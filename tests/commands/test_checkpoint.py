@@ -6,14 +6,17 @@ import fcntl
 import json
 import os
 import random
+import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commands.killing import FLOW, prepare, records, run
+from commands.killing import FLOW, prepare, records, run, start
 from commands.test_resume import letters_in
 from penstock.runner.ranges import Ranges
+from service.processes import until
 
 RUN = ("run", "flow.yaml", "--input", "in.ndjson", "--output", "out.ndjson", "--checkpoint", "point.json", "--order",
        "completion")  # fmt: skip
@@ -185,3 +188,47 @@ def test_ranges_are_a_set_of_numbers() -> None:
         missing = [number for first, end in ranges.missing(start, stop) for number in range(first, end)]
         assert missing == [number for number in range(start, stop) if number not in there]
         assert all(before[1] < after[0] for before, after in zip(list(ranges), list(ranges)[1:], strict=False))
+
+
+def test_letters_are_found_though_the_clock_was_set_back(done: Path) -> None:
+    """The checkpoint was made before that, so they are older than it says."""
+    letters = [letter.id for letter in letters_in(done)]
+    lines = len((done / "out.ndjson").read_bytes().splitlines())
+    as_if_killed(done, lines, since=(datetime.now(UTC) + timedelta(seconds=30)).isoformat())
+
+    assert run(done, *RUN)[0] == 1
+    assert [letter.id for letter in letters_in(done)] == letters
+
+
+@pytest.mark.parametrize(
+    "changes", [{"offset": -5}, {"offset": 1 << 70}, {"done": [[3, 4], [0, 2]]}, {"done": [[0, 2], [1, 4]]}], ids=repr
+)
+def test_numbers_that_cannot_be_are_no_checkpoint(done: Path, changes: dict[str, Any]) -> None:
+    """Nothing goes on from there; the way out is said."""
+    as_if_killed(done, 1, **changes)
+    code, _, said = run(done, *RUN)
+    assert (code, "--restart" in said, "Traceback" in said) == (2, True, False)
+
+
+def remove_output(folder: Path) -> None:
+    (folder / "out.ndjson").unlink()
+
+
+def lengthen_input(folder: Path) -> None:
+    with (folder / "in.ndjson").open("a") as file:
+        file.write('{"id":5000}\n')
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"), [(remove_output, "was removed or replaced"), (lengthen_input, "changed while it was read")]
+)
+def test_a_run_whose_files_are_changed_under_it_is_not_complete(tmp_path: Path, change: Any, reason: str) -> None:
+    """Its results are lost, or are not those of its input."""
+    prepare(tmp_path, 3000)
+    process = start(tmp_path, *RUN, "--checkpoint-every", "0.1", stderr=subprocess.PIPE)
+    path = tmp_path / "out.ndjson"
+    until(lambda: path.exists() and path.stat().st_size > 1000)
+    change(tmp_path)
+    said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 1
+    assert reason in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import time
@@ -12,6 +13,7 @@ import pytest
 from service.conftest import Serve
 from service.processes import Process, simulating, until
 from service.wire import NDJSON, Client, orders
+from stores.children import children_of, running
 
 
 def begin(client: Client, count: int = 3, start: int = 1) -> Any:
@@ -225,3 +227,20 @@ def test_a_stuck_process_exits_all_the_same(tmp_path: Any) -> None:
         assert process.event("stop.hard")["level"] == "error"
     finally:
         process.close()
+
+
+def test_a_store_that_hangs_does_not_keep_a_stop_from_its_report(serve: Serve) -> None:
+    """The letters are not told as stored; the stop is told, with all accounts, and the writer is ended."""
+    flags = ("--latency-scale", 0, "--grace", 0.5, "--hard", 8)
+    server = serve(*flags, excused=("store.uncertain", "store.not_closed"))
+    (writer,) = children_of(server.popen.pid)
+    os.kill(writer, signal.SIGSTOP)
+    with server.connect() as client:
+        begin(client, 1, start=3)
+        until(lambda: server.metric("penstock_in_flight") == 1)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 1
+    assert server.event("stop.ended")["cancelled"] == 1
+    assert server.said("store.not_closed")
+    assert not server.said("stop.hard")
+    until(lambda: not running(writer))

@@ -14,13 +14,14 @@ from msgspec import Raw
 from sqlalchemy.dialects.sqlite import dialect
 
 from penstock.deadletters import Filter, make_store
-from penstock.deadletters.reader import CLOCK_SLACK, page_query
+from penstock.deadletters.reader import page_query
 from penstock.deadletters.rows import COLUMNS, columns_of
-from penstock.deadletters.schema import MIGRATIONS
+from penstock.deadletters.schema import MIGRATIONS, prepare
 from penstock.deadletters.sqlite import SqliteStore
 from penstock.deadletters.troubles import trouble
+from penstock.deadletters.writer import Place, Writer
 from penstock.errors import FlowError, StoreError, StoreMissing, StoreMoved, StoreTooNew
-from penstock.ids import now
+from penstock.ids import CLOCK_SLACK, now
 from stores.letters import letter, opened
 
 WRITER = """
@@ -434,3 +435,29 @@ async def test_a_store_that_is_missing_is_named_as_it_was_written(tmp_path, monk
     monkeypatch.setenv("HIDDEN", str(tmp_path))
     with pytest.raises(StoreMissing, match=r"no dead letters at sqlite:///\$\{HIDDEN\}/a.db;"):
         await make_store("sqlite:///${HIDDEN}/a.db", create=False).open()
+
+
+def test_a_connection_that_may_not_write_is_made_anew(tmp_path):
+    """SQLite opens what may not be written for reading only, and such a connection stays so when the right is given."""
+    place = Place(os.fsencode(tmp_path / "letters.db"), f"sqlite:///{tmp_path}/letters.db", True, 1.0)
+    writer = Writer(place)
+    writer.open()
+    writer._database.execute("PRAGMA query_only = 1")
+    columns = columns_of([letter()])
+
+    (error,) = writer.work([columns], look_again=False)
+    assert "readonly" in str(error)
+    assert writer.work([columns], look_again=False) == [None]
+    assert writer.numbers.counts == {"waiting": 1}
+    writer.close()
+
+
+def test_a_database_that_may_not_be_written_is_refused_when_it_is_opened(tmp_path):
+    """Not with the first letter; to read it is enough to be allowed to read."""
+    path = tmp_path / "letters.db"
+    prepare(sqlite3.connect(path, isolation_level=None), "sqlite:///x", create=True, patience=1)
+    reading = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+
+    prepare(reading, "sqlite:///x", create=False, patience=1)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        prepare(reading, "sqlite:///x", create=True, patience=1)

@@ -90,6 +90,11 @@ class Apart:
         if refusal is not None:
             raise refusal
 
+    def abandon(self) -> None:
+        """End the process."""
+        if self._child is not None:
+            self._child.kill()
+
     def _start(self) -> Child:
         self._opened, self._refusal = False, None
         seconds = self._answer_seconds

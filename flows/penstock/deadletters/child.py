@@ -71,6 +71,10 @@ class Child:
             self._process.kill()
             await self._ended.wait()
 
+    def kill(self) -> None:
+        """End it now. What it has not told is not told as stored."""
+        self._process.kill()
+
     def _write(self) -> None:
         try:
             self._unsent = self._unsent[self._line.send(self._unsent) :]

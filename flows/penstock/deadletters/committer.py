@@ -49,6 +49,10 @@ class Hand(Protocol[Load]):
         """Close the database, when the last piece of work has ended."""
         ...
 
+    def abandon(self) -> None:
+        """Wait for nothing any more: end the work under way, if that is possible."""
+        ...
+
 
 @dataclass(slots=True, eq=False)
 class Wish(Generic[Load]):
@@ -111,15 +115,19 @@ class Committer(Generic[Load]):
         """Finish what was asked for, then have the database closed."""
         if not self._open:
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._hand.patience):
-                while self._busy:
-                    self._idle.clear()
-                    await self._idle.wait()
-        self._open = False
         try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._hand.patience):
+                    while self._busy:
+                        self._idle.clear()
+                        await self._idle.wait()
+            self._open = False
             await self._hand.aclose()
+        except asyncio.CancelledError:  # who closes has no more time
+            self._hand.abandon()
+            raise
         finally:
+            self._open = False
             for wish in self._wishes:  # their turn never came
                 wish.done.cancel()
 

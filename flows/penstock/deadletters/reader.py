@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,10 +15,7 @@ from penstock.deadletters.letter import Letter
 from penstock.deadletters.rows import COLUMNS, letter_of, microseconds
 from penstock.deadletters.store import Filter
 from penstock.deadletters.writer import identity
-from penstock.ids import id_at
-
-CLOCK_SLACK = timedelta(minutes=1)
-"""How far the clock may be set back between a letter's time and its id."""
+from penstock.ids import CLOCK_SLACK, id_at
 
 _NUMBERS = {"seq", "part", "attempts", "input_size", "started_at", "failed_at", "revision"}
 

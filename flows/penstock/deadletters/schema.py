@@ -52,6 +52,8 @@ def prepare(writer: sqlite3.Connection, url: str, *, create: bool, patience: flo
     writer.execute("BEGIN IMMEDIATE")
     try:
         _migrate(writer, url)
+        if create:  # SQLite opens what may not be written for reading only, and would say so with the first letter
+            writer.execute("UPDATE letters_schema SET version = version WHERE 0")
         writer.execute("COMMIT")
     finally:
         if writer.in_transaction:

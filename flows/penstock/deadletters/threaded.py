@@ -53,6 +53,9 @@ class Threaded:
         finally:
             self._thread.shutdown(wait=False)
 
+    def abandon(self) -> None:
+        """A thread cannot be ended."""
+
     def _work(self, loads: list[Columns], look_again: bool, tell: Tell) -> None:
         """In the thread: look, write, and tell the event loop."""
         errors = self._writer.work(loads, look_again=look_again)

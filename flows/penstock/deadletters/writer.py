@@ -97,8 +97,7 @@ class Writer:
             self._file = identity(place.path)
             self._recount()
         except BaseException:
-            self._database.close()
-            self._database = None
+            self._drop()
             raise
 
     def work(self, calls: Sequence[Columns], *, look_again: bool) -> list[Exception | None]:
@@ -123,8 +122,7 @@ class Writer:
         with suppress(sqlite3.Error):  # on a full disk all letters stay in the WAL, where they are as safe
             # Passive: readers in other processes are not waited for. The last one to leave empties the WAL.
             self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        self._database.close()
-        self._database = None
+        self._drop()
 
     def _commit(self, calls: Sequence[Columns]) -> Exception | None:
         begun = time.perf_counter()
@@ -136,6 +134,8 @@ class Writer:
             self._check_file()
         except Exception as error:
             self.numbers.failures += 1
+            if str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
+                self._drop()  # what was opened without the right to write never gets it: the next try opens anew
             return error
         finally:
             self.numbers.seconds += time.perf_counter() - begun
@@ -161,11 +161,15 @@ class Writer:
         """Let go of a file that has lost its name, with all it holds, and of what would pass for a new one's log."""
         with suppress(sqlite3.Error):
             self._opened().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        self._opened().close()
-        self._database = None
+        self._drop()
         for log in (b"-wal", b"-shm"):
             with suppress(OSError):
                 os.unlink(self._place.path + log)
+
+    def _drop(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
     def _insert(self, values: list[Any]) -> int:
         most = GROUP * WIDTH

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
+from itertools import chain, pairwise
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from penstock.element import Outcome
 from penstock.errors import CheckpointRefused
@@ -39,7 +41,7 @@ class Checkpoint(Struct, kw_only=True):
     """How long the processes before took."""
     since: datetime
     """All elements that are not done were taken in after this time, so no letter of theirs is older."""
-    offset: int = 0
+    offset: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
     """Bytes of the output that are on the disk. All that is done by this checkpoint has its lines in them."""
     done: list[Range] = field(default_factory=list[Range])
     """The seqs of elements that are done, filtered ones among them."""
@@ -64,7 +66,14 @@ def read_checkpoint(path: str) -> Checkpoint | None:
         raise CheckpointRefused(path, f"it is no checkpoint: {error}{ANEW}") from error
     if checkpoint.version != VERSION:
         raise CheckpointRefused(path, f"its version is {checkpoint.version}, which is another Penstock's{ANEW}")
+    if not all(_ascend(ranges) for ranges in (checkpoint.done, *(one.parts for one in checkpoint.pieces.values()))):
+        raise CheckpointRefused(path, f"its numbers are not in order{ANEW}")
     return checkpoint
+
+
+def _ascend(ranges: list[Range]) -> bool:
+    """Whether ranges are not empty, begin at 0 or later, and do not touch."""
+    return all(before < after for before, after in pairwise((-1, *chain.from_iterable(ranges))))
 
 
 def write_checkpoint(path: str, checkpoint: Checkpoint) -> None:

@@ -6,10 +6,12 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from penstock.deadletters import Letter
 from penstock.element import Element, Failure, Outcome
+from penstock.errors import FileBroke
 from penstock.formats import Format
 from penstock.runner.ranges import Ranges
 from penstock.sources import Intake, Source
@@ -49,12 +51,15 @@ class FileInput(Source[bytes]):
 
     async def produce(self, intake: Intake[bytes]) -> None:
         try:
+            before = await in_thread(partial(facts_of, self.path))
             while True:
                 await intake.room()
                 lines = await in_thread(self._lines.next)
                 if lines is None:
-                    return
+                    break
                 await self._give_out(intake, lines)
+            if await in_thread(partial(_facts_if_there, self.path)) != before:
+                raise FileBroke(self.path, "it changed while it was read")
         finally:
             await in_thread(self._lines.close)
 
@@ -128,6 +133,13 @@ def share_of_stdin(descriptor: int = 0) -> Callable[[], float] | None:
     if not stat.S_ISREG(facts.st_mode) or not facts.st_size:
         return None
     return lambda: min(1.0, os.lseek(descriptor, 0, os.SEEK_CUR) / facts.st_size)
+
+
+def _facts_if_there(path: str) -> str | None:
+    try:
+        return facts_of(path)
+    except OSError:
+        return None
 
 
 def facts_of(path: str) -> str:

@@ -107,6 +107,17 @@ class FileOutput:
         """Have everything on the disk."""
         os.fsync(self.descriptor)
 
+    def check_place(self) -> None:
+        """Raise `OutputRefused` if what was written is not in the file of that name any more."""
+        if self.path is None:
+            return
+        try:
+            there = os.path.samestat(os.stat(self.path), os.fstat(self.descriptor))
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise OutputRefused(self.path, "it was removed or replaced while it was written")
+
     def close(self) -> None:
         """Let go of the file, if it is ours."""
         if self.path is not None:

@@ -21,7 +21,7 @@ from msgspec import Struct
 from penstock.deadletters import Filter, Letter, Store
 from penstock.element import Element, Outcome
 from penstock.errors import CheckpointRefused, OutputRefused
-from penstock.ids import new_id, now
+from penstock.ids import CLOCK_SLACK, new_id, now
 from penstock.runner.checkpoint import ANEW, Checkpoint, read_checkpoint, sync_folder, write_checkpoint
 from penstock.runner.journal import Journal
 from penstock.runner.outputs import FileOutput
@@ -125,7 +125,7 @@ async def find_letters(store: Store, journal: Journal) -> dict[int, Letter]:
     found: dict[int, Letter] = {}
     after: str | None = None
     while True:
-        page = await store.page(Filter(run=journal.run, since=journal.since), after=after, limit=1000)
+        page = await store.page(Filter(run=journal.run, since=journal.since - CLOCK_SLACK), after=after, limit=1000)
         found |= {letter.seq: letter for letter in page.letters if letter.seq not in journal.done}
         if page.next is None:
             break
@@ -161,10 +161,11 @@ class Continued(Ndjson):
 
 
 async def save(path: str, output: FileOutput, checkpoint: Checkpoint) -> None:
-    """Make a checkpoint durable, after the output that it speaks of. Raises `CheckpointRefused`."""
+    """Make a checkpoint durable, after the output that it speaks of. Raises `CheckpointRefused`, `OutputRefused`."""
 
     def write() -> None:
         output.sync()
+        output.check_place()
         write_checkpoint(path, checkpoint)
 
     try:

@@ -56,6 +56,10 @@ class Runnable(Protocol):
     def plan(self) -> Plan: ...
 
 
+STORE_SECONDS = 2.0
+"""How long stores may take to close when all runs have ended."""
+
+
 class Supervisor:
     """All runs of a process. `max_runs` bounds those that are started with `limited=True` (streams of clients).
 
@@ -253,8 +257,19 @@ class Supervisor:
         services = [service for calls in self.calls.values() for service in calls.services]
         await asyncio.gather(*(wait for service in services for wait in service.let_go()))
         await asyncio.sleep(0)  # in which their callers end
-        await self.stores.aclose()
+        await self._close_stores()
         return Report.of([summary for summary in self._ended if summary.run in open_at_start])
+
+    async def _close_stores(self) -> None:
+        """Close the stores. One that hangs is left: all that was told as stored is stored, and the stop has an end."""
+        closing = asyncio.ensure_future(self.stores.aclose())
+        await asyncio.wait((closing,), timeout=STORE_SECONDS)
+        if closing.done():
+            closing.result()
+            return
+        log.error("store.not_closed", waited=STORE_SECONDS)
+        closing.cancel()
+        await asyncio.wait((closing,), timeout=STORE_SECONDS)
 
     def _enter(self, phase: Phase) -> None:
         while self._gathering:
