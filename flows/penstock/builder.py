@@ -20,6 +20,7 @@ from penstock.operators.stage import service_for
 from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
 from penstock.outlets import Outlet
 from penstock.services import MAX_IN_FLIGHT, Service
+from penstock.services.service import functions_of
 from penstock.steps import NamedStep, Way, walk
 
 if TYPE_CHECKING:
@@ -279,8 +280,7 @@ def _check_plain(kind: str, function: object) -> None:
     """Refuse what is no function, and one that would give an awaitable for each value, which nobody would await."""
     if not callable(function):
         raise FlowError(f"{kind} needs a function, got {function!r}")
-    called = getattr(function, "__call__", None)  # noqa: B004 - of an object it may be a coroutine function
-    if any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in (function, called)):
+    if any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in functions_of(function)):
         raise FlowError(
             f"{kind} needs a plain function, and {name_of(function, 'this')} is a coroutine function; "
             "what waits belongs in map_async"

@@ -5,25 +5,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from reactivex import operators as ops
 from structlog.testing import capture_logs
 
 from laws.virtual import quiet, within
-from penstock import Flow, from_async_iterable, from_iterable
+from penstock import Flow, from_iterable
 from penstock.deadletters import Filter, Letter, MemoryStore
 from penstock.errors import ReaderGone, RunError, StoreError
-from penstock.operators.each import each
-from penstock.runtime import Report, Run, Summary, Supervisor, Totals
-from penstock.scope import CLOSE_SECONDS, Scope
+from penstock.runtime import Run, Summary, Totals
+from penstock.scope import Scope
 from penstock.sinks import Discard, Lines
-from penstock.sources import Source, ticks
-from penstock.sources.source import Intake
+from penstock.sources import ticks
 from penstock.testing import run
 
 
@@ -366,84 +363,6 @@ def test_a_commit_that_does_not_end_is_said_with_the_time_that_it_had() -> None:
     assert [entry["waited"] for entry in logs if entry["event"] == "store.uncertain"] == [1]
 
 
-def test_a_source_that_breaks_while_its_run_is_taken_down_is_told() -> None:
-    """The run ends as it was told to; that a file or a cursor could not be closed is in its log all the same."""
-
-    async def endless() -> AsyncIterator[int]:
-        try:
-            yield 1
-            await asyncio.Event().wait()
-        finally:
-            raise OSError("the cursor cannot be closed")
-
-    async def main() -> Summary:
-        started = Flow("f").start(from_async_iterable(endless()), Discard())
-        await asyncio.sleep(1)
-        started.abort()
-        return await started.finished
-
-    with capture_logs() as logs:
-        summary = run(within(100, main()))
-    assert (summary.reason, summary.error) == ("aborted", None)
-    assert [entry["event"] for entry in logs] == ["run.source_broke", "run.ended"]
-    assert "the cursor cannot be closed" in logs[0]["error"]
-
-
-@pytest.mark.parametrize("aborted", [False, True])
-def test_a_sink_that_breaks_at_the_end_keeps_no_run_from_it(aborted: bool) -> None:
-    """The run has failed, unless it was aborted before; its error is told, and a shutdown does not wait for it."""
-
-    class Torn(Discard):
-        def close(self) -> None:
-            raise OSError("torn")
-
-    async def main() -> tuple[Summary, Report]:
-        supervisor = Supervisor()
-        started = supervisor.start(Flow("f").map_async(asyncio.sleep), from_iterable([1]), Torn())
-        await asyncio.sleep(0.5)
-        if aborted:
-            started.abort()
-        return await started.finished, await supervisor.shut_down(1)
-
-    summary, report = quiet(main())
-    assert (summary.reason, summary.error) == ("aborted" if aborted else "failed", "torn")
-    assert report.runs == 0
-
-
-def test_a_store_that_cannot_be_closed_is_told_and_fails_no_run() -> None:
-    """All of its letters are durable; the log has the rest."""
-
-    class Stuck(MemoryStore):
-        async def aclose(self) -> None:
-            raise StoreError("the disk is gone")
-
-    async def main() -> Summary:
-        return await Flow("f").map(refuse).dead_letters(Stuck()).start(from_iterable([1]), Discard()).finished
-
-    with capture_logs() as logs:
-        summary = run(within(100, main()))
-    assert (summary.reason, summary.failed) == ("completed", 1)
-    assert [entry["error"] for entry in logs if entry["event"] == "store.not_closed"] == ["the disk is gone"]
-
-
-def test_a_closing_that_hangs_is_given_up_and_named() -> None:
-    """A dead disk under a source must not hold the run's end up for ever."""
-
-    class Hanging(Source[int]):
-        async def produce(self, intake: Intake[int]) -> None:
-            intake.on_close(asyncio.Event().wait)
-            await intake.send([1])
-
-    async def main() -> float:
-        await Flow("f").start(Hanging(), Discard()).finished
-        return asyncio.get_running_loop().time()
-
-    with capture_logs() as logs:
-        assert run(within(100, main())) == CLOSE_SECONDS
-    (stuck,) = [entry["tasks"] for entry in logs if entry["event"] == "run.tasks_stuck"]
-    assert [name.rpartition(":")[2] for name in stuck] == ["closing"]
-
-
 def test_a_stream_says_why_its_run_could_not_begin(tmp_path: Path) -> None:
     """As one that broke in the middle does."""
 
@@ -480,36 +399,3 @@ def test_a_reader_whose_connection_broke_has_left() -> None:
         summary = run(main())
     assert (summary.reason, summary.error) == ("left", None)
     assert [entry["event"] for entry in logs] == ["run.ended"]
-
-
-def test_what_breaks_behind_a_timed_operator_ends_the_run() -> None:
-    """Its timer is the run's, and so is the error."""
-
-    def bug(elements: list[Any]) -> None:
-        raise KeyError("a bug")
-
-    async def main() -> Summary:
-        flow = Flow("f").step(lambda source: source.pipe(ops.delay(0.1), each("own", bug)))
-        return await flow.start(from_iterable([1]), Discard()).finished
-
-    summary = quiet(main())
-    assert (summary.reason, summary.cancelled) == ("failed", 1)
-    assert "a bug" in str(summary.error)
-
-
-def test_a_closing_that_breaks_is_told() -> None:
-    """It is a bug of the source, and nobody else would hear of it."""
-
-    class Breaking(Source[int]):
-        async def produce(self, intake: Intake[int]) -> None:
-            intake.on_close(self.fail)
-            await intake.send([1])
-
-        async def fail(self) -> None:
-            raise OSError("cannot be closed")
-
-    async def main() -> Summary:
-        return await Flow("f").start(Breaking(), Discard()).finished
-
-    summary = quiet(main())
-    assert (summary.reason, summary.ok, summary.error) == ("failed", 1, "cannot be closed")

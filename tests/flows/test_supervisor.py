@@ -242,10 +242,10 @@ def test_a_worker_without_a_schedule_or_a_source_is_refused() -> None:
     async def main() -> None:
         work = Supervisor().work
         with pytest.raises(FlowError, match=r"perhaps Every\(60\)"):
-            work("a", Flow("f"), lambda: from_iterable([1]), schedule=60)  # type: ignore[arg-type]
+            work("a", Flow("f"), lambda: from_iterable([1]), schedule=60)  # type: ignore[arg-type]  # the mistake
         with pytest.raises(FlowError, match="a function that makes a source"):
-            work("a", Flow("f"), from_iterable([1]))  # type: ignore[arg-type]
+            work("a", Flow("f"), from_iterable([1]))  # type: ignore[arg-type]  # the mistake
 
     run(main())
     with pytest.raises(FlowError, match="got 'daily'"):
-        Flow("f").worker("a", from_iterable([1]), "daily")  # type: ignore[arg-type]
+        Flow("f").worker("a", from_iterable([1]), "daily")  # type: ignore[arg-type]  # the mistake

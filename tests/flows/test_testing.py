@@ -32,7 +32,7 @@ def test_flows_with_files_and_blocking_services_run_in_virtual_time(tmp_path: Pa
     """And so do their letters in SQLite; the waits between take no time."""
 
     def halve(value: int) -> float:
-        time.sleep(0.01)
+        time.sleep(0.01)  # it blocks, as services do that need a thread
         return 2 / value
 
     async def main() -> tuple[Summary, float]:

@@ -472,7 +472,7 @@ def test_the_order_of_a_flow_is_the_default(serve: Serve, folder: Path) -> None:
 def test_a_module_that_hangs_keeps_no_stop_from_its_end(serve: Serve, folder: Path) -> None:
     """The stop was not forced: all was settled, and a thread that loads is nobody's work."""
     hanging = "import pathlib, time\npathlib.Path(__file__ + '.begun').touch()\ntime.sleep(3600)\n"
-    (folder / "hanging.py").write_text(hanging)
+    (folder / "hanging.py").write_text(hanging)  # longer than any test: the process has to end without it
     write(folder / "a.yaml", flow("a", 1))
     server = serve(folder)
     write(folder / "a.yaml", flow("a", 2, "  - map: 'hanging:work'\n"))

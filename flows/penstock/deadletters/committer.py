@@ -124,10 +124,10 @@ class Committer(Generic[Load]):
             self._open = False
             await self._hand.aclose()
         except asyncio.CancelledError:  # who closes has no more time
+            self._open = False
             self._hand.abandon()
             raise
         finally:
-            self._open = False
             for wish in self._wishes:  # their turn never came
                 wish.done.cancel()
 

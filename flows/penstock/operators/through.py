@@ -139,10 +139,8 @@ class Passage:
         self._open = True
         try:
             push()
-        except WouldBlockException:
-            self._error = HasClock(self._name)
         except Exception as error:
-            self._error = error
+            self._on_error(error)
         self._open = False
 
     def _send(self, element: Element[Any], out: list[Element[Any]]) -> None:

@@ -167,15 +167,15 @@ def _check_call(name: str, call: object, blocking: bool) -> None:
     """Refuse what cannot be called, and what gives no answer when it is."""
     if not callable(call):
         raise TypeError(f"service {name} needs a function to call, got {call!r}")
-    if any(inspect.isasyncgenfunction(each) for each in _functions_of(call)):
+    if any(inspect.isasyncgenfunction(each) for each in functions_of(call)):
         raise TypeError(f"service {name} is an async generator; a call returns one answer")
-    if blocking and any(inspect.iscoroutinefunction(each) for each in _functions_of(call)):
+    if blocking and any(inspect.iscoroutinefunction(each) for each in functions_of(call)):
         raise TypeError(f"service {name} is a coroutine function, which does not block; leave out blocking=True")
 
 
-def _functions_of(call: object) -> tuple[object, object]:
-    """What may be the function: an object that is called may have one."""
-    return call, getattr(call, "__call__", None)  # noqa: B004
+def functions_of(call: object) -> tuple[object, object]:
+    """What may be a coroutine function, say: what is called, or if it is an object, its method."""
+    return call, getattr(call, "__call__", None)  # noqa: B004 - the method itself is looked at, not whether there is one
 
 
 def _as_coroutine_function(
@@ -183,7 +183,7 @@ def _as_coroutine_function(
 ) -> Callable[[Any], Awaitable[Any]]:
     if threads is not None:
         return lambda value: _in_thread(threads, call, value)
-    if any(inspect.iscoroutinefunction(each) for each in _functions_of(call)):
+    if any(inspect.iscoroutinefunction(each) for each in functions_of(call)):
         return call
 
     async def answer(value: Any) -> Any:
