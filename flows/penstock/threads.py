@@ -9,6 +9,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from penstock.unawaited import disown
+
 T = TypeVar("T")
 
 
@@ -35,7 +37,7 @@ def in_own_thread(call: Callable[[], T], name: str) -> asyncio.Future[T]:
     """Make a blocking call that may hang, in a thread that nobody shares, and that the end of the process ends."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at, whoever still waits
+    disown(future)  # whoever still waits for it
 
     def tell(done: Callable[[], None]) -> None:
         if not future.done():

@@ -19,6 +19,7 @@ from penstock.errors import WriterEnded, describe
 from penstock.operators.stage import Next, staged
 from penstock.scope import CANCEL_SECONDS, Scope
 from penstock.services import Backoff
+from penstock.unawaited import disown
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -81,6 +82,11 @@ class Mail:
         """Log that letters may be stored whose elements are about to be settled as cancelled."""
         if self.doubt is not None:
             log.error("store.uncertain", run=run, letters=len(self.letters), error=self.doubt)
+
+    def tell_late(self, run: str, error: BaseException | None) -> None:
+        """Log what became of letters after nobody waited any more."""
+        reason = None if error is None else describe(error)
+        log.warning("store.late", run=run, letters=len(self.letters), stored=error is None, error=reason)
 
 
 class PostOffice:
@@ -182,6 +188,7 @@ class PostOffice:
         await asyncio.wait((storing,), timeout=patience)
         if not storing.done():
             log.error("store.uncertain", run=self._scope.name, letters=len(mail.letters), waited=patience)
+            disown(storing, partial(mail.tell_late, self._scope.name))
         elif storing.cancelled():
             mail.tell_doubt(self._scope.name)
         elif (error := storing.exception()) is None:

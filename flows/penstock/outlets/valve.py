@@ -17,6 +17,7 @@ from penstock.errors import CallCancelled, OutletUnavailable, ReaderGone, TimedO
 from penstock.outlets.outlet import Outlet
 from penstock.scope import CANCEL_SECONDS
 from penstock.services import Backoff
+from penstock.unawaited import disown
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -129,6 +130,7 @@ class Valve:
         finally:
             if not call.done():
                 late = True
+                disown(call)
                 call.cancel()
                 await asyncio.wait((call,), timeout=GRACE)
                 if not call.done():

@@ -38,6 +38,7 @@ from penstock.runtime.wiring import wire
 from penstock.scope import CANCEL_SECONDS, Scope
 from penstock.sinks import Sink
 from penstock.turns import Turns
+from penstock.unawaited import disown
 from penstock.window import Window
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -182,6 +183,7 @@ class Run:
             await asyncio.wait((opening, self.scope.over), return_when=asyncio.FIRST_COMPLETED)
             if not opening.done():  # aborted meanwhile
                 opening.cancel()
+                disown(opening)
                 await asyncio.wait((opening,), timeout=CANCEL_SECONDS)
                 return
             store = opening.result()

@@ -27,6 +27,7 @@ from penstock.services.lane import Done, Lane
 from penstock.services.spacing import Spacing
 from penstock.services.timeouts import Timeouts
 from penstock.services.tries import Tries
+from penstock.unawaited import disown
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -144,6 +145,7 @@ class Bulkhead:
         await asyncio.wait((resting,), timeout=CANCEL_SECONDS)
         if not resting.done():
             resting.cancel()
+            disown(resting)
             log.error("service.not_at_rest", service=self.name, error=f"not within {CANCEL_SECONDS:g} s")
         elif not resting.cancelled() and (error := resting.exception()) is not None:
             log.error("service.not_at_rest", service=self.name, error=describe(error))
