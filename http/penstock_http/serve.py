@@ -7,6 +7,7 @@ import asyncio
 import gc
 import os
 import socket
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import structlog
 from aiohttp import web
 
 from penstock.complaints import complain
-from penstock.errors import PenstockError
+from penstock.errors import FlowError, PenstockError
 from penstock.files.folders import holds_flow
 from penstock.observe import LogFile, PenstockCollector, Reloads, Requests, Watched, set_up_logs
+from penstock.runner.finding import is_in_python
 from penstock.runtime import Phase, Supervisor
 from penstock.services.web import HttpClient
 from penstock.settings import Settings, SettingsError, add_flags, load_settings
@@ -27,11 +29,12 @@ from penstock_http.catalogue.changes import watch_files
 from penstock_http.catalogue.places import Places
 from penstock_http.catalogue.receipts import Receipt
 from penstock_http.catalogue.reload import Reloading
+from penstock_http.catalogue.revision import Offer
 from penstock_http.context import Context
 from penstock_http.limits import ACCEPTS, BACKLOG, Connection, Descriptors, listen
 from penstock_http.previous_stop import RunningMark
 from penstock_http.signals import hangups, install_signals, reload_when
-from penstock_http.starting import built_in, loader
+from penstock_http.starting import built_in, in_python, loader
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -54,7 +57,9 @@ def command(arguments: list[str]) -> int:
     """Serve until told to stop: 0 if all was settled, 1 if the stop was forced or it cannot listen, 2 for mistakes."""
     parser = make_parser()
     given = vars(parser.parse_args(arguments))
-    paths: list[Path] = given.pop("paths")
+    names: list[str] = given.pop("flows")
+    modules = [name for name in names if is_in_python(name)]
+    paths = [Path(name) for name in names if name not in modules]
     watch: bool = given.pop("watch")
     if watch and not paths:
         parser.error("--watch watches flow files; name some, or a directory of them")
@@ -64,7 +69,11 @@ def command(arguments: list[str]) -> int:
         return complain("serve", error, 2)
     logs = set_up_logs(settings.log_format, settings.log_level)
     try:
-        return asyncio.run(serve(settings, Places(paths, holds_flow=holds_flow), logs, watch=watch))
+        offers = [in_python(name, settings) for name in modules]
+    except FlowError as error:
+        return complain("serve", error, 2)
+    try:
+        return asyncio.run(serve(settings, Places(paths, holds_flow=holds_flow), offers, logs, watch=watch))
     except Wrong as wrong:
         return complain("serve", wrong, 2)
     except PenstockError as error:
@@ -76,25 +85,37 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="penstock serve",
         description="Serve flows at /NAME/bulk, with background workers, dead letters and metrics: those of flow "
-        "files, or without any the orders flow.",
+        "files and of Python modules, or without any the orders flow.",
         epilog="Settings come from the file, then from variables, then from flags. PENSTOCK_TOKEN sets the token. "
         "SIGHUP loads all flow files again; a file with mistakes changes nothing.",
     )
-    parser.add_argument("paths", nargs="*", metavar="DIR|FILE", type=Path, help="flow files, and directories of them")
+    parser.add_argument(
+        "flows",
+        nargs="*",
+        metavar="FLOW",
+        help="flow files, directories of them, and module:name of flows in Python, which are not loaded again",
+    )
     parser.add_argument("--watch", action="store_true", help="load flow files again whenever one of them changes")
     add_flags(parser)
     return parser
 
 
-async def serve(settings: Settings, places: Places, logs: LogFile, *, watch: bool = False) -> int:
-    """Serve until a signal; returns the exit code. Raises `PenstockError` when it cannot: `Wrong` for the flows."""
+async def serve(
+    settings: Settings, places: Places, offers: Sequence[Offer], logs: LogFile, *, watch: bool = False
+) -> int:
+    """Serve until a signal; returns the exit code. Raises `PenstockError` when it cannot: `Wrong` for the flows.
+
+    `offers` are the flows that are in no file; without any flow the built-in one is served.
+    """
     loop = asyncio.get_running_loop()
     asked = hangups(loop)
     supervisor = Supervisor(max_runs=settings.max_runs, apart=True)
     requests, reloads = Requests(), Reloads()
     client = HttpClient()
     catalogue = Catalogue(supervisor, reloads, keep=settings.dead_letters)
-    reloading = Reloading(catalogue, loader(settings), places, () if places.paths else (built_in(settings, client),))
+    if not offers and not places.paths:
+        offers = (built_in(settings, client),)
+    reloading = Reloading(catalogue, loader(settings), places, offers)
     await supervisor.stores.get(settings.dead_letters)
     sock = listen(settings)
     await load_all(reloading, supervisor)

@@ -1,4 +1,4 @@
-"""What is served: flow files, or the orders flow; the settings are defaults for what they leave open."""
+"""What is served: flow files, flows of Python, or the orders flow; settings are defaults for what they leave open."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 from penstock.files.load import FlowFile, load, loads
 from penstock.flow import Flow
 from penstock.orders import sample_orders, simulated_inventory, simulated_pricing
+from penstock.runner.finding import find_flow
 from penstock.runtime import Every, Once
 from penstock.services import Service
 from penstock.services.web import HttpClient, http_service
 from penstock.settings import Settings
+from penstock.window import BYTES, ELEMENTS
 from penstock_http.catalogue.loading import Loader
 from penstock_http.catalogue.revision import Offer
 
@@ -25,10 +27,25 @@ def loader(settings: Settings) -> Loader:
 
 def with_defaults(file: FlowFile, settings: Settings) -> Flow[Any]:
     """The flow of a file; what the file leaves open is as the settings have it. `--workers 0` means none."""
-    flow = file.flow
-    if "window" not in file.said:
+    said = file.said
+    return _completed(file.flow, settings, window="window" not in said, dead_letters="dead_letters" not in said)
+
+
+def in_python(name: str, settings: Settings) -> Offer:
+    """The flow that `module:name` is or makes, for as long as the service runs. Raises `FlowError`.
+
+    A window of the usual size, and dead letters that it does not name, are as the settings have them.
+    """
+    found = find_flow(name)
+    flow = found.flow
+    usual = (flow.elements, flow.bytes) == (ELEMENTS, BYTES)
+    return Offer(_completed(flow, settings, window=usual, dead_letters=flow.store is None), found.digest, name)
+
+
+def _completed(flow: Flow[Any], settings: Settings, *, window: bool, dead_letters: bool) -> Flow[Any]:
+    if window:
         flow = flow.window(settings.window, settings.window_bytes)
-    if "dead_letters" not in file.said:
+    if dead_letters:
         flow = flow.dead_letters(settings.dead_letters)
     return flow if settings.workers else replace(flow, workers=())
 

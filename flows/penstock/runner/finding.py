@@ -26,15 +26,20 @@ class Found(NamedTuple):
     """The files that it was read from."""
 
 
+def is_in_python(name: str) -> bool:
+    """Whether a name is one of a flow in a module, `module:name`, and none of a file."""
+    return re.fullmatch(REFERENCE, name) is not None and not Path(name).exists()
+
+
 def find_flow(name: str) -> Found:
     """The flow in a file, or the one that `module:name` is or makes. Raises `FlowError`."""
-    if re.fullmatch(REFERENCE, name) and not Path(name).exists():
-        return _in_python(name)
+    if is_in_python(name):
+        return _find_in_python(name)
     found = load(name)
     return Found(found.flow, found.digest, found.files)
 
 
-def _in_python(name: str) -> Found:
+def _find_in_python(name: str) -> Found:
     module_name, _, path = name.partition(":")
     with importing_from(Path()):
         try:

@@ -37,16 +37,19 @@ class Reload(Struct, frozen=True):
 
 
 class Reloading:
-    """Reads flows and offers them to the catalogue: all files at once, or one that came over HTTP."""
+    """Reads flows and offers them to the catalogue: all files at once, or one that came over HTTP.
 
-    def __init__(self, catalogue: Catalogue, loader: Loader, places: Places, built_in: Sequence[Offer] = ()) -> None:
+    `lasting` are flows that are in no file, and are served as they are.
+    """
+
+    def __init__(self, catalogue: Catalogue, loader: Loader, places: Places, lasting: Sequence[Offer] = ()) -> None:
         self.last: Reload | None = None
         self.stamp: Stamp = {}
         """All files that were read the last time, or could have been, as they were before."""
         self.places = places
         self._catalogue = catalogue
         self._loader = loader
-        self._built_in = built_in
+        self._lasting = lasting
         self._names: dict[Path, str] = {}
         self._loading = Loading()
         self._turn = asyncio.Lock()
@@ -55,7 +58,7 @@ class Reloading:
         """Read everything for the first time. All are served, or none: then some of the receipts have mistakes."""
         async with self._turn:
             found = await self._loading.of(self._look)
-            offers = [*self._built_in, *found.offers]
+            offers = [*self._lasting, *found.offers]
             checked = [*await self._catalogue.offer(*offers, dry=True), *found.bad]
             if any(receipt.mistakes for receipt in checked):
                 return checked
@@ -107,7 +110,7 @@ class Reloading:
     async def _take(self, cause: str, found: Found) -> list[Receipt]:
         """Offer what was found; returns what came of it."""
         leaving = self._leaving(found)
-        receipts = await self._catalogue.offer(*self._built_in, *found.offers, leaving=leaving)
+        receipts = await self._catalogue.offer(*self._lasting, *found.offers, leaving=leaving)
         for receipt in found.bad:
             self._catalogue.refuse(receipt)
         self.stamp = found.stamp

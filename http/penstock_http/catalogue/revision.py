@@ -35,7 +35,7 @@ class Offer(Struct, frozen=True, eq=False):
     flow: Flow[Any]
     digest: str
     source: str
-    """The file that it comes from; `PUT` or `built in` for what comes from none."""
+    """The file that it comes from, or its name in Python; `PUT` or `built in` for what comes from neither."""
 
 
 class Revision:
