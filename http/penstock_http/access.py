@@ -33,12 +33,18 @@ def check_token(request: web.Request, what: str) -> None:
             {"WWW-Authenticate": 'Bearer realm="penstock"'},
         )
     local = is_loopback(settings.host) and is_loopback(request.remote or "") and is_loopback(_asked_host(request))
-    if not local or "Forwarded" in request.headers or "X-Forwarded-For" in request.headers:
+    if not local or any(map(_is_of_proxy, request.headers)):
         raise Refused(
             403,
             "token_needed",
             f"beyond this machine only whoever has a token may {what}: set PENSTOCK_TOKEN and restart",
         )
+
+
+def _is_of_proxy(header: str) -> bool:
+    """Whether a header is one that proxies add."""
+    name = header.lower()
+    return name in ("via", "forwarded", "x-real-ip") or name.startswith("x-forwarded-")
 
 
 def _asked_host(request: web.Request) -> str:

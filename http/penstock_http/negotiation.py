@@ -77,8 +77,12 @@ def _q(parameters: list[str]) -> float:
 
 
 def body_type(request: web.Request) -> tuple[str, str]:
-    """The media type and the encoding of the body; raises 415."""
-    encoding = (_list(request, "Content-Encoding") or "identity").lower()
+    """The media type and the encoding of the body; raises 415, and 501 for a transfer that is encoded, too."""
+    transfer = _list(request, "Transfer-Encoding") or "chunked"
+    if transfer.lower() != "chunked":
+        said = f"a body is transferred as it is, or chunked, not as {transfer}; say Content-Encoding instead"
+        raise Refused(501, "unsupported_transfer", said)
+    encoding = (_list(request, "Content-Encoding") or "identity").lower().removeprefix("x-")
     if encoding not in ENCODINGS:
         raise Refused(415, "unsupported_encoding", f"a body comes as {', '.join(ENCODINGS)}, not as {encoding}")
     kind = SAME.get(request.content_type, request.content_type)

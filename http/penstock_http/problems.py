@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import Any
 
@@ -16,7 +17,7 @@ from penstock.observe import Requests
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 LEFT = 499
-"""The status in the accounts of a client that left before it was answered (nginx's); nobody ever reads it."""
+"""The status in the accounts of a client that left before its answer was whole (nginx's); nobody ever reads it."""
 
 NOWHERE = "nowhere"
 """The name of the route that answers what no other does."""
@@ -95,23 +96,43 @@ def answer_problems(requests: Requests) -> Any:
             response = await handler(request)
         except web.HTTPException as error:
             response = _standard(request, error)
-        except PenstockError as error:
-            refused = refusal_of(error)
-            if refused is None:
-                raise
-            requests.refused[refused.name] += 1
-            log.info("http.refused", path=request.path, status=refused.status, reason=refused.name)
-            response = problem(refused.status, str(refused), refused.name, refused.headers, refused.more)
-        except Exception as error:
-            if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
-                response = web.Response(status=LEFT)
+        except asyncio.CancelledError:
+            count(request, LEFT)
+            raise
+        except ConnectionError as error:
+            if request.transport is not None and not request.transport.is_closing():
+                response = _broken(request, error)
             else:
-                log.error("http.broke", path=request.path, exc_info=error)
-                response = problem(500, "something broke inside the service; its log tells what")
-        requests.answered[_route(request), _method(request), str(response.status)] += 1
+                response = web.Response(status=LEFT)
+        except PenstockError as error:
+            # By a function: a name here for what may be the error itself would keep it, and with it the frames that it
+            # came through and the body that they hold, until the collector looks.
+            response = refuse(request, error)
+        except Exception as error:
+            response = _broken(request, error)
+        count(request, response.status)
         return response
 
+    def refuse(request: web.Request, error: PenstockError) -> web.Response:
+        refused = refusal_of(error)
+        if refused is None:
+            return _broken(request, error)
+        requests.refused[refused.name] += 1
+        log.info("http.refused", path=request.path, status=refused.status, reason=refused.name)
+        return problem(refused.status, str(refused), refused.name, refused.headers, refused.more)
+
+    def count(request: web.Request, status: int) -> None:
+        requests.answered[_route(request), _method(request), str(status)] += 1
+        if status == LEFT:
+            log.info("http.left", path=request.path)
+
     return middleware
+
+
+def _broken(request: web.Request, error: Exception) -> web.Response:
+    """The answer when there is a bug."""
+    log.error("http.broke", path=request.path, exc_info=error)
+    return problem(500, "something broke inside the service; its log tells what")
 
 
 def _standard(request: web.Request, error: web.HTTPException) -> web.StreamResponse:

@@ -73,17 +73,25 @@ async def follow(
     output: Output | Collected,
     pace: Pace,
 ) -> Summary:
-    """See a run to its end, watching the client meanwhile. A response, if there is one, begins at once."""
+    """See a run to its end, watching the client meanwhile. A response, if there is one, begins at once.
+
+    Raises `ConnectionError` when the client left, or is cancelled then; the connection is closed and the run over.
+    """
     watch = Watch(request, run, sink, body, output, pace)
     try:
         if response is not None:
             # Its head is sent by itself: sent with the first results it would cost less, but a client that sends head
             # and body apart, and whose kernel holds the body back until the head is acknowledged, would wait for it.
             await response.prepare(request)
-        return await run.finished
+        summary = await run.finished
+        if summary.reason == "left":
+            raise ConnectionResetError("the client left")
+        return summary
     except (asyncio.CancelledError, ConnectionError):
         run.abort("left")
         await run.finished
+        if request.transport is not None:
+            request.transport.abort()
         raise
     finally:
         watch.end()
@@ -98,7 +106,7 @@ async def conclude(
     stall: float,
 ) -> None:
     """Write the end record, or cut the stream when there is none to write or nobody to read it."""
-    reads = summary.reason not in ("left", "aborted")
+    reads = summary.reason != "aborted"
     transport = request.transport
     try:
         if reads:

@@ -68,6 +68,15 @@ def test_http_1_0_is_answered_until_the_end_of_the_connection(client: Client) ->
     assert client.closed()
 
 
+@pytest.mark.parametrize("kind", [NDJSON, "text/event-stream"])
+def test_a_stream_to_http_1_0_ends_with_its_connection(client: Client, kind: str) -> None:
+    """Also for a client that would keep it: without chunks there is no other end."""
+    client.send(f"GET {BULK}?count=4 HTTP/1.0\r\nAccept: {kind}\r\nConnection: keep-alive\r\n\r\n".encode())
+    answer = client.answer().complete()
+    assert b'"received":4' in answer.body
+    assert client.closed()
+
+
 def test_http_1_0_with_a_body_gets_its_answer(client: Client) -> None:
     """Its length tells where it ends."""
     client.request("POST", BULK, orders(4), version="1.0", Content_Type=NDJSON)

@@ -110,13 +110,27 @@ def test_a_letter_that_there_is_not_is_a_404(server: Process, id: str) -> None:
     [
         {"X_Forwarded_For": "203.0.113.7"},
         {"Forwarded": "for=203.0.113.7"},
+        {"X_Forwarded_Host": "penstock.example"},
+        {"X_Real_IP": "203.0.113.7"},
+        {"Via": "1.1 penstock.example"},
         {"Host": "penstock.example"},
         {"Host": "evil.example:80"},
         {"Host": "127.0.0.1:abc"},
         {"Host": "127.0.0.1:99999999"},
         {"Host": "[::1]:5:5"},
     ],
-    ids=["X-Forwarded-For", "Forwarded", "a name", "rebinding", "no port", "no such port", "two ports"],
+    ids=[
+        "X-Forwarded-For",
+        "Forwarded",
+        "X-Forwarded-Host",
+        "X-Real-IP",
+        "Via",
+        "a name",
+        "rebinding",
+        "no port",
+        "no such port",
+        "two ports",
+    ],
 )
 def test_without_a_token_only_this_machine_is_answered(server: Process, headers: dict[str, str]) -> None:
     """What came through a proxy, or under a name of elsewhere (DNS rebinding), is not from here."""

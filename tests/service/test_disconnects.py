@@ -104,8 +104,33 @@ def test_an_answer_in_one_piece_that_nobody_waits_for_is_given_up(server: Proces
     assert server.said("run.ended", reason="left", received=7, cancelled=7)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_whoever_left_is_counted_as_a_request_too(server: Process, way: str) -> None:
+    """Once each, as 499: out of a stream, an upload, an answer in one piece, and an array of which no run began."""
+
+    def left() -> float:
+        return server.metric("penstock_http_requests_total", status="499")
+
+    before = left()
+    paths = [("GET", "?count=1000", {}), ("GET", "?count=7", {"Accept": "application/json"})]
+    body = {"Content_Length": "1000"}
+    paths += [("POST", "", body | {"Content_Type": kind}) for kind in (NDJSON, "application/json")]
+    for method, query, headers in paths:
+        with server.connect() as client:
+            client.request(method, f"/orders/bulk{query}", b"[" if "Content_Length" in headers else None, **headers)
+            time.sleep(0.1)  # it is on its way, or the request would not be one
+            WAYS[way](client)
+    until(lambda: left() == before + 4, 3)
+    assert len(server.said("http.left")) >= 4
+
+
 def test_who_leaves_is_not_counted_as_a_failure(server: Process) -> None:
     """The metrics know how many left, and no dead letter was written because of it."""
+    with server.connect() as client:
+        client.request("GET", "/orders/bulk?count=1000")
+        client.answer()
+        client.leave()
+    until(lambda: server.metric("penstock_runs_active") == 0, WITHIN)
     left = len(server.said("run.ended", reason="left"))
     assert server.metric("penstock_runs_total", reason="left") == left > 0
     assert server.metric("penstock_settled_total", outcome="failed") == 0

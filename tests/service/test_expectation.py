@@ -100,6 +100,6 @@ def test_who_leaves_instead_of_being_asked_is_no_fault(server: Process) -> None:
         with server.connect() as client:
             client.request("POST", "/orders/bulk", **LINES, **ASKING)
             client.reset()
-    until(lambda: server.metric("penstock_http_requests_total", method="POST", status="499") > 0)
+    until(lambda: server.metric("penstock_http_requests_total", method="POST", status="499") == 20)
     assert server.metric("penstock_http_requests_total", method="POST", status="500") == 0
     assert not server.said("http.broke")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import zlib
 from collections.abc import Iterator
@@ -25,6 +26,14 @@ def stays_well(server: Process) -> Iterator[None]:
     assert server.rss() - before < MEMORY
     assert server.post({"orderId": 1}).end["ok"] == 1
     assert server.metric("penstock_in_flight") == 0
+
+
+def test_what_was_refused_is_not_kept(server: Process) -> None:
+    """A body that is too large is gone with its answer, however often one comes: 100 of them would be some 200 MB."""
+    bomb = gzip.compress(b" " * 30_000_000)
+    for _ in range(100):
+        answer = server.ask("POST", "/orders/bulk", bomb, Content_Type="application/json", Content_Encoding="x-gzip")
+        assert answer.status == 413
 
 
 @pytest.mark.parametrize("length", [1001, 5000, 3_000_000])

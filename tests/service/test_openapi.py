@@ -173,6 +173,7 @@ CASES = [
     post(413, "answer_too_large", orders(500), **LINES, **ONE_PIECE),
     post(415, "unsupported_type", b"", Content_Type="text/csv"),
     post(415, "unsupported_encoding", b"", **LINES, Content_Encoding="br"),
+    post(501, "unsupported_transfer", b"0\r\n\r\n", **LINES, Transfer_Encoding="gzip, chunked"),
 ]
 EVERYWHERE = {
     ("400", "bad_request"): BAD,

@@ -105,7 +105,7 @@ def field_of(value: Any, name: str) -> Any:
 def _text(field: str, found: object, where: str) -> str:
     if isinstance(found, NO_TEXT):
         raise Invalid(f"the field {field} is no text and no number, so it has no place in {where}")
-    return str(found)
+    return str(found).lower() if isinstance(found, bool) else str(found)  # as JSON has it
 
 
 def _one_line(field: str, text: str) -> str:

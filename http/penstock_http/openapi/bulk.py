@@ -38,6 +38,7 @@ def bulk(revision: Revision, item: Part, settings: Settings) -> Part:
             408: either(refusal(408, "stalled"), ended("stalled")),
             413: refusal(413, "body_too_large", "answer_too_large"),
             415: refusal(415, "unsupported_type", "unsupported_encoding"),
+            501: refusal(501, "unsupported_transfer"),
         },
         parameters=[*forms(flow.ordered), packed],
         requestBody=body,

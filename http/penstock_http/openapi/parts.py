@@ -37,6 +37,7 @@ CODES = {
     "token_needed": "it is for whoever has the token; without one set, for this machine only",
     "too_many_runs": "as many streams as allowed are open",
     "unsupported_encoding": "the body is compressed in another way",
+    "unsupported_transfer": "its transfer is encoded in another way than chunked",
     "unsupported_type": "the body is of another kind",
 }
 """What each `code` of a problem means."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from msgspec import Struct
 
 from penstock.errors import PenstockError, SourceBroke
@@ -116,6 +116,8 @@ async def streamed(
     sink = Lines(output.write, form)
     run = start(sink)
     response.headers.update(named(run))
+    if request.version < HttpVersion11:  # which knows no chunks: the end of the connection is that of the answer
+        response.force_close()
     summary = await follow(request, response, run, sink, body, output, pace)
     await conclude(request, response, output, form, summary, stall)
     return response
