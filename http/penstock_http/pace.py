@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
 from aiohttp import web
 
@@ -30,6 +30,15 @@ class Pace:
         """Count time that was spent waiting for the client; returns whether it was too much."""
         self.waited += seconds
         return self.waited >= self._stall
+
+    async def departure(self, writing: Awaitable[None], bytes: int) -> None:
+        """Wait until a client takes what is written to it; raises `TimeoutError` when it stalls."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with asyncio.timeout(max(0.0, self._stall - self.waited)):
+            await writing
+        self.waited += loop.time() - began
+        self.moved(bytes)
 
     async def arrivals(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
         """What a client sends before its stream begins; raises `TimeoutError` when it stalls."""

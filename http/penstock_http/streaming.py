@@ -6,6 +6,7 @@ import asyncio
 import zlib
 from collections.abc import Awaitable, Callable
 
+import structlog
 from aiohttp import web
 
 from penstock.errors import AnswerTooLarge, ReaderGone
@@ -13,6 +14,11 @@ from penstock.runtime import Run, Summary
 from penstock.sinks import Form, Lines
 from penstock_http.pace import Pace
 from penstock_http.watch import Body, Watch
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+PIECE = 1 << 16
+"""Bytes of a large answer that are written at a time; with as many waiting to be sent, asyncio has a writer wait."""
 
 LAST_WORD = 2.0
 """Seconds that a client which stalled is given to take the end record."""
@@ -26,7 +32,7 @@ class Output:
         # Level 1: the loop compresses, and higher levels cost three times as much for a tenth less on such lines.
         self._compressor = zlib.compressobj(1, wbits=31) if gzip else None
         self.bytes = 0
-        """Bytes that were written."""
+        """Bytes that were handed to the connection; how many of them the client took, only that knows."""
 
     async def write(self, data: bytes) -> None:
         """Send bytes now; compressed ones with a flush, so that the client can read them now."""
@@ -41,11 +47,11 @@ class Output:
         await self._send(data, self._response.write_eof)
 
     async def _send(self, data: bytes, send: Callable[[bytes], Awaitable[None]]) -> None:
+        self.bytes += len(data)
         try:
             await send(data)
         except ConnectionError:
             raise ReaderGone from None
-        self.bytes += len(data)
 
 
 class Collected:
@@ -95,6 +101,24 @@ async def follow(
         raise
     finally:
         watch.end()
+
+
+async def deliver(request: web.Request, response: web.StreamResponse, document: bytes, pace: Pace) -> None:
+    """Write a large answer in one piece, for as long as the client takes it. Raises `ConnectionError` if it left.
+
+    It is not left to aiohttp: many of them that nobody reads would take memory that no limit knows of.
+    """
+    response.content_length = len(document)
+    try:
+        await response.prepare(request)
+        for start in range(0, len(document), PIECE):
+            await pace.departure(response.write(document[start : start + PIECE]), PIECE)
+        await response.write_eof()
+    except TimeoutError:
+        log.warning("stream.stalled", path=request.path, waiting_for="reader", answer=len(document))
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the client did not read") from None
 
 
 async def conclude(

@@ -18,6 +18,12 @@ from penstock.runtime import Run
 from penstock.sinks import Lines
 from penstock_http.pace import Pace
 
+try:
+    import fcntl
+    import termios
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]  # no module there
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 PERIOD = 0.25
@@ -84,7 +90,7 @@ class Watch:
             self._run.abort("left")
             return
         now, total = self._loop.time(), self._total()
-        self._pace.moved(total - self._moved)
+        self._pace.moved(max(0, total - self._moved))
         if self._waits_for_client() and self._pace.stalls(now - self._before):
             self._give_up()
             return
@@ -92,7 +98,8 @@ class Watch:
         self._timer = self._loop.call_later(PERIOD, self._look)
 
     def _total(self) -> int:
-        return self._output.bytes + (self._body.bytes if self._body is not None else 0)
+        """Bytes that the client sent and took so far."""
+        return self._output.bytes - untaken(self._transport) + (self._body.bytes if self._body is not None else 0)
 
     def _waits_for_client(self) -> bool:
         """True while nothing but the client holds the run up: it does not read, or it does not send."""
@@ -114,6 +121,20 @@ class Watch:
             self._run.drain("stalled")
         else:
             self._run.abort("stalled")
+
+
+def untaken(transport: asyncio.BaseTransport | None) -> int:
+    """Bytes on their way to the other side, which its system has not taken yet: those here, and those in the kernel."""
+    if not isinstance(transport, asyncio.WriteTransport) or transport.is_closing():
+        return 0
+    waiting = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    if sock is None or fcntl is None:
+        return waiting
+    try:
+        return waiting + int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
+    except OSError:
+        return waiting
 
 
 def has_left(transport: asyncio.BaseTransport | None) -> bool:

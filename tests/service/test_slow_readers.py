@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from service.conftest import Serve
 from service.processes import Process, until
 from service.wire import NDJSON, Answer, Client, orders
 
@@ -57,6 +58,23 @@ def stopped_reader(server: Process) -> Iterator[tuple[Upload, Answer]]:
         finally:
             client.sock.shutdown(2)
             upload.join()
+
+
+def test_an_answer_in_one_piece_keeps_its_place_until_it_is_read(serve: Serve) -> None:
+    """Else those that nobody reads would take memory without a limit. Who reads slowly gets all, who does not is ended."""
+    server = serve("--max-runs", 2, "--stall", 2, "--send-buffer", 16_384)
+    with server.connect(receive_buffer=4096) as reader, server.connect(receive_buffer=4096) as idler:
+        for client in (reader, idler):
+            client.request("GET", "/orders/bulk?count=4000", Accept="application/json")
+        until(lambda: len(server.said("run.ended", kind="http")) == 2)
+        assert server.ask("GET", "/orders/bulk").json()["code"] == "too_many_runs"
+
+        time.sleep(1)  # half of what it may be
+        assert reader.answer().complete().json()["end"]["received"] == 4000
+        assert server.event("stream.stalled", waiting_for="reader")["answer"] > 300_000
+        until(lambda: server.ask("GET", "/orders/bulk").status == 200)
+    assert len(server.said("stream.stalled")) == 1
+    assert server.metric("penstock_http_requests_total", status="499") == 1
 
 
 def test_a_reader_that_stops_holds_back_its_sender(server: Process) -> None:

@@ -66,6 +66,18 @@ def test_a_byte_a_second_is_no_progress(server: Process) -> None:
     assert server.event("run.ended", run=answer.headers["penstock-run"])["reason"] == "stalled"
 
 
+def test_a_reader_that_is_slow_all_the_time_is_not_ended(server: Process) -> None:
+    """What its system took counts, not only what all of a write came to: that would take longer than a stall here."""
+    with server.connect(receive_buffer=4096) as client:
+        client.request("GET", "/orders/bulk?count=2000")
+        run = client.answer().headers["penstock-run"]
+        until = time.monotonic() + 4 * STALL
+        while time.monotonic() < until:
+            assert client.sock.recv(1000)
+            time.sleep(0.05)
+    assert not server.said("stream.stalled", run=run)
+
+
 def test_an_array_that_does_not_arrive_is_not_waited_for(server: Process) -> None:
     """A JSON body is read before the run starts; its client may not stall either."""
     with server.connect() as client:

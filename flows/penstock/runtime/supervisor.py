@@ -77,7 +77,8 @@ class Supervisor:
         """How often each worker was started again after its run broke."""
         self.phase = Phase.SERVING
         self.max_runs = max_runs
-        self._limited: set[str] = set()
+        self._limited: set[object] = set()
+        """The ids of the runs that are limited, and what stands for places that are held without one."""
         self._gathering: set[asyncio.Task[Any]] = set()
         """Those that hold a place while they gather the input of their run."""
         self.workers: dict[WorkerName, asyncio.Task[None]] = {}
@@ -166,6 +167,20 @@ class Supervisor:
             raise Stopping from None
         finally:
             self._gathering.discard(task)
+
+    @contextmanager
+    def answering(self) -> Generator[None, None, None]:
+        """Hold the place of a run, which is started unlimited, until what it gave is delivered too.
+
+        Raises `Stopping` or `TooManyRuns`.
+        """
+        self.check(limited=True)
+        place = object()
+        self._limited.add(place)
+        try:
+            yield
+        finally:
+            self._limited.discard(place)
 
     def check(self, *, limited: bool = False) -> None:
         """Raise what `start` would raise."""

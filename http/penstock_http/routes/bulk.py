@@ -22,7 +22,7 @@ from penstock_http.expectation import welcome_body
 from penstock_http.negotiation import JSON, NDJSON, SSE
 from penstock_http.pace import Pace
 from penstock_http.problems import RETRY_SECONDS, Refused, refusal_of
-from penstock_http.streaming import Collected, Output, conclude, follow
+from penstock_http.streaming import PIECE, Collected, Output, conclude, deliver, follow
 from penstock_http.watch import Body
 
 Start = Callable[[Sink], Run]
@@ -96,12 +96,15 @@ async def answer(
 ) -> web.StreamResponse:
     """Run a source through a flow and answer in the form that was asked for."""
 
-    def start(sink: Sink) -> Run:
-        return context.supervisor.start(revision, source, sink, kind="http", ordered=asked.ordered, limited=True)
+    supervisor, streams = context.supervisor, asked.kind != JSON
 
-    if asked.kind == JSON:
+    def start(sink: Sink) -> Run:
+        return supervisor.start(revision, source, sink, kind="http", ordered=asked.ordered, limited=streams)
+
+    if streams:
+        return await streamed(request, start, body, asked.pace, FORMS[asked.kind], context.settings.stall)
+    with supervisor.answering():
         return await at_once(request, start, body, asked.pace, asked.max_body)
-    return await streamed(request, start, body, asked.pace, FORMS[asked.kind], context.settings.stall)
 
 
 async def streamed(
@@ -135,7 +138,12 @@ async def at_once(request: web.Request, start: Start, body: Body | None, pace: P
     document = b'{"results":[%b],"end":%b}\n' % (results, msgspec.json.encode(summary.end()))
     status = _status(summary, body_broke=body is not None and isinstance(run.error, SourceBroke))
     headers = HEADERS | named(run) | ({"Retry-After": str(RETRY_SECONDS)} if status == 503 else {})
-    return web.Response(status=status, body=document, content_type=JSON, headers=headers)
+    if len(document) <= PIECE:
+        return web.Response(status=status, body=document, content_type=JSON, headers=headers)
+    output.pieces.clear()
+    response = web.StreamResponse(status=status, headers=headers | {"Content-Type": JSON})
+    await deliver(request, response, document, pace)
+    return response
 
 
 def named(run: Run) -> dict[str, str]:
