@@ -18,6 +18,7 @@ from reactivex.scheduler.eventloop import AsyncIOScheduler
 from penstock.element import Element, Ledger
 from penstock.errors import Cancelled, NoScope, RunError, SecondSource
 from penstock.turns import Turns
+from penstock.unawaited import disown
 from penstock.window import Window
 
 T = TypeVar("T")
@@ -214,15 +215,28 @@ class Scope(AsyncIOScheduler):
             task.cancel()
         done: set[asyncio.Future[Any]] = set()
         late: set[asyncio.Future[Any]] = set()
-        if waits := [wait for call in self._close_calls for wait in call()]:  # side by side
+        errors: list[BaseException] = []
+        if waits := self._begin_to_close(errors):  # side by side
             done, late = await asyncio.wait(waits, timeout=CLOSE_SECONDS)
             for wait in late:
                 wait.cancel()
         if left := late | self._tasks:
             await asyncio.wait(left, timeout=CANCEL_SECONDS)
         self._let_go()
-        stuck = [_name(wait) for wait in late] + [task.get_name() for task in self._tasks if not task.done()]
-        return stuck, [error for wait in done if not wait.cancelled() and (error := wait.exception()) is not None]
+        for wait in late:
+            disown(wait)
+        errors += [error for wait in done | late if (error := _error(wait)) is not None]
+        return [*map(_name, late), *(task.get_name() for task in self._tasks if not task.done())], errors
+
+    def _begin_to_close(self, errors: list[BaseException]) -> list[asyncio.Future[Any]]:
+        """Tell all who want to know that the run is over; one that breaks keeps no other from it."""
+        waits: list[asyncio.Future[Any]] = []
+        for call in self._close_calls:
+            try:
+                waits += call()
+            except Exception as error:
+                errors.append(error)
+        return waits
 
     def _let_go(self) -> None:
         """Refer no longer to those who refer to this scope.
@@ -284,6 +298,11 @@ class BranchScope(Scope):
 
 def _name(work: asyncio.Future[Any]) -> str:
     return work.get_name() if isinstance(work, asyncio.Task) else "closing"
+
+
+def _error(work: asyncio.Future[Any]) -> BaseException | None:
+    """The error that some work ended in, if it did."""
+    return work.exception() if work.done() and not work.cancelled() else None
 
 
 def _pass_over(_: BaseException) -> None:

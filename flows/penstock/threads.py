@@ -14,13 +14,21 @@ from penstock.unawaited import disown
 T = TypeVar("T")
 
 
+def finished(call: Callable[[], T]) -> T:
+    """What a call gives. A `StopIteration`, which no future takes, is raised as `RuntimeError`."""
+    try:
+        return call()
+    except StopIteration as error:
+        raise RuntimeError(f"it raised {error!r}") from error
+
+
 async def in_thread(call: Callable[[], T]) -> T:
     """Make a short blocking call in a thread.
 
     A thread cannot be cancelled. So a cancel that comes meanwhile is passed on when the call has returned: what it
     works on may then be closed, and nothing of it is left behind.
     """
-    future = asyncio.get_running_loop().run_in_executor(None, call)
+    future = asyncio.get_running_loop().run_in_executor(None, partial(finished, call))
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:
@@ -45,9 +53,7 @@ def in_own_thread(call: Callable[[], T], name: str) -> asyncio.Future[T]:
 
     def work() -> None:
         try:
-            done = partial(future.set_result, call())
-        except StopIteration as error:  # which no future takes
-            done = partial(future.set_exception, RuntimeError(f"it raised {error!r}"))
+            done = partial(future.set_result, finished(call))
         except BaseException as error:  # SystemExit too: it is whoever waits that is to hear of it
             done = partial(future.set_exception, error)
         with suppress(RuntimeError):  # the event loop was closed meanwhile

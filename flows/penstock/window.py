@@ -23,7 +23,7 @@ class Window:
     Giving a credit back wakes the waiting source through a future: nothing upstream runs inside the call.
     """
 
-    __slots__ = ("_room", "_since", "_waited", "bytes", "elements", "free", "free_bytes", "highest")
+    __slots__ = ("_counted", "_room", "_since", "_waited", "bytes", "elements", "free", "free_bytes", "highest")
 
     def __init__(self, elements: int = ELEMENTS, bytes: int = BYTES) -> None:
         if elements < 1 or bytes < 1:
@@ -36,6 +36,7 @@ class Window:
         """The most elements that were ever in flight at once."""
         self._room: asyncio.Future[None] | None = None
         self._since = 0.0
+        self._counted = True
         self._waited = 0.0
 
     @property
@@ -47,7 +48,7 @@ class Window:
     def waited(self) -> float:
         """Seconds that the source stood waiting for credits, a wait that still lasts included."""
         room = self._room
-        return self._waited + (room.get_loop().time() - self._since if room is not None else 0.0)
+        return self._waited + (room.get_loop().time() - self._since if room is not None and self._counted else 0.0)
 
     def take(self, count: int, sizes: Sequence[int] | None = None, start: int = 0) -> int:
         """Take credits for as many of the next `count` elements as fit now; returns how many (0: none).
@@ -80,15 +81,16 @@ class Window:
         self.free = self.elements
         self.free_bytes = self.bytes
 
-    async def room(self) -> None:
-        """Wait until a credit comes back. One source waits at a time."""
+    async def room(self, *, counted: bool = True) -> None:
+        """Wait until a credit comes back. One source waits at a time; `counted` says whether for want of credits."""
         if self._room is not None:
             raise RuntimeError("two sources wait for the same window; a run has one source")
         loop = asyncio.get_running_loop()
         self._room = loop.create_future()
-        self._since = loop.time()
+        self._since, self._counted = loop.time(), counted
         try:
             await self._room
         finally:
-            self._waited += loop.time() - self._since
+            if counted:
+                self._waited += loop.time() - self._since
             self._room = None

@@ -22,7 +22,7 @@ try:
     import fcntl
     import termios
 except ImportError:  # on Windows
-    fcntl = None  # type: ignore[assignment]  # no module there
+    fcntl = termios = None  # type: ignore[assignment]  # no modules there
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -124,12 +124,12 @@ class Watch:
 
 
 def untaken(transport: asyncio.BaseTransport | None) -> int:
-    """Bytes on their way to the other side, which its system has not taken yet: those here, and those in the kernel."""
+    """Bytes on their way that the other side's system has not taken yet: those here, and those in the kernel."""
     if not isinstance(transport, asyncio.WriteTransport) or transport.is_closing():
         return 0
     waiting = transport.get_write_buffer_size()
     sock = transport.get_extra_info("socket")
-    if sock is None or fcntl is None:
+    if sock is None or fcntl is None or termios is None:
         return waiting
     try:
         return waiting + int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])

@@ -16,6 +16,7 @@ from penstock.deadletters import MemoryStore
 from penstock.errors import StoreError
 from penstock.operators.each import each
 from penstock.runtime import Report, Summary, Supervisor
+from penstock.runtime.closing import STORE_SECONDS
 from penstock.scope import CLOSE_SECONDS
 from penstock.sinks import Discard
 from penstock.sources import Source
@@ -71,22 +72,6 @@ def test_a_sink_that_breaks_at_the_end_keeps_no_run_from_it(aborted: bool) -> No
     assert report.runs == 0
 
 
-def test_a_store_that_cannot_be_closed_is_told_and_fails_no_run() -> None:
-    """All of its letters are durable; the log has the rest."""
-
-    class Stuck(MemoryStore):
-        async def aclose(self) -> None:
-            raise StoreError("the disk is gone")
-
-    async def main() -> Summary:
-        return await Flow("f").map(refuse).dead_letters(Stuck()).start(from_iterable([1]), Discard()).finished
-
-    with capture_logs() as logs:
-        summary = run(within(100, main()))
-    assert (summary.reason, summary.failed) == ("completed", 1)
-    assert [entry["error"] for entry in logs if entry["event"] == "store.not_closed"] == ["the disk is gone"]
-
-
 def test_a_closing_that_hangs_is_given_up_and_named() -> None:
     """A dead disk under a source must not hold the run's end up for ever."""
 
@@ -136,3 +121,111 @@ def test_a_closing_that_breaks_is_told() -> None:
 
     summary = quiet(main())
     assert (summary.reason, summary.ok, summary.error) == ("failed", 1, "cannot be closed")
+
+
+class Torn(Source[int]):
+    """Has something called at the end that breaks before there is anything to wait for."""
+
+    async def produce(self, intake: Intake[int]) -> None:
+        intake._scope.on_close(self.fail)
+        await intake.send([1])
+
+    def fail(self) -> list[asyncio.Future[Any]]:
+        raise OSError("cannot be closed")
+
+
+class Late(Source[int]):
+    """Has to be cancelled while it closes, and breaks then."""
+
+    async def produce(self, intake: Intake[int]) -> None:
+        intake.on_close(self.close)
+        await intake.send([1])
+
+    async def close(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError("cannot be closed")
+
+
+def last_words() -> None:
+    raise OSError("cannot be closed")
+
+
+@pytest.mark.parametrize(
+    ("flow", "source"),
+    [
+        (Flow[Any]("f"), Torn()),
+        (Flow[Any]("f"), Late()),
+        (Flow[Any]("f").step(lambda source: source.pipe(ops.finally_action(last_words))), from_iterable([1])),
+    ],
+    ids=["a call", "a late one", "a subscription"],
+)
+def test_nothing_that_breaks_at_the_end_keeps_a_run_from_it(flow: Flow[Any], source: Source[int]) -> None:
+    """It is told, the accounts are closed, and a shutdown does not wait for the run for ever."""
+
+    async def main() -> tuple[Summary, Report]:
+        supervisor = Supervisor()
+        summary = await supervisor.start(flow, source, Discard()).finished
+        return summary, await supervisor.shut_down(1)
+
+    summary, report = quiet(main())
+    assert (summary.reason, summary.ok, summary.error) == ("failed", 1, "cannot be closed")
+    assert (report.runs, report.forced) == (0, False)
+
+
+@pytest.mark.parametrize("error", [StoreError("the disk is gone"), OSError("the disk is gone")])
+def test_a_store_that_breaks_while_it_is_closed_costs_no_report(error: Exception) -> None:
+    """Neither the summary of a run with a store of its own, nor the report of a stop."""
+
+    class Stuck(MemoryStore):
+        async def aclose(self) -> None:
+            raise error
+
+    async def main() -> tuple[Summary, Report]:
+        flow = Flow("f").map(refuse).dead_letters(Stuck())
+        supervisor = Supervisor()
+        await supervisor.start(flow, from_iterable([1]), Discard()).finished
+        return await flow.start(from_iterable([1]), Discard()).finished, await supervisor.shut_down(1)
+
+    with capture_logs() as logs:
+        summary, report = run(within(100, main()))
+    assert (summary.reason, summary.failed, report.forced) == ("completed", 1, False)
+    assert [entry["error"] for entry in logs if entry["event"] == "store.not_closed"] == ["the disk is gone"] * 2
+
+
+def test_a_store_that_hangs_while_it_is_closed_keeps_no_run() -> None:
+    """A run that has a store of its own ends all the same."""
+
+    class Hanging(MemoryStore):
+        async def aclose(self) -> None:
+            await asyncio.Event().wait()
+
+    async def main() -> float:
+        await Flow("f").map(refuse).dead_letters(Hanging()).start(from_iterable([1]), Discard()).finished
+        return asyncio.get_running_loop().time()
+
+    assert quiet(main()) == STORE_SECONDS
+
+
+def test_a_task_that_breaks_while_it_is_cancelled_is_told() -> None:
+    """The run ends as it would have; that something else broke meanwhile is in its log."""
+
+    class Breaking(Source[int]):
+        async def produce(self, intake: Intake[int]) -> None:
+            intake._scope.spawn(self.work(), "work")
+            await intake.send([1])
+
+        async def work(self) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise KeyError("a bug")
+
+    async def main() -> Summary:
+        return await Flow("f").start(Breaking(), Discard()).finished
+
+    with capture_logs() as logs:
+        summary = run(within(100, main()))
+    assert (summary.reason, summary.ok) == ("completed", 1)
+    assert ["a bug" in entry["error"] for entry in logs if entry["event"] == "run.broke_late"] == [True]

@@ -62,7 +62,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def given_out(run: Run) -> None:
     """Wait until a source has given out its file to the end, and waits for it to be settled."""
-    await until(lambda: run.window.waited > 0)
+    await until(lambda: run.window._room is not None)
 
 
 def names(folder: Path) -> list[str]:

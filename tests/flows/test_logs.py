@@ -142,3 +142,13 @@ def test_lines_that_a_full_disk_does_not_take_are_counted() -> None:
     file.write(b"three\n")
 
     assert file.lost == 3
+
+
+def test_a_line_of_a_library_that_does_not_fit_together_is_said_in_pieces(tmp_path: Path) -> None:
+    """It is a bug of the library, and no reason to break what it was doing."""
+    path = tmp_path / "log"
+    with path.open("w") as stream:
+        set_up_logs("json", stream=stream)
+        logging.getLogger("lib").warning("%d items", "many")
+    (line,) = lines_of(path)
+    assert (line["event"], line["message"]) == ("library.said", "'%d items' ('many',)")

@@ -20,7 +20,8 @@ from penstock.errors import ReaderGone, RunError, StoreError
 from penstock.runtime import Run, Summary, Totals
 from penstock.scope import Scope
 from penstock.sinks import Discard, Lines
-from penstock.sources import ticks
+from penstock.sources import Source, ticks
+from penstock.sources.source import Intake
 from penstock.testing import run
 
 
@@ -399,3 +400,19 @@ def test_a_reader_whose_connection_broke_has_left() -> None:
         summary = run(main())
     assert (summary.reason, summary.error) == ("left", None)
     assert [entry["event"] for entry in logs] == ["run.ended"]
+
+
+def test_only_waits_for_credits_are_backpressure() -> None:
+    """A source that waits until its work is settled, to put a file away, has all the credits it wants."""
+
+    class Careful(Source[int]):
+        async def produce(self, intake: Intake[int]) -> None:
+            await intake.send([3])
+            await intake.settled()
+
+    async def main() -> float:
+        started = Flow("f").map_async(asyncio.sleep).start(Careful(), Discard())
+        await started.finished
+        return started.window.waited
+
+    assert quiet(main()) == 0

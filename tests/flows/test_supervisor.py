@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from laws.virtual import quiet, within
 from penstock import Flow, from_iterable
 from penstock.errors import FlowError, Stopping, TooManyRuns
-from penstock.runtime import Event, Every, Phase, Report, Supervisor
+from penstock.runtime import Event, Every, Phase, Report, Supervisor, Totals
 from penstock.sinks import Discard
 from penstock.sources import ticks
 from penstock.testing import run
@@ -249,3 +249,14 @@ def test_a_worker_without_a_schedule_or_a_source_is_refused() -> None:
     run(main())
     with pytest.raises(FlowError, match="got 'daily'"):
         Flow("f").worker("a", from_iterable([1]), "daily")  # type: ignore[arg-type]  # the mistake
+
+
+def test_failures_of_the_store_are_counted_for_good() -> None:
+    """A flow that is forgotten takes none of them along: what counts them must never fall."""
+    supervisor = Supervisor()
+    for name, failures in (("a", 2), ("b", 3)):
+        supervisor.totals[name] = Totals(name)
+        supervisor.totals[name].store_failures = failures
+    supervisor.forget_counts("a")
+    supervisor.forget_counts("a")
+    assert supervisor.store_failures == 5

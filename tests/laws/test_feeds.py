@@ -212,6 +212,21 @@ def test_values_of_another_thread_are_refused_and_said_how_to_bring_over() -> No
     assert (observed(on_the_loop=True).reason, observed(on_the_loop=True).ok) == ("completed", 5)
 
 
+def test_a_send_from_another_thread_is_refused_where_it_is_made() -> None:
+    """As a push is: the value would arrive whenever the loop happens to turn."""
+
+    async def main() -> Summary:
+        feed: Feed[int] = Feed(10, "backpressure")
+        feeding = Flow("f").start(feed, Discard())
+        await asyncio.sleep(0.1)
+        with pytest.raises(OtherThread, match="run_coroutine_threadsafe"):
+            await asyncio.to_thread(asyncio.run, feed.send(1))
+        feed.complete()
+        return await feeding.finished
+
+    assert quiet(main()).received == 0
+
+
 def test_a_push_from_another_thread_is_refused_where_it_is_made() -> None:
     """Whoever pushes is told how to; a value that is handed to the loop arrives."""
 

@@ -88,9 +88,17 @@ class _Forward(logging.Handler):
             record.levelno,
             "library.said",
             library=record.name,
-            message=record.getMessage(),
+            message=_message(record),
             exc_info=exception,
         )
+
+
+def _message(record: logging.LogRecord) -> str:
+    """What a library says; the pieces of it if they do not fit together, which is no reason to break its work."""
+    try:
+        return record.getMessage()
+    except Exception:
+        return f"{record.msg!r} {record.args!r}"
 
 
 def _adopt_standard_logging(level: int) -> None:

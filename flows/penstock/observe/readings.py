@@ -169,7 +169,7 @@ def store_restarts_total(of: Watched) -> Readings:
 
 def store_failures_total(of: Watched) -> Readings:
     """Failed tries to store dead letters."""
-    yield (), sum(totals.store_failures for totals in of.supervisor.totals.values())
+    yield (), of.supervisor.store_failures
 
 
 def runs_active(of: Watched) -> Readings:

@@ -14,7 +14,9 @@ from typing import Any
 from reactivex import Observable, Observer, abc
 from reactivex.disposable import CompositeDisposable, Disposable
 
+from penstock.awaitables import refuse_awaitable
 from penstock.element import OK, Element, Step
+from penstock.operators.each import ERRORS
 from penstock.operators.stream import Stream
 from penstock.scope import BranchScope, Scope
 
@@ -155,9 +157,11 @@ class Junction:
         value = element.value
         try:
             for number, when in self._conditions:
-                if when(value):
+                if verdict := when(value):
+                    if verdict is not True:
+                        refuse_awaitable(verdict, "the condition")
                     return number
-        except Exception as error:
+        except ERRORS as error:
             element.fail(self._name, error)
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -11,6 +12,9 @@ from reactivex import Observable, abc
 from penstock.element import Step
 from penstock.operators.stream import Stream
 from penstock.scope import Scope
+
+ERRORS = (Exception, CancelledError)
+"""What a plain function may raise about one value. A cancelled future raises the second when asked."""
 
 
 def each(name: str, work: Callable[[list[Any]], None]) -> Step[Any, Any]:

@@ -6,12 +6,15 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import iscoroutine
 from itertools import compress
 from typing import Any, TypeVar, cast
 
 import msgspec
 
+from penstock.awaitables import refuse_awaitable
 from penstock.element import Element, Step
+from penstock.operators.each import ERRORS
 from penstock.operators.stage import Next, measure, staged
 from penstock.scope import Scope
 from penstock.services import Failed, Lane, Service
@@ -203,8 +206,11 @@ class Gathering:
             self._keep([element], [(answer,) for answer in answers[: len(self._names)]])
             return
         try:
-            element.value = (self._merge or merged)(element.value, dict(zip(self._names, answers, strict=False)))
-        except Exception as error:
+            value = (self._merge or merged)(element.value, dict(zip(self._names, answers, strict=False)))
+            if iscoroutine(value):
+                refuse_awaitable(value, "merge")
+            element.value = value
+        except ERRORS as error:
             element.fail(self._name, error)
 
     def _keep(self, elements: list[Element[Any]], columns: Sequence[Sequence[Any]]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import isawaitable, iscoroutine
 from typing import Any, TypeVar
 
+from penstock.awaitables import refuse_awaitable
 from penstock.element import FILTERED, Element, Step
-from penstock.operators.each import each, name_of
+from penstock.operators.each import ERRORS, each, name_of
 
 A = TypeVar("A")
 
@@ -30,11 +30,9 @@ def filter(predicate: Callable[[A], object], *, name: str | None = None) -> Step
                     verdict = predicate(element.value)
                     if not verdict:
                         element.outcome = FILTERED
-                    elif verdict is not True and isawaitable(verdict):
-                        if iscoroutine(verdict):
-                            verdict.close()  # nobody will await it
-                        raise TypeError("the predicate gave an awaitable, which is always true; use map_async")
-                except Exception as error:
+                    elif verdict is not True:
+                        refuse_awaitable(verdict, "the predicate")
+                except ERRORS as error:
                     element.fail(name, error)
 
     return each(name, work)

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable, Disposable
 
+from penstock.awaitables import refuse_awaitable
 from penstock.element import FAILED, FILTERED, Element, Failure, Path, Step, path_of
-from penstock.operators.each import name_of
+from penstock.operators.each import ERRORS, name_of
 from penstock.operators.stream import Stream
 from penstock.scope import Scope, cancel
 
@@ -74,7 +75,9 @@ class Unfolding:
 
     def begin(self, function: Callable[[Any], Iterable[Any]]) -> None:
         """Look at the first value. Raises what the function raises."""
-        self.values = iter(function(self.element.value))
+        values = function(self.element.value)
+        refuse_awaitable(values, "the function")
+        self.values = iter(values)
         self.following = next(self.values, _END)
 
     def next(self) -> Any:
@@ -82,7 +85,7 @@ class Unfolding:
         value = self.following
         try:
             self.following = _END if isinstance(value, Broken) else next(self.values, _END)
-        except Exception as error:
+        except ERRORS as error:
             self.following = Broken(Failure.of(self.step, error))
         return value
 
@@ -168,7 +171,7 @@ class Expansion:
         if element.family is None:
             try:
                 unfolding.begin(self._function)
-            except Exception as error:
+            except ERRORS as error:
                 element.fail(self._name, error)
             if unfolding.following is _END:
                 element.outcome = element.outcome or FILTERED

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import iscoroutine
 from typing import Any, TypeVar
 
+from penstock.awaitables import refuse_awaitable
 from penstock.element import Element, Step
-from penstock.operators.each import each, name_of
+from penstock.operators.each import ERRORS, each, name_of
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -26,8 +28,11 @@ def map(function: Callable[[A], B], *, name: str | None = None) -> Step[A, B]:
         for element in elements:
             if element.outcome is None:
                 try:
-                    element.value = function(element.value)
-                except Exception as error:
+                    value = function(element.value)
+                    if iscoroutine(value):
+                        refuse_awaitable(value, "the function")
+                    element.value = value
+                except ERRORS as error:
                     element.fail(name, error)
 
     return each(name, work)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from penstock.awaitables import refuse_awaitable
 from penstock.element import Element, Step
-from penstock.operators.each import each, name_of
+from penstock.operators.each import ERRORS, each, name_of
 
 A = TypeVar("A")
 
@@ -25,8 +26,9 @@ def tap(look: Callable[[A], object], *, name: str | None = None) -> Step[A, A]:
         for element in elements:
             if element.outcome is None:
                 try:
-                    look(element.value)
-                except Exception as error:
+                    if (said := look(element.value)) is not None:
+                        refuse_awaitable(said, "the function")
+                except ERRORS as error:
                     element.fail(name, error)
 
     return each(name, work)

@@ -29,6 +29,7 @@ from penstock.errors import (
 )
 from penstock.ids import new_id, now
 from penstock.operators import dead_letter
+from penstock.runtime.closing import close_stores
 from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan
 from penstock.runtime.redaction import redacted
@@ -164,16 +165,10 @@ class Run:
         finally:
             summary = await self._close()
             if self._own_stores:
-                await self._close_stores()
+                await close_stores(self._stores)
             if self._on_end is not None:
                 self._on_end(self, summary)
         return summary
-
-    async def _close_stores(self) -> None:
-        try:
-            await self._stores.aclose()
-        except PenstockError as error:  # what was told as stored is stored
-            self._log.error("store.not_closed", error=describe(error))
 
     async def _live(self) -> None:
         where = self.plan.dead_letters
@@ -202,13 +197,16 @@ class Run:
         if self.reason is None:
             self.error = self.scope.source_error
             self.reason = "failed" if self.error else self._drain_reason if self.scope.draining else "completed"
-        self._wires.dispose()
+        try:
+            self._wires.dispose()
+        except Exception as broken:  # of an operator that breaks while it is taken down
+            self._fail(broken)
         stuck, errors = await self.scope.aclose()
         for error in errors:
             self._fail(error)
         self._tell_over()
-        if self.error is None and not self._aborted and (broken := self._broken_law()) is not None:
-            self._fail(broken)
+        if self.error is None and not self._aborted and (law := self._broken_law()) is not None:
+            self._fail(law)
         self.ledger.close()
         self.totals.end(self, self.reason or "failed")
         self.scope.turns.end()
@@ -280,6 +278,8 @@ class Run:
         elif self.reason is None:
             self.error = error
             self.abort("failed")
+        elif self.error is None or describe(error) != describe(self.error):  # which others of its elements raise, too
+            self._log.warning("run.broke_late", error=describe(error))
 
     def _on_trouble(self, error: BaseException, wait: float | None) -> None:
         self.totals.store_failures += 1

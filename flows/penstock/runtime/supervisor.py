@@ -18,6 +18,7 @@ from penstock.element import Element
 from penstock.errors import FlowError, Stopping, TooManyRuns
 from penstock.ids import now
 from penstock.runtime.calls import Calls
+from penstock.runtime.closing import close_stores
 from penstock.runtime.plan import Plan
 from penstock.runtime.report import Report
 from penstock.runtime.run import Run
@@ -56,10 +57,6 @@ class Runnable(Protocol):
     def plan(self) -> Plan: ...
 
 
-STORE_SECONDS = 2.0
-"""How long stores may take to close when all runs have ended."""
-
-
 class Supervisor:
     """All runs of a process. `max_runs` bounds those that are started with `limited=True` (streams of clients).
 
@@ -77,6 +74,7 @@ class Supervisor:
         """How often each worker was started again after its run broke."""
         self.phase = Phase.SERVING
         self.max_runs = max_runs
+        self._forgotten_failures = 0
         self._limited: set[object] = set()
         """The ids of the runs that are limited, and what stands for places that are held without one."""
         self._gathering: set[asyncio.Task[Any]] = set()
@@ -223,6 +221,11 @@ class Supervisor:
             worker.work(), name=f"worker:{flow.name}:{name}"
         )
 
+    @property
+    def store_failures(self) -> int:
+        """Failed tries to store dead letters, those of flows that are forgotten included."""
+        return self._forgotten_failures + sum(totals.store_failures for totals in self.totals.values())
+
     def runs_of(self, plan: Plan) -> list[Run]:
         """The open runs of one version of a flow."""
         return [run for run in self.runs.values() if run.plan.name == plan.name and run.revision == plan.revision]
@@ -244,7 +247,8 @@ class Supervisor:
 
     def forget_counts(self, flow: str) -> None:
         """Forget what was counted for a flow that will not be run again."""
-        self.totals.pop(flow, None)
+        if (totals := self.totals.pop(flow, None)) is not None:
+            self._forgotten_failures += totals.store_failures
         for worker in [worker for worker in self.restarts if worker[0] == flow]:
             del self.restarts[worker]
 
@@ -272,19 +276,8 @@ class Supervisor:
         services = [service for calls in self.calls.values() for service in calls.services]
         await asyncio.gather(*(wait for service in services for wait in service.let_go()))
         await asyncio.sleep(0)  # in which their callers end
-        await self._close_stores()
+        await close_stores(self.stores)
         return Report.of([summary for summary in self._ended if summary.run in open_at_start])
-
-    async def _close_stores(self) -> None:
-        """Close the stores. One that hangs is left: all that was told as stored is stored, and the stop has an end."""
-        closing = asyncio.ensure_future(self.stores.aclose())
-        await asyncio.wait((closing,), timeout=STORE_SECONDS)
-        if closing.done():
-            closing.result()
-            return
-        log.error("store.not_closed", waited=STORE_SECONDS)
-        closing.cancel()
-        await asyncio.wait((closing,), timeout=STORE_SECONDS)
 
     def _enter(self, phase: Phase) -> None:
         while self._gathering:

@@ -168,6 +168,8 @@ class Bulkhead:
             raise RuntimeError(f"service {self.name} is in use by another event loop; give each loop its own")
         self._loop, self.clock = loop, _clock_of(loop)
         self._kept = 0
+        if self.spacing is not None:
+            self.spacing.forget()
         self._lanes.clear()
         self.queue.clear()
         self._forget_callers()
@@ -226,7 +228,7 @@ class Bulkhead:
                     continue
                 if self.spacing is not None:
                     await self._pace(caller, self.spacing.reserve(loop.time()))
-                    if not self.queue:
+                    if caller.ended or not self.queue:
                         continue
                     made = SLICE - 1
                 made += await caller.make_calls(SLICE - made)

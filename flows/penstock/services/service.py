@@ -15,6 +15,7 @@ from penstock.services.bulkhead import Bulkhead
 from penstock.services.lane import Done, Lane
 from penstock.services.spacing import Spacing
 from penstock.services.tries import Tries, worth_another
+from penstock.threads import finished
 
 MAX_IN_FLIGHT = 256
 """Calls that a service may have in flight at once, unless told otherwise."""
@@ -195,4 +196,4 @@ def _as_coroutine_function(
 
 def _in_thread(threads: ThreadPoolExecutor, call: Callable[[Any], Any], value: Any) -> Awaitable[Any]:
     context = copy_context()
-    return asyncio.get_running_loop().run_in_executor(threads, lambda: context.run(call, value))
+    return asyncio.get_running_loop().run_in_executor(threads, lambda: finished(lambda: context.run(call, value)))

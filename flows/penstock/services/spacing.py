@@ -10,6 +10,10 @@ class Spacing:
 
     def __init__(self, rate: float) -> None:
         self._between = 1.0 / rate
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: another clock counts from another moment."""
         self._next = float("-inf")
 
     def reserve(self, now: float) -> float:

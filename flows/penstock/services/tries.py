@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from enum import Enum
 
+from penstock.awaitables import refuse_awaitable
 from penstock.errors import TimedOut
 from penstock.services.backoff import Backoff
 from penstock.services.lane import Again, Failed, Job, Lane
@@ -41,6 +42,12 @@ class Tries:
         self.timeouts = 0
         self.retries = 0
 
+    def _wants_another(self, error: Exception) -> bool:
+        verdict: object = self._retry_on(error)
+        if verdict and verdict is not True:
+            refuse_awaitable(verdict, "retry_on")
+        return bool(verdict)
+
     def after(self, lane: Lane, job: Job | Again, attempt: int, error: Exception) -> Failed | At:
         """What follows a failed attempt. A wait holds no place; an attempt that need not wait is made at once."""
         if isinstance(error, TimedOut):
@@ -48,7 +55,7 @@ class Tries:
         else:
             self.errors += 1
         try:
-            if attempt >= self._most or not self._retry_on(error):
+            if attempt >= self._most or not self._wants_another(error):
                 lane.failed += 1
                 # Nobody shows it, and it keeps the frames of the call alive, which cost a failed element 2.7 of 13 µs.
                 error.__traceback__ = None

@@ -78,8 +78,7 @@ class Feed(Source[T], Generic[T]):
 
         Raises `OtherThread` on any other than the run's.
         """
-        if self._thread is not None and self._thread != get_ident():
-            raise OtherThread("use loop.call_soon_threadsafe(feed.push, value)")
+        self._check_thread("loop.call_soon_threadsafe(feed.push, value)")
         if self.overflow is Overflow.BACKPRESSURE:
             raise TypeError("this feed holds back its sender: use `await feed.send(value)`")
         if self._closed or self._error is not None:
@@ -98,8 +97,9 @@ class Feed(Source[T], Generic[T]):
     async def send(self, value: T) -> None:
         """Put a value into the buffer, waiting for room when the feed holds back.
 
-        Raises `FeedClosed` when the run is over, or `complete` was called.
+        Raises `FeedClosed` when the run is over, or `complete` was called; `OtherThread` on any other than the run's.
         """
+        self._check_thread("asyncio.run_coroutine_threadsafe(feed.send(value), loop)")
         while self.overflow is Overflow.BACKPRESSURE and len(self._buffer) >= self.capacity and not self._closed:
             self._left.clear()
             await self._left.wait()
@@ -109,6 +109,10 @@ class Feed(Source[T], Generic[T]):
             self._append(value)
         else:
             self.push(value)
+
+    def _check_thread(self, way: str) -> None:
+        if self._thread is not None and self._thread != get_ident():
+            raise OtherThread(f"use {way}")
 
     @property
     def _closed(self) -> bool:

@@ -109,7 +109,7 @@ class Intake(Generic[T]):
     async def settled(self) -> None:
         """Wait until all that was given out is settled."""
         while self.ledger.in_flight:
-            await self._scope.window.room()
+            await self._scope.window.room(counted=False)
 
     @property
     def all_settled(self) -> bool:
