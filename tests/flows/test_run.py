@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from laws.virtual import quiet, within
-from penstock import Flow, from_iterable
+from laws.virtual import quiet, summary_of, within
+from penstock import Flow, from_iterable, operators
 from penstock.deadletters import Filter, Letter, MemoryStore
 from penstock.errors import ReaderGone, RunError, StoreError
 from penstock.runtime import Run, Summary, Totals
@@ -416,3 +416,9 @@ def test_only_waits_for_credits_are_backpressure() -> None:
         return started.window.waited
 
     assert quiet(main()) == 0
+
+
+def test_a_factory_that_was_not_called_is_told_so() -> None:
+    """It takes the stream for its function, and gives what is no stream."""
+    summary = summary_of(Flow("f").step(operators.map), [1])  # type: ignore[arg-type]  # that is the point
+    assert (summary.reason, summary.error) == ("failed", "map gave no Observable; is it called, with its parentheses?")

@@ -119,6 +119,13 @@ async def test_a_2xx_answers_for_dicts_and_for_objects(client: HttpClient, value
         assert await ask(pricing, value) == [{"price": 1007}]
 
 
+async def test_a_service_over_http_may_have_a_rate(client: HttpClient) -> None:
+    """As any other service, one for many values at once included."""
+    url = "http://127.0.0.1:1/{id}"
+    assert http_service("s", url, client=client, rate=5).rate == 5
+    assert http_batch_service("s", "http://127.0.0.1:1/", client=client, rate=5).rate == 5
+
+
 async def test_a_204_answers_with_none(client: HttpClient) -> None:
     """A 2xx without content is an answer too."""
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 from reactivex import Observable
 from reactivex.disposable import CompositeDisposable
 
 from penstock.element import FILTERED, Element, Ledger, Step
+from penstock.errors import FlowError
 from penstock.operators import route
+from penstock.operators.each import name_of
 from penstock.runtime.sequencer import Sequencer
 from penstock.scope import Scope
 from penstock.sinks import Sink
@@ -33,13 +35,21 @@ def wire(
     sink.open(scope)
     last = sink.prepare(ordered=scope.ordered)
     steps = steps if last is None else (*steps, last)
-    branches = route(reduce(lambda stream, step: step(stream), steps, source))
+    branches = route(reduce(following, steps, source))
     failure = branches.failure if letters is None else letters(branches.failure)
     results = in_order(sink, scope.ledger, first) if scope.ordered else sink.on_next
     filtered = results if scope.ordered else scope.ledger.accept
     ends = Ends(3, sink.on_completed)
     for branch, take in ((failure, results), (branches.filtered, filtered), (branches.success, results)):
         wires.add(branch.subscribe(take, sink.on_error, ends, scheduler=scope))
+
+
+def following(stream: Observable[Any], step: Step[Any, Any]) -> Observable[Any]:
+    """What comes out of a step. Raises `FlowError` for one that is no operator, which only shows now."""
+    output: object = step(stream)
+    if not hasattr(output, "subscribe"):
+        raise FlowError(f"{name_of(step, 'a step')} gave no Observable; is it called, with its parentheses?")
+    return cast("Observable[Any]", output)
 
 
 def in_order(sink: Sink, ledger: Ledger, first: int) -> Callable[[list[Element[Any]]], None]:

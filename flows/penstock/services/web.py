@@ -164,6 +164,7 @@ def http_service(
     timeout: float = 30.0,
     attempts: int = 1,
     backoff: Backoff | None = None,
+    rate: float | None = None,
 ) -> Service:
     """A service that is asked over HTTP about one value at a time; see `HttpCall`, and `Service` for the rest.
 
@@ -178,6 +179,7 @@ def http_service(
         attempts=attempts,
         backoff=backoff,
         retry_on=worth_asking_again,
+        rate=rate,
     )
 
 
@@ -195,6 +197,7 @@ def http_batch_service(
     timeout: float = 30.0,
     attempts: int = 1,
     backoff: Backoff | None = None,
+    rate: float | None = None,
 ) -> Service:
     """A service that is asked over HTTP about many values at once; for the step `batch`.
 
@@ -214,6 +217,7 @@ def http_batch_service(
         attempts=attempts,
         backoff=backoff,
         retry_on=worth_asking_again,
+        rate=rate,
     )
 
 
