@@ -176,6 +176,29 @@ def test_a_wrong_key_hides_nothing() -> None:
     ]
 
 
+HIDING = """\
+flow: f x
+item: {id: integer}
+key: nokey
+steps: [{map: value.a +}]
+workers:
+  A: {source: {file: x.txt}}
+  B: {source: {generate: 3}}
+  C: {source: {fil: a.csv}}
+samples: {id: seq +}
+dead_letters: foo
+"""
+
+
+def test_a_part_that_cannot_be_read_hides_nothing_in_the_others() -> None:
+    """Keys, stores and sources are checked beside it; what refers to a part that is wrong is no further mistake."""
+    found = mistakes(HIDING)
+    assert [line.split(":")[1] for line in found] == ["1", "3", "4", "6", "8", "9", "10"]
+    assert 'the item has no field "nokey" for a key, allowed is id' in found[1]
+    assert "x.txt does not tell its format" in found[3]
+    assert "no dead-letter store is known for 'foo'" in found[6]
+
+
 @pytest.mark.parametrize("source", ["{generate: 3}", "{fil: a.csv}"])
 def test_a_wrong_source_does_not_hide_a_wrong_schedule(source: str) -> None:
     """Whatever is wrong with the source, one look at the worker is enough."""
