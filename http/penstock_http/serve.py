@@ -18,8 +18,8 @@ from aiohttp import web
 from penstock.complaints import complain
 from penstock.errors import FlowError, PenstockError
 from penstock.files.folders import holds_flow
+from penstock.files.functions import is_in_python
 from penstock.observe import LogFile, PenstockCollector, Reloads, Requests, Watched, set_up_logs
-from penstock.runner.finding import is_in_python
 from penstock.runtime import Phase, Supervisor
 from penstock.services.web import HttpClient
 from penstock.settings import Settings, SettingsError, add_flags, load_settings

@@ -60,7 +60,9 @@ def format_of(options: argparse.Namespace) -> str:
 def flow_of(file: str) -> Flow[Any]:
     """The flow of a file."""
     from penstock.files import load  # late: what reads files takes a while to import
+    from penstock.files.folders import check_file
 
+    check_file(file)
     return load(file).flow
 
 
