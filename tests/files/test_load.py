@@ -12,9 +12,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from laws.virtual import results
 from penstock import from_iterable
-from penstock.errors import FlowFileError
+from penstock.errors import ExpressionFailed, FlowFileError
+from penstock.expressions import Expression
 from penstock.files import load, loads
 from penstock.files.check_command import command as check
+from penstock.files.items import TYPES_KEPT, item_type
 from penstock.testing import run
 
 BAD = """\
@@ -147,6 +149,34 @@ def test_a_value_that_may_be_missing_is_no_result() -> None:
     (told,) = results(flow, from_iterable([{"note": 1}]))
     assert told.failure is not None
     assert ".orValue(" in told.failure.message
+
+
+@pytest.mark.parametrize(
+    ("expression", "hint"),
+    [
+        ("value.to.city", "has(value.to.city) ? value.to.city : 0"),
+        (
+            "{'EUR': 1.0}[value.currency]",
+            "look it up with [?…] and say what stands for it: {'a': 1}[?value.x].orValue(0)",
+        ),
+        ("{1: 'one'}[value.n]", "look it up with [?…]"),
+    ],
+)
+def test_a_field_that_is_missing_and_a_key_that_is_looked_up_have_each_a_way_out(expression: str, hint: str) -> None:
+    """To ask whether the value has a field leads nowhere when it is a table that lacks a key."""
+    with pytest.raises(ExpressionFailed) as failed:
+        Expression(expression)({"to": {}, "currency": "XYZ", "n": 2})
+    assert hint in str(failed.value)
+    assert ("has(" in str(failed.value)) == ("has(" in hint)
+
+
+def test_types_of_items_are_remembered_up_to_a_bound() -> None:
+    """Whoever brings flows with new rules again and again does not make the service grow for good."""
+    first = item_type({"n": {"type": "integer", "minimum": -1}})
+    assert item_type({"n": {"type": "integer", "minimum": -1}}) is first
+    for number in range(TYPES_KEPT):
+        item_type({"n": {"type": "integer", "minimum": number}})
+    assert item_type({"n": {"type": "integer", "minimum": -1}}) is not first
 
 
 def test_only_an_object_has_fields_to_be_set() -> None:
