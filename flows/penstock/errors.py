@@ -60,6 +60,17 @@ class SourceBroke(RunError):
         self.__cause__ = cause
 
 
+class UsedUp(RunError):
+    """A source was to give out an iterator that had come to its end in an earlier run, and would give nothing."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(
+            f"the {source} has been used up by an earlier run; give a list, or another object that can be iterated "
+            "again and again, or make a source for each run"
+        )
+        self.source = source
+
+
 class FileBroke(RunError):
     """A file could not be read to its end; what could be read before was given out."""
 
@@ -241,14 +252,18 @@ class Unencodable(ElementError):
 
 
 class OtherFields(ElementError):
-    """A value has not the fields that are the columns of a CSV file."""
+    """A value has not the fields that are the columns of a CSV file.
 
-    def __init__(self, missing: list[str], unknown: list[str]) -> None:
+    `named` columns are those of `fields` or of the file's header, others those of the first value.
+    """
+
+    def __init__(self, missing: list[str], unknown: list[str], *, named: bool = False) -> None:
         said = [f"without {', '.join(missing)}"] * bool(missing) + [f"with {', '.join(unknown)}"] * bool(unknown)
-        super().__init__(
-            f"the columns of the file are other ones: the value comes {' and '.join(said)}; "
-            "give every value the same fields, or write NDJSON"
+        whose = "the columns are those of `fields`, or of the header" if named else "the columns are those of the first"
+        way = (
+            "leave only the columns in the value, with a step `map` before it" if named else "give all the same fields"
         )
+        super().__init__(f"{whose}: the value comes {' and '.join(said)}; {way}, or write NDJSON")
         self.missing = missing
         self.unknown = unknown
 

@@ -23,6 +23,7 @@ from penstock.errors import ExpressionFailed, ExpressionWrong, Invalid
 
 _KNOWN = (dict, list, str, int, float, bool, type(None))
 _PLACE = re.compile(r"<input>:(\d+):(\d+): (.*)")
+_KEY = re.compile(r"Key not found in map : \"?(.*?)\"?$")
 _KIND = re.compile(r"^[A-Z_]+: ")
 
 
@@ -60,7 +61,7 @@ class Expression:
                 self.text, "gives no plain value; say what stands for a value that may be missing: .orValue(0)"
             ) from None
         if isinstance(plain, str) and result.type() == _cel().Type.ERROR:
-            raise ExpressionFailed(self.text, _failure(plain))
+            raise ExpressionFailed(self.text, _failure(plain, self.text))
         return plain
 
 
@@ -117,14 +118,21 @@ def _environment(variable: str) -> Any:
     return cel.NewEnv(variables={variable: cel.Type.DYN}, extensions=extensions)
 
 
-def _failure(said: str) -> str:
+def _failure(said: str, text: str) -> str:
     """Why there is no result, in words that help."""
     reason = _KIND.sub("", said)
     if "overload" in reason and "int64" in reason and "double" in reason:
         return f"{reason}; whole numbers and fractions do not mix: write double(…) around the whole number"
-    if reason.startswith("Key not found"):
-        return f"{reason}; say what stands for a field that may be missing: has(value.x) ? value.x : 0"
+    if missing := _KEY.match(reason):
+        return f"{reason}; {_way_without(missing[1], text)}"
     return reason
+
+
+def _way_without(key: str, text: str) -> str:
+    """What to do about a key that a value has not: a field of it, or one that is looked up among others."""
+    if field := re.search(rf"[\w.]+\.{re.escape(key)}\b", text):
+        return f"say what stands for a field that may be missing: has({field[0]}) ? {field[0]} : 0"
+    return "if that is no failure, look it up with [?…] and say what stands for it: {'a': 1}[?value.x].orValue(0)"
 
 
 def _explained(said: str, text: str) -> tuple[str, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -19,6 +20,10 @@ class SettingsError(PenstockError):
 
 ENDLESS = 10**9
 """No number is larger: nothing here is meant to be without end."""
+
+
+_LINK = re.compile(r"(tcp|udp|sctp)://")
+_OF_SERVICE = re.compile(r"PENSTOCK_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 
 
 def setting(
@@ -68,7 +73,7 @@ class Settings:
     )
     window: int = setting(256, "elements that one run may have in flight", least=1)
     window_bytes: int = setting(16 * 1024 * 1024, "bytes of input that one run may have in flight", least=1)
-    max_in_flight: int = setting(256, "calls that each service may have in flight, over all runs", least=1)
+    max_in_flight: int = setting(256, "calls that each service of the orders flow may have in flight", least=1)
     max_runs: int = setting(100, "bulk streams that may be open at once; more get 503", least=1)
     workers: int = setting(2, "background workers (A, B, …); 0 for none")
     worker_orders: int = setting(20, "orders that each worker makes", least=1)
@@ -124,12 +129,21 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
         given |= {name: (value, f"{name} in {file}") for name, value in _read(file).items()}
     for variable, value in environment.items():
         name = variable.removeprefix("PENSTOCK_").lower()
-        if variable.startswith("PENSTOCK_") and name != "config":
+        if variable.startswith("PENSTOCK_") and name != "config" and not _is_of_kubernetes(variable, value):
             if name not in known:
                 raise SettingsError(f"the variable {variable} names no setting{_hint(name, known)}")
             given[name] = value, variable
     given |= {name: (value, f"--{name.replace('_', '-')}") for name, value in flags.items() if name in known}
     return Settings(**{name: _convert(name, value, origin) for name, (value, origin) in given.items()})
+
+
+def _is_of_kubernetes(variable: str, value: str) -> bool:
+    """Whether a variable is one that Kubernetes sets for a Service that is called `penstock`, and nobody meant for us.
+
+    https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
+    """
+    linked = variable == "PENSTOCK_PORT" and _LINK.match(value) is not None
+    return linked or _OF_SERVICE.fullmatch(variable) is not None
 
 
 def _read(file: str) -> dict[str, Any]:

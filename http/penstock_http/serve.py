@@ -18,14 +18,15 @@ from aiohttp import web
 from penstock.complaints import complain
 from penstock.errors import FlowError, PenstockError
 from penstock.files.folders import holds_flow
+from penstock.files.functions import is_in_python
 from penstock.observe import LogFile, PenstockCollector, Reloads, Requests, Watched, set_up_logs
-from penstock.runner.finding import is_in_python
 from penstock.runtime import Phase, Supervisor
 from penstock.services.web import HttpClient
 from penstock.settings import Settings, SettingsError, add_flags, load_settings
 from penstock_http.app import make_app
 from penstock_http.catalogue.catalogue import Catalogue
 from penstock_http.catalogue.changes import watch_files
+from penstock_http.catalogue.loading import look
 from penstock_http.catalogue.places import Places
 from penstock_http.catalogue.receipts import Receipt
 from penstock_http.catalogue.reload import Reloading
@@ -46,8 +47,7 @@ FAREWELL = 2.0
 class Wrong(PenstockError):
     """What is to be served cannot be: each mistake, a line each."""
 
-    def __init__(self, receipts: list[Receipt]) -> None:
-        mistakes = [str(mistake) for receipt in receipts for mistake in receipt.mistakes]
+    def __init__(self, mistakes: Sequence[str]) -> None:
         super().__init__(
             "\n".join(mistakes) or "there is no flow file there; a flow file has its name at the top: flow: NAME"
         )
@@ -69,11 +69,9 @@ def command(arguments: list[str]) -> int:
         return complain("serve", error, 2)
     logs = set_up_logs(settings.log_format, settings.log_level)
     try:
-        offers = [in_python(name, settings) for name in modules]
-    except FlowError as error:
-        return complain("serve", error, 2)
-    try:
-        return asyncio.run(serve(settings, Places(paths, holds_flow=holds_flow), offers, logs, watch=watch))
+        places = Places(paths, holds_flow=holds_flow)
+        offers = offers_of(modules, places, settings)
+        return asyncio.run(serve(settings, places, offers, logs, watch=watch))
     except Wrong as wrong:
         return complain("serve", wrong, 2)
     except PenstockError as error:
@@ -98,6 +96,25 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--watch", action="store_true", help="load flow files again whenever one of them changes")
     add_flags(parser)
     return parser
+
+
+def offers_of(names: Sequence[str], places: Places, settings: Settings) -> list[Offer]:
+    """The flows in Python of these names. Raises `Wrong` for all that are none, and for the files beside them too."""
+    offers: list[Offer] = []
+    wrong: list[str] = []
+    for name in names:
+        try:
+            offers.append(in_python(name, settings))
+        except FlowError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise Wrong([*wrong, *mistakes_in(look(loader(settings), places, {}, {}).bad)])
+    return offers
+
+
+def mistakes_in(receipts: Sequence[Receipt]) -> list[str]:
+    """What is wrong, a line each."""
+    return [str(mistake) for receipt in receipts for mistake in receipt.mistakes]
 
 
 async def serve(
@@ -160,7 +177,7 @@ async def load_all(reloading: Reloading, supervisor: Supervisor) -> None:
     if not receipts or any(receipt.mistakes for receipt in receipts):
         if supervisor.workers:  # a store that cannot be opened is noticed late: others may run already
             await supervisor.shut_down(0)
-        raise Wrong(receipts)
+        raise Wrong(mistakes_in(receipts))
 
 
 def tune_interpreter() -> None:

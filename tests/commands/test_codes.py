@@ -24,6 +24,24 @@ def test_a_missing_file_and_a_wrong_flag_are_wrong_usage(command: str, words: tu
     assert run(tmp_path, command, *words, *port)[0] == 2
 
 
+@pytest.mark.parametrize("command", ["check", "test", "graph"])
+def test_a_flow_in_python_is_told_to_be_no_file(command: str, tmp_path: Path) -> None:
+    """Commands that take files only say so; that there is no such file would lead nowhere."""
+    code, out, said = run(tmp_path, command, "shop:paid")
+    assert (code, out) == (2, b"")
+    assert "shop:paid is a flow in Python, and this command takes flow files only" in said
+
+
+def test_a_closed_standard_input_is_said_in_a_sentence(tmp_path: Path) -> None:
+    """Before anything is begun, and not as a number of the system."""
+    (tmp_path / "f.yaml").write_text("flow: f\nworkers: {w: {source: {stdin: true}}}\n")
+    for words in ("run f.yaml", "run f.yaml --worker w"):
+        line = f'"{sys.executable}" -m penstock {words} <&-'
+        process = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, check=False)
+        told = b"penstock run: standard input cannot be read: Bad file descriptor; name a file: --input FILE\n"
+        assert (process.returncode, process.stdout, process.stderr) == (2, b"", told)
+
+
 @pytest.mark.parametrize(("command", "code"), [("check", 1), ("test", 2), ("graph", 1), ("run", 2), ("serve", 2)])
 def test_a_file_with_mistakes_has_the_code_that_the_help_names(command: str, code: int, tmp_path: Path) -> None:
     """What only looks at files says 1; what was to play one says 2."""

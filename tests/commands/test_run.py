@@ -79,7 +79,8 @@ def test_results_are_lines_as_over_http_and_the_end_record_is_the_last(folder: P
     }  # fmt: skip
     assert code == 1
     assert said.startswith("double: completed: 4 received, 2 ok, 1 failed, 1 filtered in ")
-    assert said.count("\n") == 1
+    assert said.endswith("nothing of what failed was kept; to keep it: --dead-letters sqlite:///FILE\n")
+    assert said.count("\n") == 2
 
 
 def test_all_well_is_0_and_quiet_says_nothing(folder: Path) -> None:
@@ -117,6 +118,34 @@ def test_a_flow_can_be_in_python(folder: Path, name: str) -> None:
     )
     code, out, _ = run(folder, "run", name, stdin=b"5\n")
     assert (code, records(out)[0]["value"]) == (0, "5")
+
+
+PRINTING = """\
+from penstock import Flow
+from penstock.outlets import StandardOutput
+
+print("at import")
+
+
+def say(value):
+    print("in a step")
+    return value
+
+
+flow = Flow("says").map(say)
+delivers = Flow("delivers").map(say).to(StandardOutput())
+"""
+
+
+def test_what_modules_print_is_not_among_the_results(folder: Path) -> None:
+    """It is on standard error: standard output has results, and what an outlet writes there."""
+    (folder / "says.py").write_text(PRINTING)
+    code, out, said = run(folder, "run", "says:flow", stdin=b"5\n")
+    assert (code, len(records(out)), records(out)[0]["value"]) == (0, 2, 5)
+    assert said.startswith("at import\nin a step\n")
+
+    delivered = run(folder, "run", "says:delivers", "--output", "o.ndjson", "--quiet", stdin=b"5\n")
+    assert delivered == (0, b"5\n", "at import\nin a step\n")
 
 
 @pytest.mark.parametrize("url", ["sqlite:///kept.db", "sqlite:///${KEPT:-a}/it's kept.db"])
@@ -173,6 +202,10 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
     ("words", "sentence"),
     [
         ("none.yaml", "the file cannot be read"),
+        ("none", "there is no file none; a flow in Python is named with its module: none:NAME"),
+        ("waits:make", "waits:make is a coroutine function, which nobody would await; write a plain function"),
+        ("waits:make_many", "is a coroutine function"),
+        ("stdout.yaml --samples 2 --output o", "or .with_samples(…) in Python"),
         ("none:flow", "there is no module none"),
         ("penstock.orders:nothing", "penstock.orders has no nothing"),
         ("penstock.orders:Order", "is no flow"),
@@ -180,7 +213,7 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
         ("asyncio:get_running_loop", "asyncio:get_running_loop broke: RuntimeError: no running event loop"),
         ("flow.yaml --input none.ndjson", "there is no file none.ndjson"),
         ("flow.yaml --input .", "is a directory"),
-        ("flow.yaml --input flow.yaml", "does not tell its format"),
+        ("flow.yaml --input flow.yaml", "say the format: ndjson or csv (--format ndjson, --format csv)"),
         ("flow.yaml --worker daily", "has no worker 'daily' (workers: nightly)"),
         ("flow.yaml --samples 3 --format csv", "--format is for --input"),
         ("flow.yaml --restart", "--restart is for runs with --checkpoint"),
@@ -190,6 +223,8 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
         ("parts.yaml --checkpoint c.json --input in.ndjson --output o", "parts in more than one step"),
         ("own.yaml --checkpoint c.json --input in.ndjson --output o", "parts in more than one step"),
         ("stdout.yaml", "writes to standard output itself"),
+        ("stdout.yaml --output -", "writes to standard output itself"),
+        ("stdout.yaml --output /dev/stdout", "writes to standard output itself"),
         ("flow.yaml --window 0", "whole number from 1 on"),
         ("flow.yaml --input in.ndjson --samples 2", "not allowed with"),
     ],
@@ -199,6 +234,7 @@ def test_what_cannot_be_meant_is_refused_with_a_sentence(
 ) -> None:
     """Exit code 2, and nothing was begun."""
     monkeypatch.chdir(folder)
+    (folder / "waits.py").write_text("async def make(): pass\nasync def make_many(): yield\n")
     (folder / "stdout.yaml").write_text("flow: f\nsteps:\n  - to: stdout\n")
     (folder / "parts.yaml").write_text("flow: f\nsteps:\n  - flat_map: value\n  - flat_map: value\n")
     own = "{operator: operator:pos, max_parts: 2}"

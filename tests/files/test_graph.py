@@ -407,6 +407,9 @@ def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "No such file or directory" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         command(["f.yaml", "--format", "png"])
+    assert command(["f.yaml", "--output", str(tmp_path / "f.png")], lambda file: orders_flow()) == 2
+    assert "no picture ends in .png; name it with .svg, .mmd, .mermaid, .dot, .gv, .json" in capsys.readouterr().err
+    assert not (tmp_path / "f.png").exists()
 
 
 @pytest.mark.parametrize("name", ["f.yaml", "hard.yaml", "soft.yaml"])

@@ -12,9 +12,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from laws.virtual import results
 from penstock import from_iterable
-from penstock.errors import FlowFileError
+from penstock.errors import ExpressionFailed, FlowFileError
+from penstock.expressions import Expression
 from penstock.files import load, loads
 from penstock.files.check_command import command as check
+from penstock.files.items import TYPES_KEPT, item_type
 from penstock.testing import run
 
 BAD = """\
@@ -149,6 +151,34 @@ def test_a_value_that_may_be_missing_is_no_result() -> None:
     assert ".orValue(" in told.failure.message
 
 
+@pytest.mark.parametrize(
+    ("expression", "hint"),
+    [
+        ("value.to.city", "has(value.to.city) ? value.to.city : 0"),
+        (
+            "{'EUR': 1.0}[value.currency]",
+            "look it up with [?…] and say what stands for it: {'a': 1}[?value.x].orValue(0)",
+        ),
+        ("{1: 'one'}[value.n]", "look it up with [?…]"),
+    ],
+)
+def test_a_field_that_is_missing_and_a_key_that_is_looked_up_have_each_a_way_out(expression: str, hint: str) -> None:
+    """To ask whether the value has a field leads nowhere when it is a table that lacks a key."""
+    with pytest.raises(ExpressionFailed) as failed:
+        Expression(expression)({"to": {}, "currency": "XYZ", "n": 2})
+    assert hint in str(failed.value)
+    assert ("has(" in str(failed.value)) == ("has(" in hint)
+
+
+def test_types_of_items_are_remembered_up_to_a_bound() -> None:
+    """Whoever brings flows with new rules again and again does not make the service grow for good."""
+    first = item_type({"n": {"type": "integer", "minimum": -1}})
+    assert item_type({"n": {"type": "integer", "minimum": -1}}) is first
+    for number in range(TYPES_KEPT):
+        item_type({"n": {"type": "integer", "minimum": number}})
+    assert item_type({"n": {"type": "integer", "minimum": -1}}) is not first
+
+
 def test_only_an_object_has_fields_to_be_set() -> None:
     """Anything else fails alone, with a sentence."""
     flow = loads("flow: f\nsteps: [{set: {x: '1'}}]", "f.yaml").flow
@@ -174,6 +204,29 @@ def test_a_wrong_key_hides_nothing() -> None:
         'bad.yaml:3:6: the item has no field "orderid" for a key, allowed is orderId; did you mean "orderId"?',
         "bad.yaml:4:14: generate makes samples of the flow: say with `samples:` what they are",
     ]
+
+
+HIDING = """\
+flow: f x
+item: {id: integer}
+key: nokey
+steps: [{map: value.a +}]
+workers:
+  A: {source: {file: x.txt}}
+  B: {source: {generate: 3}}
+  C: {source: {fil: a.csv}}
+samples: {id: seq +}
+dead_letters: foo
+"""
+
+
+def test_a_part_that_cannot_be_read_hides_nothing_in_the_others() -> None:
+    """Keys, stores and sources are checked beside it; what refers to a part that is wrong is no further mistake."""
+    found = mistakes(HIDING)
+    assert [line.split(":")[1] for line in found] == ["1", "3", "4", "6", "8", "9", "10"]
+    assert 'the item has no field "nokey" for a key, allowed is id' in found[1]
+    assert "x.txt does not tell its format" in found[3]
+    assert "no dead-letter store is known for 'foo'" in found[6]
 
 
 @pytest.mark.parametrize("source", ["{generate: 3}", "{fil: a.csv}"])

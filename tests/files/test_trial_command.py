@@ -110,7 +110,7 @@ def test_files_that_flow_files_use_have_no_tests(write: Any, capsys: pytest.Capt
     assert command([good, shared], load) == 0
     assert "shared" not in capsys.readouterr().out
     assert command([shared], load) == 2
-    assert "shared.yaml: no tests" in capsys.readouterr().err
+    assert "shared.yaml: no tests: only flows have some" in capsys.readouterr().err
 
 
 def test_only_some_tests_are_played(write: Any, capsys: pytest.CaptureFixture[str]) -> None:

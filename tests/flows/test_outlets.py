@@ -88,9 +88,20 @@ def test_a_value_that_cannot_be_written_is_refused_alone(tmp_path: Path) -> None
 
     assert (type(first), str(first)) == (Unencodable, "the value cannot be written: it has no fields; " + ROW)
     assert [type(error) for error in others] == [type(None), OtherFields, OtherFields, Unencodable, type(None)]
-    assert "the value comes with b; " in str(others[1])
+    assert "the columns are those of the first: the value comes with b; give all the same fields" in str(others[1])
     assert "the value comes without a and with b; " in str(others[2])
     assert written(tmp_path / "a.csv") == [{"a": "1"}, {"a": "2"}]
+
+
+def test_a_value_with_more_fields_than_the_columns_that_were_asked_for_is_told_how_to_lose_them(tmp_path: Path) -> None:
+    """To give every value the same fields would not help: all have too many."""
+    (outcomes,) = really(put(FileOutlet(tmp_path / "a.csv", fields=["a"]), [{"a": 1, "b": 2}, {"a": 2}]))
+
+    assert outcomes[1] is None
+    assert str(outcomes[0]) == (
+        "the columns are those of `fields`, or of the header: the value comes with b; "
+        "leave only the columns in the value, with a step `map` before it, or write NDJSON"
+    )
 
 
 ROW = "a row of CSV is made of an object"

@@ -30,18 +30,33 @@ def perform(block: str, names: dict[str, Any]) -> int:
     """Run a block; what stands behind an arrow has to be what its expression gives. Returns the number of arrows."""
     lines = block.splitlines()
     arrows = 0
-    for statement in ast.parse(block).body:
+    for statement in statements_of(ast.parse(block)):
         end = statement.end_lineno or 0
         here = "\n".join(
             lines[end - 1 : end + 1] if lines[end:] and lines[end].startswith(ARROW) else lines[end - 1 : end]
         )
         if isinstance(statement, ast.Expr) and ARROW in here:
-            said = eval(compile(ast.Expression(statement.value), "README", "eval"), names)
+            said = eval(compile(ast.Expression(shown(statement.value)), "README", "eval"), names)
             assert repr(said) == here.split(ARROW)[1]
             arrows += 1
         else:
             exec(compile(ast.Module([statement], []), "README", "exec"), names)
     return arrows
+
+
+def statements_of(program: ast.Module) -> list[ast.stmt]:
+    """The statements of a program, those too that it runs only when it is started itself."""
+    found: list[ast.stmt] = []
+    for statement in program.body:
+        started = isinstance(statement, ast.If) and ast.unparse(statement.test) == "__name__ == '__main__'"
+        found += statement.body if started else [statement]
+    return found
+
+
+def shown(value: ast.expr) -> ast.expr:
+    """The expression whose value a reader sees: of `print(…)`, what is printed."""
+    printed = isinstance(value, ast.Call) and ast.unparse(value.func) == "print"
+    return value.args[0] if printed else value
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

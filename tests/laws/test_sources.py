@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import reactivex
+import reactivex.operators
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -233,6 +234,60 @@ def test_a_source_of_something_repeatable_may_be_run_again(source: Source[Any]) 
         return [(await ends(Flow("f"), source)).ok for _ in range(2)]
 
     assert quiet(main()) == [3, 3]
+
+
+async def three_later() -> AsyncIterator[int]:
+    for number in range(3):
+        yield number
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: from_iterable(iter([1, 2, 3])), lambda: from_async_iterable(three_later())],
+    ids=["iterator", "async iterator"],
+)
+def test_an_iterator_that_was_used_up_is_not_taken_for_one_without_values(make: Callable[[], Source[Any]]) -> None:
+    """A second run breaks and says why; with nothing in it, all would seem to be well."""
+
+    async def main() -> tuple[Summary, Summary]:
+        source = make()
+        return await ends(Flow("f"), source), await ends(Flow("f"), source)
+
+    first, second = quiet(main())
+    assert (first.reason, first.ok) == ("completed", 3)
+    assert (second.reason, second.received) == ("failed", 0)
+    assert "iterator has been used up by an earlier run; give a list" in second.error
+
+
+def test_a_generator_that_broke_is_used_up() -> None:
+    """Python ends it then; a worker that starts again hears of it."""
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise Broke
+
+    async def main() -> tuple[Summary, Summary]:
+        source = from_iterable(broken())
+        return await ends(Flow("f"), source), await ends(Flow("f"), source)
+
+    first, second = quiet(main())
+    assert (first.ok, first.error) == (1, "the source iterable broke: Broke")
+    assert "iterator has been used up" in second.error
+
+
+def test_an_iterator_that_a_run_left_goes_on_with_the_next() -> None:
+    """A drained run takes no more of it; what is left is there for whoever comes then."""
+
+    async def main() -> tuple[Summary, Summary]:
+        source = from_iterable(iter(range(100)))
+        drained = Flow("f").window(1).throttle(1).start(source, Discard())
+        await asyncio.sleep(5.5)
+        drained.drain()
+        return await drained.finished, await ends(Flow("f"), source)
+
+    first, second = quiet(main())
+    assert first.reason == "draining"
+    assert (second.reason, first.received + second.received) == ("completed", 100)
 
 
 def test_an_element_larger_than_the_window_fails_and_keeps_its_beginning() -> None:

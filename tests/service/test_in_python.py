@@ -103,3 +103,20 @@ def test_what_is_no_flow_is_said_in_a_sentence(
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_all_that_is_no_flow_is_said_at_once(
+    env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of Python and of files: one start is enough to hear of all of it."""
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("flow: bad\nky: id\n")
+    done = run("serve", "--port", "0", "--dead-letters", "memory:", str(bad), "shop:broken", "shop:halves", "shop:gone")
+    told = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert [line.split(": ")[0] for line in told] == ["penstock serve"] * 3
+    assert "shop:broken broke" in told[0]
+    assert "shop has no gone" in told[1]
+    assert "bad.yaml:2:1: found" in told[2]

@@ -102,6 +102,25 @@ def test_a_wrong_variable_is_refused(environment: dict[str, str], said: str) -> 
     assert said in str(refused.value)
 
 
+def test_what_kubernetes_says_of_a_service_called_penstock_is_no_setting() -> None:
+    """It sets these in every container beside such a Service; a port that was meant is still read."""
+    links = {
+        "PENSTOCK_SERVICE_HOST": "10.0.0.11",
+        "PENSTOCK_SERVICE_PORT": "8080",
+        "PENSTOCK_SERVICE_PORT_HTTP": "8080",
+        "PENSTOCK_PORT": "tcp://10.0.0.11:8080",
+        "PENSTOCK_PORT_8080_TCP": "tcp://10.0.0.11:8080",
+        "PENSTOCK_PORT_8080_TCP_PROTO": "tcp",
+        "PENSTOCK_PORT_8080_TCP_PORT": "8080",
+        "PENSTOCK_PORT_8080_TCP_ADDR": "10.0.0.11",
+    }
+    assert load_settings({}, links) == Settings()
+    assert load_settings({}, links | {"PENSTOCK_PORT": "9090"}).port == 9090
+    for wrong in ("PENSTOCK_PORTS", "PENSTOCK_PORT_8080", "PENSTOCK_SERVICE_HOSTS"):
+        with pytest.raises(SettingsError):
+            load_settings({}, {wrong: "1"})
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -7,15 +7,25 @@ from pathlib import Path
 
 from penstock.errors import FlowError, FlowFileError
 from penstock.files.document import FORMATS, read_document
+from penstock.files.functions import is_in_python
 
 
 def files_of(path: Path) -> list[Path]:
     """The flow files in a directory; any other path is one itself. Raises `FlowError` for a directory without one."""
+    check_file(str(path))
     if not path.is_dir():
         return [path]
     if not (found := flow_files(path)):
         raise FlowError(f"there is no flow file in {path}; a flow file has its name at the top: flow: NAME")
     return found
+
+
+def check_file(name: str) -> None:
+    """Raise `FlowError` when a flow in Python is named, where only a file can be meant."""
+    if is_in_python(name):
+        raise FlowError(
+            f"{name} is a flow in Python, and this command takes flow files only; penstock.files.dump makes one of it"
+        )
 
 
 def flow_files(folder: Path) -> list[Path]:

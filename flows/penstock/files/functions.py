@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -116,6 +117,11 @@ class Function(Shape):
 
     def rules(self, definitions: dict[str, Schema], /) -> Schema:
         return Expr(self.variable).rules(definitions)
+
+
+def is_in_python(name: str) -> bool:
+    """Whether a name is one of something in a module, `module:name`, and none of a file."""
+    return re.fullmatch(REFERENCE, name) is not None and not Path(name).exists()
 
 
 @contextmanager

@@ -30,6 +30,9 @@ def command(arguments: list[str], read: Callable[[str], Flow[Any]] | None = None
         return complain("graph", error, 1 if Path(options.file).exists() else 2)
     if options.output is not None and is_same(options.file, options.output):
         return complain("graph", f"{options.output} is the flow itself, which would be lost; name another file", 2)
+    if options.format is None and (ending := ending_of(options.output)) and ending not in ENDINGS:
+        known = ", ".join(ENDINGS)
+        return complain("graph", f"no picture ends in {ending}; name it with {known}, or say --format", 2)
     return put(FORMATS[format_of(options)](graph_of(flow)), options.output)
 
 
@@ -53,14 +56,20 @@ def make_parser() -> argparse.ArgumentParser:
 
 def format_of(options: argparse.Namespace) -> str:
     """The format that is asked for, by its name or by that of the output."""
-    ending = Path(options.output).suffix.lower() if options.output else ""
-    return options.format or ENDINGS.get(ending, "mermaid")
+    return options.format or ENDINGS.get(ending_of(options.output), "mermaid")
+
+
+def ending_of(output: str | None) -> str:
+    """What the name of the output ends in; nothing when it has no name or no ending."""
+    return Path(output or "").suffix.lower()
 
 
 def flow_of(file: str) -> Flow[Any]:
     """The flow of a file."""
     from penstock.files import load  # late: what reads files takes a while to import
+    from penstock.files.folders import check_file
 
+    check_file(file)
     return load(file).flow
 
 

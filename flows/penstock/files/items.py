@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from hashlib import sha256
 from math import ceil, floor
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
@@ -36,6 +36,10 @@ TYPES: dict[str, Any] = {
     "any": Any,
 }
 """The types of fields, by the names that JSON Schema gives them."""
+
+TYPES_KEPT = 1000
+"""Types of items that are remembered by their rules; a service to which new rules are brought again and again would
+otherwise grow for good."""
 
 _BOUNDS = {
     "minimum": "ge",
@@ -75,7 +79,7 @@ _RULES: Shape = Record(
 
 
 def item_type(rules: Mapping[str, Any]) -> Any:
-    """The type for items with these rules, the same one whenever the rules are the same."""
+    """The type for items with these rules, the same one for the same rules as long as it is remembered."""
     return _typed_dict(json.dumps(rules))
 
 
@@ -94,7 +98,7 @@ def rules_of(item: Any) -> dict[str, Any] | None:
     return cast("dict[str, Any] | None", getattr(item, "__rules__", None))
 
 
-@cache
+@lru_cache(maxsize=TYPES_KEPT)
 def _typed_dict(rules: str) -> Any:
     fields: dict[str, Any] = {name: _hint(rule) for name, rule in json.loads(rules).items()}
     item = cast(Any, TypedDict)("Item", fields)  # checkers know no TypedDict whose fields are known only now

@@ -20,6 +20,7 @@ from penstock.files.outside import service_of
 from penstock.files.reading import NOTHING, Documents, text_of
 from penstock.files.records import Read
 from penstock.files.schedules import check_schedules
+from penstock.files.substitutes import with_substitutes
 from penstock.files.trials.case import Case
 from penstock.files.trials.cases import cases_of
 from penstock.flow import Flow
@@ -86,7 +87,7 @@ class _Reading:
 
     def flow(self, text: str, path: Path, tests: Path | None) -> tuple[Flow[Any] | None, Iterable[str]]:
         """The flow, if it has no mistake, and what is said in its file."""
-        node, read = self.documents.flow(text, path)
+        node, read, complete = self.documents.flow(text, path)
         uses = node.get("use")
         used = [
             self.documents.shared(path.parent, name) for name in (uses.value if uses and uses.kind == "list" else ())
@@ -94,8 +95,10 @@ class _Reading:
         self._check_names([node, *(shared for shared, _ in used)])
         check_schedules(node.get("workers"), self._mistakes)
         beside = None if tests is None else self.documents.tests(tests)
-        if not isinstance(read, Read):
+        if read is None:
             return None, ()
+        if not complete:
+            read = with_substitutes(read)
         parts = [part for _, part in used if isinstance(part, Read)]
         services = self._services([*parts, read])
         templates = self._all("templates", [*parts, read])
@@ -109,7 +112,7 @@ class _Reading:
         self.tests = tuple(
             case
             for part in (read["tests"], beside)
-            for case in cases_of(part, self._mistakes, flow, complete=building.complete)
+            for case in cases_of(part if complete else None, self._mistakes, flow, complete=building.complete)
         )
         return flow, [name for name, _ in read.node.items()]
 

@@ -28,16 +28,22 @@ class Documents:
         self.files: list[Path] = []
         self.texts: list[str] = []
 
-    def flow(self, text: str, path: Path) -> tuple[Node, Any]:
-        """The document of a flow, and what its shape made of it. Raises `FlowFileError` for what is no document."""
+    def flow(self, text: str, path: Path) -> tuple[Node, Read | None, bool]:
+        """The document of a flow, what its shape made of it, and whether that is all. Raises `FlowFileError`.
+
+        None for what is no mapping.
+        """
         self._note(text, path)
         node = read_document(text, str(path)) if text.strip("\ufeff \t\r\n") else NOTHING
         if node.kind == "null" or node.value == ():
             place = Place(str(path), 1, 1)
             self._mistakes.add(place, "the file is empty", hint="`penstock new NAME` begins one")
-            return NOTHING, MISSING
+            return NOTHING, None, False
         self._check_variables(node)
-        return node, FLOW.read(node, self._mistakes)
+        if node.kind != "mapping":
+            FLOW.refuse(node, self._mistakes)
+            return node, None, False
+        return node, *FLOW.parts(node, self._mistakes)
 
     def shared(self, folder: Path, name: Node) -> tuple[Node, Any]:
         """The same of a file that is used by its name. Raises `FlowFileError` for what is no document."""

@@ -93,11 +93,16 @@ class Record(Shape):
         if node.kind != "mapping":
             return self.refuse(node, mistakes)
 
+        found, complete = self.parts(node, mistakes)
+        return self._made(found, mistakes) if complete else MISSING
+
+    def parts(self, node: Node, mistakes: Mistakes) -> tuple[Read, bool]:
+        """As much of a mapping as can be read, and whether that is all of it; what cannot counts as left out."""
         unknown = unknown_keys(node, self.fields, mistakes)
         values = {name: read_field(name, field, node, mistakes) for name, field in self.fields.items()}
-        if unknown or any(value is MISSING for value in values.values()):
-            return MISSING
-        return self._made(Read(node, values), mistakes)
+        complete = not unknown and not any(value is MISSING for value in values.values())
+        known = {name: None if value is MISSING else value for name, value in values.items()}
+        return Read(node, known), complete
 
     def _made(self, read: Read, mistakes: Mistakes) -> Any:
         if self.make is None:

@@ -40,6 +40,7 @@ class CsvWriter:
 
     def __init__(self, columns: Sequence[str] | None = None, *, header: bool = True) -> None:
         self._columns = None if columns is None else tuple(columns)
+        self._named = columns is not None
         self._header = header
         self._text = io.StringIO(newline="")
         self._csv = csv.writer(self._text)  # whose rows end with \r\n, as RFC 4180 has it
@@ -64,7 +65,7 @@ class CsvWriter:
         missing = [column for column in columns if column not in fields]
         unknown = [field for field in fields if field not in columns]
         if missing or unknown:
-            raise OtherFields(missing, unknown)
+            raise OtherFields(missing, unknown, named=self._named)
         row = self._line([_cell(fields[column]) for column in columns])
         self._columns = columns
         return row

@@ -180,15 +180,17 @@ class _Execution:
         say(summary_line(job.flow.name, end) + "\n")
         if summary.error is not None:
             say(f"  the run broke: {summary.error}\n")
-        if end.failed and isinstance(store := job.flow.store, str):
-            say(where_letters_are(store, summary.run))
+        if end.failed and (job.flow.store is None or isinstance(job.flow.store, str)):
+            say(where_letters_are(job.flow.store, summary.run))
         if job.resumable is not None and end.reason != "completed":
             say("  the same command goes on from here\n")
         job.messages.flush()
 
 
-def where_letters_are(url: str, run: str) -> str:
+def where_letters_are(url: str | None, run: str) -> str:
     """How to look at what failed, as a line of the summary."""
+    if url is None:
+        return "  nothing of what failed was kept; to keep it: --dead-letters sqlite:///FILE\n"
     if place_of(url) == MEMORY:
         return "  what failed was kept in memory and is gone; to keep it: --dead-letters sqlite:///FILE\n"
     return f"  what failed: penstock dead-letters list --dead-letters {shlex.quote(url)} --run {run}\n"

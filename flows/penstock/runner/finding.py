@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -13,8 +12,10 @@ from typing import Any, NamedTuple, cast
 
 from penstock.errors import FlowError
 from penstock.files import load
-from penstock.files.functions import REFERENCE, importing_from
+from penstock.files.document import FORMATS
+from penstock.files.functions import importing_from, is_in_python
 from penstock.flow import Flow
+from penstock.services.service import functions_of
 
 
 class Found(NamedTuple):
@@ -26,15 +27,12 @@ class Found(NamedTuple):
     """The files that it was read from."""
 
 
-def is_in_python(name: str) -> bool:
-    """Whether a name is one of a flow in a module, `module:name`, and none of a file."""
-    return re.fullmatch(REFERENCE, name) is not None and not Path(name).exists()
-
-
 def find_flow(name: str) -> Found:
     """The flow in a file, or the one that `module:name` is or makes. Raises `FlowError`."""
     if is_in_python(name):
         return _find_in_python(name)
+    if not Path(name).exists() and Path(name).suffix.lower().removeprefix(".") not in FORMATS:
+        raise FlowError(f"there is no file {name}; a flow in Python is named with its module: {Path(name).name}:NAME")
     found = load(name)
     return Found(found.flow, found.digest, found.files)
 
@@ -65,6 +63,8 @@ def _find_in_python(name: str) -> Found:
 
 
 def _made_by(name: str, make: Callable[[], Any]) -> Any:
+    if any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in functions_of(make)):
+        raise FlowError(f"{name} is a coroutine function, which nobody would await; write a plain function")
     try:
         with suppress(ValueError):  # of some functions in C nobody can tell what they take
             inspect.signature(make).bind()

@@ -17,9 +17,10 @@ from penstock.runner.collisions import Used, check_written, files_added_to, file
 from penstock.runner.execution import Job, Resumable
 from penstock.runner.finding import Found
 from penstock.runner.inputs import FileInput, PipeInput, facts_of, share_of_stdin, size_of
-from penstock.runner.outputs import open_output, standard_output
+from penstock.runner.outputs import means_standard_output, open_output, standard_output
 from penstock.runner.resuming import open_resumable
 from penstock.sources import Source, generated
+from penstock.sources.standard import StandardInput
 from penstock.steps import walk
 
 
@@ -36,12 +37,13 @@ def make_job(found: Found, options: argparse.Namespace) -> Job:
     """What is to be run. Raises `PenstockError`, `OSError` and `ValueError` for what cannot be meant."""
     flow = found.flow
     ordered = flow.ordered if options.order is None else options.order == "input"
-    if options.output is None and writes_to_stdout(flow):
+    if writes_to_stdout(flow) and means_standard_output(options.output):
         raise FlowError("this flow writes to standard output itself; give its results a place of their own: --output")
     if options.checkpoint is not None or options.restart:
         return resumable_job(found, options, ordered=ordered)
 
     source = make_source(flow, options)
+    check_open(source)
     read = [*files_of(found.files), *files_read(source)]
     check_files(flow, options.output, read)
     if isinstance(source, PipeInput) and os.isatty(source.descriptor) and not options.quiet:
@@ -69,12 +71,15 @@ def make_source(flow: Flow[Any], options: argparse.Namespace) -> Source[Any]:
         return workers[options.worker].source
     if options.samples is not None:
         if flow.samples is None:
-            raise FlowError(f"flow {flow.name} has no samples; say in it what they are, or use --input")
+            raise FlowError(
+                f"flow {flow.name} has no samples; say with samples: in its file, or .with_samples(…) in Python, "
+                "what they are, or use --input"
+            )
         return generated(options.samples, flow.samples)
     if options.input in (None, "-"):
         return PipeInput(Format(options.format or Format.NDJSON))
     check_input(options.input)
-    return FileInput(options.input, format_of(options.input, options.format))
+    return FileInput(options.input, input_format(options))
 
 
 def resumable_job(found: Found, options: argparse.Namespace, *, ordered: bool) -> Job:
@@ -92,7 +97,7 @@ def resumable_job(found: Found, options: argparse.Namespace, *, ordered: bool) -
     check_files(flow, options.output, read)
     check_written(f"the checkpoint {options.checkpoint}", options.checkpoint, [*read, *files_added_to(flow)])
     check_steps(flow)
-    format = format_of(options.input, options.format)
+    format = input_format(options)
     made_of = {
         "flow": f"{flow.name} with the digest {found.digest}",
         "input": facts_of(options.input),
@@ -128,6 +133,24 @@ def check_input(path: str) -> None:
         raise FlowError(f"{path} is a directory; name a file in it, or a worker whose source it is: --worker NAME")
     if size_of(path) is None:
         raise FlowError(f"{path} is no regular file; leave --input out: … < {path}")
+
+
+def input_format(options: argparse.Namespace) -> Format:
+    """The format of the input file. Raises `FlowError` when neither its name nor the flag tells it."""
+    try:
+        return format_of(options.input, options.format)
+    except FlowError as error:
+        raise FlowError(f"{error} (--format ndjson, --format csv)") from error
+
+
+def check_open(source: Source[Any]) -> None:
+    """Raise when standard input is to be read and was closed, as by a shell's `<&-`."""
+    if not isinstance(source, PipeInput | StandardInput):
+        return
+    try:
+        os.read(source.descriptor, 0)
+    except OSError as error:
+        raise FlowError(f"standard input cannot be read: {error.strerror}; name a file: --input FILE") from error
 
 
 def check_files(flow: Flow[Any], output: str | None, read: Sequence[Used]) -> None:
@@ -174,7 +197,8 @@ def writes_to_stdout(flow: Flow[Any]) -> bool:
 
 def shows_progress(options: argparse.Namespace) -> bool:
     """On a terminal, unless the results are shown on it themselves."""
-    return not options.quiet and sys.stderr.isatty() and not (options.output is None and sys.stdout.isatty())
+    shown = means_standard_output(options.output) and os.isatty(1)
+    return not options.quiet and sys.stderr.isatty() and not shown
 
 
 def named(names: Iterable[str]) -> str:

@@ -144,6 +144,20 @@ def open_output(path: str) -> Output:
     return output
 
 
+def means_standard_output(path: str | None, descriptor: int = 1) -> bool:
+    """Whether results would go where standard output goes: none was named, `-`, or another name of the same thing.
+
+    What goes to the null device goes nowhere, whoever else writes there.
+    """
+    if path is None or path == "-":
+        return True
+    try:
+        facts = os.stat(path)
+    except OSError:  # it is not there yet
+        return False
+    return os.path.samestat(facts, os.fstat(descriptor)) and not os.path.samestat(facts, os.stat(os.devnull))
+
+
 def standard_output(descriptor: int = 1) -> Output:
     """Standard output, whatever it is."""
     return FileOutput(descriptor) if is_regular(descriptor) else PipeOutput(descriptor)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
+from contextlib import redirect_stdout
 
 from penstock.arguments import positive, seconds
 from penstock.complaints import complain
@@ -30,8 +32,13 @@ end the input and finish what is in flight; a second one cancels it.
 
 def command(arguments: list[str]) -> int:
     """Run a flow; returns 0, or 1 if anything failed or was cut."""
-    parser = make_parser()
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
+    with redirect_stdout(sys.stderr):  # results go by descriptor; what modules and steps print must not be among them
+        return run(options)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the flow that was asked for; returns the exit code."""
     try:
         found = find_flow(options.flow)
         found = found._replace(flow=changed(found.flow, options))

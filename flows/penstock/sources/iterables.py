@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
+from inspect import isgenerator
 from itertools import count, islice
 from typing import TypeVar
 
+from penstock.errors import UsedUp
 from penstock.sources.source import Intake, Source
 
 T = TypeVar("T")
@@ -21,7 +23,8 @@ SLICE = 256
 class FromIterable(Source[T]):
     """The values of an iterable, which is advanced only as far as there are credits.
 
-    An iterable that blocks (a file, a cursor) blocks the event loop: use an async iterable for those.
+    An iterable that blocks (a file, a cursor) blocks the event loop: use an async iterable for those. One that is an
+    iterator itself, such as a generator, has its values once: a run after it ended breaks with `UsedUp`.
     """
 
     name = "iterable"
@@ -30,9 +33,13 @@ class FromIterable(Source[T]):
         super().__init__()
         self._values = values
         self._size = size
+        self._over = False
+        """Whether the values are an iterator that has come to its end."""
 
     async def produce(self, intake: Intake[T]) -> None:
         values = iter(self._values)
+        if self._over:
+            raise UsedUp("iterator")
         error: Exception | None = None
         while error is None:
             chunk: list[T] = []
@@ -40,6 +47,8 @@ class FromIterable(Source[T]):
                 chunk.extend(islice(values, min(await intake.room(), SLICE)))
             except Exception as broke:  # what it gave before it broke is still taken
                 error = broke
+            if (not chunk) if error is None else isgenerator(values):  # a generator that broke has ended
+                self._over = values is self._values
             await intake.send(chunk, [self._size(value) for value in chunk] if self._size else None)
             if not chunk:
                 break
@@ -49,7 +58,10 @@ class FromIterable(Source[T]):
 
 
 class FromAsyncIterable(Source[T]):
-    """The values of an async iterable, each asked for only when there is a credit for it, and closed at the end."""
+    """The values of an async iterable, each asked for only when there is a credit for it, and closed at the end.
+
+    An async iterator, such as an async generator, has its values once: a run after it ended breaks with `UsedUp`.
+    """
 
     name = "async iterable"
 
@@ -57,16 +69,22 @@ class FromAsyncIterable(Source[T]):
         super().__init__()
         self._values = values
         self._size = size
+        self._over = False
+        """Whether the values are an iterator that has come to its end."""
 
     async def produce(self, intake: Intake[T]) -> None:
         values = aiter(self._values)
+        if self._over:
+            raise UsedUp("async iterator")
         try:
             await intake.room()
             async for value in values:
                 await intake.send((value,), (self._size(value),) if self._size else None)
                 await intake.room()
+            self._over = values is self._values
         finally:
             if (close := getattr(values, "aclose", None)) is not None:
+                self._over = values is self._values
                 await close()
 
 

@@ -46,12 +46,7 @@ def command(arguments: list[str], load: Load = load_file) -> int:
         for mistake in (mistake for report in reports for mistake in report.mistakes):
             complain("test", mistake)
     if not any(report.verdicts or report.mistakes for report in reports):
-        what = (
-            f"no test whose name has {options.only!r} in it"
-            if options.only
-            else "no tests: give the file a list `tests:`"
-        )
-        return complain("test", f"{', '.join(map(str, options.files))}: {what}", 2)
+        return complain("test", f"{', '.join(map(str, options.files))}: {why_none(options.only, shared=not paths)}", 2)
     if any(report.mistakes for report in reports):
         return 2
     return 1 if any(report.failed for report in reports) else 0
@@ -80,6 +75,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", metavar="N", type=_seed, help="draw from this seed instead of those of the tests")
     parser.add_argument("--trace", action="store_true", help="tell all that happened, with its time")
     return parser
+
+
+def why_none(only: str | None, *, shared: bool) -> str:
+    """Why there was nothing to play: no test of that name, none at all, or, of `shared` files, no flow to have some."""
+    if shared:
+        return "no tests: only flows have some, and what is shared by them is played by theirs"
+    return f"no test whose name has {only!r} in it" if only else "no tests: give the file a list `tests:`"
 
 
 def flow_file(path: Path) -> Path:
