@@ -201,6 +201,23 @@ def test_a_report_that_cannot_be_written_is_said(write: Any, capsys: pytest.Capt
     assert said.err == "penstock test: no/report.xml cannot be written: No such file or directory\n"
 
 
+@pytest.mark.parametrize("kept", ["good.yaml", "good.test.yaml", "shared.yaml", "wrong.yaml", "link.json"])
+def test_no_report_is_written_over_what_is_tested(write: Any, capsys: Any, kept: str) -> None:
+    """Neither over a flow, nor over its tests, nor over what it uses, under whatever name: they would be lost."""
+    texts = {
+        "good.yaml": "flow: good\nuse: [shared.yaml]\n",
+        "good.test.yaml": f"tests: {GOOD}\n",
+        "shared.yaml": "templates: {none: []}\n",
+        "wrong.yaml": "flow: [",
+    }
+    for name, text in texts.items():
+        write(name, text)
+    Path("link.json").symlink_to("good.yaml")
+    assert command(["good.yaml", "wrong.yaml", "--format", "json", "--output", kept]) == 2
+    assert "itself, which would be lost; name another file" in capsys.readouterr().err
+    assert {name: Path(name).read_text() for name in texts} == texts
+
+
 def test_junit_holds_whatever_stands_in_names_and_values(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     name = '<a> & "b" \x00\x1b\ufffe'
     given = '{"note": "\x01 ]]> é \ud800"}'

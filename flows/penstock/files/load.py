@@ -17,7 +17,7 @@ from penstock.files.mistakes import Mistakes
 from penstock.files.names import StepNames
 from penstock.files.node import Node, quoted
 from penstock.files.outside import service_of
-from penstock.files.reading import NOTHING, Documents, text_of
+from penstock.files.reading import NOTHING, Documents, tests_beside, text_of
 from penstock.files.records import Read
 from penstock.files.schedules import check_schedules
 from penstock.files.trials.case import Case
@@ -48,7 +48,7 @@ class FlowFile:
 def load(path: str | Path, *, environment: Mapping[str, str] = os.environ) -> FlowFile:
     """The flow in a file of YAML, JSON or TOML. Raises `FlowFileError` with every mistake."""
     path = Path(path)
-    beside = path.parent / f"{path.stem}.test{path.suffix}"
+    beside = tests_beside(path)
     tests = beside if beside.exists() else None
     return loads(text_of(path), path, environment=environment, tests=tests)
 

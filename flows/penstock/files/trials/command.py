@@ -12,8 +12,10 @@ from typing import Any
 from penstock.complaints import complain
 from penstock.errors import FlowError
 from penstock.files.folders import files_of
+from penstock.files.graph_command import is_same
 from penstock.files.load import FlowFile
 from penstock.files.load import load as load_file
+from penstock.files.reading import files_behind
 from penstock.files.shared import is_shared
 from penstock.files.trials.case import Case
 from penstock.files.trials.judge import Verdict, judge
@@ -39,6 +41,8 @@ def command(arguments: list[str], load: Load = load_file) -> int:
     except (FlowError, OSError) as error:
         return complain("test", error, 2)
     paths = dict.fromkeys(flow_file(path) for path in named if not is_shared(path))
+    if options.output is not None and (lost := _lost_to(options.output, [*named, *paths])) is not None:
+        return complain("test", f"{options.output} is {lost} itself, which would be lost; name another file", 2)
     reports = [_report(path, load, environment, options.only, options.seed) for path in paths]
     if (wrong := _publish(reports, options)) is not None:
         return complain("test", wrong, 2)
@@ -86,6 +90,12 @@ def flow_file(path: Path) -> Path:
     """The flow file that a file of tests belongs to; any other is one itself."""
     stem = Path(path.stem)
     return path.with_name(f"{stem.stem}{path.suffix}") if stem.suffix == ".test" else path
+
+
+def _lost_to(output: Path, paths: Sequence[Path]) -> Path | None:
+    """The file under test that the report would be written over: its flow, its tests, or what it uses."""
+    files = (file for path in paths for file in files_behind(path))
+    return next((file for file in files if is_same(str(file), str(output))), None)
 
 
 def _report(path: Path, load: Load, environment: Mapping[str, str], only: str | None, seed: int | None) -> FileReport:
