@@ -218,6 +218,16 @@ def test_no_report_is_written_over_what_is_tested(write: Any, capsys: Any, kept:
     assert {name: Path(name).read_text() for name in texts} == texts
 
 
+def test_no_report_is_written_over_the_code_that_is_tested(write: Any, capsys: Any) -> None:
+    """A module that the flow calls is part of what is tested."""
+    write("code_under_test.py", "def work(value):\n    return value\n")
+    tests = "[{name: n, given: [1], expect: {ok: 1}}]"
+    path = write("calls.yaml", f"flow: calls\nsteps: [map: 'code_under_test:work']\ntests: {tests}\n")
+    assert command([path, "--format", "json", "--output", "code_under_test.py"]) == 2
+    assert "itself, which would be lost; name another file" in capsys.readouterr().err
+    assert Path("code_under_test.py").read_text().startswith("def work")
+
+
 def test_junit_holds_whatever_stands_in_names_and_values(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     name = '<a> & "b" \x00\x1b\ufffe'
     given = '{"note": "\x01 ]]> é \ud800"}'

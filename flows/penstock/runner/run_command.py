@@ -8,6 +8,7 @@ import asyncio
 from penstock.arguments import positive, seconds
 from penstock.complaints import complain
 from penstock.errors import CheckpointRefused, FlowError, PenstockError
+from penstock.files.modules import modules_loaded
 from penstock.formats import Format
 from penstock.observe import set_up_logs
 from penstock.runner.execution import Job, Resumable, execute
@@ -34,7 +35,8 @@ def command(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         found = find_flow(options.flow)
-        found = found._replace(flow=changed(found.flow, options))
+        made_of = (*found.files, *modules_loaded())
+        found = found._replace(flow=changed(found.flow, options), files=made_of)
         job = make_job(found, options)
     except (FlowError, ValueError, CheckpointRefused) as error:
         return complain("run", error, 2)
