@@ -225,6 +225,12 @@ def test_dates_of_toml_become_texts():
         ("a = \n", "a.toml", 1, 5, "Invalid value"),
         ('a = """x', "a.toml", 1, 9, "Unterminated"),
         ("a: 1", "a.txt", 1, 1, ".toml"),
+        ('{"a": "\\ud800"}', "a.json", 1, 7, "U+D800 may not stand in a flow file"),
+        ('{"\\u0000": 1}', "a.json", 1, 2, "U+0000"),
+        ('a = "x\\u0000"', "a.toml", 1, 5, "U+0000"),
+        ('"\\u0000" = 1', "a.toml", 1, 1, "U+0000"),
+        ('a: "x\\0"', "a.yaml", 1, 4, "U+0000"),
+        ('"\\0": 1', "a.yaml", 1, 1, "U+0000"),
     ],
 )
 def test_a_mistake_points_at_what_is_wrong(text, file, line, column, said):

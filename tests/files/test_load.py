@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from penstock import from_iterable
 from penstock.errors import FlowFileError
 from penstock.files import load, loads
 from penstock.files.check_command import command as check
+from penstock.files.folders import holds_flow
+from penstock.files.shared import check_shared
 from penstock.testing import run
 
 BAD = """\
@@ -112,6 +115,11 @@ def test_all_mistakes_are_said_at_once() -> None:
         (
             "flow: f\ntemplates: {t: [{apply: u}], u: [{apply: t}]}\nsteps: [{apply: t}, {apply: u}]",
             "2:35: templates apply each other in a circle: t → u → t",
+        ),
+        ("flow: f\ntemplates: {t: [{apply: t}]}", '2:18: the template "t" applies itself'),
+        (
+            "flow: f\ntemplates: {a: [], t: [{route: {r: {steps: [{apply: u}]}}}], u: [{apply: a}, {apply: t}]}",
+            "2:79: templates apply each other in a circle: t → u → t",
         ),
         (
             "flow: f\nservices: {s: {call: operator:neg, get: 'http://h'}}",
@@ -299,6 +307,45 @@ def test_check_looks_at_the_flow_files_of_a_folder(tmp_path: Path, capsysbinary:
     with pytest.raises(SystemExit) as end:
         check([str(tmp_path / "none")])
     assert end.value.code == 2
+
+
+def test_a_circle_is_told_once(tmp_path: Path) -> None:
+    """Though its templates are met both in the steps and by themselves."""
+    text = "flow: f\ntemplates: {t: [{apply: u}], u: [{apply: v}], v: [{apply: t}]}\nsteps: [{apply: v}, {apply: t}]"
+    assert len(mistakes(text)) == 1
+    shared = tmp_path / "shared.yaml"
+    shared.write_text("templates: {t: [{apply: t}]}")
+    with pytest.raises(FlowFileError, match='the template "t" applies itself'):
+        check_shared(shared)
+
+
+@pytest.mark.parametrize("name", ["pipe.yaml", "user.yaml", "tried.yaml"])
+def test_a_pipe_is_no_flow_file(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], name: str) -> None:
+    """Whoever opens one waits for somebody to write to it, which may be never: it is refused by its name."""
+    for pipe in ("pipe.yaml", "tried.test.yaml"):
+        os.mkfifo(tmp_path / pipe)
+    (tmp_path / "user.yaml").write_text("flow: user\nuse: [pipe.yaml]")
+    (tmp_path / "tried.yaml").write_text("flow: tried\n")
+    assert holds_flow(tmp_path / "pipe.yaml")
+    assert check([str(tmp_path / name)]) == 1
+    assert "cannot be read: it is no regular file" in capsysbinary.readouterr().out.decode()
+
+
+def test_a_text_that_nothing_can_hold_ends_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON has ways to write down half a character, and one that no path can have."""
+    for number, text in enumerate(
+        (
+            r'{"flow":"u","use":["\u0000"],"steps":[]}',
+            r'{"flow":"u","use":["\ud800"]}',
+            r'{"flow":"u","steps":[{"map":"\ud800"}]}',
+            r'{"flow":"u","steps":[{"mapp\ud800":"value"}]}',
+            r'{"flow":"u","steps":[{"mapp\ud800":"value","mapp\ud800":"value"}]}',
+        )
+    ):
+        path = tmp_path / f"{number}.json"
+        path.write_text(text)
+        assert check([str(path)]) == 1
+        assert " may not stand in a flow file; take it out\n" in capsys.readouterr().out
 
 
 def test_check_knows_files_that_flow_files_use(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

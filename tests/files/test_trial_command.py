@@ -229,8 +229,8 @@ def test_no_report_is_written_over_the_code_that_is_tested(write: Any, capsys: A
 
 
 def test_junit_holds_whatever_stands_in_names_and_values(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    name = '<a> & "b" \x00\x1b\ufffe'
-    given = '{"note": "\x01 ]]> é \ud800"}'
+    name = '<a> & "b" \x01\x1b\ufffe'
+    given = '{"note": "\x01 ]]> é \\ud800"}'
     test = {"name": name, "given": [given, "\x02"], "expect": {"ok": []}, "when": {"pricing": {"answers": 1}}}
     path = write("odd.json", json.dumps([test]))
     assert command([path, "--format", "junit", "--trace"], load) == 1

@@ -6,6 +6,7 @@ import json
 import re
 from math import isfinite
 
+from penstock.files.characters import check_characters
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import DEEPEST, TOO_DEEP, Node, quoted, scalar_kind
 from penstock.files.places import Lines, Place
@@ -59,7 +60,7 @@ class _Walk:
         node = Node(scalar_kind(value), value, self._lines.place(start))
         if isinstance(value, float) and not isfinite(value):
             self._mistakes.add(node, f"found {self._text[start:end][:40]}", wanted="a finite number")
-        return node, end
+        return check_characters(node, self._mistakes), end
 
     def _mapping(self, start: int, place: Place, depth: int) -> tuple[Node, int]:
         pairs: dict[str, tuple[Node, Node]] = {}

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any, cast
 
+from penstock.files.characters import check_characters
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import DEEPEST, TOO_DEEP, Node, scalar_kind
 from penstock.files.places import Lines, Place
@@ -150,9 +151,10 @@ class _Builder:
             return Node("list", tuple(nodes), place)
         if isinstance(value, (datetime.date, datetime.time)):
             return Node("text", value.isoformat(), place)
-        return Node(scalar_kind(value), value, place)
+        return check_characters(Node(scalar_kind(value), value, place), self._mistakes)
 
     def _pair(self, item: tuple[str, Any], path: Path, around: Place) -> tuple[Node, Node]:
         name, value = item
         inner = (*path, name)
-        return Node("text", name, self._walk.keys.get(inner, around)), self.node(value, inner, around)
+        key = check_characters(Node("text", name, self._walk.keys.get(inner, around)), self._mistakes)
+        return key, self.node(value, inner, around)

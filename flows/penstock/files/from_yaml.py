@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from penstock.files.characters import check_characters
 from penstock.files.core_schema import resolve
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import DEEPEST, TOO_DEEP, Node, quoted
@@ -138,7 +139,7 @@ class _Composer:
     def _scalar(self, event: Any) -> Node:
         plain = not event.style
         kind, value = resolve(event.value) if plain else ("text", event.value)
-        return Node(kind, value, self._place(event))
+        return check_characters(Node(kind, value, self._place(event)), self._mistakes)
 
     def _collection(self, event: Any, depth: int) -> Node:
         place = self._place(event)
@@ -165,7 +166,7 @@ class _Composer:
             if event.value == "<<" and not event.style:
                 self._mistakes.add(node, "found the merge key <<", hint="write the keys out where they belong")
                 return None
-            return Node("text", event.value, node.place)
+            return check_characters(Node("text", event.value, node.place), self._mistakes)
         if node.kind == "text":
             return node
         self._mistakes.add(node, f"found {node.shown()} as a key", wanted="a text")

@@ -11,6 +11,7 @@ from typing import Any
 
 from penstock.errors import FlowError
 from penstock.files.building import Building
+from penstock.files.circles import check_circles
 from penstock.files.functions import importing_from
 from penstock.files.items import item_type, key_of
 from penstock.files.mistakes import Mistakes
@@ -124,6 +125,8 @@ class _Reading:
             names.check(node.get("steps"))
             for steps in (node.get("templates") or NOTHING).values():
                 names.check(steps)
+        written = {name: steps for node in nodes for name, steps in (node.get("templates") or NOTHING).items()}
+        check_circles(nodes[0].get("steps"), written, self._mistakes)
 
     def _services(self, parts: list[Read]) -> dict[str, Service]:
         made: dict[str, Service] = {}
