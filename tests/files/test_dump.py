@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -347,3 +348,17 @@ def test_what_has_no_name_is_refused(flow: Flow[Any]) -> None:
     """A flow file calls things by their names, so what has none cannot be written down."""
     with pytest.raises(FlowError, match=r"no name|cannot be written down"):
         dump(flow)
+
+
+@pytest.mark.parametrize("text", ["a\x85b", "a\u2028b\n", "a\n\u2029\nb", "\x85"], ids=ascii)
+def test_line_breaks_that_only_pyyaml_knows_come_back(text: str) -> None:
+    """They are written as escapes: PyYAML would fold them away."""
+    assert loads(dump(Flow[Any]("f", about=text)), "f.yaml").flow.about == text
+
+
+def test_examples_are_read_by_every_parser_of_yaml() -> None:
+    """PyYAML without libyaml takes a ? before a bracket for the sign of a key."""
+    examples = sorted((Path(__file__).parents[2] / "flows" / "examples").glob("*.yaml"))
+    assert examples
+    for path in examples:
+        assert list(yaml.parse(path.read_text(), Loader=yaml.SafeLoader))

@@ -129,6 +129,19 @@ def test_all_mistakes_are_said_at_once() -> None:
         ("flow: f\nservices: {s: {get: 'http://[h/{id}'}}", "2:21: a service needs an address like http://host/path"),
         ("flow: f\nsteps: [{route: {a: {end: true}, b: {when: 'true'}}}]", "2:10: route in flow f has a branch behind"),
         ("flow: f\nuse: [nowhere.yaml]", "2:7: the file nowhere.yaml cannot be read: No such file or directory"),
+        (
+            "flow: f\nuse: [nowhere.yaml, a.yaml, ./a.yaml]",
+            '2:29: "./a.yaml" is named twice; name it once',
+        ),
+        (
+            "flow: f\nitem: {id: {type: integer, minimum: 1e30}}",
+            "2:12: minimum of a whole number is from -9223372036854775808 to 9223372036854775807, got 1e+30",
+        ),
+        (
+            f"flow: f\nsteps: [{{map: '{'(' * 400}1{')' * 400}'}}]",
+            "is no expression: it is nested too deeply; compute parts of it in steps of their own",
+        ),
+        (f"flow: f\nsteps: [{{map: 'value{'.a' * 400}'}}]", "is no expression: it is nested too deeply"),
         ("flow: f\ntests: [{name: t, given: [1]}]", '2:9: "expect" is missing'),
     ],
 )
@@ -346,6 +359,12 @@ def test_a_text_that_nothing_can_hold_ends_in_a_sentence(tmp_path: Path, capsys:
         path.write_text(text)
         assert check([str(path)]) == 1
         assert " may not stand in a flow file; take it out\n" in capsys.readouterr().out
+
+
+def test_bounds_of_whole_numbers_may_have_64_bits() -> None:
+    """As those have that are checked."""
+    rule = "{type: integer, minimum: -9223372036854775808, maximum: 9223372036854775807}"
+    assert loads(f"flow: f\nitem: {{id: {rule}}}", "f.yaml").flow.item is not None
 
 
 def test_check_knows_files_that_flow_files_use(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -9,7 +9,7 @@ from math import isfinite
 from penstock.files.characters import check_characters
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import DEEPEST, TOO_DEEP, Node, quoted, scalar_kind
-from penstock.files.places import Lines, Place
+from penstock.files.places import Lines, Place, too_deep
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _SEPARATOR = re.compile(r"[ \t\r\n]*[,:]?[ \t\r\n]*")
@@ -24,7 +24,7 @@ def read_json(text: str, file: str, mistakes: Mistakes) -> Node:
         mistakes.add(Place(file, error.lineno, error.colno), f"this is no valid JSON: {_lower(error.msg)}")
         return nothing
     except RecursionError:
-        mistakes.add(nothing, TOO_DEEP)
+        mistakes.add(too_deep(text, Lines(text, file), DEEPEST), TOO_DEEP)
         return nothing
     except ValueError as error:  # a number of thousands of digits
         mistakes.add(nothing, f"this JSON cannot be read: {_lower(str(error))}")

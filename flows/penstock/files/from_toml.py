@@ -11,7 +11,7 @@ from typing import Any, cast
 from penstock.files.characters import check_characters
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import DEEPEST, TOO_DEEP, Node, scalar_kind
-from penstock.files.places import Lines, Place
+from penstock.files.places import Lines, Place, too_deep
 
 Path = tuple[str | int, ...]
 
@@ -34,7 +34,7 @@ def read_toml(text: str, file: str, mistakes: Mistakes) -> Node:
         mistakes.add(_where(error, text, file), f"this is no valid TOML: {_AT.sub('', str(error))}")
         return Node("null", None, start)
     except RecursionError:
-        mistakes.add(start, TOO_DEEP)
+        mistakes.add(too_deep(text, Lines(text, file), DEEPEST), TOO_DEEP)
         return Node("null", None, start)
     except ValueError as error:  # a number of thousands of digits
         mistakes.add(start, f"this TOML cannot be read: {error}")

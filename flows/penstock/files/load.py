@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,7 @@ class _Reading:
     def flow(self, text: str, path: Path, tests: Path | None) -> tuple[Flow[Any] | None, Iterable[str]]:
         """The flow, if it has no mistake, and what is said in its file."""
         node, read = self.documents.flow(text, path)
-        uses = node.get("use")
-        used = [
-            self.documents.shared(path.parent, name) for name in (uses.value if uses and uses.kind == "list" else ())
-        ]
+        used = [self.documents.shared(path.parent, name) for name in self._used(node.get("use"))]
         self._check_names([node, *(shared for shared, _ in used)])
         check_schedules(node.get("workers"), self._mistakes)
         beside = None if tests is None else self.documents.tests(tests)
@@ -113,6 +110,17 @@ class _Reading:
             for case in cases_of(part, self._mistakes, flow, complete=building.complete)
         )
         return flow, [name for name, _ in read.node.items()]
+
+    def _used(self, uses: Node | None) -> Iterator[Node]:
+        """The names of the files that are used, each once."""
+        seen: set[str] = set()
+        for name in uses.value if uses is not None and uses.kind == "list" else ():
+            plain = os.path.normpath(str(name.value))
+            if plain in seen:
+                self._mistakes.add(name, f"{name.shown()} is named twice", hint="name it once")
+                continue
+            seen.add(plain)
+            yield name
 
     def _check_names(self, nodes: list[Node]) -> None:
         """Look at the names that steps call, in all files."""
