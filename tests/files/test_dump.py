@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -166,6 +166,7 @@ def flows(draw: st.DrawFn) -> Flow[Any]:
     window = draw(st.sampled_from([{}, {"elements": 5}, {"elements": 7, "bytes": 1 << 20}, {"bytes": 12345}]))
     flow: Flow[Any] = Flow(draw(NAMES), item, key, about=draw(TEXTS), **window)
     flow = draw(extended(flow))
+    assume(all(one == other for one in flow.services for other in flow.services if one.name == other.name))
     if draw(st.booleans()):
         flow = flow.in_order()
     flow = flow.with_samples(draw(st.sampled_from([sample_order, Fields({"id": Expression("seq", "seq")})])))
@@ -330,8 +331,9 @@ def named_outlet() -> FileOutlet:
         Flow("f").map_async(Service("s", len, timeout=float("inf"))),
         Flow("f").served("x", http=False, max_line=5),
         Flow("f").to(named_outlet()),
+        Flow("f").map_async(Service("s", named.answer)).map_async(Service("s", named.answer, attempts=2)),
     ],
-    ids=["a name", "no end", "a limit of what is not served", "a name of an outlet"],
+    ids=["a name", "no end", "a limit of what is not served", "a name of an outlet", "two services of one name"],
 )
 def test_what_no_file_can_say_is_refused(flow: Flow[Any]) -> None:
     """A dump that would not load, or to another flow, is none."""

@@ -142,6 +142,24 @@ def test_all_mistakes_are_said_at_once() -> None:
             "is no expression: it is nested too deeply; compute parts of it in steps of their own",
         ),
         (f"flow: f\nsteps: [{{map: 'value{'.a' * 400}'}}]", "is no expression: it is nested too deeply"),
+        ("flow: f\nitem: math:sqrt", "2:7: no item can be read as <built-in function sqrt>: Type "),
+        ("flow: f\nitem: math:pi", "2:7: no item can be read as 3.14"),
+        ("flow: f\nitem: sys:path", "2:7: no item can be read as ["),
+        (
+            "flow: f\nservices: {s: {get: 'http://h'}, t: {get: 'http://i', name: s}}\nsteps: [{enrich: [s, t]}]",
+            '2:61: "t" and "s" are both called "s"; name them apart',
+        ),
+        (
+            "flow: f\nservices: {t: {get: 'http://i', name: s}, s: {get: 'http://h'}}\nsteps: [{enrich: [s, t]}]",
+            '2:52: "s" and "t" are both called "s"; name them apart',
+        ),
+        *(
+            (
+                f"flow: f\ndead_letters: {{store: memory, redact: [{path!r}]}}",
+                '2:40: found "' + path + '", wanted is names of fields with dots between them, such as card.number',
+            )
+            for path in ("", "a..b", "card.*", ".", "a.", "items[0].x", " a")
+        ),
         ("flow: f\ntests: [{name: t, given: [1]}]", '2:9: "expect" is missing'),
     ],
 )
@@ -365,6 +383,33 @@ def test_bounds_of_whole_numbers_may_have_64_bits() -> None:
     """As those have that are checked."""
     rule = "{type: integer, minimum: -9223372036854775808, maximum: 9223372036854775807}"
     assert loads(f"flow: f\nitem: {{id: {rule}}}", "f.yaml").flow.item is not None
+
+
+def test_check_refuses_what_could_not_be_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names whose paths are the service's own, and two flows with one name or one path."""
+    for name, text in {
+        "a.yaml": "flow: a\n",
+        "b.yaml": "flow: a\n",
+        "c.yaml": "flow: c\nserve: {name: a}\n",
+        "d.yaml": "flow: health\n",
+        "e.yaml": "flow: e\nserve: {name: dead-letters}\n",
+        "f.yaml": "flow: flows\nserve: false\n",
+        "g.yaml": "flow: g\nserve: false\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    assert check([str(tmp_path), os.path.relpath(tmp_path / "a.yaml"), "--quiet"]) == 1
+    told = [line.removeprefix(f"{tmp_path}/") for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in told if not line.endswith("1 mistake")] == [
+        f"b.yaml: there is a flow 'a' in {tmp_path / 'a.yaml'} already; give it another name",
+        "c.yaml: the flow 'a' is served as 'a' already; give it another name",
+        "d.yaml: no flow can be served as 'health': that path is the service's own; give it another name",
+        "e.yaml: no flow can be served as 'dead-letters': that path is the service's own; give it another name",
+    ]
+
+
+def test_services_of_one_name_may_be_there_as_long_as_one_is_called() -> None:
+    """A file that is used may have another for other flows."""
+    loads("flow: f\nservices: {s: {get: 'http://h'}, t: {get: 'http://i', name: s}}\nsteps: [enrich: [s]]", "f.yaml")
 
 
 def test_check_knows_files_that_flow_files_use(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from penstock.errors import FlowError
 from penstock.files.building import Building
+from penstock.files.choices import Chosen
 from penstock.files.circles import check_circles
 from penstock.files.functions import importing_from
 from penstock.files.items import item_type, key_of
@@ -23,7 +24,7 @@ from penstock.files.records import Read
 from penstock.files.schedules import check_schedules
 from penstock.files.trials.case import Case
 from penstock.files.trials.cases import cases_of
-from penstock.flow import Flow
+from penstock.flow import Flow, check_item
 from penstock.services import Service
 
 
@@ -98,12 +99,18 @@ class _Reading:
         services = self._services([*parts, read])
         templates = self._all("templates", [*parts, read])
         item = item_type(read["item"]) if isinstance(read["item"], Mapping) else read["item"]
+        try:
+            check_item(item)
+        except FlowError as error:
+            self._mistakes.add(read.at("item"), str(error))
+            item = None
         building = Building(services, templates, self._mistakes)
         try:
             flow = building.flow(read, item, key_of(read, item, self._mistakes))
         except (FlowError, ValueError, TypeError) as error:
             self._mistakes.add(read.node, str(error))
             return None, ()
+        self._check_apart(flow, services, self._all("services", [*parts, read]))
         self.tests = tuple(
             case
             for part in (read["tests"], beside)
@@ -144,6 +151,19 @@ class _Reading:
             except (FlowError, ValueError, TypeError) as error:
                 self._mistakes.add(chosen.at, str(error))
         return made
+
+    def _check_apart(self, flow: Flow[Any], services: Mapping[str, Service], written: Mapping[str, Chosen]) -> None:
+        """Note services that the steps call and that have one name: metrics and tests could not tell them apart."""
+        called, names = flow.services, dict[str, str]()
+        for key, service in services.items():
+            if service not in called:
+                continue
+            first = names.setdefault(service.name, key)
+            if services[first] != service:
+                chosen = written[key]
+                where = chosen.beside.at("name") if "name" in chosen.beside else chosen.at
+                said = f"{quoted(key)} and {quoted(first)} are both called {quoted(service.name)}"
+                self._mistakes.add(where, said, hint="name them apart")
 
     def _all(self, name: str, parts: list[Read]) -> dict[str, Any]:
         """The services or templates of all files."""
