@@ -137,6 +137,8 @@ def _way_without(key: str, text: str) -> str:
 
 def _explained(said: str, text: str) -> tuple[str, int, int]:
     """What is wrong, and where in the expression, from 1 on."""
+    if "recursion" in said:
+        return "it is nested too deeply; compute parts of it in steps of their own, such as set", 1, 1
     found = _PLACE.search(said)
     if found is None:
         return said.split("\n")[0], 1, 1

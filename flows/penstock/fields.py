@@ -5,9 +5,14 @@ from __future__ import annotations
 import dataclasses
 import typing
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 import msgspec
+
+_NAME = r"[^.*\[\]\s](?:[^.*\[\]]*[^.*\[\]\s])?"
+FIELD = rf"{_NAME}(?:\.{_NAME})*"
+"""The pattern of a field by its path: names with dots between them, without stars and without numbers of items."""
 
 
 def fields_of(item: Any) -> list[str] | None:
@@ -18,6 +23,18 @@ def fields_of(item: Any) -> list[str] | None:
         return list(item.__struct_fields__)
     if isinstance(item, type) and dataclasses.is_dataclass(item):
         return [field.name for field in dataclasses.fields(item)]
+    return None
+
+
+@lru_cache(256)  # for every step makes a flow of its own
+def type_trouble(item: Any) -> str | None:
+    """Why items cannot be of this type; None when they can."""
+    try:
+        msgspec.json.Decoder(item)
+    except NameError:  # of a type that is defined further down
+        return None
+    except Exception as error:  # whatever msgspec meets in a type that others wrote
+        return str(error)
     return None
 
 

@@ -5,9 +5,10 @@ Each method gives a new flow, so that a description can be shared and continued.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from re import fullmatch
 from typing import Any, TypeVar, cast
 
 from reactivex import Observable
@@ -18,7 +19,7 @@ from penstock.builder import A, Builder, Otherwise, When
 from penstock.deadletters import Store, check_store
 from penstock.element import Element
 from penstock.errors import FlowError, RunError
-from penstock.fields import fields_of, nearest
+from penstock.fields import FIELD, fields_of, nearest, type_trouble
 from penstock.hosting import Serving, Worker
 from penstock.outlets import Outlet
 from penstock.runtime.plan import Plan
@@ -69,6 +70,9 @@ class Flow(Builder[A]):
             raise FlowError(f"a flow is named with letters, digits, - and _, got {self.name!r}")
         if isinstance(cast(object, self.item), str):
             raise FlowError(f"the second word of a flow is the type of its items; perhaps key={self.item!r}")
+        check_item(self.item)
+        if not isinstance(cast(object, self.key), str | None):
+            raise FlowError(f"the key of flow {self.name} is the name of a field, got {self.key!r}")
         if self.elements < 1 or self.bytes < 1 or self.elements % 1 or self.bytes % 1:
             raise FlowError(
                 f"flow {self.name} needs a window of at least 1 element and 1 byte, in whole numbers, "
@@ -98,7 +102,10 @@ class Flow(Builder[A]):
             raise FlowError(f"dead letters of flow {self.name} need a store, such as 'sqlite:///FILE', got {store!r}")
         if isinstance(redact, str):
             raise FlowError(f"redact takes paths, several of them: redact=[{redact!r}]")
-        return replace(self, store=store, redacted=tuple(redact))
+        paths = tuple(redact)
+        if wrong := [path for path in paths if not isinstance(cast(object, path), str) or not fullmatch(FIELD, path)]:
+            raise FlowError(f"redact takes names of fields, with dots between them: card.number; got {wrong[0]!r}")
+        return replace(self, store=store, redacted=paths)
 
     def in_order(self) -> Flow[A]:
         """The same flow, whose results keep the order of the input."""
@@ -234,3 +241,12 @@ class Flow(Builder[A]):
         step = NamedStep(kind, self.free_name(name), options)
         _ = step.apply  # options out of bounds are to be said now
         return replace(self, steps=(*self.steps, step))
+
+
+def check_item(item: Any) -> None:
+    """Raise `FlowError` for a type of items that no item can be read as, such as something that is no type."""
+    if item is None:
+        return
+    trouble = type_trouble(item) if isinstance(item, Hashable) else "it is no type"
+    if trouble is not None:
+        raise FlowError(f"no item can be read as {item!r}: {trouble}; name a type such as a TypedDict or a Struct")

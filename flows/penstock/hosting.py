@@ -8,6 +8,9 @@ from typing import Any
 from penstock.runtime.schedule import Once, Schedule
 from penstock.sources import Source
 
+RESERVED = ("dead-letters", "flows", "health")
+"""Names that no flow can be served as: their paths are the service's own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:

@@ -15,6 +15,7 @@ import pytest
 
 from commands.killing import FLOW, prepare, records, run, start
 from commands.test_resume import letters_in
+from penstock.runner.checkpoint import Checkpoint, write_checkpoint
 from penstock.runner.ranges import Ranges
 from service.processes import until
 
@@ -232,3 +233,52 @@ def test_a_run_whose_files_are_changed_under_it_is_not_complete(tmp_path: Path, 
     said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 1
     assert reason in said
+
+
+def test_no_file_is_lost_whose_name_is_like_that_of_the_checkpoint(tmp_path: Path) -> None:
+    """A checkpoint is written beside its place under a name that is nobody's; the input may be called `X.new`."""
+    prepare(tmp_path, 9)
+    (tmp_path / "in.ndjson").rename(tmp_path / "point.json.new")
+    words = ["point.json.new" if word == "in.ndjson" else word for word in RUN]
+    assert run(tmp_path, *words, "--format", "ndjson")[0] in (0, 1)
+    assert records((tmp_path / "point.json.new").read_bytes()) == [{"id": number} for number in range(9)]
+    assert records((tmp_path / "out.ndjson").read_bytes())[-1]["end"]["received"] == 9
+
+
+def test_half_written_checkpoints_do_not_pile_up(done: Path) -> None:
+    """One that cannot be written is removed; what a killed process left goes when its run is gone on with."""
+    unwritten = Checkpoint(run="r", made_of={}, started_at=datetime.now(UTC), since=datetime.now(UTC))
+    (done / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        write_checkpoint(str(done / "folder"), unwritten)
+    assert list(done.glob("folder.*")) == []
+
+    others = ["point.json.new", "point.json.0123456789abcdef.old", "my-point.json.0123456789abcdef.new"]
+    for name in ("point.json.0123456789abcdef.new", *others):
+        (done / name).write_text("{")
+    assert run(done, *RUN)[0] == 1
+    assert {path.name for path in done.glob("*point.json*")} == {"point.json", *others}
+
+
+@pytest.mark.parametrize("kind", ["fifo", "/dev/full", "/dev/zero", "folder"])
+@pytest.mark.parametrize("flags", [[], ["--restart"]], ids=["go on", "restart"])
+def test_what_is_no_regular_file_is_no_checkpoint(done: Path, kind: str, flags: list[str]) -> None:
+    """It might have no end, or hold whoever reads it up; it is refused at once, and stays where it is."""
+    (done / "point.json").unlink()
+    if kind == "fifo":
+        os.mkfifo(done / "point.json")
+    elif kind == "folder":
+        (done / "point.json").mkdir()
+    else:
+        (done / "point.json").symlink_to(kind)
+    before = (done / "point.json").lstat().st_ino, (done / "out.ndjson").read_bytes()
+    code, _, said = run(done, *RUN, *flags)
+    assert (code, said.endswith("it is no regular file; name another: --checkpoint FILE\n")) == (2, True)
+    assert ((done / "point.json").lstat().st_ino, (done / "out.ndjson").read_bytes()) == before
+
+
+def test_a_file_that_is_far_too_large_is_no_checkpoint(done: Path) -> None:
+    """No more of it is read than any checkpoint has."""
+    os.truncate(done / "point.json", 1 << 42)
+    code, _, said = run(done, *RUN)
+    assert (code, "it has more than 268435456 bytes" in said, "--restart" in said) == (2, True, True)

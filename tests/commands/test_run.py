@@ -301,6 +301,9 @@ samples: {id: seq}
     ("words", "named"),
     [
         ("--samples 3 --output kept.db", "kept.db is the same file as the dead letters"),
+        ("--samples 3 --output kept.db-wal", "kept.db-wal is the same file as the dead letters"),
+        ("--samples 3 --output kept.db-shm", "kept.db-shm is the same file as the dead letters"),
+        ("--input in.ndjson --output o --checkpoint kept.db-journal", "the checkpoint kept.db-journal"),
         ("--samples 3 --output kept.ndjson", "kept.ndjson is the same file as what a step delivers to"),
         ("--input in.ndjson --output o --checkpoint kept.db --restart", "the checkpoint kept.db"),
         ("--input kept.ndjson", "what a step delivers to (kept.ndjson) is the same file as the input"),
@@ -318,6 +321,25 @@ def test_what_a_run_adds_to_is_not_written_anew_nor_read(folder: Path, words: st
 
     assert (code, out) == (2, b"")
     assert named in said
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("written", ["--output {}", "--output o --checkpoint {} --restart"])
+@pytest.mark.parametrize("name", ["work.py", "deeper.py", "making.py", "other.txt"])
+def test_no_code_that_a_flow_calls_is_written_over(folder: Path, written: str, name: str) -> None:
+    """Neither the module of a function, nor what that imports, nor what made a source; under whatever name."""
+    (folder / "work.py").write_text("from deeper import twice\n")
+    (folder / "deeper.py").write_text("def twice(value):\n    return value * 2\n")
+    (folder / "making.py").write_text(
+        "from penstock import from_iterable\n\ndef make():\n    return from_iterable([])\n"
+    )
+    (folder / "flow.yaml").write_text(
+        "flow: f\nsteps: [map: 'work:twice']\nworkers: {w: {source: {call: 'making:make'}}}\n"
+    )
+    os.link(folder / "work.py", folder / "other.txt")
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    code, _, said = run(folder, "run", "flow.yaml", "--input", "in.ndjson", *written.format(name).split())
+    assert (code, "of which the flow is made, which would be spoiled" in said) == (2, True)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 

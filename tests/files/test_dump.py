@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -165,6 +166,7 @@ def flows(draw: st.DrawFn) -> Flow[Any]:
     window = draw(st.sampled_from([{}, {"elements": 5}, {"elements": 7, "bytes": 1 << 20}, {"bytes": 12345}]))
     flow: Flow[Any] = Flow(draw(NAMES), item, key, about=draw(TEXTS), **window)
     flow = draw(extended(flow))
+    assume(all(one == other for one in flow.services for other in flow.services if one.name == other.name))
     if draw(st.booleans()):
         flow = flow.in_order()
     flow = flow.with_samples(draw(st.sampled_from([sample_order, Fields({"id": Expression("seq", "seq")})])))
@@ -329,8 +331,9 @@ def named_outlet() -> FileOutlet:
         Flow("f").map_async(Service("s", len, timeout=float("inf"))),
         Flow("f").served("x", http=False, max_line=5),
         Flow("f").to(named_outlet()),
+        Flow("f").map_async(Service("s", named.answer)).map_async(Service("s", named.answer, attempts=2)),
     ],
-    ids=["a name", "no end", "a limit of what is not served", "a name of an outlet"],
+    ids=["a name", "no end", "a limit of what is not served", "a name of an outlet", "two services of one name"],
 )
 def test_what_no_file_can_say_is_refused(flow: Flow[Any]) -> None:
     """A dump that would not load, or to another flow, is none."""
@@ -347,3 +350,17 @@ def test_what_has_no_name_is_refused(flow: Flow[Any]) -> None:
     """A flow file calls things by their names, so what has none cannot be written down."""
     with pytest.raises(FlowError, match=r"no name|cannot be written down"):
         dump(flow)
+
+
+@pytest.mark.parametrize("text", ["a\x85b", "a\u2028b\n", "a\n\u2029\nb", "\x85"], ids=ascii)
+def test_line_breaks_that_only_pyyaml_knows_come_back(text: str) -> None:
+    """They are written as escapes: PyYAML would fold them away."""
+    assert loads(dump(Flow[Any]("f", about=text)), "f.yaml").flow.about == text
+
+
+def test_examples_are_read_by_every_parser_of_yaml() -> None:
+    """PyYAML without libyaml takes a ? before a bracket for the sign of a key."""
+    examples = sorted((Path(__file__).parents[2] / "flows" / "examples").glob("*.yaml"))
+    assert examples
+    for path in examples:
+        assert list(yaml.parse(path.read_text(), Loader=yaml.SafeLoader))

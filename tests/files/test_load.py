@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from penstock.errors import ExpressionFailed, FlowFileError
 from penstock.expressions import Expression
 from penstock.files import load, loads
 from penstock.files.check_command import command as check
+from penstock.files.folders import holds_flow
 from penstock.files.items import TYPES_KEPT, item_type
+from penstock.files.shared import check_shared
 from penstock.testing import run
 
 BAD = """\
@@ -115,6 +118,11 @@ def test_all_mistakes_are_said_at_once() -> None:
             "flow: f\ntemplates: {t: [{apply: u}], u: [{apply: t}]}\nsteps: [{apply: t}, {apply: u}]",
             "2:35: templates apply each other in a circle: t → u → t",
         ),
+        ("flow: f\ntemplates: {t: [{apply: t}]}", '2:18: the template "t" applies itself'),
+        (
+            "flow: f\ntemplates: {a: [], t: [{route: {r: {steps: [{apply: u}]}}}], u: [{apply: a}, {apply: t}]}",
+            "2:79: templates apply each other in a circle: t → u → t",
+        ),
         (
             "flow: f\nservices: {s: {call: operator:neg, get: 'http://h'}}",
             '2:36: "get" stands beside "call", wanted is only one of them; leave one out',
@@ -123,6 +131,37 @@ def test_all_mistakes_are_said_at_once() -> None:
         ("flow: f\nservices: {s: {get: 'http://[h/{id}'}}", "2:21: a service needs an address like http://host/path"),
         ("flow: f\nsteps: [{route: {a: {end: true}, b: {when: 'true'}}}]", "2:10: route in flow f has a branch behind"),
         ("flow: f\nuse: [nowhere.yaml]", "2:7: the file nowhere.yaml cannot be read: No such file or directory"),
+        (
+            "flow: f\nuse: [nowhere.yaml, a.yaml, ./a.yaml]",
+            '2:29: "./a.yaml" is named twice; name it once',
+        ),
+        (
+            "flow: f\nitem: {id: {type: integer, minimum: 1e30}}",
+            "2:12: minimum of a whole number is from -9223372036854775808 to 9223372036854775807, got 1e+30",
+        ),
+        (
+            f"flow: f\nsteps: [{{map: '{'(' * 400}1{')' * 400}'}}]",
+            "is no expression: it is nested too deeply; compute parts of it in steps of their own",
+        ),
+        (f"flow: f\nsteps: [{{map: 'value{'.a' * 400}'}}]", "is no expression: it is nested too deeply"),
+        ("flow: f\nitem: math:sqrt", "2:7: no item can be read as <built-in function sqrt>: Type "),
+        ("flow: f\nitem: math:pi", "2:7: no item can be read as 3.14"),
+        ("flow: f\nitem: sys:path", "2:7: no item can be read as ["),
+        (
+            "flow: f\nservices: {s: {get: 'http://h'}, t: {get: 'http://i', name: s}}\nsteps: [{enrich: [s, t]}]",
+            '2:61: "t" and "s" are both called "s"; name them apart',
+        ),
+        (
+            "flow: f\nservices: {t: {get: 'http://i', name: s}, s: {get: 'http://h'}}\nsteps: [{enrich: [s, t]}]",
+            '2:52: "s" and "t" are both called "s"; name them apart',
+        ),
+        *(
+            (
+                f"flow: f\ndead_letters: {{store: memory, redact: [{path!r}]}}",
+                '2:40: found "' + path + '", wanted is names of fields with dots between them, such as card.number',
+            )
+            for path in ("", "a..b", "card.*", ".", "a.", "items[0].x", " a")
+        ),
         ("flow: f\ntests: [{name: t, given: [1]}]", '2:9: "expect" is missing'),
     ],
 )
@@ -352,6 +391,78 @@ def test_check_looks_at_the_flow_files_of_a_folder(tmp_path: Path, capsysbinary:
     with pytest.raises(SystemExit) as end:
         check([str(tmp_path / "none")])
     assert end.value.code == 2
+
+
+def test_a_circle_is_told_once(tmp_path: Path) -> None:
+    """Though its templates are met both in the steps and by themselves."""
+    text = "flow: f\ntemplates: {t: [{apply: u}], u: [{apply: v}], v: [{apply: t}]}\nsteps: [{apply: v}, {apply: t}]"
+    assert len(mistakes(text)) == 1
+    shared = tmp_path / "shared.yaml"
+    shared.write_text("templates: {t: [{apply: t}]}")
+    with pytest.raises(FlowFileError, match='the template "t" applies itself'):
+        check_shared(shared)
+
+
+@pytest.mark.parametrize("name", ["pipe.yaml", "user.yaml", "tried.yaml"])
+def test_a_pipe_is_no_flow_file(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], name: str) -> None:
+    """Whoever opens one waits for somebody to write to it, which may be never: it is refused by its name."""
+    for pipe in ("pipe.yaml", "tried.test.yaml"):
+        os.mkfifo(tmp_path / pipe)
+    (tmp_path / "user.yaml").write_text("flow: user\nuse: [pipe.yaml]")
+    (tmp_path / "tried.yaml").write_text("flow: tried\n")
+    assert holds_flow(tmp_path / "pipe.yaml")
+    assert check([str(tmp_path / name)]) == 1
+    assert "cannot be read: it is no regular file" in capsysbinary.readouterr().out.decode()
+
+
+def test_a_text_that_nothing_can_hold_ends_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON has ways to write down half a character, and one that no path can have."""
+    for number, text in enumerate(
+        (
+            r'{"flow":"u","use":["\u0000"],"steps":[]}',
+            r'{"flow":"u","use":["\ud800"]}',
+            r'{"flow":"u","steps":[{"map":"\ud800"}]}',
+            r'{"flow":"u","steps":[{"mapp\ud800":"value"}]}',
+            r'{"flow":"u","steps":[{"mapp\ud800":"value","mapp\ud800":"value"}]}',
+        )
+    ):
+        path = tmp_path / f"{number}.json"
+        path.write_text(text)
+        assert check([str(path)]) == 1
+        assert " may not stand in a flow file; take it out\n" in capsys.readouterr().out
+
+
+def test_bounds_of_whole_numbers_may_have_64_bits() -> None:
+    """As those have that are checked."""
+    rule = "{type: integer, minimum: -9223372036854775808, maximum: 9223372036854775807}"
+    assert loads(f"flow: f\nitem: {{id: {rule}}}", "f.yaml").flow.item is not None
+
+
+def test_check_refuses_what_could_not_be_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names whose paths are the service's own, and two flows with one name or one path."""
+    for name, text in {
+        "a.yaml": "flow: a\n",
+        "b.yaml": "flow: a\n",
+        "c.yaml": "flow: c\nserve: {name: a}\n",
+        "d.yaml": "flow: health\n",
+        "e.yaml": "flow: e\nserve: {name: dead-letters}\n",
+        "f.yaml": "flow: flows\nserve: false\n",
+        "g.yaml": "flow: g\nserve: false\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    assert check([str(tmp_path), os.path.relpath(tmp_path / "a.yaml"), "--quiet"]) == 1
+    told = [line.removeprefix(f"{tmp_path}/") for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in told if not line.endswith("1 mistake")] == [
+        f"b.yaml: there is a flow 'a' in {tmp_path / 'a.yaml'} already; give it another name",
+        "c.yaml: the flow 'a' is served as 'a' already; give it another name",
+        "d.yaml: no flow can be served as 'health': that path is the service's own; give it another name",
+        "e.yaml: no flow can be served as 'dead-letters': that path is the service's own; give it another name",
+    ]
+
+
+def test_services_of_one_name_may_be_there_as_long_as_one_is_called() -> None:
+    """A file that is used may have another for other flows."""
+    loads("flow: f\nservices: {s: {get: 'http://h'}, t: {get: 'http://i', name: s}}\nsteps: [enrich: [s]]", "f.yaml")
 
 
 def test_check_knows_files_that_flow_files_use(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -201,9 +201,36 @@ def test_a_report_that_cannot_be_written_is_said(write: Any, capsys: pytest.Capt
     assert said.err == "penstock test: no/report.xml cannot be written: No such file or directory\n"
 
 
+@pytest.mark.parametrize("kept", ["good.yaml", "good.test.yaml", "shared.yaml", "wrong.yaml", "link.json"])
+def test_no_report_is_written_over_what_is_tested(write: Any, capsys: Any, kept: str) -> None:
+    """Neither over a flow, nor over its tests, nor over what it uses, under whatever name: they would be lost."""
+    texts = {
+        "good.yaml": "flow: good\nuse: [shared.yaml]\n",
+        "good.test.yaml": f"tests: {GOOD}\n",
+        "shared.yaml": "templates: {none: []}\n",
+        "wrong.yaml": "flow: [",
+    }
+    for name, text in texts.items():
+        write(name, text)
+    Path("link.json").symlink_to("good.yaml")
+    assert command(["good.yaml", "wrong.yaml", "--format", "json", "--output", kept]) == 2
+    assert "itself, which would be lost; name another file" in capsys.readouterr().err
+    assert {name: Path(name).read_text() for name in texts} == texts
+
+
+def test_no_report_is_written_over_the_code_that_is_tested(write: Any, capsys: Any) -> None:
+    """A module that the flow calls is part of what is tested."""
+    write("code_under_test.py", "def work(value):\n    return value\n")
+    tests = "[{name: n, given: [1], expect: {ok: 1}}]"
+    path = write("calls.yaml", f"flow: calls\nsteps: [map: 'code_under_test:work']\ntests: {tests}\n")
+    assert command([path, "--format", "json", "--output", "code_under_test.py"]) == 2
+    assert "itself, which would be lost; name another file" in capsys.readouterr().err
+    assert Path("code_under_test.py").read_text().startswith("def work")
+
+
 def test_junit_holds_whatever_stands_in_names_and_values(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    name = '<a> & "b" \x00\x1b\ufffe'
-    given = '{"note": "\x01 ]]> é \ud800"}'
+    name = '<a> & "b" \x01\x1b\ufffe'
+    given = '{"note": "\x01 ]]> é \\ud800"}'
     test = {"name": name, "given": [given, "\x02"], "expect": {"ok": []}, "when": {"pricing": {"answers": 1}}}
     path = write("odd.json", json.dumps([test]))
     assert command([path, "--format", "junit", "--trace"], load) == 1

@@ -440,3 +440,25 @@ def test_a_predicate_that_gives_an_awaitable_fails_its_elements() -> None:
 
     came = results(Flow("f").filter(lambda value: wanted(value)), [1])
     assert [result.failure and result.failure.type for result in came] == ["TypeError"]
+
+
+@pytest.mark.parametrize("item", [5, len, [], {"id": int}], ids=repr)
+def test_what_is_no_type_is_no_type_of_items(item: Any) -> None:
+    """It is said when the flow is built: otherwise every item would fail."""
+    with pytest.raises(FlowError, match="no item can be read as"):
+        Flow("f", item)
+
+
+def test_a_key_is_the_name_of_a_field() -> None:
+    """Nothing else names one."""
+    key: Any = 5
+    with pytest.raises(FlowError, match="the key of flow f is the name of a field, got 5"):
+        Flow[Any]("f", key=key)
+
+
+@pytest.mark.parametrize("path", ["", ".", "a..b", "card.*", "items[0]", 5], ids=repr)
+def test_fields_that_letters_do_not_keep_have_plain_paths(path: Any) -> None:
+    """A star or the number of an item would be taken for the name of a field, and the secret would be kept."""
+    with pytest.raises(FlowError, match=r"names of fields, with dots between them: card\.number; got "):
+        Flow[Any]("f").dead_letters("memory", redact=["card.number", path])
+    assert Flow[Any]("f").dead_letters("memory", redact=["card.number", "größe", "e mail", "@id"]).redacted

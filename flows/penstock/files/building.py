@@ -10,7 +10,7 @@ from penstock.errors import FlowError
 from penstock.expressions import Assign
 from penstock.files.choices import Chosen
 from penstock.files.mistakes import Mistakes
-from penstock.files.node import Node, quoted
+from penstock.files.node import Node
 from penstock.files.outside import called, outlet_of, source_of
 from penstock.files.records import Read
 from penstock.files.schedules import schedule_of
@@ -37,7 +37,6 @@ class Building:
         self._templates = templates
         self._mistakes = mistakes
         self._applying: list[str] = []
-        self._circles: set[frozenset[str]] = set()
         self.complete = True
         """Whether all steps are in the flow, and none was left out for a mistake."""
 
@@ -141,24 +140,13 @@ class Building:
 
     def _apply(self, flow: Flow[Any], step: Chosen) -> Flow[Any]:
         name: str = step.value
-        if name in self._applying:
-            raise self._circle(self._applying[self._applying.index(name) :])
-        if name not in self._templates:
+        if name in self._applying or name not in self._templates:
             raise Noted
         self._applying.append(name)
         try:
             return self._steps(flow, self._templates[name])
         finally:
             self._applying.pop()
-
-    def _circle(self, names: list[str]) -> Exception:
-        """What to raise for templates that come back to the first of them; each circle is told once."""
-        if (circle := frozenset(names)) in self._circles:
-            return Noted()
-        self._circles.add(circle)
-        if len(names) == 1:
-            return FlowError(f"the template {quoted(names[0])} applies itself")
-        return FlowError(f"templates apply each other in a circle: {' → '.join([*names, names[0]])}")
 
     def _worker(self, name: str, worker: Read, flow: Flow[Any]) -> Flow[Any]:
         return flow.worker(name, source_of(worker["source"], flow), schedule_of(worker))

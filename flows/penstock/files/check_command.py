@@ -14,6 +14,7 @@ from penstock.bound import Bound
 from penstock.errors import FlowError, FlowFileError
 from penstock.files.folders import files_of
 from penstock.files.load import FlowFile, load
+from penstock.files.neighbours import Neighbours
 from penstock.files.pictures.facts import size
 from penstock.files.shared import check_shared, is_shared
 from penstock.steps import walk
@@ -27,7 +28,8 @@ def command(arguments: list[str]) -> int:
         paths = list(dict.fromkeys(path for named in options.paths for path in files_of(named)))
     except (FlowError, OSError) as error:
         parser.error(str(error))
-    reports = [report(path) for path in paths]
+    neighbours = Neighbours()
+    reports = [report(path, neighbours) for path in paths]
     if options.json:
         sys.stdout.write(json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
     else:
@@ -57,12 +59,14 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def report(path: Path) -> dict[str, Any]:
-    """What there is to say about one file, as a document."""
+def report(path: Path, neighbours: Neighbours) -> dict[str, Any]:
+    """What there is to say about one file among others, as a document."""
     try:
         if is_shared(path):
             return {"file": str(path), "ok": True, "shared": True, "has": check_shared(path)}
         file = load(path)
+        if (clash := neighbours.add(file)) is not None:
+            raise FlowFileError([clash])
     except FlowFileError as error:
         mistakes = [mistake.document() | {"text": str(mistake)} for mistake in error.mistakes]
         return {"file": str(path), "ok": False, "mistakes": mistakes}

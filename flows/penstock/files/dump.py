@@ -196,8 +196,13 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+_BREAKS = "\x85\u2028\u2029"
+"""What PyYAML takes for line breaks, and YAML 1.2 does not: only as escapes do they come back as they are."""
+
+
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = '"' if resolve(text)[0] != "text" else "|" if "\n" in text.strip() else None
+    escaped = resolve(text)[0] != "text" or any(character in text for character in _BREAKS)
+    style = '"' if escaped else "|" if "\n" in text.strip() else None
     represent: Callable[..., yaml.ScalarNode] = cast(Any, dumper).represent_scalar  # the stubs leave its type open
     return represent("tag:yaml.org,2002:str", text, style)
 

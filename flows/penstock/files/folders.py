@@ -8,6 +8,7 @@ from pathlib import Path
 from penstock.errors import FlowError, FlowFileError
 from penstock.files.document import FORMATS, read_document
 from penstock.files.functions import is_in_python
+from penstock.files.reading import text_at
 
 
 def files_of(path: Path) -> list[Path]:
@@ -41,7 +42,7 @@ def candidates(folder: Path) -> Iterator[Path]:
 def holds_flow(path: Path) -> bool:
     """Whether a file is meant as a flow file: it has a flow's name, or is too broken to tell."""
     try:
-        document = read_document(path.read_text(encoding="utf-8"), str(path))
+        document = read_document(text_at(path), str(path))
     except (FlowFileError, OSError, UnicodeDecodeError):
         return True
     return any(name == "flow" for name, _ in document.items())

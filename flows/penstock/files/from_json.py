@@ -6,9 +6,10 @@ import json
 import re
 from math import isfinite
 
+from penstock.files.characters import check_characters
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import DEEPEST, TOO_DEEP, Node, quoted, scalar_kind
-from penstock.files.places import Lines, Place
+from penstock.files.places import Lines, Place, too_deep
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _SEPARATOR = re.compile(r"[ \t\r\n]*[,:]?[ \t\r\n]*")
@@ -23,7 +24,7 @@ def read_json(text: str, file: str, mistakes: Mistakes) -> Node:
         mistakes.add(Place(file, error.lineno, error.colno), f"this is no valid JSON: {_lower(error.msg)}")
         return nothing
     except RecursionError:
-        mistakes.add(nothing, TOO_DEEP)
+        mistakes.add(too_deep(text, Lines(text, file), DEEPEST), TOO_DEEP)
         return nothing
     except ValueError as error:  # a number of thousands of digits
         mistakes.add(nothing, f"this JSON cannot be read: {_lower(str(error))}")
@@ -59,7 +60,7 @@ class _Walk:
         node = Node(scalar_kind(value), value, self._lines.place(start))
         if isinstance(value, float) and not isfinite(value):
             self._mistakes.add(node, f"found {self._text[start:end][:40]}", wanted="a finite number")
-        return node, end
+        return check_characters(node, self._mistakes), end
 
     def _mapping(self, start: int, place: Place, depth: int) -> tuple[Node, int]:
         pairs: dict[str, tuple[Node, Node]] = {}

@@ -8,9 +8,10 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any, cast
 
+from penstock.files.characters import check_characters
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import DEEPEST, TOO_DEEP, Node, scalar_kind
-from penstock.files.places import Lines, Place
+from penstock.files.places import Lines, Place, too_deep
 
 Path = tuple[str | int, ...]
 
@@ -33,7 +34,7 @@ def read_toml(text: str, file: str, mistakes: Mistakes) -> Node:
         mistakes.add(_where(error, text, file), f"this is no valid TOML: {_AT.sub('', str(error))}")
         return Node("null", None, start)
     except RecursionError:
-        mistakes.add(start, TOO_DEEP)
+        mistakes.add(too_deep(text, Lines(text, file), DEEPEST), TOO_DEEP)
         return Node("null", None, start)
     except ValueError as error:  # a number of thousands of digits
         mistakes.add(start, f"this TOML cannot be read: {error}")
@@ -150,9 +151,10 @@ class _Builder:
             return Node("list", tuple(nodes), place)
         if isinstance(value, (datetime.date, datetime.time)):
             return Node("text", value.isoformat(), place)
-        return Node(scalar_kind(value), value, place)
+        return check_characters(Node(scalar_kind(value), value, place), self._mistakes)
 
     def _pair(self, item: tuple[str, Any], path: Path, around: Place) -> tuple[Node, Node]:
         name, value = item
         inner = (*path, name)
-        return Node("text", name, self._walk.keys.get(inner, around)), self.node(value, inner, around)
+        key = check_characters(Node("text", name, self._walk.keys.get(inner, around)), self._mistakes)
+        return key, self.node(value, inner, around)

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from penstock.files.characters import check_characters
 from penstock.files.core_schema import resolve
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import DEEPEST, TOO_DEEP, Node, quoted
@@ -44,17 +45,18 @@ _SENTENCES: dict[str, tuple[str, str | None]] = {
 def read_yaml(text: str, file: str, mistakes: Mistakes) -> Node:
     """The nodes of a YAML text. Keys are texts whatever they look like; tags and merge keys are refused."""
     nothing = Node("null", None, Place(file, 1, 1))
+    lines = Lines(text, file)  # the parser would count U+2028 and the like as line breaks, which no editor does
     if unreadable := _UNREADABLE.search(text):
-        place = Lines(text, file).place(unreadable.start())
+        place = lines.place(unreadable.start())
         mistakes.add(place, f"the character U+{ord(unreadable[0]):04X} may not stand in YAML", hint="take it out")
         return nothing
-    composer = _Composer(yaml.parse(text, Loader=_LOADER), file, mistakes)
+    composer = _Composer(yaml.parse(text, Loader=_LOADER), lines, mistakes)
     try:
         return composer.document() or nothing
     except yaml.MarkedYAMLError as error:
         endless = "end of stream" in (error.problem or "") or "expected ',' or" in (error.problem or "")
         mark = (error.context_mark if endless else None) or error.problem_mark
-        place = Place(file, mark.line + 1, mark.column + 1) if mark else nothing.place
+        place = lines.place(mark.index) if mark else nothing.place
         found, hint = _sentence(error, text, place)
         mistakes.add(place, found, hint=hint)
         return nothing
@@ -62,7 +64,7 @@ def read_yaml(text: str, file: str, mistakes: Mistakes) -> Node:
 
 def _sentence(error: yaml.MarkedYAMLError, text: str, place: Place) -> tuple[str, str | None]:
     problem = error.problem or "unreadable"
-    lines = text.splitlines()
+    lines = text.split("\n")
     rest = lines[place.line - 1][place.column - 1 :] if place.line <= len(lines) else ""
     if rest.startswith("\t"):
         return _SENTENCES["tab character"]
@@ -73,9 +75,9 @@ def _sentence(error: yaml.MarkedYAMLError, text: str, place: Place) -> tuple[str
 class _Composer:
     """Makes nodes of the parser's events."""
 
-    def __init__(self, events: Iterator[Any], file: str, mistakes: Mistakes) -> None:
+    def __init__(self, events: Iterator[Any], lines: Lines, mistakes: Mistakes) -> None:
         self._events = events
-        self._file = file
+        self._lines = lines
         self._mistakes = mistakes
         self._anchors: dict[str, tuple[Node, int, int]] = {}
         """What each anchor stands for, how many nodes that is, and how many levels."""
@@ -138,7 +140,7 @@ class _Composer:
     def _scalar(self, event: Any) -> Node:
         plain = not event.style
         kind, value = resolve(event.value) if plain else ("text", event.value)
-        return Node(kind, value, self._place(event))
+        return check_characters(Node(kind, value, self._place(event)), self._mistakes)
 
     def _collection(self, event: Any, depth: int) -> Node:
         place = self._place(event)
@@ -165,7 +167,7 @@ class _Composer:
             if event.value == "<<" and not event.style:
                 self._mistakes.add(node, "found the merge key <<", hint="write the keys out where they belong")
                 return None
-            return Node("text", event.value, node.place)
+            return check_characters(Node("text", event.value, node.place), self._mistakes)
         if node.kind == "text":
             return node
         self._mistakes.add(node, f"found {node.shown()} as a key", wanted="a text")
@@ -182,4 +184,4 @@ class _Composer:
             yield event
 
     def _place(self, event: Any) -> Place:
-        return Place(self._file, event.start_mark.line + 1, event.start_mark.column + 1)
+        return self._lines.place(event.start_mark.index)

@@ -51,6 +51,9 @@ _BOUNDS = {
     "pattern": "pattern",
 }
 
+_LEAST, _MOST = -(2**63), 2**63 - 1
+"""Bounds of whole numbers have 64 bits."""
+
 _NAMES = [f"{name}{optional}" for optional in ("", "?") for name in TYPES]
 _TYPE = Text(choices=_NAMES, about="The type of the field; with ? at its end the field may be left out")
 
@@ -142,6 +145,8 @@ def _checked(rules: dict[str, Any]) -> dict[str, Any]:
                 raise ValueError(f"{word} is for a field of type {' or '.join(kinds)}, not {kind}")
     if "enum" in rules:
         _check_enum(rules, kind)
+    if kind == "integer":
+        _check_bounds(rules)
     if _may_be_left_out(rules.get("items", {})):
         raise ValueError("what a list has in it cannot be left out; leave out ? and optional of items")
     hinted = rules | {"type": kind, "optional": False}
@@ -161,6 +166,14 @@ def _checked(rules: dict[str, Any]) -> dict[str, Any]:
 def _may_be_left_out(rule: Any) -> bool:
     rules: dict[str, Any] = {"type": rule} if isinstance(rule, str) else rule
     return bool(rules.get("optional")) or str(rules.get("type", "")).endswith("?")
+
+
+def _check_bounds(rules: dict[str, Any]) -> None:
+    """Refuse bounds of whole numbers that have more than 64 bits, or leave no whole number of 64 bits."""
+    for word in ("minimum", "maximum", "above", "below"):
+        least, most = _LEAST + (word == "below"), _MOST - (word == "above")
+        if word in rules and not least <= rules[word] <= most:
+            raise ValueError(f"{word} of a whole number is from {least} to {most}, got {rules[word]}")
 
 
 def _check_enum(rules: dict[str, Any], kind: str) -> None:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from penstock.errors import FlowError
 from penstock.files.building import Building
+from penstock.files.choices import Chosen
+from penstock.files.circles import check_circles
 from penstock.files.functions import importing_from
 from penstock.files.items import item_type, key_of
 from penstock.files.mistakes import Mistakes
 from penstock.files.names import StepNames
 from penstock.files.node import Node, quoted
 from penstock.files.outside import service_of
-from penstock.files.reading import NOTHING, Documents, text_of
+from penstock.files.reading import NOTHING, Documents, tests_beside, text_of
 from penstock.files.records import Read
 from penstock.files.schedules import check_schedules
 from penstock.files.substitutes import with_substitutes
 from penstock.files.trials.case import Case
 from penstock.files.trials.cases import cases_of
-from penstock.flow import Flow
+from penstock.flow import Flow, check_item
 from penstock.services import Service
 
 
@@ -49,7 +51,7 @@ class FlowFile:
 def load(path: str | Path, *, environment: Mapping[str, str] = os.environ) -> FlowFile:
     """The flow in a file of YAML, JSON or TOML. Raises `FlowFileError` with every mistake."""
     path = Path(path)
-    beside = path.parent / f"{path.stem}.test{path.suffix}"
+    beside = tests_beside(path)
     tests = beside if beside.exists() else None
     return loads(text_of(path), path, environment=environment, tests=tests)
 
@@ -88,10 +90,7 @@ class _Reading:
     def flow(self, text: str, path: Path, tests: Path | None) -> tuple[Flow[Any] | None, Iterable[str]]:
         """The flow, if it has no mistake, and what is said in its file."""
         node, read, complete = self.documents.flow(text, path)
-        uses = node.get("use")
-        used = [
-            self.documents.shared(path.parent, name) for name in (uses.value if uses and uses.kind == "list" else ())
-        ]
+        used = [self.documents.shared(path.parent, name) for name in self._used(node.get("use"))]
         self._check_names([node, *(shared for shared, _ in used)])
         check_schedules(node.get("workers"), self._mistakes)
         beside = None if tests is None else self.documents.tests(tests)
@@ -103,18 +102,35 @@ class _Reading:
         services = self._services([*parts, read])
         templates = self._all("templates", [*parts, read])
         item = item_type(read["item"]) if isinstance(read["item"], Mapping) else read["item"]
+        try:
+            check_item(item)
+        except FlowError as error:
+            self._mistakes.add(read.at("item"), str(error))
+            item = None
         building = Building(services, templates, self._mistakes)
         try:
             flow = building.flow(read, item, key_of(read, item, self._mistakes))
         except (FlowError, ValueError, TypeError) as error:
             self._mistakes.add(read.node, str(error))
             return None, ()
+        self._check_apart(flow, services, self._all("services", [*parts, read]))
         self.tests = tuple(
             case
             for part in (read["tests"], beside)
             for case in cases_of(part if complete else None, self._mistakes, flow, complete=building.complete)
         )
         return flow, [name for name, _ in read.node.items()]
+
+    def _used(self, uses: Node | None) -> Iterator[Node]:
+        """The names of the files that are used, each once."""
+        seen: set[str] = set()
+        for name in uses.value if uses is not None and uses.kind == "list" else ():
+            plain = os.path.normpath(str(name.value))
+            if plain in seen:
+                self._mistakes.add(name, f"{name.shown()} is named twice", hint="name it once")
+                continue
+            seen.add(plain)
+            yield name
 
     def _check_names(self, nodes: list[Node]) -> None:
         """Look at the names that steps call, in all files."""
@@ -127,6 +143,8 @@ class _Reading:
             names.check(node.get("steps"))
             for steps in (node.get("templates") or NOTHING).values():
                 names.check(steps)
+        written = {name: steps for node in nodes for name, steps in (node.get("templates") or NOTHING).items()}
+        check_circles(nodes[0].get("steps"), written, self._mistakes)
 
     def _services(self, parts: list[Read]) -> dict[str, Service]:
         made: dict[str, Service] = {}
@@ -136,6 +154,19 @@ class _Reading:
             except (FlowError, ValueError, TypeError) as error:
                 self._mistakes.add(chosen.at, str(error))
         return made
+
+    def _check_apart(self, flow: Flow[Any], services: Mapping[str, Service], written: Mapping[str, Chosen]) -> None:
+        """Note services that the steps call and that have one name: metrics and tests could not tell them apart."""
+        called, names = flow.services, dict[str, str]()
+        for key, service in services.items():
+            if service not in called:
+                continue
+            first = names.setdefault(service.name, key)
+            if services[first] != service:
+                chosen = written[key]
+                where = chosen.beside.at("name") if "name" in chosen.beside else chosen.at
+                said = f"{quoted(key)} and {quoted(first)} are both called {quoted(service.name)}"
+                self._mistakes.add(where, said, hint="name them apart")
 
     def _all(self, name: str, parts: list[Read]) -> dict[str, Any]:
         """The services or templates of all files."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from penstock.fields import FIELD
 from penstock.files.amounts import Duration, Rate, Size
 from penstock.files.checked import CRON, ZONE
 from penstock.files.choices import APART, Either, OneKey
@@ -19,6 +20,8 @@ NAME = "[A-Za-z0-9_][A-Za-z0-9_-]*"
 """The pattern of names that stand in paths and metrics."""
 
 PATH_NAME = Text(pattern=NAME, said="a name of letters, digits, - and _")
+
+FIELD_PATH = Text(pattern=FIELD, said="names of fields with dots between them, such as card.number")
 
 METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -240,7 +243,7 @@ FLOW = Record(
                 Record(
                     {
                         "store": Field(Text(), required=True, about="sqlite:///FILE or memory"),
-                        "redact": Field(ListOf(Text()), about="Fields that letters do not keep: card.number"),
+                        "redact": Field(ListOf(FIELD_PATH), about="Fields that letters do not keep: card.number"),
                     }
                 ),
             ),

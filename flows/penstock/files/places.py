@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,3 +41,21 @@ class Lines:
         """The place of the character at this offset."""
         line = bisect_right(self._starts, offset)
         return Place(self._file, line, offset - self._starts[line - 1] + 1)
+
+
+_BRACKET = re.compile(
+    r"""\"{3}(?:\\.|[^\\])*?\"{3} | '{3}.*?'{3} | "(?:\\.|[^"\\])*" | '[^'\n]*' | \#[^\n]*
+    | (?P<open>[{\[]) | (?P<close>[}\]])""",
+    re.DOTALL | re.VERBOSE,
+)
+"""Brackets of JSON and TOML; those in texts and comments are passed over."""
+
+
+def too_deep(text: str, lines: Lines, deepest: int) -> Place:
+    """Where brackets stand more than so many levels inside one another, in a text that is too deep to be read."""
+    depth = 0
+    for found in _BRACKET.finditer(text):
+        depth += (found["open"] is not None) - (found["close"] is not None)
+        if depth > deepest:
+            return lines.place(found.start())
+    return lines.place(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,7 @@ class Documents:
         """The same of a file that is used by its name. Raises `FlowFileError` for what is no document."""
         path = folder / str(name.value)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = text_at(path)
         except (OSError, UnicodeDecodeError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8"
             self._mistakes.add(name, f"the file {path} cannot be read: {reason}")
@@ -86,6 +88,23 @@ class Documents:
                 self._mistakes.add(text_node, str(error))
 
 
+def tests_beside(path: Path) -> Path:
+    """The file in which further tests of a flow file may lie: `NAME.test.yaml` beside `NAME.yaml`."""
+    return path.parent / f"{path.stem}.test{path.suffix}"
+
+
+def files_behind(path: Path) -> Iterator[Path]:
+    """A flow file with all that it is read from, as far as it can be told from a file that may have mistakes."""
+    yield from (path, tests_beside(path))
+    try:
+        uses = read_document(text_of(path), str(path)).get("use")
+    except FlowFileError:
+        return
+    for name in uses.value if uses is not None and uses.kind == "list" else ():
+        if name.kind == "text":
+            yield path.parent / name.value
+
+
 def texts_in(node: Node) -> Iterator[Node]:
     """All texts in a document."""
     if node.kind == "text":
@@ -101,10 +120,21 @@ def text_of(path: Path) -> str:
     """The text of a file; raises `FlowFileError`."""
     mistakes = Mistakes()
     try:
-        return path.read_text(encoding="utf-8")
+        return text_at(path)
     except UnicodeDecodeError as error:
         mistakes.add(Place(str(path), 1, 1), f"the file is not UTF-8 (byte {error.start})")
     except OSError as error:
         mistakes.add(Place(str(path), 1, 1), f"the file cannot be read: {error.strerror or error}")
     mistakes.check()
     return ""
+
+
+def text_at(path: Path) -> str:
+    """The text at a path; raises `OSError` and `UnicodeDecodeError`.
+
+    Of files and devices such as a terminal only: whoever opens a pipe waits for another to write to it.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISBLK(mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.read_text(encoding="utf-8")

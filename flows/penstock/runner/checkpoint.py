@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
+import stat
+from contextlib import suppress
 from datetime import datetime
 from itertools import chain, pairwise
 from typing import Annotated
@@ -19,6 +23,13 @@ VERSION = 1
 
 ANEW = "; to begin anew, and throw away what is done: --restart"
 """The way out when what is there cannot be used."""
+
+
+LARGEST = 1 << 28
+"""Bytes that a checkpoint may have: far more than the holes in any window, far less than would fill the memory."""
+
+_FRESH = re.compile(r"\.[0-9a-f]{16}\.new")
+"""What follows the name of a checkpoint in that of one which is being written: chance, so that it is nobody's file."""
 
 
 class Pieces(Struct):
@@ -55,9 +66,13 @@ class Checkpoint(Struct, kw_only=True):
 
 def read_checkpoint(path: str) -> Checkpoint | None:
     """The checkpoint in a file, None if there is none. Raises `CheckpointRefused`."""
+    check_regular(path)
     try:
         with open(path, "rb") as file:
-            checkpoint = msgspec.json.decode(file.read(), type=Checkpoint)
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise CheckpointRefused(path, f"it is no checkpoint: it has more than {LARGEST} bytes{ANEW}")
+        checkpoint = msgspec.json.decode(text, type=Checkpoint)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -71,6 +86,16 @@ def read_checkpoint(path: str) -> Checkpoint | None:
     return checkpoint
 
 
+def check_regular(path: str) -> None:
+    """Raise `CheckpointRefused` for what is there and is no regular file: it might have no end, or hold readers up."""
+    try:
+        facts = os.stat(path)
+    except OSError:  # nothing is there, or reading it will tell
+        return
+    if not stat.S_ISREG(facts.st_mode):
+        raise CheckpointRefused(path, "it is no regular file; name another: --checkpoint FILE")
+
+
 def _ascend(ranges: list[Range]) -> bool:
     """Whether ranges are not empty, begin at 0 or later, and do not touch."""
     return all(before < after for before, after in pairwise((-1, *chain.from_iterable(ranges))))
@@ -78,13 +103,26 @@ def _ascend(ranges: list[Range]) -> bool:
 
 def write_checkpoint(path: str, checkpoint: Checkpoint) -> None:
     """Put a checkpoint in the place of the one before, durably. Raises `OSError`."""
-    fresh = f"{path}.new"
-    with open(fresh, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(checkpoint), indent=1) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
+    fresh = f"{path}.{secrets.token_hex(8)}.new"
+    with open(fresh, "xb") as file:
+        try:
+            file.write(msgspec.json.format(msgspec.json.encode(checkpoint), indent=1) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(fresh, path)
+        except BaseException:
+            os.unlink(fresh)
+            raise
     sync_folder(path)
+
+
+def remove_unfinished(path: str) -> None:
+    """Remove what processes left that were killed while they wrote this checkpoint. Nobody else may be writing it."""
+    folder, name = os.path.split(path)
+    with suppress(OSError):  # it is only in the way; writing a checkpoint there will tell
+        for left in os.listdir(folder or "."):
+            if left.startswith(name) and _FRESH.fullmatch(left, len(name)):
+                os.unlink(os.path.join(folder, left))
 
 
 def sync_folder(path: str) -> None:

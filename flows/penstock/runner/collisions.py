@@ -25,6 +25,9 @@ from penstock.sources.directory import Directory
 from penstock.sources.files import File
 from penstock.sources.standard import StandardInput
 
+BESIDE = ("-wal", "-shm", "-journal")
+"""What the names of the files end in that SQLite keeps beside a database; letters may be in them."""
+
 
 class Used(NamedTuple):
     """A file that a run reads or adds to: what it is to the run, and its path or its descriptor."""
@@ -60,13 +63,14 @@ def file_at(place: str | int) -> os.stat_result | None:
 
 
 def files_added_to(flow: Flow[Any]) -> Iterator[Used]:
-    """The files that the steps of a flow deliver to, and that of its dead letters."""
+    """The files that the steps of a flow deliver to, and those of its dead letters."""
     for outlet in flow.outlets.values():
         if isinstance(outlet, FileOutlet):
             yield Used(f"what a step delivers to ({outlet.path})", filled(outlet.path))
     url = flow.store_url
     if url is not None and (place := place_of(url)).startswith(SQLITE):
-        yield Used(f"the dead letters at {url}", place.removeprefix(SQLITE))
+        for ending in ("", *BESIDE):
+            yield Used(f"the dead letters at {url}", place.removeprefix(SQLITE) + ending)
 
 
 def files_of(flow: Iterable[Path]) -> list[Used]:

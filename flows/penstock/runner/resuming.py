@@ -22,7 +22,15 @@ from penstock.deadletters import Filter, Letter, Store
 from penstock.element import Element, Outcome
 from penstock.errors import CheckpointRefused, OutputRefused
 from penstock.ids import CLOCK_SLACK, new_id, now
-from penstock.runner.checkpoint import ANEW, Checkpoint, read_checkpoint, sync_folder, write_checkpoint
+from penstock.runner.checkpoint import (
+    ANEW,
+    Checkpoint,
+    check_regular,
+    read_checkpoint,
+    remove_unfinished,
+    sync_folder,
+    write_checkpoint,
+)
 from penstock.runner.journal import Journal
 from penstock.runner.outputs import FileOutput
 from penstock.runner.ranges import Ranges
@@ -52,8 +60,10 @@ def open_resumable(path: str, output_path: str, made_of: dict[str, str], *, orde
 
     With `restart`, what is there is thrown away.
     """
+    check_regular(path)
     output = FileOutput.open(output_path)
     try:
+        remove_unfinished(path)  # whoever has the output has the checkpoint
         checkpoint = None if restart else read_checkpoint(path)
         if checkpoint is None:
             _begin(path, output, made_of, restart=restart)

@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from penstock.arguments import positive, seconds
 from penstock.complaints import complain
 from penstock.errors import CheckpointRefused, FlowError, PenstockError
+from penstock.files.modules import modules_loaded
 from penstock.formats import Format
 from penstock.observe import set_up_logs
 from penstock.runner.execution import Job, Resumable, execute
@@ -41,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the flow that was asked for; returns the exit code."""
     try:
         found = find_flow(options.flow)
-        found = found._replace(flow=changed(found.flow, options))
+        made_of = (*found.files, *modules_loaded())
+        found = found._replace(flow=changed(found.flow, options), files=made_of)
         job = make_job(found, options)
     except (FlowError, ValueError, CheckpointRefused) as error:
         return complain("run", error, 2)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from penstock.files import Mistake, Place
+from penstock.hosting import RESERVED
 from penstock_http.catalogue.revision import Offer, Revision
 
 FLOWS = 1000
 """Flows that may be known at once."""
-
-RESERVED = ("dead-letters", "flows", "health")
-"""Names that no flow can be served as: their paths are the service's own."""
 
 
 def clashes(
