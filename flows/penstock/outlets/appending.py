@@ -70,6 +70,8 @@ class OpenFile:
                 self._adopt_columns()
         except OSError as error:
             raise OutletBroke(self._said, error.strerror or str(error)) from error
+        except zlib.error as error:
+            raise OutletBroke(self._said, "it is no gzip file, or damaged; move it away") from error
 
     def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
         """Append values; returns for each that cannot be written why. When it raises, nothing was written."""
@@ -133,7 +135,7 @@ class OpenFile:
     def _repair(self) -> None:
         aside = f"{self._path}.torn"
         if self._compressor is None:
-            torn = repair(self._descriptor, self._format, aside)
+            torn = repair(self._path, self._descriptor, self._format, aside)
         else:
             before = os.fstat(self._descriptor).st_ino
             torn = repair_compressed(self._path, self._format, aside)
