@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import errno
 import gzip
 import io
 import json
@@ -273,6 +274,37 @@ def test_a_full_disk_leaves_no_half_of_a_write(tmp_path: Path, name: str) -> Non
 
     really(main())
     assert written(path) == small * 2
+
+
+@every_name
+def test_half_a_write_that_cannot_be_taken_back_is_before_the_next_one(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes half of it and refuses even to cut it off: its values fail, and none is glued to that half."""
+    well = os.write, os.ftruncate
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def half(descriptor: int, data: memoryview) -> int:
+        monkeypatch.setattr(os, "write", refuse)
+        return well[0](descriptor, data[: len(data) // 2])
+
+    async def main() -> None:
+        outlet = FileOutlet(tmp_path / name)
+        await outlet.open()
+        monkeypatch.setattr(os, "write", half)
+        monkeypatch.setattr(os, "ftruncate", refuse)
+        for _ in range(2):
+            with pytest.raises(OutletBroke, match="Input/output error"):
+                await outlet.write([{"id": "1"}])
+        monkeypatch.setattr(os, "write", well[0])
+        monkeypatch.setattr(os, "ftruncate", well[1])
+        await outlet.write([{"id": "2"}])
+        await outlet.aclose()
+
+    really(main())
+    assert written(tmp_path / name) == [{"id": "2"}]
 
 
 def test_a_compressed_file_can_be_read_while_it_is_written(tmp_path: Path) -> None:
