@@ -15,6 +15,8 @@ from penstock.errors import StoreError
 from penstock.runtime import Supervisor
 from penstock.sinks import Discard
 from penstock.sources import Feed
+from stores.children import children_of
+from stores.letters import letter
 
 
 def refuse(value: Any) -> Any:
@@ -65,6 +67,59 @@ def test_a_given_store_serves_one_event_loop_after_another(url: str, apart: bool
         return (await flow.start(from_iterable([1]), Discard()).finished).failed
 
     assert [asyncio.run(main()) for _ in range(2)] == [1, 1]
+
+
+def test_a_store_that_was_left_open_under_a_commit_serves_the_next_event_loop(url: str, apart: bool) -> None:
+    """What the loop that ended had begun is finished, and waited for by nobody; the next one begins anew."""
+    store = make_store(url, apart=apart)
+    here = children_of()
+
+    async def leave_open() -> None:
+        await store.open()
+        await asyncio.gather(store.page(Filter()), store.page(Filter()))
+        store.add([letter()])
+
+    async def use() -> int:
+        with pytest.raises(StoreError, match=r"await store\.open"):
+            store.add([letter()])
+        assert sum(store.counts().values()) <= 1
+        await store.open()
+        await store.add([letter()])
+        found = await asyncio.gather(store.page(Filter()), store.page(Filter()))
+        await store.aclose()
+        return len(found[0].letters)
+
+    asyncio.run(leave_open())
+    assert asyncio.run(asyncio.wait_for(use(), 20)) == 2
+    assert store.commits >= 2 - apart  # a process whose parent does not listen may tell no numbers
+    assert children_of() == here
+
+
+def test_who_closes_in_another_event_loop_than_the_one_that_ended_does_not_wait(url: str, apart: bool) -> None:
+    """There is nothing left to close."""
+    store = make_store(url, apart=apart)
+
+    async def leave_open() -> None:
+        await store.open()
+        store.add([letter()])
+
+    asyncio.run(leave_open())
+    asyncio.run(asyncio.wait_for(store.aclose(), 20))
+
+
+def test_many_at_once_may_use_a_store_in_one_event_loop_after_another(url: str, apart: bool) -> None:
+    """What they wait in belongs to one loop, and is made anew for the next."""
+    store = make_store(url, apart=apart)
+
+    async def use() -> None:
+        await asyncio.gather(store.open(), store.open())
+        await asyncio.gather(store.add([letter()]), store.page(Filter()), store.page(Filter()))
+        store.add([letter()])
+        await asyncio.gather(store.aclose(), store.aclose())
+
+    for _ in range(2):
+        asyncio.run(asyncio.wait_for(use(), 20))
+    assert store.commits >= 2
 
 
 async def test_who_asks_together_gets_the_same_store(url: str, apart: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Column, Integer, LargeBinary, MetaData, Select, Table, Text, select
+from sqlalchemy import URL, Column, Integer, LargeBinary, MetaData, Select, Table, Text, event, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from penstock.deadletters.letter import Letter
@@ -45,6 +45,9 @@ class Reader:
             max_overflow=0,
         )
         self._reading = asyncio.Lock()
+        self._connection: Any = None
+        """The last one that was made, as the driver has it."""
+        event.listen(self._engine.sync_engine, "connect", self._note)
 
     async def letter(self, id: str) -> Letter | None:
         """One letter, or None."""
@@ -59,6 +62,14 @@ class Reader:
         """Finish the read that was begun, and let go of the file."""
         async with self._reading:
             await self._engine.dispose()
+
+    def let_go(self) -> None:
+        """Close the file without the event loop, which was closed. To be called in a thread."""
+        if self._connection is not None:
+            self._connection.stop()
+
+    def _note(self, connection: Any, _: object) -> None:
+        self._connection = connection.driver_connection
 
     async def _read(self, query: Select[Any]) -> list[Letter]:
         async with self._reading:
