@@ -133,6 +133,16 @@ def test_a_limit_says_where_to_go_on(store, run):
     assert (letters[2049].id in said, nothing) == (True, "")
 
 
+def test_a_list_of_large_letters_is_whole(store, run):
+    """It holds as many as were asked for, though they fill several pages."""
+    store(*(letter(seq=seq, input=b"x" * 1_500_000) for seq in range(8)))
+
+    code, out, err = run("list", "--limit", "7")
+
+    assert (code, len(out.splitlines())) == (0, 1 + 7)
+    assert "there are more" in err
+
+
 def test_a_table_of_many_pages_has_one_head_and_stays_aligned(store, run):
     """Columns are as wide as the first page needs them; what is longer later is cut."""
     store(*map(letter, range(1001)), letter(1001, step="a step of a very long name"))

@@ -10,7 +10,9 @@ import pytest
 
 from penstock import Flow, from_iterable
 from penstock.any_json import UNSHOWN, as_json
-from penstock.deadletters import Filter, Stores, make_store
+from penstock.deadletters import Filter, MemoryStore, Stores, make_store
+from penstock.deadletters.several import page_of
+from penstock.deadletters.store import PAGE_BYTES
 from penstock.errors import StoreError
 from penstock.runtime import Supervisor
 from penstock.sinks import Discard
@@ -67,6 +69,25 @@ def test_a_given_store_serves_one_event_loop_after_another(url: str, apart: bool
         return (await flow.start(from_iterable([1]), Discard()).finished).failed
 
     assert [asyncio.run(main()) for _ in range(2)] == [1, 1]
+
+
+async def test_pages_of_several_stores_leave_out_nothing() -> None:
+    """The page of one ends early, because its letters are large; none of the other's behind that one comes before."""
+    letters = [letter(seq=seq, input=b"x" * (1_500_000 if seq % 2 else 1)) for seq in range(20)]
+    stores = [MemoryStore(), MemoryStore()]
+    for one in letters:
+        await stores[one.seq % 2].add([one])
+    await stores[0].add(letters[5:6])  # of two names for one file
+    found: list[int] = []
+    page = await page_of(stores, Filter(), limit=1000)
+    while True:
+        assert sum(len(one.input) for one in page.letters) <= PAGE_BYTES + 1_500_000
+        found += [one.seq for one in page.letters]
+        if page.next is None:
+            break
+        page = await page_of(stores, Filter(), after=page.next, limit=1000)
+
+    assert found == list(range(20))
 
 
 def test_a_store_that_was_left_open_under_a_commit_serves_the_next_event_loop(url: str, apart: bool) -> None:

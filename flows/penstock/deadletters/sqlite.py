@@ -164,10 +164,7 @@ class SqliteStore:
 
     async def page(self, filter: Filter, *, after: str | None = None, limit: int = PAGE) -> Page:
         """Letters in the order of their ids, beginning after one of them."""
-        letters = await self._read(lambda reader: reader.page(filter, after, limit + 1))
-        if len(letters) > limit:
-            return Page(letters[:limit], letters[limit - 1].id)
-        return Page(letters)
+        return await self._read(lambda reader: reader.page(filter, after, limit))
 
     def counts(self) -> Mapping[str, int]:
         """How many letters there are in each state, as far as this process knows. Never waits."""
