@@ -8,6 +8,7 @@ import errno
 import gzip
 import io
 import json
+import math
 import os
 import resource
 import signal
@@ -105,6 +106,20 @@ def test_a_value_that_is_no_json_is_refused_alone(tmp_path: Path) -> None:
 
     assert (one, type(two), three) == (None, Unencodable, None)
     assert contents(tmp_path / "a.ndjson") == b"1\n3\n"
+
+
+@pytest.mark.parametrize("name", ["a.ndjson", "a.csv"])
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf], ids=repr)
+def test_a_number_that_json_cannot_hold_is_refused_alone(tmp_path: Path, name: str, number: float) -> None:
+    """It would be written as `null`. What is nothing, and the text null, are written as ever."""
+    values = [{"a": None}, {"a": number}, {"a": {"b": [number, None]}}, {"a": Order(1)}, {"a": "null"}, {"a": [None]}]
+    ((one, *two, three, four, five),) = really(put(FileOutlet(tmp_path / name), values))
+
+    assert [one, three, four, five] == [None] * 4
+    assert [str(error) for error in two] == [
+        f"the value cannot be written: {number!r} is no number that JSON can hold"
+    ] * 2
+    assert len(contents(tmp_path / name).splitlines()) == 4 + name.endswith("csv")
 
 
 @settings(max_examples=200, deadline=None)
