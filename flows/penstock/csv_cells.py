@@ -9,7 +9,10 @@ from functools import partial
 
 
 def cell_reader(delimiter: str = ",") -> Callable[[str], list[str]]:
-    """A function from the text of a row to its cells. It raises `ValueError` for a `\\r` outside of quotes."""
+    """A function from the text of a row to its cells.
+
+    It raises `ValueError` for a `\\r` outside of quotes, save at the end, where `csv` takes it for the end of the row.
+    """
     careful = careful_reader(delimiter)
     quick = partial(csv.reader, delimiter=delimiter)
 

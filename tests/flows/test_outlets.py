@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import errno
 import gzip
 import io
 import json
+import math
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +28,7 @@ from flows.test_files import SECONDS, read, really
 from penstock.errors import FlowError, OtherFields, OutletBroke, ReaderGone, Unencodable
 from penstock.formats import Format
 from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput
+from penstock.outlets.repairs import CHUNK, Decompressed
 from penstock.outlets.valve import Valve
 from penstock.outlets.writers import CsvWriter
 from penstock.sources import from_file
@@ -115,6 +119,20 @@ def test_a_value_that_is_no_json_is_refused_alone(tmp_path: Path) -> None:
     assert contents(tmp_path / "a.ndjson") == b"1\n3\n"
 
 
+@pytest.mark.parametrize("name", ["a.ndjson", "a.csv"])
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf], ids=repr)
+def test_a_number_that_json_cannot_hold_is_refused_alone(tmp_path: Path, name: str, number: float) -> None:
+    """It would be written as `null`. What is nothing, and the text null, are written as ever."""
+    values = [{"a": None}, {"a": number}, {"a": {"b": [number, None]}}, {"a": Order(1)}, {"a": "null"}, {"a": [None]}]
+    ((one, *two, three, four, five),) = really(put(FileOutlet(tmp_path / name), values))
+
+    assert [one, three, four, five] == [None] * 4
+    assert [str(error) for error in two] == [
+        f"the value cannot be written: {number!r} is no number that JSON can hold"
+    ] * 2
+    assert len(contents(tmp_path / name).splitlines()) == 4 + name.endswith("csv")
+
+
 @settings(max_examples=200, deadline=None)
 @given(rows=st.lists(st.lists(st.text(st.sampled_from('a,"\r\n é')), min_size=2, max_size=2), min_size=1))
 def test_rows_are_what_the_csv_module_reads(rows: list[list[str]]) -> None:
@@ -185,6 +203,73 @@ asyncio.run(main())
     assert os.listdir(tmp_path) == [name]
 
 
+MEMBERS = [gzip.compress(b'{"id":"%d"}\n' % number, mtime=0) for number in range(5)]
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    """With a bit changed at a place."""
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"precious":1}\n' * 3,
+        flipped(MEMBERS[0], -6) + b"".join(MEMBERS[1:]),
+        MEMBERS[0] + b"garbage" + MEMBERS[1],
+        flipped(MEMBERS[0], -1),
+    ],
+    ids=["plain", "flipped", "between", "length"],
+)
+def test_what_is_no_whole_gzip_file_is_left_alone(tmp_path: Path, data: bytes) -> None:
+    """A file that is damaged, and not only cut off, is refused with the way out; every byte of it stays."""
+    path = tmp_path / "a.ndjson.gz"
+    path.write_bytes(data)
+    with pytest.raises(OutletBroke, match="no gzip file, or damaged; move it away"):
+        really(put(FileOutlet(path), [{"id": "5"}]))
+
+    assert path.read_bytes() == data
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("kept", range(len(MEMBERS[4])))
+def test_a_last_part_that_is_cut_off_anywhere_is_made_whole(tmp_path: Path, kept: int) -> None:
+    """In its header, its data or its trailer: the parts before it stay, with what of it can be read."""
+    path = tmp_path / "a.ndjson.gz"
+    path.write_bytes(b"".join(MEMBERS[:4]) + b"\0" * 512 + MEMBERS[4][:kept])
+    with capture_logs():
+        really(put(FileOutlet(path), [{"id": "5"}]))
+
+    ids = [value["id"] for value in written(path)]
+    assert ids in (["0", "1", "2", "3", "5"], ["0", "1", "2", "3", "4", "5"])
+
+
+def test_a_part_without_its_trailer_is_read_to_its_last_byte(tmp_path: Path) -> None:
+    """However its data fall into chunks."""
+    path = tmp_path / "a.gz"
+    for size in range(CHUNK - 300, CHUNK + 600, 50):
+        path.write_bytes(gzip.compress(b"a" * size)[:-8])
+        chunks = Decompressed(str(path))
+        assert (sum(map(len, chunks)), chunks.complete) == (size, False)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_repair_shows_a_file_to_nobody_else(tmp_path: Path, compressed: bool) -> None:
+    """The rights of the file stay as they are, and what is put aside has the same; a link to it stays a link."""
+    path, link = tmp_path / "a.ndjson", tmp_path / f"link.ndjson{'.gz' if compressed else ''}"
+    data = b'{"id":"1"}\n{"id"'
+    path.write_bytes(gzip.compress(data)[:-4] if compressed else data)
+    path.chmod(0o600)
+    link.symlink_to(path)
+    with capture_logs():
+        really(put(FileOutlet(link), [{"id": "2"}]))
+
+    lines = b'{"id":"1"}\n{"id":"2"}\n'
+    assert (gzip.decompress(path.read_bytes()) if compressed else path.read_bytes()) == lines
+    assert [stat.S_IMODE(file.stat().st_mode) for file in (path, tmp_path / f"{link.name}.torn")] == [0o600] * 2
+    assert link.is_symlink()
+
+
 @every_name
 def test_a_full_disk_leaves_no_half_of_a_write(tmp_path: Path, name: str) -> None:
     """All values of that write are refused, the file holds what it held, and later writes go on behind it."""
@@ -215,6 +300,37 @@ def test_a_full_disk_leaves_no_half_of_a_write(tmp_path: Path, name: str) -> Non
 
     really(main())
     assert written(path) == small * 2
+
+
+@every_name
+def test_half_a_write_that_cannot_be_taken_back_is_before_the_next_one(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes half of it and refuses even to cut it off: its values fail, and none is glued to that half."""
+    well = os.write, os.ftruncate
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def half(descriptor: int, data: memoryview) -> int:
+        monkeypatch.setattr(os, "write", refuse)
+        return well[0](descriptor, data[: len(data) // 2])
+
+    async def main() -> None:
+        outlet = FileOutlet(tmp_path / name)
+        await outlet.open()
+        monkeypatch.setattr(os, "write", half)
+        monkeypatch.setattr(os, "ftruncate", refuse)
+        for _ in range(2):
+            with pytest.raises(OutletBroke, match="Input/output error"):
+                await outlet.write([{"id": "1"}])
+        monkeypatch.setattr(os, "write", well[0])
+        monkeypatch.setattr(os, "ftruncate", well[1])
+        await outlet.write([{"id": "2"}])
+        await outlet.aclose()
+
+    really(main())
+    assert written(tmp_path / name) == [{"id": "2"}]
 
 
 def test_a_compressed_file_can_be_read_while_it_is_written(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf, nan
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec import Struct
 
 from laws.virtual import quiet
 from penstock import Flow, Service, from_iterable
@@ -15,6 +17,7 @@ from penstock.orders import orders_flow
 from penstock.runtime import Summary
 from penstock.services import NONE
 from penstock.sinks import End, Lines, end_line
+from penstock.sinks.records import Form, Ndjson, ServerSentEvents
 
 
 def lines_of(flow: Flow[Any], values: Any, *, ordered: bool = True) -> tuple[list[bytes], Summary]:
@@ -105,6 +108,38 @@ def test_a_value_that_cannot_be_written_fails_alone(value: Any) -> None:
     assert [msgspec.json.decode(line)["ok"] for line in lines] == [True, False, True]
     assert msgspec.json.decode(lines[1])["error"]["type"] == "Unencodable"
     assert (summary.ok, summary.failed) == (2, 1)
+
+
+class Quotient(Struct):
+    """A value that is no dict."""
+
+    q: Any
+
+
+@pytest.mark.parametrize("form", [Ndjson(), ServerSentEvents()], ids=["ndjson", "events"])
+@pytest.mark.parametrize("number", [nan, inf, -inf], ids=repr)
+def test_a_number_that_json_cannot_hold_is_no_success(number: float, form: Form) -> None:
+    """However deep it is, and in a batch as alone: it would be told as `null`. What is nothing stays so."""
+    values = [{"q": None}, number, {"q": [{"r": number}, None]}, Quotient((1.5, number)), Quotient("null"), 2.5]
+    written: list[bytes] = []
+
+    async def write(data: bytes) -> None:
+        written.append(data)
+
+    async def main() -> Summary:
+        return await Flow[Any]("f").start(from_iterable(values), Lines(write, form)).finished
+
+    summary = quiet(main())
+    assert (summary.ok, summary.failed) == (3, 3)
+    assert b"".join(written).count(b"the value cannot be written as JSON: %r is no number that JSON" % number) == 3
+    assert b'"step":"encode","type":"Unencodable"' in b"".join(written)
+
+
+def test_json_that_is_ready_made_is_told_as_it_is() -> None:
+    """Nobody looks for numbers in it, whatever line breaks it has."""
+    lines, summary = lines_of(Flow("f"), [{"a": msgspec.Raw(b"[null,\n1]")}, {"b": None}])
+    assert summary.ok == 2
+    assert b'"value":{"a":[null,' in lines[0]
 
 
 @pytest.mark.parametrize("key", ["\ud800", 10**30, 1.5, None, [1], float("nan"), True], ids=repr)

@@ -10,8 +10,8 @@ import pytest
 from msgspec import Struct
 
 from laws.virtual import quiet
-from penstock import Flow, from_iterable
-from penstock.deadletters import Filter, Letter, MemoryStore
+from penstock import Flow, from_iterable, ndjson
+from penstock.deadletters import Filter, Letter, MemoryStore, as_document
 from penstock.errors import FlowError
 from penstock.sinks import Discard
 
@@ -107,9 +107,56 @@ def test_redacted_fields_of_structs_and_tuples_are_not_kept() -> None:
     value = {"cards": ({"number": SECRET}, {"number": "5"}), "odd": object()}
     [letter] = letters_of(flow, value, redact=["card.number", "cards.number"])
 
-    assert letter.found == {"card": {"number": "[redacted]", "codes": (1, 2)}}
+    assert letter.found == {"card": {"number": "[redacted]", "codes": [1, 2]}}
     assert json.loads(letter.input) == {"cards": [{"number": "[redacted]"}] * 2, "odd": "[redacted]"}
     assert letter.message == "no service for [redacted]"
+
+
+def test_an_answer_does_not_tell_what_stood_in_a_field_of_it() -> None:
+    """A path is one of each answer too, and what stood at its end is in no text, number or name of any of them."""
+
+    def broken(_: Any) -> Any:
+        raise ValueError("no")
+
+    risk = {
+        "card": {"number": SECRET, "pin": 1234},
+        "echo": f"card {SECRET}",
+        "all": [{SECRET: 1234, "n": 12345}, True],
+    }
+    flow = Flow[Any]("f").enrich(risk=lambda _: risk, other=lambda _: (f"<{SECRET}>", None), last=broken)
+    [letter] = letters_of(flow, {"id": 1}, redact=["card.number", "card.pin"])
+
+    assert letter.found == {
+        "risk": {
+            "card": {"number": "[redacted]", "pin": "[redacted]"},
+            "echo": "card [redacted]",
+            "all": [{"[redacted]": "[redacted]", "n": 12345}, True],
+        },
+        "other": ["<[redacted]>", None],
+    }
+
+
+def test_the_size_of_a_letter_is_that_of_what_came_in() -> None:
+    """However much of it is kept: a line that was cut, one without its secret fields, and one that has none."""
+    lines = [b'{"card": "4111", "pad": "%b"}' % (b"x" * 5000), b'{"card": "41111111111111"}', b'{ "n": 1 }']
+    store = MemoryStore()
+    flow = Flow[Any]("f").map(lambda _: 1 // 0).dead_letters(store, redact=["card"])
+
+    async def main() -> list[Letter]:
+        async for _ in flow.stream(ndjson(from_bytes(b"\n".join(lines)), limit=1000)):
+            pass
+        return (await store.page(Filter())).letters
+
+    letters = sorted(quiet(main()), key=lambda letter: letter.seq)
+    assert [(letter.input_size, as_document(letter)["input"]["complete"]) for letter in letters] == [
+        (len(lines[0]), False), (len(lines[1]), False), (len(lines[2]), True),
+    ]  # fmt: skip
+    assert letters[2].input == lines[2]
+
+
+async def from_bytes(data: bytes) -> Any:
+    """One chunk."""
+    yield data
 
 
 def test_an_answer_that_is_no_json_is_not_kept_at_all() -> None:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.deadletters import Filter, Letter, MemoryStore, make_store
+from penstock.deadletters.store import PAGE_BYTES
 from penstock.errors import StoreError
 from penstock.ids import new_id, new_ids, now
 
@@ -142,6 +143,24 @@ async def test_paging_visits_each_letter_once_in_the_order_of_ids(store, limit):
     await store.add(letters[::-1])
 
     assert await walk(store, limit=limit) == sorted(one.id for one in letters)
+
+
+async def test_a_page_of_large_letters_ends_early(store):
+    """It ends with the letter with which it holds more than 4 MiB, inputs and what was found; all come in the end."""
+    size = 700_000
+    await store.add([letter(input=b"x" * size) for _ in range(5)])
+    await store.add([letter(found={"text": "x" * size}) for _ in range(5)])
+    await store.add([letter(input=b"x" * (PAGE_BYTES * 2)), letter()])
+    found, after = [], None
+    while True:
+        page = await store.page(Filter(), after=after, limit=1000)
+        found.append([one.id for one in page.letters])
+        if page.next is None:
+            break
+        after = page.next
+
+    assert [len(ids) for ids in found] == [6, 5, 1]
+    assert [id for ids in found for id in ids] == await walk(store, limit=1)
 
 
 async def test_letters_added_while_paging_neither_hide_nor_repeat_others(store):

@@ -133,6 +133,16 @@ def test_a_limit_says_where_to_go_on(store, run):
     assert (letters[2049].id in said, nothing) == (True, "")
 
 
+def test_a_list_of_large_letters_is_whole(store, run):
+    """It holds as many as were asked for, though they fill several pages."""
+    store(*(letter(seq=seq, input=b"x" * 1_500_000) for seq in range(8)))
+
+    code, out, err = run("list", "--limit", "7")
+
+    assert (code, len(out.splitlines())) == (0, 1 + 7)
+    assert "there are more" in err
+
+
 def test_a_table_of_many_pages_has_one_head_and_stays_aligned(store, run):
     """Columns are as wide as the first page needs them; what is longer later is cut."""
     store(*map(letter, range(1001)), letter(1001, step="a step of a very long name"))
@@ -190,7 +200,7 @@ def test_a_letter_is_shown_with_everything(store, run):
         "attempts  2",
         "cause     OSError: gone",
         'found     {"pricing":1}',
-        "input     the first 10 of 13 bytes",
+        "input     13 bytes came in, 10 are kept",
         "{",
         '"a":\\xff\\x1b}',
     ]
@@ -219,7 +229,7 @@ def test_an_input_that_was_cut_is_said_to_be(store, run):
     code, out, err = run("show", one.id, "--input")
 
     assert (code, out) == (1, b'{"a')
-    assert "first 3 of 5000 bytes" in err
+    assert "5000 bytes came in, but 3 are kept" in err
 
 
 def test_an_unknown_letter_is_a_failure(store, run):

@@ -10,11 +10,15 @@ import pytest
 
 from penstock import Flow, from_iterable
 from penstock.any_json import UNSHOWN, as_json
-from penstock.deadletters import Filter, Stores, make_store
+from penstock.deadletters import Filter, MemoryStore, Stores, make_store
+from penstock.deadletters.several import page_of
+from penstock.deadletters.store import PAGE_BYTES
 from penstock.errors import StoreError
 from penstock.runtime import Supervisor
 from penstock.sinks import Discard
 from penstock.sources import Feed
+from stores.children import children_of
+from stores.letters import letter
 
 
 def refuse(value: Any) -> Any:
@@ -65,6 +69,78 @@ def test_a_given_store_serves_one_event_loop_after_another(url: str, apart: bool
         return (await flow.start(from_iterable([1]), Discard()).finished).failed
 
     assert [asyncio.run(main()) for _ in range(2)] == [1, 1]
+
+
+async def test_pages_of_several_stores_leave_out_nothing() -> None:
+    """The page of one ends early, because its letters are large; none of the other's behind that one comes before."""
+    letters = [letter(seq=seq, input=b"x" * (1_500_000 if seq % 2 else 1)) for seq in range(20)]
+    stores = [MemoryStore(), MemoryStore()]
+    for one in letters:
+        await stores[one.seq % 2].add([one])
+    await stores[0].add(letters[5:6])  # of two names for one file
+    found: list[int] = []
+    page = await page_of(stores, Filter(), limit=1000)
+    while True:
+        assert sum(len(one.input) for one in page.letters) <= PAGE_BYTES + 1_500_000
+        found += [one.seq for one in page.letters]
+        if page.next is None:
+            break
+        page = await page_of(stores, Filter(), after=page.next, limit=1000)
+
+    assert found == list(range(20))
+
+
+def test_a_store_that_was_left_open_under_a_commit_serves_the_next_event_loop(url: str, apart: bool) -> None:
+    """What the loop that ended had begun is finished, and waited for by nobody; the next one begins anew."""
+    store = make_store(url, apart=apart)
+    here = children_of()
+
+    async def leave_open() -> None:
+        await store.open()
+        await asyncio.gather(store.page(Filter()), store.page(Filter()))
+        store.add([letter()])
+
+    async def use() -> int:
+        with pytest.raises(StoreError, match=r"await store\.open"):
+            store.add([letter()])
+        assert sum(store.counts().values()) <= 1
+        await store.open()
+        await store.add([letter()])
+        found = await asyncio.gather(store.page(Filter()), store.page(Filter()))
+        await store.aclose()
+        return len(found[0].letters)
+
+    asyncio.run(leave_open())
+    assert asyncio.run(asyncio.wait_for(use(), 20)) == 2
+    assert store.commits >= 2 - apart  # a process whose parent does not listen may tell no numbers
+    assert children_of() == here
+
+
+def test_who_closes_in_another_event_loop_than_the_one_that_ended_does_not_wait(url: str, apart: bool) -> None:
+    """There is nothing left to close."""
+    store = make_store(url, apart=apart)
+
+    async def leave_open() -> None:
+        await store.open()
+        store.add([letter()])
+
+    asyncio.run(leave_open())
+    asyncio.run(asyncio.wait_for(store.aclose(), 20))
+
+
+def test_many_at_once_may_use_a_store_in_one_event_loop_after_another(url: str, apart: bool) -> None:
+    """What they wait in belongs to one loop, and is made anew for the next."""
+    store = make_store(url, apart=apart)
+
+    async def use() -> None:
+        await asyncio.gather(store.open(), store.open())
+        await asyncio.gather(store.add([letter()]), store.page(Filter()), store.page(Filter()))
+        store.add([letter()])
+        await asyncio.gather(store.aclose(), store.aclose())
+
+    for _ in range(2):
+        asyncio.run(asyncio.wait_for(use(), 20))
+    assert store.commits >= 2
 
 
 async def test_who_asks_together_gets_the_same_store(url: str, apart: bool) -> None:

@@ -31,8 +31,8 @@ class Apart:
     The event loop speaks with it directly, without a thread in between.
     """
 
-    def __init__(self, place: Place) -> None:
-        self.numbers = Numbers()
+    def __init__(self, place: Place, numbers: Numbers | None = None) -> None:
+        self.numbers = numbers or Numbers()
         self._place = place
         self._child: Child | None = None
         self._opened = False
@@ -94,6 +94,12 @@ class Apart:
         """End the process."""
         if self._child is not None:
             self._child.kill()
+
+    def let_go(self) -> None:
+        """Have the process finish what it does, and wait for its end."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.let_go()
 
     def _start(self) -> Child:
         self._opened, self._refusal = False, None

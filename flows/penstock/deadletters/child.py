@@ -49,7 +49,8 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._line, self._process = start(url)
-        self._let_go = weakref.finalize(self, let_go, self._line, self._process)
+        self.let_go = weakref.finalize(self, let_go, self._line, self._process)
+        """Waits for its end without the event loop; for when that is closed."""
         self._loop.add_reader(self._line, self._read)
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -124,7 +125,7 @@ class Child:
             self._loop.call_later(REAP_SECONDS, self._reap)
             return
         self._await_message(owed=False)
-        self._let_go.detach()
+        self.let_go.detach()
         self._ended.set()
         self._on_end(code)
 

@@ -140,9 +140,10 @@ async def show_letter(store: Store, options: argparse.Namespace) -> int:
     if options.input:
         sys.stdout.buffer.write(letter.input)
         kept = len(letter.input)
-        if kept < letter.input_size:
+        if kept != letter.input_size:
             return complain(
-                "dead-letters", f"only the first {kept} of {letter.input_size} bytes were kept; these are they"
+                "dead-letters",
+                f"{letter.input_size} bytes came in, but {kept} are kept: the beginning, or all without secret fields",
             )
     elif options.json:
         put(as_json(as_document(letter)).decode())

@@ -53,6 +53,10 @@ class Hand(Protocol[Load]):
         """Wait for nothing any more: end the work under way, if that is possible."""
         ...
 
+    def let_go(self) -> None:
+        """Finish the work under way and close the database, without the event loop, which was closed. Blocks."""
+        ...
+
 
 @dataclass(slots=True, eq=False)
 class Wish(Generic[Load]):
@@ -130,6 +134,11 @@ class Committer(Generic[Load]):
         finally:
             for wish in self._wishes:  # their turn never came
                 wish.done.cancel()
+
+    def let_go(self) -> None:
+        """Finish what the hand was given, after the event loop was closed; nobody hears of it any more. Blocks."""
+        self._open = False
+        self._hand.let_go()
 
     def _begin(self) -> None:
         if self._busy or not self._open:

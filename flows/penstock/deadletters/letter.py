@@ -25,9 +25,9 @@ class Letter(Struct, frozen=True, gc=False):
     """The name of the error's class."""
     message: str
     input: bytes
-    """What came in, as it came; when it was too large, its beginning."""
+    """What came in, as it came; when it was too large, its beginning; without fields that are secret."""
     input_size: int
-    """How many bytes came in; more than `input` has when only the beginning was kept."""
+    """How many bytes came in; `input` has others when only its beginning was kept, or secret fields were left out."""
     started_at: datetime
     """When the run started."""
     failed_at: datetime

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from penstock.deadletters.letter import Letter
+from penstock.deadletters.sheet import Sheet
 from penstock.deadletters.store import PAGE, Filter, Page
 from penstock.errors import StoreError
 
@@ -49,15 +50,13 @@ class MemoryStore:
 
     async def page(self, filter: Filter, *, after: str | None = None, limit: int = PAGE) -> Page:
         """Letters in the order of their ids, beginning after one of them."""
-        found: list[Letter] = []
+        sheet = Sheet(limit)
         start = 0 if after is None else bisect_right(self._ids, after)
         for place in range(start, len(self._ids)):
             letter = self._letters[self._ids[place]]
-            if _matches(letter, filter):
-                if len(found) == limit:
-                    return Page(found, found[-1].id)
-                found.append(letter)
-        return Page(found)
+            if _matches(letter, filter) and not sheet.take(letter):
+                return sheet.page(more=True)
+        return sheet.page(more=False)
 
     def counts(self) -> Mapping[str, int]:
         """How many letters there are in each state."""

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Column, Integer, LargeBinary, MetaData, Select, Table, Text, select
+from sqlalchemy import URL, Column, Integer, LargeBinary, MetaData, Select, Table, Text, event, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from penstock.deadletters.letter import Letter
 from penstock.deadletters.rows import COLUMNS, letter_of, microseconds
-from penstock.deadletters.store import Filter
+from penstock.deadletters.sheet import Sheet
+from penstock.deadletters.store import Filter, Page
 from penstock.deadletters.writer import identity
 from penstock.ids import CLOCK_SLACK, id_at
 
 _NUMBERS = {"seq", "part", "attempts", "input_size", "started_at", "failed_at", "revision"}
+
+_FEW = 32
+"""Rows that are taken from the database at a time: a thousand letters may be a gigabyte."""
 
 LETTERS = Table(
     "letters",
@@ -45,28 +49,43 @@ class Reader:
             max_overflow=0,
         )
         self._reading = asyncio.Lock()
+        self._connection: Any = None
+        """The last one that was made, as the driver has it."""
+        event.listen(self._engine.sync_engine, "connect", self._note)
 
     async def letter(self, id: str) -> Letter | None:
         """One letter, or None."""
-        letters = await self._read(select(LETTERS).where(LETTERS.c.id == id))
-        return letters[0] if letters else None
+        page = await self._read(select(LETTERS).where(LETTERS.c.id == id), 1)
+        return page.letters[0] if page.letters else None
 
-    async def page(self, filter: Filter, after: str | None, limit: int) -> list[Letter]:
-        """Letters in the order of their ids, `limit` at most, beginning after one of them."""
-        return await self._read(page_query(filter, after, limit))
+    async def page(self, filter: Filter, after: str | None, limit: int) -> Page:
+        """Letters in the order of their ids, beginning after one of them."""
+        return await self._read(page_query(filter, after, limit + 1), limit)
 
     async def aclose(self) -> None:
         """Finish the read that was begun, and let go of the file."""
         async with self._reading:
             await self._engine.dispose()
 
-    async def _read(self, query: Select[Any]) -> list[Letter]:
+    def let_go(self) -> None:
+        """Close the file without the event loop, which was closed. To be called in a thread."""
+        if self._connection is not None:
+            self._connection.stop()
+
+    def _note(self, connection: Any, _: object) -> None:
+        self._connection = connection.driver_connection
+
+    async def _read(self, query: Select[Any], limit: int) -> Page:
         async with self._reading:
             if (found := identity(self._path)) != self._file:  # another file is at its place
                 await self._engine.dispose()
                 self._file = found
-            async with self._engine.connect() as connection:
-                return [letter_of(row) for row in await connection.execute(query)]
+            sheet = Sheet(limit)
+            async with self._engine.connect() as connection, connection.stream(query) as found:
+                async for rows in found.partitions(_FEW):
+                    if not all(sheet.take(letter_of(row)) for row in rows):
+                        return sheet.page(more=True)
+            return sheet.page(more=False)
 
 
 def page_query(filter: Filter, after: str | None, limit: int) -> Select[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from penstock.deadletters.letter import Letter
+from penstock.deadletters.sheet import Sheet
 from penstock.deadletters.store import PAGE, Filter, Page, Store
 
 
@@ -18,14 +19,14 @@ async def page_of(stores: Sequence[Store], filter: Filter, *, after: str | None 
     import asyncio  # late: the process that writes letters starts a third faster without it
 
     pages = await asyncio.gather(*(store.page(filter, after=after, limit=limit) for store in stores))
-    letters: list[Letter] = []
+    sheet, last = Sheet(limit), ""
     for letter in heapq.merge(*(page.letters for page in pages), key=attrgetter("id")):
-        if letters and letters[-1].id == letter.id:
+        if letter.id == last:
             continue
-        if len(letters) == limit:
-            return Page(letters, letters[-1].id)
-        letters.append(letter)
-    return Page(letters, letters[-1].id if letters and any(page.next is not None for page in pages) else None)
+        if not sheet.take(letter):  # no later than a page of one of them, which was filled in the same way
+            return sheet.page(more=True)
+        last = letter.id
+    return sheet.page(more=any(page.next is not None for page in pages))
 
 
 async def letter_in(stores: Sequence[Store], id: str) -> Letter | None:

@@ -18,7 +18,7 @@ from penstock.deadletters.rows import as_text, columns_of
 from penstock.deadletters.store import PAGE, SQLITE, Filter, Page, check_file
 from penstock.deadletters.threaded import Threaded
 from penstock.deadletters.troubles import trouble
-from penstock.deadletters.writer import Place
+from penstock.deadletters.writer import Numbers, Place
 from penstock.errors import StoreError, StoreMissing, describe
 from penstock.threads import in_thread
 
@@ -59,16 +59,15 @@ class SqliteStore:
         self._refresh_seconds = refresh_seconds
         self._counted_at = 0.0
         self._file = self._path.absolute()  # who writes may be started anew, and who reads begins late
-        place = Place(os.fsencode(self._file), as_text(self.url), create, busy_seconds)
-        self.patience = place.patience
-        hand = Apart(place) if apart and can_start() else Threaded(place)
-        self._committer = Committer[Any](hand, self._trouble)
+        self._place = Place(os.fsencode(self._file), as_text(self.url), create, busy_seconds)
+        self.patience = self._place.patience
+        self._apart = apart and can_start()
         self._busy_seconds = busy_seconds
-        self._reader: Reader | None = None
+        self._home: asyncio.AbstractEventLoop | None = None
+        """The event loop that it was opened or closed in last, to which all that waits in it is bound."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._turn = asyncio.Lock()
-        self._users = 0
-        """Those who opened it and have not closed it."""
+        """The one that it is open in."""
+        self._begin_anew(Numbers())
 
     @property
     def commits(self) -> int:
@@ -101,11 +100,40 @@ class SqliteStore:
         Who else opens it shares it; it is closed when all of them have closed it. Raises `StoreMissing`, `StoreTooNew`,
         or `StoreError` with a way out for what the disk refuses.
         """
+        left = self._come_home()
         async with self._turn:
-            if self._loop is None or self._loop.is_closed():  # or left open by an event loop that ended
-                self._users = 0
+            if left is not None:
+                await in_thread(left)
+            if self._loop is None:
                 await self._open()
             self._users += 1
+
+    def _begin_anew(self, numbers: Numbers) -> None:
+        hand = Apart(self._place, numbers) if self._apart else Threaded(self._place, numbers)
+        self._committer = Committer[Any](hand, self._trouble)
+        self._reader: Reader | None = None
+        self._turn = asyncio.Lock()
+        self._loop = None
+        self._users = 0
+        """Those who opened it and have not closed it."""
+
+    def _come_home(self) -> Callable[[], None] | None:
+        """Be of the event loop that runs; returns what lets go of all that an earlier one left, which was closed.
+
+        What is bound to that one does not answer any more, so all of it is made anew.
+        """
+        before, self._home = self._home, asyncio.get_running_loop()
+        if before is None or before is self._home or not before.is_closed():
+            return None
+        committer, reader = self._committer, self._reader
+        self._begin_anew(committer.numbers)
+
+        def let_go() -> None:
+            committer.let_go()
+            if reader is not None:
+                reader.let_go()
+
+        return let_go
 
     async def _open(self) -> None:
         try:
@@ -136,21 +164,22 @@ class SqliteStore:
 
     async def page(self, filter: Filter, *, after: str | None = None, limit: int = PAGE) -> Page:
         """Letters in the order of their ids, beginning after one of them."""
-        letters = await self._read(lambda reader: reader.page(filter, after, limit + 1))
-        if len(letters) > limit:
-            return Page(letters[:limit], letters[limit - 1].id)
-        return Page(letters)
+        return await self._read(lambda reader: reader.page(filter, after, limit))
 
     def counts(self) -> Mapping[str, int]:
         """How many letters there are in each state, as far as this process knows. Never waits."""
-        if self._loop is not None and time.monotonic() - self._counted_at >= self._refresh_seconds:
+        if self._is_open and time.monotonic() - self._counted_at >= self._refresh_seconds:
             self._counted_at = time.monotonic()
+            assert self._loop is not None
             self._loop.call_soon_threadsafe(self._look_again)  # metrics may be read in another thread
         return {state: count for state, count in self._committer.numbers.counts.items() if count}
 
     async def aclose(self) -> None:
         """Close it for one of those who opened it; with the last, finish what was begun and close the file."""
+        left = self._come_home()
         async with self._turn:
+            if left is not None:
+                await in_thread(left)
             if self._loop is not None:
                 self._users -= 1
                 if not self._users:
@@ -164,8 +193,9 @@ class SqliteStore:
             told = self._trouble(error)
             raise told from told.__cause__
         finally:
-            if self._reader is not None:
-                await self._reader.aclose()
+            reader, self._reader = self._reader, None
+            if reader is not None:
+                await reader.aclose()
 
     async def _read(self, read: Callable[[Reader], Awaitable[Found]]) -> Found:
         self._refuse_when_closed()
@@ -180,12 +210,16 @@ class SqliteStore:
             told = self._trouble(error)
             raise told from told.__cause__
 
+    @property
+    def _is_open(self) -> bool:
+        return self._loop is not None and not self._loop.is_closed()
+
     def _look_again(self) -> None:
         if self._loop is not None:
             self._committer.look_again()
 
     def _refuse_when_closed(self) -> None:
-        if self._loop is None:
+        if not self._is_open:
             raise StoreError(
                 f"the dead letters at {self.url} are not open; who reads them outside of a run opens the store: "
                 "await store.open(), and store.aclose() in the end"

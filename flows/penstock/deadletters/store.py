@@ -21,6 +21,13 @@ PAGE_LIMIT = 1000
 """Letters on one page at most."""
 
 
+PAGE_BYTES = 4 * 1024 * 1024
+"""A page whose letters hold more bytes than this, in their inputs and what was found, takes no further one.
+
+It is read, sent and shown in one piece, and letters may be as large as an input may be.
+"""
+
+
 class Filter(Struct, frozen=True, kw_only=True):
     """Which letters are meant; a field that is None lets all through."""
 
@@ -45,7 +52,10 @@ class Filter(Struct, frozen=True, kw_only=True):
 
 
 class Page(Struct, frozen=True):
-    """Some letters, oldest first, and where the next page begins."""
+    """Some letters, oldest first, and where the next page begins.
+
+    There may be fewer than were asked for and more behind them: large letters fill a page too (`PAGE_BYTES`).
+    """
 
     letters: list[Letter]
     next: str | None = None
@@ -94,7 +104,10 @@ class Store(Protocol):
         ...
 
     async def page(self, filter: Filter, *, after: str | None = None, limit: int = PAGE) -> Page:
-        """Letters in the order of their ids, beginning after one of them."""
+        """Letters in the order of their ids, beginning after one of them.
+
+        As many as `limit`, or as fill a page (`PAGE_BYTES`), at least one; who wants all of them follows `next`.
+        """
         ...
 
     def counts(self) -> Mapping[str, int]:

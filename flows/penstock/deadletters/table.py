@@ -83,7 +83,7 @@ def in_full(letter: Letter) -> Iterator[str]:
 def size_of(letter: Letter) -> str:
     """How much came in, and how much of it is here."""
     kept = len(letter.input)
-    return f"{kept} bytes" if kept == letter.input_size else f"the first {kept} of {letter.input_size} bytes"
+    return f"{kept} bytes" if kept == letter.input_size else f"{letter.input_size} bytes came in, {kept} are kept"
 
 
 def time_of(time: datetime, precision: str) -> str:

@@ -14,8 +14,8 @@ from penstock.deadletters.writer import Numbers, Place, Writer
 class Threaded:
     """Works in one thread, from `open` to `aclose`."""
 
-    def __init__(self, place: Place) -> None:
-        self._writer = Writer(place)
+    def __init__(self, place: Place, numbers: Numbers | None = None) -> None:
+        self._writer = Writer(place, numbers)
         self._thread: ThreadPoolExecutor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -52,9 +52,17 @@ class Threaded:
             await self._loop.run_in_executor(self._thread, self._writer.close)
         finally:
             self._thread.shutdown(wait=False)
+            self._thread = None
 
     def abandon(self) -> None:
         """A thread cannot be ended."""
+
+    def let_go(self) -> None:
+        """Wait for what the thread does, close the database, and end the thread."""
+        if self._thread is not None:
+            self._thread.submit(self._writer.close)
+            self._thread.shutdown()
+            self._thread = None
 
     def _work(self, loads: list[Columns], look_again: bool, tell: Tell) -> None:
         """In the thread: look, write, and tell the event loop."""

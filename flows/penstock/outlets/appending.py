@@ -41,7 +41,7 @@ class Whole(NamedTuple):
 
 
 class OpenFile:
-    """Blocking calls, to be made in a thread, one at a time. All of them raise `OutletBroke`.
+    """Blocking calls, to be made in a thread, one at a time. What the system refuses them they raise as `OutletBroke`.
 
     `said` is what errors call the file: the path as it was written, so that they tell no variable of the environment.
     """
@@ -56,6 +56,8 @@ class OpenFile:
         self._compressor = zlib.compressobj(wbits=31) if is_compressed(path) else None
         self._member = False
         """True when a compressed member has begun, which has to be ended."""
+        self._whole: int | None = None
+        """Where half a write begins that could not be taken back."""
 
     def open(self, closed: Whole | None = None) -> None:
         """Open the file, and see to it that its end is whole, unless it is as it was `closed`."""
@@ -69,21 +71,22 @@ class OpenFile:
             if self._format is Format.CSV:
                 self._adopt_columns()
         except OSError as error:
-            raise OutletBroke(self._said, error.strerror or str(error)) from error
+            raise self._broke(error) from error
+        except zlib.error as error:
+            raise OutletBroke(self._said, "it is no gzip file, or damaged; move it away") from error
 
     def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
         """Append values; returns for each that cannot be written why. When it raises, nothing was written."""
         writer, compressor, member = copy.copy(self._writer), self._compressor, self._member
-        data, refusals = self._writer.write(values)
-        if not data:
-            return refusals
-        if compressor is not None:
-            self._compressor = compressor.copy()
-            data = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
-            self._member = True
         try:
-            self._append(data)
-        except OutletBroke:
+            data, refusals = self._writer.write(values)
+            if data and compressor is not None:
+                self._compressor = compressor.copy()
+                data = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
+                self._member = True
+            if data:
+                self._append(data)
+        except BaseException:
             self._writer, self._compressor, self._member = writer, compressor, member
             raise
         return refusals
@@ -91,12 +94,13 @@ class OpenFile:
     def finish(self) -> Whole:
         """End what was begun, have all of it on the disk, and close."""
         try:
+            self._take_back()
             if self._compressor is not None and self._member:
                 self._append(self._compressor.flush())
             os.fsync(self._descriptor)
             return Whole.of(self._descriptor)
         except OSError as error:
-            raise OutletBroke(self._said, error.strerror or str(error)) from error
+            raise self._broke(error) from error
         finally:
             self.close()
 
@@ -108,14 +112,28 @@ class OpenFile:
 
     def _append(self, data: bytes) -> None:
         """Write all of it, or none."""
-        before = os.fstat(self._descriptor).st_size
         left = memoryview(data)
         try:
-            while left:
-                left = left[os.write(self._descriptor, left) :]
+            self._take_back()
+            before = os.fstat(self._descriptor).st_size
+            try:
+                while left:
+                    left = left[os.write(self._descriptor, left) :]
+            except OSError:
+                self._whole = before
+                self._take_back()
+                raise
         except OSError as error:
-            os.ftruncate(self._descriptor, before)
-            raise OutletBroke(self._said, error.strerror or str(error)) from error
+            raise self._broke(error) from error
+
+    def _take_back(self) -> None:
+        """Cut off half a write. If the system refuses that too, nothing is written behind it before it allows it."""
+        if self._whole is not None:
+            os.ftruncate(self._descriptor, self._whole)
+            self._whole = None
+
+    def _broke(self, error: OSError) -> OutletBroke:
+        return OutletBroke(self._said, error.strerror or str(error))
 
     def _open_alone(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -133,7 +151,7 @@ class OpenFile:
     def _repair(self) -> None:
         aside = f"{self._path}.torn"
         if self._compressor is None:
-            torn = repair(self._descriptor, self._format, aside)
+            torn = repair(self._path, self._descriptor, self._format, aside)
         else:
             before = os.fstat(self._descriptor).st_ino
             torn = repair_compressed(self._path, self._format, aside)

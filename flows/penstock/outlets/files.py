@@ -21,15 +21,17 @@ class FileOutlet:
     """Appends values to a file: `.ndjson`, `.jsonl` or `.csv`, each also with `.gz`; `format` says what no name tells.
 
     Each write appends whole lines, in one piece; a write that fails, such as on a full disk, leaves none of its lines.
-    Closing waits until the disk has them. Half a line that a killed process left at the end is cut off when the file
-    is opened (`outlet.torn`), so that no new line is glued to it. A file has one writer at a time: it is locked.
+    Closing waits until the disk has them. Half a line that a killed process left at the end is moved to FILE.torn when
+    the file is opened (`outlet.torn`), so that no new line is glued to it. A file has one writer at a time: it is
+    locked.
 
     A CSV file has a header, written when it is new or empty. Its columns are those that the file has, or `fields`, or
     else the fields of the first value; a value with other fields fails alone. What is no text is written as JSON.
 
     A compressed file gets a new member for each time that it is opened, and can be read up to the last write at any
     time. Opening one that somebody else closed reads it through, to see whether its end is whole, and so does opening a
-    CSV file.
+    CSV file. One whose last member was cut off is written anew, by way of FILE.repaired, with the rights it had; one
+    that is damaged, or no gzip file, is refused and left as it is.
     """
 
     path: str

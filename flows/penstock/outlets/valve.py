@@ -43,6 +43,8 @@ class Valve:
         self._retry_at = 0.0
         self._call: asyncio.Task[Any] | None = None
         """The last call; one that was given up may be under way still, and then no other may begin."""
+        self._leaving = False
+        """Whether the outlet is to be closed when that one has ended."""
         self._chance = random.Random()  # noqa: S311 - jitter, no secret
 
     @staticmethod
@@ -86,13 +88,11 @@ class Valve:
         try:
             async with asyncio.timeout(CANCEL_SECONDS), self._turn:
                 if self._opened and not self.users:
-                    self._opened = False
-                    await self._make(self.outlet.aclose, None)
+                    await self._make(self._close_outlet, None)
         except Exception as error:
             reason = f"not within {CANCEL_SECONDS:g} s" if isinstance(error, TimeoutError) else describe(error)
             log.error("outlet.not_closed", outlet=_title(self.outlet), error=reason)
-        if not self.users and (self._call is None or self._call.done()):
-            _VALVES.pop(id(self.outlet), None)
+        self._forget()
 
     async def _open(self, failures: int, seconds: float) -> None:
         """Open the outlet; an attempt that failed while these values waited for their turn counts for them too."""
@@ -100,14 +100,8 @@ class Valve:
             raise OutletUnavailable(_title(self.outlet), self._error)
         if self._failures:
             await asyncio.sleep(self._retry_at - self.loop.time())
-        before = self._call
         try:
-            await self._make(self.outlet.open, seconds)
-        except asyncio.CancelledError:
-            if (call := self._call) is not None and call is not before:
-                # It may have been quicker than the cancelling, and is to be closed then.
-                self._opened = call.done() and not call.cancelled() and call.exception() is None
-            raise
+            await self._make(self._open_outlet, seconds)
         except Exception as error:
             self._failures += 1
             wait = BACKOFF.seconds(self._failures, self._chance)
@@ -115,7 +109,41 @@ class Valve:
             title, reason = _title(self.outlet), describe(error)
             log.warning("outlet.not_opened", outlet=title, error=reason, retry_in=round(wait, 3))
             raise OutletUnavailable(title, error) from error
-        self._opened, self._failures, self._error = True, 0, None
+        self._failures, self._error = 0, None
+
+    async def _open_outlet(self) -> None:
+        """The call itself tells that it is open: it may do so after everybody stopped waiting, or was cancelled."""
+        if not self._opened:
+            await self.outlet.open()
+            self._opened = True
+
+    async def _close_outlet(self) -> None:
+        """Once it has begun it counts as closed, however it ends."""
+        self._opened = False
+        await self.outlet.aclose()
+
+    def _forget(self) -> None:
+        """Forget an outlet that nobody uses; not before a call that was given up has ended, and it is closed then."""
+        if self.users:
+            return
+        if self._call is not None and not self._call.done():
+            if not self._leaving:
+                self._leaving = True
+                self._call.add_done_callback(self._end_late)
+        elif _VALVES.get(id(self.outlet)) is self:
+            del _VALVES[id(self.outlet)]
+
+    def _end_late(self, _: asyncio.Task[Any]) -> None:
+        """The call that was given up has ended at last."""
+        self._leaving = False
+        if self._opened and not self.users:
+            self._call = asyncio.create_task(self._close_outlet(), name=f"outlet:{_title(self.outlet)}")
+            disown(self._call, self._tell_late)
+        self._forget()
+
+    def _tell_late(self, error: BaseException | None) -> None:
+        if error is not None:
+            log.error("outlet.not_closed", outlet=_title(self.outlet), error=describe(error))
 
     async def _make(self, begin: Callable[[], Coroutine[Any, Any, Any]], seconds: float | None) -> Any:
         """Make a call of the outlet; one that takes longer, or whose run is cancelled, is cancelled too."""

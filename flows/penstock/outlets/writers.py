@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from penstock.errors import FlowError, OtherFields, Unencodable, describe
+from penstock.finite import NOTHING, check_finite
 from penstock.formats import Format
 
 _encode = msgspec.json.Encoder().encode
@@ -30,7 +31,13 @@ class NdjsonWriter:
     def write(self, values: Sequence[Any]) -> tuple[bytes, Refusals]:
         """The lines of the values that can be written, and what is to be said of the others."""
         try:
-            return b"".join([_encode(value) + b"\n" for value in values]), None
+            lines = [_encode(value) + b"\n" for value in values]
+            data = b"".join(lines)
+            if NOTHING in data:
+                for value, line in zip(values, lines, strict=True):
+                    if NOTHING in line:
+                        check_finite(value)
+            return data, None
         except Exception:  # one of them cannot be written; which one, the slow way finds out
             return one_by_one(values, _line)
 
@@ -113,12 +120,19 @@ def one_by_one(values: Sequence[Any], write: Callable[[Any], bytes]) -> tuple[by
     return b"".join(written), refusals if any(refusals) else None
 
 
+def _json(value: Any) -> bytes:
+    data = _encode(value)
+    if NOTHING in data:
+        check_finite(value)
+    return data
+
+
 def _line(value: Any) -> bytes:
-    return _encode(value) + b"\n"
+    return _json(value) + b"\n"
 
 
 def _cell(value: Any) -> str:
     """A text as it is, nothing as nothing, anything else as JSON."""
     if isinstance(value, str):
         return value
-    return "" if value is None else _encode(value).decode()
+    return "" if value is None else _json(value).decode()

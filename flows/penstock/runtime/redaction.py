@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
+from penstock.any_json import as_json
 from penstock.element import Element, Failure
 from penstock.services.refusal import MESSAGE_LIMIT as LOWEST_LIMIT
 
@@ -18,18 +19,34 @@ UNREADABLE = b"[redacted: this input is no JSON]"
 """Stands for an input in which the secret fields cannot be told from the others."""
 
 
+class Kept(bytes):
+    """An input as it is kept, without its secret fields."""
+
+    length: int
+    """How many bytes came in."""
+
+    @classmethod
+    def of(cls, value: bytes, original: Any) -> Kept:
+        """What is kept of an input: the number of its bytes is no secret."""
+        came = original if isinstance(original, bytes) else as_json(original)
+        kept = cls(value)
+        kept.length = getattr(came, "length", len(came))
+        return kept
+
+
 def redacted(element: Element[Any], paths: Sequence[str]) -> Element[Any]:
     """A copy of an element for its letter, without the fields at some paths (`card.number`); lists are gone through.
 
-    Where the key or the error's text says what stood in one of them, it does not say it any more. Where that cannot be
-    told, because it is nested too deeply, nothing is kept.
+    The paths are those of the input, of all that was found (`card.number` in the answer of `card`), and of each answer.
+    Where the key, the error's text or an answer says what stood in one of them, it does not say it any more. Where that
+    cannot be told, because it is nested too deeply, nothing is kept.
     """
     try:
         return _redacted(element, [path.split(".") for path in paths])
     except Exception:
         return msgspec.structs.replace(
             element,
-            input=UNREADABLE,
+            input=Kept.of(UNREADABLE, element.root.input),
             found=None,
             key=REDACTED,
             failure=element.failure and _with_texts(element.failure, REDACTED, REDACTED),
@@ -40,13 +57,14 @@ def redacted(element: Element[Any], paths: Sequence[str]) -> Element[Any]:
 def _redacted(element: Element[Any], paths: list[list[str]]) -> Element[Any]:
     original = _plain(element.root.input)
     found = None if element.found is None else {name: _answer(answer) for name, answer in element.found.items()}
-    known = _texts_at(original, paths) | _texts_at(_plain(element.value), paths) | _texts_at(found, paths)
+    places = [original, _plain(element.value), found, *(found or {}).values()]
+    known = {text for place in places for text in _texts_at(place, paths)}
     secrets = sorted(known, key=len, reverse=True)
     failure = element.failure
     return msgspec.structs.replace(
         element,
-        input=UNREADABLE if original is UNREADABLE else _again(element, _without(original, paths)),
-        found=found and _without(found, paths),
+        input=_input(element.root.input, original, paths),
+        found=found and _silent_within(_without_in_answers(found, paths), secrets),
         key=REDACTED if str(element.key) in secrets else element.key,
         failure=failure
         and _with_texts(failure, _silent(failure.message, secrets), failure.cause and _silent(failure.cause, secrets)),
@@ -58,9 +76,30 @@ def _with_texts(failure: Failure, message: str, cause: str | None) -> Failure:
     return msgspec.structs.replace(failure, message=message, cause=cause)
 
 
-def _again(element: Element[Any], value: Any) -> Any:
-    """An input as bytes if it came as bytes."""
-    return msgspec.json.encode(value) if isinstance(element.root.input, bytes) else value
+def _input(original: Any, plain: Any, paths: list[list[str]]) -> Any:
+    """An input without its secret fields; as it came if it has none of them."""
+    if plain is UNREADABLE:
+        return Kept.of(UNREADABLE, original)
+    kept = _without(plain, paths)
+    return original if kept == plain and isinstance(original, bytes) else Kept.of(as_json(kept), original)
+
+
+def _without_in_answers(found: dict[str, Any], paths: list[list[str]]) -> dict[str, Any]:
+    """What was found, without the ends of the paths in all of it, and in each answer."""
+    return {name: _without(answer, paths) for name, answer in _without(found, paths).items()}
+
+
+def _silent_within(value: Any, secrets: Sequence[str]) -> Any:
+    """A value whose texts and numbers say none of the secrets, however deep in it; its keys too."""
+    if isinstance(value, str):
+        return _without_forms(value, secrets)
+    if isinstance(value, list | tuple):
+        return [_silent_within(item, secrets) for item in cast(Any, value)]
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {_silent_within(name, secrets): _silent_within(inner, secrets) for name, inner in fields.items()}
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return REDACTED if is_number and str(value) in secrets else value
 
 
 def _texts_at(value: Any, paths: list[list[str]]) -> set[str]:
@@ -84,10 +123,18 @@ def _silent(text: str, secrets: Sequence[str]) -> str:
     """
     cut = len(text) >= LOWEST_LIMIT
     for secret in secrets:
+        text = _without_forms(text, (secret,))
+        if cut:
+            for form in _forms(secret):
+                text = _without_end(text, form)
+    return text
+
+
+def _without_forms(text: str, secrets: Sequence[str]) -> str:
+    """A text in which no secret stands whole."""
+    for secret in secrets:
         for form in _forms(secret):
             text = text.replace(form, REDACTED)
-            if cut:
-                text = _without_end(text, form)
     return text
 
 

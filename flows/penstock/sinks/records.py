@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from penstock.element import Element, Failure
+from penstock.finite import NOTHING, check_finite
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -65,15 +66,20 @@ class _EndRecord(Struct):
 
 
 def success_line(element: Element[Any]) -> bytes:
-    """The line of an element that made it."""
-    if element.part is None:
-        return _encode(Success(True, element.seq, element.value)) + b"\n"
-    return _encode(Success(True, element.seq, element.value, element.part)) + b"\n"
+    """The line of an element that made it. Raises `ValueError` for NaN and infinities."""
+    line = _encode(
+        Success(True, element.seq, element.value)
+        if element.part is None
+        else Success(True, element.seq, element.value, element.part)
+    )
+    if NOTHING in line:
+        check_finite(element.value)
+    return line + b"\n"
 
 
 def success_lines(elements: list[Element[Any]]) -> bytes:
-    """The lines of elements that made it: half the cost of one line after the other."""
-    return _encode_lines(
+    """The lines of elements that made it: half the cost of one line after the other. Raises as for one of them."""
+    lines = _encode_lines(
         [
             Success(True, element.seq, element.value)
             if element.part is None
@@ -81,6 +87,17 @@ def success_lines(elements: list[Element[Any]]) -> bytes:
             for element in elements
         ]
     )
+    if NOTHING in lines:
+        _check_all(elements, lines.split(b"\n"))
+    return lines
+
+
+def _check_all(elements: list[Element[Any]], lines: list[bytes]) -> None:
+    """Look into the values in whose lines something became `null`."""
+    aligned = len(lines) == len(elements) + 1  # JSON has no line breaks, save what somebody put in ready made
+    for element, line in zip(elements, lines, strict=False):
+        if NOTHING in line or not aligned:
+            check_finite(element.value)
 
 
 def failure_line(element: Element[Any]) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
-from penstock.deadletters import Filter, Letter
+from penstock.deadletters import Filter, Letter, Store
 from penstock.deadletters.memory import CAPACITY
 from penstock.errors import describe
 from penstock.files.trials.case import Case, Event, Happening
@@ -91,7 +91,7 @@ async def _play(flow: Flow[Any], case: Case, seed: int) -> Played:
         summary,
         tuple(stage.client.records),
         stage.register,
-        tuple((await stage.store.page(Filter(), limit=CAPACITY)).letters),
+        tuple(await _letters(stage.store)),
         {name: outlet.kept for name, outlet in stage.outlets.items()},
         {name: actor.calls for name, actor in actors.items()},
         {name: actor.most for name, actor in actors.items()},
@@ -102,6 +102,16 @@ async def _play(flow: Flow[Any], case: Case, seed: int) -> Played:
         tuple(stage.trace.lines),
         perf_counter() - began,
     )
+
+
+async def _letters(store: Store) -> list[Letter]:
+    """All of them, however many pages they fill."""
+    page = await store.page(Filter(), limit=CAPACITY)
+    letters = page.letters
+    while page.next is not None:
+        page = await store.page(Filter(), after=page.next, limit=CAPACITY)
+        letters += page.letters
+    return letters
 
 
 async def _finished(run: Run, troubles: list[str]) -> Summary:
