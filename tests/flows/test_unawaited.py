@@ -56,6 +56,12 @@ class Deaf(MemoryStore):
             await deaf()
 
 
+async def full() -> None:
+    """Break in the turn in which the run is aborted."""
+    await asyncio.sleep(1)
+    raise StoreError("full")
+
+
 async def torn() -> None:
     """Break while being cancelled."""
     try:
@@ -111,6 +117,7 @@ FAILING = Flow("f").map(lambda n: 1 // n)
 WAYS: dict[str, tuple[Callable[[], Coroutine[Any, Any, None]], list[str]]] = {
     "a call of an outlet": (lambda: aborted(Flow("f").to(Unwilling(deaf))), ["outlet.call_stuck", "outlet.not_closed"]),
     "a write that breaks": (lambda: aborted(Flow("f").to(Unwilling(torn))), []),
+    "a write that broke just now": (lambda: aborted(Flow("f").to(Unwilling(full))), []),
     "a service at rest": (lambda: aborted(Flow("f").enrich(found=Service("s", Restless()))), ["service.not_at_rest"]),
     "an opening": (lambda: aborted(FAILING.dead_letters(Deaf("open"))), []),
     "a commit": (lambda: aborted(FAILING.dead_letters(Deaf("add"))), ["store.uncertain", "store.late"]),

@@ -152,13 +152,13 @@ class Valve:
             if not self._call.done():
                 raise TimedOut(_title(self.outlet), seconds or CANCEL_SECONDS)
         self._call = call = asyncio.create_task(begin(), name=f"outlet:{_title(self.outlet)}")
+        disown(call)  # whoever waits for it may be cancelled, also in the very turn in which it ends
         late = False
         try:
             await asyncio.wait((call,), timeout=seconds)
         finally:
             if not call.done():
                 late = True
-                disown(call)
                 call.cancel()
                 await asyncio.wait((call,), timeout=GRACE)
                 if not call.done():
