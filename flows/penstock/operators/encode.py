@@ -23,8 +23,8 @@ def encode(
     With `write_all`, which writes several in one go for less, the first of the elements that travel together gets the
     bytes of all of them and the others none. That is for sinks which write them in the order in which they come.
 
-    **Takes in** elements. **Holds back** never. **Gives out** each element with its bytes; one that cannot be written
-    goes on as failed: `Unencodable`. **Ends** when its input does.
+    **Takes in** elements. **Holds back** never. **Gives out** each element with its bytes; one that cannot be written,
+    such as one with a NaN in it, goes on as failed: `Unencodable`. **Ends** when its input does.
     """
 
     def one_by_one(elements: list[Element[Any]]) -> None:

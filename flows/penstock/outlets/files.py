@@ -26,7 +26,8 @@ class FileOutlet:
     locked.
 
     A CSV file has a header, written when it is new or empty. Its columns are those that the file has, or `fields`, or
-    else the fields of the first value; a value with other fields fails alone. What is no text is written as JSON.
+    else the fields of the first value; a value with other fields fails alone. What is no text is written as JSON. NaN
+    and the infinities are no JSON: a value with one of them fails alone, in either format.
 
     A compressed file gets a new member for each time that it is opened, and can be read up to the last write at any
     time. Opening one that somebody else closed reads it through, to see whether its end is whole, and so does opening a
