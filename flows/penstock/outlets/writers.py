@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from penstock.errors import FlowError, OtherFields, Unencodable, describe
-from penstock.finite import NOTHING, check_finite
+from penstock.finite import check_finite, has_nothing
 from penstock.formats import Format
 
 _encode = msgspec.json.Encoder().encode
@@ -33,9 +33,9 @@ class NdjsonWriter:
         try:
             lines = [_encode(value) + b"\n" for value in values]
             data = b"".join(lines)
-            if NOTHING in data:
+            if has_nothing(data):
                 for value, line in zip(values, lines, strict=True):
-                    if NOTHING in line:
+                    if has_nothing(line):
                         check_finite(value)
             return data, None
         except Exception:  # one of them cannot be written; which one, the slow way finds out
@@ -122,7 +122,7 @@ def one_by_one(values: Sequence[Any], write: Callable[[Any], bytes]) -> tuple[by
 
 def _json(value: Any) -> bytes:
     data = _encode(value)
-    if NOTHING in data:
+    if has_nothing(data):
         check_finite(value)
     return data
 

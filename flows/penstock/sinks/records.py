@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from penstock.element import Element, Failure
-from penstock.finite import NOTHING, check_finite
+from penstock.finite import check_finite, has_nothing
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -72,7 +72,7 @@ def success_line(element: Element[Any]) -> bytes:
         if element.part is None
         else Success(True, element.seq, element.value, element.part)
     )
-    if NOTHING in line:
+    if has_nothing(line):
         check_finite(element.value)
     return line + b"\n"
 
@@ -87,7 +87,7 @@ def success_lines(elements: list[Element[Any]]) -> bytes:
             for element in elements
         ]
     )
-    if NOTHING in lines:
+    if has_nothing(lines):
         _check_all(elements, lines.split(b"\n"))
     return lines
 
@@ -96,7 +96,7 @@ def _check_all(elements: list[Element[Any]], lines: list[bytes]) -> None:
     """Look into the values in whose lines something became `null`."""
     aligned = len(lines) == len(elements) + 1  # JSON has no line breaks, save what somebody put in ready made
     for element, line in zip(elements, lines, strict=False):
-        if NOTHING in line or not aligned:
+        if has_nothing(line) or not aligned:
             check_finite(element.value)
 
 
