@@ -202,7 +202,8 @@ class Builder(Generic[A]):
         """Send the values through a synchronous operator of reactivex, such as `distinct_until_changed()`.
 
         One value that comes out replaces the one that went in, none filters it, several are its parts, `max_parts` at
-        most (default 16). What comes out at the operator's end is an element of its own.
+        most (default 16). What comes out at the operator's end is an element of its own. An operator that brings values
+        as soon as it is subscribed to, as `start_with` does, is no step but a source: put them there.
         """
         _check_plain("through", operator)
         return self.with_step("through", name, operator=operator, max_parts=max_parts)

@@ -66,6 +66,10 @@ class Failure(Struct, frozen=True, gc=False):
         )
 
 
+UNKNOWN = Failure("?", "?", "?")
+"""The failure of an element whose step, somebody's own, said that it failed and not why."""
+
+
 class Element(Struct, Generic[T], eq=False, gc=False):
     """A value that travels, its place in the input, and what was decided about it.
 

@@ -114,7 +114,7 @@ class Unattributed(RunError):
     def __init__(self, step: str) -> None:
         super().__init__(
             f"the operator in step {step} gave out a value while no element was passing through it; "
-            "`through` takes synchronous operators only"
+            "`through` takes synchronous operators only, and none that brings values of its own, such as start_with"
         )
         self.step = step
 

@@ -7,11 +7,9 @@ from typing import Any
 
 from penstock.any_json import as_json
 from penstock.deadletters import Letter
-from penstock.element import Element, Failure
+from penstock.element import UNKNOWN, Element
 from penstock.ids import new_ids, now
 from penstock.sinks import shown_key
-
-UNKNOWN = Failure("?", "?", "?")
 
 
 def write_letters(

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from penstock.element import Element, Failure
+from penstock.element import UNKNOWN, Element
 from penstock.finite import check_finite, has_nothing
 
 _encode = msgspec.json.Encoder().encode
@@ -102,7 +102,7 @@ def _check_all(elements: list[Element[Any]], lines: list[bytes]) -> None:
 
 def failure_line(element: Element[Any]) -> bytes:
     """The line of an element that failed."""
-    failure = element.failure or Failure("?", "?", "?")
+    failure = element.failure or UNKNOWN
     record = Lost(
         False,
         element.seq,

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from penstock.deadletters import Letter
-from penstock.element import Element, Failure, Outcome
+from penstock.element import UNKNOWN, Element, Outcome
 from penstock.files.trials.elements import fate
 from penstock.files.trials.play import Played
 
@@ -82,7 +82,7 @@ def _failure(played: Played, record: Mapping[str, Any]) -> Item:
 
 
 def _untold(played: Played, element: Element[Any]) -> Item:
-    failure = element.failure or Failure("?", "?", "?")
+    failure = element.failure or UNKNOWN
     error = {name: getattr(failure, name) for name in ("step", "type", "message", "attempts")}
     return _failure(played, {"seq": element.seq, "error": error})
 
