@@ -105,22 +105,15 @@ def test_what_breaks_behind_a_timed_operator_ends_the_run() -> None:
     assert "a bug" in str(summary.error)
 
 
-def test_a_closing_that_breaks_is_told() -> None:
-    """It is a bug of the source, and nobody else would hear of it."""
+class Breaking(Source[int]):
+    """Breaks while it closes."""
 
-    class Breaking(Source[int]):
-        async def produce(self, intake: Intake[int]) -> None:
-            intake.on_close(self.fail)
-            await intake.send([1])
+    async def produce(self, intake: Intake[int]) -> None:
+        intake.on_close(self.close)
+        await intake.send([1])
 
-        async def fail(self) -> None:
-            raise OSError("cannot be closed")
-
-    async def main() -> Summary:
-        return await Flow("f").start(Breaking(), Discard()).finished
-
-    summary = quiet(main())
-    assert (summary.reason, summary.ok, summary.error) == ("failed", 1, "cannot be closed")
+    async def close(self) -> None:
+        raise OSError("cannot be closed")
 
 
 class Torn(Source[int]):
@@ -134,12 +127,8 @@ class Torn(Source[int]):
         raise OSError("cannot be closed")
 
 
-class Late(Source[int]):
+class Late(Breaking):
     """Has to be cancelled while it closes, and breaks then."""
-
-    async def produce(self, intake: Intake[int]) -> None:
-        intake.on_close(self.close)
-        await intake.send([1])
 
     async def close(self) -> None:
         try:
@@ -155,11 +144,12 @@ def last_words() -> None:
 @pytest.mark.parametrize(
     ("flow", "source"),
     [
+        (Flow[Any]("f"), Breaking()),
         (Flow[Any]("f"), Torn()),
         (Flow[Any]("f"), Late()),
         (Flow[Any]("f").step(lambda source: source.pipe(ops.finally_action(last_words))), from_iterable([1])),
     ],
-    ids=["a call", "a late one", "a subscription"],
+    ids=["a closing", "a call", "a late one", "a subscription"],
 )
 def test_nothing_that_breaks_at_the_end_keeps_a_run_from_it(flow: Flow[Any], source: Source[int]) -> None:
     """It is told, the accounts are closed, and a shutdown does not wait for the run for ever."""

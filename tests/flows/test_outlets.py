@@ -1,4 +1,4 @@
-"""Outlets: whole lines only, values that cannot be written refused alone, and files that others left torn."""
+"""Outlets: whole lines only, and values that cannot be written refused alone."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ import csv
 import errno
 import gzip
 import io
-import json
 import math
 import os
 import resource
 import signal
-import stat
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +20,10 @@ from hypothesis import strategies as st
 from msgspec import Struct
 from structlog.testing import capture_logs
 
-from flows.test_files import SECONDS, read, really
-from penstock.errors import FlowError, OtherFields, OutletBroke, ReaderGone, Unencodable
+from flows.test_files import read, really
+from penstock.errors import FlowError, OtherFields, OutletBroke, Unencodable
 from penstock.formats import Format
 from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput
-from penstock.outlets.repairs import CHUNK, Decompressed
 from penstock.outlets.valve import Valve
 from penstock.outlets.writers import CsvWriter
 from penstock.sources import from_file
@@ -151,123 +146,6 @@ def test_the_columns_of_a_file_stay(tmp_path: Path) -> None:
         really(put(FileOutlet(tmp_path / "a.csv", fields=["c"]), [{"c": 3}]))
 
     assert written(tmp_path / "a.csv") == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
-
-
-WHOLE = {"a.ndjson": b'{"a":"1"}\n', "a.csv": b'a,b\r\n"x\r\ny",1\r\n'}
-
-
-@pytest.mark.parametrize(
-    ("name", "torn"),
-    [("a.ndjson", b'{"a":'), ("a.ndjson", b"x" * 600_000), ("a.csv", b"2"), ("a.csv", b'"2\r\n3\r\n')],
-)
-@pytest.mark.parametrize("compressed", [False, True])
-def test_half_a_line_at_the_end_is_put_aside(tmp_path: Path, name: str, torn: bytes, compressed: bool) -> None:
-    """No new line is glued to what a killed process left; that is in a file beside it, and the log says so."""
-    path = tmp_path / (f"{name}.gz" if compressed else name)
-    data = WHOLE[name] * 1000 if name == "a.ndjson" else WHOLE[name]
-    whole = len(data)
-    path.write_bytes(gzip.compress(data + torn) if compressed else data + torn)
-    with capture_logs() as logs:
-        really(put(FileOutlet(path), [{"a": "last", "b": "0"}]))
-
-    assert contents(path)[:whole] == data
-    assert contents(path)[whole:] in (b'{"a":"last","b":"0"}\n', b"last,0\r\n")
-    assert [entry["moved_bytes"] for entry in logs if entry["event"] == "outlet.torn"] == [len(torn)]
-    assert path.with_name(f"{path.name}.torn").read_bytes() == torn + b"\n"
-
-
-@pytest.mark.parametrize("name", ["a.ndjson.gz", "a.csv.gz"])
-def test_a_compressed_file_that_was_never_ended_is_made_whole(tmp_path: Path, name: str) -> None:
-    """After kill -9 everything up to the last write is there, and what is appended later can be read."""
-    path = tmp_path / name
-    program = f"""
-import asyncio, os, signal
-from penstock.outlets import FileOutlet
-
-async def main():
-    outlet = FileOutlet({str(path)!r})
-    await outlet.open()
-    for number in range(50):
-        await outlet.write([{{"id": str(number)}}])
-    os.kill(os.getpid(), signal.SIGKILL)
-
-asyncio.run(main())
-"""
-    died = subprocess.run([sys.executable, "-c", program], timeout=SECONDS)
-    assert died.returncode == -signal.SIGKILL
-    with pytest.raises(EOFError):
-        gzip.decompress(path.read_bytes())
-    really(put(FileOutlet(path), [{"id": "50"}]))
-
-    assert written(path) == [{"id": str(number)} for number in range(51)]
-    assert os.listdir(tmp_path) == [name]
-
-
-MEMBERS = [gzip.compress(b'{"id":"%d"}\n' % number, mtime=0) for number in range(5)]
-
-
-def flipped(data: bytes, place: int) -> bytes:
-    """With a bit changed at a place."""
-    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b'{"precious":1}\n' * 3,
-        flipped(MEMBERS[0], -6) + b"".join(MEMBERS[1:]),
-        MEMBERS[0] + b"garbage" + MEMBERS[1],
-        flipped(MEMBERS[0], -1),
-    ],
-    ids=["plain", "flipped", "between", "length"],
-)
-def test_what_is_no_whole_gzip_file_is_left_alone(tmp_path: Path, data: bytes) -> None:
-    """A file that is damaged, and not only cut off, is refused with the way out; every byte of it stays."""
-    path = tmp_path / "a.ndjson.gz"
-    path.write_bytes(data)
-    with pytest.raises(OutletBroke, match="no gzip file, or damaged; move it away"):
-        really(put(FileOutlet(path), [{"id": "5"}]))
-
-    assert path.read_bytes() == data
-    assert os.listdir(tmp_path) == [path.name]
-
-
-@pytest.mark.parametrize("kept", range(len(MEMBERS[4])))
-def test_a_last_part_that_is_cut_off_anywhere_is_made_whole(tmp_path: Path, kept: int) -> None:
-    """In its header, its data or its trailer: the parts before it stay, with what of it can be read."""
-    path = tmp_path / "a.ndjson.gz"
-    path.write_bytes(b"".join(MEMBERS[:4]) + b"\0" * 512 + MEMBERS[4][:kept])
-    with capture_logs():
-        really(put(FileOutlet(path), [{"id": "5"}]))
-
-    ids = [value["id"] for value in written(path)]
-    assert ids in (["0", "1", "2", "3", "5"], ["0", "1", "2", "3", "4", "5"])
-
-
-def test_a_part_without_its_trailer_is_read_to_its_last_byte(tmp_path: Path) -> None:
-    """However its data fall into chunks."""
-    path = tmp_path / "a.gz"
-    for size in range(CHUNK - 300, CHUNK + 600, 50):
-        path.write_bytes(gzip.compress(b"a" * size)[:-8])
-        chunks = Decompressed(str(path))
-        assert (sum(map(len, chunks)), chunks.complete) == (size, False)
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_a_repair_shows_a_file_to_nobody_else(tmp_path: Path, compressed: bool) -> None:
-    """The rights of the file stay as they are, and what is put aside has the same; a link to it stays a link."""
-    path, link = tmp_path / "a.ndjson", tmp_path / f"link.ndjson{'.gz' if compressed else ''}"
-    data = b'{"id":"1"}\n{"id"'
-    path.write_bytes(gzip.compress(data)[:-4] if compressed else data)
-    path.chmod(0o600)
-    link.symlink_to(path)
-    with capture_logs():
-        really(put(FileOutlet(link), [{"id": "2"}]))
-
-    lines = b'{"id":"1"}\n{"id":"2"}\n'
-    assert (gzip.decompress(path.read_bytes()) if compressed else path.read_bytes()) == lines
-    assert [stat.S_IMODE(file.stat().st_mode) for file in (path, tmp_path / f"{link.name}.torn")] == [0o600] * 2
-    assert link.is_symlink()
 
 
 @every_name
@@ -470,107 +348,6 @@ def test_outlets_of_the_same_words_are_equal(tmp_path: Path) -> None:
 def test_nowhere_takes_everything() -> None:
     """And refuses nothing."""
     assert really(put(Nowhere(), [1, object()])) == [None]
-
-
-# Standard output
-
-
-def piped(work: Any) -> tuple[Any, bytes]:
-    """What a coroutine function that is given a pipe returns, and what it has written by its end."""
-    reader, writer = os.pipe()
-    os.set_inheritable(writer, False)
-
-    async def main() -> Any:
-        async with asyncio.timeout(SECONDS):
-            return await work(writer, reader)
-
-    try:
-        result = asyncio.run(main())
-    finally:
-        os.close(writer)
-    with os.fdopen(reader, "rb") as file:
-        return result, file.read()
-
-
-def test_standard_output_gets_a_line_a_value() -> None:
-    """As NDJSON, or as CSV with a header."""
-
-    async def main(writer: int, _: int) -> None:
-        await put(StandardOutput(descriptor=writer), [{"a": 1}, 2])
-        await put(StandardOutput("csv", descriptor=writer), [{"a": 1}], [{"a": 2}])
-
-    assert piped(main)[1] == b'{"a":1}\n2\na\r\n1\r\n2\r\n'
-
-
-def test_a_slow_reader_holds_the_write_back_and_a_cancel_leaves_no_half_of_a_line() -> None:
-    """The loop goes on meanwhile; the line that the cancel struck is finished before the next write."""
-    values = [str(number) * 9000 for number in range(10)] * 20
-
-    async def main(writer: int, reader: int) -> bytes:
-        outlet = StandardOutput(descriptor=writer)
-        task = asyncio.ensure_future(outlet.write(values))
-        while not full(writer):
-            await asyncio.sleep(0)
-        assert not task.done()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        taken = os.read(reader, 1 << 20)
-        await outlet.write(["next"])
-        await outlet.aclose()
-        return taken
-
-    taken, rest = piped(main)
-    lines = (taken + rest).splitlines()
-    assert [json.loads(line) for line in lines] == [*values[: len(lines) - 1], "next"]
-
-
-def test_a_cancel_leaves_no_half_of_a_row_whose_cells_have_lines() -> None:
-    """A newline inside of quotes ends no row."""
-    cell = "a" * 100_000 + "\n" + "b" * 10_000
-
-    async def main(writer: int, reader: int) -> bytes:
-        outlet = StandardOutput("csv", descriptor=writer)
-        task = asyncio.ensure_future(outlet.write([{"text": cell, "id": "1"}]))
-        while not full(writer):
-            await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        taken = bytearray()
-        following = asyncio.ensure_future(outlet.write([{"text": "next", "id": "2"}]))
-        while not following.done():
-            taken += os.read(reader, 1 << 20)
-            await asyncio.sleep(0.001)
-        return bytes(taken)
-
-    taken, rest = piped(main)
-    rows = list(csv.reader(io.StringIO((taken + rest).decode(), newline="")))
-    assert rows == [["text", "id"], [cell, "1"], ["next", "2"]]
-
-
-def full(writer: int) -> bool:
-    """Whether a pipe has no room."""
-    import select
-
-    return not select.select([], [writer], [], 0)[1]
-
-
-def test_a_reader_that_is_gone_is_said_to_be_gone() -> None:
-    """It is nobody's failure: the values are not refused, the run is to end."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    with pytest.raises(ReaderGone):
-        asyncio.run(put(StandardOutput(descriptor=writer), [1]))
-    os.close(writer)
-
-
-def test_standard_output_may_be_a_file(tmp_path: Path) -> None:
-    """Redirected, that is."""
-    with (tmp_path / "out").open("wb") as file:
-        asyncio.run(put(StandardOutput(descriptor=file.fileno()), VALUES))
-
-    assert [json.loads(line) for line in (tmp_path / "out").read_bytes().splitlines()] == VALUES
 
 
 def test_types_fit() -> None:

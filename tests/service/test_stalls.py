@@ -74,7 +74,7 @@ def test_a_reader_that_is_slow_all_the_time_is_not_ended(server: Process) -> Non
         until = time.monotonic() + 4 * STALL
         while time.monotonic() < until:
             assert client.sock.recv(1000)
-            time.sleep(0.05)
+            time.sleep(0.05)  # it reads 20 KB a second: slowly is what it is about
     assert not server.said("stream.stalled", run=run)
 
 
