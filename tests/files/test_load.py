@@ -128,7 +128,7 @@ def test_all_mistakes_are_said_at_once() -> None:
             '2:36: "get" stands beside "call", wanted is only one of them; leave one out',
         ),
         ("flow: f\nsteps: [{tap: operator:neg, map: operator:neg}]", "only one of them; make it an item of its own"),
-        ("flow: f\nservices: {s: {get: 'http://[h/{id}'}}", "2:21: a service needs an address like http://host/path"),
+        ("flow: f\nservices: {s: {get: 'http://[h/{id}'}}", "expected the name or the IP address of a host"),
         ("flow: f\nsteps: [{route: {a: {end: true}, b: {when: 'true'}}}]", "2:10: route in flow f has a branch behind"),
         ("flow: f\nuse: [nowhere.yaml]", "2:7: the file nowhere.yaml cannot be read: No such file or directory"),
         (
