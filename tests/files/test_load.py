@@ -493,3 +493,15 @@ def test_a_condition_has_to_give_true_or_false(steps: str) -> None:
         ]
 
     assert [one for one in sorted(run(outcomes())) if one[1]] == [(1, "ExpressionFailed"), (2, "ExpressionFailed")]
+
+
+def test_check_reports_a_variable_with_which_serve_would_not_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a token that ends with a line break every client would get 401; its value is not shown."""
+    (tmp_path / "f.yaml").write_text("flow: f\n")
+    monkeypatch.setenv("PENSTOCK_TOKEN", "s3cret\n")
+    assert check([str(tmp_path / "f.yaml")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("penstock check: PENSTOCK_TOKEN contains the control character U+000A")
+    assert "s3cret" not in error
