@@ -57,9 +57,10 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags of the command."""
     parser = argparse.ArgumentParser(
         prog="penstock check",
-        description="Say everything that is wrong in flow files and in PENSTOCK_… variables, and how much the flows can hold "
-        "at the most.",
-        epilog="Exit codes: 0 all is well, 1 a file or a variable has mistakes, 2 wrong usage, such as a file that is not there.",
+        description="Say everything that is wrong in flow files and in PENSTOCK_… variables, and how much the flows "
+        "can hold at the most.",
+        epilog="Exit codes: 0 all is well, 1 a file or a variable has mistakes, 2 wrong usage, such as a file that is "
+        "not there.",
     )
     parser.add_argument(
         "paths",
