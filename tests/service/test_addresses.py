@@ -86,6 +86,7 @@ INVALID_ADDRESSES: list[tuple[str, dict[str, str], str]] = [
     ("http://" + "x" * 64, {}, "expected the name or the IP address"),
     ("http://:80/", {}, "expected the name or the IP address"),
     ("http://h/x#{id}", {}, "expected no '#'"),
+    ("http://me:s3cret@h:80x/", {}, "'http://…@h:80x/': expected a port"),
     ("http://h/a b", {}, "expected no spaces"),
     ("http://h/{a", {}, "for a literal brace"),
     ("http://h/{${FIELD}}", {"FIELD": "id"}, "for a literal brace"),

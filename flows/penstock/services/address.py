@@ -17,7 +17,7 @@ from urllib.parse import quote
 from yarl import URL
 
 from penstock.errors import Invalid
-from penstock.services.heads import checked_head, head_of, no_address
+from penstock.services.heads import checked_head, head_of, no_address, shown
 from penstock.services.templates import CONTROL, Field, Piece, Text, Variable, pieces_of
 
 ELSEWHERE = ("", ".", "..")
@@ -47,7 +47,7 @@ class Address:
         try:
             pieces = list(pieces_of(template, environment))
         except ValueError as error:
-            raise ValueError(f"{template!r}: {error}") from None
+            raise ValueError(f"{shown(template)}: {error}") from None
         texts, fields = _assembled(template, pieces)
         self._pieces = [
             (text, field, not any("?" in before for before in texts[: number + 1]))
@@ -148,7 +148,7 @@ def _has_path(text: str) -> bool:
 
 def _field_in_head(template: str, text: str) -> ValueError:
     if "://" in text:
-        return ValueError(f"a value must not choose the host that is called, got {template!r}")
+        return ValueError(f"a value must not choose the host that is called, got {shown(template)}")
     return no_address(template)
 
 
@@ -160,17 +160,17 @@ def _is_before_at_sign(pieces: Sequence[Piece]) -> bool:
 
 def _check_text(template: str, text: str) -> None:
     if "#" in text:
-        raise ValueError(f"{template!r}: expected no '#', because a fragment is never sent; write %23")
+        raise ValueError(f"{shown(template)}: expected no '#', because a fragment is never sent; write %23")
     if " " in text or CONTROL.search(text):
-        raise ValueError(f"{template!r}: expected no spaces or control characters; write a space as %20")
+        raise ValueError(f"{shown(template)}: expected no spaces or control characters; write a space as %20")
 
 
 def _check_beginning(variable: Variable, following: Sequence[Piece]) -> None:
     """Check a variable that holds the beginning of an address, or its host."""
     if found := re.search(r"[#{}\s]", variable.value):
-        shown = "a space" if found[0].isspace() else repr(found[0])
+        character = "a space" if found[0].isspace() else repr(found[0])
         raise ValueError(
-            f"the variable {variable.name} contains {shown}, which is not valid in an address; "
+            f"the variable {variable.name} contains {character}, which is not valid in an address; "
             f"write it percent-encoded: {quote(found[0])}"
         )
     if "?" in variable.value and any(isinstance(piece, Text) and piece.text[0] in "/?" for piece in following):

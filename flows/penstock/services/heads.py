@@ -30,17 +30,22 @@ def checked_head(head: str, template: str) -> str:
     if scheme.lower() not in ("http", "https") or not host_and_port:
         raise no_address(template)
     if not _is_latin(unquote(userinfo)):
-        raise ValueError(f"{template!r}: expected a user and password in Latin-1 (ISO 8859-1)")
+        raise ValueError(f"{shown(template)}: expected a user and password in Latin-1 (ISO 8859-1)")
     host, port = _split(host_and_port)
     if port is not None and not (port.isascii() and port.isdecimal() and len(port) < 6 and int(port) in _PORTS):
-        raise ValueError(f"{template!r}: expected a port from 1 to {_PORTS[-1]} after the host")
+        raise ValueError(f"{shown(template)}: expected a port from 1 to {_PORTS[-1]} after the host")
     user = quote(userinfo, safe="!$%&'()*+,:;=~") + at
     return f"{scheme}://{user}{_checked_host(host, template)}" + ("" if port is None else f":{port}")
 
 
+def shown(template: str) -> str:
+    """A template for an error, without user and password."""
+    return repr(re.sub(r"//[^/?]*@", "//…@", template, count=1))
+
+
 def no_address(template: str) -> ValueError:
     """The error for a text that is not an address of HTTP."""
-    return ValueError(f"a service needs an address like http://host/path/{{field}}, got {template!r}")
+    return ValueError(f"a service needs an address like http://host/path/{{field}}, got {shown(template)}")
 
 
 def _is_latin(text: str) -> bool:
@@ -69,5 +74,5 @@ def _checked_host(host: str, template: str) -> str:
         if len(labels) == 4 and all(map(str.isdecimal, labels)):
             IPv4Address(name.removesuffix("."))
     except ValueError:
-        raise ValueError(f"{template!r}: expected the name or the IP address of a host") from None
+        raise ValueError(f"{shown(template)}: expected the name or the IP address of a host") from None
     return name

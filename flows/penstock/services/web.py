@@ -19,6 +19,7 @@ from penstock.errors import Invalid, WrongAnswer, describe
 from penstock.services.address import Address, Header, field_of
 from penstock.services.backoff import Backoff
 from penstock.services.connections import HttpClient
+from penstock.services.heads import shown
 from penstock.services.refusal import refused_item
 from penstock.services.service import MAX_IN_FLIGHT, Service
 from penstock.services.tries import worth_another
@@ -127,7 +128,7 @@ class HttpBatchCall(Call):
         super().__post_init__()
         if self.address.has_fields or any(line.has_fields for line in self.lines.values()):
             raise ValueError(
-                f"{self.service} is asked about many values at once, so no field has a place in {self.url!r}"
+                f"{self.service} is asked about many values at once, so no field has a place in {shown(self.url)}"
             )
 
     async def __call__(self, values: list[Any]) -> list[Any]:
