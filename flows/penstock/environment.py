@@ -8,11 +8,47 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from penstock.errors import VariableMissing
 
 _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\})")
+
+
+class Placeholder(str):
+    """What stands for a variable that is not set, where nothing will run. It is false, so a default is preferred."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class Span(NamedTuple):
+    """A part of a text with variables: text as it is written, or the value of a variable (or its default)."""
+
+    text: str
+    variable: str | None = None
+    """The name of the variable; None for text as it is written."""
+
+
+def spans(text: str, environment: Mapping[str, str] = os.environ) -> Iterator[Span]:
+    """The parts of a text in order, variables filled in. Raises `VariableMissing` for one that is not set.
+
+    For texts that have a syntax of their own, such as templates: the value of a variable must not be parsed as that.
+
+    >>> [tuple(span) for span in spans("$$ ${A:-{x}.", {})]
+    [('$', None), (' ', None), ('{x', 'A'), ('.', None)]
+    """
+    position = 0
+    for found in _VARIABLE.finditer(text):
+        if position < found.start():
+            yield Span(text[position : found.start()])
+        position = found.end()
+        yield Span("$") if found["name"] is None else Span(_value(found, environment), found["name"])
+    if position < len(text):
+        yield Span(text[position:])
 
 
 def filled(text: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -23,18 +59,16 @@ def filled(text: str, environment: Mapping[str, str] = os.environ) -> str:
     >>> filled("${SCHEME:-http}://$$host", {})
     'http://$host'
     """
+    return "".join(span.text for span in spans(text, environment))
 
-    def value(found: re.Match[str]) -> str:
-        name, default = found["name"], found["default"]
-        if name is None:
-            return "$"
-        if (known := environment.get(name)) or (known is not None and default is None):
-            return known
-        if default is None:
-            raise VariableMissing(name)
-        return default
 
-    return _VARIABLE.sub(value, text)
+def _value(found: re.Match[str], environment: Mapping[str, str]) -> str:
+    name, default = found["name"], found["default"]
+    if (known := environment.get(name)) or (known is not None and default is None):
+        return known
+    if default is None:
+        raise VariableMissing(name)
+    return default
 
 
 def variables(text: str) -> list[str]:

@@ -47,6 +47,13 @@ def setting(
 def _check_host(host: str) -> None:
     if not host.strip():
         raise ValueError("has to name an address; 0.0.0.0 stands for all of this machine")
+    if re.search(r"\s", host):
+        raise ValueError("expected the name or the address of a host, without spaces")
+
+
+def _check_token(token: str) -> None:
+    if re.search(r"\s", token):
+        raise ValueError("expected a token without spaces, because no header Authorization could match it")
 
 
 def _check_store(url: str) -> None:
@@ -99,7 +106,9 @@ class Settings:
     log_level: str = setting("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
     log_format: str = setting("auto", "auto: console on a terminal, else JSON", choices=("auto", "json", "console"))
     allow_put: str = setting("yes", "whether PUT /flows/NAME brings flows, which run code here", choices=("yes", "no"))
-    token: str = setting("", "bearer token for dead letters and PUT; only by PENSTOCK_TOKEN or file", flag=False)
+    token: str = setting(
+        "", "bearer token for dead letters and PUT; only by PENSTOCK_TOKEN or file", flag=False, check=_check_token
+    )
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.metadata["flag"])
@@ -148,7 +157,7 @@ def _is_of_kubernetes(variable: str, value: str) -> bool:
 
 def _read(file: str) -> dict[str, Any]:
     try:
-        found = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        found = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"the settings file {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -173,7 +182,10 @@ def _convert(name: str, value: Any, origin: str) -> Any:
         converted = kind(value)
     except (TypeError, ValueError):
         wanted = {"int": "a whole number", "float": "a number"}.get(kind.__name__, "a text")
-        raise SettingsError(f"{origin} has to be {wanted}, got {value!r}") from None
+        shown = repr(value) if meta["flag"] else type(value).__name__  # the value of a secret is not shown
+        raise SettingsError(f"{origin} has to be {wanted}, got {shown}") from None
+    if kind is str:
+        _check_characters(converted, origin)
     if kind is not str and not meta["least"] <= converted <= meta["most"]:
         bound = f"at most {meta['most']}" if converted > meta["most"] else f"at least {meta['least']}"
         raise SettingsError(f"{origin} has to be {bound}, got {value!r}")
@@ -185,6 +197,15 @@ def _convert(name: str, value: Any, origin: str) -> Any:
         except (ValueError, PenstockError) as error:
             raise SettingsError(f"{origin}: {error}") from error
     return converted
+
+
+def _check_characters(text: str, origin: str) -> None:
+    """Raise `SettingsError` for a text that holds what no setting can, without showing it."""
+    if control := re.search(r"[\x00-\x1f\x7f-\x9f]", text):
+        hint = "; it ends with a line break" if text.endswith(("\n", "\r")) else ""
+        raise SettingsError(f"{origin} contains the control character U+{ord(control[0]):04X}{hint}")
+    if re.search(r"[\ud800-\udfff]", text):
+        raise SettingsError(f"{origin} is not valid UTF-8")
 
 
 def _metavar(name: str, choices: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from codecs import BOM_UTF8
 
 import msgspec
 from aiohttp import web
@@ -40,8 +41,11 @@ async def read_array(request: web.Request, encoding: str, limit: int, pace: Pace
 async def items_of(body: bytearray) -> list[bytes]:
     """The items of an array. One that is no JSON in itself is an item too: it fails alone, and holds up no other.
 
-    Raises `DecodeError` when it cannot be told where the items end, `ValidationError` when the body is no array.
+    A byte order mark at the start is removed from the body. Raises `DecodeError` when it cannot be told where the items
+    end, `ValidationError` when the body is no array.
     """
+    if body.startswith(BOM_UTF8):
+        del body[: len(BOM_UTF8)]
     try:
         return [bytes(item) for item in _ITEMS.decode(body)]
     except msgspec.ValidationError:

@@ -128,7 +128,7 @@ def test_all_mistakes_are_said_at_once() -> None:
             '2:36: "get" stands beside "call", wanted is only one of them; leave one out',
         ),
         ("flow: f\nsteps: [{tap: operator:neg, map: operator:neg}]", "only one of them; make it an item of its own"),
-        ("flow: f\nservices: {s: {get: 'http://[h/{id}'}}", "2:21: a service needs an address like http://host/path"),
+        ("flow: f\nservices: {s: {get: 'http://[h/{id}'}}", "expected the name or the IP address of a host"),
         ("flow: f\nsteps: [{route: {a: {end: true}, b: {when: 'true'}}}]", "2:10: route in flow f has a branch behind"),
         ("flow: f\nuse: [nowhere.yaml]", "2:7: the file nowhere.yaml cannot be read: No such file or directory"),
         (
@@ -493,3 +493,15 @@ def test_a_condition_has_to_give_true_or_false(steps: str) -> None:
         ]
 
     assert [one for one in sorted(run(outcomes())) if one[1]] == [(1, "ExpressionFailed"), (2, "ExpressionFailed")]
+
+
+def test_check_reports_a_variable_with_which_serve_would_not_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a token that ends with a line break every client would get 401; its value is not shown."""
+    (tmp_path / "f.yaml").write_text("flow: f\n")
+    monkeypatch.setenv("PENSTOCK_TOKEN", "s3cret\n")
+    assert check([str(tmp_path / "f.yaml")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("penstock check: PENSTOCK_TOKEN contains the control character U+000A")
+    assert "s3cret" not in error

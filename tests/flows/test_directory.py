@@ -12,15 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from flows.test_files import SECONDS, really
 from penstock import Flow
+from penstock import testing as virtual
 from penstock.deadletters import MemoryStore
-from penstock.errors import FlowError
+from penstock.errors import FileBroke, FlowError
+from penstock.formats import Format
 from penstock.runtime import Run, Summary
 from penstock.sinks import Discard, Sink
 from penstock.sources import from_directory
+from penstock.sources.files import FileLines, make_splitter
+from penstock.sources.growth import NewLines, Progress
 from penstock.sources.inbox import free_place
 
 EVERY = 0.01
@@ -83,7 +89,7 @@ def watched(
     async def main() -> tuple[list[Any], Summary]:
         seen: list[Any] = []
         flow = Flow("f").tap(seen.append).dead_letters(MemoryStore())
-        run = flow.start(from_directory(folder, every=EVERY, **how), sink or Discard())
+        run = flow.start(from_directory(folder, every=EVERY, stable_for=EVERY, **how), sink or Discard())
         await then(run, seen)
         run.drain()
         return seen, await run.finished
@@ -179,7 +185,7 @@ def test_a_drain_between_two_lines_leaves_the_file(tmp_path: Path) -> None:
     gate = Gate()
 
     async def main() -> Summary:
-        run = Flow("f").window(5).start(from_directory(tmp_path, every=EVERY), gate)
+        run = Flow("f").window(5).start(from_directory(tmp_path, every=EVERY, stable_for=EVERY), gate)
         await until(lambda: len(gate.held) == 5)
         run.drain()
         gate.let_through()
@@ -259,7 +265,7 @@ def test_whatever_is_wrong_with_a_file_is_said_of_that_file(tmp_path: Path, monk
 
     async def main() -> tuple[Summary, list[Any]]:
         with capture_logs() as logs:
-            run = Flow("f").start(from_directory("${INBOX}", every=EVERY), Discard())
+            run = Flow("f").start(from_directory("${INBOX}", every=EVERY, stable_for=EVERY), Discard())
             await until(lambda: names(tmp_path / "done") == ["b.ndjson"])
             (tmp_path / "done" / "b.ndjson").unlink()
             shutil.rmtree(tmp_path)
@@ -282,20 +288,199 @@ def test_lines_that_fail_do_not_hold_a_file_back(tmp_path: Path) -> None:
     assert (summary.ok, summary.failed) == (1, 1)
 
 
-def test_a_file_that_was_written_to_while_it_was_read_is_read_again(tmp_path: Path) -> None:
-    """Twice rather than not at all."""
+def in_virtual_time(
+    folder: Path, then: Callable[[Run, list[Any]], Awaitable[object]], **how: Any
+) -> tuple[list[Any], Summary, list[dict[str, Any]]]:
+    """As `watched`, with a virtual clock and the default settings."""
+
+    async def main() -> tuple[list[Any], Summary]:
+        seen: list[Any] = []
+        flow = Flow("f").tap(seen.append).dead_letters(MemoryStore())
+        run = flow.start(from_directory(folder, **how), Discard())
+        await then(run, seen)
+        run.drain()
+        return seen, await run.finished
+
+    with capture_logs() as logs:
+        seen, summary = virtual.run(main())
+    return seen, summary, [dict(entry) for entry in logs if entry["event"].startswith("directory.")]
+
+
+def errors_in(logs: list[dict[str, Any]]) -> list[str]:
+    return [entry["event"] for entry in logs if entry["log_level"] == "error"]
+
+
+def test_a_file_that_is_written_with_pauses_is_read_as_a_whole(tmp_path: Path) -> None:
+    """By default it has to be unchanged for ten seconds, so pauses of several polls do not count as its end."""
+
+    async def then(run: Run, seen: list[Any]) -> None:
+        with (tmp_path / "a.ndjson").open("ab", buffering=0) as file:
+            for number in range(4):
+                file.write(b"%d\n" % number)
+                await asyncio.sleep(3 * number)
+                assert seen == []
+        await asyncio.sleep(12)
+        assert seen == [0, 1, 2, 3]
+
+    _, summary, logs = in_virtual_time(tmp_path, then)
+    assert (summary.received, names(tmp_path / "done"), errors_in(logs)) == (4, ["a.ndjson"], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "expected"),
+    [
+        ("a.ndjson", [b"1\n", b"2\n", b"3\n4"], [1, 2, 3, 4]),
+        ("a.ndjson", [b"1\n2", b"\n", b"3\n"], [1, 2, 3]),
+        ("a.ndjson", [b"", b"1\n"], [1]),
+        ("a.csv", [b"n\n1\n", b"2\n", b"3\n"], [{"n": "1"}, {"n": "2"}, {"n": "3"}]),
+        ("a.csv", [b"n", b"ame\n1\n", b"2\n"], [{"name": "1"}, {"name": "2"}]),
+        ("a.ndjson.gz", [gzip.compress(b"1\n"), gzip.compress(b"2\n")], [1, 2]),
+        ("a.ndjson.gz", [whole := gzip.compress(b"1\n2\n"), b""], [1, 2]),
+        ("a.ndjson.gz", [whole[:-4], whole[-4:]], [1, 2]),
+    ],
+)
+def test_what_is_written_to_a_file_after_it_was_moved_is_read_too(
+    tmp_path: Path, name: str, parts: list[bytes], expected: list[Any]
+) -> None:
+    """A writer that keeps it open writes into `done`. An error is logged, and each line is read once."""
+
+    async def then(run: Run, _: list[Any]) -> None:
+        with (tmp_path / name).open("ab", buffering=0) as file:
+            for part in parts:
+                file.write(part)
+                await asyncio.sleep(30)
+
+    seen, summary, logs = in_virtual_time(tmp_path, then)
+    assert (seen, summary.received) == (expected, len(expected))
+    assert (names(tmp_path / "done"), names(tmp_path / "failed")) == ([name], [])
+    assert errors_in(logs) == ["directory.file_grew"] * (len([part for part in parts if part]) - bool(parts[0]))
+    assert (tmp_path / "done" / name).read_bytes() == b"".join(parts)
+
+
+def test_a_line_that_was_cut_by_a_pause_is_read_again_when_it_is_complete(tmp_path: Path) -> None:
+    """Its beginning failed, or was taken for a line: the log names the element."""
+
+    async def then(run: Run, _: list[Any]) -> None:
+        with (tmp_path / "a.ndjson").open("ab", buffering=0) as file:
+            for part in (b"1\n2", b"3\n4\n"):
+                file.write(part)
+                await asyncio.sleep(30)
+
+    seen, summary, logs = in_virtual_time(tmp_path, then)
+    assert (seen, summary.received) == ([1, 2, 23, 4], 4)
+    assert errors_in(logs) == ["directory.file_grew", "directory.line_completed"]
+    assert [entry["first_seq"] for entry in logs if entry["event"] == "directory.line_completed"] == [2]
+
+
+def test_the_order_of_files_stays_when_one_grows(tmp_path: Path) -> None:
+    """The oldest first; what comes later of a file is read in its turn."""
+    put(tmp_path / "a.ndjson", b"1\n", 1000)
+    put(tmp_path / "b.ndjson", b"2\n", 2000)
+
+    async def then(run: Run, seen: list[Any]) -> None:
+        await asyncio.sleep(20)
+        assert seen == [1, 2]
+        with (tmp_path / "done" / "a.ndjson").open("ab") as file:
+            file.write(b"3\n")
+        os.utime(tmp_path / "done" / "a.ndjson", (4000, 4000))
+        put(tmp_path / "c.ndjson", b"4\n", 3000)
+        await asyncio.sleep(20)
+
+    assert in_virtual_time(tmp_path, then)[0] == [1, 2, 4, 3]
+
+
+def test_a_file_that_grew_as_the_run_ends_is_left_for_the_next_run(tmp_path: Path) -> None:
+    """It is moved back, and read again from its beginning: at least once."""
+    put(tmp_path / "a.ndjson", b"1\n")
+
+    async def then(run: Run, _: list[Any]) -> None:
+        await asyncio.sleep(20.5)
+        with (tmp_path / "done" / "a.ndjson").open("ab") as file:
+            file.write(b"2\n")
+
+    _, _, logs = in_virtual_time(tmp_path, then)
+    assert (names(tmp_path), errors_in(logs)) == (["a.ndjson", "done", "failed"], ["directory.file_grew"])
+
+
+@pytest.mark.parametrize("seconds", [20, 700])
+def test_a_file_that_is_taken_out_of_done_is_not_missed(tmp_path: Path, seconds: int) -> None:
+    """Archiving it, or putting another in its place, is no matter of the source; after ten minutes no change is."""
+    put(tmp_path / "a.ndjson", b"1\n")
+    put(tmp_path / "b.ndjson", b"2\n")
+
+    async def then(run: Run, _: list[Any]) -> None:
+        await asyncio.sleep(seconds)
+        (tmp_path / "done" / "a.ndjson").unlink()
+        if seconds > 600:
+            (tmp_path / "done" / "b.ndjson").write_bytes(b"3\n4\n")
+        else:
+            put(tmp_path / "new", b"3\n4\n")
+            (tmp_path / "new").rename(tmp_path / "done" / "b.ndjson")
+        await asyncio.sleep(30)
+
+    seen, _, logs = in_virtual_time(tmp_path, then)
+    assert (seen, errors_in(logs), names(tmp_path)) == ([1, 2], [], ["done", "failed"])
+
+
+@pytest.mark.parametrize(
+    ("written", "expected", "events"),
+    [
+        (b"1\n2\n", [1, 2], ["directory.file_changed"]),
+        (b"3\n4\n", [1, 3, 4], ["directory.file_changed", "directory.file_rewritten"]),
+        (b"", [1], ["directory.file_changed", "directory.file_rewritten"]),
+    ],
+)
+def test_a_file_that_was_written_to_while_it_was_read_stays_and_is_read_on(
+    tmp_path: Path, written: bytes, expected: list[int], events: list[str]
+) -> None:
+    """What was appended is new; of a file that was written anew, everything."""
     put(tmp_path / "a.ndjson", b"1\n", 1000)
     gate = Gate()
 
     async def then(run: Run, _: list[Any]) -> None:
         await given_out(run)
-        put(tmp_path / "a.ndjson", b"1\n2\n", 2000)
+        put(tmp_path / "a.ndjson", written, 2000)
         gate.let_through()
         await until(lambda: names(tmp_path / "done") == ["a.ndjson"])
 
-    seen, _, logs = watched(tmp_path, then, gate)
-    assert seen == [1, 1, 2]
-    assert [entry["event"] for entry in logs].count("directory.file_changed") == 1
+    seen, summary, logs = watched(tmp_path, then, gate)
+    assert (seen, summary.received, errors_in(logs)) == (expected, len(expected), events)
+
+
+LINE = st.sampled_from(["1", "22", '"a\nb"', "", '"', "x,y"])
+
+
+@given(st.sampled_from(list(Format)), st.lists(LINE), st.data())
+def test_what_was_given_out_before_and_what_is_new_are_all_lines(
+    tmp_path_factory: pytest.TempPathFactory, format: Format, lines: list[str], data: st.DataObject
+) -> None:
+    """Wherever the file was cut, and however often: only a line that was cut is given out again."""
+    whole = "\n".join(lines).encode()
+    path = tmp_path_factory.getbasetemp() / "growing"
+
+    def pass_over(content: bytes, before: Progress) -> tuple[list[bytes], NewLines]:
+        path.write_bytes(content)
+        new = NewLines(lambda: FileLines(str(path), make_splitter(format)), before)
+        found: list[bytes] = []
+        try:
+            while (more := new.next()) is not None:
+                found += more
+        except FileBroke:  # a header that is none
+            pass
+        new.close()
+        return found, new
+
+    progress, given_before = Progress(), list[bytes]()
+    for size in sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=3))):
+        found, new = pass_over(whole[:size], progress)
+        assert not new.rewritten or format is Format.CSV
+        given_before = [] if new.rewritten else given_before
+        given_before = (given_before[:-1] if new.completed else given_before) + found
+        progress = new.progress
+    found, new = pass_over(whole, progress)
+    given_before = [] if new.rewritten else given_before
+    given_before = (given_before[:-1] if new.completed else given_before) + found
+    assert given_before == pass_over(whole, Progress())[0]
 
 
 def test_a_file_that_went_away_is_no_reason_to_stop(tmp_path: Path) -> None:
@@ -365,7 +550,7 @@ def test_a_file_that_cannot_be_moved_breaks_the_source(tmp_path: Path) -> None:
     gate = Gate()
 
     async def main() -> Summary:
-        run = Flow("f").start(from_directory(tmp_path, every=EVERY), gate)
+        run = Flow("f").start(from_directory(tmp_path, every=EVERY, stable_for=EVERY), gate)
         await given_out(run)
         (tmp_path / "done").rmdir()
         (tmp_path / "done").write_bytes(b"")
@@ -381,6 +566,7 @@ def test_a_file_that_cannot_be_moved_breaks_the_source(tmp_path: Path) -> None:
     ("how", "reason"),
     [
         ({"every": 0}, "above 0, got 0"),
+        ({"stable_for": 0}, "expected a number of seconds > 0, got 0"),
         ({"done": "failed"}, "other than 'failed'"),
         ({"done": "a/b"}, "name of a subfolder"),
         ({"format": "xml"}, "one of ndjson, csv"),

@@ -22,3 +22,10 @@ def test_an_item_that_is_no_json_leaves_the_others_as_they_came(others: list[str
     items = [*others, bad, *others]
     body = f"{blank}[{blank}" + f"{blank},{blank}".join(items) + f"{blank}]{blank}"
     assert asyncio.run(items_of(bytearray(body.encode()))) == [item.encode() for item in items]
+
+
+@given(st.lists(VALUES.map(json.dumps) | BROKEN))
+def test_a_byte_order_mark_before_the_array_changes_nothing(items: list[str]) -> None:
+    """Windows tools write one at the start of a file, and curl sends it as it is."""
+    body = "[" + ",".join(items) + "]"
+    assert asyncio.run(items_of(bytearray(body.encode("utf-8-sig")))) == [item.encode() for item in items]

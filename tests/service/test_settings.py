@@ -45,8 +45,12 @@ def test_the_file_that_a_flag_names_wins(tmp_path: Path) -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"port": "http"}, "--port has to be a whole number, got 'http'"),
     ({"port": "-1"}, "--port"),
+    ({"host": "127.0.0.1 "}, "--host: expected the name or the address of a host, without spaces"),
     ({"host": " "}, "--host: has to name an address"),
-    ({"pricing_url": "http://h:99999/{orderId}"}, "--pricing-url: there is no port 99999"),
+    (
+        {"pricing_url": "http://h:99999/{orderId}"},
+        "--pricing-url: 'http://h:99999/{orderId}': expected a port from 1 to 65535",
+    ),
     ({"window": "0"}, "--window has to be at least 1"),
     ({"window": "1.5"}, "--window has to be a whole number"),
     ({"window": ""}, "--window"),
@@ -59,7 +63,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"log_format": "xml"}, "auto, json, console"),
     ({"dead_letters": "postgres://x"}, "--dead-letters: no dead-letter store is known for 'postgres://x'"),
     ({"pricing_url": "ftp://x"}, "--pricing-url: a service needs an address like http://host/path/{field}"),
-    ({"inventory_url": "http://h/{a[0]}"}, "--inventory-url: {a[0]} is not the plain name of a field"),
+    (
+        {"inventory_url": "http://h/{a[0]}"},
+        "--inventory-url: 'http://h/{a[0]}': {a[0]} is not the plain name of a field",
+    ),
     ({"config": "/nowhere/penstock.toml"}, "/nowhere/penstock.toml cannot be read"),
 ]
 
@@ -100,6 +107,46 @@ def test_a_wrong_variable_is_refused(environment: dict[str, str], said: str) -> 
     with pytest.raises(SettingsError) as refused:
         load_settings({}, environment)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        (
+            "PENSTOCK_TOKEN",
+            "s3cret\n",
+            "PENSTOCK_TOKEN contains the control character U+000A; it ends with a line break",
+        ),
+        ("PENSTOCK_TOKEN", "s3c\0ret", "PENSTOCK_TOKEN contains the control character U+0000"),
+        ("PENSTOCK_TOKEN", " s3cret", "PENSTOCK_TOKEN: expected a token without spaces"),
+        ("PENSTOCK_TOKEN", "s3cret\udcff", "PENSTOCK_TOKEN is not valid UTF-8"),
+        ("PENSTOCK_HOST", "s3cret\n", "PENSTOCK_HOST contains the control character U+000A"),
+        ("PENSTOCK_DEAD_LETTERS", "sqlite:///s3cret\n", "PENSTOCK_DEAD_LETTERS contains the control character U+000A"),
+        ("PENSTOCK_PRICING_URL", "http://s3cret/\r\n", "PENSTOCK_PRICING_URL contains the control character U+000D"),
+    ],
+)
+def test_a_variable_that_could_never_work_is_refused_without_its_value(variable: str, value: str, message: str) -> None:
+    """A token with a line break would answer every client with 401. The message names the variable only."""
+    with pytest.raises(SettingsError) as refused:
+        load_settings({}, {variable: value})
+    assert message in str(refused.value)
+    assert "s3c" not in str(refused.value)
+
+
+def test_a_token_that_is_not_a_text_is_refused_without_its_value(tmp_path: Path) -> None:
+    """A number in the settings file is a secret too."""
+    file = tmp_path / "penstock.toml"
+    file.write_text("token = 4711")
+    with pytest.raises(SettingsError, match=r"token in .* has to be a text, got int") as refused:
+        load_settings({"config": str(file)}, {})
+    assert "4711" not in str(refused.value).removeprefix(str(file))
+
+
+def test_a_settings_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Editors on Windows write one."""
+    file = tmp_path / "penstock.toml"
+    file.write_bytes(b"\xef\xbb\xbfwindow = 7\n")
+    assert load_settings({"config": str(file)}, {}).window == 7
 
 
 def test_what_kubernetes_says_of_a_service_called_penstock_is_no_setting() -> None:

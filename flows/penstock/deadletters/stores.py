@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 from weakref import WeakValueDictionary
 
@@ -14,6 +15,7 @@ from penstock.environment import filled
 from penstock.errors import FlowError
 
 MEMORY = "memory:"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def place_of(url: str) -> str:
@@ -25,6 +27,8 @@ def place_of(url: str) -> str:
 def check_store(url: str) -> None:
     """Raise `FlowError` for a URL that names no store, `VariableMissing` for one whose variables are not set."""
     where = place_of(url)
+    if _CONTROL.search(where):
+        raise FlowError(f"the URL of a dead-letter store contains a line break or another control character: {url!r}")
     if where != MEMORY and not where.startswith(SQLITE):
         raise FlowError(f"no dead-letter store is known for {url!r}; use sqlite:///FILE or memory")
     if where != MEMORY:

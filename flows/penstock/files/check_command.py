@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from penstock.bound import Bound
+from penstock.complaints import complain
 from penstock.errors import FlowError, FlowFileError
 from penstock.files.folders import files_of
 from penstock.files.load import FlowFile, load
 from penstock.files.neighbours import Neighbours
 from penstock.files.pictures.facts import size
 from penstock.files.shared import check_shared, is_shared
+from penstock.settings import SettingsError, load_settings
 from penstock.steps import walk
 
 
 def command(arguments: list[str]) -> int:
-    """Check files; returns 0 if all is well, 1 if there is a mistake in one of them, 2 if one is not there."""
+    """Check files and `PENSTOCK_…` variables; returns 0 if all is well, 1 for a mistake, 2 if a file is not there."""
     parser = make_parser()
     options = parser.parse_args(arguments)
     try:
@@ -35,17 +38,29 @@ def command(arguments: list[str]) -> int:
     else:
         sys.stdout.write("".join(line + "\n" for one in reports for line in lines_of(one, quiet=options.quiet)))
     sys.stdout.flush()
+    settings_code = check_settings()
     if not all(path.exists() for path in paths):
         return 2
-    return 0 if all(one["ok"] for one in reports) else 1
+    return settings_code if all(one["ok"] for one in reports) else 1
+
+
+def check_settings() -> int:
+    """Report a `PENSTOCK_…` variable with which `penstock serve` would not start; returns 1 if there is one, or 0."""
+    try:
+        load_settings({}, os.environ)
+    except SettingsError as error:
+        return complain("check", error)
+    return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags of the command."""
     parser = argparse.ArgumentParser(
         prog="penstock check",
-        description="Say everything that is wrong in flow files, and how much the flows can hold at the most.",
-        epilog="Exit codes: 0 all is well, 1 a file has mistakes, 2 wrong usage, such as a file that is not there.",
+        description="Say everything that is wrong in flow files and in PENSTOCK_… variables, and how much the flows "
+        "can hold at the most.",
+        epilog="Exit codes: 0 all is well, 1 a file or a variable has mistakes, 2 wrong usage, such as a file that is "
+        "not there.",
     )
     parser.add_argument(
         "paths",

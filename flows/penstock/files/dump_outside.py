@@ -13,7 +13,7 @@ from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput
 from penstock.services import MAX_IN_FLIGHT, NONE, Backoff, Service, worth_another
 from penstock.services.web import ANSWER_LIMIT, Call, HttpBatchCall, HttpCall, worth_asking_again
 from penstock.sources import LINE_LIMIT, Source
-from penstock.sources.directory import Directory
+from penstock.sources.directory import STABLE_FOR, Directory
 from penstock.sources.files import File
 from penstock.sources.iterables import Generated, Ticks
 from penstock.sources.standard import StandardInput
@@ -103,11 +103,12 @@ def plain_source(source: Source[Any], samples: Any) -> Plain:
                 **_unless(LINE_LIMIT, limit=limit),
                 **_unless(",", delimiter=delimiter),
             }
-        case Directory(path, pattern, every, done, format, limit, delimiter):
+        case Directory(path, pattern, every, stable_for, done, format, limit, delimiter):
             return {
                 "directory": path,
                 **_unless("*", pattern=pattern),
                 **({} if every == 1.0 else {"every": show_duration(every)}),
+                **({} if stable_for == STABLE_FOR else {"stable_for": show_duration(stable_for)}),
                 **_unless("done", done=done),
                 **({} if format is None else {"format": str(format)}),
                 **_unless(LINE_LIMIT, limit=limit),

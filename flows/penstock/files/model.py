@@ -190,6 +190,7 @@ SOURCE = OneKey(
         "delimiter": Field(Text(), about="What parts the cells of a CSV row (,)"),
         "pattern": Field(Text(), about="Which files of a directory"),
         "every": Field(Duration(), about="How often to look into a directory (1s)"),
+        "stable_for": Field(Duration(), about="How long a file must be unchanged before it is read (10s)"),
         "done": Field(Text(), about="The subfolder for files that are through (done)"),
         "count": Field(Whole(least=1), about="How many ticks"),
     },

@@ -85,6 +85,7 @@ def source_of(chosen: Chosen, flow: Flow[Any]) -> Source[Any]:
         ("pattern", ("directory",)),
         ("done", ("directory",)),
         ("every", ("directory",)),
+        ("stable_for", ("directory",)),
         ("count", ("ticks",)),
     ):
         if word in beside and chosen.kind not in kinds:

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-
-class Placeholder(str):
-    """What stands for a variable that is not set. It counts as empty, so that a default goes before it."""
-
-    __slots__ = ()
-
-    def __bool__(self) -> bool:
-        return False
-
+from penstock.environment import Placeholder
 
 PLACEHOLDER = Placeholder("http://unset")
 """It can stand for an address, for a part of one, and for any text."""

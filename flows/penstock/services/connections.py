@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import aiohttp
 from yarl import URL
 
-from penstock.errors import ServiceUnreachable, WrongAnswer
+from penstock.errors import Invalid, ServiceUnreachable, WrongAnswer
 from penstock.services.reasons import reason_of
 from penstock.services.refusal import refusal
 
@@ -60,12 +60,15 @@ class HttpClient:
     ) -> bytes:
         """The body of a 2xx with at most `limit` bytes; cancelled, it closes the connection it is made on.
 
-        Raises `ServiceRefused` for any other status (redirects included: following one would send values to a
-        host nobody named), `ServiceUnreachable` if the connection breaks, `WrongAnswer` beyond the limit.
+        Raises `Invalid` for a request that can never be sent, `ServiceRefused` for any other status (redirects
+        included: following one would send values to a host nobody named), `ServiceUnreachable` if the connection
+        breaks, `WrongAnswer` beyond the limit.
         """
         try:
             async with self.session.request(method, url, headers=headers, data=body, allow_redirects=False) as response:
                 content = await _read(response, limit)
+        except (aiohttp.InvalidURL, ValueError) as error:
+            raise Invalid(f"the request to {service} cannot be sent: {reason_of(error)}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise ServiceUnreachable(service, reason_of(error)) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from codecs import BOM_UTF8
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
@@ -22,7 +23,7 @@ NAME = re.compile(r"[A-Za-z][\w.-]{0,99}")
 def refusal(service: str, status: int, reason: str, body: bytes, retry_after: str | None) -> ServiceRefused:
     """The error for an answer that is no success; `reason` is what counts when the body says nothing."""
     try:
-        said: Any = msgspec.json.decode(body)
+        said: Any = msgspec.json.decode(body.removeprefix(BOM_UTF8))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         said = None
     message, kind = said_in(said)

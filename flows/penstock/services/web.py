@@ -7,6 +7,7 @@ the cap of the backoff). So is a connection that broke. Any other status is fina
 from __future__ import annotations
 
 import os
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -15,9 +16,10 @@ from typing import Any, ClassVar, TypeVar, cast
 import msgspec
 
 from penstock.errors import Invalid, WrongAnswer, describe
-from penstock.services.address import Address, Line, field_of
+from penstock.services.address import Address, Header, field_of
 from penstock.services.backoff import Backoff
 from penstock.services.connections import HttpClient
+from penstock.services.heads import shown
 from penstock.services.refusal import refused_item
 from penstock.services.service import MAX_IN_FLIGHT, Service
 from penstock.services.tries import worth_another
@@ -60,7 +62,11 @@ class Call:
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        _ = self.address, self.lines  # what is wrong with them is to be said now
+        authorized = any(name.lower() == "authorization" for name in self.lines)  # checks the headers, as it reads them
+        if self.address.has_credentials and authorized:
+            raise ValueError(
+                f"{self.service} has a password in its address and the header Authorization; leave out one of them"
+            )
 
     @cached_property
     def address(self) -> Address:
@@ -68,9 +74,9 @@ class Call:
         return Address(self.url, self.environment)
 
     @cached_property
-    def lines(self) -> dict[str, Line]:
+    def lines(self) -> dict[str, Header]:
         """The headers, ready to be filled in."""
-        return {name: Line(text, self.environment) for name, text in self.headers.items()}
+        return {name: Header(name, text, self.environment) for name, text in self.headers.items()}
 
     @cached_property
     def connections(self) -> HttpClient:
@@ -122,7 +128,7 @@ class HttpBatchCall(Call):
         super().__post_init__()
         if self.address.has_fields or any(line.has_fields for line in self.lines.values()):
             raise ValueError(
-                f"{self.service} is asked about many values at once, so no field has a place in {self.url!r}"
+                f"{self.service} is asked about many values at once, so no field has a place in {shown(self.url)}"
             )
 
     async def __call__(self, values: list[Any]) -> list[Any]:
@@ -239,6 +245,7 @@ def _made(service: str, make: Callable[[Any], T], value: Any) -> T:
 def _answered(service: str, content: bytes, answer: Callable[[Any], Any] | None) -> Any:
     """The answer that a body holds."""
     try:
+        content = content.removeprefix(BOM_UTF8)
         said = msgspec.json.decode(content) if content else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WrongAnswer(f"{service} answered with what is not JSON: {describe(error)}") from error

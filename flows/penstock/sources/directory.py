@@ -15,12 +15,25 @@ from penstock.environment import filled
 from penstock.errors import FileBroke, FlowError, describe
 from penstock.formats import Format, format_of, named_format
 from penstock.sources.files import FileLines, check_reading, give_out, make_splitter
-from penstock.sources.inbox import FAILED, Inbox, Seen, readable
+from penstock.sources.growth import NewLines, Progress
+from penstock.sources.inbox import FAILED, Inbox, Moved, Obstacle, Seen, readable
 from penstock.sources.ndjson import LINE_LIMIT
 from penstock.sources.source import Intake, Source
 from penstock.threads import in_thread
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+HINT = "write files elsewhere, then rename them into the directory, or set a longer stable_for"
+
+STABLE_FOR = 10.0
+"""Seconds that a file must be unchanged before it is read, unless told otherwise."""
+
+WATCHED = 600.0
+"""Seconds that a file is watched after it was moved, for a writer that still has it open."""
+
+REMEMBERED = 1000
+"""Files that are watched after they were moved, or that wait in the folder to be read on: the latest of them."""
 
 
 class Finished(NamedTuple):
@@ -30,6 +43,15 @@ class Finished(NamedTuple):
     first: int
     elements: int
     error: str | None
+    progress: Progress
+
+
+class Watched(NamedTuple):
+    """A file that was moved, what was given out of it, and until when it is watched."""
+
+    moved: Moved
+    progress: Progress
+    until: float
 
 
 @dataclass(unsafe_hash=True)
@@ -41,6 +63,7 @@ class Directory(Source[bytes]):
     path: str
     pattern: str = "*"
     every: float = 1.0
+    stable_for: float = STABLE_FOR
     done: str = "done"
     format: Format | None = None
     limit: int = LINE_LIMIT
@@ -54,7 +77,7 @@ class Directory(Source[bytes]):
 
 
 class Watch:
-    """One run's look after a directory."""
+    """One run's reading of a directory."""
 
     def __init__(self, directory: Directory, intake: Intake[bytes]) -> None:
         self._directory = directory
@@ -63,46 +86,72 @@ class Watch:
             directory.pattern,
             directory.done,
             any_format=directory.format is not None,
+            stable_for=directory.stable_for,
             said=directory.path,
         )
         self._intake = intake
         self._finished: Finished | None = None
+        self._watched: list[Watched] = []
+        self._begun: dict[str, tuple[int, Progress]] = {}
+        """Files in the folder that were read before and have grown, by name: their inode, and what was given out."""
+        self._now = asyncio.get_running_loop().time
         self._log = log.bind(directory=directory.path)
 
     async def watch(self) -> None:
-        """Look again and again, and read what is whole."""
+        """Poll the directory and read its complete files, until the run ends."""
         await in_thread(self._inbox.make_folders)
         self._intake.on_close(self._close)
         while True:
-            for file in await in_thread(self._inbox.look):
+            await self._take_back()
+            for file in await in_thread(partial(self._inbox.look, self._now())):
                 await self._read(file)
             await asyncio.sleep(self._directory.every)
 
     async def _read(self, file: Seen) -> None:
         """Give out a file, wait until all of it is settled, and only then move it: a crash before reads it again."""
         if not await in_thread(partial(self._inbox.is_as_seen, file)):
-            return  # it went away while others were read, or is still written to: a later look decides
-        first, path, error = self._intake.seq, str(self._inbox.path / file.name), None
-        format = format_of(path, self._directory.format)
-        splitter = make_splitter(format, self._directory.limit, self._directory.delimiter)
+            return  # it went away while others were read, or is still written to: a later poll decides
+        first, error = self._intake.seq, None
+        inode, before = self._begun.pop(file.name, (file.inode, Progress()))
+        lines = NewLines(partial(self._open, file), before if inode == file.inode else Progress())
         try:
-            await give_out(self._intake, FileLines(path, splitter, said=self._inbox.called(file.name)))
+            await give_out(self._intake, lines)
         except FileBroke as broke:
             error = describe(broke)
-        self._finished = Finished(file, first, self._intake.seq - first, error)
+        self._report(file, lines, first)
+        self._finished = Finished(file, first, self._intake.seq - first, error, lines.progress)
         await self._intake.settled()
         await self._put_away()
 
+    def _open(self, file: Seen) -> FileLines:
+        path = str(self._inbox.path / file.name)
+        format = format_of(path, self._directory.format)
+        splitter = make_splitter(format, self._directory.limit, self._directory.delimiter)
+        return FileLines(path, splitter, said=self._inbox.called(file.name))
+
+    def _report(self, file: Seen, lines: NewLines, first: int) -> None:
+        """Log what went wrong because a file was written to after it was read."""
+        named = {"file": readable(file.name), "first_seq": first}
+        if lines.rewritten:
+            self._log.error("directory.file_rewritten", **named, consequence="all its lines are read again")
+        if lines.completed:
+            self._log.error(
+                "directory.line_completed",
+                **named,
+                consequence="before, the beginning of this line was read as a line; now it is read completely",
+            )
+
     async def _close(self) -> None:
         """The run is over. What was given out to the end, and settled since, is not to be read again."""
-        if self._intake.all_settled:
-            try:
+        try:
+            if self._intake.all_settled:
                 await self._put_away()
-            except FileBroke as error:
-                self._log.error("directory.move_failed", error=describe(error))
+            await self._take_back()
+        except FileBroke as error:
+            self._log.error("directory.move_failed", error=describe(error))
 
     async def _put_away(self) -> None:
-        """Say what became of the file that is finished, if there is one, and move it."""
+        """Log what became of the file that is finished, if there is one, and move it."""
         finished, self._finished = self._finished, None
         if finished is None:
             return
@@ -112,9 +161,41 @@ class Watch:
         else:
             said.warning("directory.file_failed", error=finished.error, moved_to=FAILED)
         folder = self._directory.done if finished.error is None else FAILED
-        obstacle = await in_thread(partial(self._inbox.move, finished.file, folder))
-        if obstacle is not None:
-            said.warning(obstacle)
+        moved = await in_thread(partial(self._inbox.move, finished.file, folder))
+        match moved:
+            case Moved():
+                self._watched.append(Watched(moved, finished.progress, self._now() + WATCHED))
+            case Obstacle.CHANGED:
+                said.error(moved.value, hint=HINT, consequence="it stays, and what is new is read when it is complete")
+                self._keep(finished.file.name, finished.file.inode, finished.progress)
+            case Obstacle.GONE:
+                said.warning(moved.value)
+
+    async def _take_back(self) -> None:
+        """Move those files back that were written to after they were moved; what is new in them is read later."""
+        if not self._watched:
+            return
+        watched, self._watched = self._watched, []
+        names = await in_thread(lambda: [self._inbox.move_back(each.moved) for each in watched])
+        for (moved, progress, _), name in zip(watched, names, strict=True):
+            if name is not None:
+                self._keep(name, moved.file.inode, progress)
+                self._log.error(
+                    "directory.file_grew",
+                    file=readable(moved.file.name),
+                    moved_back_as=readable(name),
+                    hint=HINT,
+                    consequence="what is new is read when it is complete",
+                )
+        now = self._now()
+        kept = [each for each, name in zip(watched, names, strict=True) if name is None and each.until > now]
+        self._watched = kept[-REMEMBERED:]
+
+    def _keep(self, name: str, inode: int, progress: Progress) -> None:
+        """Note what was given out of a file that lies in the folder; of one that is forgotten, all is read again."""
+        self._begun[name] = inode, progress
+        if len(self._begun) > REMEMBERED:
+            del self._begun[next(iter(self._begun))]
 
 
 def from_directory(
@@ -122,17 +203,23 @@ def from_directory(
     *,
     pattern: str = "*",
     every: float = 1.0,
+    stable_for: float = STABLE_FOR,
     done: str = "done",
     format: Format | str | None = None,
     limit: int = LINE_LIMIT,
     delimiter: str = ",",
 ) -> Source[bytes]:
-    """A source of the lines of all files that are put into a directory, looked for `every` so many seconds.
+    """A source of the lines of all files that are put into a directory, polled `every` so many seconds.
 
-    A file is taken when its name matches `pattern` and it did not change between two looks, the oldest first, and is
-    read as `from_file` does. When all of its elements are settled, it is moved into the subfolder `done`. So nothing
-    is lost, and after a crash a file that was not moved is read again from its beginning: at least once. Before the
-    next file, the source waits for that.
+    A file is taken when its name matches `pattern` and it did not change for `stable_for` seconds, the oldest first,
+    and is read as `from_file` does. When all of its elements are settled, it is moved into the subfolder `done`. So
+    nothing is lost, and after a crash a file that was not moved is read again from its beginning: at least once. Before
+    the next file, the source waits for that.
+
+    Write files elsewhere on the same file system, then rename them into the directory: they are complete at once, and
+    `stable_for` may be short. A file that is written to after it was read stays, or is moved back from `done` if that
+    happens within ten minutes; an error is logged, and what was appended is read when the file is stable again. After a
+    restart such a file is read from its beginning.
 
     A file that cannot be read to its end is moved into the subfolder `failed`, after what could be read is settled.
     Files whose format is not told, neither by their name nor by `format`, stay where they are. The source never ends;
@@ -141,8 +228,10 @@ def from_directory(
     """
     if not every > 0:
         raise ValueError(f"a directory is looked at every so many seconds, above 0, got {every!r}")
+    if not stable_for > 0:
+        raise ValueError(f"stable_for: expected a number of seconds > 0, got {stable_for!r}")
     if done in ("", ".", "..", FAILED) or Path(done).name != done:
         raise FlowError(f"`done` is the name of a subfolder, other than {FAILED!r}, got {done!r}")
     named = None if format is None else named_format(format)
     check_reading(named, limit, delimiter)
-    return Directory(fspath(path), pattern, every, done, named, limit, delimiter)
+    return Directory(fspath(path), pattern, every, stable_for, done, named, limit, delimiter)

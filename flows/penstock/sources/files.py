@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from io import BufferedReader
 from os import PathLike, fspath
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from penstock.environment import filled
 from penstock.errors import FileBroke, FlowError, describe
@@ -55,20 +55,21 @@ class FileLines:
         self._said = path if said is None else said
         self._splitter = splitter
         self._file: OpenFile | None = None
-        self._over = False
+        self.at_end = False
+        """Whether the end of the file was reached: what `next` returned last is then a line without a line break."""
         self.position = 0
         """Bytes of the file that were read so far, as they lie there: compressed, if they are."""
 
     def next(self) -> list[bytes] | None:
         """The lines of the next chunk, which may be none; None at the end. Raises `FileBroke`."""
-        if self._over:
+        if self.at_end:
             return None
         try:
             if self._file is None:
                 self._file = self._open()
             chunk = self._file.read1(CHUNK)
             self.position = os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
-            self._over = not chunk
+            self.at_end = not chunk
             return self._splitter.feed(chunk) if chunk else self._splitter.finish()
         except FileBroke:
             raise
@@ -102,7 +103,15 @@ def make_splitter(format: Format, limit: int = LINE_LIMIT, delimiter: str = ",")
     return CsvSplitter(limit, delimiter) if format is Format.CSV else LineSplitter(limit)
 
 
-async def give_out(intake: Intake[bytes], lines: FileLines) -> None:
+class Lines(Protocol):
+    """Lines that are read in blocking calls."""
+
+    def next(self) -> list[bytes] | None: ...
+
+    def close(self) -> None: ...
+
+
+async def give_out(intake: Intake[bytes], lines: Lines) -> None:
     """Give out all lines of a file, and close it however that ends."""
     try:
         while True:

@@ -1,9 +1,10 @@
-"""The folder that a directory source reads from: what lies there, what of it is whole, and where it is moved to."""
+"""The folder that a directory source reads from: its files, which of them are complete, and where they are moved to."""
 
 from __future__ import annotations
 
 import heapq
 import os
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -15,35 +16,52 @@ from penstock.formats import known_format
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-LOOK = 1000
-"""Files that one look at a directory keeps in mind, the oldest; the others wait for a later look."""
+LOOK = 10_000
+"""Files that one poll keeps in mind, the oldest; the others wait for a later poll."""
 
 FAILED = "failed"
 """The subfolder for files that could not be read to their end."""
 
 
 class Seen(NamedTuple):
-    """A file as it was at one look; it is whole when the next look sees the same."""
+    """A file as it was at one poll."""
 
     modified: int
     """When it was last written, in nanoseconds."""
     name: str
     size: int
+    inode: int
+
+
+class Moved(NamedTuple):
+    """A file after it was moved, as it was when it was read. Whoever had it open can still write to it."""
+
+    file: Seen
+    path: Path
+
+
+class Obstacle(StrEnum):
+    """Why a file was not moved; the name of its event in the log."""
+
+    GONE = "directory.file_gone"
+    CHANGED = "directory.file_changed"
 
 
 class Inbox:
     """Blocking calls, to be made in a thread, one at a time. They raise `FileBroke` when the disk refuses.
 
-    `said` is what errors and logs call the folder: the path as it was written.
+    A file is complete when it did not change for `stable_for` seconds, as far as polls saw it. `said` is what errors
+    and logs call the folder: the path as it was written.
     """
 
-    def __init__(self, path: str, pattern: str, done: str, *, any_format: bool, said: str) -> None:
+    def __init__(self, path: str, pattern: str, done: str, *, any_format: bool, stable_for: float, said: str) -> None:
         self.path = Path(path)
         self._said = said
         self._pattern = pattern
         self._done = done
         self._any_format = any_format
-        self._seen: list[Seen] = []
+        self._stable_for = stable_for
+        self._unchanged_since: dict[Seen, float] = {}
         self._unknown = 0
         self._told = 0
         self._example = ""
@@ -58,16 +76,17 @@ class Inbox:
             except OSError as error:
                 raise FileBroke(self.called(folder), error.strerror or str(error)) from error
 
-    def look(self) -> list[Seen]:
-        """The files that did not change since the last look, the oldest first."""
+    def look(self, now: float) -> list[Seen]:
+        """The complete files, the oldest first; `now` is in seconds, on a clock that is never set."""
         try:
             with os.scandir(self.path) as entries:
                 here = (seen for entry in entries if (seen := self._matching(entry)) is not None)
-                before, self._seen = set(self._seen), heapq.nsmallest(LOOK, here)
+                before, files = self._unchanged_since, heapq.nsmallest(LOOK, here)
         except OSError as error:
             raise FileBroke(self._said, error.strerror or str(error)) from error
         self._tell_of_unknown()
-        return [seen for seen in self._seen if seen in before]
+        self._unchanged_since = {file: before.get(file, now) for file in files}
+        return [file for file in files if file in before and now - before[file] >= self._stable_for]
 
     def called(self, name: str) -> str:
         """What errors call something in the folder."""
@@ -84,10 +103,10 @@ class Inbox:
                 self._unknown += 1
                 self._example = entry.name
                 return None
-            facts = entry.stat()
+            facts = os.stat(entry.path)  # `entry.stat` has no inode on Windows
         except OSError:  # it went away meanwhile
             return None
-        return Seen(facts.st_mtime_ns, entry.name, facts.st_size)
+        return _seen(entry.name, facts)
 
     def _tell_of_unknown(self) -> None:
         """Log that there are files of no known format; again only when their number has changed."""
@@ -100,27 +119,50 @@ class Inbox:
     def is_as_seen(self, file: Seen) -> bool:
         """Whether a file is there, and was not written to since it was seen."""
         try:
-            facts = (self.path / file.name).stat()
+            return _seen(file.name, (self.path / file.name).stat()) == file
         except OSError:
             return False
-        return (facts.st_mtime_ns, facts.st_size) == (file.modified, file.size)
 
-    def move(self, file: Seen, folder: str) -> str | None:
-        """Move a file; returns why it was not: it went away, or it was written to since, and has to be read again."""
+    def move(self, file: Seen, folder: str) -> Moved | Obstacle:
+        """Move a file, unless it went away, or was written to since it was seen."""
         path = self.path / file.name
         try:
             if not path.exists():
-                return "directory.file_gone"
+                return Obstacle.GONE
             if not self.is_as_seen(file):
-                return "directory.file_changed"
-            path.rename(free_place(self.path / folder, file.name))
+                return Obstacle.CHANGED
+            place = free_place(self.path / folder, file.name)
+            path.rename(place)
         except FileNotFoundError:
-            return "directory.file_gone"
+            return Obstacle.GONE
         except OSError as error:
             raise FileBroke(
                 self.called(file.name), f"it cannot be moved to {folder}/: {error.strerror or error}"
             ) from error
-        return None
+        return Moved(file, place)
+
+    def move_back(self, moved: Moved) -> str | None:
+        """Move a file back that was written to after it was moved; returns its name here. None if nothing is to do.
+
+        That is so for one that is as it was, and for one that somebody else took away or put another in its place.
+        """
+        try:
+            facts = moved.path.stat()
+            now = _seen(moved.file.name, facts)
+            if now == moved.file or now.inode != moved.file.inode:
+                return None
+            place = free_place(self.path, moved.file.name)
+            moved.path.rename(place)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            reason = f"it was written to after it was read, and cannot be moved back: {error.strerror or error}"
+            raise FileBroke(self.called(moved.file.name), reason) from error
+        return place.name
+
+
+def _seen(name: str, facts: os.stat_result) -> Seen:
+    return Seen(facts.st_mtime_ns, name, facts.st_size, facts.st_ino)
 
 
 def readable(name: str) -> str:

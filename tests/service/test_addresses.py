@@ -1,0 +1,216 @@
+"""Addresses and headers of services: the value of a variable is data, and invalid ones are reported before a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.errors import FlowFileError, Invalid
+from penstock.files import loads
+from penstock.files.unset import Unset
+from penstock.services import NONE, Service
+from penstock.services.address import Address, Header
+from penstock.services.web import HttpCall, HttpClient, http_service
+from service.test_http_services import ask, client, raw_server, server
+
+__all__ = ["client"]
+
+HEADER_TEXT = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), min_size=1)
+
+
+@given(HEADER_TEXT)
+def test_the_value_of_a_variable_is_literal_in_a_header(token: str) -> None:
+    """Braces in it are neither fields nor escapes."""
+    header = Header("Authorization", "Bearer ${TOKEN} {id} {{}}", {"TOKEN": token})
+    assert header.text({"id": 7}) == f"Bearer {token} 7 {{}}"
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1))
+def test_the_value_of_a_variable_is_literal_in_a_query_and_a_password(secret: str) -> None:
+    """It keeps its place whatever it holds: it begins no fragment, and names no field."""
+    url = Address("http://h/x?key=${SECRET}&id={id}", {"SECRET": secret}).url({"id": 7})
+    assert (url.path, dict(url.query), url.fragment) == ("/x", {"key": secret, "id": "7"}, "")
+
+
+@given(st.text(st.characters(codec="latin-1", exclude_categories=["Cc"], exclude_characters=":"), min_size=1))
+def test_the_value_of_a_variable_is_literal_in_a_password(secret: str) -> None:
+    """An @, a slash or a # in it do not change the host."""
+    url = Address("http://me:${SECRET}@h/x", {"SECRET": secret}).url({})
+    assert (url.user, url.password, url.host, url.path) == ("me", secret, "h", "/x")
+
+
+@pytest.mark.parametrize(
+    ("template", "variables", "url"),
+    [
+        ("${BASE}/x/{id}", {"BASE": "http://h:8080/base"}, "http://h:8080/base/x/7"),
+        ("${BASE}/x/{id}", {"BASE": "http://me:p%40@[::1]:1/%20"}, "http://me:p%40@[::1]:1/%20/x/7"),
+        ("${BASE}&x={id}", {"BASE": "https://h/?key=a"}, "https://h/?key=a&x=7"),
+        ("${SCHEME}://${HOST}:${PORT}/{id}", {"SCHEME": "http", "HOST": "h_1.", "PORT": "81"}, "http://h_1.:81/7"),
+        ("http://${HOST}/{id}", {"HOST": "h:81/base"}, "http://h:81/base/7"),
+        ("http://größe.example/ä{{}}/{id}", {}, "http://xn--gre-6ka8i.example/%C3%A4%7B%7D/7"),
+        ("http://h/${PATH}/{id}", {"PATH": "v1/a{id}?b#c"}, "http://h/v1/a%7Bid%7D%3Fb%23c/7"),
+    ],
+)
+def test_a_variable_may_hold_the_beginning_or_a_part_of_an_address(
+    template: str, variables: dict[str, str], url: str
+) -> None:
+    """The base of an address is taken as it is, a part of the path percent-encoded."""
+    assert str(Address(template, variables).url({"id": 7})) == url
+
+
+INVALID_ADDRESSES: list[tuple[str, dict[str, str], str]] = [
+    ("${BASE}/{id}", {"BASE": "http://s3cret/#a"}, "the variable BASE contains '#'.* %23"),
+    ("${BASE}/{id}", {"BASE": "http://s3cret/{id}"}, "the variable BASE contains '{'.* %7B"),
+    ("${BASE}/{id}", {"BASE": "http://s3cret/a b"}, "the variable BASE contains a space.* %20"),
+    ("${BASE}/{id}", {"BASE": "http://s3cret/?a=b"}, "the variable BASE contains a query"),
+    ("${BASE}/{id}", {"BASE": "http://s3cret\n"}, r"the variable BASE contains .* U\+000A; it ends with a line break"),
+    ("http://h/?key=${KEY}", {"KEY": "s3cret\n"}, r"the variable KEY contains .* U\+000A"),
+    ("http://h/?key=${KEY}", {"KEY": "s3cret\udcff"}, "the variable KEY is not valid UTF-8"),
+    ("${BASE}/{id}", {"BASE": ""}, "a service needs an address like"),
+    ("http://${HOST}/", {"HOST": "s3cret..a"}, "expected the name or the IP address"),
+    ("http://${HOST}/", {"HOST": "s3cret{id}"}, "the variable HOST contains '{'"),
+    ("http://h:${PORT}/", {"PORT": "s3cret"}, "expected a port from 1 to 65535"),
+    ("http://h:${PORT}/", {"PORT": ""}, "expected a port from 1 to 65535"),
+    ("http://h:${PORT}/", {"PORT": "0"}, "expected a port from 1 to 65535"),
+    ("http://me:${PASSWORD}@h/", {"PASSWORD": "s3cret\u20ac"}, "expected a user and password in Latin-1"),
+    ("http://h:80x/", {}, "expected a port from 1 to 65535"),
+    ("http://h:65536/", {}, "expected a port from 1 to 65535"),
+    ("http://h:1:2/", {}, "expected a port from 1 to 65535"),
+    ("http://1.2.3.444/", {}, "expected the name or the IP address"),
+    ("http://[::1::]/", {}, "expected the name or the IP address"),
+    ("http://" + "x" * 64, {}, "expected the name or the IP address"),
+    ("http://:80/", {}, "expected the name or the IP address"),
+    ("http://h/x#{id}", {}, "expected no '#'"),
+    ("http://me:s3cret@h:80x/", {}, "'http://…@h:80x/': expected a port"),
+    ("http://h/a b", {}, "expected no spaces"),
+    ("http://h/{a", {}, "for a literal brace"),
+    ("http://h/{${FIELD}}", {"FIELD": "id"}, "for a literal brace"),
+]
+
+
+@pytest.mark.parametrize(("template", "variables", "message"), INVALID_ADDRESSES)
+def test_an_address_that_can_never_be_called_is_refused_without_its_variables(
+    template: str, variables: dict[str, str], message: str
+) -> None:
+    """When the flow is read, so by `check` too. The value of a variable may be a secret."""
+    with pytest.raises(ValueError, match=message) as refused:
+        Address(template, variables)
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "token", "message"),
+    [
+        ("X-A", "Bearer ${TOKEN}", "s3cret\n", r"the header X-A: the variable TOKEN .* U\+000A; it ends with a line b"),
+        ("X-A", "Bearer ${TOKEN}", "s3\0cret", r"the header X-A: the variable TOKEN contains .* U\+0000"),
+        ("X-A", "Bearer ${TOKEN}", "s3cret\u20ac", "the header X-A: the variable TOKEN contains .* Latin-1"),
+        ("X-A", "Bearer ${TOKEN}", "s3cret\udcff", "the header X-A: the variable TOKEN is not valid UTF-8"),
+        ("X-A", "a\nb", "", "the header X-A: it contains a line break"),
+        ("X-A", "\u20ac", "", "the header X-A: it contains .* Latin-1"),
+        ("X-A", "s3cret{", "", "the header X-A: .* for a literal brace"),
+        ("X A", "a", "", "'X A' is not a valid name of a header"),
+        ("X-A:", "a", "", "'X-A:' is not a valid name of a header"),
+        ("", "a", "", "'' is not a valid name of a header"),
+        ("Content-length", "5", "", "the header Content-length is set for each request"),
+    ],
+)
+def test_a_header_that_can_never_be_sent_is_refused_without_its_value(
+    name: str, template: str, token: str, message: str
+) -> None:
+    """When the flow is read; the message names the header and the variable."""
+    with pytest.raises(ValueError, match=message) as refused:
+        Header(name, template, {"TOKEN": token})
+    assert "s3" not in str(refused.value)
+
+
+FLOW = """\
+flow: f
+services:
+  s: {get: "http://h:${PORT}/{id}", headers: {Authorization: "Bearer ${TOKEN}"}}
+steps: [{enrich: [s]}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"PORT": "80x", "TOKEN": "t"}, "f.yaml:3:12: 'http://h:${PORT}/{id}': expected a port"),
+        ({"PORT": "80", "TOKEN": "t\n"}, "f.yaml:3:12: the header Authorization: the variable TOKEN contains"),
+    ],
+)
+def test_what_a_variable_breaks_is_a_mistake_of_the_flow_file(variables: dict[str, str], message: str) -> None:
+    """So `check` reports it, and nothing starts with it."""
+    with pytest.raises(FlowFileError) as refused:
+        loads(FLOW, Path("f.yaml"), environment=variables)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "template", ["http://${A}:${B}/{id}", "${A}://${B}", "http://u:${A}@h/", "${A}", "http://h:${A}", "http://h?x=${A}"]
+)
+def test_variables_may_be_unset_where_nothing_will_run(template: str) -> None:
+    """`penstock test` and `dump` need none."""
+    assert Address(template, Unset({})).template == template
+
+
+def test_a_password_in_the_address_excludes_the_header_authorization() -> None:
+    """The client would refuse each request."""
+    with pytest.raises(ValueError, match="leave out one of them"):
+        http_service("s", "http://me:p@h/", headers={"authorization": "Bearer x"})
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\0", "\u20ac", "\ud800"])
+async def test_a_field_that_no_header_can_hold_fails_its_element_once(client: HttpClient, text: str) -> None:
+    """Another attempt would fail in the same way."""
+    service = http_service(
+        "s", "http://127.0.0.1:1/", client=client, headers={"X-Name": "{name}"}, attempts=5, backoff=NONE
+    )
+    (failed,) = await ask(service, {"name": text})
+    assert (type(failed.error), failed.attempts) == (Invalid, 1)
+    assert "the field name has characters" in str(failed.error)
+
+
+async def test_a_request_that_the_client_refuses_fails_its_element_once(client: HttpClient) -> None:
+    """Whatever it refuses: a method that is none, say."""
+    service = http_service("s", "http://127.0.0.1:1/", client=client, method="G\nT", attempts=5, backoff=NONE)
+    (failed,) = await ask(service, {})
+    assert (type(failed.error), failed.attempts) == (Invalid, 1)
+
+
+@pytest.mark.parametrize("token", ["a{id}b", "s3cr{et", "a{{b}}c", "ä"])
+async def test_a_service_receives_a_token_as_it_is(client: HttpClient, token: str) -> None:
+    """Over a real connection."""
+
+    async def reply(request: web.Request) -> web.StreamResponse:
+        return web.json_response(request.headers["X-Token"])
+
+    async with server(reply) as url:
+        call = HttpCall("s", url, headers={"X-Token": "${TOKEN}"}, client=client, environment={"TOKEN": token})
+        service = Service("s", call)
+        assert await ask(service, {"id": 7}) == [token]
+
+
+@pytest.mark.parametrize("status", [200, 503])
+async def test_an_answer_may_begin_with_a_byte_order_mark(client: HttpClient, status: int) -> None:
+    """Its JSON is read as without, that of a refusal too."""
+    body = b'\xef\xbb\xbf{"message": "none left"}'
+    answer = b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
+    async with raw_server(answer) as url:
+        (found,) = await ask(http_service("s", url, client=client, backoff=NONE), {})
+    said: Any = found if status == 200 else found.error.reason
+    assert said in ({"message": "none left"}, "none left")
+
+
+async def test_an_answer_of_a_byte_order_mark_alone_is_empty(client: HttpClient) -> None:
+    """As an answer without content."""
+
+    async def reply(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"\xef\xbb\xbf")
+
+    async with server(reply) as url:
+        assert await ask(http_service("s", url, client=client), {}) == [None]
