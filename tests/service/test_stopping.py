@@ -234,6 +234,7 @@ async def in_c_later(value):
         await asyncio.sleep(0.01)
     sum(range(10**12))
 """
+SERVICE = "services: {later: {call: 'stuck:in_c_later', timeout: 60s}}\n"
 
 
 @pytest.fixture
@@ -243,7 +244,7 @@ def stuck(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
         def start(step: str, *flags: object) -> Process:
             (tmp_path / "stuck.py").write_text(STUCK)
-            (tmp_path / "orders.yaml").write_text(f"flow: orders\nsteps: [{step}]\n")
+            (tmp_path / "orders.yaml").write_text(f"flow: orders\n{SERVICE}steps: [{step}]\n")
             usual = ("--port", 0, "--workers", 0, "--dead-letters", f"sqlite:///{tmp_path}/x.db")
             process = Process("serve", *usual, *flags, tmp_path)
             stack.callback(process.close)
@@ -271,7 +272,7 @@ def test_a_stuck_process_ends_in_time(stuck: Callable[..., Process], function: s
 
 def test_a_process_that_gets_stuck_while_it_stops_ends_in_time(stuck: Callable[..., Process], tmp_path: Path) -> None:
     """The watchdog that the first signal started needs no Python code; the exit code is that of a forced stop."""
-    process = stuck("{map_async: 'stuck:in_c_later', timeout: 60s}", "--grace", 1, "--hard", 1)
+    process = stuck("{map_async: later}", "--grace", 1, "--hard", 1)
 
     process.signal(signal.SIGTERM)
     process.event("stop.phase", phase="draining")

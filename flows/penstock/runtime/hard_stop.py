@@ -152,9 +152,9 @@ class _Guard:
             return
         except OSError:
             pass
-        log.warning("stop.no_guard", error="the guard process has ended")
         self._stop_using()
         self._use(*socket.socketpair())
+        log.warning("stop.no_guard", error="the guard process has ended")
 
 
 def _start(line: socket.socket, seconds: float) -> subprocess.Popen[bytes]:
