@@ -1,8 +1,8 @@
 """The guard process: kills its parent when that ignores stop signals. Run as a script; see `hard_stop`.
 
 Arguments: the process id of the parent, and the seconds that it has after its first stop signal (`inf` for no limit).
-Standard input is a socket on which the parent's C-level signal handler writes the number of each signal. The guard sends
-each byte back, which wakes the parent's event loop. It ends when the parent has ended or closes the socket.
+Standard input is a socket on which the parent's C-level signal handler writes the number of each signal. The guard
+sends each byte back, which wakes the parent's event loop. It ends when the parent has ended or closes the socket.
 
 It uses the standard library only, so that it starts quickly without the parent's `sys.path`.
 """

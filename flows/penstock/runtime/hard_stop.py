@@ -1,7 +1,7 @@
 """The hard stop: ends the process in time after a stop signal, even when its interpreter is stuck in C code.
 
-Python's signal handlers, timers and threads all need the GIL, which a long call into C code may hold. So there are three
-levels, each for what stops the one before:
+Python's signal handlers, timers and threads all need the GIL, which a long call into C code may hold. So there are
+three levels, each for what stops the one before:
 
 1. A thread, when the event loop is stuck. It logs, and exits with code 1.
 2. The watchdog of `faulthandler`, when a signal was handled and the interpreter is stuck since. It is a C thread that
