@@ -15,7 +15,6 @@ A process with id 1 of a container cannot be killed from inside, so the third le
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import faulthandler
 import itertools
 import os
@@ -85,8 +84,18 @@ class HardStop:
 
 def _exit_later(seconds: float) -> None:
     """Have the watchdog of `faulthandler` exit after a time; it has one timer, so the last call counts."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # there is no standard error
-        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__.fileno())
+    if (output := _standard_error()) is not None:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=output)
+
+
+def _standard_error() -> int | None:
+    """The file descriptor of standard error; None if it is closed: another file may have that number then."""
+    if sys.__stderr__ is None:
+        return None
+    try:
+        return sys.__stderr__.fileno()
+    except (OSError, ValueError):
+        return None
 
 
 class _Guard:
@@ -112,9 +121,9 @@ class _Guard:
         else:
             theirs.close()
             self._use(ours, ours)
-        if signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:
-            with contextlib.suppress(AttributeError, OSError, ValueError):  # there is no standard error
-                faulthandler.register(signal.SIGUSR2, file=sys.__stderr__.fileno())
+        output = _standard_error()
+        if output is not None and signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:
+            faulthandler.register(signal.SIGUSR2, file=output)
 
     def close(self) -> None:
         """End the process and wait for its end."""

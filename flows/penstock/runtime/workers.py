@@ -112,7 +112,7 @@ def sooner_than(due: datetime, schedule: Cron, now: datetime) -> datetime | None
     """The next moment from now, if a moment that is due is later than the one after that; else None.
 
     A clock that is set back a little brings no moment again: the one that had its run already is passed over. But if
-    there are more before the moment that is due, the clock was far ahead when that was chosen, or was set far back since.
+    there are more before the moment that is due, the clock was far ahead when that was chosen, or was set far back.
     """
     first = schedule.next_after(now)
     second = None if first is None else schedule.next_after(first)
