@@ -69,6 +69,36 @@ def _check_address(url: str) -> None:
         Address(url)
 
 
+_HOST_NAME = re.compile(r"[a-z0-9._~-]+|[0-9a-f:.]+")
+_ORIGIN = re.compile(r"(https?)://([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a setting that is a list: separated by commas or spaces, in lower case."""
+    return text.lower().replace(",", " ").split()
+
+
+def origin_of(text: str) -> str:
+    """An origin as browsers send it, without the default port of its scheme. Raises `ValueError`."""
+    found = _ORIGIN.fullmatch(text)
+    if found is None or int(found[3] or 0) > 65535:
+        raise ValueError(f"expected origins such as https://app.example.com, separated by commas, got {text!r}")
+    scheme, host, port = found.groups()
+    default = {"http": "80", "https": "443"}[scheme]
+    return f"{scheme}://{host}" if port is None or port == default else f"{scheme}://{host}:{int(port)}"
+
+
+def _check_origins(text: str) -> None:
+    for word in words_of(text):
+        origin_of(word)
+
+
+def _check_hosts(text: str) -> None:
+    for word in words_of(text):
+        if not _HOST_NAME.fullmatch(word):
+            raise ValueError(f"expected host names without ports, separated by commas, got {word!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How `penstock serve` works. Times are in seconds, sizes in bytes."""
@@ -106,6 +136,14 @@ class Settings:
     log_level: str = setting("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
     log_format: str = setting("auto", "auto: console on a terminal, else JSON", choices=("auto", "json", "console"))
     allow_put: str = setting("yes", "whether PUT /flows/NAME brings flows, which run code here", choices=("yes", "no"))
+    allowed_hosts: str = setting(
+        "",
+        "host names that requests may be for, comma-separated; local ones when listening locally, else any",
+        check=_check_hosts,
+    )
+    allowed_origins: str = setting(
+        "", "other origins whose web pages may send requests (CORS), comma-separated", check=_check_origins
+    )
     token: str = setting(
         "", "bearer token for dead letters and PUT; only by PENSTOCK_TOKEN or file", flag=False, check=_check_token
     )

@@ -8,6 +8,13 @@ run began beside others, those that are large already give out less at a time, a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+
+LATE = 0.25
+"""Seconds after its time at which a timer counts as late: the process was paused, or its event loop was blocked."""
+
+SETTLE_SECONDS = 0.1
+"""Seconds in which the event loop reads what arrived before a late timer."""
 
 LARGE = 1024
 """Elements after which a run counts as large."""
@@ -55,3 +62,61 @@ async def step_aside() -> None:
     """Let the event loop turn without this task."""
     for _ in range(ASIDE):
         await asyncio.sleep(0)
+
+
+class Deadline:
+    """Calls back at a time of the event loop, like `loop.call_at`, for deadlines of something outside of the process.
+
+    After a pause of the process (SIGSTOP, a suspended machine) timers run before sockets are read. A deadline that is
+    late therefore waits `SETTLE_SECONDS` once: what arrived in time then counts as in time.
+    """
+
+    __slots__ = ("_callback", "_handle", "_loop", "_when")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, when: float, callback: Callable[[], object]) -> None:
+        self._loop = loop
+        self._when = when
+        self._callback = callback
+        self._handle = loop.call_at(when, self._expire)
+
+    def cancel(self) -> None:
+        """Do not call back any more."""
+        self._handle.cancel()
+
+    def _expire(self) -> None:
+        if self._loop.time() - self._when > LATE:
+            self._handle = self._loop.call_later(SETTLE_SECONDS, self._callback)
+        else:
+            self._callback()
+
+
+class Stopwatch:
+    """Measures waiting for something outside of the process, in intervals, without the time of pauses of the process.
+
+    Calls `check` with the seconds of each interval until that returns False. An interval counts as `period` seconds at
+    most, however long it was. After a late timer it is checked only when sockets were read, as with `Deadline`.
+    """
+
+    __slots__ = ("_began", "_check", "_deadline", "_loop", "_period")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, period: float, check: Callable[[float], bool]) -> None:
+        self._loop = loop
+        self._period = period
+        self._check = check
+        self._start()
+
+    def stop(self) -> float:
+        """Check no longer; returns the seconds since the last check, `period` at most."""
+        self._deadline.cancel()
+        return self._seconds()
+
+    def _start(self) -> None:
+        self._began = self._loop.time()
+        self._deadline = Deadline(self._loop, self._began + self._period, self._tick)
+
+    def _tick(self) -> None:
+        if self._check(self._seconds()):
+            self._start()
+
+    def _seconds(self) -> float:
+        return min(self._loop.time() - self._began, self._period)

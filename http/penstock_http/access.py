@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 
 from aiohttp import web
-from yarl import URL
 
 from penstock_http.context import CONTEXT
+from penstock_http.hosts import is_loopback
+from penstock_http.origins import host_of, is_same_origin
 from penstock_http.problems import Refused
 
 
@@ -32,7 +32,7 @@ def check_token(request: web.Request, what: str) -> None:
             f"only whoever has the token may {what}: Authorization: Bearer …",
             {"WWW-Authenticate": 'Bearer realm="penstock"'},
         )
-    local = is_loopback(settings.host) and is_loopback(request.remote or "") and is_loopback(_asked_host(request))
+    local = is_loopback(settings.host) and is_loopback(request.remote or "") and _is_for_this_machine(request)
     if not local or any(map(_is_of_proxy, request.headers)):
         raise Refused(
             403,
@@ -47,12 +47,13 @@ def _is_of_proxy(header: str) -> bool:
     return name in ("via", "forwarded", "x-real-ip") or name.startswith("x-forwarded-")
 
 
-def _asked_host(request: web.Request) -> str:
-    """The host that a request names; empty for what is no host."""
+def _is_for_this_machine(request: web.Request) -> bool:
+    """Whether the host that a request is for is this machine; False without one."""
     try:
-        return request.url.host or ""
-    except ValueError:
-        return ""
+        host = host_of(request)
+    except Refused:
+        return False
+    return host is not None and is_loopback(host.host)
 
 
 def is_trusted(request: web.Request) -> bool:
@@ -69,24 +70,7 @@ def check_put(request: web.Request) -> None:
     if request.app[CONTEXT].settings.allow_put == "no":
         raise Refused(403, "put_not_allowed", "flows are not taken over HTTP here: --allow-put yes switches it on")
     check_token(request, "bring flows")
-    # A page in a browser on this machine is not this machine: it says where it comes from.
+    # Pages of other origins do not get here unless their origin is allowed. Without a token that is not enough.
     origin = request.headers.get("Origin")
-    if origin is not None and not _same(origin, request):
+    if origin is not None and not is_same_origin(request, origin) and not request.app[CONTEXT].settings.token:
         raise Refused(403, "other_origin", f"a page of {origin} may not bring flows")
-
-
-def _same(origin: str, request: web.Request) -> bool:
-    try:
-        return URL(origin).authority == URL(f"http://{request.host}").authority and bool(URL(origin).host)
-    except ValueError:
-        return False
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -10,13 +10,17 @@ from penstock.observe import PenstockCollector, registry_for
 from penstock_http.context import CONTEXT, Context
 from penstock_http.expectation import check_expectation, leave_to_handler
 from penstock_http.openapi.document import openapi
+from penstock_http.origins import Origins
 from penstock_http.problems import NOWHERE, answer_problems
 from penstock_http.routes import bulk, dead_letters, flows, graphs, health, metrics, nowhere
 
 
 def make_app(context: Context, collector: PenstockCollector) -> web.Application:
     """The application of a service."""
-    app = web.Application(middlewares=[answer_problems(context.requests), check_expectation])
+    origins = Origins(context.settings)
+    app = web.Application(middlewares=[answer_problems(context.requests), origins.check, check_expectation])
+    if origins.allowed:
+        app.on_response_prepare.append(origins.add_headers)
     app[CONTEXT] = context
     app[metrics.REGISTRY] = registry_for(collector)
     get, post, put = (partial(add, expect_handler=leave_to_handler) for add in (web.get, web.post, web.put))

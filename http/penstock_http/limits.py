@@ -17,6 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 from penstock.errors import PenstockError
 from penstock.observe import Requests
 from penstock.settings import Settings
+from penstock.turns import LATE, SETTLE_SECONDS
 from penstock_http.problems import problem
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -107,11 +108,19 @@ def connection_limits(settings: Settings) -> dict[str, Any]:
 class Connection(RequestHandler):
     """One connection; what aiohttp cannot read as HTTP is refused with a problem document too."""
 
-    __slots__ = ("_requests",)
+    __slots__ = ("_idle_until", "_requests")
 
     def __init__(self, requests: Requests, server: web.Server, settings: Settings) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **connection_limits(settings))
         self._requests = requests
+        self._idle_until = 0.0
+
+    def _process_keepalive(self) -> None:
+        """Close a connection that is idle for too long; after a pause of the process, read first what it sent."""
+        now, until = self._loop.time(), self._next_keepalive_close_time
+        if now - until > LATE and until != self._idle_until:
+            self._idle_until = self._next_keepalive_close_time = now + SETTLE_SECONDS
+        super()._process_keepalive()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; what breaks off a body breaks its reader too.

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from typing import TypeVar
 
 from aiohttp import web
+
+from penstock.turns import Stopwatch
+
+PERIOD = 0.25
+"""Seconds between two checks of a client: one that left is noticed well within one second."""
+
+T = TypeVar("T")
 
 
 class Pace:
@@ -33,22 +41,28 @@ class Pace:
 
     async def departure(self, writing: Awaitable[None], bytes: int) -> None:
         """Wait until a client takes what is written to it; raises `TimeoutError` when it stalls."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        async with asyncio.timeout(max(0.0, self._stall - self.waited)):
-            await writing
-        self.waited += loop.time() - began
+        await self._wait(writing)
         self.moved(bytes)
 
     async def arrivals(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
         """What a client sends before its stream begins; raises `TimeoutError` when it stalls."""
-        loop = asyncio.get_running_loop()
-        while True:
-            asked = loop.time()
-            async with asyncio.timeout(max(0.0, self._stall - self.waited)):
-                data = await request.content.readany()
-            if not data:
-                return
-            self.waited += loop.time() - asked
+        while data := await self._wait(request.content.readany()):
             self.moved(len(data))
             yield data
+
+    async def _wait(self, work: Awaitable[T]) -> T:
+        """Wait for a client; raises `TimeoutError` when it stalls."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as limit:
+
+            def check(seconds: float) -> bool:
+                stalls = self.stalls(seconds)
+                if stalls:
+                    limit.reschedule(loop.time())
+                return not stalls
+
+            watch = Stopwatch(loop, PERIOD, check)
+            try:
+                return await work
+            finally:
+                self.waited += watch.stop()

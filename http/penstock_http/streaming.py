@@ -23,6 +23,9 @@ PIECE = 1 << 16
 LAST_WORD = 2.0
 """Seconds that a client which stalled is given to take the end record."""
 
+LAST_WORD_PERIOD = 0.05
+"""Seconds between two checks whether it did."""
+
 
 class Output:
     """The bytes of one response. Its `write` returns when the client's side can take more; raises `ReaderGone`."""
@@ -136,8 +139,7 @@ async def conclude(
         if reads:
             last = output.end(form.end(summary.end()))
             if transport is not None and transport.get_write_buffer_size():
-                async with asyncio.timeout(LAST_WORD if summary.reason == "stalled" else stall):
-                    await last
+                await Pace(LAST_WORD if summary.reason == "stalled" else stall, 0).departure(last, 0)
             else:  # it is small and nothing is before it, so it waits for nobody, and needs no timer
                 await last
     except (TimeoutError, ReaderGone, ConnectionError):
@@ -159,11 +161,10 @@ async def conclude(
 
 async def taken(transport: asyncio.WriteTransport | None) -> bool:
     """Whether the other side takes what is left to send within `LAST_WORD` seconds."""
-    until = asyncio.get_running_loop().time() + LAST_WORD
-    while transport is not None and not transport.is_closing():
+    for _ in range(round(LAST_WORD / LAST_WORD_PERIOD)):  # not by the clock: a pause of the process is not the client's
+        if transport is None or transport.is_closing():
+            return False
         if not transport.get_write_buffer_size():
             return True
-        if asyncio.get_running_loop().time() >= until:
-            return False
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(LAST_WORD_PERIOD)
     return False

@@ -16,7 +16,8 @@ from aiohttp import web
 
 from penstock.runtime import Run
 from penstock.sinks import Lines
-from penstock_http.pace import Pace
+from penstock.turns import Stopwatch
+from penstock_http.pace import PERIOD, Pace
 
 try:
     import fcntl
@@ -25,9 +26,6 @@ except ImportError:  # on Windows
     fcntl = termios = None  # type: ignore[assignment]  # no modules there
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-PERIOD = 0.25
-"""Seconds between two looks: a client that left is noticed well within one second."""
 
 PIECE = 256 * 1024
 """Bytes of a body that are read at a time: half a megabyte may be there, and splitting all of it took a turn of 1.2 ms.
@@ -77,25 +75,25 @@ class Watch:
         self._body = body
         self._output = output
         self._pace = pace
-        self._loop = asyncio.get_running_loop()
-        self._before, self._moved = self._loop.time(), self._total()
-        self._timer = self._loop.call_later(PERIOD, self._look)
+        self._moved = self._total()
+        self._stopwatch = Stopwatch(asyncio.get_running_loop(), PERIOD, self._look)
 
     def end(self) -> None:
         """Watch no longer."""
-        self._timer.cancel()
+        self._stopwatch.stop()
 
-    def _look(self) -> None:
+    def _look(self, seconds: float) -> bool:
+        """Check the client after some seconds; returns whether to go on."""
         if has_left(self._transport):
             self._run.abort("left")
-            return
-        now, total = self._loop.time(), self._total()
+            return False
+        total = self._total()
         self._pace.moved(max(0, total - self._moved))
-        if self._waits_for_client() and self._pace.stalls(now - self._before):
+        self._moved = total
+        if self._waits_for_client() and self._pace.stalls(seconds):
             self._give_up()
-            return
-        self._before, self._moved = now, total
-        self._timer = self._loop.call_later(PERIOD, self._look)
+            return False
+        return True
 
     def _total(self) -> int:
         """Bytes that the client sent and took so far."""

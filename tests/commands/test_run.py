@@ -390,6 +390,30 @@ def test_a_reader_that_does_not_read_holds_the_input_back(folder: Path) -> None:
         process.communicate()
 
 
+@pytest.mark.parametrize("code", ["while True: pass", "sum(range(10**12))"], ids=["in Python", "in C"])
+def test_a_third_signal_ends_a_stuck_run(folder: Path, code: str) -> None:
+    """Also when no Python code can run, its signal handlers included."""
+    (folder / "stuck.py").write_text(
+        f"import pathlib\n\ndef stuck(value):\n    pathlib.Path('begun').touch()\n    {code}\n"
+    )
+    (folder / "stuck.yaml").write_text("flow: stuck\nsteps: [{tap: 'stuck:stuck'}]\n")
+    process = start(folder, "run", "stuck.yaml", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stdin is not None
+    try:
+        process.stdin.write(b"{}\n")
+        process.stdin.close()
+        while not (folder / "begun").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        for _ in range(3):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)  # signals of one number that come at once are one
+        assert process.wait(SECONDS) in (1, -signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+
+
 def signalled(folder: Path, data: bytes, signals: int) -> tuple[int, bytes]:
     """Send SIGTERM once there is a result, and again after the next one; the exit code and the output."""
     (folder / "slow.py").write_text(WAIT)

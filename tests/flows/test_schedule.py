@@ -167,7 +167,11 @@ START = datetime(2026, 3, 28, 23, 0, tzinfo=UTC)
 
 
 def worker(
-    schedule: Schedule, hours: float, seconds: Callable[[int], float] = lambda number: 0.0, jumps: float = 0.0
+    schedule: Schedule,
+    hours: float,
+    seconds: Callable[[int], float] = lambda number: 0.0,
+    jumps: float = 0.0,
+    reschedules: int = 0,
 ) -> tuple[list[float], list[dict[str, Any]]]:
     """The hours at which runs began, of which run n takes `seconds(n)`, and what was logged.
 
@@ -193,6 +197,7 @@ def worker(
         report = await supervisor.shut_down(0)
         assert len(asyncio.all_tasks()) == 1
         assert report.runs <= 1
+        assert supervisor.reschedules["f", "A"] == reschedules
         return began
 
     with capture_logs() as logs:
@@ -236,6 +241,24 @@ def test_a_clock_that_is_set_back_brings_no_moment_again() -> None:
     began, _ = worker(Cron("15 * * * *"), 4, lambda _: 1801.0, jumps=-1.0)
 
     assert began == pytest.approx([0.25, 2.25, 3.25])
+
+
+@pytest.mark.parametrize("jumps", [-24 * 365 * 10, -48.0, -4.0], ids=["ten years", "two days", "four hours"])
+def test_a_worker_that_saw_a_clock_far_ahead_runs_when_it_is_right_again(jumps: float) -> None:
+    """It does not wait for a time that is far away by now: within a minute it takes the next moment."""
+    began, logs = worker(Cron("15 * * * *"), 4, jumps=jumps, reschedules=1)
+
+    assert began == pytest.approx([0.25, 1.25, 2.25, 3.25])
+    (moved,) = [entry for entry in logs if entry["event"] == "worker.rescheduled"]
+    assert moved["log_level"] == "warning"
+    assert datetime.fromisoformat(moved["at"]) < datetime.fromisoformat(moved["due"])
+
+
+def test_a_run_during_which_the_clock_is_set_far_back_is_followed_by_the_next_moment() -> None:
+    """Also when the next moment is chosen only after the clock was set."""
+    began, _ = worker(Cron("15 * * * *"), 4, lambda _: 1801.0, jumps=-24.0 * 365, reschedules=1)
+
+    assert began == pytest.approx([0.25, 1.25, 2.25, 3.25])
 
 
 def test_a_worker_without_a_next_moment_waits_for_nothing() -> None:

@@ -13,6 +13,7 @@ from laws.asking import FOREVER, Asking, answers_of, echo, others
 from penstock.errors import TimedOut
 from penstock.services import NONE, Service
 from penstock.testing import JumpingLoop, run
+from penstock.turns import SETTLE_SECONDS
 
 
 @given(starts=st.lists(st.floats(0, 20, allow_nan=False), min_size=1, max_size=12))
@@ -169,3 +170,41 @@ def test_a_pause_for_the_rate_makes_no_other_timeout_late() -> None:
     run(answers_of(Service("s", call, rate=0.2, attempts=2, backoff=NONE, timeout=4), 0, 1))
 
     assert cut == pytest.approx([4, 4])
+
+
+def test_a_response_that_arrived_during_a_pause_of_the_process_counts() -> None:
+    """After a pause timers run before sockets are read: a late timeout waits until they were."""
+
+    async def main() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+
+        async def call(value: Any) -> Any:
+            response = loop.create_future()
+            # The socket is read one iteration of the loop after the pause.
+            loop.call_later(1, lambda: (loop.spend(60), loop.call_later(0.001, response.set_result, value)))
+            return await response
+
+        return await answers_of(Service("s", call, timeout=5), "answer")
+
+    assert run(main()) == ["answer"]
+
+
+def test_a_call_without_a_response_ends_after_a_pause_too() -> None:
+    """It is not given another timeout."""
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        loop.call_later(1, loop.spend, 60)
+
+        async def never(value: Any) -> None:
+            await asyncio.Event().wait()
+
+        asking = Asking(Service("s", never, timeout=5))
+        asking.ask(1)
+        await asking.all()
+        await asking.lane.aclose()
+        return asking.times[1]
+
+    assert run(main()) == pytest.approx(61 + SETTLE_SECONDS, abs=0.01)

@@ -12,7 +12,7 @@ import pytest
 from service.conftest import Serve
 from service.processes import Process, until
 from service.wire import NDJSON, orders
-from stores.children import children_of, running
+from stores.children import running, writers_of
 
 
 def test_a_letter_that_a_client_has_seen_survives_a_kill(serve: Serve) -> None:
@@ -89,7 +89,7 @@ def test_a_mark_that_cannot_be_set_or_removed_stops_nothing(serve: Serve, tmp_pa
 
 def writer_of(server: Process) -> int:
     """The process that writes the dead letters of a server."""
-    (pid,) = children_of(server.pid)
+    (pid,) = writers_of(server.pid)
     return int(pid)
 
 

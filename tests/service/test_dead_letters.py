@@ -113,11 +113,6 @@ def test_a_letter_that_there_is_not_is_a_404(server: Process, id: str) -> None:
         {"X_Forwarded_Host": "penstock.example"},
         {"X_Real_IP": "203.0.113.7"},
         {"Via": "1.1 penstock.example"},
-        {"Host": "penstock.example"},
-        {"Host": "evil.example:80"},
-        {"Host": "127.0.0.1:abc"},
-        {"Host": "127.0.0.1:99999999"},
-        {"Host": "[::1]:5:5"},
     ],
     ids=[
         "X-Forwarded-For",
@@ -125,20 +120,11 @@ def test_a_letter_that_there_is_not_is_a_404(server: Process, id: str) -> None:
         "X-Forwarded-Host",
         "X-Real-IP",
         "Via",
-        "a name",
-        "rebinding",
-        "no port",
-        "no such port",
-        "two ports",
     ],
 )
 def test_without_a_token_only_this_machine_is_answered(server: Process, headers: dict[str, str]) -> None:
-    """What came through a proxy, or under a name of elsewhere (DNS rebinding), is not from here."""
-    with server.connect() as client:
-        host = headers.pop("Host", "127.0.0.1")
-        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        client.send(f"GET {LETTERS} HTTP/1.1\r\nHost: {host}\r\n{lines}\r\n".encode())
-        answer = client.answer().complete()
+    """What came through a proxy is not from here. Hosts and origins: see `test_origins`."""
+    answer = server.ask("GET", LETTERS, **headers)
     assert (answer.status, answer.json()["code"]) == (403, "token_needed")
     assert "PENSTOCK_TOKEN" in answer.json()["detail"]
 

@@ -181,6 +181,11 @@ EVERYWHERE = {
     ("431", "headers_too_large"): LONG,
 }
 
+OF_PAGES = {
+    ("403", "other_origin"): {"Origin": "http://evil.example"},
+    ("403", "host_not_allowed"): {"Host": "evil.example"},
+}
+
 ELSEWHERE = {
     ("GET", BULK, "503", "too_many_runs"),
     ("GET", BULK, "503", "stopping"),
@@ -365,10 +370,25 @@ def test_some_refusals_belong_to_every_operation(server: Process, spec: Spec, st
                 check(spec, answer, method, path)
 
 
+@pytest.mark.parametrize(("status", "code"), OF_PAGES)
+def test_refusals_of_pages_belong_to_every_operation_but_health(
+    server: Process, spec: Spec, status: str, code: str
+) -> None:
+    """Whatever a page or a made-up host name asks for, the refusal is the documented one."""
+    for path, methods in spec["paths"].items():
+        for method in map(str.upper, methods):
+            if method != "HEAD" and not path.startswith("/health/"):
+                there = path.replace("{name}", "orders").replace("{id}", "any")
+                answer = server.ask(method, there, **OF_PAGES[status, code])
+                assert (str(answer.status), answer.json()["code"]) == (status, code)
+                check(spec, answer, method, path)
+
+
 def test_all_that_it_says_is_provoked(spec: Spec) -> None:
     """By a test of this file; what only a broken service does is named."""
     provoked = {(case.method, case.path, str(case.status), case.said) for case in CASES} | ELSEWHERE
-    rest = {said for said in promised(spec) - provoked if said[2:] not in NEVER and said[2:] not in EVERYWHERE}
+    apart = {*NEVER, *EVERYWHERE, *OF_PAGES}
+    rest = {said for said in promised(spec) - provoked if said[2:] not in apart}
     assert rest == {(method, BULK, "500", JSON) for method in ("GET", "POST")}  # of a flow that broke
     assert provoked <= promised(spec)
 

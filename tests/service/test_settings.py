@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from penstock.settings import Settings, SettingsError, load_settings
+from penstock.settings import Settings, SettingsError, load_settings, origin_of
 from penstock_http.serve import command
 from service.conftest import Serve
 
@@ -67,6 +67,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"inventory_url": "http://h/{a[0]}"},
         "--inventory-url: 'http://h/{a[0]}': {a[0]} is not the plain name of a field",
     ),
+    ({"allowed_origins": "app.example"}, "--allowed-origins: expected origins such as https://app.example.com"),
+    ({"allowed_origins": "https://a.example/"}, "--allowed-origins: expected origins"),
+    ({"allowed_origins": "*"}, "--allowed-origins: expected origins"),
+    ({"allowed_hosts": "a.example:80"}, "--allowed-hosts: expected host names without ports"),
     ({"config": "/nowhere/penstock.toml"}, "/nowhere/penstock.toml cannot be read"),
 ]
 
@@ -250,3 +254,17 @@ def test_flags_reach_the_service(serve: Serve) -> None:
     assert server.ask("GET", "/flows/orders").json()["window"]["elements"] == 7
     assert server.metric("penstock_runs_total", kind="worker") == 0  # --workers 0
     assert "from 1 to 5" in server.ask("GET", "/orders/bulk?count=6").json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("https://app.example:443", "https://app.example"),
+        ("http://app.example:80", "http://app.example"),
+        ("http://app.example:443", "http://app.example:443"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+    ],
+)
+def test_an_origin_is_kept_as_browsers_send_it(given: str, origin: str) -> None:
+    """Without the default port of its scheme."""
+    assert origin_of(given) == origin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import signal
 import threading
 import time
 
@@ -12,7 +13,8 @@ from service.processes import Process
 from service.wire import NDJSON, Client, orders
 
 STALL = 1.0
-FLAGS = ("--stall", STALL, "--window", 64, "--send-buffer", 16_384)
+KEEP_ALIVE = 2
+FLAGS = ("--stall", STALL, "--keep-alive", KEEP_ALIVE, "--window", 64, "--send-buffer", 16_384)
 
 
 def drip(client: Client, period: float, data: bytes) -> None:
@@ -117,3 +119,43 @@ def test_a_slow_client_is_not_ended(server: Process, pause: float) -> None:
     reader.join()
     assert reads[-1] == "completed"
     assert len(reads) == 3001
+
+
+def pause(server: Process, seconds: float) -> None:
+    """Stop a server as the kernel or a debugger does, and let it go on."""
+    server.signal(signal.SIGSTOP)
+    time.sleep(seconds)  # longer than a stall: that is what it is about
+    server.signal(signal.SIGCONT)
+
+
+def test_a_pause_of_the_server_is_no_stall_of_its_clients(server: Process) -> None:
+    """Neither of one that sends, nor of one that reads, nor of one whose array is still arriving."""
+    with server.connect() as sender, server.connect(receive_buffer=4096) as reader, server.connect() as array:
+        sender.upload()
+        sent = sender.answer()
+        reader.request("GET", "/orders/bulk?count=2000")
+        read = reader.answer()
+        read.next()
+        array.request("POST", "/orders/bulk", Content_Type="application/json", Content_Length="15")
+        array.send(b"[")
+
+        pause(server, 2 * STALL)
+
+        sender.chunk(orders(1))
+        sender.chunk(b"")
+        array.send(b'{"orderId":1}]')
+        assert sent.complete().end["reason"] == "completed"
+        assert read.complete().end["reason"] == "completed"
+        assert array.answer().complete().status == 200
+
+
+def test_a_request_that_arrives_while_the_server_pauses_is_answered(server: Process) -> None:
+    """The connection was idle for longer than `--keep-alive`, but only because the server did not read."""
+    with server.connect() as client:
+        client.request("GET", "/health/live")
+        client.answer().complete()
+        server.signal(signal.SIGSTOP)
+        client.request("GET", "/health/live")
+        time.sleep(KEEP_ALIVE + 1)
+        server.signal(signal.SIGCONT)
+        assert client.answer().complete().status == 200

@@ -6,6 +6,9 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 from service.conftest import Serve
 from service.processes import Process, simulating, until
 from service.wire import NDJSON, Client, orders
-from stores.children import children_of, running
+from stores.children import children_of, command_of, running, writers_of
 
 
 def begin(client: Client, count: int = 3, start: int = 1) -> Any:
@@ -206,34 +209,120 @@ def test_a_second_signal_after_all_was_settled_is_no_forced_stop(serve: Serve) -
     assert server.event("stop.ended")["forced"] is False
 
 
-def test_a_stuck_process_exits_all_the_same(tmp_path: Any) -> None:
-    """A step that blocks the event loop runs no timers: after `--grace` + `--hard` a thread ends the process."""
-    (tmp_path / "stuck.py").write_text("import time\n\ndef stuck(value):\n    time.sleep(60)\n")
-    (tmp_path / "orders.yaml").write_text("flow: orders\nsteps: [{tap: 'stuck:stuck'}]\n")
-    flags = ("--port", 0, "--workers", 0, "--grace", 0.2, "--hard", 0.3, "--dead-letters", f"sqlite:///{tmp_path}/x.db")
-    process = Process("serve", *flags, tmp_path)
-    try:
-        process.listen()
-        with process.connect() as client:
-            begin(client, 1)
-            # Only what it does not do tells that it is stuck: it does not answer.
-            with process.connect() as other:
-                other.request("GET", "/health/live")
-                other.sock.settimeout(0.5)
-                with pytest.raises(TimeoutError):
-                    other.line()
-            process.signal(signal.SIGTERM)
-            assert process.wait(10) == 1
+# Each blocks the event loop, with more and more that does not run: the loop; other threads; signal handlers.
+STUCK = """
+import re, time, asyncio, pathlib
+
+BEGUN = pathlib.Path(__file__).with_name("begun")
+MAY_BEGIN = pathlib.Path(__file__).with_name("may_begin")
+
+def in_python(value):
+    BEGUN.touch()
+    time.sleep(60)
+
+def in_c_with_signals(value):
+    BEGUN.touch()
+    re.match("(a|a)+$", "a" * 60 + "b")
+
+def in_c(value):
+    BEGUN.touch()
+    sum(range(10**12))
+
+async def in_c_later(value):
+    BEGUN.touch()
+    while not MAY_BEGIN.exists():
+        await asyncio.sleep(0.01)
+    sum(range(10**12))
+"""
+SERVICE = "services: {later: {call: 'stuck:in_c_later', timeout: 60s}}\n"
+
+
+@pytest.fixture
+def stuck(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts a server that works on an order with a function of `STUCK`."""
+    with ExitStack() as stack:
+
+        def start(step: str, *flags: object) -> Process:
+            (tmp_path / "stuck.py").write_text(STUCK)
+            (tmp_path / "orders.yaml").write_text(f"flow: orders\n{SERVICE}steps: [{step}]\n")
+            usual = ("--port", 0, "--workers", 0, "--dead-letters", f"sqlite:///{tmp_path}/x.db")
+            process = Process("serve", *usual, *flags, tmp_path)
+            stack.callback(process.close)
+            process.listen()
+            begin(stack.enter_context(process.connect()), 1)
+            until((tmp_path / "begun").exists)
+            return process
+
+        yield start
+
+
+@pytest.mark.parametrize(("function", "code"), [("in_python", 1), ("in_c_with_signals", 1), ("in_c", -signal.SIGKILL)])
+def test_a_stuck_process_ends_in_time(stuck: Callable[..., Process], function: str, code: int) -> None:
+    """After `--grace` + `--hard`, also when no Python code can run. Then the last words are where it was stuck."""
+    process = stuck(f"{{tap: 'stuck:{function}'}}", "--grace", 0.2, "--hard", 0.3)
+
+    process.signal(signal.SIGTERM)
+
+    assert process.wait(10) == code
+    if function == "in_python":
         assert process.event("stop.hard")["level"] == "error"
-    finally:
-        process.close()
+    else:
+        assert any(f"in {function}" in line for line in process.noise)
+
+
+def test_a_process_that_gets_stuck_while_it_stops_ends_in_time(stuck: Callable[..., Process], tmp_path: Path) -> None:
+    """The watchdog that the first signal started needs no Python code; the exit code is that of a forced stop."""
+    process = stuck("{map_async: later}", "--grace", 1, "--hard", 1)
+
+    process.signal(signal.SIGTERM)
+    process.event("stop.phase", phase="draining")
+    (tmp_path / "may_begin").touch()
+
+    assert process.wait(10) == 1
+    assert any("in in_c_later" in line for line in process.noise)
+
+
+@pytest.mark.parametrize(("function", "code"), [("in_python", 1), ("in_c_with_signals", 1), ("in_c", -signal.SIGKILL)])
+def test_a_third_signal_ends_a_stuck_process(stuck: Callable[..., Process], function: str, code: int) -> None:
+    """Long before `--grace` is over."""
+    process = stuck(f"{{tap: 'stuck:{function}'}}", "--grace", 1000, "--hard", 1000)
+
+    for _ in range(3):
+        process.signal(signal.SIGTERM)
+        time.sleep(0.1)  # the kernel merges signals that the process has not seen yet
+
+    assert process.wait(10) == code
+
+
+def test_a_guard_process_that_is_killed_is_not_missed(serve: Serve) -> None:
+    """A stop is still seen at once, and all is settled."""
+    server = serve()
+    (guard,) = (pid for pid in children_of(server.pid) if b"guard.py" in command_of(pid))
+
+    os.kill(guard, signal.SIGKILL)
+    server.event("stop.no_guard")
+    server.signal(signal.SIGTERM)
+
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_the_guard_process_ends_with_the_service(serve: Serve, ending: signal.Signals) -> None:
+    """However that ends."""
+    server = serve()
+    (guard,) = (pid for pid in children_of(server.pid) if b"guard.py" in command_of(pid))
+
+    server.signal(ending)
+    server.wait()
+
+    until(lambda: not running(guard))
 
 
 def test_a_store_that_hangs_does_not_keep_a_stop_from_its_report(serve: Serve) -> None:
     """The letters are not told as stored; the stop is told, with all accounts, and the writer is ended."""
     flags = ("--latency-scale", 0, "--grace", 0.5, "--hard", 8)
     server = serve(*flags, excused=("store.uncertain", "store.not_closed"))
-    (writer,) = children_of(server.popen.pid)
+    (writer,) = writers_of(server.popen.pid)
     os.kill(writer, signal.SIGSTOP)
     with server.connect() as client:
         begin(client, 1, start=3)

@@ -228,8 +228,9 @@ def head(method: str, path: str, body: bytes | None = None, version: str = "1.1"
     """The head of a request. `Content_Type="…"` names a header."""
     if body is not None and "Transfer_Encoding" not in headers:
         headers.setdefault("Content_Length", str(len(body)))
+    host = headers.pop("Host", "127.0.0.1")
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-    return f"{method} {path} HTTP/{version}\r\nHost: 127.0.0.1\r\n{lines}\r\n".encode("latin-1")
+    return f"{method} {path} HTTP/{version}\r\nHost: {host}\r\n{lines}\r\n".encode("latin-1")
 
 
 def orders(count: int, start: int = 1, padding: int = 0) -> bytes:

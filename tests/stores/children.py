@@ -14,6 +14,19 @@ def children_of(parent=None):
     return found
 
 
+def writers_of(parent):
+    """The processes that write dead letters for a process."""
+    return {pid for pid in children_of(parent) if b"penstock.deadletters.process" in command_of(pid)}
+
+
+def command_of(pid):
+    """The words of a process's command, as bytes."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def running(pid):
     """Whether a process has not ended yet, reaped or not."""
     facts = facts_of(pid)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from penstock.deadletters.wire import cut
+from penstock.turns import Deadline
 
 BUFFER = 1 << 20
 """Bytes that the line holds in each direction, so that a whole group fits in."""
@@ -52,7 +53,7 @@ class Child:
         self.let_go = weakref.finalize(self, let_go, self._line, self._process)
         """Waits for its end without the event loop; for when that is closed."""
         self._loop.add_reader(self._line, self._read)
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm: Deadline | None = None
 
     def send(self, data: bytes) -> None:
         """Send it something, if it has not ended. What it was sent before, it has answered."""
@@ -107,7 +108,7 @@ class Child:
     def _await_message(self, *, owed: bool) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = self._loop.call_later(self._seconds, self._give_up) if owed else None
+        self._alarm = Deadline(self._loop, self._loop.time() + self._seconds, self._give_up) if owed else None
 
     def _give_up(self) -> None:
         self.late = True

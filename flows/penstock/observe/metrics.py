@@ -62,6 +62,7 @@ TABLE = (
     Series(Gauge, ("flow", "kind"), readings.runs_active),
     Series(Counter, ("flow", "kind", "reason"), readings.runs_total),
     Series(Counter, ("flow", "worker"), readings.worker_restarts_total),
+    Series(Counter, ("flow", "worker"), readings.worker_reschedules_total),
     Series(Gauge, ("flow",), readings.flow_revision),
     Series(Counter, ("flow", "outcome"), readings.flow_reloads_total),
     Series(Counter, ("route", "method", "status"), readings.http_requests_total),

@@ -192,6 +192,11 @@ def worker_restarts_total(of: Watched) -> Readings:
     return ((worker, of.supervisor.restarts[worker]) for worker in of.supervisor.workers)
 
 
+def worker_reschedules_total(of: Watched) -> Readings:
+    """Next runs of cron workers that were moved to an earlier time because the clock was set back."""
+    return ((worker, of.supervisor.reschedules[worker]) for worker in of.supervisor.workers)
+
+
 def flow_revision(of: Watched) -> Readings:
     """The revision that new runs of a flow take."""
     return (((flow,), number) for flow, number in of.reloads.active.items())

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
+import structlog
+
 from penstock.runtime import Event, Phase
+from penstock.runtime.hard_stop import HardStop
 from penstock.runtime.stopping import after
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 @contextmanager
@@ -17,6 +21,7 @@ def ending_by_signals(drain: Callable[[], object], abort: Callable[[], object]) 
     """Have SIGINT and SIGTERM end a run as long as this lasts; then what they did before counts again."""
     loop = asyncio.get_running_loop()
     phase = Phase.SERVING
+    hard_stop = HardStop(lambda event: log.error(event))
 
     def step() -> None:
         nonlocal phase
@@ -25,10 +30,9 @@ def ending_by_signals(drain: Callable[[], object], abort: Callable[[], object]) 
             drain()
         elif phase is Phase.ABORTING:
             abort()
-        else:
-            os._exit(1)
 
     def note(*_: object) -> None:
+        hard_stop.on_signal()
         loop.call_soon_threadsafe(step)  # Windows knows no loop.add_signal_handler
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -39,3 +43,4 @@ def ending_by_signals(drain: Callable[[], object], abort: Callable[[], object]) 
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        hard_stop.close()

@@ -72,6 +72,8 @@ class Supervisor:
         self.runs: dict[str, Run] = {}
         self.restarts: Counter[WorkerName] = Counter()
         """How often each worker was started again after its run broke."""
+        self.reschedules: Counter[WorkerName] = Counter()
+        """How often the next run of each worker was moved to an earlier time because the clock was set back."""
         self.phase = Phase.SERVING
         self.max_runs = max_runs
         self._forgotten_failures = 0
@@ -213,6 +215,7 @@ class Supervisor:
             schedule or Once(),
             serving=lambda: self.phase is Phase.SERVING,
             restarts=self.restarts,
+            reschedules=self.reschedules,
             backoff=self._backoff,
             chance=self._chance,
             now=now,
@@ -249,8 +252,9 @@ class Supervisor:
         """Forget what was counted for a flow that will not be run again."""
         if (totals := self.totals.pop(flow, None)) is not None:
             self._forgotten_failures += totals.store_failures
-        for worker in [worker for worker in self.restarts if worker[0] == flow]:
-            del self.restarts[worker]
+        for counts in (self.restarts, self.reschedules):
+            for worker in [worker for worker in counts if worker[0] == flow]:
+                del counts[worker]
 
     def signal(self, event: Event) -> Phase:
         """Take note of an event on the way down, and do what the new phase asks for."""

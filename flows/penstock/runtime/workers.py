@@ -37,6 +37,7 @@ class RunningWorker:
         *,
         serving: Callable[[], bool],
         restarts: Counter[tuple[str, str]],
+        reschedules: Counter[tuple[str, str]],
         backoff: Backoff,
         chance: random.Random,
         now: Callable[[], datetime],
@@ -46,6 +47,7 @@ class RunningWorker:
         self._schedule = schedule
         self._serving = serving
         self._restarts = restarts
+        self._reschedules = reschedules
         self._backoff = backoff
         self._chance = chance
         self._now = now
@@ -68,7 +70,7 @@ class RunningWorker:
         due = schedule.next_after(self._now())
         while due is not None and self._serving():
             self._log.info("worker.next", at=due.isoformat())
-            await self._wait_until(due)
+            due = await self._wait_until(due, schedule)
             await self._run_through()
             ended = self._now()
             missed = list(islice(moments(schedule, due, ended), COUNTED))
@@ -76,9 +78,16 @@ class RunningWorker:
                 self._log.warning("worker.missed", first=missed[0].isoformat(), moments=len(missed))
             due = schedule.next_after(max(due, ended))  # a clock that was set back brings no moment again
 
-    async def _wait_until(self, due: datetime) -> None:
-        while (left := (due - self._now()).total_seconds()) > 0:  # noqa: ASYNC110 - no event tells the time
-            await asyncio.sleep(min(left, NAP))
+    async def _wait_until(self, due: datetime, schedule: Cron) -> datetime:
+        """Wait for a moment; returns it, or an earlier one if the clock was set far back meanwhile."""
+        while (left := (due - (now := self._now())).total_seconds()) > 0:
+            if left > NAP and (sooner := sooner_than(due, schedule, now)) is not None:
+                self._reschedules[self._name] += 1
+                self._log.warning("worker.rescheduled", due=due.isoformat(), at=sooner.isoformat())
+                due = sooner
+            else:
+                await asyncio.sleep(min(left, NAP))
+        return due
 
     async def _run_through(self) -> None:
         """Run until a run does not break; the waits between get longer and longer."""
@@ -97,3 +106,14 @@ class RunningWorker:
         except Exception as error:  # its source could not even be made
             return describe(error)
         return (summary.error or summary.reason) if summary.reason == "failed" else None
+
+
+def sooner_than(due: datetime, schedule: Cron, now: datetime) -> datetime | None:
+    """The next moment from now, if a moment that is due is later than the one after that; else None.
+
+    A clock that is set back a little brings no moment again: the one that had its run already is passed over. But if
+    there are more before the moment that is due, the clock was far ahead when that was chosen, or was set far back.
+    """
+    first = schedule.next_after(now)
+    second = None if first is None else schedule.next_after(first)
+    return first if second is not None and second < due else None

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from penstock.turns import Deadline
+
 if TYPE_CHECKING:
     from penstock.services.caller import Caller
 
@@ -17,13 +19,13 @@ class Timeouts:
 
     def __init__(self, seconds: float, callers: Sequence[Caller]) -> None:
         self.seconds = seconds
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: Deadline | None = None
         """Set when a call begins and there is none. The last call's end leaves it: the next call needs it again."""
         self._callers = callers
 
     def look_after(self, since: float, loop: asyncio.AbstractEventLoop) -> None:
         """Look after all calls, of which the oldest began at `since`."""
-        self.timer = loop.call_at(since + self.seconds, self._check, loop)
+        self.timer = Deadline(loop, since + self.seconds, lambda: self._check(loop))
 
     def stop(self) -> None:
         """Look after nobody any more."""

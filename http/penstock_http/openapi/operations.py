@@ -5,7 +5,7 @@ from __future__ import annotations
 from penstock.deadletters import PAGE, PAGE_LIMIT
 from penstock_http.context import Context
 from penstock_http.negotiation import FLOWS, JSON
-from penstock_http.openapi.parts import Answers, Part, answer, operation, query, ref, refusal
+from penstock_http.openapi.parts import OF_PAGES, Answers, Part, answer, operation, query, ref, refusal
 from penstock_http.routes.graphs import TYPES
 
 _TEXTS = {
@@ -107,7 +107,7 @@ def put_flow(context: Context) -> Part:
             201: answer("There was no flow of this name.", json=ref("Put")),
             400: refusal(400, "bad_request", "bad_parameter", "malformed", "broken_body"),
             401: refusal(401, "token_needed"),
-            403: refusal(403, "token_needed", "put_not_allowed", "other_origin"),
+            403: refusal(403, "token_needed", "put_not_allowed", *OF_PAGES),
             408: refusal(408, "stalled"),
             409: refusal(409, "other_name"),
             413: refusal(413, "body_too_large"),
@@ -126,7 +126,7 @@ def guarded(id: str, summary: str, answers: Answers, parameters: list[Part], con
     refusals = {
         400: refusal(400, "bad_request", "bad_parameter"),
         401: refusal(401, "token_needed"),
-        403: refusal(403, "token_needed"),
+        403: refusal(403, "token_needed", *OF_PAGES),
         503: refusal(503, "store_unavailable"),
     }
     token = [{"token": list[str]()}]

@@ -21,6 +21,7 @@ CODES = {
     "broken": "something broke inside the service",
     "broken_body": "the body broke off, or cannot be decompressed",
     "expectation_failed": "`Expect` is not `100-continue`",
+    "host_not_allowed": "the host that the request is for is not allowed: `--allowed-hosts`",
     "headers_too_large": "the request line or a header is too large",
     "malformed": "the body is not what its type says",
     "mistakes": "the flow has mistakes; `mistakes` names each, and what ran before runs on",
@@ -29,7 +30,7 @@ CODES = {
     "no_such_letter": "there is no such letter",
     "not_acceptable": "`Accept` asks for none of the forms that there are",
     "other_name": "the flow has another name than the path",
-    "other_origin": "a page of another origin may not bring flows",
+    "other_origin": "a page of another origin may not send requests: `--allowed-origins`",
     "put_not_allowed": "flows are not taken over HTTP here",
     "stalled": "the body did not arrive in time",
     "stopping": "the service is shutting down",
@@ -41,6 +42,9 @@ CODES = {
     "unsupported_type": "the body is of another kind",
 }
 """What each `code` of a problem means."""
+
+OF_PAGES = ("host_not_allowed", "other_origin")
+"""Why a request is refused on every route but health checks."""
 
 HEADERS: Part = {
     "Penstock-Run": {
@@ -70,14 +74,18 @@ Answers = dict[int, Part]
 
 
 def operation(id: str, tag: str, summary: str, answers: Answers, **more: Any) -> Part:
-    """What one method of a path does. Some refusals belong to every one: no request is ever safe from them."""
+    """What one method of a path does. Some refusals belong to every one: no request is ever safe from them.
+
+    Those for a host or an origin do not belong to health checks; operations with other reasons for a 403 have them too.
+    """
+    pages = {} if id.startswith("health.") else {403: refusal(403, *OF_PAGES)}
     everywhere = {
         400: refusal(400, "bad_request"),
         417: refusal(417, "expectation_failed"),
         431: refusal(431, "headers_too_large"),
         500: refusal(500, "broken", always=False),
     }
-    responses = {str(status): part for status, part in sorted((everywhere | answers).items())}
+    responses = {str(status): part for status, part in sorted((everywhere | pages | answers).items())}
     return {"operationId": id, "tags": [tag], "summary": summary, **more, "responses": responses}
 
 

@@ -9,16 +9,12 @@ from typing import NoReturn
 
 from aiohttp import web
 
-from penstock_http.problems import NOWHERE
+from penstock_http.origins import allowed_methods
 
 
 async def refuse(request: web.Request) -> NoReturn:
     """Raise what fits."""
-    allowed: set[str] = set()
-    for resource in request.app.router.resources():
-        if resource.name != NOWHERE:
-            _, methods = await resource.resolve(request)
-            allowed |= methods
+    allowed = await allowed_methods(request)
     if allowed:
         raise web.HTTPMethodNotAllowed(request.method, allowed)
     raise web.HTTPNotFound

@@ -1,0 +1,55 @@
+"""How slow a client may be, in virtual time: only time in which the process ran counts."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from penstock.testing import JumpingLoop, run
+from penstock_http.pace import PERIOD, Pace
+
+
+def pauses(loop: asyncio.AbstractEventLoop, times: dict[float, float]) -> None:
+    """Pause the process at these times, for so many seconds each."""
+    assert isinstance(loop, JumpingLoop)
+    for when, seconds in times.items():
+        loop.call_at(when, loop.spend, seconds)
+
+
+def waits(stall: float, arrives: float | None, times: dict[float, float]) -> float:
+    """Wait for a client whose bytes arrive at a time, or never; returns when that ended."""
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        pauses(loop, times)
+        taken: asyncio.Future[None] = loop.create_future()
+        if arrives is not None:
+            loop.call_at(arrives, taken.set_result, None)
+        await Pace(stall, 16).departure(taken, 0)
+        return loop.time()
+
+    return run(main())
+
+
+def test_a_client_that_does_not_move_stalls() -> None:
+    """After that many seconds, to a check."""
+    with pytest.raises(TimeoutError):
+        waits(4, 4 + 2 * PERIOD, {})
+
+
+def test_a_client_that_moves_in_time_does_not_stall() -> None:
+    """Also when it takes nearly as long as it may."""
+    assert waits(4, 3.9, {}) == pytest.approx(3.9)
+
+
+@pytest.mark.parametrize("times", [{1.0: 7.0}, {1.0: 60.0, 62.0: 60.0}])
+def test_a_pause_of_the_process_is_no_stall(times: dict[float, float]) -> None:
+    """However long it is: of each check, one interval counts at most."""
+    assert waits(4, 1 + sum(times.values()) + 1.5, times) > 4
+
+
+def test_a_client_that_does_not_move_after_a_pause_stalls() -> None:
+    """The pause only delays it."""
+    with pytest.raises(TimeoutError):
+        waits(4, 70, {1.0: 60.0})
