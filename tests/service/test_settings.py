@@ -171,7 +171,8 @@ def test_a_port_in_use_is_said_in_a_sentence(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         done = run("serve", "--port", port, "--dead-letters", f"sqlite:///{tmp_path}/x.db")
     assert done.returncode == 1
-    assert f"penstock serve: cannot listen on 127.0.0.1:{port}: Address already in use\n" in done.stderr
+    reason = f"cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert f"penstock serve: {reason}; choose another port with --port, or 0 for a free one\n" in done.stderr
     assert "Traceback" not in done.stderr
 
 

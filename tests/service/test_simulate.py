@@ -158,7 +158,8 @@ async def test_a_port_that_is_taken_is_exit_code_1() -> None:
         _, said = await process.communicate()
         port = taken.getsockname()[1]
     assert process.returncode == 1
-    assert said.decode() == f"penstock simulate: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    reason = f"cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert said.decode() == f"penstock simulate: {reason}; choose another port with --port, or 0 for a free one\n"
 
 
 @pytest.mark.parametrize(
