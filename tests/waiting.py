@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 HANG_SECONDS = 60.0
-"""A wait that takes this long hangs. It says nothing about speed: on a busy machine everything takes ten times longer."""
+"""A wait that takes this long hangs. It is no measure of speed: on a busy machine everything takes ten times longer."""
 
 
 def until(condition: Callable[[], Any], timeout: float = HANG_SECONDS, period: float = 0.02) -> Any:
