@@ -14,6 +14,7 @@ import pytest
 from penstock.settings import Settings, SettingsError, load_settings
 from penstock_http.serve import command
 from service.conftest import Serve
+from waiting import HANG_SECONDS
 
 
 def test_settings_have_defaults() -> None:
@@ -162,7 +163,7 @@ def test_a_token_is_no_flag() -> None:
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself."""
     words = [sys.executable, "-m", "penstock", *arguments]
-    return subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(words, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
 
 
 def test_a_port_in_use_is_said_in_a_sentence(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from service.wire import NDJSON, Client, orders
 from stores.children import children_of, running
 
 SLOW = ("--latency-scale", 1000, "--grace", 60)
-"""Orders are in flight for 20 s, until their second timeout, then fail. So an order that is cancelled was not waited for.
-"""
+"""Orders are in flight for 20 s, up to their second timeout, then fail: one that is cancelled was not waited for."""
 
 
 def begin(client: Client, count: int = 3, start: int = 1) -> Any:
