@@ -72,8 +72,8 @@ def test_a_reader_that_is_slow_all_the_time_is_not_ended(server: Process) -> Non
         run = client.answer().headers["penstock-run"]
         until = time.monotonic() + 4 * STALL
         while time.monotonic() < until:
-            assert client.sock.recv(500)
-            time.sleep(0.05)  # it reads 10 KB a second: slowly is what it is about
+            assert client.sock.recv(1000)
+            time.sleep(0.05)  # it reads 20 KB a second: slowly is what it is about
     assert not server.said("stream.stalled", run=run)
 
 
