@@ -273,6 +273,7 @@ def test_watched_files_are_loaded_when_they_change(serve: Serve, folder: Path) -
     until(lambda: server.ask("GET", "/b/bulk?count=1").status == 200)
     (folder / "b.yaml").unlink()
     until(lambda: server.ask("GET", "/b/bulk?count=1").status == 404)
+    until(lambda: len(server.said("flows.reloaded")) >= 6)
     causes = [event["cause"] for event in server.said("flows.reloaded")]
     assert causes == ["start"] + ["watch"] * 5
 
