@@ -104,10 +104,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_curl_asks_for_paths_that_exist(page: Path) -> None:
-    """Every path behind `localhost:PORT` is one that the application answers."""
+    """Every path behind `localhost:8080` is one that the application answers."""
     canonical = {resource.canonical for resource in application_resources()}
     patterns = [re.compile(re.sub(r"\{\w+\}", "[^/]+", path) + "$") for path in canonical]
-    asked = re.findall(r"localhost:80\d\d(/[\w/.{}$-]*)", page.read_text(encoding="utf-8"))
+    asked = re.findall(r"localhost:8080(/[\w/.{}$-]*)", page.read_text(encoding="utf-8"))
     assert [path for path in asked if not any(pattern.match(path) for pattern in patterns)] == []
 
 
