@@ -37,13 +37,22 @@ MOST = 2_000_000.0
 """Seconds that the kernel can be told: it counts milliseconds in 31 bits."""
 
 
+HINTS = {
+    errno.EADDRINUSE: "; choose another port with --port, or 0 for a free one",
+    errno.EACCES: "; choose a port above 1023 with --port",
+    errno.EADDRNOTAVAIL: "; choose an address of this machine with --host",
+}
+"""What to do about an error of `bind`."""
+
+
 class CannotListen(PenstockError):
     """The address is taken, is none of this machine's, or needs rights that the process has not."""
 
     def __init__(self, host: str, port: int, error: OSError | UnicodeError) -> None:
         code = getattr(error, "errno", None) or 0  # below 0 for names that cannot be resolved
         reason = os.strerror(code) if code > 0 else getattr(error, "strerror", None) or error
-        super().__init__(f"cannot listen on {host}:{port}: {reason}")
+        hint = HINTS.get(code, "")
+        super().__init__(f"cannot listen on {host}:{port}: {reason}{hint}")
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -9,8 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from waiting import HANG_SECONDS, ending
+
 ROOT = Path(__file__).parents[2]
-SECONDS = 60.0
+SECONDS = HANG_SECONDS
+
+STARTED: list[subprocess.Popen[bytes]] = []
+"""The processes that the running test has started; the fixture in conftest.py ends them."""
 
 WORK = '''\
 """Work whose order of completion, and what fails of it, is left to chance."""
@@ -68,23 +73,23 @@ def prepare(folder: Path, count: int, flow: str = FLOW) -> None:
 
 
 def start(folder: Path, *words: str, **options: Any) -> subprocess.Popen[bytes]:
-    """Start `penstock WORDS` in a folder."""
+    """Start `penstock WORDS` in a folder. It is ended after the test at the latest."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "penstock", *words],
         cwd=folder,
         env=clean | {"PYTHONPATH": f"{ROOT / 'flows'}{os.pathsep}{ROOT / 'http'}"},
         **options,
     )
+    STARTED.append(process)
+    return process
 
 
 def run(folder: Path, *words: str, stdin: bytes = b"") -> tuple[int, bytes, str]:
     """Run `penstock WORDS` in a folder; gives its exit code, and what it wrote."""
     process = start(folder, *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
+    with ending(process):
         out, err = process.communicate(stdin, SECONDS)
-    finally:
-        process.kill()
     return process.returncode, out, err.decode()
 
 

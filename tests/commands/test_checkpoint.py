@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from commands.killing import FLOW, prepare, records, run, start
+from commands.killing import FLOW, SECONDS, prepare, records, run, start
 from commands.test_resume import letters_in
 from penstock.runner.checkpoint import Checkpoint, write_checkpoint
 from penstock.runner.ranges import Ranges
@@ -30,6 +30,16 @@ async def look_up(value):
         raise ValueError(f"no {value['id']}")
     return value["id"] * 3
 """
+
+GATED = """\
+import asyncio, os
+
+async def look_up(value):
+    while value["id"] > 100 and not os.path.exists("changed"):
+        await asyncio.sleep(0.02)
+    return value["id"] * 3
+"""
+"""So the run is still under way when the test changes a file."""
 
 
 @pytest.fixture
@@ -225,12 +235,14 @@ def lengthen_input(folder: Path) -> None:
 )
 def test_a_run_whose_files_are_changed_under_it_is_not_complete(tmp_path: Path, change: Any, reason: str) -> None:
     """Its results are lost, or are not those of its input."""
-    prepare(tmp_path, 3000)
+    prepare(tmp_path, 300)
+    (tmp_path / "work.py").write_text(GATED)
     process = start(tmp_path, *RUN, "--checkpoint-every", "0.1", stderr=subprocess.PIPE)
     path = tmp_path / "out.ndjson"
     until(lambda: path.exists() and path.stat().st_size > 1000)
     change(tmp_path)
-    said = process.communicate(timeout=60)[1].decode()
+    (tmp_path / "changed").touch()
+    said = process.communicate(timeout=SECONDS)[1].decode()
     assert process.returncode == 1
     assert reason in said
 

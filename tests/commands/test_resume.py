@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from commands.killing import PARTS, prepare, records, run, start
 from penstock.deadletters import Filter, Letter, make_store
+from waiting import until
 
 COUNT = int(os.environ.get("INPUTS", "1500"))
 KILLS = int(os.environ.get("KILLS", "4"))
@@ -27,10 +29,7 @@ def kill_again_and_again(folder: Path, chance: random.Random, *flags: str) -> tu
     lines: list[int] = []
     for _ in range(KILLS):
         process = start(folder, *RUN, *flags)
-        size = output_size(folder)
-        until = time.monotonic() + 20
-        while process.poll() is None and output_size(folder) == size and time.monotonic() < until:
-            time.sleep(0.005)  # the moment is to lie in the work, not in the start of Python
+        wait_for_output(folder, process)  # the moment is to lie in the work, not in the start of Python
         time.sleep(chance.uniform(0, 0.25))
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -38,6 +37,12 @@ def kill_again_and_again(folder: Path, chance: random.Random, *flags: str) -> tu
     code, _, said = run(folder, *RUN, *flags)
     assert said == ""
     return code, lines
+
+
+def wait_for_output(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process writes to its output, or has ended."""
+    size = output_size(folder)
+    until(lambda: process.poll() is not None or output_size(folder) != size, period=0.005)
 
 
 def output_size(folder: Path) -> int:

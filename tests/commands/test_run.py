@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -348,7 +347,7 @@ def test_standard_output_and_the_checkpoint_are_no_file_that_is_read(folder: Pat
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with open(folder / "in.ndjson", "ab") as appended:
         process = start(folder, "run", "flow.yaml", "--input", "in.ndjson", stdout=appended, stderr=subprocess.PIPE)
-        said = process.communicate(timeout=30)[1]
+        said = process.communicate(timeout=SECONDS)[1]
     assert (process.returncode, said.startswith(b"penstock run: standard output is the same file")) == (2, True)
 
     words = ("--input", "in.ndjson", "--output", "out.ndjson", "--checkpoint", "flow.yaml", "--restart")
@@ -379,8 +378,8 @@ def test_a_reader_that_does_not_read_holds_the_input_back(folder: Path) -> None:
         descriptor = process.stdin.fileno()
         os.set_blocking(descriptor, False)
         taken = 0
-        # Python starts in less than 10 s; after that, a second without room means that nothing is taken any more.
-        while taken < 64_000_000 and select.select([], [descriptor], [], 10 if taken < 100_000 else 1)[1]:
+        # Python has to start first; after that, a second without room means that nothing is taken any more.
+        while taken < 64_000_000 and select.select([], [descriptor], [], SECONDS if taken < 100_000 else 1)[1]:
             taken += os.write(descriptor, b'{"id":1}\n' * 400)
         assert 100_000 < taken < 2_000_000
     finally:
@@ -414,8 +413,12 @@ def test_a_third_signal_ends_a_stuck_run(folder: Path, code: str) -> None:
         process.wait()
 
 
-def signalled(folder: Path, data: bytes, signals: int) -> tuple[int, bytes]:
-    """Send SIGTERM once there is a result, and again after the next one; the exit code and the output."""
+TWO = (signal.SIGTERM, signal.SIGINT)
+"""Two signals of the same number that arrive at the same moment would be one."""
+
+
+def signalled(folder: Path, data: bytes, results: int, *signals: signal.Signals) -> tuple[int, bytes]:
+    """Send signals once there are so many results; returns the exit code and the output."""
     (folder / "slow.py").write_text(WAIT)
     (folder / "slow.yaml").write_text(SLOW)
     process = start(
@@ -426,11 +429,9 @@ def signalled(folder: Path, data: bytes, signals: int) -> tuple[int, bytes]:
     try:
         process.stdin.write(data)
         process.stdin.flush()
-        out = process.stdout.readline()
-        process.send_signal(signal.SIGTERM)
-        if signals == 2:
-            time.sleep(0.5)  # two signals of one number that come at once are one
-            process.send_signal(signal.SIGTERM)
+        out = b"".join(process.stdout.readline() for _ in range(results))
+        for number in signals:
+            process.send_signal(number)
         code = process.wait(SECONDS)
         return code, out + process.stdout.read()
     finally:
@@ -440,15 +441,15 @@ def signalled(folder: Path, data: bytes, signals: int) -> tuple[int, bytes]:
 
 def test_a_signal_drains_the_run(folder: Path) -> None:
     """What was taken is finished, the end record says so, and the input was not used up: exit code 1."""
-    code, out = signalled(folder, b"".join(b'{"id":%d}\n' % number for number in range(40)), 1)
+    code, out = signalled(folder, b"".join(b'{"id":0}\n' for _ in range(2000)), 1, signal.SIGTERM)
     *results, end = records(out)
     assert (code, end["end"]["reason"]) == (1, "draining")
-    assert end["end"]["received"] == end["end"]["ok"] == len(results) < 40
+    assert end["end"]["received"] == end["end"]["ok"] == len(results) < 2000
 
 
 def test_a_second_signal_aborts_it(folder: Path) -> None:
     """What is in flight is cancelled, and the stream is cut: it has no end record."""
-    code, out = signalled(folder, b"".join(b'{"id":%d}\n' % number for number in (1, 2, 99, 4, 5, 6)), 2)
+    code, out = signalled(folder, b"".join(b'{"id":%d}\n' % number for number in (1, 2, 99, 4, 5, 6)), 5, *TWO)
     assert code == 1
     assert sorted(record["value"]["id"] for record in records(out)) == [1, 2, 4, 5, 6]
 

@@ -19,9 +19,11 @@ import pytest_asyncio
 import yaml
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
+from waiting import HANG_SECONDS
+
 pytestmark = [pytest.mark.prometheus, pytest.mark.asyncio(loop_scope="module")]
 
-PATIENCE = 15.0
+PATIENCE = HANG_SECONDS
 """Seconds that each wait may take: for a server to be ready, for a query to have data."""
 
 VARIABLES = {
@@ -114,7 +116,7 @@ async def _end(started: Process) -> None:
     if started.returncode is None:
         started.terminate()
     try:
-        await asyncio.wait_for(started.wait(), 10)
+        await asyncio.wait_for(started.wait(), HANG_SECONDS)
     except TimeoutError:
         started.kill()
         await started.wait()

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from penstock.observe.metrics import SERIES
+from waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.prometheus
 
@@ -48,7 +49,7 @@ def cases(prometheus_folder: Path) -> Cases:
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
 
 
 def metrics_in(query: str) -> set[str]:

@@ -343,8 +343,8 @@ def test_two_hundred_lines_are_read_at_once():
     text = "name: orders\nsteps:\n" + step * 50
 
     def once():
-        start = time.perf_counter()
+        start = time.thread_time()  # of the processor: other processes do not count
         read_document(text, "a.yaml")
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     assert min(once() for _ in range(10)) < 0.02

@@ -17,6 +17,7 @@ from penstock.files.pictures import FORMATS
 from penstock.files.shared import is_shared
 from penstock.files.trials import Verdict, judge, play
 from penstock.files.trials.report import FileReport, as_text
+from waiting import HANG_SECONDS
 
 EXAMPLES = Path(__file__).parents[2] / "flows" / "examples"
 FILES = sorted(file for file in EXAMPLES.glob("*.yaml") if not is_shared(file))
@@ -91,7 +92,13 @@ def test_a_program_is_short_and_stands_on_public_names(program: Path) -> None:
 def test_a_program_runs_from_the_command_line(program: Path, tmp_path: Path) -> None:
     """With nothing to read, nothing to set and nothing to complain about."""
     done = subprocess.run(
-        [sys.executable, program], input="", capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path
+        [sys.executable, program],
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
+        cwd=tmp_path,
     )
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
 
@@ -99,7 +106,9 @@ def test_a_program_runs_from_the_command_line(program: Path, tmp_path: Path) -> 
 def test_orders_answer_for_every_line() -> None:
     """A result for each line on standard output and nothing else; the count on standard error."""
     lines = b'{"orderId":1,"customer":"c1"}\n{"orderId":2}\n{"orderId":"three"}\noops\n{"orderId":5}\n'
-    done = subprocess.run([sys.executable, EXAMPLES / "orders.py"], input=lines, capture_output=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "orders.py"], input=lines, capture_output=True, timeout=HANG_SECONDS
+    )
     told = {record["seq"]: record for record in map(json.loads, done.stdout.splitlines())}
 
     assert [told[seq]["ok"] for seq in range(5)] == [True, True, False, False, False]
@@ -117,7 +126,12 @@ def test_orders_answer_for_every_line() -> None:
 def test_a_flow_file_in_a_program_is_left_when_enough_came(tmp_path: Path) -> None:
     """Of orders without end, the five results that were asked for."""
     done = subprocess.run(
-        [sys.executable, EXAMPLES / "embedded.py"], capture_output=True, text=True, timeout=30, check=True, cwd=tmp_path
+        [sys.executable, EXAMPLES / "embedded.py"],
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=True,
+        cwd=tmp_path,
     )
     results = list(map(ast.literal_eval, done.stdout.splitlines()))
     assert len(results) == 5
@@ -127,7 +141,11 @@ def test_a_flow_file_in_a_program_is_left_when_enough_came(tmp_path: Path) -> No
 def test_an_application_of_one_s_own_streams_results(tmp_path: Path) -> None:
     """A line for each line of the body, then the end; and its server stops."""
     done = subprocess.run(
-        [sys.executable, EXAMPLES / "in_aiohttp.py"], capture_output=True, timeout=30, check=True, cwd=tmp_path
+        [sys.executable, EXAMPLES / "in_aiohttp.py"],
+        capture_output=True,
+        timeout=HANG_SECONDS,
+        check=True,
+        cwd=tmp_path,
     )
     *results, end = map(json.loads, done.stdout.splitlines())
     assert {result["seq"]: result.get("value") for result in results} == {0: 4, 1: None, 2: 3}

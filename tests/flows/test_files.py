@@ -23,8 +23,9 @@ from penstock.sources import Intake, LineSplitter, Source, from_file, from_stdin
 from penstock.sources.files import FileLines, give_out
 from penstock.sources.standard import StandardInput
 from penstock.threads import in_thread
+from waiting import HANG_SECONDS
 
-SECONDS = 20.0
+SECONDS = HANG_SECONDS
 """After this a test has failed."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from flows.walkthrough import blocks_of, walkthrough
 from penstock.files import loads
 from penstock.files.trials import judge, play
 from penstock.settings import Settings
@@ -67,6 +69,20 @@ def test_the_python_of_a_page_runs(page: Path) -> None:
     with capture_logs():
         arrows = sum(perform(block, names) for block in written)
     assert arrows == sum(block.count(ARROW) for block in written)
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("bash", "curl", "gzip"))), reason="needs bash, curl and gzip")
+def test_a_reader_can_follow_the_readme_line_by_line(tmp_path: Path) -> None:
+    """From an empty folder, with the servers left running: every command succeeds and prints what the page shows.
+
+    The section "Test it" is left out: its command runs this test.
+    """
+    page = re.sub(r"^## Test it\n.*?(?=^## )", "", ROOT.joinpath("README.md").read_text(), flags=re.M | re.S)
+    with walkthrough(tmp_path) as walking:
+        for block in blocks_of(page):
+            walking.perform(block)
+        codes = walking.stop()
+    assert codes == [0, 0, 0]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -49,7 +49,7 @@ def test_flows_with_files_and_blocking_services_run_in_virtual_time(tmp_path: Pa
 
 def test_time_goes_on_without_a_thread_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its patience is spent once, not for each timer."""
-    monkeypatch.setattr(testing, "PATIENCE", 0.05)
+    monkeypatch.setattr(testing, "PATIENCE", 0.5)
     may_end = threading.Event()
 
     async def main() -> float:
@@ -62,7 +62,7 @@ def test_time_goes_on_without_a_thread_that_takes_too_long(monkeypatch: pytest.M
         await working
         return took
 
-    assert run(main()) < 1
+    assert run(main()) < 10  # 25 s if it were spent for each
 
 
 def test_letters_are_stored_in_no_time(tmp_path: Path) -> None:

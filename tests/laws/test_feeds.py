@@ -18,6 +18,7 @@ from penstock.runtime import Summary
 from penstock.sinks import Discard
 from penstock.sources import Feed
 from penstock.testing import run
+from waiting import HANG_SECONDS
 
 
 def fed(overflow: str, values: int = 6, capacity: int = 3) -> tuple[list[int], Summary, Feed[int]]:
@@ -142,7 +143,7 @@ def test_a_run_that_never_came_to_its_feed_ends_it_too(end: str, tmp_path: Path)
         return await feeding.finished, feed.dropped
 
     with capture_logs():
-        summary, dropped = asyncio.run(asyncio.wait_for(main(), 20))
+        summary, dropped = asyncio.run(asyncio.wait_for(main(), HANG_SECONDS))
     assert (summary.received, summary.filtered, dropped) == (2, 2, 2)
 
 
@@ -197,7 +198,7 @@ def observed(on_the_loop: bool) -> Summary:
             values.on_completed()
 
         await asyncio.to_thread(send)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             return await observing.finished
 
     with capture_logs():

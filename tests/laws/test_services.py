@@ -25,6 +25,7 @@ from penstock.services import Failed, Lane, Service
 from penstock.services.caller import SHARE
 from penstock.sinks import Discard
 from penstock.testing import run
+from waiting import HANG_SECONDS
 
 # At most so many at once
 
@@ -442,7 +443,7 @@ def test_blocking_calls_have_as_many_threads_as_may_be_in_flight() -> None:
     async def main() -> tuple[Summary, Summary]:
         one, other = (
             Flow[int]("f").map_async(
-                Service(name, lambda _: together.wait(10), blocking=True, max_in_flight=20, timeout=20)
+                Service(name, lambda _: together.wait(HANG_SECONDS), blocking=True, max_in_flight=20, timeout=90)
             )
             for name in ("one", "other")
         )

@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.wire import Answer, Client
+from waiting import HANG_SECONDS, end
+from waiting import until as until  # the tests of the service take it from here
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 30.0
-STOP_SECONDS = 20.0
 
 TROUBLE = ("library.said", "http.broke", "run.tasks_stuck", "stop.hard")
 """Events that no client may be able to cause."""
@@ -51,12 +50,12 @@ class Process:
 
     def listen(self) -> None:
         """Wait until the process listens."""
-        address = urlsplit(self.event("http.listening", timeout=START_SECONDS)["url"])
+        address = urlsplit(self.event("http.listening")["url"])
         self.host, self.port = str(address.hostname), int(address.port or 0)
 
     # What it says
 
-    def event(self, name: str, timeout: float = 10.0, **fields: Any) -> dict[str, Any]:
+    def event(self, name: str, timeout: float = HANG_SECONDS, **fields: Any) -> dict[str, Any]:
         """The first log line of an event with these fields, as soon as there is one."""
 
         def seen() -> dict[str, Any] | None:
@@ -120,10 +119,10 @@ class Process:
         """Send it a signal."""
         self.popen.send_signal(number)
 
-    def wait(self, timeout: float = STOP_SECONDS) -> int:
+    def wait(self, timeout: float = HANG_SECONDS) -> int:
         """Its exit code."""
         code = self.popen.wait(timeout)
-        self._reader.join(5)
+        self._reader.join(HANG_SECONDS)
         return code
 
     def stop(self) -> int:
@@ -131,7 +130,7 @@ class Process:
         if self.popen.poll() is None:
             self.signal(signal.SIGTERM)
             try:
-                self.popen.wait(STOP_SECONDS)
+                self.popen.wait(HANG_SECONDS)
             except subprocess.TimeoutExpired:
                 self.kill()
         return self.wait()
@@ -145,9 +144,8 @@ class Process:
         """End it if it still runs, and let go of its pipe."""
         if self.popen.poll() is None:
             self.kill()
-        self._reader.join(5)
-        if self.popen.stderr is not None:
-            self.popen.stderr.close()
+        self._reader.join(HANG_SECONDS)
+        end(self.popen)
 
     def _read(self) -> None:
         for line in self.popen.stderr or ():
@@ -192,13 +190,3 @@ def simulating(*flags: object) -> Iterator[Process]:
         yield process
     finally:
         process.close()
-
-
-def until(condition: Callable[[], Any], timeout: float = 5.0, period: float = 0.02) -> Any:
-    """What a condition gives, as soon as it is true."""
-    end = time.monotonic() + timeout
-    while not (found := condition()):
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {timeout} s; at last it was {found!r}")
-        time.sleep(period)
-    return found

@@ -14,6 +14,7 @@ import pytest
 from service.conftest import Serve
 from service.processes import Process, until
 from service.wire import NDJSON, Client, Cut, head, orders
+from waiting import HANG_SECONDS
 
 FLAGS = ("--keep-alive", 1)
 
@@ -158,7 +159,7 @@ def test_a_connection_that_is_idle_is_closed(client: Client) -> None:
     """After `--keep-alive` seconds; the flag reaches the live connection."""
     client.request("GET", "/health/live")
     client.answer().complete()
-    assert client.closed(4)
+    assert client.closed()
 
 
 def test_a_keep_alive_does_not_cut_a_stream(client: Client) -> None:
@@ -170,7 +171,7 @@ def test_a_keep_alive_does_not_cut_a_stream(client: Client) -> None:
     client.sock.settimeout(1.6)
     with pytest.raises(TimeoutError):
         client.sock.recv(1)
-    client.sock.settimeout(10)
+    client.sock.settimeout(HANG_SECONDS)
     client.chunk(b"")
     assert json.loads(answer.complete().body.splitlines()[-1])["end"]["reason"] == "completed"
 
@@ -201,8 +202,9 @@ def _starve(server: Process, open_ones: list[Client], stack: ExitStack) -> None:
     waiting = [stack.enter_context(server.connect()) for _ in range(30)]
     try:
         server.event("http.cannot_accept")
+        began = time.monotonic()
         time.sleep(2.5)  # long enough for a line too many
-        assert 1 <= len(server.said("http.cannot_accept")) <= 4
+        assert 1 <= len(server.said("http.cannot_accept")) <= time.monotonic() - began + 1.5
         open_ones[0].request("GET", "/health/live")
         assert open_ones[0].answer().complete().json() == {"status": "live"}
     finally:

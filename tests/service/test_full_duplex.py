@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
-from service.processes import Process
+from service.processes import Process, until
 from service.wire import Client, orders
 
 FLAGS = ("--latency-scale", 1)
 
-SLOWER_SERVICE = 0.150
+FASTER_SERVICE, SLOWER_SERVICE = 0.100, 0.150
 
 
 def test_results_arrive_while_the_upload_runs(server: Process) -> None:
@@ -36,17 +36,21 @@ def test_the_head_comes_before_any_body(server: Process) -> None:
 
 def test_the_first_result_takes_as_long_as_the_slower_service(server: Process) -> None:
     """Both services are asked at once, and nothing waits for a batch to fill. The exact figure is in tests/bench."""
-    seconds = []
-    for _ in range(5):
+
+    def first_result() -> float:
         with server.connect() as client:
             client.upload()
             answer = client.answer()
             started = time.monotonic()
             client.chunk(orders(1))
             answer.next()
-            seconds.append(time.monotonic() - started)
+            seconds = time.monotonic() - started
             client.chunk(b"")
-    assert SLOWER_SERVICE <= min(seconds) < 1.3 * SLOWER_SERVICE
+        assert seconds >= SLOWER_SERVICE
+        return seconds
+
+    # On a busy machine a single try may take longer. If one service waited for the other, no try could be as fast.
+    until(lambda: first_result() < FASTER_SERVICE + SLOWER_SERVICE)
 
 
 def test_a_small_request_is_not_stuck_behind_a_large_one(server: Process) -> None:
@@ -64,9 +68,8 @@ def test_a_small_request_is_not_stuck_behind_a_large_one(server: Process) -> Non
         uploading.start()
         try:
             answer.next()
-            started = time.monotonic()
             assert server.post(*({"orderId": id} for id in range(1, 11))).end["received"] == 10
-            assert time.monotonic() - started < 2.0
+            assert not server.said("run.ended", run=answer.headers["penstock-run"])
         finally:
             stop.set()
             uploading.join()

@@ -25,6 +25,7 @@ from penstock.services.refusal import seconds_until
 from penstock.services.web import HttpClient, http_batch_service, http_service
 from penstock_http.simulation.knobs import Knobs
 from penstock_http.simulation.services import simulated
+from waiting import HANG_SECONDS
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -50,7 +51,7 @@ async def ask(service: Service, *values: Any) -> list[Any]:
     lane = service.lane(done)
     try:
         lane.submit(jobs)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await complete.wait()
     finally:
         await lane.aclose()
@@ -237,7 +238,7 @@ async def test_cancelling_reaches_a_body_that_dribbles(client: HttpClient) -> No
 
 async def until(client: HttpClient, url: str, **wanted: int) -> dict[str, int]:
     """The statistics of the simulated prices, once they say so."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while True:
             async with client.session.get(f"{url}/statistics") as response:
                 tally: dict[str, int] = (await response.json())["prices"]
@@ -251,7 +252,7 @@ async def test_a_timeout_covers_the_whole_exchange(client: HttpClient, fault: st
     """An answer that does not come, or not to its end, is a timeout."""
     async with simulated(Knobs(latency_scale=0)) as url:
         service = http_service(
-            "pricing", f"{url}/prices/{{orderId}}?{fault}", client=client, timeout=0.1, attempts=2, backoff=NONE
+            "pricing", f"{url}/prices/{{orderId}}?{fault}", client=client, timeout=1, attempts=2, backoff=NONE
         )
         (failed,) = await ask(service, {"orderId": 1})
         assert isinstance(failed.error, TimedOut)

@@ -34,9 +34,9 @@ class Unheard(Process):
 
 
 def answers(process: Process) -> bool:
-    """Whether it answers a request within a second."""
+    """Whether it answers a request."""
     with process.connect() as client:
-        client.sock.settimeout(1)
+        client.sock.settimeout(10)  # a process whose log is stuck never answers
         client.request("GET", "/orders/bulk?count=1")
         try:
             client.answer().complete()
@@ -77,4 +77,4 @@ def test_a_log_that_is_stuck_does_not_stop_the_hard_stop(unheard: Unheard) -> No
 
     unheard.signal(signal.SIGTERM)
 
-    assert unheard.wait(10) == 1
+    assert unheard.wait() == 1

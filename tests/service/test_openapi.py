@@ -33,7 +33,7 @@ from service.conftest import Serve
 from service.processes import Process, serving, until
 from service.wire import NDJSON, Answer, orders
 
-FLAGS = ("--max-body", 20_000, "--max-count", 500, "--max-runs", 2, "--max-header", 2000, "--stall", 0.5)
+FLAGS = ("--max-body", 20_000, "--max-count", 500, "--max-runs", 2, "--max-header", 2000, "--stall", 3)
 
 JSON = "application/json"
 SSE = "text/event-stream"
@@ -478,7 +478,7 @@ def test_too_many_streams_are_refused_as_it_says(server: Process, spec: Spec) ->
 
 def test_a_stop_is_answered_as_it_says(serve: Serve) -> None:
     """503: not ready, no further streams, and what is under way in one piece ends with its accounts."""
-    server = serve("--latency-scale", 20, "--window", 2)
+    server = serve("--latency-scale", 40, "--window", 2, "--grace", 60)
     spec = server.ask("GET", "/openapi.json").json()
     with server.connect() as get, server.connect() as upload, server.connect() as late:
         get.request("GET", f"{BULK}?count=9", **ONE_PIECE)

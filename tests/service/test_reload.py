@@ -264,15 +264,16 @@ def test_watched_files_are_loaded_when_they_change(serve: Serve, folder: Path) -
     assert server.ask("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 1
 
     write(shared, "templates:\n  marking:\n    - set: {shared: '2'}\n")
-    until(lambda: server.ask("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 2, 8)
+    until(lambda: server.ask("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 2)
     write(shared, "templates: none\n")
     server.event("flows.mistake", file=str(shared.parent / "flows/../shared.yaml"))
     write(shared, "templates:\n  marking:\n    - set: {shared: '3'}\n")
-    until(lambda: server.ask("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 3, 8)
+    until(lambda: server.ask("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 3)
     write(folder / "b.yaml", flow("b", 1))
-    until(lambda: server.ask("GET", "/b/bulk?count=1").status == 200, 8)
+    until(lambda: server.ask("GET", "/b/bulk?count=1").status == 200)
     (folder / "b.yaml").unlink()
-    until(lambda: server.ask("GET", "/b/bulk?count=1").status == 404, 8)
+    until(lambda: server.ask("GET", "/b/bulk?count=1").status == 404)
+    until(lambda: len(server.said("flows.reloaded")) >= 6)
     causes = [event["cause"] for event in server.said("flows.reloaded")]
     assert causes == ["start"] + ["watch"] * 5
 

@@ -16,6 +16,7 @@ from penstock import ndjson
 from penstock.files import load
 from service.conftest import Serve
 from service.processes import until
+from waiting import HANG_SECONDS
 
 FLOW = """
 flow: parcels
@@ -95,7 +96,7 @@ def streamed(file: Path) -> list[Outcome]:
 def run_by_command(file: Path) -> list[Outcome]:
     """By `penstock run`."""
     command = [sys.executable, "-m", "penstock", "run", str(file), "--quiet"]
-    done = subprocess.run(command, input=b"\n".join(items()), capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, input=b"\n".join(items()), capture_output=True, timeout=HANG_SECONDS, check=False)
     assert done.returncode == 1, done.stderr  # something failed, as it has to
     return [json.loads(line) for line in done.stdout.splitlines()]
 

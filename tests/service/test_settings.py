@@ -14,6 +14,7 @@ import pytest
 from penstock.settings import Settings, SettingsError, load_settings, origin_of
 from penstock_http.serve import command
 from service.conftest import Serve
+from waiting import HANG_SECONDS
 
 
 def test_settings_have_defaults() -> None:
@@ -213,7 +214,7 @@ def test_a_token_is_no_flag() -> None:
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself."""
     words = [sys.executable, "-m", "penstock", *arguments]
-    return subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(words, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
 
 
 def test_a_port_in_use_is_said_in_a_sentence(tmp_path: Path) -> None:
@@ -222,7 +223,8 @@ def test_a_port_in_use_is_said_in_a_sentence(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         done = run("serve", "--port", port, "--dead-letters", f"sqlite:///{tmp_path}/x.db")
     assert done.returncode == 1
-    assert f"penstock serve: cannot listen on 127.0.0.1:{port}: Address already in use\n" in done.stderr
+    reason = f"cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert f"penstock serve: {reason}; choose another port with --port, or 0 for a free one\n" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -19,6 +19,7 @@ import pytest
 from penstock_http.simulation.command import command
 from penstock_http.simulation.knobs import Knobs
 from penstock_http.simulation.services import simulated
+from waiting import HANG_SECONDS, ending_async
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "import sys; from penstock_http.simulation.command import command; sys.exit(command(sys.argv[1:]))"
@@ -29,7 +30,7 @@ async def session(**knobs: Any) -> AsyncGenerator[aiohttp.ClientSession, None]:
     """A client of services that have no latency, unless told otherwise."""
     async with (
         simulated(Knobs(**{"latency_scale": 0, **knobs})) as url,
-        aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=5)) as session,
+        aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=HANG_SECONDS)) as session,
     ):
         yield session
 
@@ -115,8 +116,8 @@ async def test_a_request_that_was_given_up_is_counted_as_cancelled() -> None:
     async with session() as client:
         await get(client, "/prices/1")
         with contextlib.suppress(TimeoutError):
-            await client.get("/stock/1?hang-rate=1", timeout=aiohttp.ClientTimeout(total=0.1))
-        async with asyncio.timeout(5):
+            await client.get("/stock/1?hang-rate=1", timeout=aiohttp.ClientTimeout(total=1))
+        async with asyncio.timeout(HANG_SECONDS):
             while (await get(client, "/statistics"))[1]["stock"]["cancelled"] < 1:
                 await asyncio.sleep(0.01)
         _, statistics = await get(client, "/statistics")
@@ -133,7 +134,7 @@ async def test_the_command_says_where_it_listens_and_ends_on_a_signal(ending: si
         sys.executable, "-c", COMMAND, "--port", "0", "--latency-scale", "0", cwd=ROOT, stderr=asyncio.subprocess.PIPE
     )
     assert process.stderr is not None
-    async with asyncio.timeout(20):
+    async with ending_async(process), asyncio.timeout(HANG_SECONDS):
         line = json.loads(await process.stderr.readline())
         async with aiohttp.ClientSession(line["url"]) as client:
             assert await get(client, "/prices/1") == (200, {"price": 1001})
@@ -158,7 +159,8 @@ async def test_a_port_that_is_taken_is_exit_code_1() -> None:
         _, said = await process.communicate()
         port = taken.getsockname()[1]
     assert process.returncode == 1
-    assert said.decode() == f"penstock simulate: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    reason = f"cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert said.decode() == f"penstock simulate: {reason}; choose another port with --port, or 0 for a free one\n"
 
 
 @pytest.mark.parametrize(

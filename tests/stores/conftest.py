@@ -1,5 +1,9 @@
 """What tests of stores begin with."""
 
+import os
+import signal
+from contextlib import suppress
+
 import pytest
 
 from stores.children import children_of
@@ -14,4 +18,9 @@ def url(tmp_path):
 @pytest.fixture
 def before():
     """The processes that this one has started before."""
-    return children_of()
+    earlier = children_of()
+    yield earlier
+    for pid in children_of() - earlier:  # of a test that failed: it may be stopped, and nobody waits for it
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)

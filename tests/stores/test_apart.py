@@ -21,6 +21,7 @@ from penstock.runtime import Run
 from penstock.sinks import Discard
 from stores.children import children_of, running
 from stores.letters import letter, opened
+from waiting import HANG_SECONDS, ending_async, until_async
 
 PROGRAM = """
 import asyncio, sys, time
@@ -34,16 +35,10 @@ async def main(url, then):
     await store.add([Letter(id=new_id(), seq=n, started_at=now(), failed_at=now(), **facts) for n in range(50)])
     print("added", flush=True)
     if then == "hang":
-        time.sleep(60)  # until it is killed
+        time.sleep(3600)  # until it is killed
 
 asyncio.run(main(sys.argv[1], sys.argv[2]))
 """
-
-
-async def until(condition):
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def program(url, then, *flags):
@@ -101,13 +96,13 @@ async def test_a_writer_that_ends_while_nobody_waits_is_not_missed(url, before):
     for add in (ours.add, None):
         (writer,) = children_of() - before
         os.kill(writer, signal.SIGKILL)
-        await until(lambda: children_of() == before)
+        await until_async(lambda: children_of() == before)
         if add is not None:
             await add([letter()])
     await theirs.open()
     await theirs.add([letter()])
 
-    await until(lambda: ours.counts() == {"waiting": 2})
+    await until_async(lambda: ours.counts() == {"waiting": 2})
 
     assert ours.failures == 0
     await ours.aclose()
@@ -121,7 +116,7 @@ async def test_a_writer_that_is_killed_leaves_commits_whole(url, before):
     call = [letter(input=b"x" * 10_000) for _ in range(2000)]
     adding = asyncio.ensure_future(store.add(call))
     log = Path(f"{url.removeprefix('sqlite:///')}-wal")
-    await until(lambda: log.exists() and log.stat().st_size > 1_000_000)  # a twentieth is written
+    await until_async(lambda: log.exists() and log.stat().st_size > 1_000_000)  # a twentieth is written
     os.kill(writer, signal.SIGKILL)
     await asyncio.wait((adding,))
     reader = await opened(url, apart=True)
@@ -144,7 +139,7 @@ async def test_a_cancelled_run_says_when_nobody_knows_whether_its_letters_are_st
     with capture_logs() as logs:
         flow = Flow("f").map(lambda n: 1 // n).dead_letters(url)
         run = Run(flow.plan(), from_iterable([0]), Discard(), stores=stores)
-        await until(lambda: store._committer._busy)
+        await until_async(lambda: store._committer._busy)
         run.abort()
         os.kill(writer, signal.SIGKILL)
         summary = await run.finished
@@ -166,7 +161,7 @@ async def test_it_also_says_so_while_it_waits_for_the_next_try():
     with capture_logs() as logs:
         flow = Flow("f").map(lambda n: 1 // n).dead_letters(Failing())
         run = Run(flow.plan(), from_iterable([0]), Discard())
-        await until(lambda: sum(entry["event"] == "store.failed" for entry in logs) == 2)
+        await until_async(lambda: sum(entry["event"] == "store.failed" for entry in logs) == 2)
         run.abort()
         summary = await run.finished
 
@@ -191,22 +186,20 @@ async def test_a_writer_minds_no_signal_but_the_end_of_its_line(url, before, num
 
 async def test_no_writer_stays_when_its_parent_is_killed(url):
     """kill -9 ends the line too: the writer closes the database and leaves."""
-    process = await program(url, "hang")
-    async with asyncio.timeout(30):
+    async with ending_async(await program(url, "hang")) as process, asyncio.timeout(HANG_SECONDS):
         assert await process.stdout.readline() == b"added\n"
         (writer,) = children_of(process.pid)
         process.kill()
         _, said = await process.communicate()  # their standard error is one: it ends when both have ended
 
-    await until(lambda: not running(writer))
+    await until_async(lambda: not running(writer))
     assert said == b""
     assert [path.name for path in Path(url.removeprefix("sqlite:///")).parent.iterdir()] == ["letters.db"]
 
 
 async def test_a_program_that_does_not_close_its_store_ends_in_silence(url):
     """Nor does a program that just ends leave a writer, a complaint or a wait behind."""
-    process = await program(url, "end", "-W", "error")
-    async with asyncio.timeout(30):
+    async with ending_async(await program(url, "end", "-W", "error")) as process, asyncio.timeout(HANG_SECONDS):
         said = await process.communicate()
 
     assert (process.returncode, *said) == (0, b"added\n", b"")
@@ -245,7 +238,7 @@ async def test_a_writer_that_does_not_leave_is_killed(url, before):
     (writer,) = children_of() - before
     os.kill(writer, signal.SIGSTOP)
 
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(HANG_SECONDS):
         await store.aclose()
 
     assert children_of() == before
@@ -258,7 +251,7 @@ async def test_a_commit_that_hangs_does_not_hold_up_the_close(url, before):
     os.kill(writer, signal.SIGSTOP)
     under_way, not_begun = store.add([letter() for _ in range(512)]), store.add([letter()])
 
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(HANG_SECONDS):
         await store.aclose()
 
     assert isinstance(under_way.exception(), WriterEnded)
@@ -299,7 +292,7 @@ async def test_a_writer_that_is_started_again_writes_to_the_same_file(tmp_path, 
     await store.add([letter(seq=1)])
     for pid in children_of() - before:
         os.kill(pid, signal.SIGKILL)
-    await until(lambda: children_of() == before)
+    await until_async(lambda: children_of() == before)
     os.chdir("elsewhere")
     monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
 
@@ -312,7 +305,7 @@ async def test_a_writer_that_is_started_again_writes_to_the_same_file(tmp_path, 
 async def test_an_opening_that_is_cancelled_leaves_nothing_behind(url, before):
     """Whoever gives up waiting for the start need not close anything."""
     opening = asyncio.ensure_future(opened(url, apart=True))
-    await until(lambda: children_of() != before)
+    await until_async(lambda: children_of() != before)
     opening.cancel()
     await asyncio.wait((opening,))
 
@@ -332,7 +325,7 @@ async def test_a_writer_that_cannot_start_is_a_store_error_with_a_way_out(url, b
     store = await opened(url, apart=True)
     for pid in children_of() - before:
         os.kill(pid, signal.SIGKILL)
-    await until(lambda: children_of() == before)
+    await until_async(lambda: children_of() == before)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", python)
         with pytest.raises(WriterNotStarted, match=words):

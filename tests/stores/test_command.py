@@ -13,6 +13,7 @@ import pytest
 from penstock.cli import main
 from penstock.deadletters import Letter, as_document, make_store
 from penstock.ids import new_id, now
+from waiting import HANG_SECONDS, ending
 
 NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)
 
@@ -301,14 +302,14 @@ def test_a_reader_that_leaves_early_gets_no_traceback(store, limit):
         stderr=subprocess.PIPE,
         env=buffered | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
-    if limit != "1":
-        process.stdout.read(1)
-    process.stdout.close()
+    with ending(process):
+        if limit != "1":
+            process.stdout.read(1)
+        process.stdout.close()
+        said = process.stderr.read().decode()
+        code = process.wait(HANG_SECONDS)
 
-    said = process.stderr.read().decode()
-    process.stderr.close()
-
-    assert process.wait(30) == 1
+    assert code == 1
     assert [line for line in said.splitlines() if "there are more" not in line] == []
 
 

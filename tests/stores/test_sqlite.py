@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import sys
 import threading
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from penstock.deadletters.writer import Place, Writer
 from penstock.errors import FlowError, StoreError, StoreMissing, StoreMoved, StoreTooNew
 from penstock.ids import CLOCK_SLACK, now
 from stores.letters import letter, opened
+from waiting import HANG_SECONDS, ending_async
 
 WRITER = """
 import asyncio, sys, time
@@ -40,7 +42,7 @@ async def main(url, calls):
         await store.add(letters(50))
     print("added", flush=True)
     if sys.argv[3] == "hang":
-        time.sleep(60)  # until it is killed
+        time.sleep(3600)  # until it is killed
     await store.aclose()
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2])))
@@ -62,11 +64,10 @@ async def writer(url, calls, then):
 
 async def test_letters_survive_a_kill_right_after_add_returned(url):
     """What `add` returned for is there after kill -9."""
-    process = await writer(url, 3, "hang")
-    async with asyncio.timeout(30):
+    async with ending_async(await writer(url, 3, "hang")) as process, asyncio.timeout(HANG_SECONDS):
         assert await process.stdout.readline() == b"added\n"
-    process.send_signal(signal.SIGKILL)
-    await process.communicate()
+        process.send_signal(signal.SIGKILL)
+        await process.communicate()
 
     store = await opened(url)
 
@@ -76,8 +77,8 @@ async def test_letters_survive_a_kill_right_after_add_returned(url):
 
 async def test_processes_that_start_and_add_at_once_lose_nothing(url):
     """Several processes create one database and write it side by side."""
-    async with asyncio.timeout(60):
-        processes = [await writer(url, 20, "end") for _ in range(3)]
+    async with AsyncExitStack() as stack, asyncio.timeout(HANG_SECONDS):
+        processes = [await stack.enter_async_context(ending_async(await writer(url, 20, "end"))) for _ in range(3)]
         for process in processes:
             await process.communicate()
 
@@ -92,7 +93,7 @@ async def test_letters_of_another_process_are_counted_at_a_later_look(url, apart
     ours, theirs = await opened(url, apart=apart, refresh_seconds=0), await opened(url, apart=apart)
     await theirs.add([letter(), letter(state="parked")])
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         while ours.counts() != {"waiting": 1, "parked": 1}:
             await asyncio.sleep(0.001)
 

@@ -19,6 +19,7 @@ from penstock.sinks import Discard
 from penstock.sources import Feed
 from stores.children import children_of
 from stores.letters import letter
+from waiting import HANG_SECONDS
 
 
 def refuse(value: Any) -> Any:
@@ -111,7 +112,7 @@ def test_a_store_that_was_left_open_under_a_commit_serves_the_next_event_loop(ur
         return len(found[0].letters)
 
     asyncio.run(leave_open())
-    assert asyncio.run(asyncio.wait_for(use(), 20)) == 2
+    assert asyncio.run(asyncio.wait_for(use(), HANG_SECONDS)) == 2
     assert store.commits >= 2 - apart  # a process whose parent does not listen may tell no numbers
     assert children_of() == here
 
@@ -125,7 +126,7 @@ def test_who_closes_in_another_event_loop_than_the_one_that_ended_does_not_wait(
         store.add([letter()])
 
     asyncio.run(leave_open())
-    asyncio.run(asyncio.wait_for(store.aclose(), 20))
+    asyncio.run(asyncio.wait_for(store.aclose(), HANG_SECONDS))
 
 
 def test_many_at_once_may_use_a_store_in_one_event_loop_after_another(url: str, apart: bool) -> None:
@@ -139,7 +140,7 @@ def test_many_at_once_may_use_a_store_in_one_event_loop_after_another(url: str, 
         await asyncio.gather(store.aclose(), store.aclose())
 
     for _ in range(2):
-        asyncio.run(asyncio.wait_for(use(), 20))
+        asyncio.run(asyncio.wait_for(use(), HANG_SECONDS))
     assert store.commits >= 2
 
 
@@ -214,7 +215,7 @@ async def test_a_letter_is_written_whatever_was_found(url: str, apart: bool, mak
     store = make_store(url, apart=apart)
     await store.open()
     flow = Flow[Any]("f").enrich(odd=lambda _: make(), even=lambda _: 2, bad=refuse).dead_letters(store)
-    summary = await asyncio.wait_for(flow.start(from_iterable([1, make(), 3]), Discard()).finished, 10)
+    summary = await asyncio.wait_for(flow.start(from_iterable([1, make(), 3]), Discard()).finished, HANG_SECONDS)
     letters = (await store.page(Filter())).letters
     await store.aclose()
 

@@ -15,6 +15,7 @@ from penstock.deadletters.troubles import trouble
 from penstock.deadletters.wire import Fault, cut, error_of, fault_of, framed
 from penstock.errors import StoreError, StoreMissing, StoreMoved, StoreTooNew
 from stores.letters import letter, opened
+from waiting import HANG_SECONDS
 
 
 def no_database(folder):
@@ -127,7 +128,7 @@ async def test_letters_larger_than_the_line_go_through_it(url):
     store = await opened(url, apart=True)
     calls = [[letter(seq=n, input=os.urandom(1 << 22)) for n in range(size)] for size in (1, 3, 2)]
     adding = [asyncio.ensure_future(store.add(call)) for call in calls]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_SECONDS):
         await asyncio.gather(*adding)
 
     for one in (one for call in calls for one in call):
