@@ -11,15 +11,16 @@ Worst cases, each with the largest input that was allowed under LIMIT, are in te
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, NamedTuple
 
 from penstock.expressions.paths import MISSING, Path, at, path_of
 from penstock.expressions.tree import Call, Const, Fold, Ident, MakeList, MakeMap, Node, Select
 
-LIMIT = 50_000_000.0
+LIMIT = 100_000_000.0
 """Nanoseconds that one evaluation may take, as estimated."""
 
 ITERATIONS = 10_000
@@ -35,7 +36,7 @@ VALUE = 8
 
 _STEP = 200.0
 """A call, a field, an iteration."""
-_IN = 400.0
+_IN = 500.0
 """Giving CEL a value."""
 _OUT = 700.0
 """Taking a value back, and putting the fields of objects in order."""
@@ -90,30 +91,36 @@ def text_of(characters: float, most: float) -> Size:
     return Size(1, 1, characters, 1, most)
 
 
-def measure(value: Any) -> tuple[int, int]:
-    """Values and characters in a value. Raises `ValueError` with the kind of what CEL cannot take: "NUL" or "integer"."""
-    characters = 0
-    values = [value]
+def measure(value: Any) -> tuple[list[Any], int, int]:
+    """All values in a value, at any depth; how many these and the names of fields are; and how many characters.
+
+    Raises `ValueError` for what CEL cannot take: "NUL" or "integer".
+    """
+    values: list[Any] = [value]
+    names: list[Any] = []
     for inner in values:
         kind = type(inner)
-        if kind is str or kind is bytes:
-            characters += len(inner)
-            if kind is str and "\0" in inner:
-                raise ValueError("NUL")
-        elif kind is int:
-            if not -(1 << 63) <= inner < 1 << 64:
-                raise ValueError("integer")
-        elif kind is dict:
-            values.extend(inner)
+        if kind is dict:
+            names.extend(inner)
             values.extend(inner.values())
         elif kind is list:
             values.extend(inner)
-    return len(values), characters
+    text = "".join([inner for inner in values if type(inner) is str])
+    try:
+        named = "".join(names)
+    except TypeError:  # numbers and others, in values that were made by Python
+        named = "".join([name for name in names if type(name) is str])
+    if "\0" in text or "\0" in named:
+        raise ValueError("NUL")
+    numbers = [inner for inner in values if type(inner) is int]
+    if numbers and not (max(numbers) < 1 << 64 and min(numbers) >= -(1 << 63)):
+        raise ValueError("integer")
+    return values, len(values) + len(names), len(text) + len(named)
 
 
 def size_of(value: Any) -> Size:
     """The size of a value."""
-    values, characters = measure(value)
+    _, values, characters = measure(value)
     length = len(value) if isinstance(value, (dict, list)) else 1
     return Size(length, values, characters, values, characters)
 
@@ -121,11 +128,15 @@ def size_of(value: Any) -> Size:
 class Estimate:
     """What the evaluation of an expression costs, with sizes of what it reads."""
 
-    def __init__(self, tree: Node, variable: str, paths: frozenset[Path], sliced: Path | None) -> None:
+    def __init__(
+        self, tree: Node, variable: str, paths: frozenset[Path], sliced: Path | None, repeated: frozenset[Path]
+    ) -> None:
         self._tree = tree
         self._variable = variable
         self._paths = paths
         self._sliced = sliced
+        self._repeated = repeated
+        """The paths that CEL is given anew with each slice."""
         self.threshold = self._threshold()
         """The size below which no value is too much, in characters."""
 
@@ -136,30 +147,30 @@ class Estimate:
             raise TooMuch
 
     def _threshold(self) -> int:
-        """Found by bisection, as if all of the size were at each path that is read, in the worst shape."""
-        low, high = 0, 1 << 26
-        while low < high:
-            size = (low + high + 1) // 2
+        """As if all of the size were at each path that is read, in the worst shape; a power of two."""
+
+        def too_much(exponent: int) -> bool:
+            size = float(1 << exponent)
             worst = Size(size / VALUE, size / VALUE + 1, size, size / VALUE + 1, size)
-            if self._nanoseconds(lambda _, worst=worst: worst) <= LIMIT:
-                low = size
-            else:
-                high = size - 1
-        return low
+            return not self._nanoseconds(lambda _: worst) <= LIMIT
+
+        exponent = bisect_left(range(27), True, key=too_much) - 1
+        return 1 << exponent if exponent >= 0 else 0
 
     def _nanoseconds(self, sizes: Callable[[Path], Size], values: Callable[[Path], Any] = lambda _: None) -> float:
         visit = _Visit(self._variable, sizes, values)
-        given = [sizes(path) for path in self._paths]
         slices = 1.0
         if self._sliced is not None:
-            slices = max(1.0, sizes(self._sliced).length / SLICE)
-            visit.slices = slices
+            slices = visit.slices = max(1.0, sizes(self._sliced).length / SLICE)
         result = visit.size(self._tree, {}, 1.0, top=self._sliced is not None)
         cost = visit.cost + result.values * _OUT + result.characters * _CHARACTER
-        for path, size in zip(self._paths, given, strict=True):
-            times = 1.0 if path == self._sliced else slices
-            cost += times * (size.values * _IN + size.characters)
-        return cost
+        cost += sum(_given(sizes(path)) for path in self._paths)
+        return cost + slices * sum(_given(sizes(path)) for path in self._repeated)
+
+
+def _given(size: Size) -> float:
+    """What it costs to give CEL a value of this size."""
+    return size.values * _IN + size.characters
 
 
 class _Visit:
@@ -290,6 +301,7 @@ class _Visit:
         return 1 + pattern.most_characters * _STATES
 
 
+@lru_cache(maxsize=64)
 def states_of(pattern: str) -> int:
     """States of the automaton of a regular expression; 1 for one that is none, which CEL will say."""
     from re2 import Options, compile, error  # with the first expression that matches something

@@ -10,8 +10,7 @@ The same holds for the order in which `map` and `filter` go through the fields o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterator
 from typing import Any, TypeAlias, cast
 
 import msgspec
@@ -39,68 +38,79 @@ class Literals:
                 else:
                     self._whole.setdefault(frozenset(fields), fields)
 
-    def order(self, fields: frozenset[Any]) -> Fields | None:
+    def order(self, fields: Fields) -> Fields | None:
         """The order of these fields in the first object that may be the one."""
-        if (found := self._whole.get(fields)) is not None:
+        if not self._whole and not self._partial:
+            return None
+        named = frozenset(fields)
+        if (found := self._whole.get(named)) is not None:
             return found
         for always, all_of_them in self._partial:
-            if always <= fields <= frozenset(all_of_them):
-                return tuple(field for field in all_of_them if field in fields)
+            if always <= named <= frozenset(all_of_them):
+                return tuple(field for field in all_of_them if field in named)
         return None
 
 
-def put_in_order(result: Any, literals: Literals, given: Any) -> None:
-    """Put the fields of all objects in a result in order; `given` is what CEL was given."""
+def put_in_order(result: Any, literals: Literals, given: list[Any]) -> None:
+    """Put the fields of all objects in a result in order; `given` are all values that CEL was given, at any depth."""
     known: Inputs | None = None
-    for inner in list(objects_in(result)):
-        if len(inner) > 1:
-            fields = frozenset(inner)
+    orders: dict[Fields, Fields] = {}
+    for inner in values_in(result):
+        if type(inner) is not dict or len(cast("dict[Any, Any]", inner)) < 2:
+            continue
+        unordered = cast("dict[Any, Any]", inner)
+        fields = tuple(unordered)
+        order = orders.get(fields)
+        if order is None:
             order = literals.order(fields)
             if order is None:
                 known = known or Inputs(given)
-                order = known.order(inner, fields)
-            if list(inner) != list(order):
-                values = [inner[field] for field in order]
-                inner.clear()
-                inner.update(zip(order, values, strict=True))
+                order = known.order(fields)
+            if order is not None:
+                orders[fields] = order
+            else:
+                assert known is not None
+                order = known.order_of(unordered)
+        if order != fields:
+            for field in order:
+                unordered[field] = unordered.pop(field)
+
+
+def values_in(value: Any) -> list[Any]:
+    """A value and all that are in it, without recursion, for it may be deep: from the outside in, without keys."""
+    values = [value]
+    for inner in values:
+        if type(inner) is dict:
+            values.extend(inner.values())
+        elif type(inner) is list:
+            values.extend(inner)
+    return values
 
 
 class Inputs:
-    """The objects of a value, by their fields."""
+    """The objects that CEL was given, by their fields."""
 
-    def __init__(self, given: Any) -> None:
-        self._objects: dict[frozenset[Any], list[dict[Any, Any]]] = {}
-        self._equal: dict[frozenset[Any], dict[bytes, Fields]] = {}
-        for inner in objects_in(given):
-            if len(inner) > 1:
-                self._objects.setdefault(frozenset(inner), []).append(inner)
+    def __init__(self, given: list[Any]) -> None:
+        self._objects = [value for value in given if type(value) is dict]
+        self._orders: dict[frozenset[Any], list[Fields]] = {}
+        for fields in dict.fromkeys(map(tuple, self._objects)):
+            self._orders.setdefault(frozenset(fields), []).append(fields)
+        self._equal: dict[bytes, Fields] | None = None
 
-    def order(self, result: dict[Any, Any], fields: frozenset[Any]) -> Fields:
-        """The order of the fields of an object that CEL gave back."""
-        objects = self._objects.get(fields, ())
-        orders = dict.fromkeys(map(tuple, objects))
-        if not orders:
+    def order(self, fields: Fields) -> Fields | None:
+        """The order of these fields; None if it differs between objects."""
+        orders = self._orders.get(frozenset(fields))
+        if orders is None:
             return tuple(sorted(fields, key=lambda field: (str(type(field)), field)))
-        if len(orders) > 1:
-            if fields not in self._equal:
-                self._equal[fields] = {_content(inner): tuple(inner) for inner in reversed(objects)}
-            if (found := self._equal[fields].get(_content(result))) is not None:
-                return found
-        return next(iter(orders))
+        return orders[0] if len(orders) == 1 else None
 
-
-def objects_in(value: Any) -> Iterator[dict[Any, Any]]:
-    """All objects in a value, from the outside in and from the first to the last. Without recursion: it may be deep."""
-    level: list[Any] = [value]
-    while level:
-        below: list[Iterable[Any]] = []
-        for inner in level:
-            if isinstance(inner, dict):
-                yield cast("dict[Any, Any]", inner)
-                below.append(cast("dict[Any, Any]", inner).values())
-            elif isinstance(inner, list):
-                below.append(cast("list[Any]", inner))
-        level = [inner for inner in chain.from_iterable(below) if isinstance(inner, (dict, list))]
+    def order_of(self, result: dict[Any, Any]) -> Fields:
+        """The order of the fields of the first object that is equal to one that CEL gave back."""
+        if self._equal is None:
+            several = {fields for fields, orders in self._orders.items() if len(orders) > 1}
+            objects = [inner for inner in self._objects if frozenset(inner) in several]
+            self._equal = {_content(inner): tuple(inner) for inner in reversed(objects)}
+        return self._equal.get(_content(result)) or self._orders[frozenset(result)][0]
 
 
 def _content(value: dict[Any, Any]) -> bytes:

@@ -23,8 +23,10 @@ _NAME = "[A-Za-z_][A-Za-z0-9_]*"
 _SPACE = "[\t\n\f\r ]*"
 _PLAIN = re.compile(rf"{_SPACE}({_NAME}(?:{_SPACE}\.{_SPACE}{_NAME}){{0,31}}){_SPACE}")
 _RESERVED = frozenset(
-    ["as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop"]
-    + ["namespace", "null", "package", "return", "true", "var", "void", "while"]
+    (
+        *("as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop"),
+        *("namespace", "null", "package", "return", "true", "var", "void", "while"),
+    )
 )
 """Words that CEL does not accept as names everywhere; a path with one of them is left to CEL."""
 

@@ -11,7 +11,7 @@ from penstock.errors import ExpressionFailed
 from penstock.expressions.cost import ITERATIONS, SLICE, VALUE, Estimate, TooMuch, measure
 from penstock.expressions.failures import failure, iterations_used_up, not_given
 from penstock.expressions.order import Literals, OrderedLoops, put_in_order
-from penstock.expressions.paths import Path, all_at, at, part_of, path_of, paths_read, reads_of
+from penstock.expressions.paths import ANY, Path, all_at, at, part_of, path_of, paths_read, reads_of
 from penstock.expressions.tree import Const, Fold, tree_of, with_expression, with_ranges
 
 _RANGE = "@range"
@@ -35,13 +35,14 @@ class Program:
         self._reads = reads_of(iter(paths))
         self._literals = Literals(self.tree)
         self._loops = OrderedLoops(self.tree, variable)
-        self._watched = [(loop, path) for loop, sources in self._loops.sources.items() for path in sources]
+        sources = [path for paths in self._loops.sources.values() for path in paths]
+        self._paths_looped = [path for path in sources if ANY not in path]
+        self._looped_within = [path for path in sources if ANY in path]
         self._sliced = self._sliced_path()
         """The path of the list that the expression is a loop through, if that makes a list."""
-        self._reads_in_loop = (
-            reads_of(paths_read(replace(self.tree, range=Const(None)), variable)) if self._sliced else {}
-        )
-        self._estimate = Estimate(self.tree, variable, paths, self._sliced)
+        repeated = self._paths_in_loop() if self._sliced is not None else frozenset[Path]()
+        self._reads_in_loop = reads_of(iter(repeated))
+        self._estimate = Estimate(self.tree, variable, paths, self._sliced, repeated)
         self._programs: dict[frozenset[int], Any] = {frozenset(): whole}
         """The program, and those with variables in place of the ranges of loops."""
 
@@ -49,25 +50,29 @@ class Program:
         """The result for a value; raises `ExpressionFailed`."""
         given = part_of(value, self._reads)
         try:
-            values, characters = measure(given)
+            values, count, characters = measure(given)
         except ValueError as error:
             raise ExpressionFailed(self._text, not_given(str(error), given, self._variable)) from None
-        if VALUE * values + characters > self._estimate.threshold:
+        if VALUE * count + characters > self._estimate.threshold:
             try:
                 self._estimate.check(value)
             except TooMuch:
                 raise ExpressionFailed(
                     self._text,
-                    f"the fields that it reads are too large for it: {values} values with {characters} characters "
+                    f"the fields that it reads are too large for it: {count} values with {characters} characters "
                     "could block the service; compute parts of it in steps of their own, or use a function in Python",
                 ) from None
-        ranges = self._ranges(given) if self._loops.literal or self._goes_through_objects(value) else {}
+        ranges = (
+            self._ranges(given, values)
+            if self._loops.literal or (self._loops.sources and self._goes_through_objects(value))
+            else {}
+        )
         if self._sliced is not None:
             listed = at(value, self._sliced)
             if isinstance(listed, list) and len(cast("list[Any]", listed)) > SLICE:
-                return self._in_slices(given, ranges, cast("list[Any]", listed))
+                return self._in_slices(given, values, ranges, cast("list[Any]", listed))
         found = self._evaluated(self._with_ranges(frozenset(ranges)), {self._variable: given, **_named(ranges)})
-        return self._in_order(found, given)
+        return self._in_order(found, values)
 
     def _sliced_path(self) -> Path | None:
         tree = self.tree
@@ -75,7 +80,12 @@ class Program:
             return None
         return path_of(tree.range, self._variable) or None
 
-    def _in_slices(self, given: Any, ranges: dict[int, Any], listed: list[Any]) -> list[Any]:
+    def _paths_in_loop(self) -> frozenset[Path]:
+        """What such a loop reads besides its list."""
+        assert isinstance(self.tree, Fold)
+        return frozenset(paths_read(replace(self.tree, range=Const(None)), self._variable))
+
+    def _in_slices(self, given: Any, values: list[Any], ranges: dict[int, Any], listed: list[Any]) -> list[Any]:
         """The result of a loop through a list, a part of the list at a time."""
         assert isinstance(self.tree, Fold)
         program = self._with_ranges(frozenset(ranges) | {self.tree.id})
@@ -84,20 +94,27 @@ class Program:
         for start in range(0, len(listed), SLICE):
             names = _named({**ranges, self.tree.id: listed[start : start + SLICE]})
             made += self._evaluated(program, {self._variable: rest, **names})
-        return self._in_order(made, given)
+        put_in_order(made, self._literals, values)
+        return made
 
     def _goes_through_objects(self, value: Any) -> bool:
         """Whether a loop that makes a list goes through the fields of an object, of which the order matters."""
+        for path in self._paths_looped:
+            found = at(value, path)
+            if isinstance(found, dict) and len(cast("dict[Any, Any]", found)) > 1:
+                return True
         return any(
             isinstance(found, dict) and len(cast("dict[Any, Any]", found)) > 1
-            for _, path in self._watched
+            for path in self._looped_within
             for found in all_at(value, path)
         )
 
-    def _ranges(self, given: Any) -> dict[int, Any]:
+    def _ranges(self, given: Any, values: list[Any]) -> dict[int, Any]:
         """What loops go through, computed before, so that the fields of objects are gone through in order."""
-        for number, path in self._watched:
-            if number not in self._loops.outer and any(isinstance(found, dict) for found in all_at(given, path)):
+        for number, paths in self._loops.sources.items():
+            if number not in self._loops.outer and any(
+                isinstance(found, dict) for path in paths for found in all_at(given, path)
+            ):
                 raise ExpressionFailed(
                     self._text,
                     "a map() or filter() within another loop goes through the fields of an object, whose order CEL "
@@ -107,7 +124,7 @@ class Program:
         for number, loop in self._loops.outer.items():
             program = self._environment.deserialize(with_expression(self._serialized, loop.range_bytes))
             try:
-                found = self._in_order(self._evaluated(program, {self._variable: given}), given)
+                found = self._in_order(self._evaluated(program, {self._variable: given}), values)
             except ExpressionFailed:  # which is no failure where the loop is not evaluated
                 continue
             ranges[number] = list(cast("dict[Any, Any]", found)) if isinstance(found, dict) else found
@@ -137,9 +154,9 @@ class Program:
             raise ExpressionFailed(self._text, failure(plain, self._text))
         return plain
 
-    def _in_order(self, result: Any, given: Any) -> Any:
+    def _in_order(self, result: Any, values: list[Any]) -> Any:
         if isinstance(result, (dict, list)):
-            put_in_order(result, self._literals, given)
+            put_in_order(result, self._literals, values)
         return result
 
 
