@@ -91,16 +91,18 @@ def text_of(characters: float, most: float) -> Size:
     return Size(1, 1, characters, 1, most)
 
 
-def measure(value: Any) -> tuple[list[Any], int, int]:
-    """All values in a value, at any depth; how many these and the names of fields are; and how many characters.
+def measure(value: Any) -> tuple[list[dict[Any, Any]], int, int]:
+    """All objects in a value, at any depth; how many values and names of fields there are; and how many characters.
 
     Raises `ValueError` for what CEL cannot take: "NUL" or "integer".
     """
     values: list[Any] = [value]
     names: list[Any] = []
+    objects: list[dict[Any, Any]] = []
     for inner in values:
         kind = type(inner)
         if kind is dict:
+            objects.append(inner)
             names.extend(inner)
             values.extend(inner.values())
         elif kind is list:
@@ -115,7 +117,7 @@ def measure(value: Any) -> tuple[list[Any], int, int]:
     numbers = [inner for inner in values if type(inner) is int]
     if numbers and not (max(numbers) < 1 << 64 and min(numbers) >= -(1 << 63)):
         raise ValueError("integer")
-    return values, len(values) + len(names), len(text) + len(named)
+    return objects, len(values) + len(names), len(text) + len(named)
 
 
 def size_of(value: Any) -> Size:

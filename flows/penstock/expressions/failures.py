@@ -71,9 +71,22 @@ def explained(said: str, text: str) -> tuple[str, int, int]:
 
 def _way_without(key: str, text: str) -> str:
     """What to do about a key that a value has not: a field of it, or one that is looked up among others."""
-    if field := re.search(rf"[\w.]+\.{re.escape(key)}\b", text):
-        return f"say what stands for a field that may be missing: has({field[0]}) ? {field[0]} : 0"
+    if field := _field_in(text, key):
+        return f"say what stands for a field that may be missing: has({field}) ? {field} : 0"
     return "if that is no failure, look it up with [?…] and say what stands for it: {'a': 1}[?value.x].orValue(0)"
+
+
+def _field_in(text: str, key: str) -> str | None:
+    """The path in an expression that ends with a key. Not a pattern: the key may be a text of the input, and long."""
+    end = 0
+    while (found := text.find(f".{key}", end)) >= 0:
+        end = found + 1 + len(key)
+        start = found
+        while start and (text[start - 1].isalnum() or text[start - 1] in "_."):
+            start -= 1
+        if start < found and not text[end : end + 1].isidentifier() and not text[end : end + 1].isdigit():
+            return text[start:end]
+    return None
 
 
 def _places(kind: str, given: Any, variable: str) -> Iterator[str]:

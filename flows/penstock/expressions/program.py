@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from penstock.errors import ExpressionFailed
 from penstock.expressions.cost import ITERATIONS, SLICE, VALUE, Estimate, TooMuch, measure
@@ -16,6 +16,8 @@ from penstock.expressions.tree import Const, Fold, tree_of, with_expression, wit
 
 _RANGE = "@range"
 """Begins the names of variables that stand for the ranges of loops. No name in the text of an expression begins so."""
+
+Objects: TypeAlias = list[dict[Any, Any]]
 
 
 class Program:
@@ -50,7 +52,7 @@ class Program:
         """The result for a value; raises `ExpressionFailed`."""
         given = part_of(value, self._reads)
         try:
-            values, count, characters = measure(given)
+            objects, count, characters = measure(given)
         except ValueError as error:
             raise ExpressionFailed(self._text, not_given(str(error), given, self._variable)) from None
         if VALUE * count + characters > self._estimate.threshold:
@@ -63,16 +65,16 @@ class Program:
                     "could block the service; compute parts of it in steps of their own, or use a function in Python",
                 ) from None
         ranges = (
-            self._ranges(given, values)
+            self._ranges(given, objects)
             if self._loops.literal or (self._loops.sources and self._goes_through_objects(value))
             else {}
         )
         if self._sliced is not None:
             listed = at(value, self._sliced)
             if isinstance(listed, list) and len(cast("list[Any]", listed)) > SLICE:
-                return self._in_slices(given, values, ranges, cast("list[Any]", listed))
+                return self._in_slices(given, objects, ranges, cast("list[Any]", listed))
         found = self._evaluated(self._with_ranges(frozenset(ranges)), {self._variable: given, **_named(ranges)})
-        return self._in_order(found, values)
+        return self._in_order(found, objects)
 
     def _sliced_path(self) -> Path | None:
         tree = self.tree
@@ -85,7 +87,7 @@ class Program:
         assert isinstance(self.tree, Fold)
         return frozenset(paths_read(replace(self.tree, range=Const(None)), self._variable))
 
-    def _in_slices(self, given: Any, values: list[Any], ranges: dict[int, Any], listed: list[Any]) -> list[Any]:
+    def _in_slices(self, given: Any, objects: Objects, ranges: dict[int, Any], listed: list[Any]) -> list[Any]:
         """The result of a loop through a list, a part of the list at a time."""
         assert isinstance(self.tree, Fold)
         program = self._with_ranges(frozenset(ranges) | {self.tree.id})
@@ -94,7 +96,7 @@ class Program:
         for start in range(0, len(listed), SLICE):
             names = _named({**ranges, self.tree.id: listed[start : start + SLICE]})
             made += self._evaluated(program, {self._variable: rest, **names})
-        put_in_order(made, self._literals, values)
+        put_in_order(made, self._literals, objects)
         return made
 
     def _goes_through_objects(self, value: Any) -> bool:
@@ -109,7 +111,7 @@ class Program:
             for found in all_at(value, path)
         )
 
-    def _ranges(self, given: Any, values: list[Any]) -> dict[int, Any]:
+    def _ranges(self, given: Any, objects: Objects) -> dict[int, Any]:
         """What loops go through, computed before, so that the fields of objects are gone through in order."""
         for number, paths in self._loops.sources.items():
             if number not in self._loops.outer and any(
@@ -124,7 +126,7 @@ class Program:
         for number, loop in self._loops.outer.items():
             program = self._environment.deserialize(with_expression(self._serialized, loop.range_bytes))
             try:
-                found = self._in_order(self._evaluated(program, {self._variable: given}), values)
+                found = self._in_order(self._evaluated(program, {self._variable: given}), objects)
             except ExpressionFailed:  # which is no failure where the loop is not evaluated
                 continue
             ranges[number] = list(cast("dict[Any, Any]", found)) if isinstance(found, dict) else found
@@ -154,9 +156,9 @@ class Program:
             raise ExpressionFailed(self._text, failure(plain, self._text))
         return plain
 
-    def _in_order(self, result: Any, values: list[Any]) -> Any:
+    def _in_order(self, result: Any, objects: Objects) -> Any:
         if isinstance(result, (dict, list)):
-            put_in_order(result, self._literals, values)
+            put_in_order(result, self._literals, objects)
         return result
 
 
