@@ -57,7 +57,12 @@ REAL = [
 @pytest.mark.parametrize("text", REAL)
 def test_orders_never_meet_the_limit(text: str) -> None:
     """200 lines are 20 kB."""
-    value = {"id": 1, "lines": reals(200), "allowed": [f"SKU-{n:06}" for n in range(500)], "note": "Please wrap. " * 300}
+    value = {
+        "id": 1,
+        "lines": reals(200),
+        "allowed": [f"SKU-{n:06}" for n in range(500)],
+        "note": "Please wrap. " * 300,
+    }
     Expression(text)(value)
 
 

@@ -17,6 +17,8 @@ from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, NamedTuple
 
+import msgspec
+
 from penstock.expressions.paths import MISSING, Path, at, path_of
 from penstock.expressions.tree import Call, Const, Fold, Ident, MakeList, MakeMap, Node, Select
 
@@ -52,6 +54,11 @@ _PATTERN = 25.0
 """Matching one character of a text with one state of a regular expression."""
 _STATES = 1000
 """States that one character of a regular expression may stand for at most: `a{1000}`."""
+
+_DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else byte for byte in range(256))
+_LONG_NUMBER = b"0" * 19
+"""Integers of more than 64 bits have at least 19 digits, as -2**63 - 1 has."""
+_encode = msgspec.json.Encoder().encode
 
 
 class TooMuch(Exception):
@@ -91,38 +98,49 @@ def text_of(characters: float, most: float) -> Size:
     return Size(1, 1, characters, 1, most)
 
 
-def measure(value: Any) -> tuple[list[dict[Any, Any]], int, int]:
-    """All objects in a value, at any depth; how many values and names of fields there are; and how many characters.
+def is_small(value: Any, threshold: int) -> bool:
+    """Whether a value is certainly below a size, and holds nothing that CEL cannot take.
+
+    It is looked at as JSON, which takes a fifth of the time of `measure`.
+    """
+    try:
+        content = _encode(value)
+    except Exception:  # values that were made by Python, and halves of surrogate pairs
+        return False
+    return (
+        len(content) * (VALUE / 2 + 1) <= threshold  # a value has at least two characters
+        and b"\\u0000" not in content
+        and _LONG_NUMBER not in content.translate(_DIGITS)
+    )
+
+
+def measure(value: Any) -> tuple[int, int]:
+    """How many values and names of fields there are in a value, at any depth, and how many characters.
 
     Raises `ValueError` for what CEL cannot take: "NUL" or "integer".
     """
     values: list[Any] = [value]
     names: list[Any] = []
-    objects: list[dict[Any, Any]] = []
     for inner in values:
         kind = type(inner)
         if kind is dict:
-            objects.append(inner)
             names.extend(inner)
             values.extend(inner.values())
         elif kind is list:
             values.extend(inner)
     text = "".join([inner for inner in values if type(inner) is str])
-    try:
-        named = "".join(names)
-    except TypeError:  # numbers and others, in values that were made by Python
-        named = "".join([name for name in names if type(name) is str])
+    named = "".join([name for name in names if type(name) is str])
     if "\0" in text or "\0" in named:
         raise ValueError("NUL")
-    numbers = [inner for inner in values if type(inner) is int]
+    numbers = [inner for inner in chain(values, names) if type(inner) is int]
     if numbers and not (max(numbers) < 1 << 64 and min(numbers) >= -(1 << 63)):
         raise ValueError("integer")
-    return objects, len(values) + len(names), len(text) + len(named)
+    return len(values) + len(names), len(text) + len(named)
 
 
 def size_of(value: Any) -> Size:
     """The size of a value."""
-    _, values, characters = measure(value)
+    values, characters = measure(value)
     length = len(value) if isinstance(value, (dict, list)) else 1
     return Size(length, values, characters, values, characters)
 

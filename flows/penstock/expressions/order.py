@@ -51,8 +51,8 @@ class Literals:
         return None
 
 
-def put_in_order(result: Any, literals: Literals, given: list[dict[Any, Any]]) -> None:
-    """Put the fields of all objects in a result in order; `given` are all objects that CEL was given, at any depth."""
+def put_in_order(result: Any, literals: Literals, given: Any) -> None:
+    """Put the fields of all objects in a result in order; `given` is what CEL was given."""
     known: Inputs | None = None
     orders: dict[Fields, Fields] = {}
     for inner in values_in(result):
@@ -90,8 +90,8 @@ def values_in(value: Any) -> list[Any]:
 class Inputs:
     """The objects that CEL was given, by their fields."""
 
-    def __init__(self, given: list[dict[Any, Any]]) -> None:
-        self._objects = given
+    def __init__(self, given: Any) -> None:
+        self._objects: list[dict[Any, Any]] = [value for value in values_in(given) if type(value) is dict]
         self._orders: dict[frozenset[Any], list[Fields]] = {}
         for fields in dict.fromkeys(map(tuple, self._objects)):
             self._orders.setdefault(frozenset(fields), []).append(fields)

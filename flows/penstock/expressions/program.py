@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from penstock.errors import ExpressionFailed
-from penstock.expressions.cost import ITERATIONS, SLICE, VALUE, Estimate, TooMuch, measure
+from penstock.expressions.cost import ITERATIONS, SLICE, VALUE, Estimate, TooMuch, is_small, measure
 from penstock.expressions.failures import failure, iterations_used_up, not_given
 from penstock.expressions.order import Literals, OrderedLoops, put_in_order
 from penstock.expressions.paths import ANY, Path, all_at, at, part_of, path_of, paths_read, reads_of
@@ -16,8 +16,6 @@ from penstock.expressions.tree import Const, Fold, tree_of, with_expression, wit
 
 _RANGE = "@range"
 """Begins the names of variables that stand for the ranges of loops. No name in the text of an expression begins so."""
-
-Objects: TypeAlias = list[dict[Any, Any]]
 
 
 class Program:
@@ -51,30 +49,36 @@ class Program:
     def result(self, value: Any) -> Any:
         """The result for a value; raises `ExpressionFailed`."""
         given = part_of(value, self._reads)
-        try:
-            objects, count, characters = measure(given)
-        except ValueError as error:
-            raise ExpressionFailed(self._text, not_given(str(error), given, self._variable)) from None
-        if VALUE * count + characters > self._estimate.threshold:
-            try:
-                self._estimate.check(value)
-            except TooMuch:
-                raise ExpressionFailed(
-                    self._text,
-                    f"the fields that it reads are too large for it: {count} values with {characters} characters "
-                    "could block the service; compute parts of it in steps of their own, or use a function in Python",
-                ) from None
+        if not is_small(given, self._estimate.threshold):
+            self._check(value, given)
         ranges = (
-            self._ranges(given, objects)
+            self._ranges(given)
             if self._loops.literal or (self._loops.sources and self._goes_through_objects(value))
             else {}
         )
         if self._sliced is not None:
             listed = at(value, self._sliced)
             if isinstance(listed, list) and len(cast("list[Any]", listed)) > SLICE:
-                return self._in_slices(given, objects, ranges, cast("list[Any]", listed))
+                return self._in_slices(given, ranges, cast("list[Any]", listed))
         found = self._evaluated(self._with_ranges(frozenset(ranges)), {self._variable: given, **_named(ranges)})
-        return self._in_order(found, objects)
+        return self._in_order(found, given)
+
+    def _check(self, value: Any, given: Any) -> None:
+        """Refuse what CEL cannot take, and what would keep it busy for too long."""
+        try:
+            count, characters = measure(given)
+        except ValueError as error:
+            raise ExpressionFailed(self._text, not_given(str(error), given, self._variable)) from None
+        if VALUE * count + characters <= self._estimate.threshold:
+            return
+        try:
+            self._estimate.check(value)
+        except TooMuch:
+            raise ExpressionFailed(
+                self._text,
+                f"the fields that it reads are too large for it: {count} values with {characters} characters could "
+                "block the service; compute parts of it in steps of their own, or use a function in Python",
+            ) from None
 
     def _sliced_path(self) -> Path | None:
         tree = self.tree
@@ -87,7 +91,7 @@ class Program:
         assert isinstance(self.tree, Fold)
         return frozenset(paths_read(replace(self.tree, range=Const(None)), self._variable))
 
-    def _in_slices(self, given: Any, objects: Objects, ranges: dict[int, Any], listed: list[Any]) -> list[Any]:
+    def _in_slices(self, given: Any, ranges: dict[int, Any], listed: list[Any]) -> list[Any]:
         """The result of a loop through a list, a part of the list at a time."""
         assert isinstance(self.tree, Fold)
         program = self._with_ranges(frozenset(ranges) | {self.tree.id})
@@ -96,7 +100,7 @@ class Program:
         for start in range(0, len(listed), SLICE):
             names = _named({**ranges, self.tree.id: listed[start : start + SLICE]})
             made += self._evaluated(program, {self._variable: rest, **names})
-        put_in_order(made, self._literals, objects)
+        put_in_order(made, self._literals, given)
         return made
 
     def _goes_through_objects(self, value: Any) -> bool:
@@ -111,7 +115,7 @@ class Program:
             for found in all_at(value, path)
         )
 
-    def _ranges(self, given: Any, objects: Objects) -> dict[int, Any]:
+    def _ranges(self, given: Any) -> dict[int, Any]:
         """What loops go through, computed before, so that the fields of objects are gone through in order."""
         for number, paths in self._loops.sources.items():
             if number not in self._loops.outer and any(
@@ -126,7 +130,7 @@ class Program:
         for number, loop in self._loops.outer.items():
             program = self._environment.deserialize(with_expression(self._serialized, loop.range_bytes))
             try:
-                found = self._in_order(self._evaluated(program, {self._variable: given}), objects)
+                found = self._in_order(self._evaluated(program, {self._variable: given}), given)
             except ExpressionFailed:  # which is no failure where the loop is not evaluated
                 continue
             ranges[number] = list(cast("dict[Any, Any]", found)) if isinstance(found, dict) else found
@@ -156,9 +160,9 @@ class Program:
             raise ExpressionFailed(self._text, failure(plain, self._text))
         return plain
 
-    def _in_order(self, result: Any, objects: Objects) -> Any:
+    def _in_order(self, result: Any, given: Any) -> Any:
         if isinstance(result, (dict, list)):
-            put_in_order(result, self._literals, objects)
+            put_in_order(result, self._literals, given)
         return result
 
 
