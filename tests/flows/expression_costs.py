@@ -75,7 +75,7 @@ WORST: list[tuple[str, Callable[[int], Any]]] = [
 
 def reals(count: int) -> list[Any]:
     """Lines of an order as shops write them."""
-    chosen = random.Random(1)  # noqa: S311
+    chosen = random.Random(1)
     return [
         {"sku": f"SKU-{number:06}", "name": "A thing with a name", "quantity": chosen.randint(1, 9), "price": 9.5}
         for number in range(count)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 from functools import lru_cache, partial
+from importlib import import_module
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -285,19 +286,19 @@ class _Visit:
                 self.cost += times * (states * 100 + text.characters * (_CHARACTER + states * _PATTERN))
                 return SCALAR
             case ("replace", [_, old, new, *_]):
-                made = text.characters + (text.characters + 1) * new.most_characters
+                written = text.characters + (text.characters + 1) * new.most_characters
                 most = text.most_characters + (text.most_characters + 1) * new.most_characters
-                self.cost += times * (made * 2 * _CHARACTER + text.characters * _SEARCH * old.most_characters)
-                return text_of(made, most)
+                self.cost += times * (written * 2 * _CHARACTER + text.characters * _SEARCH * old.most_characters)
+                return text_of(written, most)
             case ("split", [_, mark, *_]):
                 self.cost += times * text.characters * (3 * _STEP + _SEARCH * mark.most_characters)
                 most = text.most_characters
                 return Size(text.characters + 1, text.characters + 2, text.characters, most + 2, most)
-            case ("join", [whole, *marks]):
-                mark = marks[0].most_characters if marks else 0
-                made = whole.characters + whole.values * mark
-                self.cost += times * (made * 2 * _CHARACTER + whole.values * _STEP)
-                return text_of(made, whole.most_characters + whole.most_values * mark)
+            case ("join", [listed, *marks]):
+                between = marks[0].most_characters if marks else 0.0
+                joined = listed.characters + listed.values * between
+                self.cost += times * (joined * 2 * _CHARACTER + listed.values * _STEP)
+                return text_of(joined, listed.most_characters + listed.most_values * between)
             case ("format", [_, whole]):  # a number has at most 309 digits and 100 decimals
                 made = 2 * characters + 450 * whole.values
                 self.cost += times * (made * _CHARACTER + whole.values * _STEP)
@@ -324,13 +325,12 @@ class _Visit:
 @lru_cache(maxsize=64)
 def states_of(pattern: str) -> int:
     """States of the automaton of a regular expression; 1 for one that is none, which CEL will say."""
-    from re2 import Options, compile, error  # with the first expression that matches something
-
-    options = Options()
+    re2: Any = import_module("re2")  # with the first expression that matches something
+    options = re2.Options()
     options.log_errors = False
     try:
-        return int(compile(pattern, options).programsize)
-    except error:
+        return int(re2.compile(pattern, options).programsize)
+    except re2.error:
         return 1
 
 

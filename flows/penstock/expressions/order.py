@@ -56,9 +56,9 @@ def put_in_order(result: Any, literals: Literals, given: Any) -> None:
     known: Inputs | None = None
     orders: dict[Fields, Fields] = {}
     for inner in values_in(result):
-        if type(inner) is not dict or len(cast("dict[Any, Any]", inner)) < 2:
+        if type(inner) is not dict or len(cast("dict[str, Any]", inner)) < 2:
             continue
-        unordered = cast("dict[Any, Any]", inner)
+        unordered = cast("dict[str, Any]", inner)
         fields = tuple(unordered)
         order = orders.get(fields)
         if order is None:

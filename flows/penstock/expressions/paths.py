@@ -92,14 +92,16 @@ def reads_of(paths: Iterator[Path]) -> Reads:
     for path in sorted(paths, key=len):  # what is read as a whole comes first
         if not path:
             return None
-        fields: Reads = reads
-        for name in path[:-1]:
-            fields = fields.setdefault(name, {})
-            if fields is None:
-                break
-        else:
-            fields[path[-1]] = None
+        _add(reads, path)
     return reads
+
+
+def _add(reads: dict[str, Reads], path: Path) -> None:
+    first, *rest = path
+    if not rest:
+        reads[first] = None
+    elif (inner := reads.setdefault(first, {})) is not None:
+        _add(inner, tuple(rest))
 
 
 def part_of(value: Any, reads: Reads) -> Any:
@@ -138,4 +140,4 @@ def _inside(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         yield from cast("dict[str, Any]", value).values()
     elif isinstance(value, list):
-        yield from cast("list[Any]", value)
+        yield from cast("list[object]", value)

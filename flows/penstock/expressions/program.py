@@ -58,8 +58,8 @@ class Program:
         )
         if self._sliced is not None:
             listed = at(value, self._sliced)
-            if isinstance(listed, list) and len(cast("list[Any]", listed)) > SLICE:
-                return self._in_slices(given, ranges, cast("list[Any]", listed))
+            if isinstance(listed, list) and len(cast("list[object]", listed)) > SLICE:
+                return self._in_slices(given, ranges, cast("list[object]", listed))
         found = self._evaluated(self._with_ranges(frozenset(ranges)), {self._variable: given, **_named(ranges)})
         return self._in_order(found, given)
 
@@ -107,10 +107,10 @@ class Program:
         """Whether a loop that makes a list goes through the fields of an object, of which the order matters."""
         for path in self._paths_looped:
             found = at(value, path)
-            if isinstance(found, dict) and len(cast("dict[Any, Any]", found)) > 1:
+            if isinstance(found, dict) and len(cast("dict[str, Any]", found)) > 1:
                 return True
         return any(
-            isinstance(found, dict) and len(cast("dict[Any, Any]", found)) > 1
+            isinstance(found, dict) and len(cast("dict[str, Any]", found)) > 1
             for path in self._looped_within
             for found in all_at(value, path)
         )
@@ -133,7 +133,7 @@ class Program:
                 found = self._in_order(self._evaluated(program, {self._variable: given}), given)
             except ExpressionFailed:  # which is no failure where the loop is not evaluated
                 continue
-            ranges[number] = list(cast("dict[Any, Any]", found)) if isinstance(found, dict) else found
+            ranges[number] = list(cast("dict[str, Any]", found)) if isinstance(found, dict) else found
         return ranges
 
     def _with_ranges(self, loops: frozenset[int]) -> Any:

@@ -114,13 +114,14 @@ def with_ranges(serialized: bytes, names: Mapping[int, str]) -> bytes:
 def _replaced(data: bytes, kind: str, names: Mapping[int, str]) -> bytes:
     inner = _EXPRESSIONS_OF[kind]
     fields = list(_fields(data))
-    node = next((value for field, value in fields if field == 2), None) if kind == "expr" else None
+    numbers = [value for field, value in fields if field == 2 and isinstance(value, int)] if kind == "expr" else []
+    name = names.get(numbers[0]) if numbers else None
     made: list[tuple[int, int | bytes]] = []
     for field, value in fields:
         if field in inner and isinstance(value, bytes):
             value = _replaced(value, inner[field], names)
-            if field == 9 and kind == "expr" and node in names:
-                value = _message((part, _variable(names[node]) if part == 2 else old) for part, old in _fields(value))
+            if field == 9 and name is not None:
+                value = _message((part, _variable(name) if part == 2 else old) for part, old in _fields(value))
         made.append((field, value))
     return _message(made)
 

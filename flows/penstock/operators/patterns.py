@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import msgspec
@@ -79,7 +80,7 @@ def _pattern_of(hint: Any) -> str | None:
 
 
 def _matcher(text: str) -> Check:
-    import re2  # with the first pattern: most flows have none
+    re2: Any = import_module("re2")  # with the first pattern: most flows have none
 
     options = re2.Options()
     options.log_errors = False
