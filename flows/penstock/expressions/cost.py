@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from importlib import import_module
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -123,7 +123,7 @@ def measure(value: Any) -> tuple[int, int]:
     values: list[Any] = [value]
     names: list[Any] = []
     for inner in values:
-        kind = type(inner)
+        kind: type[object] = type(inner)
         if kind is dict:
             names.extend(inner)
             values.extend(inner.values())
@@ -142,7 +142,7 @@ def measure(value: Any) -> tuple[int, int]:
 def size_of(value: Any) -> Size:
     """The size of a value."""
     values, characters = measure(value)
-    length = len(value) if isinstance(value, (dict, list)) else 1
+    length = len(cast("list[object]", value)) if isinstance(value, (dict, list)) else 1
     return Size(length, values, characters, values, characters)
 
 
@@ -158,8 +158,6 @@ class Estimate:
         self._sliced = sliced
         self._repeated = repeated
         """The paths that CEL is given anew with each slice."""
-        self.threshold = self._threshold()
-        """The size below which no value is too much, in characters."""
 
     def check(self, value: Any) -> None:
         """Raise `TooMuch` if the evaluation for this value may take too long."""
@@ -167,8 +165,12 @@ class Estimate:
         if not self._nanoseconds(lambda path: sizes.get(path, SCALAR), partial(at, value)) <= LIMIT:
             raise TooMuch
 
-    def _threshold(self) -> int:
-        """As if all of the size were at each path that is read, in the worst shape; a power of two."""
+    @cached_property
+    def threshold(self) -> int:
+        """The size, in characters, up to which no value is too much: a power of two.
+
+        As if all of it were at each path that is read, in the worst shape. Computed with the first value.
+        """
 
         def too_much(exponent: int) -> bool:
             size = float(1 << exponent)

@@ -25,7 +25,8 @@ from penstock.expressions.paths import Path, plain_path
 if TYPE_CHECKING:
     from penstock.expressions.program import Program
 
-_KNOWN = (dict, list, str, int, float, bool, type(None))
+_OBJECT: Any = dict
+_KNOWN: Any = (dict, list, str, int, float, bool, type(None))
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
@@ -62,7 +63,7 @@ class Expression:
             assert self._program is not None
             return self._program.result(value)
         for name in path:
-            if not isinstance(value, dict):
+            if not isinstance(value, _OBJECT):
                 raise ExpressionFailed(self.text, NO_OBJECT)
             if name not in value:
                 raise ExpressionFailed(self.text, failure(missing(name), self.text))

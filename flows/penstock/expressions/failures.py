@@ -100,7 +100,7 @@ def _places(kind: str, given: Any, variable: str) -> Iterator[str]:
             if kind != "NUL" and not -(1 << 63) <= value < 1 << 64:
                 yield path
         elif isinstance(value, dict):
-            for key, inner in cast("dict[str, Any]", value).items():
+            for key, inner in cast("dict[object, Any]", value).items():
                 if kind == "NUL" and isinstance(key, str) and "\0" in key:
                     yield f"the name of a field of {path}"
                 waiting.append((f"{path}.{key}", inner))

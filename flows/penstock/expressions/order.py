@@ -21,6 +21,9 @@ from penstock.expressions.tree import Call, Const, Fold, Ident, MakeList, MakeMa
 Fields: TypeAlias = tuple[Any, ...]
 """The fields of an object, in order."""
 
+_OBJECT: Any = dict
+_LIST: Any = list
+
 
 class Literals:
     """The objects in the text of an expression, by their fields."""
@@ -80,9 +83,9 @@ def values_in(value: Any) -> list[Any]:
     """A value and all that are in it, without recursion, for it may be deep: from the outside in, without keys."""
     values = [value]
     for inner in values:
-        if type(inner) is dict:
+        if type(inner) is _OBJECT:
             values.extend(inner.values())
-        elif type(inner) is list:
+        elif type(inner) is _LIST:
             values.extend(inner)
     return values
 
@@ -101,7 +104,7 @@ class Inputs:
         """The order of these fields; None if it differs between objects."""
         orders = self._orders.get(frozenset(fields))
         if orders is None:
-            return tuple(sorted(fields, key=lambda field: (str(type(field)), field)))
+            return tuple(sorted(fields, key=_by_name))
         return orders[0] if len(orders) == 1 else None
 
     def order_of(self, result: dict[Any, Any]) -> Fields:
@@ -111,6 +114,11 @@ class Inputs:
             objects = [inner for inner in self._objects if frozenset(inner) in several]
             self._equal = {_content(inner): tuple(inner) for inner in reversed(objects)}
         return self._equal.get(_content(result)) or self._orders[frozenset(result)][0]
+
+
+def _by_name(field: Any) -> tuple[str, Any]:
+    kind: type[object] = type(field)
+    return kind.__name__, field
 
 
 def _content(value: dict[Any, Any]) -> bytes:

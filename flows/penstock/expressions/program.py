@@ -161,7 +161,8 @@ class Program:
         return plain
 
     def _in_order(self, result: Any, given: Any) -> Any:
-        if isinstance(result, (dict, list)):
+        kind: type[object] = type(result)
+        if kind is dict or kind is list:
             put_in_order(result, self._literals, given)
         return result
 
