@@ -123,7 +123,7 @@ def measure(value: Any) -> tuple[int, int]:
     values: list[Any] = [value]
     names: list[Any] = []
     for inner in values:
-        kind: type[object] = type(inner)
+        kind: Any = type(inner)
         if kind is dict:
             names.extend(inner)
             values.extend(inner.values())

@@ -117,7 +117,7 @@ class Inputs:
 
 
 def _by_name(field: Any) -> tuple[str, Any]:
-    kind: type[object] = type(field)
+    kind: Any = type(field)
     return kind.__name__, field
 
 

@@ -161,7 +161,7 @@ class Program:
         return plain
 
     def _in_order(self, result: Any, given: Any) -> Any:
-        kind: type[object] = type(result)
+        kind: Any = type(result)
         if kind is dict or kind is list:
             put_in_order(result, self._literals, given)
         return result
