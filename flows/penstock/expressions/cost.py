@@ -59,6 +59,8 @@ _STATES = 1000
 _DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else byte for byte in range(256))
 _LONG_NUMBER = b"0" * 19
 """Integers of more than 64 bits have at least 19 digits, as -2**63 - 1 has."""
+_OBJECT: Any = dict
+_LIST: Any = list
 _encode = msgspec.json.Encoder().encode
 
 
@@ -123,11 +125,10 @@ def measure(value: Any) -> tuple[int, int]:
     values: list[Any] = [value]
     names: list[Any] = []
     for inner in values:
-        kind: Any = type(inner)
-        if kind is dict:
+        if type(inner) is _OBJECT:
             names.extend(inner)
             values.extend(inner.values())
-        elif kind is list:
+        elif type(inner) is _LIST:
             values.extend(inner)
     text = "".join([inner for inner in values if type(inner) is str])
     named = "".join([name for name in names if type(name) is str])

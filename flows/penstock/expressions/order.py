@@ -117,8 +117,7 @@ class Inputs:
 
 
 def _by_name(field: Any) -> tuple[str, Any]:
-    kind: Any = type(field)
-    return kind.__name__, field
+    return str(field.__class__), field
 
 
 def _content(value: dict[Any, Any]) -> bytes:

@@ -14,6 +14,8 @@ from penstock.expressions.order import Literals, OrderedLoops, put_in_order
 from penstock.expressions.paths import ANY, Path, all_at, at, part_of, path_of, paths_read, reads_of
 from penstock.expressions.tree import Const, Fold, tree_of, with_expression, with_ranges
 
+_CONTAINERS = frozenset({dict, list})
+
 _RANGE = "@range"
 """Begins the names of variables that stand for the ranges of loops. No name in the text of an expression begins so."""
 
@@ -161,8 +163,7 @@ class Program:
         return plain
 
     def _in_order(self, result: Any, given: Any) -> Any:
-        kind: Any = type(result)
-        if kind is dict or kind is list:
+        if type(result) in _CONTAINERS:
             put_in_order(result, self._literals, given)
         return result
 
