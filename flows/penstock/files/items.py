@@ -7,7 +7,6 @@ that are not named are let through unchanged.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import sha256
@@ -25,6 +24,7 @@ from penstock.files.node import quoted
 from penstock.files.records import Field, Read, Record
 from penstock.files.scalars import Anything, Flag, Number, Text, Whole
 from penstock.files.shapes import Lazy, Shape
+from penstock.operators.patterns import pattern
 
 TYPES: dict[str, Any] = {
     "integer": int,
@@ -48,7 +48,6 @@ _BOUNDS = {
     "below": "lt",
     "min_length": "min_length",
     "max_length": "max_length",
-    "pattern": "pattern",
 }
 
 _LEAST, _MOST = -(2**63), 2**63 - 1
@@ -72,7 +71,7 @@ _RULES: Shape = Record(
         "below": Field(Number(), about="The number has to be less than this"),
         "min_length": Field(Whole(least=0), about="The least length of a text or list"),
         "max_length": Field(Whole(least=0), about="The greatest length of a text or list"),
-        "pattern": Field(Text(), about="A regular expression that has to be found in the text"),
+        "pattern": Field(Text(), about="A regular expression of RE2 that has to be found in the text"),
         "items": Field(FIELD, about="The rules of each value of a list"),
         "fields": Field(FIELDS, about="The rules of the fields of an object"),
         "optional": Field(Flag(), about="Whether the field may be left out"),
@@ -126,6 +125,8 @@ def _hint(rule: Any) -> Any:
         bounds = {key: (ceil if key in ("ge", "lt") else floor)(bound) for key, bound in bounds.items()}
     if bounds:
         hint = Annotated[hint, Meta(**bounds)]
+    if "pattern" in rules:
+        hint = Annotated[hint, pattern(rules["pattern"])]
     return NotRequired[hint] if optional or rules.get("optional") else hint
 
 
@@ -152,8 +153,6 @@ def _checked(rules: dict[str, Any]) -> dict[str, Any]:
     hinted = rules | {"type": kind, "optional": False}
     try:
         msgspec.json.Decoder(_hint(hinted))
-    except re.error as error:
-        raise ValueError(f"the pattern is no regular expression: {error}") from error
     except (
         TypeError,
         NotImplementedError,
@@ -180,7 +179,7 @@ def _check_enum(rules: dict[str, Any], kind: str) -> None:
     """Refuse values that no field of this type has, and further rules: an enum says it all."""
     if not all(isinstance(value, str | int | None) for value in rules["enum"]):
         raise ValueError("enum takes texts, whole numbers and null")
-    if more := next((word for word in (*_BOUNDS, "items", "fields") if word in rules), None):
+    if more := next((word for word in (*_BOUNDS, "pattern", "items", "fields") if word in rules), None):
         raise ValueError(f"enum says which values there are; leave out {more}")
     allowed = {"string": str, "integer": int, "number": int, "any": object}.get(kind, ())
     for value in rules["enum"]:

@@ -12,6 +12,7 @@ import msgspec
 from penstock.element import Element, Step
 from penstock.errors import Invalid, Malformed
 from penstock.operators.each import each
+from penstock.operators.patterns import check_patterns, refuse_unmatched
 
 A = TypeVar("A")
 
@@ -34,6 +35,7 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
     wanted: Any = _struct_of(item) if opened else item
     all_wanted: Any = list[wanted]
     to_fractions = _to_fractions(item) if opened else None
+    patterns = check_patterns(item) if opened else None
     checked = item is not None
 
     def one_by_one(elements: list[Element[Any]]) -> None:
@@ -50,6 +52,8 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
                     element.value = value = read(value)
                 if opened:
                     convert(value, wanted)
+                    if patterns is not None:
+                        refuse_unmatched(patterns, value)
                     if to_fractions is not None:
                         element.value = to_fractions(value)
                 elif checked and type(value) is not wanted:
@@ -69,6 +73,9 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
         try:
             values: list[dict[str, Any]] = [read(line) for line in lines]
             convert(values, all_wanted)
+            if patterns is not None:
+                for value in values:
+                    refuse_unmatched(patterns, value)
         except Exception:  # one of them is none; which one, the slow way finds out
             one_by_one(elements)
             return
