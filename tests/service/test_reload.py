@@ -72,7 +72,7 @@ def test_all_flows_of_files_and_folders_are_served(serve: Serve, folder: Path) -
         folder / "b.json",
         json.dumps({"flow": "beta", "serve": {"name": "second", "max_count": 3}, "samples": {"n": "seq"}}),
     )
-    write(folder / "c.toml", 'flow = "gamma"\norder = "input"\n')
+    write(folder / "c.yml", "flow: gamma\norder: input\n")
     write(folder / "a.test.yaml", "tests: []\n")
     write(folder / "shared.yaml", "services: {}\n")
     write(folder / "notes.txt", "flow: nor-me\n")
@@ -363,7 +363,6 @@ def test_a_flow_with_mistakes_is_not_taken(serve: Serve) -> None:
         ("application/x-yaml", "flow: a"),
         ("text/yaml; charset=utf-8", "flow: a"),
         ("application/json", '{"flow": "a"}'),
-        ("application/toml", 'flow = "a"'),
     ],
 )
 def test_flows_come_in_every_format(server: Process, kind: str, text: str) -> None:

@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR|FILE",
         nargs="+",
         type=Path,
-        help="flow files: .yaml, .json or .toml, and directories of them",
+        help="flow files: .yaml or .json, and directories of them",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--quiet", action="store_true", help="only mistakes")
