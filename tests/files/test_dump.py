@@ -96,6 +96,7 @@ def extended(draw: st.DrawFn, flow: Flow[Any], depth: int = 0) -> Flow[Any]:
             "object",
             "set",
             "filter",
+            "fail",
             "tap",
             "flat_map",
             "map_async",
@@ -115,6 +116,15 @@ def extended(draw: st.DrawFn, flow: Flow[Any], depth: int = 0) -> Flow[Any]:
                 flow = flow.map(Assign(draw(FIELDS)), name=name or "set")
             case "filter":
                 flow = flow.filter(draw(PREDICATES), **named_)
+            case "fail":
+                flow = flow.fail(
+                    draw(st.none() | PREDICATES),
+                    reason=draw(
+                        st.sampled_from(["no {id}: {{", "on", "module:name", Expression("value.a"), named.double])
+                    ),
+                    type=draw(st.sampled_from(["Rejected", "TooOld"])),
+                    **named_,
+                )
             case "tap":
                 flow = flow.tap(named.look, **named_)
             case "flat_map":

@@ -15,6 +15,7 @@ from penstock.files.outside import called, outlet_of, source_of
 from penstock.files.records import Read
 from penstock.files.schedules import schedule_of
 from penstock.flow import Flow, Otherwise, When
+from penstock.operators import REJECTED
 from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
 from penstock.outlets import Outlet
 from penstock.services import Service
@@ -86,6 +87,9 @@ class Building:
                 return flow.map(Assign(value), name=name or "set")
             case "filter":
                 return flow.filter(value, **named)
+            case "fail":
+                reason = value["reason"]["expression"] if isinstance(value["reason"], Read) else value["reason"]
+                return flow.fail(value["when"], reason=reason, type=value["type"] or REJECTED, **named)
             case "tap":
                 return flow.tap(value, **named)
             case "flat_map" if isinstance(value, Read):
