@@ -34,9 +34,10 @@ def filled(text: str, environment: Mapping[str, str] = os.environ) -> str:
             raise VariableMissing(name)
         return default
 
-    return _VARIABLE.sub(value, text)
+    end = text.rfind("}") + 1  # behind it no variable ends; each `${` there would be followed to the end of the text
+    return _VARIABLE.sub(value, text[:end]) + text[end:].replace("$$", "$")
 
 
 def variables(text: str) -> list[str]:
     """The names of the variables in a text."""
-    return [found["name"] for found in _VARIABLE.finditer(text) if found["name"]]
+    return [found["name"] for found in _VARIABLE.finditer(text, 0, text.rfind("}") + 1) if found["name"]]

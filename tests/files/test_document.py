@@ -201,7 +201,7 @@ def test_aliases_that_would_fill_the_memory_are_refused():
     """Nine aliases of nine aliases … of nine texts: 400 bytes that stand for 9**12 nodes."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
-    assert "100000" in mistakes("\n".join(lines), "a.yaml")[0][2]
+    assert "more than 20000 values up to here" in mistakes("\n".join(lines), "a.yaml")[0][2]
 
 
 def test_aliases_do_not_nest_deeper_than_anything_else():
@@ -222,8 +222,20 @@ def test_no_nesting_exhausts_the_stack():
             assert "levels" in mistakes(text, file)[0][2]
 
 
-def test_a_long_file_without_aliases_is_no_bomb():
-    assert len(read_document("- x\n" * 120_000 + "- &a 1\n- *a\n", "a.yaml").value) == 120_002
+def test_an_alias_counts_as_the_text_that_it_stands_for():
+    """A text of 20 kB and 60 aliases of it: more than 1 MiB."""
+    text = f"a: &x {'x' * 20_000}\nb: [{', '.join(['*x'] * 60)}]\n"
+    assert [said for _, _, said in mistakes(text, "a.yaml")] == [
+        "a.yaml:2:209: the texts up to here have more than 1048576 bytes; write out less, or use fewer aliases"
+    ]
+
+
+@pytest.mark.parametrize("file", ["a.yaml", "a.json"])
+def test_a_document_has_at_most_20000_values(file):
+    """Whatever the limit lets through is read in a fraction of a second."""
+    assert len(read_document(f"[{'1, ' * 19_998}1]", file).value) == 19_999
+    (found,) = mistakes(f"[{'1, ' * 30_000}1]", file)
+    assert (found[0], "more than 20000 values up to here" in found[2]) == (1, True)
 
 
 def test_the_format_can_be_named():

@@ -357,6 +357,55 @@ def test_a_flow_with_mistakes_is_not_taken(serve: Serve) -> None:
     assert server.ask("GET", "/flows/a").json()["lastReload"]["outcome"] == "refused"
 
 
+def test_a_hundred_flows_may_be_uploaded(serve: Serve, folder: Path) -> None:
+    """A further name is refused; a new revision is not. Deleting one frees its place; flows of files do not count."""
+    write(folder / "a.yaml", flow("a", "file"))
+    server = serve(folder)
+    assert {bring(server, f"f{n}", f"flow: f{n}\n").status for n in range(100)} == {201}
+    for query in ("", "?dry-run=true"):
+        refused = bring(server, "one-more", "flow: one-more\n", query)
+        assert (refused.status, refused.json()["code"]) == (409, "too_many_flows")
+    assert bring(server, "f0", flow("f0", "again")).json()["revision"] == 2
+    assert bring(server, "a", flow("a", "brought")).status == 200
+
+    deleted = server.ask("DELETE", "/flows/f0").json()
+    assert (deleted["outcome"], deleted["revision"]) == ("removed", 2)
+    assert [server.ask("GET", "/f0/bulk?count=1").status, server.ask("DELETE", "/flows/f0").status] == [404, 404]
+    assert bring(server, "one-more", "flow: one-more\n").status == 409  # what was brought in place of a file counts
+    assert server.ask("DELETE", "/flows/f1").status == 200
+    assert bring(server, "one-more", "flow: one-more\n").status == 201
+
+
+def test_a_flow_of_a_file_cannot_be_deleted(serve: Serve, folder: Path) -> None:
+    """It would be there again with the next reload."""
+    write(folder / "a.yaml", flow("a", 1))
+    server = serve(folder)
+    answer = server.ask("DELETE", "/flows/a")
+    assert (answer.status, answer.json()["code"], "a.yaml; remove it there" in answer.json()["detail"]) == (
+        409,
+        "not_uploaded",
+        True,
+    )
+    assert marks(server.ask("GET", "/a/bulk")) == {"1"}
+
+
+def test_of_many_mistakes_a_hundred_are_told(serve: Serve) -> None:
+    """In the answer and in the log, which say how many more there are; so nobody can fill either."""
+    server = serve()
+    text = "flow: a\n" + "".join(f"k{number}: 1\n" for number in range(5000))
+    problem = bring(server, "a", text).json()
+    assert (len(problem["mistakes"]), problem["moreMistakes"]) == (100, 4900)
+    assert "(and 4999 more, see mistakes)" in problem["detail"]
+    server.event("flows.more_mistakes", cause="put", number=4900)
+    assert len(server.said("flows.mistake")) == 100
+
+
+def test_a_flow_file_that_is_too_large_is_refused(server: Process) -> None:
+    """Whatever an upload of items may have."""
+    answer = bring(server, "a", "flow: a\n#" + "x" * (1 << 20))
+    assert (answer.status, answer.json()["detail"]) == (413, "a flow file may have 1048576 bytes")
+
+
 @pytest.mark.parametrize(
     ("kind", "text"),
     [

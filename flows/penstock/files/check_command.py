@@ -69,7 +69,7 @@ def report(path: Path, neighbours: Neighbours) -> dict[str, Any]:
             raise FlowFileError([clash])
     except FlowFileError as error:
         mistakes = [mistake.document() | {"text": str(mistake)} for mistake in error.mistakes]
-        return {"file": str(path), "ok": False, "mistakes": mistakes}
+        return {"file": str(path), "ok": False, "mistakes": mistakes, "more": error.more}
     return {"file": str(path), "ok": True, "flow": file.flow.name, "has": counted(file), "bound": measured(file)}
 
 
@@ -95,7 +95,9 @@ def lines_of(report: dict[str, Any], *, quiet: bool) -> Iterator[str]:
     """The report for a person."""
     if not report["ok"]:
         yield from (mistake["text"] for mistake in report["mistakes"])
-        number = len(report["mistakes"])
+        if report["more"]:
+            yield f"{report['file']}: and {report['more']} more"
+        number = len(report["mistakes"]) + report["more"]
         yield f"{report['file']}: {number} {'mistake' if number == 1 else 'mistakes'}"
         return
     if quiet:
