@@ -376,6 +376,18 @@ def test_a_hundred_flows_may_be_uploaded(serve: Serve, folder: Path) -> None:
     assert bring(server, "one-more", "flow: one-more\n").status == 201
 
 
+def test_uploaded_flows_have_a_limit_of_steps_together(serve: Serve) -> None:
+    """Each step has series in the metrics. A flow may take the room of its own earlier revision."""
+    server = serve()
+    steps = "steps:\n" + "- throttle: 1/s\n" * 1000
+    assert [bring(server, name, f"flow: {name}\n{steps}").status for name in ("a", "b")] == [201, 201]
+    refused = bring(server, "c", "flow: c\nsteps: [{throttle: 1/s}]\n")
+    assert (refused.status, refused.json()["code"]) == (409, "too_many_flows")
+    assert "2001 steps and services together, 2000 is the limit" in refused.json()["detail"]
+    assert bring(server, "b", "flow: b\nsteps: [{throttle: 1/s}]\n").status == 200
+    assert bring(server, "c", "flow: c\nsteps: [{throttle: 1/s}]\n").status == 201
+
+
 def test_a_flow_of_a_file_cannot_be_deleted(serve: Serve, folder: Path) -> None:
     """It would be there again with the next reload."""
     write(folder / "a.yaml", flow("a", 1))

@@ -13,7 +13,9 @@ from msgspec import Struct
 
 from penstock.errors import Stopping
 from penstock.files.mistakes import MAX_MISTAKES
+from penstock.flow import Flow
 from penstock.ids import now
+from penstock.steps import walk
 from penstock_http.catalogue.catalogue import Catalogue
 from penstock_http.catalogue.loading import Busy, Found, Late, Loader, Loading, look
 from penstock_http.catalogue.places import Places, Stamp
@@ -23,6 +25,9 @@ from penstock_http.problems import Refused
 
 MAX_UPLOADED = 100
 """Flows that may be uploaded at once; each has series of its own in the metrics."""
+
+MAX_UPLOADED_PARTS = 2000
+"""Steps and services of all uploaded flows together; each has some 20 series, which are made on the event loop."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -38,6 +43,11 @@ class Reload(Struct, frozen=True):
         """The reload for people and programs, without mistakes for who is not trusted."""
         receipts = [receipt.document(trusted=trusted) for receipt in self.receipts]
         return {"at": self.at.isoformat(), "cause": self.cause, "receipts": receipts}
+
+
+def parts_of(flow: Flow[Any]) -> int:
+    """How many steps and services a flow has."""
+    return sum(1 for _ in walk(flow.steps)) + len(flow.services)
 
 
 class Reloading:
@@ -107,6 +117,7 @@ class Reloading:
                 if offer.flow.name != name:
                     said = f"the flow is called {offer.flow.name!r}: PUT it to /flows/{offer.flow.name}"
                     raise Refused(409, "other_name", said)
+                self._check_parts(offer)
                 (receipt,) = await self._catalogue.offer(offer, dry=dry)
             if not dry:
                 self._tell("put", [receipt])
@@ -132,6 +143,16 @@ class Reloading:
         if len(self._catalogue.uploaded) >= MAX_UPLOADED:
             said = f"{MAX_UPLOADED} flows were uploaded, which is the limit; DELETE /flows/NAME removes one of them"
             raise Refused(409, "too_many_flows", said)
+
+    def _check_parts(self, offer: Offer) -> None:
+        """Raise 409 when the uploaded flows would have too many steps and services together."""
+        others = [revision.flow for revision in self._catalogue.uploaded if revision.name != offer.flow.name]
+        parts = sum(parts_of(flow) for flow in (*others, offer.flow))
+        if parts > MAX_UPLOADED_PARTS:
+            said = (
+                f"the uploaded flows would have {parts} steps and services together, {MAX_UPLOADED_PARTS} is the limit"
+            )
+            raise Refused(409, "too_many_flows", f"{said}; put large flows into files, or DELETE /flows/NAME")
 
     def _look(self) -> Found:
         return look(self._loader, self.places, self._names, self.stamp)

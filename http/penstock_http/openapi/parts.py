@@ -36,7 +36,7 @@ CODES = {
     "stopping": "the service is shutting down",
     "store_unavailable": "the dead letters do not answer",
     "token_needed": "it is for whoever has the token; without one set, for this machine only",
-    "too_many_flows": "as many flows as allowed were uploaded; DELETE one of them first",
+    "too_many_flows": "as many flows, steps or services as allowed were uploaded; DELETE a flow first",
     "too_many_runs": "as many streams as allowed are open",
     "unsupported_encoding": "the body is compressed in another way",
     "unsupported_transfer": "its transfer is encoded in another way than chunked",
