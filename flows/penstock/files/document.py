@@ -20,6 +20,13 @@ FORMATS = {"yaml": read_yaml, "yml": read_yaml, "json": read_json}
 """The formats by the endings of their files."""
 
 
+def check_ending(file: str, mistakes: Mistakes) -> None:
+    """Raise `FlowFileError` for a TOML file, which flow files were written in once."""
+    if PurePath(file).suffix.lower() == ".toml":
+        mistakes.add(Place(file, 1, 1), "flow files are not written in TOML", hint="write it as YAML or JSON")
+        mistakes.check()
+
+
 def read_document(text: str, file: str, format: str | None = None) -> Node:
     """The document in this text; `file` is the name that mistakes carry, and its ending chooses the format.
 
@@ -31,9 +38,8 @@ def read_document(text: str, file: str, format: str | None = None) -> Node:
 
     mistakes = Mistakes()
     ending = format or PurePath(file).suffix.removeprefix(".").lower()
-    if ending == "toml":
-        mistakes.add(Place(file, 1, 1), "flow files are not written in TOML", hint="write it as YAML or JSON")
-        mistakes.check()
+    if format is None:
+        check_ending(file, mistakes)
     if ending not in FORMATS:
         endings = [f".{known}" for known in FORMATS]
         mistakes.add(Place(file, 1, 1), "the name of the file does not tell its format", allowed=endings)

@@ -10,7 +10,7 @@ from typing import Any
 
 from penstock.environment import filled
 from penstock.errors import FlowFileError, VariableMissing
-from penstock.files.document import read_document
+from penstock.files.document import check_ending, read_document
 from penstock.files.limits import MAX_BYTES, Limits
 from penstock.files.mistakes import Mistakes
 from penstock.files.model import FLOW, SHARED, SHARED_FILE, TESTS_FILE
@@ -128,6 +128,7 @@ def texts_in(node: Node) -> Iterator[Node]:
 def text_of(path: Path) -> str:
     """The text of a file; raises `FlowFileError`."""
     mistakes = Mistakes()
+    check_ending(str(path), mistakes)
     try:
         return text_at(path)
     except UnicodeDecodeError as error:
