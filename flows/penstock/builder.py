@@ -96,6 +96,26 @@ class Builder(Generic[A]):
         _check_plain("filter", predicate)
         return self.with_step("filter", name or name_of(predicate, "filter"), predicate=predicate)
 
+    def fail(
+        self,
+        when: Callable[[A], object] | None = None,
+        *,
+        reason: str | Callable[[A], object],
+        type: str = operators.REJECTED,
+        name: str | None = None,
+    ) -> Flow[A]:
+        """Fail the values for which a condition is true, or all values without one; they become dead letters.
+
+        `reason` becomes the message: a text in which `{field}` stands for a field of the value, or a function that
+        computes it. `type` is the type of the failure.
+        """
+        if when is not None:
+            _check_plain("the condition of fail", when)
+        if not isinstance(reason, str):
+            _check_plain("the reason of fail", reason)
+        default = "fail" if when is None else name_of(when, "fail")
+        return self.with_step("fail", name or default, when=when, reason=reason, type=type)
+
     def tap(self, look: Callable[[A], object], *, name: str | None = None) -> Flow[A]:
         """Call a plain, quick function with each value; the value goes on unchanged."""
         _check_plain("tap", look)

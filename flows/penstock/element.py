@@ -65,6 +65,12 @@ class Failure(Struct, frozen=True, gc=False):
             _sendable(f"{type(cause).__name__}: {describe(cause)}") if cause else None,
         )
 
+    @classmethod
+    def rejected(cls, step: str, type: str, message: str, cause: BaseException | None = None) -> Failure:
+        """The failure of an element that a step rejects, without an exception of that type."""
+        because = f"{cause.__class__.__name__}: {describe(cause)}" if cause else None
+        return cls(step, type, _sendable(message), cause=because and _sendable(because))
+
 
 UNKNOWN = Failure("?", "?", "?")
 """The failure of an element whose step, somebody's own, said that it failed and not why."""

@@ -41,14 +41,14 @@ def spans(text: str, environment: Mapping[str, str] = os.environ) -> Iterator[Sp
     >>> [tuple(span) for span in spans("$$ ${A:-{x}.", {})]
     [('$', None), (' ', None), ('{x', 'A'), ('.', None)]
     """
-    position = 0
-    for found in _VARIABLE.finditer(text):
+    position, end = 0, text.rfind("}") + 1
+    for found in _VARIABLE.finditer(text, 0, end):  # no variable ends later; each `${` there would be followed to the end
         if position < found.start():
             yield Span(text[position : found.start()])
         position = found.end()
         yield Span("$") if found["name"] is None else Span(_value(found, environment), found["name"])
     if position < len(text):
-        yield Span(text[position:])
+        yield Span(text[position:end] + text[max(position, end) :].replace("$$", "$"))
 
 
 def filled(text: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -73,4 +73,4 @@ def _value(found: re.Match[str], environment: Mapping[str, str]) -> str:
 
 def variables(text: str) -> list[str]:
     """The names of the variables in a text."""
-    return [found["name"] for found in _VARIABLE.finditer(text) if found["name"]]
+    return [found["name"] for found in _VARIABLE.finditer(text, 0, text.rfind("}") + 1) if found["name"]]

@@ -22,10 +22,13 @@ class FlowError(PenstockError):
 class FlowFileError(FlowError):
     """A flow file is wrong. Its message names every mistake, a line each: `file:line:column: what is wrong`."""
 
-    def __init__(self, mistakes: Sequence[Any]) -> None:
-        super().__init__("\n".join(str(mistake) for mistake in mistakes))
+    def __init__(self, mistakes: Sequence[Any], more: int = 0) -> None:
+        lines = [str(mistake) for mistake in mistakes]
+        super().__init__("\n".join([*lines, f"and {more} more"] if more else lines))
         self.mistakes = tuple(mistakes)
         """The mistakes in the order of their places, each a `penstock.files.Mistake`."""
+        self.more = more
+        """How many further mistakes there are that are not reported."""
 
 
 class ExpressionWrong(FlowError):

@@ -64,6 +64,14 @@ class NamedStep:
                 return own
             case "filter":
                 return operators.filter(condition(options["predicate"]), name=self.name)
+            case "fail":
+                when = options["when"]
+                return operators.fail(
+                    None if when is None else condition(when),
+                    reason=options["reason"],
+                    type=options["type"],
+                    name=self.name,
+                )
             case kind:
                 make: Callable[..., Step[Any, Any]] = getattr(operators, kind)
                 return make(**options, name=self.name)

@@ -23,7 +23,9 @@ def make_app(context: Context, collector: PenstockCollector) -> web.Application:
         app.on_response_prepare.append(origins.add_headers)
     app[CONTEXT] = context
     app[metrics.REGISTRY] = registry_for(collector)
-    get, post, put = (partial(add, expect_handler=leave_to_handler) for add in (web.get, web.post, web.put))
+    get, post, put, delete = (
+        partial(add, expect_handler=leave_to_handler) for add in (web.get, web.post, web.put, web.delete)
+    )
     app.add_routes(
         [
             get("/dead-letters", dead_letters.list_letters),
@@ -31,6 +33,7 @@ def make_app(context: Context, collector: PenstockCollector) -> web.Application:
             get("/flows", flows.list_flows),
             get("/flows/{name}", flows.show_flow),
             put("/flows/{name}", flows.put_flow),
+            delete("/flows/{name}", flows.delete_flow),
             get("/flows/{name}/graph", graphs.show_graph),
             get("/health/live", health.live),
             get("/health/ready", health.ready),

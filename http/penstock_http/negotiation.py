@@ -21,7 +21,6 @@ FLOWS = {
     "application/x-yaml": "yaml",
     "text/yaml": "yaml",
     "application/json": "json",
-    "application/toml": "toml",
 }
 """The types of flow files."""
 ENCODINGS = ("gzip", "deflate", "zstd", "identity")

@@ -19,6 +19,7 @@ from penstock.complaints import complain
 from penstock.errors import FlowError, PenstockError
 from penstock.files.folders import holds_flow
 from penstock.files.functions import is_in_python
+from penstock.files.mistakes import MAX_MISTAKES
 from penstock.observe import LogFile, PenstockCollector, Reloads, Requests, Watched, set_up_logs
 from penstock.runtime import Phase, Supervisor
 from penstock.services.web import HttpClient
@@ -117,7 +118,9 @@ def offers_of(names: Sequence[str], places: Places, settings: Settings) -> list[
 
 def mistakes_in(receipts: Sequence[Receipt]) -> list[str]:
     """What is wrong, a line each."""
-    return [str(mistake) for receipt in receipts for mistake in receipt.mistakes]
+    lines = [str(mistake) for receipt in receipts for mistake in receipt.mistakes]
+    more = sum(receipt.more for receipt in receipts) + max(0, len(lines) - MAX_MISTAKES)
+    return [*lines[:MAX_MISTAKES], *([f"and {more} more"] if more else [])]
 
 
 async def serve(

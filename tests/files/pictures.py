@@ -74,12 +74,13 @@ class Maker:
         return service(self.name(), timeout=self.draw(st.sampled_from([0.02, 2, 90, 3600])), attempts=2)
 
     def step(self, depth: int) -> NamedStep:
-        kinds = ["map", "filter", "tap", "flat_map", "map_async", "enrich", "batch", "throttle", "to"]
+        kinds = ["map", "filter", "fail", "tap", "flat_map", "map_async", "enrich", "batch", "throttle", "to"]
         kind = self.draw(st.sampled_from([*kinds, *["route"] * 3] if depth else kinds))
         condition = self.draw(conditions)
         options: dict[str, Any] = {
             "map": lambda: {"function": condition},
             "filter": lambda: {"predicate": condition},
+            "fail": lambda: {"when": condition, "reason": self.draw(names), "type": "Rejected"},
             "tap": lambda: {"look": condition},
             "flat_map": lambda: {"function": condition, "max_parts": 1000},
             "map_async": lambda: {"call": self.service(), "ordered": self.draw(st.booleans())},

@@ -54,7 +54,7 @@ bad.yaml:6:58: found "2 seconds", wanted is a duration such as 250ms, 2s or 1h30
 bad.yaml:7:21: penstock.orders has no 'inventry'; did you mean "inventory"?
 bad.yaml:7:59: found "two", wanted is a whole number of at least 1
 bad.yaml:9:14: there is no service "pricng", allowed are inventory, pricing; did you mean "pricing"?
-bad.yaml:10:5: found "filtr", allowed are map, set, filter, tap, flat_map, map_async, enrich, batch, throttle, \
+bad.yaml:10:5: found "filtr", allowed are map, set, filter, fail, tap, flat_map, map_async, enrich, batch, throttle, \
 through, route, to, step, apply, name, merge, timeout; did you mean "filter"?
 bad.yaml:11:13: "vlue.price < 5000" is no expression: there is no 'vlue.price' here (at its column 1); there is value
 bad.yaml:12:13: "value.price + 1" gives INT, wanted is an expression like value.amount > 10

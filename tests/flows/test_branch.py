@@ -162,6 +162,7 @@ async def _never_later(value: Any) -> Any:
 AFTER: dict[str, Any] = {
     "map": operators.map(_never),
     "filter": operators.filter(_never),
+    "fail": operators.fail(_never, reason="x"),
     "tap": operators.tap(_never),
     "flat_map": operators.flat_map(_never),
     "map_async": operators.map_async(_never_later),

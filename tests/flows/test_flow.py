@@ -302,6 +302,7 @@ def test_the_steps_that_are_measured_are_known_before_they_are() -> None:
         Flow("f")
         .map(lambda value: value, name="map")
         .filter(bool, name="filter")
+        .fail(lambda value: False, reason="x", name="fail")
         .tap(len, name="tap")
         .map_async(call, name="map_async")
         .enrich(enrich=call)

@@ -147,6 +147,10 @@ PUTS = [
     put(415, "unsupported_type", FLOW, Content_Type="text/csv"),
     put(415, "unsupported_encoding", FLOW, Content_Encoding="gzip"),
     put(422, "mistakes", b"flow: orders\nstep: []\n"),
+    Case("DELETE", PUT, 404, "no_such_flow", name="nothing"),
+    Case("DELETE", PUT, 400, "bad_parameter", query="?force=true"),
+    Case("DELETE", PUT, 403, "token_needed", headers={"Forwarded": "for=203.0.113.7"}),
+    Case("DELETE", PUT, 403, "other_origin", headers={"Origin": "http://evil.example"}),
 ]
 CASES = [
     *READINGS,
@@ -201,6 +205,12 @@ ELSEWHERE = {
     ("PUT", PUT, "403", "put_not_allowed"),
     ("PUT", PUT, "408", "stalled"),
     ("PUT", PUT, "503", "stopping"),
+    ("PUT", PUT, "409", "too_many_flows"),
+    ("DELETE", PUT, "200", JSON),
+    ("DELETE", PUT, "401", "token_needed"),
+    ("DELETE", PUT, "409", "not_uploaded"),
+    ("DELETE", PUT, "403", "put_not_allowed"),
+    ("DELETE", PUT, "503", "stopping"),
     *((method, "/health/ready", "503", JSON) for method in ("GET", "HEAD")),
 }
 """What other tests here provoke."""
@@ -459,8 +469,20 @@ def test_steps_on_branches_are_among_the_steps_of_a_flow(taking: Process) -> Non
 
 def test_flows_are_taken_only_where_that_is_allowed(serve: Serve, spec: Spec) -> None:
     """`--allow-put no` switches it off, for this machine too."""
-    answer = serve("--allow-put", "no").ask("PUT", "/flows/orders", FLOW, **YAML)
-    assert (answer.status, check(spec, answer, "PUT", PUT)[0]["code"]) == (403, "put_not_allowed")
+    server = serve("--allow-put", "no")
+    for method, body in (("PUT", FLOW), ("DELETE", None)):
+        answer = server.ask(method, "/flows/orders", body, **YAML)
+        assert (answer.status, check(spec, answer, method, PUT)[0]["code"]) == (403, "put_not_allowed")
+
+
+def test_flows_are_removed_as_it_says(serve: Serve, spec: Spec) -> None:
+    """Those that were uploaded."""
+    server = serve()
+    answer = server.ask("DELETE", "/flows/orders")
+    assert (answer.status, check(spec, answer, "DELETE", PUT)[0]["code"]) == (409, "not_uploaded")
+    server.ask("PUT", "/flows/fresh", FLOW.replace(b"orders", b"fresh"), **YAML)
+    answer = server.ask("DELETE", "/flows/fresh")
+    assert (answer.status, check(spec, answer, "DELETE", PUT)[0]["outcome"]) == (200, "removed")
 
 
 def test_too_many_streams_are_refused_as_it_says(server: Process, spec: Spec) -> None:

@@ -72,7 +72,7 @@ def test_all_flows_of_files_and_folders_are_served(serve: Serve, folder: Path) -
         folder / "b.json",
         json.dumps({"flow": "beta", "serve": {"name": "second", "max_count": 3}, "samples": {"n": "seq"}}),
     )
-    write(folder / "c.toml", 'flow = "gamma"\norder = "input"\n')
+    write(folder / "c.yml", "flow: gamma\norder: input\n")
     write(folder / "a.test.yaml", "tests: []\n")
     write(folder / "shared.yaml", "services: {}\n")
     write(folder / "notes.txt", "flow: nor-me\n")
@@ -358,13 +358,73 @@ def test_a_flow_with_mistakes_is_not_taken(serve: Serve) -> None:
     assert server.ask("GET", "/flows/a").json()["lastReload"]["outcome"] == "refused"
 
 
+def test_a_hundred_flows_may_be_uploaded(serve: Serve, folder: Path) -> None:
+    """A further name is refused; a new revision is not. Deleting one frees its place; flows of files do not count."""
+    write(folder / "a.yaml", flow("a", "file"))
+    server = serve(folder)
+    assert {bring(server, f"f{n}", f"flow: f{n}\n").status for n in range(100)} == {201}
+    for query in ("", "?dry-run=true"):
+        refused = bring(server, "one-more", "flow: one-more\n", query)
+        assert (refused.status, refused.json()["code"]) == (409, "too_many_flows")
+    assert bring(server, "f0", flow("f0", "again")).json()["revision"] == 2
+    assert bring(server, "a", flow("a", "brought")).status == 200
+
+    deleted = server.ask("DELETE", "/flows/f0").json()
+    assert (deleted["outcome"], deleted["revision"]) == ("removed", 2)
+    assert [server.ask("GET", "/f0/bulk?count=1").status, server.ask("DELETE", "/flows/f0").status] == [404, 404]
+    assert bring(server, "one-more", "flow: one-more\n").status == 409  # what was brought in place of a file counts
+    assert server.ask("DELETE", "/flows/f1").status == 200
+    assert bring(server, "one-more", "flow: one-more\n").status == 201
+
+
+def test_uploaded_flows_have_a_limit_of_steps_together(serve: Serve) -> None:
+    """Each step has series in the metrics. A flow may take the room of its own earlier revision."""
+    server = serve()
+    steps = "steps:\n" + "- throttle: 1/s\n" * 1000
+    assert [bring(server, name, f"flow: {name}\n{steps}").status for name in ("a", "b")] == [201, 201]
+    refused = bring(server, "c", "flow: c\nsteps: [{throttle: 1/s}]\n")
+    assert (refused.status, refused.json()["code"]) == (409, "too_many_flows")
+    assert "2001 steps and services together, 2000 is the limit" in refused.json()["detail"]
+    assert bring(server, "b", "flow: b\nsteps: [{throttle: 1/s}]\n").status == 200
+    assert bring(server, "c", "flow: c\nsteps: [{throttle: 1/s}]\n").status == 201
+
+
+def test_a_flow_of_a_file_cannot_be_deleted(serve: Serve, folder: Path) -> None:
+    """It would be there again with the next reload."""
+    write(folder / "a.yaml", flow("a", 1))
+    server = serve(folder)
+    answer = server.ask("DELETE", "/flows/a")
+    assert (answer.status, answer.json()["code"], "a.yaml; remove it there" in answer.json()["detail"]) == (
+        409,
+        "not_uploaded",
+        True,
+    )
+    assert marks(server.ask("GET", "/a/bulk")) == {"1"}
+
+
+def test_of_many_mistakes_a_hundred_are_told(serve: Serve) -> None:
+    """In the answer and in the log, which say how many more there are; so nobody can fill either."""
+    server = serve()
+    text = "flow: a\n" + "".join(f"k{number}: 1\n" for number in range(5000))
+    problem = bring(server, "a", text).json()
+    assert (len(problem["mistakes"]), problem["moreMistakes"]) == (100, 4900)
+    assert "(and 4999 more, see mistakes)" in problem["detail"]
+    server.event("flows.more_mistakes", cause="put", number=4900)
+    assert len(server.said("flows.mistake")) == 100
+
+
+def test_a_flow_file_that_is_too_large_is_refused(server: Process) -> None:
+    """Whatever an upload of items may have."""
+    answer = bring(server, "a", "flow: a\n#" + "x" * (1 << 20))
+    assert (answer.status, answer.json()["detail"]) == (413, "a flow file may have 1048576 bytes")
+
+
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
         ("application/x-yaml", "flow: a"),
         ("text/yaml; charset=utf-8", "flow: a"),
         ("application/json", '{"flow": "a"}'),
-        ("application/toml", 'flow = "a"'),
     ],
 )
 def test_flows_come_in_every_format(server: Process, kind: str, text: str) -> None:

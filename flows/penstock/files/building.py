@@ -9,12 +9,14 @@ from typing import Any, cast
 from penstock.errors import FlowError
 from penstock.expressions import Assign
 from penstock.files.choices import Chosen
+from penstock.files.limits import MAX_NESTING, MAX_STEPS
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import Node
 from penstock.files.outside import called, outlet_of, source_of
 from penstock.files.records import Read
 from penstock.files.schedules import schedule_of
 from penstock.flow import Flow, Otherwise, When
+from penstock.operators import REJECTED
 from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
 from penstock.outlets import Outlet
 from penstock.services import Service
@@ -37,6 +39,8 @@ class Building:
         self._templates = templates
         self._mistakes = mistakes
         self._applying: list[str] = []
+        self._count = 0
+        self._depth = 0
         self.complete = True
         """Whether all steps are in the flow, and none was left out for a mistake."""
 
@@ -66,10 +70,23 @@ class Building:
             return flow
 
     def _steps(self, flow: Flow[Any], steps: tuple[Chosen, ...]) -> Flow[Any]:
+        if steps and self._depth == MAX_NESTING:
+            found = f"steps are nested more than {MAX_NESTING} deep here, in branches and templates"
+            self._mistakes.add(steps[0].key, found, hint="put fewer of them into one another")
+            raise Noted
+        self._depth += 1
         for step in steps:
+            self._count += 1
+            if self._count > MAX_STEPS:  # templates that apply others again and again would never come to an end
+                self.complete = False
+                if self._count == MAX_STEPS + 1:
+                    found = f"the flow has more than {MAX_STEPS} steps, those of each template that is applied included"
+                    self._mistakes.add(step.key, found, hint="split the flow into several")
+                break
             changed = self._try(step.key, flow, partial(self._step, step))
             self.complete &= changed is not flow
             flow = changed
+        self._depth -= 1
         return flow
 
     def _step(self, step: Chosen, flow: Flow[Any]) -> Flow[Any]:
@@ -86,6 +103,9 @@ class Building:
                 return flow.map(Assign(value), name=name or "set")
             case "filter":
                 return flow.filter(value, **named)
+            case "fail":
+                reason = value["reason"]["expression"] if isinstance(value["reason"], Read) else value["reason"]
+                return flow.fail(value["when"], reason=reason, type=value["type"] or REJECTED, **named)
             case "tap":
                 return flow.tap(value, **named)
             case "flat_map" if isinstance(value, Read):

@@ -1,4 +1,4 @@
-"""The characters that no text of a flow file may hold, though JSON and TOML have ways to write some of them down."""
+"""The characters that no text of a flow file may hold, though JSON has ways to write some of them down."""
 
 from __future__ import annotations
 

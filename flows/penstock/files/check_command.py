@@ -67,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR|FILE",
         nargs="+",
         type=Path,
-        help="flow files: .yaml, .json or .toml, and directories of them",
+        help="flow files: .yaml or .json, and directories of them",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--quiet", action="store_true", help="only mistakes")
@@ -84,7 +84,7 @@ def report(path: Path, neighbours: Neighbours) -> dict[str, Any]:
             raise FlowFileError([clash])
     except FlowFileError as error:
         mistakes = [mistake.document() | {"text": str(mistake)} for mistake in error.mistakes]
-        return {"file": str(path), "ok": False, "mistakes": mistakes}
+        return {"file": str(path), "ok": False, "mistakes": mistakes, "more": error.more}
     return {"file": str(path), "ok": True, "flow": file.flow.name, "has": counted(file), "bound": measured(file)}
 
 
@@ -110,7 +110,9 @@ def lines_of(report: dict[str, Any], *, quiet: bool) -> Iterator[str]:
     """The report for a person."""
     if not report["ok"]:
         yield from (mistake["text"] for mistake in report["mistakes"])
-        number = len(report["mistakes"])
+        if report["more"]:
+            yield f"{report['file']}: and {report['more']} more"
+        number = len(report["mistakes"]) + report["more"]
         yield f"{report['file']}: {number} {'mistake' if number == 1 else 'mistakes'}"
         return
     if quiet:

@@ -12,6 +12,9 @@ from penstock.files.scalars import Text
 from penstock.files.shapes import MISSING, Missing, Schema, Shape
 from penstock.runtime.schedule import Cron, zone_named
 
+MAX_CRON = 200
+"""Characters of a cron expression."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checked(Shape):
@@ -42,5 +45,12 @@ class Checked(Shape):
         return Text().rules(definitions)
 
 
-CRON = Checked(Cron, about="When it runs, as cron writes it: 30 4 * * 1-5")
+def _cron(text: str) -> Cron:
+    """A schedule by its cron expression; each part of a list in it costs time, so its length has a limit."""
+    if len(text) > MAX_CRON:
+        raise FlowError(f"found a cron expression of {len(text)} characters, expected at most {MAX_CRON}")
+    return Cron(text)
+
+
+CRON = Checked(_cron, about="When it runs, as cron writes it: 30 4 * * 1-5")
 ZONE = Checked(zone_named, about="The time zone of cron (UTC): Europe/Berlin")

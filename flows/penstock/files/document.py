@@ -1,6 +1,6 @@
-"""A file of YAML, JSON or TOML, read with the place of every value.
+"""A file of YAML or JSON, read with the place of every value.
 
-All three give the same nodes, so that what reads them need not know how a file was written. YAML is read by the
+Both give the same nodes, so that what reads them need not know how a file was written. YAML is read by the
 rules of YAML 1.2 whatever PyYAML thinks: `on`, `no`, `1:30`, `12_000` and dates are texts.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from penstock.files.from_json import read_json
-from penstock.files.from_toml import read_toml
 from penstock.files.from_yaml import read_yaml
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import Node
@@ -17,8 +16,15 @@ from penstock.files.places import Place
 
 __all__ = ["FORMATS", "read_document"]
 
-FORMATS = {"yaml": read_yaml, "yml": read_yaml, "json": read_json, "toml": read_toml}
+FORMATS = {"yaml": read_yaml, "yml": read_yaml, "json": read_json}
 """The formats by the endings of their files."""
+
+
+def check_ending(file: str, mistakes: Mistakes) -> None:
+    """Raise `FlowFileError` for a TOML file, which flow files were written in once."""
+    if PurePath(file).suffix.lower() == ".toml":
+        mistakes.add(Place(file, 1, 1), "flow files are not written in TOML", hint="write it as YAML or JSON")
+        mistakes.check()
 
 
 def read_document(text: str, file: str, format: str | None = None) -> Node:
@@ -32,6 +38,8 @@ def read_document(text: str, file: str, format: str | None = None) -> Node:
 
     mistakes = Mistakes()
     ending = format or PurePath(file).suffix.removeprefix(".").lower()
+    if format is None:
+        check_ending(file, mistakes)
     if ending not in FORMATS:
         endings = [f".{known}" for known in FORMATS]
         mistakes.add(Place(file, 1, 1), "the name of the file does not tell its format", allowed=endings)

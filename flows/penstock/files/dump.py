@@ -22,7 +22,7 @@ from penstock.files.quantities import show_duration, show_rate, show_size
 from penstock.files.references import reference_of
 from penstock.files.unset import Unset
 from penstock.flow import Flow, Worker
-from penstock.operators import MAX_PARTS
+from penstock.operators import MAX_PARTS, REJECTED
 from penstock.operators.each import name_of
 from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
 from penstock.runtime.schedule import Cron, Every
@@ -140,6 +140,16 @@ class _Dump:
                 value: Plain = plain_function(function)
                 if kind == "flat_map" and options["max_parts"] != MAX_PARTS:
                     value = {"each": value, "max_parts": options["max_parts"]}
+            case "fail":
+                when, reason = options["when"], options["reason"]
+                usual = kind if when is None else name_of(when, kind)
+                value = said(
+                    {
+                        "when": None if when is None else plain_function(when),
+                        "reason": reason if isinstance(reason, str) else {"expression": plain_function(reason)},
+                        "type": None if options["type"] == REJECTED else options["type"],
+                    }
+                )
             case "map_async":
                 usual, value = options["call"].name, self._name_of(options["call"])
                 value = {"service": value, "ordered": True} if options["ordered"] else value

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from errno import EFBIG
 from pathlib import Path
 
 from penstock.errors import FlowError, FlowFileError
 from penstock.files.document import FORMATS, read_document
 from penstock.files.functions import is_in_python
 from penstock.files.reading import text_at
+
+_BEGINNING = 65_536
+"""Bytes of a file that is too large in which the name of a flow is looked for."""
 
 
 def files_of(path: Path) -> list[Path]:
@@ -43,9 +48,22 @@ def holds_flow(path: Path) -> bool:
     """Whether a file is meant as a flow file: it has a flow's name, or is too broken to tell."""
     try:
         document = read_document(text_at(path), str(path))
-    except (FlowFileError, OSError, UnicodeDecodeError):
+    except OSError as error:
+        return error.errno != EFBIG or _names_a_flow(path)
+    except (FlowFileError, UnicodeDecodeError):
         return True
     return any(name == "flow" for name, _ in document.items())
+
+
+def _names_a_flow(path: Path) -> bool:
+    """Whether a file that is too large to be read is meant as a flow file, as far as its beginning tells."""
+    try:
+        with path.open("rb") as file:
+            return (
+                re.search(rb'^(flow|"flow")\s*:|^\s*\{\s*"flow"\s*:', file.read(_BEGINNING), re.MULTILINE) is not None
+            )
+    except OSError:
+        return True
 
 
 def _may_hold_flow(path: Path) -> bool:

@@ -45,6 +45,7 @@ class _Walk:
         return self._value(_SPACE.match(self._text).end(), 0)[0]  # type: ignore[union-attr]  # matches anything
 
     def _value(self, start: int, depth: int) -> tuple[Node, int]:
+        self._mistakes.values.add(1, self._lines.place(start))
         first = self._text[start]
         if first not in "{[":
             return self._scalar(start)
@@ -66,6 +67,7 @@ class _Walk:
         pairs: dict[str, tuple[Node, Node]] = {}
         at = self._past(start + 1)
         while self._text[at] != "}":
+            self._mistakes.values.add(1, place)
             key, at = self._scalar(at)
             value, at = self._value(self._past(at), depth)
             if key.value in pairs:

@@ -14,12 +14,10 @@ import yaml
 
 from penstock.files.characters import check_characters
 from penstock.files.core_schema import resolve
-from penstock.files.mistakes import Mistakes
+from penstock.files.limits import MAX_BYTES
+from penstock.files.mistakes import MAX_VALUES, Mistakes
 from penstock.files.node import DEEPEST, TOO_DEEP, Node, quoted
 from penstock.files.places import Lines, Place
-
-LARGEST = 100_000
-"""How many nodes the aliases of a document may stand for: a few nested ones could stand for billions."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with libyaml
 _UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -79,12 +77,13 @@ class _Composer:
         self._events = events
         self._lines = lines
         self._mistakes = mistakes
-        self._anchors: dict[str, tuple[Node, int, int]] = {}
-        """What each anchor stands for, how many nodes that is, and how many levels."""
+        self._anchors: dict[str, tuple[Node, int, int, int]] = {}
+        """What each anchor stands for, how many nodes that is, how many levels, and how many characters."""
         self._open: set[str] = set()
         self._count = 0
         self._reach = 0
-        self._expanded = 0
+        self._length = 0
+        """Characters of all texts, those that aliases stand for included."""
 
     def document(self) -> Node | None:
         root: Node | None = None
@@ -108,15 +107,15 @@ class _Composer:
         return self._plain(event, depth)
 
     def _plain(self, event: Any, depth: int) -> Node:
-        self._count += 1
+        self._add(1, 0, event)
         return self._scalar(event) if isinstance(event, yaml.ScalarEvent) else self._collection(event, depth + 1)
 
     def _anchored(self, event: Any, depth: int) -> Node:
-        before, reach, self._reach = self._count, self._reach, depth
+        before, length, reach, self._reach = self._count, self._length, self._reach, depth
         self._open.add(event.anchor)
         node = self._plain(event, depth)
         self._open.discard(event.anchor)
-        self._anchors[event.anchor] = node, self._count - before, self._reach - depth
+        self._anchors[event.anchor] = node, self._count - before, self._reach - depth, self._length - length
         self._reach = max(reach, self._reach)
         return node
 
@@ -127,17 +126,25 @@ class _Composer:
         elif name not in self._anchors:
             self._mistakes.add(place, f"nothing above is marked &{name}", allowed=self._anchors, nearest=name)
         else:
-            node, size, levels = self._anchors[name]
-            self._count += size
-            self._expanded += size
-            if self._expanded > LARGEST:
-                self._mistakes.add(place, f"the aliases up to here stand for more than {LARGEST} values")
-                self._mistakes.check()  # what follows could only be more of it
+            node, size, levels, length = self._anchors[name]
+            self._add(size, length, event)
             self._go_to(depth + levels, place)
             return Node(node.kind, node.value, place)
         return Node("null", None, place)
 
+    def _add(self, nodes: int, characters: int, event: Any) -> None:
+        """Count nodes and the characters of texts; raises `FlowFileError` when there are too many."""
+        self._count += nodes
+        self._length += characters
+        if self._count > MAX_VALUES:
+            self._mistakes.values.add(self._count, self._place(event))
+        if self._length > MAX_BYTES:
+            hint = "write out less, or use fewer aliases"
+            self._mistakes.add(self._place(event), f"the texts up to here have more than {MAX_BYTES} bytes", hint=hint)
+            self._mistakes.check()
+
     def _scalar(self, event: Any) -> Node:
+        self._add(0, len(event.value), event)
         plain = not event.style
         kind, value = resolve(event.value) if plain else ("text", event.value)
         return check_characters(Node(kind, value, self._place(event)), self._mistakes)

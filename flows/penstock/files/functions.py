@@ -13,6 +13,7 @@ from typing import Any
 
 from penstock.errors import ExpressionWrong
 from penstock.expressions import Expression
+from penstock.files.limits import MAX_EXPRESSION
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import Kind, Node
 from penstock.files.scalars import Text
@@ -78,6 +79,11 @@ class Expr(Shape):
         if node.kind not in _SIMPLE:
             return self.refuse(node, mistakes)
         text = node.value if node.kind == "text" else node.shown()
+        if len(text) > MAX_EXPRESSION:
+            wanted = f"at most {MAX_EXPRESSION} characters"
+            mistakes.add(node, f"found an expression of {len(text)} characters", wanted=wanted)
+            return MISSING
+        mistakes.expressions.add(len(text), node)
         try:
             expression = Expression(text, self.variable)
         except ExpressionWrong as error:
@@ -149,7 +155,7 @@ def _imported(text: str, node: Node, mistakes: Mistakes) -> Any:
     for part in name.split("."):
         if not hasattr(found, part):
             public = [known for known in dir(found) if not known.startswith("_")]
-            near = Mistakes.nearest(part, public)
+            near = mistakes.closest(part, public)
             mistakes.add(node, f"{module} has no {part!r}", hint=f'did you mean "{near}"?' if near else None)
             return MISSING
         found = getattr(found, part)

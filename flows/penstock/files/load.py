@@ -49,7 +49,7 @@ class FlowFile:
 
 
 def load(path: str | Path, *, environment: Mapping[str, str] = os.environ) -> FlowFile:
-    """The flow in a file of YAML, JSON or TOML. Raises `FlowFileError` with every mistake."""
+    """The flow in a file of YAML or JSON. Raises `FlowFileError` with every mistake."""
     path = Path(path)
     beside = tests_beside(path)
     tests = beside if beside.exists() else None

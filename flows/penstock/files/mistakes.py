@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -43,19 +43,73 @@ class Mistake:
         }
 
 
-class Mistakes:
-    """The mistakes of a file, each once, in the order of their places."""
+MAX_MISTAKES = 100
+"""Mistakes that are reported; of further ones only their number is."""
 
-    __slots__ = ("_found",)
+MAX_VALUES = 20_000
+"""Values that a document may hold, keys included; an alias counts as what it stands for."""
+
+MAX_EXPRESSIONS = 200_000
+"""Characters of all expressions of a flow together."""
+
+_SENTENCE = 500
+"""Characters kept of a sentence; it may quote what stands in the file."""
+
+_ALLOWED = 30
+"""Allowed words that are listed."""
+
+_LONGEST = 64
+"""Characters of a word that is compared with others, and kept of one that is listed."""
+
+_COMPARISONS = 5_000
+"""Comparisons of words that are made to find the nearest ones. Each takes some 30 µs."""
+
+
+class Budget:
+    """An amount that reading the files of one flow may use. Raises `FlowFileError` when it is used up."""
+
+    __slots__ = ("_hint", "_limit", "_mistakes", "_used", "_what")
+
+    def __init__(self, mistakes: Mistakes, limit: int, what: str, hint: str) -> None:
+        self._mistakes = mistakes
+        self._limit = limit
+        self._what = what
+        self._hint = hint
+        self._used = 0
+
+    def add(self, amount: int, where: Place | Placed) -> None:
+        """Use some of it for what stands at a place."""
+        self._used += amount
+        if self._used > self._limit:
+            found = f"found more than {self._limit} {self._what} up to here"
+            self._mistakes.add(where, found, wanted=f"at most {self._limit}", hint=self._hint)
+            self._mistakes.check()
+
+
+class Mistakes:
+    """The mistakes of a file, each once, in the order of their places; the first `MAX_MISTAKES` that were found.
+
+    It goes with everything that is read for one flow, so it holds its budgets, too.
+    """
+
+    __slots__ = ("_comparisons", "_found", "_seen", "expressions", "more", "values")
 
     def __init__(self) -> None:
-        self._found: dict[Mistake, None] = {}
+        self._found: list[Mistake] = []
+        self._seen: set[tuple[Place, str, str]] = set()
+        self._comparisons = _COMPARISONS
+        self.more = 0
+        """How many mistakes were found beyond those that are kept."""
+        self.values = Budget(self, MAX_VALUES, "values", "split the flow into several; aliases count, too")
+        self.expressions = Budget(
+            self, MAX_EXPRESSIONS, "characters of expressions", "call functions of Python instead"
+        )
 
     def __iter__(self) -> Iterator[Mistake]:
         return iter(sorted(self._found, key=lambda mistake: mistake.place))
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._found) + self.more
 
     def add(
         self,
@@ -72,17 +126,40 @@ class Mistakes:
         `wanted` says what would be right; `allowed` are the words that would be, of which the one that is spelled
         most like `nearest` becomes the hint unless another `hint` is given.
         """
+        place = where if isinstance(where, Place) else where.place
+        sentence = _cut(sentence, _SENTENCE)
+        if not self._is_new(place, sentence, wanted):
+            return
         words = list(allowed)
         clauses = [f"wanted is {wanted}"] if wanted else []
-        clauses += [f"allowed {'is' if len(words) == 1 else 'are'} {', '.join(words)}"] if words else []
-        close = self.nearest(nearest, words) if nearest is not None else None
+        clauses += [f"allowed {'is' if len(words) == 1 else 'are'} {_listed(words)}"] if words else []
+        close = self.closest(nearest, words) if nearest is not None else None
         hint = hint or (f'did you mean "{close}"?' if close is not None else None)
-        place = where if isinstance(where, Place) else where.place
-        self._found[Mistake(place, sentence, ", ".join(clauses), hint)] = None
+        self._found.append(Mistake(place, sentence, ", ".join(clauses), hint))
 
     def take(self, error: FlowFileError) -> None:
         """Note the mistakes that the reading of another file ended with."""
-        self._found |= dict.fromkeys(error.mistakes)
+        for mistake in error.mistakes:
+            if self._is_new(mistake.place, mistake.found, mistake.wanted):
+                self._found.append(mistake)
+        self.more += error.more
+
+    def _is_new(self, place: Place, sentence: str, wanted: str) -> bool:
+        """Whether a mistake is to be kept; one beyond those that are kept is counted."""
+        if (key := (place, sentence, wanted)) in self._seen:
+            return False
+        self._seen.add(key)
+        if len(self._found) < MAX_MISTAKES:
+            return True
+        self.more += 1
+        return False
+
+    def closest(self, word: str, words: Sequence[str]) -> str | None:
+        """The nearest of the words, as long as there were not too many comparisons before."""
+        if len(word) > _LONGEST or len(words) > self._comparisons:
+            return None
+        self._comparisons -= len(words)
+        return self.nearest(word, words)
 
     @staticmethod
     def nearest(word: str, words: Iterable[str]) -> str | None:
@@ -94,7 +171,17 @@ class Mistakes:
     def check(self) -> None:
         """Raise `FlowFileError` when there are any."""
         if self._found:
-            raise FlowFileError(list(self))
+            raise FlowFileError(list(self), self.more)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Words for a sentence, cut to a length that can be read."""
+    shown = ", ".join(_cut(word, _LONGEST) for word in words[:_ALLOWED])
+    return f"{shown} and {len(words) - _ALLOWED} more" if len(words) > _ALLOWED else shown
 
 
 def _spelling(word: str) -> str:

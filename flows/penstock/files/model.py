@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from penstock.fields import FIELD
 from penstock.files.amounts import Duration, Rate, Size
-from penstock.files.checked import CRON, ZONE
+from penstock.files.checked import CRON, ZONE, Checked
 from penstock.files.choices import APART, Either, OneKey
 from penstock.files.containers import ListOf, MapOf
 from penstock.files.functions import Expr, Function, Reference
@@ -15,6 +15,7 @@ from penstock.files.records import Field, Record
 from penstock.files.scalars import Flag, Number, Text, Whole, word
 from penstock.files.shapes import Lazy, Shape
 from penstock.files.trials.form import CASES
+from penstock.operators.fail import TYPE, Template
 
 NAME = "[A-Za-z0-9_][A-Za-z0-9_-]*"
 """The pattern of names that stand in paths and metrics."""
@@ -96,6 +97,26 @@ _KINDS: Mapping[str, Shape] = {
     "map": Either(Function(), EXPRESSIONS, about="Replace the value: by an expression, or an object of expressions"),
     "set": MapOf(Expr(), about="Put fields into the value; it keeps its others"),
     "filter": Function(gives=("BOOL",), about="Let through the values for which this is true"),
+    "fail": Record(
+        {
+            "when": Field(Function(gives=("BOOL",)), about="Which values fail; left out: all that come here"),
+            "reason": Field(
+                Either(
+                    Checked(Template),
+                    Record(
+                        {"expression": Field(Function(), required=True, about="The message, computed from the value")}
+                    ),
+                ),
+                required=True,
+                about="The message: a text in which {field} stands for a field of the value, or an expression",
+            ),
+            "type": Field(
+                Text(pattern=TYPE, said="a name of at most 64 letters, digits and _"),
+                about="The type of the failure (Rejected)",
+            ),
+        },
+        about="Fail the values for which a condition is true, with a reason",
+    ),
     "tap": Reference(about="Call a function with each value; the value goes on unchanged"),
     "flat_map": Either(
         Function(gives=("LIST",)),

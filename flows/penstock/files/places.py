@@ -43,12 +43,8 @@ class Lines:
         return Place(self._file, line, offset - self._starts[line - 1] + 1)
 
 
-_BRACKET = re.compile(
-    r"""\"{3}(?:\\.|[^\\])*?\"{3} | '{3}.*?'{3} | "(?:\\.|[^"\\])*" | '[^'\n]*' | \#[^\n]*
-    | (?P<open>[{\[]) | (?P<close>[}\]])""",
-    re.DOTALL | re.VERBOSE,
-)
-"""Brackets of JSON and TOML; those in texts and comments are passed over."""
+_BRACKET = re.compile(r"""\"(?:\\.|[^\"\\])*\" | (?P<open>[{\[]) | (?P<close>[}\]])""", re.DOTALL | re.VERBOSE)
+"""Brackets of JSON; those inside strings are skipped."""
 
 
 def too_deep(text: str, lines: Lines, deepest: int) -> Place:

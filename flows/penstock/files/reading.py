@@ -10,7 +10,8 @@ from typing import Any
 
 from penstock.environment import filled
 from penstock.errors import FlowFileError, VariableMissing
-from penstock.files.document import read_document
+from penstock.files.document import check_ending, read_document
+from penstock.files.limits import MAX_BYTES, Limits
 from penstock.files.mistakes import Mistakes
 from penstock.files.model import FLOW, SHARED, SHARED_FILE, TESTS_FILE
 from penstock.files.node import Node
@@ -27,6 +28,7 @@ class Documents:
     def __init__(self, environment: Mapping[str, str], mistakes: Mistakes) -> None:
         self._environment = environment
         self._mistakes = mistakes
+        self._limits = Limits(mistakes)
         self.files: list[Path] = []
         self.texts: list[str] = []
 
@@ -41,6 +43,7 @@ class Documents:
             place = Place(str(path), 1, 1)
             self._mistakes.add(place, "the file is empty", hint="`penstock new NAME` begins one")
             return NOTHING, None, False
+        self._limits.add_document(node)
         self._check_variables(node)
         if node.kind != "mapping":
             FLOW.refuse(node, self._mistakes)
@@ -58,6 +61,7 @@ class Documents:
             return NOTHING, MISSING
         self._note(text, path)
         node = read_document(text, str(path))
+        self._limits.add_document(node)
         if node.get("flow") is not None:
             hint = "put what is shared into a file without flow:"
             self._mistakes.add(name, "a flow file cannot be used by another", hint=hint)
@@ -70,13 +74,18 @@ class Documents:
         """The tests in a file of their own."""
         self.files.append(path)
         try:
-            read = TESTS_FILE.read(read_document(text_of(path), str(path)), self._mistakes)
+            text = text_of(path)
+            self._limits.add_text(text, str(path))
+            node = read_document(text, str(path))
+            self._limits.add_document(node)
+            read = TESTS_FILE.read(node, self._mistakes)
         except FlowFileError as error:
             self._mistakes.take(error)
             return None
         return read["tests"] if isinstance(read, Read) else None
 
     def _note(self, text: str, path: Path) -> None:
+        self._limits.add_text(text, str(path))
         self.files.append(path)
         self.texts.append(text)
 
@@ -119,6 +128,7 @@ def texts_in(node: Node) -> Iterator[Node]:
 def text_of(path: Path) -> str:
     """The text of a file; raises `FlowFileError`."""
     mistakes = Mistakes()
+    check_ending(str(path), mistakes)
     try:
         return text_at(path)
     except UnicodeDecodeError as error:
@@ -137,4 +147,8 @@ def text_at(path: Path) -> str:
     mode = path.stat().st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISBLK(mode):
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return path.read_text(encoding="utf-8")
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MAX_BYTES} bytes, the limit of flow files", str(path))
+    return data.decode().replace("\r\n", "\n").replace("\r", "\n")  # as text files are read

@@ -6,6 +6,7 @@ from penstock.operators.dead_letter import dead_letter
 from penstock.operators.decode import decode
 from penstock.operators.encode import encode
 from penstock.operators.enrich import Merge, enrich
+from penstock.operators.fail import REJECTED, fail
 from penstock.operators.filter import filter
 from penstock.operators.flat_map import MAX_PARTS, flat_map
 from penstock.operators.map import map
@@ -18,6 +19,7 @@ from penstock.operators.to import to
 
 __all__ = [
     "MAX_PARTS",
+    "REJECTED",
     "Branch",
     "Branches",
     "Merge",
@@ -27,6 +29,7 @@ __all__ = [
     "decode",
     "encode",
     "enrich",
+    "fail",
     "filter",
     "flat_map",
     "map",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
+from functools import cache
 from itertools import takewhile
 from typing import TypeAlias
 from zoneinfo import ZoneInfo, available_timezones
@@ -122,9 +123,15 @@ def _in_utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
+@cache
+def _zones() -> dict[str, str]:
+    """The names of all time zones by their small letters. Python reads a folder for them each time it is asked."""
+    return {zone.lower(): zone for zone in available_timezones()}
+
+
 def _nearest(name: str) -> str:
     """What a mistyped name may have meant."""
-    known = {zone.lower(): zone for zone in available_timezones()}
+    known = _zones()
     last = {zone.rpartition("/")[2]: zone for zone in known}
     close = get_close_matches(name.lower(), known, 1) or [
         last[match] for match in get_close_matches(name.lower().rpartition("/")[2], last, 1)

@@ -52,10 +52,11 @@ def pieces_of(template: str, environment: Mapping[str, str] = os.environ) -> Ite
             _check_characters(variable, text)
             yield Variable(variable, text)
         else:
-            yield from _parsed(text)
+            yield from text_pieces(text)
 
 
-def _parsed(text: str) -> Iterator[Piece]:
+def text_pieces(text: str) -> Iterator[Text | Field]:
+    """The pieces of a template without variables. Raises `ValueError` for an invalid one."""
     try:
         parsed = list(Formatter().parse(text))
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 from penstock.errors import PenstockError, Stopping
@@ -10,11 +11,12 @@ from penstock.files import Mistake
 from penstock.ids import now
 from penstock.observe import Reloads
 from penstock.runtime import Phase, Supervisor
+from penstock.services import Service
 from penstock_http.catalogue.changeover import Changeover
 from penstock_http.catalogue.clashes import clashes
 from penstock_http.catalogue.entries import Entry, shared
 from penstock_http.catalogue.receipts import Receipt, Verdict, mistakes_of, refused
-from penstock_http.catalogue.revision import Offer, Revision, State
+from penstock_http.catalogue.revision import UPLOADED, Offer, Revision, State
 
 REMOVED = 100
 """Flows that were removed and are still remembered, with their numbers."""
@@ -39,6 +41,11 @@ class Catalogue:
     def active(self) -> list[Revision]:
         """The revisions that new runs take."""
         return [entry.active for entry in self.entries.values() if entry.active is not None]
+
+    @property
+    def uploaded(self) -> list[Revision]:
+        """The active revisions that came over HTTP."""
+        return [revision for revision in self.active if revision.source == UPLOADED]
 
     async def offer(
         self, *offers: Offer, leaving: Mapping[str, Offer | None] = NOTHING, dry: bool = False
@@ -97,11 +104,15 @@ class Catalogue:
 
     def _revisions(self, offers: Iterable[Offer]) -> dict[Offer, Revision]:
         """The revisions that offers would be, with those services that are in use already."""
-        services = [service for revision in self._in_use() for service in revision.services]
+        services: defaultdict[str, list[Service]] = defaultdict(list)
+        for revision in self._in_use():
+            for service in revision.services:
+                services[service.name].append(service)
         revisions: dict[Offer, Revision] = {}
         for offer in offers:
             flow = shared(offer.flow, services)
-            services += flow.services
+            for service in flow.services:
+                services[service.name].append(service)
             revisions[offer] = Revision(flow, self._next(flow.name), offer.digest, offer.source)
         return revisions
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.flow import Flow
@@ -62,19 +62,19 @@ class Entry:
                 surplus -= 1
 
 
-def shared(flow: Flow[Any], known: Iterable[Service]) -> Flow[Any]:
+def shared(flow: Flow[Any], known: Mapping[str, Sequence[Service]]) -> Flow[Any]:
     """The same flow, calling services that are in use already instead of new ones that say the same.
 
-    So one bulkhead protects one dependency, through all revisions and in all flows.
+    `known` are the services in use by their names. So one bulkhead protects one dependency, through all revisions and
+    in all flows.
     """
     named: dict[str, list[Service]] = defaultdict(list)
     for service in flow.services:
         if service not in named[service.name]:
             named[service.name].append(service)
-    in_use = list(known)
     others: dict[str, Service] = {}
     for name, services in named.items():
         # Two that share a name cannot be told apart by it, so each keeps its own bulkhead.
         if len(services) == 1:
-            others[name] = next((service for service in in_use if service == services[0]), services[0])
+            others[name] = next((service for service in known.get(name, ()) if service == services[0]), services[0])
     return flow.with_services(others)

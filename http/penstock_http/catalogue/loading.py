@@ -14,8 +14,8 @@ from penstock.files.load import FlowFile
 from penstock.flow import Flow
 from penstock.threads import in_own_thread
 from penstock_http.catalogue.places import Places, Stamp
-from penstock_http.catalogue.receipts import Receipt, mistakes_of, refused
-from penstock_http.catalogue.revision import Offer
+from penstock_http.catalogue.receipts import Receipt, refused_for
+from penstock_http.catalogue.revision import UPLOADED, Offer
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class Loader(Struct, frozen=True, eq=False):
     def of_text(self, text: str, file: str) -> Offer:
         """The flow in a text that came over HTTP."""
         loaded = self.loads(text, file)
-        return Offer(self.served(loaded), loaded.digest, "PUT")
+        return Offer(self.served(loaded), loaded.digest, UPLOADED)
 
 
 class Found:
@@ -96,7 +96,7 @@ class Found:
 
     def refuse(self, name: str, path: Path, error: BaseException) -> None:
         """Take note of what is bad."""
-        self.bad.append(refused(name, str(path), mistakes_of(error, str(path))))
+        self.bad.append(refused_for(error, name, str(path), str(path)))
 
 
 def look(loader: Loader, places: Places, names: Mapping[Path, str], stamp: Stamp) -> Found:

@@ -38,6 +38,8 @@ class Receipt(Struct, frozen=True, kw_only=True):
     revision: int | None = None
     digest: str | None = None
     mistakes: tuple[Mistake, ...] = ()
+    more: int = 0
+    """How many further mistakes there are."""
 
     def document(self, *, trusted: bool = True) -> dict[str, Any]:
         """The receipt for people and programs. Mistakes quote the file, so who is not trusted does not see them."""
@@ -49,12 +51,19 @@ class Receipt(Struct, frozen=True, kw_only=True):
             "revision": self.revision,
             "digest": self.digest,
             "mistakes": [mistake.document() for mistake in self.mistakes if trusted],
+            "moreMistakes": self.more,
         }
 
 
-def refused(flow: str, source: str, mistakes: Iterable[Mistake]) -> Receipt:
+def refused(flow: str, source: str, mistakes: Iterable[Mistake], more: int = 0) -> Receipt:
     """The receipt of what has mistakes."""
-    return Receipt(flow=flow, outcome=Verdict.REFUSED, source=source, at=now(), mistakes=tuple(mistakes))
+    return Receipt(flow=flow, outcome=Verdict.REFUSED, source=source, at=now(), mistakes=tuple(mistakes), more=more)
+
+
+def refused_for(error: BaseException, flow: str, source: str, file: str) -> Receipt:
+    """The receipt of what could not be loaded, by the error that was raised."""
+    more = error.more if isinstance(error, FlowFileError) else 0
+    return refused(flow, source, mistakes_of(error, file), more)
 
 
 def mistakes_of(error: BaseException, file: str) -> list[Mistake]:

@@ -12,13 +12,22 @@ import structlog
 from msgspec import Struct
 
 from penstock.errors import Stopping
+from penstock.files.mistakes import MAX_MISTAKES
+from penstock.flow import Flow
 from penstock.ids import now
+from penstock.steps import walk
 from penstock_http.catalogue.catalogue import Catalogue
 from penstock_http.catalogue.loading import Busy, Found, Late, Loader, Loading, look
 from penstock_http.catalogue.places import Places, Stamp
-from penstock_http.catalogue.receipts import Receipt, Verdict, mistakes_of, refused
-from penstock_http.catalogue.revision import Offer
+from penstock_http.catalogue.receipts import Receipt, Verdict, refused_for
+from penstock_http.catalogue.revision import UPLOADED, Offer
 from penstock_http.problems import Refused
+
+MAX_UPLOADED = 100
+"""Flows that may be uploaded at once; each has series of its own in the metrics."""
+
+MAX_UPLOADED_PARTS = 2000
+"""Steps and services of all uploaded flows together; each has some 20 series, which are made on the event loop."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -34,6 +43,11 @@ class Reload(Struct, frozen=True):
         """The reload for people and programs, without mistakes for who is not trusted."""
         receipts = [receipt.document(trusted=trusted) for receipt in self.receipts]
         return {"at": self.at.isoformat(), "cause": self.cause, "receipts": receipts}
+
+
+def parts_of(flow: Flow[Any]) -> int:
+    """How many steps and services a flow has."""
+    return sum(1 for _ in walk(flow.steps)) + len(flow.services)
 
 
 class Reloading:
@@ -71,7 +85,7 @@ class Reloading:
                 found = await self._loading.of(self._look)
             except (Late, Busy) as error:
                 self.stamp = await asyncio.to_thread(self.places.stamp, self.stamp)  # or they would be loaded for ever
-                bad = [refused(name, str(path), mistakes_of(error, str(path))) for path, name in self._names.items()]
+                bad = [refused_for(error, name, str(path), str(path)) for path, name in self._names.items()]
                 return self._tell(cause, bad)
             return await self._take(cause, found)
 
@@ -86,23 +100,59 @@ class Reloading:
         return True
 
     async def put(self, name: str, text: str, format: str, *, dry: bool = False) -> Receipt:
-        """Serve the flow of a text, which has to have this name; raises 409 otherwise, and `Stopping`."""
+        """Serve the flow of a text, which has to have this name; raises 409 otherwise, and `Stopping`.
+
+        Also 409 for a new flow when `MAX_UPLOADED` others were uploaded.
+        """
         file = f"{name}.{format}"
         async with self._turn:
+            self._check_room(name)
             try:
                 offer = await self._loading.of(lambda: self._loader.of_text(text, file))
             except (Exception, SystemExit) as error:  # as for files
-                receipt = refused(name, "PUT", mistakes_of(error, file))
+                receipt = refused_for(error, name, UPLOADED, file)
                 if not dry:
                     self._catalogue.refuse(receipt)
             else:
                 if offer.flow.name != name:
                     said = f"the flow is called {offer.flow.name!r}: PUT it to /flows/{offer.flow.name}"
                     raise Refused(409, "other_name", said)
+                self._check_parts(offer)
                 (receipt,) = await self._catalogue.offer(offer, dry=dry)
             if not dry:
                 self._tell("put", [receipt])
             return receipt
+
+    async def delete(self, name: str) -> Receipt:
+        """Remove a flow that was uploaded; raises 404, 409 for one that was not, and `Stopping`."""
+        async with self._turn:
+            active = {revision.name: revision for revision in self._catalogue.active}
+            if name not in active:
+                raise Refused(404, "no_such_flow", f"there is no flow {name!r}; GET /flows lists those there are")
+            if active[name].source != UPLOADED:
+                said = f"the flow {name!r} was not uploaded, it comes from {active[name].source}; remove it there"
+                raise Refused(409, "not_uploaded", said)
+            (receipt,) = await self._catalogue.offer(leaving={name: None})
+            self._tell("delete", [receipt])
+            return receipt
+
+    def _check_room(self, name: str) -> None:
+        """Raise 409 when no further flow may be uploaded."""
+        if name in (revision.name for revision in self._catalogue.active):
+            return
+        if len(self._catalogue.uploaded) >= MAX_UPLOADED:
+            said = f"{MAX_UPLOADED} flows were uploaded, which is the limit; DELETE /flows/NAME removes one of them"
+            raise Refused(409, "too_many_flows", said)
+
+    def _check_parts(self, offer: Offer) -> None:
+        """Raise 409 when the uploaded flows would have too many steps and services together."""
+        others = [revision.flow for revision in self._catalogue.uploaded if revision.name != offer.flow.name]
+        parts = sum(parts_of(flow) for flow in (*others, offer.flow))
+        if parts > MAX_UPLOADED_PARTS:
+            said = (
+                f"the uploaded flows would have {parts} steps and services together, {MAX_UPLOADED_PARTS} is the limit"
+            )
+            raise Refused(409, "too_many_flows", f"{said}; put large flows into files, or DELETE /flows/NAME")
 
     def _look(self) -> Found:
         return look(self._loader, self.places, self._names, self.stamp)
@@ -148,7 +198,10 @@ class Reloading:
             for receipt in receipts
         }
         log.info("flows.reloaded", cause=cause, flows=outcomes)
-        for receipt in receipts:
-            for mistake in receipt.mistakes:
-                log.warning("flows.mistake", flow=receipt.flow, **mistake.document())
+        mistakes = [(receipt.flow, mistake) for receipt in receipts for mistake in receipt.mistakes]
+        for flow, mistake in mistakes[:MAX_MISTAKES]:
+            log.warning("flows.mistake", flow=flow, **mistake.document())
+        more = sum(receipt.more for receipt in receipts) + max(0, len(mistakes) - MAX_MISTAKES)
+        if more:
+            log.warning("flows.more_mistakes", cause=cause, number=more)
         return receipts

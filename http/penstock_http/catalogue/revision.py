@@ -17,6 +17,9 @@ from penstock.ids import now
 from penstock.runtime import Plan
 from penstock.services import Service
 
+UPLOADED = "PUT"
+"""The source of a flow that came over HTTP."""
+
 
 class State(StrEnum):
     """How far a revision is."""

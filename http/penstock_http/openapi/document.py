@@ -13,7 +13,7 @@ from aiohttp import web
 from penstock_http.context import CONTEXT, Context
 from penstock_http.negotiation import JSON
 from penstock_http.openapi.bulk import bulk
-from penstock_http.openapi.operations import put_flow, readings
+from penstock_http.openapi.operations import delete_flow, put_flow, readings
 from penstock_http.openapi.parts import HEADERS, Part, head_of
 
 ABOUT = """\
@@ -33,7 +33,7 @@ def document(context: Context) -> Part:
     """The whole description."""
     items, types = item_schemas(revision.flow.item for revision in context.catalogue.served.values())
     paths = {path: {"get": get, "head": head_of(get)} for path, get in readings(context).items()}
-    paths["/flows/{name}"]["put"] = put_flow(context)
+    paths["/flows/{name}"] |= {"put": put_flow(context), "delete": delete_flow(context)}
     for name, revision in context.catalogue.served.items():
         paths[f"/{name}/bulk"] = bulk(revision, items.get(revision.flow.item, {}), context.settings)
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from penstock.deadletters import PAGE, PAGE_LIMIT
+from penstock.files.limits import MAX_BYTES
 from penstock_http.context import Context
 from penstock_http.negotiation import FLOWS, JSON
 from penstock_http.openapi.parts import OF_PAGES, Answers, Part, answer, operation, query, ref, refusal
@@ -93,8 +94,9 @@ def put_flow(context: Context) -> Part:
     """The operation that brings a flow."""
     token = [{"token": list[str]()}]
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    limit = min(context.settings.max_body, MAX_BYTES)
     body: Part = {
-        "description": f"A flow file of at most {context.settings.max_body} bytes, of the name in the path.",
+        "description": f"A flow file of at most {limit} bytes, of the name in the path.",
         "required": True,
         "content": {kind: {"schema": {}} for kind in FLOWS},
     }
@@ -109,7 +111,7 @@ def put_flow(context: Context) -> Part:
             401: refusal(401, "token_needed"),
             403: refusal(403, "token_needed", "put_not_allowed", *OF_PAGES),
             408: refusal(408, "stalled"),
-            409: refusal(409, "other_name"),
+            409: refusal(409, "other_name", "too_many_flows"),
             413: refusal(413, "body_too_large"),
             415: refusal(415, "unsupported_type", "unsupported_encoding"),
             422: refusal(422, "mistakes"),
@@ -117,6 +119,28 @@ def put_flow(context: Context) -> Part:
         },
         parameters=[name, query("dry-run", "Only check it.", enum=["false", "true"], default="false")],
         requestBody=body,
+        security=token if context.settings.token else [{}, *token],
+    )
+
+
+def delete_flow(context: Context) -> Part:
+    """The operation that removes a flow that was uploaded."""
+    token = [{"token": list[str]()}]
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    return operation(
+        "flows.delete",
+        "flows",
+        "Remove a flow that came by PUT: it takes no new runs, and those that are open go on to their end",
+        {
+            200: answer("It is removed.", json=ref("Receipt")),
+            400: refusal(400, "bad_request", "bad_parameter"),
+            401: refusal(401, "token_needed"),
+            403: refusal(403, "token_needed", "put_not_allowed", "other_origin"),
+            404: refusal(404, "no_such_flow"),
+            409: refusal(409, "not_uploaded"),
+            503: refusal(503, "stopping"),
+        },
+        parameters=[name],
         security=token if context.settings.token else [{}, *token],
     )
 

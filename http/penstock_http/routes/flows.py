@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from penstock.element import Outcome
+from penstock.files.limits import MAX_BYTES
 from penstock.flow import Flow
 from penstock.runtime import Totals
 from penstock.steps import NamedStep
@@ -54,18 +55,29 @@ async def put_flow(request: web.Request) -> web.Response:
     return json_answer(receipt.document() | {"dryRun": dry}, 200 if known or dry else 201)
 
 
+async def delete_flow(request: web.Request) -> web.Response:
+    """Remove a flow that came by PUT."""
+    check_put(request)
+    negotiation.only(request)
+    receipt = await request.app[CONTEXT].reloading.delete(request.match_info["name"])
+    return json_answer(receipt.document())
+
+
 def mistaken(receipt: Receipt) -> Refused:
     """The refusal of a flow that has mistakes: 422, with each of them."""
-    more = len(receipt.mistakes) - 1
+    more = len(receipt.mistakes) - 1 + receipt.more
     said = f"{receipt.mistakes[0]}" + (f" (and {more} more, see mistakes)" if more else "")
-    return Refused(422, "mistakes", said, more={"mistakes": receipt.document()["mistakes"]})
+    return Refused(
+        422, "mistakes", said, more={name: receipt.document()[name] for name in ("mistakes", "moreMistakes")}
+    )
 
 
 async def read_flow(request: web.Request, context: Context) -> str:
     """The text of a flow file; raises 400, 408 and 413."""
     settings = context.settings
     arrivals = Pace(settings.stall, settings.min_rate).arrivals(request)
-    body = await read_body(arrivals, settings.max_body, f"a flow file may have {settings.max_body} bytes")
+    limit = min(settings.max_body, MAX_BYTES)
+    body = await read_body(arrivals, limit, f"a flow file may have {limit} bytes")
     try:
         return body.decode()
     except UnicodeDecodeError as error:

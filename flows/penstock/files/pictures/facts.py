@@ -25,6 +25,10 @@ def step_facts(step: NamedStep) -> tuple[str, ...]:
             return told(options["function"], but=step.name)
         case "filter":
             return tuple(f"only {fact}" for fact in told(options["predicate"], but=step.name))
+        case "fail":
+            when, reason = options["when"], options["reason"]
+            which = () if when is None else tuple(f"if {fact}" for fact in told(when, but=step.name))
+            return (*which, f"{options['type']}: {reason}" if isinstance(reason, str) else options["type"])
         case "tap":
             return told(options["look"], but=step.name)
         case "flat_map":

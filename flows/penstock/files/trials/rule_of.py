@@ -10,6 +10,7 @@ from typing import Any
 
 from penstock.errors import ElementError, ExpressionWrong, ServiceRefused
 from penstock.expressions import Expression, Fields
+from penstock.files.limits import MAX_EXPRESSION
 from penstock.files.mistakes import Mistakes
 from penstock.files.node import Node
 from penstock.files.records import Read
@@ -80,6 +81,11 @@ def _condition(text: str, node: Node, mistakes: Mistakes) -> Expression | None:
 
 
 def _expression(text: str, node: Node, mistakes: Mistakes) -> Expression | None:
+    mistakes.expressions.add(len(text), node)
+    if len(text) > MAX_EXPRESSION:
+        wanted = f"at most {MAX_EXPRESSION} characters"
+        mistakes.add(node, f"found an expression of {len(text)} characters", wanted=wanted)
+        return None
     try:
         return Expression(text)
     except ExpressionWrong as error:
