@@ -67,7 +67,7 @@ def text_pieces(text: str) -> Iterator[Text | Field]:
         if field is None:
             continue
         if not all(map(str.isidentifier, field.split("."))) or form or conversion:
-            raise ValueError(f"{{{field}}} is not the plain name of a field")
+            raise ValueError(f"{{{field}}} is not the plain name of a field; write {{{{ or }}}} for a literal brace")
         yield Field(field)
 
 
