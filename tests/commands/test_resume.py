@@ -6,13 +6,15 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from commands.killing import PARTS, prepare, records, run, start
+from commands.killing import CLOCK, FLOW, PARTS, WORK, prepare, records, run, start
 from penstock.deadletters import Filter, Letter, make_store
 
 COUNT = int(os.environ.get("INPUTS", "1500"))
@@ -27,10 +29,7 @@ def kill_again_and_again(folder: Path, chance: random.Random, *flags: str) -> tu
     lines: list[int] = []
     for _ in range(KILLS):
         process = start(folder, *RUN, *flags)
-        size = output_size(folder)
-        until = time.monotonic() + 20
-        while process.poll() is None and output_size(folder) == size and time.monotonic() < until:
-            time.sleep(0.005)  # the moment is to lie in the work, not in the start of Python
+        await_output(folder, process)  # the moment is to lie in the work, not in the start of Python
         time.sleep(chance.uniform(0, 0.25))
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -38,6 +37,13 @@ def kill_again_and_again(folder: Path, chance: random.Random, *flags: str) -> tu
     code, _, said = run(folder, *RUN, *flags)
     assert said == ""
     return code, lines
+
+
+def await_output(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the process has written something, or ended."""
+    size, until = output_size(folder), time.monotonic() + 20
+    while process.poll() is None and output_size(folder) == size and time.monotonic() < until:
+        time.sleep(0.005)
 
 
 def output_size(folder: Path) -> int:
@@ -97,6 +103,32 @@ def test_every_input_has_one_line_after_kills_at_random_moments(tmp_path: Path, 
     assert code == 1
     assert lines == sorted(lines)
     assert lines[-1] > lines[0]
+
+
+def test_a_clock_that_is_set_back_between_kills_makes_no_second_letter(tmp_path: Path) -> None:
+    """Letters of a run are found by the run's id: a clock set back by two hours, before a kill, duplicates none."""
+    prepare(tmp_path, 800, FLOW.replace("window: 64", "window: 256"))
+    (tmp_path / "work.py").write_text(WORK.replace("random.random() < 0.1", "random.random() < 0.7"))
+    (tmp_path / "sitecustomize.py").write_text(CLOCK)
+    for _ in range(KILLS):
+        (tmp_path / "clock-set-back").unlink(missing_ok=True)
+        process = start(tmp_path, *RUN)
+        await_output(tmp_path, process)
+        (tmp_path / "clock-set-back").touch()
+        await_output(tmp_path, process)  # with letters that seem to be two hours older
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert run(tmp_path, *RUN)[0] == 1
+
+    *results, end = records((tmp_path / "out.ndjson").read_bytes())
+    letters = letters_in(tmp_path)
+    assert max(letter.failed_at for letter in letters) - min(letter.failed_at for letter in letters) > timedelta(
+        hours=1
+    )
+    assert sorted((letter.seq, letter.id) for letter in letters) == sorted(
+        (record["seq"], record["deadLetter"]) for record in results if not record["ok"]
+    )
+    assert end["end"]["failed"] == len(letters) == len({letter.seq for letter in letters})
 
 
 def test_parts_are_not_doubled(tmp_path: Path) -> None:

@@ -249,6 +249,27 @@ async def test_letters_of_before_there_were_revisions_are_kept(url, apart):
     await store.aclose()
 
 
+@pytest.mark.parametrize("link", [False, True], ids=["plain", "link"])
+async def test_only_the_owner_can_read_a_new_database_and_its_logs(url, apart, link):
+    """The mode is 0600 whatever the umask; a file that was there keeps the mode that it has."""
+    path = Path(url.removeprefix("sqlite:///"))
+    if link:
+        path.symlink_to(path.with_name("target.db"))
+    store = await opened(url, apart=apart)
+    await store.add([letter()])
+
+    modes = {one.name: one.stat().st_mode & 0o777 for one in path.parent.iterdir()}
+
+    assert set(modes.values()) == {0o600}, modes
+    assert sum(name.endswith(("-wal", "-shm")) for name in modes) == 2
+    await store.aclose()
+    path.chmod(0o640)
+    store = await opened(url, apart=apart)
+    await store.add([letter()])
+    assert {one.stat().st_mode & 0o777 for one in path.parent.glob("*.db*")} == {0o640}
+    await store.aclose()
+
+
 async def test_a_missing_file_is_not_created_unless_wanted(url):
     """`create=False` finds letters or says that there are none."""
     with pytest.raises(StoreMissing) as missing:
@@ -366,6 +387,8 @@ def test_what_the_disk_refuses_becomes_a_sentence_with_a_way_out(tmp_path, code,
         (Filter(flow="orders", step="inventory"), None, r"SCAN letters USING INDEX sqlite_autoindex_letters_1"),
         (Filter(flow="orders", until=now()), "0190", r"SEARCH .* sqlite_autoindex_letters_1 \(id>\?\)"),
         (Filter(since=now()), None, r"SEARCH .* sqlite_autoindex_letters_1 \(id>\?\)"),
+        (Filter(run="r"), None, r"SEARCH .* letters_by_run \(run=\?\)"),
+        (Filter(run="r", min_seq=5), "0190", r"SEARCH .* letters_by_run \(run=\? AND id>\?\)"),
         (Filter(type="Invalid"), None, r"SEARCH .* letters_by_type \(type=\?\)"),
         (Filter(type="Invalid", state="waiting", since=now()), "0190", r"SEARCH .* letters_by_type .* id>\?\)"),
     ],

@@ -71,6 +71,8 @@ def _matches(letter: Letter, filter: Filter) -> bool:
         return False
     if filter.until is not None and letter.failed_at >= filter.until:
         return False
+    if filter.min_seq is not None and letter.seq < filter.min_seq:
+        return False
     return all(
         wanted is None or wanted == found
         for wanted, found in (

@@ -40,6 +40,8 @@ class Filter(Struct, frozen=True, kw_only=True):
     """Failed at this time or later."""
     until: datetime | None = None
     """Failed before this time."""
+    min_seq: int | None = None
+    """Letters of elements with this number or a higher one; not available to `of`."""
 
     @classmethod
     def of(cls, texts: Mapping[str, str]) -> Filter:

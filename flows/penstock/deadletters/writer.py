@@ -45,6 +45,16 @@ def identity(path: bytes | Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def create_private(path: bytes) -> None:
+    """Create an empty file that only its owner can read, unless there is a file; SQLite gives its logs the same mode.
+
+    A file that exists is not opened: closing it would drop the locks that SQLite holds on it in this process.
+    """
+    # A link without a target is followed, as SQLite does. What else is wrong, SQLite reports.
+    with suppress(OSError):
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
 class Numbers(Struct):
     """What was written so far, and what is there: plain numbers, which another thread may read."""
 
@@ -91,6 +101,8 @@ class Writer:
     def open(self) -> None:
         """Connect, bring the schema up to date, and count what is there."""
         place = self._place
+        if place.create:
+            create_private(place.path)
         self._database = sqlite3.connect(place.path, timeout=place.busy_seconds, isolation_level=None)
         try:
             prepare(self._database, place.url, create=place.create, patience=place.busy_seconds)
