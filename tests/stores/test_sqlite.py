@@ -328,7 +328,7 @@ async def problem_until(store, condition):
 
 @pytest.mark.parametrize("size", [0, 100, 4096, 40_000])
 async def test_nothing_is_told_as_stored_in_a_truncated_file(url, apart, size):
-    """Missing pages read as zeros, and a commit into the log would succeed. A new file is begun when it is moved away."""
+    """Missing pages read as zeros, and a commit into the log succeeds. A new file is begun when it is moved away."""
     path, one = Path(url.removeprefix("sqlite:///")), letter()
     store = await filled(url, apart)
     os.truncate(path, size)
