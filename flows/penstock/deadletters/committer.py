@@ -102,7 +102,7 @@ class Committer(Generic[Load]):
 
     async def open(self) -> None:
         """Have the database opened."""
-        self._open = True
+        self._open, self.problem = True, None
         await self._hand.open()
 
     def store(self, columns: Columns, count: int) -> asyncio.Future[None]:

@@ -159,9 +159,7 @@ class Writer:
             self._check_file()
         except Exception as error:
             self.numbers.failures += 1
-            self._failing = True
-            if str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
-                self._drop()  # what was opened without the right to write never gets it: the next try opens anew
+            self._fail(error)
             return error
         finally:
             self.numbers.seconds += time.perf_counter() - begun
@@ -181,15 +179,23 @@ class Writer:
             if self._failing:  # a disk that was full, or a lock, shows only when something is written
                 self._opened().execute("UPDATE letters_schema SET version = version")
         except Exception as error:
-            self._failing = True
+            self._fail(error)
             return error
         self._failing = False
         self._refresh()
         return None
 
+    def _fail(self, error: Exception) -> None:
+        self._failing = True
+        if str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
+            self._drop()  # what was opened without the right to write never gets it: the next try opens anew
+
     def _check_before(self) -> None:
-        """Open the database if it is not open; raise if its file was truncated, until that is gone from its place."""
-        if self._truncated and identity(self._place.path) is None:
+        """Open the database if it is not open; raise if its file was truncated.
+
+        A file that failed, and was moved away since, is left for a new one.
+        """
+        if self._failing and self._database is not None and identity(self._place.path) is None:
             self._leave()
         if self._database is None:  # it could not be opened again after its file was lost
             self.open()
