@@ -48,7 +48,7 @@ def cases(prometheus_folder: Path) -> Cases:
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def metrics_in(query: str) -> set[str]:
