@@ -42,7 +42,9 @@ def spans(text: str, environment: Mapping[str, str] = os.environ) -> Iterator[Sp
     [('$', None), (' ', None), ('{x', 'A'), ('.', None)]
     """
     position, end = 0, text.rfind("}") + 1
-    for found in _VARIABLE.finditer(text, 0, end):  # no variable ends later; each `${` there would be followed to the end
+    for found in _VARIABLE.finditer(
+        text, 0, end
+    ):  # no variable ends later; each `${` there would be followed to the end
         if position < found.start():
             yield Span(text[position : found.start()])
         position = found.end()

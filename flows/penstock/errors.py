@@ -371,9 +371,14 @@ class OutputRefused(PenstockError):
 class StoreError(PenstockError):
     """The dead-letter store did not do what it was asked to; nothing was stored by that call."""
 
+    permanent = False
+    """Whether further attempts fail too, until somebody repairs the store."""
+
 
 class StoreTooNew(StoreError):
     """The database was written by a newer Penstock."""
+
+    permanent = True
 
     def __init__(self, url: str, found: int, known: int) -> None:
         super().__init__(
@@ -400,6 +405,25 @@ class StoreMoved(StoreError):
         super().__init__(
             f"the file of the dead letters at {url} was removed, moved or replaced while it was open; a new one is "
             "begun if there is none, and another one is left alone until Penstock starts anew"
+        )
+        self.url = url
+
+
+class StoreReplaced(StoreMoved):
+    """Another file is at the place of the one that letters were written to."""
+
+    permanent = True
+
+
+class StoreTruncated(StoreError):
+    """The file that letters were written to became shorter, and its content is damaged."""
+
+    permanent = True
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"the file of the dead letters at {url} was truncated or overwritten while it was open, so nothing more is "
+            "written to it; move it away to begin a new one, and save what is left with `sqlite3 FILE .recover`"
         )
         self.url = url
 

@@ -26,7 +26,7 @@ def fields_of(item: Any) -> list[str] | None:
     return None
 
 
-@lru_cache(256)  # for every step makes a flow of its own
+@lru_cache(16)  # each step makes a flow of its own, with the same type; more would retain types of flows that are gone
 def type_trouble(item: Any) -> str | None:
     """Why items cannot be of this type; None when they can."""
     try:

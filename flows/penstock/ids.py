@@ -11,7 +11,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 CLOCK_SLACK = timedelta(minutes=1)
-"""How far the clock may be set back between a letter's time and its id."""
+"""How far the clock may have been set back between a letter's time and its id, in letters of older versions."""
 
 getrandbits = Random().getrandbits  # noqa: S311 - ids tell things apart, they keep no secret
 
@@ -29,8 +29,8 @@ class Ids:
         self._head = ""
         self._tail = 0
 
-    def __call__(self, count: int) -> list[str]:
-        milliseconds = time.time_ns() // 1_000_000
+    def __call__(self, count: int, at: datetime | None = None) -> list[str]:
+        milliseconds = time.time_ns() // 1_000_000 if at is None else (at - _EPOCH) // _MILLISECOND
         if milliseconds > self._milliseconds:
             self._milliseconds = milliseconds
             self._begin(getrandbits(25))  # the highest bit is left for what is added
@@ -50,7 +50,7 @@ class Ids:
 
 
 new_ids = Ids()
-"""So many new ids, each larger than all that this process made before."""
+"""So many new ids, each larger than all that this process made before, and none older than the time `at`."""
 
 
 def new_id() -> str:
@@ -74,5 +74,5 @@ def id_at(time: datetime, *, slack: timedelta = timedelta()) -> str:
 
 
 def now() -> datetime:
-    """The time, in UTC."""
-    return datetime.now(UTC)
+    """The time, in UTC, of the same clock that ids are made with."""
+    return _EPOCH + timedelta(microseconds=time.time_ns() // 1000)

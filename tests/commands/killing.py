@@ -65,6 +65,17 @@ dead_letters: sqlite:///letters.db
 """
 
 
+CLOCK = """\
+# Python imports this module at start, before anything else: a wall clock that is set back while a file exists.
+import os
+import time
+
+real = time.time_ns
+time.time_ns = lambda: real() - (7200 * 10**9 if os.path.exists("clock-set-back") else 0)
+"""
+"""The text of a `sitecustomize.py` in the folder that `start` is given."""
+
+
 def prepare(folder: Path, count: int, flow: str = FLOW) -> None:
     """Put a flow, what it needs, and an input of so many items in a folder."""
     (folder / "work.py").write_text(WORK)
@@ -73,12 +84,12 @@ def prepare(folder: Path, count: int, flow: str = FLOW) -> None:
 
 
 def start(folder: Path, *words: str, **options: Any) -> subprocess.Popen[bytes]:
-    """Start `penstock WORDS` in a folder. It is ended after the test at the latest."""
+    """Start `penstock WORDS` in a folder, whose modules are found first. It is ended after the test at the latest."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "penstock", *words],
         cwd=folder,
-        env=clean | {"PYTHONPATH": f"{ROOT / 'flows'}{os.pathsep}{ROOT / 'http'}"},
+        env=clean | {"PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT / "flows", ROOT / "http")))},
         **options,
     )
     STARTED.append(process)

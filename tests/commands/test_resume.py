@@ -6,14 +6,16 @@ import asyncio
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from commands.killing import PARTS, prepare, records, run, start
+from commands.killing import CLOCK, FLOW, PARTS, WORK, prepare, records, run, start
 from penstock.deadletters import Filter, Letter, make_store
 from waiting import until
 
@@ -43,6 +45,16 @@ def wait_for_output(folder: Path, process: subprocess.Popen[bytes]) -> None:
     """Wait until a process writes to its output, or has ended."""
     size = output_size(folder)
     until(lambda: process.poll() is not None or output_size(folder) != size, period=0.005)
+
+
+def letters_older_than(folder: Path, *, hours: int) -> int:
+    """How many letters were written so long ago, as their times say."""
+    path = folder / "letters.db"
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        (count,) = database.execute(
+            "SELECT count(*) FROM letters WHERE failed_at < ?", ((time.time() - hours * 3600) * 1e6,)
+        ).fetchone()
+    return int(count)
 
 
 def output_size(folder: Path) -> int:
@@ -102,6 +114,32 @@ def test_every_input_has_one_line_after_kills_at_random_moments(tmp_path: Path, 
     assert code == 1
     assert lines == sorted(lines)
     assert lines[-1] > lines[0]
+
+
+def test_a_clock_that_is_set_back_between_kills_makes_no_second_letter(tmp_path: Path) -> None:
+    """Letters of a run are found by the run's id: a clock set back by two hours, before a kill, duplicates none."""
+    prepare(tmp_path, 600, FLOW.replace("window: 64", "window: 256"))
+    (tmp_path / "work.py").write_text(WORK.replace("random.random() < 0.1", "random.random() < 0.7"))
+    (tmp_path / "sitecustomize.py").write_text(CLOCK)
+    for _ in range(3):
+        (tmp_path / "clock-set-back").unlink(missing_ok=True)
+        process = start(tmp_path, *RUN)
+        await_output(tmp_path, process)
+        until(lambda: letters_older_than(tmp_path, hours=0))
+        (tmp_path / "clock-set-back").touch()
+        old = letters_older_than(tmp_path, hours=1)
+        until(lambda: process.poll() is not None or letters_older_than(tmp_path, hours=1) > old)  # noqa: B023 - at once
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert run(tmp_path, *RUN)[0] == 1
+
+    *results, end = records((tmp_path / "out.ndjson").read_bytes())
+    letters = letters_in(tmp_path)
+    assert 0 < letters_older_than(tmp_path, hours=1) < len(letters)
+    assert sorted((letter.seq, letter.id) for letter in letters) == sorted(
+        (record["seq"], record["deadLetter"]) for record in results if not record["ok"]
+    )
+    assert end["end"]["failed"] == len(letters) == len({letter.seq for letter in letters})
 
 
 def test_parts_are_not_doubled(tmp_path: Path) -> None:

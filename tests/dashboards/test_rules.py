@@ -49,7 +49,7 @@ def cases(prometheus_folder: Path) -> Cases:
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=2 * HANG_SECONDS, check=False)
 
 
 def metrics_in(query: str) -> set[str]:

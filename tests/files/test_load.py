@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from penstock.expressions import Expression
 from penstock.files import load, loads
 from penstock.files.check_command import command as check
 from penstock.files.folders import holds_flow
-from penstock.files.items import TYPES_KEPT, item_type
+from penstock.files.items import item_type
 from penstock.files.shared import check_shared
 from penstock.testing import run
 
@@ -209,13 +211,23 @@ def test_a_field_that_is_missing_and_a_key_that_is_looked_up_have_each_a_way_out
     assert ("has(" in str(failed.value)) == ("has(" in hint)
 
 
-def test_types_of_items_are_remembered_up_to_a_bound() -> None:
-    """Whoever brings flows with new rules again and again does not make the service grow for good."""
+def test_flows_with_the_same_rules_for_items_share_a_type() -> None:
+    """The same rules give the same type as long as it is in use."""
     first = item_type({"n": {"type": "integer", "minimum": -1}})
     assert item_type({"n": {"type": "integer", "minimum": -1}}) is first
-    for number in range(TYPES_KEPT):
-        item_type({"n": {"type": "integer", "minimum": number}})
-    assert item_type({"n": {"type": "integer", "minimum": -1}}) is not first
+
+
+def test_types_of_items_are_released_with_their_flows() -> None:
+    """A service whose flows are reloaded with new rules again and again does not grow: few types outlive their flow."""
+    types = []
+    for number in range(60):
+        flow = loads(
+            f"flow: f\nitem: {{n: {{type: integer, minimum: {number}}}}}\nsteps: [map: value.n]", "f.yaml"
+        ).flow
+        types.append(weakref.ref(flow.item))
+    del flow
+    gc.collect()
+    assert sum(one() is not None for one in types) <= 16
 
 
 def test_only_an_object_has_fields_to_be_set() -> None:

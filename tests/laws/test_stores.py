@@ -90,6 +90,17 @@ def test_every_field_comes_back_as_it_was(kind, letters):
     assert [type(letter.key) for letter in found] == [type(letter.key) for letter in letters]
 
 
+async def test_letters_of_a_run_are_found_from_a_number_on(store):
+    """`min_seq` selects letters of elements with this number or a higher one, whatever their times and ids are."""
+    late, soon = NOON + timedelta(days=300), NOON - timedelta(days=300)
+    letters = [letter(seq=seq, failed_at=late if seq % 2 else soon) for seq in range(6)]
+    await store.add([*letters[::-1], letter(run="another", seq=4)])
+
+    page = await store.page(Filter(run="r", min_seq=3))
+
+    assert sorted(one.seq for one in page.letters) == [3, 4, 5]
+
+
 async def test_an_unknown_id_is_none(store):
     """No letter is no error."""
     assert await store.get(new_id()) is None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.conftest import Serve
-from service.processes import Process
+from service.processes import Process, until
 from service.wire import NDJSON, orders
 
 LETTERS = "/dead-letters"
@@ -157,3 +159,28 @@ def test_a_token_is_asked_for_always(serve: Serve, host: str) -> None:
     assert server.ask("GET", LETTERS, Authorization=right, X_Forwarded_For="203.0.113.7").status == 200
     assert server.ask("GET", LETTERS, Authorization=right.replace("B", "b")).status == 200  # RFC 9110, section 11.1
     assert "s3cret" not in json.dumps(server.events)
+
+
+def test_a_truncated_store_makes_the_service_unready_until_it_is_repaired(serve: Serve, tmp_path: Path) -> None:
+    """Readiness and the metric name the store though nothing fails; elements wait, and go on when it works again."""
+    path, url = tmp_path / "letters.db", f"sqlite:///{tmp_path}/letters.db"
+    server = serve()
+    assert server.ask("GET", "/health/ready").json() == {"status": "ready"}
+
+    os.truncate(path, 0)
+    until(lambda: server.ask("GET", "/health/ready").status == 503, timeout=30, period=0.2)
+    assert server.ask("GET", "/health/ready").json() == {"status": "dead_letters_unusable", "stores": [url]}
+    assert server.metric("penstock_store_usable", store=url) == 0
+    assert server.ask("GET", "/health/live").status == 200
+    server.event("store.unusable")
+
+    with server.connect() as client:
+        client.upload()
+        client.chunk(orders(3))
+        client.chunk(b"")
+        server.event("store.failed", timeout=30)
+        path.rename(path.with_name("damaged.db"))  # whatever waits goes on
+        assert client.answer().complete().end["failed"] == 1
+    until(lambda: server.ask("GET", "/health/ready").status == 200, timeout=30, period=0.2)
+    assert server.metric("penstock_store_usable", store=url) == 1
+    assert len(letters(server)) == 1

@@ -70,6 +70,22 @@ async def test_a_run_whose_writer_is_killed_again_and_again_loses_nothing_and_st
     assert len(set(stored)) == 10_000
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc")
+async def test_the_writer_gets_no_secrets(url, before, monkeypatch):
+    """Its environment has what Python and SQLite need, and nothing else: no token, no variable of a flow."""
+    monkeypatch.setenv("PENSTOCK_TOKEN", "secret")
+    monkeypatch.setenv("SHOP_PASSWORD", "secret")
+    monkeypatch.setenv("SQLITE_TMPDIR", "/tmp")
+    store = await opened(url, apart=True)
+
+    (pid,) = children_of() - before
+    names = {line.partition(b"=")[0].decode() for line in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")}
+
+    assert {"PENSTOCK_TOKEN", "SHOP_PASSWORD"} & names == set()
+    assert {"PATH", "PYTHONPATH", "SQLITE_TMPDIR"} <= names
+    await store.aclose()
+
+
 async def test_callers_hear_that_the_writer_ended_and_the_next_ones_get_another(url, before):
     """Letters that were under way fail with what happened and what will happen; the same letters go in afterwards."""
     store, early, late = await opened(url, apart=True), letter(), letter()

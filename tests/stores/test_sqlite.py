@@ -19,9 +19,10 @@ from penstock.deadletters.reader import page_query
 from penstock.deadletters.rows import COLUMNS, columns_of
 from penstock.deadletters.schema import MIGRATIONS, prepare
 from penstock.deadletters.sqlite import SqliteStore
+from penstock.deadletters.store import UNUSABLE_SECONDS, Problem
 from penstock.deadletters.troubles import trouble
 from penstock.deadletters.writer import Place, Writer
-from penstock.errors import FlowError, StoreError, StoreMissing, StoreMoved, StoreTooNew
+from penstock.errors import FlowError, StoreError, StoreMissing, StoreMoved, StoreTooNew, StoreTruncated
 from penstock.ids import CLOCK_SLACK, now
 from stores.letters import letter, opened
 from waiting import HANG_SECONDS, ending_async
@@ -250,6 +251,27 @@ async def test_letters_of_before_there_were_revisions_are_kept(url, apart):
     await store.aclose()
 
 
+@pytest.mark.parametrize("link", [False, True], ids=["plain", "link"])
+async def test_only_the_owner_can_read_a_new_database_and_its_logs(url, apart, link):
+    """The mode is 0600 whatever the umask; a file that was there keeps the mode that it has."""
+    path = Path(url.removeprefix("sqlite:///"))
+    if link:
+        path.symlink_to(path.with_name("target.db"))
+    store = await opened(url, apart=apart)
+    await store.add([letter()])
+
+    modes = {one.name: one.stat().st_mode & 0o777 for one in path.parent.iterdir()}
+
+    assert set(modes.values()) == {0o600}, modes
+    assert sum(name.endswith(("-wal", "-shm")) for name in modes) == 2
+    await store.aclose()
+    path.chmod(0o640)
+    store = await opened(url, apart=apart)
+    await store.add([letter()])
+    assert {one.stat().st_mode & 0o777 for one in path.parent.glob("*.db*")} == {0o640}
+    await store.aclose()
+
+
 async def test_a_missing_file_is_not_created_unless_wanted(url):
     """`create=False` finds letters or says that there are none."""
     with pytest.raises(StoreMissing) as missing:
@@ -289,6 +311,101 @@ async def test_letters_that_went_into_a_lost_file_are_not_stored(url, apart, how
         kept = await opened(f"sqlite:///{path.with_name('moved.db')}", create=False)
         assert old in (await kept.page(Filter())).letters
         await kept.aclose()
+
+
+async def filled(url, apart, count=400):
+    """An open store whose letters are in its main file, not only in its log."""
+    store = await opened(url)
+    await store.add([letter(input=b"x" * 200) for _ in range(count)])
+    await store.aclose()
+    return await opened(url, apart=apart, refresh_seconds=0)
+
+
+async def problem_until(store, condition):
+    async with asyncio.timeout(20):
+        while not condition(store.problem()):
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096, 40_000])
+async def test_nothing_is_told_as_stored_in_a_truncated_file(url, apart, size):
+    """Missing pages read as zeros, and a commit into the log succeeds. A new file is begun when it is moved away."""
+    path, one = Path(url.removeprefix("sqlite:///")), letter()
+    store = await filled(url, apart)
+    os.truncate(path, size)
+
+    for _ in range(2):
+        with pytest.raises(StoreTruncated, match="move it away"):
+            await store.add([one])
+    assert store.problem().lasting
+
+    path.rename(path.with_name("damaged.db"))
+    await store.add([one])
+    assert store.problem() is None
+    assert (await store.page(Filter())).letters == [one]
+    await store.aclose()
+
+
+async def test_a_file_that_was_vacuumed_is_not_truncated(url, apart):
+    """VACUUM of another process makes the file shorter, and all pages are there."""
+    path = Path(url.removeprefix("sqlite:///"))
+    store = await filled(url, apart)
+    before = path.stat().st_size
+    database = sqlite3.connect(path, isolation_level=None)
+    for statement in ("DELETE FROM letters", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+        database.execute(statement).fetchall()
+    database.close()
+    assert path.stat().st_size < before
+
+    await store.add([letter()])
+
+    assert store.problem() is None
+    await store.aclose()
+
+
+async def test_a_lost_file_is_noticed_while_nothing_is_stored(url, apart):
+    """Whoever asks has the file checked: one that was replaced or truncated is a problem until it is repaired."""
+    path = Path(url.removeprefix("sqlite:///"))
+    store = await filled(url, apart)
+    assert store.problem() is None
+
+    path.rename(path.with_name("ours.db"))
+    path.write_bytes(b"of somebody else")
+    await problem_until(store, lambda problem: problem is not None and problem.lasting)
+    path.with_name("ours.db").replace(path)
+    await problem_until(store, lambda problem: problem is None)
+
+    os.truncate(path, 0)
+    await problem_until(store, lambda problem: problem is not None and problem.lasting)
+    await store.aclose()
+
+
+async def test_a_locked_store_is_unusable_only_after_a_while(url, apart):
+    """A lock is a problem that may pass: it lasts after 30 seconds. It is gone without further letters, too."""
+    store = await opened(url, apart=apart, busy_seconds=0.01, refresh_seconds=0)
+    other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="another process holds its lock"):
+        await store.add([letter()])
+
+    problem = store.problem()
+    assert not problem.lasting
+    assert Problem(problem.error, problem.since - UNUSABLE_SECONDS).lasting
+    other.execute("ROLLBACK")
+    other.close()
+    await problem_until(store, lambda problem: problem is None)
+    await store.aclose()
+
+
+async def test_a_letter_that_cannot_be_kept_is_no_problem_of_the_store(url, apart):
+    """Other letters can be stored."""
+    store = await opened(url, apart=apart)
+
+    with pytest.raises(StoreError):
+        await store.add([letter(seq=2**70)])
+
+    assert store.problem() is None
+    await store.aclose()
 
 
 async def test_to_read_is_not_to_create(url, apart):
@@ -367,6 +484,8 @@ def test_what_the_disk_refuses_becomes_a_sentence_with_a_way_out(tmp_path, code,
         (Filter(flow="orders", step="inventory"), None, r"SCAN letters USING INDEX sqlite_autoindex_letters_1"),
         (Filter(flow="orders", until=now()), "0190", r"SEARCH .* sqlite_autoindex_letters_1 \(id>\?\)"),
         (Filter(since=now()), None, r"SEARCH .* sqlite_autoindex_letters_1 \(id>\?\)"),
+        (Filter(run="r"), None, r"SEARCH .* letters_by_run \(run=\?\)"),
+        (Filter(run="r", min_seq=5), "0190", r"SEARCH .* letters_by_run \(run=\? AND id>\?\)"),
         (Filter(type="Invalid"), None, r"SEARCH .* letters_by_type \(type=\?\)"),
         (Filter(type="Invalid", state="waiting", since=now()), "0190", r"SEARCH .* letters_by_type .* id>\?\)"),
     ],

@@ -227,3 +227,19 @@ def test_what_cannot_be_told_stands_for_itself_alone() -> None:
     """The other fields of an object are told."""
     assert as_json({"a": 1, "b": Odd()}) == b'{"a":1,"b":%b}' % UNSHOWN
     assert as_json(Odd()) == UNSHOWN
+
+
+async def test_stores_that_are_unusable_are_named_without_credentials() -> None:
+    """Two stores of one name are one for the metric, usable if both are; a full store in memory is not."""
+    stores = Stores()
+    full, other, free = MemoryStore(0), MemoryStore(), MemoryStore()
+    full.url = other.url = "postgresql://me:secret@host/letters"
+    for store in (full, other, free):
+        await stores.get(store)
+    assert stores.usable() == {"postgresql://host/letters": True, "memory:": True}
+
+    with pytest.raises(StoreError, match="full"):
+        await full.add([letter()])
+
+    assert stores.usable() == {"postgresql://host/letters": False, "memory:": True}
+    await stores.aclose()

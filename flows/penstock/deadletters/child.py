@@ -29,6 +29,14 @@ REAP_SECONDS = 0.002
 
 ROOT = str(Path(__file__).parents[2])
 
+KEPT_VARIABLES = frozenset(
+    {"HOME", "LANG", "LANGUAGE", "PATH", "SQLITE_TMPDIR", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "TZ", "VIRTUAL_ENV"}
+)
+"""Environment variables that Python and SQLite may need."""
+
+KEPT_PREFIXES = ("LC_", "LD_", "DYLD_", "PYTHON")
+"""How further ones begin: locale, dynamic linker, Python itself."""
+
 
 class Child:
     """One such process. Calls back with each message that it sends, and at last with its exit code.
@@ -152,7 +160,7 @@ def start(url: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
             stdin=theirs.fileno(),
             stdout=subprocess.DEVNULL,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths())},
+            env=environment(),
         )
     except BaseException:
         ours.close()
@@ -160,6 +168,16 @@ def start(url: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     finally:
         theirs.close()
     return ours, process
+
+
+def environment() -> dict[str, str]:
+    """The environment of the process: only what it needs, because others hold secrets such as `PENSTOCK_TOKEN`."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() in KEPT_VARIABLES or name.startswith(KEPT_PREFIXES)
+    }
+    return kept | {"PYTHONPATH": os.pathsep.join(paths())}
 
 
 def paths() -> list[str]:

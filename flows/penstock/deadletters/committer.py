@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+import structlog
+
 from penstock.deadletters.insert import GROUP
 from penstock.deadletters.rows import Columns
+from penstock.deadletters.store import Problem
+from penstock.deadletters.troubles import concerns_store
 from penstock.deadletters.writer import Numbers
-from penstock.errors import StoreError
+from penstock.errors import StoreError, describe
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 Load = TypeVar("Load")
 
 Tell = Callable[[list[Exception | None] | Exception], None]
-"""Takes what each caller of a group has to be told: None, or why its letters were not stored; or why none were."""
+"""Takes what each caller of a group has to be told: None, or why its letters were not stored; or why none were.
+
+If there is no group, but a check was asked for, what came of that instead.
+"""
 
 
 class Hand(Protocol[Load]):
@@ -42,7 +52,7 @@ class Hand(Protocol[Load]):
         ...
 
     def work(self, loads: list[Load], *, look_again: bool, tell: Tell) -> None:
-        """Look what others changed, if that is asked for, then store a group; `tell` is called by the event loop."""
+        """Check the store and count again, if that is asked for, then store a group; the event loop calls `tell`."""
         ...
 
     async def aclose(self) -> None:
@@ -79,6 +89,8 @@ class Committer(Generic[Load]):
         self._explain = explain
         self._wishes: deque[Wish[Load]] = deque()
         self._look_again = False
+        self.problem: Problem | None = None
+        """Why the last piece of work failed."""
         self._busy = False
         self._idle = asyncio.Event()
         self._open = False
@@ -90,7 +102,7 @@ class Committer(Generic[Load]):
 
     async def open(self) -> None:
         """Have the database opened."""
-        self._open = True
+        self._open, self.problem = True, None
         await self._hand.open()
 
     def store(self, columns: Columns, count: int) -> asyncio.Future[None]:
@@ -111,7 +123,7 @@ class Committer(Generic[Load]):
         return done
 
     def look_again(self) -> None:
-        """Count again soon, if another process has changed the database."""
+        """Check the store soon, and count again if another process has changed the database."""
         self._look_again = True
         self._begin()
 
@@ -163,8 +175,9 @@ class Committer(Generic[Load]):
 
     def _end(self, group: list[Wish[Load]], outcome: list[Exception | None] | Exception) -> None:
         self._busy = False
-        errors = [outcome] * len(group) if isinstance(outcome, Exception) else outcome
-        for wish, error in zip(group, errors, strict=True):
+        errors = [outcome] * max(1, len(group)) if isinstance(outcome, Exception) else outcome
+        self._note(errors)
+        for wish, error in zip(group, errors, strict=bool(group)):
             if wish.done.done():
                 continue
             if error is None:
@@ -172,3 +185,16 @@ class Committer(Generic[Load]):
             else:
                 wish.done.set_exception(self._explain(error))
         self._begin()
+
+    def _note(self, errors: Sequence[Exception | None]) -> None:
+        """Remember whether the store works, and log when that changes."""
+        before, first = self.problem, errors[0]
+        if None in errors or first is None:
+            self.problem = None
+            if before is not None:
+                log.info("store.works", failed_seconds=round(time.monotonic() - before.since, 3))
+        elif concerns_store(first):
+            error = self._explain(first)
+            self.problem = Problem(error, time.monotonic() if before is None else before.since)
+            if before is None or error.permanent > before.error.permanent:
+                log.error("store.unusable" if error.permanent else "store.fails", error=describe(error))

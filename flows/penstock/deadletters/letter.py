@@ -15,7 +15,7 @@ class Letter(Struct, frozen=True, gc=False):
     id: str
     """A UUID of version 7, so that ids sort by the time at which they were made.
 
-    It is made after `failed_at` is taken: stores look for what failed since a time from the ids of that time on.
+    It is never older than `failed_at`: stores look for what failed since a time from the ids of that time on.
     """
     flow: str
     run: str

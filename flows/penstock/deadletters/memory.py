@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from penstock.deadletters.letter import Letter
 from penstock.deadletters.sheet import Sheet
-from penstock.deadletters.store import PAGE, Filter, Page
+from penstock.deadletters.store import PAGE, Filter, Page, Problem
 from penstock.errors import StoreError
 
 CAPACITY = 100_000
@@ -27,6 +28,7 @@ class MemoryStore:
         self._capacity = capacity
         self._letters: dict[str, Letter] = {}
         self._ids: list[str] = []
+        self._problem: Problem | None = None
 
     async def open(self) -> None:
         """Nothing to get ready."""
@@ -35,10 +37,14 @@ class MemoryStore:
         """Keep letters; all or none."""
         fresh = {letter.id: letter for letter in letters if letter.id not in self._letters}
         if len(self._letters) + len(fresh) > self._capacity:
-            raise StoreError(
+            error = StoreError(
                 f"the dead letters in memory are full ({self._capacity}); keep them in a database instead: "
                 "--dead-letters sqlite:///penstock.db"
             )
+            error.permanent = True
+            self._problem = Problem(error, time.monotonic())
+            raise error
+        self._problem = None
         self.commits += 1
         self._letters |= fresh
         for id in fresh:
@@ -62,6 +68,10 @@ class MemoryStore:
         """How many letters there are in each state."""
         return Counter(letter.state for letter in self._letters.values())
 
+    def problem(self) -> Problem | None:
+        """That it is full, after letters were refused."""
+        return self._problem
+
     async def aclose(self) -> None:
         """Nothing to let go of."""
 
@@ -70,6 +80,8 @@ def _matches(letter: Letter, filter: Filter) -> bool:
     if filter.since is not None and letter.failed_at < filter.since:
         return False
     if filter.until is not None and letter.failed_at >= filter.until:
+        return False
+    if filter.min_seq is not None and letter.seq < filter.min_seq:
         return False
     return all(
         wanted is None or wanted == found

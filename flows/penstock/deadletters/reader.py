@@ -101,6 +101,8 @@ def page_query(filter: Filter, after: str | None, limit: int) -> Select[Any]:
         query = query.where(LETTERS.c.failed_at < microseconds(filter.until))
     if start:
         query = query.where(LETTERS.c.id > start)
+    if filter.min_seq is not None:
+        query = query.where(LETTERS.c.seq >= filter.min_seq)
     for name in ("flow", "run", "step", "type", "state"):
         wanted = getattr(filter, name)
         if wanted is not None:

@@ -15,7 +15,7 @@ from penstock.deadletters.child import can_start
 from penstock.deadletters.committer import Committer
 from penstock.deadletters.letter import Letter
 from penstock.deadletters.rows import as_text, columns_of
-from penstock.deadletters.store import PAGE, SQLITE, Filter, Page, check_file
+from penstock.deadletters.store import PAGE, SQLITE, Filter, Page, Problem, check_file
 from penstock.deadletters.threaded import Threaded
 from penstock.deadletters.troubles import trouble
 from penstock.deadletters.writer import Numbers, Place
@@ -168,11 +168,19 @@ class SqliteStore:
 
     def counts(self) -> Mapping[str, int]:
         """How many letters there are in each state, as far as this process knows. Never waits."""
+        self._check_sometimes()
+        return {state: count for state, count in self._committer.numbers.counts.items() if count}
+
+    def problem(self) -> Problem | None:
+        """Why letters cannot be stored, as of the last commit or check. Never waits; has it checked again soon."""
+        self._check_sometimes()
+        return self._committer.problem
+
+    def _check_sometimes(self) -> None:
         if self._is_open and time.monotonic() - self._counted_at >= self._refresh_seconds:
             self._counted_at = time.monotonic()
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._look_again)  # metrics may be read in another thread
-        return {state: count for state, count in self._committer.numbers.counts.items() if count}
 
     async def aclose(self) -> None:
         """Close it for one of those who opened it; with the last, finish what was begun and close the file."""

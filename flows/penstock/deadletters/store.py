@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
@@ -9,7 +10,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from penstock.deadletters.letter import Letter
-from penstock.errors import FlowError
+from penstock.errors import FlowError, StoreError
 
 SQLITE = "sqlite:///"
 """What the URL of a file begins with."""
@@ -40,6 +41,8 @@ class Filter(Struct, frozen=True, kw_only=True):
     """Failed at this time or later."""
     until: datetime | None = None
     """Failed before this time."""
+    min_seq: int | None = None
+    """Letters of elements with this number or a higher one; not available to `of`."""
 
     @classmethod
     def of(cls, texts: Mapping[str, str]) -> Filter:
@@ -47,8 +50,15 @@ class Filter(Struct, frozen=True, kw_only=True):
 
         Times are written as ISO 8601 has them, in UTC unless they name another zone.
         """
-        plain = {name: texts[name] for name in ("flow", "run", "step", "type", "state") if name in texts}
-        return cls(**plain, since=_time(texts, "since"), until=_time(texts, "until"))
+        return cls(
+            flow=texts.get("flow"),
+            run=texts.get("run"),
+            step=texts.get("step"),
+            type=texts.get("type"),
+            state=texts.get("state"),
+            since=_time(texts, "since"),
+            until=_time(texts, "until"),
+        )
 
 
 class Page(Struct, frozen=True):
@@ -60,6 +70,23 @@ class Page(Struct, frozen=True):
     letters: list[Letter]
     next: str | None = None
     """The id to give as `after` for the next page; None on the last one."""
+
+
+UNUSABLE_SECONDS = 30.0
+"""For so long a store may fail before it counts as unusable: a lock or a full disk often passes."""
+
+
+class Problem(Struct, frozen=True):
+    """Why a store cannot store letters at present."""
+
+    error: StoreError
+    since: float
+    """Of the monotonic clock: when the first of these failures was."""
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the store is unusable: until it is repaired, or for `UNUSABLE_SECONDS` by now."""
+        return self.error.permanent or time.monotonic() - self.since >= UNUSABLE_SECONDS
 
 
 class Store(Protocol):
@@ -112,6 +139,10 @@ class Store(Protocol):
 
     def counts(self) -> Mapping[str, int]:
         """How many letters there are in each state, as far as this process knows. Never waits."""
+        ...
+
+    def problem(self) -> Problem | None:
+        """Why letters cannot be stored, as far as this process knows; None if they can. Never waits."""
         ...
 
     async def aclose(self) -> None:

@@ -10,12 +10,16 @@ from weakref import WeakValueDictionary
 from msgspec import Struct
 
 from penstock.deadletters.memory import MemoryStore
+from penstock.deadletters.rows import as_text
 from penstock.deadletters.store import SQLITE, Store, check_file
 from penstock.environment import filled
 from penstock.errors import FlowError
 
 MEMORY = "memory:"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+_CREDENTIALS = re.compile(r"//[^/@]*@")
+"""User and password in a URL."""
 
 
 def place_of(url: str) -> str:
@@ -78,6 +82,15 @@ class Stores:
     def all(self) -> list[Store]:
         """The stores that are open."""
         return list(self._stores.values())
+
+    def usable(self) -> dict[str, bool]:
+        """The open stores by the names to show, and whether letters can be stored in all stores of that name."""
+        found: dict[str, bool] = {}
+        for store in self.all():
+            problem = store.problem()
+            name = _CREDENTIALS.sub("//", as_text(store.url))
+            found[name] = found.get(name, True) and (problem is None or not problem.lasting)
+        return found
 
     @property
     def work(self) -> Work:

@@ -20,6 +20,14 @@ _WAYS_OUT = {
     "SQLITE_TOOBIG": "a letter is larger than SQLite can hold; lower the limit for one element",
 }
 
+_PERMANENT = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+"""How the codes begin of errors that further attempts meet too."""
+
+
+def concerns_store(error: Exception) -> bool:
+    """Whether an error says that the store does not work; else a letter holds what SQLite cannot keep."""
+    return isinstance(error, (sqlite3.OperationalError, StoreError, OSError)) or type(error) is sqlite3.DatabaseError
+
 
 def trouble(error: Exception, url: str, path: Path) -> StoreError:
     """The `StoreError` for any error that came from the database at a path; one that is a `StoreError` stays.
@@ -31,6 +39,7 @@ def trouble(error: Exception, url: str, path: Path) -> StoreError:
     cause: BaseException = getattr(error, "orig", None) or error  # SQLAlchemy wraps what the driver raised
     story = StoreError(f"the dead letters at {url} did not answer: {_way_out(cause, path, url)}")
     story.__cause__ = cause
+    story.permanent = getattr(cause, "sqlite_errorname", "").startswith(_PERMANENT)
     return story
 
 

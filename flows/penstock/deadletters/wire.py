@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from penstock.deadletters.writer import Numbers, Place
-from penstock.errors import StoreMissing, StoreMoved, StoreTooNew, describe
+from penstock.errors import StoreMissing, StoreMoved, StoreReplaced, StoreTooNew, StoreTruncated, describe
 
 HEAD = 4
 """Bytes that hold the length of a message, the lowest first."""
@@ -57,7 +57,9 @@ _KINDS: dict[str, Callable[..., Exception]] = {
     for kind in (
         StoreMissing,
         StoreMoved,
+        StoreReplaced,
         StoreTooNew,
+        StoreTruncated,
         sqlite3.OperationalError,
         sqlite3.IntegrityError,
         sqlite3.DataError,
@@ -113,7 +115,7 @@ def take(stream: BinaryIO) -> bytes:
 def fault_of(error: Exception) -> Fault:
     """An error, as it is sent."""
     kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS)
-    facts = vars(error) if isinstance(error, (StoreMissing, StoreMoved, StoreTooNew)) else {}
+    facts = vars(error) if isinstance(error, (StoreMissing, StoreMoved, StoreTooNew, StoreTruncated)) else {}
     words = getattr(error, "strerror", None) or describe(error)
     return Fault(kind, words, facts, getattr(error, "sqlite_errorname", ""))
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 from penstock.deadletters.insert import GROUP, STATE, WIDTH, insert_of, values_of
 from penstock.deadletters.rows import Columns
 from penstock.deadletters.schema import prepare
-from penstock.errors import StoreError, StoreMoved
+from penstock.errors import StoreError, StoreMoved, StoreReplaced, StoreTruncated
 
 
 class Place(Struct, frozen=True):
@@ -43,6 +43,24 @@ def identity(path: bytes | Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def create_private(path: bytes) -> None:
+    """Create an empty file that only its owner can read, unless there is a file; SQLite gives its logs the same mode.
+
+    A file that exists is not opened: closing it would drop the locks that SQLite holds on it in this process.
+    """
+    # A link without a target is followed, as SQLite does. What else is wrong, SQLite reports.
+    with suppress(OSError):
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def size_of(path: bytes) -> int:
+    """How many bytes a file has; 0 if there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 class Numbers(Struct):
@@ -86,29 +104,37 @@ class Writer:
         self._database: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         """Which file is open."""
+        self._size = 0
+        """How many bytes it had when it was last checked."""
+        self._truncated = False
+        self._failing = False
+        """Whether the last piece of work failed."""
         self._seen: object = None
 
     def open(self) -> None:
         """Connect, bring the schema up to date, and count what is there."""
         place = self._place
+        if place.create:
+            create_private(place.path)
         self._database = sqlite3.connect(place.path, timeout=place.busy_seconds, isolation_level=None)
         try:
             prepare(self._database, place.url, create=place.create, patience=place.busy_seconds)
-            self._file = identity(place.path)
+            self._file, self._size, self._truncated = identity(place.path), size_of(place.path), False
             self._recount()
         except BaseException:
             self._drop()
             raise
 
     def work(self, calls: Sequence[Columns], *, look_again: bool) -> list[Exception | None]:
-        """Count again if that is asked for and another process has changed the database; then store letters together.
+        """Store letters together. Before that, check the file and the counts, if `look_again` is set.
 
         Returns what each caller has to be told: None, or why it failed. The letters of one are stored all or none.
+        Without calls, the result of the check.
         """
+        if not calls:
+            return [self._look()] if look_again else []
         if look_again and self._database is not None:
             self._refresh()
-        if not calls:
-            return []
         error = self._commit(calls)
         # A disk, a lock or a lost file fails all alike; anything else may be the fault of one caller's letters.
         if error is None or len(calls) == 1 or isinstance(error, (sqlite3.OperationalError, StoreError)):
@@ -128,21 +154,79 @@ class Writer:
         begun = time.perf_counter()
         try:
             values = values_of(calls)
-            if self._database is None:  # it could not be opened again after its file was lost
-                self.open()
+            self._check_before()
             stored = self._insert(values)
             self._check_file()
         except Exception as error:
             self.numbers.failures += 1
-            if str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
-                self._drop()  # what was opened without the right to write never gets it: the next try opens anew
+            self._fail(error)
             return error
         finally:
             self.numbers.seconds += time.perf_counter() - begun
+        self._failing = False
         self.numbers.commits += 1
         self.numbers.stored += stored
         self._count(values[STATE::WIDTH], stored)
         return None
+
+    def _look(self) -> Exception | None:
+        """Why letters could not be stored now; None if they could, or the next commit begins a new file."""
+        try:
+            self._check_before()
+            found = identity(self._place.path)
+            if found is not None and found != self._file:
+                raise StoreReplaced(self._place.url)
+            if self._failing:  # a disk that was full, or a lock, shows only when something is written
+                self._opened().execute("UPDATE letters_schema SET version = version")
+        except Exception as error:
+            self._fail(error)
+            return error
+        self._failing = False
+        self._refresh()
+        return None
+
+    def _fail(self, error: Exception) -> None:
+        self._failing = True
+        if str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
+            self._drop()  # what was opened without the right to write never gets it: the next try opens anew
+
+    def _check_before(self) -> None:
+        """Open the database if it is not open; raise if its file was truncated.
+
+        A file that failed, and was moved away since, is left for a new one.
+        """
+        if self._failing and self._database is not None and identity(self._place.path) is None:
+            self._leave()
+        if self._database is None:  # it could not be opened again after its file was lost
+            self.open()
+        self._check_size()
+
+    def _check_size(self) -> None:
+        """Raise if the file was truncated. VACUUM makes it shorter too, but leaves it complete.
+
+        What is written to a truncated file is lost without an error: pages that are missing read as zeros.
+        """
+        if identity(self._place.path) == self._file:
+            size = size_of(self._place.path)
+            if size < self._size and not self._is_complete(size):
+                self._truncated = True
+            else:
+                self._size = size
+        if self._truncated:
+            raise StoreTruncated(self._place.url)
+
+    def _is_complete(self, size: int) -> bool:
+        """Whether all pages of the database are there. Reads all of it."""
+        if not size:
+            return False
+        database = self._opened()
+        try:
+            database.execute("PRAGMA shrink_memory").fetchall()  # or pages are checked that only the cache has
+            return database.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)]
+        except sqlite3.DatabaseError as error:
+            if str(getattr(error, "sqlite_errorname", "")).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+                return False
+            raise
 
     def _check_file(self) -> None:
         """Raise if what was written is not in the file at its place; begin a new one if there is none.
@@ -151,10 +235,12 @@ class Writer:
         """
         found = identity(self._place.path)
         if found == self._file:
+            self._check_size()
             return
-        if found is None:
-            self._leave()
-            self.open()
+        if found is not None:
+            raise StoreReplaced(self._place.url)
+        self._leave()
+        self.open()
         raise StoreMoved(self._place.url)
 
     def _leave(self) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from hashlib import sha256
 from math import ceil, floor
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
+from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec import Meta
@@ -37,9 +37,11 @@ TYPES: dict[str, Any] = {
 }
 """The types of fields, by the names that JSON Schema gives them."""
 
-TYPES_KEPT = 1000
-"""Types of items that are remembered by their rules; a service to which new rules are brought again and again would
-otherwise grow for good."""
+_MADE: WeakValueDictionary[str, Any] = WeakValueDictionary()
+"""The types of items by their rules, as long as a flow uses them.
+
+A cache of the last thousand kept 5 kB of each type with 2 fields that a reload had replaced, and 20 kB with 40 fields.
+"""
 
 _BOUNDS = {
     "minimum": "ge",
@@ -81,8 +83,12 @@ _RULES: Shape = Record(
 
 
 def item_type(rules: Mapping[str, Any]) -> Any:
-    """The type for items with these rules, the same one for the same rules as long as it is remembered."""
-    return _typed_dict(json.dumps(rules))
+    """The type for items with these rules, the same one for the same rules as long as it is in use."""
+    text = json.dumps(rules)
+    made = _MADE.get(text)
+    if made is None:
+        made = _MADE[text] = _typed_dict(text)
+    return made
 
 
 def key_of(read: Read, item: Any, mistakes: Mistakes) -> str | None:
@@ -100,7 +106,6 @@ def rules_of(item: Any) -> dict[str, Any] | None:
     return cast("dict[str, Any] | None", getattr(item, "__rules__", None))
 
 
-@lru_cache(maxsize=TYPES_KEPT)
 def _typed_dict(rules: str) -> Any:
     fields: dict[str, Any] = {name: _hint(rule) for name, rule in json.loads(rules).items()}
     item = cast(Any, TypedDict)("Item", fields)  # checkers know no TypedDict whose fields are known only now

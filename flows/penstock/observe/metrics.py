@@ -58,6 +58,7 @@ TABLE = (
     Series(Counter, (), readings.store_commits_total),
     Series(Counter, (), readings.store_commit_seconds_total),
     Series(Counter, (), readings.store_failures_total),
+    Series(Gauge, ("store",), readings.store_usable),
     Series(Counter, (), readings.store_restarts_total),
     Series(Gauge, ("flow", "kind"), readings.runs_active),
     Series(Counter, ("flow", "kind", "reason"), readings.runs_total),

@@ -167,6 +167,11 @@ def store_restarts_total(of: Watched) -> Readings:
     yield (), of.supervisor.stores.work.restarts
 
 
+def store_usable(of: Watched) -> Readings:
+    """Whether dead letters can be stored: 1, or 0 when the store is damaged, replaced or has failed for 30 seconds."""
+    return (((name,), usable) for name, usable in of.supervisor.stores.usable().items())
+
+
 def store_failures_total(of: Watched) -> Readings:
     """Failed tries to store dead letters."""
     yield (), of.supervisor.store_failures

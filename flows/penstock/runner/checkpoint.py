@@ -50,8 +50,6 @@ class Checkpoint(Struct, kw_only=True):
     started_at: datetime
     seconds: float = 0.0
     """How long the processes before took."""
-    since: datetime
-    """All elements that are not done were taken in after this time, so no letter of theirs is older."""
     offset: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
     """Bytes of the output that are on the disk. All that is done by this checkpoint has its lines in them."""
     done: list[Range] = field(default_factory=list[Range])

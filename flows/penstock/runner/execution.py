@@ -83,23 +83,17 @@ class _Execution:
 
         with ending_by_signals(run.drain, abort):
             helpers = [asyncio.create_task(self._draw(run), name="penstock:progress")] if self._job.progress else []
-            if resumable is not None and isinstance(source, FileInput):
-                helpers.append(
-                    asyncio.create_task(self._save_often(run, resumable, source), name="penstock:checkpoints")
-                )
+            if resumable is not None:
+                helpers.append(asyncio.create_task(self._save_often(run, resumable), name="penstock:checkpoints"))
             summary = await run.finished
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
             end = summary.end() if resumable is None else resumable.journal.end_of(summary)
             told = await self._tell_end(end, run)
-            if resumable is not None and isinstance(source, FileInput):
+            if resumable is not None:
                 resumable.journal.end = end if told else None
-                await save(
-                    resumable.path,
-                    resumable.output,
-                    resumable.journal.checkpoint(resumable.output.offset, source.received),
-                )
+                await _save(resumable)
         if summary.reason != "left":
             self._summarize(summary, end)
         return 0 if end.reason == "completed" and told and not end.failed else 1
@@ -129,16 +123,12 @@ class _Execution:
         run.ledger.watch = journal.settled
         return run, source
 
-    async def _save_often(self, run: Run, resumable: Resumable, source: FileInput) -> None:
+    async def _save_often(self, run: Run, resumable: Resumable) -> None:
         """Write checkpoints until cancelled. One that cannot be written ends the run: it could not be resumed."""
         try:
             while True:
                 await asyncio.sleep(resumable.every)
-                await save(
-                    resumable.path,
-                    resumable.output,
-                    resumable.journal.checkpoint(resumable.output.offset, source.received),
-                )
+                await _save(resumable)
         except Exception as error:  # also a bug: without checkpoints the run could not be resumed
             run.scope.fault(error)
 
@@ -185,6 +175,10 @@ class _Execution:
         if job.resumable is not None and end.reason != "completed":
             say("  the same command goes on from here\n")
         job.messages.flush()
+
+
+async def _save(resumable: Resumable) -> None:
+    await save(resumable.path, resumable.output, resumable.journal.checkpoint(resumable.output.offset))
 
 
 def where_letters_are(url: str | None, run: str) -> str:

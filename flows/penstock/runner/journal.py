@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
 from time import monotonic
 from typing import Any
 
 from msgspec.structs import replace
 
-from penstock.deadletters import Letter
 from penstock.element import Element, Outcome, worse
-from penstock.ids import now
 from penstock.runner.checkpoint import Checkpoint, Pieces
 from penstock.runner.ranges import Ranges
 from penstock.runtime import Summary
@@ -45,19 +42,11 @@ class Journal:
             {Outcome.OK: checkpoint.ok, Outcome.FAILED: checkpoint.failed, Outcome.FILTERED: checkpoint.filtered}
         )
         self.end = checkpoint.end
-        self._since = checkpoint.since
-        self._mark = 0
-        self._marked_at = now()
 
     @property
     def run(self) -> str:
         """The id of the run."""
         return self._before.run
-
-    @property
-    def since(self) -> datetime:
-        """No letter of an element that is not done is older than this."""
-        return self._since
 
     def note(self, seq: int, part: int | None, outcome: Outcome) -> None:
         """An element, or a part of one, is done; a second word about it changes nothing."""
@@ -84,19 +73,11 @@ class Journal:
                 family = self.families.get(passed)
                 self.note(passed, None, Outcome.FILTERED if family is None else family.worst)
 
-    def note_letters(self, letters: dict[int, Letter]) -> None:
-        """Letters of elements that are not done: until those are, older letters are to be looked for."""
-        self._mark = max(letters, default=-1) + 1
-
-    def checkpoint(self, offset: int, received: int) -> Checkpoint:
-        """How far the run is. `offset` is the size of the output with all that is done, `received` the next seq."""
-        if self.done.low >= self._mark:  # all that had come in at that time is done
-            self._since = self._marked_at
-            self._mark, self._marked_at = received, now()
+    def checkpoint(self, offset: int) -> Checkpoint:
+        """How far the run is. `offset` is the size of the output with all that is done."""
         return replace(
             self._before,
             seconds=round(self._before.seconds + monotonic() - self._begun, 3),
-            since=self._since,
             offset=offset,
             done=list(self.done),
             pieces={seq: Pieces(list(family.parts), family.worst) for seq, family in self.families.items()},

@@ -21,7 +21,7 @@ from msgspec import Struct
 from penstock.deadletters import Filter, Letter, Store
 from penstock.element import Element, Outcome
 from penstock.errors import CheckpointRefused, OutputRefused
-from penstock.ids import CLOCK_SLACK, new_id, now
+from penstock.ids import new_id, now
 from penstock.runner.checkpoint import (
     ANEW,
     Checkpoint,
@@ -89,7 +89,7 @@ def _begin(path: str, output: FileOutput, made_of: dict[str, str], *, restart: b
             sync_folder(path)
         output.cut(0)
         output.sync()
-        write_checkpoint(path, Checkpoint(run=new_id(), made_of=made_of, started_at=now(), since=now()))
+        write_checkpoint(path, Checkpoint(run=new_id(), made_of=made_of, started_at=now()))
         sync_folder(str(output.path))
     except OSError as error:
         raise CheckpointRefused(path, f"it cannot be written: {error.strerror or error}") from error
@@ -131,17 +131,20 @@ def read_lines(output: FileOutput, offset: int, journal: Journal, *, ordered: bo
 
 
 async def find_letters(store: Store, journal: Journal) -> dict[int, Letter]:
-    """The letters of this run whose elements have no line. Raises `StoreError`."""
+    """The letters of this run whose elements have no line. Raises `StoreError`.
+
+    Letters are selected by run and seq, never by time: the clock may have been set back, by any amount, during the run
+    or between two processes of it.
+    """
+    wanted = Filter(run=journal.run, min_seq=journal.done.low)  # all elements below `low` are done
     found: dict[int, Letter] = {}
     after: str | None = None
     while True:
-        page = await store.page(Filter(run=journal.run, since=journal.since - CLOCK_SLACK), after=after, limit=1000)
+        page = await store.page(wanted, after=after, limit=1000)
         found |= {letter.seq: letter for letter in page.letters if letter.seq not in journal.done}
         if page.next is None:
-            break
+            return found
         after = page.next
-    journal.note_letters(found)
-    return found
 
 
 class Continued(Ndjson):

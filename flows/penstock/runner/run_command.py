@@ -87,7 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def tell_complete(job: Job, resumable: Resumable, end: End) -> int:
     """A run that is complete needs no other; returns the exit code that it had."""
-    asyncio.run(save(resumable.path, resumable.output, resumable.journal.checkpoint(resumable.output.offset, 0)))
+    asyncio.run(save(resumable.path, resumable.output, resumable.journal.checkpoint(resumable.output.offset)))
     if not job.quiet:
         job.messages.write(f"{summary_line(job.flow.name, end)}\n  it was complete; nothing was left to do\n")
     return 1 if end.failed else 0

@@ -18,7 +18,7 @@ def write_letters(
     """The letters of elements that failed together."""
     failed_at = now()
     letters: list[Letter] = []
-    for id, element in zip(new_ids(len(elements)), elements, strict=True):
+    for id, element in zip(new_ids(len(elements), failed_at), elements, strict=True):
         failure = element.failure or UNKNOWN
         original = element.input if element.parent is None else element.root.input
         raw = original if isinstance(original, bytes) else as_json(original)

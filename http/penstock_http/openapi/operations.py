@@ -71,7 +71,13 @@ def readings(context: Context) -> dict[str, Part]:
             "health.ready",
             "health",
             "May it be given work?",
-            {200: answer("It may.", json=ref("Ready")), 503: answer("It stops.", json=ref("Stopping"))},
+            {
+                200: answer("It may.", json=ref("Ready")),
+                503: answer(
+                    "It stops, or dead letters cannot be stored.",
+                    json={"oneOf": [ref("Stopping"), ref("StoresUnusable")]},
+                ),
+            },
         ),
         "/metrics": operation(
             "metrics",

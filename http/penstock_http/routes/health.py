@@ -15,8 +15,11 @@ async def live(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 while new requests are taken, 503 once the service stops."""
-    phase = request.app[CONTEXT].supervisor.phase
-    if phase is Phase.SERVING:
-        return json_answer({"status": "ready"})
-    return json_answer({"status": phase.value}, 503)
+    """200 while new requests are taken, 503 once the service stops or a store of dead letters is unusable."""
+    supervisor = request.app[CONTEXT].supervisor
+    if supervisor.phase is not Phase.SERVING:
+        return json_answer({"status": supervisor.phase.value}, 503)
+    unusable = [name for name, usable in supervisor.stores.usable().items() if not usable]
+    if unusable:
+        return json_answer({"status": "dead_letters_unusable", "stores": unusable}, 503)
+    return json_answer({"status": "ready"})
