@@ -124,7 +124,7 @@ def test_a_clock_that_is_set_back_between_kills_makes_no_second_letter(tmp_path:
     for _ in range(3):
         (tmp_path / "clock-set-back").unlink(missing_ok=True)
         process = start(tmp_path, *RUN)
-        await_output(tmp_path, process)
+        wait_for_output(tmp_path, process)
         until(lambda: letters_older_than(tmp_path, hours=0))
         (tmp_path / "clock-set-back").touch()
         old = letters_older_than(tmp_path, hours=1)
