@@ -8,6 +8,7 @@ import sys
 
 from penstock.commands import COMMANDS, find_command
 from penstock.complaints import complain
+from penstock.standard_streams import command_streams
 
 USAGE = f"""\
 usage: penstock COMMAND …
@@ -31,6 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout = os.fdopen(1, "w")
     if getattr(sys, "stderr", None) is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
+    with command_streams():
+        return _run_safely(words, output_closed=closed)
+
+
+def _run_safely(words: list[str], *, output_closed: bool) -> int:
+    """Run a command; returns its exit code, also when its output cannot be written."""
     try:
         return _run(words)
     except KeyboardInterrupt:
@@ -40,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         _leave_output()
         return 1
     except OSError as error:
-        unwritable = error.errno in FULL or (closed and error.errno == errno.EBADF)
+        unwritable = error.errno in FULL or (output_closed and error.errno == errno.EBADF)
         if not unwritable or error.filename is not None:
             raise
         _leave_output()

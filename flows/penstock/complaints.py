@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from penstock.console import printable
+
 
 def complain(command: str, sentence: object, code: int = 1) -> int:
     """Say on standard error what is wrong, each line after the command's name; returns the exit code for it."""
-    sys.stderr.writelines(f"penstock {command}: {line}\n" for line in str(sentence).splitlines())
+    sys.stderr.writelines(f"penstock {command}: {printable(line)}\n" for line in str(sentence).splitlines())
     return code

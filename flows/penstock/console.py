@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from typing import Any, TextIO
 
 from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.typing import EventDict, ExcInfo, Processor
+
+_UNPRINTABLE = re.compile(r"\r(?!\n)|[^\r\n\t -~]")
+"""Characters that may be unprintable. A carriage return alone would let a text overwrite its line."""
 
 
 def console_lines(out: TextIO) -> list[Processor]:
@@ -23,6 +28,29 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def for_terminal(text: str) -> str:
+    """A text of several lines that cannot control a terminal: other characters that cannot be printed become escapes.
+
+    The escapes are those of JSON, so that a JSON document stays one with the same values.
+
+    >>> for_terminal('{"name": "\\u202etxt.exe"}')
+    '{"name": "\\\\u202etxt.exe"}'
+    """
+    if text.isprintable():
+        return text
+    return _UNPRINTABLE.sub(_escaped, text)
+
+
+def bytes_for_terminal(data: bytes) -> bytes:
+    """The same for complete lines in UTF-8."""
+    return for_terminal(data.decode(errors="backslashreplace")).encode()
+
+
+def _escaped(found: re.Match[str]) -> str:
+    character = found[0]
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def _printable_values(_logger: Any, _method: str, event: EventDict) -> EventDict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from penstock.files.load import FlowFile, load
 from penstock.files.neighbours import Neighbours
 from penstock.files.pictures.facts import size
 from penstock.files.shared import check_shared, is_shared
+from penstock.standard_streams import write_data, write_text
 from penstock.steps import walk
 
 
@@ -31,10 +31,9 @@ def command(arguments: list[str]) -> int:
     neighbours = Neighbours()
     reports = [report(path, neighbours) for path in paths]
     if options.json:
-        sys.stdout.write(json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
+        write_data(json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
     else:
-        sys.stdout.write("".join(line + "\n" for one in reports for line in lines_of(one, quiet=options.quiet)))
-    sys.stdout.flush()
+        write_text("".join(line + "\n" for one in reports for line in lines_of(one, quiet=options.quiet)))
     if not all(path.exists() for path in paths):
         return 2
     return 0 if all(one["ok"] for one in reports) else 1

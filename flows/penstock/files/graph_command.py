@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from penstock.errors import PenstockError
 from penstock.files.graph import graph_of
 from penstock.files.pictures import FORMATS
 from penstock.flow import Flow
+from penstock.standard_streams import write_data
 
 ENDINGS = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot", ".json": "json"}
 """The format that is meant by the ending of a file's name."""
@@ -84,8 +84,7 @@ def is_same(file: str, output: str) -> bool:
 def put(picture: str, output: str | None) -> int:
     """Write a picture, in UTF-8 whatever the terminal says; returns the exit code."""
     if output is None:
-        sys.stdout.buffer.write(picture.encode())
-        sys.stdout.flush()  # a reader that has gone is noticed here, not while Python ends
+        write_data(picture)
         return 0
     try:
         Path(output).write_text(picture, encoding="utf-8", newline="\n")

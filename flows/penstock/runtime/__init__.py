@@ -1,6 +1,7 @@
 """What runs flows: a run, and the supervisor of all of them."""
 
 import sys
+from typing import TextIO, cast
 
 import structlog
 
@@ -14,12 +15,13 @@ from penstock.runtime.stopping import Event, Phase
 from penstock.runtime.summary import Summary
 from penstock.runtime.supervisor import Supervisor
 from penstock.runtime.totals import Totals
+from penstock.standard_streams import MessageStream
 
 if not structlog.is_configured():
     # Standard output belongs to the results of whoever uses this library; structlog would print there.
     structlog.configure(
         processors=[*structlog.get_config()["processors"][:-1], *console_lines(sys.stderr)],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", MessageStream(sys.stderr))),
     )
 
 __all__ = [

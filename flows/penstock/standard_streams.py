@@ -1,0 +1,85 @@
+"""Standard output and standard error of the commands: encodings, terminals, and messages that cannot be written."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
+
+from penstock.console import for_terminal
+
+
+class MessageStream:
+    """A text stream that drops text which cannot be written, instead of raising `OSError`.
+
+    Messages go to it: on a full disk, or when their reader has gone, the command goes on, and its exit code stays.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text, or drop it."""
+        with suppress(OSError, ValueError):  # ValueError: it was closed
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Write what is buffered, or leave it."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def command_streams() -> Iterator[None]:
+    """Standard streams for a command: no character and no full disk makes writing a message raise.
+
+    Characters that the encoding of standard output does not have are written as escapes (standard error of Python
+    does so by itself).
+    """
+    messages, output = sys.stderr, sys.stdout
+    errors = output.errors
+    if isinstance(output, io.TextIOWrapper):
+        output.reconfigure(errors="backslashreplace")
+    sys.stderr = cast("TextIO", MessageStream(messages))
+    try:
+        yield
+    finally:
+        sys.stderr = messages
+        if isinstance(output, io.TextIOWrapper) and errors is not None:
+            with suppress(OSError, ValueError):  # it flushes
+                output.reconfigure(errors=errors)
+        _drop_unwritten(messages)
+
+
+def write_text(text: str) -> None:
+    """Write text for people to standard output, in its encoding."""
+    sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()  # an error of writing is raised here, not while Python ends
+
+
+def write_data(text: str) -> None:
+    """Write JSON, a script or a picture to standard output: always UTF-8, whatever the locale says."""
+    data = for_terminal(text) if sys.stdout.isatty() else text
+    sys.stdout.buffer.write(data.encode("utf-8", "backslashreplace"))  # a lone surrogate may be in a file name
+    sys.stdout.flush()
+
+
+def _drop_unwritten(stream: TextIO) -> None:
+    """Drop messages that are still buffered and cannot be written: Python would end with exit code 120 for them."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
