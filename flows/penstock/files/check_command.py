@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from penstock.bound import Bound
-from penstock.errors import FlowError, FlowFileError
+from penstock.errors import FlowError, FlowFileError, OutletBroke
 from penstock.files.folders import files_of
 from penstock.files.load import FlowFile, load
+from penstock.files.mistakes import Mistake
 from penstock.files.neighbours import Neighbours
 from penstock.files.pictures.facts import size
+from penstock.files.places import Place
 from penstock.files.shared import check_shared, is_shared
+from penstock.outlets import check_outlets
 from penstock.standard_streams import write_data, write_text
 from penstock.steps import walk
 
@@ -66,9 +69,13 @@ def report(path: Path, neighbours: Neighbours) -> dict[str, Any]:
         file = load(path)
         if (clash := neighbours.add(file)) is not None:
             raise FlowFileError([clash])
+        check_outlets(file.flow.outlets.values(), locks=False)
     except FlowFileError as error:
         mistakes = [mistake.document() | {"text": str(mistake)} for mistake in error.mistakes]
         return {"file": str(path), "ok": False, "mistakes": mistakes}
+    except OutletBroke as error:
+        mistake = Mistake(Place(str(path)), str(error))
+        return {"file": str(path), "ok": False, "mistakes": [mistake.document() | {"text": str(mistake)}]}
     return {"file": str(path), "ok": True, "flow": file.flow.name, "has": counted(file), "bound": measured(file)}
 
 
