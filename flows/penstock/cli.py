@@ -47,11 +47,22 @@ def _run_safely(words: list[str], *, output_closed: bool) -> int:
         _leave_output()
         return 1
     except OSError as error:
+        if not _has_working_directory():
+            return complain(words[0], "the working directory does not exist any more; change to another one")
         unwritable = error.errno in FULL or (output_closed and error.errno == errno.EBADF)
         if not unwritable or error.filename is not None:
             raise
         _leave_output()
         return complain(words[0] if words else "--help", f"the output cannot be written: {error.strerror}")
+
+
+def _has_working_directory() -> bool:
+    """Whether the directory that relative paths begin at is there; it may have been deleted."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _take_places() -> None:

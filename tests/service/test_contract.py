@@ -348,6 +348,30 @@ def test_zstd_may_refer_back_as_far_as_http_has_it_and_no_further(server: Proces
         assert answer.end["reason"] == reason
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd"])
+def test_an_empty_body_is_an_empty_run_in_every_encoding(server: Process, encoding: str) -> None:
+    """Nothing, compressed or not, holds no items."""
+    answer = server.ask("POST", "/orders/bulk", b"", Content_Type=NDJSON, Content_Encoding=encoding)
+    assert (answer.status, answer.end["reason"], answer.end["received"]) == (200, "completed", 0)
+
+
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+def test_zero_bytes_behind_gzip_members_are_padding(step: int) -> None:
+    """As in files (gzip and Python skip them too), wherever the chunks of the body are cut."""
+    padded = gzip.compress(b"a\n") + bytes(600) + gzip.compress(b"b\n") + bytes(600)
+
+    async def main() -> bytes:
+        chunks = (padded[start : start + step] for start in range(0, len(padded), step))
+
+        async def body() -> AsyncIterator[bytes]:
+            for chunk in chunks:
+                yield chunk
+
+        return b"".join([piece async for piece in decompressed(body(), "gzip")])
+
+    assert asyncio.run(main()) == b"a\nb\n"
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 def test_parts_that_hold_nothing_leave_others_their_turn(encoding: str) -> None:
     """A body of many empty members or frames is passed over a few at a time."""

@@ -87,7 +87,7 @@ def open_later(url: str) -> Store:
     """The store at a URL, which must be there already; raises `FlowError` for one that no other process can see."""
     if place_of(url) == MEMORY:
         raise FlowError("letters in memory: can be seen by their own process only; ask it over HTTP: GET /dead-letters")
-    return make_store(url, create=False)
+    return make_store(url, create=False, read_only=True)
 
 
 async def look(store: Store, options: argparse.Namespace) -> int:
