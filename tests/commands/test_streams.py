@@ -65,7 +65,10 @@ def test_a_deleted_working_directory_is_told_in_a_sentence(tmp_path: Path, words
     """No command ends in a traceback because relative paths have no beginning."""
     gone = tmp_path / "gone"
     gone.mkdir()
-    program = "import os, sys; os.rmdir(os.getcwd()); os.execv(sys.executable, [sys.executable, '-m', 'penstock', *sys.argv[1:]])"
+    program = (
+        "import os, sys; os.rmdir(os.getcwd()); "
+        "os.execv(sys.executable, [sys.executable, '-m', 'penstock', *sys.argv[1:]])"
+    )
     process = subprocess.run(
         [sys.executable, "-c", program, *words.split()],
         cwd=gone,
@@ -143,6 +146,18 @@ def test_a_state_that_does_not_exist_is_wrong_usage(letters: Path) -> None:
     assert b"state: expected one of waiting, parked, got 'bogus'" in process.stderr
 
 
+@pytest.mark.parametrize(("command", "code"), [("check", 1), ("run", 1), ("serve", 2)])
+def test_a_missing_output_folder_is_told_before_anything_runs(tmp_path: Path, command: str, code: int) -> None:
+    """By its resolved path; found at the first write, it would fail every item after all the work."""
+    (tmp_path / "f.yaml").write_text("flow: f\nsamples: {n: seq}\nsteps: [{to: {file: '${OUT:-out}/x.ndjson'}}]\n")
+    flags = {"check": [], "run": ["--samples", "1"], "serve": ["--port", "0"]}[command]
+    process = run(tmp_path, command, "f.yaml", *flags, capture_output=True)
+    told = (process.stderr + process.stdout).decode()
+    assert process.returncode == code
+    assert "out/x.ndjson cannot be written: there is no folder out; make it, or name another" in told
+    assert "${OUT" not in told
+
+
 @pytest.fixture
 def read_only(letters: Path) -> Iterator[Path]:
     """A folder that cannot be written to, with a database that cannot be either."""
@@ -156,11 +171,11 @@ def read_only(letters: Path) -> Iterator[Path]:
 
 
 def list_without_rights(folder: Path) -> subprocess.CompletedProcess[bytes]:
-    """List the letters as a user who can only read."""
+    """List the letters as a user who can only read: root has to give up the capability to write everywhere."""
     program = (
-        "import os, sys, penstock.cli, penstock.deadletters.reader, penstock.deadletters.command, sqlalchemy.dialects.sqlite.aiosqlite\n"
-        "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
-        "sys.exit(penstock.cli.main(sys.argv[1:]))"
+        "import ctypes, os, sys\n"
+        "if os.geteuid() == 0: ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'penstock', *sys.argv[1:]])"
     )
     words = ("dead-letters", "list", "--json", "--dead-letters", f"sqlite:///{folder}/letters.db")
     return subprocess.run([sys.executable, "-c", program, *words], capture_output=True, check=False)
@@ -194,4 +209,4 @@ def test_letters_in_a_wal_file_are_listed_without_write_permission(letters: Path
         process = list_without_rights(read_only)
         writer.communicate()
     assert process.returncode == 0, process.stderr
-    assert json.loads(process.stdout)["step"] == "changed"
+    assert json.loads(process.stdout)["error"]["step"] == "changed"

@@ -131,7 +131,10 @@ def test_event_streams_open_with_an_id_before_the_first_result(serve: Serve) -> 
 @pytest.mark.parametrize("accept", ["text/event-stream", NDJSON, "application/json"])
 def test_a_get_with_last_event_id_starts_no_run(server: Process, id: str, accept: str) -> None:
     """204 makes an EventSource stop reconnecting, and no service is called a second time."""
-    received, refused = server.metric("penstock_received_total"), server.metric("penstock_http_refused_total", reason="cannot_resume")
+    received, refused = (
+        server.metric("penstock_received_total"),
+        server.metric("penstock_http_refused_total", reason="cannot_resume"),
+    )
     answer = server.ask("GET", "/orders/bulk?count=3", Accept=accept, Last_Event_ID=id)
     assert (answer.status, answer.body, answer.headers.get("penstock-run")) == (204, b"", None)
     assert answer.headers["cache-control"] == "no-store"

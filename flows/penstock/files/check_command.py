@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.bound import Bound
+from penstock.console import write_data, write_text
 from penstock.errors import FlowError, FlowFileError, OutletBroke
 from penstock.files.folders import files_of
 from penstock.files.load import FlowFile, load
@@ -19,7 +20,6 @@ from penstock.files.pictures.facts import size
 from penstock.files.places import Place
 from penstock.files.shared import check_shared, is_shared
 from penstock.outlets import check_outlets
-from penstock.standard_streams import write_data, write_text
 from penstock.steps import walk
 
 

@@ -5,7 +5,7 @@ from typing import TextIO, cast
 
 import structlog
 
-from penstock.console import console_lines
+from penstock.console import MessageStream, console_lines
 from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
 from penstock.runtime.report import Report
@@ -15,7 +15,6 @@ from penstock.runtime.stopping import Event, Phase
 from penstock.runtime.summary import Summary
 from penstock.runtime.supervisor import Supervisor
 from penstock.runtime.totals import Totals
-from penstock.standard_streams import MessageStream
 
 if not structlog.is_configured():
     # Standard output belongs to the results of whoever uses this library; structlog would print there.

@@ -165,8 +165,8 @@ class ServerSentEvents:
 
     media_type = "text/event-stream"
     opening = b"retry: 10000\nid: start\n\n"
-    """`retry` is the time in milliseconds before a client connects again. That request only gets 204, so it may be long:
-    pages that do not call `close()` make fewer requests, also while the service restarts."""
+    """`retry` is the time in milliseconds before a client connects again. That request only gets 204, so the time may
+    be long: pages that do not call `close()` make fewer requests, also while the service restarts."""
 
     def success(self, element: Element[Any]) -> bytes:
         return self._event(element, success_line(element))

@@ -54,7 +54,9 @@ def bulk(revision: Revision, item: Part, settings: Settings) -> Part:
         f"Run sample items through the flow {name}",
         results()
         | {
-            204: {"description": "The request has `Last-Event-ID`. No run starts; an EventSource stops connecting again."},
+            204: {
+                "description": "The request has `Last-Event-ID`. No run starts; an EventSource stops connecting again."
+            },
             400: refusal(400, "bad_request", "bad_parameter"),
             413: refusal(413, "answer_too_large"),
         },

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.complaints import complain
+from penstock.console import write_data
 from penstock.errors import FlowError
 from penstock.files.folders import files_of
 from penstock.files.graph_command import is_same
@@ -24,7 +25,6 @@ from penstock.files.trials.play import play
 from penstock.files.trials.report import FileReport, as_json, as_text
 from penstock.files.unset import Unset
 from penstock.flow import Flow
-from penstock.standard_streams import write_data
 
 FORMATS = {"text": as_text, "json": as_json, "junit": as_junit}
 
