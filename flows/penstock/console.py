@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -101,7 +101,7 @@ class MessageStream:
 
 
 @contextmanager
-def command_streams() -> Iterator[None]:
+def command_streams() -> Generator[None]:
     """Standard streams for a command: no character and no full disk makes writing a message raise.
 
     Characters that the encoding of standard output does not have are written as escapes (standard error of Python
