@@ -8,6 +8,7 @@ import sys
 
 from penstock.commands import COMMANDS, find_command
 from penstock.complaints import complain
+from penstock.console import command_streams
 
 USAGE = f"""\
 usage: penstock COMMAND …
@@ -31,6 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout = os.fdopen(1, "w")
     if getattr(sys, "stderr", None) is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
+    with command_streams():
+        return _run_safely(words, output_closed=closed)
+
+
+def _run_safely(words: list[str], *, output_closed: bool) -> int:
+    """Run a command; returns its exit code, also when its output cannot be written."""
     try:
         return _run(words)
     except KeyboardInterrupt:
@@ -40,11 +47,22 @@ def main(arguments: list[str] | None = None) -> int:
         _leave_output()
         return 1
     except OSError as error:
-        unwritable = error.errno in FULL or (closed and error.errno == errno.EBADF)
+        if not _has_working_directory():
+            return complain(words[0], "the working directory does not exist any more; change to another one")
+        unwritable = error.errno in FULL or (output_closed and error.errno == errno.EBADF)
         if not unwritable or error.filename is not None:
             raise
         _leave_output()
         return complain(words[0] if words else "--help", f"the output cannot be written: {error.strerror}")
+
+
+def _has_working_directory() -> bool:
+    """Whether the directory that relative paths begin at is there; it may have been deleted."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _take_places() -> None:

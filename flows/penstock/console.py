@@ -1,12 +1,21 @@
-"""What is said to people at a terminal: log lines, and texts of others that must not be commands to it."""
+"""Terminals and standard streams: log lines for people, text that must not control a terminal, encodings."""
 
 from __future__ import annotations
 
 import io
-from typing import Any, TextIO
+import json
+import os
+import re
+import sys
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from structlog.dev import ConsoleRenderer, plain_traceback
-from structlog.typing import EventDict, ExcInfo, Processor
+if TYPE_CHECKING:  # structlog is imported late: help has no use for it
+    from structlog.typing import EventDict, ExcInfo, Processor
+
+_UNPRINTABLE = re.compile(r"\r(?!\n)|[^\r\n\t -~]")
+"""Characters that may be unprintable. A carriage return alone would let a text overwrite its line."""
 
 
 def console_lines(out: TextIO) -> list[Processor]:
@@ -15,6 +24,8 @@ def console_lines(out: TextIO) -> list[Processor]:
     Tracebacks are plain: where rich is installed, structlog's own show the values of all variables, which may be secret
     and fill the screen.
     """
+    from structlog.dev import ConsoleRenderer
+
     return [_printable_values, ConsoleRenderer(colors=out.isatty(), exception_formatter=_traceback)]
 
 
@@ -25,11 +36,109 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def for_terminal(text: str) -> str:
+    """A text of several lines that cannot control a terminal: other characters that cannot be printed become escapes.
+
+    The escapes are those of JSON, so that a JSON document stays one with the same values.
+
+    >>> for_terminal('{"name": "\\u202etxt.exe"}')
+    '{"name": "\\\\u202etxt.exe"}'
+    """
+    if text.isprintable():
+        return text
+    return _UNPRINTABLE.sub(_escaped, text)
+
+
+def bytes_for_terminal(data: bytes) -> bytes:
+    """The same for complete lines in UTF-8."""
+    return for_terminal(data.decode(errors="backslashreplace")).encode()
+
+
+def _escaped(found: re.Match[str]) -> str:
+    character = found[0]
+    return character if character.isprintable() else json.dumps(character)[1:-1]
+
+
 def _printable_values(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def _traceback(out: TextIO, error: ExcInfo) -> None:
+    from structlog.dev import plain_traceback
+
     told = io.StringIO()
     plain_traceback(told, error)
     out.write("\n".join(map(printable, told.getvalue().split("\n"))))
+
+
+class MessageStream:
+    """A text stream that drops text which cannot be written, instead of raising `OSError`.
+
+    Messages go to it: on a full disk, or when their reader has gone, the command goes on, and its exit code stays.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text, or drop it."""
+        with suppress(OSError, ValueError):  # ValueError: it was closed
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Write what is buffered, or leave it."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def command_streams() -> Generator[None]:
+    """Standard streams for a command: no character and no full disk makes writing a message raise.
+
+    Characters that the encoding of standard output does not have are written as escapes (standard error of Python
+    does so by itself).
+    """
+    messages, output = sys.stderr, sys.stdout
+    errors = output.errors
+    if isinstance(output, io.TextIOWrapper):
+        output.reconfigure(errors="backslashreplace")
+    sys.stderr = cast("TextIO", MessageStream(messages))
+    try:
+        yield
+    finally:
+        sys.stderr = messages
+        if isinstance(output, io.TextIOWrapper) and errors is not None:
+            with suppress(OSError, ValueError):  # it flushes
+                output.reconfigure(errors=errors)
+        _drop_unwritten(messages)
+
+
+def write_text(text: str) -> None:
+    """Write text for people to standard output, in its encoding."""
+    sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()  # an error of writing is raised here, not while Python ends
+
+
+def write_data(text: str) -> None:
+    """Write JSON, a script or a picture to standard output: always UTF-8, whatever the locale says."""
+    data = for_terminal(text) if sys.stdout.isatty() else text
+    sys.stdout.buffer.write(data.encode("utf-8", "backslashreplace"))  # a lone surrogate may be in a file name
+    sys.stdout.flush()
+
+
+def _drop_unwritten(stream: TextIO) -> None:
+    """Drop messages that are still buffered and cannot be written: Python would end with exit code 120 for them."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

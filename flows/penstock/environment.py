@@ -73,6 +73,29 @@ def _value(found: re.Match[str], environment: Mapping[str, str]) -> str:
     return default
 
 
+_SECRET = re.compile(r"secret|token|passw|pwd|key|credential|auth", re.IGNORECASE)
+
+
+def shown(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """A text with its variables filled in, for messages: variables that are not set, or whose name says that they are
+    secret (SECRET, TOKEN, PASSWORD, KEY, CREDENTIAL, AUTH), stay as they are written.
+
+    >>> shown("${OUT:-out}/${API_TOKEN}.csv", {"API_TOKEN": "t0p"})
+    'out/${API_TOKEN}.csv'
+    """
+
+    def value(found: re.Match[str]) -> str:
+        name = found["name"]
+        if name is not None and _SECRET.search(name):
+            return found[0]
+        try:
+            return filled(found[0], environment)
+        except VariableMissing:
+            return found[0]
+
+    return _VARIABLE.sub(value, text)
+
+
 def variables(text: str) -> list[str]:
     """The names of the variables in a text."""
     return [found["name"] for found in _VARIABLE.finditer(text, 0, text.rfind("}") + 1) if found["name"]]

@@ -350,6 +350,15 @@ class OutletBroke(PenstockError):
         self.reason = reason
 
 
+class OutletLocked(OutletBroke):
+    """The file of an outlet is locked by another process."""
+
+    def __init__(self, outlet: str) -> None:
+        super().__init__(
+            outlet, "another process is writing to it; stop that process, or give each process a file of its own"
+        )
+
+
 class CheckpointRefused(PenstockError):
     """A run cannot go on from a checkpoint."""
 

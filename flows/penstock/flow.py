@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property
 from re import fullmatch
 from typing import Any, TypeVar, cast
@@ -136,11 +137,13 @@ class Flow(Builder[A]):
         return replace(self, serving=Serving(name, http, max_runs, max_line, max_body, max_count))
 
     def with_services(self, others: Mapping[str, Service]) -> Flow[A]:
-        """The same flow, calling other services in the place of those with these names."""
+        """The same flow, calling other services in the place of those with these names. Raises `FlowError`."""
+        _check_known(self.name, "service", others, [service.name for service in self.services])
         return replace(self, steps=tuple(step.with_services(others) for step in self.steps))
 
     def with_outlets(self, others: Mapping[str, Outlet]) -> Flow[A]:
-        """The same flow, handing values to other outlets in the place of those with these names."""
+        """The same flow, handing values to other outlets in the place of those with these names. Raises `FlowError`."""
+        _check_known(self.name, "outlet", others, self.outlets)
         return replace(self, steps=tuple(step.with_outlets(others) for step in self.steps))
 
     @property
@@ -250,3 +253,13 @@ def check_item(item: Any) -> None:
     trouble = type_trouble(item) if isinstance(item, Hashable) else "it is no type"
     if trouble is not None:
         raise FlowError(f"no item can be read as {item!r}: {trouble}; name a type such as a TypedDict or a Struct")
+
+
+def _check_known(flow: str, kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `FlowError` for a name that a flow does not have: a replacement must not be ignored."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known) or 'none'}"
+            raise FlowError(f"flow {flow} has no {kind} {name!r}; {hint}")

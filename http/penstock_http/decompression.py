@@ -84,11 +84,15 @@ class Zlib:
 
     @property
     def complete(self) -> bool:
-        return self._begun and (self._object is None or self._object.eof)
+        return self._object is None or self._object.eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         while data or self._full:
             if self._object is None:
+                if self._gzip and self._begun:
+                    data = data.lstrip(b"\0")  # padding behind a member is no content, as `gzip` and Python have it
+                    if not data:
+                        return
                 self._object = zlib.decompressobj(self._bits(data[0]))
                 self._begun = True
             piece = self._object.decompress(data, PIECE)
@@ -118,7 +122,7 @@ class Zstd:
 
     @property
     def complete(self) -> bool:
-        return self._begun and self._object.eof
+        return not self._begun or self._object.eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         while data or not self._object.needs_input:

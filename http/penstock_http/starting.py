@@ -10,6 +10,7 @@ from typing import Any
 from penstock.files.load import FlowFile, load, loads
 from penstock.flow import Flow
 from penstock.orders import sample_orders, simulated_inventory, simulated_pricing
+from penstock.outlets import check_outlets
 from penstock.runner.finding import find_flow
 from penstock.runtime import Every, Once
 from penstock.services import Service
@@ -28,6 +29,7 @@ def loader(settings: Settings) -> Loader:
 def with_defaults(file: FlowFile, settings: Settings) -> Flow[Any]:
     """The flow of a file; what the file leaves open is as the settings have it. `--workers 0` means none."""
     said = file.said
+    check_outlets(file.flow.outlets.values(), locks=True)
     return _completed(file.flow, settings, window="window" not in said, dead_letters="dead_letters" not in said)
 
 
@@ -38,6 +40,7 @@ def in_python(name: str, settings: Settings) -> Offer:
     """
     found = find_flow(name)
     flow = found.flow
+    check_outlets(flow.outlets.values(), locks=True)
     usual = (flow.elements, flow.bytes) == (ELEMENTS, BYTES)
     return Offer(_completed(flow, settings, window=usual, dead_letters=flow.store is None), found.digest, name)
 

@@ -81,8 +81,9 @@ async def follow(
     body: Body | None,
     output: Output | Collected,
     pace: Pace,
+    opening: bytes = b"",
 ) -> Summary:
-    """See a run to its end, watching the client meanwhile. A response, if there is one, begins at once.
+    """See a run to its end, watching the client meanwhile. A response, if there is one, begins at once with `opening`.
 
     Raises `ConnectionError` when the client left, or is cancelled then; the connection is closed and the run over.
     """
@@ -92,15 +93,19 @@ async def follow(
             # Its head is sent by itself: sent with the first results it would cost less, but a client that sends head
             # and body apart, and whose kernel holds the body back until the head is acknowledged, would wait for it.
             await response.prepare(request)
+            if opening:
+                await output.write(opening)
         summary = await run.finished
         if summary.reason == "left":
             raise ConnectionResetError("the client left")
         return summary
-    except (asyncio.CancelledError, ConnectionError):
+    except (asyncio.CancelledError, ConnectionError, ReaderGone) as error:
         run.abort("left")
         await run.finished
         if request.transport is not None:
             request.transport.abort()
+        if isinstance(error, ReaderGone):
+            raise ConnectionResetError("the client left") from None
         raise
     finally:
         watch.end()

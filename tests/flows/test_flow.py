@@ -20,6 +20,7 @@ from reactivex import operators as ops
 from laws.virtual import quiet, results
 from penstock import Flow, Service, When, from_iterable, ndjson
 from penstock.errors import FlowError, RunError
+from penstock.orders import orders_flow
 from penstock.outlets import Nowhere
 from penstock.sinks import Discard, Lines
 from penstock.sources import Source
@@ -463,3 +464,12 @@ def test_fields_that_letters_do_not_keep_have_plain_paths(path: Any) -> None:
     with pytest.raises(FlowError, match=r"names of fields, with dots between them: card\.number; got "):
         Flow[Any]("f").dead_letters("memory", redact=["card.number", path])
     assert Flow[Any]("f").dead_letters("memory", redact=["card.number", "größe", "e mail", "@id"]).redacted
+
+
+def test_services_and_outlets_that_a_flow_does_not_have_are_refused() -> None:
+    """A replacement with a misspelled name must not leave the real service in its place."""
+    flow = orders_flow()
+    with pytest.raises(FlowError, match="flow orders has no service 'pricng'; did you mean 'pricing'"):
+        flow.with_services({"pricng": flow.services[0]})
+    with pytest.raises(FlowError, match="flow orders has no outlet 'nope'; it has none"):
+        flow.with_outlets({"nope": Nowhere()})

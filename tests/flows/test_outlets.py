@@ -11,6 +11,8 @@ import math
 import os
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ from msgspec import Struct
 from structlog.testing import capture_logs
 
 from flows.test_files import read, really
-from penstock.errors import FlowError, OtherFields, OutletBroke, Unencodable
+from penstock.errors import FlowError, OtherFields, OutletBroke, OutletLocked, Unencodable
 from penstock.formats import Format
-from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput
+from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput, check_outlets
 from penstock.outlets.valve import Valve
 from penstock.outlets.writers import CsvWriter
 from penstock.sources import from_file
@@ -240,19 +242,19 @@ def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path, name: str, reason
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("${HIDDEN}/none/a.ndjson", "there is no folder ${HIDDEN}/none; make it, or name another"),
-        ("${HIDDEN}/file/a.ndjson", "there is no folder ${HIDDEN}/file; make it, or name another"),
-        ("${HIDDEN}/pipe.csv", "it is no regular file; for pipes use StandardOutput()"),
-        ("${HIDDEN}/a.csv", "its columns are a, not b; name another file, or its columns"),
-        ("${WHOLE}", "there is no folder for it; make it, or name another"),
+        ("${SECRET_DIR}/none/a.ndjson", "there is no folder ${SECRET_DIR}/none; make it, or name another"),
+        ("${SECRET_DIR}/file/a.ndjson", "there is no folder ${SECRET_DIR}/file; make it, or name another"),
+        ("${SECRET_DIR}/pipe.csv", "it is no regular file; for pipes use StandardOutput()"),
+        ("${SECRET_DIR}/a.csv", "its columns are a, not b; name another file, or its columns"),
+        ("${WHOLE_KEY}", "there is no folder for it; make it, or name another"),
     ],
 )
-def test_errors_name_a_path_as_it_was_written(
+def test_errors_do_not_name_what_a_secret_variable_holds(
     tmp_path: Path, path: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a variable holds may be a secret; that of the log is a name to look for in the flow."""
-    monkeypatch.setenv("HIDDEN", str(tmp_path))
-    monkeypatch.setenv("WHOLE", str(tmp_path / "none" / "a.csv"))
+    """A variable whose name says that it is secret stays as it is written."""
+    monkeypatch.setenv("SECRET_DIR", str(tmp_path))
+    monkeypatch.setenv("WHOLE_KEY", str(tmp_path / "none" / "a.csv"))
     (tmp_path / "file").touch()
     (tmp_path / "a.csv").write_bytes(b"a\n")
     os.mkfifo(tmp_path / "pipe.csv")
@@ -271,6 +273,88 @@ def test_errors_name_a_path_as_it_was_written(
     assert str(tmp_path) not in f"{error} {logs}"
 
 
+def test_errors_name_the_resolved_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of the log has to see which folder is missing."""
+    monkeypatch.setenv("OUT", str(tmp_path / "none"))
+    for locks in (False, True):
+        with pytest.raises(OutletBroke) as caught:
+            check_outlets([FileOutlet("${OUT:-out}/a.ndjson")], locks=locks)
+        folder = tmp_path / "none"
+        reason = f"there is no folder {folder}; make it, or name another"
+        assert str(caught.value) == f"{folder}/a.ndjson cannot be written: {reason}"
+
+
+def test_values_wait_while_another_process_holds_the_lock(tmp_path: Path) -> None:
+    """A lock is no failure of an element: the write waits, says so once, and goes on when the lock is free."""
+    path = tmp_path / "a.ndjson"
+
+    async def main() -> list[Exception | None]:
+        other, outlet = FileOutlet(path), FileOutlet(path)
+        await other.open()
+        valve = Valve.of(outlet)
+        write = asyncio.create_task(valve.write([{"id": 1}], 5.0))
+        while not logs:
+            await asyncio.sleep(0.01)
+        assert not write.done()
+        await other.aclose()
+        answers = await write
+        await valve.leave()
+        return list(answers or ())
+
+    with capture_logs() as logs:
+        assert really(main()) == []
+    assert [entry["event"] for entry in logs] == ["outlet.waiting", "outlet.lock_acquired"]
+    assert written(path) == [{"id": 1}]
+
+
+def test_a_cancel_ends_the_wait_for_a_lock(tmp_path: Path) -> None:
+    """Every wait has an end; the file is free for others after it."""
+    path = tmp_path / "a.ndjson"
+
+    async def main() -> None:
+        other = FileOutlet(path)
+        await other.open()
+        valve = Valve.of(FileOutlet(path))
+        write = asyncio.create_task(valve.write([{"id": 1}], 5.0))
+        while not logs:
+            await asyncio.sleep(0.01)
+        write.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await write
+        await valve.leave()
+        await other.write([{"id": 2}])
+        await other.aclose()
+
+    with capture_logs() as logs:
+        really(main())
+    assert written(path) == [{"id": 2}]
+
+
+def test_a_file_that_another_process_writes_to_is_refused_at_the_start(tmp_path: Path) -> None:
+    """A check says so before anything runs; the files of this process are fine."""
+    path = tmp_path / "a.ndjson"
+    program = (
+        "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print('locked', flush=True); "
+        "sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        check_outlets([FileOutlet(path)], locks=False)
+        with pytest.raises(OutletLocked, match="another process is writing to it"):
+            check_outlets([FileOutlet(path)], locks=True)
+        other.communicate()
+
+    async def main() -> None:
+        mine = FileOutlet(path)
+        await mine.open()
+        check_outlets([FileOutlet(path)], locks=True)
+        await mine.aclose()
+
+    really(main())
+
+
 @every_name
 def test_a_file_has_one_writer(tmp_path: Path, name: str) -> None:
     """The second is refused until the first has closed."""
@@ -278,7 +362,7 @@ def test_a_file_has_one_writer(tmp_path: Path, name: str) -> None:
     async def main() -> None:
         first, second = FileOutlet(tmp_path / name), FileOutlet(tmp_path / name)
         await first.open()
-        with pytest.raises(OutletBroke, match="somebody else is writing"):
+        with pytest.raises(OutletBroke, match="another process is writing"):
             await second.open()
         await first.write([{"id": "1"}])
         await first.aclose()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from penstock_http.decompression import decompressed
+from service.conftest import Serve
 from service.processes import Process
 from service.wire import NDJSON, Answer, orders
 
@@ -105,13 +106,51 @@ def test_events_hold_the_same_records(server: Process) -> None:
     """`text/event-stream`: each result is an event with its seq as id, and the end record is an event too."""
     answer = server.ask("GET", "/orders/bulk?count=4&order=input", Accept="text/event-stream")
     assert answer.headers["content-type"] == "text/event-stream"
-    found = events(answer.body)
+    opening, *found = events(answer.body)
+    assert opening == {"retry": "10000", "id": "start"}
     assert [(event["event"], event.get("id")) for event in found] == [
         *(("result", str(seq)) for seq in range(4)),
         ("end", None),
     ]
     assert json.loads(found[0]["data"]) == ok(0, 1)
     assert json.loads(found[-1]["data"])["end"]["received"] == 4
+
+
+def test_event_streams_open_with_an_id_before_the_first_result(serve: Serve) -> None:
+    """A client that reconnects before the first result sends `Last-Event-ID` too, as it has received an id."""
+    process = serve("--latency-scale", 1000)
+    for encoding in ("identity", "gzip"):
+        with process.connect() as client:
+            client.request("GET", "/orders/bulk?count=1", Accept="text/event-stream", Accept_Encoding=encoding)
+            answer = client.answer()
+            assert next(answer.pieces()) == b"retry: 10000\nid: start\n\n"
+            assert answer.headers.get("content-encoding", "identity") == encoding
+
+
+@pytest.mark.parametrize("id", ["start", "3", "3.1"])
+@pytest.mark.parametrize("accept", ["text/event-stream", NDJSON, "application/json"])
+def test_a_get_with_last_event_id_starts_no_run(server: Process, id: str, accept: str) -> None:
+    """204 makes an EventSource stop reconnecting, and no service is called a second time."""
+    received, refused = (
+        server.metric("penstock_received_total"),
+        server.metric("penstock_http_refused_total", reason="cannot_resume"),
+    )
+    answer = server.ask("GET", "/orders/bulk?count=3", Accept=accept, Last_Event_ID=id)
+    assert (answer.status, answer.body, answer.headers.get("penstock-run")) == (204, b"", None)
+    assert answer.headers["cache-control"] == "no-store"
+    assert server.metric("penstock_received_total") == received
+    assert server.metric("penstock_http_refused_total", reason="cannot_resume") == refused + 1
+
+
+def test_a_post_with_last_event_id_is_refused(server: Process) -> None:
+    """Clients that reconnect with their body must not run it twice either."""
+    answer = server.post({"orderId": 1}, Accept="text/event-stream", Last_Event_ID="0")
+    assert (answer.status, answer.json()["code"]) == (409, "cannot_resume")
+
+
+def test_an_empty_last_event_id_is_none(server: Process) -> None:
+    """A client without an id does not send the header, or sends it empty: its run is its first."""
+    assert server.ask("GET", "/orders/bulk?count=2", Last_Event_ID="").end["received"] == 2
 
 
 @pytest.mark.parametrize(("count", "status"), [(2, 200), (3, 207)])
@@ -310,6 +349,30 @@ def test_zstd_may_refer_back_as_far_as_http_has_it_and_no_further(server: Proces
         body = packer.compress(orders(3)) + packer.flush()
         answer = server.ask("POST", "/orders/bulk", body, Content_Type=NDJSON, Content_Encoding="zstd")
         assert answer.end["reason"] == reason
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd"])
+def test_an_empty_body_is_an_empty_run_in_every_encoding(server: Process, encoding: str) -> None:
+    """Nothing, compressed or not, holds no items."""
+    answer = server.ask("POST", "/orders/bulk", b"", Content_Type=NDJSON, Content_Encoding=encoding)
+    assert (answer.status, answer.end["reason"], answer.end["received"]) == (200, "completed", 0)
+
+
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+def test_zero_bytes_behind_gzip_members_are_padding(step: int) -> None:
+    """As in files (gzip and Python skip them too), wherever the chunks of the body are cut."""
+    padded = gzip.compress(b"a\n") + bytes(600) + gzip.compress(b"b\n") + bytes(600)
+
+    async def main() -> bytes:
+        chunks = (padded[start : start + step] for start in range(0, len(padded), step))
+
+        async def body() -> AsyncIterator[bytes]:
+            for chunk in chunks:
+                yield chunk
+
+        return b"".join([piece async for piece in decompressed(body(), "gzip")])
+
+    assert asyncio.run(main()) == b"a\nb\n"
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])

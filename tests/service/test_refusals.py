@@ -45,6 +45,7 @@ def refusal(answer: Answer, status: int) -> str:
         ("/dead-letters?limit=0", "limit has to be"),
         ("/dead-letters?after=zz", "after has to be the next of the page before: no id of a dead letter: 'zz'"),
         ("/dead-letters?since=yesterday", "2030-01-31"),
+        ("/dead-letters?state=bogus", "state: expected one of waiting, parked, got 'bogus'"),
         ("/dead-letters?setp=decode", "did you mean step?"),
     ],
 )

@@ -12,6 +12,7 @@ from contextlib import aclosing, suppress
 from penstock.any_json import as_json
 from penstock.arguments import positive
 from penstock.complaints import complain
+from penstock.console import write_data
 from penstock.deadletters.letter import Letter, as_document
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Store
 from penstock.deadletters.stores import MEMORY, make_store, place_of
@@ -70,7 +71,9 @@ def make_parser() -> argparse.ArgumentParser:
     show.add_argument("id", metavar="ID", help="as the list, the client's line and the log have it")
     form = show.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as a JSON document")
-    form.add_argument("--input", action="store_true", help="only the bytes that came in, as they came")
+    form.add_argument(
+        "--input", action="store_true", help="only the bytes that came in, as they came; escaped on a terminal"
+    )
     return parser
 
 
@@ -86,7 +89,7 @@ def open_later(url: str) -> Store:
     """The store at a URL, which must be there already; raises `FlowError` for one that no other process can see."""
     if place_of(url) == MEMORY:
         raise FlowError("letters in memory: can be seen by their own process only; ask it over HTTP: GET /dead-letters")
-    return make_store(url, create=False)
+    return make_store(url, create=False, read_only=True)
 
 
 async def look(store: Store, options: argparse.Namespace) -> int:
@@ -106,7 +109,7 @@ async def list_letters(store: Store, options: argparse.Namespace) -> int:
         async for letters, more in found:
             lines = table.lines(letters) if table else [as_json(as_document(letter)).decode() for letter in letters]
             for line in lines:
-                put(line)
+                write_data(line + "\n")
             count += len(letters)
             last = letters[-1].id if more else ""
     if not count:
@@ -138,7 +141,10 @@ async def show_letter(store: Store, options: argparse.Namespace) -> int:
     if letter is None:
         return complain("dead-letters", f"there is no dead letter {options.id} at {store.url}")
     if options.input:
-        sys.stdout.buffer.write(letter.input)
+        if sys.stdout.isatty():
+            write_data(letter.input.decode(errors="backslashreplace"))
+        else:
+            sys.stdout.buffer.write(letter.input)
         kept = len(letter.input)
         if kept != letter.input_size:
             return complain(
@@ -146,13 +152,7 @@ async def show_letter(store: Store, options: argparse.Namespace) -> int:
                 f"{letter.input_size} bytes came in, but {kept} are kept: the beginning, or all without secret fields",
             )
     elif options.json:
-        put(as_json(as_document(letter)).decode())
+        write_data(as_json(as_document(letter)).decode() + "\n")
     else:
-        for line in in_full(letter):
-            put(line)
+        write_data("".join(line + "\n" for line in in_full(letter)))
     return 0
-
-
-def put(line: str) -> None:
-    """Write a line to standard output, in UTF-8 whatever the terminal says: JSON is nothing else."""
-    sys.stdout.buffer.write(line.encode() + b"\n")

@@ -37,12 +37,12 @@ LETTERS = Table(
 class Reader:
     """Reads beside the one who writes: a long page does not hold up a commit, and WAL lets both go on."""
 
-    def __init__(self, path: Path, busy_seconds: float) -> None:
+    def __init__(self, path: Path, busy_seconds: float, *, read_only: bool = False) -> None:
         self._path = path
         self._file = identity(path)
         place = f"file:{quote(os.fsencode(path))}"  # a URI, because reading must not create a file
         self._engine = create_async_engine(
-            URL.create("sqlite+aiosqlite", database=place, query={"mode": "rw", "uri": "true"}),
+            URL.create("sqlite+aiosqlite", database=place, query=access(path, read_only=read_only) | {"uri": "true"}),
             isolation_level="AUTOCOMMIT",
             connect_args={"timeout": busy_seconds},
             pool_size=1,
@@ -86,6 +86,22 @@ class Reader:
                     if not all(sheet.take(letter_of(row)) for row in rows):
                         return sheet.page(more=True)
             return sheet.page(more=False)
+
+
+def access(path: Path, *, read_only: bool) -> dict[str, str]:
+    """How SQLite is to open a file, as parameters of its URI.
+
+    A database in WAL mode can be read without write permission if its -wal and -shm files are there. If there is no
+    -wal file, nothing is missing from the database itself, and `immutable` reads it without making these files
+    (https://www.sqlite.org/wal.html#read_only_databases).
+    """
+    if not read_only or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        return {"mode": "rw"}
+    try:
+        has_wal = os.stat(f"{path}-wal").st_size > 0
+    except FileNotFoundError:
+        has_wal = False
+    return {"mode": "ro"} if has_wal else {"mode": "ro", "immutable": "1"}
 
 
 def page_query(filter: Filter, after: str | None, limit: int) -> Select[Any]:

@@ -37,6 +37,8 @@ class SqliteStore:
     statement waits for another process that writes. Letters that other processes add or change are seen at once by
     `get` and `page`, and by `counts` after `refresh_seconds` and a second look.
 
+    `read_only=True` needs no write permission: `get` and `page` work, `add` does not.
+
     `apart=True` has letters written by a process of its own, which ends with this one: beside a busy event loop a
     thread waits for the interpreter longer than it writes. Where there is no Python to start, a thread writes all the
     same.
@@ -51,8 +53,10 @@ class SqliteStore:
         refresh_seconds: float = 5.0,
         said: str | None = None,
         apart: bool = False,
+        read_only: bool = False,
     ) -> None:
         check_file(url, url)
+        self._read_only = read_only
         self.url = url if said is None else said
         self._path = Path(url.removeprefix(SQLITE))
         self._create = create
@@ -139,7 +143,8 @@ class SqliteStore:
         try:
             if not self._create and not self._path.exists():
                 raise StoreMissing(self.url)
-            await self._committer.open()
+            if not self._read_only:
+                await self._committer.open()
         except BaseException as error:
             await self._committer.aclose()
             if isinstance(error, Exception):
@@ -152,6 +157,8 @@ class SqliteStore:
     def add(self, letters: Sequence[Letter]) -> Awaitable[None]:
         """Store letters in one durable commit, together with those of other callers."""
         self._refuse_when_closed()
+        if self._read_only:
+            raise StoreError(f"the dead letters at {self.url} are open for reading only")
         try:
             columns = columns_of(letters)
         except Exception as error:
@@ -212,7 +219,9 @@ class SqliteStore:
             if reader is None:  # in a thread, because the event loop has no time for an import of 150 ms
                 imported = await in_thread(lambda: import_module("penstock.deadletters.reader"))
                 self._refuse_when_closed()
-                reader = self._reader = self._reader or imported.Reader(self._file, self._busy_seconds)
+                reader = self._reader = self._reader or imported.Reader(
+                    self._file, self._busy_seconds, read_only=self._read_only
+                )
             return await read(reader)
         except Exception as error:
             told = self._trouble(error)

@@ -15,6 +15,9 @@ from penstock.errors import FlowError, StoreError
 SQLITE = "sqlite:///"
 """What the URL of a file begins with."""
 
+STATES = ("waiting", "parked")
+"""The states that a letter can be in."""
+
 PAGE = 100
 """Letters on one page unless told otherwise."""
 
@@ -46,10 +49,13 @@ class Filter(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, texts: Mapping[str, str]) -> Filter:
-        """The filter that texts ask for, by the names of the fields; raises `ValueError` for a time that is none.
+        """The filter that texts ask for, by the names of the fields; raises `ValueError` for a
+        state that does not exist and for a time that is none.
 
         Times are written as ISO 8601 has them, in UTC unless they name another zone.
         """
+        if (state := texts.get("state", STATES[0])) not in STATES:
+            raise ValueError(f"state: expected one of {', '.join(STATES)}, got {state!r}")
         return cls(
             flow=texts.get("flow"),
             run=texts.get("run"),

@@ -39,10 +39,11 @@ def check_store(url: str) -> None:
         check_file(where, url)
 
 
-def make_store(url: str, *, create: bool = True, apart: bool = False) -> Store:
+def make_store(url: str, *, create: bool = True, apart: bool = False, read_only: bool = False) -> Store:
     """The store that a URL names, not yet open; raises `FlowError` for a URL that names none.
 
     With `create=False`, opening a database that is not there raises `StoreMissing` instead of creating it.
+    With `read_only=True`, it can only be read, and needs no write permission.
     With `apart=True`, one that writes to a file does it in a process of its own.
     """
     check_store(url)
@@ -50,7 +51,7 @@ def make_store(url: str, *, create: bool = True, apart: bool = False) -> Store:
         return MemoryStore()
     from penstock.deadletters.sqlite import SqliteStore  # imported late: who keeps letters elsewhere needs no SQLite
 
-    return SqliteStore(where, create=create, said=url, apart=apart)
+    return SqliteStore(where, create=create, said=url, apart=apart, read_only=read_only)
 
 
 class Stores:

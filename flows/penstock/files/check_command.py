@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +12,16 @@ from typing import Any
 
 from penstock.bound import Bound
 from penstock.complaints import complain
-from penstock.errors import FlowError, FlowFileError
+from penstock.console import write_data, write_text
+from penstock.errors import FlowError, FlowFileError, OutletBroke
 from penstock.files.folders import files_of
 from penstock.files.load import FlowFile, load
+from penstock.files.mistakes import Mistake
 from penstock.files.neighbours import Neighbours
 from penstock.files.pictures.facts import size
+from penstock.files.places import Place
 from penstock.files.shared import check_shared, is_shared
+from penstock.outlets import check_outlets
 from penstock.settings import SettingsError, load_settings
 from penstock.steps import walk
 
@@ -34,10 +37,9 @@ def command(arguments: list[str]) -> int:
     neighbours = Neighbours()
     reports = [report(path, neighbours) for path in paths]
     if options.json:
-        sys.stdout.write(json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
+        write_data(json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
     else:
-        sys.stdout.write("".join(line + "\n" for one in reports for line in lines_of(one, quiet=options.quiet)))
-    sys.stdout.flush()
+        write_text("".join(line + "\n" for one in reports for line in lines_of(one, quiet=options.quiet)))
     settings_code = check_settings()
     if not all(path.exists() for path in paths):
         return 2
@@ -82,9 +84,13 @@ def report(path: Path, neighbours: Neighbours) -> dict[str, Any]:
         file = load(path)
         if (clash := neighbours.add(file)) is not None:
             raise FlowFileError([clash])
+        check_outlets(file.flow.outlets.values(), locks=False)
     except FlowFileError as error:
         mistakes = [mistake.document() | {"text": str(mistake)} for mistake in error.mistakes]
         return {"file": str(path), "ok": False, "mistakes": mistakes, "more": error.more}
+    except OutletBroke as error:
+        mistake = Mistake(Place(str(path)), str(error))
+        return {"file": str(path), "ok": False, "mistakes": [mistake.document() | {"text": str(mistake)}], "more": 0}
     return {"file": str(path), "ok": True, "flow": file.flow.name, "has": counted(file), "bound": measured(file)}
 
 

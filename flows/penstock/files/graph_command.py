@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from penstock.complaints import complain
+from penstock.console import write_data
 from penstock.errors import PenstockError
 from penstock.files.graph import graph_of
 from penstock.files.pictures import FORMATS
@@ -84,8 +84,7 @@ def is_same(file: str, output: str) -> bool:
 def put(picture: str, output: str | None) -> int:
     """Write a picture, in UTF-8 whatever the terminal says; returns the exit code."""
     if output is None:
-        sys.stdout.buffer.write(picture.encode())
-        sys.stdout.flush()  # a reader that has gone is noticed here, not while Python ends
+        write_data(picture)
         return 0
     try:
         Path(output).write_text(picture, encoding="utf-8", newline="\n")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
+from penstock.console import write_data
 from penstock.files.model import FLOW, SHARED_FILE, TESTS_FILE
 
 KINDS = {"flow": FLOW, "shared": SHARED_FILE, "tests": TESTS_FILE}
@@ -16,7 +16,7 @@ KINDS = {"flow": FLOW, "shared": SHARED_FILE, "tests": TESTS_FILE}
 def command(arguments: list[str]) -> int:
     """Print the schema; returns 0."""
     options = make_parser().parse_args(arguments)
-    sys.stdout.write(json.dumps(schema(options.kind), indent=2, ensure_ascii=False) + "\n")
+    write_data(json.dumps(schema(options.kind), indent=2, ensure_ascii=False) + "\n")
     return 0
 
 

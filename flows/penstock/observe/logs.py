@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TextIO, cast
 import msgspec
 import structlog
 
-from penstock.console import console_lines
+from penstock.console import bytes_for_terminal, console_lines
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -50,7 +50,10 @@ def set_up_logs(form: str = "auto", level: str = "info", stream: TextIO | None =
     as_lines: list[Any] = (
         [*console_lines(out), _to_bytes]
         if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_to_json)]
+        else [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(_to_json_for_terminal if out.isatty() else _to_json),
+        ]
     )
     structlog.configure(
         processors=[
@@ -77,6 +80,10 @@ def _to_json(event: dict[str, Any], **_: Any) -> bytes:
         return json.dumps(
             {str(key): value if isinstance(value, int | float) else str(value) for key, value in event.items()}
         ).encode()
+
+
+def _to_json_for_terminal(event: dict[str, Any], **_: Any) -> bytes:
+    return bytes_for_terminal(_to_json(event))
 
 
 class _Forward(logging.Handler):

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
+from penstock.deadletters.store import STATES
 from penstock.element import Outcome
 from penstock.observe.logs import LogFile
 from penstock.runtime import Supervisor, Totals
@@ -146,7 +147,7 @@ def dead_letters_total(of: Watched) -> Readings:
 
 def dead_letters(of: Watched) -> Readings:
     """Dead letters in the stores, by state."""
-    states = Counter({"waiting": 0, "parked": 0})
+    states = Counter(dict.fromkeys(STATES, 0))
     for store in of.supervisor.stores.all():
         states.update(store.counts())
     return (((state,), number) for state, number in states.items())

@@ -14,7 +14,7 @@ import structlog
 
 from penstock.csv_cells import cell_reader
 from penstock.csv_rows import RowSplitter
-from penstock.errors import OutletBroke
+from penstock.errors import OutletBroke, OutletLocked
 from penstock.formats import Format, is_compressed
 from penstock.outlets.repairs import CHUNK, repair, repair_compressed
 from penstock.outlets.writers import Writer, make_writer
@@ -43,7 +43,7 @@ class Whole(NamedTuple):
 class OpenFile:
     """Blocking calls, to be made in a thread, one at a time. What the system refuses them they raise as `OutletBroke`.
 
-    `said` is what errors call the file: the path as it was written, so that they tell no variable of the environment.
+    `said` is what errors call the file: its path, without the values of variables that are secret.
     """
 
     def __init__(self, path: str, format: Format, fields: Sequence[str] | None, said: str) -> None:
@@ -52,6 +52,7 @@ class OpenFile:
         self._format = format
         self._fields = fields
         self._descriptor = -1
+        self._locked = False
         self._writer: Writer = make_writer(format, fields)
         self._compressor = zlib.compressobj(wbits=31) if is_compressed(path) else None
         self._member = False
@@ -61,9 +62,7 @@ class OpenFile:
 
     def open(self, closed: Whole | None = None) -> None:
         """Open the file, and see to it that its end is whole, unless it is as it was `closed`."""
-        if not os.path.isdir(os.path.dirname(self._path) or "."):
-            folder = os.path.dirname(self._said) or "for it"
-            raise OutletBroke(self._said, f"there is no folder {folder}; make it, or name another")
+        check_folder(self._path, self._said)
         try:
             self._open_alone()
             if Whole.of(self._descriptor) != closed:
@@ -107,6 +106,9 @@ class OpenFile:
     def close(self) -> None:
         """Let go of the file."""
         if self._descriptor >= 0:
+            if self._locked:
+                _LOCKED_HERE.discard(_identity(self._descriptor))
+                self._locked = False
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -144,9 +146,9 @@ class OpenFile:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise OutletBroke(
-                    self._said, "somebody else is writing to it; give each writer a file of its own"
-                ) from None
+                raise OutletLocked(self._said) from None
+            self._locked = True
+            _LOCKED_HERE.add(_identity(self._descriptor))
 
     def _repair(self) -> None:
         aside = f"{self._path}.torn"
@@ -178,6 +180,56 @@ class OpenFile:
                 if rows := splitter.feed(chunk):
                     return _cells(self._said, rows[0].raw)
         return None
+
+
+def check_folder(path: str, said: str) -> None:
+    """Raise `OutletBroke` if the folder of a file is not there."""
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        folder = os.path.dirname(said) or "for it"
+        raise OutletBroke(said, f"there is no folder {folder}; make it, or name another")
+
+
+def check_path(path: str, said: str) -> None:
+    """Raise `OutletBroke` if a file cannot be appended to, or made, as far as that is known without doing it."""
+    check_folder(path, said)
+    try:
+        facts = os.stat(path)
+    except OSError:  # it is not there yet; a link to nothing counts as that
+        if not os.access(os.path.dirname(path) or ".", os.W_OK | os.X_OK):
+            raise OutletBroke(said, "its folder is not writable") from None
+        return
+    if not stat.S_ISREG(facts.st_mode):
+        raise OutletBroke(said, "it is no regular file; for pipes use StandardOutput()")
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise OutletBroke(said, "it is not readable and writable")
+
+
+def check_unlocked(path: str, said: str) -> None:
+    """Raise `OutletLocked` if another process writes to a file. Files that this process writes to are fine."""
+    if fcntl is None:
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError:  # it is not there, or cannot be opened: the check of the path, or the first write, tells
+        return
+    try:
+        if _identity(descriptor) not in _LOCKED_HERE:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two checks do not disturb each other
+    except BlockingIOError:
+        raise OutletLocked(said) from None
+    except OSError:  # a file system without locks
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    facts = os.fstat(descriptor)
+    return facts.st_dev, facts.st_ino
+
+
+_LOCKED_HERE: set[tuple[int, int]] = set()
+"""The files that this process holds locks of, by device and inode."""
 
 
 def _cells(path: str, row: bytes) -> list[str]:

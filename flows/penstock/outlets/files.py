@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike, fspath
 from typing import Any
 
-from penstock.environment import filled
+from penstock.environment import filled, shown
 from penstock.errors import OutletBroke
 from penstock.formats import Format, format_of
-from penstock.outlets.appending import OpenFile, Whole
+from penstock.outlets.appending import OpenFile, Whole, check_path, check_unlocked
+from penstock.outlets.outlet import Outlet
 from penstock.outlets.writers import check_fields
 from penstock.threads import in_thread
 
@@ -23,7 +24,7 @@ class FileOutlet:
     Each write appends whole lines, in one piece; a write that fails, such as on a full disk, leaves none of its lines.
     Closing waits until the disk has them. Half a line that a killed process left at the end is moved to FILE.torn when
     the file is opened (`outlet.torn`), so that no new line is glued to it. A file has one writer at a time: it is
-    locked.
+    locked. While another process holds the lock, elements wait (`outlet.waiting`).
 
     A CSV file has a header, written when it is new or empty. Its columns are those that the file has, or `fields`, or
     else the fields of the first value; a value with other fields fails alone. What is no text is written as JSON. NaN
@@ -52,9 +53,16 @@ class FileOutlet:
         self._file = None
         self._closed = None
 
+    def check(self, *, locks: bool) -> None:
+        """Raise `OutletBroke` if the file cannot be written; with `locks`, also if another process writes to it."""
+        path, said = filled(self.path), shown(self.path)
+        check_path(path, said)
+        if locks:
+            check_unlocked(path, said)
+
     async def open(self) -> None:
         """Open the file, making it if there is none. Raises `OutletBroke`."""
-        file = OpenFile(filled(self.path), self.format, self.fields, self.path)
+        file = OpenFile(filled(self.path), self.format, self.fields, shown(self.path))
         try:
             await in_thread(partial(file.open, self._closed))
         except BaseException:
@@ -74,3 +82,10 @@ class FileOutlet:
         if file is not None:
             self._closed = None
             self._closed = await in_thread(file.finish)
+
+
+def check_outlets(outlets: Iterable[Outlet], *, locks: bool) -> None:
+    """Raise `OutletBroke` for the first file that cannot be written, before anything runs."""
+    for outlet in outlets:
+        if isinstance(outlet, FileOutlet):
+            outlet.check(locks=locks)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from penstock.console import bytes_for_terminal
 from penstock.errors import ReaderGone
 from penstock.formats import Format, named_format
 from penstock.outlets.writers import Writer, check_fields, make_writer
@@ -50,6 +51,8 @@ class StandardOutput:
     async def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
         """Write values; returns for each that cannot be written why."""
         data, refusals = self._writer.write(values)
+        if os.isatty(self.descriptor):
+            data = bytes_for_terminal(data)
         await self._finish_line()
         start = row = 0
         try:

@@ -13,7 +13,8 @@ from typing import Any
 
 import structlog
 
-from penstock.errors import CallCancelled, OutletUnavailable, ReaderGone, TimedOut, WrongAnswer, describe
+from penstock.environment import shown
+from penstock.errors import CallCancelled, OutletLocked, OutletUnavailable, ReaderGone, TimedOut, WrongAnswer, describe
 from penstock.outlets.outlet import Outlet
 from penstock.scope import CANCEL_SECONDS
 from penstock.services import Backoff
@@ -23,6 +24,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 BACKOFF = Backoff(first=0.1, cap=5.0)
 """How long values wait before an outlet that could not be opened is tried again."""
+
+LOCK_POLL = 0.5
+"""Seconds between two attempts to open an outlet that another process has locked; `flock` with a wait would keep a
+thread that nothing can cancel."""
 
 GRACE = 1.0
 """Seconds that a cancelled call of an outlet may take to end before it is given up."""
@@ -101,7 +106,7 @@ class Valve:
         if self._failures:
             await asyncio.sleep(self._retry_at - self.loop.time())
         try:
-            await self._make(self._open_outlet, seconds)
+            await self._open_unlocked(seconds)
         except Exception as error:
             self._failures += 1
             wait = BACKOFF.seconds(self._failures, self._chance)
@@ -110,6 +115,26 @@ class Valve:
             log.warning("outlet.not_opened", outlet=title, error=reason, retry_in=round(wait, 3))
             raise OutletUnavailable(title, error) from error
         self._failures, self._error = 0, None
+
+    async def _open_unlocked(self, seconds: float) -> None:
+        """Open the outlet; while another process holds its lock, wait: that is no failure of the elements.
+
+        The wait ends when the lock is free, or when the run is cancelled.
+        """
+        begun, attempts = self.loop.time(), 0
+        while True:
+            try:
+                await self._make(self._open_outlet, seconds)
+            except OutletLocked as error:
+                attempts += 1
+                if attempts == 1:
+                    log.warning("outlet.waiting", outlet=_title(self.outlet), reason=error.reason)
+                await asyncio.sleep(LOCK_POLL)
+            else:
+                if attempts:
+                    waited = round(self.loop.time() - begun, 3)
+                    log.warning("outlet.lock_acquired", outlet=_title(self.outlet), waited=waited)
+                return
 
     async def _open_outlet(self) -> None:
         """The call itself tells that it is open: it may do so after everybody stopped waiting, or was cancelled."""
@@ -176,8 +201,8 @@ def _valve_of(outlet: Outlet) -> Valve | None:
 
 
 def _title(outlet: Outlet) -> str:
-    """What an outlet is called in logs and messages: its name, or its path as it was written, or its kind."""
-    return outlet.name or str(getattr(outlet, "path", "")) or type(outlet).__name__
+    """What an outlet is called in logs and messages: its name, or its path, or its kind."""
+    return outlet.name or shown(str(getattr(outlet, "path", ""))) or type(outlet).__name__
 
 
 _VALVES: dict[int, Valve] = {}

@@ -7,8 +7,8 @@ The scripts are written from the parsers of the commands, so they know what this
 from __future__ import annotations
 
 import argparse
-import sys
 
+from penstock.console import write_data
 from penstock.runner.shells import bash, fish, zsh
 from penstock.runner.words import all_words
 
@@ -24,8 +24,7 @@ fish:  penstock completion fish > ~/.config/fish/completions/penstock.fish
 def command(arguments: list[str]) -> int:
     """Write the script for a shell; returns 0."""
     options = make_parser().parse_args(arguments)
-    sys.stdout.write(SHELLS[options.shell](all_words()))
-    sys.stdout.flush()  # a reader that has gone is noticed here, not while Python ends
+    write_data(SHELLS[options.shell](all_words()))
     return 0
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from penstock.console import printable
 from penstock.deadletters import Stores
 from penstock.deadletters.stores import MEMORY, place_of
 from penstock.element import Outcome
@@ -169,7 +170,7 @@ class _Execution:
         job, say = self._job, self._job.messages.write
         say(summary_line(job.flow.name, end) + "\n")
         if summary.error is not None:
-            say(f"  the run broke: {summary.error}\n")
+            say(f"  the run broke: {printable(summary.error)}\n")
         if end.failed and (job.flow.store is None or isinstance(job.flow.store, str)):
             say(where_letters_are(job.flow.store, summary.run))
         if job.resumable is not None and end.reason != "completed":

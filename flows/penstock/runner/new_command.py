@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 from string import Template
 
 from penstock.complaints import complain
+from penstock.console import write_text
 from penstock.files.model import NAME
 
 FLOW = Template("""\
@@ -72,7 +72,7 @@ def command(arguments: list[str]) -> int:
         return complain("new", f"{path} is there already; choose another name, or remove it", 2)
     except OSError as error:
         return complain("new", f"{path} cannot be written: {error.strerror or error}")
-    sys.stdout.write(
+    write_text(
         f"{path} is a flow to begin from. What to do next:\n"
         f"  penstock test {path}\n"
         f"  penstock run {path} --samples 20\n"

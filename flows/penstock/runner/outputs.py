@@ -7,6 +7,7 @@ import stat
 from functools import partial
 from typing import Protocol
 
+from penstock.console import bytes_for_terminal
 from penstock.errors import OutputRefused, ReaderGone
 from penstock.formats import is_compressed
 from penstock.outlets.standard import PIECE, send
@@ -32,10 +33,11 @@ class PipeOutput:
     def __init__(self, descriptor: int, path: str | None = None) -> None:
         self._descriptor = descriptor
         self._path = path
+        self._terminal = os.isatty(descriptor)
 
     async def write(self, data: bytes) -> None:
         """Write all of it, as the reader takes it. Raises `ReaderGone`, `OutputRefused`."""
-        left = memoryview(data)
+        left = memoryview(bytes_for_terminal(data) if self._terminal else data)
         try:
             while left:
                 left = left[await send(self._descriptor, bytes(left[:PIECE])) :]

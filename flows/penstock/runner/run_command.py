@@ -13,6 +13,7 @@ from penstock.errors import CheckpointRefused, FlowError, PenstockError
 from penstock.files.modules import modules_loaded
 from penstock.formats import Format
 from penstock.observe import set_up_logs
+from penstock.outlets import check_outlets
 from penstock.runner.execution import Job, Resumable, execute
 from penstock.runner.finding import find_flow
 from penstock.runner.jobs import changed, make_job
@@ -44,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
         found = find_flow(options.flow)
         made_of = (*found.files, *modules_loaded())
         found = found._replace(flow=changed(found.flow, options), files=made_of)
+        check_outlets(found.flow.outlets.values(), locks=True)
         job = make_job(found, options)
     except (FlowError, ValueError, CheckpointRefused) as error:
         return complain("run", error, 2)

@@ -1,10 +1,11 @@
 """What runs flows: a run, and the supervisor of all of them."""
 
 import sys
+from typing import TextIO, cast
 
 import structlog
 
-from penstock.console import console_lines
+from penstock.console import MessageStream, console_lines
 from penstock.runtime.calls import Calls
 from penstock.runtime.plan import Plan
 from penstock.runtime.report import Report
@@ -19,7 +20,7 @@ if not structlog.is_configured():
     # Standard output belongs to the results of whoever uses this library; structlog would print there.
     structlog.configure(
         processors=[*structlog.get_config()["processors"][:-1], *console_lines(sys.stderr)],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", MessageStream(sys.stderr))),
     )
 
 __all__ = [

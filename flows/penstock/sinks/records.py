@@ -132,6 +132,8 @@ class Form(Protocol):
     """How records become bytes."""
 
     media_type: str
+    opening: bytes
+    """Sent before the first record."""
 
     def success(self, element: Element[Any]) -> bytes: ...
 
@@ -146,6 +148,7 @@ class Ndjson:
     """A record a line."""
 
     media_type = "application/x-ndjson"
+    opening = b""
     success = staticmethod(success_line)
     successes = staticmethod(success_lines)
     failure = staticmethod(failure_line)
@@ -153,9 +156,17 @@ class Ndjson:
 
 
 class ServerSentEvents:
-    """A record an event: `result` with the seq as its id (and the part, if it is one), then `end`."""
+    """A record an event: `result` with the seq as its id (and the part, if it is one), then `end`.
+
+    An EventSource connects again when a stream ends. It sends `Last-Event-ID` only if it has received an id, so the
+    stream opens with a block that sets one: also a client that has received no result yet can be told from a new one.
+    (A block without `data` sets the id and dispatches no event; WHATWG HTML, section 9.2.6.)
+    """
 
     media_type = "text/event-stream"
+    opening = b"retry: 10000\nid: start\n\n"
+    """`retry` is the time in milliseconds before a client connects again. That request only gets 204, so the time may
+    be long: pages that do not call `close()` make fewer requests, also while the service restarts."""
 
     def success(self, element: Element[Any]) -> bytes:
         return self._event(element, success_line(element))

@@ -36,6 +36,7 @@ def bulk(revision: Revision, item: Part, settings: Settings) -> Part:
                 ended("failed", because="the body broke"),
             ),
             408: either(refusal(408, "stalled"), ended("stalled")),
+            409: refusal(409, "cannot_resume"),
             413: refusal(413, "body_too_large", "answer_too_large"),
             415: refusal(415, "unsupported_type", "unsupported_encoding"),
             501: refusal(501, "unsupported_transfer"),
@@ -46,16 +47,20 @@ def bulk(revision: Revision, item: Part, settings: Settings) -> Part:
     if flow.samples is None:
         return {"post": post}
     count = query("count", "How many.", type="integer", minimum=1, maximum=most, default=min(SAMPLES, most))
+    resume = header("Last-Event-ID", "Sent by an EventSource that connects again; answered with 204.", type="string")
     get = operation(
         f"{name}.sample",
         "bulk",
         f"Run sample items through the flow {name}",
         results()
         | {
+            204: {
+                "description": "The request has `Last-Event-ID`. No run starts; an EventSource stops connecting again."
+            },
             400: refusal(400, "bad_request", "bad_parameter"),
             413: refusal(413, "answer_too_large"),
         },
-        parameters=[count, *forms(flow.ordered)],
+        parameters=[count, *forms(flow.ordered), resume],
     )
     return {"get": get, "post": post}
 
@@ -73,7 +78,8 @@ def results() -> Answers:
         NDJSON: {"description": "Each line is a record.", **ref("Record")},
         SSE: {
             "description": "The `data` of each event is a record. Events are `result`, with the `seq` (and `.part`) "
-            "as `id`, and `end`.",
+            "as `id`, and `end`. The stream opens with `retry` and an `id` of its own. On `end` a page has to call "
+            "`close()`.",
             **ref("Record"),
         },
     }

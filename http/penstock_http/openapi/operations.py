@@ -14,7 +14,7 @@ _TEXTS = {
     "run": "Letters of this run.",
     "step": "Letters of this step.",
     "type": "Letters of this error, such as `TimedOut`.",
-    "state": "Letters in this state.",
+    "state": "Letters in this state: waiting or parked.",
 }
 _TIMES = {
     "since": "Failed at this time or later, such as `2030-01-31T12:00:00Z`; UTC unless it names another zone.",

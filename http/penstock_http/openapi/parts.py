@@ -20,6 +20,7 @@ CODES = {
     "body_too_large": "the body is too large; an array can be sent as a stream instead",
     "broken": "something broke inside the service",
     "broken_body": "the body broke off, or cannot be decompressed",
+    "cannot_resume": "the client connects again with `Last-Event-ID`; a run cannot be resumed",
     "expectation_failed": "`Expect` is not `100-continue`",
     "host_not_allowed": "the host that the request is for is not allowed: `--allowed-hosts`",
     "headers_too_large": "the request line or a header is too large",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import structlog
 from aiohttp import HttpVersion11, web
 from msgspec import Struct
 
@@ -25,6 +26,8 @@ from penstock_http.problems import RETRY_SECONDS, Refused, refusal_of
 from penstock_http.streaming import PIECE, Collected, Output, conclude, deliver, follow
 from penstock_http.watch import Body
 
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
 Start = Callable[[Sink], Run]
 
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept, Accept-Encoding", "X-Accel-Buffering": "no"}
@@ -38,6 +41,8 @@ async def get_bulk(request: web.Request) -> web.StreamResponse:
     """Run sample items through a flow."""
     context = request.app[CONTEXT]
     with context.served(request.match_info["name"]).held() as revision:
+        if is_reconnect(request):
+            return no_further_run(request, context)
         negotiation.only(request, "count", "order")
         samples = revision.flow.samples
         if samples is None:
@@ -53,6 +58,8 @@ async def post_bulk(request: web.Request) -> web.StreamResponse:
     """Run the items of the body through a flow."""
     context = request.app[CONTEXT]
     with context.served(request.match_info["name"]).held() as revision:
+        if is_reconnect(request):
+            raise Refused(409, "cannot_resume", "a run cannot be resumed by Last-Event-ID; send items without it")
         negotiation.only(request, "order")
         asked = Asked.of(request, context, revision)
         kind, encoding = negotiation.body_type(request)
@@ -67,6 +74,18 @@ async def post_bulk(request: web.Request) -> web.StreamResponse:
         source = ndjson(decompressed(body, encoding), limit=limit)
         await welcome_body(request)
         return await answer(request, context, revision, source, asked, body)
+
+
+def is_reconnect(request: web.Request) -> bool:
+    """Whether a client of server-sent events connects again after a stream that it has seen the start of."""
+    return bool(request.headers.get("Last-Event-ID"))
+
+
+def no_further_run(request: web.Request, context: Context) -> web.Response:
+    """204, the answer that makes an EventSource stop connecting again (WHATWG HTML, section 9.2.3); nothing runs."""
+    context.requests.refused["cannot_resume"] += 1
+    log.info("http.refused", path=request.path, status=204, reason="cannot_resume")
+    return web.Response(status=204, headers=HEADERS)
 
 
 class Asked(Struct):
@@ -121,7 +140,7 @@ async def streamed(
     response.headers.update(named(run))
     if request.version < HttpVersion11:  # which knows no chunks: the end of the connection is that of the answer
         response.force_close()
-    summary = await follow(request, response, run, sink, body, output, pace)
+    summary = await follow(request, response, run, sink, body, output, pace, form.opening)
     await conclude(request, response, output, form, summary, stall)
     return response
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from penstock.complaints import complain
+from penstock.console import write_data
 from penstock.errors import FlowError
 from penstock.files.folders import files_of
 from penstock.files.graph_command import is_same
@@ -127,9 +127,9 @@ def _publish(reports: Sequence[FileReport], options: argparse.Namespace) -> str 
     write: Callable[..., str] = FORMATS[options.format]
     text = write(reports, trace=options.trace)
     if options.output is None:
-        _put(text)
+        write_data(text)
         return None
-    _put(as_text(reports))
+    write_data(as_text(reports))
     if (lost := _same(options.output, modules_loaded())) is not None:  # known only now, when the tests were played
         return would_be_lost(options.output, lost)
     try:
@@ -137,12 +137,6 @@ def _publish(reports: Sequence[FileReport], options: argparse.Namespace) -> str 
     except OSError as error:
         return f"{options.output} cannot be written: {error.strerror}"
     return None
-
-
-def _put(text: str) -> None:
-    """Write to standard output, in UTF-8 whatever the terminal says."""
-    sys.stdout.buffer.write(_bytes(text))
-    sys.stdout.flush()
 
 
 def _bytes(text: str) -> bytes:
