@@ -112,6 +112,7 @@ STEPS: dict[str, Callable[[], Step[Any, Any]]] = {
     "decode": partial(operators.decode, int, name="step"),
     "encode": partial(operators.encode, lambda element: b"%d" % refuse(element.value), name="step"),
     "enrich": partial(operators.enrich, name="enrich", merge=lambda value, _: value, step=refuse_later),
+    "fail": partial(operators.fail, lambda value: refuse(value) is None, reason="rejected", name="step"),
     "filter": partial(operators.filter, lambda value: refuse(value) + 1, name="step"),
     "flat_map": partial(operators.flat_map, refuse_parts, max_parts=3, name="step"),
     "map": partial(operators.map, refuse, name="step"),
@@ -124,7 +125,7 @@ STEPS: dict[str, Callable[[], Step[Any, Any]]] = {
 }
 """Every step by its name, around a function that refuses negative numbers where it takes one."""
 
-NO_STEPS = {"MAX_PARTS", "Branch", "Branches", "Merge", "Sequencer", "route"}
+NO_STEPS = {"MAX_PARTS", "REJECTED", "Branch", "Branches", "Merge", "Sequencer", "route"}
 """Public names that are no steps."""
 
 WITH_FUNCTION = sorted(set(STEPS) - {"dead_letter", "decode", "encode", "throttle"})
