@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -173,6 +174,21 @@ def test_a_client_that_goes_on_sending_sees_the_end_of_its_stream(serve: Serve) 
             except OSError:
                 break
         assert answer.complete().end["reason"] == "draining"
+    assert server.wait() == 0
+
+
+def test_a_connection_that_was_made_before_the_stop_gets_an_answer(serve: Serve) -> None:
+    """It waits in the backlog of the kernel when the signal arrives, with more others than one iteration accepts."""
+    server = serve()
+    with ExitStack() as stack:
+        server.signal(signal.SIGSTOP)
+        clients = [stack.enter_context(server.connect()) for _ in range(100)]
+        for client in clients:
+            client.request("GET", "/health/ready")
+        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGCONT)
+        statuses = {client.answer().complete().status for client in clients}
+    assert statuses <= {200, 503}
     assert server.wait() == 0
 
 
