@@ -32,14 +32,7 @@ from penstock_http.catalogue.receipts import Receipt
 from penstock_http.catalogue.reload import Reloading
 from penstock_http.catalogue.revision import Offer
 from penstock_http.context import Context
-from penstock_http.limits import (
-    ACCEPTS,
-    BACKLOG,
-    Connection,
-    Descriptors,
-    listen,
-    stop_listening,
-)
+from penstock_http.limits import ACCEPTS, BACKLOG, Connection, Descriptors, listen, stop_listening
 from penstock_http.previous_stop import RunningMark
 from penstock_http.signals import hangups, install_signals, reload_when
 from penstock_http.starting import built_in, in_python, loader
