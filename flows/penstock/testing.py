@@ -121,6 +121,14 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         clock.threads -= 1
         clock.given_up = min(clock.given_up, clock.threads)
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002 - see below
+        """Wait until the threads of the default executor have ended, as long as that takes in real time.
+
+        Since Python 3.12 `asyncio.Runner` passes a timeout of 300 seconds. Its timer would be the only one, so the
+        virtual clock would jump to it and asyncio would give up at once.
+        """
+        await super().shutdown_default_executor()
+
     def timers(self) -> list[asyncio.TimerHandle]:
         """The timers that have still to fire."""
         scheduled: list[asyncio.TimerHandle] = getattr(self, "_scheduled", [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import selectors
 import socket
 from typing import Any
 
@@ -78,6 +79,27 @@ def listen(settings: Settings) -> socket.socket:
         sock.close()
         raise CannotListen(settings.host, settings.port, error) from error
     return sock
+
+
+async def stop_listening(listener: asyncio.Server) -> None:
+    """Accept the connections that clients have already made, then close the listening socket.
+
+    The kernel resets connections that nobody has accepted. asyncio does the same to those accepted in the iteration in
+    which the listener is closed: it makes their transports one iteration later, finds the listener closed and drops
+    them (Python 3.13 then prints "Exception ignored in _SelectorTransport.__del__").
+    """
+    loop = asyncio.get_running_loop()
+    with selectors.DefaultSelector() as selector:
+        for sock in listener.sockets:
+            selector.register(sock, selectors.EVENT_READ)
+        for _ in range(BACKLOG // ACCEPTS):
+            if not selector.select(0):
+                break
+            await asyncio.sleep(0)
+    for sock in listener.sockets:
+        loop.remove_reader(sock.fileno())
+    await asyncio.sleep(0)  # transports of the connections that were accepted last
+    listener.close()
 
 
 class Descriptors:

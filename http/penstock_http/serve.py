@@ -33,7 +33,7 @@ from penstock_http.catalogue.receipts import Receipt
 from penstock_http.catalogue.reload import Reloading
 from penstock_http.catalogue.revision import Offer
 from penstock_http.context import Context
-from penstock_http.limits import ACCEPTS, BACKLOG, Connection, Descriptors, listen
+from penstock_http.limits import ACCEPTS, BACKLOG, Connection, Descriptors, listen, stop_listening
 from penstock_http.previous_stop import RunningMark
 from penstock_http.signals import hangups, install_signals, reload_when
 from penstock_http.starting import built_in, in_python, loader
@@ -163,7 +163,7 @@ async def serve(
     log.info("http.listening", **where, version=version("penstock"))
     tune_interpreter()
     await stop.wait()
-    listener.close()
+    await stop_listening(listener)
     for follower in followers:
         follower.cancel()
     await asyncio.gather(*followers, return_exceptions=True)

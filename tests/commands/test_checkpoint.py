@@ -143,6 +143,10 @@ def garbage(folder: Path) -> None:
     (folder / "point.json").write_text("{")
 
 
+def not_utf_8(folder: Path) -> None:
+    (folder / "point.json").write_bytes(b'{"run":"\xff"}')
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -152,6 +156,7 @@ def garbage(folder: Path) -> None:
         (shorten_output, "has not the "),
         (no_checkpoint, "is not empty, and there is no checkpoint"),
         (garbage, "it is no checkpoint"),
+        (not_utf_8, "it is no checkpoint: not UTF-8 at byte 8"),
     ],
 )
 def test_a_run_does_not_go_on_with_something_else(done: Path, change: Any, sentence: str) -> None:

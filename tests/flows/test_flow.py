@@ -211,8 +211,11 @@ def test_a_line_fares_the_same_alone_and_in_company(lines: list[bytes], window: 
     ("line", "kind", "says"),
     [
         (b"{", "Malformed", "not valid JSON"),
-        (b"\xff", "Malformed", "not valid JSON|not UTF-8"),
-        (b'"\xff"', "Malformed", "not UTF-8"),
+        (b"\xff", "Malformed", "not UTF-8 at byte 0$"),
+        (b'"\xff"', "Malformed", "not UTF-8 at byte 1$"),
+        (b'{"orderId":1,"note":"caf\xe9"}', "Malformed", "not UTF-8 at byte 24$"),
+        (b'{"orderId":1,"caf\xe9":2}', "Malformed", "not UTF-8 at byte 17$"),
+        (b'{"orderId":1,"note":"\\u00e9\xed\xa0\x80"}', "Malformed", "not UTF-8 at byte 27$"),
         (b"[" * 100_000, "Malformed", "nested too deeply|truncated"),
         (b'{"orderId":"x"}', "Invalid", "Expected `int`, got `str` - at `\\$.orderId`"),
         (b'{"orderId":1,"note":2}', "Invalid", "Expected `str`, got `int`"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -317,8 +318,16 @@ async def test_a_body_is_read_up_to_its_limit(client: HttpClient, status: int) -
     assert len(requests) == (1 if status == 200 else 2)
 
 
-@pytest.mark.parametrize("text", ["<html>", '{"a":', "[" * 100_000, '"\ud800"'.encode("utf-8", "surrogatepass")])
-async def test_an_answer_that_is_no_json_is_wrong(client: HttpClient, text: str | bytes) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<html>", "JSON is malformed"),
+        ('{"a":', "truncated"),
+        ("[" * 100_000, "nested too deeply|truncated"),
+        ('"\ud800"'.encode("utf-8", "surrogatepass"), "not UTF-8 at byte 1$"),
+    ],
+)
+async def test_an_answer_that_is_no_json_is_wrong(client: HttpClient, text: str | bytes, reason: str) -> None:
     """A wrong answer fails the element, and is not asked for again."""
 
     async def reply(_: web.Request) -> web.StreamResponse:
@@ -327,6 +336,7 @@ async def test_an_answer_that_is_no_json_is_wrong(client: HttpClient, text: str 
     async with server(reply) as url:
         (failed,) = await ask(http_service("s", url, client=client, attempts=3), {})
     assert isinstance(failed.error, WrongAnswer)
+    assert re.search(reason, str(failed.error))
     assert failed.attempts == 1
 
 

@@ -178,6 +178,21 @@ def test_a_client_that_goes_on_sending_sees_the_end_of_its_stream(serve: Serve) 
     assert server.wait() == 0
 
 
+def test_a_connection_that_was_made_before_the_stop_gets_an_answer(serve: Serve) -> None:
+    """It waits in the backlog of the kernel when the signal arrives, with more others than one iteration accepts."""
+    server = serve()
+    with ExitStack() as stack:
+        server.signal(signal.SIGSTOP)
+        clients = [stack.enter_context(server.connect()) for _ in range(100)]
+        for client in clients:
+            client.request("GET", "/health/ready")
+        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGCONT)
+        statuses = {client.answer().complete().status for client in clients}
+    assert statuses <= {200, 503}
+    assert server.wait() == 0
+
+
 def test_an_array_that_is_still_arriving_is_refused(serve: Serve) -> None:
     """Nothing of it was taken, and its client is told to send it again, now and not when the process is gone."""
     server = serve()

@@ -11,6 +11,7 @@ import msgspec
 
 from penstock.element import Element, Step
 from penstock.errors import Invalid, Malformed
+from penstock.json_errors import describe_json_error
 from penstock.operators.each import each
 from penstock.operators.patterns import check_patterns, refuse_unmatched
 
@@ -59,7 +60,7 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
                 elif checked and type(value) is not wanted:
                     element.value = convert(value, wanted)
             except Exception as error:
-                element.fail(name, _refusal(error))
+                element.fail(name, _refusal(error, value))
             if key is not None:
                 fields: Any = element.value
                 element.key = fields.get(key) if type(element.value) is dict else _key(fields, key)
@@ -149,15 +150,13 @@ def _key(value: Any, field: str) -> Any:
         return None
 
 
-def _refusal(error: Exception) -> Exception:
-    """The error as one of this library's, in words that its reader can use."""
+def _refusal(error: Exception, value: Any) -> Exception:
+    """The error as one of this library's, in words that its reader can use; `value` is what was decoded or checked."""
     match error:
         case msgspec.ValidationError():
             return Invalid(str(error))
-        case msgspec.DecodeError():
-            return Malformed(str(error))
-        case UnicodeDecodeError():
-            return Malformed(f"not UTF-8 at byte {error.start}")
+        case msgspec.DecodeError() | UnicodeDecodeError() if isinstance(value, bytes):
+            return Malformed(describe_json_error(error, value))
         case RecursionError():
             return Malformed("nested too deeply")
         case _:

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct, field
 
 from penstock.element import Outcome
 from penstock.errors import CheckpointRefused
+from penstock.json_errors import describe_json_error
 from penstock.runner.ranges import Range
 from penstock.sinks import End
 
@@ -70,13 +71,15 @@ def read_checkpoint(path: str) -> Checkpoint | None:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
             raise CheckpointRefused(path, f"it is no checkpoint: it has more than {LARGEST} bytes{ANEW}")
-        checkpoint = msgspec.json.decode(text, type=Checkpoint)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise CheckpointRefused(path, f"it cannot be read: {error.strerror or error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CheckpointRefused(path, f"it is no checkpoint: {error}{ANEW}") from error
+    try:
+        checkpoint = msgspec.json.decode(text, type=Checkpoint)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = describe_json_error(error, text)
+        raise CheckpointRefused(path, f"it is no checkpoint: {reason}{ANEW}") from error
     if checkpoint.version != VERSION:
         raise CheckpointRefused(path, f"its version is {checkpoint.version}, which is another Penstock's{ANEW}")
     if not all(_ascend(ranges) for ranges in (checkpoint.done, *(one.parts for one in checkpoint.pieces.values()))):

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import msgspec
 
 from penstock.errors import Invalid, WrongAnswer, describe
+from penstock.json_errors import describe_json_error
 from penstock.services.address import Address, Header, field_of
 from penstock.services.backoff import Backoff
 from penstock.services.connections import HttpClient
@@ -248,7 +249,7 @@ def _answered(service: str, content: bytes, answer: Callable[[Any], Any] | None)
         content = content.removeprefix(BOM_UTF8)
         said = msgspec.json.decode(content) if content else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WrongAnswer(f"{service} answered with what is not JSON: {describe(error)}") from error
+        raise WrongAnswer(f"{service} answered with what is not JSON: {describe_json_error(error, content)}") from error
     return _understood(service, said, answer)
 
 

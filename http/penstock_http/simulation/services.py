@@ -21,6 +21,7 @@ from typing import Any, cast
 import msgspec
 from aiohttp import web
 
+from penstock.json_errors import describe_json_error
 from penstock.orders import INVENTORY_SECONDS, PRICING_SECONDS
 from penstock_http.simulation.knobs import Knobs
 
@@ -129,11 +130,13 @@ async def price(request: web.Request) -> Any:
 async def prices(request: web.Request) -> Any:
     """The prices of many orders."""
     try:
-        orders = msgspec.json.decode(await request.read(), type=list[Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return problem(400, "Not an array of ids or orders", str(error))
+        body = await request.read()
     except web.RequestPayloadError as error:
         return problem(400, "The body is broken", str(error))
+    try:
+        orders = msgspec.json.decode(body, type=list[Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return problem(400, "Not an array of ids or orders", describe_json_error(error, body))
     return [price_of(order) for order in orders]
 
 
