@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock import operators
 from penstock.element import Step
-from penstock.expressions import condition
+from penstock.expressions import Assign, Expression, Fields, condition
 from penstock.outlets import Outlet
 from penstock.services import Service
 
@@ -41,7 +41,24 @@ class NamedStep:
 
     @cached_property
     def apply(self) -> Step[Any, Any]:
-        """The operator; raises `ValueError` for options that are out of bounds."""
+        """The operator; raises `ValueError` for options that are out of bounds.
+
+        What evaluates expressions gets its elements in slices: one of them may take long for a hostile value.
+        """
+        operator = self._operator
+        if not self._evaluates:
+            return operator
+        slices = operators.sliced(self.name)
+        return lambda source: operator(slices(source))
+
+    @property
+    def _evaluates(self) -> bool:
+        """Whether this step evaluates expressions on many elements at once. (`flat_map` takes them one by one.)"""
+        given = (*self.options.values(), *(way.when for way in self.ways))
+        return self.kind != "flat_map" and any(isinstance(value, Expression | Fields | Assign) for value in given)
+
+    @property
+    def _operator(self) -> Step[Any, Any]:
         options = self.options
         match self.kind:
             case "enrich":

@@ -8,7 +8,8 @@ run began beside others, those that are large already give out less at a time, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from time import perf_counter
 
 LATE = 0.25
@@ -35,69 +36,22 @@ LATELY = 1.0
 """Seconds after which a run that began beside others is no reason to step aside any more."""
 
 
-EMISSION_BYTES = 64 * 1024
-"""Bytes of input that one emission holds at most, unless a single element is larger.
-
-An expression may take 0.1 s for a value of some kilobytes, so this bounds what all values of an emission take together.
-Orders of 200 bytes do not reach it: 256 of them have 50 kB.
-"""
-
 BUSY_SECONDS = 0.05
-"""Seconds of synchronous work after which the event loop goes on first, and the next emissions hold fewer elements."""
-
-EMISSION_ELEMENTS = 1 << 20
-"""Elements of an emission while none is slow: no limit, as the window is smaller."""
-
-
-class EmissionSize:
-    """How many elements the next emission may hold, so that the steps behind it never hold the event loop for long.
-
-    Steps work on all elements of an emission before the event loop goes on. After an emission that took long the next
-    ones are smaller, until they are fast again.
-    """
-
-    __slots__ = ("_most", "_since")
-
-    def __init__(self, most: int = EMISSION_ELEMENTS) -> None:
-        self._most = most
-        self._since = perf_counter()
-        """When the event loop went on last, as far as is known."""
-
-    def fitting(self, count: int, sizes: Sequence[int] | None = None, start: int = 0) -> int:
-        """How many of the next `count` elements, whose sizes in bytes are those from `start` on."""
-        count = min(count, self._most)
-        if sizes is None or sum(sizes[start : start + count]) <= EMISSION_BYTES:
-            return count
-        size = sizes[start]
-        for fitting in range(1, count):
-            size += sizes[start + fitting]
-            if size > EMISSION_BYTES:
-                return fitting
-        return 1
-
-    def took(self, seconds: float, count: int) -> None:
-        """Adapt to the duration of an emission of `count` elements."""
-        if seconds > BUSY_SECONDS:
-            self._most = max(1, count // 4)
-        elif count == self._most < EMISSION_ELEMENTS:
-            self._most *= 2
-
-    def is_busy(self, now: float) -> bool:
-        """Whether the event loop has to go on first; the caller then lets it."""
-        if now - self._since <= BUSY_SECONDS:
-            return False
-        self._since = now
-        return True
+"""Seconds of synchronous work in one iteration of the event loop after which further slices wait for the next one."""
 
 
 class Turns:
     """Tells large runs when to step aside. Runs that share an event loop share one of these."""
 
-    __slots__ = ("_open", "_until")
+    __slots__ = ("_busy_until", "_open", "_scheduled", "_until", "_waiting")
 
     def __init__(self) -> None:
         self._open = 0
         self._until = 0.0
+        self._busy_until: float | None = None
+        """When the work of this iteration has taken its time; None before the first question in it."""
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._scheduled = False
 
     def begin(self, now: float) -> None:
         """A run begins, at a time of the event loop's clock."""
@@ -108,6 +62,37 @@ class Turns:
     def end(self) -> None:
         """A run is over."""
         self._open -= 1
+
+    def is_spent(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether slices of work have taken their time in this iteration of the event loop."""
+        now = perf_counter()
+        if self._busy_until is None:
+            self._busy_until = now + BUSY_SECONDS
+            loop.call_soon(self._end_iteration)
+        return now > self._busy_until
+
+    def call_later(self, work: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        """Call `work` in a later iteration of the event loop, after the work of others that waits already."""
+        self._waiting.append(work)
+        self._schedule(loop)
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._do_waiting, loop)
+
+    def _do_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Do what waits, one piece at least, until the time of this iteration is spent."""
+        self._scheduled = False
+        while self._waiting:
+            self._waiting.popleft()()
+            if self.is_spent(loop):
+                break
+        if self._waiting:
+            self._schedule(loop)
+
+    def _end_iteration(self) -> None:
+        self._busy_until = None
 
     def are_wanted(self, now: float) -> bool:
         """Whether another run began lately."""

@@ -118,6 +118,7 @@ STEPS: dict[str, Callable[[], Step[Any, Any]]] = {
     "map": partial(operators.map, refuse, name="step"),
     "map_async": partial(operators.map_async, refuse_later, name="step"),
     "map_async ordered": partial(operators.map_async, refuse_later, ordered=True, name="step"),
+    "sliced": partial(operators.sliced, "step"),
     "tap": partial(operators.tap, refuse, name="step"),
     "throttle": partial(operators.throttle, 10.0, name="step"),
     "through": partial(operators.through, ops.map(refuse), name="step"),
@@ -128,7 +129,7 @@ STEPS: dict[str, Callable[[], Step[Any, Any]]] = {
 NO_STEPS = {"MAX_PARTS", "REJECTED", "Branch", "Branches", "Merge", "Sequencer", "route"}
 """Public names that are no steps."""
 
-WITH_FUNCTION = sorted(set(STEPS) - {"dead_letter", "decode", "encode", "throttle"})
+WITH_FUNCTION = sorted(set(STEPS) - {"dead_letter", "decode", "encode", "sliced", "throttle"})
 FAILED = "before"
 """The step at which the elements failed that a step is to leave alone."""
 

@@ -12,6 +12,7 @@ from penstock.operators.flat_map import MAX_PARTS, flat_map
 from penstock.operators.map import map
 from penstock.operators.map_async import map_async
 from penstock.operators.route import Branches, route
+from penstock.operators.slices import sliced
 from penstock.operators.tap import tap
 from penstock.operators.throttle import throttle
 from penstock.operators.through import through
@@ -35,6 +36,7 @@ __all__ = [
     "map",
     "map_async",
     "route",
+    "sliced",
     "tap",
     "throttle",
     "through",

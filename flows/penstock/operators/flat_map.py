@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import count
-from time import perf_counter
 from typing import Any, TypeVar
 
 from reactivex import Observable, abc
@@ -17,16 +16,12 @@ from penstock.element import FAILED, FILTERED, Element, Failure, Path, Step, pat
 from penstock.operators.each import ERRORS, name_of
 from penstock.operators.stream import Stream
 from penstock.scope import Scope, cancel
-from penstock.turns import EmissionSize
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 MAX_PARTS = 256
 """Parts that the step may have in flight at once, unless told otherwise."""
-
-FIRST_PARTS = 16
-"""Parts in the first emission of a run. While emissions are fast, the next ones hold more: see `EmissionSize`."""
 
 
 def flat_map(
@@ -135,7 +130,6 @@ class Expansion:
         self._waiting: list[tuple[Path, Unfolding]] = []
         """A heap: the next one first."""
         self._arrivals = count()
-        self._emission_size = EmissionSize(FIRST_PARTS)
         self._ended = False
 
     def on_next(self, elements: list[Element[Any]]) -> None:
@@ -160,11 +154,8 @@ class Expansion:
         """Expand one element after the other, or the earliest first."""
         while self._waiting or not self._ended:
             if self._waiting and self._may_go_on(self._waiting[0][1].element):
-                parts = self._go_on(self._waiting[0][1])
-                begun = perf_counter()
-                if not self._scope.emit(self._observer, parts):
+                if not self._scope.emit(self._observer, self._go_on(self._waiting[0][1])):
                     return
-                self._emission_size.took(perf_counter() - begun, len(parts))
                 await asyncio.sleep(0)
             else:
                 self._room.stirred.clear()
@@ -188,7 +179,7 @@ class Expansion:
                 return [element]
             element.expand(self._room.released)
         parts: list[Element[Any]] = []
-        room = self._emission_size.fitting(max(self._room.free, 1))
+        room = max(self._room.free, 1)
         while unfolding.following is not _END and len(parts) < room:
             value = unfolding.next()
             parts.append(part := element.add_part(value))

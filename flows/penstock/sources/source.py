@@ -12,7 +12,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from itertools import count
-from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from reactivex import abc
@@ -22,7 +21,7 @@ from penstock.element import Element, Ledger
 from penstock.errors import SourceBroke, TooLarge
 from penstock.operators.stream import Stream
 from penstock.scope import Scope, cancel
-from penstock.turns import LARGE, SHARE, EmissionSize, step_aside
+from penstock.turns import LARGE, SHARE, step_aside
 
 T = TypeVar("T")
 
@@ -66,13 +65,12 @@ class DownstreamBroke(asyncio.CancelledError):
 class Intake(Generic[T]):
     """The gate that a source feeds: it takes the credits, numbers the elements and counts them as received."""
 
-    __slots__ = ("_emission_size", "_emitting", "_observer", "_scope", "_share", "ledger", "seq")
+    __slots__ = ("_emitting", "_observer", "_scope", "_share", "ledger", "seq")
 
     def __init__(self, observer: abc.ObserverBase[list[Element[T]]], scope: Scope) -> None:
         self._observer = observer
         self._scope = scope
         self._emitting = False
-        self._emission_size = EmissionSize()
         self._share = 0
         """What may be given out before the next time to step aside."""
         self.ledger = scope.ledger
@@ -135,18 +133,13 @@ class Intake(Generic[T]):
                 await self._refuse(values[start], sizes[start])
                 start += 1
                 continue
-            fitting = self._emission_size.fitting(len(values) - start, sizes, start)
-            taken = self.take(await self.share(fitting), sizes, start)
+            taken = self.take(await self.share(len(values) - start), sizes, start)
             if not taken:
                 await window.room()
                 continue
-            stop, begun = start + taken, perf_counter()
+            stop = start + taken
             self.give_out(self.number(values[start:stop], sizes[start:stop] if sizes is not None else None))
             start = stop
-            ended = perf_counter()
-            self._emission_size.took(ended - begun, taken)
-            if self._emission_size.is_busy(ended):
-                await asyncio.sleep(0)
 
     def number(self, values: Sequence[T], sizes: Sequence[int] | None = None) -> list[Element[T]]:
         """The elements of values, with the next numbers."""
