@@ -30,7 +30,7 @@ async def longest_pause(flow: Flow, values: list[object]) -> tuple[list[object],
 
 
 async def test_a_chain_of_slow_expressions_does_not_hold_the_event_loop() -> None:
-    """256 values of one emission, three slow expressions for each: their order stays, and the loop goes on in between."""
+    """256 values of one emission, three slow expressions each: the order stays, and the loop goes on in between."""
     flow = Flow("slow").filter(Expression(BUSY_EXPRESSION)).filter(Expression(BUSY_EXPRESSION), name="again")
     flow = flow.map(Expression("{'n': value.n, 'all': " + BUSY_EXPRESSION + "}"))
     values: list[object] = [{"n": number, "lines": NUMBERS, "allowed": NUMBERS} for number in range(256)]

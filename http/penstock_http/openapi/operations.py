@@ -14,7 +14,6 @@ _TEXTS = {
     "run": "Letters of this run.",
     "step": "Letters of this step.",
     "type": "Letters of this error, such as `TimedOut`.",
-    "state": "Letters in this state: waiting or parked.",
 }
 _TIMES = {
     "since": "Failed at this time or later, such as `2030-01-31T12:00:00Z`; UTC unless it names another zone.",
@@ -141,7 +140,7 @@ def delete_flow(context: Context) -> Part:
             200: answer("It is removed.", json=ref("Receipt")),
             400: refusal(400, "bad_request", "bad_parameter"),
             401: refusal(401, "token_needed"),
-            403: refusal(403, "token_needed", "put_not_allowed", "other_origin"),
+            403: refusal(403, "token_needed", "put_not_allowed", *OF_PAGES),
             404: refusal(404, "no_such_flow"),
             409: refusal(409, "not_uploaded"),
             503: refusal(503, "stopping"),
@@ -167,6 +166,13 @@ def guarded(id: str, summary: str, answers: Answers, parameters: list[Part], con
 def letter_filters() -> list[Part]:
     """The parameters of a page of letters."""
     texts = [query(name, said, type="string") for name, said in _TEXTS.items()]
+    state = query("state", "Letters in this state.", type="string", enum=list(STATES))
     times = [query(name, said, type="string", format="date-time") for name, said in _TIMES.items()]
     limit = query("limit", "Letters on the page.", type="integer", minimum=1, maximum=PAGE_LIMIT, default=PAGE)
-    return [*texts, *times, query("after", "The `next` of the page before.", type="string", format="uuid"), limit]
+    return [
+        *texts,
+        state,
+        *times,
+        query("after", "The `next` of the page before.", type="string", format="uuid"),
+        limit,
+    ]
