@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from penstock.deadletters import PAGE, PAGE_LIMIT
+from penstock.deadletters.store import STATES
 from penstock.files.limits import MAX_BYTES
 from penstock_http.context import Context
 from penstock_http.negotiation import FLOWS, JSON
