@@ -147,7 +147,7 @@ def dead_letters_total(of: Watched) -> Readings:
 
 def dead_letters(of: Watched) -> Readings:
     """Dead letters in the stores, by state."""
-    states = Counter(dict.fromkeys(STATES, 0))
+    states: Counter[str] = Counter(dict.fromkeys(STATES, 0))
     for store in of.supervisor.stores.all():
         states.update(store.counts())
     return (((state,), number) for state, number in states.items())
