@@ -359,6 +359,42 @@ class OutletLocked(OutletBroke):
         )
 
 
+class OutletStillLocked(OutletBroke):
+    """Another process kept the lock of an outlet's file for longer than a run waits. The run fails, no element does."""
+
+    def __init__(self, outlet: str, seconds: float) -> None:
+        super().__init__(
+            outlet,
+            f"another process has been writing to it for {seconds:g} s; stop that process, or give each process a file "
+            "of its own",
+        )
+        self.seconds = seconds
+
+
+class OutletTaken(OutletBroke):
+    """This process has the file of an outlet open already, by way of another outlet. The run fails, no element does."""
+
+    def __init__(self, outlet: str, settings: str, other: str, others: str) -> None:
+        super().__init__(
+            outlet,
+            f"this process is writing to the same file already, as {other} ({others}), and this is {settings}; "
+            f"{_ONE_WAY}",
+        )
+        self.other = other
+
+
+class OutletTwice(OutletBroke):
+    """Two outlets that would be in use together name one file, with different settings."""
+
+    def __init__(self, outlet: str, settings: str, other: str, others: str, owner: str = "") -> None:
+        of = f" of {owner}" if owner else ""
+        super().__init__(outlet, f"it is the same file as {other}{of} ({others}), and this is {settings}; {_ONE_WAY}")
+        self.other = other
+
+
+_ONE_WAY = "give both the same format and fields, or each a file of its own"
+
+
 class CheckpointRefused(PenstockError):
     """A run cannot go on from a checkpoint."""
 
@@ -393,6 +429,21 @@ class StoreTooNew(StoreError):
         super().__init__(
             f"the dead letters at {url} have schema {found}, this Penstock knows schemas up to {known}; "
             "install a newer Penstock, or name another database"
+        )
+        self.url = url
+        self.found = found
+        self.known = known
+
+
+class StoreTooOld(StoreError):
+    """The database has an older schema, and may not be written to, so it cannot be brought up to date."""
+
+    permanent = True
+
+    def __init__(self, url: str, found: int, known: int) -> None:
+        super().__init__(
+            f"the dead letters at {url} have schema {found}, this Penstock reads schema {known}, and the file or its "
+            "folder is not writable; list them once as a user who may write both, which brings the file up to date"
         )
         self.url = url
         self.found = found

@@ -6,10 +6,12 @@ import json
 import os
 import pty
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -158,6 +160,81 @@ def test_a_missing_output_folder_is_told_before_anything_runs(tmp_path: Path, co
     assert "${OUT" not in told
 
 
+TWO_WAYS = """\
+flow: f
+samples: {n: seq}
+steps:
+  - to: {file: out.csv}
+  - to: {file: ./out.csv, fields: [n]}
+"""
+
+
+@pytest.mark.parametrize(("command", "code"), [("check", 1), ("run", 1), ("serve", 2)])
+def test_one_output_file_written_in_two_ways_is_told_before_anything_runs(
+    tmp_path: Path, command: str, code: int
+) -> None:
+    """Both names are told, and nothing is written."""
+    (tmp_path / "f.yaml").write_text(TWO_WAYS)
+    flags = {"check": [], "run": ["--samples", "1"], "serve": ["--port", "0"]}[command]
+    process = run(tmp_path, command, "f.yaml", *flags, capture_output=True)
+    told = (process.stderr + process.stdout).decode()
+    assert process.returncode == code
+    assert (
+        "./out.csv cannot be written: it is the same file as out.csv (csv), and this is csv with the fields n" in told
+    )
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_one_output_file_of_two_flows_written_in_two_ways_is_told(tmp_path: Path, command: str) -> None:
+    """They cannot be served together; with the same settings they can."""
+    (tmp_path / "a.yaml").write_text("flow: a\nsteps: [{to: {file: out.csv}}]\n")
+    (tmp_path / "b.yaml").write_text("flow: b\nsteps: [{to: {file: ./out.csv, fields: [n]}}]\n")
+    flags = {"check": [], "serve": ["--port", "0", "--dead-letters", "memory:"]}[command]
+    process = run(tmp_path, command, "a.yaml", "b.yaml", *flags, capture_output=True)
+    told = (process.stderr + process.stdout).decode()
+    assert process.returncode == {"check": 1, "serve": 2}[command]
+    assert "b.yaml: ./out.csv cannot be written: it is the same file as out.csv of the flow 'a' (csv)" in told
+    if command == "check":
+        (tmp_path / "b.yaml").write_text("flow: b\nsteps: [{to: {file: ./out.csv}}]\n")
+        assert run(tmp_path, command, "a.yaml", "b.yaml", *flags, capture_output=True).returncode == 0
+
+
+LOCKING = """
+import fcntl
+
+import penstock.outlets.valve
+from penstock import Flow
+from penstock.outlets import FileOutlet
+
+penstock.outlets.valve.LOCK_SECONDS = 0.2
+held = open("out.ndjson", "ab")
+
+
+def lock(value):  # as another process would do it: the outlet does not know of it
+    fcntl.flock(held, fcntl.LOCK_EX)
+    return value
+
+
+flow = Flow("f").map(lock).to(FileOutlet("out.ndjson")).dead_letters("sqlite:///letters.db")
+"""
+
+
+def test_a_lock_that_stays_ends_a_run(tmp_path: Path) -> None:
+    """Exit code 1 and a sentence; the items are cancelled, and none is a dead letter."""
+    (tmp_path / "shop.py").write_text(LOCKING)
+    (tmp_path / "in.ndjson").write_bytes(b"1\n2\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    process = run(tmp_path, "run", "shop:flow", "--input", "in.ndjson", capture_output=True, env=environment)
+    end = json.loads(process.stdout.splitlines()[-1])["end"]
+    sentence = "out.ndjson cannot be written: another process has been writing to it for 0.2 s; stop that process"
+    assert process.returncode == 1
+    assert (end["reason"], end["cancelled"], end["failed"]) == ("failed", 2, 0)
+    assert sentence in process.stderr.decode()
+    listed = run(tmp_path, "dead-letters", "list", "--dead-letters", "sqlite:///letters.db", capture_output=True)
+    assert b"no dead letters" in listed.stdout + listed.stderr
+
+
 @pytest.fixture
 def read_only(letters: Path) -> Iterator[Path]:
     """A folder that cannot be written to, with a database that cannot be either."""
@@ -210,3 +287,20 @@ def test_letters_in_a_wal_file_are_listed_without_write_permission(letters: Path
         writer.communicate()
     assert process.returncode == 0, process.stderr
     assert json.loads(process.stdout)["error"]["step"] == "changed"
+
+
+def test_letters_of_an_older_schema_without_write_permission_are_told_in_a_sentence(read_only: Path) -> None:
+    """They cannot be brought up to date there."""
+    read_only.chmod(0o755)
+    database = read_only / "letters.db"
+    database.chmod(0o644)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DELETE FROM letters_schema WHERE version > 1")
+        connection.execute("DROP INDEX letters_by_run")
+        connection.execute("ALTER TABLE letters DROP COLUMN revision")
+    database.chmod(0o444)
+    read_only.chmod(0o555)
+    process = list_without_rights(read_only)
+    assert process.returncode == 1
+    assert b"have schema 1, this Penstock reads schema 3, and the file or its folder is not writable" in process.stderr
+    assert b"Traceback" not in process.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import errno
+import fcntl
 import gzip
 import io
 import math
@@ -13,6 +14,8 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,17 @@ from msgspec import Struct
 from structlog.testing import capture_logs
 
 from flows.test_files import read, really
-from penstock.errors import FlowError, OtherFields, OutletBroke, OutletLocked, Unencodable
+from penstock import Flow, from_async_iterable, from_iterable
+from penstock.deadletters import Filter, MemoryStore
+from penstock.errors import FlowError, OtherFields, OutletBroke, OutletLocked, OutletTaken, OutletTwice, Unencodable
 from penstock.formats import Format
 from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput, check_outlets
-from penstock.outlets.valve import Valve
+from penstock.outlets.valve import LOCK_SECONDS, Valve
 from penstock.outlets.writers import CsvWriter
+from penstock.runtime import Summary
+from penstock.sinks import Discard
 from penstock.sources import from_file
+from penstock.testing import run as virtual
 
 EVERY_NAME = ["a.ndjson", "a.csv", "a.ndjson.gz", "a.csv.gz"]
 every_name = pytest.mark.parametrize("name", EVERY_NAME)
@@ -284,27 +292,120 @@ def test_errors_name_the_resolved_path(tmp_path: Path, monkeypatch: pytest.Monke
         assert str(caught.value) == f"{folder}/a.ndjson cannot be written: {reason}"
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """A lock as another process would hold it: it belongs to the open file, and no outlet knows of it."""
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def delivering(*outlets: Outlet, letters: MemoryStore | None = None) -> Flow[Any]:
+    """A flow with a step for each of these outlets."""
+    flow = Flow[Any]("f")
+    for number, outlet in enumerate(outlets):
+        flow = flow.to(outlet, name=f"to{number}")
+    return flow if letters is None else flow.dead_letters(letters)
+
+
+def waits(logs: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """What the log tells of waits for locks, and after how many seconds."""
+    events = ("outlet.waiting", "outlet.lock_acquired")
+    return [(entry["event"], int(entry["waited"])) for entry in logs if entry["event"] in events]
+
+
 def test_values_wait_while_another_process_holds_the_lock(tmp_path: Path) -> None:
-    """A lock is no failure of an element: the write waits, says so once, and goes on when the lock is free."""
+    """A lock is no failure of an element: the write waits, says so, and goes on when the lock is free."""
     path = tmp_path / "a.ndjson"
 
     async def main() -> list[Exception | None]:
-        other, outlet = FileOutlet(path), FileOutlet(path)
-        await other.open()
-        valve = Valve.of(outlet)
-        write = asyncio.create_task(valve.write([{"id": 1}], 5.0))
-        while not logs:
-            await asyncio.sleep(0.01)
-        assert not write.done()
-        await other.aclose()
+        valve = Valve.of(FileOutlet(path))
+        with locked(path):
+            write = asyncio.create_task(valve.write([{"id": 1}], 5.0))
+            await asyncio.sleep(15)
+            assert not write.done()
         answers = await write
         await valve.leave()
         return list(answers or ())
 
     with capture_logs() as logs:
-        assert really(main()) == []
-    assert [entry["event"] for entry in logs] == ["outlet.waiting", "outlet.lock_acquired"]
+        assert virtual(main()) == []
+    assert waits(logs) == [("outlet.waiting", 0), ("outlet.waiting", 10), ("outlet.lock_acquired", 15)]
+    assert [entry["gives_up_in"] for entry in logs[:2]] == [60, 50]
     assert written(path) == [{"id": 1}]
+
+
+def test_a_lock_that_stays_ends_the_run_and_fails_no_element(tmp_path: Path) -> None:
+    """After a minute: what waited is cancelled, nothing becomes a dead letter, and the file is as it was."""
+    path, letters = tmp_path / "a.ndjson", MemoryStore()
+
+    async def main() -> tuple[Summary, float, int]:
+        summary = await delivering(FileOutlet(path), letters=letters).start(from_iterable(range(3)), Discard()).finished
+        return summary, asyncio.get_running_loop().time(), len((await letters.page(Filter())).letters)
+
+    with locked(path), capture_logs() as logs:
+        summary, seconds, kept = virtual(main())
+    assert (summary.reason, summary.cancelled, summary.failed, kept) == ("failed", 3, 0, 0)
+    assert summary.error == (
+        f"{path} cannot be written: another process has been writing to it for 60 s; stop that process, or give each "
+        "process a file of its own"
+    )
+    assert seconds == pytest.approx(LOCK_SECONDS)
+    assert waits(logs) == [("outlet.waiting", 0), ("outlet.waiting", 10)]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["run.broke"]
+    assert path.read_bytes() == b""
+
+
+def test_runs_that_wait_for_one_lock_end_each_after_its_own_minute(tmp_path: Path) -> None:
+    """They wait in turn, but not one minute after the other."""
+    path = tmp_path / "a.ndjson"
+
+    async def ends(flow: Flow[Any], after: float) -> tuple[str, int]:
+        await asyncio.sleep(after)
+        summary = await flow.start(from_iterable([1]), Discard()).finished
+        return summary.reason, round(asyncio.get_running_loop().time())
+
+    async def main() -> list[tuple[str, int]]:
+        flow = delivering(FileOutlet(path))
+        return await asyncio.gather(*(ends(flow, after) for after in (0, 0, 0, 30, 200)))
+
+    with locked(path), capture_logs():
+        assert virtual(main()) == [("failed", 60)] * 3 + [("failed", 90), ("failed", 260)]
+
+
+def test_a_long_wait_for_a_lock_is_told_less_and_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another deadline than the usual one."""
+    monkeypatch.setattr("penstock.outlets.valve.LOCK_SECONDS", 1000.0)
+
+    async def main() -> str:
+        flow = delivering(FileOutlet(tmp_path / "a.ndjson"))
+        return (await flow.start(from_iterable([1]), Discard()).finished).reason
+
+    with locked(tmp_path / "a.ndjson"), capture_logs() as logs:
+        assert virtual(main()) == "failed"
+    assert [seconds for _, seconds in waits(logs)] == [0, 10, 60, 360, 660, 960]
+
+
+@pytest.mark.parametrize(("way", "reason", "settled"), [("drain", "draining", "ok"), ("abort", "aborted", "cancelled")])
+def test_a_run_that_waits_for_a_lock_can_be_stopped(tmp_path: Path, way: str, reason: str, settled: str) -> None:
+    """A drain lets it wait for what is in flight; an abort ends it at once."""
+    path = tmp_path / "a.ndjson"
+
+    async def main() -> tuple[Summary, int]:
+        with locked(path):
+            run = delivering(FileOutlet(path)).start(from_async_iterable(endless()), Discard())
+            await asyncio.sleep(20)
+            getattr(run, way)()
+            await asyncio.sleep(10)
+        return await run.finished, round(asyncio.get_running_loop().time())
+
+    async def endless() -> AsyncIterator[int]:
+        yield 1
+        await asyncio.sleep(1e6)
+
+    with capture_logs():
+        summary, seconds = virtual(main())
+    assert (summary.reason, getattr(summary, settled), summary.received, seconds) == (reason, 1, 1, 30)
 
 
 def test_a_cancel_ends_the_wait_for_a_lock(tmp_path: Path) -> None:
@@ -312,22 +413,93 @@ def test_a_cancel_ends_the_wait_for_a_lock(tmp_path: Path) -> None:
     path = tmp_path / "a.ndjson"
 
     async def main() -> None:
-        other = FileOutlet(path)
-        await other.open()
         valve = Valve.of(FileOutlet(path))
-        write = asyncio.create_task(valve.write([{"id": 1}], 5.0))
-        while not logs:
-            await asyncio.sleep(0.01)
-        write.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await write
-        await valve.leave()
-        await other.write([{"id": 2}])
-        await other.aclose()
+        with locked(path):
+            write = asyncio.create_task(valve.write([{"id": 1}], 5.0))
+            await asyncio.sleep(5)
+            write.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await write
+            await valve.leave()
+        await put(FileOutlet(path), [{"id": 2}])
 
-    with capture_logs() as logs:
-        really(main())
+    with capture_logs():
+        virtual(main())
     assert written(path) == [{"id": 2}]
+
+
+def other_name(path: Path, kind: str) -> str:
+    """Another name of a file."""
+    folder, other = path.parent, path.parent / f"other{path.suffix}"
+    if kind == "dot":
+        return f"{folder}/./{path.name}"
+    if kind == "linked folder":
+        (folder / "linked").symlink_to(folder)
+        return str(folder / "linked" / path.name)
+    if kind == "hard link":
+        path.touch()
+        other.hardlink_to(path)
+    else:
+        other.symlink_to(path)
+    return str(other)
+
+
+every_kind = pytest.mark.parametrize("kind", ["dot", "linked folder", "link", "hard link"])
+
+
+@every_kind
+@pytest.mark.parametrize("flows", [1, 2])
+def test_outlets_of_one_file_under_two_names_share_it(tmp_path: Path, kind: str, flows: int) -> None:
+    """In one flow, and in two that run at once; nobody waits for the lock that this process has itself."""
+    path = tmp_path / "a.csv"
+    one, two = FileOutlet(path), FileOutlet(other_name(path, kind))
+    made = [delivering(one, two)] if flows == 1 else [delivering(one), delivering(two)]
+
+    async def main() -> list[str]:
+        source = [{"id": "1"}, {"id": "2"}]
+        runs = [flow.start(from_iterable(source), Discard()) for flow in made]
+        return [(await run.finished).reason for run in runs]
+
+    check_outlets([one, two], locks=True)
+    with capture_logs() as logs:
+        assert virtual(main()) == ["completed"] * flows
+    assert waits(logs) == []
+    assert sorted(row["id"] for row in written(path)) == ["1", "1", "2", "2"]
+    assert path.read_text().count("id") == 1
+
+
+@every_kind
+def test_one_file_with_two_settings_is_a_fault_of_the_run(tmp_path: Path, kind: str) -> None:
+    """At once, and no element is to blame."""
+    path, letters = tmp_path / "a.csv", MemoryStore()
+    other = other_name(path, kind)
+    flow = delivering(FileOutlet(path), FileOutlet(other, fields=["id"]), letters=letters)
+
+    async def main() -> tuple[Summary, float, int]:
+        summary = await flow.start(from_iterable([{"id": "1"}]), Discard()).finished
+        return summary, asyncio.get_running_loop().time(), len((await letters.page(Filter())).letters)
+
+    with capture_logs():
+        summary, seconds, kept = virtual(main())
+    assert (summary.reason, summary.cancelled, seconds, kept) == ("failed", 1, 0, 0)
+    assert summary.error == (
+        f"{other} cannot be written: this process is writing to the same file already, as {path} (csv), and this is "
+        "csv with the fields id; give both the same format and fields, or each a file of its own"
+    )
+
+
+@every_kind
+@pytest.mark.parametrize("locks", [False, True])
+def test_one_file_with_two_settings_is_refused_before_anything_runs(tmp_path: Path, kind: str, locks: bool) -> None:
+    """Both names are told; the file need not be there."""
+    path = tmp_path / "a.csv"
+    other = other_name(path, kind)
+    with pytest.raises(OutletTwice) as caught:
+        check_outlets([FileOutlet(path), Nowhere(), FileOutlet(other, format="csv", fields=["a", "b"])], locks=locks)
+    assert str(caught.value) == (
+        f"{other} cannot be written: it is the same file as {path} (csv), and this is csv with the fields a, b; "
+        "give both the same format and fields, or each a file of its own"
+    )
 
 
 def test_a_file_that_another_process_writes_to_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -362,7 +534,7 @@ def test_a_file_has_one_writer(tmp_path: Path, name: str) -> None:
     async def main() -> None:
         first, second = FileOutlet(tmp_path / name), FileOutlet(tmp_path / name)
         await first.open()
-        with pytest.raises(OutletBroke, match="another process is writing"):
+        with pytest.raises(OutletTaken, match="this process is writing to the same file already"):
             await second.open()
         await first.write([{"id": "1"}])
         await first.aclose()

@@ -15,6 +15,7 @@ from penstock import Flow, Service, from_iterable
 from penstock.deadletters import Filter
 from penstock.errors import Stopping
 from penstock.observe import Reloads
+from penstock.outlets import FileOutlet, Nowhere
 from penstock.runtime import Event, Every, Run, Supervisor
 from penstock.sinks import Discard, Outcomes
 from penstock.sources import generated, ticks
@@ -324,6 +325,32 @@ def test_one_name_is_one_flow_and_one_path_leads_to_one() -> None:
         ]
         assert set(house.catalogue.served) == {"a", "b"}
         assert set(house.supervisor.totals) == {"a", "b", "health"}
+
+    inside(story)
+
+
+def test_one_output_file_is_written_in_one_way(tmp_path: Path) -> None:
+    """By all flows that are there; a flow may change its own way, and another may take it then."""
+    path, same = tmp_path / "out.csv", f"{tmp_path}/./out.csv"
+
+    async def story(house: House) -> None:
+        taken = [
+            await house.take(Flow[Any](name).to(outlet), digest, source=f"{name}.yaml")
+            for name, digest, outlet in (
+                ("a", "1", FileOutlet(path)),
+                ("b", "1", FileOutlet(same)),
+                ("c", "1", FileOutlet(same, fields=["n"])),
+                ("a", "2", FileOutlet(path, fields=["n"])),
+                ("b", "2", Nowhere()),
+                ("a", "3", FileOutlet(path, fields=["n"])),
+            )
+        ]
+        outcomes = [receipt.outcome for receipt in taken]
+        assert outcomes == ["accepted", "accepted", "refused", "refused", "accepted", "accepted"]
+        assert [str(taken[number].mistakes[0]).split(", and ")[0] for number in (2, 3)] == [
+            f"c.yaml: {same} cannot be written: it is the same file as {path} of the flow 'a' (csv)",
+            f"a.yaml: {path} cannot be written: it is the same file as {same} of the flow 'b' (csv)",
+        ]
 
     inside(story)
 

@@ -82,6 +82,39 @@ def test_settings_are_for_what_a_flow_in_python_leaves_open(serve: Serve, env: d
     assert made["workers"] == []
 
 
+LOCKING = """
+import fcntl
+
+import penstock.outlets.valve
+from penstock import Flow
+from penstock.outlets import FileOutlet
+
+penstock.outlets.valve.LOCK_SECONDS = 0.2
+held = open("{0}", "ab")
+
+
+def lock(value):  # as another process would do it: the outlet does not know of it
+    fcntl.flock(held, fcntl.LOCK_EX)
+    return value
+
+
+flow = Flow("locking").map(lock).to(FileOutlet("{0}"))
+"""
+
+
+def test_a_lock_that_stays_ends_the_response_as_failed(serve: Serve, env: dict[str, str], tmp_path: Path) -> None:
+    """With the sentence in the end record, and no dead letters; the service goes on."""
+    (tmp_path / "locking.py").write_text(LOCKING.format(tmp_path / "out.ndjson"))
+    server = serve("locking:flow", env=env, excused=("run.broke",))
+
+    sent = server.ask("POST", "/locking/bulk", b"1\n2\n", Content_Type=NDJSON)
+
+    assert (sent.end["reason"], sent.end["cancelled"], sent.end["failed"]) == ("failed", 2, 0)
+    assert "out.ndjson cannot be written: another process has been writing to it for 0.2 s" in sent.end["error"]
+    assert server.ask("GET", "/dead-letters").json()["letters"] == []
+    assert server.ask("GET", "/health/ready").status == 200
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import sys
 import threading
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from penstock.deadletters.sqlite import SqliteStore
 from penstock.deadletters.store import UNUSABLE_SECONDS, Problem
 from penstock.deadletters.troubles import trouble
 from penstock.deadletters.writer import Place, Writer
-from penstock.errors import FlowError, StoreError, StoreMissing, StoreMoved, StoreTooNew, StoreTruncated
+from penstock.errors import FlowError, StoreError, StoreMissing, StoreMoved, StoreTooNew, StoreTooOld, StoreTruncated
 from penstock.ids import CLOCK_SLACK, now
 from stores.letters import letter, opened
 from waiting import HANG_SECONDS, ending_async
@@ -226,22 +226,95 @@ async def test_a_newer_schema_is_refused(url, apart):
         await opened(url, apart=apart)
 
 
-async def test_letters_of_before_there_were_revisions_are_kept(url, apart):
-    """A database of the first schema becomes one of the newest; its letters have no revision, new ones have."""
+def make_old(url, version, old):
+    """A database of an older schema, with a letter."""
     database = sqlite3.connect(url.removeprefix("sqlite:///"))
     with database:
-        for statement in MIGRATIONS[0]:
-            database.execute(statement)
         database.execute("CREATE TABLE letters_schema (version INTEGER NOT NULL PRIMARY KEY, applied_at TEXT)")
-        database.execute("INSERT INTO letters_schema VALUES (1, '')")
-        old = letter()
+        for number, statements in enumerate(MIGRATIONS[:version], start=1):
+            for statement in statements:
+                database.execute(statement)
+            database.execute("INSERT INTO letters_schema VALUES (?, '')", (number,))
         row = [column[0] for column in columns_of([old])]
         names = [name for name in COLUMNS if name != "revision"]
         values = [value for name, value in zip(COLUMNS, row, strict=True) if name != "revision"]
         marks = ",".join("?" * len(names))
         database.execute(f"INSERT INTO letters ({','.join(names)}) VALUES ({marks})", values)
     database.close()
-    new = letter(revision=3)
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+async def test_who_only_reads_brings_an_older_schema_up_to_date(url, version):
+    """As who writes does, if the file may be written; the letters are kept."""
+    old = letter()
+    make_old(url, version, old)
+    store = await opened(url, create=False, read_only=True)
+
+    assert (await store.page(Filter())).letters == [old]
+    assert await store.get(old.id) == old
+    await store.aclose()
+    assert versions(url) == list(range(1, len(MIGRATIONS) + 1))
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+async def test_who_may_not_write_hears_that_a_schema_is_older(url, monkeypatch, place):
+    """And what to do; the file stays as it is."""
+    make_old(url, 1, letter())
+    path = Path(url.removeprefix("sqlite:///"))
+    refused = path if place == "file" else path.parent
+    monkeypatch.setattr("penstock.deadletters.existing.os.access", lambda asked, mode: asked != refused)
+
+    with pytest.raises(StoreTooOld) as caught:
+        await opened(url, create=False, read_only=True)
+
+    assert str(caught.value) == (
+        f"the dead letters at {url} have schema 1, this Penstock reads schema {len(MIGRATIONS)}, and the file or its "
+        "folder is not writable; list them once as a user who may write both, which brings the file up to date"
+    )
+    assert versions(url) == [1]
+
+
+async def test_who_only_reads_refuses_a_newer_schema(url):
+    """Whatever is in it could be misread."""
+    await (await opened(url)).aclose()
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
+        database.execute("INSERT INTO letters_schema VALUES (99, '')")
+
+    with pytest.raises(StoreTooNew, match="install a newer Penstock"):
+        await opened(url, create=False, read_only=True)
+
+
+@pytest.mark.parametrize("table", ["CREATE TABLE t (a)", "CREATE TABLE letters (a)", None])
+@pytest.mark.parametrize("create", [False, True])
+async def test_who_only_reads_hears_that_there_are_no_letters(url, table, create):
+    """In a database of something else, an empty file, or none; nothing is made there."""
+    path = Path(url.removeprefix("sqlite:///"))
+    if table is None:
+        path.touch()
+    else:
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute(table)
+    before = path.read_bytes()
+
+    with pytest.raises(StoreMissing, match="there are no dead letters at"):
+        await opened(url, create=create, read_only=True)
+    assert path.read_bytes() == before
+    path.unlink()
+    with pytest.raises(StoreMissing, match="there are no dead letters at"):
+        await opened(url, create=create, read_only=True)
+    assert not path.exists()
+
+
+def versions(url):
+    """The schemas that a database has had."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
+        return [version for (version,) in database.execute("SELECT version FROM letters_schema ORDER BY version")]
+
+
+async def test_letters_of_before_there_were_revisions_are_kept(url, apart):
+    """A database of the first schema becomes one of the newest; its letters have no revision, new ones have."""
+    old, new = letter(), letter(revision=3)
+    make_old(url, 1, old)
 
     store = await opened(url, apart=apart)
     await store.add([new])

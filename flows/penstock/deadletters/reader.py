@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from sqlalchemy import URL, Column, Integer, LargeBinary, MetaData, Select, Table, Text, event, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from penstock.deadletters.existing import access, uri_of
 from penstock.deadletters.letter import Letter
 from penstock.deadletters.rows import COLUMNS, letter_of, microseconds
 from penstock.deadletters.sheet import Sheet
@@ -40,9 +39,10 @@ class Reader:
     def __init__(self, path: Path, busy_seconds: float, *, read_only: bool = False) -> None:
         self._path = path
         self._file = identity(path)
-        place = f"file:{quote(os.fsencode(path))}"  # a URI, because reading must not create a file
         self._engine = create_async_engine(
-            URL.create("sqlite+aiosqlite", database=place, query=access(path, read_only=read_only) | {"uri": "true"}),
+            URL.create(
+                "sqlite+aiosqlite", database=uri_of(path), query=access(path, read_only=read_only) | {"uri": "true"}
+            ),
             isolation_level="AUTOCOMMIT",
             connect_args={"timeout": busy_seconds},
             pool_size=1,
@@ -86,22 +86,6 @@ class Reader:
                     if not all(sheet.take(letter_of(row)) for row in rows):
                         return sheet.page(more=True)
             return sheet.page(more=False)
-
-
-def access(path: Path, *, read_only: bool) -> dict[str, str]:
-    """How SQLite is to open a file, as parameters of its URI.
-
-    A database in WAL mode can be read without write permission if its -wal and -shm files are there. If there is no
-    -wal file, nothing is missing from the database itself, and `immutable` reads it without making these files
-    (https://www.sqlite.org/wal.html#read_only_databases).
-    """
-    if not read_only or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
-        return {"mode": "rw"}
-    try:
-        has_wal = os.stat(f"{path}-wal").st_size > 0
-    except FileNotFoundError:
-        has_wal = False
-    return {"mode": "ro"} if has_wal else {"mode": "ro", "immutable": "1"}
 
 
 def page_query(filter: Filter, after: str | None, limit: int) -> Select[Any]:

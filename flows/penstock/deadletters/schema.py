@@ -48,7 +48,7 @@ def prepare(writer: sqlite3.Connection, url: str, *, create: bool, patience: flo
     Raises `StoreTooNew` when a newer Penstock wrote it, `StoreMissing` when it holds no letters and must not be
     created. Waits for other processes for `patience` seconds at most.
     """
-    if not create and _version(writer) == 0:
+    if not create and version_of(writer) == 0:
         raise StoreMissing(url)
     _use_wal(writer, patience)
     writer.execute("PRAGMA synchronous=FULL")
@@ -77,7 +77,7 @@ def _use_wal(writer: sqlite3.Connection, patience: float) -> None:
 
 
 def _migrate(writer: sqlite3.Connection, url: str) -> None:
-    found = _version(writer)
+    found = version_of(writer)
     if found > len(MIGRATIONS):
         raise StoreTooNew(url, found, len(MIGRATIONS))
 
@@ -89,8 +89,9 @@ def _migrate(writer: sqlite3.Connection, url: str) -> None:
         writer.execute("INSERT INTO letters_schema VALUES (?, datetime('now'))", (version,))
 
 
-def _version(writer: sqlite3.Connection) -> int:
+def version_of(database: sqlite3.Connection) -> int:
+    """The schema of the letters in a database; 0 if it holds none."""
     named = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'letters_schema'"
-    if not writer.execute(named).fetchall():
+    if not database.execute(named).fetchall():
         return 0
-    return int(writer.execute("SELECT coalesce(max(version), 0) FROM letters_schema").fetchone()[0])
+    return int(database.execute("SELECT coalesce(max(version), 0) FROM letters_schema").fetchone()[0])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from penstock.deadletters.apart import Apart
 from penstock.deadletters.child import can_start
 from penstock.deadletters.committer import Committer
+from penstock.deadletters.existing import make_readable
 from penstock.deadletters.letter import Letter
 from penstock.deadletters.rows import as_text, columns_of
 from penstock.deadletters.store import PAGE, SQLITE, Filter, Page, Problem, check_file
@@ -37,7 +38,8 @@ class SqliteStore:
     statement waits for another process that writes. Letters that other processes add or change are seen at once by
     `get` and `page`, and by `counts` after `refresh_seconds` and a second look.
 
-    `read_only=True` needs no write permission: `get` and `page` work, `add` does not.
+    `read_only=True` opens only what is there already too, and needs no write permission: `get` and `page` work, `add`
+    does not. With one, an older schema is brought up to date all the same; without one that raises `StoreTooOld`.
 
     `apart=True` has letters written by a process of its own, which ends with this one: beside a busy event loop a
     thread waits for the interpreter longer than it writes. Where there is no Python to start, a thread writes all the
@@ -102,7 +104,7 @@ class SqliteStore:
         """Connect, create the schema or bring it up to date, and count the letters.
 
         Who else opens it shares it; it is closed when all of them have closed it. Raises `StoreMissing`, `StoreTooNew`,
-        or `StoreError` with a way out for what the disk refuses.
+        `StoreTooOld`, or `StoreError` with a way out for what the disk refuses.
         """
         left = self._come_home()
         async with self._turn:
@@ -141,9 +143,11 @@ class SqliteStore:
 
     async def _open(self) -> None:
         try:
-            if not self._create and not self._path.exists():
+            if (self._read_only or not self._create) and not self._path.exists():
                 raise StoreMissing(self.url)
-            if not self._read_only:
+            if self._read_only:
+                await in_thread(lambda: make_readable(self._file, self._place))
+            else:
                 await self._committer.open()
         except BaseException as error:
             await self._committer.aclose()

@@ -6,6 +6,7 @@ import copy
 import gzip
 import os
 import stat
+import threading
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import structlog
 
 from penstock.csv_cells import cell_reader
 from penstock.csv_rows import RowSplitter
-from penstock.errors import OutletBroke, OutletLocked
+from penstock.errors import OutletBroke, OutletLocked, OutletTaken
 from penstock.formats import Format, is_compressed
 from penstock.outlets.repairs import CHUNK, repair, repair_compressed
 from penstock.outlets.writers import Writer, make_writer
@@ -51,6 +52,7 @@ class OpenFile:
         self._said = said
         self._format = format
         self._fields = fields
+        self._settings = settings_said(format, fields)
         self._descriptor = -1
         self._locked = False
         self._writer: Writer = make_writer(format, fields)
@@ -106,10 +108,11 @@ class OpenFile:
     def close(self) -> None:
         """Let go of the file."""
         if self._descriptor >= 0:
-            if self._locked:
-                _LOCKED_HERE.discard(_identity(self._descriptor))
-                self._locked = False
-            os.close(self._descriptor)
+            with _LOCKING:
+                if self._locked:
+                    _LOCKED_HERE.pop(identity(self._descriptor), None)
+                    self._locked = False
+                os.close(self._descriptor)
             self._descriptor = -1
 
     def _append(self, data: bytes) -> None:
@@ -142,13 +145,17 @@ class OpenFile:
         self._descriptor = os.open(self._path, flags, 0o666)
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
             raise OutletBroke(self._said, "it is no regular file; for pipes use StandardOutput()")
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutletLocked(self._said) from None
+        with _LOCKING:
+            own = identity(self._descriptor)
+            if (other := _LOCKED_HERE.get(own)) is not None:  # some file systems let a process lock a file twice
+                raise OutletTaken(self._said, self._settings, *other)
+            if fcntl is not None:
+                try:
+                    fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise OutletLocked(self._said) from None
             self._locked = True
-            _LOCKED_HERE.add(_identity(self._descriptor))
+            _LOCKED_HERE[own] = self._said, self._settings
 
     def _repair(self) -> None:
         aside = f"{self._path}.torn"
@@ -213,8 +220,9 @@ def check_unlocked(path: str, said: str) -> None:
     except OSError:  # it is not there, or cannot be opened: the check of the path, or the first write, tells
         return
     try:
-        if _identity(descriptor) not in _LOCKED_HERE:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two checks do not disturb each other
+        with _LOCKING:
+            if identity(descriptor) not in _LOCKED_HERE:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two checks do not disturb each other
     except BlockingIOError:
         raise OutletLocked(said) from None
     except OSError:  # a file system without locks
@@ -223,13 +231,22 @@ def check_unlocked(path: str, said: str) -> None:
         os.close(descriptor)
 
 
-def _identity(descriptor: int) -> tuple[int, int]:
-    facts = os.fstat(descriptor)
+def identity(place: int | str) -> tuple[int, int]:
+    """What the system knows a file by, whatever its name. Raises `OSError` if there is none."""
+    facts = os.stat(place)
     return facts.st_dev, facts.st_ino
 
 
-_LOCKED_HERE: set[tuple[int, int]] = set()
-"""The files that this process holds locks of, by device and inode."""
+def settings_said(format: Format, fields: Sequence[str] | None) -> str:
+    """The settings of an outlet, for messages."""
+    return format.value if fields is None else f"{format.value} with the fields {', '.join(fields)}"
+
+
+_LOCKED_HERE: dict[tuple[int, int], tuple[str, str]] = {}
+"""The files that this process holds locks of, by device and inode: what they are called, and how they are written."""
+
+_LOCKING = threading.Lock()
+"""Held while one of them comes or goes, so that no lock of this process is taken for that of another."""
 
 
 def _cells(path: str, row: bytes) -> list[str]:

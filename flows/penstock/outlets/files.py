@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike, fspath
 from typing import Any
 
 from penstock.environment import filled, shown
-from penstock.errors import OutletBroke
+from penstock.errors import OutletBroke, OutletTwice, VariableMissing
 from penstock.formats import Format, format_of
-from penstock.outlets.appending import OpenFile, Whole, check_path, check_unlocked
+from penstock.outlets.appending import OpenFile, Whole, check_path, check_unlocked, identity, settings_said
 from penstock.outlets.outlet import Outlet
 from penstock.outlets.writers import check_fields
 from penstock.threads import in_thread
@@ -24,7 +25,9 @@ class FileOutlet:
     Each write appends whole lines, in one piece; a write that fails, such as on a full disk, leaves none of its lines.
     Closing waits until the disk has them. Half a line that a killed process left at the end is moved to FILE.torn when
     the file is opened (`outlet.torn`), so that no new line is glued to it. A file has one writer at a time: it is
-    locked. While another process holds the lock, elements wait (`outlet.waiting`).
+    locked. While another process holds the lock, elements wait (`outlet.waiting`), for a minute at most; then the run
+    fails. Outlets of one process that lead to one file, under whatever names, share it if they have the same settings;
+    otherwise the run of the second one fails.
 
     A CSV file has a header, written when it is new or empty. Its columns are those that the file has, or `fields`, or
     else the fields of the first value; a value with other fields fails alone. What is no text is written as JSON. NaN
@@ -60,6 +63,33 @@ class FileOutlet:
         if locks:
             check_unlocked(path, said)
 
+    @property
+    def settings(self) -> str:
+        """Its settings, for messages."""
+        return settings_said(self.format, self.fields)
+
+    def sites(self) -> list[Hashable]:
+        """What its file is known by: the path without links, and device and inode if it is there.
+
+        Two outlets lead to one file if they have one of these in common.
+        """
+        try:
+            path = os.path.realpath(filled(self.path))
+        except VariableMissing:
+            return []
+        try:
+            return [path, identity(path)]
+        except OSError:
+            return [path]
+
+    def fits(self, other: FileOutlet) -> bool:
+        """Whether both have the same settings."""
+        return (self.format, self.fields) == (other.format, other.fields)
+
+    def shares(self, other: FileOutlet) -> bool:
+        """Whether both lead to one file and may share it."""
+        return self.fits(other) and not set(self.sites()).isdisjoint(other.sites())
+
     async def open(self) -> None:
         """Open the file, making it if there is none. Raises `OutletBroke`."""
         file = OpenFile(filled(self.path), self.format, self.fields, shown(self.path))
@@ -85,7 +115,39 @@ class FileOutlet:
 
 
 def check_outlets(outlets: Iterable[Outlet], *, locks: bool) -> None:
-    """Raise `OutletBroke` for the first file that cannot be written, before anything runs."""
+    """Raise `OutletBroke` for the first file that cannot be written, before anything runs.
+
+    So is a file that two of them lead to with different settings (`OutletTwice`).
+    """
+    sharing = Sharing()
     for outlet in outlets:
         if isinstance(outlet, FileOutlet):
             outlet.check(locks=locks)
+            if (clash := sharing.clash([outlet])) is not None:
+                raise clash
+            sharing.add([outlet])
+
+
+class Sharing:
+    """The files that outlets lead to, and with which settings: those of one file have to have the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, tuple[FileOutlet, str]] = {}
+
+    def clash(self, outlets: Iterable[Outlet]) -> OutletTwice | None:
+        """The first file of these outlets that is known with other settings."""
+        for outlet in outlets:
+            if isinstance(outlet, FileOutlet):
+                for site in outlet.sites():
+                    other, owner = self._known.get(site, (outlet, ""))
+                    if not outlet.fits(other):
+                        said, others = shown(outlet.path), shown(other.path)
+                        return OutletTwice(said, outlet.settings, others, other.settings, owner)
+        return None
+
+    def add(self, outlets: Iterable[Outlet], owner: str = "") -> None:
+        """Take note of the files of these outlets, and whose they are."""
+        for outlet in outlets:
+            if isinstance(outlet, FileOutlet):
+                for site in outlet.sites():
+                    self._known.setdefault(site, (outlet, owner))

@@ -14,7 +14,18 @@ from typing import Any
 import structlog
 
 from penstock.environment import shown
-from penstock.errors import CallCancelled, OutletLocked, OutletUnavailable, ReaderGone, TimedOut, WrongAnswer, describe
+from penstock.errors import (
+    CallCancelled,
+    OutletLocked,
+    OutletStillLocked,
+    OutletTaken,
+    OutletUnavailable,
+    ReaderGone,
+    TimedOut,
+    WrongAnswer,
+    describe,
+)
+from penstock.outlets.files import FileOutlet
 from penstock.outlets.outlet import Outlet
 from penstock.scope import CANCEL_SECONDS
 from penstock.services import Backoff
@@ -28,6 +39,15 @@ BACKOFF = Backoff(first=0.1, cap=5.0)
 LOCK_POLL = 0.5
 """Seconds between two attempts to open an outlet that another process has locked; `flock` with a wait would keep a
 thread that nothing can cancel."""
+
+LOCK_SECONDS = 60.0
+"""For so long a run waits for an outlet that another process has locked; then the run fails."""
+
+LOCK_NOTICES = (0.0, 10.0, 60.0)
+"""After so many seconds of such a wait the log tells of it,"""
+
+LOCK_NOTICE_PERIOD = 300.0
+"""and then every so many seconds."""
 
 GRACE = 1.0
 """Seconds that a cancelled call of an outlet may take to end before it is given up."""
@@ -46,6 +66,8 @@ class Valve:
         """How often in a row the outlet could not be opened."""
         self._error: Exception | None = None
         self._retry_at = 0.0
+        self._locked_since: float | None = None
+        """Since when all attempts found the outlet locked by another process."""
         self._call: asyncio.Task[Any] | None = None
         """The last call; one that was given up may be under way still, and then no other may begin."""
         self._leaving = False
@@ -58,8 +80,12 @@ class Valve:
         loop = asyncio.get_running_loop()
         valve = _valve_of(outlet)
         if valve is None or valve.loop is not loop:
-            if valve is not None and valve.loop.is_running():
-                raise RuntimeError(f"outlet {_title(outlet)} is in use by another event loop; give each loop its own")
+            if valve is not None:
+                if valve.loop.is_running():
+                    raise RuntimeError(
+                        f"outlet {_title(outlet)} is in use by another event loop; give each loop its own"
+                    )
+                _VALVES.pop(id(valve.outlet), None)
             valve = _VALVES[id(outlet)] = Valve(outlet, loop)
         valve.users += 1
         return valve
@@ -67,20 +93,22 @@ class Valve:
     async def write(self, values: Sequence[Any], seconds: float) -> Sequence[Exception | None] | None:
         """Write values when it is their turn; returns what the outlet says about each, or what it raised, for all.
 
-        `seconds` is the time that the outlet gets for one call.
+        `seconds` is the time that the outlet gets for one call. What no element is to blame for is raised: that the
+        reader of standard output is gone (`ReaderGone`), that another process kept the lock of the outlet for
+        `LOCK_SECONDS` (`OutletStillLocked`), and that this process has it open with other settings (`OutletTaken`).
         """
-        failures = self._failures
+        failures, arrived = self._failures, self.loop.time()
         try:
             async with self._turn:
                 if not self._opened:
-                    await self._open(failures, seconds)
+                    await self._open(failures, arrived, seconds)
                 answers: Sequence[Exception | None] | None = await self._make(
                     lambda: self.outlet.write(values), seconds
                 )
             if answers is not None and len(answers) != len(values):
                 raise WrongAnswer(f"{_title(self.outlet)} has to answer with None or with one entry for each value")
-        except ReaderGone:
-            raise  # standard output has no reader any more: then there is nothing left to run for
+        except (ReaderGone, OutletStillLocked, OutletTaken):
+            raise  # a run has nothing to go on for without the reader of standard output, and cannot without the file
         except Exception as error:
             return [error] * len(values)
         return answers
@@ -99,14 +127,16 @@ class Valve:
             log.error("outlet.not_closed", outlet=_title(self.outlet), error=reason)
         self._forget()
 
-    async def _open(self, failures: int, seconds: float) -> None:
+    async def _open(self, failures: int, arrived: float, seconds: float) -> None:
         """Open the outlet; an attempt that failed while these values waited for their turn counts for them too."""
         if self._error is not None and self._failures > failures:
             raise OutletUnavailable(_title(self.outlet), self._error)
         if self._failures:
             await asyncio.sleep(self._retry_at - self.loop.time())
         try:
-            await self._open_unlocked(seconds)
+            await self._open_unlocked(arrived, seconds)
+        except (OutletStillLocked, OutletTaken):
+            raise
         except Exception as error:
             self._failures += 1
             wait = BACKOFF.seconds(self._failures, self._chance)
@@ -116,24 +146,33 @@ class Valve:
             raise OutletUnavailable(title, error) from error
         self._failures, self._error = 0, None
 
-    async def _open_unlocked(self, seconds: float) -> None:
+    async def _open_unlocked(self, arrived: float, seconds: float) -> None:
         """Open the outlet; while another process holds its lock, wait: that is no failure of the elements.
 
-        The wait ends when the lock is free, or when the run is cancelled.
+        The wait ends when the lock is free, when the run is cancelled, or `LOCK_SECONDS` after it began for the values
+        that arrived then, also if others were before them: `OutletStillLocked` is raised.
         """
-        begun, attempts = self.loop.time(), 0
+        notices = 0
         while True:
             try:
                 await self._make(self._open_outlet, seconds)
             except OutletLocked as error:
-                attempts += 1
-                if attempts == 1:
-                    log.warning("outlet.waiting", outlet=_title(self.outlet), reason=error.reason)
-                await asyncio.sleep(LOCK_POLL)
+                now = self.loop.time()
+                if self._locked_since is None:
+                    self._locked_since = now
+                waited = now - max(arrived, self._locked_since)
+                if waited >= LOCK_SECONDS:
+                    raise OutletStillLocked(error.outlet, LOCK_SECONDS) from None
+                if waited >= _notice_after(notices):
+                    notices += 1
+                    facts = {"waited": round(waited, 3), "gives_up_in": round(LOCK_SECONDS - waited, 3)}
+                    log.warning("outlet.waiting", outlet=_title(self.outlet), reason=error.reason, **facts)
+                await asyncio.sleep(min(LOCK_POLL, LOCK_SECONDS - waited))
             else:
-                if attempts:
-                    waited = round(self.loop.time() - begun, 3)
-                    log.warning("outlet.lock_acquired", outlet=_title(self.outlet), waited=waited)
+                if notices:
+                    waited = self.loop.time() - max(arrived, self._locked_since or arrived)
+                    log.warning("outlet.lock_acquired", outlet=_title(self.outlet), waited=round(waited, 3))
+                self._locked_since = None
                 return
 
     async def _open_outlet(self) -> None:
@@ -196,8 +235,19 @@ class Valve:
 
 
 def _valve_of(outlet: Outlet) -> Valve | None:
-    """The valve in use for this outlet, or for one that is equal: two that name the same file are one place."""
-    return _VALVES.get(id(outlet)) or next((v for v in _VALVES.values() if v.outlet == outlet), None)
+    """The valve in use for this outlet, or for one that is equal, or leads to the same file with the same settings."""
+    known = _VALVES.get(id(outlet)) or next((v for v in _VALVES.values() if v.outlet == outlet), None)
+    if known is None and isinstance(outlet, FileOutlet):
+        for valve in _VALVES.values():
+            if isinstance(valve.outlet, FileOutlet) and outlet.shares(valve.outlet):
+                return valve
+    return known
+
+
+def _notice_after(notices: int) -> float:
+    """After how many seconds of a wait the log tells of it again, when it did so a number of times."""
+    more = notices - len(LOCK_NOTICES)
+    return LOCK_NOTICES[notices] if more < 0 else LOCK_NOTICES[-1] + LOCK_NOTICE_PERIOD * (more + 1)
 
 
 def _title(outlet: Outlet) -> str:

@@ -1,4 +1,7 @@
-"""What cannot be served side by side: one name is one flow, and one path leads to one flow."""
+"""What cannot be served side by side: one name is one flow, and one path leads to one flow.
+
+And an output file is written to in one way.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from penstock.files import Mistake, Place
 from penstock.hosting import RESERVED
+from penstock.outlets import Sharing
 from penstock_http.catalogue.revision import Offer, Revision
 
 FLOWS = 1000
@@ -27,14 +31,20 @@ def clashes(
         going = {offer.flow.name for offer in coming}
         going |= {name for name, offer in leaving.items() if offer not in wrong}
         staying = [revision for revision in standing if revision.name not in going]
-        found = _among(coming, {path: each.name for each in staying if (path := each.served_as) is not None}, known)
+        sharing = Sharing()
+        for each in staying:
+            sharing.add(each.flow.outlets.values(), f"the flow {each.name!r}")
+        paths = {path: each.name for each in staying if (path := each.served_as) is not None}
+        found = _among(coming, paths, known, sharing)
         if not found:
             return wrong
         wrong |= found
 
 
-def _among(coming: Iterable[Offer], paths: dict[str, str], known: Collection[str]) -> dict[Offer, list[Mistake]]:
-    """Those of the coming flows that clash with one before them, or with the flow that has their path."""
+def _among(
+    coming: Iterable[Offer], paths: dict[str, str], known: Collection[str], sharing: Sharing
+) -> dict[Offer, list[Mistake]]:
+    """Those of the coming flows that clash with one before them, or with the flow that has their path or file."""
     names = set(known)
     sources: dict[str, str] = {}
     found: dict[Offer, list[Mistake]] = {}
@@ -48,7 +58,11 @@ def _among(coming: Iterable[Offer], paths: dict[str, str], known: Collection[str
             said = f"the flow {paths[path]!r} is served as {path!r} already"
         elif name not in names and len(names) >= FLOWS:
             said = f"there are {FLOWS} flows already"
+        elif (clash := sharing.clash(offer.flow.outlets.values())) is not None:
+            found[offer] = [Mistake(Place(offer.source), str(clash))]
+            continue
         else:
+            sharing.add(offer.flow.outlets.values(), f"the flow {name!r}")
             sources[name] = offer.source
             names.add(name)
             if path is not None:
