@@ -173,9 +173,6 @@ class Writer:
         """Why letters could not be stored now; None if they could, or the next commit begins a new file."""
         try:
             self._check_before()
-            found = identity(self._place.path)
-            if found is not None and found != self._file:
-                raise StoreReplaced(self._place.url)
             if self._failing:  # a disk that was full, or a lock, shows only when something is written
                 self._opened().execute("UPDATE letters_schema SET version = version")
         except Exception as error:
@@ -191,14 +188,18 @@ class Writer:
             self._drop()  # what was opened without the right to write never gets it: the next try opens anew
 
     def _check_before(self) -> None:
-        """Open the database if it is not open; raise if its file was truncated.
+        """Open the database if it is not open; raise if its file was truncated or replaced.
 
-        A file that failed, and was moved away since, is left for a new one.
+        A file that failed, and was moved away since, is left for a new one. (What is written to a file that has lost
+        its name comes back with it, when it is moved to its place again: letters of elements that were cancelled.)
         """
         if self._failing and self._database is not None and identity(self._place.path) is None:
             self._leave()
         if self._database is None:  # it could not be opened again after its file was lost
             self.open()
+        found = identity(self._place.path)
+        if found is not None and found != self._file:
+            raise StoreReplaced(self._place.url)
         self._check_size()
 
     def _check_size(self) -> None:
