@@ -31,6 +31,31 @@ def text(size: int) -> Any:
     return {"s": "a" * size, "p": "a" * (size // 2) + "b", "lines": [1] * min(size, 9_000)}
 
 
+def one_large(make: Callable[[int], Any], empty: Any) -> Callable[[int], Any]:
+    """One large row among many that are empty, so that the mean is small."""
+    return lambda size: {"rows": [make(min(size, 7_500)), *[empty] * min(size, 4_000)]}
+
+
+def nested(count: int) -> list[Any]:
+    return [[number] for number in range(count)]
+
+
+def written(count: int) -> Any:
+    return {"t": "a" * count}
+
+
+def in_alternating_order(depth: int) -> Callable[[int], Any]:
+    """Objects in objects, whose fields are in one order and in the other, around a long list."""
+
+    def make(size: int) -> Any:
+        value: Any = [(1 << 62) + number for number in range(size)]
+        for level in range(depth):
+            value = {"x": 1, "n": value} if level % 2 else {"n": value, "x": 1}
+        return {"d": value}
+
+    return make
+
+
 WORST: list[tuple[str, Callable[[int], Any]]] = [
     ("value.lines.all(l, !(l in value.allowed))", lines_and_allowed(numbers)),
     ("value.lines.all(l, !(l in value.allowed))", lines_and_allowed(words)),
@@ -70,6 +95,16 @@ WORST: list[tuple[str, Callable[[int], Any]]] = [
     ("value.s.reverse().upperAscii().trim()", text),
     ("value.lines.all(l, strings.quote(value.s) != '')", text),
     ("value.s + value.s + value.s", text),
+    ("value.rows.all(r, r.all(x, x in r))", one_large(numbers, [])),
+    ("value.rows.all(r, r.all(x, x in r))", one_large(words, [])),
+    ("value.rows.all(r, r.all(x, x in r))", one_large(nested, [])),
+    ("value.rows.all(r, r.all(x, r == r))", one_large(objects, [])),
+    ("value.rows.all(r, r.t.split('').all(x, x in r.t.split('')))", one_large(written, {"t": ""})),
+    ("value.rows.all(r, r.t.split('').all(x, r.t.replace('a', 'b') != ''))", one_large(written, {"t": ""})),
+    ("value.rows.all(r, r.map(x, x).size() >= 0)", one_large(numbers, [])),
+    ("value.rows.map(r, r.map(x, x))", one_large(numbers, [])),
+    ("[value.d]", in_alternating_order(60)),
+    ("[value.d]", in_alternating_order(150)),
 ]
 
 

@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
 from importlib import import_module
-from itertools import chain
+from itertools import chain, islice, zip_longest
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -56,6 +56,9 @@ _PATTERN = 25.0
 _STATES = 1000
 """States that one character of a regular expression may stand for at most: `a{1000}`."""
 
+_LEVELS = 8
+"""Levels of a value whose largest parts are known, each for itself."""
+
 _DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else byte for byte in range(256))
 _LONG_NUMBER = b"0" * 19
 """Integers of more than 64 bits have at least 19 digits, as -2**63 - 1 has."""
@@ -68,37 +71,87 @@ class TooMuch(Exception):
     """The estimate is above the limit."""
 
 
+class Most(NamedTuple):
+    """How large a value is at most."""
+
+    length: float
+    values: float
+    characters: float
+
+
 class Size(NamedTuple):
-    """How large a value is. Within a loop `values` and `characters` are the mean over its iterations."""
+    """How large a value is. Within a loop the first three are the mean over its iterations.
+
+    The mean is right for what is linear in the size, whichever values are large. A product of two sizes has to be one
+    of a mean and a maximum: the sum of a * b is at most the sum of a, times the largest b.
+    """
 
     length: float
     """Elements of a list, or fields of an object."""
     values: float
     """Values in it, at any depth, and it itself."""
     characters: float
-    most_values: float
-    most_characters: float
+    levels: tuple[Most, ...]
+    """How large it is at most, then its largest elements or fields, then theirs …; the last is for all below, too."""
+
+    @property
+    def most(self) -> Most:
+        """How large it is at most."""
+        return self.levels[0]
 
     def joined(self, other: Size) -> Size:
         """Both together."""
-        return Size(*(one + another for one, another in zip(self, other, strict=True)))
+        (one, *_), (another, *_) = self.levels, other.levels
+        whole = Most(one.length + another.length, one.values + another.values, one.characters + another.characters)
+        length, values, characters = self.length + other.length, self.values + other.values, self[2] + other[2]
+        return Size(length, values, characters, (whole, *_larger(self.inner, other.inner)))
 
-    def larger(self, other: Size) -> Size:
-        """The larger of both."""
-        return Size(*map(max, self, other))
+    def either(self, other: Size) -> Size:
+        """One of both, another one in each iteration: the mean may be larger than both means."""
+        levels = _larger(self.levels, other.levels)
+        most = levels[0]
+        return Size(
+            min(self.length + other.length, most.length),
+            min(self.values + other.values, most.values),
+            min(self.characters + other.characters, most.characters),
+            levels,
+        )
 
-    def times(self, count: float) -> Size:
-        """So many of it."""
-        return Size(count, *(count * part for part in self[1:]))
+    @property
+    def inner(self) -> tuple[Most, ...]:
+        """How large the elements or fields are at most."""
+        return self.levels[1:] or self.levels
+
+    def part(self) -> Size:
+        """One of its elements or fields."""
+        most = self.inner[0]
+        values = min(self.values, most.values)
+        return Size(min(values, most.length), values, min(self.characters, most.characters), self.inner)
+
+    def largest(self) -> Size:
+        """The same, each time as large as it is at most."""
+        return Size(*self.most, self.levels)
 
 
-SCALAR = Size(1, 1, 0, 1, 0)
-EMPTY = Size(0, 0, 0, 0, 0)
+def _larger(one: tuple[Most, ...], other: tuple[Most, ...]) -> tuple[Most, ...]:
+    """The larger of both at each level."""
+    if len(one) < len(other):
+        one, other = other, one
+    return tuple(Most(*map(max, a, b)) for a, b in zip_longest(one, other, fillvalue=other[-1]))
+
+
+def fixed(length: float, values: float, characters: float) -> Size:
+    """A size that is the same in each iteration."""
+    return Size(length, values, characters, (Most(max(length, values), values, characters),))
+
+
+SCALAR = fixed(1, 1, 0)
+EMPTY = fixed(0, 0, 0)
 
 
 def text_of(characters: float, most: float) -> Size:
     """The size of a text."""
-    return Size(1, 1, characters, 1, most)
+    return Size(1, 1, characters, (Most(1, 1, most),))
 
 
 def is_small(value: Any, threshold: int) -> bool:
@@ -140,11 +193,58 @@ def measure(value: Any) -> tuple[int, int]:
     return len(values) + len(names), len(text) + len(named)
 
 
-def size_of(value: Any) -> Size:
-    """The size of a value."""
+def size_of(value: Any, *, levels: bool = False) -> Size:
+    """The size of a value; with how large its parts are at most, for each of its levels, if that is asked for."""
     values, characters = measure(value)
     length = len(cast("list[object]", value)) if isinstance(value, (dict, list)) else 1
-    return Size(length, values, characters, values, characters)
+    if levels:
+        return Size(length, values, characters, levels_of(value))
+    # The first level is exact, as the length of a list matters most.
+    return Size(length, values, characters, (Most(length, values, characters), Most(values, values, characters)))
+
+
+def levels_of(value: Any) -> tuple[Most, ...]:
+    """How large a value is, its largest element or field, the largest of theirs, and so on."""
+    rows: list[list[Any]] = [[value]]
+    while row := [
+        part
+        for outer in rows[-1]
+        if type(outer) is _OBJECT or type(outer) is _LIST
+        for part in (outer.values() if type(outer) is _OBJECT else outer)
+    ]:
+        rows.append(row)
+    found: list[Most] = [Most(1, 1, 0)]
+    below, below_characters = iter(list[int]()), iter(list[int]())
+    for row in reversed(rows):
+        values: list[int] = []
+        characters: list[int] = []
+        length = name = 1
+        for outer in row:
+            count = 1
+            written = 0
+            if type(outer) is str:
+                written = len(outer)
+            elif type(outer) is _LIST:
+                count += sum(islice(below, len(outer)))
+                written = sum(islice(below_characters, len(outer)))
+                length = max(length, len(outer))
+            elif type(outer) is _OBJECT:
+                names = [len(key) for key in outer if type(key) is str]
+                count += len(outer) + sum(islice(below, len(outer)))
+                written = sum(names) + sum(islice(below_characters, len(outer)))
+                length = max(length, len(outer))
+                name = max(name, *names) if names else name
+            values.append(count)
+            characters.append(written)
+        # A loop through an object goes through the names of its fields.
+        found[-1] = found[-1]._replace(characters=max(found[-1].characters, name))
+        found.append(Most(length, max(values), max(characters)))
+        below, below_characters = iter(values), iter(characters)
+    found.reverse()
+    if len(found) > _LEVELS:
+        _, values_below, characters_below = found[_LEVELS - 1]
+        found[_LEVELS - 1 :] = [Most(values_below, values_below, characters_below)]
+    return tuple(found)
 
 
 class Estimate:
@@ -162,8 +262,18 @@ class Estimate:
 
     def check(self, value: Any) -> None:
         """Raise `TooMuch` if the evaluation for this value may take too long."""
-        sizes = {path: SCALAR if (found := at(value, path)) is MISSING else size_of(found) for path in self._paths}
-        if not self._nanoseconds(lambda path: sizes.get(path, SCALAR), partial(at, value)) <= LIMIT:
+        found = {path: there for path in self._paths if (there := at(value, path)) is not MISSING}
+        sizes = {path: size_of(there) for path, there in found.items()}
+
+        def too_much() -> bool:
+            return not self._nanoseconds(lambda path: sizes.get(path, SCALAR), partial(at, value)) <= LIMIT
+
+        if not too_much():
+            return
+        if sum(map(_given, sizes.values())) > LIMIT:  # it would take long to look at the levels, too
+            raise TooMuch
+        sizes = {path: size_of(there, levels=True) for path, there in found.items()}
+        if too_much():
             raise TooMuch
 
     @cached_property
@@ -175,7 +285,7 @@ class Estimate:
 
         def too_much(exponent: int) -> bool:
             size = float(1 << exponent)
-            worst = Size(size / VALUE, size / VALUE + 1, size, size / VALUE + 1, size)
+            worst = fixed(size / VALUE, size / VALUE + 1, size)
             return not self._nanoseconds(lambda _: worst) <= LIMIT
 
         exponent = bisect_left(range(27), True, key=too_much) - 1
@@ -220,7 +330,7 @@ class _Visit:
                 return scope.get(name, SCALAR)
             case Select(operand, _, test):
                 inner = self.size(operand, scope, times)
-                return SCALAR if test else inner._replace(length=inner.values)
+                return SCALAR if test else inner.part()
             case MakeList(elements):
                 return self._all(elements, scope, times)
             case MakeMap(entries, _):
@@ -231,11 +341,14 @@ class _Visit:
                 return self._call(function, args, [self.size(arg, scope, times) for arg in args], times)
 
     def _all(self, nodes: tuple[Node, ...], scope: dict[str, Size], times: float) -> Size:
-        whole = Size(0, 1, 0, 1, 0)
-        for node in nodes:
-            whole = whole.joined(self.size(node, scope, times))
+        sizes = [self.size(node, scope, times) for node in nodes]
         self.cost += times * _STEP * len(nodes)
-        return whole._replace(length=len(nodes))
+        whole, levels = EMPTY, SCALAR.levels
+        for size in sizes:
+            whole, levels = whole.joined(size), _larger(levels, size.levels)
+        length, (_, values, characters) = float(len(nodes)), whole.most
+        most = Most(length, values + 1, characters)
+        return Size(length, whole.values + 1, whole.characters, (most, *levels))
 
     def _fold(self, node: Fold, scope: dict[str, Size], times: float, *, sliced: bool) -> Size:
         range = self.size(node.range, scope, times)
@@ -243,18 +356,25 @@ class _Visit:
         count = range.length if sliced else min(range.length, ITERATIONS)
         # All iterations of an evaluation together are at most ITERATIONS, or it ends with an error.
         inner = min(times * count, max(times, ITERATIONS * self.slices))
-        share = max(1.0, count)
-        mean = range.values / share
-        element = Size(mean, mean, range.characters / share, range.most_values, range.most_characters)
-        inside = {**scope, node.variable: element, node.accumulator: SCALAR if node.makes_list else start}
+        # The iterations before the end may be those with the largest elements: all together are as large as all ranges.
+        share = times / inner if inner else 0.0
+        most = range.inner[0]
+        values, characters = min(range.values * share, most.values), min(range.characters * share, most.characters)
+        element = Size(min(values, most.length), values, characters, range.inner)
+        # What is as large as the range has the most iterations: the mean over these is not the mean outside.
+        outside = {name: size.largest() for name, size in scope.items()}
+        inside = {**outside, node.variable: element, node.accumulator: SCALAR if node.makes_list else start}
         self.size(node.condition, inside, inner)
         if node.makes_list:
-            appended = min(count, SLICE) if sliced else count
-            self.cost += inner * appended * _APPEND
-            made = self.size(_appended(node.step), inside, inner).times(count)
+            longest = min(range.most.length, SLICE if sliced else ITERATIONS)
+            self.cost += inner * longest * _APPEND
+            one = self.size(_appended(node.step), inside, inner)
             self.size(node.step, inside, inner)
-            return made.joined(Size(0, 1, 0, 1, 0))
-        after = start.larger(self.size(node.step, inside, inner))
+            mean = inner / times if times else 0.0
+            longest = min(range.most.length, count if sliced else ITERATIONS)
+            whole = Most(longest, longest * one.most.values + 1, longest * one.most.characters)
+            return Size(mean, mean * one.values + 1, mean * one.characters, (whole, *one.levels))
+        after = start.either(self.size(node.step, inside, inner))
         return self.size(node.result, {**scope, node.accumulator: after}, times)
 
     def _call(self, function: str, nodes: tuple[Node, ...], args: list[Size], times: float) -> Size:
@@ -262,15 +382,15 @@ class _Visit:
         text = args[0] if args else EMPTY
         match function, args:
             case ("_?_:_", [_, one, other]):
-                return one.larger(other)
+                return one.either(other)
             case ("_&&_" | "_||_" | "!_" | "@not_strictly_false" | "hasValue", _):
                 return SCALAR
             case ("_[_]" | "_?._" | "_[?_]", [one, _]):
-                return one._replace(length=one.values)
+                return one.part()
             case ("value" | "dyn" | "optional.of" | "optional.ofNonZeroValue", [one]):
                 return one
             case ("orValue" | "or", [one, other]):
-                return one.larger(other)
+                return one.either(other)
             case ("@in", [_, whole]):
                 self.cost += times * (whole.values * _COMPARE + whole.characters)
                 return SCALAR
@@ -282,39 +402,40 @@ class _Visit:
                 self.cost += times * text.characters * _CHARACTER
                 return SCALAR
             case ("contains" | "startsWith" | "endsWith" | "indexOf" | "lastIndexOf", [_, part, *_]):
-                self.cost += times * text.characters * (_CHARACTER + _SEARCH * part.most_characters)
+                self.cost += times * text.characters * (_CHARACTER + _SEARCH * part.most.characters)
                 return SCALAR
             case ("matches", [_, pattern]):
                 states = self._states(nodes[1], pattern)
                 self.cost += times * (states * 100 + text.characters * (_CHARACTER + states * _PATTERN))
                 return SCALAR
             case ("replace", [_, old, new, *_]):
-                written = text.characters + (text.characters + 1) * new.most_characters
-                most = text.most_characters + (text.most_characters + 1) * new.most_characters
-                self.cost += times * (written * 2 * _CHARACTER + text.characters * _SEARCH * old.most_characters)
+                written = text.characters + (text.characters + 1) * new.most.characters
+                most = text.most.characters + (text.most.characters + 1) * new.most.characters
+                self.cost += times * (written * 2 * _CHARACTER + text.characters * _SEARCH * old.most.characters)
                 return text_of(written, most)
             case ("split", [_, mark, *_]):
-                self.cost += times * text.characters * (3 * _STEP + _SEARCH * mark.most_characters)
-                most = text.most_characters
-                return Size(text.characters + 1, text.characters + 2, text.characters, most + 2, most)
+                self.cost += times * text.characters * (3 * _STEP + _SEARCH * mark.most.characters)
+                most = text.most.characters
+                levels = Most(most + 1, most + 2, most), Most(1, 1, most)
+                return Size(text.characters + 1, text.characters + 2, text.characters, levels)
             case ("join", [listed, *marks]):
-                between = marks[0].most_characters if marks else 0.0
+                between = marks[0].most.characters if marks else 0.0
                 joined = listed.characters + listed.values * between
                 self.cost += times * (joined * 2 * _CHARACTER + listed.values * _STEP)
-                return text_of(joined, listed.most_characters + listed.most_values * between)
+                return text_of(joined, listed.most.characters + listed.most.values * between)
             case ("format", [_, whole]):  # a number has at most 309 digits and 100 decimals
                 made = 2 * characters + 450 * whole.values
                 self.cost += times * (made * _CHARACTER + whole.values * _STEP)
-                return text_of(made, 2 * (text.most_characters + whole.most_characters) + 450 * whole.most_values)
+                return text_of(made, 2 * (text.most.characters + whole.most.characters) + 450 * whole.most.values)
             case ("strings.quote", _):
                 self.cost += times * text.characters * 6 * _CHARACTER
-                return text_of(6 * text.characters, 6 * text.most_characters)
+                return text_of(6 * text.characters, 6 * text.most.characters)
             case _:
                 whole = EMPTY
                 for arg in args:
                     whole = whole.joined(arg)
                 self.cost += times * (values * _COMPARE + characters * _CHARACTER)
-                return whole.larger(text_of(40, 40))
+                return whole.either(text_of(40, 40))
 
     def _states(self, node: Node, pattern: Size) -> float:
         """States of the automaton of a regular expression."""
@@ -322,7 +443,7 @@ class _Visit:
         text = node.value if isinstance(node, Const) else None if path is None else self._values(path)
         if isinstance(text, str) and (len(text) <= _STATES or isinstance(node, Const)):
             return float(states_of(text))
-        return 1 + pattern.most_characters * _STATES
+        return 1 + pattern.most.characters * _STATES
 
 
 @lru_cache(maxsize=64)

@@ -23,6 +23,7 @@ Fields: TypeAlias = tuple[Any, ...]
 
 _OBJECT: Any = dict
 _LIST: Any = list
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 class Literals:
@@ -57,6 +58,7 @@ class Literals:
 def put_in_order(result: Any, literals: Literals, given: Any) -> None:
     """Put the fields of all objects in a result in order; `given` is what CEL was given."""
     known: Inputs | None = None
+    contents: dict[int, int] = {}
     orders: dict[Fields, Fields] = {}
     for inner in values_in(result):
         if type(inner) is not dict or len(cast("dict[str, Any]", inner)) < 2:
@@ -73,7 +75,8 @@ def put_in_order(result: Any, literals: Literals, given: Any) -> None:
                 orders[fields] = order
             else:
                 assert known is not None
-                order = known.order_of(unordered)
+                contents = contents or known.contents.numbers(result)
+                order = known.order_of(unordered, contents[id(unordered)])
         if order != fields:
             for field in order:
                 unordered[field] = unordered.pop(field)
@@ -94,11 +97,13 @@ class Inputs:
     """The objects that CEL was given, by their fields."""
 
     def __init__(self, given: Any) -> None:
+        self.contents = Contents()
+        self._given = given
         self._objects: list[dict[Any, Any]] = [value for value in values_in(given) if type(value) is dict]
         self._orders: dict[frozenset[Any], list[Fields]] = {}
         for fields in dict.fromkeys(map(tuple, self._objects)):
             self._orders.setdefault(frozenset(fields), []).append(fields)
-        self._equal: dict[bytes, Fields] | None = None
+        self._equal: dict[int, Fields] | None = None
 
     def order(self, fields: Fields) -> Fields | None:
         """The order of these fields; None if it differs between objects."""
@@ -107,23 +112,56 @@ class Inputs:
             return tuple(sorted(fields, key=_by_name))
         return orders[0] if len(orders) == 1 else None
 
-    def order_of(self, result: dict[Any, Any]) -> Fields:
+    def order_of(self, result: dict[Any, Any], content: int) -> Fields:
         """The order of the fields of the first object that is equal to one that CEL gave back."""
         if self._equal is None:
             several = {fields for fields, orders in self._orders.items() if len(orders) > 1}
             objects = [inner for inner in self._objects if frozenset(inner) in several]
-            self._equal = {_content(inner): tuple(inner) for inner in reversed(objects)}
-        return self._equal.get(_content(result)) or self._orders[frozenset(result)][0]
+            numbers = self.contents.numbers(self._given)
+            self._equal = {numbers[id(inner)]: tuple(inner) for inner in reversed(objects)}
+        return self._equal.get(content) or self._orders[frozenset(result)][0]
+
+
+class Contents:
+    """Numbers for values: equal values have the same, whatever the order of the fields of their objects."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Any, int] = {}
+
+    def numbers(self, value: Any) -> dict[int, int]:
+        """The numbers of all lists and objects in a value, by their ids.
+
+        From the inside out: each is known by the numbers of what is in it, so that nothing is looked at twice.
+        """
+        known = self._numbers
+        found: dict[int, int] = {}
+
+        def number(inner: Any) -> int:
+            kind: Any = type(inner)
+            if kind is _OBJECT or kind is _LIST:
+                return found[id(inner)]
+            return known.setdefault((kind, inner) if kind in _SCALARS else _encoded(inner), len(known))
+
+        for inner in reversed(values_in(value)):
+            content: Any
+            if type(inner) is _OBJECT:
+                content = frozenset([(name, number(part)) for name, part in inner.items()])
+            elif type(inner) is _LIST:
+                content = tuple(map(number, inner))
+            else:
+                continue
+            found[id(inner)] = known.setdefault(content, len(known))
+        return found
 
 
 def _by_name(field: Any) -> tuple[str, Any]:
     return str(field.__class__), field
 
 
-def _content(value: dict[Any, Any]) -> bytes:
-    """The same bytes for equal objects, whatever the order of their fields."""
+def _encoded(value: Any) -> bytes:
+    """A value that JSON has no type for, such as a time."""
     try:
-        return msgspec.json.encode(value, order="sorted")
+        return msgspec.json.encode(value)
     except (TypeError, ValueError, RecursionError):
         return b""
 
