@@ -447,7 +447,7 @@ def pictures(format: str) -> list[str]:
 def test_graphviz_takes_what_is_for_it() -> None:
     """Without an error or a warning."""
     done = subprocess.run(
-        ["dot", "-Tcanon"], input="".join(pictures("dot")).encode(), capture_output=True, timeout=60, check=False
+        ["dot", "-Tcanon"], input="".join(pictures("dot")).encode(), capture_output=True, timeout=240, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -462,6 +462,6 @@ def test_mermaid_takes_what_is_for_it(tmp_path: Path) -> None:
     subprocess.run(install, cwd=tmp_path, capture_output=True, timeout=300, check=True)
     texts = json.dumps(pictures("mermaid"))
     done = subprocess.run(
-        ["node", "parse.mjs"], cwd=tmp_path, input=texts, capture_output=True, text=True, timeout=60, check=True
+        ["node", "parse.mjs"], cwd=tmp_path, input=texts, capture_output=True, text=True, timeout=240, check=True
     )
     assert set(json.loads(done.stdout)) == {None}
