@@ -123,4 +123,5 @@ def counters(draw: st.DrawFn, flow: Flow[Any]) -> FlowCounters | None:
         return None
     number = st.integers(0, 10**12)
     letters = {point: draw(number) for point in draw(st.sets(st.sampled_from(flow.places)))}
-    return FlowCounters(*(draw(number) for _ in range(6)), letters)
+    received, in_flight, ok, failed, filtered, cancelled = (draw(number) for _ in range(6))
+    return FlowCounters(received, in_flight, ok, failed, filtered, cancelled, letters)

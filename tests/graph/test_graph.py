@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from penstock import Flow, from_iterable
 from penstock.element import Outcome
 from penstock.errors import GraphvizFailed
 from penstock.expressions import Expression
-from penstock.graph import TEXT_FORMATS, FlowCounters, Graph, build_graph, graphviz, render_image
+from penstock.graph import TEXT_FORMATS, FlowCounters, Graph, build_graph, render_image
 from penstock.graph.details import format_duration, format_size, hide_password, schedule_label
 from penstock.graph.dot import wrap
 from penstock.graph.mermaid import escape
@@ -329,7 +330,13 @@ def generate(format: str) -> list[str]:
         every = every.map(str, name=f"{trap} {number}").map(str, name=f"{number} {trap}")
     found = [TEXT_FORMATS[format](build_graph(every))]
 
-    @settings(max_examples=40, database=None, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=40,
+        database=None,
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
     @given(graphs())
     def gather(drawing: tuple[Flow[Any], Graph]) -> None:
         found.append(TEXT_FORMATS[format](drawing[1]))
@@ -383,7 +390,7 @@ def test_a_failure_of_graphviz_is_reported(
     program = tmp_path / "dot"
     program.write_text(f"#!/bin/sh\n{script.replace('sleep', 'exec sleep')}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(graphviz.shutil, "which", lambda name: str(program))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(GraphvizFailed, match=f"^{re.escape(message)}$"):
         render_image("digraph {}", "svg", timeout=0.5)
 

@@ -144,8 +144,8 @@ class _GraphBuilder:
     def _node(
         self, id: str, kind: NodeKind, name: str, caption: str, texts: tuple[str, ...], *failure_points: str
     ) -> Node:
-        letters = self._counters.dead_letters if self._counters else {}
-        failed = sum(letters.get(point, 0) for point in failure_points)
+        counters = self._counters
+        failed = sum(counters.dead_letters.get(point, 0) for point in failure_points) if counters else 0
         return Node(self._id(id), kind, name, caption, texts, (("failed", failed),) if failed else ())
 
     def _id(self, id: str) -> str:
