@@ -91,7 +91,7 @@ def test_the_json_document_contains_everything_once(drawing: tuple[Flow[Any], Gr
 def test_the_mermaid_text_contains_everything_once(drawing: tuple[Flow[Any], Graph]) -> None:
     """Names may contain any character."""
     flow, graph = drawing
-    nodes = re.findall(r'^ +n\d+\W+?"(.*?)(?:<br/>.*)?"\W+$', TEXT_FORMATS["mermaid"](graph), re.MULTILINE)
+    nodes = re.findall(r'^ +n\d+\W+?"<b>(.*?)</b>(?:<br/>.*)?"\W+$', TEXT_FORMATS["mermaid"](graph), re.MULTILINE)
     shown = Counter(re.sub(r"#(\d+);", lambda found: chr(int(found[1])), name) for name in nodes)
     assert shown == Counter({clean(name): number for name, number in names_in(flow).items()})
 

@@ -24,7 +24,7 @@ def orders(file: str) -> Flow[Any]:
 def test_the_command_writes_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """The default format is Mermaid."""
     assert command(["orders.yaml"], orders) == 0
-    assert capfdbinary.readouterr().out.startswith(b"flowchart LR")
+    assert capfdbinary.readouterr().out.startswith(b"---\nconfig:\n  flowchart:")
     assert command(["orders.yaml", "--format", "dot"], orders) == 0
     assert capfdbinary.readouterr().out.startswith(b'digraph "orders"')
 
@@ -34,9 +34,9 @@ def test_the_extension_of_the_output_selects_the_format(tmp_path: Path) -> None:
     for name, start in (
         ("f.gv", "digraph"),
         ("f.dot", "digraph"),
-        ("f.mmd", "flowchart"),
+        ("f.mmd", "---"),
         ("f.json", "{"),
-        ("f", "flow"),
+        ("f", "---"),
     ):
         assert command(["f.yaml", "--output", str(tmp_path / name)], orders) == 0
         assert (tmp_path / name).read_text(encoding="utf-8").startswith(start)
@@ -53,6 +53,15 @@ def test_graphviz_draws_images(tmp_path: Path, capfdbinary: pytest.CaptureFixtur
         assert (tmp_path / name).read_bytes().startswith(start)
         assert command(["f.yaml", "--format", name[2:]], orders) == 0
         assert capfdbinary.readouterr().out.startswith(start)
+
+
+def test_binary_data_is_not_written_to_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A PNG image needs an output file there."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert command(["f.yaml", "--format", "png"], orders) == 2
+    assert capsys.readouterr() == ("", "penstock graph: --format png writes binary data: add --output FILE\n")
 
 
 def test_images_need_graphviz(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,15 @@ _EDGE_STYLES = {
     "filtered": f"stroke:{COLORS['filtered'].line}",
 }
 _TEXT_COLOR = "#0f172a"
+_CONFIG = """\
+---
+config:
+  flowchart:
+    wrappingWidth: 280
+    nodeSpacing: 60
+    subGraphTitleMargin: {top: 2, bottom: 20}
+---"""
+"""Mermaid leaves room for one line of title. The margin is for a second line; groups overlap if it is larger."""
 _UNSAFE = re.compile(r"[^\w \-.,:/·…+=?!%'$@]|^\d+\.|^[-+]")
 """Characters with a meaning in Mermaid or in HTML, and beginnings of Markdown lists."""
 
@@ -31,8 +40,9 @@ _UNSAFE = re.compile(r"[^\w \-.,:/·…+=?!%'$@]|^\d+\.|^[-+]")
 def render_mermaid(graph: Graph) -> str:
     """Return the graph as the text of a Mermaid flowchart."""
     ids = {node.id: f"n{number}" for number, node in enumerate(graph.nodes)} | {FLOW: "flow"}
-    title = "<br/>".join(escape(text) for text in (graph.name, graph.window, format_counts(graph.counts)) if text)
+    title = _label(graph.name, format_counts(graph.counts) or graph.window)
     lines = [
+        _CONFIG,
         "flowchart LR",
         *(f"    {_node(node, ids)}" for node in graph.sources),
         f'    subgraph flow["{title}"]',
@@ -70,9 +80,12 @@ def _subgraph(branch: Node, ids: dict[str, str]) -> str:
 
 def _node(node: Node, ids: dict[str, str]) -> str:
     left, right = ("{", "}") if node.caption == "route" else _SHAPES[node.style]
-    texts = (node.name, node.subtitle, *node.details, format_counts(node.counts))
-    text = "<br/>".join(escape(text) for text in texts if text)
-    return f'{ids[node.id]}{left}"{text}"{right}'
+    return f'{ids[node.id]}{left}"{_label(node.name, node.subtitle, *node.details, format_counts(node.counts))}"{right}'
+
+
+def _label(name: str, *texts: str) -> str:
+    """Return a label: the name in bold, and each text on a line of its own."""
+    return "<br/>".join([f"<b>{escape(name)}</b>", *(escape(text) for text in texts if text)])
 
 
 def _edges(edges: tuple[Edge, ...], ids: dict[str, str]) -> Iterator[str]:
