@@ -23,7 +23,7 @@ COMMANDS = {
     "new": Command("begin a flow file", "penstock.runner.new_command:command"),
     "check": Command("say everything that is wrong in flow files", "penstock.files.check_command:command"),
     "test": Command("run the tests of flows, in virtual time", "penstock.files.trials.command:command"),
-    "graph": Command("draw a flow: as SVG, Mermaid, DOT or JSON", "penstock.files.graph_command:command"),
+    "graph": Command("draw a flow: Mermaid, DOT, JSON, SVG or PNG", "penstock.files.graph_command:command"),
     "schema": Command("print the JSON Schema of flow files, for editors", "penstock.files.schema_command:command"),
     "dead-letters": Command("look at what failed: list, show", "penstock.deadletters.command:command"),
     "simulate": Command("serve the simulated pricing and inventory services over HTTP"),

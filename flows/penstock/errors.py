@@ -413,6 +413,25 @@ class OutputRefused(PenstockError):
         self.reason = reason
 
 
+class GraphvizMissing(PenstockError):
+    """An image of a flow needs Graphviz, which is not installed."""
+
+    def __init__(self, format: str) -> None:
+        super().__init__(
+            f"--format {format} needs Graphviz: install it (apt-get install graphviz, brew install graphviz) "
+            "or use --format mermaid"
+        )
+        self.format = format
+
+
+class GraphvizFailed(PenstockError):
+    """Graphviz did not draw an image."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Graphviz failed: {reason}")
+        self.reason = reason
+
+
 class StoreError(PenstockError):
     """The dead-letter store did not do what it was asked to; nothing was stored by that call."""
 

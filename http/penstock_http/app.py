@@ -12,7 +12,7 @@ from penstock_http.expectation import check_expectation, leave_to_handler
 from penstock_http.openapi.document import openapi
 from penstock_http.origins import Origins
 from penstock_http.problems import NOWHERE, answer_problems
-from penstock_http.routes import bulk, dead_letters, flows, graphs, health, metrics, nowhere
+from penstock_http.routes import bulk, dead_letters, flows, graph, health, metrics, nowhere
 
 
 def make_app(context: Context, collector: PenstockCollector) -> web.Application:
@@ -34,7 +34,7 @@ def make_app(context: Context, collector: PenstockCollector) -> web.Application:
             get("/flows/{name}", flows.show_flow),
             put("/flows/{name}", flows.put_flow),
             delete("/flows/{name}", flows.delete_flow),
-            get("/flows/{name}/graph", graphs.show_graph),
+            get("/flows/{name}/graph", graph.show_graph),
             get("/health/live", health.live),
             get("/health/ready", health.ready),
             get("/metrics", metrics.metrics),

@@ -12,11 +12,10 @@ import pytest
 
 from penstock.files import dump, load, loads
 from penstock.files.check_command import command as check
-from penstock.files.graph import graph_of
-from penstock.files.pictures import FORMATS
 from penstock.files.shared import is_shared
 from penstock.files.trials import Verdict, judge, play
 from penstock.files.trials.report import FileReport, as_text
+from penstock.graph import TEXT_FORMATS, build_graph
 from waiting import HANG_SECONDS
 
 EXAMPLES = Path(__file__).parents[2] / "flows" / "examples"
@@ -55,10 +54,8 @@ def test_the_tests_of_an_example_file_pass(file: Path) -> None:
 def test_an_example_file_is_drawn(file: Path) -> None:
     """In every format, with each step in it."""
     flow = load(file).flow
-    pictures = {format: draw(graph_of(flow)) for format, draw in FORMATS.items()}
-    assert [
-        format for format, picture in pictures.items() if not all(step.name in picture for step in flow.steps)
-    ] == []
+    graphs = {format: render(build_graph(flow)) for format, render in TEXT_FORMATS.items()}
+    assert [format for format, text in graphs.items() if not all(step.name in text for step in flow.steps)] == []
 
 
 @pytest.mark.parametrize("format", ["yaml", "json"])

@@ -18,9 +18,9 @@ from penstock.files.folders import files_of
 from penstock.files.load import FlowFile, load
 from penstock.files.mistakes import Mistake
 from penstock.files.neighbours import Neighbours
-from penstock.files.pictures.facts import size
 from penstock.files.places import Place
 from penstock.files.shared import check_shared, is_shared
+from penstock.graph.details import format_size
 from penstock.outlets import check_outlets
 from penstock.settings import SettingsError, load_settings
 from penstock.steps import walk
@@ -129,11 +129,11 @@ def lines_of(report: dict[str, Any], *, quiet: bool) -> Iterator[str]:
         return
     bound = report["bound"]
     yield f"{report['file']}: flow {report['flow']} is fine ({has})"
-    yield f"  one run holds at most {bound['elements']} elements and {size(bound['bytes'])} of JSON:"
+    yield f"  one run holds at most {bound['elements']} elements and {format_size(bound['bytes'])} of JSON:"
     width = max(len(part["step"]) for part in bound["parts"])
     for part in bound["parts"]:
         elements = f"{part['elements']:>7}" if part["elements"] else " " * 7
-        memory = f"{size(part['bytes']):>9}" if part["bytes"] else " " * 9
+        memory = f"{format_size(part['bytes']):>9}" if part["bytes"] else " " * 9
         yield f"    {part['step']:<{width}}  {elements}  {memory}  {part['why']}"
     if bound["open"]:
         yield f"  not in it, for it has no limit: what {', '.join(bound['open'])} return"

@@ -8,7 +8,7 @@ from penstock.files.limits import MAX_BYTES
 from penstock_http.context import Context
 from penstock_http.negotiation import FLOWS, JSON
 from penstock_http.openapi.parts import OF_PAGES, Answers, Part, answer, operation, query, ref, refusal
-from penstock_http.routes.graphs import TYPES
+from penstock_http.routes.graph import MEDIA_TYPES
 
 _TEXTS = {
     "flow": "Letters of this flow.",
@@ -52,17 +52,17 @@ def readings(context: Context) -> dict[str, Part]:
         "/flows/{name}/graph": operation(
             "flows.graph",
             "flows",
-            "One flow as a picture, with live numbers",
+            "The graph of a flow, with live counts",
             {
                 200: answer(
-                    "The picture. Without `format`, it is SVG for browsers and JSON for others, by `Accept`.",
-                    content={kind: {"type": "string"} for kind in TYPES.values()} | {JSON: ref("Graph")},
+                    "The graph. Without `format`, `Accept` selects the format; the default is Mermaid.",
+                    content={kind: {"type": "string"} for kind in MEDIA_TYPES.values()} | {JSON: ref("Graph")},
                 ),
                 400: refusal(400, "bad_request", "bad_parameter"),
                 404: refusal(404, "no_such_flow"),
                 406: refusal(406, "not_acceptable"),
             },
-            parameters=[name, query("format", "The form of the picture.", enum=list(TYPES))],
+            parameters=[name, query("format", "The format of the graph.", enum=list(MEDIA_TYPES))],
         ),
         "/health/live": operation(
             "health.live", "health", "Does the process work?", {200: answer("It does.", json=ref("Live"))}

@@ -1,4 +1,4 @@
-"""Random flows to draw: any step, branches within branches, names that mean something to the formats."""
+"""Generate random flows: all kinds of steps, nested branches, names with a meaning in Mermaid, DOT or HTML."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from penstock import Flow, Service, from_iterable
 from penstock.expressions import Expression
-from penstock.files.graph import Counts
+from penstock.graph import FlowCounters
 from penstock.steps import NamedStep, Way
 
 TRAPS = (
@@ -25,6 +25,10 @@ TRAPS = (
     "a\nb",
     "\\",
     "%%{init}%%",
+    "\\N\\G\\",
+    "</B></FONT>>]; evil",
+    "\u202egnp.exe\x1b[31m",
+    'click n0 "javascript:alert(1)"',
     "漢字",
     "🙂",
     "W" * 80,
@@ -42,21 +46,21 @@ conditions = st.sampled_from(
 
 
 @dataclass
-class Place:
-    """An outlet of which only the description matters."""
+class NamedSink:
+    """A sink that is only described, and never written to."""
 
     name: str
     path: str = "out.ndjson"
 
 
 def service(name: str, **options: Any) -> Service:
-    """A service that is never asked."""
+    """Return a service that is never called."""
     return Service(name, lambda value: value, **options)
 
 
 @dataclass
-class Maker:
-    """Makes steps whose names are all different, and whose services may be shared."""
+class StepFactory:
+    """Makes steps with unique names, some of which share services."""
 
     draw: st.DrawFn
     numbers: count[int]
@@ -65,8 +69,8 @@ class Maker:
     def name(self) -> str:
         return f"{next(self.numbers)} {self.draw(names)}"
 
-    def steps(self, depth: int, most: int = 3) -> tuple[NamedStep, ...]:
-        return tuple(self.step(depth) for _ in range(self.draw(st.integers(0, most))))
+    def steps(self, depth: int, max: int = 3) -> tuple[NamedStep, ...]:
+        return tuple(self.step(depth) for _ in range(self.draw(st.integers(0, max))))
 
     def service(self) -> Service:
         if self.draw(st.booleans()):
@@ -87,12 +91,12 @@ class Maker:
             "enrich": lambda: {"services": {self.name(): self.service() for _ in range(2)}, "merge": None},
             "batch": lambda: {"call": self.service(), "size": 50, "seconds": 0.02},
             "throttle": lambda: {"rate": 0.5, "burst": 3},
-            "to": lambda: {"outlets": tuple(Place(self.name()) for _ in range(2))},
-            "route": lambda: {"ways": tuple(self.ways(depth))},
+            "to": lambda: {"outlets": tuple(NamedSink(self.name()) for _ in range(2))},
+            "route": lambda: {"ways": tuple(self.branches(depth))},
         }[kind]()
         return NamedStep(kind, self.name(), options)
 
-    def ways(self, depth: int) -> list[Way]:
+    def branches(self, depth: int) -> list[Way]:
         number = self.draw(st.integers(1, 4))
         last = None if self.draw(st.booleans()) else bool
         whens = [*(self.draw(conditions) for _ in range(number - 1)), last]
@@ -101,22 +105,23 @@ class Maker:
 
 @st.composite
 def flows(draw: st.DrawFn) -> Flow[Any]:
-    """Any flow."""
-    maker = Maker(draw, count(), [service("shared"), service("shared too")])
+    """Return any flow."""
+    factory = StepFactory(draw, count(), [service("shared"), service("shared too")])
     flow = Flow[Any](draw(st.sampled_from(["orders", "x", "名前", "a" * 90])), about=draw(names))
-    flow = replace(flow, steps=maker.steps(2, 8)).served(http=draw(st.booleans()))
+    flow = replace(flow, steps=factory.steps(2, 8)).served(http=draw(st.booleans()))
     for _ in range(draw(st.integers(0, 4))):
-        flow = flow.worker(maker.name(), from_iterable(()))
+        flow = flow.worker(factory.name(), from_iterable(()))
     if draw(st.booleans()):
         flow = flow.dead_letters("memory:", redact=["card.number"])
     return flow.in_order() if draw(st.booleans()) else flow
 
 
 @st.composite
-def lives(draw: st.DrawFn, flow: Flow[Any]) -> Counts | None:
-    """Numbers for a flow, or none."""
+def counters(draw: st.DrawFn, flow: Flow[Any]) -> FlowCounters | None:
+    """Return live counts for a flow, or None."""
     if draw(st.booleans()):
         return None
     number = st.integers(0, 10**12)
-    letters = {place: draw(number) for place in draw(st.sets(st.sampled_from(flow.places)))}
-    return Counts(*(draw(number) for _ in range(6)), letters)
+    letters = {point: draw(number) for point in draw(st.sets(st.sampled_from(flow.places)))}
+    received, in_flight, ok, failed, filtered, cancelled = (draw(number) for _ in range(6))
+    return FlowCounters(received, in_flight, ok, failed, filtered, cancelled, letters)
