@@ -390,7 +390,7 @@ def test_leaving_a_stream_by_aclosing_leaves_nothing() -> None:
                 break
         return len(asyncio.all_tasks()) - 1
 
-    assert (quiet(main()), service.in_flight) == (0, 0)
+    assert (quiet(main()), service.statistics().in_flight) == (0, 0)
 
 
 def test_leaving_a_stream_by_break_leaves_nothing_soon_after() -> None:
@@ -404,7 +404,7 @@ def test_leaving_a_stream_by_break_leaves_nothing_soon_after() -> None:
             await asyncio.sleep(0)
         return len(asyncio.all_tasks()) - 1
 
-    assert (quiet(main()), service.in_flight) == (0, 0)
+    assert (quiet(main()), service.statistics().in_flight) == (0, 0)
 
 
 def test_a_stream_of_a_broken_source_raises_at_its_end() -> None:

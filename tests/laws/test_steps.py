@@ -288,7 +288,12 @@ def test_cancelling_reaches_the_calls_under_way(name: str) -> None:
     }
     out = sent(steps[name](), [1, 2, 3], cut=5)
 
-    assert (service.in_flight, service.waiting, service.bulkhead.callers, service.results["cancelled"]) == (0, 0, [], 3)
+    assert (
+        service.statistics().in_flight,
+        service.statistics().waiting,
+        service.bulkhead.tasks,
+        service.statistics().results["cancelled"],
+    ) == (0, 0, [], 3)
     assert out.tasks == []
 
 

@@ -135,8 +135,12 @@ class _Drawing:
         if id(thing) not in self._seen:
             live: tuple[tuple[str, int], ...] = ()
             if self._counts and isinstance(thing, Service):
-                calls = sum(thing.results.values())
-                live = (("calls", calls), ("in flight", thing.in_flight), ("waiting", thing.waiting))
+                now = thing.statistics()
+                live = (
+                    ("calls", sum(now.results.values())),
+                    ("in flight", now.in_flight),
+                    ("waiting", now.waiting),
+                )
             self._seen[id(thing)] = Node(self._id(f"{kind}.{name}"), kind, name, kind, about, live)
         return self._seen[id(thing)]
 
