@@ -228,10 +228,8 @@ def test_what_is_cancelled_is_neither_failed_nor_stored(plan: Plan) -> None:
 
     if played.summary.reason in ("aborted", "left"):
         assert (played.summary.failed, played.letters) == (0, [])
-        assert all(
-            service.statistics().results["error"] + service.statistics().results["timeout"] == 0
-            for service in played.services
-        )
+        results = [service.statistics().results for service in played.services]
+        assert all(result["error"] + result["timeout"] == 0 for result in results)
 
 
 # 6. Nothing left behind
@@ -249,10 +247,9 @@ def test_nothing_of_a_run_is_left_behind(plan: Plan) -> None:
     assert [(shelf.open_now, shelf.misused) for shelf in played.spy.shelves] == [
         (False, []) for _ in played.spy.shelves
     ]
-    assert [
-        (service.statistics().in_flight, service.statistics().waiting, service.bulkhead.tasks)
-        for service in played.services
-    ] == [(0, 0, []) for _ in played.services]
+    for service in played.services:
+        statistics = service.statistics()
+        assert (statistics.in_flight, statistics.waiting, service.bulkhead.tasks) == (0, 0, [])
 
 
 # 7. Every wait has an end
@@ -531,14 +528,9 @@ def test_whatever_a_feed_drops_is_counted(plan: Plan) -> None:
 def test_every_attempt_is_counted(plan: Plan) -> None:
     """Calls made = results counted, by kind; attempts after the first = retries."""
     played = play(plan)
-    made = sum(sum(service.statistics().results.values()) for service in played.services)
-    first = sum(
-        service.statistics().results["ok"]
-        + service.statistics().results["error"]
-        + service.statistics().results["timeout"]
-        - service.statistics().retries
-        for service in played.services
-    )
+    counted = [service.statistics() for service in played.services]
+    made = sum(sum(each.results.values()) for each in counted)
+    first = sum(each.results["ok"] + each.results["error"] + each.results["timeout"] - each.retries for each in counted)
 
     assert made == played.spy.calls
     assert first <= played.summary.received * len(played.services)

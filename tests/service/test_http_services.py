@@ -278,7 +278,7 @@ async def test_a_host_that_has_no_address_is_no_word_in_the_error(client: HttpCl
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (aiohttp.InvalidUrlClientError("http://[hidden/"), "its URL is no address of HTTP"),
+        (aiohttp.InvalidUrlClientError("http://[hidden/"), "its URL is not a valid HTTP URL"),
         (ConnectionResetError(104, "hidden"), "Connection reset by peer"),
         (OSError("Multiple exceptions: hidden, hidden"), "no connection could be made"),
         (aiohttp.ServerDisconnectedError(), "Server disconnected"),

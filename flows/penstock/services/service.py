@@ -109,7 +109,7 @@ class Service:
     ) -> Service:
         """Make a service that sends one HTTP request for each value; see `HttpCall` for how it is made.
 
-        `response` converts the JSON of the response. `limit` is the maximum size of a response in bytes (default 1 MiB).
+        `response` converts the JSON of the response. `limit` is its maximum size in bytes (default 1 MiB).
 
         >>> pricing = Service.http("pricing", "http://prices/{orderId}", timeout=2, attempts=3)
         """
