@@ -87,8 +87,13 @@ class RetryPolicy:
     def decide(self, attempt: int, error: Exception) -> Decision:
         """Decide what follows attempt number `attempt` (from 1), which raised `error`."""
         try:
-            if attempt >= self._max_attempts or not self._should_retry(error):
+            if attempt >= self._max_attempts:
                 return GiveUp(error)
+            retryable: object = self._retry_on(error)
+            if not retryable:
+                return GiveUp(error)
+            if retryable is not True:
+                refuse_awaitable(retryable, "retry_on")
             retry_after: float | None = getattr(error, "retry_after", None)
             if retry_after is None and not self._backoff.first:
                 return _RETRY_NOW
@@ -96,12 +101,6 @@ class RetryPolicy:
         except Exception as bug:  # of `retry_on` or of the error class: it must not end the task that makes calls
             bug.__cause__ = error
             return GiveUp(bug)
-
-    def _should_retry(self, error: Exception) -> bool:
-        answer: object = self._retry_on(error)
-        if answer and answer is not True:
-            refuse_awaitable(answer, "retry_on")
-        return bool(answer)
 
 
 class RateLimiter:
