@@ -244,7 +244,7 @@ def test_variables_that_are_not_set_stop_no_test() -> None:
     assert dict(environment) == {"HOST": "here", "EMPTY": "http://unset"}
     assert len(environment) == 2
     for url in ("${BASE}/{id}", "https://${NAME}/{id}", "http://host:${PORT}/", "${SCHEME}://host"):
-        assert HttpCall("s", url, environment=environment).address
+        assert HttpCall("s", url, environment=environment).url_template
 
 
 def test_tests_beside_a_flow_file_belong_to_it() -> None:

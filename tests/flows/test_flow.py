@@ -127,7 +127,7 @@ def test_what_is_wrong_is_said_when_the_flow_is_built(build: Any, says: str) -> 
         (lambda: Flow("f").throttle(0), "got 0"),
         (lambda: Flow("f").flat_map(str, max_parts=0), "got 0"),
         (lambda: Flow("f").map_async(str, attempts=0), "attempts"),
-        (lambda: Flow("f").map_async(str, timeout=0), "timeout above 0"),
+        (lambda: Flow("f").map_async(str, timeout=0), "timeout: expected a number of seconds > 0"),
         (lambda: Flow("f").map_async(str, max_in_flight=0), "max_in_flight"),
     ],
 )
