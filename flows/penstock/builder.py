@@ -329,7 +329,7 @@ def _service(
     if not isinstance(call, Service) and not callable(call):
         raise FlowError(f"{name or default} has to be a function or a Service, got {call!r}")
     service = service_for(call, name, step=default, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
-    if getattr(service.function, "for_many", many) is not many:
+    if getattr(service.function, "is_batch", many) is not many:
         told = "one value; ask it with map_async or enrich" if many else "many values at once; ask it with batch"
         raise FlowError(f"service {service.name} answers for {told}")
     return service

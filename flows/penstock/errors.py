@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+SERVICE_MESSAGE_LIMIT = 500
+"""Characters of a service's error message that are kept: the message is not ours, and becomes part of an error."""
+
 
 class PenstockError(Exception):
     """The root of the tree."""

@@ -63,10 +63,10 @@ def _check_store(url: str) -> None:
 
 
 def _check_address(url: str) -> None:
-    from penstock.services.address import Address
+    from penstock.services.url_template import UrlTemplate
 
     if url:
-        Address(url)
+        UrlTemplate(url)
 
 
 _HOST_NAME = re.compile(r"[a-z0-9._~-]+|[0-9a-f:.]+")

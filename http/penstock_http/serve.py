@@ -22,7 +22,7 @@ from penstock.files.functions import is_in_python
 from penstock.files.mistakes import MAX_MISTAKES
 from penstock.observe import LogFile, PenstockCollector, Reloads, Requests, Watched, set_up_logs
 from penstock.runtime import Phase, Supervisor
-from penstock.services.web import HttpClient
+from penstock.services.http_client import HttpClient
 from penstock.settings import Settings, SettingsError, add_flags, load_settings
 from penstock_http.app import make_app
 from penstock_http.catalogue.catalogue import Catalogue

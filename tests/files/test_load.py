@@ -103,8 +103,11 @@ def test_all_mistakes_are_said_at_once() -> None:
         ("flow: f\nsteps: [{filter: 'true', merge: 'operator:add'}]", "2:33: merge stands beside filter"),
         ("flow: f\nservices: {s: {call: operator:add, headers: {}}}", "2:22: headers is for a service over HTTP"),
         ("flow: f\nservices: {s: {get: 'http://h', blocking: true}}", "2:21: blocking is for a function"),
-        ("flow: f\nservices: {s: {get: 'ftp://h'}}", "2:21: a service needs an address like http://host/path/{field}"),
-        ("flow: f\nservices: {s: {get: 'http://h/{id}', many: true}}", "2:21: s is asked about many values at once"),
+        ("flow: f\nservices: {s: {get: 'ftp://h'}}", "2:21: expected a URL like http://host/path/{field}"),
+        (
+            "flow: f\nservices: {s: {get: 'http://h/{id}', many: true}}",
+            "2:21: s: a request for many values cannot contain a field",
+        ),
         ("flow: f\nworkers: {A: {source: {generate: 3}}}", "2:14: generate makes samples of the flow"),
         ("flow: f\nworkers: {A: {source: {stdin: true}, every: 1s, cron: '* * * * *'}}", "2:49: a worker runs every"),
         (
@@ -488,7 +491,7 @@ def test_check_knows_files_that_flow_files_use(tmp_path: Path, capsysbinary: pyt
     assert capsysbinary.readouterr().out.decode() == f"{shared}: fine, for flow files to use (1 service, 1 template)\n"
     assert check([str(wrong), str(flow)]) == 1
     told = capsysbinary.readouterr().out.decode()
-    assert f"{wrong}:1:21: a service needs an address" in told
+    assert f"{wrong}:1:21: expected a URL" in told
     assert f'{wrong}:2:29: there is no service "r"' in told
     assert f'{flow}:1:1: "flow" is missing' in told
 

@@ -19,7 +19,7 @@ from penstock.files.mistakes import Mistakes
 from penstock.files.trials import CASES, Case, cases_of
 from penstock.files.trials.command import command, flow_file
 from penstock.files.unset import Unset
-from penstock.services.web import HttpCall
+from penstock.services.http_service import HttpCall
 
 GOOD = "[{name: all is well, given: {generate: 2}, expect: {ok: [1, 2], seconds: 150ms}}]"
 BAD = "[{name: all is well, given: {generate: 1}, expect: {ok: 1}}, {name: not so well, given: [], expect: {ok: 1}}]"
@@ -244,7 +244,7 @@ def test_variables_that_are_not_set_stop_no_test() -> None:
     assert dict(environment) == {"HOST": "here", "EMPTY": "http://unset"}
     assert len(environment) == 2
     for url in ("${BASE}/{id}", "https://${NAME}/{id}", "http://host:${PORT}/", "${SCHEME}://host"):
-        assert HttpCall("s", url, environment=environment).address
+        assert HttpCall("s", url, environment=environment).url_template
 
 
 def test_tests_beside_a_flow_file_belong_to_it() -> None:

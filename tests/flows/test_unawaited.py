@@ -94,7 +94,7 @@ class Restless:
     async def __call__(self, value: Any) -> Any:
         return value
 
-    async def rest(self) -> None:
+    async def on_idle(self) -> None:
         await deaf()
 
 
@@ -118,7 +118,10 @@ WAYS: dict[str, tuple[Callable[[], Coroutine[Any, Any, None]], list[str]]] = {
     "a call of an outlet": (lambda: aborted(Flow("f").to(Unwilling(deaf))), ["outlet.call_stuck", "outlet.not_closed"]),
     "a write that breaks": (lambda: aborted(Flow("f").to(Unwilling(torn))), []),
     "a write that broke just now": (lambda: aborted(Flow("f").to(Unwilling(full))), []),
-    "a service at rest": (lambda: aborted(Flow("f").enrich(found=Service("s", Restless()))), ["service.not_at_rest"]),
+    "a service at rest": (
+        lambda: aborted(Flow("f").enrich(found=Service("s", Restless()))),
+        ["service.idle_hook_failed"],
+    ),
     "an opening": (lambda: aborted(FAILING.dead_letters(Deaf("open"))), []),
     "a commit": (lambda: aborted(FAILING.dead_letters(Deaf("add"))), ["store.uncertain", "store.late"]),
     "a closing": (lambda: shut_down(FAILING.dead_letters(Deaf("aclose"))), ["store.not_closed"]),

@@ -116,7 +116,7 @@ async def _play(plan: Plan, logs: list[Any]) -> Played:
         task.cancel()
     await asyncio.gather(*own, return_exceptions=True)
     for service in flow.services:
-        service.let_go()
+        service.release()
     await asyncio.sleep(0)
     tasks += [task.get_name() for task in ready if not task.done()]
     return Played(

@@ -289,7 +289,9 @@ def test_cancelling_reaches_the_calls_under_way(name: str) -> None:
     }
     out = sent(steps[name](), [1, 2, 3], cut=5)
 
-    assert (service.in_flight, service.waiting, service.bulkhead.callers, service.results["cancelled"]) == (0, 0, [], 3)
+    statistics = service.statistics()
+    assert (statistics.in_flight, statistics.waiting, service.bulkhead.tasks) == (0, 0, [])
+    assert statistics.results["cancelled"] == 3
     assert out.tasks == []
 
 

@@ -205,7 +205,7 @@ def test_calls_stay_counted_when_their_service_is_replaced() -> None:
         await house.start("a", from_iterable(range(2))).finished
         await asyncio.sleep(1)
         calls = house.supervisor.calls["oracle"]
-        assert (len(calls.services), calls.max_in_flight, calls.results["ok"]) == (1, 3, 7)
+        assert (len(calls.services), calls.statistics().max_in_flight, calls.statistics().results["ok"]) == (1, 3, 7)
 
     inside(story)
 

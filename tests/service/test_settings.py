@@ -63,10 +63,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"log_level": "loud"}, "debug, info, warning, error"),
     ({"log_format": "xml"}, "auto, json, console"),
     ({"dead_letters": "postgres://x"}, "--dead-letters: no dead-letter store is known for 'postgres://x'"),
-    ({"pricing_url": "ftp://x"}, "--pricing-url: a service needs an address like http://host/path/{field}"),
+    ({"pricing_url": "ftp://x"}, "--pricing-url: expected a URL like http://host/path/{field}"),
     (
         {"inventory_url": "http://h/{a[0]}"},
-        "--inventory-url: 'http://h/{a[0]}': {a[0]} is not the plain name of a field",
+        "--inventory-url: 'http://h/{a[0]}': {a[0]} is not the name of a field",
     ),
     ({"allowed_origins": "app.example"}, "--allowed-origins: expected origins such as https://app.example.com"),
     ({"allowed_origins": "https://a.example/"}, "--allowed-origins: expected origins"),

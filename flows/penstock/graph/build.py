@@ -136,8 +136,9 @@ class _GraphBuilder:
         if first:
             counts: tuple[tuple[str, int], ...] = ()
             if self._counters and isinstance(item, Service):
-                calls = sum(item.results.values())
-                counts = (("calls", calls), ("in flight", item.in_flight), ("waiting", item.waiting))
+                now = item.statistics()
+                calls = sum(now.results.values())
+                counts = (("calls", calls), ("in flight", now.in_flight), ("waiting", now.waiting))
             self._shared[id(item)] = Node(self._id(f"{kind}.{name}"), kind, name, kind, texts, counts)
         return Dependency(self._shared[id(item)], label, first)
 

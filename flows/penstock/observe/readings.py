@@ -113,28 +113,28 @@ def step_duration_seconds(of: Watched) -> Readings:
 def service_calls_total(of: Watched) -> Readings:
     """Attempts, by what came of them."""
     for name, calls in of.supervisor.calls.items():
-        for result, number in calls.results.items():
+        for result, number in calls.statistics().results.items():
             yield (name, result), number
 
 
 def service_in_flight(of: Watched) -> Readings:
     """Calls under way."""
-    return (((name,), calls.in_flight) for name, calls in of.supervisor.calls.items())
+    return (((name,), calls.statistics().in_flight) for name, calls in of.supervisor.calls.items())
 
 
 def service_waiting(of: Watched) -> Readings:
     """Calls that wait for their turn or their next attempt."""
-    return (((name,), calls.waiting) for name, calls in of.supervisor.calls.items())
+    return (((name,), calls.statistics().waiting) for name, calls in of.supervisor.calls.items())
 
 
 def service_max_in_flight(of: Watched) -> Readings:
     """Calls that may be under way at once."""
-    return (((name,), calls.max_in_flight) for name, calls in of.supervisor.calls.items())
+    return (((name,), calls.statistics().max_in_flight) for name, calls in of.supervisor.calls.items())
 
 
 def service_retries_total(of: Watched) -> Readings:
     """Attempts after the first."""
-    return (((name,), calls.retries) for name, calls in of.supervisor.calls.items())
+    return (((name,), calls.statistics().retries) for name, calls in of.supervisor.calls.items())
 
 
 def dead_letters_total(of: Watched) -> Readings:

@@ -6,7 +6,7 @@ from typing import TextIO, cast
 import structlog
 
 from penstock.console import MessageStream, console_lines
-from penstock.runtime.calls import Calls
+from penstock.runtime.calls import ServiceCounters
 from penstock.runtime.plan import Plan
 from penstock.runtime.report import Report
 from penstock.runtime.run import Run
@@ -24,7 +24,6 @@ if not structlog.is_configured():
     )
 
 __all__ = [
-    "Calls",
     "Cron",
     "Event",
     "Every",
@@ -34,6 +33,7 @@ __all__ = [
     "Report",
     "Run",
     "Schedule",
+    "ServiceCounters",
     "Summary",
     "Supervisor",
     "Totals",

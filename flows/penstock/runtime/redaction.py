@@ -10,7 +10,7 @@ import msgspec
 
 from penstock.any_json import as_json
 from penstock.element import Element, Failure
-from penstock.services.refusal import MESSAGE_LIMIT as LOWEST_LIMIT
+from penstock.errors import SERVICE_MESSAGE_LIMIT
 
 REDACTED = "[redacted]"
 """Stands where a value was."""
@@ -121,7 +121,7 @@ def _silent(text: str, secrets: Sequence[str]) -> str:
 
     Errors quote values as they are, as Python writes them, or as JSON; and the end of a long text is cut off.
     """
-    cut = len(text) >= LOWEST_LIMIT
+    cut = len(text) >= SERVICE_MESSAGE_LIMIT
     for secret in secrets:
         text = _without_forms(text, (secret,))
         if cut:

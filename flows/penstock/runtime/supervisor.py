@@ -17,7 +17,7 @@ from penstock.deadletters import Stores
 from penstock.element import Element
 from penstock.errors import FlowError, Stopping, TooManyRuns
 from penstock.ids import now
-from penstock.runtime.calls import Calls
+from penstock.runtime.calls import ServiceCounters
 from penstock.runtime.closing import close_stores
 from penstock.runtime.plan import Plan
 from penstock.runtime.report import Report
@@ -67,7 +67,7 @@ class Supervisor:
         self.stores = Stores(apart=apart)
         self.turns = Turns()
         self.totals: dict[str, Totals] = {}
-        self.calls: dict[str, Calls] = {}
+        self.calls: dict[str, ServiceCounters] = {}
         """What the services did, by their names."""
         self.runs: dict[str, Run] = {}
         self.restarts: Counter[WorkerName] = Counter()
@@ -96,7 +96,7 @@ class Supervisor:
             await self.stores.get(where)
         self.totals.setdefault(flow.name, Totals(flow.name)).know(flow.places, flow.measured)
         for service in flow.services:
-            self.calls.setdefault(service.name, Calls()).use(service)
+            self.calls.setdefault(service.name, ServiceCounters()).use(service)
 
     async def forget(self, flow: Runnable, rest: Collection[Runnable], *, keep: Collection[str] = ()) -> None:
         """A flow, or a version of it, has no runs any more: let go of what only it used.
@@ -278,7 +278,7 @@ class Supervisor:
         await asyncio.gather(*self.workers.values(), return_exceptions=True)
         self.signal(Event.EMPTY)
         services = [service for calls in self.calls.values() for service in calls.services]
-        await asyncio.gather(*(wait for service in services for wait in service.let_go()))
+        await asyncio.gather(*(wait for service in services for wait in service.release()))
         await asyncio.sleep(0)  # in which their callers end
         await close_stores(self.stores)
         return Report.of([summary for summary in self._ended if summary.run in open_at_start])

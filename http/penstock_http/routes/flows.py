@@ -130,12 +130,12 @@ def said(flow: Flow[Any]) -> dict[str, Any]:
                 "maxInFlight": service.max_in_flight,
                 "timeout": service.timeout,
                 "attempts": service.attempts,
-                "inFlight": service.in_flight,
-                "waiting": service.waiting,
-                "retries": service.retries,
-                "calls": service.results,
+                "inFlight": now.in_flight,
+                "waiting": now.waiting,
+                "retries": now.retries,
+                "calls": now.results,
             }
-            for service in flow.services
+            for service, now in ((service, service.statistics()) for service in flow.services)
         ],
         "workers": [worker.name for worker in flow.workers],
         "deadLetters": flow.store_url,
