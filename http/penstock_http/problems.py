@@ -46,10 +46,10 @@ class Refused(PenstockError):
 
 
 TABLE: tuple[tuple[type[PenstockError], int, str], ...] = (
-    (Stopping, 503, "stopping"),
+    (Stopping, 503, "shutting_down"),
     (TooManyRuns, 503, "too_many_runs"),
     (StoreError, 503, "store_unavailable"),
-    (AnswerTooLarge, 413, "answer_too_large"),
+    (AnswerTooLarge, 413, "response_too_large"),
 )
 """Which errors of the library refuse a request, with which status, under which name."""
 
@@ -118,20 +118,20 @@ def answer_problems(requests: Requests) -> Any:
         if refused is None:
             return _broken(request, error)
         requests.refused[refused.name] += 1
-        log.info("http.refused", path=request.path, status=refused.status, reason=refused.name)
+        log.info("http.rejected", path=request.path, status=refused.status, reason=refused.name)
         return problem(refused.status, str(refused), refused.name, refused.headers, refused.more)
 
     def count(request: web.Request, status: int) -> None:
         requests.answered[_route(request), _method(request), str(status)] += 1
         if status == LEFT:
-            log.info("http.left", path=request.path)
+            log.info("http.client_disconnected", path=request.path)
 
     return middleware
 
 
 def _broken(request: web.Request, error: Exception) -> web.Response:
     """The answer when there is a bug."""
-    log.error("http.broke", path=request.path, exc_info=error)
+    log.error("http.internal_error", path=request.path, exc_info=error)
     return problem(500, "something broke inside the service; its log tells what")
 
 

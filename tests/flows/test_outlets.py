@@ -269,7 +269,7 @@ def test_errors_do_not_name_what_a_secret_variable_holds(
     with capture_logs() as logs:
         (error,) = really(main())
     assert str(error) == f"{path} could not be opened: {path} cannot be written: {reason}"
-    assert [(entry["event"], entry["outlet"]) for entry in logs] == [("outlet.not_opened", path)]
+    assert [(entry["event"], entry["sink"]) for entry in logs] == [("sink.open_failed", path)]
     assert str(tmp_path) not in f"{error} {logs}"
 
 
@@ -303,7 +303,7 @@ def test_values_wait_while_another_process_holds_the_lock(tmp_path: Path) -> Non
 
     with capture_logs() as logs:
         assert really(main()) == []
-    assert [entry["event"] for entry in logs] == ["outlet.waiting", "outlet.lock_acquired"]
+    assert [entry["event"] for entry in logs] == ["sink.waiting", "sink.lock_acquired"]
     assert written(path) == [{"id": 1}]
 
 

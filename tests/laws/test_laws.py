@@ -226,7 +226,7 @@ def test_what_is_cancelled_is_neither_failed_nor_stored(plan: Plan) -> None:
     """An abort before any timeout could pass: nothing failed, no letter, and services count no errors."""
     played = play(Plan(**{**vars(plan), "at": min(plan.at, TIMEOUT - 1)}))
 
-    if played.summary.reason in ("aborted", "left"):
+    if played.summary.reason in ("aborted", "disconnected"):
         assert (played.summary.failed, played.letters) == (0, [])
         assert all(service.results["error"] + service.results["timeout"] == 0 for service in played.services)
 
@@ -330,8 +330,8 @@ def test_a_task_that_refuses_to_end_is_reported_and_given_up() -> None:
     assert seconds == 1 + CANCEL_SECONDS
     assert (calling.cancelled, writing.cancelled) == (1, 1)
     said = {entry["event"]: entry for entry in logs}
-    assert said["service.calls_stuck"]["service"] == "deaf"
-    assert [name.rpartition(":")[2] for name in said["run.tasks_stuck"]["tasks"]] == ["writer"]
+    assert said["service.calls_not_cancelled"]["service"] == "deaf"
+    assert [name.rpartition(":")[2] for name in said["run.tasks_not_cancelled"]["tasks"]] == ["writer"]
 
 
 def test_several_deaf_services_are_given_up_side_by_side() -> None:
@@ -544,7 +544,7 @@ def test_every_failure_of_the_store_is_counted_and_logged(plan: Plan) -> None:
     played = play(plan)
     assert played.store is not None
 
-    assert played.supervisor.totals["plan"].store_failures == played.store.failed == played.said("store.failed")
+    assert played.supervisor.totals["plan"].store_failures == played.store.failed == played.said("store.write_failed")
 
 
 @law
@@ -555,7 +555,7 @@ def test_a_source_that_breaks_is_loud(plan: Plan) -> None:
 
     if played.summary.reason == "failed":
         assert played.summary.error
-        assert (played.said("run.source_broke"), played.summary.cancelled) == (1, 0)
+        assert (played.said("source.failed"), played.summary.cancelled) == (1, 0)
     else:
         assert plan.source == "fail"
 

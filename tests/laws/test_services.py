@@ -166,7 +166,7 @@ def test_a_call_that_refuses_to_end_holds_no_place_of_a_kept_service() -> None:
 
     with capture_logs() as logs:
         assert run(main()) == ([2, 3], set())
-    assert [(entry["event"], entry["calls"]) for entry in logs] == [("service.calls_stuck", 1)]
+    assert [(entry["event"], entry["calls"]) for entry in logs] == [("service.calls_not_cancelled", 1)]
 
 
 def test_callers_that_others_cancelled_are_replaced() -> None:

@@ -111,7 +111,7 @@ def put(status: int, said: str, body: bytes, name: str = "orders", query: str = 
 READINGS = [
     Case("GET", "/flows", 200, JSON),
     Case("GET", "/flows/{name}", 200, JSON),
-    Case("GET", "/flows/{name}", 404, "no_such_flow", headers={}),
+    Case("GET", "/flows/{name}", 404, "flow_not_found", headers={}),
     Case("GET", GRAPH, 200, JSON),
     Case("GET", GRAPH, 200, JSON, "?format=json", {"Accept": "text/html"}),
     Case("GET", GRAPH, 200, "image/svg+xml", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}),
@@ -120,7 +120,7 @@ READINGS = [
     Case("GET", GRAPH, 200, "text/vnd.graphviz", "?format=dot"),
     Case("GET", GRAPH, 400, "bad_parameter", "?format=png"),
     Case("GET", GRAPH, 400, "bad_parameter", "?form=svg"),
-    Case("GET", GRAPH, 404, "no_such_flow"),
+    Case("GET", GRAPH, 404, "flow_not_found"),
     Case("GET", GRAPH, 406, "not_acceptable", headers={"Accept": "image/png"}),
     Case("GET", "/health/live", 200, JSON),
     Case("GET", "/health/ready", 200, JSON),
@@ -129,29 +129,29 @@ READINGS = [
     Case("GET", "/openapi.json", 200, JSON),
     Case("GET", LETTERS, 200, JSON),
     Case("GET", LETTERS, 400, "bad_parameter", "?limit=0"),
-    Case("GET", LETTERS, 403, "token_needed", headers={"Forwarded": "for=203.0.113.7"}),
+    Case("GET", LETTERS, 403, "unauthorized", headers={"Forwarded": "for=203.0.113.7"}),
     Case("GET", LETTER, 200, JSON),
     Case("GET", LETTER, 400, "bad_parameter", "?x=1"),
-    Case("GET", LETTER, 403, "token_needed", headers={"Forwarded": "for=203.0.113.7"}),
-    Case("GET", LETTER, 404, "no_such_letter"),
+    Case("GET", LETTER, 403, "unauthorized", headers={"Forwarded": "for=203.0.113.7"}),
+    Case("GET", LETTER, 404, "dead_letter_not_found"),
 ]
 PUTS = [
     put(200, JSON, FLOW),
     put(201, JSON, FLOW.replace(b"orders", b"fresh"), name="fresh"),
     put(200, JSON, FLOW, query="?dry-run=true"),
     put(400, "bad_parameter", FLOW, query="?dry-run=maybe"),
-    put(400, "malformed", b"flow: \xff"),
-    put(403, "token_needed", FLOW, Forwarded="for=203.0.113.7"),
-    put(403, "other_origin", FLOW, Origin="http://evil.example"),
-    put(409, "other_name", FLOW.replace(b"orders", b"sales")),
+    put(400, "malformed_body", b"flow: \xff"),
+    put(403, "unauthorized", FLOW, Forwarded="for=203.0.113.7"),
+    put(403, "cross_origin", FLOW, Origin="http://evil.example"),
+    put(409, "name_mismatch", FLOW.replace(b"orders", b"sales")),
     put(413, "body_too_large", b"#" * 30_000),
     put(415, "unsupported_type", FLOW, Content_Type="text/csv"),
     put(415, "unsupported_encoding", FLOW, Content_Encoding="gzip"),
     put(422, "mistakes", b"flow: orders\nstep: []\n"),
-    Case("DELETE", PUT, 404, "no_such_flow", name="nothing"),
+    Case("DELETE", PUT, 404, "flow_not_found", name="nothing"),
     Case("DELETE", PUT, 400, "bad_parameter", query="?force=true"),
-    Case("DELETE", PUT, 403, "token_needed", headers={"Forwarded": "for=203.0.113.7"}),
-    Case("DELETE", PUT, 403, "other_origin", headers={"Origin": "http://evil.example"}),
+    Case("DELETE", PUT, 403, "unauthorized", headers={"Forwarded": "for=203.0.113.7"}),
+    Case("DELETE", PUT, 403, "cross_origin", headers={"Origin": "http://evil.example"}),
 ]
 CASES = [
     *READINGS,
@@ -164,20 +164,20 @@ CASES = [
     Case("GET", BULK, 204, "nothing", headers={"Last_Event_ID": "3"}),
     Case("GET", BULK, 400, "bad_parameter", "?count=0"),
     Case("GET", BULK, 406, "not_acceptable", headers={"Accept": "text/html"}),
-    Case("GET", BULK, 413, "answer_too_large", "?count=500", ONE_PIECE),
+    Case("GET", BULK, 413, "response_too_large", "?count=500", ONE_PIECE),
     post(200, NDJSON, orders(3) + b"rubbish\n[1]\n", **LINES),
     post(200, SSE, orders(3), **LINES, Accept=SSE),
     post(200, JSON, orders(2), **LINES, **ONE_PIECE),
     post(207, JSON, orders(3), **LINES, **ONE_PIECE),
     post(400, JSON, HALF, **LINES, **GZIP, **ONE_PIECE),
     post(400, "bad_parameter", orders(1), "?count=3", **LINES),
-    post(400, "malformed", b"[", **ARRAY),
-    post(400, "no_array", b"{}", **ARRAY),
-    post(400, "broken_body", HALF, **ARRAY, **GZIP),
+    post(400, "malformed_body", b"[", **ARRAY),
+    post(400, "not_an_array", b"{}", **ARRAY),
+    post(400, "body_decode_failed", HALF, **ARRAY, **GZIP),
     post(406, "not_acceptable", orders(1), **LINES, Accept="text/html"),
     post(409, "cannot_resume", orders(1), **LINES, Last_Event_ID="3"),
     post(413, "body_too_large", MANY, **ARRAY),
-    post(413, "answer_too_large", orders(500), **LINES, **ONE_PIECE),
+    post(413, "response_too_large", orders(500), **LINES, **ONE_PIECE),
     post(415, "unsupported_type", b"", Content_Type="text/csv"),
     post(415, "unsupported_encoding", b"", **LINES, Content_Encoding="br"),
     post(501, "unsupported_transfer", b"0\r\n\r\n", **LINES, Transfer_Encoding="gzip, chunked"),
@@ -189,31 +189,31 @@ EVERYWHERE = {
 }
 
 OF_PAGES = {
-    ("403", "other_origin"): {"Origin": "http://evil.example"},
+    ("403", "cross_origin"): {"Origin": "http://evil.example"},
     ("403", "host_not_allowed"): {"Host": "evil.example"},
 }
 
 ELSEWHERE = {
     ("GET", BULK, "503", "too_many_runs"),
-    ("GET", BULK, "503", "stopping"),
+    ("GET", BULK, "503", "shutting_down"),
     ("GET", BULK, "503", JSON),
     ("POST", BULK, "408", "stalled"),
     ("POST", BULK, "408", JSON),
     ("POST", BULK, "503", "too_many_runs"),
-    ("POST", BULK, "503", "stopping"),
+    ("POST", BULK, "503", "shutting_down"),
     ("POST", BULK, "503", JSON),
-    *((method, path, "401", "token_needed") for method in ("GET", "HEAD") for path in (LETTERS, LETTER)),
-    ("PUT", PUT, "400", "broken_body"),
-    ("PUT", PUT, "401", "token_needed"),
-    ("PUT", PUT, "403", "put_not_allowed"),
+    *((method, path, "401", "unauthorized") for method in ("GET", "HEAD") for path in (LETTERS, LETTER)),
+    ("PUT", PUT, "400", "body_decode_failed"),
+    ("PUT", PUT, "401", "unauthorized"),
+    ("PUT", PUT, "403", "deployments_disabled"),
     ("PUT", PUT, "408", "stalled"),
-    ("PUT", PUT, "503", "stopping"),
+    ("PUT", PUT, "503", "shutting_down"),
     ("PUT", PUT, "409", "too_many_flows"),
     ("DELETE", PUT, "200", JSON),
-    ("DELETE", PUT, "401", "token_needed"),
+    ("DELETE", PUT, "401", "unauthorized"),
     ("DELETE", PUT, "409", "not_uploaded"),
-    ("DELETE", PUT, "403", "put_not_allowed"),
-    ("DELETE", PUT, "503", "stopping"),
+    ("DELETE", PUT, "403", "deployments_disabled"),
+    ("DELETE", PUT, "503", "shutting_down"),
     *((method, "/health/ready", "503", JSON) for method in ("GET", "HEAD")),
 }
 """What other tests here provoke."""
@@ -417,7 +417,7 @@ def test_a_token_is_asked_for_as_it_says(serve: Serve) -> None:
             check(spec, answer, method, path)
             assert answer.status == 401
     answer = server.ask("PUT", "/flows/orders", FLOW, **YAML)
-    assert check(spec, answer, "PUT", PUT)[0]["code"] == "token_needed"
+    assert check(spec, answer, "PUT", PUT)[0]["code"] == "unauthorized"
     assert answer.status == 401
     asked = {path: methods["get"].get("security") for path, methods in spec["paths"].items()}
     assert {path: how for path, how in asked.items() if how} == {LETTERS: [{"token": []}], LETTER: [{"token": []}]}
@@ -437,7 +437,7 @@ def test_a_body_that_does_not_arrive_is_answered_as_it_says(server: Process, spe
 
 def test_a_flow_that_does_not_arrive_is_refused_as_it_says(taking: Process, spec: Spec) -> None:
     """408 when it stops, 400 when what comes is no chunk."""
-    for rubbish, said in ((b"", (408, "stalled")), (b"rubbish\r\n", (400, "broken_body"))):
+    for rubbish, said in ((b"", (408, "stalled")), (b"rubbish\r\n", (400, "body_decode_failed"))):
         with taking.connect() as client:
             client.request("PUT", "/flows/orders", **YAML, Transfer_Encoding="chunked", Expect="100-continue")
             assert (client.line(), client.line()) == (b"HTTP/1.1 100 Continue", b"")  # by now it is in its handler
@@ -475,7 +475,7 @@ def test_flows_are_taken_only_where_that_is_allowed(serve: Serve, spec: Spec) ->
     server = serve("--allow-put", "no")
     for method, body in (("PUT", FLOW), ("DELETE", None)):
         answer = server.ask(method, "/flows/orders", body, **YAML)
-        assert (answer.status, check(spec, answer, method, PUT)[0]["code"]) == (403, "put_not_allowed")
+        assert (answer.status, check(spec, answer, method, PUT)[0]["code"]) == (403, "deployments_disabled")
 
 
 def test_flows_are_removed_as_it_says(serve: Serve, spec: Spec) -> None:
@@ -511,15 +511,15 @@ def test_a_stop_is_answered_as_it_says(serve: Serve) -> None:
         upload.chunk(orders(1))
         until(lambda: server.metric("penstock_in_flight") == 3)
         server.signal(signal.SIGTERM)
-        server.event("stop.phase", phase="draining")
+        server.event("shutdown.phase", phase="draining")
         for method, path in (("GET", "/health/ready"), ("HEAD", "/health/ready"), ("GET", BULK), ("POST", BULK)):
             late.request(method, path, b"" if method == "POST" else None, **LINES)
             answer = late.answer(method).complete()
             assert answer.status == 503
             said = check(spec, answer, method, path)
-            assert path != BULK or said[0]["code"] == "stopping"
+            assert path != BULK or said[0]["code"] == "shutting_down"
         late.request("PUT", "/flows/orders", FLOW, **YAML)
-        assert check(spec, late.answer("PUT").complete(), "PUT", PUT)[0]["code"] == "stopping"
+        assert check(spec, late.answer("PUT").complete(), "PUT", PUT)[0]["code"] == "shutting_down"
         for method, client in (("GET", get), ("POST", upload)):
             answer = client.answer().complete()
             assert check(spec, answer, method, BULK)[0]["end"]["reason"] == "draining"

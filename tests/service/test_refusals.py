@@ -185,7 +185,7 @@ def test_an_answer_that_is_too_large_for_one_piece_is_refused(server: Process) -
     """413 says how to get it: as a stream."""
     answer = server.ask("GET", f"{BULK}?count=500", Accept="application/json")
     assert NDJSON in refusal(answer, 413)
-    assert server.event("run.answer_too_large")["level"] == "warning"
+    assert server.event("response.too_large")["level"] == "warning"
     assert server.ask("GET", f"{BULK}?count=500").end["received"] == 500
 
 

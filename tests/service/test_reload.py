@@ -46,10 +46,10 @@ def write(path: Path, text: str) -> None:
 
 def hang_up(server: Process) -> dict[str, Any]:
     """Have everything loaded again; what came of it."""
-    before = len(server.said("flows.reloaded"))
+    before = len(server.said("reload.completed"))
     server.signal(signal.SIGHUP)
-    until(lambda: len(server.said("flows.reloaded")) > before)
-    return server.said("flows.reloaded")[-1]["flows"]
+    until(lambda: len(server.said("reload.completed")) > before)
+    return server.said("reload.completed")[-1]["flows"]
 
 
 def outcomes(receipts: dict[str, Any]) -> dict[str, str]:
@@ -196,7 +196,7 @@ def test_a_bad_file_never_displaces_a_running_one(serve: Serve, folder: Path) ->
     mistake = {"file": str(folder / "a.yaml"), "line": 7, "column": 1, "found": 'found "stepz"'}
     assert (shown["active"], shown["lastReload"]["outcome"]) == (1, "refused")
     assert mistake.items() <= shown["lastReload"]["mistakes"][0].items()
-    assert server.event("flows.mistake", flow="a", line=7, column=1)["hint"] == 'did you mean "steps"?'
+    assert server.event("flow.invalid", flow="a", line=7, column=1)["hint"] == 'did you mean "steps"?'
     assert [marks(server.ask("GET", f"/{name}/bulk")) for name in "ab"] == [{"1"}, {"2"}]
     assert server.metric("penstock_flow_reloads_total", flow="a", outcome="refused") == 1
     assert server.metric("penstock_flow_revision", flow="b") == 2
@@ -234,7 +234,7 @@ def test_two_files_with_one_name_are_not_both_served(serve: Serve, folder: Path)
     server = serve(folder)
     write(folder / "b.yaml", flow("a", 2))
     hang_up(server)
-    mistake = server.event("flows.mistake", file=str(folder / "b.yaml"))
+    mistake = server.event("flow.invalid", file=str(folder / "b.yaml"))
     assert f"there is a flow 'a' in {folder / 'a.yaml'} already" in mistake["found"]
     assert marks(server.ask("GET", "/a/bulk")) == {"1"}
     (folder / "a.yaml").unlink()
@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_read_ends_nothing(serve: Serve, folder: Path) -
     folder.rmdir()
     os.symlink(folder, folder)
     server.signal(signal.SIGHUP)
-    until(lambda: len(server.said("flows.reloaded")) == 2)
+    until(lambda: len(server.said("reload.completed")) == 2)
     assert marks(server.ask("GET", "/a/bulk")) == {"1"}
     folder.unlink()
 
@@ -266,15 +266,15 @@ def test_watched_files_are_loaded_when_they_change(serve: Serve, folder: Path) -
     write(shared, "templates:\n  marking:\n    - set: {shared: '2'}\n")
     until(lambda: server.ask("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 2)
     write(shared, "templates: none\n")
-    server.event("flows.mistake", file=str(shared.parent / "flows/../shared.yaml"))
+    server.event("flow.invalid", file=str(shared.parent / "flows/../shared.yaml"))
     write(shared, "templates:\n  marking:\n    - set: {shared: '3'}\n")
     until(lambda: server.ask("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 3)
     write(folder / "b.yaml", flow("b", 1))
     until(lambda: server.ask("GET", "/b/bulk?count=1").status == 200)
     (folder / "b.yaml").unlink()
     until(lambda: server.ask("GET", "/b/bulk?count=1").status == 404)
-    until(lambda: len(server.said("flows.reloaded")) >= 6)
-    causes = [event["cause"] for event in server.said("flows.reloaded")]
+    until(lambda: len(server.said("reload.completed")) >= 6)
+    causes = [event["cause"] for event in server.said("reload.completed")]
     assert causes == ["start"] + ["watch"] * 5
 
 
@@ -315,7 +315,7 @@ def test_letters_of_all_stores_are_on_one_page(serve: Serve, folder: Path, tmp_p
     flows = [server.ask("GET", f"/dead-letters/{id}").json()["flow"] for id in ids]
     assert flows == [name for name in "abcabc" for _ in range(2)]
     assert len(server.ask("GET", "/dead-letters?flow=b").json()["letters"]) == 4
-    assert server.metric("penstock_dead_letters", state="waiting") == 12
+    assert server.metric("penstock_dead_letters_stored", state="waiting") == 12
 
 
 # PUT
@@ -409,8 +409,8 @@ def test_of_many_mistakes_a_hundred_are_told(serve: Serve) -> None:
     problem = bring(server, "a", text).json()
     assert (len(problem["mistakes"]), problem["moreMistakes"]) == (100, 4900)
     assert "(and 4999 more, see mistakes)" in problem["detail"]
-    server.event("flows.more_mistakes", cause="put", number=4900)
-    assert len(server.said("flows.mistake")) == 100
+    server.event("reload.diagnostics_omitted", cause="put", count=4900)
+    assert len(server.said("flow.invalid")) == 100
 
 
 def test_a_flow_file_that_is_too_large_is_refused(server: Process) -> None:

@@ -96,7 +96,7 @@ class Valve:
                     await self._make(self._close_outlet, None)
         except Exception as error:
             reason = f"not within {CANCEL_SECONDS:g} s" if isinstance(error, TimeoutError) else describe(error)
-            log.error("outlet.not_closed", outlet=_title(self.outlet), error=reason)
+            log.error("sink.close_failed", sink=_title(self.outlet), error=reason)
         self._forget()
 
     async def _open(self, failures: int, seconds: float) -> None:
@@ -112,7 +112,7 @@ class Valve:
             wait = BACKOFF.seconds(self._failures, self._chance)
             self._error, self._retry_at = error, self.loop.time() + wait
             title, reason = _title(self.outlet), describe(error)
-            log.warning("outlet.not_opened", outlet=title, error=reason, retry_in=round(wait, 3))
+            log.warning("sink.open_failed", sink=title, error=reason, retry_in=round(wait, 3))
             raise OutletUnavailable(title, error) from error
         self._failures, self._error = 0, None
 
@@ -128,12 +128,12 @@ class Valve:
             except OutletLocked as error:
                 attempts += 1
                 if attempts == 1:
-                    log.warning("outlet.waiting", outlet=_title(self.outlet), reason=error.reason)
+                    log.warning("sink.waiting", sink=_title(self.outlet), reason=error.reason)
                 await asyncio.sleep(LOCK_POLL)
             else:
                 if attempts:
                     waited = round(self.loop.time() - begun, 3)
-                    log.warning("outlet.lock_acquired", outlet=_title(self.outlet), waited=waited)
+                    log.warning("sink.lock_acquired", sink=_title(self.outlet), waited=waited)
                 return
 
     async def _open_outlet(self) -> None:
@@ -168,7 +168,7 @@ class Valve:
 
     def _tell_late(self, error: BaseException | None) -> None:
         if error is not None:
-            log.error("outlet.not_closed", outlet=_title(self.outlet), error=describe(error))
+            log.error("sink.close_failed", sink=_title(self.outlet), error=describe(error))
 
     async def _make(self, begin: Callable[[], Coroutine[Any, Any, Any]], seconds: float | None) -> Any:
         """Make a call of the outlet; one that takes longer, or whose run is cancelled, is cancelled too."""
@@ -187,7 +187,7 @@ class Valve:
                 call.cancel()
                 await asyncio.wait((call,), timeout=GRACE)
                 if not call.done():
-                    log.error("outlet.call_stuck", outlet=_title(self.outlet), waited=GRACE)
+                    log.error("sink.call_not_cancelled", sink=_title(self.outlet), waited=GRACE)
         if not call.done() or (late and call.cancelled()):
             raise TimedOut(_title(self.outlet), seconds or CANCEL_SECONDS)
         if call.cancelled():

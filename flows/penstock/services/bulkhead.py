@@ -146,16 +146,16 @@ class Bulkhead:
         if not resting.done():
             resting.cancel()
             disown(resting)
-            log.error("service.not_at_rest", service=self.name, error=f"not within {CANCEL_SECONDS:g} s")
+            log.error("service.idle_hook_failed", service=self.name, error=f"not within {CANCEL_SECONDS:g} s")
         elif not resting.cancelled() and (error := resting.exception()) is not None:
-            log.error("service.not_at_rest", service=self.name, error=describe(error))
+            log.error("service.idle_hook_failed", service=self.name, error=describe(error))
 
     async def _see_off(self, busy: list[Caller], ending: list[asyncio.Future[Any]]) -> None:
         waits = [asyncio.ensure_future(caller.free.wait()) for caller in busy] + ending
         _, late = await asyncio.wait(waits, timeout=CANCEL_SECONDS)
         if late:
             stuck = sum(not caller.free.is_set() for caller in busy)
-            log.error("service.calls_stuck", service=self.name, calls=stuck, waited=CANCEL_SECONDS)
+            log.error("service.calls_not_cancelled", service=self.name, calls=stuck, waited=CANCEL_SECONDS)
         for task in late:
             task.cancel()
 

@@ -32,12 +32,12 @@ def bulk(revision: Revision, item: Part, settings: Settings) -> Part:
         results()
         | {
             400: either(
-                refusal(400, "bad_request", "bad_parameter", "malformed", "no_array", "broken_body"),
+                refusal(400, "bad_request", "bad_parameter", "malformed_body", "not_an_array", "body_decode_failed"),
                 ended("failed", because="the body broke"),
             ),
             408: either(refusal(408, "stalled"), ended("stalled")),
             409: refusal(409, "cannot_resume"),
-            413: refusal(413, "body_too_large", "answer_too_large"),
+            413: refusal(413, "body_too_large", "response_too_large"),
             415: refusal(415, "unsupported_type", "unsupported_encoding"),
             501: refusal(501, "unsupported_transfer"),
         },
@@ -58,7 +58,7 @@ def bulk(revision: Revision, item: Part, settings: Settings) -> Part:
                 "description": "The request has `Last-Event-ID`. No run starts; an EventSource stops connecting again."
             },
             400: refusal(400, "bad_request", "bad_parameter"),
-            413: refusal(413, "answer_too_large"),
+            413: refusal(413, "response_too_large"),
         },
         parameters=[count, *forms(flow.ordered), resume],
     )
@@ -88,7 +88,7 @@ def results() -> Answers:
         207: answer("In one piece, when an item failed.", *NAMED, json=ref("Document")),
         406: refusal(406, "not_acceptable"),
         500: either(refusal(500, "broken", always=False), ended("failed", because="the flow broke")),
-        503: either(refusal(503, "stopping", "too_many_runs", "store_unavailable"), ended("draining", "Retry-After")),
+        503: either(refusal(503, "shutting_down", "too_many_runs", "store_unavailable"), ended("draining", "Retry-After")),
     }
 
 

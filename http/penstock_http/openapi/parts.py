@@ -14,30 +14,30 @@ Part = dict[str, Any]
 PROBLEM = "application/problem+json"
 
 CODES = {
-    "answer_too_large": "the answer does not fit into one piece",
+    "response_too_large": "the answer does not fit into one piece",
     "bad_parameter": "a parameter is unknown or wrong",
     "bad_request": "the request is no valid HTTP",
     "body_too_large": "the body is too large; an array can be sent as a stream instead",
     "broken": "something broke inside the service",
-    "broken_body": "the body broke off, or cannot be decompressed",
+    "body_decode_failed": "the body broke off, or cannot be decompressed",
     "cannot_resume": "the client connects again with `Last-Event-ID`; a run cannot be resumed",
     "expectation_failed": "`Expect` is not `100-continue`",
     "host_not_allowed": "the host that the request is for is not allowed: `--allowed-hosts`",
     "headers_too_large": "the request line or a header is too large",
-    "malformed": "the body is not what its type says",
+    "malformed_body": "the body is not what its type says",
     "mistakes": "the flow has mistakes; `mistakes` names each, and what ran before runs on",
     "not_uploaded": "the flow did not come by PUT: it is in a file, or built in",
-    "no_array": "the body is JSON, but no array",
-    "no_such_flow": "there is no such flow",
-    "no_such_letter": "there is no such letter",
+    "not_an_array": "the body is JSON, but no array",
+    "flow_not_found": "there is no such flow",
+    "dead_letter_not_found": "there is no such letter",
     "not_acceptable": "`Accept` asks for none of the forms that there are",
-    "other_name": "the flow has another name than the path",
-    "other_origin": "a page of another origin may not send requests: `--allowed-origins`",
-    "put_not_allowed": "flows are not taken over HTTP here",
+    "name_mismatch": "the flow has another name than the path",
+    "cross_origin": "a page of another origin may not send requests: `--allowed-origins`",
+    "deployments_disabled": "flows are not taken over HTTP here",
     "stalled": "the body did not arrive in time",
-    "stopping": "the service is shutting down",
+    "shutting_down": "the service is shutting down",
     "store_unavailable": "the dead letters do not answer",
-    "token_needed": "it is for whoever has the token; without one set, for this machine only",
+    "unauthorized": "it is for whoever has the token; without one set, for this machine only",
     "too_many_flows": "as many flows, steps or services as allowed were uploaded; DELETE a flow first",
     "too_many_runs": "as many streams as allowed are open",
     "unsupported_encoding": "the body is compressed in another way",
@@ -46,7 +46,7 @@ CODES = {
 }
 """What each `code` of a problem means."""
 
-OF_PAGES = ("host_not_allowed", "other_origin")
+OF_PAGES = ("host_not_allowed", "cross_origin")
 """Why a request is refused on every route but health checks."""
 
 HEADERS: Part = {
