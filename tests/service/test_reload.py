@@ -191,14 +191,14 @@ def test_a_bad_file_never_displaces_a_running_one(serve: Serve, folder: Path) ->
     server = serve(folder)
     write(folder / "a.yaml", flow("a", 2, "stepz: []\n"))
     write(folder / "b.yaml", flow("b", 2))
-    assert outcomes(hang_up(server)) == {"a": "refused", "b": "accepted"}
+    assert outcomes(hang_up(server)) == {"a": "rejected", "b": "accepted"}
     shown = server.ask("GET", "/flows/a").json()
-    mistake = {"file": str(folder / "a.yaml"), "line": 7, "column": 1, "found": 'found "stepz"'}
-    assert (shown["active"], shown["lastReload"]["outcome"]) == (1, "refused")
-    assert mistake.items() <= shown["lastReload"]["mistakes"][0].items()
+    mistake = {"file": str(folder / "a.yaml"), "line": 7, "column": 1, "message": 'found "stepz"'}
+    assert (shown["active"], shown["lastReload"]["outcome"]) == (1, "rejected")
+    assert mistake.items() <= shown["lastReload"]["diagnostics"][0].items()
     assert server.event("flow.invalid", flow="a", line=7, column=1)["hint"] == 'did you mean "steps"?'
     assert [marks(server.ask("GET", f"/{name}/bulk")) for name in "ab"] == [{"1"}, {"2"}]
-    assert server.metric("penstock_flow_reloads_total", flow="a", outcome="refused") == 1
+    assert server.metric("penstock_flow_reloads_total", flow="a", outcome="rejected") == 1
     assert server.metric("penstock_flow_revision", flow="b") == 2
 
 
@@ -235,7 +235,7 @@ def test_two_files_with_one_name_are_not_both_served(serve: Serve, folder: Path)
     write(folder / "b.yaml", flow("a", 2))
     hang_up(server)
     mistake = server.event("flow.invalid", file=str(folder / "b.yaml"))
-    assert f"there is a flow 'a' in {folder / 'a.yaml'} already" in mistake["found"]
+    assert f"there is a flow 'a' in {folder / 'a.yaml'} already" in mistake["message"]
     assert marks(server.ask("GET", "/a/bulk")) == {"1"}
     (folder / "a.yaml").unlink()
     hang_up(server)
@@ -348,14 +348,14 @@ def test_a_flow_with_mistakes_is_not_taken(serve: Serve) -> None:
     server = serve()
     bring(server, "a", flow("a", 1))
     answer = bring(server, "a", flow("a", 2, "stepz: []\nwindow: none\n"))
-    found = [(mistake["file"], mistake["line"], mistake["column"]) for mistake in answer.json()["mistakes"]]
+    found = [(mistake["file"], mistake["line"], mistake["column"]) for mistake in answer.json()["diagnostics"]]
     assert (answer.status, found) == (422, [("a.yaml", 7, 1), ("a.yaml", 8, 9)])
     taken = bring(server, "a", flow("a", 2, "serve: {name: orders}\n"))
     assert (taken.status, "the flow 'orders' is served as 'orders'" in taken.json()["detail"]) == (422, True)
     other = bring(server, "b", flow("a", 1))
     assert (other.status, "PUT it to /flows/a" in other.json()["detail"]) == (409, True)
     assert marks(server.ask("GET", "/a/bulk")) == {"1"}
-    assert server.ask("GET", "/flows/a").json()["lastReload"]["outcome"] == "refused"
+    assert server.ask("GET", "/flows/a").json()["lastReload"]["outcome"] == "rejected"
 
 
 def test_a_hundred_flows_may_be_uploaded(serve: Serve, folder: Path) -> None:
@@ -407,7 +407,7 @@ def test_of_many_mistakes_a_hundred_are_told(serve: Serve) -> None:
     server = serve()
     text = "flow: a\n" + "".join(f"k{number}: 1\n" for number in range(5000))
     problem = bring(server, "a", text).json()
-    assert (len(problem["mistakes"]), problem["moreMistakes"]) == (100, 4900)
+    assert (len(problem["diagnostics"]), problem["moreDiagnostics"]) == (100, 4900)
     assert "(and 4999 more, see mistakes)" in problem["detail"]
     server.event("reload.diagnostics_omitted", cause="put", count=4900)
     assert len(server.said("flow.invalid")) == 100
@@ -452,7 +452,7 @@ def test_a_module_that_breaks_when_it_is_loaded_breaks_nothing(serve: Serve, fol
     server = serve(folder)
     text = flow("a", 2, "  - map: 'leaving:work'\n")
     write(folder / "a.yaml", text)
-    assert outcomes(hang_up(server)) == {"a": "refused"}
+    assert outcomes(hang_up(server)) == {"a": "rejected"}
     roots = os.pathsep.join(str(path) for path in (folder, ROOT / "flows", ROOT / "http"))
     taking = serve("--dead-letters", "memory:", env={"PYTHONPATH": roots})
     assert bring(taking, "a", text).status == 422

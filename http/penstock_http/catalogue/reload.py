@@ -42,7 +42,7 @@ class Reload(Struct, frozen=True):
     def document(self, *, trusted: bool = True) -> dict[str, Any]:
         """The reload for people and programs, without mistakes for who is not trusted."""
         receipts = [receipt.document(trusted=trusted) for receipt in self.receipts]
-        return {"at": self.at.isoformat(), "cause": self.cause, "receipts": receipts}
+        return {"at": self.at.isoformat(), "cause": self.cause, "results": receipts}
 
 
 def parts_of(flow: Flow[Any]) -> int:
