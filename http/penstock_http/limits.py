@@ -171,6 +171,6 @@ class Connection(RequestHandler):
         self._requests.refused[name] += 1
         self._requests.answered["none", "other", str(status)] += 1
         log.info("http.rejected", status=status, reason=name, error=str(exc))
-        response = problem(status, (message or "something broke inside the service").split("\n")[0], name)
+        response = problem(status, (message or "an error occurred inside the service").split("\n")[0], name)
         response.force_close()
         return response

@@ -132,7 +132,7 @@ def answer_problems(requests: Requests) -> Any:
 def _broken(request: web.Request, error: Exception) -> web.Response:
     """The answer when there is a bug."""
     log.error("http.internal_error", path=request.path, exc_info=error)
-    return problem(500, "something broke inside the service; its log tells what")
+    return problem(500, "an error occurred inside the service; the log has the details", "internal_error")
 
 
 def _standard(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
