@@ -115,12 +115,21 @@ async def shut_down(flow: Flow[Any]) -> None:
 
 FAILING = Flow("f").map(lambda n: 1 // n)
 WAYS: dict[str, tuple[Callable[[], Coroutine[Any, Any, None]], list[str]]] = {
-    "a call of an outlet": (lambda: aborted(Flow("f").to(Unwilling(deaf))), ["sink.call_not_cancelled", "sink.close_failed"]),
+    "a call of an outlet": (
+        lambda: aborted(Flow("f").to(Unwilling(deaf))),
+        ["sink.call_not_cancelled", "sink.close_failed"],
+    ),
     "a write that breaks": (lambda: aborted(Flow("f").to(Unwilling(torn))), []),
     "a write that broke just now": (lambda: aborted(Flow("f").to(Unwilling(full))), []),
-    "a service at rest": (lambda: aborted(Flow("f").enrich(found=Service("s", Restless()))), ["service.idle_hook_failed"]),
+    "a service at rest": (
+        lambda: aborted(Flow("f").enrich(found=Service("s", Restless()))),
+        ["service.idle_hook_failed"],
+    ),
     "an opening": (lambda: aborted(FAILING.dead_letters(Deaf("open"))), []),
-    "a commit": (lambda: aborted(FAILING.dead_letters(Deaf("add"))), ["store.write_uncertain", "store.write_finished_late"]),
+    "a commit": (
+        lambda: aborted(FAILING.dead_letters(Deaf("add"))),
+        ["store.write_uncertain", "store.write_finished_late"],
+    ),
     "a closing": (lambda: shut_down(FAILING.dead_letters(Deaf("aclose"))), ["store.close_failed"]),
 }
 

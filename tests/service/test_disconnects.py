@@ -12,7 +12,8 @@ from service.wire import NDJSON, Answer, Client, orders
 
 FLAGS = ("--window", 64, "--send-buffer", 16_384, "--latency-scale", 1000)
 """Orders are in flight for 20 s (two attempts, each up to its timeout), and a stall is noticed after 30 s. So a run
-that ends as `disconnected`, with its elements cancelled, ended because its client was noticed to be gone, without a clock.
+that ends as `disconnected`, with its elements cancelled, ended because its client was noticed to be gone, without a
+clock.
 """
 
 WAYS: dict[str, Callable[[Client], None]] = {"FIN": Client.leave, "RST": Client.reset}

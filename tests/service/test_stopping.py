@@ -86,7 +86,7 @@ def test_what_was_not_received_can_be_sent_again(serve: Serve) -> None:
 
 
 def test_readiness_is_red_while_it_drains(serve: Serve) -> None:
-    """On a connection that was open before: ready is 503, alive is 200, and a new stream is refused as `shutting_down`."""
+    """On a connection that was open before: ready is 503, alive is 200, a new stream is rejected as `shutting_down`."""
     server = serve(*SLOW)
     kept = [server.connect() for _ in range(3)]
     with server.connect() as client:

@@ -23,8 +23,8 @@ class FileOutlet:
 
     Each write appends whole lines, in one piece; a write that fails, such as on a full disk, leaves none of its lines.
     Closing waits until the disk has them. Half a line that a killed process left at the end is moved to FILE.torn when
-    the file is opened (`sink.torn_tail_moved`), so that no new line is glued to it. A file has one writer at a time: it is
-    locked. While another process holds the lock, elements wait (`sink.waiting`).
+    the file is opened (`sink.torn_tail_moved`), so that no new line is glued to it. A file has one writer at a time: it
+    is locked. While another process holds the lock, elements wait (`sink.waiting`).
 
     A CSV file has a header, written when it is new or empty. Its columns are those that the file has, or `fields`, or
     else the fields of the first value; a value with other fields fails alone. What is no text is written as JSON. NaN

@@ -283,7 +283,9 @@ class Run:
 
     def _on_trouble(self, error: BaseException, wait: float | None) -> None:
         self.totals.store_failures += 1
-        self._log.warning("store.write_failed", error=describe(error), retry_in=None if wait is None else round(wait, 3))
+        self._log.warning(
+            "store.write_failed", error=describe(error), retry_in=None if wait is None else round(wait, 3)
+        )
 
     def _letters(self, elements: list[Element[Any]]) -> list[Letter]:
         if paths := self.plan.redacted:

@@ -40,7 +40,7 @@ def template() -> Part:
 def document(context: Context) -> Part:
     """Return the description of a service."""
     fixed, revisions = template(), context.catalogue.served
-    values = {
+    values: Part = {
         "version": version("penstock"),
         "flows": list(context.catalogue.entries),
         "max_flow_file": min(context.settings.max_body, MAX_BYTES),
@@ -91,16 +91,16 @@ def fill(part: Any, values: Mapping[str, Any]) -> Any:
 
     A string that is one placeholder becomes the value itself, for example a number; in other strings it becomes text.
     """
-    match part:
-        case dict():
-            return {name: fill(each, values) for name, each in part.items()}
-        case list():
-            return [fill(each, values) for each in part]
-        case str() if "$" in part:
-            whole = part.startswith("${") and part.find("}") == len(part) - 1
-            return values[part[2:-1]] if whole else Template(part).substitute(values)
-        case _:
-            return part
+    if isinstance(part, dict):
+        members: Part = part
+        return {name: fill(each, values) for name, each in members.items()}
+    if isinstance(part, list):
+        elements: list[Any] = part
+        return [fill(each, values) for each in elements]
+    if isinstance(part, str) and "$" in part:
+        is_placeholder = part.startswith("${") and part.find("}") == len(part) - 1
+        return values[part[2:-1]] if is_placeholder else Template(part).substitute(values)
+    return part
 
 
 def head_of(get: Part, fixed: Part) -> Part:
