@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
-from string import Template
 from typing import Any
 
 import msgspec
@@ -22,6 +22,9 @@ from penstock_http.routes.bulk import SAMPLES
 
 Part = dict[str, Any]
 """A part of the description, as JSON values."""
+
+PLACEHOLDER = re.compile(r'"\$\{(?P<whole>\w+)\}"|\$\{(?P<inside>\w+)\}')
+"""A placeholder in JSON text, together with the quotes if it is a whole string."""
 
 
 async def openapi(request: web.Request) -> web.Response:
@@ -69,7 +72,7 @@ def bulk(revision: Revision, item: Part, settings: Settings) -> Part:
     """Return the operations of a flow's path. `item` is the schema of its items."""
     flow, serving = revision.flow, revision.flow.serving
     max_count = serving.max_count or settings.max_count
-    operations: Part = fill(
+    operations = fill(
         template()["bulk"],
         {
             "flow": revision.name,
@@ -86,21 +89,19 @@ def bulk(revision: Revision, item: Part, settings: Settings) -> Part:
     return operations
 
 
-def fill(part: Any, values: Mapping[str, Any]) -> Any:
+def fill(part: Part, values: Mapping[str, Any]) -> Part:
     """Return a copy with values for the placeholders, such as `${flow}`.
 
     A string that is one placeholder becomes the value itself, for example a number; in other strings it becomes text.
     """
-    if isinstance(part, dict):
-        members: Part = part
-        return {name: fill(each, values) for name, each in members.items()}
-    if isinstance(part, list):
-        elements: list[Any] = part
-        return [fill(each, values) for each in elements]
-    if isinstance(part, str) and "$" in part:
-        is_placeholder = part.startswith("${") and part.find("}") == len(part) - 1
-        return values[part[2:-1]] if is_placeholder else Template(part).substitute(values)
-    return part
+
+    def value_of(found: re.Match[str]) -> str:
+        if name := found["whole"]:
+            return msgspec.json.encode(values[name]).decode()
+        return msgspec.json.encode(str(values[found["inside"]])).decode()[1:-1]
+
+    filled: Part = msgspec.json.decode(PLACEHOLDER.sub(value_of, msgspec.json.encode(part).decode()))
+    return filled
 
 
 def head_of(get: Part, fixed: Part) -> Part:
