@@ -64,9 +64,9 @@ def test_a_count_belongs_to_a_get(server: Process) -> None:
     [
         ("GET", "/", 404, "openapi.json"),
         ("GET", "/nothing", 404, "openapi.json"),
-        ("GET", "/sales/bulk", 404, "there are orders"),
-        ("POST", "/sales/bulk", 404, "there are orders"),
-        ("GET", "/flows/sales", 404, "there are orders"),
+        ("GET", "/sales/bulk", 404, "known flows: orders"),
+        ("POST", "/sales/bulk", 404, "known flows: orders"),
+        ("GET", "/flows/sales", 404, "known flows: orders"),
         ("GET", "/dead-letters/nothing", 404, "nothing"),
         ("PUT", BULK, 405, "not to PUT"),
         ("DELETE", "/metrics", 405, "not to DELETE"),

@@ -115,7 +115,7 @@ class Reloading:
                     self._catalogue.refuse(receipt)
             else:
                 if offer.flow.name != name:
-                    said = f"the flow is called {offer.flow.name!r}: PUT it to /flows/{offer.flow.name}"
+                    said = f"the flow is named {offer.flow.name!r}: PUT it to /flows/{offer.flow.name}"
                     raise Refused(409, "name_mismatch", said)
                 self._check_parts(offer)
                 (receipt,) = await self._catalogue.offer(offer, dry=dry)
@@ -128,7 +128,7 @@ class Reloading:
         async with self._turn:
             active = {revision.name: revision for revision in self._catalogue.active}
             if name not in active:
-                raise Refused(404, "flow_not_found", f"there is no flow {name!r}; GET /flows lists those there are")
+                raise Refused(404, "flow_not_found", f"unknown flow {name!r}; GET /flows lists the flows")
             if active[name].source != UPLOADED:
                 said = f"the flow {name!r} was not uploaded, it comes from {active[name].source}; remove it there"
                 raise Refused(409, "not_uploaded", said)

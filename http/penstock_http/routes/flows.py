@@ -84,7 +84,7 @@ async def read_flow(request: web.Request, context: Context) -> str:
     try:
         return body.decode()
     except UnicodeDecodeError as error:
-        raise Refused(400, "malformed_body", f"a flow file is UTF-8, this body is not (byte {error.start})") from None
+        raise Refused(400, "malformed_body", f"the body is not UTF-8: invalid byte at {error.start}") from None
 
 
 def describe(context: Context, entry: Entry, *, trusted: bool) -> dict[str, Any]:
