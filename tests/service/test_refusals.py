@@ -68,10 +68,10 @@ def test_a_count_belongs_to_a_get(server: Process) -> None:
         ("POST", "/sales/bulk", 404, "known flows: orders"),
         ("GET", "/flows/sales", 404, "known flows: orders"),
         ("GET", "/dead-letters/nothing", 404, "nothing"),
-        ("PUT", BULK, 405, "not to PUT"),
-        ("DELETE", "/metrics", 405, "not to DELETE"),
-        ("OPTIONS", BULK, 405, "not to OPTIONS"),
-        ("POST", "/health/live", 405, "not to POST"),
+        ("PUT", BULK, 405, "does not support PUT"),
+        ("DELETE", "/metrics", 405, "does not support DELETE"),
+        ("OPTIONS", BULK, 405, "does not support OPTIONS"),
+        ("POST", "/health/live", 405, "does not support POST"),
     ],
 )
 def test_what_is_not_there_is_refused_with_what_is(

@@ -408,7 +408,7 @@ def test_of_many_mistakes_a_hundred_are_told(serve: Serve) -> None:
     text = "flow: a\n" + "".join(f"k{number}: 1\n" for number in range(5000))
     problem = bring(server, "a", text).json()
     assert (len(problem["diagnostics"]), problem["moreDiagnostics"]) == (100, 4900)
-    assert "(and 4999 more, see mistakes)" in problem["detail"]
+    assert "(and 4999 more, see diagnostics)" in problem["detail"]
     server.event("reload.diagnostics_omitted", cause="put", count=4900)
     assert len(server.said("flow.invalid")) == 100
 
