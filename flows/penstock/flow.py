@@ -216,7 +216,7 @@ class Flow(Builder[A]):
             if summary.error is not None:
                 raise RunError(summary.error)
         finally:
-            run.abort("left")
+            run.abort("disconnected")
             await run.finished
 
     @property

@@ -121,7 +121,7 @@ class Descriptors:
         self._requests.refused["no_descriptor"] += 1
         if loop.time() >= self._next:
             self._next = loop.time() + 1
-            log.warning("http.cannot_accept", error=error.strerror, hint="raise the limit: ulimit -n")
+            log.warning("http.accept_failed", error=error.strerror, hint="raise the limit: ulimit -n")
 
 
 def connection_limits(settings: Settings) -> dict[str, Any]:
@@ -189,10 +189,10 @@ class Connection(RequestHandler):
             raise ConnectionError("a part of the response is sent already")
         if isinstance(exc, LineTooLong):
             status, message = 431, f"the request line and each header may have {self.max_field_size} bytes"
-        name = "headers_too_large" if status == 431 else "bad_request" if status < 500 else "broken"
+        name = "headers_too_large" if status == 431 else "bad_request" if status < 500 else "internal_error"
         self._requests.refused[name] += 1
         self._requests.answered["none", "other", str(status)] += 1
-        log.info("http.refused", status=status, reason=name, error=str(exc))
-        response = problem(status, (message or "something broke inside the service").split("\n")[0], name)
+        log.info("http.rejected", status=status, reason=name, error=str(exc))
+        response = problem(status, (message or "an error occurred inside the service").split("\n")[0], name)
         response.force_close()
         return response

@@ -173,7 +173,7 @@ async def serve(
     await client.aclose()
     if not report.forced:
         mark.clear()
-    log.info("stop.ended", forced=report.forced, **msgspec.structs.asdict(report))
+    log.info("shutdown.completed", forced=report.forced, **msgspec.structs.asdict(report))
     return 1 if report.forced else 0
 
 

@@ -175,7 +175,7 @@ FULL = "the output standard output cannot be used: No space left on device"
 @pytest.mark.parametrize(
     ("stdin", "expected"),
     [
-        (b'{"id":1}\n', {"run.broke", "the run broke"}),
+        (b'{"id":1}\n', {"run.failed", "the run broke"}),
         (b"", {"penstock run"}),
     ],
 )
@@ -188,7 +188,7 @@ def test_a_full_disk_behind_standard_output_is_said_in_a_sentence(
         said = process.communicate(stdin, SECONDS)[1].decode()
     assert process.returncode == 1
     told = [line for line in said.splitlines() if FULL in line]
-    assert {word for word in ("run.broke", "the run broke", "penstock run") if word in "".join(told)} == expected
+    assert {word for word in ("run.failed", "the run broke", "penstock run") if word in "".join(told)} == expected
     assert "Traceback" not in said
 
 

@@ -125,7 +125,7 @@ def test_a_hundred_mistakes_are_reported(tmp_path: Path, capsys: pytest.CaptureF
     assert (len(told), told[-2][-12:], told[-1][-13:]) == (102, "and 150 more", " 250 mistakes")
     assert check(["--json", str(tmp_path / "a.yaml")]) == 1
     (report,) = json.loads(capsys.readouterr().out)
-    assert (len(report["mistakes"]), report["more"]) == (100, 150)
+    assert (len(report["diagnostics"]), report["more"]) == (100, 150)
 
 
 def test_no_mistake_is_long() -> None:

@@ -83,7 +83,7 @@ def test_people_are_told_of_mistakes_also_where_programs_read_the_report(write: 
     wrong = write("wrong.yaml", "[{name: a, given: [], expect: {}}]")
     assert command([wrong, "--format", "json"], load) == 2
     said = capsys.readouterr()
-    assert json.loads(said.out)["mistakes"] == 1
+    assert json.loads(said.out)["diagnostics"] == 1
     assert said.err.startswith("penstock test: wrong.yaml:1:31: nothing is expected")
 
 
@@ -155,7 +155,7 @@ def test_another_seed_can_be_asked_for(write: Any, capsys: pytest.CaptureFixture
 def test_json_tells_all(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert command([write("bad.yaml", BAD), "--format", "json", "--trace"], load) == 1
     document = json.loads(capsys.readouterr().out)
-    assert (document["tests"], document["failed"], document["mistakes"]) == (2, 1, 0)
+    assert (document["tests"], document["failed"], document["diagnostics"]) == (2, 1, 0)
     good, bad = document["files"][0]["tests"]
     assert (good["ok"], good["seconds"], good["calls"]) == (True, 0.15, {"pricing": 1, "inventory": 1})
     assert good["summary"]["received"] == 1

@@ -220,7 +220,8 @@ def test_the_client_leaves_and_what_is_in_flight_is_cancelled() -> None:
     text = """
         given: {generate: 4}
         events: [{at: 120ms, client: leaves}]
-        expect: {ok: 0, failed: 0, cancelled: [{orderId: 1}, 2, 3, 4], dead_letters: 0, reason: left, seconds: 120ms}
+        expect: {ok: 0, failed: 0, cancelled: [{orderId: 1}, 2, 3, 4], dead_letters: 0, seconds: 120ms,
+                 reason: disconnected}
         """
     assert found(text) == []
 

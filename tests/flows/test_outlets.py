@@ -277,7 +277,7 @@ def test_errors_do_not_name_what_a_secret_variable_holds(
     with capture_logs() as logs:
         (error,) = really(main())
     assert str(error) == f"{path} could not be opened: {path} cannot be written: {reason}"
-    assert [(entry["event"], entry["outlet"]) for entry in logs] == [("outlet.not_opened", path)]
+    assert [(entry["event"], entry["sink"]) for entry in logs] == [("sink.open_failed", path)]
     assert str(tmp_path) not in f"{error} {logs}"
 
 
@@ -330,7 +330,7 @@ def test_values_wait_while_another_process_holds_the_lock(tmp_path: Path) -> Non
 
     with capture_logs() as logs:
         assert virtual(main()) == []
-    assert waits(logs) == [("outlet.waiting", 0), ("outlet.waiting", 10), ("outlet.lock_acquired", 15)]
+    assert waits(logs) == [("sink.waiting", 0), ("sink.waiting", 10), ("sink.lock_acquired", 15)]
     assert [entry["gives_up_in"] for entry in logs[:2]] == [60, 50]
     assert written(path) == [{"id": 1}]
 

@@ -38,7 +38,7 @@ def test_half_a_line_at_the_end_is_put_aside(tmp_path: Path, name: str, torn: by
 
     assert contents(path)[:whole] == data
     assert contents(path)[whole:] in (b'{"a":"last","b":"0"}\n', b"last,0\r\n")
-    assert [entry["moved_bytes"] for entry in logs if entry["event"] == "outlet.torn"] == [len(torn)]
+    assert [entry["moved_bytes"] for entry in logs if entry["event"] == "sink.torn_tail_moved"] == [len(torn)]
     assert path.with_name(f"{path.name}.torn").read_bytes() == torn + b"\n"
 
 

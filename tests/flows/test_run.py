@@ -94,7 +94,7 @@ async def breaks() -> Summary:
         (completes, "completed", 2, 0),
         (drains, "draining", 2, 0),
         (stalls, "stalled", 2, 0),
-        (leaves, "left", 0, 2),
+        (leaves, "disconnected", 0, 2),
         (aborts, "aborted", 1, 1),
         (breaks, "failed", 0, 0),
     ],
@@ -221,7 +221,7 @@ def test_a_store_that_is_down_pauses_the_source_and_loses_nothing() -> None:
 
     assert (waiting, settled) == (5, 0)
     assert (summary.failed, letters) == (50, 50)
-    assert failures == sum(entry["event"] == "store.failed" for entry in logs) > 10
+    assert failures == sum(entry["event"] == "store.write_failed" for entry in logs) > 10
 
 
 def test_a_store_that_cannot_be_opened_fails_the_run_before_it_reads() -> None:
@@ -361,7 +361,7 @@ def test_a_commit_that_does_not_end_is_said_with_the_time_that_it_had() -> None:
 
     with capture_logs() as logs:
         assert run(within(100, main())) == 2
-    assert [entry["waited"] for entry in logs if entry["event"] == "store.uncertain"] == [1]
+    assert [entry["waited"] for entry in logs if entry["event"] == "store.write_uncertain"] == [1]
 
 
 def test_a_stream_says_why_its_run_could_not_begin(tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_who_leaves_a_stream_has_left() -> None:
 
     with capture_logs() as logs:
         run(main())
-    assert [entry["reason"] for entry in logs if entry["event"] == "run.ended"] == ["left"]
+    assert [entry["reason"] for entry in logs if entry["event"] == "run.ended"] == ["disconnected"]
 
 
 def test_a_reader_whose_connection_broke_has_left() -> None:
@@ -398,7 +398,7 @@ def test_a_reader_whose_connection_broke_has_left() -> None:
 
     with capture_logs() as logs:
         summary = run(main())
-    assert (summary.reason, summary.error) == ("left", None)
+    assert (summary.reason, summary.error) == ("disconnected", None)
     assert [entry["event"] for entry in logs] == ["run.ended"]
 
 

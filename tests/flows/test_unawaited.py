@@ -115,7 +115,10 @@ async def shut_down(flow: Flow[Any]) -> None:
 
 FAILING = Flow("f").map(lambda n: 1 // n)
 WAYS: dict[str, tuple[Callable[[], Coroutine[Any, Any, None]], list[str]]] = {
-    "a call of an outlet": (lambda: aborted(Flow("f").to(Unwilling(deaf))), ["outlet.call_stuck", "outlet.not_closed"]),
+    "a call of an outlet": (
+        lambda: aborted(Flow("f").to(Unwilling(deaf))),
+        ["sink.call_not_cancelled", "sink.close_failed"],
+    ),
     "a write that breaks": (lambda: aborted(Flow("f").to(Unwilling(torn))), []),
     "a write that broke just now": (lambda: aborted(Flow("f").to(Unwilling(full))), []),
     "a service at rest": (
@@ -123,8 +126,11 @@ WAYS: dict[str, tuple[Callable[[], Coroutine[Any, Any, None]], list[str]]] = {
         ["service.idle_hook_failed"],
     ),
     "an opening": (lambda: aborted(FAILING.dead_letters(Deaf("open"))), []),
-    "a commit": (lambda: aborted(FAILING.dead_letters(Deaf("add"))), ["store.uncertain", "store.late"]),
-    "a closing": (lambda: shut_down(FAILING.dead_letters(Deaf("aclose"))), ["store.not_closed"]),
+    "a commit": (
+        lambda: aborted(FAILING.dead_letters(Deaf("add"))),
+        ["store.write_uncertain", "store.write_finished_late"],
+    ),
+    "a closing": (lambda: shut_down(FAILING.dead_letters(Deaf("aclose"))), ["store.close_failed"]),
 }
 
 
@@ -167,4 +173,4 @@ def test_the_log_says_in_the_end_whether_uncertain_letters_are_stored(breaks: bo
         run(within(10 * LATE, main()))
 
     told = [(entry["event"], entry["letters"], entry.get("stored")) for entry in logs if entry["event"] != "run.ended"]
-    assert told == [("store.uncertain", 1, None), ("store.late", 1, stored)]
+    assert told == [("store.write_uncertain", 1, None), ("store.write_finished_late", 1, stored)]

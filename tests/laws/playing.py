@@ -103,7 +103,7 @@ async def _play(plan: Plan, logs: list[Any]) -> Played:
     events: dict[str, Callable[[], object]] = {
         "drain": run_.drain,
         "abort": run_.abort,
-        "leave": lambda: setattr(reader, "gone", True) if plan.sink == "lines" else run_.abort("left"),
+        "leave": lambda: setattr(reader, "gone", True) if plan.sink == "lines" else run_.abort("disconnected"),
     }
     alarm = loop.call_later(plan.at, events[plan.event]) if plan.event else None
     summary = await run_.finished

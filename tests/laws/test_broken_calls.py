@@ -64,7 +64,7 @@ def test_what_nobody_is_to_catch_ends_the_run(build: Any) -> None:
     with capture_logs() as logs:
         first, second = asyncio.run(main())  # in real time, for the one with a thread
     assert (first.reason, first.error, second.reason) == ("failed", "no further", "failed")
-    assert [entry["event"] for entry in logs] == 2 * ["run.broke", "run.ended"]
+    assert [entry["event"] for entry in logs] == 2 * ["run.failed", "run.ended"]
 
 
 @pytest.mark.parametrize("swallowed", [True, False])

@@ -226,7 +226,7 @@ def test_what_is_cancelled_is_neither_failed_nor_stored(plan: Plan) -> None:
     """An abort before any timeout could pass: nothing failed, no letter, and services count no errors."""
     played = play(Plan(**{**vars(plan), "at": min(plan.at, TIMEOUT - 1)}))
 
-    if played.summary.reason in ("aborted", "left"):
+    if played.summary.reason in ("aborted", "disconnected"):
         assert (played.summary.failed, played.letters) == (0, [])
         results = [service.statistics().results for service in played.services]
         assert all(result["error"] + result["timeout"] == 0 for result in results)
@@ -543,7 +543,7 @@ def test_every_failure_of_the_store_is_counted_and_logged(plan: Plan) -> None:
     played = play(plan)
     assert played.store is not None
 
-    assert played.supervisor.totals["plan"].store_failures == played.store.failed == played.said("store.failed")
+    assert played.supervisor.totals["plan"].store_failures == played.store.failed == played.said("store.write_failed")
 
 
 @law
@@ -554,7 +554,7 @@ def test_a_source_that_breaks_is_loud(plan: Plan) -> None:
 
     if played.summary.reason == "failed":
         assert played.summary.error
-        assert (played.said("run.source_broke"), played.summary.cancelled) == (1, 0)
+        assert (played.said("source.failed"), played.summary.cancelled) == (1, 0)
     else:
         assert plan.source == "fail"
 

@@ -313,9 +313,9 @@ def test_one_name_is_one_flow_and_one_path_leads_to_one() -> None:
         hidden = await house.take(Flow[Any]("health").served(http=False))
         assert [receipt.outcome for receipt in (*both, taken, own, hidden)] == [
             "accepted",
-            "refused",
-            "refused",
-            "refused",
+            "rejected",
+            "rejected",
+            "rejected",
             "accepted",
         ]
         assert [str(receipt.mistakes[0]) for receipt in (both[1], taken, own)] == [
@@ -375,7 +375,7 @@ def test_who_is_refused_keeps_the_path_that_it_has() -> None:
         one, two = Flow[Any]("one"), Flow[Any]("two")
         await house.catalogue.offer(offered(one.served("x")), offered(two.served("y")))
         receipts = await house.catalogue.offer(offered(one.served("health"), "2"), offered(two.served("x"), "2"))
-        assert [receipt.outcome for receipt in receipts] == ["refused"] * 2
+        assert [receipt.outcome for receipt in receipts] == ["rejected"] * 2
         assert {path: revision.name for path, revision in house.catalogue.served.items()} == {"x": "one", "y": "two"}
 
     inside(story)
@@ -388,7 +388,7 @@ def test_a_flow_whose_successor_is_refused_stays() -> None:
         await house.catalogue.offer(offered(Flow("old")), offered(Flow("other")))
         bad = offered(Flow[Any]("new").served("other"))
         (receipt,) = await house.catalogue.offer(bad, leaving={"old": bad})
-        assert (receipt.outcome, set(house.catalogue.served)) == ("refused", {"old", "other"})
+        assert (receipt.outcome, set(house.catalogue.served)) == ("rejected", {"old", "other"})
         good = offered(Flow[Any]("new").served("old"))
         receipts = await house.catalogue.offer(good, leaving={"old": good})
         assert [(each.flow, each.outcome) for each in receipts] == [("new", "accepted"), ("old", "removed")]
@@ -510,7 +510,7 @@ async def test_a_store_that_cannot_be_opened_refuses_its_flow(tmp_path: Path) ->
         await house.take(failing("memory:"))
         receipt = await house.take(failing(f"sqlite:///{tmp_path}/nowhere/x.db"), "2")
         other = await house.take(Flow[Any]("other").dead_letters(f"sqlite:///{tmp_path}/nowhere/x.db"))
-        assert [receipt.outcome, other.outcome] == ["refused"] * 2
+        assert [receipt.outcome, other.outcome] == ["rejected"] * 2
         assert "there is no folder" in receipt.mistakes[0].found
         assert house.states("fails") == ["active"]
         assert set(house.supervisor.totals) == {"fails"}

@@ -41,7 +41,7 @@ def test_a_letter_that_a_client_has_seen_survives_a_kill(serve: Serve) -> None:
         if (following := page["next"]) is None:
             break
     assert set(seen) <= stored
-    assert after.metric("penstock_dead_letters", state="waiting") == len(stored)
+    assert after.metric("penstock_dead_letters_stored", state="waiting") == len(stored)
     assert after.metric("penstock_previous_stop_forced") == 1
 
 
@@ -84,7 +84,7 @@ def test_a_mark_that_cannot_be_set_or_removed_stops_nothing(serve: Serve, tmp_pa
     assert server.event("stop.unmarked")["error"] == "Is a directory"
     assert server.stop() == 0
     assert server.event("stop.still_marked")["error"] == "Is a directory"
-    assert server.event("stop.ended")["forced"] is False
+    assert server.event("shutdown.completed")["forced"] is False
 
 
 def writer_of(server: Process) -> int:
@@ -108,9 +108,9 @@ def test_an_upload_outlives_the_process_that_writes_its_letters(serve: Serve) ->
                 if len(named) == 1000:
                     os.kill(first, signal.SIGKILL)
     assert (answer.end["reason"], answer.end["received"], answer.end["failed"]) == ("completed", 20_000, len(named))
-    assert len(set(named)) == len(named) == server.metric("penstock_dead_letters", state="waiting")
+    assert len(set(named)) == len(named) == server.metric("penstock_dead_letters_stored", state="waiting")
     assert writer_of(server) != first
-    assert server.event("store.writer_ended")["how"] == "signal 9"
+    assert server.event("store.writer_crashed")["how"] == "signal 9"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])

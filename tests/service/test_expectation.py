@@ -102,4 +102,4 @@ def test_who_leaves_instead_of_being_asked_is_no_fault(server: Process) -> None:
             client.reset()
     until(lambda: server.metric("penstock_http_requests_total", method="POST", status="499") == 20)
     assert server.metric("penstock_http_requests_total", method="POST", status="500") == 0
-    assert not server.said("http.broke")
+    assert not server.said("http.internal_error")

@@ -39,7 +39,7 @@ def test_a_client_that_sends_nothing_is_told_that_it_stalled(server: Process) ->
         assert (answer.end["reason"], answer.end["received"], answer.end["ok"]) == ("stalled", 2, 2)
         assert not answer.cut
     said = server.event("stream.stalled", run=answer.headers["penstock-run"])
-    assert (said["waiting_for"], said["received"], said["level"]) == ("input", 2, "warning")
+    assert (said["stalled_on"], said["received"], said["level"]) == ("input", 2, "warning")
     assert server.metric("penstock_runs_total", reason="stalled") == before + 1
 
 
@@ -51,7 +51,7 @@ def test_a_client_that_reads_nothing_is_ended(server: Process) -> None:
         run = answer.headers["penstock-run"]
         client.push(orders(20_000), 0.3)
         said = server.event("stream.stalled", run=run)
-        assert (said["waiting_for"], said["in_flight"]) == ("reader", 64)
+        assert (said["stalled_on"], said["in_flight"]) == ("reader", 64)
         event = server.event("run.ended", run=run)
         assert event["reason"] == "stalled"
         assert event["received"] == event["ok"] + event["failed"] + event["cancelled"]

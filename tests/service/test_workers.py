@@ -33,5 +33,5 @@ def test_a_worker_that_runs_is_drained(serve: Serve) -> None:
     server = serve("--workers", 1, "--latency-scale", 20, "--grace", 60)
     until(lambda: server.metric("penstock_in_flight") == 20)
     assert server.stop() == 0
-    report = server.event("stop.ended")
+    report = server.event("shutdown.completed")
     assert (report["runs"], report["received"], report["cancelled"]) == (1, 20, 0)

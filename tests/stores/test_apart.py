@@ -161,7 +161,7 @@ async def test_a_cancelled_run_says_when_nobody_knows_whether_its_letters_are_st
         summary = await run.finished
 
     assert (summary.failed, summary.cancelled) == (0, 1)
-    assert [entry["letters"] for entry in logs if entry["event"] == "store.uncertain"] == [1]
+    assert [entry["letters"] for entry in logs if entry["event"] == "store.write_uncertain"] == [1]
     await stores.aclose()
 
 
@@ -177,12 +177,12 @@ async def test_it_also_says_so_while_it_waits_for_the_next_try():
     with capture_logs() as logs:
         flow = Flow("f").map(lambda n: 1 // n).dead_letters(Failing())
         run = Run(flow.plan(), from_iterable([0]), Discard())
-        await until_async(lambda: sum(entry["event"] == "store.failed" for entry in logs) == 2)
+        await until_async(lambda: sum(entry["event"] == "store.write_failed" for entry in logs) == 2)
         run.abort()
         summary = await run.finished
 
     assert (summary.failed, summary.cancelled) == (0, 1)
-    assert [entry["letters"] for entry in logs if entry["event"] == "store.uncertain"] == [1]
+    assert [entry["letters"] for entry in logs if entry["event"] == "store.write_uncertain"] == [1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

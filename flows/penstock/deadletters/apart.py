@@ -136,7 +136,7 @@ class Apart:
         else:
             how, why = f"signal {-code}" if code < 0 else f"exit code {code}", "standard error says why"
         self.numbers.restarts += 1
-        log.warning("store.writer_ended", dead_letters=self._place.url, how=how)
+        log.warning("store.writer_crashed", dead_letters=self._place.url, how=how)
         if self._opened:
             return WriterEnded(self._place.url, how)
         return WriterNotStarted(self._place.url, f"it ended before it was ready ({how}); {why}")

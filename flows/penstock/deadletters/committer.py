@@ -192,9 +192,9 @@ class Committer(Generic[Load]):
         if None in errors or first is None:
             self.problem = None
             if before is not None:
-                log.info("store.works", failed_seconds=round(time.monotonic() - before.since, 3))
+                log.info("store.recovered", failed_seconds=round(time.monotonic() - before.since, 3))
         elif concerns_store(first):
             error = self._explain(first)
             self.problem = Problem(error, time.monotonic() if before is None else before.since)
             if before is None or error.permanent > before.error.permanent:
-                log.error("store.unusable" if error.permanent else "store.fails", error=describe(error))
+                log.error("store.unusable" if error.permanent else "store.failing", error=describe(error))

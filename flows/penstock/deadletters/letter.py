@@ -66,7 +66,7 @@ def as_document(letter: Letter) -> dict[str, Any]:
             "cause": letter.cause,
         },
         "input": original | {"size": letter.input_size, "complete": letter.input_size == len(letter.input)},
-        "found": letter.found,
+        "partialResults": letter.found,
         "startedAt": letter.started_at.isoformat(),
         "failedAt": letter.failed_at.isoformat(),
     }

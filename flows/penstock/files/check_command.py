@@ -87,10 +87,10 @@ def report(path: Path, neighbours: Neighbours) -> dict[str, Any]:
         check_outlets(file.flow.outlets.values(), locks=False)
     except FlowFileError as error:
         mistakes = [mistake.document() | {"text": str(mistake)} for mistake in error.mistakes]
-        return {"file": str(path), "ok": False, "mistakes": mistakes, "more": error.more}
+        return {"file": str(path), "ok": False, "diagnostics": mistakes, "more": error.more}
     except OutletBroke as error:
         mistake = Mistake(Place(str(path)), str(error))
-        return {"file": str(path), "ok": False, "mistakes": [mistake.document() | {"text": str(mistake)}], "more": 0}
+        return {"file": str(path), "ok": False, "diagnostics": [mistake.document() | {"text": str(mistake)}], "more": 0}
     return {"file": str(path), "ok": True, "flow": file.flow.name, "has": counted(file), "bound": measured(file)}
 
 
@@ -115,10 +115,10 @@ def measured(file: FlowFile) -> dict[str, Any]:
 def lines_of(report: dict[str, Any], *, quiet: bool) -> Iterator[str]:
     """The report for a person."""
     if not report["ok"]:
-        yield from (mistake["text"] for mistake in report["mistakes"])
+        yield from (mistake["text"] for mistake in report["diagnostics"])
         if report["more"]:
             yield f"{report['file']}: and {report['more']} more"
-        number = len(report["mistakes"]) + report["more"]
+        number = len(report["diagnostics"]) + report["more"]
         yield f"{report['file']}: {number} {'mistake' if number == 1 else 'mistakes'}"
         return
     if quiet:

@@ -32,13 +32,13 @@ class Mistake:
         return f"{self.place}: {said}; {self.hint}" if self.hint else f"{self.place}: {said}"
 
     def document(self) -> dict[str, Any]:
-        """The mistake for programs. What is not known, or needs not be said, is None."""
+        """Return the mistake as JSON values. What is not known is None."""
         return {
             "file": self.place.file,
             "line": self.place.line or None,
             "column": self.place.column or None,
-            "found": self.found,
-            "wanted": self.wanted or None,
+            "message": self.found,
+            "expected": self.wanted or None,
             "hint": self.hint,
         }
 

@@ -93,7 +93,7 @@ class _Forward(logging.Handler):
         exception = record.exc_info if record.exc_info and record.exc_info[1] else None
         structlog.get_logger().log(
             record.levelno,
-            "library.said",
+            "library.log",
             library=record.name,
             message=_message(record),
             exc_info=exception,

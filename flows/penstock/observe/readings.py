@@ -18,7 +18,7 @@ from penstock.runtime import Supervisor, Totals
 from penstock.scope import Meter
 
 KINDS = ("http", "worker")
-REASONS = ("completed", "draining", "left", "stalled", "aborted", "failed")
+REASONS = ("completed", "draining", "disconnected", "stalled", "aborted", "failed")
 
 Readings: TypeAlias = Iterable[tuple[tuple[str, ...], float | Meter]]
 """Label values, and the number that goes with them."""
@@ -97,7 +97,7 @@ def backpressure_seconds_total(of: Watched) -> Readings:
     return ((flow, totals.waited) for flow, totals in _flows(of))
 
 
-def oldest_progress_age_seconds(of: Watched) -> Readings:
+def time_since_progress_seconds(of: Watched) -> Readings:
     """Time that a run with elements in flight has not moved, as seen from scrape to scrape."""
     now = asyncio.get_running_loop().time()
     return ((flow, totals.stalled_for(now)) for flow, totals in _flows(of))
@@ -145,7 +145,7 @@ def dead_letters_total(of: Watched) -> Readings:
             yield (*flow, step), number
 
 
-def dead_letters(of: Watched) -> Readings:
+def dead_letters_stored(of: Watched) -> Readings:
     """Dead letters in the stores, by state."""
     states: Counter[str] = Counter(dict.fromkeys(STATES, 0))
     for store in of.supervisor.stores.all():
@@ -153,27 +153,27 @@ def dead_letters(of: Watched) -> Readings:
     return (((state,), number) for state, number in states.items())
 
 
-def store_commits_total(of: Watched) -> Readings:
+def dead_letter_store_commits_total(of: Watched) -> Readings:
     """Commits of dead letters."""
     yield (), of.supervisor.stores.work.commits
 
 
-def store_commit_seconds_total(of: Watched) -> Readings:
+def dead_letter_store_commit_seconds_total(of: Watched) -> Readings:
     """Time spent in commits of dead letters."""
     yield (), of.supervisor.stores.work.seconds
 
 
-def store_restarts_total(of: Watched) -> Readings:
+def dead_letter_store_restarts_total(of: Watched) -> Readings:
     """Processes that wrote dead letters, ended before their time and were started again."""
     yield (), of.supervisor.stores.work.restarts
 
 
-def store_usable(of: Watched) -> Readings:
+def dead_letter_store_usable(of: Watched) -> Readings:
     """Whether dead letters can be stored: 1, or 0 when the store is damaged, replaced or has failed for 30 seconds."""
     return (((name,), usable) for name, usable in of.supervisor.stores.usable().items())
 
 
-def store_failures_total(of: Watched) -> Readings:
+def dead_letter_store_failures_total(of: Watched) -> Readings:
     """Failed tries to store dead letters."""
     yield (), of.supervisor.store_failures
 
@@ -218,7 +218,7 @@ def http_requests_total(of: Watched) -> Readings:
     return iter(of.requests.answered.items())
 
 
-def http_refused_total(of: Watched) -> Readings:
+def http_rejected_total(of: Watched) -> Readings:
     """Requests refused before a run was started."""
     return (((reason,), number) for reason, number in of.requests.refused.items())
 

@@ -81,12 +81,12 @@ class Mail:
     def tell_doubt(self, run: str) -> None:
         """Log that letters may be stored whose elements are about to be settled as cancelled."""
         if self.doubt is not None:
-            log.error("store.uncertain", run=run, letters=len(self.letters), error=self.doubt)
+            log.error("store.write_uncertain", run=run, letters=len(self.letters), error=self.doubt)
 
     def tell_late(self, run: str, error: BaseException | None) -> None:
         """Log what became of letters after nobody waited any more."""
         reason = None if error is None else describe(error)
-        log.warning("store.late", run=run, letters=len(self.letters), stored=error is None, error=reason)
+        log.warning("store.write_finished_late", run=run, letters=len(self.letters), stored=error is None, error=reason)
 
 
 class PostOffice:
@@ -187,7 +187,7 @@ class PostOffice:
         patience = min(self._store.patience, CANCEL_SECONDS / 2)
         await asyncio.wait((storing,), timeout=patience)
         if not storing.done():
-            log.error("store.uncertain", run=self._scope.name, letters=len(mail.letters), waited=patience)
+            log.error("store.write_uncertain", run=self._scope.name, letters=len(mail.letters), waited=patience)
             disown(storing, partial(mail.tell_late, self._scope.name))
         elif storing.cancelled():
             mail.tell_doubt(self._scope.name)

@@ -168,7 +168,7 @@ class OpenFile:
                 self.close()
                 self._open_alone()
         if torn:
-            log.warning("outlet.torn", path=self._said, moved_bytes=torn, moved_to=f"{self._said}.torn")
+            log.warning("sink.torn_tail_moved", path=self._said, moved_bytes=torn, moved_to=f"{self._said}.torn")
 
     def _adopt_columns(self) -> None:
         """Write to the columns that the file has, if it has some."""

@@ -95,7 +95,7 @@ class _Execution:
             if resumable is not None:
                 resumable.journal.end = end if told else None
                 await _save(resumable)
-        if summary.reason != "left":
+        if summary.reason != "disconnected":
             self._summarize(summary, end)
         return 0 if end.reason == "completed" and told and not end.failed else 1
 

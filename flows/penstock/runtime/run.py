@@ -242,17 +242,17 @@ class Run:
 
     def _log_end(self, summary: Summary, stuck: list[str]) -> None:
         if stuck:
-            self._log.error("run.tasks_stuck", tasks=stuck)
+            self._log.error("run.tasks_not_cancelled", tasks=stuck)
         if isinstance(self.error, SourceBroke):
-            self._log.warning("run.source_broke", error=describe(self.error))
+            self._log.warning("source.failed", error=describe(self.error))
         elif isinstance(self.error, AnswerTooLarge):  # the client hears what to do; nothing here is broken
-            self._log.warning("run.answer_too_large", limit=self.error.limit)
+            self._log.warning("response.too_large", limit=self.error.limit)
         elif self.error is not None:
             bug = None if isinstance(self.error, PenstockError) else self.error  # those of our tree say it all
-            self._log.error("run.broke", error=describe(self.error), exc_info=bug)
+            self._log.error("run.failed", error=describe(self.error), exc_info=bug)
         late = self.scope.source_error
         if late is not None and late is not self.error:  # it broke while the run was taken down
-            self._log.warning("run.source_broke", error=describe(late))
+            self._log.warning("source.failed", error=describe(late))
         dropped = {"dropped": self.ledger.dropped} if self.ledger.dropped else {}
         self._log.info("run.ended", **summary.facts(), **dropped)
 
@@ -274,16 +274,18 @@ class Run:
 
     def _on_fault(self, error: BaseException) -> None:
         if isinstance(error, ReaderGone):
-            self.abort("left")
+            self.abort("disconnected")
         elif self.reason is None:
             self.error = error
             self.abort("failed")
         elif self.error is None or describe(error) != describe(self.error):  # which others of its elements raise, too
-            self._log.warning("run.broke_late", error=describe(error))
+            self._log.warning("run.late_error", error=describe(error))
 
     def _on_trouble(self, error: BaseException, wait: float | None) -> None:
         self.totals.store_failures += 1
-        self._log.warning("store.failed", error=describe(error), retry_in=None if wait is None else round(wait, 3))
+        self._log.warning(
+            "store.write_failed", error=describe(error), retry_in=None if wait is None else round(wait, 3)
+        )
 
     def _letters(self, elements: list[Element[Any]]) -> list[Letter]:
         if paths := self.plan.redacted:

@@ -17,7 +17,8 @@ class Summary(Struct, frozen=True):
     flow: str
     kind: str
     reason: str
-    """`completed`, `draining` (took no further input), `left` (the reader went), `stalled`, `aborted`, `failed`."""
+    """`completed`, `draining` (took no further input), `disconnected` (the reader closed the connection), `stalled`,
+    `aborted`, `failed`."""
     received: int
     ok: int
     failed: int

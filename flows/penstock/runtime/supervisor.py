@@ -261,7 +261,7 @@ class Supervisor:
         phase = after(self.phase, event)
         if phase is not self.phase:
             self.phase = phase
-            log.info("stop.phase", phase=phase.value, event_seen=event.value, runs=len(self.runs))
+            log.info("shutdown.phase", phase=phase.value, trigger=event.value, runs=len(self.runs))
             self._enter(phase)
         return phase
 

@@ -157,7 +157,7 @@ class Watch:
             return
         said = self._log.bind(file=readable(finished.file.name), first_seq=finished.first, elements=finished.elements)
         if finished.error is None:
-            said.info("directory.file_done")
+            said.info("directory.file_processed")
         else:
             said.warning("directory.file_failed", error=finished.error, moved_to=FAILED)
         folder = self._directory.done if finished.error is None else FAILED
@@ -181,7 +181,7 @@ class Watch:
             if name is not None:
                 self._keep(name, moved.file.inode, progress)
                 self._log.error(
-                    "directory.file_grew",
+                    "directory.file_appended",
                     file=readable(moved.file.name),
                     moved_back_as=readable(name),
                     hint=HINT,

@@ -43,7 +43,7 @@ class Moved(NamedTuple):
 class Obstacle(StrEnum):
     """Why a file was not moved; the name of its event in the log."""
 
-    GONE = "directory.file_gone"
+    GONE = "directory.file_removed"
     CHANGED = "directory.file_changed"
 
 

@@ -54,7 +54,7 @@ class Changeover:
         try:
             await self._supervisor.forget(revision, rest, keep=(self._keep,))
         except StoreError as error:
-            log.warning("store.failed", flow=revision.name, error=describe(error))
+            log.warning("store.write_failed", flow=revision.name, error=describe(error))
         self._trim(revision.name)
 
     async def _change(self, entry: Entry, before: Revision | None, after: Revision | None) -> None:

@@ -84,7 +84,7 @@ def is_reconnect(request: web.Request) -> bool:
 def no_further_run(request: web.Request, context: Context) -> web.Response:
     """204, the answer that makes an EventSource stop connecting again (WHATWG HTML, section 9.2.3); nothing runs."""
     context.requests.refused["cannot_resume"] += 1
-    log.info("http.refused", path=request.path, status=204, reason="cannot_resume")
+    log.info("http.rejected", path=request.path, status=204, reason="cannot_resume")
     return web.Response(status=204, headers=HEADERS)
 
 

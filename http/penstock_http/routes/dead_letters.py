@@ -37,7 +37,7 @@ async def show_letter(request: web.Request) -> web.Response:
         id = id_of(id)
     letter = await letter_in(request.app[CONTEXT].supervisor.stores.all(), id)
     if letter is None:
-        raise Refused(404, "no_such_letter", f"there is no dead letter {id}")
+        raise Refused(404, "dead_letter_not_found", f"unknown dead letter {id}")
     return json_answer(as_document(letter))
 
 

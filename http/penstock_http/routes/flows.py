@@ -66,9 +66,12 @@ async def delete_flow(request: web.Request) -> web.Response:
 def mistaken(receipt: Receipt) -> Refused:
     """The refusal of a flow that has mistakes: 422, with each of them."""
     more = len(receipt.mistakes) - 1 + receipt.more
-    said = f"{receipt.mistakes[0]}" + (f" (and {more} more, see mistakes)" if more else "")
+    said = f"{receipt.mistakes[0]}" + (f" (and {more} more, see diagnostics)" if more else "")
     return Refused(
-        422, "mistakes", said, more={name: receipt.document()[name] for name in ("mistakes", "moreMistakes")}
+        422,
+        "invalid_flow",
+        said,
+        more={name: receipt.document()[name] for name in ("diagnostics", "moreDiagnostics")},
     )
 
 
@@ -81,7 +84,7 @@ async def read_flow(request: web.Request, context: Context) -> str:
     try:
         return body.decode()
     except UnicodeDecodeError as error:
-        raise Refused(400, "malformed", f"a flow file is UTF-8, this body is not (byte {error.start})") from None
+        raise Refused(400, "malformed_body", f"the body is not UTF-8: invalid byte at {error.start}") from None
 
 
 def describe(context: Context, entry: Entry, *, trusted: bool) -> dict[str, Any]:
@@ -104,7 +107,7 @@ def describe(context: Context, entry: Entry, *, trusted: bool) -> dict[str, Any]
 
 
 NOTHING: dict[str, Any] = {
-    "about": "",
+    "description": "",
     "item": None,
     "key": None,
     "window": None,
@@ -119,7 +122,7 @@ NOTHING: dict[str, Any] = {
 def said(flow: Flow[Any]) -> dict[str, Any]:
     """What a flow says of itself, and how its services are."""
     return {
-        "about": flow.about,
+        "description": flow.about,
         "item": getattr(flow.item, "__name__", None),
         "key": flow.key,
         "window": {"elements": flow.elements, "bytes": flow.bytes},

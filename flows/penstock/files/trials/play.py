@@ -136,7 +136,7 @@ def _happen(event: Event, stage: Stage, run: Run, missed: list[str]) -> None:
             run.abort()
         case Happening.CLIENT_LEAVES:
             stage.client.gone = True
-            run.abort("left")
+            run.abort("disconnected")
 
 
 def _asked_in_vain(name: str, service: PlayedService) -> list[str]:
