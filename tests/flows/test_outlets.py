@@ -310,7 +310,7 @@ def delivering(*outlets: Outlet, letters: MemoryStore | None = None) -> Flow[Any
 
 def waits(logs: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:
     """What the log tells of waits for locks, and after how many seconds."""
-    events = ("outlet.waiting", "outlet.lock_acquired")
+    events = ("sink.waiting", "sink.lock_acquired")
     return [(entry["event"], int(entry["waited"])) for entry in logs if entry["event"] in events]
 
 
@@ -351,7 +351,7 @@ def test_a_lock_that_stays_ends_the_run_and_fails_no_element(tmp_path: Path) -> 
         "process a file of its own"
     )
     assert seconds == pytest.approx(LOCK_SECONDS)
-    assert waits(logs) == [("outlet.waiting", 0), ("outlet.waiting", 10)]
+    assert waits(logs) == [("sink.waiting", 0), ("sink.waiting", 10)]
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["run.broke"]
     assert path.read_bytes() == b""
 

@@ -24,8 +24,8 @@ class FileOutlet:
 
     Each write appends whole lines, in one piece; a write that fails, such as on a full disk, leaves none of its lines.
     Closing waits until the disk has them. Half a line that a killed process left at the end is moved to FILE.torn when
-    the file is opened (`sink.torn_tail_moved`), so that no new line is glued to it. A file has one writer at a time: it is
-    locked. While another process holds the lock, elements wait (`sink.waiting`), for a minute at most; then the run
+    the file is opened (`sink.torn_tail_moved`), so that no new line is glued to it. A file has one writer at a time: it
+    is locked. While another process holds the lock, elements wait (`sink.waiting`), for a minute at most; then the run
     fails. Outlets of one process that lead to one file, under whatever names, share it if they have the same settings;
     otherwise the run of the second one fails.
 
