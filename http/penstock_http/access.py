@@ -67,8 +67,10 @@ def is_trusted(request: web.Request) -> bool:
 
 def check_put(request: web.Request) -> None:
     """Refuse who may not bring a flow: a flow names Python functions and files, so to bring one is to run code here."""
-    if request.app[CONTEXT].settings.allow_put == "no":
-        raise Refused(403, "put_not_allowed", "flows are not taken over HTTP here: --allow-put yes switches it on")
+    if request.app[CONTEXT].settings.allow_deployments == "no":
+        raise Refused(
+            403, "put_not_allowed", "deployments over HTTP are disabled: --allow-deployments yes enables them"
+        )
     check_token(request, "bring flows")
     # Pages of other origins do not get here unless their origin is allowed. Without a token that is not enough.
     origin = request.headers.get("Origin")

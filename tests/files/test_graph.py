@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections import Counter
 from dataclasses import replace
+from importlib.resources import files
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from files.pictures import Place, flows, lives, service
+from invoking import invoke
 from penstock import Flow, from_iterable
+from penstock.cli.graph import write_graph
 from penstock.element import Outcome
 from penstock.errors import FlowError
 from penstock.expressions import Expression
 from penstock.files.graph import Counts, graph_of
-from penstock.files.graph_command import command
 from penstock.files.pictures import FORMATS, Graph
 from penstock.files.pictures.canvas import Box, Wire
 from penstock.files.pictures.cards import BOLD, LEAST, PAD, SIZES, Text, card_of
@@ -370,60 +372,55 @@ def test_words(said: str, text: str) -> None:
 # The command
 
 
-def test_the_command_writes_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    """Mermaid, unless another format is asked for."""
-    assert command(["orders.yaml"], lambda file: orders_flow()) == 0
-    assert capfdbinary.readouterr().out.startswith(b"flowchart LR")
-    assert command(["orders.yaml", "--format", "dot"], lambda file: orders_flow()) == 0
-    assert capfdbinary.readouterr().out.startswith(b'digraph "orders"')
+@pytest.fixture
+def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The orders flow in a file of the working directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("orders.yaml").write_bytes(files("penstock").joinpath("orders.yaml").read_bytes())
+    return "orders.yaml"
 
 
-def test_the_name_of_the_output_tells_the_format(tmp_path: Path) -> None:
-    """`--format` overrules it."""
-    for name, start in (
-        ("f.svg", "<svg"),
-        ("f.dot", "digraph"),
-        ("f.mmd", "flowchart"),
-        ("f.json", "{"),
-        ("f", "flow"),
-    ):
-        assert command(["f.yaml", "--output", str(tmp_path / name)], lambda file: orders_flow()) == 0
-        assert (tmp_path / name).read_text(encoding="utf-8").startswith(start)
-    assert command(["f", "--format", "json", "--output", str(tmp_path / "g.svg")], lambda file: orders_flow()) == 0
-    assert (tmp_path / "g.svg").read_text().startswith("{")
+def test_the_command_writes_to_standard_output(orders: str) -> None:
+    """Mermaid, unless another format is given."""
+    assert invoke("graph", orders).stdout.startswith("flowchart LR")
+    assert invoke("graph", orders, "--format", "dot").stdout.startswith('digraph "orders"')
 
 
-def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 1 for a flow that cannot be read and a picture that cannot be written, 2 for wrong usage."""
-    flow = tmp_path / "f.yaml"
-    flow.touch()
+def test_the_suffix_of_the_output_is_the_format(orders: str) -> None:
+    """`--format` overrides it."""
+    for name, start in (("f.dot", "digraph"), ("f.mmd", "flowchart"), ("f.JSON", "{"), ("f", "flow")):
+        assert invoke("graph", orders, "--output", name).exit_code == 0
+        assert Path(name).read_text(encoding="utf-8").startswith(start)
+    assert invoke("graph", orders, "--format", "json", "--output", "g.dot").exit_code == 0
+    assert Path("g.dot").read_text().startswith("{")
+
+
+def test_errors_of_the_command(orders: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1 for a flow that is invalid and a graph that cannot be written, 2 for wrong usage."""
 
     def broken(file: str) -> Flow[Any]:
-        raise FlowError(f"{file} is no flow")
+        raise FlowError(f"{file} is invalid")
 
-    assert command([str(flow)], broken) == 1
-    assert capsys.readouterr().err == f"penstock graph: {flow} is no flow\n"
-    assert command(["f.yaml", "--output", str(tmp_path / "no" / "f.svg")], lambda file: orders_flow()) == 1
-    assert "No such file or directory" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="2"):
-        command(["f.yaml", "--format", "png"])
-    assert command(["f.yaml", "--output", str(tmp_path / "f.png")], lambda file: orders_flow()) == 2
-    assert "no picture ends in .png; name it with .svg, .mmd, .mermaid, .dot, .gv, .json" in capsys.readouterr().err
-    assert not (tmp_path / "f.png").exists()
+    assert write_graph(orders, None, None, broken) == 1
+    assert capsys.readouterr().err == f"penstock graph: {orders} is invalid\n"
+    unwritable = invoke("graph", orders, "--output", "no/f.dot")
+    assert (unwritable.exit_code, "No such file or directory" in unwritable.stderr) == (1, True)
+    assert invoke("graph", orders, "--format", "bmp").exit_code == 2
+    unknown = invoke("graph", orders, "--output", "f.bmp")
+    assert (unknown.exit_code, "f.bmp: unknown suffix .bmp; use one of " in unknown.stderr) == (2, True)
+    assert not Path("f.bmp").exists()
 
 
-@pytest.mark.parametrize("name", ["f.yaml", "hard.yaml", "soft.yaml"])
-def test_a_picture_never_takes_the_place_of_its_flow(
-    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Under whatever name."""
-    flow = tmp_path / "f.yaml"
-    flow.write_text("flow: f\n")
-    (tmp_path / "hard.yaml").hardlink_to(flow)
-    (tmp_path / "soft.yaml").symlink_to(flow)
-    assert command([str(flow), "--output", str(tmp_path / name)], lambda file: orders_flow()) == 2
-    assert "is the flow itself, which would be lost" in capsys.readouterr().err
-    assert flow.read_text() == "flow: f\n"
+@pytest.mark.parametrize("name", ["orders.yaml", "hard.yaml", "soft.yaml"])
+def test_a_graph_does_not_overwrite_its_flow(orders: str, name: str) -> None:
+    """Under any name."""
+    flow = Path(orders)
+    before = flow.read_bytes()
+    Path("hard.yaml").hardlink_to(flow)
+    Path("soft.yaml").symlink_to(flow)
+    result = invoke("graph", orders, "--output", name)
+    assert (result.exit_code, "is the flow file and would be overwritten" in result.stderr) == (2, True)
+    assert flow.read_bytes() == before
 
 
 # The programs that read it
