@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import sys
@@ -55,6 +54,8 @@ def bytes_for_terminal(data: bytes) -> bytes:
 
 
 def _escaped(found: re.Match[str]) -> str:
+    import json  # imported late: help does not need it
+
     character = found[0]
     return character if character.isprintable() else json.dumps(character)[1:-1]
 

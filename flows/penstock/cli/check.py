@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from penstock.bound import Bound
-from penstock.cli.options import PATH, Command, print_error, usage_error
+from penstock.cli.options import FILE, Command, print_error, usage_error
 from penstock.console import write_data, write_text
 from penstock.errors import FlowError, FlowFileError, OutletBroke
 from penstock.files.folders import files_of
@@ -32,17 +32,17 @@ from penstock.steps import walk
     epilog="Exit codes: 0 all well; 1 a file or a variable has errors; 2 wrong usage, such as a file that does not "
     "exist.",
 )
-@click.argument("paths", metavar="DIR|FILE...", nargs=-1, required=True, type=PATH)
+@click.argument("paths", metavar="DIR|FILE...", nargs=-1, required=True, type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @click.option("--quiet", is_flag=True, help="Report errors only.")
-def check(paths: tuple[Path, ...], as_json: bool, quiet: bool) -> int:
+def check(paths: tuple[str, ...], as_json: bool, quiet: bool) -> int:
     """Validate flow files and PENSTOCK_* variables.
 
     Reports all errors at once, each with its location, and how much memory a run of each flow can hold. Takes flow
     files (.yaml or .json) and directories of them.
     """
     try:
-        files = list(dict.fromkeys(file for path in paths for file in files_of(path)))
+        files = list(dict.fromkeys(file for path in paths for file in files_of(Path(path))))
     except (FlowError, OSError) as error:
         raise usage_error(error) from error
     conflicts = Neighbours()

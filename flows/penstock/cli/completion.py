@@ -16,10 +16,10 @@ INSTALL = {
 
 
 @click.command(cls=Command)
-@click.argument("shell", type=click.Choice(list(INSTALL)))
+@click.argument("shell", metavar="SHELL", type=click.Choice(list(INSTALL)))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> int:
-    """Print a completion script for a shell. Its first line says how to install it."""
+    """Print a completion script for a shell. Its first line says how to install it. SHELL is bash, zsh or fish."""
     script = get_completion_class(shell)
     assert script is not None
     root = ctx.find_root()

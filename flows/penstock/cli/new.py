@@ -8,9 +8,11 @@ from string import Template
 
 import click
 
-from penstock.cli.options import DIRECTORY, Command, print_error, usage_error
+from penstock.cli.options import Command, print_error, usage_error
 from penstock.console import write_text
 from penstock.files.model import NAME
+
+DIRECTORY = click.Path(readable=False, file_okay=False, path_type=Path)
 
 FLOW = Template("""\
 # A flow: the items, the steps that each item takes, and where failed items are stored.

@@ -16,7 +16,7 @@ KINDS = {"flow": FLOW, "shared": SHARED_FILE, "tests": TESTS_FILE}
 
 
 @click.command(cls=Command)
-@click.argument("kind", metavar="[KIND]", type=click.Choice(list(KINDS)), default="flow")
+@click.argument("kind", metavar="KIND", type=click.Choice(list(KINDS)), default="flow")
 def schema(kind: str) -> int:
     """Print the JSON Schema of flow files, for editors.
 

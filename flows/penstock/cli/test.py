@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from penstock.cli.graph import is_same_file
-from penstock.cli.options import FILE, PATH, Command, not_negative, print_error
+from penstock.cli.options import FILE, Command, not_negative, print_error
 from penstock.console import write_data
 from penstock.errors import FlowError
 from penstock.files.folders import files_of
@@ -33,20 +33,20 @@ Load = Callable[..., FlowFile]
     epilog="Exit codes: 0 all passed; 1 some failed; 2 a file is invalid or does not exist, there are no tests, the "
     "report cannot be written, or wrong usage.",
 )
-@click.argument("paths", metavar="DIR|FILE...", nargs=-1, required=True, type=PATH)
+@click.argument("paths", metavar="DIR|FILE...", nargs=-1, required=True, type=FILE)
 @click.option("--format", type=click.Choice(list(FORMATS)), default="text", show_default=True, help="Report format.")
 @click.option("--output", metavar="FILE", type=FILE, help="Report file; standard output then shows the text report.")
 @click.option("--only", metavar="TEXT", help="Run only tests whose name contains this text.")
 @click.option("--seed", metavar="N", type=not_negative, help="Random seed, instead of the seeds of the tests.")
 @click.option("--trace", is_flag=True, help="Show all events, with their virtual time.")
 def test(
-    paths: tuple[Path, ...], format: str, output: str | None, only: str | None, seed: int | None, trace: bool
+    paths: tuple[str, ...], format: str, output: str | None, only: str | None, seed: int | None, trace: bool
 ) -> int:
     """Run the tests of flow files in virtual time: the real engine with fake services, without waiting.
 
     Takes flow files and directories of them. Tests in NAME.test.yaml belong to NAME.yaml.
     """
-    return run_tests(paths, format=format, output=output, only=only, seed=seed, trace=trace)
+    return run_tests(list(map(Path, paths)), format=format, output=output, only=only, seed=seed, trace=trace)
 
 
 def run_tests(
