@@ -90,7 +90,7 @@ def test_settings_are_for_what_a_flow_in_python_leaves_open(serve: Serve, env: d
         (["shop:number"], "shop:number is no flow but int"),
         (["nowhere:flow"], "there is no module nowhere"),
         (["shop:halves", "shop:halves"], "there is a flow 'halves' in shop:halves already"),
-        (["shop:halves", "--watch"], "--watch watches flow files"),
+        (["shop:halves", "--watch"], "--watch needs flow files"),
     ],
 )
 def test_what_is_no_flow_is_said_in_a_sentence(
