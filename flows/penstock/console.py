@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import sys
@@ -55,6 +54,8 @@ def bytes_for_terminal(data: bytes) -> bytes:
 
 
 def _escaped(found: re.Match[str]) -> str:
+    import json  # imported late: help does not need it
+
     character = found[0]
     return character if character.isprintable() else json.dumps(character)[1:-1]
 
@@ -128,10 +129,12 @@ def write_text(text: str) -> None:
     sys.stdout.flush()  # an error of writing is raised here, not while Python ends
 
 
-def write_data(text: str) -> None:
-    """Write JSON, a script or a picture to standard output: always UTF-8, whatever the locale says."""
-    data = for_terminal(text) if sys.stdout.isatty() else text
-    sys.stdout.buffer.write(data.encode("utf-8", "backslashreplace"))  # a lone surrogate may be in a file name
+def write_data(data: str | bytes) -> None:
+    """Write JSON, a script or a graph to standard output: text is always encoded in UTF-8, whatever the locale is."""
+    if isinstance(data, str):
+        text = for_terminal(data) if sys.stdout.isatty() else data
+        data = text.encode("utf-8", "backslashreplace")  # a file name may contain a lone surrogate
+    sys.stdout.buffer.write(data)
     sys.stdout.flush()
 
 

@@ -67,8 +67,10 @@ def is_trusted(request: web.Request) -> bool:
 
 def check_put(request: web.Request) -> None:
     """Refuse who may not bring a flow: a flow names Python functions and files, so to bring one is to run code here."""
-    if request.app[CONTEXT].settings.allow_put == "no":
-        raise Refused(403, "deployments_disabled", "deploying flows over HTTP is disabled; enable: --allow-put yes")
+    if request.app[CONTEXT].settings.allow_deployments == "no":
+        raise Refused(
+            403, "deployments_disabled", "deploying flows over HTTP is disabled; enable: --allow-deployments yes"
+        )
     check_token(request, "deploy flows")
     # Pages of other origins do not get here unless their origin is allowed. Without a token that is not enough.
     origin = request.headers.get("Origin")

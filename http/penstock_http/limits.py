@@ -66,7 +66,9 @@ def listen(settings: Settings) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             # The kernel gives up a client that takes nothing for longer than a stall may last.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(min(settings.stall + 5, MOST) * 1000))
+            sock.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(min(settings.stall_timeout + 5, MOST) * 1000)
+            )
         if hasattr(socket, "TCP_KEEPIDLE"):
             # A host that vanished while nothing was under way is noticed after 30 + 3 * 10 seconds.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from invoking import invoke
 from penstock.files import dump, load, loads
-from penstock.files.check_command import command as check
 from penstock.files.shared import is_shared
 from penstock.files.trials import Verdict, judge, play
 from penstock.files.trials.report import FileReport, as_text
@@ -34,9 +34,10 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=name_of)
-def test_an_example_file_is_well(file: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_an_example_file_is_well(file: Path) -> None:
     """Nothing is wrong in it, with no variable set, and it is read in a minute."""
-    assert (check([str(file), "--quiet"]), capsysbinary.readouterr().out) == (0, b"")
+    result = invoke("check", file, "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
     assert file.read_text(encoding="utf-8").count("\n") < 70
 
 

@@ -55,7 +55,7 @@ def test_a_clean_stop_is_remembered_as_one(serve: Serve) -> None:
 
 def test_a_forced_stop_is_remembered_as_one(serve: Serve) -> None:
     """A stop that had to cancel is as forced as a kill."""
-    first = serve("--grace", 0, "--latency-scale", 100)
+    first = serve("--grace-period", 0, "--latency-scale", 100)
     with first.connect() as client:
         client.upload()
         answer = client.answer()

@@ -35,7 +35,7 @@ from service.conftest import Serve
 from service.processes import Process, serving, until
 from service.wire import NDJSON, Answer, orders
 
-FLAGS = ("--max-body", 20_000, "--max-count", 500, "--max-runs", 2, "--max-header", 2000, "--stall", 3)
+FLAGS = ("--max-body", 20_000, "--max-count", 500, "--max-runs", 2, "--max-header", 2000, "--stall-timeout", 3)
 
 JSON = "application/json"
 SSE = "text/event-stream"
@@ -413,8 +413,8 @@ def test_steps_on_branches_are_among_the_steps_of_a_flow(taking: Process) -> Non
 
 
 def test_flows_are_taken_only_where_that_is_allowed(serve: Serve, spec: Spec) -> None:
-    """`--allow-put no` switches it off, for this machine too."""
-    server = serve("--allow-put", "no")
+    """`--allow-deployments no` switches it off, for this machine too."""
+    server = serve("--allow-deployments", "no")
     for method, body in (("PUT", FLOW), ("DELETE", None)):
         answer = server.ask(method, "/flows/orders", body, **YAML)
         assert (answer.status, check(spec, answer, method, PUT)[0]["code"]) == (403, "deployments_disabled")
@@ -445,7 +445,7 @@ def test_too_many_streams_are_refused_as_it_says(server: Process, spec: Spec) ->
 
 def test_a_stop_is_answered_as_it_says(serve: Serve) -> None:
     """503: not ready, no further streams, and what is under way in one piece ends with its accounts."""
-    server = serve("--latency-scale", 40, "--window", 2, "--grace", 60)
+    server = serve("--latency-scale", 40, "--window", 2, "--grace-period", 60)
     spec = server.ask("GET", "/openapi.json").json()
     with server.connect() as get, server.connect() as upload, server.connect() as late:
         get.request("GET", f"{BULK}?count=9", **ONE_PIECE)

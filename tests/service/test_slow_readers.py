@@ -63,7 +63,7 @@ def stopped_reader(server: Process) -> Iterator[tuple[Upload, Answer]]:
 
 def test_an_answer_in_one_piece_keeps_its_place_until_it_is_read(serve: Serve) -> None:
     """Else those that nobody reads take memory without a limit. Who reads slowly gets all, who does not is ended."""
-    server = serve("--max-runs", 2, "--stall", 8, "--send-buffer", 16_384)
+    server = serve("--max-runs", 2, "--stall-timeout", 8, "--send-buffer", 16_384)
     with server.connect(receive_buffer=4096) as reader, server.connect(receive_buffer=4096) as idler:
         for client in (reader, idler):
             client.request("GET", "/orders/bulk?count=4000", Accept="application/json")

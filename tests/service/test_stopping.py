@@ -18,7 +18,7 @@ from service.processes import Process, simulating, until
 from service.wire import NDJSON, Client, orders
 from stores.children import children_of, command_of, running, writers_of
 
-SLOW = ("--latency-scale", 1000, "--grace", 60)
+SLOW = ("--latency-scale", 1000, "--grace-period", 60)
 """Orders are in flight for 20 s, up to their second timeout, then fail: one that is cancelled was not waited for."""
 
 
@@ -42,7 +42,7 @@ def refuses(server: Process) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_an_open_stream_is_drained(serve: Serve, number: signal.Signals) -> None:
     """What is in flight is finished, the end record says `draining`, and the exit code is 0."""
-    server = serve("--latency-scale", 20, "--grace", 60)
+    server = serve("--latency-scale", 20, "--grace-period", 60)
     with server.connect() as client, server.connect() as idle:
         idle.request("GET", "/health/ready")
         assert idle.answer().complete().status == 200
@@ -106,9 +106,11 @@ def test_readiness_is_red_while_it_drains(serve: Serve) -> None:
 
 
 def test_a_stop_that_takes_too_long_is_forced(serve: Serve) -> None:
-    """After `--grace` seconds what is left is cancelled, not failed; its stream is cut and the exit code is 1."""
+    """After `--grace-period` seconds the rest is cancelled, not failed; its stream is cut and the exit code is 1."""
     with simulating("--hang-rate", 1) as hanging:
-        server = serve("--grace", 0.3, "--pricing-url", f"http://{hanging.host}:{hanging.port}/prices/{{orderId}}")
+        server = serve(
+            "--grace-period", 0.3, "--pricing-url", f"http://{hanging.host}:{hanging.port}/prices/{{orderId}}"
+        )
         with server.connect() as client:
             answer = begin(client)
             until(lambda: server.metric("penstock_in_flight") == 3)
@@ -125,7 +127,7 @@ def test_a_stop_that_takes_too_long_is_forced(serve: Serve) -> None:
 
 
 def test_a_second_signal_aborts_at_once(serve: Serve) -> None:
-    """Whoever sends it again does not want to wait for `--grace`."""
+    """Whoever sends it again does not want to wait for `--grace-period`."""
     server = serve(*SLOW)
     with server.connect() as client:
         answer = begin(client)
@@ -154,7 +156,7 @@ def test_two_signals_at_the_same_moment_are_two(serve: Serve) -> None:
 
 def test_an_idle_connection_does_not_hold_up_a_stop(serve: Serve) -> None:
     """Connections that are kept alive, and ones that never said anything, are closed at once."""
-    server = serve("--keep-alive", 600, "--grace", 600)
+    server = serve("--keep-alive", 600, "--grace-period", 600)
     with server.connect() as idle, server.connect():
         idle.request("GET", "/health/live")
         idle.answer().complete()
@@ -273,8 +275,8 @@ def stuck(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 @pytest.mark.parametrize(("function", "code"), [("in_python", 1), ("in_c_with_signals", 1), ("in_c", -signal.SIGKILL)])
 def test_a_stuck_process_ends_in_time(stuck: Callable[..., Process], function: str, code: int) -> None:
-    """After `--grace` + `--hard`, also when no Python code can run. Then the last words are where it was stuck."""
-    process = stuck(f"{{tap: 'stuck:{function}'}}", "--grace", 0.2, "--hard", 0.3)
+    """After `--grace-period` + `--exit-timeout`, also when no Python code can run; then it says where it was stuck."""
+    process = stuck(f"{{tap: 'stuck:{function}'}}", "--grace-period", 0.2, "--exit-timeout", 0.3)
 
     process.signal(signal.SIGTERM)
 
@@ -287,7 +289,7 @@ def test_a_stuck_process_ends_in_time(stuck: Callable[..., Process], function: s
 
 def test_a_process_that_gets_stuck_while_it_stops_ends_in_time(stuck: Callable[..., Process], tmp_path: Path) -> None:
     """The watchdog that the first signal started needs no Python code; the exit code is that of a forced stop."""
-    process = stuck("{map_async: later}", "--grace", 1, "--hard", 1)
+    process = stuck("{map_async: later}", "--grace-period", 1, "--exit-timeout", 1)
 
     process.signal(signal.SIGTERM)
     process.event("shutdown.phase", phase="draining")
@@ -299,8 +301,8 @@ def test_a_process_that_gets_stuck_while_it_stops_ends_in_time(stuck: Callable[.
 
 @pytest.mark.parametrize(("function", "code"), [("in_python", 1), ("in_c_with_signals", 1), ("in_c", -signal.SIGKILL)])
 def test_a_third_signal_ends_a_stuck_process(stuck: Callable[..., Process], function: str, code: int) -> None:
-    """Long before `--grace` is over."""
-    process = stuck(f"{{tap: 'stuck:{function}'}}", "--grace", 1000, "--hard", 1000)
+    """Long before `--grace-period` is over."""
+    process = stuck(f"{{tap: 'stuck:{function}'}}", "--grace-period", 1000, "--exit-timeout", 1000)
 
     for _ in range(3):
         process.signal(signal.SIGTERM)
@@ -335,7 +337,7 @@ def test_the_guard_process_ends_with_the_service(serve: Serve, ending: signal.Si
 
 def test_a_store_that_hangs_does_not_keep_a_stop_from_its_report(serve: Serve) -> None:
     """The letters are not told as stored; the stop is told, with all accounts, and the writer is ended."""
-    flags = ("--latency-scale", 0, "--grace", 0.5, "--hard", 60)
+    flags = ("--latency-scale", 0, "--grace-period", 0.5, "--exit-timeout", 60)
     server = serve(*flags, excused=("store.write_uncertain", "store.close_failed"))
     (writer,) = writers_of(server.popen.pid)
     os.kill(writer, signal.SIGSTOP)

@@ -101,7 +101,7 @@ class Asked(Struct):
         """What a request asks for; raises 400 and 406."""
         settings, flow = context.settings, revision.flow
         kind, ordered = negotiation.answer_type(request), negotiation.ordered(request, flow.ordered)
-        pace = Pace(settings.stall, settings.min_rate)
+        pace = Pace(settings.stall_timeout, settings.min_rate)
         return cls(kind, ordered, pace, flow.serving.max_body or settings.max_body)
 
 
@@ -121,7 +121,7 @@ async def answer(
         return supervisor.start(revision, source, sink, kind="http", ordered=asked.ordered, limited=streams)
 
     if streams:
-        return await streamed(request, start, body, asked.pace, FORMS[asked.kind], context.settings.stall)
+        return await streamed(request, start, body, asked.pace, FORMS[asked.kind], context.settings.stall_timeout)
     with supervisor.answering():
         return await at_once(request, start, body, asked.pace, asked.max_body)
 

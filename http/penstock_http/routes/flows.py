@@ -78,7 +78,7 @@ def mistaken(receipt: Receipt) -> Refused:
 async def read_flow(request: web.Request, context: Context) -> str:
     """The text of a flow file; raises 400, 408 and 413."""
     settings = context.settings
-    arrivals = Pace(settings.stall, settings.min_rate).arrivals(request)
+    arrivals = Pace(settings.stall_timeout, settings.min_rate).arrivals(request)
     limit = min(settings.max_body, MAX_BYTES)
     body = await read_body(arrivals, limit, f"a flow file may have {limit} bytes")
     try:
