@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from flows.test_files import SECONDS, really
 from flows.test_outlets import contents, put, written
 from penstock.errors import OutletBroke
-from penstock.outlets import FileOutlet
 from penstock.formats import Format
+from penstock.outlets import FileOutlet
 from penstock.outlets.repairs import CHUNK, is_complete_gzip
 
 WHOLE = {"a.ndjson": b'{"a":"1"}\n', "a.csv": b'a,b\r\n"x\r\ny",1\r\n'}
