@@ -316,7 +316,7 @@ def app_of(*flows: Flow[Any]) -> tuple[Any, Spec]:
         reloading = Reloading(catalogue, loader(Settings()), Places(), offers)
         await reloading.start()
         context = Context(Settings(), supervisor, catalogue, reloading, requests)
-        app = make_app(context, PenstockCollector(Watched(supervisor, requests, "0", False)))
+        app = make_app(context, PenstockCollector(Watched(supervisor, requests, "0")))
         return app, json.loads(json.dumps(document(context)))
 
     return run(make())

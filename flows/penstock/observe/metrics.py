@@ -69,7 +69,6 @@ TABLE = (
     Series(Counter, ("route", "method", "status"), readings.http_requests_total),
     Series(Counter, ("reason",), readings.http_refused_total),
     Series(Counter, (), readings.log_lines_lost_total),
-    Series(Gauge, (), readings.previous_stop_forced),
     Series(Gauge, ("version", "python"), readings.build_info),
 )
 
