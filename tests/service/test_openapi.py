@@ -184,7 +184,6 @@ CASES = [
 ]
 EVERYWHERE = {
     ("400", "bad_request"): BAD,
-    ("417", "expectation_failed"): {"Expect": "a miracle"},
     ("431", "headers_too_large"): LONG,
 }
 

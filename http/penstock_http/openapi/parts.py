@@ -21,7 +21,6 @@ CODES = {
     "broken": "something broke inside the service",
     "broken_body": "the body broke off, or cannot be decompressed",
     "cannot_resume": "the client connects again with `Last-Event-ID`; a run cannot be resumed",
-    "expectation_failed": "`Expect` is not `100-continue`",
     "host_not_allowed": "the host that the request is for is not allowed: `--allowed-hosts`",
     "headers_too_large": "the request line or a header is too large",
     "malformed": "the body is not what its type says",
@@ -84,7 +83,6 @@ def operation(id: str, tag: str, summary: str, answers: Answers, **more: Any) ->
     pages = {} if id.startswith("health.") else {403: refusal(403, *OF_PAGES)}
     everywhere = {
         400: refusal(400, "bad_request"),
-        417: refusal(417, "expectation_failed"),
         431: refusal(431, "headers_too_large"),
         500: refusal(500, "broken", always=False),
     }
