@@ -201,31 +201,23 @@ def test_a_report_that_cannot_be_written_is_said(write: Any, capsys: pytest.Capt
     assert said.err == "penstock test: no/report.xml cannot be written: No such file or directory\n"
 
 
-@pytest.mark.parametrize("kept", ["good.yaml", "good.test.yaml", "shared.yaml", "wrong.yaml", "link.json"])
-def test_no_report_is_written_over_what_is_tested(write: Any, capsys: Any, kept: str) -> None:
-    """Neither over a flow, nor over its tests, nor over what it uses, under whatever name: they would be lost."""
-    texts = {
-        "good.yaml": "flow: good\nuse: [shared.yaml]\n",
-        "good.test.yaml": f"tests: {GOOD}\n",
-        "shared.yaml": "templates: {none: []}\n",
-        "wrong.yaml": "flow: [",
-    }
+@pytest.mark.parametrize("kept", ["good.yaml", "good.test.yaml", "wrong.yaml", "link.json"])
+def test_no_report_is_written_over_a_file_to_test(write: Any, capsys: Any, kept: str) -> None:
+    """Neither over a flow nor over its tests, by whatever path."""
+    texts = {"good.yaml": "flow: good\n", "good.test.yaml": f"tests: {GOOD}\n", "wrong.yaml": "flow: ["}
     for name, text in texts.items():
         write(name, text)
     Path("link.json").symlink_to("good.yaml")
     assert command(["good.yaml", "wrong.yaml", "--format", "json", "--output", kept]) == 2
-    assert "itself, which would be lost; name another file" in capsys.readouterr().err
+    assert f"{kept} is one of the files to test; write the report to another file" in capsys.readouterr().err
     assert {name: Path(name).read_text() for name in texts} == texts
 
 
-def test_no_report_is_written_over_the_code_that_is_tested(write: Any, capsys: Any) -> None:
-    """A module that the flow calls is part of what is tested."""
-    write("code_under_test.py", "def work(value):\n    return value\n")
-    tests = "[{name: n, given: [1], expect: {ok: 1}}]"
-    path = write("calls.yaml", f"flow: calls\nsteps: [map: 'code_under_test:work']\ntests: {tests}\n")
-    assert command([path, "--format", "json", "--output", "code_under_test.py"]) == 2
-    assert "itself, which would be lost; name another file" in capsys.readouterr().err
-    assert Path("code_under_test.py").read_text().startswith("def work")
+def test_a_report_is_written_over_an_earlier_one(write: Any, capsys: Any) -> None:
+    """Each run of the tests replaces it, though it is in a folder that is named."""
+    for text in (BAD, GOOD):
+        command([write("a.yaml", text), "--format", "junit", "--output", "report.xml"], load)
+    assert ElementTree.parse("report.xml").getroot().get("tests") == "1"
 
 
 def test_junit_holds_whatever_stands_in_names_and_values(write: Any, capsys: pytest.CaptureFixture[str]) -> None:

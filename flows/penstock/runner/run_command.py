@@ -10,7 +10,6 @@ from contextlib import redirect_stdout
 from penstock.arguments import positive, seconds
 from penstock.complaints import complain
 from penstock.errors import CheckpointRefused, FlowError, PenstockError
-from penstock.files.modules import modules_loaded
 from penstock.formats import Format
 from penstock.observe import set_up_logs
 from penstock.outlets import check_outlets
@@ -43,8 +42,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the flow that was asked for; returns the exit code."""
     try:
         found = find_flow(options.flow)
-        made_of = (*found.files, *modules_loaded())
-        found = found._replace(flow=changed(found.flow, options), files=made_of)
+        found = found._replace(flow=changed(found.flow, options))
         check_outlets(found.flow.outlets.values(), locks=True)
         job = make_job(found, options)
     except (FlowError, ValueError, CheckpointRefused) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from penstock.files.folders import files_of
 from penstock.files.graph_command import is_same
 from penstock.files.load import FlowFile
 from penstock.files.load import load as load_file
-from penstock.files.modules import modules_loaded
-from penstock.files.reading import files_behind
+from penstock.files.reading import tests_beside
 from penstock.files.shared import is_shared
 from penstock.files.trials.case import Case
 from penstock.files.trials.judge import Verdict, judge
@@ -42,8 +41,9 @@ def command(arguments: list[str], load: Load = load_file) -> int:
     except (FlowError, OSError) as error:
         return complain("test", error, 2)
     paths = dict.fromkeys(flow_file(path) for path in named if not is_shared(path))
-    if options.output is not None and (lost := _lost_to(options.output, [*named, *paths])) is not None:
-        return complain("test", would_be_lost(options.output, lost), 2)
+    files = [*named, *paths, *map(tests_beside, paths)]
+    if options.output is not None and any(is_same(str(file), str(options.output)) for file in files):
+        return complain("test", f"{options.output} is one of the files to test; write the report to another file", 2)
     reports = [_report(path, load, environment, options.only, options.seed) for path in paths]
     if (wrong := _publish(reports, options)) is not None:
         return complain("test", wrong, 2)
@@ -95,20 +95,6 @@ def flow_file(path: Path) -> Path:
     return path.with_name(f"{stem.stem}{path.suffix}") if stem.suffix == ".test" else path
 
 
-def _lost_to(output: Path, paths: Sequence[Path]) -> Path | None:
-    """The file under test that the report would be written over: its flow, its tests, or what it uses."""
-    return _same(output, (file for path in paths for file in files_behind(path)))
-
-
-def _same(output: Path, files: Iterable[Path]) -> Path | None:
-    return next((file for file in files if is_same(str(file), str(output))), None)
-
-
-def would_be_lost(output: Path, file: Path) -> str:
-    """Why a report cannot be written over a file."""
-    return f"{output} is {file} itself, which would be lost; name another file"
-
-
 def _report(path: Path, load: Load, environment: Mapping[str, str], only: str | None, seed: int | None) -> FileReport:
     try:
         file = load(path, environment=environment)
@@ -130,8 +116,6 @@ def _publish(reports: Sequence[FileReport], options: argparse.Namespace) -> str 
         write_data(text)
         return None
     write_data(as_text(reports))
-    if (lost := _same(options.output, modules_loaded())) is not None:  # known only now, when the tests were played
-        return would_be_lost(options.output, lost)
     try:
         options.output.write_bytes(_bytes(text))
     except OSError as error:
