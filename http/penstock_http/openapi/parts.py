@@ -55,7 +55,7 @@ HEADERS: Part = {
         "schema": {"type": "string", "format": "uuid"},
     },
     "Penstock-Revision": {
-        "description": "The number of the flow's revision that answers; it starts at 1 in each process.",
+        "description": "The number of the flow's revision that answers; later ones have higher numbers.",
         "required": True,
         "schema": {"type": "integer", "minimum": 1},
     },
