@@ -8,7 +8,7 @@ import sys
 
 from penstock.commands import COMMANDS, find_command
 from penstock.complaints import complain
-from penstock.console import command_streams
+from penstock.support.terminal import command_streams
 
 USAGE = f"""\
 usage: penstock COMMAND …

@@ -7,11 +7,11 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from penstock.errors import PenstockError
+from penstock.support.text import suggest
 
 
 class SettingsError(PenstockError):
@@ -252,5 +252,5 @@ def _metavar(name: str, choices: Sequence[str]) -> str:
 
 
 def _hint(name: str, known: set[str]) -> str:
-    close = get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]}?" if close else "; `penstock serve --help` names all"
+    meant = suggest(name, known)
+    return f"; did you mean {meant}?" if meant else "; `penstock serve --help` names all"

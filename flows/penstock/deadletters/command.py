@@ -12,13 +12,13 @@ from contextlib import aclosing, suppress
 from penstock.any_json import as_json
 from penstock.arguments import positive
 from penstock.complaints import complain
-from penstock.console import write_data
 from penstock.deadletters.letter import Letter, as_document
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Store
 from penstock.deadletters.stores import MEMORY, make_store, place_of
 from penstock.deadletters.table import Table, in_full
 from penstock.errors import FlowError, StoreError
 from penstock.ids import id_of
+from penstock.support.terminal import write_data
 
 DEFAULT_URL = "sqlite:///penstock.db"
 """Where `penstock serve` keeps them too unless told otherwise."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from penstock.any_json import as_json
-from penstock.console import printable
 from penstock.deadletters.letter import Letter
+from penstock.support.text import printable
 
 HEADS = ("ID", "TIME", "FLOW", "KEY", "STEP", "TYPE", "MESSAGE")
 

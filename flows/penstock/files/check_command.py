@@ -12,7 +12,6 @@ from typing import Any
 
 from penstock.bound import Bound
 from penstock.complaints import complain
-from penstock.console import write_data, write_text
 from penstock.errors import FlowError, FlowFileError, OutletBroke
 from penstock.files.folders import files_of
 from penstock.files.load import FlowFile, load
@@ -24,6 +23,7 @@ from penstock.files.shared import check_shared, is_shared
 from penstock.outlets import check_outlets
 from penstock.settings import SettingsError, load_settings
 from penstock.steps import walk
+from penstock.support.terminal import write_data, write_text
 
 
 def command(arguments: list[str]) -> int:

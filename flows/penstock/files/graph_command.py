@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from penstock.complaints import complain
-from penstock.console import write_data
 from penstock.errors import PenstockError
 from penstock.files.graph import graph_of
 from penstock.files.pictures import FORMATS
 from penstock.flow import Flow
+from penstock.support.terminal import write_data
 
 ENDINGS = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot", ".json": "json"}
 """The format that is meant by the ending of a file's name."""

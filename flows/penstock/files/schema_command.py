@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from penstock.console import write_data
 from penstock.files.model import FLOW, SHARED_FILE, TESTS_FILE
+from penstock.support.terminal import write_data
 
 KINDS = {"flow": FLOW, "shared": SHARED_FILE, "tests": TESTS_FILE}
 """The kinds of files: of a flow, of services and templates that flows use, and of tests beside a flow."""

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from penstock.observe import readings
 from penstock.observe.readings import Readings, Watched
 from penstock.scope import BUCKETS, Meter
+from penstock.support.text import sanitize
 
 Counter, Gauge, Histogram, Unknown = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, UnknownMetricFamily
 
@@ -87,12 +88,13 @@ class PenstockCollector(Collector):
         for series in TABLE:
             metric = series.kind(series.name, series.help, labels=series.labels)
             for values, number in series.read(self._watched):
+                labels = [sanitize(value) for value in values]
                 if isinstance(metric, HistogramMetricFamily):
                     assert isinstance(number, Meter)
-                    metric.add_metric(values, buckets=_buckets(number), sum_value=number.total)
+                    metric.add_metric(labels, buckets=_buckets(number), sum_value=number.total)
                 else:
                     assert not isinstance(number, Meter)
-                    metric.add_metric(values, number)
+                    metric.add_metric(labels, number)
             yield metric
 
     def describe(self) -> Iterable[Metric]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-from penstock.console import write_data
 from penstock.runner.shells import bash, fish, zsh
 from penstock.runner.words import all_words
+from penstock.support.terminal import write_data
 
 SHELLS = {"bash": bash, "zsh": zsh, "fish": fish}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from string import Template
 
 from penstock.complaints import complain
-from penstock.console import write_text
 from penstock.files.model import NAME
+from penstock.support.terminal import write_text
 
 FLOW = Template("""\
 # A flow: what comes in, what happens to each item, and where failed items go.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from penstock.complaints import complain
-from penstock.console import write_data
 from penstock.errors import FlowError
 from penstock.files.folders import files_of
 from penstock.files.graph_command import is_same
@@ -24,6 +23,8 @@ from penstock.files.trials.play import play
 from penstock.files.trials.report import FileReport, as_json, as_text
 from penstock.files.unset import Unset
 from penstock.flow import Flow
+from penstock.support.terminal import write_data
+from penstock.support.text import sanitize
 
 FORMATS = {"text": as_text, "json": as_json, "junit": as_junit}
 
@@ -117,14 +118,10 @@ def _publish(reports: Sequence[FileReport], options: argparse.Namespace) -> str 
         return None
     write_data(as_text(reports))
     try:
-        options.output.write_bytes(_bytes(text))
+        options.output.write_bytes(sanitize(text).encode())
     except OSError as error:
         return f"{options.output} cannot be written: {error.strerror}"
     return None
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")  # half a surrogate pair may be in a value
 
 
 def _seed(text: str) -> int:

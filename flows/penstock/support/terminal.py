@@ -1,21 +1,18 @@
-"""Terminals and standard streams: log lines for people, text that must not control a terminal, encodings."""
+"""Write to terminals and standard streams: log lines to read, messages, and data."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
-import re
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from penstock.support.text import for_terminal, printable, sanitize
+
 if TYPE_CHECKING:  # structlog is imported late: help has no use for it
     from structlog.typing import EventDict, ExcInfo, Processor
-
-_UNPRINTABLE = re.compile(r"\r(?!\n)|[^\r\n\t -~]")
-"""Characters that may be unprintable. A carriage return alone would let a text overwrite its line."""
 
 
 def console_lines(out: TextIO) -> list[Processor]:
@@ -27,36 +24,6 @@ def console_lines(out: TextIO) -> list[Processor]:
     from structlog.dev import ConsoleRenderer
 
     return [_printable_values, ConsoleRenderer(colors=out.isatty(), exception_formatter=_traceback)]
-
-
-def printable(text: str) -> str:
-    """A text on one line that can do nothing to a terminal: what cannot be printed becomes an escape."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def for_terminal(text: str) -> str:
-    """A text of several lines that cannot control a terminal: other characters that cannot be printed become escapes.
-
-    The escapes are those of JSON, so that a JSON document stays one with the same values.
-
-    >>> for_terminal('{"name": "\\u202etxt.exe"}')
-    '{"name": "\\\\u202etxt.exe"}'
-    """
-    if text.isprintable():
-        return text
-    return _UNPRINTABLE.sub(_escaped, text)
-
-
-def bytes_for_terminal(data: bytes) -> bytes:
-    """The same for complete lines in UTF-8."""
-    return for_terminal(data.decode(errors="backslashreplace")).encode()
-
-
-def _escaped(found: re.Match[str]) -> str:
-    character = found[0]
-    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def _printable_values(_logger: Any, _method: str, event: EventDict) -> EventDict:
@@ -131,7 +98,7 @@ def write_text(text: str) -> None:
 def write_data(text: str) -> None:
     """Write JSON, a script or a picture to standard output: always UTF-8, whatever the locale says."""
     data = for_terminal(text) if sys.stdout.isatty() else text
-    sys.stdout.buffer.write(data.encode("utf-8", "backslashreplace"))  # a lone surrogate may be in a file name
+    sys.stdout.buffer.write(sanitize(data).encode())
     sys.stdout.flush()
 
 
