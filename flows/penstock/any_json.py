@@ -9,6 +9,8 @@ from typing import Any, cast
 
 import msgspec
 
+from penstock.support.text import sanitize
+
 _encoder = msgspec.json.Encoder(enc_hook=repr)
 
 UNSHOWN = b'"[cannot be written as JSON]"'
@@ -33,9 +35,8 @@ def _tried(value: Any) -> bytes | None:
     try:
         return _encoder.encode(value)
     except Exception:  # lone surrogates, keys that are no texts
-        # Python's own encoder escapes lone surrogates, and its decoder takes them back.
         with suppress(Exception):  # what goes round in circles or too deep; a repr that raises
-            return json.dumps(value, default=repr, skipkeys=True).encode()
+            return sanitize(json.dumps(value, ensure_ascii=False, default=repr, skipkeys=True)).encode()
     return None
 
 

@@ -14,7 +14,7 @@ from reactivex import Observable
 from penstock import operators
 from penstock.element import Step
 from penstock.errors import FlowError
-from penstock.fields import fields_of, nearest
+from penstock.fields import field_hint, fields_of
 from penstock.operators.each import name_of
 from penstock.operators.stage import service_for
 from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
@@ -183,7 +183,7 @@ class Builder(Generic[A]):
                 raise FlowError(
                     f"enrich in flow {self.name} has no field {key!r} to put the answer in; "
                     f"give {getattr(self.item, '__name__', self.item)} that field, or pass merge="
-                    f"{nearest(key, fields)}"
+                    f"{field_hint(key, fields)}"
                 )
         asked = {key: _service(key, key, service) for key, service in named.items()}
         return self.with_step("enrich", name, services=asked, merge=merge)

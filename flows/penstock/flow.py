@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property
 from re import fullmatch
 from typing import Any, TypeVar, cast
@@ -20,7 +19,7 @@ from penstock.builder import A, Builder, Otherwise, When
 from penstock.deadletters import Store, check_store
 from penstock.element import Element
 from penstock.errors import FlowError, RunError
-from penstock.fields import FIELD, fields_of, nearest, type_trouble
+from penstock.fields import FIELD, field_hint, fields_of, type_trouble
 from penstock.hosting import Serving, Worker
 from penstock.outlets import Outlet
 from penstock.runtime.plan import Plan
@@ -31,6 +30,7 @@ from penstock.services import Service
 from penstock.sinks import Outcomes, Result, Sink
 from penstock.sources import Source
 from penstock.steps import NamedStep, walk
+from penstock.support.text import suggest
 
 __all__ = ["Flow", "Otherwise", "Serving", "When", "Worker"]
 
@@ -81,7 +81,7 @@ class Flow(Builder[A]):
             )
         fields = fields_of(self.item)
         if self.key is not None and fields is not None and self.key not in fields:
-            raise FlowError(f"flow {self.name} has no field {self.key!r} for its key{nearest(self.key, fields)}")
+            raise FlowError(f"flow {self.name} has no field {self.key!r} for its key{field_hint(self.key, fields)}")
 
     def window(self, elements: int, bytes: int | None = None) -> Flow[A]:
         """The same flow with another window."""
@@ -260,6 +260,6 @@ def _check_known(flow: str, kind: str, names: Iterable[str], known: Iterable[str
     known = list(known)
     for name in names:
         if name not in known:
-            close = get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known) or 'none'}"
+            meant = suggest(name, known)
+            hint = f"did you mean {meant!r}?" if meant else f"it has {', '.join(known) or 'none'}"
             raise FlowError(f"flow {flow} has no {kind} {name!r}; {hint}")

@@ -6,13 +6,13 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import click
 
 from penstock.errors import PenstockError
+from penstock.support.text import suggest
 
 
 class SettingsError(PenstockError):
@@ -268,5 +268,5 @@ def _metavar(name: str, kind: type) -> str:
 
 
 def _hint(name: str, known: set[str]) -> str:
-    close = get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]}?" if close else "; `penstock serve --help` lists all settings"
+    meant = suggest(name, known)
+    return f"; did you mean {meant}?" if meant else "; `penstock serve --help` lists all settings"

@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler
 from penstock.any_json import as_json
 from penstock.errors import AnswerTooLarge, PenstockError, Stopping, StoreError, TooManyRuns
 from penstock.observe import Requests
+from penstock.support.text import sanitize
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -74,8 +75,7 @@ def problem(
 ) -> web.Response:
     """Return a response with a problem document."""
     body: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
-    # The detail may quote a header that is not UTF-8, which contains surrogates.
-    body["detail"] = detail.encode("utf-8", "replace").decode()
+    body["detail"] = sanitize(detail)  # it may quote a header that is not UTF-8
     if name is not None:
         body["code"] = name
     body |= more or {}

@@ -29,7 +29,6 @@ from penstock_http.catalogue.reload import Reloading
 from penstock_http.catalogue.revision import Offer
 from penstock_http.context import Context
 from penstock_http.limits import ACCEPTS, BACKLOG, Connection, Descriptors, listen, stop_listening
-from penstock_http.previous_stop import RunningMark
 from penstock_http.signals import hangups, install_signals, reload_when
 from penstock_http.starting import built_in, in_python, loader
 
@@ -92,8 +91,7 @@ async def serve(
     await supervisor.stores.get(settings.dead_letters)
     sock = listen(settings)
     await load_all(reloading, supervisor)
-    mark = RunningMark(settings.dead_letters, settings.port)
-    watched = Watched(supervisor, requests, version("penstock"), mark.set(), reloads, logs)
+    watched = Watched(supervisor, requests, version("penstock"), reloads, logs)
     context = Context(settings, supervisor, catalogue, reloading, requests)
     runner = web.AppRunner(
         make_app(context, PenstockCollector(watched)), handler_cancellation=True, access_log=None, shutdown_timeout=1.0
@@ -121,8 +119,6 @@ async def serve(
     report = await supervisor.shut_down(settings.grace_period)
     await close_connections(runner, supervisor)
     await client.aclose()
-    if not report.forced:
-        mark.clear()
     log.info("shutdown.completed", forced=report.forced, **msgspec.structs.asdict(report))
     return 1 if report.forced else 0
 

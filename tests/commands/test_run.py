@@ -320,25 +320,6 @@ def test_what_a_run_adds_to_is_not_written_anew_nor_read(folder: Path, words: st
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
-@pytest.mark.parametrize("written", ["--output {}", "--output o --checkpoint {} --restart"])
-@pytest.mark.parametrize("name", ["work.py", "deeper.py", "making.py", "other.txt"])
-def test_no_code_that_a_flow_calls_is_written_over(folder: Path, written: str, name: str) -> None:
-    """Neither the module of a function, nor what that imports, nor what made a source; under whatever name."""
-    (folder / "work.py").write_text("from deeper import twice\n")
-    (folder / "deeper.py").write_text("def twice(value):\n    return value * 2\n")
-    (folder / "making.py").write_text(
-        "from penstock import from_iterable\n\ndef make():\n    return from_iterable([])\n"
-    )
-    (folder / "flow.yaml").write_text(
-        "flow: f\nsteps: [map: 'work:twice']\nworkers: {w: {source: {call: 'making:make'}}}\n"
-    )
-    os.link(folder / "work.py", folder / "other.txt")
-    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    code, _, said = run(folder, "run", "flow.yaml", "--input", "in.ndjson", *written.format(name).split())
-    assert (code, "of which the flow is made, which would be spoiled" in said) == (2, True)
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
-
-
 def test_standard_output_and_the_checkpoint_are_no_file_that_is_read(folder: Path) -> None:
     """Appending to the input would never end, and beginning anew throws a checkpoint away."""
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

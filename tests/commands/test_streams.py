@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.console import for_terminal
+from penstock.support.text import for_terminal
 
 FLOW = "flow: f\nsamples: {n: seq}\n"
 ODD = "a\x9bb\u202ec\U000e0001d\x7fe"

@@ -72,7 +72,7 @@ class Card:
         ("{a}", {"a": True}, "true"),
         ("{a}", {"a": None}, "null"),
         ("{a}", {"a": {"b": [1]}}, '{"b":[1]}'),
-        ("{a}", {"a": "\ud800"}, "?"),
+        ("{a}", {"a": "\ud800"}, "\ud800"),
         ("no {a}", {}, "no {a} (cannot be computed: the value has no field a)"),
         (Expression("'n is ' + string(value.n)"), {"n": 2}, "n is 2"),
         (Expression("value.n"), {"n": 2}, "2"),

@@ -94,12 +94,6 @@ def test_a_client_that_asks_first_is_told_to_go_on(client: Client) -> None:
     assert client.answer().complete().end["received"] == 2
 
 
-def test_an_unknown_expectation_is_refused(client: Client) -> None:
-    """RFC 9110, section 10.1.1: 417."""
-    client.upload(Expect="a miracle")
-    assert client.answer().complete().status == 417
-
-
 def test_chunks_may_have_extensions_and_trailers(client: Client) -> None:
     """Both are allowed by RFC 9112, section 7.1, and mean nothing here."""
     client.upload()

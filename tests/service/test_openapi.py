@@ -182,7 +182,6 @@ CASES = [
 ]
 EVERYWHERE = [
     (400, "bad_request", {"X_Bad ": "x"}),
-    (417, "expectation_failed", {"Expect": "a miracle"}),
     (431, "headers_too_large", {"X_Long": "x" * 3000}),
     (403, "cross_origin", {"Origin": "http://evil.example"}),
     (403, "host_not_allowed", {"Host": "evil.example"}),
@@ -280,7 +279,7 @@ def app_of(*flows: Flow[Any]) -> tuple[Any, Spec]:
         reloading = Reloading(catalogue, loader(Settings()), Places(), offers)
         await reloading.start()
         context = Context(Settings(), supervisor, catalogue, reloading, requests)
-        app = make_app(context, PenstockCollector(Watched(supervisor, requests, "0", False)))
+        app = make_app(context, PenstockCollector(Watched(supervisor, requests, "0")))
         return app, json.loads(json.dumps(document(context)))
 
     return run(make())

@@ -175,11 +175,7 @@ def test_a_reload_under_load_loses_nothing(serve: Serve, folder: Path) -> None:
     for each in answers:
         assert (each.status, each.cut, each.end["ok"]) == (200, False, 50)
         assert marks(each) == {each.headers["penstock-revision"]}
-    until(
-        lambda: (
-            [one["state"] for one in server.ask("GET", "/flows/a").json()["revisions"]] == ["active"] + ["retired"] * 6
-        )
-    )
+    until(lambda: [one["state"] for one in server.ask("GET", "/flows/a").json()["revisions"]] == ["active"])
     assert server.event("run.ended", run=answer.headers["penstock-run"])["revision"] == 1
     assert server.event("revision.retired", revision=1)
 
@@ -220,10 +216,8 @@ def test_files_come_go_and_change_their_names(serve: Serve, folder: Path) -> Non
     }
     there = {name: server.ask("GET", f"/{name}/bulk?count=1").status for name in ("a", "b", "bee", "c", "d")}
     assert there == {"a": 404, "b": 404, "bee": 200, "c": 200, "d": 200}
-    assert (server.ask("GET", "/flows/a").json()["active"], len(server.ask("GET", "/flows").json()["flows"])) == (
-        None,
-        3,
-    )
+    assert len(server.ask("GET", "/flows").json()["flows"]) == 3
+    until(lambda: server.ask("GET", "/flows/a").status == 404)
     write(folder / "a.yaml", flow("a", 2))
     assert hang_up(server)["a"]["revision"] == 2
 
@@ -340,7 +334,7 @@ def test_a_flow_that_is_brought_is_served_at_once(serve: Serve) -> None:
     assert bring(server, "a", flow("a", 3), "?dry-run=true").json()["revision"] == 3
     assert marks(server.ask("GET", "/a/bulk")) == {"2"}
     assert server.ask("GET", "/orders/bulk?count=1").end["ok"] == 1
-    assert [one["source"] for one in server.ask("GET", "/flows/a").json()["revisions"]] == ["PUT"] * 2
+    assert server.ask("GET", "/flows/a").json()["revisions"][0]["source"] == "PUT"
 
 
 def test_a_flow_with_mistakes_is_not_taken(serve: Serve) -> None:

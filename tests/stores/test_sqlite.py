@@ -192,13 +192,14 @@ async def test_callers_at_once_share_commits(url, apart):
 
 async def test_a_lone_surrogate_is_stored_as_its_escape(url, apart):
     """An error's text that is no Unicode does not hold up the run."""
-    one = letter(message="no \udc80", key="\ud800", found={"a": object, "b": "\udc80"})
+    one = letter(step="\udc80", message="no \udc80", key="\ud800", found={"a": object, "b": "\udc80"})
     store = await opened(url, apart=apart)
     await store.add([one])
 
     found = await store.get(one.id)
 
-    assert (found.message, found.key, found.found["b"]) == ("no \\udc80", "\ud800", "\udc80")
+    assert (found.step, found.message) == ("\\udc80", "no \\udc80")
+    assert (found.key, found.found["b"]) == ("\ud800", "\udc80")
     await store.aclose()
 
 

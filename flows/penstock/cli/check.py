@@ -13,7 +13,6 @@ import click
 
 from penstock.bound import Bound
 from penstock.cli.options import FILE, Command, print_error, usage_error
-from penstock.console import write_data, write_text
 from penstock.errors import FlowError, FlowFileError, OutletBroke
 from penstock.files.folders import files_of
 from penstock.files.load import FlowFile, load
@@ -25,6 +24,7 @@ from penstock.graph.details import format_size
 from penstock.outlets import check_outlets
 from penstock.settings import SettingsError, load_settings
 from penstock.steps import walk
+from penstock.support.terminal import write_data, write_text
 
 
 @click.command(

@@ -6,7 +6,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from penstock.cli.options import Command
-from penstock.console import write_data
+from penstock.support.terminal import write_data
 
 INSTALL = {
     "bash": "add this line to ~/.bashrc: source <(penstock completion bash)",

@@ -14,12 +14,13 @@ import click
 
 from penstock.any_json import as_json as encode_json
 from penstock.cli.options import Command, positive, print_error, usage_error
-from penstock.console import printable, write_data
 from penstock.deadletters.letter import Letter, as_document
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, STATES, Filter, Store
 from penstock.deadletters.stores import MEMORY, make_store, place_of
 from penstock.errors import FlowError, StoreError
 from penstock.ids import id_of
+from penstock.support.terminal import write_data
+from penstock.support.text import printable
 
 DEFAULT_URL = "sqlite:///penstock.db"
 """The default of `penstock serve` too."""

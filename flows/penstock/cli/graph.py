@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from penstock.cli.options import FILE, Command, print_error
-from penstock.console import write_data
 from penstock.errors import PenstockError
 from penstock.files import load
 from penstock.files.folders import check_file
 from penstock.flow import Flow
 from penstock.graph import IMAGE_FORMATS, TEXT_FORMATS, build_graph, render_dot, render_image
+from penstock.support.terminal import write_data
 
 FORMATS = (*TEXT_FORMATS, *IMAGE_FORMATS)
 DEFAULT_FORMAT = FORMATS[0]

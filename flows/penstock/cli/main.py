@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from penstock.cli.options import print_error
-from penstock.console import command_streams
+from penstock.support.terminal import command_streams
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

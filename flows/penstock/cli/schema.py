@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from penstock.cli.options import Command
-from penstock.console import write_data
 from penstock.files.model import FLOW, SHARED_FILE, TESTS_FILE
+from penstock.support.terminal import write_data
 
 KINDS = {"flow": FLOW, "shared": SHARED_FILE, "tests": TESTS_FILE}
 """The kinds of files: a flow, services and templates that flows include, and tests beside a flow."""

@@ -10,7 +10,6 @@ import click
 
 from penstock.cli.graph import is_same_file
 from penstock.cli.options import FILE, Command, not_negative, print_error
-from penstock.console import write_data
 from penstock.errors import FlowError
 from penstock.files.folders import files_of
 from penstock.files.load import FlowFile, load
@@ -21,6 +20,7 @@ from penstock.files.trials.junit import as_junit
 from penstock.files.trials.play import play
 from penstock.files.trials.report import FileReport, as_json, as_text
 from penstock.files.unset import Unset
+from penstock.support.terminal import write_data
 
 FORMATS: dict[str, Callable[..., str]] = {"text": as_text, "json": as_json, "junit": as_junit}
 

@@ -11,6 +11,7 @@ from msgspec.structs import astuple
 
 from penstock.any_json import as_json_texts
 from penstock.deadletters.letter import Letter
+from penstock.support.text import sanitize
 
 Columns = list[Sequence[Any]]
 """Some letters as they are stored: for each of `COLUMNS` the values of all of them."""
@@ -54,11 +55,6 @@ def microseconds(time: datetime) -> int:
     return (time - _EPOCH) // _MICROSECOND
 
 
-def as_text(text: str) -> str:
-    """A text that can be encoded: lone surrogates in it become escapes."""
-    return text.encode(errors="backslashreplace").decode()
-
-
 def _times(column: Sequence[datetime]) -> Sequence[int]:
     seen: datetime | None = None
     found: list[int] = []
@@ -77,10 +73,11 @@ def _json(column: Sequence[Any]) -> Sequence[str | None]:
 def _texts(column: Sequence[str | None]) -> Sequence[str | None]:
     if "".join(filter(None, column)).isascii():
         return column
-    return [text and as_text(text) for text in column]
+    return [text and sanitize(text) for text in column]
 
 
 _AS_STORED: dict[str, Callable[[Sequence[Any]], Sequence[Any]]] = {
+    "step": _texts,
     "message": _texts,
     "cause": _texts,
     "key": _json,

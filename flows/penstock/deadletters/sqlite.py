@@ -15,12 +15,13 @@ from penstock.deadletters.child import can_start
 from penstock.deadletters.committer import Committer
 from penstock.deadletters.existing import make_readable
 from penstock.deadletters.letter import Letter
-from penstock.deadletters.rows import as_text, columns_of
+from penstock.deadletters.rows import columns_of
 from penstock.deadletters.store import PAGE, SQLITE, Filter, Page, Problem, check_file
 from penstock.deadletters.threaded import Threaded
 from penstock.deadletters.troubles import trouble
 from penstock.deadletters.writer import Numbers, Place
 from penstock.errors import StoreError, StoreMissing, describe
+from penstock.support.text import sanitize
 from penstock.threads import in_thread
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class SqliteStore:
         self._refresh_seconds = refresh_seconds
         self._counted_at = 0.0
         self._file = self._path.absolute()  # who writes may be started anew, and who reads begins late
-        self._place = Place(os.fsencode(self._file), as_text(self.url), create, busy_seconds)
+        self._place = Place(os.fsencode(self._file), sanitize(self.url), create, busy_seconds)
         self.patience = self._place.patience
         self._apart = apart and can_start()
         self._busy_seconds = busy_seconds

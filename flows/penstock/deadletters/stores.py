@@ -10,10 +10,10 @@ from weakref import WeakValueDictionary
 from msgspec import Struct
 
 from penstock.deadletters.memory import MemoryStore
-from penstock.deadletters.rows import as_text
 from penstock.deadletters.store import SQLITE, Store, check_file
 from penstock.environment import filled
 from penstock.errors import FlowError
+from penstock.support.text import sanitize
 
 MEMORY = "memory:"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -89,7 +89,7 @@ class Stores:
         found: dict[str, bool] = {}
         for store in self.all():
             problem = store.problem()
-            name = _CREDENTIALS.sub("//", as_text(store.url))
+            name = _CREDENTIALS.sub("//", sanitize(store.url))
             found[name] = found.get(name, True) and (problem is None or not problem.lasting)
         return found
 

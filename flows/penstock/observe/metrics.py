@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from penstock.observe import readings
 from penstock.observe.readings import Readings, Watched
 from penstock.scope import BUCKETS, Meter
+from penstock.support.text import sanitize
 
 Counter, Gauge, Histogram = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
@@ -68,7 +69,6 @@ TABLE = (
     Series(Counter, ("route", "method", "status"), readings.http_requests_total),
     Series(Counter, ("reason",), readings.http_rejected_total),
     Series(Counter, (), readings.log_lines_lost_total),
-    Series(Gauge, (), readings.previous_stop_forced),
     Series(Gauge, ("version", "python"), readings.build_info),
 )
 
@@ -87,12 +87,13 @@ class PenstockCollector(Collector):
         for series in TABLE:
             metric = series.kind(series.name, series.help, labels=series.labels)
             for values, number in series.read(self._watched):
+                labels = [sanitize(value) for value in values]
                 if isinstance(metric, HistogramMetricFamily):
                     assert isinstance(number, Meter)
-                    metric.add_metric(values, buckets=_buckets(number), sum_value=number.total)
+                    metric.add_metric(labels, buckets=_buckets(number), sum_value=number.total)
                 else:
                     assert not isinstance(number, Meter)
-                    metric.add_metric(values, number)
+                    metric.add_metric(labels, number)
             yield metric
 
     def describe(self) -> Iterable[Metric]:

@@ -55,7 +55,6 @@ class Watched(Struct, frozen=True, eq=False):
     supervisor: Supervisor
     requests: Requests
     version: str
-    previous_stop_forced: bool = False
     reloads: Reloads = msgspec.field(default_factory=Reloads)
     logs: LogFile | None = None
 
@@ -221,11 +220,6 @@ def http_requests_total(of: Watched) -> Readings:
 def http_rejected_total(of: Watched) -> Readings:
     """Requests refused before a run was started."""
     return (((reason,), number) for reason, number in of.requests.refused.items())
-
-
-def previous_stop_forced(of: Watched) -> Readings:
-    """1 if the process before this one was cut short: killed, aborted or stuck."""
-    yield (), int(of.previous_stop_forced)
 
 
 def log_lines_lost_total(of: Watched) -> Readings:

@@ -33,10 +33,10 @@ class FileOutlet:
     else the fields of the first value; a value with other fields fails alone. What is no text is written as JSON. NaN
     and the infinities are no JSON: a value with one of them fails alone, in either format.
 
-    A compressed file gets a new member for each time that it is opened, and can be read up to the last write at any
-    time. Opening one that somebody else closed reads it through, to see whether its end is whole, and so does opening a
-    CSV file. One whose last member was cut off is written anew, by way of FILE.repaired, with the rights it had; one
-    that is damaged, or no gzip file, is refused and left as it is.
+    Each time a compressed file is opened, a new member is appended. It can be read up to the last write at any time.
+    A compressed file, and a CSV file, that another process closed is read when it is opened, to check that its end is
+    complete. A compressed file whose last member was cut off is moved to FILE.torn as a whole, and a new file is
+    started; a file that is damaged, or not a gzip file, is refused and left as it is.
     """
 
     path: str

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from penstock.console import printable
 from penstock.deadletters import Stores
 from penstock.deadletters.stores import MEMORY, place_of
 from penstock.element import Outcome
@@ -25,6 +24,7 @@ from penstock.runner.signals import ending_by_signals
 from penstock.runtime import Run, Summary
 from penstock.sinks import End, Lines, end_line
 from penstock.sources import Source
+from penstock.support.text import printable
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,6 @@ from typing import TextIO, cast
 
 import structlog
 
-from penstock.console import MessageStream, console_lines
 from penstock.runtime.calls import ServiceCounters
 from penstock.runtime.plan import Plan
 from penstock.runtime.report import Report
@@ -15,6 +14,7 @@ from penstock.runtime.stopping import Event, Phase
 from penstock.runtime.summary import Summary
 from penstock.runtime.supervisor import Supervisor
 from penstock.runtime.totals import Totals
+from penstock.support.terminal import MessageStream, console_lines
 
 if not structlog.is_configured():
     # Standard output belongs to the results of whoever uses this library; structlog would print there.

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from penstock.sinks import End
+from penstock.support.text import sanitize
 
 
 class Summary(Struct, frozen=True):
@@ -38,7 +39,7 @@ class Summary(Struct, frozen=True):
             self.filtered,
             self.cancelled,
             self.seconds,
-            self.error or UNSET,
+            sanitize(self.error) if self.error else UNSET,
         )
 
     def facts(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from penstock.element import UNKNOWN, Element
 from penstock.finite import check_finite, has_nothing
+from penstock.support.text import sanitize
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -108,7 +109,7 @@ def failure_line(element: Element[Any]) -> bytes:
         element.seq,
         UNSET if element.part is None else element.part,
         UNSET if element.key is None else shown_key(element.key),
-        Trouble(failure.step, failure.type, failure.message, failure.attempts),
+        Trouble(sanitize(failure.step), failure.type, sanitize(failure.message), failure.attempts),
         element.letter or UNSET,
     )
     return _encode(record) + b"\n"
@@ -119,7 +120,7 @@ def shown_key(key: Any) -> str | int | float | None:
     if type(key) is int:
         return key
     if isinstance(key, str):
-        return key.encode("utf-8", "replace").decode()  # half a surrogate pair can be in no line
+        return sanitize(key)
     return key if isinstance(key, int | float) else None
 
 

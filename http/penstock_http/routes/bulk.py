@@ -19,7 +19,7 @@ from penstock_http.arrays import read_array
 from penstock_http.catalogue.revision import Revision
 from penstock_http.context import CONTEXT, Context
 from penstock_http.decompression import decompressed
-from penstock_http.expectation import welcome_body
+from penstock_http.expectation import send_continue
 from penstock_http.negotiation import JSON, NDJSON, SSE
 from penstock_http.pace import Pace
 from penstock_http.problems import RETRY_SECONDS, Refused, refusal_of
@@ -66,13 +66,13 @@ async def post_bulk(request: web.Request) -> web.StreamResponse:
         context.check(revision)
         if kind == JSON:
             with context.supervisor.place():
-                await welcome_body(request)
+                await send_continue(request)
                 items = await read_array(request, encoding, asked.max_body, asked.pace)
             return await answer(request, context, revision, from_iterable(items, size=len), asked)
         body = Body(request)
         limit = revision.flow.serving.max_line or context.settings.max_line
         source = ndjson(decompressed(body, encoding), limit=limit)
-        await welcome_body(request)
+        await send_continue(request)
         return await answer(request, context, revision, source, asked, body)
 
 

@@ -19,7 +19,7 @@ from penstock_http.catalogue.entries import Entry
 from penstock_http.catalogue.receipts import Receipt, Verdict
 from penstock_http.context import CONTEXT, Context
 from penstock_http.documents import json_answer
-from penstock_http.expectation import welcome_body
+from penstock_http.expectation import send_continue
 from penstock_http.pace import Pace
 from penstock_http.problems import Refused
 
@@ -48,7 +48,7 @@ async def put_flow(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     name = request.match_info["name"]
     known = name in context.catalogue.entries
-    await welcome_body(request)
+    await send_continue(request)
     receipt = await context.reloading.put(name, await read_flow(request, context), format, dry=dry)
     if receipt.outcome is Verdict.REFUSED:
         raise mistaken(receipt)

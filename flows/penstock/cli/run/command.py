@@ -11,7 +11,6 @@ import click
 
 from penstock.cli.options import FILE, Command, positive, print_error, seconds, usage_error
 from penstock.errors import CheckpointRefused, FlowError, PenstockError
-from penstock.files.modules import modules_loaded
 from penstock.formats import Format
 from penstock.observe import set_up_logs
 from penstock.outlets import check_outlets
@@ -85,8 +84,7 @@ def run_flow(options: RunOptions) -> int:
     """Run a flow as the options say. Returns the exit code."""
     try:
         found = find_flow(options.flow)
-        made_of = (*found.files, *modules_loaded())
-        found = found._replace(flow=changed(found.flow, options), files=made_of)
+        found = found._replace(flow=changed(found.flow, options))
         check_outlets(found.flow.outlets.values(), locks=True)
         job = make_job(found, options)
     except (FlowError, ValueError, CheckpointRefused) as error:

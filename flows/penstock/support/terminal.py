@@ -1,20 +1,18 @@
-"""Terminals and standard streams: log lines for people, text that must not control a terminal, encodings."""
+"""Write to terminals and standard streams: log lines to read, messages, and data."""
 
 from __future__ import annotations
 
 import io
 import os
-import re
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from penstock.support.text import for_terminal, printable, sanitize
+
 if TYPE_CHECKING:  # structlog is imported late: help has no use for it
     from structlog.typing import EventDict, ExcInfo, Processor
-
-_UNPRINTABLE = re.compile(r"\r(?!\n)|[^\r\n\t -~]")
-"""Characters that may be unprintable. A carriage return alone would let a text overwrite its line."""
 
 
 def console_lines(out: TextIO) -> list[Processor]:
@@ -26,38 +24,6 @@ def console_lines(out: TextIO) -> list[Processor]:
     from structlog.dev import ConsoleRenderer
 
     return [_printable_values, ConsoleRenderer(colors=out.isatty(), exception_formatter=_traceback)]
-
-
-def printable(text: str) -> str:
-    """A text on one line that can do nothing to a terminal: what cannot be printed becomes an escape."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def for_terminal(text: str) -> str:
-    """A text of several lines that cannot control a terminal: other characters that cannot be printed become escapes.
-
-    The escapes are those of JSON, so that a JSON document stays one with the same values.
-
-    >>> for_terminal('{"name": "\\u202etxt.exe"}')
-    '{"name": "\\\\u202etxt.exe"}'
-    """
-    if text.isprintable():
-        return text
-    return _UNPRINTABLE.sub(_escaped, text)
-
-
-def bytes_for_terminal(data: bytes) -> bytes:
-    """The same for complete lines in UTF-8."""
-    return for_terminal(data.decode(errors="backslashreplace")).encode()
-
-
-def _escaped(found: re.Match[str]) -> str:
-    import json  # imported late: help does not need it
-
-    character = found[0]
-    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def _printable_values(_logger: Any, _method: str, event: EventDict) -> EventDict:
@@ -133,7 +99,7 @@ def write_data(data: str | bytes) -> None:
     """Write JSON, a script or a graph to standard output: text is always encoded in UTF-8, whatever the locale is."""
     if isinstance(data, str):
         text = for_terminal(data) if sys.stdout.isatty() else data
-        data = text.encode("utf-8", "backslashreplace")  # a file name may contain a lone surrogate
+        data = sanitize(text).encode()
     sys.stdout.buffer.write(data)
     sys.stdout.flush()
 
