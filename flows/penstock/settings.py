@@ -57,9 +57,9 @@ def _check_token(token: str) -> None:
 
 
 def _check_store(url: str) -> None:
-    from penstock.deadletters import check_store  # imported late, as below: help has no use for it
+    from penstock.deadletters import validate_store_url  # imported late, as below: help has no use for it
 
-    check_store(url)
+    validate_store_url(url)
 
 
 def _check_address(url: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from penstock.deadletters.store import SQLITE
-from penstock.deadletters.stores import place_of
+from penstock.deadletters.stores import normalize_url
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -18,7 +18,7 @@ class RunningMark:
 
     def __init__(self, store_url: str, port: int) -> None:
         self._store_url = store_url
-        place = place_of(store_url)
+        place = normalize_url(store_url)
         file = place.removeprefix(SQLITE)
         self._path = None if file == place else Path(f"{file}.serving-{port}")
 

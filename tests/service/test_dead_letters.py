@@ -56,7 +56,7 @@ def test_a_letter_tells_all_that_is_known(server: Process, run: str) -> None:
             "cause": None,
         },
         "input": {"text": line, "size": len(line), "complete": True},
-        "found": {"pricing": {"price": 1000 + key}},
+        "partialResults": {"pricing": {"price": 1000 + key}},
     }
 
 

@@ -13,9 +13,9 @@ from penstock.any_json import as_json
 from penstock.arguments import positive
 from penstock.complaints import complain
 from penstock.console import write_data
-from penstock.deadletters.letter import Letter, as_document
-from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Store
-from penstock.deadletters.stores import MEMORY, make_store, place_of
+from penstock.deadletters.dead_letter import DeadLetter, as_document
+from penstock.deadletters.store import PAGE, PAGE_LIMIT, DeadLetterQuery, DeadLetterStore
+from penstock.deadletters.stores import MEMORY, create_store, normalize_url
 from penstock.deadletters.table import Table, in_full
 from penstock.errors import FlowError, StoreError
 from penstock.ids import id_of
@@ -29,7 +29,7 @@ def command(arguments: list[str]) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
     try:
-        options.filter = Filter.of({name: text for name, text in vars(options).items() if text is not None})
+        options.filter = DeadLetterQuery.of({name: text for name, text in vars(options).items() if text is not None})
         store = open_later(options.dead_letters)
     except (ValueError, FlowError) as error:
         parser.error(str(error))
@@ -85,14 +85,14 @@ def letter_id(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def open_later(url: str) -> Store:
+def open_later(url: str) -> DeadLetterStore:
     """The store at a URL, which must be there already; raises `FlowError` for one that no other process can see."""
-    if place_of(url) == MEMORY:
+    if normalize_url(url) == MEMORY:
         raise FlowError("letters in memory: can be seen by their own process only; ask it over HTTP: GET /dead-letters")
-    return make_store(url, create=False, read_only=True)
+    return create_store(url, create=False, read_only=True)
 
 
-async def look(store: Store, options: argparse.Namespace) -> int:
+async def look(store: DeadLetterStore, options: argparse.Namespace) -> int:
     """Open the store, show what was asked for, close it."""
     await store.open()
     try:
@@ -101,7 +101,7 @@ async def look(store: Store, options: argparse.Namespace) -> int:
         await store.aclose()
 
 
-async def list_letters(store: Store, options: argparse.Namespace) -> int:
+async def list_letters(store: DeadLetterStore, options: argparse.Namespace) -> int:
     """A line for each letter, written as the pages come."""
     table = None if options.json else Table()
     count, last = 0, ""
@@ -120,8 +120,8 @@ async def list_letters(store: Store, options: argparse.Namespace) -> int:
 
 
 async def pages(
-    store: Store, filter: Filter, after: str | None, limit: int
-) -> AsyncGenerator[tuple[list[Letter], bool]]:
+    store: DeadLetterStore, filter: DeadLetterQuery, after: str | None, limit: int
+) -> AsyncGenerator[tuple[list[DeadLetter], bool]]:
     """Letters up to a limit, a page at a time, and whether there are more behind them."""
     while limit:
         page = await store.page(filter, after=after, limit=min(limit, PAGE_LIMIT))
@@ -133,7 +133,7 @@ async def pages(
         after = page.next
 
 
-async def show_letter(store: Store, options: argparse.Namespace) -> int:
+async def show_letter(store: DeadLetterStore, options: argparse.Namespace) -> int:
     """One letter: for people, for programs, or only what came in."""
     with suppress(ValueError):  # what is no id is that of no letter
         options.id = id_of(options.id)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from penstock.any_json import as_json
 from penstock.console import printable
-from penstock.deadletters.letter import Letter
+from penstock.deadletters.dead_letter import DeadLetter
 
 HEADS = ("ID", "TIME", "FLOW", "KEY", "STEP", "TYPE", "MESSAGE")
 
@@ -30,7 +30,7 @@ class Table:
         self._room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         self._widths: list[int] = []
 
-    def lines(self, letters: Sequence[Letter]) -> Iterator[str]:
+    def lines(self, letters: Sequence[DeadLetter]) -> Iterator[str]:
         """The lines of a page; the first page has the heads above it."""
         rows = [row_of(letter) for letter in letters]
         if not self._widths:
@@ -47,14 +47,14 @@ class Table:
         return f"{line}  {message}"
 
 
-def row_of(letter: Letter) -> tuple[str, ...]:
+def row_of(letter: DeadLetter) -> tuple[str, ...]:
     """The cells of a letter."""
     key = "" if letter.key is None else str(letter.key)
     cells = (time_of(letter.failed_at, "seconds"), letter.flow, key, letter.step, letter.type)
     return (letter.id, *(cut(printable(cell), CELL) for cell in cells), printable(letter.message))
 
 
-def in_full(letter: Letter) -> Iterator[str]:
+def in_full(letter: DeadLetter) -> Iterator[str]:
     """All that is known of a letter, a fact a line, and last what came in."""
     facts = {
         "id": letter.id,
@@ -71,7 +71,7 @@ def in_full(letter: Letter) -> Iterator[str]:
         "message": letter.message,
         "attempts": str(letter.attempts),
         "cause": letter.cause or "none",
-        "found": "nothing" if letter.found is None else as_json(letter.found).decode(),
+        "results": "none" if letter.partial_results is None else as_json(letter.partial_results).decode(),
         "input": size_of(letter),
     }
     for name, text in facts.items():
@@ -80,7 +80,7 @@ def in_full(letter: Letter) -> Iterator[str]:
     yield from map(printable, letter.input.decode(errors="backslashreplace").rstrip("\n").split("\n"))
 
 
-def size_of(letter: Letter) -> str:
+def size_of(letter: DeadLetter) -> str:
     """How much came in, and how much of it is here."""
     kept = len(letter.input)
     return f"{kept} bytes" if kept == letter.input_size else f"{letter.input_size} bytes came in, {kept} are kept"

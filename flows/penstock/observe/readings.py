@@ -148,24 +148,23 @@ def dead_letters_total(of: Watched) -> Readings:
 def dead_letters(of: Watched) -> Readings:
     """Dead letters in the stores, by state."""
     states = Counter(dict.fromkeys(STATES, 0))
-    for store in of.supervisor.stores.all():
-        states.update(store.counts())
+    states.update(of.supervisor.stores.statistics().counts)
     return (((state,), number) for state, number in states.items())
 
 
 def store_commits_total(of: Watched) -> Readings:
     """Commits of dead letters."""
-    yield (), of.supervisor.stores.work.commits
+    yield (), of.supervisor.stores.statistics().commits
 
 
 def store_commit_seconds_total(of: Watched) -> Readings:
     """Time spent in commits of dead letters."""
-    yield (), of.supervisor.stores.work.seconds
+    yield (), of.supervisor.stores.statistics().commit_seconds
 
 
 def store_restarts_total(of: Watched) -> Readings:
     """Processes that wrote dead letters, ended before their time and were started again."""
-    yield (), of.supervisor.stores.work.restarts
+    yield (), of.supervisor.stores.statistics().restarts
 
 
 def store_usable(of: Watched) -> Readings:

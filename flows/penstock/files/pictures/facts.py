@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
-from penstock.deadletters import Store
+from penstock.deadletters import DeadLetterStore
 from penstock.expressions import Assign, Expression, Fields
 from penstock.flow import Flow, Worker
 from penstock.outlets import Outlet
@@ -81,7 +81,7 @@ def decode_facts(flow: Flow[Any]) -> tuple[str, ...]:
     return (item, *((f"key {flow.key}",) if flow.key else ()))
 
 
-def store_name(store: str | Store) -> str:
+def store_name(store: str | DeadLetterStore) -> str:
     """Where dead letters are kept, as it is written; a password that is written there stays out of the picture."""
     return address(store if isinstance(store, str) else getattr(store, "url", None) or spaced(type(store).__name__))
 
