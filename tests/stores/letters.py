@@ -1,7 +1,7 @@
 """Letters and the stores that they are put into, for the tests."""
 
 from penstock.deadletters import DeadLetter
-from penstock.deadletters.sqlite import SqliteStore
+from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.ids import new_id, now
 
 

@@ -17,9 +17,9 @@ from sqlalchemy.dialects.sqlite import dialect
 from penstock.deadletters import DeadLetterQuery, create_store
 from penstock.deadletters.sql.rows import COLUMNS, to_columns
 from penstock.deadletters.sql.table import select_page
-from penstock.deadletters.sqlite import SqliteStore
 from penstock.deadletters.sqlite.errors import to_store_error
 from penstock.deadletters.sqlite.migrations import MIGRATIONS, prepare
+from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.deadletters.sqlite.writer import Writer, WriterConfig
 from penstock.deadletters.store import UNUSABLE_SECONDS, Problem
 from penstock.errors import FlowError, StoreError, StoreMissing, StoreMoved, StoreTooNew, StoreTruncated

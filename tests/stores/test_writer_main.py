@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import msgpack
 
-from penstock.deadletters.sqlite import SqliteStore
 from penstock.deadletters.sqlite.errors import to_store_error
+from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.deadletters.sqlite.writer_main import (
     ErrorMessage,
     deserialize_error,

@@ -15,13 +15,13 @@ from structlog.testing import capture_logs
 
 from penstock import Flow, from_iterable
 from penstock.deadletters import DeadLetterQuery, MemoryStore, Stores
-from penstock.deadletters.sqlite import SqliteStore
+from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.errors import StoreError, WriterEnded, WriterNotStarted
 from penstock.runtime import Run
 from penstock.sinks import Discard
 from stores.children import children_of, running
 from stores.letters import letter, opened
-from waiting import HANG_SECONDS, ending_async, until_async
+from waiting import HANG_SECONDS, ending_async, until, until_async
 
 PROGRAM = """
 import asyncio, sys, time
@@ -239,7 +239,7 @@ def test_a_store_that_outlives_its_event_loop_lets_its_writer_go(url, before):
     asyncio.run(leave_open())
     gc.collect()
 
-    assert not any(map(running, children_of() - before))
+    until(lambda: not any(map(running, children_of() - before)))
 
 
 async def test_closing_leaves_no_process_descriptor_or_thread_behind(url, before):

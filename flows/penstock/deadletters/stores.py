@@ -71,7 +71,7 @@ def create_store(
     resolved = normalize_url(url)
     if resolved == MEMORY:
         return MemoryStore()
-    from penstock.deadletters.sqlite import SqliteStore  # imported here: not every program uses SQLite
+    from penstock.deadletters.sqlite.store import SqliteStore  # imported here: not every program uses SQLite
 
     return SqliteStore(resolved, create=create, display_url=url, separate_writer=separate_writer, read_only=read_only)
 

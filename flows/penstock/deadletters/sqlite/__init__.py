@@ -1,5 +1,1 @@
-"""Dead letters in a SQLite file."""
-
-from penstock.deadletters.sqlite.store import SqliteStore
-
-__all__ = ["SqliteStore"]
+"""Dead letters in a SQLite file, in `store`. Nothing is imported here, so that its subprocess starts fast."""

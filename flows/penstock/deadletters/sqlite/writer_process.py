@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -73,6 +74,8 @@ class WriterProcess:
         self._thread: WriterThread | None = None
         """Has the database open until the first letter."""
         self._process: _Subprocess | None = None
+        self._exiting: set[_Subprocess] = set()
+        """Processes that have disconnected and not exited yet."""
         self._started = False
         """Whether a process was started since `open`. When it crashes, its counters may lack letters that it stored."""
         self._closing = False
@@ -114,8 +117,9 @@ class WriterProcess:
         self._closing = True
         if self._thread is not None:
             await self._thread.aclose()
-        elif self._process is not None:
-            await self._process.aclose(self._config.timeout)
+        for process in (self._process, *self._exiting):
+            if process is not None:
+                await process.aclose(self._config.timeout)
         fatal, self._fatal = self._fatal, None
         if fatal is not None:
             raise fatal
@@ -148,6 +152,8 @@ class WriterProcess:
         self._send(batches, refresh=False, on_done=on_done)
 
     def _send(self, batches: list[bytes], *, refresh: bool, on_done: OnDone) -> None:
+        if self._process is not None:
+            self._process.poll()  # one that has ended in the meantime is replaced
         self._on_done, self._has_batches = on_done, bool(batches)
         data = b"".join([encode_frame(AddMessage(len(batches), refresh)), *batches])
         if self._process is None:
@@ -155,7 +161,11 @@ class WriterProcess:
             data = encode_frame(OpenMessage(self._config, self.statistics, self._started)) + data
             self._started, self._opened, self._fatal = True, False, None
             self._process = _Subprocess(
-                self._config.url, timeout=self._timeout, on_message=self._on_message, on_end=self._on_end
+                self._config.url,
+                timeout=self._timeout,
+                on_message=self._on_message,
+                on_disconnect=self._on_disconnect,
+                on_end=self._on_end,
             )
         self._process.send(data)
 
@@ -175,29 +185,41 @@ class WriterProcess:
         self._report([None if error is None else deserialize_error(error) for error in message.errors])
         return False
 
-    def _on_end(self, outcome: int | Exception) -> None:
-        """Report the exit code of the process, or why it could not be started, to the callers that wait."""
-        timed_out = self._process is not None and self._process.timed_out
-        self._process = None
-        if isinstance(outcome, Exception):
-            reason = getattr(outcome, "strerror", None) or describe(outcome)
-            self._report(WriterNotStarted(self._config.url, f"{reason} ({sys.executable})"))
+    def _on_disconnect(self, process: _Subprocess) -> None:
+        """If no caller waits for the process that has disconnected, the next one gets another process."""
+        self._exiting.add(process)
+        if self._on_done is None and self._process is process:
+            self._process = None
+
+    def _on_end(self, process: _Subprocess, outcome: int | Exception) -> None:
+        """Report the exit code of a process, or why it could not be started, to the callers that wait for it."""
+        self._exiting.discard(process)
+        if self._process is not process:
+            if isinstance(outcome, int) and outcome != 0:
+                self._log_crash(process, outcome)
             return
-        if self._on_done is None and (outcome == 0 or self._fatal is not None):
-            return  # it exited because the store was closed
-        error, self._fatal = self._fatal or self._crashed(outcome, timed_out=timed_out), None
+        self._process = None
+        error, self._fatal = self._fatal or self._end_error(process, outcome), None
         self._report(error)
 
-    def _crashed(self, code: int, *, timed_out: bool) -> StoreError:
-        if timed_out:
-            how, advice = f"no reply for {self._timeout:g} s, killed", "check the disk"
-        else:
-            how, advice = f"signal {-code}" if code < 0 else f"exit code {code}", "see standard error"
-        self.statistics.restarts += 1
-        log.warning("store.writer_crashed", dead_letters=self._config.url, how=how)
+    def _end_error(self, process: _Subprocess, outcome: int | Exception) -> StoreError:
+        if isinstance(outcome, Exception):
+            reason = getattr(outcome, "strerror", None) or describe(outcome)
+            return WriterNotStarted(self._config.url, f"{reason} ({sys.executable})")
+        how = self._log_crash(process, outcome)
         if self._opened:
             return WriterEnded(self._config.url, how)
+        advice = "check the disk" if process.timed_out else "see standard error"
         return WriterNotStarted(self._config.url, f"it ended before it was ready ({how}); {advice}")
+
+    def _log_crash(self, process: _Subprocess, code: int) -> str:
+        if process.timed_out:
+            how = f"no reply for {self._timeout:g} s, killed"
+        else:
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        self.statistics.restarts += 1
+        log.warning("store.writer_crashed", dead_letters=self._config.url, how=how)
+        return how
 
     def _report(self, outcome: list[Exception | None] | Exception) -> None:
         on_done, self._on_done = self._on_done, None
@@ -208,12 +230,12 @@ class WriterProcess:
         on_done(outcome)
 
 
-class _Subprocess(asyncio.SubprocessProtocol):
+class _Subprocess:
     """One process, from its start to its exit.
 
-    Calls `on_message` with each message, which returns whether another one is due, and finally `on_end` with the exit
-    code, or with the error that prevented the start. Kills the process when a message has been due for `timeout`
-    seconds.
+    Calls `on_message` with each message, which returns whether another one is due; `on_disconnect` after the last one;
+    and `on_end` with the exit code, or with the error that prevented the start. Kills the process when a message has
+    been due for `timeout` seconds.
 
     The event loop reads the socket without a transport, because a transport cannot be closed after its event loop.
     """
@@ -224,11 +246,13 @@ class _Subprocess(asyncio.SubprocessProtocol):
         *,
         timeout: float,
         on_message: Callable[[bytes], bool],
-        on_end: Callable[[int | Exception], None],
+        on_disconnect: Callable[[_Subprocess], None],
+        on_end: Callable[[_Subprocess, int | Exception], None],
     ) -> None:
         self.timed_out = False
         self._timeout = timeout
         self._on_message = on_message
+        self._on_disconnect = on_disconnect
         self._on_end = on_end
         self._received = bytearray()
         self._unsent = memoryview(b"")
@@ -243,7 +267,7 @@ class _Subprocess(asyncio.SubprocessProtocol):
         self._socket.setblocking(False)
         self._loop.add_reader(self._socket, self._read)
         self._starting = self._loop.create_task(self._start(url, theirs), name="start of the dead-letter writer")
-        self._starting.add_done_callback(lambda _: self._on_started(theirs))
+        self._starting.add_done_callback(lambda _: self._close_theirs(theirs))
 
     def send(self, data: bytes) -> None:
         """Send a message, unless the process has ended. It has replied to all earlier ones."""
@@ -277,15 +301,18 @@ class _Subprocess(asyncio.SubprocessProtocol):
         if self._transport is not None:
             self._transport.close()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note that the process was started."""
-        self._transport = cast(asyncio.SubprocessTransport, transport)
+    def poll(self) -> None:
+        """Notice now if the process has disconnected."""
+        if self._socket.fileno() >= 0:
+            self._read()
 
-    def process_exited(self) -> None:
+    def on_started(self, transport: asyncio.SubprocessTransport) -> None:
+        """Keep the transport, which is there to kill the process."""
+        self._transport = transport
+
+    def on_exit(self, transport: asyncio.SubprocessTransport) -> None:
         """Note the exit code. The process has ended when its last message was read, too."""
-        assert self._transport is not None
-        self._outcome = self._transport.get_returncode()
-        self._transport.close()
+        self._outcome = transport.get_returncode()
         self._end_if_complete()
 
     async def _start(self, url: str, theirs: socket.socket) -> None:
@@ -295,7 +322,7 @@ class _Subprocess(asyncio.SubprocessProtocol):
         reader of a pipe would wait for the end of both.
         """
         await self._loop.subprocess_exec(
-            lambda: self,
+            lambda: _ExitProtocol(self),
             sys.executable,
             *("-P", "-m", "penstock.deadletters.sqlite.writer_main", url),
             stdin=theirs.fileno(),
@@ -305,7 +332,7 @@ class _Subprocess(asyncio.SubprocessProtocol):
             env=child_environment(),
         )
 
-    def _on_started(self, theirs: socket.socket) -> None:
+    def _close_theirs(self, theirs: socket.socket) -> None:
         theirs.close()  # so that the end of the process ends the connection
         if self._outcome is not None:
             return
@@ -338,6 +365,7 @@ class _Subprocess(asyncio.SubprocessProtocol):
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
+            self._on_disconnect(self)
             self._end_if_complete()
             return
         self._received += data
@@ -360,7 +388,30 @@ class _Subprocess(asyncio.SubprocessProtocol):
             return
         self._expect_message(due=False)
         self._ended.set()
-        self._on_end(self._outcome)
+        self._on_end(self, self._outcome)
+
+
+class _ExitProtocol(asyncio.SubprocessProtocol):
+    """Tells a `_Subprocess` when it has started and exited.
+
+    The reference is weak: asyncio keeps this object until the process exits (in a thread, on Python 3.11), and the
+    process exits when its socket is closed, so a store that was forgotten in a closed event loop would never be freed.
+    """
+
+    def __init__(self, process: _Subprocess) -> None:
+        self._process = weakref.ref(process)
+        self._transport: asyncio.SubprocessTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.SubprocessTransport, transport)
+        if (process := self._process()) is not None:
+            process.on_started(self._transport)
+
+    def process_exited(self) -> None:
+        assert self._transport is not None
+        self._transport.close()
+        if (process := self._process()) is not None:
+            process.on_exit(self._transport)
 
 
 def child_environment() -> dict[str, str]:
