@@ -1,6 +1,7 @@
 """The laws of dead-letter stores, shown for every store."""
 
 import asyncio
+from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from tempfile import TemporaryDirectory
@@ -9,20 +10,23 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore, create_store
+from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
+from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.deadletters.store import PAGE_BYTES
 from penstock.errors import StoreError
 from penstock.ids import new_id, new_ids, now
+from waiting import until_async
 
 NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)  # before all ids that are made here, as with letters of runs
 
 
 @asynccontextmanager
-async def opened(kind):
+async def opened(kind, **settings):
     with TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/letters.db"
-        store = MemoryStore() if kind == "memory" else create_store(url, separate_writer=kind == "process")
+        store = MemoryStore() if kind == "memory" else SqliteStore(url, separate_writer=kind == "process", **settings)
         await store.open()
         try:
             yield store
@@ -246,6 +250,106 @@ async def test_since_finds_letters_of_its_own_moment(store):
     for one in letters[::60]:
         wanted = [other.id for other in letters if other.failed_at >= one.failed_at]
         assert await walk(store, DeadLetterQuery(since=one.failed_at)) == wanted
+
+
+QUERIES = [
+    {}, {"flow": "other"}, {"type": "Invalid"}, {"run": "r", "min_seq": 4}, {"state": "parked"}, {"since": NOON},
+    {"until": NOON}, {"flow": "orders", "step": "stock", "since": NOON - timedelta(1), "until": NOON + timedelta(1)},
+]  # fmt: skip
+
+
+def assorted():
+    """Letters of which each query above finds some and leaves some, except for the one that finds all."""
+    return [
+        letter(
+            seq=n, flow=("orders", "other")[n % 2], step=("stock", "pricing")[n % 3 == 0],
+            type=("Invalid", "TimedOut")[n % 4 == 0], state=("waiting", "parked")[n % 5 == 0],
+            failed_at=NOON + timedelta(hours=n - 6),
+        )
+        for n in range(13)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=str)
+async def test_a_count_is_how_many_letters_a_walk_finds(store, query):
+    """In total, and by the values of any fields: groups without letters are left out."""
+    letters = assorted()
+    await store.add(letters)
+    found = set(await walk(store, DeadLetterQuery(**query)))
+    matching = [one for one in letters if one.id in found]
+
+    assert await store.count(DeadLetterQuery(**query)) == {(): len(found)}
+    for by in (("state",), ("flow", "step", "type"), ("type", "run")):
+        groups = Counter(tuple(getattr(one, name) for name in by) for one in matching)
+        assert await store.count(DeadLetterQuery(**query), by=by) == groups
+    assert await store.count(DeadLetterQuery(flow="none")) == {(): 0}
+    assert await store.count(DeadLetterQuery(flow="none"), by=("flow",)) == {}
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=str)
+async def test_deleting_removes_exactly_the_letters_that_a_walk_finds(store, query):
+    """It returns how many; deleting again finds none, and the letters can be added again."""
+    letters = assorted()
+    await store.add(letters)
+    doomed = await walk(store, DeadLetterQuery(**query))
+
+    assert await store.delete(DeadLetterQuery(**query)) == len(doomed)
+    assert await store.delete(DeadLetterQuery(**query)) == 0
+    assert await walk(store) == sorted({one.id for one in letters} - set(doomed))
+    await store.add(letters)
+    assert await walk(store) == sorted(one.id for one in letters)
+
+
+async def test_many_letters_are_deleted(store):
+    """More than fit into one transaction, while others are added."""
+    await store.add([letter(seq=n, type="Invalid") for n in range(1200)])
+    others = [letter(seq=n) for n in range(50)]
+
+    deleted, *_ = await asyncio.gather(
+        store.delete(DeadLetterQuery(type="Invalid")), *(store.add([one]) for one in others)
+    )
+
+    assert deleted == 1200
+    assert await walk(store, limit=100) == sorted(one.id for one in others)
+
+
+@pytest.mark.parametrize("count", [1, 1100])
+async def test_an_update_sets_the_state_of_the_named_letters(store, count):
+    """Ids that are unknown or named twice do not matter; other letters and fields stay as they are."""
+    letters, other = [letter(seq=n) for n in range(count)], letter()
+    await store.add([*letters, other])
+    ids = [one.id for one in letters]
+
+    assert await store.update([*ids, ids[0], new_id()], state="parked") == count
+    assert await store.count(DeadLetterQuery(), by=("state",)) == {("parked",): count, ("waiting",): 1}
+    assert await store.get(ids[0]) == replace(letters[0], state="parked")
+    assert await store.get(other.id) == other
+    assert await store.update([], state="parked") == 0
+    assert await store.update([new_id()], state="parked") == 0
+
+
+async def test_a_state_that_does_not_exist_is_rejected(store):
+    """And nothing is changed."""
+    one = letter()
+    await store.add([one])
+
+    with pytest.raises(ValueError, match="state: expected one of waiting, parked, got 'odd'"):
+        await store.update([one.id], state="odd")
+
+    assert await store.get(one.id) == one
+
+
+async def test_statistics_follow_updates_and_deletions(kind):
+    """At once or after a refresh: they count what is there."""
+    async with opened(kind, refresh_seconds=0) as store:
+        letters = [letter(seq=n) for n in range(5)]
+        await store.add(letters)
+        await store.update([one.id for one in letters[:2]], state="parked")
+        await until_async(lambda: store.statistics().counts == {"waiting": 3, "parked": 2})
+        await store.delete(DeadLetterQuery(state="waiting"))
+        await until_async(lambda: store.statistics().counts == {"parked": 2})
+        await store.add([letter()])
+        await until_async(lambda: store.statistics().counts == {"waiting": 1, "parked": 2})
 
 
 async def test_counts_agree_with_the_letters(store):

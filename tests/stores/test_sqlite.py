@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 from msgspec import Raw
+from sqlalchemy import create_engine, inspect
 from sqlalchemy.dialects.sqlite import dialect
 
 from penstock.deadletters import DeadLetterQuery, create_store
 from penstock.deadletters.sql.rows import COLUMNS, to_columns
-from penstock.deadletters.sql.table import select_page
+from penstock.deadletters.sql.table import LETTERS, select_page
 from penstock.deadletters.sqlite.errors import to_store_error
 from penstock.deadletters.sqlite.migrations import MIGRATIONS, prepare
 from penstock.deadletters.sqlite.store import SqliteStore
@@ -438,7 +439,7 @@ async def test_garbage_a_folder_and_a_missing_folder_are_named(tmp_path, separat
     """What cannot be opened is a `StoreError` that says why and what to do."""
     (tmp_path / "garbage").write_bytes(b"this is no database, " * 100)
 
-    with pytest.raises(StoreError, match="no SQLite database; name another file"):
+    with pytest.raises(StoreError, match="is not a SQLite database; name another file"):
         await opened(f"sqlite:///{tmp_path}/garbage", separate_writer=separate)
     with pytest.raises(StoreError, match="is a folder; name a file in it"):
         await opened(f"sqlite:///{tmp_path}", separate_writer=separate)
@@ -465,8 +466,8 @@ async def test_a_lock_that_is_not_given_back_is_a_store_error_and_passes(url, se
 @pytest.mark.parametrize(
     ("code", "way_out"),
     [
-        ("SQLITE_FULL", "make room"), ("SQLITE_READONLY_DIRECTORY", "the right to write the file and its folder"),
-        ("SQLITE_CANTOPEN", "give this user the right"), ("SQLITE_CORRUPT", "recover"),
+        ("SQLITE_FULL", "free some space"), ("SQLITE_READONLY_DIRECTORY", "give this user write permission"),
+        ("SQLITE_CANTOPEN", "give this user read and write permission"), ("SQLITE_CORRUPT", "recover"),
     ],
 )  # fmt: skip
 def test_what_the_disk_refuses_becomes_a_sentence_with_a_way_out(tmp_path, code, way_out):
@@ -529,6 +530,60 @@ async def test_since_and_after_both_hold(url):
     await store.aclose()
 
 
+def test_the_table_of_the_queries_is_the_one_of_the_migrations(tmp_path):
+    """One definition serves all SQL databases; in SQLite, released migrations lead to the same table."""
+    migrated, created = (create_engine(f"sqlite:///{tmp_path}/{name}.db") for name in ("migrated", "created"))
+    database = sqlite3.connect(tmp_path / "migrated.db", isolation_level=None)
+    prepare(database, "sqlite:///x", create=True, timeout=1)
+    database.close()
+    LETTERS.metadata.create_all(created)
+
+    facts = []
+    for engine in (migrated, created):
+        found = inspect(engine)
+        columns = [(one["name"], str(one["type"]), one["nullable"]) for one in found.get_columns("letters")]
+        facts.append((sorted(columns), found.get_pk_constraint("letters"), found.get_indexes("letters")))
+        engine.dispose()
+
+    assert facts[0] == facts[1]
+
+
+async def test_a_store_that_is_open_for_reading_changes_nothing(url):
+    """It needs no write permission, so it says what it cannot do."""
+    one = letter()
+    store = await opened(url)
+    await store.add([one])
+    await store.aclose()
+    store = await opened(url, create=False, read_only=True)
+
+    for change in (store.update([one.id], state="parked"), store.delete(DeadLetterQuery())):
+        with pytest.raises(StoreError, match="open for reading only"):
+            await change
+
+    assert await store.count(DeadLetterQuery(), by=("state",)) == {("waiting",): 1}
+    await store.aclose()
+
+
+async def test_an_update_that_fails_changes_nothing(url):
+    """A lock of another process is reported, and the same update works when it is gone."""
+    letters = [letter() for _ in range(3)]
+    store = await opened(url, busy_seconds=0.05)
+    await store.add(letters)
+    other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(StoreError, match="another process holds its lock"):
+        await store.update([one.id for one in letters], state="parked")
+    with pytest.raises(StoreError, match="another process holds its lock"):
+        await store.delete(DeadLetterQuery())
+    other.close()
+
+    assert await store.count(DeadLetterQuery(), by=("state",)) == {("waiting",): 3}
+    assert await store.update([one.id for one in letters], state="parked") == 3
+    assert await store.delete(DeadLetterQuery(state="parked")) == 3
+    await store.aclose()
+
+
 @pytest.mark.parametrize("url", ["sqlite:///", "sqlite:///:memory:", "postgresql://x"])
 def test_a_url_without_a_file_is_refused(url):
     """SQLite's own memory would be lost silently."""
@@ -544,10 +599,10 @@ def test_the_law_can_be_reached_by_url(url):
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("sqlite:///${HIDDEN}/none/a.db", "did not answer: there is no folder ${HIDDEN}/none; create it"),
-        ("sqlite:///${HIDDEN}", "did not answer: ${HIDDEN} is a folder; name a file in it"),
-        ("sqlite:///${HIDDEN}/no.db", "did not answer: it is no SQLite database"),
-        ("${WHOLE}", "did not answer: there is no folder for it; create it"),
+        ("sqlite:///${HIDDEN}/none/a.db", "there is no folder ${HIDDEN}/none; create it"),
+        ("sqlite:///${HIDDEN}", "${HIDDEN} is a folder; name a file in it"),
+        ("sqlite:///${HIDDEN}/no.db", "it is not a SQLite database"),
+        ("${WHOLE}", "there is no folder for it; create it"),
     ],
 )
 async def test_errors_name_a_url_as_it_was_written(tmp_path, url, reason, monkeypatch, separate):
@@ -559,7 +614,7 @@ async def test_errors_name_a_url_as_it_was_written(tmp_path, url, reason, monkey
     with pytest.raises(StoreError) as caught:
         await create_store(url, separate_writer=separate).open()
 
-    assert f"the dead letters at {url} {reason}" in str(caught.value)
+    assert f"dead-letter store {url}: {reason}" in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
 
 

@@ -88,7 +88,7 @@ async def test_a_letter_that_cannot_be_kept_fails_alone_and_alike(url, before):
         await store.aclose()
 
     for error in told[0][1:4] + told[1][1:4]:
-        assert re.search(r"did not answer: a letter holds a value that SQLite cannot keep \(.+\)", str(error))
+        assert re.search(r"dead-letter store .+: a letter contains a value that SQLite cannot store \(.+\)", str(error))
     assert [each is None for each in told[1]] == [True, False, False, False, True]
 
 

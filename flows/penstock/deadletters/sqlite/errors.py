@@ -58,13 +58,13 @@ def _advice(error: BaseException, path: Path, url: str) -> str:
 
 
 def _cannot_open(path: Path, display_path: str) -> str:
+    if path.is_dir():
+        return f"{display_path} is a folder; name a file in it"
     parent = path.absolute().parent
+    if parent.is_dir():
+        return f"cannot open {display_path}; give this user read and write permission for it and its folder"
     if Path(display_path) == path:
         folder = str(parent)
     else:
         folder = str(PurePath(display_path).parent) if "/" in display_path else "for it"
-    if path.is_dir():
-        return f"{display_path} is a folder; name a file in it"
-    if not parent.is_dir():
-        return f"there is no folder {folder}; create it, or name another file"
-    return f"cannot open {display_path}; give this user read and write permission for it and its folder {folder}"
+    return f"there is no folder {folder}; create it, or name another file"
