@@ -10,9 +10,11 @@ import pytest
 from msgspec import Struct
 
 from laws.virtual import quiet
-from penstock import Flow, from_iterable, ndjson
+from penstock import Flow, element, from_iterable, ndjson
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore, as_document
+from penstock.deadletters.redaction import MESSAGE_LIMIT
 from penstock.errors import FlowError
+from penstock.services import refusal
 from penstock.sinks import Discard
 
 SECRET = "4111-1111"
@@ -196,6 +198,11 @@ def test_what_is_nested_too_deeply_is_not_kept(value: Any) -> None:
     assert SECRET not in repr(letters)
 
 
+def test_texts_are_masked_from_the_shortest_length_to_which_they_are_cut() -> None:
+    """A service's message is cut before it becomes the message of a failure, which is cut too."""
+    assert min(element.MESSAGE_LIMIT, refusal.MESSAGE_LIMIT) == MESSAGE_LIMIT
+
+
 def test_paths_are_several() -> None:
     """One text would be taken for its letters, and nothing would be redacted."""
     with pytest.raises(FlowError, match=r"redact=\['card'\]"):
@@ -204,7 +211,7 @@ def test_paths_are_several() -> None:
 
 def test_what_is_no_json_is_not_kept_at_all() -> None:
     """In such an input nobody can tell the secret fields from the others."""
-    assert letter_of(b'{"card": "4111', "card").input == b"[redacted: this input is no JSON]"
+    assert letter_of(b'{"card": "4111', "card").input == b"[redacted: this input is not JSON]"
 
 
 def test_without_paths_a_letter_is_what_came_in() -> None:
