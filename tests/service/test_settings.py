@@ -62,7 +62,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_line": "1"}, "--max-line"),
     ({"log_level": "loud"}, "debug, info, warning, error"),
     ({"log_format": "xml"}, "auto, json, console"),
-    ({"dead_letters": "postgres://x"}, "--dead-letters: no dead-letter store is known for 'postgres://x'"),
+    ({"dead_letters": "postgres://x"}, "--dead-letters: unknown dead-letter store 'postgres://x'"),
     ({"pricing_url": "ftp://x"}, "--pricing-url: a service needs an address like http://host/path/{field}"),
     (
         {"inventory_url": "http://h/{a[0]}"},

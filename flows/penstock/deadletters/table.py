@@ -71,7 +71,7 @@ def in_full(letter: DeadLetter) -> Iterator[str]:
         "message": letter.message,
         "attempts": str(letter.attempts),
         "cause": letter.cause or "none",
-        "results": "none" if letter.partial_results is None else as_json(letter.partial_results).decode(),
+        "found": "nothing" if letter.partial_results is None else as_json(letter.partial_results).decode(),
         "input": size_of(letter),
     }
     for name, text in facts.items():
