@@ -41,6 +41,9 @@ REPLY_SECONDS = 60.0
 A disk that hangs may answer the next process. Letters that are stored already are not stored twice.
 """
 
+KILL_SECONDS = 1.0
+"""Timeout for the exit of a killed process that no event loop waits for."""
+
 SEND_BUFFER = 1 << 20
 """Bytes that the socket buffers in each direction, so that it takes a whole group at once."""
 
@@ -299,7 +302,10 @@ class _Subprocess:
         """Kill the process and close the connection, after the event loop was closed."""
         self._socket.close()
         if self._transport is not None:
+            process: subprocess.Popen[bytes] = self._transport.get_extra_info("subprocess")
             self._transport.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(KILL_SECONDS)
 
     def poll(self) -> None:
         """Notice now if the process has disconnected."""
