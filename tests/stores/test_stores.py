@@ -92,7 +92,6 @@ async def test_pages_of_several_stores_leave_out_nothing() -> None:
     assert found == list(range(20))
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # it is not closed
 def test_a_store_that_was_left_open_under_a_commit_serves_the_next_event_loop(url: str, separate: bool) -> None:
     """Letters that were stored are there; one whose `add` was not awaited may be."""
     store = create_store(url, separate_writer=separate)

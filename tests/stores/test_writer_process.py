@@ -229,7 +229,6 @@ async def test_a_program_that_does_not_close_its_store_ends_in_silence(url):
     assert (process.returncode, *said) == (0, b"added\n", b"")
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # it is not closed
 def test_a_store_that_outlives_its_event_loop_lets_its_writer_go(url, before):
     """A loop that is closed without `aclose` leaves no process behind once nobody holds the store."""
 

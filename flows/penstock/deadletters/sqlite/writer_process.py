@@ -262,6 +262,8 @@ class _Subprocess:
         self._loop = asyncio.get_running_loop()
         self._deadline: Deadline | None = None
         self._transport: asyncio.SubprocessTransport | None = None
+        self._kill_detached: weakref.finalize[..., _Subprocess] | None = None
+        """Ends a process whose store was forgotten without closing it; asyncio would warn of that and leave it."""
         self._outcome: int | Exception | None = None
         self._ended = asyncio.Event()
         self._socket, theirs = socket.socketpair()
@@ -301,11 +303,8 @@ class _Subprocess:
     def close_detached(self) -> None:
         """Kill the process and close the connection, after the event loop was closed."""
         self._socket.close()
-        if self._transport is not None:
-            process: subprocess.Popen[bytes] = self._transport.get_extra_info("subprocess")
-            self._transport.close()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(KILL_SECONDS)
+        if self._kill_detached is not None:
+            self._kill_detached()
 
     def poll(self) -> None:
         """Notice now if the process has disconnected."""
@@ -315,10 +314,14 @@ class _Subprocess:
     def on_started(self, transport: asyncio.SubprocessTransport) -> None:
         """Keep the transport, which is there to kill the process."""
         self._transport = transport
+        self._kill_detached = weakref.finalize(self, kill_detached, self._socket, transport)
+        self._kill_detached.atexit = False  # the end of this process closes the socket
 
     def on_exit(self, transport: asyncio.SubprocessTransport) -> None:
         """Note the exit code. The process has ended when its last message was read, too."""
         self._outcome = transport.get_returncode()
+        if self._kill_detached is not None:
+            self._kill_detached.detach()
         self._end_if_complete()
 
     async def _start(self, url: str, theirs: socket.socket) -> None:
@@ -418,6 +421,15 @@ class _ExitProtocol(asyncio.SubprocessProtocol):
         self._transport.close()
         if (process := self._process()) is not None:
             process.on_exit(self._transport)
+
+
+def kill_detached(connection: socket.socket, transport: asyncio.SubprocessTransport) -> None:
+    """Kill a process without an event loop, and wait for its exit."""
+    connection.close()
+    process: subprocess.Popen[bytes] = transport.get_extra_info("subprocess")
+    transport.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(KILL_SECONDS)
 
 
 def child_environment() -> dict[str, str]:
