@@ -50,3 +50,12 @@ def as_json_texts(values: Sequence[Any]) -> list[str]:
     if len(texts) != len(values) + 1:
         return [as_json(value).decode() for value in values]
     return texts[:-1]
+
+
+def json_key(key: Any) -> str | int | float | None:
+    """Convert a key to a value of a result line or dead letter: text or a number, else None."""
+    if type(key) is int:
+        return key
+    if isinstance(key, str):
+        return sanitize(key)
+    return key if isinstance(key, int | float) else None

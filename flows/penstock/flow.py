@@ -16,7 +16,7 @@ from reactivex import Observable
 from penstock import operators, window
 from penstock.bound import Bound, bound_of
 from penstock.builder import A, Builder, Otherwise, When
-from penstock.deadletters import Store, check_store
+from penstock.deadletters import DeadLetterStore, validate_store_url
 from penstock.element import Element
 from penstock.errors import FlowError, RunError
 from penstock.fields import FIELD, field_hint, fields_of, type_trouble
@@ -53,7 +53,7 @@ class Flow(Builder[A]):
     elements: int = window.ELEMENTS
     bytes: int = window.BYTES
     steps: tuple[NamedStep, ...] = field(default=(), kw_only=True)
-    store: str | Store | None = field(default=None, kw_only=True)
+    store: str | DeadLetterStore | None = field(default=None, kw_only=True)
     redacted: tuple[str, ...] = field(default=(), kw_only=True)
     """Fields that dead letters do not keep, as paths: `card.number`."""
     ordered: bool = field(default=False, kw_only=True)
@@ -91,14 +91,14 @@ class Flow(Builder[A]):
         """Continue with steps that are written down once and used by many flows: a function from flow to flow."""
         return steps(self)
 
-    def dead_letters(self, store: str | Store, *, redact: Iterable[str] = ()) -> Flow[A]:
+    def dead_letters(self, store: str | DeadLetterStore, *, redact: Iterable[str] = ()) -> Flow[A]:
         """Keep what failed in a store, given by its URL or itself. This ends the description.
 
         `redact` names fields that letters do not keep, as paths: `card.number`. Raises `FlowError` for a URL that
         names no store.
         """
         if isinstance(store, str):
-            check_store(store)  # a URL that names no store is to be said now
+            validate_store_url(store)  # a URL that names no store is to be said now
         elif not hasattr(store, "add"):
             raise FlowError(f"dead letters of flow {self.name} need a store, such as 'sqlite:///FILE', got {store!r}")
         if isinstance(redact, str):

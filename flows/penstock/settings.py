@@ -60,9 +60,9 @@ def _check_token(token: str) -> None:
 
 
 def _check_store(url: str) -> None:
-    from penstock.deadletters import check_store  # imported late: --help does not need it
+    from penstock.deadletters import validate_store_url  # imported late: --help does not need it
 
-    check_store(url)
+    validate_store_url(url)
 
 
 def _check_address(url: str) -> None:

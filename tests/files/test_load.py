@@ -115,7 +115,7 @@ def test_all_mistakes_are_said_at_once() -> None:
             "2:14: the function for the source broke: RuntimeError: no running event loop",
         ),
         ("flow: f\nworkers: {A: {source: {file: a.json}}}", "2:14: a.json is one JSON document"),
-        ("flow: f\ndead_letters: postgres://x", "2:15: no dead-letter store is known for 'postgres://x'"),
+        ("flow: f\ndead_letters: postgres://x", "2:15: unknown dead-letter store 'postgres://x'"),
         ("flow: f\ntemplates: {t: [{apply: t}]}\nsteps: [{apply: t}]", 'the template "t" applies itself'),
         ("", "1:1: the file is empty; `penstock new NAME` begins one"),
         ("# nothing yet\n", "1:1: the file is empty; `penstock new NAME` begins one"),
@@ -280,7 +280,7 @@ def test_a_part_that_cannot_be_read_hides_nothing_in_the_others() -> None:
     assert [line.split(":")[1] for line in found] == ["1", "3", "4", "6", "8", "9", "10"]
     assert 'the item has no field "nokey" for a key, allowed is id' in found[1]
     assert "x.txt does not tell its format" in found[3]
-    assert "no dead-letter store is known for 'foo'" in found[6]
+    assert "unknown dead-letter store 'foo'" in found[6]
 
 
 @pytest.mark.parametrize("source", ["{generate: 3}", "{fil: a.csv}"])

@@ -85,7 +85,7 @@ def test_a_rule_raises_with_a_type_and_attempts_follow() -> None:
           inventory: {raises: {type: Gone, message: no such shelf, retryable: false}}
         expect:
           failed: [{key: 1, step: inventory, type: Gone, message: no such shelf, attempts: 1}]
-          dead_letters: [{key: 1, found: {pricing: {price: 1001}}}]
+          dead_letters: [{key: 1, partial_results: {pricing: {price: 1001}}}]
         """
     assert found(text) == []
 

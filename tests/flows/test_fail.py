@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from penstock import Expression, Flow, FlowError, Otherwise, When, from_iterable, operators
-from penstock.deadletters import Filter, MemoryStore
+from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.element import MESSAGE_LIMIT
 from penstock.sinks import Result
 from penstock.testing import run
@@ -38,7 +38,7 @@ def test_a_rejected_value_is_an_ordinary_failure_with_a_dead_letter() -> None:
     async def main() -> tuple[list[Result], Any]:
         source = from_iterable([{"id": 1, "amount": -5}, {"id": 2, "amount": 5}])
         came = [result async for result in flow.stream(source, ordered=True)]
-        return came, (await store.page(Filter(step="check"))).letters
+        return came, (await store.page(DeadLetterQuery(step="check"))).letters
 
     (bad, good), letters = run(main())
     assert bad.failure is not None

@@ -27,7 +27,7 @@ from structlog.testing import capture_logs
 
 from flows.test_files import read, really
 from penstock import Flow, from_async_iterable, from_iterable
-from penstock.deadletters import Filter, MemoryStore
+from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.errors import FlowError, OtherFields, OutletBroke, OutletLocked, OutletTaken, OutletTwice, Unencodable
 from penstock.formats import Format
 from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput, check_outlets
@@ -341,7 +341,7 @@ def test_a_lock_that_stays_ends_the_run_and_fails_no_element(tmp_path: Path) -> 
 
     async def main() -> tuple[Summary, float, int]:
         summary = await delivering(FileOutlet(path), letters=letters).start(from_iterable(range(3)), Discard()).finished
-        return summary, asyncio.get_running_loop().time(), len((await letters.page(Filter())).letters)
+        return summary, asyncio.get_running_loop().time(), len((await letters.page(DeadLetterQuery())).letters)
 
     with locked(path), capture_logs() as logs:
         summary, seconds, kept = virtual(main())
@@ -477,7 +477,7 @@ def test_one_file_with_two_settings_is_a_fault_of_the_run(tmp_path: Path, kind: 
 
     async def main() -> tuple[Summary, float, int]:
         summary = await flow.start(from_iterable([{"id": "1"}]), Discard()).finished
-        return summary, asyncio.get_running_loop().time(), len((await letters.page(Filter())).letters)
+        return summary, asyncio.get_running_loop().time(), len((await letters.page(DeadLetterQuery())).letters)
 
     with capture_logs():
         summary, seconds, kept = virtual(main())

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from laws.virtual import quiet, summary_of, within
 from penstock import Flow, from_iterable, operators
-from penstock.deadletters import Filter, Letter, MemoryStore
+from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
 from penstock.errors import ReaderGone, RunError, StoreError
 from penstock.runtime import Run, Summary, Totals
 from penstock.scope import Scope
@@ -32,13 +32,13 @@ def refuse(_: Any) -> Any:
 class SlowStore(MemoryStore):
     """Commits take a while; what was begun goes on whatever its caller does."""
 
-    def __init__(self, seconds: float, patience: float = 10.0, breaks: bool = False) -> None:
+    def __init__(self, seconds: float, timeout: float = 10.0, breaks: bool = False) -> None:
         super().__init__()
         self.seconds = seconds
-        self.patience = patience
+        self.timeout = timeout
         self.breaks = breaks
 
-    async def add(self, letters: Sequence[Letter]) -> None:
+    async def add(self, letters: Sequence[DeadLetter]) -> None:
         await asyncio.sleep(self.seconds)
         if self.breaks:
             raise StoreError("the disk is full")
@@ -214,7 +214,7 @@ def test_a_store_that_is_down_pauses_the_source_and_loses_nothing() -> None:
         waiting, settled = len(made), started.ledger.settled["failed"]
         store._capacity = 100
         summary = await started.finished
-        return waiting, settled, summary, totals.store_failures, store.counts()["waiting"]
+        return waiting, settled, summary, totals.store_failures, store.statistics().counts["waiting"]
 
     with capture_logs() as logs:
         waiting, settled, summary, failures, letters = run(within(1000, main()))
@@ -251,7 +251,7 @@ def test_what_is_cancelled_during_its_commit_failed_if_the_commit_was_durable(st
         await asyncio.sleep(1)
         started.abort()
         summary = await started.finished
-        return summary, len((await store.page(Filter())).letters), started.totals.store_failures
+        return summary, len((await store.page(DeadLetterQuery())).letters), started.totals.store_failures
 
     summary, letters, broke = quiet(main())
     assert (summary.failed, summary.cancelled, letters) == (failed, 4 - failed, failed)
@@ -269,7 +269,7 @@ def test_a_failed_element_with_its_letter_stays_failed_when_its_line_is_not_writ
         started = Flow("f").map(refuse).dead_letters(store).start(from_iterable(range(4)), Lines(never))
         await asyncio.sleep(1)
         started.abort()
-        return await started.finished, store.counts()["waiting"]
+        return await started.finished, store.statistics().counts["waiting"]
 
     summary, letters = quiet(main())
     assert (summary.failed, summary.cancelled, letters) == (4, 0, 4)
@@ -351,10 +351,10 @@ def test_a_source_outside_of_a_run_says_how_to_start_it() -> None:
 
 
 def test_a_commit_that_does_not_end_is_said_with_the_time_that_it_had() -> None:
-    """A store has its patience, and the end of a run its own."""
+    """A store has its timeout, and the end of a run its own."""
 
     async def main() -> float:
-        started = Flow("f").map(refuse).dead_letters(SlowStore(1000, patience=1)).start(from_iterable([1]), Discard())
+        started = Flow("f").map(refuse).dead_letters(SlowStore(1000, timeout=1)).start(from_iterable([1]), Discard())
         await asyncio.sleep(1)
         started.abort()
         return (await started.finished).seconds

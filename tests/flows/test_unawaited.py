@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from laws.virtual import within
 from penstock import Flow, Service, from_iterable
-from penstock.deadletters import Letter, MemoryStore
+from penstock.deadletters import DeadLetter, MemoryStore
 from penstock.errors import StoreError
 from penstock.outlets import Outlet
 from penstock.runtime import Supervisor
@@ -45,7 +45,7 @@ class Deaf(MemoryStore):
     async def open(self) -> None:
         await self._do("open")
 
-    async def add(self, letters: Sequence[Letter]) -> None:
+    async def add(self, letters: Sequence[DeadLetter]) -> None:
         await self._do("add")
 
     async def aclose(self) -> None:
@@ -159,7 +159,7 @@ def test_the_log_says_in_the_end_whether_uncertain_letters_are_stored(breaks: bo
     class Slow(MemoryStore):
         patience = 1.0
 
-        async def add(self, letters: Sequence[Letter]) -> None:
+        async def add(self, letters: Sequence[DeadLetter]) -> None:
             await asyncio.sleep(LATE)
             if breaks:
                 raise StoreError("the disk is full")

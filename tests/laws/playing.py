@@ -14,7 +14,7 @@ from laws.doubles import KeptStore, Reader, Spy, store_of
 from laws.plans import Plan, Value
 from laws.virtual import DAY, timers, within
 from penstock import Service
-from penstock.deadletters import Filter, Letter
+from penstock.deadletters import DeadLetter, DeadLetterQuery
 from penstock.element import Outcome
 from penstock.runtime import Run, Summary, Supervisor
 from penstock.sinks import Discard, Lines, Outcomes, Sink
@@ -33,7 +33,7 @@ class Played:
     services: tuple[Service, ...]
     spy: Spy
     store: KeptStore | None
-    letters: list[Letter]
+    letters: list[DeadLetter]
     records: list[Value]
     """What the reader was told, one a result: `ok`, `seq`, and for a failure `deadLetter`."""
     samples: list[Sample]
@@ -127,7 +127,7 @@ async def _play(plan: Plan, logs: list[Any]) -> Played:
         flow.services,
         spy,
         store,
-        [] if store is None else (await store.page(Filter(run=run_.id), limit=1000)).letters,
+        [] if store is None else (await store.page(DeadLetterQuery(run=run_.id), limit=1000)).letters,
         reader.records,
         samples,
         list(logs),

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from laws.virtual import timers, within
 from penstock import operators
-from penstock.deadletters import Letter, MemoryStore
+from penstock.deadletters import DeadLetter, MemoryStore
 from penstock.element import Element, Outcome, Step
 from penstock.errors import NoScope
 from penstock.ids import new_id, now
@@ -78,9 +78,9 @@ class Box:
         await asyncio.sleep(0.1)
 
 
-def letters_for(elements: Sequence[Element[Any]]) -> list[Letter]:
+def letters_for(elements: Sequence[Element[Any]]) -> list[DeadLetter]:
     return [
-        Letter(
+        DeadLetter(
             id=new_id(),
             flow="f",
             run="r",

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from laws.virtual import quiet, within
 from penstock import Flow, Service, from_iterable
-from penstock.deadletters import Filter
+from penstock.deadletters import DeadLetterQuery
 from penstock.errors import Stopping
 from penstock.observe import Reloads
 from penstock.outlets import FileOutlet, Nowhere
@@ -525,7 +525,7 @@ async def test_a_store_is_open_as_long_as_a_revision_uses_it(tmp_path: Path) -> 
             while len(house.states("fails")) > 1:
                 await asyncio.sleep(0.01)
         assert {store.url for store in stores.all()} == {urls[1], urls[2], "memory:"}
-        letters = await (await stores.get(urls[0])).page(Filter())
+        letters = await (await stores.get(urls[0])).page(DeadLetterQuery())
         assert [letter.revision for letter in letters.letters] == [1, 1, 1]
         await house.close()
 

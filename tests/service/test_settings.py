@@ -62,7 +62,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_line": "1"}, "--max-line"),
     ({"log_level": "loud"}, "'--log-level': 'loud' is not one of 'debug', 'info', 'warning', 'error'"),
     ({"log_format": "xml"}, "'--log-format': 'xml' is not one of"),
-    ({"dead_letters": "postgres://x"}, "--dead-letters: no dead-letter store is known for 'postgres://x'"),
+    ({"dead_letters": "postgres://x"}, "--dead-letters: unknown dead-letter store 'postgres://x'"),
     ({"pricing_url": "ftp://x"}, "--pricing-url: expected a URL like http://host/path/{field}"),
     (
         {"inventory_url": "http://h/{a[0]}"},

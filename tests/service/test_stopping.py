@@ -339,6 +339,7 @@ def test_a_store_that_hangs_does_not_keep_a_stop_from_its_report(serve: Serve) -
     """The letters are not told as stored; the stop is told, with all accounts, and the writer is ended."""
     flags = ("--latency-scale", 0, "--grace-period", 0.5, "--exit-timeout", 60)
     server = serve(*flags, excused=("store.write_uncertain", "store.close_failed"))
+    server.post({"orderId": 3})  # the writer starts with the first letter
     (writer,) = writers_of(server.popen.pid)
     os.kill(writer, signal.SIGSTOP)
     with server.connect() as client:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from invoking import invoke
-from penstock.deadletters import Letter, as_document, make_store
+from penstock.deadletters import DeadLetter, as_document, create_store
 from penstock.ids import new_id, now
 from waiting import HANG_SECONDS, ending
 
@@ -24,7 +24,7 @@ def letter(seq=0, **facts):
         "type": "InventoryUnavailable", "message": "Inventory unavailable", "attempts": 2, "input": b'{"orderId":3}',
         "input_size": 13, "started_at": NOON, "failed_at": NOON + timedelta(seconds=seq),
     }  # fmt: skip
-    return Letter(**(plain | facts))
+    return DeadLetter(**(plain | facts))
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def store(tmp_path):
 
     def add(*letters, url="sqlite:///penstock.db"):
         async def fill():
-            store = make_store(url)
+            store = create_store(url)
             await store.open()
             await store.add(letters)
             await store.aclose()
@@ -77,7 +77,9 @@ def test_a_list_is_a_table_with_a_line_for_each_letter(store):
 
 def test_json_is_a_document_a_line(store):
     """With `--json` each line is the document that `GET /dead-letters/{id}` answers, for one or for many."""
-    letters = store(letter(1), letter(2, input=b"\xff", found={"a": {"b": [1]}}), letter(3, message="\ud800 Zoë"))
+    letters = store(
+        letter(1), letter(2, input=b"\xff", partial_results={"a": {"b": [1]}}), letter(3, message="\ud800 Zoë")
+    )
 
     code, out, _ = run("list", "--json")
 
@@ -165,7 +167,7 @@ def test_a_letter_is_shown_with_everything(store):
             revision=4,
             key="k",
             cause="OSError: gone",
-            found={"pricing": 1},
+            partial_results={"pricing": 1},
             input=b'{\n"a":\xff\x1b}\n',
             input_size=13,
         )
@@ -262,11 +264,11 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path):
         (["list", "--cuont", "3"], "--cuont"),
         (["list", "--limit", "0"], "expected an integer >= 1, got '0'"),
         (["list", "--limit", "x"], "expected an integer >= 1, got 'x'"),
-        (["list", "--since", "yesterday"], "since has to be a time like 2030-01-31T12:00:00Z, got 'yesterday'"),
+        (["list", "--since", "yesterday"], "since: expected a time like 2030-01-31T12:00:00Z, got 'yesterday'"),
         (["list", "--after", "zz"], "no id of a dead letter: 'zz'"),
-        (["list", "--until", ""], "until has to be a time"),
+        (["list", "--until", ""], "until: expected a time"),
         (["list", "--dead-letters", "memory:"], "GET /dead-letters"),
-        (["list", "--dead-letters", "redis://x"], "no dead-letter store is known for 'redis://x'"),
+        (["list", "--dead-letters", "redis://x"], "unknown dead-letter store 'redis://x'"),
         (["show"], "ID"),
         (["show", "a", "--json", "--input"], "--json and --input cannot be combined"),
     ],

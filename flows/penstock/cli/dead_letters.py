@@ -14,9 +14,9 @@ import click
 
 from penstock.any_json import as_json as encode_json
 from penstock.cli.options import Command, positive, print_error, usage_error
-from penstock.deadletters.letter import Letter, as_document
-from penstock.deadletters.store import PAGE, PAGE_LIMIT, STATES, Filter, Store
-from penstock.deadletters.stores import MEMORY, make_store, place_of
+from penstock.deadletters.dead_letter import DeadLetter, as_document
+from penstock.deadletters.store import PAGE, PAGE_LIMIT, STATES, DeadLetterQuery, DeadLetterStore
+from penstock.deadletters.stores import MEMORY, create_store, normalize_url
 from penstock.errors import FlowError, StoreError
 from penstock.ids import id_of
 from penstock.support.terminal import write_data
@@ -80,7 +80,7 @@ def filter_options(function: F) -> F:
 def list_(url: str, limit: int, after: str | None, as_json: bool, **filters: str | None) -> int:
     """List dead letters, oldest first, one per line."""
     try:
-        query = Filter.of({name: text for name, text in filters.items() if text is not None})
+        query = DeadLetterQuery.of({name: text for name, text in filters.items() if text is not None})
     except ValueError as error:
         raise usage_error(error) from error
     return with_store(url, lambda store: list_letters(store, query, after, limit, as_json=as_json))
@@ -100,7 +100,7 @@ def show(id: str, url: str, as_json: bool, as_input: bool) -> int:
     return with_store(url, lambda store: show_letter(store, id, as_json=as_json, as_input=as_input))
 
 
-def with_store(url: str, work: Callable[[Store], Any]) -> int:
+def with_store(url: str, work: Callable[[DeadLetterStore], Any]) -> int:
     """Open the store at a URL, do some work with it, and close it. Returns the exit code."""
     try:
         store = open_existing(url)
@@ -121,16 +121,18 @@ def with_store(url: str, work: Callable[[Store], Any]) -> int:
         return print_error("dead-letters", error)
 
 
-def open_existing(url: str) -> Store:
+def open_existing(url: str) -> DeadLetterStore:
     """Make the store at a URL, for reading. Raises `FlowError` for one in memory."""
-    if place_of(url) == MEMORY:
+    if normalize_url(url) == MEMORY:
         raise FlowError(
             "a dead-letter store in memory can be read by its own process only; ask it over HTTP: GET /dead-letters"
         )
-    return make_store(url, create=False, read_only=True)
+    return create_store(url, create=False, read_only=True)
 
 
-async def list_letters(store: Store, query: Filter, after: str | None, limit: int, *, as_json: bool) -> int:
+async def list_letters(
+    store: DeadLetterStore, query: DeadLetterQuery, after: str | None, limit: int, *, as_json: bool
+) -> int:
     """Write one line for each letter, page by page. Returns the exit code."""
     table = None if as_json else LetterTable()
     count, last = 0, ""
@@ -149,8 +151,8 @@ async def list_letters(store: Store, query: Filter, after: str | None, limit: in
 
 
 async def pages(
-    store: Store, query: Filter, after: str | None, limit: int
-) -> AsyncGenerator[tuple[list[Letter], bool]]:
+    store: DeadLetterStore, query: DeadLetterQuery, after: str | None, limit: int
+) -> AsyncGenerator[tuple[list[DeadLetter], bool]]:
     """Yield pages of letters up to a limit, each with whether more letters follow it."""
     while limit:
         page = await store.page(query, after=after, limit=min(limit, PAGE_LIMIT))
@@ -162,7 +164,7 @@ async def pages(
         after = page.next
 
 
-async def show_letter(store: Store, id: str, *, as_json: bool, as_input: bool) -> int:
+async def show_letter(store: DeadLetterStore, id: str, *, as_json: bool, as_input: bool) -> int:
     """Write one letter as text, as JSON, or only its input. Returns the exit code."""
     letter = await store.get(id)
     if letter is None:
@@ -176,7 +178,7 @@ async def show_letter(store: Store, id: str, *, as_json: bool, as_input: bool) -
     return 0
 
 
-def write_input(letter: Letter) -> int:
+def write_input(letter: DeadLetter) -> int:
     """Write the original input. Returns 1 if the letter does not have all of it."""
     write_data(letter.input.decode(errors="backslashreplace") if sys.stdout.isatty() else letter.input)
     stored = len(letter.input)
@@ -200,7 +202,7 @@ class LetterTable:
         self._max_width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         self._widths: list[int] = []
 
-    def lines(self, letters: Sequence[Letter]) -> Iterator[str]:
+    def lines(self, letters: Sequence[DeadLetter]) -> Iterator[str]:
         """Yield the lines of a page. The first page begins with the headings."""
         rows = [row_of(letter) for letter in letters]
         if not self._widths:
@@ -217,14 +219,14 @@ class LetterTable:
         return f"{line}  {message}"
 
 
-def row_of(letter: Letter) -> tuple[str, ...]:
+def row_of(letter: DeadLetter) -> tuple[str, ...]:
     """Make the cells of a letter."""
     key = "" if letter.key is None else str(letter.key)
     cells = (format_time(letter.failed_at, "seconds"), letter.flow, key, letter.step, letter.type)
     return (letter.id, *(shorten(printable(cell), MAX_CELL) for cell in cells), printable(letter.message))
 
 
-def format_letter(letter: Letter) -> Iterator[str]:
+def format_letter(letter: DeadLetter) -> Iterator[str]:
     """Yield all fields of a letter, one per line, then its input."""
     fields = {
         "id": letter.id,
@@ -241,7 +243,7 @@ def format_letter(letter: Letter) -> Iterator[str]:
         "message": letter.message,
         "attempts": str(letter.attempts),
         "cause": letter.cause or "none",
-        "partial": "none" if letter.found is None else encode_json(letter.found).decode(),
+        "partial": "none" if letter.partial_results is None else encode_json(letter.partial_results).decode(),
         "input": format_input_size(letter),
     }
     for name, text in fields.items():
@@ -250,7 +252,7 @@ def format_letter(letter: Letter) -> Iterator[str]:
     yield from map(printable, letter.input.decode(errors="backslashreplace").rstrip("\n").split("\n"))
 
 
-def format_input_size(letter: Letter) -> str:
+def format_input_size(letter: DeadLetter) -> str:
     """Say how large the input was, and how much of it is stored."""
     stored = len(letter.input)
     return f"{stored} bytes" if stored == letter.input_size else f"{letter.input_size} bytes, {stored} of them stored"

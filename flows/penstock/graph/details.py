@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
-from penstock.deadletters import Store
+from penstock.deadletters import DeadLetterStore
 from penstock.expressions import Assign, Expression, Fields
 from penstock.flow import Flow, Worker
 from penstock.outlets import Outlet
@@ -81,7 +81,7 @@ def decode_details(flow: Flow[Any]) -> tuple[str, ...]:
     return (item, *((f"key {flow.key}",) if flow.key else ()))
 
 
-def store_label(store: str | Store) -> str:
+def store_label(store: str | DeadLetterStore) -> str:
     """Return the URL of a dead-letter store as it is written in the flow, without a password."""
     url = store if isinstance(store, str) else getattr(store, "url", None)
     return hide_password(url or split_words(type(store).__name__))

@@ -146,25 +146,24 @@ def dead_letters_total(of: Watched) -> Readings:
 
 def dead_letters_stored(of: Watched) -> Readings:
     """Dead letters in the stores, by state."""
-    states: Counter[str] = Counter(dict.fromkeys(STATES, 0))
-    for store in of.supervisor.stores.all():
-        states.update(store.counts())
+    states = Counter(dict.fromkeys(STATES, 0))
+    states.update(of.supervisor.stores.statistics().counts)
     return (((state,), number) for state, number in states.items())
 
 
 def dead_letter_store_commits_total(of: Watched) -> Readings:
     """Commits of dead letters."""
-    yield (), of.supervisor.stores.work.commits
+    yield (), of.supervisor.stores.statistics().commits
 
 
 def dead_letter_store_commit_seconds_total(of: Watched) -> Readings:
     """Time spent in commits of dead letters."""
-    yield (), of.supervisor.stores.work.seconds
+    yield (), of.supervisor.stores.statistics().commit_seconds
 
 
 def dead_letter_store_restarts_total(of: Watched) -> Readings:
     """Processes that wrote dead letters, ended before their time and were started again."""
-    yield (), of.supervisor.stores.work.restarts
+    yield (), of.supervisor.stores.statistics().restarts
 
 
 def dead_letter_store_usable(of: Watched) -> Readings:

@@ -14,7 +14,9 @@ import structlog
 from reactivex import Observable
 from reactivex.disposable import CompositeDisposable
 
-from penstock.deadletters import Letter, Store, Stores
+from penstock.deadletters import DeadLetter, DeadLetterStore, Stores
+from penstock.deadletters.dead_letter import make_dead_letters
+from penstock.deadletters.redaction import redact
 from penstock.element import Element, Outcome, message_of
 from penstock.errors import (
     AnswerTooLarge,
@@ -30,9 +32,7 @@ from penstock.errors import (
 from penstock.ids import new_id, now
 from penstock.operators import dead_letter
 from penstock.runtime.closing import close_stores
-from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan
-from penstock.runtime.redaction import redacted
 from penstock.runtime.summary import Summary
 from penstock.runtime.totals import Totals
 from penstock.runtime.wiring import wire
@@ -187,7 +187,7 @@ class Run:
             await self.scope.over
             self.scope.hear_out()
 
-    def _wire(self, store: Store | None) -> None:
+    def _wire(self, store: DeadLetterStore | None) -> None:
         letters = None
         if store is not None:
             letters = dead_letter(store, self._letters, on_trouble=self._on_trouble, chance=self._chance)
@@ -287,10 +287,10 @@ class Run:
             "store.write_failed", error=describe(error), retry_in=None if wait is None else round(wait, 3)
         )
 
-    def _letters(self, elements: list[Element[Any]]) -> list[Letter]:
+    def _letters(self, elements: list[Element[Any]]) -> list[DeadLetter]:
         if paths := self.plan.redacted:
-            elements = [redacted(element, paths) for element in elements]
-        return write_letters(self.plan.name, self.id, self.started_at, elements, self.plan.revision)
+            elements = [redact(element, paths) for element in elements]
+        return make_dead_letters(self.plan.name, self.id, self.started_at, elements, self.plan.revision)
 
 
 def _tell(waiter: asyncio.Future[Summary], result: Summary | BaseException) -> None:

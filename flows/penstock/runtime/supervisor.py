@@ -64,7 +64,7 @@ class Supervisor:
     """
 
     def __init__(self, *, max_runs: int = 100, chance: random.Random | None = None, apart: bool = False) -> None:
-        self.stores = Stores(apart=apart)
+        self.stores = Stores(separate_writer=apart)
         self.turns = Turns()
         self.totals: dict[str, Totals] = {}
         self.calls: dict[str, ServiceCounters] = {}
@@ -116,7 +116,7 @@ class Supervisor:
                     del self.calls[service.name]
         where = flow.plan().dead_letters
         if isinstance(where, str):
-            await self.stores.close(where, rest=[*keep, *(other.plan().dead_letters for other in rest)])
+            await self.stores.close(where, others=[*keep, *(other.plan().dead_letters for other in rest)])
         if waits:
             await asyncio.wait(waits)
 

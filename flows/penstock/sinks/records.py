@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from penstock.any_json import json_key
 from penstock.element import UNKNOWN, Element
 from penstock.finite import check_finite, has_nothing
 from penstock.support.text import sanitize
@@ -108,20 +109,11 @@ def failure_line(element: Element[Any]) -> bytes:
         False,
         element.seq,
         UNSET if element.part is None else element.part,
-        UNSET if element.key is None else shown_key(element.key),
+        UNSET if element.key is None else json_key(element.key),
         Trouble(sanitize(failure.step), failure.type, sanitize(failure.message), failure.attempts),
         element.letter or UNSET,
     )
     return _encode(record) + b"\n"
-
-
-def shown_key(key: Any) -> str | int | float | None:
-    """A key that can be shown in a line: a text or a number."""
-    if type(key) is int:
-        return key
-    if isinstance(key, str):
-        return sanitize(key)
-    return key if isinstance(key, int | float) else None
 
 
 def end_line(end: End) -> bytes:

@@ -10,9 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import msgpack
 
-from penstock.deadletters.sqlite import SqliteStore
-from penstock.deadletters.troubles import trouble
-from penstock.deadletters.wire import Fault, cut, error_of, fault_of, framed
+from penstock.deadletters.sqlite.errors import to_store_error
+from penstock.deadletters.sqlite.store import SqliteStore
+from penstock.deadletters.sqlite.writer_main import (
+    ErrorMessage,
+    deserialize_error,
+    encode_frame,
+    serialize_error,
+    split_frames,
+)
 from penstock.errors import StoreError, StoreMissing, StoreMoved, StoreTooNew
 from stores.letters import letter, opened
 from waiting import HANG_SECONDS
@@ -56,8 +62,10 @@ async def test_what_cannot_be_opened_is_told_alike_by_thread_and_process(tmp_pat
     """Kind, words and facts of an error do not depend on who writes."""
     held = prepare and prepare(tmp_path)
     told = []
-    for apart in (False, True):
-        store = SqliteStore(f"sqlite:///{place.format(tmp_path)}", apart=apart, create=create, busy_seconds=0.05)
+    for separate in (False, True):
+        store = SqliteStore(
+            f"sqlite:///{place.format(tmp_path)}", separate_writer=separate, create=create, busy_seconds=0.05
+        )
         with pytest.raises(StoreError) as caught:
             await store.open()
         told.append((type(caught.value), str(caught.value), vars(caught.value), type(caught.value.__cause__)))
@@ -70,17 +78,17 @@ async def test_what_cannot_be_opened_is_told_alike_by_thread_and_process(tmp_pat
 
 async def test_a_letter_that_cannot_be_kept_fails_alone_and_alike(url, before):
     """Numbers that the wire has no room for, or only SQLite has none, are told like those that a thread was given."""
-    stores = SqliteStore(f"{url}.thread"), SqliteStore(url, apart=True)
+    stores = SqliteStore(f"{url}.thread"), SqliteStore(url, separate_writer=True)
     told = []
     for store in stores:
         await store.open()
         calls = [[letter()], [letter(seq=2**63)], [letter(seq=2**70)], [letter(flow="\udc80")], [letter()]]
         told.append(await asyncio.gather(*(store.add(call) for call in calls), return_exceptions=True))
-        assert store.counts() == {"waiting": 2}
+        assert store.statistics().counts == {"waiting": 2}
         await store.aclose()
 
     for error in told[0][1:4] + told[1][1:4]:
-        assert re.search(r"did not answer: a letter holds a value that SQLite cannot keep \(.+\)", str(error))
+        assert re.search(r"dead-letter store .+: a letter contains a value that SQLite cannot store \(.+\)", str(error))
     assert [each is None for each in told[1]] == [True, False, False, False, True]
 
 
@@ -101,31 +109,33 @@ def test_errors_mean_the_same_after_their_journey(tmp_path, error, code):
     if isinstance(error, sqlite3.Error) and code:
         error.sqlite_errorname = code
 
-    (message,) = cut(bytearray(framed(fault_of(error))))
-    arrived = error_of(msgpack.decode(message, type=Fault))
+    (message,) = split_frames(bytearray(encode_frame(serialize_error(error))))
+    arrived = deserialize_error(msgpack.decode(message, type=ErrorMessage))
 
-    assert str(trouble(arrived, "sqlite:///x", tmp_path / "x")) == str(trouble(error, "sqlite:///x", tmp_path / "x"))
+    assert str(to_store_error(arrived, "sqlite:///x", tmp_path / "x")) == str(
+        to_store_error(error, "sqlite:///x", tmp_path / "x")
+    )
     assert isinstance(error, type(arrived))
 
 
 @given(st.lists(st.binary(max_size=40), max_size=5), st.lists(st.integers(1, 30), min_size=1))
-def test_messages_arrive_whole_however_they_are_cut(messages, sizes):
+def test_messages_arrive_whole_however_they_are_split_frames(messages, sizes):
     """The line cuts bytes as it likes."""
-    stream = b"".join(framed(message) for message in messages)
+    stream = b"".join(encode_frame(message) for message in messages)
     held, found = bytearray(), []
     while stream:
         size = sizes[len(found) % len(sizes)]
         held += stream[:size]
         stream = stream[size:]
-        found += cut(held)
+        found += split_frames(held)
 
-    assert found == [framed(message)[4:] for message in messages]
+    assert found == [encode_frame(message)[4:] for message in messages]
     assert not held
 
 
 async def test_letters_larger_than_the_line_go_through_it(url):
     """Megabytes of several callers at once."""
-    store = await opened(url, apart=True)
+    store = await opened(url, separate_writer=True)
     calls = [[letter(seq=n, input=os.urandom(1 << 22)) for n in range(size)] for size in (1, 3, 2)]
     adding = [asyncio.ensure_future(store.add(call)) for call in calls]
     async with asyncio.timeout(HANG_SECONDS):
@@ -138,20 +148,20 @@ async def test_letters_larger_than_the_line_go_through_it(url):
 
 async def test_hundreds_of_callers_at_once_share_commits_in_the_process(url):
     """Whatever comes while one commit is under way makes the next ones."""
-    store = await opened(url, apart=True)
+    store = await opened(url, separate_writer=True)
     calls = [[letter(seq=n) for n in range(size % 7)] for size in range(700)]
 
     await asyncio.gather(*(store.add(call) for call in calls))
 
-    assert store.stored == sum(map(len, calls)) == store.counts()["waiting"]
-    assert store.commits < 10
+    assert store.statistics().stored == sum(map(len, calls)) == store.statistics().counts["waiting"]
+    assert store.statistics().commits < 10
     await store.aclose()
 
 
 async def test_a_file_whose_name_is_no_text_can_be_written(tmp_path):
     """Names of files are bytes."""
     name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.db")
-    store = await opened(f"sqlite:///{name}", apart=True)
+    store = await opened(f"sqlite:///{name}", separate_writer=True)
     await store.add([letter()])
     await store.aclose()
 
@@ -165,7 +175,7 @@ async def test_texts_of_classes_of_their_own_are_stored_as_texts(url):
         def __str__(self):
             return self.upper()
 
-    store, one = await opened(url, apart=True), letter(message=Loud("late"))
+    store, one = await opened(url, separate_writer=True), letter(message=Loud("late"))
     await store.add([one])
 
     found = await store.get(one.id)

@@ -14,31 +14,38 @@ import pytest
 from structlog.testing import capture_logs
 
 from penstock import Flow, from_iterable
-from penstock.deadletters import Filter, MemoryStore, Stores
-from penstock.deadletters.sqlite import SqliteStore
+from penstock.deadletters import DeadLetterQuery, MemoryStore, Stores
+from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.errors import StoreError, WriterEnded, WriterNotStarted
 from penstock.runtime import Run
 from penstock.sinks import Discard
 from stores.children import children_of, running
 from stores.letters import letter, opened
-from waiting import HANG_SECONDS, ending_async, until_async
+from waiting import HANG_SECONDS, ending_async, until, until_async
 
 PROGRAM = """
 import asyncio, sys, time
-from penstock.deadletters import Letter, make_store
+from penstock.deadletters import DeadLetter, create_store
 from penstock.ids import new_id, now
 
 async def main(url, then):
-    store = make_store(url, apart=True)
+    store = create_store(url, separate_writer=True)
     await store.open()
     facts = dict(flow="orders", run="r", step="s", type="T", message="m", input=b"{}", input_size=2)
-    await store.add([Letter(id=new_id(), seq=n, started_at=now(), failed_at=now(), **facts) for n in range(50)])
+    await store.add([DeadLetter(id=new_id(), seq=n, started_at=now(), failed_at=now(), **facts) for n in range(50)])
     print("added", flush=True)
     if then == "hang":
         time.sleep(3600)  # until it is killed
 
 asyncio.run(main(sys.argv[1], sys.argv[2]))
 """
+
+
+async def writing(url, **settings):
+    """An open store whose process has been started, by one letter."""
+    store = await opened(url, separate_writer=True, **settings)
+    await store.add([letter()])
+    return store
 
 
 def program(url, then, *flags):
@@ -51,7 +58,7 @@ def program(url, then, *flags):
 
 async def test_a_run_whose_writer_is_killed_again_and_again_loses_nothing_and_stores_nothing_twice(url, before):
     """The run goes on with the next process, and each failed element has exactly one letter."""
-    flow = Flow("f").window(512).map(lambda n: 1 // (n % 2)).dead_letters(SqliteStore(url, apart=True))
+    flow = Flow("f").window(512).map(lambda n: 1 // (n % 2)).dead_letters(SqliteStore(url, separate_writer=True))
     named, kills = [], 0
     async for result in flow.stream(from_iterable(range(20_000))):
         if result.dead_letter is None:
@@ -76,7 +83,7 @@ async def test_the_writer_gets_no_secrets(url, before, monkeypatch):
     monkeypatch.setenv("PENSTOCK_TOKEN", "secret")
     monkeypatch.setenv("SHOP_PASSWORD", "secret")
     monkeypatch.setenv("SQLITE_TMPDIR", "/tmp")
-    store = await opened(url, apart=True)
+    store = await writing(url)
 
     (pid,) = children_of() - before
     names = {line.partition(b"=")[0].decode() for line in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")}
@@ -88,7 +95,7 @@ async def test_the_writer_gets_no_secrets(url, before, monkeypatch):
 
 async def test_callers_hear_that_the_writer_ended_and_the_next_ones_get_another(url, before):
     """Letters that were under way fail with what happened and what will happen; the same letters go in afterwards."""
-    store, early, late = await opened(url, apart=True), letter(), letter()
+    store, early, late = await opened(url, separate_writer=True), letter(), letter()
     await store.add([early])
     (writer,) = children_of() - before
     os.kill(writer, signal.SIGSTOP)
@@ -101,14 +108,14 @@ async def test_callers_hear_that_the_writer_ended_and_the_next_ones_get_another(
     assert re.search(rf"letters at {url} ended \(signal 9\); it is started again", str(first))
     assert isinstance(first, WriterEnded)
     assert second is None
-    assert store.counts() == {"waiting": 2}
-    assert (store.commits, store.failures, store.stored) == (3, 1, 2)
+    assert store.statistics().counts == {"waiting": 2}
+    assert (store.statistics().commits, store.statistics().failures, store.statistics().stored) == (3, 1, 2)
     await store.aclose()
 
 
 async def test_a_writer_that_ends_while_nobody_waits_is_not_missed(url, before):
     """The next letters are stored by another one as if nothing had been; so is a look at what others have added."""
-    ours, theirs = await opened(url, refresh_seconds=0, apart=True), SqliteStore(url)
+    ours, theirs = await writing(url, refresh_seconds=0), SqliteStore(url)
     for add in (ours.add, None):
         (writer,) = children_of() - before
         os.kill(writer, signal.SIGKILL)
@@ -118,16 +125,16 @@ async def test_a_writer_that_ends_while_nobody_waits_is_not_missed(url, before):
     await theirs.open()
     await theirs.add([letter()])
 
-    await until_async(lambda: ours.counts() == {"waiting": 2})
+    await until_async(lambda: ours.statistics().counts == {"waiting": 3})
 
-    assert ours.failures == 0
+    assert ours.statistics().failures == 0
     await ours.aclose()
     await theirs.aclose()
 
 
 async def test_a_writer_that_is_killed_leaves_commits_whole(url, before):
     """Of a call that was under way either all letters are there or none, and adding them again makes them whole."""
-    store = await opened(url, apart=True)
+    store = await writing(url)
     (writer,) = children_of() - before
     call = [letter(input=b"x" * 10_000) for _ in range(2000)]
     adding = asyncio.ensure_future(store.add(call))
@@ -135,21 +142,22 @@ async def test_a_writer_that_is_killed_leaves_commits_whole(url, before):
     await until_async(lambda: log.exists() and log.stat().st_size > 1_000_000)  # a twentieth is written
     os.kill(writer, signal.SIGKILL)
     await asyncio.wait((adding,))
-    reader = await opened(url, apart=True)
-    found = reader.counts().get("waiting", 0)
+    reader = await opened(url, separate_writer=True)
+    found = reader.statistics().counts.get("waiting", 0)
     await reader.aclose()
 
     await store.add(call)
 
-    assert found in (0, 2000)
-    assert store.counts() == {"waiting": 2000}
+    assert found in (1, 2001)
+    assert store.statistics().counts == {"waiting": 2001}
     await store.aclose()
 
 
 async def test_a_cancelled_run_says_when_nobody_knows_whether_its_letters_are_stored(url, before):
     """Its elements are cancelled, and what the writer that ended had of them may be there all the same."""
-    stores = Stores(apart=True)
+    stores = Stores(separate_writer=True)
     store = await stores.get(url)
+    await store.add([letter()])
     (writer,) = children_of() - before
     os.kill(writer, signal.SIGSTOP)
     with capture_logs() as logs:
@@ -188,7 +196,7 @@ async def test_it_also_says_so_while_it_waits_for_the_next_try():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_writer_minds_no_signal_but_the_end_of_its_line(url, before, number):
     """A stop that reaches all processes of a service must not take the writer away while the others drain."""
-    store = await opened(url, apart=True)
+    store = await writing(url)
     writers = children_of() - before
     for pid in writers:
         os.kill(pid, number)
@@ -215,7 +223,7 @@ async def test_no_writer_stays_when_its_parent_is_killed(url):
 
 async def test_a_program_that_does_not_close_its_store_ends_in_silence(url):
     """Nor does a program that just ends leave a writer, a complaint or a wait behind."""
-    async with ending_async(await program(url, "end", "-W", "error")) as process, asyncio.timeout(HANG_SECONDS):
+    async with ending_async(await program(url, "end")) as process, asyncio.timeout(HANG_SECONDS):
         said = await process.communicate()
 
     assert (process.returncode, *said) == (0, b"added\n", b"")
@@ -225,32 +233,31 @@ def test_a_store_that_outlives_its_event_loop_lets_its_writer_go(url, before):
     """A loop that is closed without `aclose` leaves no process behind once nobody holds the store."""
 
     async def leave_open():
-        await (await opened(url, apart=True)).add([letter()])
+        await (await opened(url, separate_writer=True)).add([letter()])
 
     asyncio.run(leave_open())
     gc.collect()
 
-    assert children_of() == before
+    until(lambda: not any(map(running, children_of() - before)))
 
 
 async def test_closing_leaves_no_process_descriptor_or_thread_behind(url, before):
-    """`aclose` waits until the writer has ended, and reaps it; storing needed no thread here."""
-    await (await opened(url, apart=True)).aclose()  # what is imported or made once is there
+    """`aclose` waits until the writer has ended, and reaps it."""
+    await (await writing(url)).aclose()  # what is imported or made once is there
     descriptors, threads, tasks = os.listdir("/proc/self/fd"), threading.enumerate(), asyncio.all_tasks()
-    store = await opened(url, apart=True)
-    await store.add([letter()])
-    assert threading.enumerate() == threads
+    store = await writing(url)
 
     await store.aclose()
 
     assert children_of() == before
     assert os.listdir("/proc/self/fd") == descriptors
-    assert (threading.enumerate(), asyncio.all_tasks()) == (threads, tasks)
+    assert asyncio.all_tasks() == tasks
+    await until_async(lambda: set(threading.enumerate()) <= set(threads))
 
 
 async def test_a_writer_that_does_not_leave_is_killed(url, before):
     """Closing has an end, whatever the process does."""
-    store = await opened(url, busy_seconds=0, apart=True)
+    store = await writing(url, busy_seconds=0)
     (writer,) = children_of() - before
     os.kill(writer, signal.SIGSTOP)
 
@@ -262,7 +269,7 @@ async def test_a_writer_that_does_not_leave_is_killed(url, before):
 
 async def test_a_commit_that_hangs_does_not_hold_up_the_close(url, before):
     """What was under way is told as in doubt, and what had not begun is cancelled."""
-    store = await opened(url, busy_seconds=0, apart=True)
+    store = await writing(url, busy_seconds=0)
     (writer,) = children_of() - before
     os.kill(writer, signal.SIGSTOP)
     under_way, not_begun = store.add([letter() for _ in range(512)]), store.add([letter()])
@@ -277,23 +284,23 @@ async def test_a_commit_that_hangs_does_not_hold_up_the_close(url, before):
 
 async def test_a_writer_that_does_not_answer_is_replaced(url, before, monkeypatch):
     """So a disk that hung once holds up nobody for ever, and the letters are stored once."""
-    monkeypatch.setattr("penstock.deadletters.apart.ANSWER_SECONDS", 0.0)
-    store = await opened(url, busy_seconds=0, apart=True)  # patience: two seconds
+    monkeypatch.setattr("penstock.deadletters.sqlite.writer_process.REPLY_SECONDS", 0.0)
+    store = await writing(url, busy_seconds=0)  # timeout: two seconds
     (writer,) = children_of() - before
     os.kill(writer, signal.SIGSTOP)
     call = [letter() for _ in range(10)]
 
-    with pytest.raises(WriterEnded, match="did not answer for 2 s"):
+    with pytest.raises(WriterEnded, match="no reply for 2 s, killed"):
         await store.add(call)
     await store.add(call)
 
-    assert store.counts() == {"waiting": 10}
+    assert store.statistics().counts == {"waiting": 11}
     await store.aclose()
 
 
 async def test_a_writer_has_a_session_of_its_own(url, before):
     """Ctrl-C on a terminal goes to all of a session: the writer would end before what is to be drained."""
-    store = await opened(url, apart=True)
+    store = await writing(url)
     (writer,) = children_of() - before
 
     assert os.getsid(writer) == writer
@@ -304,7 +311,7 @@ async def test_a_writer_that_is_started_again_writes_to_the_same_file(tmp_path, 
     """Wherever the program has gone meanwhile, and whatever it put into its path."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
-    store = await opened("sqlite:///letters.db", apart=True)
+    store = await opened("sqlite:///letters.db", separate_writer=True)
     await store.add([letter(seq=1)])
     for pid in children_of() - before:
         os.kill(pid, signal.SIGKILL)
@@ -314,66 +321,121 @@ async def test_a_writer_that_is_started_again_writes_to_the_same_file(tmp_path, 
 
     await store.add([letter(seq=2)])
 
-    assert [one.seq for one in (await store.page(Filter())).letters] == [1, 2]
+    assert [one.seq for one in (await store.page(DeadLetterQuery())).letters] == [1, 2]
+    await store.aclose()
+
+
+async def test_no_process_is_started_before_the_first_letter(url, before):
+    """Opening, reading, checking and a run without failures need none; the first failed element does."""
+    store = await opened(url, separate_writer=True, refresh_seconds=0)
+    flow = Flow("f").map(lambda n: 1 // n).dead_letters(store)
+
+    summary = await flow.start(from_iterable([1, 2]), Discard()).finished
+    await store.page(DeadLetterQuery())
+    assert store.problem() is None
+    await asyncio.sleep(0.05)  # the check that this has started
+    assert (summary.ok, store.statistics().counts) == (2, {})
+    assert children_of() == before
+
+    assert (await flow.start(from_iterable([0]), Discard()).finished).failed == 1
+    assert len(children_of() - before) == 1
+    await store.aclose()
+    assert children_of() == before
+
+
+async def test_letters_that_were_there_before_are_counted_when_the_process_starts(url, before):
+    """The process takes over the counts of the thread, and counts anew after a crash."""
+    store = await opened(url)
+    await store.add([letter(), letter(state="parked")])
+    await store.aclose()
+
+    store = await writing(url)
+    assert store.statistics().counts == {"waiting": 2, "parked": 1}
+    for pid in children_of() - before:
+        os.kill(pid, signal.SIGKILL)
+    await until_async(lambda: children_of() == before)
+    await store.add([letter()])
+
+    assert store.statistics().counts == {"waiting": 3, "parked": 1}
     await store.aclose()
 
 
 async def test_an_opening_that_is_cancelled_leaves_nothing_behind(url, before):
-    """Whoever gives up waiting for the start need not close anything."""
-    opening = asyncio.ensure_future(opened(url, apart=True))
-    await until_async(lambda: children_of() != before)
+    """A caller that stops waiting need not close anything."""
+    threads = threading.enumerate()
+    opening = asyncio.ensure_future(opened(url, separate_writer=True))
+    await asyncio.sleep(0)
     opening.cancel()
     await asyncio.wait((opening,))
 
     assert opening.cancelled()
     assert children_of() == before
+    for thread in {one for one in threading.enumerate() if one.name.startswith("dead letters")} - set(threads):
+        thread.join(HANG_SECONDS)
+        assert not thread.is_alive()
+
+
+async def test_closing_while_the_process_starts_finishes_what_was_added(url, before):
+    """A letter handed over before `aclose` is stored, though its process has not been started yet."""
+    store = await opened(url, separate_writer=True)
+    adding = store.add([letter()])
+    await store.aclose()
+    await adding
+
+    assert children_of() == before
+    store = await opened(url)
+    assert store.statistics().counts == {"waiting": 1}
+    await store.aclose()
+
+
+async def test_a_close_that_is_cancelled_while_the_process_starts_leaves_nothing_behind(url, before):
+    """The letter is stored or its caller is told that it may not be."""
+    store = await opened(url, separate_writer=True)
+    adding = store.add([letter()])
+    closing = asyncio.ensure_future(store.aclose())
+    await until_async(lambda: store._committer._backend._process is not None)
+    closing.cancel()
+    await asyncio.wait((closing,))
+
+    async with asyncio.timeout(HANG_SECONDS):
+        await asyncio.gather(adding, return_exceptions=True)
+    await until_async(lambda: children_of() == before)
 
 
 @pytest.mark.parametrize(
     ("python", "words"),
     [
-        ("/bin/false", r"cannot be started: it ended before it was ready \(exit code 1\); standard error says why"),
-        ("/bin/none", r"cannot be started: No such file or directory \(/bin/none\); look at the limits"),
+        ("/bin/false", r"cannot be started: it ended before it was ready \(exit code 1\); see standard error"),
+        ("/bin/none", r"cannot be started: No such file or directory \(/bin/none\)"),
     ],
 )
 async def test_a_writer_that_cannot_start_is_a_store_error_with_a_way_out(url, before, monkeypatch, python, words):
-    """Both at the start of the service and later, when one has ended: then the letters are tried again."""
-    store = await opened(url, apart=True)
+    """Both with the first letter and after a crash: then the letters are tried again."""
+    store, other = await writing(url), await opened(url, separate_writer=True)
     for pid in children_of() - before:
         os.kill(pid, signal.SIGKILL)
     await until_async(lambda: children_of() == before)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", python)
-        with pytest.raises(WriterNotStarted, match=words):
-            await opened(url, apart=True)
-        with pytest.raises(WriterNotStarted, match=words):
-            await store.add([letter()])
+        for one in (store, other):
+            with pytest.raises(WriterNotStarted, match=words):
+                await one.add([letter()])
     await store.add([letter()])
+    await other.add([letter()])
 
-    assert store.counts() == {"waiting": 1}
-    assert store.failures == 1
+    assert other.statistics().counts == {"waiting": 3}
+    assert (store.statistics().failures, other.statistics().failures) == (1, 1)
     await store.aclose()
+    await other.aclose()
     assert children_of() == before
 
 
-@pytest.mark.parametrize(("name", "value"), [("executable", ""), ("frozen", True)])
-async def test_where_no_python_can_be_started_a_thread_writes(url, before, monkeypatch, name, value):
-    """A frozen program that starts `sys.executable` starts itself."""
-    monkeypatch.setattr(sys, name, value, raising=False)
-    store = await opened(url, apart=True)
-    await store.add([letter()])
-
-    assert children_of() == before
-    assert store.counts() == {"waiting": 1}
-    await store.aclose()
-
-
-async def test_stores_pass_the_wish_on(url, before):
-    """Of all stores that `Stores(apart=True)` opens, each that writes to a file has one process."""
-    stores = Stores(apart=True)
-    await stores.get("memory")
-    await stores.get(url)
-    await stores.get(url)
+async def test_stores_share_one_process_for_each_file(url, before):
+    """Of all stores that `Stores(separate_writer=True)` opens, each that writes to a file has one process."""
+    stores = Stores(separate_writer=True)
+    for name in ("memory", url, url):
+        await (await stores.get(name)).add([letter()])
 
     assert len(children_of() - before) == 1
     await stores.aclose()
+    assert children_of() == before
