@@ -352,7 +352,7 @@ def test_a_lock_that_stays_ends_the_run_and_fails_no_element(tmp_path: Path) -> 
     )
     assert seconds == pytest.approx(LOCK_SECONDS)
     assert waits(logs) == [("sink.waiting", 0), ("sink.waiting", 10)]
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["run.broke"]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["run.failed"]
     assert path.read_bytes() == b""
 
 

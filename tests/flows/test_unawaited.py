@@ -36,7 +36,7 @@ async def deaf() -> None:
 class Deaf(MemoryStore):
     """Breaks late at one of its three: `open`, `add`, `aclose`."""
 
-    patience = 1.0
+    timeout = 1.0
 
     def __init__(self, at: str) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ def test_the_log_says_in_the_end_whether_uncertain_letters_are_stored(breaks: bo
     """Who was told that nobody knows is told again when it is known."""
 
     class Slow(MemoryStore):
-        patience = 1.0
+        timeout = 1.0
 
         async def add(self, letters: Sequence[DeadLetter]) -> None:
             await asyncio.sleep(LATE)

@@ -105,7 +105,7 @@ flow = Flow("locking").map(lock).to(FileOutlet("{0}"))
 def test_a_lock_that_stays_ends_the_response_as_failed(serve: Serve, env: dict[str, str], tmp_path: Path) -> None:
     """With the sentence in the end record, and no dead letters; the service goes on."""
     (tmp_path / "locking.py").write_text(LOCKING.format(tmp_path / "out.ndjson"))
-    server = serve("locking:flow", env=env, excused=("run.broke",))
+    server = serve("locking:flow", env=env, excused=("run.failed",))
 
     sent = server.ask("POST", "/locking/bulk", b"1\n2\n", Content_Type=NDJSON)
 
