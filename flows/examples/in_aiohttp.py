@@ -21,7 +21,7 @@ async def shares(request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     run = request.app[SUPERVISOR].start(FLOW, ndjson(request.content.iter_any()), Lines(response.write))
     summary = await run.finished
-    if summary.reason != "left":
+    if summary.reason != "disconnected":
         await response.write(json.dumps({"end": summary.reason, "ok": summary.ok}).encode() + b"\n")
     return response
 

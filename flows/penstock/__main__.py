@@ -1,7 +1,7 @@
-"""`python -m penstock` is `penstock`."""
+"""Run the command line with `python -m penstock`."""
 
 import sys
 
-from penstock.cli import main
+from penstock.cli.main import main
 
 sys.exit(main())

@@ -9,6 +9,8 @@ from typing import Any, cast
 
 import msgspec
 
+from penstock.support.text import sanitize
+
 _encoder = msgspec.json.Encoder(enc_hook=repr)
 
 UNSHOWN = b'"[cannot be written as JSON]"'
@@ -33,9 +35,8 @@ def _tried(value: Any) -> bytes | None:
     try:
         return _encoder.encode(value)
     except Exception:  # lone surrogates, keys that are no texts
-        # Python's own encoder escapes lone surrogates, and its decoder takes them back.
         with suppress(Exception):  # what goes round in circles or too deep; a repr that raises
-            return json.dumps(value, default=repr, skipkeys=True).encode()
+            return sanitize(json.dumps(value, ensure_ascii=False, default=repr, skipkeys=True)).encode()
     return None
 
 
@@ -49,3 +50,12 @@ def as_json_texts(values: Sequence[Any]) -> list[str]:
     if len(texts) != len(values) + 1:
         return [as_json(value).decode() for value in values]
     return texts[:-1]
+
+
+def json_key(key: Any) -> str | int | float | None:
+    """Convert a key to a value of a result line or dead letter: text or a number, else None."""
+    if type(key) is int:
+        return key
+    if isinstance(key, str):
+        return sanitize(key)
+    return key if isinstance(key, int | float) else None

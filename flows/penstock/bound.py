@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from penstock.services import Service
-from penstock.services.web import Call
+from penstock.services.http_service import HttpRequestSpec
 from penstock.steps import NamedStep, walk
 
 
@@ -74,7 +74,7 @@ def _part_of(step: NamedStep, held: int) -> Part | None:
         case "step":
             return Part(step.name, step.options["max_parts"], 0, "max_parts of an operator of your own", (step.name,))
         case "map_async" | "enrich" | "batch":
-            limited = [service for service in step.services if isinstance(service.function, Call)]
+            limited = [service for service in step.services if isinstance(service.function, HttpRequestSpec)]
             size = sum(held * limit_of(service) for service in limited)
             names = tuple(service.name for service in step.services if service not in limited)
             why = f"an answer for each of {held}" if limited else "answers of functions"
@@ -86,4 +86,4 @@ def _part_of(step: NamedStep, held: int) -> Part | None:
 def limit_of(service: Service) -> int:
     """Bytes that an answer of a service over HTTP may have."""
     call = service.function
-    return call.limit if isinstance(call, Call) else 0
+    return call.limit if isinstance(call, HttpRequestSpec) else 0

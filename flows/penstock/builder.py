@@ -14,7 +14,7 @@ from reactivex import Observable
 from penstock import operators
 from penstock.element import Step
 from penstock.errors import FlowError
-from penstock.fields import fields_of, nearest
+from penstock.fields import field_hint, fields_of
 from penstock.operators.each import name_of
 from penstock.operators.stage import service_for
 from penstock.operators.through import MAX_PARTS as THROUGH_PARTS
@@ -183,7 +183,7 @@ class Builder(Generic[A]):
                 raise FlowError(
                     f"enrich in flow {self.name} has no field {key!r} to put the answer in; "
                     f"give {getattr(self.item, '__name__', self.item)} that field, or pass merge="
-                    f"{nearest(key, fields)}"
+                    f"{field_hint(key, fields)}"
                 )
         asked = {key: _service(key, key, service) for key, service in named.items()}
         return self.with_step("enrich", name, services=asked, merge=merge)
@@ -329,7 +329,7 @@ def _service(
     if not isinstance(call, Service) and not callable(call):
         raise FlowError(f"{name or default} has to be a function or a Service, got {call!r}")
     service = service_for(call, name, step=default, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
-    if getattr(service.function, "for_many", many) is not many:
+    if getattr(service.function, "is_batch", many) is not many:
         told = "one value; ask it with map_async or enrich" if many else "many values at once; ask it with batch"
         raise FlowError(f"service {service.name} answers for {told}")
     return service

@@ -62,14 +62,14 @@ class Failure(Struct, frozen=True, gc=False):
             type(error).__name__,
             message_of(error),
             attempts,
-            _sendable(f"{type(cause).__name__}: {describe(cause)}") if cause else None,
+            f"{type(cause).__name__}: {describe(cause)}"[:MESSAGE_LIMIT] if cause else None,
         )
 
     @classmethod
     def rejected(cls, step: str, type: str, message: str, cause: BaseException | None = None) -> Failure:
         """The failure of an element that a step rejects, without an exception of that type."""
-        because = f"{cause.__class__.__name__}: {describe(cause)}" if cause else None
-        return cls(step, type, _sendable(message), cause=because and _sendable(because))
+        because = f"{cause.__class__.__name__}: {describe(cause)}"[:MESSAGE_LIMIT] if cause else None
+        return cls(step, type, message[:MESSAGE_LIMIT], cause=because)
 
 
 UNKNOWN = Failure("?", "?", "?")
@@ -173,14 +173,8 @@ class Family(Struct, eq=False):
 
 
 def message_of(error: BaseException) -> str:
-    """What an error says, as it can be stored, sent and printed: UTF-8, of at most `MESSAGE_LIMIT` characters."""
-    return _sendable(describe(error))
-
-
-def _sendable(text: str) -> str:
-    """A text cut to its limit, without halves of surrogate pairs, which no UTF-8 can hold."""
-    text = text[:MESSAGE_LIMIT]
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    """Return the message of an error, cut to `MESSAGE_LIMIT` characters."""
+    return describe(error)[:MESSAGE_LIMIT]
 
 
 Elements: TypeAlias = list[Element[T]]

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+SERVICE_MESSAGE_LIMIT = 500
+"""Characters of a service's error message that are kept: the message is not ours, and becomes part of an error."""
+
 
 class PenstockError(Exception):
     """The root of the tree."""
@@ -410,6 +413,25 @@ class OutputRefused(PenstockError):
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"the output {path} cannot be used: {reason}")
         self.path = path
+        self.reason = reason
+
+
+class GraphvizMissing(PenstockError):
+    """An image of a flow needs Graphviz, which is not installed."""
+
+    def __init__(self, format: str) -> None:
+        super().__init__(
+            f"--format {format} needs Graphviz: install it (apt-get install graphviz, brew install graphviz) "
+            "or use --format mermaid"
+        )
+        self.format = format
+
+
+class GraphvizFailed(PenstockError):
+    """Graphviz did not draw an image."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"Graphviz failed: {reason}")
         self.reason = reason
 
 

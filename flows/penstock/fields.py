@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
 import msgspec
+
+from penstock.support.text import suggest
 
 _NAME = r"[^.*\[\]\s](?:[^.*\[\]]*[^.*\[\]\s])?"
 FIELD = rf"{_NAME}(?:\.{_NAME})*"
@@ -38,8 +39,8 @@ def type_trouble(item: Any) -> str | None:
     return None
 
 
-def nearest(name: str, names: list[str]) -> str:
-    """What a mistyped name may have meant, and what there is."""
-    close = get_close_matches(name, names, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint} (fields: {', '.join(names)})"
+def field_hint(name: str, fields: list[str]) -> str:
+    """Return the end of a message about an unknown field: the one that was meant, and all that there are."""
+    meant = suggest(name, fields)
+    hint = f"; did you mean {meant!r}?" if meant else ""
+    return f"{hint} (fields: {', '.join(fields)})"

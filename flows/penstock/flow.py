@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property
 from re import fullmatch
 from typing import Any, TypeVar, cast
@@ -17,10 +16,10 @@ from reactivex import Observable
 from penstock import operators, window
 from penstock.bound import Bound, bound_of
 from penstock.builder import A, Builder, Otherwise, When
-from penstock.deadletters import Store, check_store
+from penstock.deadletters import DeadLetterStore, validate_store_url
 from penstock.element import Element
 from penstock.errors import FlowError, RunError
-from penstock.fields import FIELD, fields_of, nearest, type_trouble
+from penstock.fields import FIELD, field_hint, fields_of, type_trouble
 from penstock.hosting import Serving, Worker
 from penstock.outlets import Outlet
 from penstock.runtime.plan import Plan
@@ -31,6 +30,7 @@ from penstock.services import Service
 from penstock.sinks import Outcomes, Result, Sink
 from penstock.sources import Source
 from penstock.steps import NamedStep, walk
+from penstock.support.text import suggest
 
 __all__ = ["Flow", "Otherwise", "Serving", "When", "Worker"]
 
@@ -53,7 +53,7 @@ class Flow(Builder[A]):
     elements: int = window.ELEMENTS
     bytes: int = window.BYTES
     steps: tuple[NamedStep, ...] = field(default=(), kw_only=True)
-    store: str | Store | None = field(default=None, kw_only=True)
+    store: str | DeadLetterStore | None = field(default=None, kw_only=True)
     redacted: tuple[str, ...] = field(default=(), kw_only=True)
     """Fields that dead letters do not keep, as paths: `card.number`."""
     ordered: bool = field(default=False, kw_only=True)
@@ -81,7 +81,7 @@ class Flow(Builder[A]):
             )
         fields = fields_of(self.item)
         if self.key is not None and fields is not None and self.key not in fields:
-            raise FlowError(f"flow {self.name} has no field {self.key!r} for its key{nearest(self.key, fields)}")
+            raise FlowError(f"flow {self.name} has no field {self.key!r} for its key{field_hint(self.key, fields)}")
 
     def window(self, elements: int, bytes: int | None = None) -> Flow[A]:
         """The same flow with another window."""
@@ -91,14 +91,14 @@ class Flow(Builder[A]):
         """Continue with steps that are written down once and used by many flows: a function from flow to flow."""
         return steps(self)
 
-    def dead_letters(self, store: str | Store, *, redact: Iterable[str] = ()) -> Flow[A]:
+    def dead_letters(self, store: str | DeadLetterStore, *, redact: Iterable[str] = ()) -> Flow[A]:
         """Keep what failed in a store, given by its URL or itself. This ends the description.
 
         `redact` names fields that letters do not keep, as paths: `card.number`. Raises `FlowError` for a URL that
         names no store.
         """
         if isinstance(store, str):
-            check_store(store)  # a URL that names no store is to be said now
+            validate_store_url(store)  # a URL that names no store is to be said now
         elif not hasattr(store, "add"):
             raise FlowError(f"dead letters of flow {self.name} need a store, such as 'sqlite:///FILE', got {store!r}")
         if isinstance(redact, str):
@@ -216,7 +216,7 @@ class Flow(Builder[A]):
             if summary.error is not None:
                 raise RunError(summary.error)
         finally:
-            run.abort("left")
+            run.abort("disconnected")
             await run.finished
 
     @property
@@ -260,6 +260,6 @@ def _check_known(flow: str, kind: str, names: Iterable[str], known: Iterable[str
     known = list(known)
     for name in names:
         if name not in known:
-            close = get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known) or 'none'}"
+            meant = suggest(name, known)
+            hint = f"did you mean {meant!r}?" if meant else f"it has {', '.join(known) or 'none'}"
             raise FlowError(f"flow {flow} has no {kind} {name!r}; {hint}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
-from penstock.deadletters import Store
+from penstock.deadletters import DeadLetterStore
 from penstock.errors import ElementError
 from penstock.flow import Flow
 from penstock.services import MAX_IN_FLIGHT, NONE, Service
@@ -79,7 +79,7 @@ def _service(name: str, call: Callable[[Order], Any], max_in_flight: int) -> Ser
 def orders_flow(
     pricing: Service | Callable[[Order], Any] | None = None,
     inventory: Service | Callable[[Order], Any] | None = None,
-    dead_letters: str | Store | None = None,
+    dead_letters: str | DeadLetterStore | None = None,
 ) -> Flow[Order]:
     """The flow that is served by default. Without services of your own it uses the simulated ones."""
     flow = Flow("orders", Order, key="orderId").enrich(

@@ -1,26 +1,29 @@
-"""Settings: defaults, then a file, then `PENSTOCK_…` variables, then flags. Each is described once, here."""
+"""The settings of `penstock serve`: from defaults, a file, `PENSTOCK_*` variables and options, later ones winning."""
 
 from __future__ import annotations
 
-import argparse
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
+
+import click
 
 from penstock.errors import PenstockError
+from penstock.support.text import suggest
 
 
 class SettingsError(PenstockError):
-    """A setting cannot be what it was set to."""
+    """A setting has an invalid value, or no such setting exists."""
 
 
-ENDLESS = 10**9
-"""No number is larger: nothing here is meant to be without end."""
+F = TypeVar("F", bound=Callable[..., Any])
 
+
+MAX_NUMBER = 10**9
+"""The maximum of all settings that have no lower one, so that nothing is unlimited."""
 
 _LINK = re.compile(r"(tcp|udp|sctp)://")
 _OF_SERVICE = re.compile(r"PENSTOCK_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
@@ -30,23 +33,23 @@ def setting(
     default: Any,
     help: str,
     *,
-    least: float = 0,
-    most: float = ENDLESS,
+    min: float = 0,
+    max: float = MAX_NUMBER,
     choices: tuple[str, ...] = (),
     flag: bool = True,
     check: Callable[[str], object] | None = None,
 ) -> Any:
-    """A field of `Settings`: its default, what it means, its bounds, and whether it may be given as a flag.
+    """Make a field of `Settings`. `flag`: it may be given as an option.
 
-    `check` raises `ValueError` or `PenstockError` for a text that cannot be meant.
+    `check` raises `ValueError` or `PenstockError` for an invalid text.
     """
-    about = {"help": help, "least": least, "most": most, "choices": choices, "flag": flag, "check": check}
-    return field(default=default, metadata=about)
+    metadata = {"help": help, "min": min, "max": max, "choices": choices, "flag": flag, "check": check}
+    return field(default=default, metadata=metadata)
 
 
 def _check_host(host: str) -> None:
     if not host.strip():
-        raise ValueError("has to name an address; 0.0.0.0 stands for all of this machine")
+        raise ValueError("expected an address; 0.0.0.0 means all addresses of this machine")
     if re.search(r"\s", host):
         raise ValueError("expected the name or the address of a host, without spaces")
 
@@ -57,16 +60,16 @@ def _check_token(token: str) -> None:
 
 
 def _check_store(url: str) -> None:
-    from penstock.deadletters import check_store  # imported late, as below: help has no use for it
+    from penstock.deadletters import validate_store_url  # imported late: --help does not need it
 
-    check_store(url)
+    validate_store_url(url)
 
 
 def _check_address(url: str) -> None:
-    from penstock.services.address import Address
+    from penstock.services.url_template import UrlTemplate
 
     if url:
-        Address(url)
+        UrlTemplate(url)
 
 
 _HOST_NAME = re.compile(r"[a-z0-9._~-]+|[0-9a-f:.]+")
@@ -74,12 +77,12 @@ _ORIGIN = re.compile(r"(https?)://([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a setting that is a list: separated by commas or spaces, in lower case."""
+    """Split a setting that is a list at commas and spaces, in lower case."""
     return text.lower().replace(",", " ").split()
 
 
 def origin_of(text: str) -> str:
-    """An origin as browsers send it, without the default port of its scheme. Raises `ValueError`."""
+    """Return an origin as browsers send it, without the default port of its scheme. Raises `ValueError`."""
     found = _ORIGIN.fullmatch(text)
     if found is None or int(found[3] or 0) > 65535:
         raise ValueError(f"expected origins such as https://app.example.com, separated by commas, got {text!r}")
@@ -101,51 +104,58 @@ def _check_hosts(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How `penstock serve` works. Times are in seconds, sizes in bytes."""
+    """The settings of `penstock serve`. Times are in seconds, sizes in bytes."""
 
-    host: str = setting("127.0.0.1", "address to listen on", check=_check_host)
-    port: int = setting(8080, "port to listen on; 0 takes a free one", most=65535)
+    host: str = setting("127.0.0.1", "Address to listen on", check=_check_host)
+    port: int = setting(8080, "Port to listen on; 0 takes a free one", max=65535)
     dead_letters: str = setting(
-        "sqlite:///penstock.db", "where failed orders are kept: sqlite:///FILE or memory:", check=_check_store
+        "sqlite:///penstock.db", "Dead-letter store: sqlite:///FILE or memory:", check=_check_store
     )
-    window: int = setting(256, "elements that one run may have in flight", least=1)
-    window_bytes: int = setting(16 * 1024 * 1024, "bytes of input that one run may have in flight", least=1)
-    max_in_flight: int = setting(256, "calls that each service of the orders flow may have in flight", least=1)
-    max_runs: int = setting(100, "bulk streams that may be open at once; more get 503", least=1)
-    workers: int = setting(2, "background workers (A, B, …); 0 for none")
-    worker_orders: int = setting(20, "orders that each worker makes", least=1)
-    worker_every: float = setting(0.0, "seconds between two runs of a worker; 0 runs it once")
-    latency_scale: float = setting(1.0, "multiplies the latency of the simulated services; 0 for none")
+    window: int = setting(256, "Maximum elements in flight per run", min=1)
+    window_bytes: int = setting(16 * 1024 * 1024, "Maximum bytes of input in flight per run", min=1)
+    max_in_flight: int = setting(256, "Maximum calls in flight per service of the orders flow", min=1)
+    max_runs: int = setting(100, "Maximum open bulk streams; more requests get 503", min=1)
+    workers: int = setting(2, "Background workers of the orders flow (A, B, ...); 0 starts no workers of any flow")
+    worker_orders: int = setting(20, "Orders that each worker generates", min=1)
+    worker_every: float = setting(0.0, "Seconds between two runs of a worker; 0 runs it once")
+    latency_scale: float = setting(1.0, "Factor of the latency of the simulated services; 0 for none")
     pricing_url: str = setting(
-        "", "pricing service, such as http://127.0.0.1:8081/prices/{orderId}", check=_check_address
+        "", "URL of the pricing service, such as http://127.0.0.1:8081/prices/{orderId}", check=_check_address
     )
     inventory_url: str = setting(
-        "", "inventory service, such as http://127.0.0.1:8081/stock/{orderId}", check=_check_address
+        "", "URL of the inventory service, such as http://127.0.0.1:8081/stock/{orderId}", check=_check_address
     )
-    service_timeout: float = setting(10.0, "seconds that one attempt at a service may take", least=0.001)
-    stall: float = setting(30.0, "seconds without progress after which a stream is ended", least=0.1)
-    min_rate: float = setting(16.0, "bytes a second that count as progress; 0 lets any byte count")
-    grace: float = setting(10.0, "seconds that open runs have to finish after SIGTERM")
-    hard: float = setting(5.0, "seconds after that until the process exits, stuck or not")
-    max_line: int = setting(1024 * 1024, "bytes that one line may have", least=16)
-    max_body: int = setting(2 * 1024 * 1024, "bytes that a JSON body, or an answer in one piece, may have", least=16)
-    max_count: int = setting(1_000_000, "sample orders that one GET may ask for", least=1)
-    max_header: int = setting(8190, "bytes that a request line, or one header, may have", least=256)
-    keep_alive: float = setting(75.0, "seconds that an idle connection, or a slow header, is waited for", least=1)
-    send_buffer: int = setting(64 * 1024, "bytes that the kernel may hold for a slow reader", least=4096)
-    log_level: str = setting("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
-    log_format: str = setting("auto", "auto: console on a terminal, else JSON", choices=("auto", "json", "console"))
-    allow_put: str = setting("yes", "whether PUT /flows/NAME brings flows, which run code here", choices=("yes", "no"))
+    service_timeout: float = setting(10.0, "Timeout of one service call, in seconds", min=0.001)
+    stall_timeout: float = setting(30.0, "Seconds without progress after which a stream is ended", min=0.1)
+    min_rate: float = setting(16.0, "Bytes per second that count as progress; 0: any byte counts")
+    grace_period: float = setting(10.0, "Seconds that open runs have to finish after SIGTERM")
+    exit_timeout: float = setting(5.0, "Seconds after the grace period until the process exits, stuck or not")
+    max_line: int = setting(1024 * 1024, "Maximum bytes of a line", min=16)
+    max_body: int = setting(2 * 1024 * 1024, "Maximum bytes of a JSON request or response body", min=16)
+    max_count: int = setting(1_000_000, "Maximum samples of a GET request", min=1)
+    max_header: int = setting(8190, "Maximum bytes of a request line or a header", min=256)
+    keep_alive: float = setting(75.0, "Timeout of idle connections and of slow headers, in seconds", min=1)
+    send_buffer: int = setting(64 * 1024, "Bytes that the kernel may buffer for a slow reader", min=4096)
+    log_level: str = setting("info", "Lowest level that is logged", choices=("debug", "info", "warning", "error"))
+    log_format: str = setting(
+        "auto", "Log format; auto: console on a terminal, else JSON", choices=("auto", "json", "console")
+    )
+    allow_deployments: str = setting(
+        "yes", "Whether PUT /flows/NAME is accepted; its flows can run code here", choices=("yes", "no")
+    )
     allowed_hosts: str = setting(
         "",
-        "host names that requests may be for, comma-separated; local ones when listening locally, else any",
+        "Host names that requests may have, comma-separated; if empty: local names when listening locally, else any",
         check=_check_hosts,
     )
     allowed_origins: str = setting(
-        "", "other origins whose web pages may send requests (CORS), comma-separated", check=_check_origins
+        "", "Other origins whose web pages may send requests (CORS), comma-separated", check=_check_origins
     )
     token: str = setting(
-        "", "bearer token for dead letters and PUT; only by PENSTOCK_TOKEN or file", flag=False, check=_check_token
+        "",
+        "Bearer token for dead letters and PUT; only by PENSTOCK_TOKEN or file",
+        flag=False,
+        check=_check_token,
     )
 
     def __repr__(self) -> str:
@@ -153,22 +163,25 @@ class Settings:
         return f"Settings({shown})"
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for every setting; one that is not given stays out of the result."""
-    parser.add_argument("--config", metavar="FILE", help="TOML file with settings (also PENSTOCK_CONFIG)")
-    for f in fields(Settings):
+def settings_options(command: F) -> F:
+    """Add the option `--config` and an option for every setting to a command. Options that are not given are None."""
+    types = get_type_hints(Settings)
+    for f in reversed(fields(Settings)):
         if f.metadata["flag"]:
-            shown = repr(f.default) if f.default == "" else f.default
-            parser.add_argument(
+            choices = f.metadata["choices"]
+            default = "" if f.default == "" else f"default {f.default}; "
+            command = click.option(
                 f"--{f.name.replace('_', '-')}",
-                default=argparse.SUPPRESS,
-                metavar=_metavar(f.name, f.metadata["choices"]),
-                help=f"{f.metadata['help']} (default {shown}; PENSTOCK_{f.name.upper()})",
-            )
+                type=click.Choice(choices) if choices else str,  # `load_settings` converts the text
+                metavar=None if choices else _metavar(f.name, types[f.name]),
+                help=f"{f.metadata['help']} ({default}PENSTOCK_{f.name.upper()}).",
+            )(command)
+    file = click.Path(readable=False, path_type=str)
+    return click.option("--config", metavar="FILE", type=file, help="TOML file of settings (PENSTOCK_CONFIG).")(command)
 
 
 def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
-    """Settings from all places, later ones winning. Raises `SettingsError`."""
+    """Load settings. Flags that are None are ignored. Raises `SettingsError`."""
     known = {f.name for f in fields(Settings)}
     given: dict[str, tuple[Any, str]] = {}
     file = flags.get("config") or environment.get("PENSTOCK_CONFIG")
@@ -178,14 +191,18 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
         name = variable.removeprefix("PENSTOCK_").lower()
         if variable.startswith("PENSTOCK_") and name != "config" and not _is_of_kubernetes(variable, value):
             if name not in known:
-                raise SettingsError(f"the variable {variable} names no setting{_hint(name, known)}")
+                raise SettingsError(f"unknown variable {variable}{_hint(name, known)}")
             given[name] = value, variable
-    given |= {name: (value, f"--{name.replace('_', '-')}") for name, value in flags.items() if name in known}
+    given |= {
+        name: (value, f"--{name.replace('_', '-')}")
+        for name, value in flags.items()
+        if name in known and value is not None
+    }
     return Settings(**{name: _convert(name, value, origin) for name, (value, origin) in given.items()})
 
 
 def _is_of_kubernetes(variable: str, value: str) -> bool:
-    """Whether a variable is one that Kubernetes sets for a Service that is called `penstock`, and nobody meant for us.
+    """Return whether Kubernetes sets the variable for a Service that is called `penstock`. It is not a setting.
 
     https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
     """
@@ -201,12 +218,12 @@ def _read(file: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise SettingsError(f"the settings file {file} is not UTF-8 (byte {error.start})") from error
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"the settings file {file} is no TOML: {error}") from error
+        raise SettingsError(f"the settings file {file} is not valid TOML: {error}") from error
     known = {f.name for f in fields(Settings)}
     settings = {name.replace("-", "_"): value for name, value in found.items()}
     for name in settings:
         if name not in known:
-            raise SettingsError(f"{name} in {file} names no setting{_hint(name, known)}")
+            raise SettingsError(f"unknown setting {name} in {file}{_hint(name, known)}")
     return settings
 
 
@@ -214,21 +231,21 @@ def _convert(name: str, value: Any, origin: str) -> Any:
     kind = get_type_hints(Settings)[name]
     meta = next(f.metadata for f in fields(Settings) if f.name == name)
     try:
-        # A file has types of its own: 1.5 is no whole number there, and true is no number at all.
+        # TOML values have types: 1.5 is not an integer, and true is not a number.
         if type(value) not in (str, kind, int) or (kind is str and type(value) is int):
             raise TypeError
         converted = kind(value)
     except (TypeError, ValueError):
-        wanted = {"int": "a whole number", "float": "a number"}.get(kind.__name__, "a text")
+        expected = {"int": "an integer", "float": "a number"}.get(kind.__name__, "a text")
         shown = repr(value) if meta["flag"] else type(value).__name__  # the value of a secret is not shown
-        raise SettingsError(f"{origin} has to be {wanted}, got {shown}") from None
+        raise SettingsError(f"{origin}: expected {expected}, got {shown}") from None
     if kind is str:
         _check_characters(converted, origin)
-    if kind is not str and not meta["least"] <= converted <= meta["most"]:
-        bound = f"at most {meta['most']}" if converted > meta["most"] else f"at least {meta['least']}"
-        raise SettingsError(f"{origin} has to be {bound}, got {value!r}")
+    if kind is not str and not meta["min"] <= converted <= meta["max"]:
+        bound = f"<= {meta['max']}" if converted > meta["max"] else f">= {meta['min']}"
+        raise SettingsError(f"{origin}: expected a value {bound}, got {value!r}")
     if meta["choices"] and converted not in meta["choices"]:
-        raise SettingsError(f"{origin} has to be one of {', '.join(meta['choices'])}, got {value!r}")
+        raise SettingsError(f"{origin}: expected one of {', '.join(meta['choices'])}, got {value!r}")
     if meta["check"] is not None:
         try:
             meta["check"](converted)
@@ -238,7 +255,7 @@ def _convert(name: str, value: Any, origin: str) -> Any:
 
 
 def _check_characters(text: str, origin: str) -> None:
-    """Raise `SettingsError` for a text that holds what no setting can, without showing it."""
+    """Raise `SettingsError` for characters that no setting can contain. The message does not show the text."""
     if control := re.search(r"[\x00-\x1f\x7f-\x9f]", text):
         hint = "; it ends with a line break" if text.endswith(("\n", "\r")) else ""
         raise SettingsError(f"{origin} contains the control character U+{ord(control[0]):04X}{hint}")
@@ -246,11 +263,10 @@ def _check_characters(text: str, origin: str) -> None:
         raise SettingsError(f"{origin} is not valid UTF-8")
 
 
-def _metavar(name: str, choices: Sequence[str]) -> str:
-    kind = get_type_hints(Settings)[name]
-    return "|".join(choices) or {"int": "N", "float": "F"}.get(kind.__name__, "URL" if name.endswith("url") else "TEXT")
+def _metavar(name: str, kind: type) -> str:
+    return {int: "N", float: "F"}.get(kind, "URL" if name.endswith("url") else "TEXT")
 
 
 def _hint(name: str, known: set[str]) -> str:
-    close = get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]}?" if close else "; `penstock serve --help` names all"
+    meant = suggest(name, known)
+    return f"; did you mean {meant}?" if meant else "; `penstock serve --help` lists all settings"

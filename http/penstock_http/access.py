@@ -28,16 +28,16 @@ def check_token(request: web.Request, what: str) -> None:
             return
         raise Refused(
             401,
-            "token_needed",
-            f"only whoever has the token may {what}: Authorization: Bearer …",
+            "unauthorized",
+            f"a token is needed to {what}: send Authorization: Bearer TOKEN",
             {"WWW-Authenticate": 'Bearer realm="penstock"'},
         )
     local = is_loopback(settings.host) and is_loopback(request.remote or "") and _is_for_this_machine(request)
     if not local or any(map(_is_of_proxy, request.headers)):
         raise Refused(
             403,
-            "token_needed",
-            f"beyond this machine only whoever has a token may {what}: set PENSTOCK_TOKEN and restart",
+            "unauthorized",
+            f"without a token, only requests from this machine can {what}: set PENSTOCK_TOKEN and restart",
         )
 
 
@@ -67,10 +67,12 @@ def is_trusted(request: web.Request) -> bool:
 
 def check_put(request: web.Request) -> None:
     """Refuse who may not bring a flow: a flow names Python functions and files, so to bring one is to run code here."""
-    if request.app[CONTEXT].settings.allow_put == "no":
-        raise Refused(403, "put_not_allowed", "flows are not taken over HTTP here: --allow-put yes switches it on")
-    check_token(request, "bring flows")
+    if request.app[CONTEXT].settings.allow_deployments == "no":
+        raise Refused(
+            403, "deployments_disabled", "deploying flows over HTTP is disabled; enable: --allow-deployments yes"
+        )
+    check_token(request, "deploy flows")
     # Pages of other origins do not get here unless their origin is allowed. Without a token that is not enough.
     origin = request.headers.get("Origin")
     if origin is not None and not is_same_origin(request, origin) and not request.app[CONTEXT].settings.token:
-        raise Refused(403, "other_origin", f"a page of {origin} may not bring flows")
+        raise Refused(403, "cross_origin", f"a page of {origin} cannot deploy flows without a token")

@@ -8,23 +8,23 @@ from aiohttp import web
 
 from penstock.observe import PenstockCollector, registry_for
 from penstock_http.context import CONTEXT, Context
-from penstock_http.expectation import check_expectation, leave_to_handler
+from penstock_http.expectation import ignore_expectation
 from penstock_http.openapi.document import openapi
 from penstock_http.origins import Origins
 from penstock_http.problems import NOWHERE, answer_problems
-from penstock_http.routes import bulk, dead_letters, flows, graphs, health, metrics, nowhere
+from penstock_http.routes import bulk, dead_letters, flows, graph, health, metrics, nowhere
 
 
 def make_app(context: Context, collector: PenstockCollector) -> web.Application:
     """The application of a service."""
     origins = Origins(context.settings)
-    app = web.Application(middlewares=[answer_problems(context.requests), origins.check, check_expectation])
+    app = web.Application(middlewares=[answer_problems(context.requests), origins.check])
     if origins.allowed:
         app.on_response_prepare.append(origins.add_headers)
     app[CONTEXT] = context
     app[metrics.REGISTRY] = registry_for(collector)
     get, post, put, delete = (
-        partial(add, expect_handler=leave_to_handler) for add in (web.get, web.post, web.put, web.delete)
+        partial(add, expect_handler=ignore_expectation) for add in (web.get, web.post, web.put, web.delete)
     )
     app.add_routes(
         [
@@ -34,14 +34,14 @@ def make_app(context: Context, collector: PenstockCollector) -> web.Application:
             get("/flows/{name}", flows.show_flow),
             put("/flows/{name}", flows.put_flow),
             delete("/flows/{name}", flows.delete_flow),
-            get("/flows/{name}/graph", graphs.show_graph),
+            get("/flows/{name}/graph", graph.show_graph),
             get("/health/live", health.live),
             get("/health/ready", health.ready),
             get("/metrics", metrics.metrics),
             get("/openapi.json", openapi),
             get("/{name}/bulk", bulk.get_bulk, allow_head=False),
             post("/{name}/bulk", bulk.post_bulk),
-            web.route("*", "/{path:.*}", nowhere.refuse, name=NOWHERE, expect_handler=leave_to_handler),
+            web.route("*", "/{path:.*}", nowhere.refuse, name=NOWHERE, expect_handler=ignore_expectation),
         ]
     )
     return app

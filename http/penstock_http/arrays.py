@@ -32,10 +32,10 @@ async def read_array(request: web.Request, encoding: str, limit: int, pace: Pace
         return await items_of(body)
     except msgspec.ValidationError:
         raise Refused(
-            400, "no_array", f"the body has to be a JSON array of items; one item a line is {NDJSON}"
+            400, "not_an_array", f"the body: expected a JSON array of items; to send one item per line, use {NDJSON}"
         ) from None
     except msgspec.DecodeError as error:
-        raise Refused(400, "malformed", f"the body is not valid JSON: {error}") from None
+        raise Refused(400, "malformed_body", f"the body is not valid JSON: {error}") from None
 
 
 async def items_of(body: bytearray) -> list[bytes]:

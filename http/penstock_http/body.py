@@ -21,5 +21,5 @@ async def read_body(pieces: AsyncIterable[bytes], limit: int, too_large: str) ->
     except TimeoutError:
         raise Refused(408, "stalled", f"the body did not arrive in time; {len(body)} bytes of it did") from None
     except (web.RequestPayloadError, BrokenBody) as error:
-        raise Refused(400, "broken_body", f"{error}; nothing of it was taken") from None
+        raise Refused(400, "body_decode_failed", f"{error}; nothing of it was taken") from None
     return body

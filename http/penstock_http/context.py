@@ -29,21 +29,21 @@ class Context(Struct, frozen=True, eq=False):
         """The revision that new runs take, of the flow that is served under a name; raises 404."""
         served = self.catalogue.served
         if name not in served:
-            raise Refused(404, "no_such_flow", f"there is no flow {name!r}; there are {', '.join(served) or 'none'}")
+            raise Refused(404, "flow_not_found", f"unknown flow {name!r}; known flows: {', '.join(served) or 'none'}")
         return served[name]
 
     def entry(self, name: str) -> Entry:
         """A flow by its own name; raises 404."""
         entries = self.catalogue.entries
         if name not in entries:
-            raise Refused(404, "no_such_flow", f"there is no flow {name!r}; there are {', '.join(entries) or 'none'}")
+            raise Refused(404, "flow_not_found", f"unknown flow {name!r}; known flows: {', '.join(entries) or 'none'}")
         return entries[name]
 
     def active(self, name: str) -> Revision:
         """The revision that new runs take, of a flow by its own name; raises 404, for a flow that was removed too."""
         active = self.entry(name).active
         if active is None:
-            raise Refused(404, "no_such_flow", f"the flow {name!r} was removed")
+            raise Refused(404, "flow_not_found", f"the flow {name!r} was removed")
         return active
 
     def check(self, revision: Revision) -> None:

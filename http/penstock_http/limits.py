@@ -66,7 +66,9 @@ def listen(settings: Settings) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             # The kernel gives up a client that takes nothing for longer than a stall may last.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(min(settings.stall + 5, MOST) * 1000))
+            sock.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(min(settings.stall_timeout + 5, MOST) * 1000)
+            )
         if hasattr(socket, "TCP_KEEPIDLE"):
             # A host that vanished while nothing was under way is noticed after 30 + 3 * 10 seconds.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -121,7 +123,7 @@ class Descriptors:
         self._requests.refused["no_descriptor"] += 1
         if loop.time() >= self._next:
             self._next = loop.time() + 1
-            log.warning("http.cannot_accept", error=error.strerror, hint="raise the limit: ulimit -n")
+            log.warning("http.accept_failed", error=error.strerror, hint="raise the limit: ulimit -n")
 
 
 def connection_limits(settings: Settings) -> dict[str, Any]:
@@ -189,10 +191,10 @@ class Connection(RequestHandler):
             raise ConnectionError("a part of the response is sent already")
         if isinstance(exc, LineTooLong):
             status, message = 431, f"the request line and each header may have {self.max_field_size} bytes"
-        name = "headers_too_large" if status == 431 else "bad_request" if status < 500 else "broken"
+        name = "headers_too_large" if status == 431 else "bad_request" if status < 500 else "internal_error"
         self._requests.refused[name] += 1
         self._requests.answered["none", "other", str(status)] += 1
-        log.info("http.refused", status=status, reason=name, error=str(exc))
-        response = problem(status, (message or "something broke inside the service").split("\n")[0], name)
+        log.info("http.rejected", status=status, reason=name, error=str(exc))
+        response = problem(status, (message or "an error occurred inside the service").split("\n")[0], name)
         response.force_close()
         return response

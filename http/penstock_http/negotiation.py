@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import lru_cache
 
 from aiohttp import web
 
+from penstock.support.text import suggest
 from penstock_http.problems import Refused
 
 NDJSON = "application/x-ndjson"
@@ -152,6 +152,6 @@ def only(request: web.Request, *names: str) -> None:
         if (times := len(request.query.getall(name))) > 1:
             raise Refused(400, "bad_parameter", f"{name!r} may come once, not {times} times")
         if name not in names:
-            close = get_close_matches(name, names, 1)
-            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names) or 'none'}"
+            meant = suggest(name, names)
+            hint = f"; did you mean {meant}?" if meant else f"; there are {', '.join(names) or 'none'}"
             raise Refused(400, "bad_parameter", f"there is no parameter {name!r} here{hint}")

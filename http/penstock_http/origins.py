@@ -148,7 +148,7 @@ def _opens_page(request: web.Request) -> bool:
 
 
 def _refusal(who: str) -> Refused:
-    return Refused(403, "other_origin", f"{who} may not send requests; to allow an origin: --allowed-origins")
+    return Refused(403, "cross_origin", f"{who} may not send requests; to allow an origin: --allowed-origins")
 
 
 async def _preflight(request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""Refusals as problem documents (RFC 9457): one table turns errors into status, title and headers."""
+"""Reject requests with problem documents (RFC 9457). One table maps errors to status and code."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from aiohttp.typedefs import Handler
 from penstock.any_json import as_json
 from penstock.errors import AnswerTooLarge, PenstockError, Stopping, StoreError, TooManyRuns
 from penstock.observe import Requests
+from penstock.support.text import sanitize
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 LEFT = 499
-"""The status in the accounts of a client that left before its answer was whole (nginx's); nobody ever reads it."""
+"""The status that is counted and logged when a client disconnected before its response was complete, as in nginx."""
 
 NOWHERE = "nowhere"
-"""The name of the route that answers what no other does."""
+"""The name of the route for paths and methods that no other route handles."""
 
 RETRY_SECONDS = 5
-"""What `Retry-After` says when we do not know better."""
+"""Seconds in `Retry-After` when the duration is not known."""
 
 
 class Refused(PenstockError):
-    """A request that is not served: its status, a name for it that metrics can count, and a sentence."""
+    """A request was rejected, with a status, a code that metrics count, and a sentence for people."""
 
     def __init__(
         self,
@@ -42,20 +43,20 @@ class Refused(PenstockError):
         self.name = name
         self.headers = headers or {}
         self.more = more or {}
-        """Members that its problem document has beside the usual ones."""
+        """Additional members of the problem document."""
 
 
 TABLE: tuple[tuple[type[PenstockError], int, str], ...] = (
-    (Stopping, 503, "stopping"),
+    (Stopping, 503, "shutting_down"),
     (TooManyRuns, 503, "too_many_runs"),
     (StoreError, 503, "store_unavailable"),
-    (AnswerTooLarge, 413, "answer_too_large"),
+    (AnswerTooLarge, 413, "response_too_large"),
 )
-"""Which errors of the library refuse a request, with which status, under which name."""
+"""Errors of the library that reject a request, each with its status and code."""
 
 
 def refusal_of(error: PenstockError) -> Refused | None:
-    """The refusal that an error of the library means, if it means one."""
+    """Return the rejection for an error of the library, or None for an unexpected error."""
     if isinstance(error, Refused):
         return error
     for kind, status, name in TABLE:
@@ -72,10 +73,9 @@ def problem(
     headers: dict[str, str] | None = None,
     more: dict[str, Any] | None = None,
 ) -> web.Response:
-    """A problem document as a response."""
+    """Return a response with a problem document."""
     body: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
-    # It may quote a header that is no UTF-8, which comes with surrogates.
-    body["detail"] = detail.encode("utf-8", "replace").decode()
+    body["detail"] = sanitize(detail)  # it may quote a header that is not UTF-8
     if name is not None:
         body["code"] = name
     body |= more or {}
@@ -88,7 +88,7 @@ def problem(
 
 
 def answer_problems(requests: Requests) -> Any:
-    """A middleware: errors become problem documents, and every answer is counted."""
+    """Return a middleware that turns errors into problem documents and counts responses."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -105,8 +105,8 @@ def answer_problems(requests: Requests) -> Any:
             else:
                 response = web.Response(status=LEFT)
         except PenstockError as error:
-            # By a function: a name here for what may be the error itself would keep it, and with it the frames that it
-            # came through and the body that they hold, until the collector looks.
+            # In a function, because a local variable here that refers to the error would keep its frames, and the
+            # body that they hold, alive until the next garbage collection.
             response = refuse(request, error)
         except Exception as error:
             response = _broken(request, error)
@@ -118,33 +118,33 @@ def answer_problems(requests: Requests) -> Any:
         if refused is None:
             return _broken(request, error)
         requests.refused[refused.name] += 1
-        log.info("http.refused", path=request.path, status=refused.status, reason=refused.name)
+        log.info("http.rejected", path=request.path, status=refused.status, reason=refused.name)
         return problem(refused.status, str(refused), refused.name, refused.headers, refused.more)
 
     def count(request: web.Request, status: int) -> None:
         requests.answered[_route(request), _method(request), str(status)] += 1
         if status == LEFT:
-            log.info("http.left", path=request.path)
+            log.info("http.client_disconnected", path=request.path)
 
     return middleware
 
 
 def _broken(request: web.Request, error: Exception) -> web.Response:
-    """The answer when there is a bug."""
-    log.error("http.broke", path=request.path, exc_info=error)
-    return problem(500, "something broke inside the service; its log tells what")
+    """Return the response for an unexpected error, which is a bug."""
+    log.error("http.internal_error", path=request.path, exc_info=error)
+    return problem(500, "an error occurred inside the service; the log has the details", "internal_error")
 
 
 def _standard(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
-    """aiohttp's own refusals, with a sentence that says what there is."""
+    """Return a problem document for an error that aiohttp raised."""
     match error.status:
         case 404:
-            return problem(404, f"there is nothing at {request.path}; GET /openapi.json tells what there is")
+            return problem(404, f"unknown path {request.path}; GET /openapi.json lists the paths")
         case 405:
             allowed = error.headers.get("Allow", "")
             return problem(
                 405,
-                f"{request.path} answers to {allowed}, not to {request.method}",
+                f"{request.path} does not support {request.method}; supported: {allowed}",
                 headers={"Allow": allowed},
             )
         case 413:
@@ -154,7 +154,7 @@ def _standard(request: web.Request, error: web.HTTPException) -> web.StreamRespo
 
 
 def _route(request: web.Request) -> str:
-    """The pattern of the route, never the path: labels have to be few."""
+    """Return the pattern of the route, not the path, because metric labels must be few."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None and resource.name != NOWHERE else "none"
 

@@ -1,29 +1,24 @@
-"""`penstock serve`: makes everything, listens, and takes everything down in order."""
+"""The life cycle of `penstock serve`: create everything, listen, and stop everything in order."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import os
 import socket
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 import msgspec
 import structlog
 from aiohttp import web
 
-from penstock.complaints import complain
 from penstock.errors import FlowError, PenstockError
-from penstock.files.folders import holds_flow
-from penstock.files.functions import is_in_python
 from penstock.files.mistakes import MAX_MISTAKES
-from penstock.observe import LogFile, PenstockCollector, Reloads, Requests, Watched, set_up_logs
+from penstock.observe import LogFile, PenstockCollector, Reloads, Requests, Watched
 from penstock.runtime import Phase, Supervisor
-from penstock.services.web import HttpClient
-from penstock.settings import Settings, SettingsError, add_flags, load_settings
+from penstock.services.http_client import HttpClient
+from penstock.settings import Settings
 from penstock_http.app import make_app
 from penstock_http.catalogue.catalogue import Catalogue
 from penstock_http.catalogue.changes import watch_files
@@ -34,7 +29,6 @@ from penstock_http.catalogue.reload import Reloading
 from penstock_http.catalogue.revision import Offer
 from penstock_http.context import Context
 from penstock_http.limits import ACCEPTS, BACKLOG, Connection, Descriptors, listen, stop_listening
-from penstock_http.previous_stop import RunningMark
 from penstock_http.signals import hangups, install_signals, reload_when
 from penstock_http.starting import built_in, in_python, loader
 
@@ -55,51 +49,6 @@ class Wrong(PenstockError):
         super().__init__(
             "\n".join(mistakes) or "there is no flow file there; a flow file has its name at the top: flow: NAME"
         )
-
-
-def command(arguments: list[str]) -> int:
-    """Serve until told to stop: 0 if all was settled, 1 if the stop was forced or it cannot listen, 2 for mistakes."""
-    parser = make_parser()
-    given = vars(parser.parse_args(arguments))
-    names: list[str] = given.pop("flows")
-    modules = [name for name in names if is_in_python(name)]
-    paths = [Path(name) for name in names if name not in modules]
-    watch: bool = given.pop("watch")
-    if watch and not paths:
-        parser.error("--watch watches flow files; name some, or a directory of them")
-    try:
-        settings = load_settings(given, os.environ)
-    except SettingsError as error:
-        return complain("serve", error, 2)
-    logs = set_up_logs(settings.log_format, settings.log_level)
-    try:
-        places = Places(paths, holds_flow=holds_flow)
-        offers = offers_of(modules, places, settings)
-        return asyncio.run(serve(settings, places, offers, logs, watch=watch))
-    except Wrong as wrong:
-        return complain("serve", wrong, 2)
-    except PenstockError as error:
-        return complain("serve", error)
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The words and flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="penstock serve",
-        description="Serve flows at /NAME/bulk, with background workers, dead letters and metrics: those of flow "
-        "files and of Python modules, or without any the orders flow.",
-        epilog="Settings come from the file, then from variables, then from flags. PENSTOCK_TOKEN sets the token. "
-        "SIGHUP loads all flow files again; a file with mistakes changes nothing.",
-    )
-    parser.add_argument(
-        "flows",
-        nargs="*",
-        metavar="FLOW",
-        help="flow files, directories of them, and module:name of flows in Python, which are not loaded again",
-    )
-    parser.add_argument("--watch", action="store_true", help="load flow files again whenever one of them changes")
-    add_flags(parser)
-    return parser
 
 
 def offers_of(names: Sequence[str], places: Places, settings: Settings) -> list[Offer]:
@@ -142,8 +91,7 @@ async def serve(
     await supervisor.stores.get(settings.dead_letters)
     sock = listen(settings)
     await load_all(reloading, supervisor)
-    mark = RunningMark(settings.dead_letters, settings.port)
-    watched = Watched(supervisor, requests, version("penstock"), mark.set(), reloads, logs)
+    watched = Watched(supervisor, requests, version("penstock"), reloads, logs)
     context = Context(settings, supervisor, catalogue, reloading, requests)
     runner = web.AppRunner(
         make_app(context, PenstockCollector(watched)), handler_cancellation=True, access_log=None, shutdown_timeout=1.0
@@ -168,12 +116,10 @@ async def serve(
         follower.cancel()
     await asyncio.gather(*followers, return_exceptions=True)
     await catalogue.aclose()
-    report = await supervisor.shut_down(settings.grace)
+    report = await supervisor.shut_down(settings.grace_period)
     await close_connections(runner, supervisor)
     await client.aclose()
-    if not report.forced:
-        mark.clear()
-    log.info("stop.ended", forced=report.forced, **msgspec.structs.asdict(report))
+    log.info("shutdown.completed", forced=report.forced, **msgspec.structs.asdict(report))
     return 1 if report.forced else 0
 
 

@@ -23,7 +23,7 @@ def install_signals(
 ) -> None:
     """The first SIGTERM or SIGINT drains, the second aborts, the third exits; so does time."""
     hard_stop = HardStop(
-        lambda event: log.error(event, runs=len(supervisor.runs)), seconds=settings.grace + settings.hard
+        lambda event: log.error(event, runs=len(supervisor.runs)), seconds=settings.grace_period + settings.exit_timeout
     )
 
     def on_signal() -> None:

@@ -14,7 +14,7 @@ from penstock.outlets import check_outlets
 from penstock.runner.finding import find_flow
 from penstock.runtime import Every, Once
 from penstock.services import Service
-from penstock.services.web import HttpClient, http_service
+from penstock.services.http_client import HttpClient
 from penstock.settings import Settings
 from penstock.window import BYTES, ELEMENTS
 from penstock_http.catalogue.loading import Loader
@@ -83,7 +83,7 @@ def inventory(settings: Settings, client: HttpClient) -> Service:
 
 
 def _http(name: str, url: str, settings: Settings, client: HttpClient) -> Service:
-    return http_service(
+    return Service.http(
         name,
         url,
         client=client,

@@ -96,16 +96,16 @@ async def follow(
             if opening:
                 await output.write(opening)
         summary = await run.finished
-        if summary.reason == "left":
-            raise ConnectionResetError("the client left")
+        if summary.reason == "disconnected":
+            raise ConnectionResetError("the client disconnected")
         return summary
     except (asyncio.CancelledError, ConnectionError, ReaderGone) as error:
-        run.abort("left")
+        run.abort("disconnected")
         await run.finished
         if request.transport is not None:
             request.transport.abort()
         if isinstance(error, ReaderGone):
-            raise ConnectionResetError("the client left") from None
+            raise ConnectionResetError("the client disconnected") from None
         raise
     finally:
         watch.end()
@@ -123,7 +123,7 @@ async def deliver(request: web.Request, response: web.StreamResponse, document: 
             await pace.departure(response.write(document[start : start + PIECE]), PIECE)
         await response.write_eof()
     except TimeoutError:
-        log.warning("stream.stalled", path=request.path, waiting_for="reader", answer=len(document))
+        log.warning("stream.stalled", path=request.path, stalled_on="reader", answer=len(document))
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError("the client did not read") from None

@@ -85,7 +85,7 @@ class Watch:
     def _look(self, seconds: float) -> bool:
         """Check the client after some seconds; returns whether to go on."""
         if has_left(self._transport):
-            self._run.abort("left")
+            self._run.abort("disconnected")
             return False
         total = self._total()
         self._pace.moved(max(0, total - self._moved))
@@ -111,7 +111,7 @@ class Watch:
             "stream.stalled",
             run=self._run.id,
             revision=self._run.revision,
-            waiting_for="input" if reads else "reader",
+            stalled_on="input" if reads else "reader",
             received=self._run.ledger.received,
             in_flight=self._run.ledger.in_flight,
         )

@@ -128,7 +128,14 @@ def serving(names: Sequence[str], scale: float) -> Iterator[list[Server]]:
 def penstock(folder: Path, scale: float) -> tuple[list[str], dict[str, str]]:
     """How to start Penstock, with its dead letters in a new SQLite file."""
     store = f"sqlite:///{folder}/penstock.db"
-    numbers = {"port": 0, "workers": 0, "latency-scale": scale, "window": 256, "max-in-flight": 256, "stall": 60}
+    numbers = {
+        "port": 0,
+        "workers": 0,
+        "latency-scale": scale,
+        "window": 256,
+        "max-in-flight": 256,
+        "stall-timeout": 60,
+    }
     flags = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "penstock", "serve", *flags, "--dead-letters", store]
     return command, {"PYTHONPATH": f"{ROOT / 'flows'}{os.pathsep}{ROOT / 'http'}"}

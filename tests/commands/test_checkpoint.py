@@ -74,7 +74,7 @@ def test_a_complete_run_does_nothing_and_says_so(done: Path) -> None:
     (done / "calls.txt").unlink()
     code, _, said = run(done, *RUN)
     assert (code, calls(done), (done / "out.ndjson").read_bytes()) == (1, [], before)
-    assert "it was complete" in said
+    assert "the run had completed before" in said
 
 
 def test_a_run_that_was_killed_before_its_last_checkpoint_is_complete_too(done: Path) -> None:
@@ -185,7 +185,7 @@ def test_two_processes_do_not_write_the_same_output(done: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         code, _, said = run(done, *RUN)
     assert (code, "somebody else is writing to it" in said) == (1, True)
-    assert "it was complete" in run(done, *RUN)[2]
+    assert "the run had completed before" in run(done, *RUN)[2]
 
 
 def test_ranges_are_a_set_of_numbers() -> None:

@@ -11,25 +11,33 @@ from pathlib import Path
 import pytest
 
 from commands.killing import run
+from invoking import invoke
 
 COMMANDS = ("check", "test", "graph", "run", "serve")
 
 
+def exit_code(folder: Path, command: str, *words: str) -> int:
+    """Run a command in the working directory. `serve` configures the logs of its process, so it needs its own."""
+    return run(folder, "serve", *words, "--port", "0")[0] if command == "serve" else invoke(command, *words).exit_code
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("words", [("nowhere.yaml",), ("--nonsense", "f.yaml")])
-def test_a_missing_file_and_a_wrong_flag_are_wrong_usage(command: str, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_missing_file_and_a_wrong_flag_are_wrong_usage(
+    command: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Exit code 2."""
     (tmp_path / "f.yaml").write_text("flow: f\n")
-    port = ("--port", "0") if command == "serve" else ()
-    assert run(tmp_path, command, *words, *port)[0] == 2
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(tmp_path, command, *words) == 2
 
 
 @pytest.mark.parametrize("command", ["check", "test", "graph"])
-def test_a_flow_in_python_is_told_to_be_no_file(command: str, tmp_path: Path) -> None:
+def test_a_flow_in_python_is_told_to_be_no_file(command: str) -> None:
     """Commands that take files only say so; that there is no such file would lead nowhere."""
-    code, out, said = run(tmp_path, command, "shop:paid")
-    assert (code, out) == (2, b"")
-    assert "shop:paid is a flow in Python, and this command takes flow files only" in said
+    result = invoke(command, "shop:paid")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "shop:paid is a flow in Python, and this command takes flow files only" in result.stderr
 
 
 def test_a_closed_standard_input_is_said_in_a_sentence(tmp_path: Path) -> None:
@@ -43,11 +51,13 @@ def test_a_closed_standard_input_is_said_in_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("command", "code"), [("check", 1), ("test", 2), ("graph", 1), ("run", 2), ("serve", 2)])
-def test_a_file_with_mistakes_has_the_code_that_the_help_names(command: str, code: int, tmp_path: Path) -> None:
+def test_a_file_with_mistakes_has_the_code_that_the_help_names(
+    command: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What only looks at files says 1; what was to play one says 2."""
     (tmp_path / "f.yaml").write_text("flow: f\nky: id\n")
-    port = ("--port", "0") if command == "serve" else ()
-    assert run(tmp_path, command, "f.yaml", *port)[0] == code
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(tmp_path, command, "f.yaml") == code
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from commands.killing import records, run
-from penstock.cli import main
+from invoking import invoke
 from penstock.files import load
 
 
@@ -16,17 +16,17 @@ def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_what_it_writes_can_be_checked_tested_and_run(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_what_it_writes_can_be_checked_tested_and_run() -> None:
     """It says the commands itself."""
-    assert main(["new", "payments"]) == 0
-    said = capfdbinary.readouterr().out.decode()
-    assert [line.split()[:2] for line in said.splitlines()[1:]] == [
+    result = invoke("new", "payments")
+    assert result.exit_code == 0
+    assert [line.split()[:2] for line in result.stdout.splitlines()[1:]] == [
         ["penstock", "test"],
         ["penstock", "run"],
         ["penstock", "serve"],
     ]
-    assert main(["check", "payments.yaml"]) == 0
-    assert main(["test", "payments.yaml"]) == 0
+    assert invoke("check", "payments.yaml").exit_code == 0
+    assert invoke("test", "payments.yaml").exit_code == 0
     code, out, _ = run(Path(), "run", "payments.yaml", "--samples", "20")
     assert code == 1
     *results, end = records(out)
@@ -36,30 +36,28 @@ def test_what_it_writes_can_be_checked_tested_and_run(capfdbinary: pytest.Captur
 
 def test_what_it_says_the_flow_is_for_is_to_be_written() -> None:
     """Nothing that is true of one flow only stands in all of them."""
-    assert main(["new", "parcels"]) == 0
+    assert invoke("new", "parcels").exit_code == 0
     assert load("parcels.yaml").flow.about == "What parcels is for, in one line."
 
 
-def test_a_file_that_is_there_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_there_is_left_alone() -> None:
     """Exit code 2."""
     Path("mine.yaml").write_text("precious")
-    assert main(["new", "mine"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    result = invoke("new", "mine")
+    assert (result.exit_code, "mine.yaml already exists" in result.stderr) == (2, True)
     assert Path("mine.yaml").read_text() == "precious"
 
 
-def test_it_can_go_to_another_directory(capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_can_go_to_another_directory() -> None:
     """Which has to be there."""
     Path("flows").mkdir()
-    assert main(["new", "mine", "--directory", "flows"]) == 0
+    assert invoke("new", "mine", "--directory", "flows").exit_code == 0
     assert Path("flows/mine.yaml").exists()
-    assert main(["new", "mine", "--directory", "none"]) == 1
-    assert "No such file" in capsys.readouterr().err
+    result = invoke("new", "mine", "--directory", "none")
+    assert (result.exit_code, "No such file" in result.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("name", ["a b", "../up", "", "-x"])
 def test_a_name_that_no_flow_can_have_is_refused(name: str) -> None:
     """Exit code 2, as for all wrong usage."""
-    with pytest.raises(SystemExit) as end:
-        main(["new", name])
-    assert end.value.code == 2
+    assert invoke("new", name).exit_code == 2

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from commands.killing import CLOCK, FLOW, PARTS, WORK, prepare, records, run, start
-from penstock.deadletters import Filter, Letter, make_store
+from penstock.deadletters import DeadLetter, DeadLetterQuery, create_store
 from waiting import until
 
 COUNT = int(os.environ.get("INPUTS", "1500"))
@@ -62,13 +62,13 @@ def output_size(folder: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def letters_in(folder: Path) -> list[Letter]:
-    async def read() -> list[Letter]:
-        store = make_store(f"sqlite:///{folder / 'letters.db'}", create=False)
+def letters_in(folder: Path) -> list[DeadLetter]:
+    async def read() -> list[DeadLetter]:
+        store = create_store(f"sqlite:///{folder / 'letters.db'}", create=False)
         await store.open()
         found, after = [], None
         while True:
-            page = await store.page(Filter(), after=after, limit=1000)
+            page = await store.page(DeadLetterQuery(), after=after, limit=1000)
             found += page.letters
             after = page.next
             if after is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.console import for_terminal
+from penstock.support.text import for_terminal
 
 FLOW = "flow: f\nsamples: {n: seq}\n"
 ODD = "a\x9bb\u202ec\U000e0001d\x7fe"
@@ -145,7 +145,7 @@ def test_a_state_that_does_not_exist_is_wrong_usage(letters: Path) -> None:
     """An empty page would look as if there were no such letters."""
     process = run(letters, "dead-letters", "list", "--state", "bogus", capture_output=True)
     assert process.returncode == 2
-    assert b"state: expected one of waiting, parked, got 'bogus'" in process.stderr
+    assert b"'--state': 'bogus' is not one of 'waiting', 'parked'" in process.stderr
 
 
 @pytest.mark.parametrize(("command", "code"), [("check", 1), ("run", 1), ("serve", 2)])

@@ -48,14 +48,20 @@ def distinct(source: Observable[Any]) -> Observable[Any]:
     return source.pipe(ops.distinct_until_changed())
 
 
-latest = ops.last()
+def latest(source: Observable[Any]) -> Observable[Any]:
+    return source.pipe(ops.last())
 
 
 def _nothing(_: list[Element[Any]]) -> None:
     """Leaves all elements alone."""
 
 
-own = each("own", _nothing)
+def own(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
+    return each("own", _nothing)(source)
+
+
+made = each("made", _nothing)
+"""Made by a function, so it does not have this name."""
 
 
 def numbers() -> Source[int]:

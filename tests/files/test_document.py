@@ -272,14 +272,6 @@ def test_mistakes_are_told_once_and_in_order():
     assert list(found) == [Mistake(Place("a", line, 1), "wrong") for line in (1, 2, 3)]
 
 
-@pytest.mark.parametrize(
-    ("word", "nearest"),
-    [("maxInFlight", "max_in_flight"), ("timout", "timeout"), ("Timeout", "timeout"), ("banana", None)],
-)
-def test_the_nearest_word_is_found_in_spite_of_its_spelling(word, nearest):
-    assert Mistakes.nearest(word, ["max_in_flight", "timeout", "attempts"]) == nearest
-
-
 def test_two_hundred_lines_are_read_at_once():
     """A flow file is read again whenever it is saved, so it must not be felt."""
     step = "  - enrich:\n      with: [pricing, inventory]\n      timeout: 2s\n      attempts: 3\n"

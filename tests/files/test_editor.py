@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from files.editing import Editor, editor
-from penstock.files.schema_command import schema
+from penstock.cli.schema import make_schema as schema
 
 pytestmark = [
     pytest.mark.node,

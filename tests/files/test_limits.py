@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from invoking import invoke
 from penstock.environment import filled, variables
 from penstock.errors import FlowFileError
 from penstock.files import load, loads
-from penstock.files.check_command import command as check
 from penstock.files.folders import flow_files
 from penstock.files.limits import MAX_BYTES
 
@@ -114,18 +114,18 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
         load(tmp_path / "flow.yaml")
 
 
-def test_a_hundred_mistakes_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hundred_mistakes_are_reported(tmp_path: Path) -> None:
     """And how many more there are, in the message, in `check`, and in its JSON."""
     text = "flow: f\n" + "".join(f"k{number}: 1\n" for number in range(250))
     lines = mistakes(text)
     assert (len(lines), lines[0][:12], lines[-1]) == (101, "a.yaml:2:1: ", "and 150 more")
     (tmp_path / "a.yaml").write_text(text)
-    assert check([str(tmp_path / "a.yaml")]) == 1
-    told = capsys.readouterr().out.splitlines()
-    assert (len(told), told[-2][-12:], told[-1][-13:]) == (102, "and 150 more", " 250 mistakes")
-    assert check(["--json", str(tmp_path / "a.yaml")]) == 1
-    (report,) = json.loads(capsys.readouterr().out)
-    assert (len(report["mistakes"]), report["more"]) == (100, 150)
+    result = invoke("check", tmp_path / "a.yaml")
+    told = result.stdout.splitlines()
+    assert (result.exit_code, len(told), told[-2][-12:], told[-1][-11:]) == (1, 102, "and 150 more", " 250 errors")
+    result = invoke("check", "--json", tmp_path / "a.yaml")
+    (report,) = json.loads(result.stdout)
+    assert (result.exit_code, len(report["diagnostics"]), report["more"]) == (1, 100, 150)
 
 
 def test_no_mistake_is_long() -> None:

@@ -13,12 +13,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from invoking import invoke
 from laws.virtual import results
 from penstock import from_iterable
 from penstock.errors import ExpressionFailed, FlowFileError
 from penstock.expressions import Expression
 from penstock.files import load, loads
-from penstock.files.check_command import command as check
 from penstock.files.folders import holds_flow
 from penstock.files.items import item_type
 from penstock.files.shared import check_shared
@@ -103,8 +103,11 @@ def test_all_mistakes_are_said_at_once() -> None:
         ("flow: f\nsteps: [{filter: 'true', merge: 'operator:add'}]", "2:33: merge stands beside filter"),
         ("flow: f\nservices: {s: {call: operator:add, headers: {}}}", "2:22: headers is for a service over HTTP"),
         ("flow: f\nservices: {s: {get: 'http://h', blocking: true}}", "2:21: blocking is for a function"),
-        ("flow: f\nservices: {s: {get: 'ftp://h'}}", "2:21: a service needs an address like http://host/path/{field}"),
-        ("flow: f\nservices: {s: {get: 'http://h/{id}', many: true}}", "2:21: s is asked about many values at once"),
+        ("flow: f\nservices: {s: {get: 'ftp://h'}}", "2:21: expected a URL like http://host/path/{field}"),
+        (
+            "flow: f\nservices: {s: {get: 'http://h/{id}', many: true}}",
+            "2:21: s: a request for many values cannot contain a field",
+        ),
         ("flow: f\nworkers: {A: {source: {generate: 3}}}", "2:14: generate makes samples of the flow"),
         ("flow: f\nworkers: {A: {source: {stdin: true}, every: 1s, cron: '* * * * *'}}", "2:49: a worker runs every"),
         (
@@ -112,7 +115,7 @@ def test_all_mistakes_are_said_at_once() -> None:
             "2:14: the function for the source broke: RuntimeError: no running event loop",
         ),
         ("flow: f\nworkers: {A: {source: {file: a.json}}}", "2:14: a.json is one JSON document"),
-        ("flow: f\ndead_letters: postgres://x", "2:15: no dead-letter store is known for 'postgres://x'"),
+        ("flow: f\ndead_letters: postgres://x", "2:15: unknown dead-letter store 'postgres://x'"),
         ("flow: f\ntemplates: {t: [{apply: t}]}\nsteps: [{apply: t}]", 'the template "t" applies itself'),
         ("", "1:1: the file is empty; `penstock new NAME` begins one"),
         ("# nothing yet\n", "1:1: the file is empty; `penstock new NAME` begins one"),
@@ -277,7 +280,7 @@ def test_a_part_that_cannot_be_read_hides_nothing_in_the_others() -> None:
     assert [line.split(":")[1] for line in found] == ["1", "3", "4", "6", "8", "9", "10"]
     assert 'the item has no field "nokey" for a key, allowed is id' in found[1]
     assert "x.txt does not tell its format" in found[3]
-    assert "no dead-letter store is known for 'foo'" in found[6]
+    assert "unknown dead-letter store 'foo'" in found[6]
 
 
 @pytest.mark.parametrize("source", ["{generate: 3}", "{fil: a.csv}"])
@@ -369,7 +372,7 @@ def test_what_the_file_says_itself_is_known() -> None:
     assert loads("flow: f\nwindow: 3\n", "f.yaml").said == {"flow", "window"}
 
 
-def test_check_tells_the_memory_bound(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_check_tells_the_memory_bound(tmp_path: Path) -> None:
     """`penstock check` says how much one run can hold, step by step and in all; mistakes give exit code 1."""
     good = tmp_path / "good.yaml"
     good.write_text(
@@ -379,16 +382,16 @@ def test_check_tells_the_memory_bound(tmp_path: Path, capsysbinary: pytest.Captu
     bad = tmp_path / "bad.yaml"
     bad.write_text("flow: 1\n")
 
-    assert check([str(good)]) == 0
-    told = capsysbinary.readouterr().out.decode()
-    assert check([str(good), str(bad)]) == 1
+    valid, both = invoke("check", good), invoke("check", good, bad)
+    told = valid.stdout
 
+    assert (valid.exit_code, both.exit_code) == (0, 1)
     assert "one run holds at most 25 elements and 16.01 MiB of JSON" in told
     assert "10 KiB  an answer for each of 10" in told
-    assert f"{bad}: 1 mistake" in capsysbinary.readouterr().out.decode()
+    assert f"{bad}: 1 error\n" in both.stdout
 
 
-def test_check_looks_at_the_flow_files_of_a_folder(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_check_looks_at_the_flow_files_of_a_folder(tmp_path: Path) -> None:
     """As `penstock serve` finds them; a folder without any is no folder to check."""
     (tmp_path / "a.yaml").write_text("flow: a\nuse: [shared.yaml]\n")
     (tmp_path / "b.json").write_text('{"flow": "b", "ky": 1}')
@@ -396,13 +399,12 @@ def test_check_looks_at_the_flow_files_of_a_folder(tmp_path: Path, capsysbinary:
     (tmp_path / "a.test.yaml").write_text("tests: []\n")
     (tmp_path / "none").mkdir()
 
-    assert check([str(tmp_path), str(tmp_path / "a.yaml"), "--quiet"]) == 1
-    told = capsysbinary.readouterr().out.decode().splitlines()
+    result = invoke("check", tmp_path, tmp_path / "a.yaml", "--quiet")
+    told = result.stdout.splitlines()
+    assert result.exit_code == 1
     assert [line.partition(": ")[0] for line in told] == [f"{tmp_path}/b.json:1:15", f"{tmp_path}/b.json"]
 
-    with pytest.raises(SystemExit) as end:
-        check([str(tmp_path / "none")])
-    assert end.value.code == 2
+    assert invoke("check", tmp_path / "none").exit_code == 2
 
 
 def test_a_circle_is_told_once(tmp_path: Path) -> None:
@@ -416,18 +418,19 @@ def test_a_circle_is_told_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pipe.yaml", "user.yaml", "tried.yaml"])
-def test_a_pipe_is_no_flow_file(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], name: str) -> None:
+def test_a_pipe_is_no_flow_file(tmp_path: Path, name: str) -> None:
     """Whoever opens one waits for somebody to write to it, which may be never: it is refused by its name."""
     for pipe in ("pipe.yaml", "tried.test.yaml"):
         os.mkfifo(tmp_path / pipe)
     (tmp_path / "user.yaml").write_text("flow: user\nuse: [pipe.yaml]")
     (tmp_path / "tried.yaml").write_text("flow: tried\n")
     assert holds_flow(tmp_path / "pipe.yaml")
-    assert check([str(tmp_path / name)]) == 1
-    assert "cannot be read: it is no regular file" in capsysbinary.readouterr().out.decode()
+    result = invoke("check", tmp_path / name)
+    assert result.exit_code == 1
+    assert "cannot be read: it is no regular file" in result.stdout
 
 
-def test_a_text_that_nothing_can_hold_ends_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_that_nothing_can_hold_ends_in_a_sentence(tmp_path: Path) -> None:
     """JSON has ways to write down half a character, and one that no path can have."""
     for number, text in enumerate(
         (
@@ -440,8 +443,9 @@ def test_a_text_that_nothing_can_hold_ends_in_a_sentence(tmp_path: Path, capsys:
     ):
         path = tmp_path / f"{number}.json"
         path.write_text(text)
-        assert check([str(path)]) == 1
-        assert " may not stand in a flow file; take it out\n" in capsys.readouterr().out
+        result = invoke("check", path)
+        assert result.exit_code == 1
+        assert " may not stand in a flow file; take it out\n" in result.stdout
 
 
 def test_bounds_of_whole_numbers_may_have_64_bits() -> None:
@@ -450,7 +454,7 @@ def test_bounds_of_whole_numbers_may_have_64_bits() -> None:
     assert loads(f"flow: f\nitem: {{id: {rule}}}", "f.yaml").flow.item is not None
 
 
-def test_check_refuses_what_could_not_be_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_refuses_what_could_not_be_served(tmp_path: Path) -> None:
     """Names whose paths are the service's own, and two flows with one name or one path."""
     for name, text in {
         "a.yaml": "flow: a\n",
@@ -462,9 +466,10 @@ def test_check_refuses_what_could_not_be_served(tmp_path: Path, capsys: pytest.C
         "g.yaml": "flow: g\nserve: false\n",
     }.items():
         (tmp_path / name).write_text(text)
-    assert check([str(tmp_path), os.path.relpath(tmp_path / "a.yaml"), "--quiet"]) == 1
-    told = [line.removeprefix(f"{tmp_path}/") for line in capsys.readouterr().out.splitlines()]
-    assert [line for line in told if not line.endswith("1 mistake")] == [
+    result = invoke("check", tmp_path, os.path.relpath(tmp_path / "a.yaml"), "--quiet")
+    told = [line.removeprefix(f"{tmp_path}/") for line in result.stdout.splitlines()]
+    assert result.exit_code == 1
+    assert [line for line in told if not line.endswith("1 error")] == [
         f"b.yaml: there is a flow 'a' in {tmp_path / 'a.yaml'} already; give it another name",
         "c.yaml: the flow 'a' is served as 'a' already; give it another name",
         "d.yaml: no flow can be served as 'health': that path is the service's own; give it another name",
@@ -477,18 +482,19 @@ def test_services_of_one_name_may_be_there_as_long_as_one_is_called() -> None:
     loads("flow: f\nservices: {s: {get: 'http://h'}, t: {get: 'http://i', name: s}}\nsteps: [enrich: [s]]", "f.yaml")
 
 
-def test_check_knows_files_that_flow_files_use(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_check_knows_files_that_flow_files_use(tmp_path: Path) -> None:
     """So that it can be given all files of a folder; a flow that lacks its name is no such file."""
     shared, wrong, flow = (tmp_path / name for name in ("shared.yaml", "wrong.yaml", "flow.yaml"))
     shared.write_text("services: {s: {get: 'http://h/'}}\ntemplates: {t: [{map_async: s}]}\n")
     wrong.write_text("services: {s: {get: 'ftp://h/'}}\ntemplates: {t: [{map_async: r}]}\n")
     flow.write_text("services: {s: {get: 'http://h/'}}\nsteps: [{map_async: s}]\n")
 
-    assert check([str(shared)]) == 0
-    assert capsysbinary.readouterr().out.decode() == f"{shared}: fine, for flow files to use (1 service, 1 template)\n"
-    assert check([str(wrong), str(flow)]) == 1
-    told = capsysbinary.readouterr().out.decode()
-    assert f"{wrong}:1:21: a service needs an address" in told
+    result = invoke("check", shared)
+    assert (result.exit_code, result.stdout) == (0, f"{shared}: valid, for use by flow files (1 service, 1 template)\n")
+    result = invoke("check", wrong, flow)
+    told = result.stdout
+    assert result.exit_code == 1
+    assert f"{wrong}:1:21: expected a URL" in told
     assert f'{wrong}:2:29: there is no service "r"' in told
     assert f'{flow}:1:1: "flow" is missing' in told
 
@@ -508,12 +514,13 @@ def test_a_condition_has_to_give_true_or_false(steps: str) -> None:
 
 
 def test_check_reports_a_variable_with_which_serve_would_not_start(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a token that ends with a line break every client would get 401; its value is not shown."""
     (tmp_path / "f.yaml").write_text("flow: f\n")
     monkeypatch.setenv("PENSTOCK_TOKEN", "s3cret\n")
-    assert check([str(tmp_path / "f.yaml")]) == 1
-    error = capsys.readouterr().err
+    result = invoke("check", tmp_path / "f.yaml")
+    error = result.stderr
+    assert result.exit_code == 1
     assert error.startswith("penstock check: PENSTOCK_TOKEN contains the control character U+000A")
     assert "s3cret" not in error

@@ -14,15 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from invoking import invoke
+from penstock.cli.schema import KINDS, make_schema
 from penstock.files import Mistakes, Place, Shape, node_of, read_document
 from penstock.files.functions import importing_from
-from penstock.files.schema_command import KINDS, command, schema
 
 ROOT = Path(__file__).parents[2] / "flows"
 EXAMPLES = ROOT / "examples"
 FILES = [ROOT / "penstock/orders.yaml", *sorted(EXAMPLES.glob("*.yaml"))]
 DOCUMENTS = {file: read_document(file.read_text(encoding="utf-8"), file.name).plain() for file in FILES}
-VALIDATORS = {kind: Draft202012Validator(schema(kind)) for kind in KINDS}
+VALIDATORS = {kind: Draft202012Validator(make_schema(kind)) for kind in KINDS}
 
 MEANING = re.compile(
     r"is no expression|gives [A-Z]|there is no module|cannot be imported|has no '|cannot be called"
@@ -84,12 +85,13 @@ def mutated(draw: st.DrawFn) -> tuple[str, Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_schema_is_a_schema(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_schema_is_a_schema(kind: str) -> None:
     """Of draft 2020-12, and the command prints it."""
-    assert command([kind]) == 0
-    printed = json.loads(capsys.readouterr().out)
+    result = invoke("schema", kind)
+    assert result.exit_code == 0
+    printed = json.loads(result.stdout)
     Draft202012Validator.check_schema(printed)
-    assert printed == schema(kind)
+    assert printed == make_schema(kind)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -124,4 +126,4 @@ def test_everything_is_described() -> None:
             for number, inner in enumerate(piece):
                 yield from bare(inner, f"{path}.{number}")
 
-    assert list(bare(schema(), "")) == []
+    assert list(bare(make_schema(), "")) == []

@@ -42,7 +42,10 @@ def mistakes(text: str, flow: Flow[Any] = ORDERS) -> list[str]:
         (EXPECT.format("{delivered: {file: 1}}"), '1:44: found "file", but the flow has no outlet'),
         (EXPECT.format("{failed: [{stp: x}]}"), '1:42: found "stp", allowed are key, seq, part, step, '),
         (EXPECT.format("{failed: [{step: price}]}"), '1:48: found "price", allowed are source, decode, pricing, '),
-        (EXPECT.format("{reason: done}"), '1:40: found "done", allowed are completed, draining, left, aborted, failed'),
+        (
+            EXPECT.format("{reason: done}"),
+            '1:40: found "done", allowed are completed, draining, disconnected, aborted, failed',
+        ),
         (RULE.format("{orderId: 3}"), "1:41: the rule does not say what happens, wanted is one of answers, computes, "),
         (RULE.format("{answers: 1, raises: no}"), '1:62: "raises" stands beside "answers", wanted is only one of them'),
         (RULE.format("{hangs: false}"), "1:49: found false, wanted is true, or the word left out"),

@@ -21,9 +21,8 @@ from penstock.files.trials import Case, Played, judge, play
 from penstock.files.trials.case import Downtime, Expected, Raises, Rule
 from penstock.files.trials.elements import fate
 from penstock.flow import Otherwise, When
-from penstock.services.web import http_batch_service, http_service
 
-PRICES: Flow[Any] = Flow("prices", key="id").enrich(price=http_service("price", "http://127.0.0.1:1/{id}", attempts=3))
+PRICES: Flow[Any] = Flow("prices", key="id").enrich(price=Service.http("price", "http://127.0.0.1:1/{id}", attempts=3))
 
 
 async def echo(value: Any) -> Any:
@@ -86,7 +85,7 @@ def test_a_rule_raises_with_a_type_and_attempts_follow() -> None:
           inventory: {raises: {type: Gone, message: no such shelf, retryable: false}}
         expect:
           failed: [{key: 1, step: inventory, type: Gone, message: no such shelf, attempts: 1}]
-          dead_letters: [{key: 1, found: {pricing: {price: 1001}}}]
+          dead_letters: [{key: 1, partial_results: {pricing: {price: 1001}}}]
         """
     assert found(text) == []
 
@@ -178,7 +177,7 @@ def test_an_outage_lasts_from_a_time_to_a_time() -> None:
 
 
 def test_a_service_of_a_batch_is_scripted_value_by_value_or_call_by_call() -> None:
-    service = http_batch_service("many", "http://127.0.0.1:1", attempts=2, backoff=Backoff(first=0))
+    service = Service.http_batch("many", "http://127.0.0.1:1", attempts=2, backoff=Backoff(first=0))
     flow = Flow[Any]("f", key="id").batch(service, size=3, seconds=1)
     text = """
         given: [{id: 1}, {id: 2}, {id: 3}]
@@ -221,7 +220,8 @@ def test_the_client_leaves_and_what_is_in_flight_is_cancelled() -> None:
     text = """
         given: {generate: 4}
         events: [{at: 120ms, client: leaves}]
-        expect: {ok: 0, failed: 0, cancelled: [{orderId: 1}, 2, 3, 4], dead_letters: 0, reason: left, seconds: 120ms}
+        expect: {ok: 0, failed: 0, cancelled: [{orderId: 1}, 2, 3, 4], dead_letters: 0, seconds: 120ms,
+                 reason: disconnected}
         """
     assert found(text) == []
 
@@ -318,7 +318,7 @@ def test_an_outlet_can_refuse() -> None:
 
 def test_outlets_and_services_on_branches_are_played_too() -> None:
     flow = Flow[Any]("f", key="id").route(
-        large=When(lambda v: v["id"] > 1, lambda f: f.map_async(http_service("h", "http://127.0.0.1:1"), name="ask")),
+        large=When(lambda v: v["id"] > 1, lambda f: f.map_async(Service.http("h", "http://127.0.0.1:1"), name="ask")),
         small=Otherwise(lambda f: f.to(Folder(""), Folder("")), end=True),
     )
     text = """

@@ -47,7 +47,7 @@ def test_a_source_that_breaks_while_its_run_is_taken_down_is_told() -> None:
     with capture_logs() as logs:
         summary = run(within(100, main()))
     assert (summary.reason, summary.error) == ("aborted", None)
-    assert [entry["event"] for entry in logs] == ["run.source_broke", "run.ended"]
+    assert [entry["event"] for entry in logs] == ["source.failed", "run.ended"]
     assert "the cursor cannot be closed" in logs[0]["error"]
 
 
@@ -86,7 +86,7 @@ def test_a_closing_that_hangs_is_given_up_and_named() -> None:
 
     with capture_logs() as logs:
         assert run(within(100, main())) == CLOSE_SECONDS
-    (stuck,) = [entry["tasks"] for entry in logs if entry["event"] == "run.tasks_stuck"]
+    (stuck,) = [entry["tasks"] for entry in logs if entry["event"] == "run.tasks_not_cancelled"]
     assert [name.rpartition(":")[2] for name in stuck] == ["closing"]
 
 
@@ -181,7 +181,7 @@ def test_a_store_that_breaks_while_it_is_closed_costs_no_report(error: Exception
     with capture_logs() as logs:
         summary, report = run(within(100, main()))
     assert (summary.reason, summary.failed, report.forced) == ("completed", 1, False)
-    assert [entry["error"] for entry in logs if entry["event"] == "store.not_closed"] == ["the disk is gone"] * 2
+    assert [entry["error"] for entry in logs if entry["event"] == "store.close_failed"] == ["the disk is gone"] * 2
 
 
 def test_a_store_that_hangs_while_it_is_closed_keeps_no_run() -> None:
@@ -218,4 +218,4 @@ def test_a_task_that_breaks_while_it_is_cancelled_is_told() -> None:
     with capture_logs() as logs:
         summary = run(within(100, main()))
     assert (summary.reason, summary.ok) == ("completed", 1)
-    assert ["a bug" in entry["error"] for entry in logs if entry["event"] == "run.broke_late"] == [True]
+    assert ["a bug" in entry["error"] for entry in logs if entry["event"] == "run.late_error"] == [True]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from laws.virtual import quiet, results, summary_of
 from penstock import Flow, Service, from_iterable
-from penstock.deadletters import Filter, MemoryStore
+from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.services import NONE
 from penstock.sinks import Discard
 
@@ -82,10 +82,10 @@ def test_the_failure_names_the_service_and_the_others_answers_are_kept() -> None
         store = MemoryStore()
         flow = Flow("f").enrich(price=price, stock=refuse).dead_letters(store)
         await flow.start(from_iterable([{"id": 1}]), Discard()).finished
-        return (await store.page(Filter())).letters
+        return (await store.page(DeadLetterQuery())).letters
 
     (letter,) = quiet(main())
-    assert (letter.step, letter.found, letter.input) == ("stock", {"price": 7}, b'{"id":1}')
+    assert (letter.step, letter.partial_results, letter.input) == ("stock", {"price": 7}, b'{"id":1}')
 
 
 def test_a_failed_attempt_of_one_does_not_repeat_the_others() -> None:

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from invoking import invoke
 from penstock.files import dump, load, loads
-from penstock.files.check_command import command as check
-from penstock.files.graph import graph_of
-from penstock.files.pictures import FORMATS
 from penstock.files.shared import is_shared
 from penstock.files.trials import Verdict, judge, play
 from penstock.files.trials.report import FileReport, as_text
+from penstock.graph import TEXT_FORMATS, build_graph
 from waiting import HANG_SECONDS
 
 EXAMPLES = Path(__file__).parents[2] / "flows" / "examples"
@@ -35,9 +34,10 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=name_of)
-def test_an_example_file_is_well(file: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_an_example_file_is_well(file: Path) -> None:
     """Nothing is wrong in it, with no variable set, and it is read in a minute."""
-    assert (check([str(file), "--quiet"]), capsysbinary.readouterr().out) == (0, b"")
+    result = invoke("check", file, "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
     assert file.read_text(encoding="utf-8").count("\n") < 70
 
 
@@ -55,10 +55,8 @@ def test_the_tests_of_an_example_file_pass(file: Path) -> None:
 def test_an_example_file_is_drawn(file: Path) -> None:
     """In every format, with each step in it."""
     flow = load(file).flow
-    pictures = {format: draw(graph_of(flow)) for format, draw in FORMATS.items()}
-    assert [
-        format for format, picture in pictures.items() if not all(step.name in picture for step in flow.steps)
-    ] == []
+    graphs = {format: render(build_graph(flow)) for format, render in TEXT_FORMATS.items()}
+    assert [format for format, text in graphs.items() if not all(step.name in text for step in flow.steps)] == []
 
 
 @pytest.mark.parametrize("format", ["yaml", "json"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from penstock import Expression, Flow, FlowError, Otherwise, When, from_iterable, operators
-from penstock.deadletters import Filter, MemoryStore
+from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.element import MESSAGE_LIMIT
 from penstock.sinks import Result
 from penstock.testing import run
@@ -38,7 +38,7 @@ def test_a_rejected_value_is_an_ordinary_failure_with_a_dead_letter() -> None:
     async def main() -> tuple[list[Result], Any]:
         source = from_iterable([{"id": 1, "amount": -5}, {"id": 2, "amount": 5}])
         came = [result async for result in flow.stream(source, ordered=True)]
-        return came, (await store.page(Filter(step="check"))).letters
+        return came, (await store.page(DeadLetterQuery(step="check"))).letters
 
     (bad, good), letters = run(main())
     assert bad.failure is not None
@@ -72,7 +72,7 @@ class Card:
         ("{a}", {"a": True}, "true"),
         ("{a}", {"a": None}, "null"),
         ("{a}", {"a": {"b": [1]}}, '{"b":[1]}'),
-        ("{a}", {"a": "\ud800"}, "?"),
+        ("{a}", {"a": "\ud800"}, "\ud800"),
         ("no {a}", {}, "no {a} (cannot be computed: the value has no field a)"),
         (Expression("'n is ' + string(value.n)"), {"n": 2}, "n is 2"),
         (Expression("value.n"), {"n": 2}, "2"),
@@ -122,7 +122,7 @@ def test_what_failed_or_was_filtered_before_is_left_alone() -> None:
     [
         ({"reason": ""}, "reason: expected a text that is not empty"),
         ({"reason": "a {b"}, "reason: expected '}' before end of string; write {{ or }} for a literal brace"),
-        ({"reason": "a {}"}, "reason: {} is not the plain name of a field; write {{ or }} for a literal brace"),
+        ({"reason": "a {}"}, "reason: {} is not the name of a field; write {{ or }} for a literal brace"),
         ({"reason": "a ${TOKEN}"}, "variables such as ${TOKEN} are not filled in"),
         (
             {"reason": "a", "type": "no name"},

@@ -15,7 +15,7 @@ from typing import Any, TypedDict, cast
 import pytest
 
 from penstock import Flow
-from penstock.deadletters import Filter, Letter, MemoryStore
+from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
 from penstock.errors import FlowError
 from penstock.runtime import Run, Summary
 from penstock.sinks import Discard, Sink
@@ -53,16 +53,16 @@ def open_files() -> set[str]:
     return {path for path in found if path.startswith("/")}
 
 
-def read(source: Source[Any], **window: int) -> tuple[list[Any], Summary, list[Letter]]:
+def read(source: Source[Any], **window: int) -> tuple[list[Any], Summary, list[DeadLetter]]:
     """The values of a source, the summary of its run, and what failed."""
 
-    async def main() -> tuple[list[Any], Summary, list[Letter]]:
+    async def main() -> tuple[list[Any], Summary, list[DeadLetter]]:
         seen: list[Any] = []
         store = MemoryStore()
         summary = await Flow("f", **window).tap(seen.append).dead_letters(store).start(source, Discard()).finished
-        return seen, summary, list((await store.page(Filter())).letters)
+        return seen, summary, list((await store.page(DeadLetterQuery())).letters)
 
-    return cast("tuple[list[Any], Summary, list[Letter]]", really(main()))
+    return cast("tuple[list[Any], Summary, list[DeadLetter]]", really(main()))
 
 
 class Never(Sink):
@@ -191,11 +191,11 @@ def test_a_bad_row_becomes_a_dead_letter_with_its_text(tmp_path: Path) -> None:
     """It fails at decode, the others pass; a row that fails later is kept as an object that can be run again."""
     (tmp_path / "a.csv").write_bytes(b'a,b\n1,2\n"1\n",2,3\n' + b"x" * 50 + b",2\n3,4\n")
 
-    async def main() -> tuple[Summary, list[Letter]]:
+    async def main() -> tuple[Summary, list[DeadLetter]]:
         store = MemoryStore()
         flow = Flow("f", Order, "a").map(lambda order: 1 // (int(order["a"]) - 3), name="divide").dead_letters(store)
         summary = await flow.start(from_file(tmp_path / "a.csv", limit=20), Discard()).finished
-        return summary, list((await store.page(Filter())).letters)
+        return summary, list((await store.page(DeadLetterQuery())).letters)
 
     summary, letters = really(main())
     assert (summary.reason, summary.ok, summary.failed) == ("completed", 1, 3)

@@ -12,7 +12,7 @@ import pytest
 
 from laws.virtual import quiet, results, summary_of
 from penstock import Flow, from_iterable
-from penstock.deadletters import Filter, MemoryStore
+from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.operators import flat_map
 from penstock.runtime import Summary
 from penstock.sinks import Discard, Sink
@@ -61,7 +61,7 @@ def test_parts_share_one_letter_with_the_original_input() -> None:
         flow = Flow("f").flat_map(lambda value: [value, -1, -2]).map(check).dead_letters(store)
         told = [result async for result in flow.stream(from_iterable([5]))]
         summary = await flow.start(from_iterable([6]), Discard()).finished
-        return summary, (await store.page(Filter())).letters, told
+        return summary, (await store.page(DeadLetterQuery())).letters, told
 
     def check(value: int) -> int:
         if value < 0:

@@ -127,7 +127,7 @@ def test_what_is_wrong_is_said_when_the_flow_is_built(build: Any, says: str) -> 
         (lambda: Flow("f").throttle(0), "got 0"),
         (lambda: Flow("f").flat_map(str, max_parts=0), "got 0"),
         (lambda: Flow("f").map_async(str, attempts=0), "attempts"),
-        (lambda: Flow("f").map_async(str, timeout=0), "timeout above 0"),
+        (lambda: Flow("f").map_async(str, timeout=0), "timeout: expected a number of seconds > 0"),
         (lambda: Flow("f").map_async(str, max_in_flight=0), "max_in_flight"),
     ],
 )
@@ -393,7 +393,7 @@ def test_leaving_a_stream_by_aclosing_leaves_nothing() -> None:
                 break
         return len(asyncio.all_tasks()) - 1
 
-    assert (quiet(main()), service.in_flight) == (0, 0)
+    assert (quiet(main()), service.statistics().in_flight) == (0, 0)
 
 
 def test_leaving_a_stream_by_break_leaves_nothing_soon_after() -> None:
@@ -407,7 +407,7 @@ def test_leaving_a_stream_by_break_leaves_nothing_soon_after() -> None:
             await asyncio.sleep(0)
         return len(asyncio.all_tasks()) - 1
 
-    assert (quiet(main()), service.in_flight) == (0, 0)
+    assert (quiet(main()), service.statistics().in_flight) == (0, 0)
 
 
 def test_a_stream_of_a_broken_source_raises_at_its_end() -> None:

@@ -27,7 +27,7 @@ from structlog.testing import capture_logs
 
 from flows.test_files import read, really
 from penstock import Flow, from_async_iterable, from_iterable
-from penstock.deadletters import Filter, MemoryStore
+from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.errors import FlowError, OtherFields, OutletBroke, OutletLocked, OutletTaken, OutletTwice, Unencodable
 from penstock.formats import Format
 from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput, check_outlets
@@ -277,7 +277,7 @@ def test_errors_do_not_name_what_a_secret_variable_holds(
     with capture_logs() as logs:
         (error,) = really(main())
     assert str(error) == f"{path} could not be opened: {path} cannot be written: {reason}"
-    assert [(entry["event"], entry["outlet"]) for entry in logs] == [("outlet.not_opened", path)]
+    assert [(entry["event"], entry["sink"]) for entry in logs] == [("sink.open_failed", path)]
     assert str(tmp_path) not in f"{error} {logs}"
 
 
@@ -310,7 +310,7 @@ def delivering(*outlets: Outlet, letters: MemoryStore | None = None) -> Flow[Any
 
 def waits(logs: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:
     """What the log tells of waits for locks, and after how many seconds."""
-    events = ("outlet.waiting", "outlet.lock_acquired")
+    events = ("sink.waiting", "sink.lock_acquired")
     return [(entry["event"], int(entry["waited"])) for entry in logs if entry["event"] in events]
 
 
@@ -330,7 +330,7 @@ def test_values_wait_while_another_process_holds_the_lock(tmp_path: Path) -> Non
 
     with capture_logs() as logs:
         assert virtual(main()) == []
-    assert waits(logs) == [("outlet.waiting", 0), ("outlet.waiting", 10), ("outlet.lock_acquired", 15)]
+    assert waits(logs) == [("sink.waiting", 0), ("sink.waiting", 10), ("sink.lock_acquired", 15)]
     assert [entry["gives_up_in"] for entry in logs[:2]] == [60, 50]
     assert written(path) == [{"id": 1}]
 
@@ -341,7 +341,7 @@ def test_a_lock_that_stays_ends_the_run_and_fails_no_element(tmp_path: Path) -> 
 
     async def main() -> tuple[Summary, float, int]:
         summary = await delivering(FileOutlet(path), letters=letters).start(from_iterable(range(3)), Discard()).finished
-        return summary, asyncio.get_running_loop().time(), len((await letters.page(Filter())).letters)
+        return summary, asyncio.get_running_loop().time(), len((await letters.page(DeadLetterQuery())).letters)
 
     with locked(path), capture_logs() as logs:
         summary, seconds, kept = virtual(main())
@@ -351,8 +351,8 @@ def test_a_lock_that_stays_ends_the_run_and_fails_no_element(tmp_path: Path) -> 
         "process a file of its own"
     )
     assert seconds == pytest.approx(LOCK_SECONDS)
-    assert waits(logs) == [("outlet.waiting", 0), ("outlet.waiting", 10)]
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["run.broke"]
+    assert waits(logs) == [("sink.waiting", 0), ("sink.waiting", 10)]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["run.failed"]
     assert path.read_bytes() == b""
 
 
@@ -477,7 +477,7 @@ def test_one_file_with_two_settings_is_a_fault_of_the_run(tmp_path: Path, kind: 
 
     async def main() -> tuple[Summary, float, int]:
         summary = await flow.start(from_iterable([{"id": "1"}]), Discard()).finished
-        return summary, asyncio.get_running_loop().time(), len((await letters.page(Filter())).letters)
+        return summary, asyncio.get_running_loop().time(), len((await letters.page(DeadLetterQuery())).letters)
 
     with capture_logs():
         summary, seconds, kept = virtual(main())

@@ -10,9 +10,9 @@ import pytest
 from msgspec import Struct
 
 from laws.virtual import quiet
-from penstock import Flow, from_iterable, ndjson
-from penstock.deadletters import Filter, Letter, MemoryStore, as_document
-from penstock.errors import FlowError
+from penstock import Flow, element, from_iterable, ndjson
+from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore, as_document
+from penstock.errors import SERVICE_MESSAGE_LIMIT, FlowError
 from penstock.sinks import Discard
 
 SECRET = "4111-1111"
@@ -22,15 +22,15 @@ def refuse(value: Any) -> Any:
     raise ValueError(f"card {value['card']['number']} of {value['card']['codes']} is refused")
 
 
-def letter_of(value: Any, *paths: str, key: str | None = None) -> Letter:
+def letter_of(value: Any, *paths: str, key: str | None = None) -> DeadLetter:
     """The letter of one value that fails."""
 
-    async def main() -> Letter:
+    async def main() -> DeadLetter:
         store = MemoryStore()
         flow = Flow[Any]("f", key=key).enrich(asked=lambda value: {"card": value["card"]}).map(refuse)
         async for _ in flow.dead_letters(store, redact=paths).stream(from_iterable([value])):
             pass
-        return (await store.page(Filter())).letters[0]
+        return (await store.page(DeadLetterQuery())).letters[0]
 
     return quiet(main())
 
@@ -85,14 +85,14 @@ class Card(Struct):
     codes: tuple[int, ...] = ()
 
 
-def letters_of(flow: Flow[Any], *values: Any, redact: list[str]) -> list[Letter]:
+def letters_of(flow: Flow[Any], *values: Any, redact: list[str]) -> list[DeadLetter]:
     """The letters of values through a flow, once its run has completed."""
 
-    async def main() -> list[Letter]:
+    async def main() -> list[DeadLetter]:
         store = MemoryStore()
         summary = await flow.dead_letters(store, redact=redact).start(from_iterable(values), Discard()).finished
         assert (summary.reason, summary.cancelled) == ("completed", 0)
-        return (await store.page(Filter())).letters
+        return (await store.page(DeadLetterQuery())).letters
 
     return quiet(main())
 
@@ -107,7 +107,7 @@ def test_redacted_fields_of_structs_and_tuples_are_not_kept() -> None:
     value = {"cards": ({"number": SECRET}, {"number": "5"}), "odd": object()}
     [letter] = letters_of(flow, value, redact=["card.number", "cards.number"])
 
-    assert letter.found == {"card": {"number": "[redacted]", "codes": [1, 2]}}
+    assert letter.partial_results == {"card": {"number": "[redacted]", "codes": [1, 2]}}
     assert json.loads(letter.input) == {"cards": [{"number": "[redacted]"}] * 2, "odd": "[redacted]"}
     assert letter.message == "no service for [redacted]"
 
@@ -126,7 +126,7 @@ def test_an_answer_does_not_tell_what_stood_in_a_field_of_it() -> None:
     flow = Flow[Any]("f").enrich(risk=lambda _: risk, other=lambda _: (f"<{SECRET}>", None), last=broken)
     [letter] = letters_of(flow, {"id": 1}, redact=["card.number", "card.pin"])
 
-    assert letter.found == {
+    assert letter.partial_results == {
         "risk": {
             "card": {"number": "[redacted]", "pin": "[redacted]"},
             "echo": "card [redacted]",
@@ -142,10 +142,10 @@ def test_the_size_of_a_letter_is_that_of_what_came_in() -> None:
     store = MemoryStore()
     flow = Flow[Any]("f").map(lambda _: 1 // 0).dead_letters(store, redact=["card"])
 
-    async def main() -> list[Letter]:
+    async def main() -> list[DeadLetter]:
         async for _ in flow.stream(ndjson(from_bytes(b"\n".join(lines)), limit=1000)):
             pass
-        return (await store.page(Filter())).letters
+        return (await store.page(DeadLetterQuery())).letters
 
     letters = sorted(quiet(main()), key=lambda letter: letter.seq)
     assert [(letter.input_size, as_document(letter)["input"]["complete"]) for letter in letters] == [
@@ -168,7 +168,7 @@ def test_an_answer_that_is_no_json_is_not_kept_at_all() -> None:
     flow = Flow[Any]("f").enrich(raw=lambda _: b"\xff 4111", even=lambda _: 2, other=broken)
     [letter] = letters_of(flow, {"id": 1}, redact=["card"])
 
-    assert letter.found == {"raw": "[redacted]", "even": 2}
+    assert letter.partial_results == {"raw": "[redacted]", "even": 2}
 
 
 def test_what_an_earlier_step_found_is_not_told_by_an_error() -> None:
@@ -196,6 +196,11 @@ def test_what_is_nested_too_deeply_is_not_kept(value: Any) -> None:
     assert SECRET not in repr(letters)
 
 
+def test_texts_are_masked_from_the_shortest_length_to_which_they_are_cut() -> None:
+    """A service's message is cut before it becomes the message of a failure, which is cut too."""
+    assert SERVICE_MESSAGE_LIMIT <= element.MESSAGE_LIMIT
+
+
 def test_paths_are_several() -> None:
     """One text would be taken for its letters, and nothing would be redacted."""
     with pytest.raises(FlowError, match=r"redact=\['card'\]"):
@@ -204,7 +209,7 @@ def test_paths_are_several() -> None:
 
 def test_what_is_no_json_is_not_kept_at_all() -> None:
     """In such an input nobody can tell the secret fields from the others."""
-    assert letter_of(b'{"card": "4111', "card").input == b"[redacted: this input is no JSON]"
+    assert letter_of(b'{"card": "4111', "card").input == b"[redacted: this input is not JSON]"
 
 
 def test_without_paths_a_letter_is_what_came_in() -> None:

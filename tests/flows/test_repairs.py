@@ -1,4 +1,4 @@
-"""Files that others left torn: half a line is put aside, a part without its end is made whole, damage is left alone."""
+"""Files that other processes left incomplete: what is incomplete is moved to FILE.torn, damage is left alone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from structlog.testing import capture_logs
 from flows.test_files import SECONDS, really
 from flows.test_outlets import contents, put, written
 from penstock.errors import OutletBroke
+from penstock.formats import Format
 from penstock.outlets import FileOutlet
-from penstock.outlets.repairs import CHUNK, Decompressed
+from penstock.outlets.repairs import CHUNK, is_complete_gzip
 
 WHOLE = {"a.ndjson": b'{"a":"1"}\n', "a.csv": b'a,b\r\n"x\r\ny",1\r\n'}
 
@@ -26,26 +27,25 @@ WHOLE = {"a.ndjson": b'{"a":"1"}\n', "a.csv": b'a,b\r\n"x\r\ny",1\r\n'}
     ("name", "torn"),
     [("a.ndjson", b'{"a":'), ("a.ndjson", b"x" * 600_000), ("a.csv", b"2"), ("a.csv", b'"2\r\n3\r\n')],
 )
-@pytest.mark.parametrize("compressed", [False, True])
-def test_half_a_line_at_the_end_is_put_aside(tmp_path: Path, name: str, torn: bytes, compressed: bool) -> None:
-    """No new line is glued to what a killed process left; that is in a file beside it, and the log says so."""
-    path = tmp_path / (f"{name}.gz" if compressed else name)
+def test_an_incomplete_last_line_is_moved(tmp_path: Path, name: str, torn: bytes) -> None:
+    """No new line is appended to a part of one; that part is in FILE.torn, and the log says so."""
+    path = tmp_path / name
     data = WHOLE[name] * 1000 if name == "a.ndjson" else WHOLE[name]
     whole = len(data)
-    path.write_bytes(gzip.compress(data + torn) if compressed else data + torn)
+    path.write_bytes(data + torn)
     with capture_logs() as logs:
         really(put(FileOutlet(path), [{"a": "last", "b": "0"}]))
 
     assert contents(path)[:whole] == data
     assert contents(path)[whole:] in (b'{"a":"last","b":"0"}\n', b"last,0\r\n")
-    assert [entry["moved_bytes"] for entry in logs if entry["event"] == "outlet.torn"] == [len(torn)]
+    assert [entry["moved_bytes"] for entry in logs if entry["event"] == "sink.torn_tail_moved"] == [len(torn)]
     assert path.with_name(f"{path.name}.torn").read_bytes() == torn + b"\n"
 
 
 @pytest.mark.parametrize("name", ["a.ndjson.gz", "a.csv.gz"])
-def test_a_compressed_file_that_was_never_ended_is_made_whole(tmp_path: Path, name: str) -> None:
-    """After kill -9 everything up to the last write is there, and what is appended later can be read."""
-    path = tmp_path / name
+def test_a_compressed_file_of_a_killed_process_is_moved(tmp_path: Path, name: str) -> None:
+    """After kill -9 a new file is started; the old one can be read up to the last write."""
+    path, torn = tmp_path / name, tmp_path / f"{name}.torn"
     program = f"""
 import asyncio, os, signal
 from penstock.outlets import FileOutlet
@@ -61,12 +61,41 @@ asyncio.run(main())
 """
     died = subprocess.run([sys.executable, "-c", program], timeout=SECONDS)
     assert died.returncode == -signal.SIGKILL
+    data = path.read_bytes()
     with pytest.raises(EOFError):
-        gzip.decompress(path.read_bytes())
-    really(put(FileOutlet(path), [{"id": "50"}]))
+        gzip.decompress(data)
+    with capture_logs() as logs:
+        really(put(FileOutlet(path), [{"id": "50"}]))
 
-    assert written(path) == [{"id": str(number)} for number in range(51)]
-    assert os.listdir(tmp_path) == [name]
+    assert written(path) == [{"id": "50"}]
+    assert torn.read_bytes() == data
+    (entry,) = (entry for entry in logs if entry["event"] == "outlet.torn")
+    assert (entry["moved_bytes"], entry["moved_to"]) == (len(data), str(torn))
+
+
+def test_a_file_that_was_moved_earlier_is_kept(tmp_path: Path) -> None:
+    """The next one gets another name."""
+    path = tmp_path / "a.ndjson.gz"
+    for number in range(3):
+        path.write_bytes(MEMBERS[number][:-1])
+        with capture_logs():
+            really(put(FileOutlet(path), [{"id": "5"}]))
+
+    torn = [f"{path}.torn", f"{path}.torn-2", f"{path}.torn-3"]
+    assert [Path(name).read_bytes() for name in torn] == [member[:-1] for member in MEMBERS[:3]]
+
+
+@pytest.mark.parametrize("name", ["a.ndjson.gz", "a.csv.gz"])
+def test_a_compressed_file_with_an_incomplete_last_line_is_moved(tmp_path: Path, name: str) -> None:
+    """All its members may be complete nevertheless."""
+    path = tmp_path / name
+    data = gzip.compress(WHOLE[name.removesuffix(".gz")] + b'"x')
+    path.write_bytes(data)
+    with capture_logs():
+        really(put(FileOutlet(path), [{"id": "5"}]))
+
+    assert written(path) == [{"id": "5"}]
+    assert path.with_name(f"{name}.torn").read_bytes() == data
 
 
 MEMBERS = [gzip.compress(b'{"id":"%d"}\n' % number, mtime=0) for number in range(5)]
@@ -98,39 +127,55 @@ def test_what_is_no_whole_gzip_file_is_left_alone(tmp_path: Path, data: bytes) -
     assert os.listdir(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize("kept", range(len(MEMBERS[4])))
-def test_a_last_part_that_is_cut_off_anywhere_is_made_whole(tmp_path: Path, kept: int) -> None:
-    """In its header, its data or its trailer: the parts before it stay, with what of it can be read."""
+@pytest.mark.parametrize("kept", range(1, len(MEMBERS[4])))
+def test_a_last_member_that_is_cut_off_anywhere_is_found(tmp_path: Path, kept: int) -> None:
+    """In its header, its data or its trailer."""
     path = tmp_path / "a.ndjson.gz"
-    path.write_bytes(b"".join(MEMBERS[:4]) + b"\0" * 512 + MEMBERS[4][:kept])
+    data = b"".join(MEMBERS[:4]) + b"\0" * 512 + MEMBERS[4][:kept]
+    path.write_bytes(data)
     with capture_logs():
         really(put(FileOutlet(path), [{"id": "5"}]))
 
-    ids = [value["id"] for value in written(path)]
-    assert ids in (["0", "1", "2", "3", "5"], ["0", "1", "2", "3", "4", "5"])
+    assert written(path) == [{"id": "5"}]
+    assert path.with_name(f"{path.name}.torn").read_bytes() == data
 
 
-def test_a_part_without_its_trailer_is_read_to_its_last_byte(tmp_path: Path) -> None:
+def test_a_file_whose_members_are_complete_is_continued(tmp_path: Path) -> None:
+    """Zero bytes after a member are padding."""
+    path = tmp_path / "a.ndjson.gz"
+    path.write_bytes(b"".join(MEMBERS) + b"\0" * 512)
+    really(put(FileOutlet(path), [{"id": "5"}]))
+
+    assert [value["id"] for value in written(path)] == ["0", "1", "2", "3", "4", "5"]
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_member_without_its_trailer_is_incomplete(tmp_path: Path) -> None:
     """However its data fall into chunks."""
     path = tmp_path / "a.gz"
     for size in range(CHUNK - 300, CHUNK + 600, 50):
-        path.write_bytes(gzip.compress(b"a" * size)[:-8])
-        chunks = Decompressed(str(path))
-        assert (sum(map(len, chunks)), chunks.complete) == (size, False)
+        whole = gzip.compress(b"a" * size + b"\n")
+        path.write_bytes(whole)
+        assert is_complete_gzip(str(path), Format.NDJSON)
+        path.write_bytes(whole[:-8])
+        assert not is_complete_gzip(str(path), Format.NDJSON)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_repair_shows_a_file_to_nobody_else(tmp_path: Path, compressed: bool) -> None:
-    """The rights of the file stay as they are, and what is put aside has the same; a link to it stays a link."""
+    """The file, the new one and FILE.torn have the permissions of the first; a link to it stays a link."""
     path, link = tmp_path / "a.ndjson", tmp_path / f"link.ndjson{'.gz' if compressed else ''}"
     data = b'{"id":"1"}\n{"id"'
     path.write_bytes(gzip.compress(data)[:-4] if compressed else data)
     path.chmod(0o600)
     link.symlink_to(path)
-    with capture_logs():
+    with capture_logs() as logs:
         really(put(FileOutlet(link), [{"id": "2"}]))
 
+    torn = tmp_path / ("a.ndjson.torn" if compressed else f"{link.name}.torn")
     lines = b'{"id":"1"}\n{"id":"2"}\n'
-    assert (gzip.decompress(path.read_bytes()) if compressed else path.read_bytes()) == lines
-    assert [stat.S_IMODE(file.stat().st_mode) for file in (path, tmp_path / f"{link.name}.torn")] == [0o600] * 2
+    assert written(link) == ([{"id": "2"}] if compressed else [{"id": "1"}, {"id": "2"}])
+    assert compressed or path.read_bytes() == lines
+    assert [stat.S_IMODE(file.stat().st_mode) for file in (path, torn)] == [0o600] * 2
+    assert [entry["moved_to"] for entry in logs if entry["event"] == "outlet.torn"] == [str(torn)]
     assert link.is_symlink()

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from laws.virtual import quiet, summary_of, within
 from penstock import Flow, from_iterable, operators
-from penstock.deadletters import Filter, Letter, MemoryStore
+from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
 from penstock.errors import ReaderGone, RunError, StoreError
 from penstock.runtime import Run, Summary, Totals
 from penstock.scope import Scope
@@ -32,13 +32,13 @@ def refuse(_: Any) -> Any:
 class SlowStore(MemoryStore):
     """Commits take a while; what was begun goes on whatever its caller does."""
 
-    def __init__(self, seconds: float, patience: float = 10.0, breaks: bool = False) -> None:
+    def __init__(self, seconds: float, timeout: float = 10.0, breaks: bool = False) -> None:
         super().__init__()
         self.seconds = seconds
-        self.patience = patience
+        self.timeout = timeout
         self.breaks = breaks
 
-    async def add(self, letters: Sequence[Letter]) -> None:
+    async def add(self, letters: Sequence[DeadLetter]) -> None:
         await asyncio.sleep(self.seconds)
         if self.breaks:
             raise StoreError("the disk is full")
@@ -94,7 +94,7 @@ async def breaks() -> Summary:
         (completes, "completed", 2, 0),
         (drains, "draining", 2, 0),
         (stalls, "stalled", 2, 0),
-        (leaves, "left", 0, 2),
+        (leaves, "disconnected", 0, 2),
         (aborts, "aborted", 1, 1),
         (breaks, "failed", 0, 0),
     ],
@@ -214,14 +214,14 @@ def test_a_store_that_is_down_pauses_the_source_and_loses_nothing() -> None:
         waiting, settled = len(made), started.ledger.settled["failed"]
         store._capacity = 100
         summary = await started.finished
-        return waiting, settled, summary, totals.store_failures, store.counts()["waiting"]
+        return waiting, settled, summary, totals.store_failures, store.statistics().counts["waiting"]
 
     with capture_logs() as logs:
         waiting, settled, summary, failures, letters = run(within(1000, main()))
 
     assert (waiting, settled) == (5, 0)
     assert (summary.failed, letters) == (50, 50)
-    assert failures == sum(entry["event"] == "store.failed" for entry in logs) > 10
+    assert failures == sum(entry["event"] == "store.write_failed" for entry in logs) > 10
 
 
 def test_a_store_that_cannot_be_opened_fails_the_run_before_it_reads() -> None:
@@ -251,7 +251,7 @@ def test_what_is_cancelled_during_its_commit_failed_if_the_commit_was_durable(st
         await asyncio.sleep(1)
         started.abort()
         summary = await started.finished
-        return summary, len((await store.page(Filter())).letters), started.totals.store_failures
+        return summary, len((await store.page(DeadLetterQuery())).letters), started.totals.store_failures
 
     summary, letters, broke = quiet(main())
     assert (summary.failed, summary.cancelled, letters) == (failed, 4 - failed, failed)
@@ -269,7 +269,7 @@ def test_a_failed_element_with_its_letter_stays_failed_when_its_line_is_not_writ
         started = Flow("f").map(refuse).dead_letters(store).start(from_iterable(range(4)), Lines(never))
         await asyncio.sleep(1)
         started.abort()
-        return await started.finished, store.counts()["waiting"]
+        return await started.finished, store.statistics().counts["waiting"]
 
     summary, letters = quiet(main())
     assert (summary.failed, summary.cancelled, letters) == (4, 0, 4)
@@ -351,17 +351,17 @@ def test_a_source_outside_of_a_run_says_how_to_start_it() -> None:
 
 
 def test_a_commit_that_does_not_end_is_said_with_the_time_that_it_had() -> None:
-    """A store has its patience, and the end of a run its own."""
+    """A store has its timeout, and the end of a run its own."""
 
     async def main() -> float:
-        started = Flow("f").map(refuse).dead_letters(SlowStore(1000, patience=1)).start(from_iterable([1]), Discard())
+        started = Flow("f").map(refuse).dead_letters(SlowStore(1000, timeout=1)).start(from_iterable([1]), Discard())
         await asyncio.sleep(1)
         started.abort()
         return (await started.finished).seconds
 
     with capture_logs() as logs:
         assert run(within(100, main())) == 2
-    assert [entry["waited"] for entry in logs if entry["event"] == "store.uncertain"] == [1]
+    assert [entry["waited"] for entry in logs if entry["event"] == "store.write_uncertain"] == [1]
 
 
 def test_a_stream_says_why_its_run_could_not_begin(tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_who_leaves_a_stream_has_left() -> None:
 
     with capture_logs() as logs:
         run(main())
-    assert [entry["reason"] for entry in logs if entry["event"] == "run.ended"] == ["left"]
+    assert [entry["reason"] for entry in logs if entry["event"] == "run.ended"] == ["disconnected"]
 
 
 def test_a_reader_whose_connection_broke_has_left() -> None:
@@ -398,7 +398,7 @@ def test_a_reader_whose_connection_broke_has_left() -> None:
 
     with capture_logs() as logs:
         summary = run(main())
-    assert (summary.reason, summary.error) == ("left", None)
+    assert (summary.reason, summary.error) == ("disconnected", None)
     assert [entry["event"] for entry in logs] == ["run.ended"]
 
 

@@ -210,7 +210,7 @@ def test_a_worker_runs_when_the_clock_says_so() -> None:
     began, logs = worker(Cron("30 * * * *", "Europe/Berlin"), 4)
 
     assert began == pytest.approx([0.5, 1.5, 2.5, 3.5])
-    assert [entry["at"][11:16] for entry in logs if entry["event"] == "worker.next"] == [
+    assert [entry["at"][11:16] for entry in logs if entry["event"] == "worker.scheduled"] == [
         "23:30",
         "00:30",
         "01:30",

@@ -95,7 +95,11 @@ def test_the_stop_goes_through_its_phases_once_and_says_so() -> None:
     with capture_logs() as logs:
         run(within(1000, main()))
 
-    assert [entry["phase"] for entry in logs if entry["event"] == "stop.phase"] == ["draining", "aborting", "stopped"]
+    assert [entry["phase"] for entry in logs if entry["event"] == "shutdown.phase"] == [
+        "draining",
+        "aborting",
+        "stopped",
+    ]
 
 
 def test_a_report_adds_up_all_runs() -> None:

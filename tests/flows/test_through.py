@@ -13,7 +13,7 @@ from reactivex import operators as ops
 
 from laws.virtual import quiet, results, summary_of
 from penstock import Flow, from_async_iterable, from_iterable, ndjson
-from penstock.deadletters import Filter, Letter, MemoryStore
+from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
 from penstock.runtime import Summary
 from penstock.sinks import Discard
 from penstock.sources import ticks
@@ -102,11 +102,11 @@ def test_values_at_the_end_go_through_what_follows(ordered: bool) -> None:
 def test_a_value_at_the_end_has_a_letter_when_it_fails() -> None:
     """What fails on its further way is stored with the value itself as its input."""
 
-    async def main() -> tuple[Summary, list[Letter]]:
+    async def main() -> tuple[Summary, list[DeadLetter]]:
         store = MemoryStore()
         flow = Flow("f").through(ops.last()).map(lambda value: 1 // value, name="share").dead_letters(store)
         summary = await flow.start(from_iterable([1, 0]), Discard()).finished
-        return summary, (await store.page(Filter())).letters
+        return summary, (await store.page(DeadLetterQuery())).letters
 
     summary, letters = quiet(main())
     assert (summary.received, summary.failed, summary.filtered) == (3, 1, 2)

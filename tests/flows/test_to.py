@@ -217,7 +217,7 @@ def test_values_for_an_outlet_that_cannot_be_opened_fail_and_later_ones_try_agai
         ("locked", "OutletUnavailable", "locked could not be opened: locked", "PermissionError: locked")
     }
     assert shelf.kept == [result.value for result in came.values() if result.ok] != []
-    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["outlet.not_opened"] * (
+    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["sink.open_failed"] * (
         len(shelf.tries) - 1
     )
     assert all(after - before >= 0.5 for before, after in zip(shelf.tries, shelf.tries[1:], strict=False))
@@ -320,7 +320,7 @@ def test_an_outlet_that_does_not_hear_its_cancelling_is_not_called_twice_at_once
     assert shelf.most == 1
     assert [result.ok for result in came.values()][:3] == [False, False, False]
     assert all(result.failure is None or result.failure.type == "TimedOut" for result in came.values())
-    assert {entry["event"] for entry in logs if entry["log_level"] == "error"} == {"outlet.call_stuck"}
+    assert {entry["event"] for entry in logs if entry["log_level"] == "error"} == {"sink.call_not_cancelled"}
 
 
 def test_an_outlet_whose_call_was_given_up_is_closed_when_that_ends_and_serves_the_next_run() -> None:
@@ -408,7 +408,7 @@ def test_an_abort_ends_a_delivery_within_bounds_and_leaves_nothing(shelf: Shelf)
     if isinstance(shelf, Deaf):
         assert summary.seconds <= 1 + CANCEL_SECONDS + GRACE
         assert tasks == ["outlet:deaf"]
-        assert set(errors) >= {"outlet.call_stuck"}
+        assert set(errors) >= {"sink.call_not_cancelled"}
     else:
         assert (summary.seconds, tasks, errors, shelf.is_open) == (1, [], [], False)
         assert id(shelf) not in _VALVES
@@ -483,7 +483,7 @@ def test_a_close_that_raises_is_logged() -> None:
     said = [entry for entry in logs if entry["log_level"] == "error"]
 
     assert (summary.reason, summary.ok) == ("completed", 1)
-    assert [(entry["event"], entry["outlet"], entry["error"]) for entry in said] == [("outlet.not_closed", "t", "torn")]
+    assert [(entry["event"], entry["sink"], entry["error"]) for entry in said] == [("sink.close_failed", "t", "torn")]
 
 
 def test_a_write_that_cancels_itself_fails_its_values() -> None:
@@ -579,7 +579,7 @@ def test_no_outlet_and_no_time_are_refused() -> None:
 
 @pytest.mark.parametrize("first", [True, False])
 def test_an_outlet_whose_reader_is_gone_leaves_no_other_at_work(first: bool) -> None:
-    """The run has ended as left then: what others were writing is cancelled, and they are closed."""
+    """The run has ended as disconnected then: what others were writing is cancelled, and they are closed."""
 
     class Gone(Shelf):
         async def write(self, values: Sequence[Any]) -> Any:
@@ -593,7 +593,7 @@ def test_an_outlet_whose_reader_is_gone_leaves_no_other_at_work(first: bool) -> 
         summary = await flow_of(*outlets).start(from_iterable([1]), Discard()).finished
         return summary.reason, loop.time(), len(asyncio.all_tasks())
 
-    assert quiet(main()) == ("left", 0, 1)
+    assert quiet(main()) == ("disconnected", 0, 1)
     assert (slow.calls, slow.kept) == (["open", "close"], [])
 
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from laws.virtual import within
 from penstock import Flow, Service, from_iterable
-from penstock.deadletters import Letter, MemoryStore
+from penstock.deadletters import DeadLetter, MemoryStore
 from penstock.errors import StoreError
 from penstock.outlets import Outlet
 from penstock.runtime import Supervisor
@@ -36,7 +36,7 @@ async def deaf() -> None:
 class Deaf(MemoryStore):
     """Breaks late at one of its three: `open`, `add`, `aclose`."""
 
-    patience = 1.0
+    timeout = 1.0
 
     def __init__(self, at: str) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Deaf(MemoryStore):
     async def open(self) -> None:
         await self._do("open")
 
-    async def add(self, letters: Sequence[Letter]) -> None:
+    async def add(self, letters: Sequence[DeadLetter]) -> None:
         await self._do("add")
 
     async def aclose(self) -> None:
@@ -94,7 +94,7 @@ class Restless:
     async def __call__(self, value: Any) -> Any:
         return value
 
-    async def rest(self) -> None:
+    async def on_idle(self) -> None:
         await deaf()
 
 
@@ -115,13 +115,22 @@ async def shut_down(flow: Flow[Any]) -> None:
 
 FAILING = Flow("f").map(lambda n: 1 // n)
 WAYS: dict[str, tuple[Callable[[], Coroutine[Any, Any, None]], list[str]]] = {
-    "a call of an outlet": (lambda: aborted(Flow("f").to(Unwilling(deaf))), ["outlet.call_stuck", "outlet.not_closed"]),
+    "a call of an outlet": (
+        lambda: aborted(Flow("f").to(Unwilling(deaf))),
+        ["sink.call_not_cancelled", "sink.close_failed"],
+    ),
     "a write that breaks": (lambda: aborted(Flow("f").to(Unwilling(torn))), []),
     "a write that broke just now": (lambda: aborted(Flow("f").to(Unwilling(full))), []),
-    "a service at rest": (lambda: aborted(Flow("f").enrich(found=Service("s", Restless()))), ["service.not_at_rest"]),
+    "a service at rest": (
+        lambda: aborted(Flow("f").enrich(found=Service("s", Restless()))),
+        ["service.idle_hook_failed"],
+    ),
     "an opening": (lambda: aborted(FAILING.dead_letters(Deaf("open"))), []),
-    "a commit": (lambda: aborted(FAILING.dead_letters(Deaf("add"))), ["store.uncertain", "store.late"]),
-    "a closing": (lambda: shut_down(FAILING.dead_letters(Deaf("aclose"))), ["store.not_closed"]),
+    "a commit": (
+        lambda: aborted(FAILING.dead_letters(Deaf("add"))),
+        ["store.write_uncertain", "store.write_finished_late"],
+    ),
+    "a closing": (lambda: shut_down(FAILING.dead_letters(Deaf("aclose"))), ["store.close_failed"]),
 }
 
 
@@ -148,9 +157,9 @@ def test_the_log_says_in_the_end_whether_uncertain_letters_are_stored(breaks: bo
     """Who was told that nobody knows is told again when it is known."""
 
     class Slow(MemoryStore):
-        patience = 1.0
+        timeout = 1.0
 
-        async def add(self, letters: Sequence[Letter]) -> None:
+        async def add(self, letters: Sequence[DeadLetter]) -> None:
             await asyncio.sleep(LATE)
             if breaks:
                 raise StoreError("the disk is full")
@@ -164,4 +173,4 @@ def test_the_log_says_in_the_end_whether_uncertain_letters_are_stored(breaks: bo
         run(within(10 * LATE, main()))
 
     told = [(entry["event"], entry["letters"], entry.get("stored")) for entry in logs if entry["event"] != "run.ended"]
-    assert told == [("store.uncertain", 1, None), ("store.late", 1, stored)]
+    assert told == [("store.write_uncertain", 1, None), ("store.write_finished_late", 1, stored)]

@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from penstock.services import Lane, Service
+from penstock.services import CallQueue, Service
 
 FOREVER = 1_000_000.0
 
 
 class Job:
-    """What a lane is given: something with a value."""
+    """What a queue is given: something with a value."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 class Asking:
-    """One lane, and the answers that came out of it with the time they came at."""
+    """One queue, and the answers that came out of it with the time they came at."""
 
     def __init__(self, service: Service) -> None:
         self.answers: dict[Any, Any] = {}
@@ -27,11 +27,11 @@ class Asking:
         self.order: list[Any] = []
         self._asked = 0
         self._news = asyncio.Event()
-        self.lane: Lane = service.lane(self._done)
+        self.queue: CallQueue = service.open_queue(self._done)
 
     def ask(self, *values: Any) -> None:
         self._asked += len(values)
-        self.lane.submit([Job(value) for value in values])
+        self.queue.submit([Job(value) for value in values])
 
     async def all(self) -> list[Any]:
         """All answers, in the order they came; fails when they take longer than a day."""
@@ -58,7 +58,7 @@ async def answers_of(service: Service, *values: Any) -> list[Any]:
         asking.ask(*values)
         await asking.all()
     finally:
-        await asking.lane.aclose()
+        await asking.queue.aclose()
     return [asking.answers[value] for value in values]
 
 

@@ -147,7 +147,7 @@ def service_of(step: StepPlan, spy: Spy, flow: Flow[Any], suffix: str = "a", man
             spy.under_way -= 1
 
     return Service(
-        name, call, max_in_flight=step.number + 1, timeout=TIMEOUT, attempts=ATTEMPTS, backoff=BACKOFF, chance=CHANCE
+        name, call, max_in_flight=step.number + 1, timeout=TIMEOUT, attempts=ATTEMPTS, backoff=BACKOFF, rng=CHANCE
     )
 
 

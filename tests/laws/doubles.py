@@ -12,7 +12,7 @@ import msgspec
 
 from laws.plans import Plan, StepPlan, Value
 from laws.virtual import DAY
-from penstock.deadletters import Letter, MemoryStore
+from penstock.deadletters import DeadLetter, MemoryStore
 from penstock.errors import ReaderGone, StoreError
 from penstock.sinks import Outcomes
 
@@ -100,9 +100,9 @@ class KeptStore(MemoryStore):
         self.fails = fails
         self.failed = 0
         self.seconds = seconds
-        self.patience = 4.0
+        self.timeout = 4.0
 
-    async def add(self, letters: Sequence[Letter]) -> None:
+    async def add(self, letters: Sequence[DeadLetter]) -> None:
         await asyncio.sleep(self.seconds)
         if self.failed < self.fails:
             self.failed += 1

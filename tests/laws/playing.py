@@ -14,7 +14,7 @@ from laws.doubles import KeptStore, Reader, Spy, store_of
 from laws.plans import Plan, Value
 from laws.virtual import DAY, timers, within
 from penstock import Service
-from penstock.deadletters import Filter, Letter
+from penstock.deadletters import DeadLetter, DeadLetterQuery
 from penstock.element import Outcome
 from penstock.runtime import Run, Summary, Supervisor
 from penstock.sinks import Discard, Lines, Outcomes, Sink
@@ -33,7 +33,7 @@ class Played:
     services: tuple[Service, ...]
     spy: Spy
     store: KeptStore | None
-    letters: list[Letter]
+    letters: list[DeadLetter]
     records: list[Value]
     """What the reader was told, one a result: `ok`, `seq`, and for a failure `deadLetter`."""
     samples: list[Sample]
@@ -103,7 +103,7 @@ async def _play(plan: Plan, logs: list[Any]) -> Played:
     events: dict[str, Callable[[], object]] = {
         "drain": run_.drain,
         "abort": run_.abort,
-        "leave": lambda: setattr(reader, "gone", True) if plan.sink == "lines" else run_.abort("left"),
+        "leave": lambda: setattr(reader, "gone", True) if plan.sink == "lines" else run_.abort("disconnected"),
     }
     alarm = loop.call_later(plan.at, events[plan.event]) if plan.event else None
     summary = await run_.finished
@@ -116,7 +116,7 @@ async def _play(plan: Plan, logs: list[Any]) -> Played:
         task.cancel()
     await asyncio.gather(*own, return_exceptions=True)
     for service in flow.services:
-        service.let_go()
+        service.release()
     await asyncio.sleep(0)
     tasks += [task.get_name() for task in ready if not task.done()]
     return Played(
@@ -127,7 +127,7 @@ async def _play(plan: Plan, logs: list[Any]) -> Played:
         flow.services,
         spy,
         store,
-        [] if store is None else (await store.page(Filter(run=run_.id), limit=1000)).letters,
+        [] if store is None else (await store.page(DeadLetterQuery(run=run_.id), limit=1000)).letters,
         reader.records,
         samples,
         list(logs),

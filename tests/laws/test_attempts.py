@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from laws.test_services import Asking, answers_of, echo
 from penstock import Flow, from_iterable
-from penstock.services import NONE, Backoff, Failed, Service
+from penstock.services import NONE, Backoff, CallFailed, Service
 from penstock.sinks import Discard
 from penstock.testing import run
 
@@ -33,15 +33,15 @@ def test_a_call_is_attempted_so_often_and_no_more(attempts: int, failures: int) 
     async def main() -> Any:
         service = Service("s", call, attempts=attempts, backoff=NONE)
         (answer,) = await answers_of(service, 7)
-        assert service.retries == tried - 1
-        assert sum(service.results.values()) == tried
+        assert service.statistics().retries == tried - 1
+        assert sum(service.statistics().results.values()) == tried
         return answer
 
     answer = run(main())
     if failures < attempts:
         assert answer == 7
     else:
-        assert (type(answer), answer.attempts, answer.error.args) == (Failed, attempts, (attempts,))
+        assert (type(answer), answer.attempts, answer.error.args) == (CallFailed, attempts, (attempts,))
 
 
 def test_an_error_that_is_not_retryable_is_final() -> None:
@@ -67,14 +67,14 @@ def test_no_place_is_held_while_backing_off() -> None:
 
     async def main() -> None:
         backoff = Backoff(first=100, factor=1, cap=100)
-        service = Service("s", call, max_in_flight=1, attempts=2, backoff=backoff, chance=Highest())
+        service = Service("s", call, max_in_flight=1, attempts=2, backoff=backoff, rng=Highest())
         asking = Asking(service)
         asking.ask("bad", "a", "b")
         await asyncio.sleep(50)
-        assert (asking.order, service.in_flight, service.waiting) == (["a", "b"], 0, 1)
+        assert (asking.order, service.statistics().in_flight, service.statistics().waiting) == (["a", "b"], 0, 1)
         await asking.all()
         assert asking.times["bad"] == pytest.approx(100)
-        await asking.lane.aclose()
+        await asking.queue.aclose()
 
     run(main())
 
@@ -122,7 +122,7 @@ def test_the_error_of_an_attempt_does_not_name_that_of_the_one_before() -> None:
         asking = Asking(Service("refuse", refuse, attempts=3, backoff=NONE))
         asking.ask(1)
         answers = await asking.all()
-        await asking.lane.aclose()
+        await asking.queue.aclose()
         return answers
 
     [failed] = run(main())

@@ -64,7 +64,7 @@ def test_what_nobody_is_to_catch_ends_the_run(build: Any) -> None:
     with capture_logs() as logs:
         first, second = asyncio.run(main())  # in real time, for the one with a thread
     assert (first.reason, first.error, second.reason) == ("failed", "no further", "failed")
-    assert [entry["event"] for entry in logs] == 2 * ["run.broke", "run.ended"]
+    assert [entry["event"] for entry in logs] == 2 * ["run.failed", "run.ended"]
 
 
 @pytest.mark.parametrize("swallowed", [True, False])
@@ -107,7 +107,7 @@ class Resting:
     async def __call__(self, value: Any) -> Any:
         return value
 
-    async def rest(self) -> None:
+    async def on_idle(self) -> None:
         await asyncio.sleep(self._seconds)
         if self._error is not None:
             raise self._error
@@ -124,11 +124,11 @@ def test_a_call_comes_to_rest_with_the_last_who_has_use_for_it() -> None:
         for _ in range(2):
             await answers_of(service, 1)
             rests.append(call.rests)
-        service.keep()
+        service.retain()
         for _ in range(2):
             await answers_of(service, 1)
             rests.append(call.rests)
-        await asyncio.wait(service.let_go())
+        await asyncio.wait(service.release())
         return [*rests, call.rests]
 
     assert run(main()) == [1, 2, 2, 2, 3]
@@ -141,7 +141,7 @@ def test_a_call_that_finds_no_rest_holds_nobody_up(call: Resting, said: str) -> 
     """It is logged, and the run ends."""
     with capture_logs() as logs:
         assert run(answers_of(Service("s", call), 1)) == [1]
-    assert [(entry["event"], entry["error"]) for entry in logs] == [("service.not_at_rest", said)]
+    assert [(entry["event"], entry["error"]) for entry in logs] == [("service.idle_hook_failed", said)]
 
 
 def test_connections_are_kept_between_runs_as_the_callers_are() -> None:

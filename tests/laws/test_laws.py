@@ -226,9 +226,10 @@ def test_what_is_cancelled_is_neither_failed_nor_stored(plan: Plan) -> None:
     """An abort before any timeout could pass: nothing failed, no letter, and services count no errors."""
     played = play(Plan(**{**vars(plan), "at": min(plan.at, TIMEOUT - 1)}))
 
-    if played.summary.reason in ("aborted", "left"):
+    if played.summary.reason in ("aborted", "disconnected"):
         assert (played.summary.failed, played.letters) == (0, [])
-        assert all(service.results["error"] + service.results["timeout"] == 0 for service in played.services)
+        results = [service.statistics().results for service in played.services]
+        assert all(result["error"] + result["timeout"] == 0 for result in results)
 
 
 # 6. Nothing left behind
@@ -246,9 +247,9 @@ def test_nothing_of_a_run_is_left_behind(plan: Plan) -> None:
     assert [(shelf.open_now, shelf.misused) for shelf in played.spy.shelves] == [
         (False, []) for _ in played.spy.shelves
     ]
-    assert [(service.in_flight, service.waiting, service.bulkhead.callers) for service in played.services] == [
-        (0, 0, []) for _ in played.services
-    ]
+    for service in played.services:
+        statistics = service.statistics()
+        assert (statistics.in_flight, statistics.waiting, service.bulkhead.tasks) == (0, 0, [])
 
 
 # 7. Every wait has an end
@@ -330,7 +331,7 @@ def test_a_task_that_refuses_to_end_is_reported_and_given_up() -> None:
     assert seconds == 1 + CANCEL_SECONDS
     assert (calling.cancelled, writing.cancelled) == (1, 1)
     said = {entry["event"]: entry for entry in logs}
-    assert said["service.calls_stuck"]["service"] == "deaf"
+    assert said["service.calls_not_cancelled"]["service"] == "deaf"
     assert [name.rpartition(":")[2] for name in said["run.tasks_stuck"]["tasks"]] == ["writer"]
 
 
@@ -527,11 +528,9 @@ def test_whatever_a_feed_drops_is_counted(plan: Plan) -> None:
 def test_every_attempt_is_counted(plan: Plan) -> None:
     """Calls made = results counted, by kind; attempts after the first = retries."""
     played = play(plan)
-    made = sum(sum(service.results.values()) for service in played.services)
-    first = sum(
-        service.results["ok"] + service.results["error"] + service.results["timeout"] - service.retries
-        for service in played.services
-    )
+    counted = [service.statistics() for service in played.services]
+    made = sum(sum(each.results.values()) for each in counted)
+    first = sum(each.results["ok"] + each.results["error"] + each.results["timeout"] - each.retries for each in counted)
 
     assert made == played.spy.calls
     assert first <= played.summary.received * len(played.services)
@@ -544,7 +543,7 @@ def test_every_failure_of_the_store_is_counted_and_logged(plan: Plan) -> None:
     played = play(plan)
     assert played.store is not None
 
-    assert played.supervisor.totals["plan"].store_failures == played.store.failed == played.said("store.failed")
+    assert played.supervisor.totals["plan"].store_failures == played.store.failed == played.said("store.write_failed")
 
 
 @law
@@ -555,7 +554,7 @@ def test_a_source_that_breaks_is_loud(plan: Plan) -> None:
 
     if played.summary.reason == "failed":
         assert played.summary.error
-        assert (played.said("run.source_broke"), played.summary.cancelled) == (1, 0)
+        assert (played.said("source.failed"), played.summary.cancelled) == (1, 0)
     else:
         assert plan.source == "fail"
 

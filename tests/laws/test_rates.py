@@ -27,11 +27,11 @@ def test_a_caller_that_waits_for_its_moment_ends_with_its_run() -> None:
         first.ask(0, 0, 0)
         await asyncio.sleep(0.5)
         began = asyncio.get_running_loop().time()
-        await first.lane.aclose()
+        await first.queue.aclose()
         took = asyncio.get_running_loop().time() - began
         second.ask(1)
         answer = (await second.all())[0]
-        await second.lane.aclose()
+        await second.queue.aclose()
         return answer, took
 
     answer, took = run(main())
@@ -48,7 +48,7 @@ def test_a_rate_begins_anew_in_each_event_loop() -> None:
         asking = Asking(service)
         asking.ask(1, 2)
         await asking.all()
-        await asking.lane.aclose()
+        await asking.queue.aclose()
         return asyncio.get_running_loop().time()
 
     assert run(main()) == run(main()) < 3

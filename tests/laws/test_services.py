@@ -21,8 +21,8 @@ from structlog.testing import capture_logs
 from laws.asking import FOREVER, Asking, Job, answers_of, echo, others
 from penstock import Flow, from_iterable
 from penstock.runtime import Summary
-from penstock.services import Failed, Lane, Service
-from penstock.services.caller import SHARE
+from penstock.services import CallFailed, CallQueue, Service
+from penstock.services.call_task import QUEUE_SHARE
 from penstock.sinks import Discard
 from penstock.testing import run
 from waiting import HANG_SECONDS
@@ -30,9 +30,9 @@ from waiting import HANG_SECONDS
 # At most so many at once
 
 
-@given(width=st.integers(1, 7), lanes=st.lists(st.integers(1, 30), min_size=1, max_size=4), seed=st.integers(0, 9))
-def test_never_more_calls_than_max_in_flight(width: int, lanes: list[int], seed: int) -> None:
-    """Over all lanes, with failures, retries and timeouts, no more than `max_in_flight` calls are under way."""
+@given(width=st.integers(1, 7), queues=st.lists(st.integers(1, 30), min_size=1, max_size=4), seed=st.integers(0, 9))
+def test_never_more_calls_than_max_in_flight(width: int, queues: list[int], seed: int) -> None:
+    """Over all queues, with failures, retries and timeouts, no more than `max_in_flight` calls are under way."""
     chance = random.Random(seed)
     under_way = most = 0
 
@@ -49,10 +49,10 @@ def test_never_more_calls_than_max_in_flight(width: int, lanes: list[int], seed:
             under_way -= 1
 
     async def main() -> None:
-        service = Service("s", call, max_in_flight=width, timeout=2, attempts=3, chance=chance)
-        asked = [list(range(count)) for count in lanes]
+        service = Service("s", call, max_in_flight=width, timeout=2, attempts=3, rng=chance)
+        asked = [list(range(count)) for count in queues]
         await asyncio.gather(*(answers_of(service, *values) for values in asked))
-        assert (service.in_flight, service.waiting, others()) == (0, 0, set())
+        assert (service.statistics().in_flight, service.statistics().waiting, others()) == (0, 0, set())
 
     run(main())
     assert under_way == 0
@@ -72,8 +72,8 @@ def test_all_places_are_used() -> None:
 # In turn
 
 
-def test_lanes_are_served_in_turn() -> None:
-    """A small lane is not stuck behind a large one: when calls wait, each lane has its turn call by call."""
+def test_queues_are_served_in_turn() -> None:
+    """A small queue is not stuck behind a large one: when calls wait, each queue has its turn call by call."""
     made: list[str] = []
 
     async def call(value: tuple[str, int]) -> None:
@@ -91,7 +91,7 @@ def test_lanes_are_served_in_turn() -> None:
         await third.all()
         assert len(large.answers) <= 4
         for asking in (large, small, third):
-            await asking.lane.aclose()
+            await asking.queue.aclose()
 
     run(main())
     assert made[:7] == ["large", "large", "small", "third", "large", "small", "third"]
@@ -106,17 +106,24 @@ def test_calls_that_never_wait_are_made_in_shares() -> None:
 
     async def main() -> None:
         service = Service("s", at_once)
-        lanes = {name: Asking(service) for name in "abc"}
-        for (name, asking), count in zip(lanes.items(), (3 * SHARE, 5, 2 * SHARE), strict=True):
+        queues = {name: Asking(service) for name in "abc"}
+        for (name, asking), count in zip(queues.items(), (3 * QUEUE_SHARE, 5, 2 * QUEUE_SHARE), strict=True):
             asking.ask(*[(name, number) for number in range(count)])
         async with asyncio.timeout(1):
-            for asking in lanes.values():
+            for asking in queues.values():
                 await asking.all()
-                await asking.lane.aclose()
+                await asking.queue.aclose()
 
     run(main())
     shares = [(name, len(list(calls))) for name, calls in itertools.groupby(made)]
-    assert shares == [("a", SHARE), ("b", 5), ("c", SHARE), ("a", SHARE), ("c", SHARE), ("a", SHARE)]
+    assert shares == [
+        ("a", QUEUE_SHARE),
+        ("b", 5),
+        ("c", QUEUE_SHARE),
+        ("a", QUEUE_SHARE),
+        ("c", QUEUE_SHARE),
+        ("a", QUEUE_SHARE),
+    ]
 
 
 def test_calls_that_never_wait_leave_the_loop_its_turn() -> None:
@@ -132,7 +139,7 @@ def test_calls_that_never_wait_leave_the_loop_its_turn() -> None:
         while len(asking.answers) < 10_000:
             await asyncio.sleep(0)
             turns += 1
-        await asking.lane.aclose()
+        await asking.queue.aclose()
         return turns
 
     assert run(main()) >= 5
@@ -154,19 +161,19 @@ def test_a_call_that_refuses_to_end_holds_no_place_of_a_kept_service() -> None:
 
     async def main() -> tuple[list[int], set[asyncio.Task[Any]]]:
         service = Service("s", call, max_in_flight=1)
-        service.keep()
+        service.retain()
         stuck = Asking(service)
         stuck.ask(1)
         await asyncio.sleep(1)
-        await stuck.lane.aclose()
+        await stuck.queue.aclose()
         answers = await answers_of(service, 2, 3)
-        service.let_go()
+        service.release()
         await asyncio.sleep(0)
         return answers, others()
 
     with capture_logs() as logs:
         assert run(main()) == ([2, 3], set())
-    assert [(entry["event"], entry["calls"]) for entry in logs] == [("service.calls_stuck", 1)]
+    assert [(entry["event"], entry["calls"]) for entry in logs] == [("service.calls_not_cancelled", 1)]
 
 
 def test_callers_that_others_cancelled_are_replaced() -> None:
@@ -174,7 +181,7 @@ def test_callers_that_others_cancelled_are_replaced() -> None:
 
     async def main() -> list[list[int]]:
         service = Service("s", echo)
-        service.keep()
+        service.retain()
         answers: list[list[int]] = []
         for _ in range(2):
             answers.append(await answers_of(service, 1, 2))
@@ -182,7 +189,7 @@ def test_callers_that_others_cancelled_are_replaced() -> None:
             for caller in callers:
                 caller.cancel()
             await asyncio.gather(*callers, return_exceptions=True)
-        service.let_go()
+        service.release()
         return answers
 
     assert run(main()) == [[1, 2], [1, 2]]
@@ -193,12 +200,12 @@ def test_a_service_is_kept_until_the_last_one_lets_go() -> None:
 
     async def main() -> list[int]:
         service = Service("s", echo)
-        service.keep()
-        service.keep()
+        service.retain()
+        service.retain()
         await answers_of(service, 1, 2)
         left: list[int] = []
         for _ in range(2):
-            service.let_go()
+            service.release()
             await asyncio.sleep(0)
             left.append(len(others()))
         return left
@@ -210,8 +217,8 @@ def test_a_service_is_kept_until_the_last_one_lets_go() -> None:
 
 
 @given(seed=st.integers(0, 99), at=st.floats(0, 6), width=st.integers(1, 8))
-def test_a_lane_that_closes_leaves_nothing_and_hurts_nobody(seed: int, at: float, width: int) -> None:
-    """Closing at any moment cancels that lane's calls, no other's, and no answer comes after it."""
+def test_a_queue_that_closes_leaves_nothing_and_hurts_nobody(seed: int, at: float, width: int) -> None:
+    """Closing at any moment cancels that queue's calls, no other's, and no answer comes after it."""
     chance = random.Random(seed)
     under_way: Counter[str] = Counter()
     told: list[dict[str, Any]] = []
@@ -228,19 +235,19 @@ def test_a_lane_that_closes_leaves_nothing_and_hurts_nobody(seed: int, at: float
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
-        service = Service("s", call, max_in_flight=width, timeout=1, attempts=2, chance=chance)
+        service = Service("s", call, max_in_flight=width, timeout=1, attempts=2, rng=chance)
         leaving, staying = Asking(service), Asking(service)
         leaving.ask(*[("leaving", number) for number in range(20)])
         staying.ask(*[("staying", number) for number in range(20)])
         await asyncio.sleep(at)
-        await leaving.lane.aclose()
-        assert (under_way["leaving"], leaving.lane.waiting) == (0, 0)
+        await leaving.queue.aclose()
+        assert (under_way["leaving"], leaving.queue.waiting) == (0, 0)
         seen = len(leaving.order)
         leaving.ask(("leaving", 99))
         await staying.all()
         assert len(leaving.order) == seen
-        await staying.lane.aclose()
-        assert (others(), service.in_flight, service.waiting) == (set(), 0, 0)
+        await staying.queue.aclose()
+        assert (others(), service.statistics().in_flight, service.statistics().waiting) == (set(), 0, 0)
         await asyncio.sleep(100)  # whatever was left would show itself now
 
     run(main())
@@ -255,9 +262,9 @@ def test_cancelled_calls_are_counted_as_such() -> None:
         asking = Asking(service)
         asking.ask(*range(10))
         await asyncio.sleep(0.5)
-        await asking.lane.aclose()
-        await asking.lane.aclose()
-        return service.results
+        await asking.queue.aclose()
+        await asking.queue.aclose()
+        return service.statistics().results
 
     assert run(main()) == {"ok": 0, "error": 0, "timeout": 0, "cancelled": 3}
 
@@ -276,13 +283,13 @@ def test_answers_that_nobody_waits_for_are_counted() -> None:
         asking = Asking(service)
         asking.ask(*range(5))
         await asyncio.sleep(0.5)
-        await asking.lane.aclose()
-        return service.results
+        await asking.queue.aclose()
+        return service.statistics().results
 
     assert run(main()) == {"ok": 5, "error": 0, "timeout": 0, "cancelled": 0}
 
 
-def test_a_lane_that_closes_with_failures_counts_each_call_once() -> None:
+def test_a_queue_that_closes_with_failures_counts_each_call_once() -> None:
     """Those that failed in the same turn, and one that swallows its cancelling."""
 
     async def deaf(value: str) -> str:
@@ -298,22 +305,22 @@ def test_a_lane_that_closes_with_failures_counts_each_call_once() -> None:
         service = Service("s", deaf)
         asking = Asking(service)
         asking.ask("bad", "bad", "good")
-        while not asking.lane.failed:
+        while not asking.queue.failed:
             await asyncio.sleep(0)
-        await asking.lane.aclose()
+        await asking.queue.aclose()
         await asyncio.sleep(1)
-        return service.results
+        return service.statistics().results
 
     assert run(main()) == {"ok": 1, "error": 2, "timeout": 0, "cancelled": 0}
 
 
 def test_a_service_serves_one_event_loop_after_another() -> None:
-    """Nothing of a loop stays in a service once its lanes are closed."""
+    """Nothing of a loop stays in a service once its queues are closed."""
     service = Service("s", echo, max_in_flight=2, timeout=5)
     assert [run(answers_of(service, 1, 2, 3)), run(answers_of(service, 4, 5, 6))] == [[1, 2, 3], [4, 5, 6]]
 
 
-def test_a_loop_that_ended_without_closing_its_lanes_does_not_spoil_the_next() -> None:
+def test_a_loop_that_ended_without_closing_its_queues_does_not_spoil_the_next() -> None:
     """A run that was abandoned with its loop (Ctrl-C in a script) leaves the service usable."""
     service = Service("s", echo, max_in_flight=2, timeout=5)
 
@@ -323,7 +330,7 @@ def test_a_loop_that_ended_without_closing_its_lanes_does_not_spoil_the_next() -
 
     run(abandon())
     assert run(answers_of(service, 4, 5, 6)) == [4, 5, 6]
-    assert (service.in_flight, service.waiting) == (0, 0)
+    assert (service.statistics().in_flight, service.statistics().waiting) == (0, 0)
 
 
 # What calls may do without harm
@@ -342,7 +349,7 @@ def test_a_call_that_ends_cancelled_by_itself_is_a_failure() -> None:
     async def main() -> None:
         service = Service("s", call, max_in_flight=1)
         first, second, third = await answers_of(service, 0, 1, 2)
-        assert (first, type(second), third, service.in_flight) == (0, Failed, 2, 0)
+        assert (first, type(second), third, service.statistics().in_flight) == (0, CallFailed, 2, 0)
 
     run(main())
 
@@ -364,14 +371,14 @@ def test_a_policy_that_breaks_fails_the_element_and_not_the_service(bad: str) ->
         kwargs: dict[str, Any] = {"retry_on": broken} if bad == "retry_on" else {}
         service = Service("s", call, max_in_flight=1, attempts=2, **kwargs)
         answers = await answers_of(service, 1, 2)
-        assert [type(answer) for answer in answers] == [Failed, Failed]
-        assert service.in_flight == 0
+        assert [type(answer) for answer in answers] == [CallFailed, CallFailed]
+        assert service.statistics().in_flight == 0
 
     run(main())
 
 
 def test_an_error_in_done_is_loud_and_stops_nobody() -> None:
-    """A bug in what takes the answers is told to the event loop's handler; other lanes go on."""
+    """A bug in what takes the answers is told to the event loop's handler; other queues go on."""
     told: list[dict[str, Any]] = []
 
     def broken(jobs: Sequence[Any], answers: Sequence[Any]) -> None:
@@ -380,10 +387,10 @@ def test_an_error_in_done_is_loud_and_stops_nobody() -> None:
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
         service = Service("s", echo, max_in_flight=1)
-        lane = service.lane(broken)
-        lane.submit([Job(1), Job(2)])
+        queue = service.open_queue(broken)
+        queue.submit([Job(1), Job(2)])
         assert await answers_of(service, 3, 4) == [3, 4]
-        await lane.aclose()
+        await queue.aclose()
 
     run(main())
     assert {str(context["exception"]) for context in told} == {"a bug in done"}
@@ -399,34 +406,34 @@ def test_calls_do_not_inherit_the_context_of_another_run() -> None:
     async def main() -> None:
         service = Service("s", call, max_in_flight=1)
 
-        async def first() -> Lane:
+        async def first() -> CallQueue:
             owner.set("first")
             asking = Asking(service)
             asking.ask(1)
             await asking.all()
-            return asking.lane
+            return asking.queue
 
-        lane = await asyncio.create_task(first())
+        queue = await asyncio.create_task(first())
         assert await answers_of(service, 2) == ["nobody"]
-        await lane.aclose()
+        await queue.aclose()
 
     run(main())
 
 
 def test_an_idle_caller_keeps_nothing_alive() -> None:
-    """Once a run has left, neither its elements nor its lane hang on in a caller that others keep alive."""
+    """Once a run has left, neither its elements nor its queue hang on in a caller that others keep alive."""
 
     async def fail(value: Any) -> None:
         raise ValueError
 
     async def main() -> None:
         service = Service("s", fail, max_in_flight=1)
-        keeper = service.lane(lambda jobs, answers: None)
+        keeper = service.open_queue(lambda jobs, answers: None)
         asking = Asking(service)
         job = Job(1)
-        asking.lane.submit([job])
+        asking.queue.submit([job])
         await asyncio.sleep(1)
-        await asking.lane.aclose()
+        await asking.queue.aclose()
         traces: list[weakref.ref[Any]] = [weakref.ref(job), weakref.ref(asking)]
         del job, asking
         gc.collect()
@@ -466,7 +473,7 @@ async def several(value: Any) -> AsyncIterator[Any]:
 
 @pytest.mark.parametrize(
     ("call", "blocking", "reason"),
-    [(5, False, "got 5"), (several, False, "one answer"), (echo, True, "leave out blocking=True")],
+    [(5, False, "got 5"), (several, False, "one response"), (echo, True, "leave out blocking=True")],
 )
 def test_a_service_of_what_gives_no_answer_is_refused(call: Any, blocking: bool, reason: str) -> None:
     """It would answer with a coroutine or a generator, which nobody awaits."""
@@ -479,5 +486,5 @@ def test_a_service_of_what_gives_no_answer_is_refused(call: Any, blocking: bool,
 )
 def test_a_service_without_bounds_is_refused(wrong: dict[str, Any]) -> None:
     """Every wait has an end and every bound is at least one."""
-    with pytest.raises(ValueError, match="service s needs"):
+    with pytest.raises(ValueError, match=r"service s: .*: expected"):
         Service("s", echo, **wrong)

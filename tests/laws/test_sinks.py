@@ -165,7 +165,7 @@ def test_an_element_is_settled_when_the_write_that_holds_it_returns() -> None:
 
 
 def test_a_reader_that_is_gone_cancels_the_run() -> None:
-    """`ReaderGone` is no failure: the run ends as left, nothing failed."""
+    """`ReaderGone` is no failure: the run ends as disconnected, nothing failed."""
 
     async def gone(_: bytes) -> None:
         raise ReaderGone
@@ -174,7 +174,7 @@ def test_a_reader_that_is_gone_cancels_the_run() -> None:
         return await Flow("f").start(from_iterable(range(10)), Lines(gone)).finished
 
     summary = quiet(main())
-    assert (summary.reason, summary.error, summary.cancelled, summary.failed) == ("left", None, 10, 0)
+    assert (summary.reason, summary.error, summary.cancelled, summary.failed) == ("disconnected", None, 10, 0)
 
 
 def test_a_write_that_breaks_fails_the_run() -> None:

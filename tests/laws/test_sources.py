@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from laws.virtual import within
 from penstock import Flow, from_async_iterable, from_iterable, ndjson
-from penstock.deadletters import Filter, MemoryStore
+from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.errors import FeedClosed, SourceBroke
 from penstock.flow import When
 from penstock.runtime import Run, Summary
@@ -299,7 +299,7 @@ def test_an_element_larger_than_the_window_fails_and_keeps_its_beginning() -> No
     async def main() -> tuple[Summary, Any]:
         store = MemoryStore()
         summary = await ends(Flow("f", bytes=5000).dead_letters(store), ndjson(chunks()))
-        return summary, (await store.page(Filter())).letters[0]
+        return summary, (await store.page(DeadLetterQuery())).letters[0]
 
     summary, letter = quiet(main())
     assert (summary.ok, summary.failed) == (2, 1)

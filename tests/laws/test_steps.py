@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from laws.virtual import timers, within
 from penstock import operators
-from penstock.deadletters import Letter, MemoryStore
+from penstock.deadletters import DeadLetter, MemoryStore
 from penstock.element import Element, Outcome, Step
 from penstock.errors import NoScope
 from penstock.ids import new_id, now
@@ -78,9 +78,9 @@ class Box:
         await asyncio.sleep(0.1)
 
 
-def letters_for(elements: Sequence[Element[Any]]) -> list[Letter]:
+def letters_for(elements: Sequence[Element[Any]]) -> list[DeadLetter]:
     return [
-        Letter(
+        DeadLetter(
             id=new_id(),
             flow="f",
             run="r",
@@ -289,7 +289,9 @@ def test_cancelling_reaches_the_calls_under_way(name: str) -> None:
     }
     out = sent(steps[name](), [1, 2, 3], cut=5)
 
-    assert (service.in_flight, service.waiting, service.bulkhead.callers, service.results["cancelled"]) == (0, 0, [], 3)
+    statistics = service.statistics()
+    assert (statistics.in_flight, statistics.waiting, service.bulkhead.tasks) == (0, 0, [])
+    assert statistics.results["cancelled"] == 3
     assert out.tasks == []
 
 

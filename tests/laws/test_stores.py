@@ -1,6 +1,7 @@
 """The laws of dead-letter stores, shown for every store."""
 
 import asyncio
+from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from tempfile import TemporaryDirectory
@@ -9,20 +10,23 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from penstock.deadletters import Filter, Letter, MemoryStore, make_store
+from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
+from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.deadletters.store import PAGE_BYTES
 from penstock.errors import StoreError
 from penstock.ids import new_id, new_ids, now
+from waiting import until_async
 
 NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)  # before all ids that are made here, as with letters of runs
 
 
 @asynccontextmanager
-async def opened(kind):
+async def opened(kind, **settings):
     with TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/letters.db"
-        store = MemoryStore() if kind == "memory" else make_store(url, apart=kind == "apart")
+        store = MemoryStore() if kind == "memory" else SqliteStore(url, separate_writer=kind == "process", **settings)
         await store.open()
         try:
             yield store
@@ -30,7 +34,7 @@ async def opened(kind):
             await store.aclose()
 
 
-@pytest.fixture(params=["memory", "sqlite", "apart"])
+@pytest.fixture(params=["memory", "sqlite", "process"])
 def kind(request):
     return request.param
 
@@ -46,10 +50,10 @@ def letter(**facts):
         "id": new_id(), "flow": "orders", "run": "r", "seq": 0, "step": "pricing", "type": "TimedOut",
         "message": "late", "input": b"{}", "input_size": 2, "started_at": NOON, "failed_at": NOON,
     }  # fmt: skip
-    return Letter(**(plain | facts))
+    return DeadLetter(**(plain | facts))
 
 
-async def walk(store, filter=Filter(), limit=7):  # noqa: B008 - frozen
+async def walk(store, filter=DeadLetterQuery(), limit=7):  # noqa: B008 - frozen
     ids, after = [], None
     while True:
         page = await store.page(filter, after=after, limit=limit)
@@ -68,9 +72,9 @@ TIME = st.datetimes(timezones=st.timezones() | st.just(UTC), allow_imaginary=Fal
 KEY = st.none() | TEXT | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(KEY | st.booleans(), lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner), max_leaves=5)
 LETTER = st.builds(
-    Letter, id=st.builds(new_id), flow=TEXT, run=TEXT, seq=NUMBER, part=st.none() | NUMBER, key=KEY, step=TEXT,
+    DeadLetter, id=st.builds(new_id), flow=TEXT, run=TEXT, seq=NUMBER, part=st.none() | NUMBER, key=KEY, step=TEXT,
     type=TEXT, message=TEXT, attempts=NUMBER, cause=st.none() | TEXT, input=st.binary(), input_size=NUMBER,
-    found=st.none() | st.dictionaries(TEXT, JSON), state=TEXT, started_at=TIME, failed_at=TIME,
+    partial_results=st.none() | st.dictionaries(TEXT, JSON), state=TEXT, started_at=TIME, failed_at=TIME,
 )  # fmt: skip
 
 
@@ -96,7 +100,7 @@ async def test_letters_of_a_run_are_found_from_a_number_on(store):
     letters = [letter(seq=seq, failed_at=late if seq % 2 else soon) for seq in range(6)]
     await store.add([*letters[::-1], letter(run="another", seq=4)])
 
-    page = await store.page(Filter(run="r", min_seq=3))
+    page = await store.page(DeadLetterQuery(run="r", min_seq=3))
 
     assert sorted(one.seq for one in page.letters) == [3, 4, 5]
 
@@ -114,7 +118,7 @@ async def test_adding_a_letter_again_changes_nothing(store):
     await store.add([letter(id=first.id, message="again"), second])
 
     assert await store.get(first.id) == first
-    assert store.counts() == {"waiting": 2}
+    assert store.statistics().counts == {"waiting": 2}
 
 
 async def test_known_letters_of_many_states_are_not_counted_twice(store):
@@ -124,7 +128,7 @@ async def test_known_letters_of_many_states_are_not_counted_twice(store):
 
     await store.add([known, letter(), letter(state="parked")])
 
-    assert store.counts() == {"waiting": 1, "parked": 2}
+    assert store.statistics().counts == {"waiting": 1, "parked": 2}
 
 
 @pytest.mark.parametrize("count", [2, 700])
@@ -144,7 +148,7 @@ async def test_a_call_stores_all_its_letters_or_none(kind, count):
         assert results[0] is None
         assert isinstance(results[1], StoreError)
         assert await walk(store, limit=500) == sorted(one.id for one in good)
-        assert store.counts() == {"waiting": count}
+        assert store.statistics().counts == {"waiting": count}
 
 
 @pytest.mark.parametrize("limit", [1, 3, 20, 100])
@@ -160,11 +164,11 @@ async def test_a_page_of_large_letters_ends_early(store):
     """It ends with the letter with which it holds more than 4 MiB, inputs and what was found; all come in the end."""
     size = 700_000
     await store.add([letter(input=b"x" * size) for _ in range(5)])
-    await store.add([letter(found={"text": "x" * size}) for _ in range(5)])
+    await store.add([letter(partial_results={"text": "x" * size}) for _ in range(5)])
     await store.add([letter(input=b"x" * (PAGE_BYTES * 2)), letter()])
     found, after = [], None
     while True:
-        page = await store.page(Filter(), after=after, limit=1000)
+        page = await store.page(DeadLetterQuery(), after=after, limit=1000)
         found.append([one.id for one in page.letters])
         if page.next is None:
             break
@@ -180,7 +184,7 @@ async def test_letters_added_while_paging_neither_hide_nor_repeat_others(store):
     await store.add(there)
     seen, after = [], None
     while True:
-        page = await store.page(Filter(), after=after, limit=4)
+        page = await store.page(DeadLetterQuery(), after=after, limit=4)
         seen += [one.id for one in page.letters]
         if page.next is None:
             break
@@ -205,7 +209,7 @@ async def test_each_filter_lets_exactly_its_letters_through(store, facts):
     wanted = [letter(**facts) for _ in range(3)]
     await store.add([letter(), *wanted, letter()])
 
-    assert await walk(store, Filter(**facts), limit=2) == sorted(one.id for one in wanted)
+    assert await walk(store, DeadLetterQuery(**facts), limit=2) == sorted(one.id for one in wanted)
 
 
 async def test_since_is_inclusive_and_until_is_not(store):
@@ -214,7 +218,7 @@ async def test_since_is_inclusive_and_until_is_not(store):
     before, first, last, after = (letter(failed_at=NOON + n * tick) for n in range(-1, 3))
     await store.add([before, first, last, after])
 
-    assert await walk(store, Filter(since=NOON, until=NOON + 2 * tick)) == sorted([first.id, last.id])
+    assert await walk(store, DeadLetterQuery(since=NOON, until=NOON + 2 * tick)) == sorted([first.id, last.id])
 
 
 @pytest.mark.parametrize("year", [1, 1969, 2020, 9999])
@@ -223,8 +227,8 @@ async def test_since_and_until_may_be_any_time(store, year):
     time = datetime(year, 12, 31, tzinfo=UTC) if year > 1 else datetime.min.replace(tzinfo=UTC)
     await store.add([letter()])
 
-    assert len(await walk(store, Filter(since=time))) == (year < 2020)
-    assert len(await walk(store, Filter(until=time))) == (year >= 2020)
+    assert len(await walk(store, DeadLetterQuery(since=time))) == (year < 2020)
+    assert len(await walk(store, DeadLetterQuery(until=time))) == (year >= 2020)
 
 
 def test_ids_grow_and_are_uuids_of_version_7():
@@ -245,15 +249,115 @@ async def test_since_finds_letters_of_its_own_moment(store):
 
     for one in letters[::60]:
         wanted = [other.id for other in letters if other.failed_at >= one.failed_at]
-        assert await walk(store, Filter(since=one.failed_at)) == wanted
+        assert await walk(store, DeadLetterQuery(since=one.failed_at)) == wanted
+
+
+QUERIES = [
+    {}, {"flow": "other"}, {"type": "Invalid"}, {"run": "r", "min_seq": 4}, {"state": "parked"}, {"since": NOON},
+    {"until": NOON}, {"flow": "orders", "step": "stock", "since": NOON - timedelta(1), "until": NOON + timedelta(1)},
+]  # fmt: skip
+
+
+def assorted():
+    """Letters of which each query above finds some and leaves some, except for the one that finds all."""
+    return [
+        letter(
+            seq=n, flow=("orders", "other")[n % 2], step=("stock", "pricing")[n % 3 == 0],
+            type=("Invalid", "TimedOut")[n % 4 == 0], state=("waiting", "parked")[n % 5 == 0],
+            failed_at=NOON + timedelta(hours=n - 6),
+        )
+        for n in range(13)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=str)
+async def test_a_count_is_how_many_letters_a_walk_finds(store, query):
+    """In total, and by the values of any fields: groups without letters are left out."""
+    letters = assorted()
+    await store.add(letters)
+    found = set(await walk(store, DeadLetterQuery(**query)))
+    matching = [one for one in letters if one.id in found]
+
+    assert await store.count(DeadLetterQuery(**query)) == {(): len(found)}
+    for by in (("state",), ("flow", "step", "type"), ("type", "run")):
+        groups = Counter(tuple(getattr(one, name) for name in by) for one in matching)
+        assert await store.count(DeadLetterQuery(**query), by=by) == groups
+    assert await store.count(DeadLetterQuery(flow="none")) == {(): 0}
+    assert await store.count(DeadLetterQuery(flow="none"), by=("flow",)) == {}
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=str)
+async def test_deleting_removes_exactly_the_letters_that_a_walk_finds(store, query):
+    """It returns how many; deleting again finds none, and the letters can be added again."""
+    letters = assorted()
+    await store.add(letters)
+    doomed = await walk(store, DeadLetterQuery(**query))
+
+    assert await store.delete(DeadLetterQuery(**query)) == len(doomed)
+    assert await store.delete(DeadLetterQuery(**query)) == 0
+    assert await walk(store) == sorted({one.id for one in letters} - set(doomed))
+    await store.add(letters)
+    assert await walk(store) == sorted(one.id for one in letters)
+
+
+async def test_many_letters_are_deleted(store):
+    """More than fit into one transaction, while others are added."""
+    await store.add([letter(seq=n, type="Invalid") for n in range(1200)])
+    others = [letter(seq=n) for n in range(50)]
+
+    deleted, *_ = await asyncio.gather(
+        store.delete(DeadLetterQuery(type="Invalid")), *(store.add([one]) for one in others)
+    )
+
+    assert deleted == 1200
+    assert await walk(store, limit=100) == sorted(one.id for one in others)
+
+
+@pytest.mark.parametrize("count", [1, 1100])
+async def test_an_update_sets_the_state_of_the_named_letters(store, count):
+    """Ids that are unknown or named twice do not matter; other letters and fields stay as they are."""
+    letters, other = [letter(seq=n) for n in range(count)], letter()
+    await store.add([*letters, other])
+    ids = [one.id for one in letters]
+
+    assert await store.update([*ids, ids[0], new_id()], state="parked") == count
+    assert await store.count(DeadLetterQuery(), by=("state",)) == {("parked",): count, ("waiting",): 1}
+    assert await store.get(ids[0]) == replace(letters[0], state="parked")
+    assert await store.get(other.id) == other
+    assert await store.update([], state="parked") == 0
+    assert await store.update([new_id()], state="parked") == 0
+
+
+async def test_a_state_that_does_not_exist_is_rejected(store):
+    """And nothing is changed."""
+    one = letter()
+    await store.add([one])
+
+    with pytest.raises(ValueError, match="state: expected one of waiting, parked, got 'odd'"):
+        await store.update([one.id], state="odd")
+
+    assert await store.get(one.id) == one
+
+
+async def test_statistics_follow_updates_and_deletions(kind):
+    """At once or after a refresh: they count what is there."""
+    async with opened(kind, refresh_seconds=0) as store:
+        letters = [letter(seq=n) for n in range(5)]
+        await store.add(letters)
+        await store.update([one.id for one in letters[:2]], state="parked")
+        await until_async(lambda: store.statistics().counts == {"waiting": 3, "parked": 2})
+        await store.delete(DeadLetterQuery(state="waiting"))
+        await until_async(lambda: store.statistics().counts == {"parked": 2})
+        await store.add([letter()])
+        await until_async(lambda: store.statistics().counts == {"waiting": 1, "parked": 2})
 
 
 async def test_counts_agree_with_the_letters(store):
     """`counts` says for each state how many letters a walk finds."""
     await asyncio.gather(*(store.add([letter(state=state)]) for state in ["waiting", "parked", "waiting"]))
 
-    assert store.counts() == {"waiting": 2, "parked": 1}
-    assert len(await walk(store, Filter(state="waiting"))) == 2
+    assert store.statistics().counts == {"waiting": 2, "parked": 1}
+    assert len(await walk(store, DeadLetterQuery(state="waiting"))) == 2
 
 
 async def test_many_callers_at_once_all_get_their_letters_stored(store):
@@ -263,7 +367,7 @@ async def test_many_callers_at_once_all_get_their_letters_stored(store):
     await asyncio.gather(*(store.add(call) for call in calls))
 
     assert await walk(store, limit=500) == sorted(one.id for call in calls for one in call)
-    assert store.counts()["waiting"] == sum(map(len, calls))
+    assert store.statistics().counts["waiting"] == sum(map(len, calls))
 
 
 @pytest.mark.parametrize("turns", range(6))

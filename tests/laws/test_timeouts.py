@@ -34,7 +34,7 @@ def test_a_timeout_is_exact_for_every_call(starts: list[float]) -> None:
         for number, start in enumerate(starts):
             assert asking.times[number] == pytest.approx(start + 5, abs=1e-6)
             assert isinstance(asking.answers[number].error, TimedOut)
-        await asking.lane.aclose()
+        await asking.queue.aclose()
 
     run(main())
 
@@ -112,11 +112,11 @@ def test_a_run_does_not_wait_for_a_call_that_swallowed_its_leave() -> None:
 
     async def main() -> float:
         service = Service("s", stubborn)
-        keeper, asking = service.lane(lambda jobs, answers: None), Asking(service)
+        keeper, asking = service.open_queue(lambda jobs, answers: None), Asking(service)
         asking.ask(1, 2, 3)
         await asyncio.sleep(1)
         start = asyncio.get_running_loop().time()
-        await asking.lane.aclose()
+        await asking.queue.aclose()
         seconds = asyncio.get_running_loop().time() - start
         await keeper.aclose()
         assert (others(), asking.order) == (set(), [])
@@ -141,7 +141,7 @@ def test_a_call_that_ignores_its_timeout_still_ends_with_its_run() -> None:
         asking.ask(1)
         await asyncio.sleep(10)
         start = asyncio.get_running_loop().time()
-        await asking.lane.aclose()
+        await asking.queue.aclose()
         assert others() == set()
         return asyncio.get_running_loop().time() - start
 
@@ -204,7 +204,7 @@ def test_a_call_without_a_response_ends_after_a_pause_too() -> None:
         asking = Asking(Service("s", never, timeout=5))
         asking.ask(1)
         await asking.all()
-        await asking.lane.aclose()
+        await asking.queue.aclose()
         return asking.times[1]
 
     assert run(main()) == pytest.approx(61 + SETTLE_SECONDS, abs=0.01)

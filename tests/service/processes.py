@@ -23,7 +23,7 @@ from waiting import until as until  # the tests of the service take it from here
 
 ROOT = Path(__file__).parents[2]
 
-TROUBLE = ("library.said", "http.broke", "run.tasks_stuck", "stop.hard")
+TROUBLE = ("library.log", "http.internal_error", "run.tasks_not_cancelled", "shutdown.deadline_exceeded")
 """Events that no client may be able to cause."""
 
 

@@ -133,13 +133,13 @@ def test_a_get_with_last_event_id_starts_no_run(server: Process, id: str, accept
     """204 makes an EventSource stop reconnecting, and no service is called a second time."""
     received, refused = (
         server.metric("penstock_received_total"),
-        server.metric("penstock_http_refused_total", reason="cannot_resume"),
+        server.metric("penstock_http_rejected_total", reason="cannot_resume"),
     )
     answer = server.ask("GET", "/orders/bulk?count=3", Accept=accept, Last_Event_ID=id)
     assert (answer.status, answer.body, answer.headers.get("penstock-run")) == (204, b"", None)
     assert answer.headers["cache-control"] == "no-store"
     assert server.metric("penstock_received_total") == received
-    assert server.metric("penstock_http_refused_total", reason="cannot_resume") == refused + 1
+    assert server.metric("penstock_http_rejected_total", reason="cannot_resume") == refused + 1
 
 
 def test_a_post_with_last_event_id_is_refused(server: Process) -> None:

@@ -56,7 +56,7 @@ def test_a_letter_tells_all_that_is_known(server: Process, run: str) -> None:
             "cause": None,
         },
         "input": {"text": line, "size": len(line), "complete": True},
-        "found": {"pricing": {"price": 1000 + key}},
+        "partialResults": {"pricing": {"price": 1000 + key}},
     }
 
 
@@ -127,7 +127,7 @@ def test_a_letter_that_there_is_not_is_a_404(server: Process, id: str) -> None:
 def test_without_a_token_only_this_machine_is_answered(server: Process, headers: dict[str, str]) -> None:
     """What came through a proxy is not from here. Hosts and origins: see `test_origins`."""
     answer = server.ask("GET", LETTERS, **headers)
-    assert (answer.status, answer.json()["code"]) == (403, "token_needed")
+    assert (answer.status, answer.json()["code"]) == (403, "unauthorized")
     assert "PENSTOCK_TOKEN" in answer.json()["detail"]
 
 
@@ -170,7 +170,7 @@ def test_a_truncated_store_makes_the_service_unready_until_it_is_repaired(serve:
     os.truncate(path, 0)
     until(lambda: server.ask("GET", "/health/ready").status == 503, timeout=30, period=0.2)
     assert server.ask("GET", "/health/ready").json() == {"status": "dead_letters_unusable", "stores": [url]}
-    assert server.metric("penstock_store_usable", store=url) == 0
+    assert server.metric("penstock_dead_letter_store_usable", store=url) == 0
     assert server.ask("GET", "/health/live").status == 200
     server.event("store.unusable")
 
@@ -178,9 +178,9 @@ def test_a_truncated_store_makes_the_service_unready_until_it_is_repaired(serve:
         client.upload()
         client.chunk(orders(3))
         client.chunk(b"")
-        server.event("store.failed", timeout=30)
+        server.event("store.write_failed", timeout=30)
         path.rename(path.with_name("damaged.db"))  # whatever waits goes on
         assert client.answer().complete().end["failed"] == 1
     until(lambda: server.ask("GET", "/health/ready").status == 200, timeout=30, period=0.2)
-    assert server.metric("penstock_store_usable", store=url) == 1
+    assert server.metric("penstock_dead_letter_store_usable", store=url) == 1
     assert len(letters(server)) == 1

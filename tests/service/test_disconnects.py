@@ -1,4 +1,4 @@
-"""Clients that leave, each in its own way: their runs end as `left`, at once and with nothing left behind."""
+"""Clients that leave, each in its own way: their runs end as `disconnected`, at once and with nothing left behind."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from service.wire import NDJSON, Answer, Client, orders
 
 FLAGS = ("--window", 64, "--send-buffer", 16_384, "--latency-scale", 1000)
 """Orders are in flight for 20 s (two attempts, each up to its timeout), and a stall is noticed after 30 s. So a run
-that ends as `left`, with its elements cancelled, ended because its client was noticed to be gone, without a clock.
+that ends as `disconnected`, with its elements cancelled, ended because its client was noticed to be gone, without a
+clock.
 """
 
 WAYS: dict[str, Callable[[Client], None]] = {"FIN": Client.leave, "RST": Client.reset}
 
 
 def ended(server: Process, answer: Answer) -> dict[str, int]:
-    """The end of the run of an answer, which has to be `left`, and to add up."""
+    """The end of the run of an answer, which has to be `disconnected`, and to add up."""
     event = server.event("run.ended", run=answer.headers["penstock-run"])
-    assert event["reason"] == "left"
+    assert event["reason"] == "disconnected"
     assert event["received"] == event["ok"] + event["failed"] + event["filtered"] + event["cancelled"]
     return event
 
@@ -96,7 +97,7 @@ def test_an_answer_in_one_piece_that_nobody_waits_for_is_given_up(server: Proces
         until(lambda: server.metric("penstock_in_flight") == 7)
         client.leave()
         until(lambda: server.metric("penstock_runs_active") == 0)
-    server.event("run.ended", reason="left", received=7, cancelled=7)
+    server.event("run.ended", reason="disconnected", received=7, cancelled=7)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -126,7 +127,7 @@ def test_whoever_left_is_counted_as_a_request_too(server: Process, way: str) -> 
             wait(client)
             WAYS[way](client)
     until(lambda: left() == before + 4)
-    until(lambda: len(server.said("http.left")) >= 4)
+    until(lambda: len(server.said("http.client_disconnected")) >= 4)
 
 
 def test_who_leaves_is_not_counted_as_a_failure(server: Process) -> None:
@@ -136,10 +137,10 @@ def test_who_leaves_is_not_counted_as_a_failure(server: Process) -> None:
         client.answer()
         client.leave()
     until(lambda: server.metric("penstock_runs_active") == 0)
-    left = server.metric("penstock_runs_total", reason="left")
-    until(lambda: len(server.said("run.ended", reason="left")) == left > 0)
+    left = server.metric("penstock_runs_total", reason="disconnected")
+    until(lambda: len(server.said("run.ended", reason="disconnected")) == left > 0)
     assert server.metric("penstock_settled_total", outcome="failed") == 0
-    assert server.metric("penstock_dead_letters") == 0
+    assert server.metric("penstock_dead_letters_stored") == 0
     assert server.ask("GET", "/dead-letters").json()["letters"] == []
 
 

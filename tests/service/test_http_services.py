@@ -19,11 +19,9 @@ from aiohttp import web
 from aiohttp.test_utils import unused_port
 
 from penstock.errors import Invalid, ServiceRefused, ServiceUnreachable, TimedOut, WrongAnswer
-from penstock.services import NONE, Backoff, Failed, Service
-from penstock.services.address import Address
-from penstock.services.reasons import reason_of
-from penstock.services.refusal import seconds_until
-from penstock.services.web import HttpClient, http_batch_service, http_service
+from penstock.services import NONE, Backoff, CallFailed, Service
+from penstock.services.http_client import HttpClient, connection_error_reason, parse_retry_after
+from penstock.services.url_template import UrlTemplate
 from penstock_http.simulation.knobs import Knobs
 from penstock_http.simulation.services import simulated
 from waiting import HANG_SECONDS
@@ -32,7 +30,7 @@ Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Job:
-    """What a lane is given: something with a value."""
+    """What a queue is given: something with a value."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -49,13 +47,13 @@ async def ask(service: Service, *values: Any) -> list[Any]:
             complete.set()
 
     jobs = [Job(value) for value in values]
-    lane = service.lane(done)
+    queue = service.open_queue(done)
     try:
-        lane.submit(jobs)
+        queue.submit(jobs)
         async with asyncio.timeout(HANG_SECONDS):
             await complete.wait()
     finally:
-        await lane.aclose()
+        await queue.aclose()
     return [found[job] for job in jobs]
 
 
@@ -117,15 +115,15 @@ def always(status: int, body: Any = None, **headers: str) -> tuple[Reply, list[w
 async def test_a_2xx_answers_for_dicts_and_for_objects(client: HttpClient, value: Any) -> None:
     """The answer is the JSON body of a 2xx."""
     async with simulated(Knobs(latency_scale=0)) as url:
-        pricing = http_service("pricing", f"{url}/prices/{{orderId}}", client=client)
+        pricing = Service.http("pricing", f"{url}/prices/{{orderId}}", client=client)
         assert await ask(pricing, value) == [{"price": 1007}]
 
 
 async def test_a_service_over_http_may_have_a_rate(client: HttpClient) -> None:
     """As any other service, one for many values at once included."""
     url = "http://127.0.0.1:1/{id}"
-    assert http_service("s", url, client=client, rate=5).rate == 5
-    assert http_batch_service("s", "http://127.0.0.1:1/", client=client, rate=5).rate == 5
+    assert Service.http("s", url, client=client, rate=5).rate == 5
+    assert Service.http_batch("s", "http://127.0.0.1:1/", client=client, rate=5).rate == 5
 
 
 async def test_a_204_answers_with_none(client: HttpClient) -> None:
@@ -135,7 +133,7 @@ async def test_a_204_answers_with_none(client: HttpClient) -> None:
         return web.Response(status=204)
 
     async with server(reply) as url:
-        assert await ask(http_service("s", url, client=client), {}) == [None]
+        assert await ask(Service.http("s", url, client=client), {}) == [None]
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
@@ -143,10 +141,10 @@ async def test_a_busy_or_broken_service_is_asked_again(client: HttpClient, statu
     """408, 425, 429 and 5xx take all attempts; then the failure says what the status was."""
     reply, requests = always(status)
     async with server(reply) as url:
-        service = http_service("s", url, client=client, attempts=3, backoff=NONE)
+        service = Service.http("s", url, client=client, attempts=3, backoff=NONE)
         (failed,) = await ask(service, {})
     assert isinstance(failed.error, ServiceRefused)
-    assert (failed.error.status, failed.attempts, len(requests), service.retries) == (status, 3, 3, 2)
+    assert (failed.error.status, failed.attempts, len(requests), service.statistics().retries) == (status, 3, 3, 2)
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 304, 307, 308, 400, 401, 404, 409, 410, 422, 451])
@@ -154,7 +152,7 @@ async def test_a_final_status_is_asked_for_once(client: HttpClient, status: int)
     """Any other status is final; a redirect is not followed."""
     reply, requests = always(status, Location="/elsewhere")
     async with server(reply) as url:
-        (failed,) = await ask(http_service("s", url, client=client, attempts=3, backoff=NONE), {})
+        (failed,) = await ask(Service.http("s", url, client=client, attempts=3, backoff=NONE), {})
     assert (failed.error.status, failed.attempts, len(requests)) == (status, 1, 1)
 
 
@@ -170,7 +168,7 @@ async def test_retry_after_is_waited_for(client: HttpClient, form: str) -> None:
         return web.json_response(1, status=503 if len(times) < 2 else 200, headers={"Retry-After": asked})
 
     async with server(reply) as url:
-        assert await ask(http_service("s", url, client=client, attempts=2, backoff=Backoff(first=0)), {}) == [1]
+        assert await ask(Service.http("s", url, client=client, attempts=2, backoff=Backoff(first=0)), {}) == [1]
     assert times[1] - times[0] >= (0.2 if form == "seconds" else 0.9)
 
 
@@ -178,7 +176,7 @@ def test_retry_after_is_a_number_a_date_or_nothing() -> None:
     """A date in the past asks for no wait; what cannot be read asks for nothing."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
     asked = ["3", "Thu, 01 Jan 2026 00:00:09 GMT", "Thu, 01 Jan 2015 00:00:09 GMT", "-1", "nan", "inf", "soon", None]
-    assert [seconds_until(text, now) for text in asked] == [3.0, 9.0, 0.0, 0.0, None, None, None, None]
+    assert [parse_retry_after(text, now) for text in asked] == [3.0, 9.0, 0.0, 0.0, None, None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -197,14 +195,14 @@ async def test_what_the_service_says_is_in_the_error(
     """A problem document and its relatives give the error its message."""
     reply, _ = always(503, body)
     async with server(reply) as url:
-        (failed,) = await ask(http_service("stock", url, client=client), {})
+        (failed,) = await ask(Service.http("stock", url, client=client), {})
     assert (str(failed.error), failed.error.kind) == (f"stock answered 503 {message}", kind)
 
 
 async def test_unavailable_inventory_keeps_its_name(client: HttpClient) -> None:
     """The simulated inventory refuses ids divisible by 3, by name."""
     async with simulated(Knobs(latency_scale=0)) as url:
-        inventory = http_service("inventory", f"{url}/stock/{{orderId}}", client=client, attempts=2, backoff=NONE)
+        inventory = Service.http("inventory", f"{url}/stock/{{orderId}}", client=client, attempts=2, backoff=NONE)
         fine, failed = await ask(inventory, {"orderId": 1}, {"orderId": 3})
     assert fine == {"inStock": True}
     assert (failed.error.kind, failed.error.reason, failed.attempts) == (
@@ -215,25 +213,25 @@ async def test_unavailable_inventory_keeps_its_name(client: HttpClient) -> None:
 
 
 async def test_cancelling_reaches_the_server(client: HttpClient) -> None:
-    """A lane that closes takes its requests with it, on the server's side too."""
+    """A queue that closes takes its requests with it, on the server's side too."""
     async with simulated(Knobs(latency_scale=0, hang_rate=1)) as url:
-        service = http_service("pricing", f"{url}/prices/{{orderId}}", client=client)
-        lane = service.lane(lambda jobs, answers: None)
-        lane.submit([Job({"orderId": number}) for number in range(1, 9)])
+        service = Service.http("pricing", f"{url}/prices/{{orderId}}", client=client)
+        queue = service.open_queue(lambda jobs, answers: None)
+        queue.submit([Job({"orderId": number}) for number in range(1, 9)])
         await until(client, url, begun=8)
-        await lane.aclose()
+        await queue.aclose()
         assert await until(client, url, cancelled=8) == {"begun": 8, "ended": 0, "cancelled": 8}
-    assert service.results["cancelled"] == 8
+    assert service.statistics().results["cancelled"] == 8
 
 
 async def test_cancelling_reaches_a_body_that_dribbles(client: HttpClient) -> None:
     """The same holds while a body is being read."""
     async with simulated(Knobs(latency_scale=0, slow_body=60)) as url:
-        lane = http_service("p", f"{url}/prices/{{orderId}}", client=client).lane(lambda jobs, answers: None)
-        lane.submit([Job({"orderId": 1})])
+        queue = Service.http("p", f"{url}/prices/{{orderId}}", client=client).open_queue(lambda jobs, answers: None)
+        queue.submit([Job({"orderId": 1})])
         await until(client, url, begun=1)
         await asyncio.sleep(0.05)  # for the head to arrive; either way the connection has to go
-        await lane.aclose()
+        await queue.aclose()
         assert (await until(client, url, cancelled=1))["ended"] == 0
 
 
@@ -252,19 +250,19 @@ async def until(client: HttpClient, url: str, **wanted: int) -> dict[str, int]:
 async def test_a_timeout_covers_the_whole_exchange(client: HttpClient, fault: str) -> None:
     """An answer that does not come, or not to its end, is a timeout."""
     async with simulated(Knobs(latency_scale=0)) as url:
-        service = http_service(
+        service = Service.http(
             "pricing", f"{url}/prices/{{orderId}}?{fault}", client=client, timeout=1, attempts=2, backoff=NONE
         )
         (failed,) = await ask(service, {"orderId": 1})
         assert isinstance(failed.error, TimedOut)
-        assert (failed.attempts, service.results["timeout"]) == (2, 2)
+        assert (failed.attempts, service.statistics().results["timeout"]) == (2, 2)
         await until(client, url, cancelled=2)
 
 
 async def test_a_refused_connection_is_tried_again(client: HttpClient) -> None:
     """Nobody listens: the service is unreachable, which may pass."""
     url = f"http://127.0.0.1:{unused_port()}/"
-    (failed,) = await ask(http_service("s", url, client=client, attempts=3, backoff=NONE), {})
+    (failed,) = await ask(Service.http("s", url, client=client, attempts=3, backoff=NONE), {})
     assert isinstance(failed.error, ServiceUnreachable)
     assert failed.attempts == 3
     assert "127.0.0.1" not in str(failed.error)
@@ -273,7 +271,7 @@ async def test_a_refused_connection_is_tried_again(client: HttpClient) -> None:
 
 async def test_a_host_that_has_no_address_is_no_word_in_the_error(client: HttpClient) -> None:
     """It may have come from a variable; the reason is enough."""
-    (failed,) = await ask(http_service("s", "http://hidden.invalid/", client=client, attempts=1, backoff=NONE), {})
+    (failed,) = await ask(Service.http("s", "http://hidden.invalid/", client=client, attempts=1, backoff=NONE), {})
     assert isinstance(failed.error, ServiceUnreachable)
     assert "hidden" not in str(failed.error)
 
@@ -281,7 +279,7 @@ async def test_a_host_that_has_no_address_is_no_word_in_the_error(client: HttpCl
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (aiohttp.InvalidUrlClientError("http://[hidden/"), "its URL is no address of HTTP"),
+        (aiohttp.InvalidUrlClientError("http://[hidden/"), "its URL is not a valid HTTP URL"),
         (ConnectionResetError(104, "hidden"), "Connection reset by peer"),
         (OSError("Multiple exceptions: hidden, hidden"), "no connection could be made"),
         (aiohttp.ServerDisconnectedError(), "Server disconnected"),
@@ -290,7 +288,7 @@ async def test_a_host_that_has_no_address_is_no_word_in_the_error(client: HttpCl
 )
 def test_why_a_connection_failed_is_said_without_the_host(error: Exception, reason: str) -> None:
     """Whoever raised it."""
-    assert reason_of(error) == reason
+    assert connection_error_reason(error) == reason
 
 
 HALF = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
@@ -303,7 +301,7 @@ BROKEN_GZIP = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 9\r
 async def test_a_broken_connection_is_a_service_out_of_reach(client: HttpClient, answer: bytes, reset: bool) -> None:
     """Whatever breaks below HTTP's statuses comes out as one error, worth another attempt."""
     async with raw_server(answer, reset=reset) as url:
-        (failed,) = await ask(http_service("s", url, client=client, attempts=2, backoff=NONE), {})
+        (failed,) = await ask(Service.http("s", url, client=client, attempts=2, backoff=NONE), {})
     assert isinstance(failed.error, ServiceUnreachable)
     assert failed.attempts == 2
 
@@ -313,7 +311,7 @@ async def test_a_body_is_read_up_to_its_limit(client: HttpClient, status: int) -
     """More than `limit` bytes are no answer; of a refusal the status still counts."""
     reply, requests = always(status, "x" * 5_000)
     async with server(reply) as url:
-        (failed,) = await ask(http_service("s", url, client=client, limit=1_000, attempts=2, backoff=NONE), {})
+        (failed,) = await ask(Service.http("s", url, client=client, limit=1_000, attempts=2, backoff=NONE), {})
     assert isinstance(failed.error, WrongAnswer if status == 200 else ServiceRefused)
     assert len(requests) == (1 if status == 200 else 2)
 
@@ -334,7 +332,7 @@ async def test_an_answer_that_is_no_json_is_wrong(client: HttpClient, text: str 
         return web.Response(body=text if isinstance(text, bytes) else text.encode())
 
     async with server(reply) as url:
-        (failed,) = await ask(http_service("s", url, client=client, attempts=3), {})
+        (failed,) = await ask(Service.http("s", url, client=client, attempts=3), {})
     assert isinstance(failed.error, WrongAnswer)
     assert re.search(reason, str(failed.error))
     assert failed.attempts == 1
@@ -344,8 +342,8 @@ async def test_an_answer_that_is_not_understood_is_wrong(client: HttpClient) -> 
     """`answer` takes from the body what is wanted; when that is not there, the answer is wrong."""
     reply, _ = always(200, {"cents": 5})
     async with server(reply) as url:
-        assert await ask(http_service("s", url, client=client, answer=lambda said: said["cents"]), {}) == [5]
-        (failed,) = await ask(http_service("s", url, client=client, answer=lambda said: said["euros"]), {})
+        assert await ask(Service.http("s", url, client=client, response=lambda said: said["cents"]), {}) == [5]
+        (failed,) = await ask(Service.http("s", url, client=client, response=lambda said: said["euros"]), {})
     assert isinstance(failed.error, WrongAnswer)
 
 
@@ -364,7 +362,7 @@ async def test_a_field_stays_in_its_place(client: HttpClient, text: str | bool) 
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/orders/{{name}}/price?also={{name}}"
-    answers = await ask(http_service("s", url, client=client), {"name": text})
+    answers = await ask(Service.http("s", url, client=client), {"name": text})
     await runner.cleanup()
     said = text if isinstance(text, str) else "true"  # as JSON has it
     assert (answers, seen) == ([1], [(said, said)])
@@ -373,7 +371,7 @@ async def test_a_field_stays_in_its_place(client: HttpClient, text: str | bool) 
 @pytest.mark.parametrize("value", [{}, {"id": None}, {"id": ""}, {"id": ".."}, {"id": [1]}, {"id": "\ud800"}, 7])
 async def test_a_value_without_its_field_fails_once(client: HttpClient, value: Any) -> None:
     """A value that makes no address is the element's fault: no request, and no further attempt."""
-    service = http_service("s", "http://127.0.0.1:1/{id}", client=client, attempts=5)
+    service = Service.http("s", "http://127.0.0.1:1/{id}", client=client, attempts=5)
     (failed,) = await ask(service, value)
     assert isinstance(failed.error, Invalid)
     assert failed.attempts == 1
@@ -383,7 +381,7 @@ async def test_a_value_without_its_field_fails_once(client: HttpClient, value: A
 def test_a_template_that_cannot_work_is_refused(template: str) -> None:
     """A wrong template is found when the service is made, not at the first value."""
     with pytest.raises(ValueError, match=r"field|host|address"):
-        Address(template)
+        UrlTemplate(template)
 
 
 async def test_a_body_is_sent_as_json(client: HttpClient) -> None:
@@ -396,7 +394,7 @@ async def test_a_body_is_sent_as_json(client: HttpClient) -> None:
         return web.json_response([request.method, request.content_type, request.headers["X-Key"], await request.json()])
 
     async with server(reply) as url:
-        service = http_service("s", url, client=client, method="PUT", headers={"X-Key": "k"}, body=a_of, attempts=2)
+        service = Service.http("s", url, client=client, method="PUT", headers={"X-Key": "k"}, body=a_of, attempts=2)
         fine, failed, unsendable = await ask(service, {"a": [1]}, {}, {"a": object()})
     assert fine == ["PUT", "application/json", "k", [1]]
     assert [(type(each.error), each.attempts) for each in (failed, unsendable)] == [(Invalid, 1)] * 2
@@ -412,7 +410,7 @@ async def test_one_connection_serves_call_after_call(client: HttpClient, status:
         return web.json_response({"message": "x" * 10_000}, status=status)
 
     async with server(reply) as url:
-        await ask(http_service("s", url, client=client, max_in_flight=1), *[{}] * 20)
+        await ask(Service.http("s", url, client=client, max_in_flight=1), *[{}] * 20)
     assert (len(peers), len(set(peers))) == (20, 1)
 
 
@@ -420,7 +418,7 @@ async def test_a_batch_has_one_bad_item() -> None:
     """One request for many values; an item that is an error fails its element alone."""
     client = HttpClient()
     async with simulated(Knobs(latency_scale=0)) as url:
-        service = http_batch_service("pricing", f"{url}/prices", client=client, field="orderId")
+        service = Service.http_batch("pricing", f"{url}/prices", client=client, field="orderId")
         values = [{"orderId": 1}, {"orderId": -1}, {}, {"orderId": 4}]
         (answers,) = await ask(service, values)
         await until(client, url, begun=1)
@@ -432,7 +430,7 @@ async def test_a_batch_has_one_bad_item() -> None:
 
 async def test_a_batch_without_a_value_to_send_asks_nobody(client: HttpClient) -> None:
     """When no value of a group can be sent, each fails by its own fault and there is no request."""
-    service = http_batch_service("s", "http://127.0.0.1:1/", client=client, field="orderId")
+    service = Service.http_batch("s", "http://127.0.0.1:1/", client=client, field="orderId")
     (answers,) = await ask(service, [{}, {"orderId": object()}])
     assert [type(answer) for answer in answers] == [Invalid, Invalid]
 
@@ -442,8 +440,8 @@ async def test_a_batch_of_another_length_is_a_wrong_answer(client: HttpClient, s
     """Answers that cannot be told apart are answers for nobody."""
     reply, _ = always(200, said)
     async with server(reply) as url:
-        (failed,) = await ask(http_batch_service("s", url, client=client, attempts=2), [1, 2])
-    assert type(failed) is Failed
+        (failed,) = await ask(Service.http_batch("s", url, client=client, attempts=2), [1, 2])
+    assert type(failed) is CallFailed
     assert isinstance(failed.error, WrongAnswer)
 
 
@@ -453,7 +451,7 @@ def test_a_client_serves_one_event_loop_after_another() -> None:
 
     async def once() -> Any:
         async with simulated(Knobs(latency_scale=0)) as url:
-            (answer,) = await ask(http_service("p", f"{url}/prices/{{orderId}}", client=client), {"orderId": 1})
+            (answer,) = await ask(Service.http("p", f"{url}/prices/{{orderId}}", client=client), {"orderId": 1})
         await client.aclose()
         return answer
 

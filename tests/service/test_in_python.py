@@ -105,7 +105,7 @@ flow = Flow("locking").map(lock).to(FileOutlet("{0}"))
 def test_a_lock_that_stays_ends_the_response_as_failed(serve: Serve, env: dict[str, str], tmp_path: Path) -> None:
     """With the sentence in the end record, and no dead letters; the service goes on."""
     (tmp_path / "locking.py").write_text(LOCKING.format(tmp_path / "out.ndjson"))
-    server = serve("locking:flow", env=env, excused=("run.broke",))
+    server = serve("locking:flow", env=env, excused=("run.failed",))
 
     sent = server.ask("POST", "/locking/bulk", b"1\n2\n", Content_Type=NDJSON)
 
@@ -123,7 +123,7 @@ def test_a_lock_that_stays_ends_the_response_as_failed(serve: Serve, env: dict[s
         (["shop:number"], "shop:number is no flow but int"),
         (["nowhere:flow"], "there is no module nowhere"),
         (["shop:halves", "shop:halves"], "there is a flow 'halves' in shop:halves already"),
-        (["shop:halves", "--watch"], "--watch watches flow files"),
+        (["shop:halves", "--watch"], "--watch needs flow files"),
     ],
 )
 def test_what_is_no_flow_is_said_in_a_sentence(

@@ -11,7 +11,20 @@ import pytest
 
 from service.processes import Process
 
-FLAGS = ("--port", 0, "--workers", 0, "--latency-scale", 0, "--dead-letters", "memory:", "--grace", 0.3, "--hard", 0.3)
+FLAGS = (
+    "--port",
+    0,
+    "--workers",
+    0,
+    "--latency-scale",
+    0,
+    "--dead-letters",
+    "memory:",
+    "--grace-period",
+    0.3,
+    "--exit-timeout",
+    0.3,
+)
 
 
 class Unheard(Process):

@@ -39,7 +39,7 @@ def mixture(server: Process) -> dict[str, float]:
         client.leave()
     until(lambda: server.metric("penstock_runs_active") == 0)
     runs = until(lambda: len(found := server.said("run.ended")) >= 6 and found)
-    assert {run["reason"] for run in runs} >= {"completed", "left"}
+    assert {run["reason"] for run in runs} >= {"completed", "disconnected"}
     return {name: sum(run[name] for run in runs) for name in ("received", *OUTCOMES)} | {"runs": len(runs)}
 
 
@@ -50,7 +50,7 @@ def test_every_element_is_accounted_for(server: Process, mixture: dict[str, floa
     assert received == sum(settled.values()) == mixture["received"]
     assert settled == {outcome: mixture[outcome] for outcome in OUTCOMES}
     assert server.metric("penstock_dead_letters_total") == settled["failed"]
-    assert server.metric("penstock_dead_letters") == settled["failed"]
+    assert server.metric("penstock_dead_letters_stored") == settled["failed"]
     assert server.metric("penstock_runs_total") == mixture["runs"]
     assert server.metric("penstock_in_flight") == server.metric("penstock_window_capacity") == 0
     described = server.ask("GET", "/flows/orders").json()
@@ -87,19 +87,19 @@ def test_labels_are_few_and_bounded(server: Process, mixture: dict[str, float]) 
 
 
 def test_requests_are_counted_by_route_method_and_status(server: Process) -> None:
-    """`http_requests_total` counts each answer once, refusals too, which `http_refused_total` counts by reason."""
+    """`http_requests_total` counts each answer once, refusals too, which `http_rejected_total` counts by reason."""
 
     def counted(**labels: str) -> float:
         return server.metric("penstock_http_requests_total", **labels)
 
     bulk = {"route": "/{name}/bulk"}
     good, bad = counted(**bulk, method="GET", status="200"), counted(**bulk, method="GET", status="400")
-    refused = server.metric("penstock_http_refused_total", reason="bad_parameter")
+    refused = server.metric("penstock_http_rejected_total", reason="bad_parameter")
     server.ask("GET", "/orders/bulk?count=1")
     server.ask("GET", "/orders/bulk?count=0")
     assert counted(**bulk, method="GET", status="200") == good + 1
     assert counted(**bulk, method="GET", status="400") == bad + 1
-    assert server.metric("penstock_http_refused_total", reason="bad_parameter") == refused + 1
+    assert server.metric("penstock_http_rejected_total", reason="bad_parameter") == refused + 1
 
 
 def test_a_run_can_be_watched_while_it_lasts(server: Process) -> None:

@@ -50,17 +50,17 @@ def test_pages_of_other_origins_are_refused(server: Process, path: str, headers:
     """On every route: they could start runs, or read what the service knows."""
     answer = ask(server, path, **headers)
 
-    assert (answer.status, code(answer)) == (403, "other_origin")
+    assert (answer.status, code(answer)) == (403, "cross_origin")
 
 
 def test_no_run_is_started_for_a_page_of_another_origin(server: Process) -> None:
     """The refusal comes first, and is counted."""
-    runs, refused = (server.metric("penstock_runs_total"), server.metric("penstock_http_refused_total"))
+    runs, refused = (server.metric("penstock_runs_total"), server.metric("penstock_http_rejected_total"))
 
     ask(server, "/orders/bulk?count=30000", Origin=EVIL, Sec_Fetch_Site="cross-site")
 
     assert server.metric("penstock_runs_total") == runs
-    assert server.metric("penstock_http_refused_total") == refused + 1
+    assert server.metric("penstock_http_rejected_total") == refused + 1
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_a_link_shows_something_but_starts_nothing(server: Process) -> None:
     link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
 
     assert [code(ask(server, path, **link)) for path in (BULK, "/flows/orders/graph", "/metrics")] == [
-        "other_origin",
+        "cross_origin",
         "200",
         "200",
     ]
-    assert code(ask(server, "/flows", method="POST", **link)) == "other_origin"
+    assert code(ask(server, "/flows", method="POST", **link)) == "cross_origin"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_preflight_request_of_an_allowed_origin_is_answered(server: Process) -
     assert answer.headers["access-control-allow-methods"] == "GET, POST"
     assert "Content-Type" in answer.headers["access-control-allow-headers"]
     assert answer.headers["vary"] == "Origin"
-    assert code(ask(server, "/orders/bulk", method="OPTIONS", Origin=EVIL, **asks)) == "other_origin"
+    assert code(ask(server, "/orders/bulk", method="OPTIONS", Origin=EVIL, **asks)) == "cross_origin"
 
 
 @pytest.mark.parametrize("path", [BULK, "/flows", "/x"])
@@ -170,7 +170,7 @@ def test_an_allowed_origin_brings_no_flows_without_a_token(server: Process) -> N
         "PUT", "/flows/a?dry-run=true", b"flow: a\n", Content_Type="application/yaml", Origin="https://app.example"
     )
 
-    assert code(answer) == "other_origin"
+    assert code(answer) == "cross_origin"
 
 
 def test_a_service_on_all_addresses_is_for_all_hosts(serve: Serve) -> None:
@@ -180,7 +180,7 @@ def test_a_service_on_all_addresses_is_for_all_hosts(serve: Serve) -> None:
 
     assert [code(ask(server, "/flows", host)) for host in ("penstock", "10.0.0.1:8080")] == ["200", "200"]
     assert code(ask(server, "/flows", "penstock:80", Origin="https://penstock:80")) == "200"
-    assert code(ask(server, "/flows", "penstock", Origin=EVIL)) == "other_origin"
+    assert code(ask(server, "/flows", "penstock", Origin=EVIL)) == "cross_origin"
     assert "vary" not in ask(server, "/flows", "penstock").headers
 
 

@@ -64,14 +64,14 @@ def test_a_count_belongs_to_a_get(server: Process) -> None:
     [
         ("GET", "/", 404, "openapi.json"),
         ("GET", "/nothing", 404, "openapi.json"),
-        ("GET", "/sales/bulk", 404, "there are orders"),
-        ("POST", "/sales/bulk", 404, "there are orders"),
-        ("GET", "/flows/sales", 404, "there are orders"),
+        ("GET", "/sales/bulk", 404, "known flows: orders"),
+        ("POST", "/sales/bulk", 404, "known flows: orders"),
+        ("GET", "/flows/sales", 404, "known flows: orders"),
         ("GET", "/dead-letters/nothing", 404, "nothing"),
-        ("PUT", BULK, 405, "not to PUT"),
-        ("DELETE", "/metrics", 405, "not to DELETE"),
-        ("OPTIONS", BULK, 405, "not to OPTIONS"),
-        ("POST", "/health/live", 405, "not to POST"),
+        ("PUT", BULK, 405, "does not support PUT"),
+        ("DELETE", "/metrics", 405, "does not support DELETE"),
+        ("OPTIONS", BULK, 405, "does not support OPTIONS"),
+        ("POST", "/health/live", 405, "does not support POST"),
     ],
 )
 def test_what_is_not_there_is_refused_with_what_is(
@@ -185,7 +185,7 @@ def test_an_answer_that_is_too_large_for_one_piece_is_refused(server: Process) -
     """413 says how to get it: as a stream."""
     answer = server.ask("GET", f"{BULK}?count=500", Accept="application/json")
     assert NDJSON in refusal(answer, 413)
-    assert server.event("run.answer_too_large")["level"] == "warning"
+    assert server.event("response.too_large")["level"] == "warning"
     assert server.ask("GET", f"{BULK}?count=500").end["received"] == 500
 
 

@@ -16,13 +16,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from penstock_http.simulation.command import command
+from invoking import invoke
 from penstock_http.simulation.knobs import Knobs
 from penstock_http.simulation.services import simulated
 from waiting import HANG_SECONDS, ending_async
 
 ROOT = Path(__file__).parents[2]
-COMMAND = "import sys; from penstock_http.simulation.command import command; sys.exit(command(sys.argv[1:]))"
+COMMAND = (sys.executable, "-m", "penstock", "simulate")
 
 
 @asynccontextmanager
@@ -131,7 +131,7 @@ async def test_a_request_that_was_given_up_is_counted_as_cancelled() -> None:
 async def test_the_command_says_where_it_listens_and_ends_on_a_signal(ending: signal.Signals) -> None:
     """One line of JSON holds the address; a signal is the usual end, even while a request hangs."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", COMMAND, "--port", "0", "--latency-scale", "0", cwd=ROOT, stderr=asyncio.subprocess.PIPE
+        *COMMAND, "--port", "0", "--latency-scale", "0", cwd=ROOT, stderr=asyncio.subprocess.PIPE
     )
     assert process.stderr is not None
     async with ending_async(process), asyncio.timeout(HANG_SECONDS):
@@ -154,7 +154,7 @@ async def test_a_port_that_is_taken_is_exit_code_1() -> None:
     """Not being able to listen is a failure, said in one line."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", COMMAND, "--port", str(taken.getsockname()[1]), stderr=asyncio.subprocess.PIPE
+            *COMMAND, "--port", str(taken.getsockname()[1]), stderr=asyncio.subprocess.PIPE
         )
         _, said = await process.communicate()
         port = taken.getsockname()[1]
@@ -167,9 +167,8 @@ async def test_a_port_that_is_taken_is_exit_code_1() -> None:
     "arguments",
     [["--error-rate", "2"], ["--jitter", "-1"], ["--port", "70000"], ["--port", "x"], ["--hang-rate", "nan"]],
 )
-def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     """A knob beyond its range is refused before anything listens."""
-    with pytest.raises(SystemExit) as ended:
-        command(arguments)
-    assert ended.value.code == 2
-    assert "usage: penstock simulate" in capsys.readouterr().err
+    result = invoke("simulate", *arguments)
+    assert result.exit_code == 2
+    assert "Usage: penstock simulate" in result.stderr

@@ -63,7 +63,7 @@ def stopped_reader(server: Process) -> Iterator[tuple[Upload, Answer]]:
 
 def test_an_answer_in_one_piece_keeps_its_place_until_it_is_read(serve: Serve) -> None:
     """Else those that nobody reads take memory without a limit. Who reads slowly gets all, who does not is ended."""
-    server = serve("--max-runs", 2, "--stall", 8, "--send-buffer", 16_384)
+    server = serve("--max-runs", 2, "--stall-timeout", 8, "--send-buffer", 16_384)
     with server.connect(receive_buffer=4096) as reader, server.connect(receive_buffer=4096) as idler:
         for client in (reader, idler):
             client.request("GET", "/orders/bulk?count=4000", Accept="application/json")
@@ -72,7 +72,7 @@ def test_an_answer_in_one_piece_keeps_its_place_until_it_is_read(serve: Serve) -
 
         time.sleep(1)  # it reads slowly, but well within --stall
         assert reader.answer().complete().json()["end"]["received"] == 4000
-        assert server.event("stream.stalled", waiting_for="reader")["answer"] > 300_000
+        assert server.event("stream.stalled", stalled_on="reader")["answer"] > 300_000
         until(lambda: server.ask("GET", "/orders/bulk").status == 200)
     assert len(server.said("stream.stalled")) == 1
     assert server.metric("penstock_http_requests_total", status="499") == 1
@@ -103,10 +103,10 @@ def test_a_reader_that_stops_holds_back_its_sender(server: Process) -> None:
 
 
 def test_a_reader_that_stops_and_leaves_is_let_go_of(server: Process) -> None:
-    """Its run ends as `left`, and nothing of it stays."""
+    """Its run ends as `disconnected`, and nothing of it stays."""
     with stopped_reader(server) as (upload, answer):
         until(upload.held_back)
-    assert server.event("run.ended", run=answer.headers["penstock-run"])["reason"] == "left"
+    assert server.event("run.ended", run=answer.headers["penstock-run"])["reason"] == "disconnected"
     until(lambda: server.metric("penstock_runs_active") == 0)
     assert server.metric("penstock_in_flight") == 0
 

@@ -14,7 +14,7 @@ from service.wire import NDJSON, Client, orders
 
 STALL = 2.0
 KEEP_ALIVE = 2
-FLAGS = ("--stall", STALL, "--keep-alive", KEEP_ALIVE, "--window", 64, "--send-buffer", 16_384)
+FLAGS = ("--stall-timeout", STALL, "--keep-alive", KEEP_ALIVE, "--window", 64, "--send-buffer", 16_384)
 
 
 def drip(client: Client, period: float, data: bytes) -> bool:
@@ -27,7 +27,7 @@ def drip(client: Client, period: float, data: bytes) -> bool:
 
 
 def test_a_client_that_sends_nothing_is_told_that_it_stalled(server: Process) -> None:
-    """After `--stall` seconds the end record says `stalled`, what came before is answered, and it is logged."""
+    """After `--stall-timeout` seconds the end record says `stalled`, what came before is answered, and it is logged."""
     before = server.metric("penstock_runs_total", reason="stalled")
     with server.connect() as client:
         client.upload()
@@ -39,7 +39,7 @@ def test_a_client_that_sends_nothing_is_told_that_it_stalled(server: Process) ->
         assert (answer.end["reason"], answer.end["received"], answer.end["ok"]) == ("stalled", 2, 2)
         assert not answer.cut
     said = server.event("stream.stalled", run=answer.headers["penstock-run"])
-    assert (said["waiting_for"], said["received"], said["level"]) == ("input", 2, "warning")
+    assert (said["stalled_on"], said["received"], said["level"]) == ("input", 2, "warning")
     assert server.metric("penstock_runs_total", reason="stalled") == before + 1
 
 
@@ -51,7 +51,7 @@ def test_a_client_that_reads_nothing_is_ended(server: Process) -> None:
         run = answer.headers["penstock-run"]
         client.push(orders(20_000), 0.3)
         said = server.event("stream.stalled", run=run)
-        assert (said["waiting_for"], said["in_flight"]) == ("reader", 64)
+        assert (said["stalled_on"], said["in_flight"]) == ("reader", 64)
         event = server.event("run.ended", run=run)
         assert event["reason"] == "stalled"
         assert event["received"] == event["ok"] + event["failed"] + event["cancelled"]
@@ -92,7 +92,7 @@ def test_an_array_that_does_not_arrive_is_not_waited_for(server: Process) -> Non
 
 @pytest.mark.parametrize("pause", [0.8])
 def test_a_slow_client_is_not_ended(server: Process, pause: float) -> None:
-    """One that pauses for less than `--stall`, again and again, and one that reads slowly, get all their answers."""
+    """One that pauses for less than `--stall-timeout`, again and again, and a slow reader get all their answers."""
     reads: list[str] = []
 
     def slow_reader() -> None:

@@ -18,7 +18,7 @@ from service.processes import Process, simulating, until
 from service.wire import NDJSON, Client, orders
 from stores.children import children_of, command_of, running, writers_of
 
-SLOW = ("--latency-scale", 1000, "--grace", 60)
+SLOW = ("--latency-scale", 1000, "--grace-period", 60)
 """Orders are in flight for 20 s, up to their second timeout, then fail: one that is cancelled was not waited for."""
 
 
@@ -42,7 +42,7 @@ def refuses(server: Process) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_an_open_stream_is_drained(serve: Serve, number: signal.Signals) -> None:
     """What is in flight is finished, the end record says `draining`, and the exit code is 0."""
-    server = serve("--latency-scale", 20, "--grace", 60)
+    server = serve("--latency-scale", 20, "--grace-period", 60)
     with server.connect() as client, server.connect() as idle:
         idle.request("GET", "/health/ready")
         assert idle.answer().complete().status == 200
@@ -54,10 +54,10 @@ def test_an_open_stream_is_drained(serve: Serve, number: signal.Signals) -> None
         assert (end["reason"], end["received"], end["ok"], end["failed"], end["cancelled"]) == ("draining", 6, 4, 2, 0)
         assert not answer.cut
     assert server.wait() == 0
-    report = server.event("stop.ended")
+    report = server.event("shutdown.completed")
     assert (report["forced"], report["runs"], report["reasons"]) == (False, 1, {"draining": 1})
     assert (report["received"], report["ok"], report["failed"], report["cancelled"]) == (6, 4, 2, 0)
-    assert len(server.said("stop.ended")) == 1
+    assert len(server.said("shutdown.completed")) == 1
 
 
 def test_what_was_not_received_can_be_sent_again(serve: Serve) -> None:
@@ -86,14 +86,14 @@ def test_what_was_not_received_can_be_sent_again(serve: Serve) -> None:
 
 
 def test_readiness_is_red_while_it_drains(serve: Serve) -> None:
-    """On a connection that was open before: ready is 503, alive is 200, and a new stream is refused as `stopping`."""
+    """On a connection that was open before: ready is 503, alive is 200, a new stream is rejected as `shutting_down`."""
     server = serve(*SLOW)
     kept = [server.connect() for _ in range(3)]
     with server.connect() as client:
         begin(client)
         until(lambda: server.metric("penstock_in_flight") == 3)
         server.signal(signal.SIGTERM)
-        server.event("stop.phase", phase="draining")
+        server.event("shutdown.phase", phase="draining")
         answers = []
         for connection, path in zip(kept, ("/health/ready", "/health/live", "/orders/bulk"), strict=True):
             with connection:
@@ -102,13 +102,15 @@ def test_readiness_is_red_while_it_drains(serve: Serve) -> None:
     ready, live, bulk = answers
     assert (ready.status, ready.json()) == (503, {"status": "draining"})
     assert live.status == 200
-    assert (bulk.status, bulk.json()["code"], "retry-after" in bulk.headers) == (503, "stopping", True)
+    assert (bulk.status, bulk.json()["code"], "retry-after" in bulk.headers) == (503, "shutting_down", True)
 
 
 def test_a_stop_that_takes_too_long_is_forced(serve: Serve) -> None:
-    """After `--grace` seconds what is left is cancelled, not failed; its stream is cut and the exit code is 1."""
+    """After `--grace-period` seconds the rest is cancelled, not failed; its stream is cut and the exit code is 1."""
     with simulating("--hang-rate", 1) as hanging:
-        server = serve("--grace", 0.3, "--pricing-url", f"http://{hanging.host}:{hanging.port}/prices/{{orderId}}")
+        server = serve(
+            "--grace-period", 0.3, "--pricing-url", f"http://{hanging.host}:{hanging.port}/prices/{{orderId}}"
+        )
         with server.connect() as client:
             answer = begin(client)
             until(lambda: server.metric("penstock_in_flight") == 3)
@@ -117,7 +119,7 @@ def test_a_stop_that_takes_too_long_is_forced(serve: Serve) -> None:
             assert answer.complete().cut
             assert server.wait() == 1
             assert time.monotonic() - started >= 0.3
-        report = server.event("stop.ended")
+        report = server.event("shutdown.completed")
         assert (report["forced"], report["reasons"], report["cancelled"]) == (True, {"aborted": 1}, 3)
         assert report["failed"] == 0
         calls = hanging.ask("GET", "/statistics").json()["prices"]
@@ -125,17 +127,17 @@ def test_a_stop_that_takes_too_long_is_forced(serve: Serve) -> None:
 
 
 def test_a_second_signal_aborts_at_once(serve: Serve) -> None:
-    """Whoever sends it again does not want to wait for `--grace`."""
+    """Whoever sends it again does not want to wait for `--grace-period`."""
     server = serve(*SLOW)
     with server.connect() as client:
         answer = begin(client)
         until(lambda: server.metric("penstock_in_flight") == 3)
         server.signal(signal.SIGTERM)
-        server.event("stop.phase", phase="draining")
+        server.event("shutdown.phase", phase="draining")
         server.signal(signal.SIGINT)
         assert answer.complete().cut
         assert server.wait() == 1
-    assert server.event("stop.ended")["cancelled"] == 3
+    assert server.event("shutdown.completed")["cancelled"] == 3
 
 
 def test_two_signals_at_the_same_moment_are_two(serve: Serve) -> None:
@@ -148,13 +150,13 @@ def test_two_signals_at_the_same_moment_are_two(serve: Serve) -> None:
         server.signal(signal.SIGINT)
         assert server.wait() == 1
         assert answer.complete().cut
-    assert server.event("stop.ended")["cancelled"] == 3
+    assert server.event("shutdown.completed")["cancelled"] == 3
     assert server.noise == []
 
 
 def test_an_idle_connection_does_not_hold_up_a_stop(serve: Serve) -> None:
     """Connections that are kept alive, and ones that never said anything, are closed at once."""
-    server = serve("--keep-alive", 600, "--grace", 600)
+    server = serve("--keep-alive", 600, "--grace-period", 600)
     with server.connect() as idle, server.connect():
         idle.request("GET", "/health/live")
         idle.answer().complete()
@@ -205,7 +207,7 @@ def test_an_array_that_is_still_arriving_is_refused(serve: Serve) -> None:
         )  # whether it is read before the signal comes or after it, the answer is the same
         server.signal(signal.SIGTERM)
         answer = client.answer().complete()
-    assert (answer.status, answer.json()["code"]) == (503, "stopping")
+    assert (answer.status, answer.json()["code"]) == (503, "shutting_down")
     assert answer.headers["retry-after"]
     assert server.wait() == 0
 
@@ -217,11 +219,11 @@ def test_a_second_signal_after_all_was_settled_is_no_forced_stop(serve: Serve) -
         answer = begin(client)
         assert answer.next()["ok"]
         server.signal(signal.SIGTERM)
-        server.event("stop.phase", phase="stopped")
+        server.event("shutdown.phase", phase="stopped")
         server.signal(signal.SIGINT)
         assert server.wait() == 0
         assert answer.complete().end["reason"] == "draining"
-    assert server.event("stop.ended")["forced"] is False
+    assert server.event("shutdown.completed")["forced"] is False
 
 
 # Each blocks the event loop, with more and more that does not run: the loop; other threads; signal handlers.
@@ -273,24 +275,24 @@ def stuck(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 @pytest.mark.parametrize(("function", "code"), [("in_python", 1), ("in_c_with_signals", 1), ("in_c", -signal.SIGKILL)])
 def test_a_stuck_process_ends_in_time(stuck: Callable[..., Process], function: str, code: int) -> None:
-    """After `--grace` + `--hard`, also when no Python code can run. Then the last words are where it was stuck."""
-    process = stuck(f"{{tap: 'stuck:{function}'}}", "--grace", 0.2, "--hard", 0.3)
+    """After `--grace-period` + `--exit-timeout`, also when no Python code can run; then it says where it was stuck."""
+    process = stuck(f"{{tap: 'stuck:{function}'}}", "--grace-period", 0.2, "--exit-timeout", 0.3)
 
     process.signal(signal.SIGTERM)
 
     assert process.wait() == code
     if function == "in_python":
-        assert process.event("stop.hard")["level"] == "error"
+        assert process.event("shutdown.deadline_exceeded")["level"] == "error"
     else:
         assert any(f"in {function}" in line for line in process.noise)
 
 
 def test_a_process_that_gets_stuck_while_it_stops_ends_in_time(stuck: Callable[..., Process], tmp_path: Path) -> None:
     """The watchdog that the first signal started needs no Python code; the exit code is that of a forced stop."""
-    process = stuck("{map_async: later}", "--grace", 1, "--hard", 1)
+    process = stuck("{map_async: later}", "--grace-period", 1, "--exit-timeout", 1)
 
     process.signal(signal.SIGTERM)
-    process.event("stop.phase", phase="draining")
+    process.event("shutdown.phase", phase="draining")
     (tmp_path / "may_begin").touch()
 
     assert process.wait() == 1
@@ -299,8 +301,8 @@ def test_a_process_that_gets_stuck_while_it_stops_ends_in_time(stuck: Callable[.
 
 @pytest.mark.parametrize(("function", "code"), [("in_python", 1), ("in_c_with_signals", 1), ("in_c", -signal.SIGKILL)])
 def test_a_third_signal_ends_a_stuck_process(stuck: Callable[..., Process], function: str, code: int) -> None:
-    """Long before `--grace` is over."""
-    process = stuck(f"{{tap: 'stuck:{function}'}}", "--grace", 1000, "--hard", 1000)
+    """Long before `--grace-period` is over."""
+    process = stuck(f"{{tap: 'stuck:{function}'}}", "--grace-period", 1000, "--exit-timeout", 1000)
 
     for _ in range(3):
         process.signal(signal.SIGTERM)
@@ -315,7 +317,7 @@ def test_a_guard_process_that_is_killed_is_not_missed(serve: Serve) -> None:
     (guard,) = (pid for pid in children_of(server.pid) if b"guard.py" in command_of(pid))
 
     os.kill(guard, signal.SIGKILL)
-    server.event("stop.no_guard")
+    server.event("shutdown.guard_unavailable")
     server.signal(signal.SIGTERM)
 
     assert server.wait() == 0
@@ -335,8 +337,9 @@ def test_the_guard_process_ends_with_the_service(serve: Serve, ending: signal.Si
 
 def test_a_store_that_hangs_does_not_keep_a_stop_from_its_report(serve: Serve) -> None:
     """The letters are not told as stored; the stop is told, with all accounts, and the writer is ended."""
-    flags = ("--latency-scale", 0, "--grace", 0.5, "--hard", 60)
-    server = serve(*flags, excused=("store.uncertain", "store.not_closed"))
+    flags = ("--latency-scale", 0, "--grace-period", 0.5, "--exit-timeout", 60)
+    server = serve(*flags, excused=("store.write_uncertain", "store.close_failed"))
+    server.post({"orderId": 3})  # the writer starts with the first letter
     (writer,) = writers_of(server.popen.pid)
     os.kill(writer, signal.SIGSTOP)
     with server.connect() as client:
@@ -344,7 +347,7 @@ def test_a_store_that_hangs_does_not_keep_a_stop_from_its_report(serve: Serve) -
         until(lambda: server.metric("penstock_in_flight") == 1)
         server.signal(signal.SIGTERM)
         assert server.wait() == 1
-    assert server.event("stop.ended")["cancelled"] == 1
-    assert server.said("store.not_closed")
-    assert not server.said("stop.hard")
+    assert server.event("shutdown.completed")["cancelled"] == 1
+    assert server.said("store.close_failed")
+    assert not server.said("shutdown.deadline_exceeded")
     until(lambda: not running(writer))

@@ -30,8 +30,8 @@ def test_workers_may_run_again_and_again(serve: Serve) -> None:
 
 def test_a_worker_that_runs_is_drained(serve: Serve) -> None:
     """A stop waits for what its workers have in flight, as for any other run."""
-    server = serve("--workers", 1, "--latency-scale", 20, "--grace", 60)
+    server = serve("--workers", 1, "--latency-scale", 20, "--grace-period", 60)
     until(lambda: server.metric("penstock_in_flight") == 20)
     assert server.stop() == 0
-    report = server.event("stop.ended")
+    report = server.event("shutdown.completed")
     assert (report["runs"], report["received"], report["cancelled"]) == (1, 20, 0)

@@ -16,7 +16,7 @@ def children_of(parent=None):
 
 def writers_of(parent):
     """The processes that write dead letters for a process."""
-    return {pid for pid in children_of(parent) if b"penstock.deadletters.process" in command_of(pid)}
+    return {pid for pid in children_of(parent) if b"penstock.deadletters.sqlite.writer_main" in command_of(pid)}
 
 
 def command_of(pid):

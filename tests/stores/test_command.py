@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.cli import main
-from penstock.deadletters import Letter, as_document, make_store
+from invoking import invoke
+from penstock.deadletters import DeadLetter, as_document, create_store
 from penstock.ids import new_id, now
 from waiting import HANG_SECONDS, ending
 
@@ -24,7 +24,7 @@ def letter(seq=0, **facts):
         "type": "InventoryUnavailable", "message": "Inventory unavailable", "attempts": 2, "input": b'{"orderId":3}',
         "input_size": 13, "started_at": NOON, "failed_at": NOON + timedelta(seconds=seq),
     }  # fmt: skip
-    return Letter(**(plain | facts))
+    return DeadLetter(**(plain | facts))
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def store(tmp_path):
 
     def add(*letters, url="sqlite:///penstock.db"):
         async def fill():
-            store = make_store(url)
+            store = create_store(url)
             await store.open()
             await store.add(letters)
             await store.aclose()
@@ -50,27 +50,17 @@ def store(tmp_path):
     return add
 
 
-@pytest.fixture
-def run(capfdbinary):
-    """Runs the command in this process; gives its exit code and what it wrote."""
-
-    def call(*words):
-        try:
-            code = main(["dead-letters", *words])
-        except SystemExit as end:
-            code = end.code
-        sys.stdout.flush()
-        out, err = capfdbinary.readouterr()
-        return code, out, err.decode()
-
-    return call
+def run(*words):
+    """Run the command in this process. Returns its exit code and its output."""
+    result = invoke("dead-letters", *words)
+    return result.exit_code, result.stdout_bytes, result.stderr
 
 
 def cells(line):
     return [cell for cell in line.decode().split("  ") if cell]
 
 
-def test_a_list_is_a_table_with_a_line_for_each_letter(store, run):
+def test_a_list_is_a_table_with_a_line_for_each_letter(store):
     """Id, time, flow, key, step, type and message, oldest first, under each other."""
     first, second = store(letter(3), letter(12, type="TimedOut", message="late"))
 
@@ -85,9 +75,11 @@ def test_a_list_is_a_table_with_a_line_for_each_letter(store, run):
     assert head.index(b"MESSAGE") == lines[0].index(b"Inventory u") == lines[1].index(b"late")
 
 
-def test_json_is_a_document_a_line(store, run):
+def test_json_is_a_document_a_line(store):
     """With `--json` each line is the document that `GET /dead-letters/{id}` answers, for one or for many."""
-    letters = store(letter(1), letter(2, input=b"\xff", found={"a": {"b": [1]}}), letter(3, message="\ud800 Zoë"))
+    letters = store(
+        letter(1), letter(2, input=b"\xff", partial_results={"a": {"b": [1]}}), letter(3, message="\ud800 Zoë")
+    )
 
     code, out, _ = run("list", "--json")
 
@@ -108,7 +100,7 @@ def test_json_is_a_document_a_line(store, run):
         (["--since", "2020-03-01T12:00:01", "--until", "2020-03-01T14:00:03+02:00"], [1, 2]),
     ],
 )
-def test_a_list_can_be_filtered(store, run, words, seqs):
+def test_a_list_can_be_filtered(store, words, seqs):
     """By flow, run, step, type, state and time, all of which have to fit."""
     store(
         letter(1),
@@ -123,7 +115,7 @@ def test_a_list_can_be_filtered(store, run, words, seqs):
     assert [json.loads(line)["seq"] for line in out.splitlines()] == seqs
 
 
-def test_a_limit_says_where_to_go_on(store, run):
+def test_a_limit_says_where_to_go_on(store):
     """What is left out is said on standard error, with the words that bring it; many pages are one list."""
     letters = store(*map(letter, range(2100)))
 
@@ -134,7 +126,7 @@ def test_a_limit_says_where_to_go_on(store, run):
     assert (letters[2049].id in said, nothing) == (True, "")
 
 
-def test_a_list_of_large_letters_is_whole(store, run):
+def test_a_list_of_large_letters_is_whole(store):
     """It holds as many as were asked for, though they fill several pages."""
     store(*(letter(seq=seq, input=b"x" * 1_500_000) for seq in range(8)))
 
@@ -144,7 +136,7 @@ def test_a_list_of_large_letters_is_whole(store, run):
     assert "there are more" in err
 
 
-def test_a_table_of_many_pages_has_one_head_and_stays_aligned(store, run):
+def test_a_table_of_many_pages_has_one_head_and_stays_aligned(store):
     """Columns are as wide as the first page needs them; what is longer later is cut."""
     store(*map(letter, range(1001)), letter(1001, step="a step of a very long name"))
 
@@ -156,7 +148,7 @@ def test_a_table_of_many_pages_has_one_head_and_stays_aligned(store, run):
     assert {line.index("Inventory u") for line in lines[1:]} == {lines[0].index("MESSAGE")}
 
 
-def test_nothing_found_is_no_failure(store, run):
+def test_nothing_found_is_no_failure(store):
     """An empty list is said on standard error and ends with 0."""
     store(letter())
 
@@ -166,7 +158,7 @@ def test_nothing_found_is_no_failure(store, run):
     assert "no dead letters" in err
 
 
-def test_a_letter_is_shown_with_everything(store, run):
+def test_a_letter_is_shown_with_everything(store):
     """Every fact on a line of its own, then what came in."""
     (one,) = store(
         letter(
@@ -175,7 +167,7 @@ def test_a_letter_is_shown_with_everything(store, run):
             revision=4,
             key="k",
             cause="OSError: gone",
-            found={"pricing": 1},
+            partial_results={"pricing": 1},
             input=b'{\n"a":\xff\x1b}\n',
             input_size=13,
         )
@@ -200,14 +192,14 @@ def test_a_letter_is_shown_with_everything(store, run):
         "message   Inventory unavailable",
         "attempts  2",
         "cause     OSError: gone",
-        'found     {"pricing":1}',
-        "input     13 bytes came in, 10 are kept",
+        'partial   {"pricing":1}',
+        "input     13 bytes, 10 of them stored",
         "{",
         '"a":\\xff\\x1b}',
     ]
 
 
-def test_nothing_that_came_in_reaches_the_terminal_as_a_command(store, run):
+def test_nothing_that_came_in_reaches_the_terminal_as_a_command(store):
     """Escape sequences, line breaks and odd spaces of an input or a message are shown as what they are."""
     (one,) = store(letter(message="\x1b]0;title\x07 two\nlines \u202e", key="\x1b[2J", input=b"\x1b[2J\r\n\x9b"))
 
@@ -216,34 +208,34 @@ def test_nothing_that_came_in_reaches_the_terminal_as_a_command(store, run):
         assert all(character.isprintable() or character == "\n" for character in out.decode())
 
 
-def test_the_input_comes_out_as_it_came_in(store, run):
+def test_the_input_comes_out_as_it_came_in(store):
     """`--input` writes the original bytes and not one more, so that they can be sent again."""
     (one,) = store(letter(input=bytes(range(256)), input_size=256))
 
     assert run("show", one.id, "--input") == (0, bytes(range(256)), "")
 
 
-def test_an_input_that_was_cut_is_said_to_be(store, run):
+def test_an_input_that_was_cut_is_said_to_be(store):
     """Its beginning comes out, and exit code 1 keeps it from being sent again unseen."""
     (one,) = store(letter(input=b'{"a', input_size=5000))
 
     code, out, err = run("show", one.id, "--input")
 
     assert (code, out) == (1, b'{"a')
-    assert "5000 bytes came in, but 3 are kept" in err
+    assert "the input had 5000 bytes, but 3 are stored" in err
 
 
-def test_an_unknown_letter_is_a_failure(store, run):
+def test_an_unknown_letter_is_a_failure(store):
     """Who asks for one letter and gets none has to see it by the exit code."""
     store(letter())
 
     code, out, err = run("show", "0190")
 
     assert (code, out) == (1, b"")
-    assert "no dead letter 0190" in err
+    assert "has no dead letter 0190" in err
 
 
-def test_the_store_is_the_flag_s_or_the_variable_s_or_the_default(store, run, monkeypatch, tmp_path):
+def test_the_store_is_the_flag_s_or_the_variable_s_or_the_default(store, monkeypatch, tmp_path):
     """The flag wins over PENSTOCK_DEAD_LETTERS, and that over sqlite:///penstock.db."""
     for seq, name in enumerate(("penstock", "variable", "flag")):
         store(letter(seq), url=f"sqlite:///{tmp_path}/{name}.db")
@@ -256,7 +248,7 @@ def test_the_store_is_the_flag_s_or_the_variable_s_or_the_default(store, run, mo
     assert [json.loads(out)["seq"] for out in (by_default, by_variable, by_flag)] == [0, 1, 2]
 
 
-def test_a_store_that_is_not_there_is_not_made(run, tmp_path):
+def test_a_store_that_is_not_there_is_not_made(tmp_path):
     """To look is not to create: exit code 1, the sentence of `StoreMissing`, and no file."""
     code, out, err = run("list")
 
@@ -267,21 +259,21 @@ def test_a_store_that_is_not_there_is_not_made(run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        ([], "list|show"),
+        ([], "Commands:"),
         (["lsit"], "lsit"),
         (["list", "--cuont", "3"], "--cuont"),
-        (["list", "--limit", "0"], "from 1 on, got '0'"),
-        (["list", "--limit", "x"], "from 1 on, got 'x'"),
-        (["list", "--since", "yesterday"], "since has to be a time like 2030-01-31T12:00:00Z, got 'yesterday'"),
+        (["list", "--limit", "0"], "expected an integer >= 1, got '0'"),
+        (["list", "--limit", "x"], "expected an integer >= 1, got 'x'"),
+        (["list", "--since", "yesterday"], "since: expected a time like 2030-01-31T12:00:00Z, got 'yesterday'"),
         (["list", "--after", "zz"], "no id of a dead letter: 'zz'"),
-        (["list", "--until", ""], "until has to be a time"),
+        (["list", "--until", ""], "until: expected a time"),
         (["list", "--dead-letters", "memory:"], "GET /dead-letters"),
-        (["list", "--dead-letters", "redis://x"], "no dead-letter store is known for 'redis://x'"),
+        (["list", "--dead-letters", "redis://x"], "unknown dead-letter store 'redis://x'"),
         (["show"], "ID"),
-        (["show", "a", "--json", "--input"], "not allowed with"),
+        (["show", "a", "--json", "--input"], "--json and --input cannot be combined"),
     ],
 )
-def test_wrong_usage_ends_with_2_and_a_hint(store, run, words, hint):
+def test_wrong_usage_ends_with_2_and_a_hint(store, words, hint):
     """What was meant cannot be known, so nothing is shown."""
     store(letter())
 
@@ -332,7 +324,7 @@ def test_on_a_terminal_a_message_is_cut_to_the_width(store):
     assert shown[1].endswith("…")
 
 
-def test_times_of_now_are_found_by_since(store, run):
+def test_times_of_now_are_found_by_since(store):
     """What the list shows as a time can be given to `--since` as it is."""
     store(letter(1, failed_at=now()))
     time = run("list")[1].splitlines()[1].split()[1].decode()

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 from msgspec import Raw
+from sqlalchemy import create_engine, inspect
 from sqlalchemy.dialects.sqlite import dialect
 
-from penstock.deadletters import Filter, make_store
-from penstock.deadletters.reader import page_query
-from penstock.deadletters.rows import COLUMNS, columns_of
-from penstock.deadletters.schema import MIGRATIONS, prepare
-from penstock.deadletters.sqlite import SqliteStore
+from penstock.deadletters import DeadLetterQuery, create_store
+from penstock.deadletters.sql.rows import COLUMNS, to_columns
+from penstock.deadletters.sql.table import LETTERS, select_page
+from penstock.deadletters.sqlite.errors import to_store_error
+from penstock.deadletters.sqlite.migrations import MIGRATIONS, prepare
+from penstock.deadletters.sqlite.store import SqliteStore
+from penstock.deadletters.sqlite.writer import Writer, WriterConfig
 from penstock.deadletters.store import UNUSABLE_SECONDS, Problem
-from penstock.deadletters.troubles import trouble
-from penstock.deadletters.writer import Place, Writer
 from penstock.errors import FlowError, StoreError, StoreMissing, StoreMoved, StoreTooNew, StoreTooOld, StoreTruncated
 from penstock.ids import CLOCK_SLACK, now
 from stores.letters import letter, opened
@@ -29,15 +30,15 @@ from waiting import HANG_SECONDS, ending_async
 
 WRITER = """
 import asyncio, sys, time
-from penstock.deadletters import Letter, make_store
+from penstock.deadletters import DeadLetter, create_store
 from penstock.ids import new_id, now
 
 def letters(count):
     facts = dict(flow="orders", run="r", step="s", type="T", message="m", input=b"{}", input_size=2)
-    return [Letter(id=new_id(), seq=n, started_at=now(), failed_at=now(), **facts) for n in range(count)]
+    return [DeadLetter(id=new_id(), seq=n, started_at=now(), failed_at=now(), **facts) for n in range(count)]
 
 async def main(url, calls):
-    store = make_store(url)
+    store = create_store(url)
     await store.open()
     for _ in range(calls):
         await store.add(letters(50))
@@ -51,7 +52,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 
 
 @pytest.fixture(params=[False, True], ids=["thread", "process"])
-def apart(request):
+def separate(request):
     return request.param
 
 
@@ -72,7 +73,7 @@ async def test_letters_survive_a_kill_right_after_add_returned(url):
 
     store = await opened(url)
 
-    assert store.counts() == {"waiting": 150}
+    assert store.statistics().counts == {"waiting": 150}
     await store.aclose()
 
 
@@ -85,33 +86,36 @@ async def test_processes_that_start_and_add_at_once_lose_nothing(url):
 
     assert [process.returncode for process in processes] == [0, 0, 0]
     store = await opened(url)
-    assert store.counts() == {"waiting": 3000}
+    assert store.statistics().counts == {"waiting": 3000}
     await store.aclose()
 
 
-async def test_letters_of_another_process_are_counted_at_a_later_look(url, apart):
+async def test_letters_of_another_process_are_counted_at_a_later_look(url, separate):
     """`counts` follows what others commit."""
-    ours, theirs = await opened(url, apart=apart, refresh_seconds=0), await opened(url, apart=apart)
+    ours, theirs = (
+        await opened(url, separate_writer=separate, refresh_seconds=0),
+        await opened(url, separate_writer=separate),
+    )
     await theirs.add([letter(), letter(state="parked")])
 
     async with asyncio.timeout(HANG_SECONDS):
-        while ours.counts() != {"waiting": 1, "parked": 1}:
+        while ours.statistics().counts != {"waiting": 1, "parked": 1}:
             await asyncio.sleep(0.001)
 
     await ours.aclose()
     await theirs.aclose()
 
 
-async def test_counts_and_letters_are_kept_when_it_is_opened_again(url, apart):
+async def test_counts_and_letters_are_kept_when_it_is_opened_again(url, separate):
     """A store finds what an earlier one left."""
     one = letter(state="parked")
-    store = await opened(url, apart=apart)
+    store = await opened(url, separate_writer=separate)
     await store.add([one, letter()])
     await store.aclose()
 
-    store = await opened(url, apart=apart, create=False)
+    store = await opened(url, separate_writer=separate, create=False)
 
-    assert store.counts() == {"waiting": 1, "parked": 1}
+    assert store.statistics().counts == {"waiting": 1, "parked": 1}
     assert await store.get(one.id) == one
     await store.aclose()
 
@@ -121,12 +125,12 @@ def own_threads():
     return {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
 
 
-async def test_closing_leaves_no_task_thread_or_log_behind(url, apart):
+async def test_closing_leaves_no_task_thread_or_log_behind(url, separate):
     """Also when reads and adds were under way or cancelled, `aclose` ends with nothing left but the file."""
     tasks, threads = asyncio.all_tasks(), own_threads()
-    store = await opened(url, apart=apart)
+    store = await opened(url, separate_writer=separate)
     await store.add([letter()])
-    work = [asyncio.create_task(store.page(Filter())) for _ in range(4)]
+    work = [asyncio.create_task(store.page(DeadLetterQuery())) for _ in range(4)]
     work.append(asyncio.ensure_future(store.add([letter() for _ in range(600)])))
     await asyncio.sleep(0)  # all have begun
     work[0].cancel()
@@ -146,7 +150,7 @@ async def test_a_full_disk_does_not_keep_a_database_from_being_closed(url):
     """What was stored is in the WAL, as safe as in the file: only moving it there fails."""
     store = await opened(url)
     await store.add([letter()])
-    writer = store._committer._hand._writer
+    writer = store._committer._backend._writer
     database = writer._database
 
     class Full:
@@ -159,13 +163,13 @@ async def test_a_full_disk_does_not_keep_a_database_from_being_closed(url):
     await store.aclose()
 
     store = await opened(url)
-    assert store.counts() == {"waiting": 1}
+    assert store.statistics().counts == {"waiting": 1}
     await store.aclose()
 
 
-async def test_closing_finishes_what_was_asked_for(url, apart):
+async def test_closing_finishes_what_was_asked_for(url, separate):
     """Letters handed over before `aclose` are stored; after it, adding is refused."""
-    store = await opened(url, apart=apart)
+    store = await opened(url, separate_writer=separate)
     adding = asyncio.gather(*(store.add([letter()]) for _ in range(5)))
     await asyncio.sleep(0)
     await store.aclose()
@@ -173,57 +177,58 @@ async def test_closing_finishes_what_was_asked_for(url, apart):
 
     with pytest.raises(StoreError, match="not open"):
         await store.add([letter()])
-    store = await opened(url, apart=apart)
-    assert store.counts() == {"waiting": 5}
+    store = await opened(url, separate_writer=separate)
+    assert store.statistics().counts == {"waiting": 5}
     await store.aclose()
 
 
-async def test_callers_at_once_share_commits(url, apart):
+async def test_callers_at_once_share_commits(url, separate):
     """Group commit: a hundred callers need far fewer commits, and the numbers for metrics say so."""
-    store = await opened(url, apart=apart)
+    store = await opened(url, separate_writer=separate)
 
     await asyncio.gather(*(store.add([letter()]) for _ in range(100)))
 
-    assert store.stored == 100
-    assert 1 <= store.commits <= 3
-    assert store.commit_seconds > 0
+    assert store.statistics().stored == 100
+    assert 1 <= store.statistics().commits <= 3
+    assert store.statistics().commit_seconds > 0
     await store.aclose()
 
 
-async def test_a_lone_surrogate_is_stored_as_its_escape(url, apart):
+async def test_a_lone_surrogate_is_stored_as_its_escape(url, separate):
     """An error's text that is no Unicode does not hold up the run."""
-    one = letter(message="no \udc80", key="\ud800", found={"a": object, "b": "\udc80"})
-    store = await opened(url, apart=apart)
+    one = letter(step="\udc80", message="no \udc80", key="\ud800", partial_results={"a": object, "b": "\udc80"})
+    store = await opened(url, separate_writer=separate)
     await store.add([one])
 
     found = await store.get(one.id)
 
-    assert (found.message, found.key, found.found["b"]) == ("no \\udc80", "\ud800", "\udc80")
+    assert (found.step, found.message) == ("\\udc80", "no \\udc80")
+    assert (found.key, found.partial_results["b"]) == ("\ud800", "\udc80")
     await store.aclose()
 
 
-async def test_what_was_json_already_stays_with_its_letter(url, apart):
+async def test_what_was_json_already_stays_with_its_letter(url, separate):
     """Many values are encoded at once and parted at their line breaks, also when one brings its own."""
-    store = await opened(url, apart=apart)
-    letters = [letter(seq=n, found={"n": Raw(b"[%d,\n0]" % n) if n else None}) for n in range(3)]
+    store = await opened(url, separate_writer=separate)
+    letters = [letter(seq=n, partial_results={"n": Raw(b"[%d,\n0]" % n) if n else None}) for n in range(3)]
     await store.add([*letters, letter(seq=3)])
 
-    found = (await store.page(Filter())).letters
+    found = (await store.page(DeadLetterQuery())).letters
 
-    assert [one.found for one in found] == [{"n": None}, {"n": [1, 0]}, {"n": [2, 0]}, None]
+    assert [one.partial_results for one in found] == [{"n": None}, {"n": [1, 0]}, {"n": [2, 0]}, None]
     await store.aclose()
 
 
-async def test_a_newer_schema_is_refused(url, apart):
+async def test_a_newer_schema_is_refused(url, separate):
     """A database of a newer Penstock is not touched."""
-    await (await opened(url, apart=apart)).aclose()
+    await (await opened(url, separate_writer=separate)).aclose()
     database = sqlite3.connect(url.removeprefix("sqlite:///"))
     with database:
         database.execute("INSERT INTO letters_schema VALUES (99, '')")
     database.close()
 
     with pytest.raises(StoreTooNew, match="install a newer Penstock"):
-        await opened(url, apart=apart)
+        await opened(url, separate_writer=separate)
 
 
 def make_old(url, version, old):
@@ -235,7 +240,7 @@ def make_old(url, version, old):
             for statement in statements:
                 database.execute(statement)
             database.execute("INSERT INTO letters_schema VALUES (?, '')", (number,))
-        row = [column[0] for column in columns_of([old])]
+        row = [column[0] for column in to_columns([old])]
         names = [name for name in COLUMNS if name != "revision"]
         values = [value for name, value in zip(COLUMNS, row, strict=True) if name != "revision"]
         marks = ",".join("?" * len(names))
@@ -250,7 +255,7 @@ async def test_who_only_reads_brings_an_older_schema_up_to_date(url, version):
     make_old(url, version, old)
     store = await opened(url, create=False, read_only=True)
 
-    assert (await store.page(Filter())).letters == [old]
+    assert (await store.page(DeadLetterQuery())).letters == [old]
     assert await store.get(old.id) == old
     await store.aclose()
     assert versions(url) == list(range(1, len(MIGRATIONS) + 1))
@@ -262,7 +267,7 @@ async def test_who_may_not_write_hears_that_a_schema_is_older(url, monkeypatch, 
     make_old(url, 1, letter())
     path = Path(url.removeprefix("sqlite:///"))
     refused = path if place == "file" else path.parent
-    monkeypatch.setattr("penstock.deadletters.existing.os.access", lambda asked, mode: asked != refused)
+    monkeypatch.setattr("penstock.deadletters.sqlite.existing.os.access", lambda asked, mode: asked != refused)
 
     with pytest.raises(StoreTooOld) as caught:
         await opened(url, create=False, read_only=True)
@@ -311,26 +316,26 @@ def versions(url):
         return [version for (version,) in database.execute("SELECT version FROM letters_schema ORDER BY version")]
 
 
-async def test_letters_of_before_there_were_revisions_are_kept(url, apart):
+async def test_letters_of_before_there_were_revisions_are_kept(url, separate):
     """A database of the first schema becomes one of the newest; its letters have no revision, new ones have."""
     old, new = letter(), letter(revision=3)
     make_old(url, 1, old)
 
-    store = await opened(url, apart=apart)
+    store = await opened(url, separate_writer=separate)
     await store.add([new])
 
-    assert (await store.page(Filter())).letters == sorted([old, new], key=lambda one: one.id)
+    assert (await store.page(DeadLetterQuery())).letters == sorted([old, new], key=lambda one: one.id)
     assert old.revision is None
     await store.aclose()
 
 
 @pytest.mark.parametrize("link", [False, True], ids=["plain", "link"])
-async def test_only_the_owner_can_read_a_new_database_and_its_logs(url, apart, link):
+async def test_only_the_owner_can_read_a_new_database_and_its_logs(url, separate, link):
     """The mode is 0600 whatever the umask; a file that was there keeps the mode that it has."""
     path = Path(url.removeprefix("sqlite:///"))
     if link:
         path.symlink_to(path.with_name("target.db"))
-    store = await opened(url, apart=apart)
+    store = await opened(url, separate_writer=separate)
     await store.add([letter()])
 
     modes = {one.name: one.stat().st_mode & 0o777 for one in path.parent.iterdir()}
@@ -339,7 +344,7 @@ async def test_only_the_owner_can_read_a_new_database_and_its_logs(url, apart, l
     assert sum(name.endswith(("-wal", "-shm")) for name in modes) == 2
     await store.aclose()
     path.chmod(0o640)
-    store = await opened(url, apart=apart)
+    store = await opened(url, separate_writer=separate)
     await store.add([letter()])
     assert {one.stat().st_mode & 0o777 for one in path.parent.glob("*.db*")} == {0o640}
     await store.aclose()
@@ -355,13 +360,13 @@ async def test_a_missing_file_is_not_created_unless_wanted(url):
 
 
 @pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
-async def test_letters_that_went_into_a_lost_file_are_not_stored(url, apart, how):
+async def test_letters_that_went_into_a_lost_file_are_not_stored(url, separate, how):
     """Whoever stores them is told and tries again: then they are in a new file. One of somebody else is left alone."""
     path = Path(url.removeprefix("sqlite:///"))
-    store = await opened(url, apart=apart)
+    store = await opened(url, separate_writer=separate)
     old, new = letter(), letter()
     await store.add([old])
-    assert (await store.page(Filter())).letters == [old]
+    assert (await store.page(DeadLetterQuery())).letters == [old]
     path.rename(path.with_name("moved.db"))
     if how == "removed":
         for left in path.parent.iterdir():
@@ -377,21 +382,21 @@ async def test_letters_that_went_into_a_lost_file_are_not_stored(url, apart, how
         assert path.read_bytes() == b"of somebody else"
     else:
         await store.add([new])
-        assert (await store.page(Filter())).letters == [new]
-        assert store.counts() == {"waiting": 1}
+        assert (await store.page(DeadLetterQuery())).letters == [new]
+        assert store.statistics().counts == {"waiting": 1}
     await store.aclose()
     if how == "moved":
         kept = await opened(f"sqlite:///{path.with_name('moved.db')}", create=False)
-        assert old in (await kept.page(Filter())).letters
+        assert old in (await kept.page(DeadLetterQuery())).letters
         await kept.aclose()
 
 
-async def filled(url, apart, count=400):
+async def filled(url, separate, count=400):
     """An open store whose letters are in its main file, not only in its log."""
     store = await opened(url)
     await store.add([letter(input=b"x" * 200) for _ in range(count)])
     await store.aclose()
-    return await opened(url, apart=apart, refresh_seconds=0)
+    return await opened(url, separate_writer=separate, refresh_seconds=0)
 
 
 async def problem_until(store, condition):
@@ -401,10 +406,10 @@ async def problem_until(store, condition):
 
 
 @pytest.mark.parametrize("size", [0, 100, 4096, 40_000])
-async def test_nothing_is_told_as_stored_in_a_truncated_file(url, apart, size):
+async def test_nothing_is_told_as_stored_in_a_truncated_file(url, separate, size):
     """Missing pages read as zeros, and a commit into the log succeeds. A new file is begun when it is moved away."""
     path, one = Path(url.removeprefix("sqlite:///")), letter()
-    store = await filled(url, apart)
+    store = await filled(url, separate)
     os.truncate(path, size)
 
     for _ in range(2):
@@ -415,14 +420,14 @@ async def test_nothing_is_told_as_stored_in_a_truncated_file(url, apart, size):
     path.rename(path.with_name("damaged.db"))
     await store.add([one])
     assert store.problem() is None
-    assert (await store.page(Filter())).letters == [one]
+    assert (await store.page(DeadLetterQuery())).letters == [one]
     await store.aclose()
 
 
-async def test_a_file_that_was_vacuumed_is_not_truncated(url, apart):
+async def test_a_file_that_was_vacuumed_is_not_truncated(url, separate):
     """VACUUM of another process makes the file shorter, and all pages are there."""
     path = Path(url.removeprefix("sqlite:///"))
-    store = await filled(url, apart)
+    store = await filled(url, separate)
     before = path.stat().st_size
     database = sqlite3.connect(path, isolation_level=None)
     for statement in ("DELETE FROM letters", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
@@ -436,10 +441,10 @@ async def test_a_file_that_was_vacuumed_is_not_truncated(url, apart):
     await store.aclose()
 
 
-async def test_a_lost_file_is_noticed_while_nothing_is_stored(url, apart):
+async def test_a_lost_file_is_noticed_while_nothing_is_stored(url, separate):
     """Whoever asks has the file checked: one that was replaced or truncated is a problem until it is repaired."""
     path = Path(url.removeprefix("sqlite:///"))
-    store = await filled(url, apart)
+    store = await filled(url, separate)
     assert store.problem() is None
 
     path.rename(path.with_name("ours.db"))
@@ -453,9 +458,9 @@ async def test_a_lost_file_is_noticed_while_nothing_is_stored(url, apart):
     await store.aclose()
 
 
-async def test_a_locked_store_is_unusable_only_after_a_while(url, apart):
+async def test_a_locked_store_is_unusable_only_after_a_while(url, separate):
     """A lock is a problem that may pass: it lasts after 30 seconds. It is gone without further letters, too."""
-    store = await opened(url, apart=apart, busy_seconds=0.01, refresh_seconds=0)
+    store = await opened(url, separate_writer=separate, busy_seconds=0.01, refresh_seconds=0)
     other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match="another process holds its lock"):
@@ -470,9 +475,9 @@ async def test_a_locked_store_is_unusable_only_after_a_while(url, apart):
     await store.aclose()
 
 
-async def test_a_letter_that_cannot_be_kept_is_no_problem_of_the_store(url, apart):
+async def test_a_letter_that_cannot_be_kept_is_no_problem_of_the_store(url, separate):
     """Other letters can be stored."""
-    store = await opened(url, apart=apart)
+    store = await opened(url, separate_writer=separate)
 
     with pytest.raises(StoreError):
         await store.add([letter(seq=2**70)])
@@ -481,44 +486,44 @@ async def test_a_letter_that_cannot_be_kept_is_no_problem_of_the_store(url, apar
     await store.aclose()
 
 
-async def test_to_read_is_not_to_create(url, apart):
+async def test_to_read_is_not_to_create(url, separate):
     """A file that is gone is missed, and not made anew by who looks for letters."""
     path = Path(url.removeprefix("sqlite:///"))
-    store = await opened(url, apart=apart)
+    store = await opened(url, separate_writer=separate)
     path.unlink()
 
     with pytest.raises(StoreError):
-        await store.page(Filter())
+        await store.page(DeadLetterQuery())
 
     assert not path.exists()
     await store.aclose()
 
 
-async def test_a_database_of_something_else_holds_no_letters(url, apart):
+async def test_a_database_of_something_else_holds_no_letters(url, separate):
     """`create=False` adds no tables to a database that is not ours."""
     database = sqlite3.connect(url.removeprefix("sqlite:///"))
     database.execute("CREATE TABLE theirs (a)")
     database.close()
 
     with pytest.raises(StoreMissing):
-        await opened(url, apart=apart, create=False)
+        await opened(url, separate_writer=separate, create=False)
 
 
-async def test_garbage_a_folder_and_a_missing_folder_are_named(tmp_path, apart):
+async def test_garbage_a_folder_and_a_missing_folder_are_named(tmp_path, separate):
     """What cannot be opened is a `StoreError` that says why and what to do."""
     (tmp_path / "garbage").write_bytes(b"this is no database, " * 100)
 
-    with pytest.raises(StoreError, match="no SQLite database; name another file"):
-        await opened(f"sqlite:///{tmp_path}/garbage", apart=apart)
+    with pytest.raises(StoreError, match="is not a SQLite database; name another file"):
+        await opened(f"sqlite:///{tmp_path}/garbage", separate_writer=separate)
     with pytest.raises(StoreError, match="is a folder; name a file in it"):
-        await opened(f"sqlite:///{tmp_path}", apart=apart)
+        await opened(f"sqlite:///{tmp_path}", separate_writer=separate)
     with pytest.raises(StoreError, match=r"there is no folder .*/missing; create it"):
-        await opened(f"sqlite:///{tmp_path}/missing/letters.db", apart=apart)
+        await opened(f"sqlite:///{tmp_path}/missing/letters.db", separate_writer=separate)
 
 
-async def test_a_lock_that_is_not_given_back_is_a_store_error_and_passes(url, apart):
+async def test_a_lock_that_is_not_given_back_is_a_store_error_and_passes(url, separate):
     """A lock of another process fails the add after the busy time; the same letters go in when it is gone."""
-    store, one = await opened(url, apart=apart, busy_seconds=0.05), letter()
+    store, one = await opened(url, separate_writer=separate, busy_seconds=0.05), letter()
     other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
 
@@ -527,16 +532,16 @@ async def test_a_lock_that_is_not_given_back_is_a_store_error_and_passes(url, ap
     other.close()
     await store.add([one])
 
-    assert store.counts() == {"waiting": 1}
-    assert store.failures == 1
+    assert store.statistics().counts == {"waiting": 1}
+    assert store.statistics().failures == 1
     await store.aclose()
 
 
 @pytest.mark.parametrize(
     ("code", "way_out"),
     [
-        ("SQLITE_FULL", "make room"), ("SQLITE_READONLY_DIRECTORY", "the right to write the file and its folder"),
-        ("SQLITE_CANTOPEN", "give this user the right"), ("SQLITE_CORRUPT", "recover"),
+        ("SQLITE_FULL", "free some space"), ("SQLITE_READONLY_DIRECTORY", "give this user write permission"),
+        ("SQLITE_CANTOPEN", "give this user read and write permission"), ("SQLITE_CORRUPT", "recover"),
     ],
 )  # fmt: skip
 def test_what_the_disk_refuses_becomes_a_sentence_with_a_way_out(tmp_path, code, way_out):
@@ -544,7 +549,7 @@ def test_what_the_disk_refuses_becomes_a_sentence_with_a_way_out(tmp_path, code,
     error = sqlite3.OperationalError("driver words")
     error.sqlite_errorname = code
 
-    story = trouble(error, "sqlite:///x", tmp_path / "x")
+    story = to_store_error(error, "sqlite:///x", tmp_path / "x")
 
     assert way_out in str(story)
     assert story.__cause__ is error
@@ -553,20 +558,28 @@ def test_what_the_disk_refuses_becomes_a_sentence_with_a_way_out(tmp_path, code,
 @pytest.mark.parametrize(
     ("filter", "after", "plan"),
     [
-        (Filter(), None, r"SCAN letters USING INDEX sqlite_autoindex_letters_1"),
-        (Filter(flow="orders", step="inventory"), None, r"SCAN letters USING INDEX sqlite_autoindex_letters_1"),
-        (Filter(flow="orders", until=now()), "0190", r"SEARCH .* sqlite_autoindex_letters_1 \(id>\?\)"),
-        (Filter(since=now()), None, r"SEARCH .* sqlite_autoindex_letters_1 \(id>\?\)"),
-        (Filter(run="r"), None, r"SEARCH .* letters_by_run \(run=\?\)"),
-        (Filter(run="r", min_seq=5), "0190", r"SEARCH .* letters_by_run \(run=\? AND id>\?\)"),
-        (Filter(type="Invalid"), None, r"SEARCH .* letters_by_type \(type=\?\)"),
-        (Filter(type="Invalid", state="waiting", since=now()), "0190", r"SEARCH .* letters_by_type .* id>\?\)"),
+        (DeadLetterQuery(), None, r"SCAN letters USING INDEX sqlite_autoindex_letters_1"),
+        (
+            DeadLetterQuery(flow="orders", step="inventory"),
+            None,
+            r"SCAN letters USING INDEX sqlite_autoindex_letters_1",
+        ),
+        (DeadLetterQuery(flow="orders", until=now()), "0190", r"SEARCH .* sqlite_autoindex_letters_1 \(id>\?\)"),
+        (DeadLetterQuery(since=now()), None, r"SEARCH .* sqlite_autoindex_letters_1 \(id>\?\)"),
+        (DeadLetterQuery(run="r"), None, r"SEARCH .* letters_by_run \(run=\?\)"),
+        (DeadLetterQuery(run="r", min_seq=5), "0190", r"SEARCH .* letters_by_run \(run=\? AND id>\?\)"),
+        (DeadLetterQuery(type="Invalid"), None, r"SEARCH .* letters_by_type \(type=\?\)"),
+        (
+            DeadLetterQuery(type="Invalid", state="waiting", since=now()),
+            "0190",
+            r"SEARCH .* letters_by_type .* id>\?\)",
+        ),
     ],
 )
 async def test_a_page_is_read_in_order_from_where_it_begins(url, filter, after, plan):
     """Whatever is asked for, letters come off an index in the order of ids: nothing is sorted, `since` skips ahead."""
     await (await opened(url)).aclose()
-    words = str(page_query(filter, after, 10).compile(dialect=dialect(), compile_kwargs={"literal_binds": True}))
+    words = str(select_page(filter, after, 10).compile(dialect=dialect(), compile_kwargs={"literal_binds": True}))
     database = sqlite3.connect(url.removeprefix("sqlite:///"))
 
     plans = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {words}")]
@@ -582,10 +595,66 @@ async def test_since_and_after_both_hold(url):
     store = await opened(url)
     await store.add(letters)
 
-    page = await store.page(Filter(since=letters[0].failed_at), after=letters[1].id)
+    page = await store.page(DeadLetterQuery(since=letters[0].failed_at), after=letters[1].id)
 
     assert [one.seq for one in page.letters] == [2, 3]
-    assert (await store.page(Filter(since=letters[3].failed_at + CLOCK_SLACK), after=letters[1].id)).letters == []
+    assert (
+        await store.page(DeadLetterQuery(since=letters[3].failed_at + CLOCK_SLACK), after=letters[1].id)
+    ).letters == []
+    await store.aclose()
+
+
+def test_the_table_of_the_queries_is_the_one_of_the_migrations(tmp_path):
+    """One definition serves all SQL databases; in SQLite, released migrations lead to the same table."""
+    migrated, created = (create_engine(f"sqlite:///{tmp_path}/{name}.db") for name in ("migrated", "created"))
+    database = sqlite3.connect(tmp_path / "migrated.db", isolation_level=None)
+    prepare(database, "sqlite:///x", create=True, timeout=1)
+    database.close()
+    LETTERS.metadata.create_all(created)
+
+    facts = []
+    for engine in (migrated, created):
+        found = inspect(engine)
+        columns = [(one["name"], str(one["type"]), one["nullable"]) for one in found.get_columns("letters")]
+        facts.append((sorted(columns), found.get_pk_constraint("letters"), found.get_indexes("letters")))
+        engine.dispose()
+
+    assert facts[0] == facts[1]
+
+
+async def test_a_store_that_is_open_for_reading_changes_nothing(url):
+    """It needs no write permission, so it says what it cannot do."""
+    one = letter()
+    store = await opened(url)
+    await store.add([one])
+    await store.aclose()
+    store = await opened(url, create=False, read_only=True)
+
+    for change in (store.update([one.id], state="parked"), store.delete(DeadLetterQuery())):
+        with pytest.raises(StoreError, match="open for reading only"):
+            await change
+
+    assert await store.count(DeadLetterQuery(), by=("state",)) == {("waiting",): 1}
+    await store.aclose()
+
+
+async def test_an_update_that_fails_changes_nothing(url):
+    """A lock of another process is reported, and the same update works when it is gone."""
+    letters = [letter() for _ in range(3)]
+    store = await opened(url, busy_seconds=0.05)
+    await store.add(letters)
+    other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(StoreError, match="another process holds its lock"):
+        await store.update([one.id for one in letters], state="parked")
+    with pytest.raises(StoreError, match="another process holds its lock"):
+        await store.delete(DeadLetterQuery())
+    other.close()
+
+    assert await store.count(DeadLetterQuery(), by=("state",)) == {("waiting",): 3}
+    assert await store.update([one.id for one in letters], state="parked") == 3
+    assert await store.delete(DeadLetterQuery(state="parked")) == 3
     await store.aclose()
 
 
@@ -597,29 +666,29 @@ def test_a_url_without_a_file_is_refused(url):
 
 
 def test_the_law_can_be_reached_by_url(url):
-    """`make_store` gives this store for its URL."""
-    assert isinstance(make_store(url), SqliteStore)
+    """`create_store` gives this store for its URL."""
+    assert isinstance(create_store(url), SqliteStore)
 
 
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("sqlite:///${HIDDEN}/none/a.db", "did not answer: there is no folder ${HIDDEN}/none; create it"),
-        ("sqlite:///${HIDDEN}", "did not answer: ${HIDDEN} is a folder; name a file in it"),
-        ("sqlite:///${HIDDEN}/no.db", "did not answer: it is no SQLite database"),
-        ("${WHOLE}", "did not answer: there is no folder for it; create it"),
+        ("sqlite:///${HIDDEN}/none/a.db", "there is no folder ${HIDDEN}/none; create it"),
+        ("sqlite:///${HIDDEN}", "${HIDDEN} is a folder; name a file in it"),
+        ("sqlite:///${HIDDEN}/no.db", "it is not a SQLite database"),
+        ("${WHOLE}", "there is no folder for it; create it"),
     ],
 )
-async def test_errors_name_a_url_as_it_was_written(tmp_path, url, reason, monkeypatch, apart):
+async def test_errors_name_a_url_as_it_was_written(tmp_path, url, reason, monkeypatch, separate):
     """What a variable holds may be a secret."""
     monkeypatch.setenv("HIDDEN", str(tmp_path))
     monkeypatch.setenv("WHOLE", f"sqlite:///{tmp_path}/none/a.db")
     (tmp_path / "no.db").write_bytes(b"no database" * 100)
 
     with pytest.raises(StoreError) as caught:
-        await make_store(url, apart=apart).open()
+        await create_store(url, separate_writer=separate).open()
 
-    assert f"the dead letters at {url} {reason}" in str(caught.value)
+    assert f"dead-letter store {url}: {reason}" in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
 
 
@@ -627,30 +696,30 @@ async def test_a_store_that_is_missing_is_named_as_it_was_written(tmp_path, monk
     """As every other that cannot be opened."""
     monkeypatch.setenv("HIDDEN", str(tmp_path))
     with pytest.raises(StoreMissing, match=r"no dead letters at sqlite:///\$\{HIDDEN\}/a.db;"):
-        await make_store("sqlite:///${HIDDEN}/a.db", create=False).open()
+        await create_store("sqlite:///${HIDDEN}/a.db", create=False).open()
 
 
 def test_a_connection_that_may_not_write_is_made_anew(tmp_path):
     """SQLite opens what may not be written for reading only, and such a connection stays so when the right is given."""
-    place = Place(os.fsencode(tmp_path / "letters.db"), f"sqlite:///{tmp_path}/letters.db", True, 1.0)
+    place = WriterConfig(os.fsencode(tmp_path / "letters.db"), f"sqlite:///{tmp_path}/letters.db", True, 1.0)
     writer = Writer(place)
     writer.open()
     writer._database.execute("PRAGMA query_only = 1")
-    columns = columns_of([letter()])
+    columns = to_columns([letter()])
 
-    (error,) = writer.work([columns], look_again=False)
+    (error,) = writer.write([columns], refresh=False)
     assert "readonly" in str(error)
-    assert writer.work([columns], look_again=False) == [None]
-    assert writer.numbers.counts == {"waiting": 1}
+    assert writer.write([columns], refresh=False) == [None]
+    assert writer.statistics.counts == {"waiting": 1}
     writer.close()
 
 
 def test_a_database_that_may_not_be_written_is_refused_when_it_is_opened(tmp_path):
     """Not with the first letter; to read it is enough to be allowed to read."""
     path = tmp_path / "letters.db"
-    prepare(sqlite3.connect(path, isolation_level=None), "sqlite:///x", create=True, patience=1)
+    prepare(sqlite3.connect(path, isolation_level=None), "sqlite:///x", create=True, timeout=1)
     reading = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
 
-    prepare(reading, "sqlite:///x", create=False, patience=1)
+    prepare(reading, "sqlite:///x", create=False, timeout=1)
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        prepare(reading, "sqlite:///x", create=True, patience=1)
+        prepare(reading, "sqlite:///x", create=True, timeout=1)

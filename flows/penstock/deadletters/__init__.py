@@ -1,23 +1,32 @@
-"""Where failed elements wait: dead letters, and the stores that keep them."""
+"""Durable dead letters: failed elements, and the stores that keep them."""
 
-from penstock.deadletters.letter import Letter, as_document
+from penstock.deadletters.dead_letter import DeadLetter, as_document
 from penstock.deadletters.memory import MemoryStore
-from penstock.deadletters.several import letter_in, page_of
-from penstock.deadletters.store import PAGE, PAGE_LIMIT, Filter, Page, Store
-from penstock.deadletters.stores import Stores, check_store, make_store
+from penstock.deadletters.store import (
+    PAGE,
+    PAGE_LIMIT,
+    DeadLetterQuery,
+    DeadLetterStore,
+    Page,
+    Problem,
+    StoreStatistics,
+)
+from penstock.deadletters.stores import Stores, create_store, find_letter, merge_pages, validate_store_url
 
 __all__ = [
     "PAGE",
     "PAGE_LIMIT",
-    "Filter",
-    "Letter",
+    "DeadLetter",
+    "DeadLetterQuery",
+    "DeadLetterStore",
     "MemoryStore",
     "Page",
-    "Store",
+    "Problem",
+    "StoreStatistics",
     "Stores",
     "as_document",
-    "check_store",
-    "letter_in",
-    "make_store",
-    "page_of",
+    "create_store",
+    "find_letter",
+    "merge_pages",
+    "validate_store_url",
 ]

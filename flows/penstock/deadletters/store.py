@@ -1,39 +1,46 @@
-"""What a dead-letter store has to be able to do."""
+"""The dead-letter store protocol, with its queries, pages and statistics."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from penstock.deadletters.letter import Letter
-from penstock.errors import FlowError, StoreError
+from penstock.any_json import as_json
+from penstock.deadletters.dead_letter import DeadLetter
+from penstock.errors import StoreError
 
 SQLITE = "sqlite:///"
-"""What the URL of a file begins with."""
+"""The beginning of the URL of a SQLite file."""
 
 STATES = ("waiting", "parked")
-"""The states that a letter can be in."""
+"""The states of a letter."""
 
 PAGE = 100
-"""Letters on one page unless told otherwise."""
+"""The default number of letters on a page."""
 
 PAGE_LIMIT = 1000
-"""Letters on one page at most."""
-
+"""The maximum number of letters on a page."""
 
 PAGE_BYTES = 4 * 1024 * 1024
-"""A page whose letters hold more bytes than this, in their inputs and what was found, takes no further one.
+"""The size of inputs and partial results after which a page is full.
 
-It is read, sent and shown in one piece, and letters may be as large as an input may be.
+A page is read, sent and shown in one piece, and a letter may be as large as an input may be.
 """
 
+UNUSABLE_SECONDS = 30.0
+"""Seconds of failures after which a store counts as unusable: a lock or a full disk often passes sooner."""
 
-class Filter(Struct, frozen=True, kw_only=True):
-    """Which letters are meant; a field that is None lets all through."""
+GroupField = Literal["flow", "run", "step", "type", "state"]
+"""A field by which letters can be counted."""
+
+
+class DeadLetterQuery(Struct, frozen=True, kw_only=True):
+    """Conditions that letters must meet. A field that is None is no condition."""
 
     flow: str | None = None
     run: str | None = None
@@ -45,14 +52,13 @@ class Filter(Struct, frozen=True, kw_only=True):
     until: datetime | None = None
     """Failed before this time."""
     min_seq: int | None = None
-    """Letters of elements with this number or a higher one; not available to `of`."""
+    """The sequence number of the element is at least this. `of` does not accept it."""
 
     @classmethod
-    def of(cls, texts: Mapping[str, str]) -> Filter:
-        """The filter that texts ask for, by the names of the fields; raises `ValueError` for a
-        state that does not exist and for a time that is none.
+    def of(cls, texts: Mapping[str, str]) -> DeadLetterQuery:
+        """Parse a query from texts, by field name.
 
-        Times are written as ISO 8601 has them, in UTC unless they name another zone.
+        Times are ISO 8601, in UTC unless they name a zone. Raises `ValueError` for an unknown state or an invalid time.
         """
         if (state := texts.get("state", STATES[0])) not in STATES:
             raise ValueError(f"state: expected one of {', '.join(STATES)}, got {state!r}")
@@ -62,112 +68,157 @@ class Filter(Struct, frozen=True, kw_only=True):
             step=texts.get("step"),
             type=texts.get("type"),
             state=texts.get("state"),
-            since=_time(texts, "since"),
-            until=_time(texts, "until"),
+            since=_parse_time(texts, "since"),
+            until=_parse_time(texts, "until"),
         )
 
 
 class Page(Struct, frozen=True):
-    """Some letters, oldest first, and where the next page begins.
+    """Letters, oldest first, and where the next page begins.
 
-    There may be fewer than were asked for and more behind them: large letters fill a page too (`PAGE_BYTES`).
+    A page may have fewer letters than requested although more follow: large letters fill it sooner (`PAGE_BYTES`).
     """
 
-    letters: list[Letter]
+    letters: list[DeadLetter]
     next: str | None = None
-    """The id to give as `after` for the next page; None on the last one."""
+    """The id to pass as `after` for the next page; None on the last page."""
 
 
-UNUSABLE_SECONDS = 30.0
-"""For so long a store may fail before it counts as unusable: a lock or a full disk often passes."""
+class PageBuilder:
+    """Collects letters in the order of their ids until a page is full. A page holds at least one, however large."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._letters: list[DeadLetter] = []
+        self._bytes = 0
+
+    def add(self, letter: DeadLetter) -> bool:
+        """Add a letter; returns False if the page is full and the letter belongs on the next one."""
+        if self._letters and (len(self._letters) >= self._limit or self._bytes > PAGE_BYTES):
+            return False
+        self._letters.append(letter)
+        results = letter.partial_results
+        self._bytes += len(letter.input) + (0 if results is None else len(as_json(results)))  # all else is short
+        return True
+
+    def page(self, *, more: bool) -> Page:
+        """Return the page. `more` says whether another one follows."""
+        return Page(self._letters, self._letters[-1].id if more and self._letters else None)
 
 
 class Problem(Struct, frozen=True):
-    """Why a store cannot store letters at present."""
+    """The reason why a store cannot store letters at present."""
 
     error: StoreError
     since: float
-    """Of the monotonic clock: when the first of these failures was."""
+    """The time of the first of these failures, on the monotonic clock."""
 
     @property
     def lasting(self) -> bool:
-        """Whether the store is unusable: until it is repaired, or for `UNUSABLE_SECONDS` by now."""
+        """Whether the store is unusable: until it is repaired, or because it has failed for `UNUSABLE_SECONDS`."""
         return self.error.permanent or time.monotonic() - self.since >= UNUSABLE_SECONDS
 
 
-class Store(Protocol):
-    """Where dead letters wait. One store serves all runs of a process.
+class StoreStatistics(Struct, frozen=True):
+    """Counters of one store, or of several added up."""
 
-    Every method may raise `StoreError`, and then has changed nothing; only after `WriterEnded` this is not known.
+    counts: Mapping[str, int] = {}
+    """Letters in the store, by state, as far as this process knows."""
+    commits: int = 0
+    failures: int = 0
+    """Commits that failed."""
+    stored: int = 0
+    """Letters stored by this process."""
+    commit_seconds: float = 0.0
+    """Time spent in commits, including failed ones."""
+    restarts: int = 0
+    """How often the process that writes letters ended unexpectedly and was replaced."""
+
+    def __add__(self, other: StoreStatistics) -> StoreStatistics:
+        return StoreStatistics(
+            Counter(self.counts) + Counter(other.counts),
+            self.commits + other.commits,
+            self.failures + other.failures,
+            self.stored + other.stored,
+            self.commit_seconds + other.commit_seconds,
+            self.restarts + other.restarts,
+        )
+
+
+class DeadLetterStore(Protocol):
+    """Stores dead letters. All runs of a process share one store.
+
+    Every method may raise `StoreError`, and then has changed nothing. Two exceptions: after `WriterEnded` it is unknown
+    whether the letters were stored, and a `delete` that fails may have deleted some letters.
     """
 
     url: str
-    patience: float
-    """Seconds that one `add` may take before its caller may give it up."""
-
-    @property
-    def commits(self) -> int:
-        """Commits so far."""
-        ...
-
-    @property
-    def commit_seconds(self) -> float:
-        """Time spent in them."""
-        ...
-
-    @property
-    def restarts(self) -> int:
-        """How often whoever writes them ended before its time and was started again."""
-        ...
+    timeout: float
+    """Seconds that one `add` may take before its caller may stop waiting for it."""
 
     async def open(self) -> None:
-        """Get ready: connect, create or check the schema. Each who uses the store calls it before anything else."""
+        """Connect, and create or check the schema. Every user of the store calls it before anything else."""
         ...
 
-    def add(self, letters: Sequence[Letter]) -> Awaitable[None]:
-        """Store letters durably, all or none; a letter whose id is stored already is passed over.
+    def add(self, letters: Sequence[DeadLetter]) -> Awaitable[None]:
+        """Store letters durably, all or none. A letter whose id is already stored is skipped.
 
-        When this returns, they survive a crash of the process and, where the store can promise it, of the machine.
+        When this returns, the letters survive a crash of the process and, if the store supports that, of the machine.
         Cancelling the caller does not undo it.
         """
         ...
 
-    async def get(self, id: str) -> Letter | None:
-        """One letter, or None."""
+    async def get(self, id: str) -> DeadLetter | None:
+        """Return the letter with this id, or None."""
         ...
 
-    async def page(self, filter: Filter, *, after: str | None = None, limit: int = PAGE) -> Page:
-        """Letters in the order of their ids, beginning after one of them.
+    async def page(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> Page:
+        """Return letters in the order of their ids, starting after an id.
 
-        As many as `limit`, or as fill a page (`PAGE_BYTES`), at least one; who wants all of them follows `next`.
+        A page ends at `limit` letters or at `PAGE_BYTES`, and holds at least one letter. Follow `next` to read all.
         """
         ...
 
-    def counts(self) -> Mapping[str, int]:
-        """How many letters there are in each state, as far as this process knows. Never waits."""
+    async def count(self, query: DeadLetterQuery, *, by: Sequence[GroupField] = ()) -> Mapping[tuple[str, ...], int]:
+        """Count letters by the values of some fields. Without fields, the total is under the key `()`."""
+        ...
+
+    async def update(self, ids: Sequence[str], *, state: str) -> int:
+        """Set the state of letters durably, all or none; returns how many of the ids exist.
+
+        Raises `ValueError` for an unknown state.
+        """
+        ...
+
+    async def delete(self, query: DeadLetterQuery) -> int:
+        """Delete letters durably; returns how many."""
+        ...
+
+    def statistics(self) -> StoreStatistics:
+        """Return the counters. Never waits, so changes made by other processes are counted later."""
         ...
 
     def problem(self) -> Problem | None:
-        """Why letters cannot be stored, as far as this process knows; None if they can. Never waits."""
+        """Return why letters cannot be stored, as far as this process knows, or None. Never waits."""
         ...
 
     async def aclose(self) -> None:
-        """Each who opened the store calls it in the end; with the last, finish what was begun and let go of all."""
+        """Close the store for one of the users that opened it. The last one completes pending work and disconnects."""
         ...
 
 
-def _time(texts: Mapping[str, str], name: str) -> datetime | None:
+def check_state(state: str) -> None:
+    """Raise `ValueError` for an unknown state."""
+    if state not in STATES:
+        raise ValueError(f"state: expected one of {', '.join(STATES)}, got {state!r}")
+
+
+def _parse_time(texts: Mapping[str, str], name: str) -> datetime | None:
     text = texts.get(name)
     if text is None:
         return None
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"{name} has to be a time like 2030-01-31T12:00:00Z, got {text!r}") from None
+        raise ValueError(f"{name}: expected a time like 2030-01-31T12:00:00Z, got {text!r}") from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def check_file(where: str, url: str) -> None:
-    """Raise `FlowError` unless the place that a URL stands for is a file of SQLite."""
-    if not where.startswith(SQLITE) or where in (SQLITE, f"{SQLITE}:memory:"):
-        raise FlowError(f"{url!r} names no file; use sqlite:///FILE, or memory: to keep letters in memory")

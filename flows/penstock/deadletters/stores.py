@@ -1,121 +1,147 @@
-"""From a URL to a store, one for each URL in a process."""
+"""The dead-letter stores of a process: one open store per URL, and several stores read as one."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from weakref import WeakValueDictionary
 
-from msgspec import Struct
+from msgspec.structs import replace
 
+from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.memory import MemoryStore
-from penstock.deadletters.rows import as_text
-from penstock.deadletters.store import SQLITE, Store, check_file
+from penstock.deadletters.store import (
+    PAGE,
+    SQLITE,
+    DeadLetterQuery,
+    DeadLetterStore,
+    Page,
+    PageBuilder,
+    StoreStatistics,
+)
 from penstock.environment import filled
 from penstock.errors import FlowError
+from penstock.support.text import sanitize
 
 MEMORY = "memory:"
+"""The URL of a store in memory."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _CREDENTIALS = re.compile(r"//[^/@]*@")
 """User and password in a URL."""
 
 
-def place_of(url: str) -> str:
-    """The URL with its variables filled in; `memory` needs no colon, which YAML would have in quotes."""
-    where = filled(url)
-    return MEMORY if where == "memory" else where
+def normalize_url(url: str) -> str:
+    """Substitute variables in a store URL. `memory` needs no colon, because YAML would need quotes for it."""
+    resolved = filled(url)
+    return MEMORY if resolved == "memory" else resolved
 
 
-def check_store(url: str) -> None:
-    """Raise `FlowError` for a URL that names no store, `VariableMissing` for one whose variables are not set."""
-    where = place_of(url)
-    if _CONTROL.search(where):
-        raise FlowError(f"the URL of a dead-letter store contains a line break or another control character: {url!r}")
-    if where != MEMORY and not where.startswith(SQLITE):
-        raise FlowError(f"no dead-letter store is known for {url!r}; use sqlite:///FILE or memory")
-    if where != MEMORY:
-        check_file(where, url)
+def validate_store_url(url: str) -> None:
+    """Raise `FlowError` for an invalid store URL, `VariableMissing` if one of its variables is not set."""
+    resolved = normalize_url(url)
+    if _CONTROL.search(resolved):
+        raise FlowError(f"dead-letter store {url!r}: the URL contains a line break or another control character")
+    if resolved == MEMORY:
+        return
+    if not resolved.startswith(SQLITE):
+        raise FlowError(f"unknown dead-letter store {url!r}: use sqlite:///FILE or memory")
+    validate_file_url(resolved, url)
 
 
-def make_store(url: str, *, create: bool = True, apart: bool = False, read_only: bool = False) -> Store:
-    """The store that a URL names, not yet open; raises `FlowError` for a URL that names none.
+def validate_file_url(resolved: str, url: str) -> None:
+    """Raise `FlowError` unless a URL names a SQLite file. `url` is the URL before its variables were substituted."""
+    if not resolved.startswith(SQLITE) or resolved in (SQLITE, f"{SQLITE}:memory:"):
+        raise FlowError(f"dead-letter store {url!r}: the file name is missing; use sqlite:///FILE or memory")
 
-    With `create=False`, opening a database that is not there raises `StoreMissing` instead of creating it.
-    With `read_only=True`, it can only be read, and needs no write permission.
-    With `apart=True`, one that writes to a file does it in a process of its own.
+
+def create_store(
+    url: str, *, create: bool = True, separate_writer: bool = False, read_only: bool = False
+) -> DeadLetterStore:
+    """Create the store for a URL, not yet open. Raises `FlowError` for an invalid URL.
+
+    With `create=False`, opening a database that does not exist raises `StoreMissing` instead of creating it.
+    With `read_only=True`, letters can only be read, and no write permission is needed.
+    With `separate_writer=True`, a subprocess writes to the file, starting with the first letter.
     """
-    check_store(url)
-    if (where := place_of(url)) == MEMORY:
+    validate_store_url(url)
+    resolved = normalize_url(url)
+    if resolved == MEMORY:
         return MemoryStore()
-    from penstock.deadletters.sqlite import SqliteStore  # imported late: who keeps letters elsewhere needs no SQLite
+    from penstock.deadletters.sqlite.store import SqliteStore  # imported here: not every program uses SQLite
 
-    return SqliteStore(where, create=create, said=url, apart=apart, read_only=read_only)
+    return SqliteStore(resolved, create=create, display_url=url, separate_writer=separate_writer, read_only=read_only)
 
 
 class Stores:
-    """The open stores of a process, by URL. With `apart=True`, each that writes to a file has a process for that."""
+    """The open stores of a process, by URL.
 
-    def __init__(self, *, apart: bool = False) -> None:
-        self._apart = apart
-        self._stores: dict[str, Store] = {}
+    With `separate_writer=True`, each file is written by a subprocess of its own.
+    """
+
+    def __init__(self, *, separate_writer: bool = False) -> None:
+        self._separate_writer = separate_writer
+        self._stores: dict[str, DeadLetterStore] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Held while a store is opened."""
-        self._closing: set[Store] = set()
-        self._closed = Work()
-        """What stores did that are closed."""
+        self._closing: set[DeadLetterStore] = set()
+        self._closed = StoreStatistics()
+        """The counters of closed stores."""
 
-    async def get(self, where: str | Store) -> Store:
-        """The store at a URL, or the given one; opened if it was not."""
-        name = _name(where)
-        async with self._locks.setdefault(name, asyncio.Lock()):  # two that ask for a store are not to open it twice
+    async def get(self, store: str | DeadLetterStore) -> DeadLetterStore:
+        """Return the store with a URL, or the given one. Opens it if it is not open."""
+        name = _key(store)
+        async with self._locks.setdefault(name, asyncio.Lock()):  # concurrent callers open a store once
             if name not in self._stores:
-                store = make_store(where, apart=self._apart) if isinstance(where, str) else where
-                await store.open()
-                self._stores[name] = store
+                opened = create_store(store, separate_writer=self._separate_writer) if isinstance(store, str) else store
+                await opened.open()
+                self._stores[name] = opened
             return self._stores[name]
 
-    def opened(self, where: str | Store) -> Store | None:
-        """The store at a URL, or the given one, if it is open."""
-        return self._stores.get(_name(where))
+    def opened(self, store: str | DeadLetterStore) -> DeadLetterStore | None:
+        """Return the store with a URL, or the given one, if it is open."""
+        return self._stores.get(_key(store))
 
-    def all(self) -> list[Store]:
-        """The stores that are open."""
+    def all(self) -> list[DeadLetterStore]:
+        """Return the open stores."""
         return list(self._stores.values())
 
     def usable(self) -> dict[str, bool]:
-        """The open stores by the names to show, and whether letters can be stored in all stores of that name."""
+        """Return for each display name whether all open stores of that name can store letters."""
         found: dict[str, bool] = {}
         for store in self.all():
             problem = store.problem()
-            name = _CREDENTIALS.sub("//", as_text(store.url))
+            name = _CREDENTIALS.sub("//", sanitize(store.url))
             found[name] = found.get(name, True) and (problem is None or not problem.lasting)
         return found
 
-    @property
-    def work(self) -> Work:
-        """What all of them did, those too that were closed meanwhile."""
-        return sum((Work.of(store) for store in [*self.all(), *self._closing]), self._closed)
+    def statistics(self) -> StoreStatistics:
+        """Return the counters of all stores, including stores closed earlier; letters are counted in open stores."""
+        closing = (replace(store.statistics(), counts={}) for store in self._closing)
+        return sum((*(store.statistics() for store in self.all()), *closing), self._closed)
 
-    async def close(self, url: str, *, rest: Iterable[str | Store | None] = ()) -> None:
-        """Close the store at a URL, unless one of `rest` is the same, however its URL is written.
+    async def close(self, url: str, *, others: Iterable[str | DeadLetterStore | None] = ()) -> None:
+        """Close the store with a URL, unless one of `others` is the same store, however its URL is written.
 
-        One in memory stays: it would lose its letters.
+        A store in memory stays open, because closing it would lose its letters.
         """
-        place = place_of(url)
-        if place == MEMORY or place in {_name(other) for other in rest if other is not None}:
+        name = normalize_url(url)
+        if name == MEMORY or name in {_key(other) for other in others if other is not None}:
             return
-        if (store := self._stores.pop(place, None)) is not None:
+        if (store := self._stores.pop(name, None)) is not None:
             self._closing.add(store)
             try:
                 await store.aclose()
             finally:
                 self._closing.discard(store)
-                self._closed += Work.of(store)
+                self._closed += replace(store.statistics(), counts={})
 
     async def aclose(self) -> None:
-        """Close all stores. Raises the first error when all are closed."""
+        """Close all stores, then raise the first error."""
         stores = self.all()
         self._stores.clear()
         for error in await asyncio.gather(*(store.aclose() for store in stores), return_exceptions=True):
@@ -123,22 +149,33 @@ class Stores:
                 raise error
 
 
-class Work(Struct, frozen=True):
-    """What stores did: their commits, the seconds that those took, and how often a process that writes was replaced."""
+async def merge_pages(
+    stores: Sequence[DeadLetterStore], query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE
+) -> Page:
+    """Read a page of several stores as if they were one. Raises `StoreError` if one of them does.
 
-    commits: int = 0
-    seconds: float = 0.0
-    restarts: int = 0
+    A letter that two stores return, because they are one file under two names, appears once.
+    """
+    pages = await asyncio.gather(*(store.page(query, after=after, limit=limit) for store in stores))
+    merged, last = PageBuilder(limit), ""
+    for letter in heapq.merge(*(page.letters for page in pages), key=attrgetter("id")):
+        if letter.id == last:
+            continue
+        if not merged.add(letter):  # the page of one store fills by the same rule, so it does not end before this one
+            return merged.page(more=True)
+        last = letter.id
+    return merged.page(more=any(page.next is not None for page in pages))
 
-    @classmethod
-    def of(cls, store: Store) -> Work:
-        """What one store did."""
-        return cls(store.commits, store.commit_seconds, store.restarts)
 
-    def __add__(self, other: Work) -> Work:
-        return Work(self.commits + other.commits, self.seconds + other.seconds, self.restarts + other.restarts)
+async def find_letter(stores: Sequence[DeadLetterStore], id: str) -> DeadLetter | None:
+    """Find a letter by id in several stores. Raises `StoreError` if one of them does and no other has the letter."""
+    results = await asyncio.gather(*(store.get(id) for store in stores), return_exceptions=True)
+    letter = next((each for each in results if isinstance(each, DeadLetter)), None)
+    if letter is None and (error := next((each for each in results if isinstance(each, BaseException)), None)):
+        raise error
+    return letter
 
 
-def _name(where: str | Store) -> str:
-    """What a store is known by: its URL, or itself."""
-    return place_of(where) if isinstance(where, str) else f"{where.url}#{id(where)}"
+def _key(store: str | DeadLetterStore) -> str:
+    """The key of a store in a dictionary: its URL, or its identity."""
+    return normalize_url(store) if isinstance(store, str) else f"{store.url}#{id(store)}"

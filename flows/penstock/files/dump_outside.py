@@ -10,8 +10,14 @@ from penstock.expressions import Assign, Expression, Fields
 from penstock.files.quantities import show_duration, show_rate, show_size
 from penstock.files.references import reference_of
 from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput
-from penstock.services import MAX_IN_FLIGHT, NONE, Backoff, Service, worth_another
-from penstock.services.web import ANSWER_LIMIT, Call, HttpBatchCall, HttpCall, worth_asking_again
+from penstock.services import MAX_IN_FLIGHT, NONE, Backoff, Service, is_retryable
+from penstock.services.http_service import (
+    RESPONSE_LIMIT,
+    HttpBatchCall,
+    HttpCall,
+    HttpRequestSpec,
+    is_retryable_http,
+)
 from penstock.sources import LINE_LIMIT, Source
 from penstock.sources.directory import STABLE_FOR, Directory
 from penstock.sources.files import File
@@ -25,11 +31,11 @@ Plain = Any
 def plain_service(name: str, service: Service) -> Plain:
     """A service under the name that it has in the file."""
     call = service.function
-    if service.retry_on not in (worth_another, worth_asking_again):
+    if service.retry_on not in (is_retryable, is_retryable_http):
         raise FlowError(
             f"the service {service.name} decides itself what is worth another attempt; that has no word in a file"
         )
-    own = _http(call) if isinstance(call, Call) else {"call": reference_of(call)}
+    own = _http(call) if isinstance(call, HttpRequestSpec) else {"call": reference_of(call)}
     return {
         **own,
         **said(
@@ -46,17 +52,17 @@ def plain_service(name: str, service: Service) -> Plain:
     }
 
 
-def _http(call: Call) -> dict[str, Plain]:
-    answer = None if call.answer is None else plain_function(call.answer, "answer")
+def _http(call: HttpRequestSpec) -> dict[str, Plain]:
+    answer = None if call.response is None else plain_function(call.response, "answer")
     more: dict[str, Plain] = {
         "headers": dict(call.headers) or None,
         "answer": answer,
-        "limit": None if call.limit == ANSWER_LIMIT else show_size(call.limit),
+        "limit": None if call.limit == RESPONSE_LIMIT else show_size(call.limit),
     }
     if isinstance(call, HttpCall) and call.body is not None:
         more["body"] = plain_function(call.body)
     if isinstance(call, HttpBatchCall):
-        more["many"] = call.part or True
+        more["many"] = call.item_field or True
     return {call.method.lower(): call.url, **said(more)}
 
 

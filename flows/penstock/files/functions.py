@@ -22,9 +22,6 @@ from penstock.files.shapes import MISSING, Missing, Schema, Shape
 REFERENCE = "[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*"
 """The pattern of a name of something in Python: `module:name`."""
 
-IMPORTED: dict[str, Any] = {}
-"""What was found under which name, so that a dump can say it again: not everything knows its own name."""
-
 _TEXT = frozenset[Kind]({"text"})
 _SIMPLE = frozenset[Kind]({"text", "integer", "number", "boolean"})
 
@@ -159,5 +156,4 @@ def _imported(text: str, node: Node, mistakes: Mistakes) -> Any:
             mistakes.add(node, f"{module} has no {part!r}", hint=f'did you mean "{near}"?' if near else None)
             return MISSING
         found = getattr(found, part)
-    IMPORTED[text] = found
     return found

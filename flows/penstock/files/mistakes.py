@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from penstock.errors import FlowFileError
 from penstock.files.places import Place, Placed
+from penstock.support.text import suggest
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,13 @@ class Mistake:
         return f"{self.place}: {said}; {self.hint}" if self.hint else f"{self.place}: {said}"
 
     def document(self) -> dict[str, Any]:
-        """The mistake for programs. What is not known, or needs not be said, is None."""
+        """Return the mistake as JSON values. What is not known is None."""
         return {
             "file": self.place.file,
             "line": self.place.line or None,
             "column": self.place.column or None,
-            "found": self.found,
-            "wanted": self.wanted or None,
+            "message": self.found,
+            "expected": self.wanted or None,
             "hint": self.hint,
         }
 
@@ -59,10 +59,10 @@ _ALLOWED = 30
 """Allowed words that are listed."""
 
 _LONGEST = 64
-"""Characters of a word that is compared with others, and kept of one that is listed."""
+"""Characters kept of a word that is listed."""
 
 _COMPARISONS = 5_000
-"""Comparisons of words that are made to find the nearest ones. Each takes some 30 µs."""
+"""Comparisons of words that are made to find the ones that were meant. Each takes some 30 µs."""
 
 
 class Budget:
@@ -156,17 +156,10 @@ class Mistakes:
 
     def closest(self, word: str, words: Sequence[str]) -> str | None:
         """The nearest of the words, as long as there were not too many comparisons before."""
-        if len(word) > _LONGEST or len(words) > self._comparisons:
+        if len(words) > self._comparisons:
             return None
         self._comparisons -= len(words)
-        return self.nearest(word, words)
-
-    @staticmethod
-    def nearest(word: str, words: Iterable[str]) -> str | None:
-        """The one of the words that is spelled most like this one; `maxInFlight` is like `max_in_flight`."""
-        spelled = {_spelling(known): known for known in words}
-        close = get_close_matches(_spelling(word), spelled, 1)
-        return spelled[close[0]] if close else None
+        return suggest(word, words)
 
     def check(self) -> None:
         """Raise `FlowFileError` when there are any."""
@@ -182,7 +175,3 @@ def _listed(words: Sequence[str]) -> str:
     """Words for a sentence, cut to a length that can be read."""
     shown = ", ".join(_cut(word, _LONGEST) for word in words[:_ALLOWED])
     return f"{shown} and {len(words) - _ALLOWED} more" if len(words) > _ALLOWED else shown
-
-
-def _spelling(word: str) -> str:
-    return word.lower().replace("_", "").replace("-", "")

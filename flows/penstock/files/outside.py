@@ -12,8 +12,8 @@ from penstock.files.model import METHODS
 from penstock.files.records import Read
 from penstock.flow import Flow
 from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput
-from penstock.services import MAX_IN_FLIGHT, NONE, Backoff, Service, worth_another
-from penstock.services.web import ANSWER_LIMIT, HttpBatchCall, HttpCall, worth_asking_again
+from penstock.services import MAX_IN_FLIGHT, NONE, Backoff, Service, is_retryable
+from penstock.services.http_service import RESPONSE_LIMIT, HttpBatchCall, HttpCall, is_retryable_http
 from penstock.sources import Source, from_directory, from_file, from_stdin, generated, ticks
 
 _HTTP_ONLY = ("headers", "body", "answer", "limit", "many")
@@ -37,7 +37,7 @@ def service_of(name: str, chosen: Chosen, environment: Mapping[str, str]) -> Ser
         timeout=beside["timeout"] or 30.0,
         attempts=beside["attempts"] or 1,
         backoff=_backoff(beside["backoff"]),
-        retry_on=worth_asking_again if over_http else worth_another,
+        retry_on=is_retryable_http if over_http else is_retryable,
         blocking=bool(beside["blocking"]),
         rate=beside["rate"],
     )
@@ -50,8 +50,8 @@ def _http_call(title: str, chosen: Chosen, environment: Mapping[str, str]) -> Ht
         "url": chosen.value,
         "method": chosen.kind.upper(),
         "headers": beside["headers"] or {},
-        "answer": called(beside["answer"]),
-        "limit": beside["limit"] or ANSWER_LIMIT,
+        "response": called(beside["answer"]),
+        "limit": beside["limit"] or RESPONSE_LIMIT,
         "environment": environment,
     }
     many = beside["many"]
@@ -59,7 +59,7 @@ def _http_call(title: str, chosen: Chosen, environment: Mapping[str, str]) -> Ht
         return HttpCall(**common, body=called(beside["body"]))
     if beside["body"] is not None:
         raise FlowError("the body of a service that answers for many is the list of them; leave body out")
-    return HttpBatchCall(**common, part=many if isinstance(many, str) else None)
+    return HttpBatchCall(**common, item_field=many if isinstance(many, str) else None)
 
 
 def called(value: Any) -> Any:

@@ -102,18 +102,6 @@ def tests_beside(path: Path) -> Path:
     return path.parent / f"{path.stem}.test{path.suffix}"
 
 
-def files_behind(path: Path) -> Iterator[Path]:
-    """A flow file with all that it is read from, as far as it can be told from a file that may have mistakes."""
-    yield from (path, tests_beside(path))
-    try:
-        uses = read_document(text_of(path), str(path)).get("use")
-    except FlowFileError:
-        return
-    for name in uses.value if uses is not None and uses.kind == "list" else ():
-        if name.kind == "text":
-            yield path.parent / name.value
-
-
 def texts_in(node: Node) -> Iterator[Node]:
     """All texts in a document."""
     if node.kind == "text":

@@ -1,38 +1,23 @@
-"""Names of things in Python, for dumps: the `module:name` under which a flow file finds them again."""
+"""References to Python objects in dumps: the `module:name` by which a flow file imports them again."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from penstock.errors import FlowError
-from penstock.files.functions import IMPORTED
 
 
 def reference_of(function: Any) -> str:
-    """The `module:name` of something in Python; raises `FlowError` when it has none that leads to it."""
-    module: str = getattr(function, "__module__", None) or type(function).__module__
+    """Return the `module:name` of a Python object; raise `FlowError` if it cannot be imported by that name."""
+    module = str(getattr(function, "__module__", "__main__"))
     name = str(getattr(function, "__qualname__", "?"))
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
-    if found is function and module != "__main__":
-        return f"{module}:{name}"
-    given = next(given_names(function), None)
-    if given is None:
+    if found is not function or module == "__main__":
         raise FlowError(
-            f"{function!r} has no name that a flow file could call it by; define it at the top of a module, "
+            f"{function!r} cannot be imported by its name; define it with def or class at the top of a module, "
             "or write it as an expression"
         )
-    return given
-
-
-def given_names(thing: Any) -> Iterator[str]:
-    """The names of what was made by another function, and so knows none itself, but was given one in a module."""
-    yield from (known for known, value in IMPORTED.items() if value is thing)
-    for module, holder in list(sys.modules.items()):
-        if module != "__main__":
-            for name, value in list(getattr(holder, "__dict__", {}).items()):
-                if value is thing and not name.startswith("_"):
-                    yield f"{module}:{name}"
+    return f"{module}:{name}"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from typing import Any, BinaryIO, TextIO, cast
 
-import msgspec
 import structlog
 
-from penstock.console import bytes_for_terminal, console_lines
+from penstock.any_json import as_json
+from penstock.support.terminal import console_lines
+from penstock.support.text import bytes_for_terminal, sanitize
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -70,16 +70,11 @@ def set_up_logs(form: str = "auto", level: str = "info", stream: TextIO | None =
 
 
 def _to_bytes(_logger: Any, _method: str, text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")
+    return sanitize(text).encode()
 
 
 def _to_json(event: dict[str, Any], **_: Any) -> bytes:
-    try:
-        return msgspec.json.encode(event, enc_hook=repr)
-    except Exception:  # half a surrogate pair, a key that is no text: said as text, in ASCII
-        return json.dumps(
-            {str(key): value if isinstance(value, int | float) else str(value) for key, value in event.items()}
-        ).encode()
+    return as_json(event)
 
 
 def _to_json_for_terminal(event: dict[str, Any], **_: Any) -> bytes:
@@ -93,7 +88,7 @@ class _Forward(logging.Handler):
         exception = record.exc_info if record.exc_info and record.exc_info[1] else None
         structlog.get_logger().log(
             record.levelno,
-            "library.said",
+            "library.log",
             library=record.name,
             message=_message(record),
             exc_info=exception,

@@ -9,21 +9,22 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, UnknownMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from penstock.observe import readings
 from penstock.observe.readings import Readings, Watched
 from penstock.scope import BUCKETS, Meter
+from penstock.support.text import sanitize
 
-Counter, Gauge, Histogram, Unknown = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, UnknownMetricFamily
+Counter, Gauge, Histogram = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 
 class Series(NamedTuple):
     """One series: its kind, its labels, and the function that reads it, which gives it its name and its help."""
 
-    kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | UnknownMetricFamily]
+    kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
     labels: tuple[str, ...]
     read: Callable[[Watched], Readings]
 
@@ -45,21 +46,20 @@ TABLE = (
     Series(Gauge, ("flow",), readings.in_flight),
     Series(Gauge, ("flow",), readings.window_capacity),
     Series(Counter, ("flow",), readings.backpressure_seconds_total),
-    Series(Gauge, ("flow",), readings.oldest_progress_age_seconds),
+    Series(Gauge, ("flow",), readings.time_since_progress_seconds),
     Series(Histogram, ("flow", "step"), readings.step_duration_seconds),
     Series(Counter, ("service", "result"), readings.service_calls_total),
     Series(Gauge, ("service",), readings.service_in_flight),
     Series(Gauge, ("service",), readings.service_waiting),
     Series(Gauge, ("service",), readings.service_max_in_flight),
     Series(Counter, ("service",), readings.service_retries_total),
-    # Of no type, because a counter of this name and the gauge `dead_letters` are one family in OpenMetrics.
-    Series(Unknown, ("flow", "step"), readings.dead_letters_total),
-    Series(Gauge, ("state",), readings.dead_letters),
-    Series(Counter, (), readings.store_commits_total),
-    Series(Counter, (), readings.store_commit_seconds_total),
-    Series(Counter, (), readings.store_failures_total),
-    Series(Gauge, ("store",), readings.store_usable),
-    Series(Counter, (), readings.store_restarts_total),
+    Series(Counter, ("flow", "step"), readings.dead_letters_total),
+    Series(Gauge, ("state",), readings.dead_letters_stored),
+    Series(Counter, (), readings.dead_letter_store_commits_total),
+    Series(Counter, (), readings.dead_letter_store_commit_seconds_total),
+    Series(Counter, (), readings.dead_letter_store_failures_total),
+    Series(Gauge, ("store",), readings.dead_letter_store_usable),
+    Series(Counter, (), readings.dead_letter_store_restarts_total),
     Series(Gauge, ("flow", "kind"), readings.runs_active),
     Series(Counter, ("flow", "kind", "reason"), readings.runs_total),
     Series(Counter, ("flow", "worker"), readings.worker_restarts_total),
@@ -67,9 +67,8 @@ TABLE = (
     Series(Gauge, ("flow",), readings.flow_revision),
     Series(Counter, ("flow", "outcome"), readings.flow_reloads_total),
     Series(Counter, ("route", "method", "status"), readings.http_requests_total),
-    Series(Counter, ("reason",), readings.http_refused_total),
+    Series(Counter, ("reason",), readings.http_rejected_total),
     Series(Counter, (), readings.log_lines_lost_total),
-    Series(Gauge, (), readings.previous_stop_forced),
     Series(Gauge, ("version", "python"), readings.build_info),
 )
 
@@ -88,12 +87,13 @@ class PenstockCollector(Collector):
         for series in TABLE:
             metric = series.kind(series.name, series.help, labels=series.labels)
             for values, number in series.read(self._watched):
+                labels = [sanitize(value) for value in values]
                 if isinstance(metric, HistogramMetricFamily):
                     assert isinstance(number, Meter)
-                    metric.add_metric(values, buckets=_buckets(number), sum_value=number.total)
+                    metric.add_metric(labels, buckets=_buckets(number), sum_value=number.total)
                 else:
                     assert not isinstance(number, Meter)
-                    metric.add_metric(values, number)
+                    metric.add_metric(labels, number)
             yield metric
 
     def describe(self) -> Iterable[Metric]:

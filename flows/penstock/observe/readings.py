@@ -18,7 +18,7 @@ from penstock.runtime import Supervisor, Totals
 from penstock.scope import Meter
 
 KINDS = ("http", "worker")
-REASONS = ("completed", "draining", "left", "stalled", "aborted", "failed")
+REASONS = ("completed", "draining", "disconnected", "stalled", "aborted", "failed")
 
 Readings: TypeAlias = Iterable[tuple[tuple[str, ...], float | Meter]]
 """Label values, and the number that goes with them."""
@@ -55,7 +55,6 @@ class Watched(Struct, frozen=True, eq=False):
     supervisor: Supervisor
     requests: Requests
     version: str
-    previous_stop_forced: bool = False
     reloads: Reloads = msgspec.field(default_factory=Reloads)
     logs: LogFile | None = None
 
@@ -97,7 +96,7 @@ def backpressure_seconds_total(of: Watched) -> Readings:
     return ((flow, totals.waited) for flow, totals in _flows(of))
 
 
-def oldest_progress_age_seconds(of: Watched) -> Readings:
+def time_since_progress_seconds(of: Watched) -> Readings:
     """Time that a run with elements in flight has not moved, as seen from scrape to scrape."""
     now = asyncio.get_running_loop().time()
     return ((flow, totals.stalled_for(now)) for flow, totals in _flows(of))
@@ -113,28 +112,28 @@ def step_duration_seconds(of: Watched) -> Readings:
 def service_calls_total(of: Watched) -> Readings:
     """Attempts, by what came of them."""
     for name, calls in of.supervisor.calls.items():
-        for result, number in calls.results.items():
+        for result, number in calls.statistics().results.items():
             yield (name, result), number
 
 
 def service_in_flight(of: Watched) -> Readings:
     """Calls under way."""
-    return (((name,), calls.in_flight) for name, calls in of.supervisor.calls.items())
+    return (((name,), calls.statistics().in_flight) for name, calls in of.supervisor.calls.items())
 
 
 def service_waiting(of: Watched) -> Readings:
     """Calls that wait for their turn or their next attempt."""
-    return (((name,), calls.waiting) for name, calls in of.supervisor.calls.items())
+    return (((name,), calls.statistics().waiting) for name, calls in of.supervisor.calls.items())
 
 
 def service_max_in_flight(of: Watched) -> Readings:
     """Calls that may be under way at once."""
-    return (((name,), calls.max_in_flight) for name, calls in of.supervisor.calls.items())
+    return (((name,), calls.statistics().max_in_flight) for name, calls in of.supervisor.calls.items())
 
 
 def service_retries_total(of: Watched) -> Readings:
     """Attempts after the first."""
-    return (((name,), calls.retries) for name, calls in of.supervisor.calls.items())
+    return (((name,), calls.statistics().retries) for name, calls in of.supervisor.calls.items())
 
 
 def dead_letters_total(of: Watched) -> Readings:
@@ -145,35 +144,34 @@ def dead_letters_total(of: Watched) -> Readings:
             yield (*flow, step), number
 
 
-def dead_letters(of: Watched) -> Readings:
+def dead_letters_stored(of: Watched) -> Readings:
     """Dead letters in the stores, by state."""
-    states: Counter[str] = Counter(dict.fromkeys(STATES, 0))
-    for store in of.supervisor.stores.all():
-        states.update(store.counts())
+    states = Counter(dict.fromkeys(STATES, 0))
+    states.update(of.supervisor.stores.statistics().counts)
     return (((state,), number) for state, number in states.items())
 
 
-def store_commits_total(of: Watched) -> Readings:
+def dead_letter_store_commits_total(of: Watched) -> Readings:
     """Commits of dead letters."""
-    yield (), of.supervisor.stores.work.commits
+    yield (), of.supervisor.stores.statistics().commits
 
 
-def store_commit_seconds_total(of: Watched) -> Readings:
+def dead_letter_store_commit_seconds_total(of: Watched) -> Readings:
     """Time spent in commits of dead letters."""
-    yield (), of.supervisor.stores.work.seconds
+    yield (), of.supervisor.stores.statistics().commit_seconds
 
 
-def store_restarts_total(of: Watched) -> Readings:
+def dead_letter_store_restarts_total(of: Watched) -> Readings:
     """Processes that wrote dead letters, ended before their time and were started again."""
-    yield (), of.supervisor.stores.work.restarts
+    yield (), of.supervisor.stores.statistics().restarts
 
 
-def store_usable(of: Watched) -> Readings:
+def dead_letter_store_usable(of: Watched) -> Readings:
     """Whether dead letters can be stored: 1, or 0 when the store is damaged, replaced or has failed for 30 seconds."""
     return (((name,), usable) for name, usable in of.supervisor.stores.usable().items())
 
 
-def store_failures_total(of: Watched) -> Readings:
+def dead_letter_store_failures_total(of: Watched) -> Readings:
     """Failed tries to store dead letters."""
     yield (), of.supervisor.store_failures
 
@@ -218,14 +216,9 @@ def http_requests_total(of: Watched) -> Readings:
     return iter(of.requests.answered.items())
 
 
-def http_refused_total(of: Watched) -> Readings:
+def http_rejected_total(of: Watched) -> Readings:
     """Requests refused before a run was started."""
     return (((reason,), number) for reason, number in of.requests.refused.items())
-
-
-def previous_stop_forced(of: Watched) -> Readings:
-    """1 if the process before this one was cut short: killed, aborted or stuck."""
-    yield (), int(of.previous_stop_forced)
 
 
 def log_lines_lost_total(of: Watched) -> Readings:

@@ -13,7 +13,7 @@ from penstock.element import Element, Step
 from penstock.errors import WrongAnswer
 from penstock.operators.stage import Next, enter, measure, service_for, staged
 from penstock.scope import Scope
-from penstock.services import MAX_IN_FLIGHT, Failed, Service
+from penstock.services import MAX_IN_FLIGHT, CallFailed, Service
 
 A = TypeVar("A")
 
@@ -78,7 +78,7 @@ class Groups:
         self._timer: asyncio.TimerHandle | None = None
         self._open = 0
         self._ended = False
-        self._lane = service.lane(self.on_answers, scope.fault)
+        self._queue = service.open_queue(self.on_answers, scope.fault)
         scope.on_close(self._close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
@@ -98,7 +98,7 @@ class Groups:
         """Give each element its own answer."""
         for group, answer in zip(groups, answers, strict=True):
             elements = group.elements
-            if type(answer) is Failed:
+            if type(answer) is CallFailed:
                 for element in elements:
                     element.fail(self._name, answer.error, answer.attempts)
             elif not _is_list(answer) or len(answer) != len(elements):
@@ -131,7 +131,7 @@ class Groups:
             self._timer.cancel()
             self._timer = None
         elements, self._gathered = self._gathered[: self._size], self._gathered[self._size :]
-        self._lane.submit((Group(elements, [element.value for element in elements]),))
+        self._queue.submit((Group(elements, [element.value for element in elements]),))
 
     def _complete(self) -> None:
         if self._ended and not self._open:
@@ -140,7 +140,7 @@ class Groups:
     def _close(self) -> list[asyncio.Future[Any]]:
         if self._timer is not None:
             self._timer.cancel()
-        return self._lane.close()
+        return self._queue.close()
 
 
 def _is_list(answer: Any) -> TypeGuard[list[Any]]:

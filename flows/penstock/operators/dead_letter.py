@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from penstock.deadletters import Letter, Store
+from penstock.deadletters import DeadLetter, DeadLetterStore
 from penstock.element import Element, Step
 from penstock.errors import WriterEnded, describe
 from penstock.operators.stage import Next, staged
@@ -29,7 +29,7 @@ GROUP = 512
 CHANCE = random.Random()  # noqa: S311 - jitter, no secret
 """Of all runs that bring none of their own: seeding one costs more than what a small run does with it."""
 
-Write = Callable[[list[Element[Any]]], list[Letter]]
+Write = Callable[[list[Element[Any]]], list[DeadLetter]]
 
 Trouble = Callable[[BaseException, float | None], None]
 """Is told that the store failed, and the seconds until the next try; None if there is none, because the run is over."""
@@ -39,7 +39,7 @@ _letter = attrgetter("letter")
 
 
 def dead_letter(
-    store: Store,
+    store: DeadLetterStore,
     write: Write,
     *,
     backoff: Backoff | None = None,
@@ -67,7 +67,7 @@ class Mail:
 
     elements: list[Element[Any]] = field(default_factory=list[Element[Any]])
     told: list[Element[Any]] = field(default_factory=list[Element[Any]])
-    letters: list[Letter] = field(default_factory=list[Letter])
+    letters: list[DeadLetter] = field(default_factory=list[DeadLetter])
     parts: bool = False
     """Whether some of the elements are parts, which may share a letter."""
     doubt: str | None = None
@@ -81,12 +81,12 @@ class Mail:
     def tell_doubt(self, run: str) -> None:
         """Log that letters may be stored whose elements are about to be settled as cancelled."""
         if self.doubt is not None:
-            log.error("store.uncertain", run=run, letters=len(self.letters), error=self.doubt)
+            log.error("store.write_uncertain", run=run, letters=len(self.letters), error=self.doubt)
 
     def tell_late(self, run: str, error: BaseException | None) -> None:
         """Log what became of letters after nobody waited any more."""
         reason = None if error is None else describe(error)
-        log.warning("store.late", run=run, letters=len(self.letters), stored=error is None, error=reason)
+        log.warning("store.write_finished_late", run=run, letters=len(self.letters), stored=error is None, error=reason)
 
 
 class PostOffice:
@@ -97,7 +97,7 @@ class PostOffice:
 
     def __init__(
         self,
-        store: Store,
+        store: DeadLetterStore,
         write: Write,
         backoff: Backoff,
         on_trouble: Trouble | None,
@@ -184,10 +184,10 @@ class PostOffice:
 
     async def _see_the_end(self, mail: Mail, storing: asyncio.Future[None]) -> None:
         """The commit goes on whatever we do, so its end decides: a durable letter means a failed element."""
-        patience = min(self._store.patience, CANCEL_SECONDS / 2)
+        patience = min(self._store.timeout, CANCEL_SECONDS / 2)
         await asyncio.wait((storing,), timeout=patience)
         if not storing.done():
-            log.error("store.uncertain", run=self._scope.name, letters=len(mail.letters), waited=patience)
+            log.error("store.write_uncertain", run=self._scope.name, letters=len(mail.letters), waited=patience)
             disown(storing, partial(mail.tell_late, self._scope.name))
         elif storing.cancelled():
             mail.tell_doubt(self._scope.name)

@@ -17,7 +17,7 @@ from penstock.element import Element, Step
 from penstock.operators.each import ERRORS
 from penstock.operators.stage import Next, measure, staged
 from penstock.scope import Scope
-from penstock.services import Failed, Lane, Service
+from penstock.services import CallFailed, CallQueue, Service
 
 A = TypeVar("A")
 
@@ -96,13 +96,13 @@ class Gathering:
         self._meter = scope.meter(name)
         self._open = 0
         self._ended = False
-        self._lanes: list[Lane] = []
+        self._queues: list[CallQueue] = []
         self._groups: list[deque[Group]] = []
         """For each service the groups that it has not answered for, oldest first."""
         for number, service in enumerate(services.values()):
-            lane = service.lane(partial(self.on_answers, number), scope.fault)
-            scope.on_close(lane.close)
-            self._lanes.append(lane)
+            queue = service.open_queue(partial(self.on_answers, number), scope.fault)
+            scope.on_close(queue.close)
+            self._queues.append(queue)
             self._groups.append(deque())
 
     def on_next(self, elements: list[Element[Any]]) -> None:
@@ -114,9 +114,9 @@ class Gathering:
             return
         self._open += len(live)
         group = Group(live, len(self._names), self._scope.loop.time())
-        for groups, lane in zip(self._groups, self._lanes, strict=True):
+        for groups, queue in zip(self._groups, self._queues, strict=True):
             groups.append(group)
-            lane.submit(live)
+            queue.submit(live)
 
     def on_answers(self, number: int, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> None:
         """Note the answers of one service; pass on what has all of them."""
@@ -144,7 +144,7 @@ class Gathering:
 
     def _fill(self, group: Group, number: int, answers: Sequence[Any]) -> None:
         """Note that a service has answered for a whole group."""
-        if self._lanes[number].failed:
+        if self._queues[number].failed:
             self._fail(number, group.elements, answers)
         group.columns[number] = answers
         group.missing -= 1
@@ -173,7 +173,7 @@ class Gathering:
     def _fail(self, number: int, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> None:
         """Mark the elements for which a service failed; the first service that did gives the reason."""
         for element, answer in zip(elements, answers, strict=True):
-            if type(answer) is Failed and element.outcome is None:
+            if type(answer) is CallFailed and element.outcome is None:
                 element.fail(self._names[number], answer.error, answer.attempts)
 
     def _merge_columns(self, elements: list[Element[Any]], columns: list[Sequence[Any]]) -> None:
@@ -218,7 +218,7 @@ class Gathering:
         kept: list[dict[str, Any]] = [{} for _ in elements]
         for name, column in zip(self._names, columns, strict=True):
             for found, answer in zip(kept, column, strict=True):
-                if type(answer) is not Failed:
+                if type(answer) is not CallFailed:
                     found[name] = answer
         for element, found in zip(elements, kept, strict=True):
             element.found = found if element.found is None else element.found | found

@@ -12,7 +12,7 @@ from penstock.element import FAILED, Element, Failure, Step
 from penstock.environment import variables
 from penstock.errors import Invalid, describe
 from penstock.operators.each import ERRORS, each, name_of
-from penstock.services.templates import Text, text_pieces
+from penstock.services.template import Text, parse_fields
 
 A = TypeVar("A")
 
@@ -88,7 +88,7 @@ class Template:
             )
         self.text = text
         try:
-            self._pieces = list(text_pieces(text))
+            self._pieces = list(parse_fields(text))
         except ValueError as error:
             raise ValueError(f"reason: {error}") from None
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from penstock.element import Element, Step
 from penstock.operators.stage import Next, enter, measure, service_for, staged
 from penstock.scope import Scope
-from penstock.services import MAX_IN_FLIGHT, Failed, Service
+from penstock.services import MAX_IN_FLIGHT, CallFailed, Service
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -54,8 +54,8 @@ class AsReady:
         self._meter = scope.meter(name)
         self._open = 0
         self._ended = False
-        self._lane = service.lane(self.on_answers, scope.fault)
-        scope.on_close(self._lane.close)
+        self._queue = service.open_queue(self.on_answers, scope.fault)
+        scope.on_close(self._queue.close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Have the calls made; elements that were decided before pass."""
@@ -64,12 +64,12 @@ class AsReady:
         self._open += len(live)
         if len(live) < len(elements):
             self._observer.on_next([element for element in elements if element.outcome is not None])
-        self._lane.submit(live)
+        self._queue.submit(live)
 
     def on_answers(self, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> None:
         """Pass on what has its answer."""
         for element, answer in zip(elements, answers, strict=True):
-            if type(answer) is Failed:
+            if type(answer) is CallFailed:
                 element.fail(self._name, answer.error, answer.attempts)
             else:
                 element.value = answer
@@ -102,13 +102,13 @@ class InOrder(AsReady):
         enter(live, self._scope.loop.time())
         self._line.extend(elements)
         self._open += len(elements)
-        self._lane.submit(live)
+        self._queue.submit(live)
         self._advance()
 
     def on_answers(self, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> None:
         for element, answer in zip(elements, answers, strict=True):
             element.answers = None
-            if type(answer) is Failed:
+            if type(answer) is CallFailed:
                 element.fail(self._name, answer.error, answer.attempts)
             else:
                 element.value = answer

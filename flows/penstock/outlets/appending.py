@@ -17,7 +17,7 @@ from penstock.csv_cells import cell_reader
 from penstock.csv_rows import RowSplitter
 from penstock.errors import OutletBroke, OutletLocked, OutletTaken
 from penstock.formats import Format, is_compressed
-from penstock.outlets.repairs import CHUNK, repair, repair_compressed
+from penstock.outlets.repairs import CHUNK, copy_permissions, is_complete_gzip, move_torn_tail, unused_torn_path
 from penstock.outlets.writers import Writer, make_writer
 
 try:
@@ -158,17 +158,27 @@ class OpenFile:
             _LOCKED_HERE[own] = self._said, self._settings
 
     def _repair(self) -> None:
-        aside = f"{self._path}.torn"
+        """Move an incomplete end, or a compressed file that has one, to PATH.torn."""
         if self._compressor is None:
-            torn = repair(self._path, self._descriptor, self._format, aside)
-        else:
-            before = os.fstat(self._descriptor).st_ino
-            torn = repair_compressed(self._path, self._format, aside)
-            if os.stat(self._path).st_ino != before:  # it was written anew
-                self.close()
-                self._open_alone()
-        if torn:
-            log.warning("outlet.torn", path=self._said, moved_bytes=torn, moved_to=f"{self._said}.torn")
+            torn = move_torn_tail(self._path, self._descriptor, self._format, f"{self._path}.torn")
+            if torn:
+                log.warning("sink.torn_tail_moved", path=self._said, moved_bytes=torn, moved_to=f"{self._said}.torn")
+        elif not is_complete_gzip(self._path, self._format):
+            self._start_anew()
+
+    def _start_anew(self) -> None:
+        """Move the whole file aside, because nothing that is appended to it could be read, and create an empty one."""
+        is_link = os.path.islink(self._path)
+        path = os.path.realpath(self._path) if is_link else self._path  # a link stays a link
+        torn_path = unused_torn_path(path)
+        torn = os.fstat(self._descriptor).st_size
+        os.rename(path, torn_path)
+        self.close()
+        self._open_alone()
+        with open(path, "ab") as file:
+            copy_permissions(torn_path, file)
+        moved_to = (path if is_link else self._said) + torn_path.removeprefix(path)
+        log.warning("sink.torn_tail_moved", path=self._said, moved_bytes=torn, moved_to=moved_to)
 
     def _adopt_columns(self) -> None:
         """Write to the columns that the file has, if it has some."""

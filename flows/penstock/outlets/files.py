@@ -24,8 +24,8 @@ class FileOutlet:
 
     Each write appends whole lines, in one piece; a write that fails, such as on a full disk, leaves none of its lines.
     Closing waits until the disk has them. Half a line that a killed process left at the end is moved to FILE.torn when
-    the file is opened (`outlet.torn`), so that no new line is glued to it. A file has one writer at a time: it is
-    locked. While another process holds the lock, elements wait (`outlet.waiting`), for a minute at most; then the run
+    the file is opened (`sink.torn_tail_moved`), so that no new line is glued to it. A file has one writer at a time: it
+    is locked. While another process holds the lock, elements wait (`sink.waiting`), for a minute at most; then the run
     fails. Outlets of one process that lead to one file, under whatever names, share it if they have the same settings;
     otherwise the run of the second one fails.
 
@@ -33,10 +33,10 @@ class FileOutlet:
     else the fields of the first value; a value with other fields fails alone. What is no text is written as JSON. NaN
     and the infinities are no JSON: a value with one of them fails alone, in either format.
 
-    A compressed file gets a new member for each time that it is opened, and can be read up to the last write at any
-    time. Opening one that somebody else closed reads it through, to see whether its end is whole, and so does opening a
-    CSV file. One whose last member was cut off is written anew, by way of FILE.repaired, with the rights it had; one
-    that is damaged, or no gzip file, is refused and left as it is.
+    Each time a compressed file is opened, a new member is appended. It can be read up to the last write at any time.
+    A compressed file, and a CSV file, that another process closed is read when it is opened, to check that its end is
+    complete. A compressed file whose last member was cut off is moved to FILE.torn as a whole, and a new file is
+    started; a file that is damaged, or not a gzip file, is refused and left as it is.
     """
 
     path: str

@@ -1,12 +1,10 @@
-"""What a process that was killed may leave behind in a file: half a line at its end, found and put aside."""
+"""Find the incomplete end that a killed process may leave in a file, and move it out of the way."""
 
 from __future__ import annotations
 
-import gzip
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -16,60 +14,56 @@ from penstock.formats import Format
 CHUNK = 256 * 1024
 
 
-class Ends:
-    """Where whole values end in a stream of chunks."""
+class TailScanner:
+    """Find the end of the last complete value in a stream of chunks."""
 
     def __init__(self, format: Format) -> None:
         self._rows = RowSplitter(limit=1) if format is Format.CSV else None
-        self.whole = 0
-        """Bytes up to the end of the last whole value."""
+        self.complete = 0
+        """Bytes up to the end of the last complete value."""
         self.total = 0
 
     def feed(self, chunk: bytes) -> None:
         """Count a chunk."""
         if self._rows is not None:
             self._rows.feed(chunk)
-            self.whole = self._rows.ended
+            self.complete = self._rows.ended
         elif (newline := chunk.rfind(b"\n")) >= 0:
-            self.whole = self.total + newline + 1
+            self.complete = self.total + newline + 1
         self.total += len(chunk)
 
 
-def repair(path: str, descriptor: int, format: Format, aside: str) -> int:
-    """Move what is behind the last whole value of a plain file to the file `aside`; returns how many bytes that was.
+def move_torn_tail(path: str, descriptor: int, format: Format, torn_path: str) -> int:
+    """Move everything after the last complete value of an uncompressed file to `torn_path`; return its size in bytes.
 
-    It may be a whole line of somebody who ends none: that cannot be told from a line that was cut off.
+    The last line may be complete and only lack its newline: that cannot be distinguished from a line that was cut off.
 
-    NDJSON is looked at from its end. CSV has to be looked at from its beginning: a newline at the end of the file may
-    be one inside of quotes.
+    NDJSON is searched from its end. CSV has to be read from its beginning: a newline at the end of the file may be
+    inside quotes.
     """
     size = os.fstat(descriptor).st_size
     if format is Format.NDJSON:
-        whole = _last_newline(descriptor, size)
+        complete = _last_newline(descriptor, size)
     else:
-        ends = Ends(format)
-        while chunk := os.pread(descriptor, CHUNK, ends.total):
-            ends.feed(chunk)
-        whole = ends.whole
-    if whole < size:
-        with open(aside, "ab") as file:
-            take_after(path, file)
-            for start in range(whole, size, CHUNK):
+        scanner = TailScanner(format)
+        while chunk := os.pread(descriptor, CHUNK, scanner.total):
+            scanner.feed(chunk)
+        complete = scanner.complete
+    if complete < size:
+        with open(torn_path, "ab") as file:
+            if not os.fstat(file.fileno()).st_size:
+                copy_permissions(path, file)
+            for start in range(complete, size, CHUNK):
                 file.write(os.pread(descriptor, min(CHUNK, size - start), start))
-            _end(file)
-        os.ftruncate(descriptor, whole)
-    return size - whole
-
-
-def _end(file: BinaryIO) -> None:
-    """End what was put aside with a newline, durably."""
-    file.write(b"\n")
-    file.flush()
-    os.fsync(file.fileno())
+            file.write(b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.ftruncate(descriptor, complete)
+    return size - complete
 
 
 def _last_newline(descriptor: int, size: int) -> int:
-    """The position behind the last newline, 0 if there is none."""
+    """Return the position after the last newline, 0 if there is none."""
     end = size
     while end:
         start = max(0, end - CHUNK)
@@ -80,93 +74,43 @@ def _last_newline(descriptor: int, size: int) -> int:
     return 0
 
 
-def repair_compressed(path: str, format: Format, aside: str) -> int:
-    """Write a compressed file anew if its last part was cut off; returns how many bytes were put aside, decompressed.
+def is_complete_gzip(path: str, format: Format) -> bool:
+    """Read a gzip file; return whether its last member and its last value are complete.
 
-    What is appended behind a part that has no end could never be read. So the file is read through, which takes as
-    long as reading it takes, and rewritten, beside it and put in its place, only when it has no end. The new one has
-    the rights of the old one, and its owner where that is allowed. Raises `zlib.error` for what is no gzip file or is
-    damaged, and leaves it alone: what is behind the damage may be worth more than a new line.
+    Raises `zlib.error` if the file is damaged, or not a gzip file. Python's `gzip` module raises the same error for a
+    damaged header and for the first byte of a header that was cut off, so the members are read here. Zero bytes after
+    a member are padding.
     """
-    path = os.path.realpath(path)  # a link to it stays a link
-    ends = Ends(format)
-    chunks = Decompressed(path)
-    for chunk in chunks:
-        ends.feed(chunk)
-    if chunks.complete and ends.whole == ends.total:
-        return 0
-    repaired = f"{path}.repaired"
-    left, torn = ends.whole, ends.total - ends.whole
-    try:
-        with open(repaired, "wb") as raw, open(aside if torn else os.devnull, "ab") as rest:
-            take_after(path, raw)
-            if torn:
-                take_after(path, rest)
-            with gzip.GzipFile(fileobj=raw, mode="wb", filename="") as file:
-                for chunk in Decompressed(path):
-                    file.write(chunk[:left])
-                    rest.write(chunk[left:])
-                    left -= min(left, len(chunk))
-            raw.flush()
-            os.fsync(raw.fileno())
-            if torn:
-                _end(rest)
-        os.replace(repaired, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(repaired)
-        raise
-    _keep_name(path)
-    return torn
+    scanner = TailScanner(format)
+    member = None
+    with open(path, "rb") as file:
+        while data := file.read(CHUNK):
+            while data:
+                if member is None and not (data := data.lstrip(b"\0")):
+                    break
+                member = member or zlib.decompressobj(wbits=31)
+                if chunk := member.decompress(data, CHUNK):
+                    scanner.feed(chunk)
+                data = member.unused_data if member.eof else member.unconsumed_tail
+                if member.eof:
+                    member = None
+    return member is None and scanner.complete == scanner.total
 
 
-def take_after(path: str, file: BinaryIO) -> None:
-    """Give a file that is still empty the rights of another one, and its owner where that is allowed."""
-    if os.fstat(file.fileno()).st_size:
-        return
+def unused_torn_path(path: str) -> str:
+    """Return PATH.torn, or PATH.torn-2 and so on if that file exists."""
+    torn_path, number = f"{path}.torn", 1
+    while os.path.lexists(torn_path):
+        number += 1
+        torn_path = f"{path}.torn-{number}"
+    return torn_path
+
+
+def copy_permissions(path: str, file: BinaryIO) -> None:
+    """Give a file the permissions of the file at `path`, and its owner and group where the system allows it."""
     facts = os.stat(path)
     if hasattr(os, "chown"):
-        with suppress(OSError):  # only root gives files away; the group is another matter
+        with suppress(OSError):  # only root may change the owner; the group is changed separately
             os.chown(file.fileno(), -1, facts.st_gid)
             os.chown(file.fileno(), facts.st_uid, -1)
     shutil.copystat(path, file.name)
-
-
-def _keep_name(path: str) -> None:
-    """Have it on the disk that a file is at its place; elsewhere than on POSIX there is no way to ask for it."""
-    if os.name != "posix":
-        return
-    folder = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-class Decompressed:
-    """The chunks of a compressed file, as far as it goes; `complete` tells whether its last part has its end.
-
-    `gzip` calls half a header damaged, as it does any other bytes; here only what can never become a gzip file is
-    damaged, and raises `zlib.error`. Zeros behind a part are passed over, as the format has it.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self.complete = True
-
-    def __iter__(self) -> Iterator[bytes]:
-        part = None
-        with open(self._path, "rb") as file:
-            while data := file.read(CHUNK):
-                while data:
-                    if part is None and not (data := data.lstrip(b"\0")):
-                        break
-                    part = part or zlib.decompressobj(wbits=31)
-                    if chunk := part.decompress(data, CHUNK):
-                        yield chunk
-                    data = part.unused_data if part.eof else part.unconsumed_tail
-                    if part.eof:
-                        part = None
-        if part is not None and (rest := part.flush()):  # what had no room in the last chunk
-            yield rest
-        self.complete = part is None

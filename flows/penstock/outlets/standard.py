@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock.console import bytes_for_terminal
 from penstock.errors import ReaderGone
 from penstock.formats import Format, named_format
 from penstock.outlets.writers import Writer, check_fields, make_writer
+from penstock.support.text import bytes_for_terminal
 
 PIECE = 4096
 """Bytes that a pipe which is ready takes without making the writer wait (PIPE_BUF of POSIX, on Linux)."""

@@ -124,7 +124,7 @@ class Valve:
                     await self._make(self._close_outlet, None)
         except Exception as error:
             reason = f"not within {CANCEL_SECONDS:g} s" if isinstance(error, TimeoutError) else describe(error)
-            log.error("outlet.not_closed", outlet=_title(self.outlet), error=reason)
+            log.error("sink.close_failed", sink=_title(self.outlet), error=reason)
         self._forget()
 
     async def _open(self, failures: int, arrived: float, seconds: float) -> None:
@@ -142,7 +142,7 @@ class Valve:
             wait = BACKOFF.seconds(self._failures, self._chance)
             self._error, self._retry_at = error, self.loop.time() + wait
             title, reason = _title(self.outlet), describe(error)
-            log.warning("outlet.not_opened", outlet=title, error=reason, retry_in=round(wait, 3))
+            log.warning("sink.open_failed", sink=title, error=reason, retry_in=round(wait, 3))
             raise OutletUnavailable(title, error) from error
         self._failures, self._error = 0, None
 
@@ -166,12 +166,12 @@ class Valve:
                 if waited >= _notice_after(notices):
                     notices += 1
                     facts = {"waited": round(waited, 3), "gives_up_in": round(LOCK_SECONDS - waited, 3)}
-                    log.warning("outlet.waiting", outlet=_title(self.outlet), reason=error.reason, **facts)
+                    log.warning("sink.waiting", sink=_title(self.outlet), reason=error.reason, **facts)
                 await asyncio.sleep(min(LOCK_POLL, LOCK_SECONDS - waited))
             else:
                 if notices:
                     waited = self.loop.time() - max(arrived, self._locked_since or arrived)
-                    log.warning("outlet.lock_acquired", outlet=_title(self.outlet), waited=round(waited, 3))
+                    log.warning("sink.lock_acquired", sink=_title(self.outlet), waited=round(waited, 3))
                 self._locked_since = None
                 return
 
@@ -207,7 +207,7 @@ class Valve:
 
     def _tell_late(self, error: BaseException | None) -> None:
         if error is not None:
-            log.error("outlet.not_closed", outlet=_title(self.outlet), error=describe(error))
+            log.error("sink.close_failed", sink=_title(self.outlet), error=describe(error))
 
     async def _make(self, begin: Callable[[], Coroutine[Any, Any, Any]], seconds: float | None) -> Any:
         """Make a call of the outlet; one that takes longer, or whose run is cancelled, is cancelled too."""
@@ -226,7 +226,7 @@ class Valve:
                 call.cancel()
                 await asyncio.wait((call,), timeout=GRACE)
                 if not call.done():
-                    log.error("outlet.call_stuck", outlet=_title(self.outlet), waited=GRACE)
+                    log.error("sink.call_not_cancelled", sink=_title(self.outlet), waited=GRACE)
         if not call.done() or (late and call.cancelled()):
             raise TimedOut(_title(self.outlet), seconds or CANCEL_SECONDS)
         if call.cancelled():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from penstock.deadletters.store import SQLITE
-from penstock.deadletters.stores import place_of
+from penstock.deadletters.stores import normalize_url
 from penstock.environment import filled
 from penstock.errors import FlowError
 from penstock.flow import Flow
@@ -68,7 +68,7 @@ def files_added_to(flow: Flow[Any]) -> Iterator[Used]:
         if isinstance(outlet, FileOutlet):
             yield Used(f"what a step delivers to ({outlet.path})", filled(outlet.path))
     url = flow.store_url
-    if url is not None and (place := place_of(url)).startswith(SQLITE):
+    if url is not None and (place := normalize_url(url)).startswith(SQLITE):
         for ending in ("", *BESIDE):
             yield Used(f"the dead letters at {url}", place.removeprefix(SQLITE) + ending)
 

@@ -10,9 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from penstock.console import printable
 from penstock.deadletters import Stores
-from penstock.deadletters.stores import MEMORY, place_of
+from penstock.deadletters.stores import MEMORY, normalize_url
 from penstock.element import Outcome
 from penstock.errors import OutputRefused, ReaderGone
 from penstock.flow import Flow
@@ -25,6 +24,7 @@ from penstock.runner.signals import ending_by_signals
 from penstock.runtime import Run, Summary
 from penstock.sinks import End, Lines, end_line
 from penstock.sources import Source
+from penstock.support.text import printable
 
 
 @dataclass(kw_only=True)
@@ -56,7 +56,7 @@ class Job:
 
 async def execute(job: Job) -> int:
     """Run a job; returns 0 if all is well, 1 if anything failed, or the run did not come to its end."""
-    stores = Stores(apart=True)
+    stores = Stores(separate_writer=True)
     try:
         return await _Execution(job, stores).run()
     finally:
@@ -95,7 +95,7 @@ class _Execution:
             if resumable is not None:
                 resumable.journal.end = end if told else None
                 await _save(resumable)
-        if summary.reason != "left":
+        if summary.reason != "disconnected":
             self._summarize(summary, end)
         return 0 if end.reason == "completed" and told and not end.failed else 1
 
@@ -186,6 +186,6 @@ def where_letters_are(url: str | None, run: str) -> str:
     """How to look at what failed, as a line of the summary."""
     if url is None:
         return "  nothing of what failed was kept; to keep it: --dead-letters sqlite:///FILE\n"
-    if place_of(url) == MEMORY:
+    if normalize_url(url) == MEMORY:
         return "  what failed was kept in memory and is gone; to keep it: --dead-letters sqlite:///FILE\n"
     return f"  what failed: penstock dead-letters list --dead-letters {shlex.quote(url)} --run {run}\n"

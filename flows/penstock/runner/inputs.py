@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from penstock.deadletters import Letter
+from penstock.deadletters import DeadLetter
 from penstock.element import Element, Failure, Outcome
 from penstock.errors import FileBroke
 from penstock.formats import Format
@@ -33,7 +33,7 @@ class FileInput(Source[bytes]):
     name = "file"
 
     def __init__(
-        self, path: str, format: Format, *, done: Iterable[tuple[int, int]] = (), letters: Mapping[int, Letter] = {}
+        self, path: str, format: Format, *, done: Iterable[tuple[int, int]] = (), letters: Mapping[int, DeadLetter] = {}
     ) -> None:
         super().__init__()
         self.path = path
@@ -87,7 +87,7 @@ class FileInput(Source[bytes]):
             yield start, stop
 
 
-async def give_out_known(intake: Intake[bytes], line: bytes, letter: Letter) -> None:
+async def give_out_known(intake: Intake[bytes], line: bytes, letter: DeadLetter) -> None:
     """Give out an element whose letter was stored before: it stays failed, and no second letter is written.
 
     When it was a part of it that failed, it runs again, because the other parts have to.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,28 @@ from penstock.sources.standard import StandardInput
 from penstock.steps import walk
 
 
-def changed(flow: Flow[Any], options: argparse.Namespace) -> Flow[Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The arguments of `penstock run`. None: the option was not given."""
+
+    flow: str
+    input: str | None
+    worker: str | None
+    samples: int | None
+    format: str | None
+    output: str | None
+    checkpoint: str | None
+    checkpoint_every: float
+    restart: bool
+    order: str | None
+    window: int | None
+    dead_letters: str | None
+    quiet: bool
+    log_level: str
+    log_format: str
+
+
+def changed(flow: Flow[Any], options: RunOptions) -> Flow[Any]:
     """The flow, with what the flags say instead."""
     if options.window is not None:
         flow = flow.window(options.window)
@@ -33,7 +54,7 @@ def changed(flow: Flow[Any], options: argparse.Namespace) -> Flow[Any]:
     return flow
 
 
-def make_job(found: Found, options: argparse.Namespace) -> Job:
+def make_job(found: Found, options: RunOptions) -> Job:
     """What is to be run. Raises `PenstockError`, `OSError` and `ValueError` for what cannot be meant."""
     flow = found.flow
     ordered = flow.ordered if options.order is None else options.order == "input"
@@ -60,7 +81,7 @@ def make_job(found: Found, options: argparse.Namespace) -> Job:
     )
 
 
-def make_source(flow: Flow[Any], options: argparse.Namespace) -> Source[Any]:
+def make_source(flow: Flow[Any], options: RunOptions) -> Source[Any]:
     """Where the items come from."""
     if options.format is not None and (options.worker or options.samples):
         raise FlowError("--format is for --input and standard input")
@@ -79,10 +100,10 @@ def make_source(flow: Flow[Any], options: argparse.Namespace) -> Source[Any]:
     if options.input in (None, "-"):
         return PipeInput(Format(options.format or Format.NDJSON))
     check_input(options.input)
-    return FileInput(options.input, input_format(options))
+    return FileInput(options.input, input_format(options.input, options.format))
 
 
-def resumable_job(found: Found, options: argparse.Namespace, *, ordered: bool) -> Job:
+def resumable_job(found: Found, options: RunOptions, *, ordered: bool) -> Job:
     """A run that a later process can go on with."""
     flow = found.flow
     if options.checkpoint is None:
@@ -97,7 +118,7 @@ def resumable_job(found: Found, options: argparse.Namespace, *, ordered: bool) -
     check_files(flow, options.output, read)
     check_written(f"the checkpoint {options.checkpoint}", options.checkpoint, [*read, *files_added_to(flow)])
     check_steps(flow)
-    format = input_format(options)
+    format = input_format(options.input, options.format)
     made_of = {
         "flow": f"{flow.name} with the digest {found.digest}",
         "input": facts_of(options.input),
@@ -135,10 +156,10 @@ def check_input(path: str) -> None:
         raise FlowError(f"{path} is no regular file; leave --input out: … < {path}")
 
 
-def input_format(options: argparse.Namespace) -> Format:
+def input_format(path: str, format: str | None) -> Format:
     """The format of the input file. Raises `FlowError` when neither its name nor the flag tells it."""
     try:
-        return format_of(options.input, options.format)
+        return format_of(path, format)
     except FlowError as error:
         raise FlowError(f"{error} (--format ndjson, --format csv)") from error
 
@@ -195,7 +216,7 @@ def writes_to_stdout(flow: Flow[Any]) -> bool:
     )
 
 
-def shows_progress(options: argparse.Namespace) -> bool:
+def shows_progress(options: RunOptions) -> bool:
     """On a terminal, unless the results are shown on it themselves."""
     shown = means_standard_output(options.output) and os.isatty(1)
     return not options.quiet and sys.stderr.isatty() and not shown

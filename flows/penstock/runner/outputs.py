@@ -7,10 +7,10 @@ import stat
 from functools import partial
 from typing import Protocol
 
-from penstock.console import bytes_for_terminal
 from penstock.errors import OutputRefused, ReaderGone
 from penstock.formats import is_compressed
 from penstock.outlets.standard import PIECE, send
+from penstock.support.text import bytes_for_terminal
 from penstock.threads import in_thread
 
 try:

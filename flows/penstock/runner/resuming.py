@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from penstock.deadletters import Filter, Letter, Store
+from penstock.deadletters import DeadLetter, DeadLetterQuery, DeadLetterStore
 from penstock.element import Element, Outcome
 from penstock.errors import CheckpointRefused, OutputRefused
 from penstock.ids import new_id, now
@@ -130,14 +130,14 @@ def read_lines(output: FileOutput, offset: int, journal: Journal, *, ordered: bo
     return offset
 
 
-async def find_letters(store: Store, journal: Journal) -> dict[int, Letter]:
+async def find_letters(store: DeadLetterStore, journal: Journal) -> dict[int, DeadLetter]:
     """The letters of this run whose elements have no line. Raises `StoreError`.
 
     Letters are selected by run and seq, never by time: the clock may have been set back, by any amount, during the run
     or between two processes of it.
     """
-    wanted = Filter(run=journal.run, min_seq=journal.done.low)  # all elements below `low` are done
-    found: dict[int, Letter] = {}
+    wanted = DeadLetterQuery(run=journal.run, min_seq=journal.done.low)  # all elements below `low` are done
+    found: dict[int, DeadLetter] = {}
     after: str | None = None
     while True:
         page = await store.page(wanted, after=after, limit=1000)

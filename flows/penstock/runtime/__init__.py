@@ -5,8 +5,7 @@ from typing import TextIO, cast
 
 import structlog
 
-from penstock.console import MessageStream, console_lines
-from penstock.runtime.calls import Calls
+from penstock.runtime.calls import ServiceCounters
 from penstock.runtime.plan import Plan
 from penstock.runtime.report import Report
 from penstock.runtime.run import Run
@@ -15,6 +14,7 @@ from penstock.runtime.stopping import Event, Phase
 from penstock.runtime.summary import Summary
 from penstock.runtime.supervisor import Supervisor
 from penstock.runtime.totals import Totals
+from penstock.support.terminal import MessageStream, console_lines
 
 if not structlog.is_configured():
     # Standard output belongs to the results of whoever uses this library; structlog would print there.
@@ -24,7 +24,6 @@ if not structlog.is_configured():
     )
 
 __all__ = [
-    "Calls",
     "Cron",
     "Event",
     "Every",
@@ -34,6 +33,7 @@ __all__ = [
     "Report",
     "Run",
     "Schedule",
+    "ServiceCounters",
     "Summary",
     "Supervisor",
     "Totals",

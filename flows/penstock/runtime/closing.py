@@ -21,9 +21,9 @@ async def close_stores(stores: Stores) -> None:
     closing = asyncio.ensure_future(stores.aclose())
     await asyncio.wait((closing,), timeout=STORE_SECONDS)
     if not closing.done():
-        log.error("store.not_closed", waited=STORE_SECONDS)
+        log.error("store.close_failed", waited=STORE_SECONDS)
         disown(closing)
         closing.cancel()
         await asyncio.wait((closing,), timeout=STORE_SECONDS)
     elif not closing.cancelled() and (error := closing.exception()) is not None:
-        log.error("store.not_closed", error=describe(error))
+        log.error("store.close_failed", error=describe(error))

@@ -61,13 +61,13 @@ class HardStop:
         """Count a stop signal; to be called by its Python handler."""
         number = next(self._numbers)
         if number == 1 and self._seconds is not None:
-            timer = threading.Timer(self._seconds, self._exit, ("stop.hard",))
+            timer = threading.Timer(self._seconds, self._exit, ("shutdown.deadline_exceeded",))
             timer.daemon = True
             timer.start()
             _exit_later(self._seconds + FAULTHANDLER_SECONDS)
         elif number == 3:
             _exit_later(FAULTHANDLER_SECONDS)
-            threading.Thread(target=self._exit, args=("stop.exiting",), daemon=True).start()
+            threading.Thread(target=self._exit, args=("shutdown.forced_exit",), daemon=True).start()
 
     def close(self) -> None:
         """End the guard process and the watchdog: from now on nothing ends this process."""
@@ -116,7 +116,7 @@ class _Guard:
         try:
             self._process = _start(theirs, seconds)
         except OSError as error:
-            log.warning("stop.no_guard", error=error.strerror)
+            log.warning("shutdown.guard_unavailable", error=error.strerror)
             self._use(ours, theirs)
         else:
             theirs.close()
@@ -163,7 +163,7 @@ class _Guard:
             pass
         self._stop_using()
         self._use(*socket.socketpair())
-        log.warning("stop.no_guard", error="the guard process has ended")
+        log.warning("shutdown.guard_unavailable", error="the guard process has ended")
 
 
 def _start(line: socket.socket, seconds: float) -> subprocess.Popen[bytes]:

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from penstock import window
-from penstock.deadletters import Store
+from penstock.deadletters import DeadLetterStore
 from penstock.element import Step
 
 
@@ -20,7 +20,7 @@ class Plan(Struct, frozen=True, eq=False):
     bytes: int = window.BYTES
     bound: int | None = None
     """Elements that one run can hold at the most, parts included; None if nobody has counted."""
-    dead_letters: str | Store | None = None
+    dead_letters: str | DeadLetterStore | None = None
     """A store or its URL; None: failures are told and counted, but not kept."""
     redacted: tuple[str, ...] = ()
     """Paths of fields that letters do not keep."""

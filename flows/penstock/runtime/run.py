@@ -14,7 +14,9 @@ import structlog
 from reactivex import Observable
 from reactivex.disposable import CompositeDisposable
 
-from penstock.deadletters import Letter, Store, Stores
+from penstock.deadletters import DeadLetter, DeadLetterStore, Stores
+from penstock.deadletters.dead_letter import make_dead_letters
+from penstock.deadletters.redaction import redact
 from penstock.element import Element, Outcome, message_of
 from penstock.errors import (
     AnswerTooLarge,
@@ -30,9 +32,7 @@ from penstock.errors import (
 from penstock.ids import new_id, now
 from penstock.operators import dead_letter
 from penstock.runtime.closing import close_stores
-from penstock.runtime.letters import write_letters
 from penstock.runtime.plan import Plan
-from penstock.runtime.redaction import redacted
 from penstock.runtime.summary import Summary
 from penstock.runtime.totals import Totals
 from penstock.runtime.wiring import wire
@@ -187,7 +187,7 @@ class Run:
             await self.scope.over
             self.scope.hear_out()
 
-    def _wire(self, store: Store | None) -> None:
+    def _wire(self, store: DeadLetterStore | None) -> None:
         letters = None
         if store is not None:
             letters = dead_letter(store, self._letters, on_trouble=self._on_trouble, chance=self._chance)
@@ -242,17 +242,17 @@ class Run:
 
     def _log_end(self, summary: Summary, stuck: list[str]) -> None:
         if stuck:
-            self._log.error("run.tasks_stuck", tasks=stuck)
+            self._log.error("run.tasks_not_cancelled", tasks=stuck)
         if isinstance(self.error, SourceBroke):
-            self._log.warning("run.source_broke", error=describe(self.error))
+            self._log.warning("source.failed", error=describe(self.error))
         elif isinstance(self.error, AnswerTooLarge):  # the client hears what to do; nothing here is broken
-            self._log.warning("run.answer_too_large", limit=self.error.limit)
+            self._log.warning("response.too_large", limit=self.error.limit)
         elif self.error is not None:
             bug = None if isinstance(self.error, PenstockError) else self.error  # those of our tree say it all
-            self._log.error("run.broke", error=describe(self.error), exc_info=bug)
+            self._log.error("run.failed", error=describe(self.error), exc_info=bug)
         late = self.scope.source_error
         if late is not None and late is not self.error:  # it broke while the run was taken down
-            self._log.warning("run.source_broke", error=describe(late))
+            self._log.warning("source.failed", error=describe(late))
         dropped = {"dropped": self.ledger.dropped} if self.ledger.dropped else {}
         self._log.info("run.ended", **summary.facts(), **dropped)
 
@@ -274,21 +274,23 @@ class Run:
 
     def _on_fault(self, error: BaseException) -> None:
         if isinstance(error, ReaderGone):
-            self.abort("left")
+            self.abort("disconnected")
         elif self.reason is None:
             self.error = error
             self.abort("failed")
         elif self.error is None or describe(error) != describe(self.error):  # which others of its elements raise, too
-            self._log.warning("run.broke_late", error=describe(error))
+            self._log.warning("run.late_error", error=describe(error))
 
     def _on_trouble(self, error: BaseException, wait: float | None) -> None:
         self.totals.store_failures += 1
-        self._log.warning("store.failed", error=describe(error), retry_in=None if wait is None else round(wait, 3))
+        self._log.warning(
+            "store.write_failed", error=describe(error), retry_in=None if wait is None else round(wait, 3)
+        )
 
-    def _letters(self, elements: list[Element[Any]]) -> list[Letter]:
+    def _letters(self, elements: list[Element[Any]]) -> list[DeadLetter]:
         if paths := self.plan.redacted:
-            elements = [redacted(element, paths) for element in elements]
-        return write_letters(self.plan.name, self.id, self.started_at, elements, self.plan.revision)
+            elements = [redact(element, paths) for element in elements]
+        return make_dead_letters(self.plan.name, self.id, self.started_at, elements, self.plan.revision)
 
 
 def _tell(waiter: asyncio.Future[Summary], result: Summary | BaseException) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from functools import cache
 from itertools import takewhile
 from typing import TypeAlias
@@ -17,6 +16,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from cronsim import CronSim, CronSimError
 
 from penstock.errors import FlowError
+from penstock.support.text import suggest
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def zone_named(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (OSError, ValueError, KeyError):  # which of them depends on what is wrong with the name
-        raise FlowError(f"there is no time zone {name!r}{_nearest(name)}") from None
+        raise FlowError(f"there is no time zone {name!r}{_hint(name)}") from None
 
 
 def moments(schedule: Schedule, after: datetime, until: datetime) -> Iterator[datetime]:
@@ -125,15 +125,12 @@ def _in_utc(moment: datetime) -> datetime:
 
 @cache
 def _zones() -> dict[str, str]:
-    """The names of all time zones by their small letters. Python reads a folder for them each time it is asked."""
-    return {zone.lower(): zone for zone in available_timezones()}
+    """Return the names of all time zones by their last part. Python reads a folder for them each time."""
+    return {zone.rpartition("/")[2]: zone for zone in available_timezones()}
 
 
-def _nearest(name: str) -> str:
-    """What a mistyped name may have meant."""
-    known = _zones()
-    last = {zone.rpartition("/")[2]: zone for zone in known}
-    close = get_close_matches(name.lower(), known, 1) or [
-        last[match] for match in get_close_matches(name.lower().rpartition("/")[2], last, 1)
-    ]
-    return f"; did you mean {known[close[0]]!r}?" if close else "; zones are named like 'Europe/Berlin', or 'UTC'"
+def _hint(name: str) -> str:
+    """Return the time zone that a mistyped name may have meant."""
+    cities = _zones()
+    meant = suggest(name, cities.values()) or cities.get(suggest(name.rpartition("/")[2], cities) or "")
+    return f"; did you mean {meant!r}?" if meant else "; zones are named like 'Europe/Berlin', or 'UTC'"

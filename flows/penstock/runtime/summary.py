@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from penstock.sinks import End
+from penstock.support.text import sanitize
 
 
 class Summary(Struct, frozen=True):
@@ -17,7 +18,8 @@ class Summary(Struct, frozen=True):
     flow: str
     kind: str
     reason: str
-    """`completed`, `draining` (took no further input), `left` (the reader went), `stalled`, `aborted`, `failed`."""
+    """`completed`, `draining` (took no further input), `disconnected` (the reader closed the connection), `stalled`,
+    `aborted`, `failed`."""
     received: int
     ok: int
     failed: int
@@ -37,7 +39,7 @@ class Summary(Struct, frozen=True):
             self.filtered,
             self.cancelled,
             self.seconds,
-            self.error or UNSET,
+            sanitize(self.error) if self.error else UNSET,
         )
 
     def facts(self) -> dict[str, Any]:

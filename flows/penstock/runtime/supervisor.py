@@ -17,7 +17,7 @@ from penstock.deadletters import Stores
 from penstock.element import Element
 from penstock.errors import FlowError, Stopping, TooManyRuns
 from penstock.ids import now
-from penstock.runtime.calls import Calls
+from penstock.runtime.calls import ServiceCounters
 from penstock.runtime.closing import close_stores
 from penstock.runtime.plan import Plan
 from penstock.runtime.report import Report
@@ -64,10 +64,10 @@ class Supervisor:
     """
 
     def __init__(self, *, max_runs: int = 100, chance: random.Random | None = None, apart: bool = False) -> None:
-        self.stores = Stores(apart=apart)
+        self.stores = Stores(separate_writer=apart)
         self.turns = Turns()
         self.totals: dict[str, Totals] = {}
-        self.calls: dict[str, Calls] = {}
+        self.calls: dict[str, ServiceCounters] = {}
         """What the services did, by their names."""
         self.runs: dict[str, Run] = {}
         self.restarts: Counter[WorkerName] = Counter()
@@ -96,7 +96,7 @@ class Supervisor:
             await self.stores.get(where)
         self.totals.setdefault(flow.name, Totals(flow.name)).know(flow.places, flow.measured)
         for service in flow.services:
-            self.calls.setdefault(service.name, Calls()).use(service)
+            self.calls.setdefault(service.name, ServiceCounters()).use(service)
 
     async def forget(self, flow: Runnable, rest: Collection[Runnable], *, keep: Collection[str] = ()) -> None:
         """A flow, or a version of it, has no runs any more: let go of what only it used.
@@ -116,7 +116,7 @@ class Supervisor:
                     del self.calls[service.name]
         where = flow.plan().dead_letters
         if isinstance(where, str):
-            await self.stores.close(where, rest=[*keep, *(other.plan().dead_letters for other in rest)])
+            await self.stores.close(where, others=[*keep, *(other.plan().dead_letters for other in rest)])
         if waits:
             await asyncio.wait(waits)
 
@@ -261,7 +261,7 @@ class Supervisor:
         phase = after(self.phase, event)
         if phase is not self.phase:
             self.phase = phase
-            log.info("stop.phase", phase=phase.value, event_seen=event.value, runs=len(self.runs))
+            log.info("shutdown.phase", phase=phase.value, trigger=event.value, runs=len(self.runs))
             self._enter(phase)
         return phase
 
@@ -278,7 +278,7 @@ class Supervisor:
         await asyncio.gather(*self.workers.values(), return_exceptions=True)
         self.signal(Event.EMPTY)
         services = [service for calls in self.calls.values() for service in calls.services]
-        await asyncio.gather(*(wait for service in services for wait in service.let_go()))
+        await asyncio.gather(*(wait for service in services for wait in service.release()))
         await asyncio.sleep(0)  # in which their callers end
         await close_stores(self.stores)
         return Report.of([summary for summary in self._ended if summary.run in open_at_start])

@@ -69,7 +69,7 @@ class RunningWorker:
         """The wall clock decides. What becomes due while a run is under way is skipped, and said."""
         due = schedule.next_after(self._now())
         while due is not None and self._serving():
-            self._log.info("worker.next", at=due.isoformat())
+            self._log.info("worker.scheduled", at=due.isoformat())
             due = await self._wait_until(due, schedule)
             await self._run_through()
             ended = self._now()

@@ -1,12 +1,12 @@
-"""A bulkhead: how many calls to one thing outside may be in flight at once, whichever runs they are for.
+"""A bulkhead: limits how many calls to one service are in flight at once, over all runs of the process.
 
-It is a pool of long-lived tasks, because a task per call costs more than most calls do. There are as many of them as
-calls were ever in flight at once. They end with the last run that calls; a process that serves its flow keeps them for
-the next one.
+It is a pool of long-lived tasks, because a task for each call costs more than most calls do. It has as many tasks as
+calls were ever in flight at once. They end when the last run closes its queue, unless the process retains them for the
+next run.
 
-Runs are served in turn, so a small one is not stuck behind a large one: call by call, or some calls at a time if they
-do not wait. A call that waits for its next attempt holds no place, save for the moment that a `rate` gives it: until
-then nobody else could call either.
+Queues are served round-robin, so that a small run does not wait behind a large one: one call at a time, or several if
+calls do not wait. A call that waits for its next attempt occupies no task, except while it waits for the rate limit:
+no other call could start then either.
 """
 
 from __future__ import annotations
@@ -22,246 +22,234 @@ import structlog
 
 from penstock.errors import describe
 from penstock.scope import CANCEL_SECONDS
-from penstock.services.caller import Caller, Cut
-from penstock.services.lane import Done, Lane
-from penstock.services.spacing import Spacing
-from penstock.services.timeouts import Timeouts
-from penstock.services.tries import Tries
+from penstock.services.call_queue import CallCounts, CallQueue, ResultCallback
+from penstock.services.call_task import CallSpec, CallTask, CancelReason, TimeoutSweeper
 from penstock.unawaited import disown
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-SLICE = 1024
-"""Calls in a row that one caller makes before the event loop gets its turn, if none of them waits."""
+ITERATION_SHARE = 1024
+"""Calls in a row that one task makes in one iteration of the event loop, if none of them waits."""
 
 
 class Bulkhead:
-    """Makes the calls of one service, for the lanes of all runs.
+    """Makes the calls of one service, for the queues of all runs.
 
-    `most` is how many at once, `timeout` the seconds that one attempt may take. `rest` is awaited when no run calls any
-    more and nobody keeps the callers.
+    `max_in_flight` limits the calls in flight. `on_idle` is awaited when no queue is open and the tasks are not
+    retained.
     """
 
     def __init__(
-        self,
-        name: str,
-        call: Callable[[Any], Awaitable[Any]],
-        *,
-        most: int,
-        timeout: float,
-        tries: Tries,
-        spacing: Spacing | None = None,
-        rest: Callable[[], Awaitable[None]] | None = None,
+        self, spec: CallSpec, *, max_in_flight: int, on_idle: Callable[[], Awaitable[None]] | None = None
     ) -> None:
-        self.name = name
-        self.call = call
-        self._most = most
-        self.tries = tries
-        self.spacing = spacing
-        self._rest = rest
-        self.succeeded = 0
-        """Calls that gave an answer."""
-        self.cancelled = 0
-        """Calls whose run was over before they were."""
-        self._lanes: set[Lane] = set()
-        self.queue: deque[Lane] = deque()
-        """The lanes that have calls to make; the first one's turn it is."""
-        self.callers: list[Caller] = []
-        self.idle: list[Caller] = []
-        """Those of them that wait for work."""
-        self.waking = False
-        """True while a caller that was woken has not begun to look for work."""
-        self._pacing = False
-        """True while a caller waits for the moment of the next call."""
-        self._kept = 0
-        """How many keep the callers."""
-        self.timeouts = Timeouts(timeout, self.callers)
+        self.name = spec.service
+        self.counts = CallCounts()
+        self._spec = spec
+        self._max_in_flight = max_in_flight
+        self._on_idle = on_idle
+        self._queues: set[CallQueue] = set()
+        self._ready: deque[CallQueue] = deque()
+        """The queues that have calls to make; the first one is served next."""
+        self.tasks: list[CallTask] = []
+        self.idle: list[CallTask] = []
+        """Tasks that wait for calls."""
+        self._waking = False
+        """True while a task that was woken has not begun to look for calls."""
+        self._waiting_for_rate = False
+        """True while a task waits until the rate allows the next call."""
+        self._retained = 0
+        """How many callers of `retain` have not called `release`."""
+        self._sweeper = TimeoutSweeper(spec.timeout, self.tasks)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.clock: Callable[[], float] = time.monotonic
+        self._clock: Callable[[], float] = time.monotonic
 
     @property
     def in_flight(self) -> int:
-        """Calls under way."""
-        return sum(caller.lane is not None for caller in self.callers)
+        """Number of calls in flight."""
+        return sum(task.queue is not None for task in self.tasks)
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for their turn or their next attempt."""
-        return sum(lane.waiting for lane in self._lanes)
+        """Number of calls that wait for a task or for their next attempt."""
+        return sum(queue.waiting for queue in self._queues)
 
-    def lane(self, done: Done, fault: Callable[[BaseException], None] | None = None) -> Lane:
-        """A way in for one step of one run; see `Service.lane`."""
-        self._move_to(asyncio.get_running_loop())
-        lane = Lane(self, done, fault)
-        self._lanes.add(lane)
-        return lane
+    def open_queue(
+        self, on_results: ResultCallback, on_fault: Callable[[BaseException], None] | None = None
+    ) -> CallQueue:
+        """Open a queue for one step of one run; see `Service.open_queue`."""
+        self._bind_loop(asyncio.get_running_loop())
+        queue = CallQueue(self, self.counts, self._clock, on_results, on_fault)
+        self._queues.add(queue)
+        return queue
 
-    def keep(self) -> None:
-        """Keep the callers also while no run calls; see `Service.keep`."""
-        self._move_to(asyncio.get_running_loop())
-        self._kept += 1
+    def retain(self) -> None:
+        """Keep the tasks while no queue is open; see `Service.retain`."""
+        self._bind_loop(asyncio.get_running_loop())
+        self._retained += 1
 
-    def let_go(self) -> list[asyncio.Future[Any]]:
-        """Keep the callers no longer; after the last who does, they end in the next turn of the event loop.
+    def release(self) -> list[asyncio.Future[Any]]:
+        """Undo one `retain`. After the last one, idle tasks end in the next loop iteration.
 
-        Returns what is to be waited for besides.
+        Return the futures to wait for.
         """
-        self._kept = max(0, self._kept - 1)
-        if self._lanes or self._kept:
+        self._retained = max(0, self._retained - 1)
+        if self._queues or self._retained:
             return []
-        self._end_callers()
-        return self._come_to_rest()
+        self._stop_tasks()
+        return self._close_idle()
 
-    def ready(self, lane: Lane) -> None:
-        """A lane that was empty has calls to make."""
-        self.queue.append(lane)
-        self.wake()
+    def enqueue(self, queue: CallQueue) -> None:
+        """Make the calls of a queue that was empty until now."""
+        self._ready.append(queue)
+        self._wake_task()
 
-    def leave(self, lane: Lane) -> list[asyncio.Future[Any]]:
-        """Cancel what is under way for a lane; returns what is to be waited for, which ends within `CANCEL_SECONDS`.
+    def close_queue(self, queue: CallQueue) -> list[asyncio.Future[Any]]:
+        """Cancel the calls of a queue. Return the futures to wait for, which end within `CANCEL_SECONDS`.
 
-        When the last lane leaves, the callers end. If somebody keeps them they stay, but only if all are idle: one
-        that is stuck in a call which refuses to end would take a place for good.
+        When the last queue closes, the tasks end. If they are retained they stay, but only if all are idle: a task
+        whose call does not end would reduce `max_in_flight` for good.
         """
-        self._lanes.discard(lane)
-        if lane in self.queue:
-            self.queue.remove(lane)
-        busy = [caller for caller in self.callers if caller.lane is lane]
+        self._queues.discard(queue)
+        if queue in self._ready:
+            self._ready.remove(queue)
+        busy = [task for task in self.tasks if task.queue is queue]
         ending: list[asyncio.Future[Any]] = []
-        if not self._lanes:
-            all_idle = len(self.idle) == len(self.callers)
-            ending = [] if self._kept and all_idle else self._end_callers()
-        for caller in busy:
-            caller.cancel(Cut.LEFT)
-        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._see_off(busy, ending))] if busy else ending
-        return waits if self._lanes or self._kept else [*waits, *self._come_to_rest()]
+        if not self._queues:
+            all_idle = len(self.idle) == len(self.tasks)
+            ending = [] if self._retained and all_idle else self._stop_tasks()
+        for task in busy:
+            task.cancel(CancelReason.RUN_ENDED)
+        waits: list[asyncio.Future[Any]] = ending
+        if busy:
+            waits = [asyncio.ensure_future(self._wait_for_cancelled(busy, ending))]
+        return waits if self._queues or self._retained else [*waits, *self._close_idle()]
 
-    def _come_to_rest(self) -> list[asyncio.Future[Any]]:
-        """Tell the call, if it wants to know, that nobody uses it any more."""
-        return [] if self._rest is None else [asyncio.ensure_future(self._see_to_rest(self._rest))]
+    def _close_idle(self) -> list[asyncio.Future[Any]]:
+        """Start the idle hook of the function, if it has one."""
+        return [] if self._on_idle is None else [asyncio.ensure_future(self._run_idle_hook(self._on_idle))]
 
-    async def _see_to_rest(self, rest: Callable[[], Awaitable[None]]) -> None:
-        resting = asyncio.ensure_future(rest())
-        await asyncio.wait((resting,), timeout=CANCEL_SECONDS)
-        if not resting.done():
-            resting.cancel()
-            disown(resting)
-            log.error("service.not_at_rest", service=self.name, error=f"not within {CANCEL_SECONDS:g} s")
-        elif not resting.cancelled() and (error := resting.exception()) is not None:
-            log.error("service.not_at_rest", service=self.name, error=describe(error))
+    async def _run_idle_hook(self, on_idle: Callable[[], Awaitable[None]]) -> None:
+        hook = asyncio.ensure_future(on_idle())
+        await asyncio.wait((hook,), timeout=CANCEL_SECONDS)
+        if not hook.done():
+            hook.cancel()
+            disown(hook)
+            log.error("service.idle_hook_failed", service=self.name, error=f"not within {CANCEL_SECONDS:g} s")
+        elif not hook.cancelled() and (error := hook.exception()) is not None:
+            log.error("service.idle_hook_failed", service=self.name, error=describe(error))
 
-    async def _see_off(self, busy: list[Caller], ending: list[asyncio.Future[Any]]) -> None:
-        waits = [asyncio.ensure_future(caller.free.wait()) for caller in busy] + ending
+    async def _wait_for_cancelled(self, busy: list[CallTask], ending: list[asyncio.Future[Any]]) -> None:
+        waits = [asyncio.ensure_future(task.free.wait()) for task in busy] + ending
         _, late = await asyncio.wait(waits, timeout=CANCEL_SECONDS)
         if late:
-            stuck = sum(not caller.free.is_set() for caller in busy)
-            log.error("service.calls_stuck", service=self.name, calls=stuck, waited=CANCEL_SECONDS)
-        for task in late:
-            task.cancel()
+            stuck = sum(not task.free.is_set() for task in busy)
+            log.error("service.calls_not_cancelled", service=self.name, calls=stuck, waited=CANCEL_SECONDS)
+        for future in late:
+            future.cancel()
 
-    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Serve another event loop; forget what one that ended without closing its lanes left behind."""
+    def _bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve another event loop. Forget what a loop that ended without closing its queues left behind."""
         if loop is self._loop:
             return
 
-        if (self._lanes or self._kept) and self._loop is not None and self._loop.is_running():
-            raise RuntimeError(f"service {self.name} is in use by another event loop; give each loop its own")
-        self._loop, self.clock = loop, _clock_of(loop)
-        self._kept = 0
-        if self.spacing is not None:
-            self.spacing.forget()
-        self._lanes.clear()
-        self.queue.clear()
-        self._forget_callers()
+        if (self._queues or self._retained) and self._loop is not None and self._loop.is_running():
+            raise RuntimeError(f"service {self.name} is in use by another event loop: make one service for each loop")
+        self._loop, self._clock = loop, _clock_of(loop)
+        self._retained = 0
+        if self._spec.rate_limiter is not None:
+            self._spec.rate_limiter.reset()
+        self._queues.clear()
+        self._ready.clear()
+        self._forget_tasks()
 
-    def _end_callers(self) -> list[asyncio.Future[Any]]:
-        """End the idle callers now and the busy ones after their call; returns what is to be waited for.
+    def _stop_tasks(self) -> list[asyncio.Future[Any]]:
+        """End idle tasks now and busy ones after their call. Return the futures of the busy ones.
 
-        Not the idle ones: they end in the next turn of the event loop, before anybody can hear that the run is over.
+        Idle tasks need no wait: they end in the next loop iteration, before the end of the run is reported.
         """
-        callers, idle = list(self.callers), set(self.idle)
-        self._forget_callers()
-        for caller in callers:
-            caller.ended = True
-            caller.wake()
-        return [caller.task for caller in callers if caller not in idle]
+        tasks, idle = list(self.tasks), set(self.idle)
+        self._forget_tasks()
+        for task in tasks:
+            task.ended = True
+            task.wake()
+        return [task.task for task in tasks if task not in idle]
 
-    def _forget_callers(self) -> None:
-        self.callers.clear()
+    def _forget_tasks(self) -> None:
+        self.tasks.clear()
         self.idle.clear()
-        self.waking = self._pacing = False
-        self.timeouts.stop()
+        self._waking = self._waiting_for_rate = False
+        self._sweeper.stop()
 
-    def wake(self) -> None:
-        """Have one more caller look for work; it wakes the next one itself when it finds more than it takes.
+    def _wake_task(self) -> None:
+        """Wake or start one more task. It wakes the next one when there are more calls than it makes.
 
-        One at a time, so that calls which never wait are all made by one caller instead of waking 256.
+        Tasks are woken one at a time, so that calls that never wait are all made by one task instead of waking 256.
         """
-        if self.waking:
+        if self._waking:
             return
         if self.idle:
-            self.waking = True
+            self._waking = True
             self.idle.pop().wake()
-        elif len(self.callers) < self._most:
-            self.waking = True
-            caller = Caller(self)
-            self.callers.append(caller)
-            caller.task = asyncio.get_running_loop().create_task(
-                self._work(caller), name=f"{self.name}:{len(self.callers)}", context=Context()
-            )  # an empty context: callers are shared, and outlive the run that happens to start them
+        elif len(self.tasks) < self._max_in_flight:
+            self._waking = True
+            task = CallTask(self._spec, self._ready, self.counts, self._sweeper, self._clock, self._wake_task)
+            self.tasks.append(task)
+            task.task = asyncio.get_running_loop().create_task(
+                self._run_task(task), name=f"{self.name}:{len(self.tasks)}", context=Context()
+            )  # an empty context: tasks are shared, and outlive the run that starts them
 
-    async def _work(self, caller: Caller) -> None:
-        """Make calls until the pool ends, and let the event loop have its turn between them."""
-        loop = asyncio.get_running_loop()
+    async def _run_task(self, task: CallTask) -> None:
+        """Make calls until the task is stopped. Let the event loop run between them."""
+        loop, ready, rate_limiter = asyncio.get_running_loop(), self._ready, self._spec.rate_limiter
         made = 0
-        self.waking = False
+        self._waking = False
         try:
-            while not caller.ended:
-                if not self.queue or self._pacing:
-                    caller.lane = None
-                    self.idle.append(caller)
-                    await caller.sleep(loop)
-                    if caller.ended:
+            while not task.ended:
+                if not ready or self._waiting_for_rate:
+                    task.queue = None
+                    self.idle.append(task)
+                    await task.sleep(loop)
+                    if task.ended:
                         return
-                    self.waking = False
+                    self._waking = False
                     made = 0
                     continue
-                if self.spacing is not None:
-                    await self._pace(caller, self.spacing.reserve(loop.time()))
-                    if caller.ended or not self.queue:
+                if rate_limiter is not None:
+                    await self._wait_for_rate(task, rate_limiter.reserve(loop.time()))
+                    if task.ended or not ready:
                         continue
-                    made = SLICE - 1
-                made += await caller.make_calls(SLICE - made)
-                if caller.waited:
+                    made = ITERATION_SHARE - 1
+                made += await task.run_calls(ITERATION_SHARE - made)
+                if task.waited:
                     made = 0
-                elif made >= SLICE:
+                elif made >= ITERATION_SHARE:
                     made = 0
-                    caller.lane = None
+                    task.queue = None
                     await asyncio.sleep(0)
         finally:
-            if caller in self.callers:  # somebody else cancelled it
-                self.callers.remove(caller)
-                self.idle[:] = [idle for idle in self.idle if idle is not caller]
-                self.waking = False
-                if self.queue and not all(task.cancelling() for task in asyncio.all_tasks()):
-                    self.wake()
+            if task in self.tasks:  # the task was cancelled from outside
+                self.tasks.remove(task)
+                self.idle[:] = [idle for idle in self.idle if idle is not task]
+                self._waking = False
+                if ready and not all(other.cancelling() for other in asyncio.all_tasks()):
+                    self._wake_task()
 
-    async def _pace(self, caller: Caller, seconds: float) -> None:
-        """Wait for the moment of the next call; the end of the pool ends the wait.
+    async def _wait_for_rate(self, task: CallTask, seconds: float) -> None:
+        """Wait until the rate allows the next call, or until the task is stopped.
 
-        No call is taken from its lane before the wait, so a run that ends meanwhile need not wait for it. One caller
-        waits for all: if several reserved moments, those for which no call was left by then would be lost.
+        No call is taken from its queue before the wait, so a run that ends meanwhile does not wait for it. One task
+        waits for all: if several reserved time slots, those for which no call was left by then would be lost.
         """
-        caller.lane = None
-        self._pacing = True
+        task.queue = None
+        self._waiting_for_rate = True
         try:
-            await asyncio.wait((caller.sleep(asyncio.get_running_loop()),), timeout=seconds)
+            await asyncio.wait((task.sleep(asyncio.get_running_loop()),), timeout=seconds)
         finally:
-            if not caller.ended:
-                self._pacing = False
+            if not task.ended:
+                self._waiting_for_rate = False
 
 
 def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
-    """The clock of a loop, without the method around it if it is asyncio's own: that costs more than the clock."""
+    """Return the clock of a loop; for asyncio's own clock without the method around it, which costs more than it."""
     own = getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time
     return time.monotonic if own else loop.time

@@ -1,39 +1,59 @@
-"""A service: something outside that a step calls, protected by a bulkhead that all runs share."""
+"""A service: a function outside the flow that steps call, behind a bulkhead that all runs share."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from penstock.services.backoff import Backoff
+from msgspec import Struct
+
 from penstock.services.bulkhead import Bulkhead
-from penstock.services.lane import Done, Lane
-from penstock.services.spacing import Spacing
-from penstock.services.tries import Tries, worth_another
+from penstock.services.call_queue import CallQueue, ResultCallback
+from penstock.services.call_task import CallSpec
+from penstock.services.retry import Backoff, RateLimiter, RetryPolicy, is_retryable
 from penstock.threads import finished
 
+if TYPE_CHECKING:
+    from penstock.services.http_client import HttpClient  # aiohttp is imported by the first HTTP service
+
 MAX_IN_FLIGHT = 256
-"""Calls that a service may have in flight at once, unless told otherwise."""
+"""Default of `max_in_flight`."""
+
+
+class ServiceStatistics(Struct, frozen=True):
+    """What a service did so far, and what it does now."""
+
+    results: Mapping[str, int]
+    """Attempts so far, by outcome: `ok`, `error`, `timeout`, `cancelled`."""
+    retries: int
+    """Attempts so far that repeated a failed one."""
+    in_flight: int
+    """Calls in flight."""
+    waiting: int
+    """Calls that wait for others to end, for the rate limit, or for their next attempt."""
+    max_in_flight: int
+    """Maximum of calls in flight."""
 
 
 class Service:
-    """What a step calls: a function, how many calls at once, how long one may take, how often it is tried.
+    """A function that steps call, with its limits: calls in flight, timeout, attempts and rate.
 
-    `call` takes the value of an element and gives the answer. It is a coroutine function, or a plain one that is quick;
-    a plain one that blocks runs in a thread with `blocking=True`. Such a service has `max_in_flight` threads of its
-    own. A timeout abandons a call in a thread but cannot stop it: until it returns, its thread serves nobody else.
+    `call` receives the value of an element and returns the response. It is a coroutine function, or a plain function
+    that returns quickly. A function that blocks runs in a thread with `blocking=True`; the service then has
+    `max_in_flight` threads of its own. A timeout abandons a call in a thread but cannot stop it: the thread makes no
+    other call until the function returns.
 
-    `timeout` is in seconds, for one attempt. `attempts` counts the first one too. `retry_on` tells which errors are
-    worth another attempt (default: all that do not say otherwise). `rate` is in calls a second, over all runs and
-    attempts (default: as fast as they come).
+    `timeout` is in seconds, for one attempt. `attempts` includes the first one. `retry_on` returns whether an error is
+    worth another attempt (default: all errors without `retryable = False`). `rate` is in calls per second, over all
+    runs and attempts (default: unlimited).
 
-    A `call` that is an object may have, from the start, a coroutine method `rest`: it is awaited when no run uses the
-    service any more, and no supervisor keeps it for the next one.
+    If `call` is an object with a coroutine method `on_idle` (looked up once, here), that method is awaited when no run
+    uses the service and no supervisor retains it. The service may be called again later.
     """
 
     def __init__(
@@ -45,20 +65,13 @@ class Service:
         timeout: float = 30.0,
         attempts: int = 1,
         backoff: Backoff | None = None,
-        retry_on: Callable[[BaseException], bool] = worth_another,
+        retry_on: Callable[[BaseException], bool] = is_retryable,
         blocking: bool = False,
         rate: float | None = None,
-        chance: random.Random | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         _check_call(name, call, blocking)
-        if max_in_flight < 1 or attempts < 1 or max_in_flight % 1 or attempts % 1:
-            raise ValueError(
-                f"service {name} needs max_in_flight and attempts from 1 on, whole, got {max_in_flight}, {attempts}"
-            )
-        if not timeout > 0:
-            raise ValueError(f"service {name} needs a timeout above 0 seconds, got {timeout!r}")
-        if rate is not None and not rate > 0:
-            raise ValueError(f"service {name} needs a rate above 0 calls a second, got {rate!r}")
+        _check_limits(name, max_in_flight, timeout, attempts, rate)
         self.name = name
         self.function = call
         self.max_in_flight = max_in_flight
@@ -68,29 +81,104 @@ class Service:
         self.retry_on = retry_on
         self.blocking = blocking
         self.rate = rate
-        self._tries = Tries(attempts, self.backoff, retry_on, chance or random.Random())  # noqa: S311 - jitter
-        self.bulkhead = Bulkhead(
-            name,
-            _as_coroutine_function(call, ThreadPoolExecutor(max_in_flight, name) if blocking else None),
-            most=max_in_flight,
+        spec = CallSpec(
+            service=name,
+            function=_as_coroutine_function(call, ThreadPoolExecutor(max_in_flight, name) if blocking else None),
             timeout=timeout,
-            tries=self._tries,
-            spacing=None if rate is None else Spacing(rate),
-            rest=getattr(call, "rest", None),
+            retry=RetryPolicy(attempts, self.backoff, retry_on, rng or random.Random()),  # noqa: S311 - jitter
+            rate_limiter=None if rate is None else RateLimiter(rate),
+        )
+        self.bulkhead = Bulkhead(spec, max_in_flight=max_in_flight, on_idle=getattr(call, "on_idle", None))
+
+    @staticmethod
+    def http(
+        name: str,
+        url: str,
+        *,
+        client: HttpClient | None = None,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
+        response: Callable[[Any], Any] | None = None,
+        limit: int | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        timeout: float = 30.0,
+        attempts: int = 1,
+        backoff: Backoff | None = None,
+        rate: float | None = None,
+    ) -> Service:
+        """Make a service that sends one HTTP request for each value; see `HttpCall` for how it is made.
+
+        `response` converts the JSON of the response. `limit` is its maximum size in bytes (default 1 MiB).
+
+        >>> pricing = Service.http("pricing", "http://prices/{orderId}", timeout=2, attempts=3)
+        """
+        from penstock.services.http_service import RESPONSE_LIMIT, HttpCall, is_retryable_http
+
+        return Service(
+            name,
+            HttpCall(name, url, method, headers or {}, response, limit or RESPONSE_LIMIT, client, body=body),
+            max_in_flight=max_in_flight,
+            timeout=timeout,
+            attempts=attempts,
+            backoff=backoff,
+            retry_on=is_retryable_http,
+            rate=rate,
+        )
+
+    @staticmethod
+    def http_batch(
+        name: str,
+        url: str,
+        *,
+        client: HttpClient | None = None,
+        method: str = "POST",
+        headers: Mapping[str, str] | None = None,
+        field: str | None = None,
+        response: Callable[[Any], Any] | None = None,
+        limit: int | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        timeout: float = 30.0,
+        attempts: int = 1,
+        backoff: Backoff | None = None,
+        rate: float | None = None,
+    ) -> Service:
+        """Make a service that sends one HTTP request for many values; for the step `batch`.
+
+        The request is a JSON array of the values, or of their `field`. The response must be an array of the same length
+        and order. An item `{"error": {"type": …, "message": …}}` fails its element alone, and so does a value that
+        cannot be sent. `response` converts one item of the response.
+
+        >>> pricing = Service.http_batch("pricing", "http://prices", field="orderId")
+        >>> step = batch(pricing, size=50, seconds=0.02)
+        """
+        from penstock.services.http_service import RESPONSE_LIMIT, HttpBatchCall, is_retryable_http
+
+        return Service(
+            name,
+            HttpBatchCall(
+                name, url, method, headers or {}, response, limit or RESPONSE_LIMIT, client, item_field=field
+            ),
+            max_in_flight=max_in_flight,
+            timeout=timeout,
+            attempts=attempts,
+            backoff=backoff,
+            retry_on=is_retryable_http,
+            rate=rate,
         )
 
     def __repr__(self) -> str:
         return f"Service({self.name!r}, max_in_flight={self.max_in_flight}, attempts={self.attempts})"
 
     def __eq__(self, other: object) -> bool:
-        return self.described == other.described if isinstance(other, Service) else NotImplemented
+        return self._identity == other._identity if isinstance(other, Service) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self.name)
 
     @property
-    def described(self) -> tuple[Any, ...]:
-        """What was said when it was made: services that say the same are equal, though each has its own bulkhead."""
+    def _identity(self) -> tuple[Any, ...]:
+        """The arguments it was made with. Services with equal arguments are equal, but each has its own bulkhead."""
         return (
             self.name,
             self.function,
@@ -103,33 +191,24 @@ class Service:
             self.rate,
         )
 
-    @property
-    def results(self) -> dict[str, int]:
-        """Attempts so far, by what came of them."""
-        return {
-            "ok": self.bulkhead.succeeded,
-            "error": self._tries.errors,
-            "timeout": self._tries.timeouts,
-            "cancelled": self.bulkhead.cancelled,
-        }
+    def statistics(self) -> ServiceStatistics:
+        """Return counts of attempts so far, and of calls in flight and waiting now."""
+        counts = self.bulkhead.counts
+        return ServiceStatistics(
+            results={
+                "ok": counts.ok,
+                "error": counts.errors,
+                "timeout": counts.timeouts,
+                "cancelled": counts.cancelled,
+            },
+            retries=counts.retries,
+            in_flight=self.bulkhead.in_flight,
+            waiting=self.bulkhead.waiting,
+            max_in_flight=self.max_in_flight,
+        )
 
-    @property
-    def retries(self) -> int:
-        """Attempts after the first."""
-        return self._tries.retries
-
-    @property
-    def in_flight(self) -> int:
-        """Calls under way."""
-        return self.bulkhead.in_flight
-
-    @property
-    def waiting(self) -> int:
-        """Calls that wait for their turn or their next attempt."""
-        return self.bulkhead.waiting
-
-    def calling(self, call: Callable[[Any], Any], *, chance: random.Random | None = None) -> Service:
-        """The same service, with a bulkhead of its own and another function; for tests."""
+    def with_function(self, call: Callable[[Any], Any], *, rng: random.Random | None = None) -> Service:
+        """Return a service with the same limits, another function and its own bulkhead; for tests."""
         return Service(
             self.name,
             call,
@@ -139,44 +218,57 @@ class Service:
             backoff=self.backoff,
             retry_on=self.retry_on,
             rate=self.rate,
-            chance=chance,
+            rng=rng,
         )
 
-    def lane(self, done: Done, fault: Callable[[BaseException], None] | None = None) -> Lane:
-        """A way in for one step of one run; `done` is told the answers, several at a time, and `fault` if it raised.
+    def open_queue(
+        self, on_results: ResultCallback, on_fault: Callable[[BaseException], None] | None = None
+    ) -> CallQueue:
+        """Open a queue for the calls of one step of one run. Close it after use.
 
-        Close it after use.
+        `on_results` receives results, several at a time. `on_fault` receives an exception that `on_results` raised.
         """
-        return self.bulkhead.lane(done, fault)
+        return self.bulkhead.open_queue(on_results, on_fault)
 
-    def keep(self) -> None:
-        """Keep the callers also while no run uses the service: making them anew adds a tenth to a run of few calls.
+    def retain(self) -> None:
+        """Keep the tasks of the bulkhead while no run uses the service.
 
-        A supervisor does it for the services of its flows. They belong to its event loop until it lets go of them.
+        Creating them anew costs a tenth of a run of few calls. A supervisor retains the services of its flows; they
+        belong to its event loop until it releases them.
         """
-        self.bulkhead.keep()
+        self.bulkhead.retain()
 
-    def let_go(self) -> list[asyncio.Future[Any]]:
-        """Keep the callers no longer; after the last who does, they end in the next turn of the event loop.
+    def release(self) -> list[asyncio.Future[Any]]:
+        """Undo one `retain`. After the last one, the tasks end in the next iteration of the event loop.
 
-        Returns what is to be waited for besides, such as connections that close.
+        Return the futures to wait for, such as connections that close.
         """
-        return self.bulkhead.let_go()
+        return self.bulkhead.release()
 
 
 def _check_call(name: str, call: object, blocking: bool) -> None:
-    """Refuse what cannot be called, and what gives no answer when it is."""
+    """Raise `TypeError` if `call` is not callable, or does not return one response."""
     if not callable(call):
-        raise TypeError(f"service {name} needs a function to call, got {call!r}")
+        raise TypeError(f"service {name}: expected a function to call, got {call!r}")
     if any(inspect.isasyncgenfunction(each) for each in functions_of(call)):
-        raise TypeError(f"service {name} is an async generator; a call returns one answer")
+        raise TypeError(f"service {name}: expected a function that returns one response, got an async generator")
     if blocking and any(inspect.iscoroutinefunction(each) for each in functions_of(call)):
-        raise TypeError(f"service {name} is a coroutine function, which does not block; leave out blocking=True")
+        raise TypeError(f"service {name}: a coroutine function does not block: leave out blocking=True")
+
+
+def _check_limits(name: str, max_in_flight: int, timeout: float, attempts: int, rate: float | None) -> None:
+    for option, number in (("max_in_flight", max_in_flight), ("attempts", attempts)):
+        if number < 1 or number % 1:
+            raise ValueError(f"service {name}: {option}: expected an integer >= 1, got {number}")
+    if not timeout > 0:
+        raise ValueError(f"service {name}: timeout: expected a number of seconds > 0, got {timeout!r}")
+    if rate is not None and not rate > 0:
+        raise ValueError(f"service {name}: rate: expected a number of calls per second > 0, got {rate!r}")
 
 
 def functions_of(call: object) -> tuple[object, object]:
-    """What may be a coroutine function, say: what is called, or if it is an object, its method."""
-    return call, getattr(call, "__call__", None)  # noqa: B004 - the method itself is looked at, not whether there is one
+    """Return what may be a coroutine function: the callable, and its method `__call__` if it is an object."""
+    return call, getattr(call, "__call__", None)  # noqa: B004 - the method itself is examined, not its presence
 
 
 def _as_coroutine_function(
@@ -187,11 +279,11 @@ def _as_coroutine_function(
     if any(inspect.iscoroutinefunction(each) for each in functions_of(call)):
         return call
 
-    async def answer(value: Any) -> Any:
+    async def respond(value: Any) -> Any:
         result = call(value)
         return await result if inspect.isawaitable(result) else result
 
-    return answer
+    return respond
 
 
 def _in_thread(threads: ThreadPoolExecutor, call: Callable[[Any], Any], value: Any) -> Awaitable[Any]:

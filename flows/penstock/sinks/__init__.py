@@ -2,7 +2,7 @@
 
 from penstock.sinks.lines import Lines
 from penstock.sinks.outcomes import Outcomes, Result
-from penstock.sinks.records import End, Form, Ndjson, ServerSentEvents, end_line, failure_line, shown_key, success_line
+from penstock.sinks.records import End, Form, Ndjson, ServerSentEvents, end_line, failure_line, success_line
 from penstock.sinks.sink import Discard, Sink
 
 __all__ = [
@@ -17,6 +17,5 @@ __all__ = [
     "Sink",
     "end_line",
     "failure_line",
-    "shown_key",
     "success_line",
 ]

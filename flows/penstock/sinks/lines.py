@@ -18,7 +18,7 @@ class Lines(Sink):
     """Writes many results at a time with one writer task, and settles them after the write that holds them.
 
     `write` takes bytes and returns when it can take more; that is how a slow reader slows the source. When the
-    reader is gone it raises `ReaderGone` or a `ConnectionError`, and the run ends as `left`.
+    reader is gone it raises `ReaderGone` or a `ConnectionError`, and the run ends as `disconnected`.
     """
 
     def __init__(self, write: Callable[[bytes], Awaitable[object]], form: Form | None = None) -> None:

@@ -12,8 +12,10 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from penstock.any_json import json_key
 from penstock.element import UNKNOWN, Element
 from penstock.finite import check_finite, has_nothing
+from penstock.support.text import sanitize
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -107,20 +109,11 @@ def failure_line(element: Element[Any]) -> bytes:
         False,
         element.seq,
         UNSET if element.part is None else element.part,
-        UNSET if element.key is None else shown_key(element.key),
-        Trouble(failure.step, failure.type, failure.message, failure.attempts),
+        UNSET if element.key is None else json_key(element.key),
+        Trouble(sanitize(failure.step), failure.type, sanitize(failure.message), failure.attempts),
         element.letter or UNSET,
     )
     return _encode(record) + b"\n"
-
-
-def shown_key(key: Any) -> str | int | float | None:
-    """A key that can be shown in a line: a text or a number."""
-    if type(key) is int:
-        return key
-    if isinstance(key, str):
-        return key.encode("utf-8", "replace").decode()  # half a surrogate pair can be in no line
-    return key if isinstance(key, int | float) else None
 
 
 def end_line(end: End) -> bytes:

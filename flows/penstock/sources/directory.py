@@ -16,9 +16,10 @@ from penstock.errors import FileBroke, FlowError, describe
 from penstock.formats import Format, format_of, named_format
 from penstock.sources.files import FileLines, check_reading, give_out, make_splitter
 from penstock.sources.growth import NewLines, Progress
-from penstock.sources.inbox import FAILED, Inbox, Moved, Obstacle, Seen, readable
+from penstock.sources.inbox import FAILED, Inbox, Moved, Obstacle, Seen
 from penstock.sources.ndjson import LINE_LIMIT
 from penstock.sources.source import Intake, Source
+from penstock.support.text import sanitize
 from penstock.threads import in_thread
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -131,7 +132,7 @@ class Watch:
 
     def _report(self, file: Seen, lines: NewLines, first: int) -> None:
         """Log what went wrong because a file was written to after it was read."""
-        named = {"file": readable(file.name), "first_seq": first}
+        named = {"file": sanitize(file.name), "first_seq": first}
         if lines.rewritten:
             self._log.error("directory.file_rewritten", **named, consequence="all its lines are read again")
         if lines.completed:
@@ -155,9 +156,9 @@ class Watch:
         finished, self._finished = self._finished, None
         if finished is None:
             return
-        said = self._log.bind(file=readable(finished.file.name), first_seq=finished.first, elements=finished.elements)
+        said = self._log.bind(file=sanitize(finished.file.name), first_seq=finished.first, elements=finished.elements)
         if finished.error is None:
-            said.info("directory.file_done")
+            said.info("directory.file_processed")
         else:
             said.warning("directory.file_failed", error=finished.error, moved_to=FAILED)
         folder = self._directory.done if finished.error is None else FAILED
@@ -181,9 +182,9 @@ class Watch:
             if name is not None:
                 self._keep(name, moved.file.inode, progress)
                 self._log.error(
-                    "directory.file_grew",
-                    file=readable(moved.file.name),
-                    moved_back_as=readable(name),
+                    "directory.file_appended",
+                    file=sanitize(moved.file.name),
+                    moved_back_as=sanitize(name),
                     hint=HINT,
                     consequence="what is new is read when it is complete",
                 )

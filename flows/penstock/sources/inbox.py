@@ -13,6 +13,7 @@ import structlog
 
 from penstock.errors import FileBroke
 from penstock.formats import known_format
+from penstock.support.text import sanitize
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -43,7 +44,7 @@ class Moved(NamedTuple):
 class Obstacle(StrEnum):
     """Why a file was not moved; the name of its event in the log."""
 
-    GONE = "directory.file_gone"
+    GONE = "directory.file_removed"
     CHANGED = "directory.file_changed"
 
 
@@ -90,7 +91,7 @@ class Inbox:
 
     def called(self, name: str) -> str:
         """What errors call something in the folder."""
-        return os.path.join(self._said, readable(name))
+        return os.path.join(self._said, sanitize(name))
 
     def _matching(self, entry: os.DirEntry[str]) -> Seen | None:
         hidden = entry.name.startswith(".") and not self._pattern.startswith(".")
@@ -112,7 +113,7 @@ class Inbox:
         """Log that there are files of no known format; again only when their number has changed."""
         if self._unknown != self._told and self._unknown:
             log.warning(
-                "directory.unknown_format", directory=self._said, files=self._unknown, example=readable(self._example)
+                "directory.unknown_format", directory=self._said, files=self._unknown, example=sanitize(self._example)
             )
         self._told, self._unknown = self._unknown, 0
 
@@ -163,11 +164,6 @@ class Inbox:
 
 def _seen(name: str, facts: os.stat_result) -> Seen:
     return Seen(facts.st_mtime_ns, name, facts.st_size, facts.st_ino)
-
-
-def readable(name: str) -> str:
-    """The name of a file for errors and logs, which are UTF-8, as names need not be."""
-    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def free_place(folder: Path, name: str) -> Path:

@@ -16,10 +16,7 @@ from penstock_http.catalogue.changeover import Changeover
 from penstock_http.catalogue.clashes import clashes
 from penstock_http.catalogue.entries import Entry, shared
 from penstock_http.catalogue.receipts import Receipt, Verdict, mistakes_of, refused
-from penstock_http.catalogue.revision import UPLOADED, Offer, Revision, State
-
-REMOVED = 100
-"""Flows that were removed and are still remembered, with their numbers."""
+from penstock_http.catalogue.revision import UPLOADED, Offer, Revision
 
 NOTHING: Mapping[str, Offer | None] = {}
 
@@ -33,8 +30,10 @@ class Catalogue:
         """The active revisions that are served over HTTP, by the names in their paths."""
         self._supervisor = supervisor
         self._reloads = reloads
-        self._changeover = Changeover(supervisor, self._in_use, self._trim, keep)
+        self._changeover = Changeover(supervisor, self._in_use, self._evict, keep)
         self._coming: list[Revision] = []
+        self._evicted_number = 0
+        """The highest revision number of the flows that are gone: one that comes back never gets a number twice."""
         self._offering = asyncio.Lock()
 
     @property
@@ -60,19 +59,19 @@ class Catalogue:
             self._check()
             wrong = self._clashes(offers, leaving)
             if dry:
-                return [self._receipt(offer, wrong.get(offer, ())) for offer in offers]
+                return [self._receipt(offer, wrong.get(offer, ()), self._next(offer.flow.name)) for offer in offers]
 
             revisions = self._revisions(offers)
+            coming = [offer for offer in offers if offer not in wrong and not self._unchanged(offer)]
+            self._coming = [revisions[offer] for offer in coming]
             try:
-                for offer in offers:
-                    if offer not in wrong and not self._unchanged(offer):
-                        self._coming.append(revisions[offer])
-                        wrong |= await self._opened(offer, revisions[offer])
+                for offer in coming:
+                    wrong |= await self._opened(offer, revisions[offer])
                 self._check()
             finally:
                 self._coming.clear()
             wrong |= self._clashes([offer for offer in offers if offer not in wrong], leaving)
-            receipts = [self._receipt(offer, wrong.get(offer, ())) for offer in offers]
+            receipts = [self._receipt(offer, wrong.get(offer, ()), revisions[offer].number) for offer in offers]
             for receipt, offer in zip(receipts, offers, strict=True):
                 if receipt.outcome is Verdict.ACCEPTED:
                     self._take(revisions[offer])
@@ -95,8 +94,7 @@ class Catalogue:
 
     def _in_use(self) -> list[Revision]:
         """The revisions that may have runs, or are about to."""
-        known = [revision for entry in self.entries.values() for revision in entry.revisions]
-        return [revision for revision in known if revision.state is not State.RETIRED] + self._coming
+        return [revision for entry in self.entries.values() for revision in entry.revisions] + self._coming
 
     def _check(self) -> None:
         if self._supervisor.phase is not Phase.SERVING:
@@ -118,7 +116,7 @@ class Catalogue:
 
     def _next(self, name: str) -> int:
         """The number of the next revision of a flow."""
-        return self.entries[name].number + 1 if name in self.entries else 1
+        return 1 + (self.entries[name].number if name in self.entries else self._evicted_number)
 
     async def _opened(self, offer: Offer, revision: Revision) -> dict[Offer, list[Mistake]]:
         try:
@@ -134,8 +132,8 @@ class Catalogue:
         entry = self.entries.get(offer.flow.name)
         return entry is not None and entry.active is not None and entry.active.digest == offer.digest
 
-    def _receipt(self, offer: Offer, mistakes: Collection[Mistake]) -> Receipt:
-        """What an offer comes to."""
+    def _receipt(self, offer: Offer, mistakes: Collection[Mistake], number: int) -> Receipt:
+        """What an offer comes to; `number` is that of the revision which it would be."""
         if mistakes:
             return refused(offer.flow.name, offer.source, mistakes)
         same = self._unchanged(offer)
@@ -144,7 +142,7 @@ class Catalogue:
             outcome=Verdict.UNCHANGED if same else Verdict.ACCEPTED,
             source=offer.source,
             at=now(),
-            revision=self._next(offer.flow.name) - same,
+            revision=number - same,
             digest=offer.digest,
         )
 
@@ -172,13 +170,15 @@ class Catalogue:
             entry.last = receipt
         self._reloads.outcomes[entry.name if entry else "", receipt.outcome.value] += 1
 
-    def _trim(self, name: str) -> None:
-        """Forget the flows that were removed the longest ago, and what was counted for those that are not known."""
-        over = [each for each, entry in self.entries.items() if entry.over]
-        surplus = over[: max(0, len(over) - REMOVED)]
-        for each in surplus:
-            del self.entries[each]
-        known = {*self.entries, *(revision.name for revision in self._coming)}
-        for each in {*surplus, name} - known:
-            self._supervisor.forget_counts(each)
-            self._reloads.forget(each)
+    def _evict(self, name: str) -> None:
+        """Remove a flow, and its counters, that was removed or rejected and has no runs."""
+        if any(revision.name == name for revision in self._coming):
+            return
+        entry = self.entries.get(name)
+        if entry is not None:
+            if not entry.is_gone:
+                return
+            self._evicted_number = max(self._evicted_number, entry.number)
+            del self.entries[name]
+        self._supervisor.forget_counts(name)
+        self._reloads.forget(name)

@@ -27,11 +27,11 @@ class Changeover:
     """The changes that are under way, a task each. `in_use` are all revisions that may have runs."""
 
     def __init__(
-        self, supervisor: Supervisor, in_use: Callable[[], list[Revision]], trim: Callable[[str], None], keep: str
+        self, supervisor: Supervisor, in_use: Callable[[], list[Revision]], evict: Callable[[str], None], keep: str
     ) -> None:
         self._supervisor = supervisor
         self._in_use = in_use
-        self._trim = trim
+        self._evict = evict
         self._keep = keep
         self._changes: set[asyncio.Task[None]] = set()
 
@@ -49,13 +49,17 @@ class Changeover:
         await asyncio.gather(*self._changes, return_exceptions=True)
 
     async def forget(self, revision: Revision) -> None:
-        """Let go of what only this revision used."""
+        """Release everything that only a rejected revision used."""
+        await self._release(revision)
+        self._evict(revision.name)
+
+    async def _release(self, revision: Revision) -> None:
+        """Close the stores and release the services that only this revision used."""
         rest = [other for other in self._in_use() if other is not revision]
         try:
             await self._supervisor.forget(revision, rest, keep=(self._keep,))
         except StoreError as error:
-            log.warning("store.failed", flow=revision.name, error=describe(error))
-        self._trim(revision.name)
+            log.warning("store.write_failed", flow=revision.name, error=describe(error))
 
     async def _change(self, entry: Entry, before: Revision | None, after: Revision | None) -> None:
         async with entry.changing:  # one change after the other: workers of three revisions are not to meet
@@ -72,10 +76,9 @@ class Changeover:
         """See a revision to the end of its last run."""
         await revision.free()
         await asyncio.gather(*(run.finished for run in self._supervisor.runs_of(revision.plan())))
-        await self.forget(revision)
-        revision.retire()
-        entry.trim()
-        self._trim(entry.name)
+        await self._release(revision)
+        entry.revisions.remove(revision)
+        self._evict(entry.name)
         log.info("revision.retired", flow=revision.name, revision=revision.number, digest=revision.digest)
 
 

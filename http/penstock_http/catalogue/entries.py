@@ -12,9 +12,6 @@ from penstock.services import Service
 from penstock_http.catalogue.receipts import Receipt
 from penstock_http.catalogue.revision import Revision, State
 
-KEPT = 20
-"""Revisions of a flow that are remembered; those that still have runs are kept beyond it."""
-
 
 class Entry:
     """A flow by its name: the revision that new runs take, those before it, and what came of the last load."""
@@ -23,7 +20,7 @@ class Entry:
         self.name = name
         self.active: Revision | None = None
         self.revisions: list[Revision] = []
-        """Oldest first."""
+        """The active one and those that drain, oldest first."""
         self.number = 0
         """The number of the newest revision."""
         self.last: Receipt | None = None
@@ -36,9 +33,9 @@ class Entry:
         return sum(revision.requests for revision in self.revisions)
 
     @property
-    def over(self) -> bool:
+    def is_gone(self) -> bool:
         """Whether the flow was removed and its last run has ended."""
-        return self.active is None and all(revision.state is State.RETIRED for revision in self.revisions)
+        return not self.revisions
 
     def take(self, revision: Revision | None) -> Revision | None:
         """Give new runs this revision, or none; returns the one before, which drains from now on."""
@@ -48,18 +45,7 @@ class Entry:
         if revision is not None:
             self.number = revision.number
             self.revisions.append(revision)
-        self.trim()
         return before
-
-    def trim(self) -> None:
-        """Forget the oldest of the revisions that are retired, beyond those that are kept."""
-        surplus = len(self.revisions) - KEPT
-        for revision in list(self.revisions):
-            if surplus <= 0:
-                return
-            if revision.state is State.RETIRED:
-                self.revisions.remove(revision)
-                surplus -= 1
 
 
 def shared(flow: Flow[Any], known: Mapping[str, Sequence[Service]]) -> Flow[Any]:

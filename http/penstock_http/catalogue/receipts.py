@@ -21,7 +21,7 @@ class Verdict(StrEnum):
     """It is a new revision, which new runs take."""
     UNCHANGED = "unchanged"
     """It is what new runs take already."""
-    REFUSED = "refused"
+    REFUSED = "rejected"
     """It has mistakes; what ran before runs on."""
     REMOVED = "removed"
     """Its file is gone: it takes no new runs."""
@@ -50,8 +50,8 @@ class Receipt(Struct, frozen=True, kw_only=True):
             "at": self.at.isoformat(),
             "revision": self.revision,
             "digest": self.digest,
-            "mistakes": [mistake.document() for mistake in self.mistakes if trusted],
-            "moreMistakes": self.more,
+            "diagnostics": [mistake.document() for mistake in self.mistakes if trusted],
+            "moreDiagnostics": self.more,
         }
 
 

@@ -42,7 +42,7 @@ class Reload(Struct, frozen=True):
     def document(self, *, trusted: bool = True) -> dict[str, Any]:
         """The reload for people and programs, without mistakes for who is not trusted."""
         receipts = [receipt.document(trusted=trusted) for receipt in self.receipts]
-        return {"at": self.at.isoformat(), "cause": self.cause, "receipts": receipts}
+        return {"at": self.at.isoformat(), "cause": self.cause, "results": receipts}
 
 
 def parts_of(flow: Flow[Any]) -> int:
@@ -96,7 +96,7 @@ class Reloading:
         except Stopping:
             return False
         except Exception as error:
-            log.error("flows.broke", cause=cause, exc_info=error)
+            log.error("reload.failed", cause=cause, exc_info=error)
         return True
 
     async def put(self, name: str, text: str, format: str, *, dry: bool = False) -> Receipt:
@@ -115,8 +115,8 @@ class Reloading:
                     self._catalogue.refuse(receipt)
             else:
                 if offer.flow.name != name:
-                    said = f"the flow is called {offer.flow.name!r}: PUT it to /flows/{offer.flow.name}"
-                    raise Refused(409, "other_name", said)
+                    said = f"the flow is named {offer.flow.name!r}: PUT it to /flows/{offer.flow.name}"
+                    raise Refused(409, "name_mismatch", said)
                 self._check_parts(offer)
                 (receipt,) = await self._catalogue.offer(offer, dry=dry)
             if not dry:
@@ -128,7 +128,7 @@ class Reloading:
         async with self._turn:
             active = {revision.name: revision for revision in self._catalogue.active}
             if name not in active:
-                raise Refused(404, "no_such_flow", f"there is no flow {name!r}; GET /flows lists those there are")
+                raise Refused(404, "flow_not_found", f"unknown flow {name!r}; GET /flows lists the flows")
             if active[name].source != UPLOADED:
                 said = f"the flow {name!r} was not uploaded, it comes from {active[name].source}; remove it there"
                 raise Refused(409, "not_uploaded", said)
@@ -197,11 +197,11 @@ class Reloading:
             }
             for receipt in receipts
         }
-        log.info("flows.reloaded", cause=cause, flows=outcomes)
+        log.info("reload.completed", cause=cause, flows=outcomes)
         mistakes = [(receipt.flow, mistake) for receipt in receipts for mistake in receipt.mistakes]
         for flow, mistake in mistakes[:MAX_MISTAKES]:
-            log.warning("flows.mistake", flow=flow, **mistake.document())
+            log.warning("flow.invalid", flow=flow, **mistake.document())
         more = sum(receipt.more for receipt in receipts) + max(0, len(mistakes) - MAX_MISTAKES)
         if more:
-            log.warning("flows.more_mistakes", cause=cause, number=more)
+            log.warning("reload.diagnostics_omitted", cause=cause, count=more)
         return receipts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -28,8 +27,6 @@ class State(StrEnum):
     """New runs take it."""
     DRAINING = "draining"
     """Its runs go on to their own end; new ones take another."""
-    RETIRED = "retired"
-    """No run of it is left."""
 
 
 class Offer(Struct, frozen=True, eq=False):
@@ -46,26 +43,19 @@ class Revision:
 
     def __init__(self, flow: Flow[Any], number: int, digest: str, source: str) -> None:
         self.name = flow.name
+        self.flow = flow
         self.number = number
         self.digest = digest
         self.source = source
         self.loaded_at = now()
-        self.retired_at: datetime | None = None
         self.state = State.ACTIVE
         self.requests = 0
         """Requests that hold it: their runs are open, or about to be."""
-        self._flow: Flow[Any] | None = flow
         self._free = asyncio.Event()
         self._free.set()
 
     def __repr__(self) -> str:
         return f"Revision({self.name!r}, {self.number}, {self.state.value})"
-
-    @property
-    def flow(self) -> Flow[Any]:
-        """The flow; a revision that is retired has let go of it."""
-        assert self._flow is not None
-        return self._flow
 
     @property
     def served_as(self) -> str | None:
@@ -107,12 +97,6 @@ class Revision:
         """Wait until no request holds it."""
         await self._free.wait()
 
-    def retire(self) -> None:
-        """Its last run has ended."""
-        self.state = State.RETIRED
-        self.retired_at = now()
-        self._flow = None
-
     def document(self, runs: int) -> dict[str, Any]:
         """The revision for people and programs, with how many runs of it are open."""
         return {
@@ -122,5 +106,4 @@ class Revision:
             "source": self.source,
             "runs": runs,
             "loadedAt": self.loaded_at.isoformat(),
-            "retiredAt": self.retired_at.isoformat() if self.retired_at else None,
         }

@@ -1,1 +1,1 @@
-"""`/openapi.json`: what the service answers, said for programs."""
+"""`/openapi.json`: the OpenAPI description of the service."""

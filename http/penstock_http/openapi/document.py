@@ -1,8 +1,10 @@
-"""`/openapi.json`: what this service answers, as OpenAPI 3.1, made from the flows that it serves and its settings."""
+"""Build the OpenAPI 3.1 description of the service from `openapi.yaml`, the flows that are served and the settings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -10,47 +12,111 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from penstock.files.limits import MAX_BYTES
+from penstock.settings import Settings
+from penstock.threads import in_thread
+from penstock_http.catalogue.revision import Revision
 from penstock_http.context import CONTEXT, Context
 from penstock_http.negotiation import JSON
-from penstock_http.openapi.bulk import bulk
-from penstock_http.openapi.operations import delete_flow, put_flow, readings
-from penstock_http.openapi.parts import HEADERS, Part, head_of
+from penstock_http.routes.bulk import SAMPLES
 
-ABOUT = """\
-Items in, results out, both as streams. Whatever is refused is refused with a problem document (RFC 9457). Beside the \
-refusals named here, an unknown path gets 404, another method 405, and what is no valid HTTP 400. A stream \
-without an end record was cut."""
+Part = dict[str, Any]
+"""A part of the description, as JSON values."""
 
-SCHEMAS = files("penstock_http.openapi").joinpath("schemas.json")
+PLACEHOLDER = re.compile(r'"\$\{(?P<whole>\w+)\}"|\$\{(?P<inside>\w+)\}')
+"""A placeholder in JSON text, together with the quotes if it is a whole string."""
 
 
 async def openapi(request: web.Request) -> web.Response:
-    """The description."""
+    """Respond with the description."""
+    await in_thread(template)  # parsing takes 70 ms the first time, and 450 ms where PyYAML has no libyaml
     return web.Response(body=msgspec.json.encode(document(request.app[CONTEXT])) + b"\n", content_type=JSON)
 
 
+@cache
+def template() -> Part:
+    """Read `openapi.yaml`. Do not change the result: all callers share it."""
+    part: Part = msgspec.yaml.decode(files("penstock_http.openapi").joinpath("openapi.yaml").read_bytes())
+    return part
+
+
 def document(context: Context) -> Part:
-    """The whole description."""
-    items, types = item_schemas(revision.flow.item for revision in context.catalogue.served.values())
-    paths = {path: {"get": get, "head": head_of(get)} for path, get in readings(context).items()}
-    paths["/flows/{name}"] |= {"put": put_flow(context), "delete": delete_flow(context)}
-    for name, revision in context.catalogue.served.items():
+    """Return the description of a service."""
+    fixed, revisions = template(), context.catalogue.served
+    values: Part = {
+        "version": version("penstock"),
+        "flows": list(context.catalogue.entries),
+        "max_flow_file": min(context.settings.max_body, MAX_BYTES),
+        "security": [{"token": []}] if context.settings.token else [{}, {"token": []}],
+    }
+    items, item_schemas = schemas_of(revision.flow.item for revision in revisions.values())
+    paths = fill(fixed["paths"], values)
+    for operations in paths.values():
+        operations["head"] = head_of(operations["get"], fixed)
+    for name, revision in revisions.items():
         paths[f"/{name}/bulk"] = bulk(revision, items.get(revision.flow.item, {}), context.settings)
     return {
-        "openapi": "3.1.0",
-        "info": {"title": "Penstock", "version": version("penstock"), "description": ABOUT},
-        "tags": [{"name": name} for name in ("bulk", "dead letters", "flows", "health")],
+        "openapi": fixed["openapi"],
+        "info": fill(fixed["info"], values),
+        "tags": fixed["tags"],
         "paths": paths,
-        "components": {
-            "schemas": msgspec.json.decode(SCHEMAS.read_bytes()) | types,
-            "headers": HEADERS,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "PENSTOCK_TOKEN"}},
+        "components": fixed["components"]
+        | {
+            "parameters": fill(fixed["components"]["parameters"], values),
+            "schemas": fixed["components"]["schemas"] | item_schemas,
         },
     }
 
 
-def item_schemas(items: Iterable[Any]) -> tuple[dict[Any, Part], dict[str, Part]]:
-    """For each type of items a reference to its schema, and the schemas; nothing for types that have none."""
+def bulk(revision: Revision, item: Part, settings: Settings) -> Part:
+    """Return the operations of a flow's path. `item` is the schema of its items."""
+    flow, serving = revision.flow, revision.flow.serving
+    max_count = serving.max_count or settings.max_count
+    operations = fill(
+        template()["bulk"],
+        {
+            "flow": revision.name,
+            "item": item,
+            "order": "input" if flow.ordered else "completion",
+            "count": min(SAMPLES, max_count),
+            "max_count": max_count,
+            "max_line": serving.max_line or settings.max_line,
+            "max_body": serving.max_body or settings.max_body,
+        },
+    )
+    if flow.samples is None:
+        del operations["get"]
+    return operations
+
+
+def fill(part: Part, values: Mapping[str, Any]) -> Part:
+    """Return a copy with values for the placeholders, such as `${flow}`.
+
+    A string that is one placeholder becomes the value itself, for example a number; in other strings it becomes text.
+    """
+
+    def value_of(found: re.Match[str]) -> str:
+        if name := found["whole"]:
+            return msgspec.json.encode(values[name]).decode()
+        return msgspec.json.encode(str(values[found["inside"]])).decode()[1:-1]
+
+    filled: Part = msgspec.json.decode(PLACEHOLDER.sub(value_of, msgspec.json.encode(part).decode()))
+    return filled
+
+
+def head_of(get: Part, fixed: Part) -> Part:
+    """Return the HEAD operation that belongs to a GET: the same responses without content."""
+    responses: Part = {}
+    for status, response in get["responses"].items():
+        if "$ref" in response:
+            response = fixed["components"]["responses"][response["$ref"].rpartition("/")[2]]
+        responses[status] = {name: value for name, value in response.items() if name != "content"}
+    changed = {"operationId": f"{get['operationId']}.head", "summary": f"{get['summary']} (headers only)"}
+    return get | changed | {"responses": responses}
+
+
+def schemas_of(items: Iterable[Any]) -> tuple[dict[Any, Part], dict[str, Part]]:
+    """Return a reference to the schema of each item type, and the schemas. Types that have no schema are left out."""
     known = [item for item in dict.fromkeys(items) if item is not None and _has_schema(item)]
     refs, types = msgspec.json.schema_components(known, ref_template="#/components/schemas/item.{name}")
     return dict(zip(known, refs, strict=True)), {f"item.{name}": schema for name, schema in types.items()}

@@ -19,7 +19,7 @@ from penstock_http.arrays import read_array
 from penstock_http.catalogue.revision import Revision
 from penstock_http.context import CONTEXT, Context
 from penstock_http.decompression import decompressed
-from penstock_http.expectation import welcome_body
+from penstock_http.expectation import send_continue
 from penstock_http.negotiation import JSON, NDJSON, SSE
 from penstock_http.pace import Pace
 from penstock_http.problems import RETRY_SECONDS, Refused, refusal_of
@@ -66,13 +66,13 @@ async def post_bulk(request: web.Request) -> web.StreamResponse:
         context.check(revision)
         if kind == JSON:
             with context.supervisor.place():
-                await welcome_body(request)
+                await send_continue(request)
                 items = await read_array(request, encoding, asked.max_body, asked.pace)
             return await answer(request, context, revision, from_iterable(items, size=len), asked)
         body = Body(request)
         limit = revision.flow.serving.max_line or context.settings.max_line
         source = ndjson(decompressed(body, encoding), limit=limit)
-        await welcome_body(request)
+        await send_continue(request)
         return await answer(request, context, revision, source, asked, body)
 
 
@@ -84,7 +84,7 @@ def is_reconnect(request: web.Request) -> bool:
 def no_further_run(request: web.Request, context: Context) -> web.Response:
     """204, the answer that makes an EventSource stop connecting again (WHATWG HTML, section 9.2.3); nothing runs."""
     context.requests.refused["cannot_resume"] += 1
-    log.info("http.refused", path=request.path, status=204, reason="cannot_resume")
+    log.info("http.rejected", path=request.path, status=204, reason="cannot_resume")
     return web.Response(status=204, headers=HEADERS)
 
 
@@ -101,7 +101,7 @@ class Asked(Struct):
         """What a request asks for; raises 400 and 406."""
         settings, flow = context.settings, revision.flow
         kind, ordered = negotiation.answer_type(request), negotiation.ordered(request, flow.ordered)
-        pace = Pace(settings.stall, settings.min_rate)
+        pace = Pace(settings.stall_timeout, settings.min_rate)
         return cls(kind, ordered, pace, flow.serving.max_body or settings.max_body)
 
 
@@ -121,7 +121,7 @@ async def answer(
         return supervisor.start(revision, source, sink, kind="http", ordered=asked.ordered, limited=streams)
 
     if streams:
-        return await streamed(request, start, body, asked.pace, FORMS[asked.kind], context.settings.stall)
+        return await streamed(request, start, body, asked.pace, FORMS[asked.kind], context.settings.stall_timeout)
     with supervisor.answering():
         return await at_once(request, start, body, asked.pace, asked.max_body)
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from penstock.deadletters import PAGE, PAGE_LIMIT, Filter, as_document, letter_in, page_of
+from penstock.deadletters import PAGE, PAGE_LIMIT, DeadLetterQuery, as_document, find_letter, merge_pages
 from penstock.ids import id_of
 from penstock_http import negotiation
 from penstock_http.access import check_token
@@ -21,10 +21,10 @@ SEE = "see dead letters"
 async def list_letters(request: web.Request) -> web.Response:
     """One page of letters, oldest first."""
     check_token(request, SEE)
-    negotiation.only(request, *Filter.__struct_fields__, "after", "limit")
+    negotiation.only(request, *DeadLetterQuery.__struct_fields__, "after", "limit")
     limit = negotiation.number(request.query, "limit", PAGE, 1, PAGE_LIMIT)
     stores = request.app[CONTEXT].supervisor.stores.all()
-    page = await page_of(stores, filter_of(request.query), after=after(request.query), limit=limit)
+    page = await merge_pages(stores, filter_of(request.query), after=after(request.query), limit=limit)
     return json_answer({"letters": [as_document(letter) for letter in page.letters], "next": page.next})
 
 
@@ -35,16 +35,16 @@ async def show_letter(request: web.Request) -> web.Response:
     id = request.match_info["id"]
     with suppress(ValueError):  # what is no id is that of no letter
         id = id_of(id)
-    letter = await letter_in(request.app[CONTEXT].supervisor.stores.all(), id)
+    letter = await find_letter(request.app[CONTEXT].supervisor.stores.all(), id)
     if letter is None:
-        raise Refused(404, "no_such_letter", f"there is no dead letter {id}")
+        raise Refused(404, "dead_letter_not_found", f"unknown dead letter {id}")
     return json_answer(as_document(letter))
 
 
-def filter_of(query: Mapping[str, str]) -> Filter:
+def filter_of(query: Mapping[str, str]) -> DeadLetterQuery:
     """The filter that a query asks for; raises 400 for times that are none."""
     try:
-        return Filter.of(query)
+        return DeadLetterQuery.of(query)
     except ValueError as error:
         raise Refused(400, "bad_parameter", str(error)) from None
 

@@ -19,7 +19,7 @@ from penstock_http.catalogue.entries import Entry
 from penstock_http.catalogue.receipts import Receipt, Verdict
 from penstock_http.context import CONTEXT, Context
 from penstock_http.documents import json_answer
-from penstock_http.expectation import welcome_body
+from penstock_http.expectation import send_continue
 from penstock_http.pace import Pace
 from penstock_http.problems import Refused
 
@@ -48,7 +48,7 @@ async def put_flow(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     name = request.match_info["name"]
     known = name in context.catalogue.entries
-    await welcome_body(request)
+    await send_continue(request)
     receipt = await context.reloading.put(name, await read_flow(request, context), format, dry=dry)
     if receipt.outcome is Verdict.REFUSED:
         raise mistaken(receipt)
@@ -66,22 +66,25 @@ async def delete_flow(request: web.Request) -> web.Response:
 def mistaken(receipt: Receipt) -> Refused:
     """The refusal of a flow that has mistakes: 422, with each of them."""
     more = len(receipt.mistakes) - 1 + receipt.more
-    said = f"{receipt.mistakes[0]}" + (f" (and {more} more, see mistakes)" if more else "")
+    said = f"{receipt.mistakes[0]}" + (f" (and {more} more, see diagnostics)" if more else "")
     return Refused(
-        422, "mistakes", said, more={name: receipt.document()[name] for name in ("mistakes", "moreMistakes")}
+        422,
+        "invalid_flow",
+        said,
+        more={name: receipt.document()[name] for name in ("diagnostics", "moreDiagnostics")},
     )
 
 
 async def read_flow(request: web.Request, context: Context) -> str:
     """The text of a flow file; raises 400, 408 and 413."""
     settings = context.settings
-    arrivals = Pace(settings.stall, settings.min_rate).arrivals(request)
+    arrivals = Pace(settings.stall_timeout, settings.min_rate).arrivals(request)
     limit = min(settings.max_body, MAX_BYTES)
     body = await read_body(arrivals, limit, f"a flow file may have {limit} bytes")
     try:
         return body.decode()
     except UnicodeDecodeError as error:
-        raise Refused(400, "malformed", f"a flow file is UTF-8, this body is not (byte {error.start})") from None
+        raise Refused(400, "malformed_body", f"the body is not UTF-8: invalid byte at {error.start}") from None
 
 
 def describe(context: Context, entry: Entry, *, trusted: bool) -> dict[str, Any]:
@@ -104,7 +107,7 @@ def describe(context: Context, entry: Entry, *, trusted: bool) -> dict[str, Any]
 
 
 NOTHING: dict[str, Any] = {
-    "about": "",
+    "description": "",
     "item": None,
     "key": None,
     "window": None,
@@ -119,7 +122,7 @@ NOTHING: dict[str, Any] = {
 def said(flow: Flow[Any]) -> dict[str, Any]:
     """What a flow says of itself, and how its services are."""
     return {
-        "about": flow.about,
+        "description": flow.about,
         "item": getattr(flow.item, "__name__", None),
         "key": flow.key,
         "window": {"elements": flow.elements, "bytes": flow.bytes},
@@ -130,12 +133,12 @@ def said(flow: Flow[Any]) -> dict[str, Any]:
                 "maxInFlight": service.max_in_flight,
                 "timeout": service.timeout,
                 "attempts": service.attempts,
-                "inFlight": service.in_flight,
-                "waiting": service.waiting,
-                "retries": service.retries,
-                "calls": service.results,
+                "inFlight": now.in_flight,
+                "waiting": now.waiting,
+                "retries": now.retries,
+                "calls": now.results,
             }
-            for service in flow.services
+            for service, now in ((service, service.statistics()) for service in flow.services)
         ],
         "workers": [worker.name for worker in flow.workers],
         "deadLetters": flow.store_url,

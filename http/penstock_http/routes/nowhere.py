@@ -1,6 +1,6 @@
 """All that no other route answers: 404, or 405 for a path that answers to other methods.
 
-aiohttp would do it, but asks for a body with `Expect` first, and refuses other expectations in its own form.
+aiohttp would do it, but sends 100 Continue first, and refuses other expectations in its own form.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""`penstock simulate`: the simulated pricing and inventory services, served until a signal ends them."""
+"""`penstock simulate`: serve the simulated pricing and inventory services until a signal."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import signal
+from typing import Any
 
+import click
 import structlog
 
-from penstock.complaints import complain
+from penstock.cli.options import Command, print_error, usage_error
 from penstock.observe import set_up_logs
 from penstock_http.limits import CannotListen
 from penstock_http.simulation.knobs import Knobs
@@ -16,23 +17,69 @@ from penstock_http.simulation.services import simulated
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+DEFAULTS = Knobs()
 
-def command(arguments: list[str]) -> int:
-    """Serve until SIGTERM or SIGINT: 0. It is 1 when it could not listen, and wrong usage is 2."""
-    parser = make_parser()
-    given = vars(parser.parse_args(arguments))
-    host, port = given.pop("host"), given.pop("port")
+
+def port_number(value: Any) -> int:
+    """Convert an option to a TCP port, or 0."""
+    text = str(value)
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65_535):
+        raise click.BadParameter(f"expected a port from 0 to 65535, got {text!r}")
+    return int(text)
+
+
+@click.command(
+    cls=Command,
+    epilog="A request sets its own faults by query parameters or headers of the same names: /prices/1?error-rate=1",
+    context_settings={"show_default": True},
+)
+@click.option("--host", metavar="TEXT", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", metavar="N", type=port_number, default=8081, help="Port to listen on; 0 takes a free one.")
+@click.option(
+    "--latency-scale",
+    metavar="F",
+    type=float,
+    default=DEFAULTS.latency_scale,
+    help="Factor of the latencies: 100 ms for prices, 150 ms for stock.",
+)
+@click.option(
+    "--jitter", metavar="SECONDS", type=float, default=DEFAULTS.jitter, help="Maximum random addition to a latency."
+)
+@click.option(
+    "--error-rate",
+    metavar="0..1",
+    type=float,
+    default=DEFAULTS.error_rate,
+    help="Fraction of requests that get status 500.",
+)
+@click.option(
+    "--hang-rate",
+    metavar="0..1",
+    type=float,
+    default=DEFAULTS.hang_rate,
+    help="Fraction of requests that never get a response.",
+)
+@click.option(
+    "--slow-body",
+    metavar="SECONDS",
+    type=float,
+    default=DEFAULTS.slow_body,
+    help="Duration of a response body, from its first to its last byte.",
+)
+@click.option("--seed", metavar="N", type=int, help="Random seed, to repeat the same faults.")
+def simulate(host: str, port: int, **faults: Any) -> int:
+    """Serve the pricing and inventory services of the orders flow, with faults on demand."""
     if not host.strip():
-        parser.error("--host has to name an address; 0.0.0.0 stands for all of this machine")
+        raise usage_error("--host: expected an address; 0.0.0.0 means all addresses of this machine")
     try:
-        knobs = Knobs(**given)
+        knobs = Knobs(**faults)
     except ValueError as error:
-        parser.error(str(error))
+        raise usage_error(error) from error
     set_up_logs()
     try:
         asyncio.run(_serve(knobs, host, port))
     except (OSError, UnicodeError) as error:
-        return complain("simulate", CannotListen(host, port, error))
+        return print_error("simulate", CannotListen(host, port, error))
     return 0
 
 
@@ -44,31 +91,3 @@ async def _serve(knobs: Knobs, host: str, port: int) -> None:
     async with simulated(knobs, host, port) as url:
         log.info("http.listening", url=url)
         await stop.wait()
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The flags of the command."""
-    parser = argparse.ArgumentParser(
-        prog="penstock simulate",
-        description="Serve the pricing and inventory services of the orders flow, with faults on demand.",
-        epilog="A request has its own with query fields or headers of the same names: /prices/1?error-rate=1",
-    )
-    default = Knobs()
-    parser.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
-    parser.add_argument("--port", type=_port, default=8081, help="0 takes a free one (%(default)s)")
-    for flag, value, unit, text in (
-        ("--latency-scale", default.latency_scale, "F", "multiplies 100 ms for prices and 150 ms for stock"),
-        ("--jitter", default.jitter, "SECONDS", "at most so much longer, at random"),
-        ("--error-rate", default.error_rate, "0..1", "share of requests answered with status 500"),
-        ("--hang-rate", default.hang_rate, "0..1", "share of requests that are never answered"),
-        ("--slow-body", default.slow_body, "SECONDS", "how long a body takes from first to last byte"),
-    ):
-        parser.add_argument(flag, type=float, default=value, metavar=unit, help=f"{text} (%(default)s)")
-    parser.add_argument("--seed", type=int, metavar="N", help="make chance repeat itself")
-    return parser
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65_535:
-        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text}")
-    return int(text)

@@ -8,7 +8,7 @@ from penstock.files.containers import ListOf, MapOf
 from penstock.files.records import Field, Record
 from penstock.files.scalars import Anything, Text, Whole
 
-REASONS = ("completed", "draining", "left", "aborted", "failed")
+REASONS = ("completed", "draining", "disconnected", "aborted", "failed")
 """How a run of a test may end."""
 
 WANTED = Either(

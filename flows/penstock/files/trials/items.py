@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-from penstock.deadletters import Letter
+from penstock.deadletters import DeadLetter
 from penstock.element import UNKNOWN, Element, Outcome
 from penstock.files.trials.elements import fate
 from penstock.files.trials.play import Played
@@ -16,7 +16,7 @@ from penstock.files.trials.play import Played
 FAILED = ("key", "seq", "part", "step", "type", "message", "attempts", "input")
 """The fields of a failed item."""
 
-LETTER = ("key", "seq", "part", "step", "type", "message", "attempts", "cause", "input", "found")
+LETTER = ("key", "seq", "part", "step", "type", "message", "attempts", "cause", "input", "partial_results")
 """The fields of a dead letter."""
 
 
@@ -87,7 +87,7 @@ def _untold(played: Played, element: Element[Any]) -> Item:
     return _failure(played, {"seq": element.seq, "error": error})
 
 
-def _letter(played: Played, letter: Letter) -> Item:
+def _letter(played: Played, letter: DeadLetter) -> Item:
     text = letter.input.decode("utf-8", "replace")
     try:
         original = msgspec.json.decode(letter.input)

@@ -11,7 +11,7 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
-from penstock.deadletters import Filter, Letter, Store
+from penstock.deadletters import DeadLetter, DeadLetterQuery, DeadLetterStore
 from penstock.deadletters.memory import CAPACITY
 from penstock.errors import describe
 from penstock.files.trials.case import Case, Event, Happening
@@ -40,7 +40,7 @@ class Played:
     results: tuple[Mapping[str, Any], ...]
     """The records that the client was told, in their order."""
     register: Register
-    letters: tuple[Letter, ...]
+    letters: tuple[DeadLetter, ...]
     delivered: Mapping[str, Sequence[Any]]
     calls: Mapping[str, int]
     at_once: Mapping[str, int]
@@ -104,12 +104,12 @@ async def _play(flow: Flow[Any], case: Case, seed: int) -> Played:
     )
 
 
-async def _letters(store: Store) -> list[Letter]:
+async def _letters(store: DeadLetterStore) -> list[DeadLetter]:
     """All of them, however many pages they fill."""
-    page = await store.page(Filter(), limit=CAPACITY)
+    page = await store.page(DeadLetterQuery(), limit=CAPACITY)
     letters = page.letters
     while page.next is not None:
-        page = await store.page(Filter(), after=page.next, limit=CAPACITY)
+        page = await store.page(DeadLetterQuery(), after=page.next, limit=CAPACITY)
         letters += page.letters
     return letters
 
@@ -136,7 +136,7 @@ def _happen(event: Event, stage: Stage, run: Run, missed: list[str]) -> None:
             run.abort()
         case Happening.CLIENT_LEAVES:
             stage.client.gone = True
-            run.abort("left")
+            run.abort("disconnected")
 
 
 def _asked_in_vain(name: str, service: PlayedService) -> list[str]:

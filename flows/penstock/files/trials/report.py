@@ -42,11 +42,11 @@ def as_json(reports: Sequence[FileReport], *, trace: bool = False) -> str:
     document = {
         "tests": sum(len(report.verdicts) for report in reports),
         "failed": sum(report.failed for report in reports),
-        "mistakes": sum(len(report.mistakes) for report in reports),
+        "diagnostics": sum(len(report.mistakes) for report in reports),
         "files": [
             {
                 "file": report.file,
-                "mistakes": list(report.mistakes),
+                "diagnostics": list(report.mistakes),
                 "tests": [_document(verdict, trace) for verdict in report.verdicts],
             }
             for report in reports

@@ -85,10 +85,10 @@ class PlayedService(Actor):
         with self.call(self._shown(value)):
             return await self._answers(value) if self._many else await self._answer(value)
 
-    async def rest(self) -> None:
-        """Nobody uses the service any more; a real function may want to know."""
-        if (rest := getattr(self._real, "rest", None)) is not None:
-            await rest()
+    async def on_idle(self) -> None:
+        """Call the idle hook of the real function, if it has one."""
+        if (on_idle := getattr(self._real, "on_idle", None)) is not None:
+            await on_idle()
 
     async def _answer(self, value: Any) -> Any:
         (rule,) = decided = self.decide([value])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from penstock.deadletters import Letter, MemoryStore
+from penstock.deadletters import DeadLetter, MemoryStore
 from penstock.errors import StoreError
 from penstock.files.trials.case import Downtime
 from penstock.files.trials.traces import Trace, shown
@@ -18,7 +18,7 @@ class Shelf(MemoryStore):
         self._downtimes = downtimes
         self._trace = trace
 
-    async def add(self, letters: Sequence[Letter]) -> None:
+    async def add(self, letters: Sequence[DeadLetter]) -> None:
         """Keep letters; all or none."""
         now = self._trace.now
         if any(one.since <= now and (one.until is None or now < one.until) for one in self._downtimes):

@@ -19,7 +19,7 @@ from penstock.files.trials.shelf import Shelf
 from penstock.files.trials.traces import Trace
 from penstock.flow import Flow
 from penstock.runtime.run import Run
-from penstock.services.web import Call
+from penstock.services.http_service import HttpRequestSpec
 from penstock.sinks import Lines
 from penstock.sources import Source, from_async_iterable, from_iterable
 from penstock.steps import walk
@@ -67,7 +67,7 @@ class Stage:
         """The flow, with all that is played in the place of what is real."""
         case, flow = self._case, self._flow
         played = {
-            service.name: service.calling(self.services[service.name], chance=self._chance(service.name))
+            service.name: service.with_function(self.services[service.name], rng=self._chance(service.name))
             for service in flow.services
         }
         return replace(
@@ -115,7 +115,7 @@ def _services(flow: Flow[Any], case: Case, trace: Trace) -> dict[str, PlayedServ
             name,
             case.rules.get(name, ()),
             trace,
-            None if isinstance(service.function, Call) else service.function,
+            None if isinstance(service.function, HttpRequestSpec) else service.function,
             many=name in many,
         )
         for name, service in known.items()

@@ -1,0 +1,111 @@
+"""`penstock run FLOW`: run a flow once over a file, a pipe, samples or the source of a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import redirect_stdout
+from typing import Any
+
+import click
+
+from penstock.cli.options import FILE, Command, positive, print_error, seconds, usage_error
+from penstock.errors import CheckpointRefused, FlowError, PenstockError
+from penstock.formats import Format
+from penstock.observe import set_up_logs
+from penstock.outlets import check_outlets
+from penstock.runner.execution import Job, Resumable, execute
+from penstock.runner.finding import find_flow
+from penstock.runner.jobs import RunOptions, changed, make_job
+from penstock.runner.progress import summary_line
+from penstock.runner.resuming import save
+from penstock.sinks import End
+
+
+@click.command(
+    cls=Command,
+    epilog="Exit codes: 0 all well; 1 an item failed or the run did not complete; 2 wrong usage. SIGINT and SIGTERM "
+    "end the input and finish the items in flight; a second signal cancels them.",
+)
+@click.argument("flow", type=FILE)
+@click.option("--input", metavar="FILE", type=FILE, help="Input file, one item per line (default: -, standard input).")
+@click.option("--worker", metavar="NAME", help="Run the source of this worker of the flow, once.")
+@click.option("--samples", metavar="N", type=positive, help="Run this many samples of the flow.")
+@click.option(
+    "--format",
+    type=click.Choice([one.value for one in Format]),
+    help="Format of the input (default: by its suffix; NDJSON for a pipe).",
+)
+@click.option("--output", metavar="FILE", type=FILE, help="Write results to a file, which is overwritten.")
+@click.option("--checkpoint", metavar="FILE", type=FILE, help="Progress file; an interrupted run continues from it.")
+@click.option(
+    "--checkpoint-every",
+    type=seconds,
+    metavar="SECONDS",
+    default=1.0,
+    show_default=True,
+    help="Interval of writing the progress file.",
+)
+@click.option("--restart", is_flag=True, help="Discard the progress file and the output, and start again.")
+@click.option(
+    "--order", type=click.Choice(["input", "completion"]), help="Order of the results (default: as the flow says)."
+)
+@click.option("--window", metavar="N", type=positive, help="Maximum number of items in flight, instead of the flow's.")
+@click.option("--dead-letters", metavar="URL", help="Dead-letter store, instead of the flow's: sqlite:///FILE.")
+@click.option("--quiet", is_flag=True, help="Show no progress and no summary.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    show_default=True,
+    help="Lowest level that is logged.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "console"]),
+    default="auto",
+    show_default=True,
+    help="Format of log lines; auto: console on a terminal, else JSON.",
+)
+def run(**options: Any) -> int:
+    """Run a flow once. FLOW is a flow file, or module:name of a flow in Python.
+
+    Writes one result per line to standard output, as over HTTP. The last line is the end record: a stream without it is
+    incomplete. Everything else is written to standard error.
+    """
+    sources = [f"--{name}" for name in ("input", "worker", "samples") if options[name] is not None]
+    if len(sources) > 1:
+        raise usage_error(f"{' and '.join(sources)} cannot be combined")
+    with redirect_stdout(sys.stderr):  # results are written by descriptor; `print` in steps must not mix with them
+        return run_flow(RunOptions(**options))
+
+
+def run_flow(options: RunOptions) -> int:
+    """Run a flow as the options say. Returns the exit code."""
+    try:
+        found = find_flow(options.flow)
+        found = found._replace(flow=changed(found.flow, options))
+        check_outlets(found.flow.outlets.values(), locks=True)
+        job = make_job(found, options)
+    except (FlowError, ValueError, CheckpointRefused) as error:
+        return print_error("run", error, 2)
+    except (PenstockError, OSError) as error:
+        return print_error("run", error)
+
+    set_up_logs(options.log_format, options.log_level)
+    try:
+        if job.resumable is not None and (end := job.resumable.journal.end) is not None:
+            return report_complete(job, job.resumable, end)
+        return asyncio.run(execute(job))
+    except PenstockError as error:
+        return print_error("run", error)
+    finally:
+        job.output.close()
+
+
+def report_complete(job: Job, resumable: Resumable, end: End) -> int:
+    """Report that the checkpoint is of a run that completed. Returns the exit code that the run had."""
+    asyncio.run(save(resumable.path, resumable.output, resumable.journal.checkpoint(resumable.output.offset)))
+    if not job.quiet:
+        job.messages.write(f"{summary_line(job.flow.name, end)}\n  the run had completed before; nothing to do\n")
+    return 1 if end.failed else 0

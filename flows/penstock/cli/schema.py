@@ -1,0 +1,32 @@
+"""`penstock schema`: print the JSON Schema of flow files."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from penstock.cli.options import Command
+from penstock.files.model import FLOW, SHARED_FILE, TESTS_FILE
+from penstock.support.terminal import write_data
+
+KINDS = {"flow": FLOW, "shared": SHARED_FILE, "tests": TESTS_FILE}
+"""The kinds of files: a flow, services and templates that flows include, and tests beside a flow."""
+
+
+@click.command(cls=Command)
+@click.argument("kind", metavar="KIND", type=click.Choice(list(KINDS)), default="flow")
+def schema(kind: str) -> int:
+    """Print the JSON Schema of flow files, for editors.
+
+    KIND is `flow` (default), `shared` for files that flow files include, or `tests` for NAME.test.yaml. Save the schema
+    and name it in the first line of a flow file: # yaml-language-server: $schema=flow.schema.json
+    """
+    write_data(json.dumps(make_schema(kind), indent=2, ensure_ascii=False) + "\n")
+    return 0
+
+
+def make_schema(kind: str = "flow") -> dict[str, Any]:
+    """Make the schema of a kind of file."""
+    return {**KINDS[kind].schema(), "title": f"Penstock {kind}"}

@@ -1,0 +1,118 @@
+"""A dead letter: a failed element, with everything needed to understand it and to run it again."""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from penstock.any_json import as_json, json_key
+from penstock.ids import new_ids, now
+
+if TYPE_CHECKING:
+    from penstock.element import Element
+
+
+class DeadLetter(Struct, frozen=True, gc=False):
+    """One failed element, as it is stored."""
+
+    id: str
+    """A UUID of version 7, so ids sort by creation time.
+
+    It is never older than `failed_at`: stores use that to find the letters that failed since a time by their ids.
+    """
+    flow: str
+    run: str
+    seq: int
+    step: str
+    type: str
+    """The class name of the error."""
+    message: str
+    input: bytes
+    """The input as it was received, without secret fields; only its beginning if it was too large."""
+    input_size: int
+    """The number of bytes received. `input` has a different size if it was cut or redacted."""
+    started_at: datetime
+    """When the run started."""
+    failed_at: datetime
+    """When the letter was created."""
+    part: int | None = None
+    key: str | int | float | None = None
+    attempts: int = 1
+    cause: str | None = None
+    partial_results: dict[str, Any] | None = None
+    """The results of the other services of the step, by name, when one of them failed."""
+    state: str = "waiting"
+    revision: int | None = None
+    """The revision of the flow that processed the element, as numbered by the process of the run."""
+
+
+def make_dead_letters(
+    flow: str, run: str, started_at: datetime, elements: list[Element[Any]], revision: int | None = None
+) -> list[DeadLetter]:
+    """Create the dead letters of elements that failed together."""
+    from penstock.element import UNKNOWN  # imported here: the process that writes letters does not need reactivex
+
+    failed_at = now()
+    letters: list[DeadLetter] = []
+    for id, element in zip(new_ids(len(elements), failed_at), elements, strict=True):
+        failure = element.failure or UNKNOWN
+        original = element.input if element.parent is None else element.root.input
+        raw = original if isinstance(original, bytes) else as_json(original)
+        size = len(raw)
+        if type(raw) is not bytes:
+            raw, size = bytes(raw), getattr(original, "length", size)
+        letters.append(
+            DeadLetter(  # by position: 17 keyword arguments take four times as long
+                id,
+                flow,
+                run,
+                element.seq,
+                failure.step,
+                failure.type,
+                failure.message,
+                raw,
+                size,
+                started_at,
+                failed_at,
+                element.part,
+                json_key(element.key),
+                failure.attempts,
+                failure.cause,
+                element.found,
+                "waiting",
+                revision,
+            )
+        )
+    return letters
+
+
+def as_document(letter: DeadLetter) -> dict[str, Any]:
+    """Convert a letter to a JSON document. The input is text if it is UTF-8, else Base64."""
+    try:
+        original = {"text": letter.input.decode()}
+    except UnicodeDecodeError:
+        original = {"base64": base64.b64encode(letter.input).decode()}
+    return {
+        "id": letter.id,
+        "flow": letter.flow,
+        "run": letter.run,
+        "revision": letter.revision,
+        "seq": letter.seq,
+        **({} if letter.part is None else {"part": letter.part}),
+        "key": letter.key,
+        "state": letter.state,
+        "error": {
+            "step": letter.step,
+            "type": letter.type,
+            "message": letter.message,
+            "attempts": letter.attempts,
+            "cause": letter.cause,
+        },
+        "input": original | {"size": letter.input_size, "complete": letter.input_size == len(letter.input)},
+        "partialResults": letter.partial_results,
+        "startedAt": letter.started_at.isoformat(),
+        "failedAt": letter.failed_at.isoformat(),
+    }

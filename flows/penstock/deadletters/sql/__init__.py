@@ -1,0 +1,1 @@
+"""Dead letters in SQL databases: the table, its queries, and its rows."""

@@ -1,0 +1,1 @@
+"""Dead letters in a SQLite file, in `store`. Nothing is imported here, so that its subprocess starts fast."""

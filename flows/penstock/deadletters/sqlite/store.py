@@ -1,0 +1,256 @@
+"""The SQLite dead-letter store: durable, for one machine, readable with any SQLite tool."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from penstock.deadletters.dead_letter import DeadLetter
+from penstock.deadletters.sql.rows import to_columns
+from penstock.deadletters.sqlite.errors import to_store_error
+from penstock.deadletters.sqlite.existing import ensure_readable
+from penstock.deadletters.sqlite.group_commit import GroupCommitter
+from penstock.deadletters.sqlite.writer import WriterConfig, WriterStatistics
+from penstock.deadletters.sqlite.writer_process import WriterProcess
+from penstock.deadletters.sqlite.writer_thread import WriterThread
+from penstock.deadletters.store import (
+    PAGE,
+    SQLITE,
+    DeadLetterQuery,
+    GroupField,
+    Page,
+    Problem,
+    StoreStatistics,
+    check_state,
+)
+from penstock.deadletters.stores import validate_file_url
+from penstock.errors import StoreError, StoreMissing, describe
+from penstock.support.text import sanitize
+from penstock.threads import in_thread
+
+if TYPE_CHECKING:
+    from penstock.deadletters.sqlite.query_thread import QueryThread
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """Stores letters in the file that `sqlite:///FILE` names; an absolute path begins with four slashes.
+
+    `display_url` is the URL before its variables were substituted, for errors. With `create=False`, `open` raises
+    `StoreMissing` instead of creating a database. `busy_seconds` is how long a statement waits for the lock of another
+    process. With `read_only=True`, `open` does not create a database either, no write permission is needed, and letters
+    cannot be added or changed. An older schema is migrated all the same, or raises `StoreTooOld` if it is not writable.
+
+    With `separate_writer=True`, a subprocess writes the letters, starting with the first one: beside a busy event loop,
+    a thread waits for the interpreter longer than it writes. On Windows, a thread writes them all the same.
+
+    Letters that another process adds, or that `update` and `delete` change, are seen at once by `get`, `page` and
+    `count`, and by `statistics` after `refresh_seconds` and one more call.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        create: bool = True,
+        busy_seconds: float = 5.0,
+        refresh_seconds: float = 5.0,
+        display_url: str | None = None,
+        separate_writer: bool = False,
+        read_only: bool = False,
+    ) -> None:
+        validate_file_url(url, url)
+        self._read_only = read_only
+        self.url = url if display_url is None else display_url
+        self._path = Path(url.removeprefix(SQLITE))
+        self._create = create
+        self._refresh_seconds = refresh_seconds
+        self._refreshed_at = 0.0
+        self._file = self._path.absolute()  # the writer may be restarted in another working directory
+        self._config = WriterConfig(os.fsencode(self._file), sanitize(self.url), create, busy_seconds)
+        self.timeout = self._config.timeout
+        self._separate_writer = separate_writer and os.name == "posix"
+        self._home: asyncio.AbstractEventLoop | None = None
+        """The event loop that opened or closed the store last."""
+        self._reset(WriterStatistics())
+
+    async def open(self) -> None:
+        """Connect, create or migrate the schema, and count the letters.
+
+        Several users share the open store; it is closed when all of them have closed it. Raises `StoreMissing`,
+        `StoreTooNew`, `StoreTooOld`, or `StoreError` with advice.
+        """
+        self._bind_loop()
+        async with self._lock:
+            if self._loop is None:
+                await self._open()
+            self._users += 1
+
+    def add(self, letters: Sequence[DeadLetter]) -> Awaitable[None]:
+        """Store letters in one durable commit, together with those of other callers."""
+        self._check_open(to_write=True)
+        try:
+            columns = to_columns(letters)
+        except Exception as error:
+            raise StoreError(
+                f"dead-letter store {self.url}: cannot convert a letter to a row: {describe(error)}"
+            ) from error
+        return self._committer.add(columns, len(letters))
+
+    async def get(self, id: str) -> DeadLetter | None:
+        """Return the letter with this id, or None."""
+        return await self._query(lambda queries: queries.get(id))
+
+    async def page(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> Page:
+        """Return letters in the order of their ids, starting after an id."""
+        return await self._query(lambda queries: queries.page(query, after, limit))
+
+    async def count(self, query: DeadLetterQuery, *, by: Sequence[GroupField] = ()) -> Mapping[tuple[str, ...], int]:
+        """Count letters by the values of some fields. Without fields, the total is under the key `()`."""
+        return await self._query(lambda queries: queries.count(query, by))
+
+    async def update(self, ids: Sequence[str], *, state: str) -> int:
+        """Set the state of letters in one transaction; returns how many of the ids exist.
+
+        Raises `ValueError` for an unknown state.
+        """
+        check_state(state)
+        return await self._query(lambda queries: queries.update(ids, state), to_write=True)
+
+    async def delete(self, query: DeadLetterQuery) -> int:
+        """Delete letters in several transactions, so that the writer can commit in between; returns how many."""
+        return await self._query(lambda queries: queries.delete(query), to_write=True)
+
+    def statistics(self) -> StoreStatistics:
+        """Return the counters. Never waits."""
+        self._refresh_if_due()
+        writer = self._committer.statistics
+        return StoreStatistics(
+            {state: count for state, count in writer.counts.items() if count},
+            writer.commits,
+            writer.failures,
+            writer.stored,
+            writer.seconds,
+            writer.restarts,
+        )
+
+    def problem(self) -> Problem | None:
+        """Return why letters could not be stored at the last commit or check. Never waits; a check follows soon."""
+        self._refresh_if_due()
+        return self._committer.problem
+
+    async def aclose(self) -> None:
+        """Close the store for one of its users. The last one completes pending calls and closes the file."""
+        self._bind_loop()
+        async with self._lock:
+            if self._loop is not None:
+                self._users -= 1
+                if not self._users:
+                    await self._close()
+
+    def _reset(self, statistics: WriterStatistics) -> None:
+        """Create everything that belongs to one event loop."""
+        backend = WriterProcess if self._separate_writer else WriterThread
+        self._committer = GroupCommitter[Any](backend(self._config, statistics), self._to_store_error)
+        self._queries: QueryThread | None = None
+        self._lock = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The event loop in which the store is open."""
+        self._users = 0
+        """How often it was opened and not yet closed."""
+
+    def _bind_loop(self) -> None:
+        """Bind the store to the running event loop. Raises `StoreError` if it is in use in another one."""
+        loop = asyncio.get_running_loop()
+        if self._home is loop:
+            return
+        if self._home is not None:
+            if not self._home.is_closed() and (self._loop is not None or self._lock.locked()):
+                raise self._wrong_loop()
+            if self._loop is not None:  # an event loop that was closed left it open
+                self._committer.close_detached()
+                if self._queries is not None:
+                    self._queries.close_detached()
+            self._reset(self._committer.statistics)
+        self._home = loop
+
+    async def _open(self) -> None:
+        try:
+            if (self._read_only or not self._create) and not self._path.exists():
+                raise StoreMissing(self.url)
+            if self._read_only:
+                await in_thread(lambda: ensure_readable(self._file, self._config))
+            else:
+                await self._committer.open()
+        except BaseException as error:
+            await self._committer.aclose()
+            if isinstance(error, Exception):
+                store_error = self._to_store_error(error)
+                raise store_error from store_error.__cause__
+            raise
+        self._refreshed_at = time.monotonic()
+        self._loop = asyncio.get_running_loop()
+
+    async def _close(self) -> None:
+        self._loop = None
+        try:
+            await self._committer.aclose()
+        except Exception as error:
+            store_error = self._to_store_error(error)
+            raise store_error from store_error.__cause__
+        finally:
+            queries, self._queries = self._queries, None
+            if queries is not None:
+                await queries.aclose()
+
+    async def _query(self, run: Callable[[QueryThread], Awaitable[T]], *, to_write: bool = False) -> T:
+        self._check_open(to_write=to_write)
+        try:
+            queries = self._queries
+            if queries is None:  # in a thread, because importing SQLAlchemy takes 150 ms
+                module = await in_thread(lambda: import_module("penstock.deadletters.sqlite.query_thread"))
+                self._check_open()
+                queries = self._queries = self._queries or module.QueryThread(
+                    self._file, self._config.busy_seconds, read_only=self._read_only
+                )
+            return await run(queries)
+        except Exception as error:
+            store_error = self._to_store_error(error)
+            raise store_error from store_error.__cause__
+
+    def _refresh_if_due(self) -> None:
+        loop = self._loop
+        if loop is None or loop.is_closed() or self._read_only:
+            return
+        if time.monotonic() - self._refreshed_at >= self._refresh_seconds:
+            self._refreshed_at = time.monotonic()
+            loop.call_soon_threadsafe(self._refresh)  # metrics may be read in another thread
+
+    def _refresh(self) -> None:
+        if self._loop is not None:
+            self._committer.refresh_counts()
+
+    def _check_open(self, *, to_write: bool = False) -> None:
+        if self._loop is None or self._loop.is_closed():
+            raise StoreError(
+                f"dead-letter store {self.url}: it is not open; outside of a run, call await store.open() first, and "
+                "await store.aclose() at the end"
+            )
+        if self._loop is not asyncio.get_running_loop():
+            raise self._wrong_loop()
+        if to_write and self._read_only:
+            raise StoreError(f"dead-letter store {self.url}: it is open for reading only")
+
+    def _wrong_loop(self) -> StoreError:
+        return StoreError(
+            f"dead-letter store {self.url}: opened in another event loop; close it there, or create a second store"
+        )
+
+    def _to_store_error(self, error: Exception) -> StoreError:
+        return to_store_error(error, self.url, self._path)

@@ -1,0 +1,187 @@
+"""Calls over HTTP, for services: a request for each value, and errors that say whether to retry.
+
+A 2xx is a response. 408, 425, 429 and 5xx are retried, not before `Retry-After` (up to the cap of the backoff), and so
+are connection errors. All other statuses are final.
+"""
+
+from __future__ import annotations
+
+import os
+from codecs import BOM_UTF8
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, ClassVar, TypeVar, cast
+
+import msgspec
+
+from penstock.errors import Invalid, WrongAnswer, describe
+from penstock.json_errors import describe_json_error
+from penstock.services.http_client import HttpClient, batch_item_error
+from penstock.services.retry import is_retryable
+from penstock.services.template import HeaderTemplate, field_of
+from penstock.services.url_template import UrlTemplate, display_url
+
+T = TypeVar("T")
+
+RESPONSE_LIMIT = 1 << 20
+"""Default maximum size of a response in bytes, decompressed."""
+
+JSON_CONTENT = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class HttpRequestSpec:
+    """The requests of a service over HTTP. Specs with equal fields are equal.
+
+    `url` and the values of `headers` may contain fields of the value, `{orderId}`, and variables of the environment,
+    `${PRICES}`. Without `client` the service creates one, and closes it when it is idle.
+    """
+
+    service: str
+    url: str
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    response: Callable[[Any], Any] | None = None
+    """Converts the JSON of a response (default: returns it as it is, or None for an empty body)."""
+    limit: int = RESPONSE_LIMIT
+    """Maximum size of a response in bytes."""
+    client: HttpClient | None = field(default=None, compare=False, repr=False)
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        authorized = any(name.lower() == "authorization" for name in self.header_templates)  # also checks all headers
+        if self.url_template.has_credentials and authorized:
+            raise ValueError(
+                f"{self.service}: both the URL and the header Authorization contain a password: remove one"
+            )
+
+    @cached_property
+    def url_template(self) -> UrlTemplate:
+        """The parsed URL."""
+        return UrlTemplate(self.url, self.environment)
+
+    @cached_property
+    def header_templates(self) -> dict[str, HeaderTemplate]:
+        """The parsed headers."""
+        return {name: HeaderTemplate(name, text, self.environment) for name, text in self.headers.items()}
+
+    @cached_property
+    def connections(self) -> HttpClient:
+        """The client that sends the requests."""
+        return self.client or HttpClient()
+
+    async def send(self, value: Any, content: bytes | None) -> bytes:
+        """Send the request for a value. Return the body of the response."""
+        headers = {name: template.render(value) for name, template in self.header_templates.items()}
+        if content is not None:
+            headers = JSON_CONTENT | headers
+        return await self.connections.request(
+            self.service, self.method, self.url_template.render(value), headers=headers, body=content, limit=self.limit
+        )
+
+    async def on_idle(self) -> None:
+        """Close the client that the service has created."""
+        if self.client is None:
+            await self.connections.aclose()
+
+
+@dataclass(frozen=True)
+class HttpCall(HttpRequestSpec):
+    """Sends a request for each value. `body` is sent as JSON; a function makes it from the value."""
+
+    is_batch: ClassVar[bool] = False
+
+    body: Any = None
+
+    async def __call__(self, value: Any) -> Any:
+        content = await self.send(value, _serialize(self.service, self._body_of, value))
+        return _parse_response(self.service, content, self.response)
+
+    def _body_of(self, value: Any) -> bytes | None:
+        body = self.body(value) if callable(self.body) else self.body
+        return None if body is None else msgspec.json.encode(body)
+
+
+@dataclass(frozen=True)
+class HttpBatchCall(HttpRequestSpec):
+    """Sends a request for many values: a JSON array of them, or of their field `item_field`."""
+
+    is_batch: ClassVar[bool] = True
+
+    method: str = "POST"
+    item_field: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.url_template.has_fields or any(header.has_fields for header in self.header_templates.values()):
+            raise ValueError(
+                f"{self.service}: a request for many values cannot contain a field of one value in its URL or headers, "
+                f"got {display_url(self.url)}"
+            )
+
+    async def __call__(self, values: list[Any]) -> list[Any]:
+        name = self.service
+        results: list[Any] = [self._content_or_error(value) for value in values]
+        sent = [number for number, content in enumerate(results) if type(content) is bytes]
+        if not sent:
+            return results
+
+        content = await self.send(None, b"[" + b",".join(results[number] for number in sent) + b"]")
+        items: list[Any] = _parse_response(name, content, partial(msgspec.convert, type=list[Any]))
+        if len(items) != len(sent):
+            raise WrongAnswer(f"{name}: expected a response of {len(sent)} items, got {len(items)}")
+        for number, item in zip(sent, items, strict=True):
+            results[number] = _item_result(name, item, self.response)
+        return results
+
+    def _content_or_error(self, value: Any) -> bytes | Invalid:
+        try:
+            return _serialize(self.service, self._item_of, value)
+        except Invalid as error:
+            return error
+
+    def _item_of(self, value: Any) -> bytes:
+        return msgspec.json.encode(value if self.item_field is None else field_of(value, self.item_field))
+
+
+def is_retryable_http(error: BaseException) -> bool:
+    """Return whether another attempt may succeed. Not if the value cannot be sent, nor if the response is invalid."""
+    return not isinstance(error, (Invalid, WrongAnswer)) and is_retryable(error)
+
+
+def _serialize(service: str, serialize: Callable[[Any], T], value: Any) -> T:
+    """Serialize a value. Raises `Invalid`, which is not retried: every attempt would fail."""
+    try:
+        return serialize(value)
+    except Invalid:
+        raise
+    except Exception as error:
+        raise Invalid(f"the value cannot be sent to {service}: {describe(error)}") from error
+
+
+def _parse_response(service: str, content: bytes, convert: Callable[[Any], Any] | None) -> Any:
+    """Parse and convert the body of a response. Raises `WrongAnswer`."""
+    try:
+        content = content.removeprefix(BOM_UTF8)
+        document = msgspec.json.decode(content) if content else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WrongAnswer(f"the response of {service} is not JSON: {describe_json_error(error, content)}") from error
+    return _convert(service, document, convert)
+
+
+def _convert(service: str, document: Any, convert: Callable[[Any], Any] | None) -> Any:
+    try:
+        return document if convert is None else convert(document)
+    except Exception as error:
+        raise WrongAnswer(f"the response of {service} is not as expected: {describe(error)}") from error
+
+
+def _item_result(service: str, item: Any, convert: Callable[[Any], Any] | None) -> Any:
+    """Return the result for one value of many, or an exception for a value that failed."""
+    if isinstance(item, dict) and "error" in item:
+        return batch_item_error(service, cast("dict[str, Any]", item)["error"])
+    try:
+        return _convert(service, item, convert)
+    except WrongAnswer as error:
+        return error

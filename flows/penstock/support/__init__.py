@@ -1,0 +1,1 @@
+"""General helpers, which know nothing of flows."""

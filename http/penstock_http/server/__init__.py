@@ -1,0 +1,1 @@
+"""`penstock serve`: flows over HTTP."""

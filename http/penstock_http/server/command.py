@@ -1,0 +1,53 @@
+"""`penstock serve`: read the settings and the names of the flows, and serve until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+
+from penstock.cli.options import FILE, Command, print_error, usage_error
+from penstock.errors import PenstockError
+from penstock.files.folders import holds_flow
+from penstock.files.functions import is_in_python
+from penstock.observe import set_up_logs
+from penstock.settings import SettingsError, load_settings, settings_options
+from penstock_http.catalogue.places import Places
+from penstock_http.serve import Wrong, offers_of
+from penstock_http.serve import serve as run_service
+
+
+@click.command(
+    cls=Command,
+    epilog="Settings are read from the settings file, then from variables, then from options. PENSTOCK_TOKEN sets the "
+    "token. SIGHUP loads all flow files again; a file with errors changes nothing. Exit codes: 0 all well; 1 it cannot "
+    "listen, or the stop was forced; 2 wrong usage, such as an invalid flow.",
+)
+@click.argument("flows", metavar="[FLOW]...", nargs=-1, type=FILE)
+@click.option("--watch", is_flag=True, help="Load flow files again whenever one of them changes.")
+@settings_options
+def serve(flows: tuple[str, ...], watch: bool, **options: str | None) -> int:
+    """Serve flows at /NAME/bulk, with background workers, dead letters and metrics.
+
+    FLOW is a flow file, a directory of flow files, or module:name of a flow in Python, which is not loaded again.
+    Without any, the orders flow is served.
+    """
+    modules = [name for name in flows if is_in_python(name)]
+    paths = [Path(name) for name in flows if name not in modules]
+    if watch and not paths:
+        raise usage_error("--watch needs flow files: name some, or a directory of them")
+    try:
+        settings = load_settings(options, os.environ)
+    except SettingsError as error:
+        return print_error("serve", error, 2)
+    logs = set_up_logs(settings.log_format, settings.log_level)
+    try:
+        places = Places(paths, holds_flow=holds_flow)
+        offers = offers_of(modules, places, settings)
+        return asyncio.run(run_service(settings, places, offers, logs, watch=watch))
+    except Wrong as error:
+        return print_error("serve", error, 2)
+    except PenstockError as error:
+        return print_error("serve", error)
