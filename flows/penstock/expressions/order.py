@@ -137,7 +137,7 @@ class Contents:
         found: dict[int, int] = {}
 
         def number(inner: Any) -> int:
-            kind: Any = type(inner)
+            kind: type[object] = inner.__class__
             if kind is _OBJECT or kind is _LIST:
                 return found[id(inner)]
             return known.setdefault((kind, inner) if kind in _SCALARS else _encoded(inner), len(known))
