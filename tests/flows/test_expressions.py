@@ -102,6 +102,9 @@ def test_a_path_passes_an_integer_of_any_size_and_other_expressions_fail(number:
 
 # Paths
 
+NOT_FINITE = {"nan": "nan", "inf": float("inf")}
+"""What the names in the texts of values stand for. A text for NaN, which equals nothing."""
+
 
 @given(value=VALUES, path=st.lists(NAMES, max_size=3))
 def test_a_path_gives_what_cel_gives(value: Any, path: list[str]) -> None:
@@ -112,7 +115,7 @@ def test_a_path_gives_what_cel_gives(value: Any, path: list[str]) -> None:
         said = expected.removeprefix(": ").partition(": ")[2]
         assert found.startswith(f"{text}: {said}")
     else:
-        assert eval(found, {"nan": "nan", "inf": "inf"}) == eval(expected, {"nan": "nan", "inf": "inf"})
+        assert eval(found, NOT_FINITE) == eval(expected, NOT_FINITE)
 
 
 @given(value=VALUES, path=st.lists(NAMES, max_size=3))
