@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock import Result, Service, from_iterable
-from penstock.files import load
+from penstock.flowfile import load
 
 
 async def price(order: dict[str, Any]) -> dict[str, Any]:

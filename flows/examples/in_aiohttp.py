@@ -9,7 +9,7 @@ import json
 from aiohttp import ClientSession, web
 
 from penstock import Flow, Supervisor, ndjson
-from penstock.sinks import Lines
+from penstock.results import LineWriter
 
 FLOW = Flow("shares").map(lambda number: 12 // number, name="share")
 SUPERVISOR = web.AppKey("supervisor", Supervisor)
@@ -19,7 +19,7 @@ async def shares(request: web.Request) -> web.StreamResponse:
     """A share for each line of the body, as soon as it is ready; a client that leaves ends its run."""
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
     await response.prepare(request)
-    run = request.app[SUPERVISOR].start(FLOW, ndjson(request.content.iter_any()), Lines(response.write))
+    run = request.app[SUPERVISOR].start(FLOW, ndjson(request.content.iter_any()), LineWriter(response.write))
     summary = await run.finished
     if summary.reason != "disconnected":
         await response.write(json.dumps({"end": summary.reason, "ok": summary.ok}).encode() + b"\n")

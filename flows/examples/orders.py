@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 from typing import Any, TypedDict
 
 from penstock import Flow, Service, ndjson
-from penstock.observe import set_up_logs
-from penstock.sinks import Lines
+from penstock.observe import configure_logging
+from penstock.results import LineWriter
 
 
 class Order(TypedDict):
@@ -47,10 +47,10 @@ async def write(lines: bytes) -> None:
 
 
 async def main() -> None:
-    summary = await flow.start(ndjson(chunks()), Lines(write)).finished
+    summary = await flow.start(ndjson(chunks()), LineWriter(write)).finished
     sys.stderr.write(f"{summary.received} received, {summary.ok} ok, {summary.failed} failed\n")
 
 
 if __name__ == "__main__":
-    set_up_logs(level="warning")  # logs go to standard error, results to standard output
+    configure_logging(level="warning")  # logs go to standard error, results to standard output
     asyncio.run(main())

@@ -7,23 +7,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from penstock.element import Failure
-    from penstock.errors import ElementError, FlowError, PenstockError, RunError
+    from penstock.core.element import Failure
+    from penstock.errors import ElementError, FlowDefinitionError, PenstockError, RunError
     from penstock.expressions import Expression
-    from penstock.flow import Flow, Otherwise, When
-    from penstock.outlets import FileOutlet
+    from penstock.flow.builder import Otherwise, When
+    from penstock.flow.flow import Flow
+    from penstock.results import Result
     from penstock.runtime import Cron, Every, Once, Run, Summary, Supervisor
     from penstock.services import Backoff, Service
-    from penstock.sinks import Result
+    from penstock.sinks import FileSink
     from penstock.sources import (
-        Feed,
+        PushSource,
         from_async_iterable,
         from_directory,
         from_file,
         from_iterable,
         from_observable,
         from_stdin,
-        generated,
+        generate,
         ndjson,
         ticks,
     )
@@ -35,13 +36,13 @@ __all__ = [
     "Every",
     "Expression",
     "Failure",
-    "Feed",
-    "FileOutlet",
+    "FileSink",
     "Flow",
-    "FlowError",
+    "FlowDefinitionError",
     "Once",
     "Otherwise",
     "PenstockError",
+    "PushSource",
     "Result",
     "Run",
     "RunError",
@@ -55,22 +56,22 @@ __all__ = [
     "from_iterable",
     "from_observable",
     "from_stdin",
-    "generated",
+    "generate",
     "ndjson",
     "ticks",
 ]
 
 _HOMES = {
-    "element": ("Failure",),
-    "errors": ("ElementError", "FlowError", "PenstockError", "RunError"),
+    "core.element": ("Failure",),
+    "errors": ("ElementError", "FlowDefinitionError", "PenstockError", "RunError"),
     "expressions": ("Expression",),
     "flow": ("Flow", "Otherwise", "When"),
-    "outlets": ("FileOutlet",),
+    "sinks": ("FileSink",),
     "runtime": ("Cron", "Every", "Once", "Run", "Summary", "Supervisor"),
     "services": ("Backoff", "Service"),
-    "sinks": ("Result",),
+    "results": ("Result",),
     "sources": (
-        "Feed",
+        "PushSource",
         "from_async_iterable",
         "from_directory",
         "from_file",

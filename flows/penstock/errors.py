@@ -18,23 +18,23 @@ class PenstockError(Exception):
     """The root of the tree."""
 
 
-class FlowError(PenstockError):
+class FlowDefinitionError(PenstockError):
     """A flow is described wrongly; raised when it is built, never while it runs."""
 
 
-class FlowFileError(FlowError):
+class FlowFileError(FlowDefinitionError):
     """A flow file is wrong. Its message names every mistake, a line each: `file:line:column: what is wrong`."""
 
     def __init__(self, mistakes: Sequence[Any], more: int = 0) -> None:
         lines = [str(mistake) for mistake in mistakes]
         super().__init__("\n".join([*lines, f"and {more} more"] if more else lines))
         self.mistakes = tuple(mistakes)
-        """The mistakes in the order of their places, each a `penstock.files.Mistake`."""
+        """The mistakes in the order of their places, each a `penstock.flowfile.Mistake`."""
         self.more = more
         """How many further mistakes there are that are not reported."""
 
 
-class ExpressionWrong(FlowError):
+class InvalidExpression(FlowDefinitionError):
     """An expression is no expression; `line` and `column` say where in it, from 1 on."""
 
     def __init__(self, text: str, reason: str, line: int, column: int) -> None:
@@ -45,7 +45,7 @@ class ExpressionWrong(FlowError):
         self.column = column
 
 
-class VariableMissing(FlowError):
+class MissingVariable(FlowDefinitionError):
     """A variable of the environment that a description names is not set."""
 
     def __init__(self, name: str) -> None:
@@ -57,7 +57,7 @@ class RunError(PenstockError):
     """A run as a whole broke: its source, or a bug in a part of it."""
 
 
-class SourceBroke(RunError):
+class SourceFailed(RunError):
     """The source raised; what it had given out before is still finished."""
 
     def __init__(self, source: str, cause: BaseException) -> None:
@@ -66,7 +66,7 @@ class SourceBroke(RunError):
         self.__cause__ = cause
 
 
-class UsedUp(RunError):
+class SourceExhausted(RunError):
     """A source was to give out an iterator that had come to its end in an earlier run, and would give nothing."""
 
     def __init__(self, source: str) -> None:
@@ -77,7 +77,7 @@ class UsedUp(RunError):
         self.source = source
 
 
-class FileBroke(RunError):
+class FileReadFailed(RunError):
     """A file could not be read to its end; what could be read before was given out."""
 
     def __init__(self, path: str, reason: str) -> None:
@@ -97,14 +97,14 @@ class BufferOverflow(RunError):
         self.capacity = capacity
 
 
-class NoScope(RunError):
+class NotInsideRun(RunError):
     """A source or an asynchronous step was subscribed outside of a run."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} works inside a run only: use flow.start(source, sink) or flow.stream(source)")
 
 
-class SecondSource(RunError):
+class MultipleSources(RunError):
     """A run numbers what its source gives out, so it has one."""
 
     def __init__(self, first: str, second: str) -> None:
@@ -114,7 +114,7 @@ class SecondSource(RunError):
         )
 
 
-class Unattributed(RunError):
+class UnattributedValue(RunError):
     """An operator inside `through` gave out a value that no element caused."""
 
     def __init__(self, step: str) -> None:
@@ -133,7 +133,7 @@ class SettledTwice(RunError):
         self.seq = seq
 
 
-class BoundBroken(RunError):
+class MemoryBoundExceeded(RunError):
     """A run held more elements than its flow can hold: a bug in a step."""
 
     def __init__(self, held: int, bound: int) -> None:
@@ -142,7 +142,7 @@ class BoundBroken(RunError):
         self.bound = bound
 
 
-class Unsettled(RunError):
+class UnsettledElements(RunError):
     """A run came to its end while elements were still open: a step or a sink lost them."""
 
     def __init__(self, count: int) -> None:
@@ -150,7 +150,7 @@ class Unsettled(RunError):
         self.count = count
 
 
-class Cancelled(RunError):
+class CancelledFromOutside(RunError):
     """Something that a part of the run awaited was cancelled, though the run was not."""
 
     def __init__(self, what: str) -> None:
@@ -158,28 +158,28 @@ class Cancelled(RunError):
         self.what = what
 
 
-class FeedClosed(RunError):
+class PushSourceClosed(RunError):
     """The run that a feed serves takes no further values."""
 
     def __init__(self) -> None:
         super().__init__("the run of this feed takes no further values; make another feed for the next run")
 
 
-class OtherThread(RunError):
+class WrongThread(RunError):
     """A value came on another thread than that of the run's event loop, which cannot hear of it there."""
 
     def __init__(self, instead: str) -> None:
         super().__init__(f"a value came on another thread than that of the run's event loop; {instead}")
 
 
-class ReaderGone(RunError):
+class ReaderDisconnected(RunError):
     """Whoever was to take the results is gone. The run is cancelled; nothing failed."""
 
     def __init__(self) -> None:
         super().__init__("the reader of the results is gone")
 
 
-class AnswerTooLarge(RunError):
+class ResponseTooLarge(RunError):
     """The results do not fit into one answer that is held back until it is complete."""
 
     def __init__(self, limit: int) -> None:
@@ -194,18 +194,18 @@ class ElementError(PenstockError):
     """One element failed; it goes to the dead letters and the others go on."""
 
 
-class Malformed(ElementError):
+class MalformedJson(ElementError):
     """The input is not JSON."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"not valid JSON: {reason}")
 
 
-class Invalid(ElementError):
+class InvalidItem(ElementError):
     """The input is JSON, but not an item of this flow."""
 
 
-class BadRow(ElementError):
+class MalformedRow(ElementError):
     """A row of a CSV file does not fit its header, or is no row at all."""
 
     def __init__(self, line: int, reason: str) -> None:
@@ -214,7 +214,7 @@ class BadRow(ElementError):
         self.reason = reason
 
 
-class TooLarge(ElementError):
+class ElementTooLarge(ElementError):
     """The input is longer than an element may be. Its beginning is kept, the rest was passed over."""
 
     def __init__(self, length: int, limit: int) -> None:
@@ -234,7 +234,7 @@ class ExpressionFailed(ElementError):
         self.reason = reason
 
 
-class HasClock(ElementError):
+class TimedOperatorNotSupported(ElementError):
     """An operator inside `through` needs a clock, and `through` has none: it sends each value through at once."""
 
     def __init__(self, step: str) -> None:
@@ -253,11 +253,11 @@ class TooManyParts(ElementError):
         self.limit = limit
 
 
-class Unencodable(ElementError):
+class EncodingFailed(ElementError):
     """The value at the end of the flow cannot be written as JSON."""
 
 
-class OtherFields(ElementError):
+class ColumnMismatch(ElementError):
     """A value has not the fields that are the columns of a CSV file.
 
     `named` columns are those of `fields` or of the file's header, others those of the first value.
@@ -274,7 +274,7 @@ class OtherFields(ElementError):
         self.unknown = unknown
 
 
-class TimedOut(ElementError):
+class CallTimeout(ElementError):
     """A service did not answer in time."""
 
     def __init__(self, service: str, seconds: float) -> None:
@@ -291,11 +291,11 @@ class CallCancelled(ElementError):
         self.service = service
 
 
-class WrongAnswer(ElementError):
+class InvalidCallResult(ElementError):
     """A service answered, but not with what its kind of call has to answer."""
 
 
-class ServiceRefused(ElementError):
+class ServiceErrorResponse(ElementError):
     """An HTTP service answered with a status that is no success, or refused one item of a batch.
 
     `reason` is what the service says about it, `kind` its own name for that, `retry_after` the seconds that it
@@ -335,7 +335,7 @@ class ServiceUnreachable(ElementError):
         self.reason = reason
 
 
-class OutletUnavailable(ElementError):
+class SinkUnavailable(ElementError):
     """An outlet could not be opened; the next values that come try again."""
 
     def __init__(self, outlet: str, cause: Exception) -> None:
@@ -344,7 +344,7 @@ class OutletUnavailable(ElementError):
         self.__cause__ = cause
 
 
-class OutletBroke(PenstockError):
+class SinkWriteFailed(PenstockError):
     """An outlet cannot be opened or written to."""
 
     def __init__(self, outlet: str, reason: str) -> None:
@@ -353,7 +353,7 @@ class OutletBroke(PenstockError):
         self.reason = reason
 
 
-class OutletLocked(OutletBroke):
+class OutletLocked(SinkWriteFailed):
     """The file of an outlet is locked by another process."""
 
     def __init__(self, outlet: str) -> None:
@@ -362,7 +362,7 @@ class OutletLocked(OutletBroke):
         )
 
 
-class OutletStillLocked(OutletBroke):
+class OutletStillLocked(SinkWriteFailed):
     """Another process kept the lock of an outlet's file for longer than a run waits. The run fails, no element does."""
 
     def __init__(self, outlet: str, seconds: float) -> None:
@@ -374,7 +374,7 @@ class OutletStillLocked(OutletBroke):
         self.seconds = seconds
 
 
-class OutletTaken(OutletBroke):
+class OutletTaken(SinkWriteFailed):
     """This process has the file of an outlet open already, by way of another outlet. The run fails, no element does."""
 
     def __init__(self, outlet: str, settings: str, other: str, others: str) -> None:
@@ -386,7 +386,7 @@ class OutletTaken(OutletBroke):
         self.other = other
 
 
-class OutletTwice(OutletBroke):
+class OutletTwice(SinkWriteFailed):
     """Two outlets that would be in use together name one file, with different settings."""
 
     def __init__(self, outlet: str, settings: str, other: str, others: str, owner: str = "") -> None:
@@ -398,7 +398,7 @@ class OutletTwice(OutletBroke):
 _ONE_WAY = "give both the same format and fields, or each a file of its own"
 
 
-class CheckpointRefused(PenstockError):
+class CheckpointInvalid(PenstockError):
     """A run cannot go on from a checkpoint."""
 
     def __init__(self, path: str, reason: str) -> None:
@@ -407,7 +407,7 @@ class CheckpointRefused(PenstockError):
         self.reason = reason
 
 
-class OutputRefused(PenstockError):
+class OutputUnusable(PenstockError):
     """The results of a run cannot be written to a file."""
 
     def __init__(self, path: str, reason: str) -> None:
@@ -480,7 +480,7 @@ class StoreMissing(StoreError):
         self.url = url
 
 
-class StoreMoved(StoreError):
+class StoreFileReplaced(StoreError):
     """The file that letters were written to is not at its place any more, so they were not stored in it."""
 
     def __init__(self, url: str) -> None:
@@ -491,7 +491,7 @@ class StoreMoved(StoreError):
         self.url = url
 
 
-class StoreReplaced(StoreMoved):
+class StoreReplaced(StoreFileReplaced):
     """Another file is at the place of the one that letters were written to."""
 
     permanent = True
@@ -510,7 +510,7 @@ class StoreTruncated(StoreError):
         self.url = url
 
 
-class WriterEnded(StoreError):
+class WriterCrashed(StoreError):
     """The process that writes letters ended. Those that it had at hand may be stored, and are safely stored again."""
 
     def __init__(self, url: str, how: str) -> None:
@@ -519,7 +519,7 @@ class WriterEnded(StoreError):
         self.how = how
 
 
-class WriterNotStarted(StoreError):
+class WriterStartFailed(StoreError):
     """The process that is to write letters cannot be started."""
 
     def __init__(self, url: str, reason: str) -> None:
@@ -528,7 +528,7 @@ class WriterNotStarted(StoreError):
         self.reason = reason
 
 
-class Stopping(PenstockError):
+class ShuttingDown(PenstockError):
     """The process is shutting down and starts no further runs."""
 
     def __init__(self) -> None:

@@ -10,9 +10,9 @@ from msgspec import Meta
 
 from penstock.deadletters import DeadLetterStore
 from penstock.errors import ElementError
-from penstock.flow import Flow
+from penstock.flow.flow import Flow
 from penstock.services import MAX_IN_FLIGHT, NONE, Service
-from penstock.sources import Source, generated
+from penstock.sources import Source, generate
 
 PRICING_SECONDS = 0.100
 INVENTORY_SECONDS = 0.150
@@ -90,4 +90,4 @@ def orders_flow(
 
 def sample_orders(count: int) -> Source[Order]:
     """Orders 1 … count."""
-    return generated(count, sample_order)
+    return generate(count, sample_order)

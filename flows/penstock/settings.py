@@ -60,7 +60,7 @@ def _check_token(token: str) -> None:
 
 
 def _check_store(url: str) -> None:
-    from penstock.deadletters import validate_store_url  # imported late: --help does not need it
+    from penstock.deadletters import validate_store_url
 
     validate_store_url(url)
 

@@ -22,7 +22,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-class JumpingSelector(selectors.BaseSelector):
+class VirtualTimeSelector(selectors.BaseSelector):
     """Asks for events without waiting; where asyncio would wait for a timer, it turns the clock forward instead."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class JumpingSelector(selectors.BaseSelector):
         self._inner.close()
 
 
-class Moment(float):
+class OrderedTime(float):
     """When a timer rings; of two that ring at the same time, the one that was set first is earlier.
 
     (asyncio keeps timers in a heap, which gives equal ones in any order. In virtual time many are equal.)
@@ -70,19 +70,19 @@ class Moment(float):
     number: int
 
     @classmethod
-    def of(cls, when: float, number: int) -> Moment:
+    def of(cls, when: float, number: int) -> OrderedTime:
         """A time for the timer that was set as number `number`."""
         moment = cls(when)
         moment.number = number
         return moment
 
     def __lt__(self, other: float) -> bool:
-        if isinstance(other, Moment) and self == other:
+        if isinstance(other, OrderedTime) and self == other:
             return self.number < other.number
         return super().__lt__(other)
 
 
-class JumpingLoop(asyncio.SelectorEventLoop):
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop that starts at 0 seconds and never waits for its own timers; equal ones ring in turn.
 
     For code that waits for timers, queues, each other, and calls in threads: files, blocking services, letters that
@@ -91,7 +91,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
     """
 
     def __init__(self) -> None:
-        self._selector_clock = JumpingSelector()
+        self._selector_clock = VirtualTimeSelector()
         self._numbers = count()
         super().__init__(self._selector_clock)
 
@@ -107,7 +107,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Set a timer."""
-        return super().call_at(Moment.of(when, next(self._numbers)), callback, *args, context=context)
+        return super().call_at(OrderedTime.of(when, next(self._numbers)), callback, *args, context=context)
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         """Make a call in a thread, while which no time passes."""
@@ -137,5 +137,5 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
 def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     """Run a coroutine in virtual time, like `asyncio.run`."""
-    with asyncio.Runner(loop_factory=JumpingLoop, debug=debug) as runner:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop, debug=debug) as runner:
         return runner.run(main)

@@ -7,15 +7,29 @@ from functools import partial
 from aiohttp import web
 
 from penstock.observe import PenstockCollector, registry_for
-from penstock_http.context import CONTEXT, Context
-from penstock_http.expectation import ignore_expectation
 from penstock_http.openapi.document import openapi
-from penstock_http.origins import Origins
-from penstock_http.problems import NOWHERE, answer_problems
-from penstock_http.routes import bulk, dead_letters, flows, graph, health, metrics, nowhere
+from penstock_http.problems import NOT_FOUND_ROUTE, answer_problems
+from penstock_http.requests.body import ignore_expectation
+from penstock_http.requests.hosts import Origins
+from penstock_http.routes import (
+    bulk,
+    dead_letters,
+    flows,
+    graph,
+)
+from penstock_http.routes import (
+    system as health,
+)
+from penstock_http.routes import (
+    system as metrics,
+)
+from penstock_http.routes import (
+    system as nowhere,
+)
+from penstock_http.state import CONTEXT, AppState
 
 
-def make_app(context: Context, collector: PenstockCollector) -> web.Application:
+def make_app(context: AppState, collector: PenstockCollector) -> web.Application:
     """The application of a service."""
     origins = Origins(context.settings)
     app = web.Application(middlewares=[answer_problems(context.requests), origins.check])
@@ -41,7 +55,7 @@ def make_app(context: Context, collector: PenstockCollector) -> web.Application:
             get("/openapi.json", openapi),
             get("/{name}/bulk", bulk.get_bulk, allow_head=False),
             post("/{name}/bulk", bulk.post_bulk),
-            web.route("*", "/{path:.*}", nowhere.refuse, name=NOWHERE, expect_handler=ignore_expectation),
+            web.route("*", "/{path:.*}", nowhere.refuse, name=NOT_FOUND_ROUTE, expect_handler=ignore_expectation),
         ]
     )
     return app

@@ -10,24 +10,24 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from penstock.any_json import as_json
-from penstock.errors import AnswerTooLarge, PenstockError, Stopping, StoreError, TooManyRuns
-from penstock.observe import Requests
+from penstock.errors import PenstockError, ResponseTooLarge, ShuttingDown, StoreError, TooManyRuns
+from penstock.observe import HttpCounters
+from penstock.support.json_encoding import encode_json
 from penstock.support.text import sanitize
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-LEFT = 499
+CLIENT_CLOSED_REQUEST = 499
 """The status that is counted and logged when a client disconnected before its response was complete, as in nginx."""
 
-NOWHERE = "nowhere"
+NOT_FOUND_ROUTE = "nowhere"
 """The name of the route for paths and methods that no other route handles."""
 
 RETRY_SECONDS = 5
 """Seconds in `Retry-After` when the duration is not known."""
 
 
-class Refused(PenstockError):
+class RequestRejected(PenstockError):
     """A request was rejected, with a status, a code that metrics count, and a sentence for people."""
 
     def __init__(
@@ -46,23 +46,23 @@ class Refused(PenstockError):
         """Additional members of the problem document."""
 
 
-TABLE: tuple[tuple[type[PenstockError], int, str], ...] = (
-    (Stopping, 503, "shutting_down"),
+ERROR_TABLE: tuple[tuple[type[PenstockError], int, str], ...] = (
+    (ShuttingDown, 503, "shutting_down"),
     (TooManyRuns, 503, "too_many_runs"),
     (StoreError, 503, "store_unavailable"),
-    (AnswerTooLarge, 413, "response_too_large"),
+    (ResponseTooLarge, 413, "response_too_large"),
 )
 """Errors of the library that reject a request, each with its status and code."""
 
 
-def refusal_of(error: PenstockError) -> Refused | None:
+def rejection_for(error: PenstockError) -> RequestRejected | None:
     """Return the rejection for an error of the library, or None for an unexpected error."""
-    if isinstance(error, Refused):
+    if isinstance(error, RequestRejected):
         return error
-    for kind, status, name in TABLE:
+    for kind, status, name in ERROR_TABLE:
         if isinstance(error, kind):
             headers = {"Retry-After": str(RETRY_SECONDS)} if status == 503 else {}
-            return Refused(status, name, str(error), headers)
+            return RequestRejected(status, name, str(error), headers)
     return None
 
 
@@ -81,13 +81,13 @@ def problem(
     body |= more or {}
     return web.Response(
         status=status,
-        body=as_json(body),
+        body=encode_json(body),
         content_type="application/problem+json",
         headers=headers,
     )
 
 
-def answer_problems(requests: Requests) -> Any:
+def answer_problems(requests: HttpCounters) -> Any:
     """Return a middleware that turns errors into problem documents and counts responses."""
 
     @web.middleware
@@ -97,13 +97,13 @@ def answer_problems(requests: Requests) -> Any:
         except web.HTTPException as error:
             response = _standard(request, error)
         except asyncio.CancelledError:
-            count(request, LEFT)
+            count(request, CLIENT_CLOSED_REQUEST)
             raise
         except ConnectionError as error:
             if request.transport is not None and not request.transport.is_closing():
                 response = _broken(request, error)
             else:
-                response = web.Response(status=LEFT)
+                response = web.Response(status=CLIENT_CLOSED_REQUEST)
         except PenstockError as error:
             # In a function, because a local variable here that refers to the error would keep its frames, and the
             # body that they hold, alive until the next garbage collection.
@@ -114,7 +114,7 @@ def answer_problems(requests: Requests) -> Any:
         return response
 
     def refuse(request: web.Request, error: PenstockError) -> web.Response:
-        refused = refusal_of(error)
+        refused = rejection_for(error)
         if refused is None:
             return _broken(request, error)
         requests.refused[refused.name] += 1
@@ -123,7 +123,7 @@ def answer_problems(requests: Requests) -> Any:
 
     def count(request: web.Request, status: int) -> None:
         requests.answered[_route(request), _method(request), str(status)] += 1
-        if status == LEFT:
+        if status == CLIENT_CLOSED_REQUEST:
             log.info("http.client_disconnected", path=request.path)
 
     return middleware
@@ -156,7 +156,7 @@ def _standard(request: web.Request, error: web.HTTPException) -> web.StreamRespo
 def _route(request: web.Request) -> str:
     """Return the pattern of the route, not the path, because metric labels must be few."""
     resource = request.match_info.route.resource
-    return resource.canonical if resource is not None and resource.name != NOWHERE else "none"
+    return resource.canonical if resource is not None and resource.name != NOT_FOUND_ROUTE else "none"
 
 
 def _method(request: web.Request) -> str:

@@ -20,9 +20,9 @@ import structlog
 from figures import Figure, exit_code, show
 
 from penstock import Flow
-from penstock.files import load
+from penstock.flowfile import load
 from penstock.orders import orders_flow, simulated_inventory, simulated_pricing
-from penstock.sinks import Lines
+from penstock.results import LineWriter
 from penstock.sources import ndjson
 
 LINES = 200
@@ -64,7 +64,7 @@ def cost(flow: Flow[Any], chunks: list[bytes]) -> float:
 
     async def main() -> float:
         begun = time.process_time()
-        await flow.start(ndjson(body()), Lines(write)).finished
+        await flow.start(ndjson(body()), LineWriter(write)).finished
         return time.process_time() - begun
 
     return asyncio.run(main())

@@ -15,8 +15,8 @@ import pytest
 
 from commands.killing import FLOW, SECONDS, prepare, records, run, start
 from commands.test_resume import letters_in
-from penstock.runner.checkpoint import Checkpoint, write_checkpoint
-from penstock.runner.ranges import Ranges
+from penstock.checkpoints.checkpoint import Checkpoint, write_checkpoint
+from penstock.checkpoints.interval_set import IntervalSet
 from service.processes import until
 
 RUN = ("run", "flow.yaml", "--input", "in.ndjson", "--output", "out.ndjson", "--checkpoint", "point.json", "--order",
@@ -193,7 +193,7 @@ def test_ranges_are_a_set_of_numbers() -> None:
     chance = random.Random(5)
     for _ in range(50):
         numbers = chance.choices(range(60), k=chance.randrange(80))
-        ranges = Ranges()
+        ranges = IntervalSet()
         for number in numbers:
             ranges.add(number)
         there = set(numbers)
@@ -266,7 +266,7 @@ def test_no_file_is_lost_whose_name_is_like_that_of_the_checkpoint(tmp_path: Pat
 
 def test_half_written_checkpoints_do_not_pile_up(done: Path) -> None:
     """One that cannot be written is removed; what a killed process left goes when its run is gone on with."""
-    unwritten = Checkpoint(run="r", made_of={}, started_at=datetime.now(UTC))
+    unwritten = Checkpoint(run="r", inputs={}, started_at=datetime.now(UTC))
     (done / "folder").mkdir()
     with pytest.raises(OSError, match="folder"):
         write_checkpoint(str(done / "folder"), unwritten)

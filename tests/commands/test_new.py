@@ -8,7 +8,7 @@ import pytest
 
 from commands.killing import records, run
 from invoking import invoke
-from penstock.files import load
+from penstock.flowfile import load
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ import pytest
 
 from commands.killing import SECONDS, prepare, records, run, start
 from invoking import invoke
-from penstock.runner.progress import Standing, clock, progress_line
+from penstock.cli.run.progress import ProgressSnapshot, clock, progress_line
 
 DOUBLE = """\
 flow: double
@@ -204,7 +204,7 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
         ("none", "there is no file none; a flow in Python is named with its module: none:NAME"),
         ("waits:make", "waits:make is a coroutine function, which nobody would await; write a plain function"),
         ("waits:make_many", "is a coroutine function"),
-        ("stdout.yaml --samples 2 --output o", "or .with_samples(…) in Python"),
+        ("stdout.yaml --samples 2 --output o", "or .samples(…) in Python"),
         ("none:flow", "there is no module none"),
         ("penstock.orders:nothing", "penstock.orders has no nothing"),
         ("penstock.orders:Order", "is no flow"),
@@ -457,7 +457,7 @@ def test_progress_is_shown_on_a_terminal(folder: Path) -> None:
 
 def test_the_line_of_progress_tells_how_a_run_stands() -> None:
     """Numbers for people."""
-    assert progress_line("orders", Standing(12345, 12000, 89, 0, 256, 0.42), 4321.4, 75) == (
+    assert progress_line("orders", ProgressSnapshot(12345, 12000, 89, 0, 256, 0.42), 4321.4, 75) == (
         "orders   42%  12,345 received  12,000 ok  89 failed  256 in flight  4,321/s  1:15"
     )
     assert [clock(seconds) for seconds in (0.314, 12.4, 245, 3845)] == ["0.31 s", "12 s", "4:05", "1:04:05"]

@@ -207,7 +207,7 @@ import penstock.outlets.valve
 from penstock import Flow
 from penstock.outlets import FileOutlet
 
-penstock.outlets.valve.LOCK_SECONDS = 0.2
+penstock.sinks.shared.LOCK_SECONDS = 0.2
 held = open("out.ndjson", "ab")
 
 

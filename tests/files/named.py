@@ -8,9 +8,9 @@ from msgspec import Struct
 from reactivex import Observable
 from reactivex import operators as ops
 
-from penstock.element import Element
-from penstock.operators.each import each
-from penstock.sources import Source, generated
+from penstock.core.element import Element
+from penstock.core.operators import sync_operator
+from penstock.sources import Source, generate
 
 
 class Parcel(Struct):
@@ -57,12 +57,12 @@ def _nothing(_: list[Element[Any]]) -> None:
 
 
 def own(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
-    return each("own", _nothing)(source)
+    return sync_operator("own", _nothing)(source)
 
 
-made = each("made", _nothing)
+made = sync_operator("made", _nothing)
 """Made by a function, so it does not have this name."""
 
 
 def numbers() -> Source[int]:
-    return generated(3, abs)
+    return generate(3, abs)

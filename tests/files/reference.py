@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from penstock.files.amounts import Duration, Rate, Size
-from penstock.files.choices import Either, OneKey
-from penstock.files.containers import ListOf, MapOf
-from penstock.files.functions import Expr, Function, Reference
-from penstock.files.items import FIELD, FIELDS
-from penstock.files.model import FLOW, OUTLET, SERVICE, SERVICE_NAME, SERVICES, SOURCE, STEP, STEPS
-from penstock.files.records import Field, Record
-from penstock.files.scalars import Anything, Flag, Number, Text, Whole
-from penstock.files.shapes import Lazy, Shape
-from penstock.files.trials.expected_form import EXPECT, WANTED
-from penstock.files.trials.form import CASES, EVENT, RULE
-from penstock.files.trials.open_records import OpenRecord
+from penstock.flowfile.field_types import Duration, Expr, Function, Rate, Reference, Size
+from penstock.flowfile.forms.choices import Either, OneKey
+from penstock.flowfile.forms.containers import ListOf, MapOf
+from penstock.flowfile.forms.form import Form, Lazy
+from penstock.flowfile.forms.record import Field, Record
+from penstock.flowfile.forms.scalars import AnyValue, Boolean, Integer, Number, Text
+from penstock.flowfile.item_types import FIELD, FIELDS
+from penstock.flowfile.models import FLOW, OUTLET, SERVICE, SERVICE_NAME, SERVICES, SOURCE, STEP, STEPS
+from penstock.flowtests.forms import CASES, EVENT, EXPECT, RULE, WANTED, OpenRecord
 
-TABLES: Mapping[str, Shape] = {
+TABLES: Mapping[str, Form] = {
     "The keys of a flow": FLOW,
     "Items": FIELD,
     "Services": SERVICE,
@@ -47,17 +44,17 @@ ELSEWHERE = (
 )
 """What is told of in a place of its own."""
 
-WORDS: tuple[tuple[type[Shape], str], ...] = (
+WORDS: tuple[tuple[type[Form], str], ...] = (
     (Duration, "duration"),
     (Size, "size"),
     (Rate, "rate"),
-    (Flag, "true, false"),
-    (Whole, "whole number"),
+    (Boolean, "true, false"),
+    (Integer, "whole number"),
     (Number, "number"),
     (Expr, "expression"),
     (Function, "expression, `module:name`"),
     (Reference, "`module:name`"),
-    (Anything, "anything"),
+    (AnyValue, "anything"),
 )
 
 
@@ -67,7 +64,7 @@ def table(title: str) -> str:
     return "\n".join(["| key | value | |", "|---|---|---|", *rows]) + "\n"
 
 
-def _rows(shape: Shape, path: str, root: bool = False) -> Iterator[tuple[str, str, str]]:
+def _rows(shape: Form, path: str, root: bool = False) -> Iterator[tuple[str, str, str]]:
     """The rows of the keys in a shape, and of what is within those."""
     if not root and _elsewhere(shape) is not None:
         return
@@ -98,7 +95,7 @@ def _fields(fields: Mapping[str, Field], path: str) -> Iterator[tuple[str, str, 
         yield from _rows(field.shape, f"{path}{name}.")
 
 
-def _words(shape: Shape) -> str:
+def _words(shape: Form) -> str:
     """What may stand there, in a few words."""
     if (link := _elsewhere(shape)) is not None:
         return link
@@ -117,5 +114,5 @@ def _words(shape: Shape) -> str:
             return next((words for kind, words in WORDS if isinstance(shape, kind)), "text")
 
 
-def _elsewhere(shape: Shape) -> str | None:
+def _elsewhere(shape: Form) -> str | None:
     return next((link for one, link in ELSEWHERE if one is shape), None)

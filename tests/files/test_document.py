@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.errors import FlowError, FlowFileError
-from penstock.files import Mistake, Mistakes, Place, node_of, read_document
+from penstock.errors import FlowDefinitionError, FlowFileError
+from penstock.flowfile import Diagnostic, Diagnostics, SourceLocation, node_of, read_document
 
-HERE = Place("here", 1, 1)
+HERE = SourceLocation("here", 1, 1)
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
 
 
@@ -178,7 +178,7 @@ def test_a_mistake_points_at_what_is_wrong(text, file, line, column, said):
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines():
     text = "b: !x 1\na: 1\na: 2\nc: {<<: 1}\nd: *e\n"
-    with pytest.raises(FlowError) as caught:
+    with pytest.raises(FlowDefinitionError) as caught:
         read_document(text, "a.yaml")
     assert [line.split(": ")[0] for line in str(caught.value).splitlines()] == [
         "a.yaml:1:4",
@@ -194,7 +194,7 @@ def test_aliases_stand_for_what_they_name():
 
 def test_an_alias_stands_at_its_own_place():
     root = read_document("a: &x 5\nb: *x\n", "a.yaml")
-    assert root.get("b").place == Place("a.yaml", 2, 4)
+    assert root.get("b").place == SourceLocation("a.yaml", 2, 4)
 
 
 def test_aliases_that_would_fill_the_memory_are_refused():
@@ -259,17 +259,19 @@ def test_plain_data_comes_back_from_its_node(data):
 
 
 def test_a_mistake_reads_like_a_compiler_error():
-    found = Mistakes()
-    found.add(Place("orders.yaml", 12, 5), 'found "pricng"', allowed=["pricing", "inventory"], nearest="pricng")
+    found = Diagnostics()
+    found.add(
+        SourceLocation("orders.yaml", 12, 5), 'found "pricng"', allowed=["pricing", "inventory"], nearest="pricng"
+    )
     line = 'orders.yaml:12:5: found "pricng", allowed are pricing, inventory; did you mean "pricing"?'
     assert [str(mistake) for mistake in found] == [line]
 
 
 def test_mistakes_are_told_once_and_in_order():
-    found = Mistakes()
+    found = Diagnostics()
     for line in (3, 1, 3, 2):
-        found.add(Place("a", line, 1), "wrong")
-    assert list(found) == [Mistake(Place("a", line, 1), "wrong") for line in (1, 2, 3)]
+        found.add(SourceLocation("a", line, 1), "wrong")
+    assert list(found) == [Diagnostic(SourceLocation("a", line, 1), "wrong") for line in (1, 2, 3)]
 
 
 def test_two_hundred_lines_are_read_at_once():

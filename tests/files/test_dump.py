@@ -17,14 +17,26 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import named
 
-from penstock import Backoff, Cron, Every, Expression, FileOutlet, Flow, FlowError, Once, Otherwise, Service, When
+from penstock import (
+    Backoff,
+    Cron,
+    Every,
+    Expression,
+    FileSink,
+    Flow,
+    FlowDefinitionError,
+    Once,
+    Otherwise,
+    Service,
+    When,
+)
 from penstock.expressions import Assign, Fields
-from penstock.files import dump, load, loads
-from penstock.files.items import item_type
+from penstock.flowfile import dump, load, loads
+from penstock.flowfile.item_types import item_type
 from penstock.orders import inventory, orders_flow, pricing, sample_order
-from penstock.outlets import Nowhere, StandardOutput
 from penstock.services import NONE
-from penstock.sources import from_directory, from_file, from_stdin, generated, ticks
+from penstock.sinks import DiscardSink, StdoutSink
+from penstock.sources import from_directory, from_file, from_stdin, generate, ticks
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,7}", fullmatch=True)
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=12)
@@ -75,11 +87,11 @@ def services(draw: st.DrawFn, *, many: bool = False) -> Service:
 
 OUTLETS = st.sampled_from(
     [
-        StandardOutput(),
-        Nowhere(),
-        FileOutlet("a.ndjson"),
-        FileOutlet("${D:-d}/b.csv.gz", fields=["a", "no"]),
-        FileOutlet("c", format="csv"),
+        StdoutSink(),
+        DiscardSink(),
+        FileSink("a.ndjson"),
+        FileSink("${D:-d}/b.csv.gz", fields=["a", "no"]),
+        FileSink("c", format="csv"),
     ]
 )
 
@@ -152,7 +164,7 @@ def extended(draw: st.DrawFn, flow: Flow[Any], depth: int = 0) -> Flow[Any]:
                 operator = draw(st.sampled_from([named.distinct, named.latest]))
                 flow = flow.through(operator, max_parts=draw(st.integers(1, 20)), **named_)
             case "step":
-                flow = flow.step(named.own, max_parts=draw(st.integers(0, 3)), **named_)
+                flow = flow.operator(named.own, max_parts=draw(st.integers(0, 3)), **named_)
             case "to":
                 flow = flow.to(*draw(st.lists(OUTLETS, min_size=1, max_size=3)), timeout=draw(SECONDS), **named_)
             case _:
@@ -177,10 +189,10 @@ def flows(draw: st.DrawFn) -> Flow[Any]:
     flow = draw(extended(flow))
     assume(all(one == other for one in flow.services for other in flow.services if one.name == other.name))
     if draw(st.booleans()):
-        flow = flow.in_order()
-    flow = flow.with_samples(draw(st.sampled_from([sample_order, Fields({"id": Expression("seq", "seq")})])))
+        flow = flow.order()
+    flow = flow.samples(draw(st.sampled_from([sample_order, Fields({"id": Expression("seq", "seq")})])))
     sources = [
-        generated(20, flow.samples),
+        generate(20, flow.sample_factory),
         ticks(1.5, 3),
         from_file("a.csv.gz"),
         from_file("b", format="ndjson", limit=99),
@@ -194,7 +206,7 @@ def flows(draw: st.DrawFn) -> Flow[Any]:
     serving = st.sampled_from(
         [{}, {"http": False}, {"name": "x", "max_runs": 3, "max_line": 65536, "max_body": 100, "max_count": 9}]
     )
-    flow = flow.served(**draw(serving))
+    flow = flow.serve(**draw(serving))
     store = draw(st.sampled_from([None, "memory:", "sqlite:///${DIR:-.}/on.db"]))
     return (
         flow if store is None else flow.dead_letters(store, redact=draw(st.sampled_from([(), ("card.number", "no")])))
@@ -264,16 +276,16 @@ def test_a_file_says_what_the_builder_says() -> None:
         .route(
             big=When(
                 Expression("value.pricing > 1000"),
-                lambda big: big.map(Assign({"packed": Expression("true")}), name="set").to(FileOutlet("big.ndjson")),
+                lambda big: big.map(Assign({"packed": Expression("true")}), name="set").to(FileSink("big.ndjson")),
                 end=True,
             ),
             rest=Otherwise(lambda rest: rest.throttle(10, burst=5)),
         )
         .map_async(prices, ordered=True, name="again")
-        .in_order()
-        .with_samples(samples)
-        .worker("A", generated(20, samples), Every(60))
-        .served(max_line=64 * 1024)
+        .order()
+        .samples(samples)
+        .worker("A", generate(20, samples), Every(60))
+        .serve(max_line=64 * 1024)
         .dead_letters("memory:", redact=["card.number"])
     )
 
@@ -310,8 +322,8 @@ def test_secrets_stay_in_the_environment() -> None:
     assert "s3cret" not in dump(flow) + repr(flow) + repr(flow.services[0].function)
 
 
-def named_outlet() -> FileOutlet:
-    outlet = FileOutlet("a.ndjson")
+def named_outlet() -> FileSink:
+    outlet = FileSink("a.ndjson")
     outlet.name = "audit"
     return outlet
 
@@ -321,7 +333,7 @@ def named_outlet() -> FileOutlet:
     [
         Flow("f").route({"a b": When(bool)}),
         Flow("f").map_async(Service("s", len, timeout=float("inf"))),
-        Flow("f").served("x", http=False, max_line=5),
+        Flow("f").serve("x", http=False, max_line=5),
         Flow("f").to(named_outlet()),
         Flow("f").map_async(Service("s", named.answer)).map_async(Service("s", named.answer, attempts=2)),
     ],
@@ -329,7 +341,7 @@ def named_outlet() -> FileOutlet:
 )
 def test_what_no_file_can_say_is_refused(flow: Flow[Any]) -> None:
     """A dump that would not load, or to another flow, is none."""
-    with pytest.raises(FlowError, match=r"cannot be written down: |which no file can say"):
+    with pytest.raises(FlowDefinitionError, match=r"cannot be written down: |which no file can say"):
         dump(flow)
 
 
@@ -337,14 +349,14 @@ def test_what_no_file_can_say_is_refused(flow: Flow[Any]) -> None:
     "flow",
     [
         Flow[Any]("f").map(lambda value: value),
-        Flow[Any]("f").worker("A", generated(2, abs)),
+        Flow[Any]("f").worker("A", generate(2, abs)),
         loads("flow: f\nsteps:\n- step: named:made\n", "f.yaml").flow,
     ],
     ids=["a lambda", "a source of its own", "an object made by a function"],
 )
 def test_what_has_no_name_is_refused(flow: Flow[Any]) -> None:
     """A flow file calls things by their names, so what has none cannot be written down."""
-    with pytest.raises(FlowError, match=r"cannot be (imported by its name|written down)"):
+    with pytest.raises(FlowDefinitionError, match=r"cannot be (imported by its name|written down)"):
         dump(flow)
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from invoking import invoke
-from penstock.environment import filled, variables
 from penstock.errors import FlowFileError
-from penstock.files import load, loads
-from penstock.files.folders import flow_files
-from penstock.files.limits import MAX_BYTES
+from penstock.flowfile import load, loads
+from penstock.flowfile.discovery import flow_files
+from penstock.flowfile.limits import MAX_BYTES
+from penstock.support.environment import substitute, variable_names
 
 
 def mistakes(text: str) -> list[str]:
@@ -171,6 +171,6 @@ def test_what_is_within_the_limits_is_checked_in_about_a_second(what: str) -> No
 
 def test_variables_are_filled_in_as_before() -> None:
     """A text in which no variable ends is not followed to its end again and again."""
-    assert filled("${A:-x}$$ ${B", {}) == "x$ ${B"
-    assert filled("$$${A}$$$", {"A": "}"}) == "$}$$"
-    assert variables("${A} ${B:-c} ${D") == ["A", "B"]
+    assert substitute("${A:-x}$$ ${B", {}) == "x$ ${B"
+    assert substitute("$$${A}$$$", {"A": "}"}) == "$}$$"
+    assert variable_names("${A} ${B:-c} ${D") == ["A", "B"]

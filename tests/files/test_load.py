@@ -18,10 +18,10 @@ from laws.virtual import results
 from penstock import from_iterable
 from penstock.errors import ExpressionFailed, FlowFileError
 from penstock.expressions import Expression
-from penstock.files import load, loads
-from penstock.files.folders import holds_flow
-from penstock.files.items import item_type
-from penstock.files.shared import check_shared
+from penstock.flowfile import load, loads
+from penstock.flowfile.discovery import holds_flow
+from penstock.flowfile.item_types import item_type
+from penstock.flowfile.shared import check_shared
 from penstock.testing import run
 
 BAD = """\
@@ -249,7 +249,7 @@ def test_an_answer_may_be_called_name() -> None:
     flow = loads(text, "f.yaml").flow
     (told,) = results(flow, from_iterable([{"a": 1}]))
     assert told.value == {"a": 1, "name": 1, "x": 1}
-    assert flow.measured == ("decode", "both", "encode")
+    assert flow.timed_steps == ("decode", "both", "encode")
 
 
 def test_a_wrong_key_hides_nothing() -> None:
@@ -369,7 +369,7 @@ def test_modules_beside_a_flow_file_are_found(tmp_path: Path) -> None:
 
 def test_what_the_file_says_itself_is_known() -> None:
     """So that settings are defaults only for what it does not say."""
-    assert loads("flow: f\nwindow: 3\n", "f.yaml").said == {"flow", "window"}
+    assert loads("flow: f\nwindow: 3\n", "f.yaml").declared == {"flow", "window"}
 
 
 def test_check_tells_the_memory_bound(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 from laws.virtual import results
 from penstock import from_iterable
 from penstock.errors import FlowFileError
-from penstock.files import loads
-from penstock.files.items import item_type
-from penstock.operators.patterns import check_patterns
+from penstock.flowfile import loads
+from penstock.flowfile.item_types import item_type
+from penstock.steps.patterns import check_patterns
 
 EMAIL = "^([a-z0-9]+[._-]?)+@x$"
 

@@ -8,16 +8,26 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from penstock.files import Duration, Mistakes, Place, Rate, Size, node_of, show_duration, show_rate, show_size
-from penstock.files.quantities import read_duration, read_rate, read_size
+from penstock.flowfile import (
+    Diagnostics,
+    Duration,
+    Rate,
+    Size,
+    SourceLocation,
+    node_of,
+    show_duration,
+    show_rate,
+    show_size,
+)
+from penstock.flowfile.quantities import read_duration, read_rate, read_size
 
-HERE = Place("here", 1, 1)
+HERE = SourceLocation("here", 1, 1)
 AMOUNTS = st.from_regex(r"[0-9]{1,9}(\.[0-9]{1,9})?", fullmatch=True, alphabet="0123456789.")
 FLOATS = st.floats(0, allow_nan=False, allow_infinity=False)
 
 
 def read(shape, value):
-    mistakes = Mistakes()
+    mistakes = Diagnostics()
     found = shape.read(node_of(value, HERE), mistakes)
     assert not list(mistakes)
     return found
@@ -118,6 +128,6 @@ def test_rates_are_shown_by_the_period_that_makes_them_short(number, text):
     ],
 )
 def test_a_unit_that_is_spelled_differently_is_understood_but_not_taken(shape, text, meant):
-    mistakes = Mistakes()
+    mistakes = Diagnostics()
     shape.read(node_of(text, HERE), mistakes)
     assert [mistake.hint for mistake in mistakes] == [f'did you mean "{meant}"?' if meant else None]

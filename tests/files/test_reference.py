@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from files.reference import TABLES, table
-from penstock.environment import variables
-from penstock.files import Mistakes, read_document
-from penstock.files.model import SHARED_FILE
+from penstock.flowfile import Diagnostics, read_document
+from penstock.flowfile.models import SHARED_FILE
+from penstock.support.environment import variable_names
 
 PAGE = Path(__file__).parents[2] / "flows" / "FILES.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -34,12 +34,12 @@ def test_the_pieces_of_yaml_on_the_page_are_well() -> None:
     for block in BLOCKS:
         if not block.startswith(("flow:", "#")):
             assert shared_mistakes(block) == []
-        assert len(variables(block)) == block.count(":-")
+        assert len(variable_names(block)) == block.count(":-")
 
 
 def shared_mistakes(text: str) -> list[str]:
     """What is wrong in a file that flows use."""
-    mistakes = Mistakes()
+    mistakes = Diagnostics()
     SHARED_FILE.read(read_document(text, "page.yaml"), mistakes)
     return [str(mistake) for mistake in mistakes]
 

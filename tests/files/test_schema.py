@@ -16,8 +16,8 @@ from jsonschema import Draft202012Validator
 
 from invoking import invoke
 from penstock.cli.schema import KINDS, make_schema
-from penstock.files import Mistakes, Place, Shape, node_of, read_document
-from penstock.files.functions import importing_from
+from penstock.flowfile import Diagnostics, Form, SourceLocation, node_of, read_document
+from penstock.flowfile.field_types import importing_from
 
 ROOT = Path(__file__).parents[2] / "flows"
 EXAMPLES = ROOT / "examples"
@@ -44,10 +44,10 @@ def kind_of(file: Path) -> str:
 
 def mistakes_of(kind: str, document: Any) -> list[str]:
     """What the shape of the file finds, as `check` does before it looks at names."""
-    mistakes = Mistakes()
-    shape: Shape = KINDS[kind]
+    mistakes = Diagnostics()
+    shape: Form = KINDS[kind]
     with importing_from(EXAMPLES):
-        shape.read(node_of(document, Place("f.yaml", 1, 1)), mistakes)
+        shape.read(node_of(document, SourceLocation("f.yaml", 1, 1)), mistakes)
     return [str(mistake) for mistake in mistakes]
 
 

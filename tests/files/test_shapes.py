@@ -7,36 +7,36 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from penstock.errors import FlowError, FlowFileError
-from penstock.files import (
+from penstock.errors import FlowDefinitionError, FlowFileError
+from penstock.flowfile import (
     MISSING,
-    Anything,
+    AnyValue,
+    Boolean,
+    Diagnostics,
     Duration,
     Either,
     Field,
-    Flag,
+    Integer,
     Lazy,
     ListOf,
     MapOf,
-    Mistakes,
     Number,
     OneKey,
-    Place,
     Rate,
     Record,
     Size,
+    SourceLocation,
     Text,
-    Whole,
     node_of,
     read_document,
 )
 
-HERE = Place("here", 1, 1)
+HERE = SourceLocation("here", 1, 1)
 
 STEP = OneKey(
     {
         "filter": Text(about="keeps the elements for which this holds"),
-        "batch": Either(Whole(least=1, most=100), Record({"size": Field(Whole(least=1), required=True)})),
+        "batch": Either(Integer(least=1, most=100), Record({"size": Field(Integer(least=1), required=True)})),
         "each": Lazy("steps", lambda: STEPS),
     },
     beside={"name": Field(Text(pattern="[a-z]+"), about="what the step is called")},
@@ -52,21 +52,21 @@ FLOW = Record(
         "memory": Field(Size()),
         "limit": Field(Rate()),
         "ratio": Field(Number(least=0, most=1)),
-        "ordered": Field(Flag()),
-        "services": Field(MapOf(Either(Text(), Whole()), key_pattern="[a-z]+")),
-        "extra": Field(Anything()),
+        "ordered": Field(Boolean()),
+        "services": Field(MapOf(Either(Text(), Integer()), key_pattern="[a-z]+")),
+        "extra": Field(AnyValue()),
     }
 )
 
 
 def read(shape, text):
     """The value and the mistakes of a YAML text."""
-    mistakes = Mistakes()
+    mistakes = Diagnostics()
     return shape.read(read_document(text, "a.yaml"), mistakes), [str(mistake) for mistake in mistakes]
 
 
 def accepts(shape, data):
-    mistakes = Mistakes()
+    mistakes = Diagnostics()
     value = shape.read(node_of(data, HERE), mistakes)
     assert (value is MISSING) == bool(mistakes)
     return not mistakes
@@ -176,7 +176,7 @@ def test_all_mistakes_are_told_at_once_each_at_its_place():
 
 
 def test_the_error_holds_all_mistakes_a_line_each():
-    mistakes = Mistakes()
+    mistakes = Diagnostics()
     FLOW.read(read_document(WRONG, "a.yaml"), mistakes)
     with pytest.raises(FlowFileError) as caught:
         mistakes.check()
@@ -197,7 +197,7 @@ def test_what_make_refuses_is_a_mistake_of_the_record():
             raise ValueError("least is larger than most")
         return range(read["least"], read["most"])
 
-    bounds = Record({"least": Field(Whole(), required=True), "most": Field(Whole(), default=10)}, make)
+    bounds = Record({"least": Field(Integer(), required=True), "most": Field(Integer(), default=10)}, make)
     assert read(bounds, "least: 3") == (range(3, 10), [])
     assert read(ListOf(bounds), "- least: 1\n- least: 11\n")[1] == ["a.yaml:2:3: least is larger than most"]
 
@@ -206,12 +206,12 @@ def test_make_is_not_asked_about_what_is_wrong_already():
     def make(read):
         raise AssertionError
 
-    assert len(read(Record({"a": Field(Whole())}, make), "a: x")[1]) == 1
+    assert len(read(Record({"a": Field(Integer())}, make), "a: x")[1]) == 1
 
 
 def test_a_flow_error_of_make_is_a_mistake_too():
     def make(read):
-        raise FlowError("there is no such service")
+        raise FlowDefinitionError("there is no such service")
 
     assert read(Record({}, make), "{}")[1] == ["a.yaml:1:1: there is no such service"]
 
@@ -333,21 +333,21 @@ LEAVES = [
     Text(),
     Text(pattern="a|b"),
     Text(choices=("a", "fail")),
-    Whole(),
-    Whole(least=1, most=100),
+    Integer(),
+    Integer(least=1, most=100),
     Number(least=0.5),
     Number(most=2),
-    Flag(),
-    Anything(),
+    Boolean(),
+    AnyValue(),
     Duration(),
     Duration(least=0),
     Size(),
     Size(least=0),
     Rate(),
     Rate(least=0),
-    ListOf(Whole(), least=1),
+    ListOf(Integer(), least=1),
     MapOf(Text(), key_pattern="a"),
-    Either(Text(), Whole()),
+    Either(Text(), Integer()),
 ]
 
 
@@ -369,7 +369,7 @@ def test_no_shape_takes_everything_or_nothing(shape):
     samples = [None, True, 1, 0.75, 1.0, "a", "2s", "1B", "1/s", [], [1], {"a": "x"}]
     taken = [accepts(shape, sample) for sample in samples]
     assert any(taken)
-    assert not all(taken) or isinstance(shape, Anything)
+    assert not all(taken) or isinstance(shape, AnyValue)
 
 
 @given(FLOW_DATA)
@@ -379,7 +379,7 @@ def test_every_mistake_has_its_place_in_the_document(data):
 
     text = json.dumps(data, indent=1)
     lines = text.split("\n")
-    mistakes = Mistakes()
+    mistakes = Diagnostics()
     FLOW.read(read_document(text, "a.json"), mistakes)
     for mistake in mistakes:
         assert lines[mistake.place.line - 1][mistake.place.column - 1 :].strip()

@@ -15,12 +15,12 @@ from files.trying import ORDERS
 from invoking import invoke
 from penstock import Flow
 from penstock.cli.test import flow_file, run_tests
-from penstock.environment import filled
-from penstock.files.document import read_document
-from penstock.files.mistakes import Mistakes
-from penstock.files.trials import CASES, Case, cases_of
-from penstock.files.unset import Unset
+from penstock.flowfile.diagnostics import Diagnostics
+from penstock.flowfile.placeholders import PlaceholderEnvironment
+from penstock.flowfile.read_document import read_document
+from penstock.flowtests import CASES, FlowTest, load_tests
 from penstock.services.http_service import HttpCall
+from penstock.support.environment import substitute
 
 GOOD = "[{name: all is well, given: {generate: 2}, expect: {ok: [1, 2], seconds: 150ms}}]"
 BAD = "[{name: all is well, given: {generate: 1}, expect: {ok: 1}}, {name: not so well, given: [], expect: {ok: 1}}]"
@@ -30,15 +30,15 @@ BAD = "[{name: all is well, given: {generate: 1}, expect: {ok: 1}}, {name: not s
 class Loaded:
     """A file that was read: the orders, with the tests that it holds."""
 
-    tests: tuple[Case, ...]
+    tests: tuple[FlowTest, ...]
     flow: Flow[Any] = ORDERS
 
 
 def load(path: Path, *, environment: Mapping[str, str]) -> Loaded:
     """Reads a file that holds nothing but tests."""
-    mistakes = Mistakes()
+    mistakes = Diagnostics()
     read = CASES.read(read_document(path.read_text(), path.name), mistakes)
-    tests = cases_of(read, mistakes, ORDERS)
+    tests = load_tests(read, mistakes, ORDERS)
     mistakes.check()
     return Loaded(tests)
 
@@ -234,8 +234,8 @@ def test_junit_holds_whatever_stands_in_names_and_values(write: Any, capsys: pyt
 
 
 def test_variables_that_are_not_set_stop_no_test() -> None:
-    environment = Unset({"HOST": "here", "EMPTY": ""})
-    assert filled("${HOST}/${KEY}/${KEY:-a}/${EMPTY:-b}", environment) == "here/http://unset/a/b"
+    environment = PlaceholderEnvironment({"HOST": "here", "EMPTY": ""})
+    assert substitute("${HOST}/${KEY}/${KEY:-a}/${EMPTY:-b}", environment) == "here/http://unset/a/b"
     assert dict(environment) == {"HOST": "here", "EMPTY": "http://unset"}
     assert len(environment) == 2
     for url in ("${BASE}/{id}", "https://${NAME}/{id}", "http://host:${PORT}/", "${SCHEME}://host"):

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from files.trying import DELIVERED, ORDERS, found, verdict
 from penstock import Flow
-from penstock.files.trials import judge
-from penstock.files.trials.compare import differences, explain, fits
-from penstock.files.trials.items import Item
-from penstock.files.trials.rules import alike
+from penstock.flowtests import verify
+from penstock.flowtests.compare import Item, differences, explain, matches
+from penstock.flowtests.rules import json_equal
 
 SCRIPT = (
     "given: {generate: 3}, when: {pricing: {answers: {price: 5}, after: 1ms}, inventory: {orderId: 3, raises: out}}"
@@ -102,7 +101,7 @@ def test_an_event_that_came_too_late_is_a_difference() -> None:
 
 def test_letters_that_do_not_agree_with_failures_are_a_difference() -> None:
     played = verdict("{given: {generate: 3}, expect: {failed: [3]}}").played
-    assert [str(one) for one in judge(replace(played, letters=())).differences] == [
+    assert [str(one) for one in verify(replace(played, letters=())).differences] == [
         "run: 1 failed, but 0 dead letters are kept"
     ]
 
@@ -110,7 +109,7 @@ def test_letters_that_do_not_agree_with_failures_are_a_difference() -> None:
 def test_elements_that_are_lost_are_a_difference() -> None:
     played = verdict("{given: {generate: 2}, expect: {ok: 2}}").played
     lost = msgspec.structs.replace(played.summary, ok=1)
-    assert [str(one) for one in judge(replace(played, summary=lost)).differences] == ["run: received 2, but settled 1"]
+    assert [str(one) for one in verify(replace(played, summary=lost)).differences] == ["run: received 2, but settled 1"]
 
 
 def test_long_values_are_shortened() -> None:
@@ -119,9 +118,9 @@ def test_long_values_are_shortened() -> None:
 
 
 def test_true_is_no_number_and_a_whole_fraction_is_one() -> None:
-    assert alike([1, {"a": 1.0}], [1.0, {"a": 1}])
-    assert not alike(True, 1)
-    assert not alike([0], [False])
+    assert json_equal([1, {"a": 1.0}], [1.0, {"a": 1}])
+    assert not json_equal(True, 1)
+    assert not json_equal([0], [False])
     assert list(explain({"a": True}, {"a": 1})) == ["a is 1, expected true"]
 
 
@@ -146,7 +145,7 @@ def test_each_item_serves_one_expectation_and_the_best_pairing_is_found(wanted: 
         if not wanted:
             return not items
         return any(
-            fits(wanted[0], item) and pairable(wanted[1:], [*items[:place], *items[place + 1 :]])
+            matches(wanted[0], item) and pairable(wanted[1:], [*items[:place], *items[place + 1 :]])
             for place, item in enumerate(items)
         )
 

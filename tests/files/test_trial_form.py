@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from files.trying import DELIVERED, ORDERS, Folder, cases
 from penstock import Flow
 from penstock.errors import FlowFileError
-from penstock.files.trials import CASES
+from penstock.flowtests import CASES
 from penstock.orders import orders_flow
 
 RULE = "[{{name: a, given: [], when: {{inventory: {}}}, expect: {{ok: 0}}}}]"

@@ -15,12 +15,12 @@ from laws.building import flow_of
 from laws.doubles import Spy
 from laws.plans import plans
 from penstock import Backoff, Flow, Service
-from penstock.element import Outcome
-from penstock.errors import FlowError, RunError
-from penstock.files.trials import Case, Played, judge, play
-from penstock.files.trials.case import Downtime, Expected, Raises, Rule
-from penstock.files.trials.elements import fate
-from penstock.flow import Otherwise, When
+from penstock.core.element import Outcome
+from penstock.errors import FlowDefinitionError, RunError
+from penstock.flow.builder import Otherwise, When
+from penstock.flowtests import FlowTest, FlowTestRun, run_test, verify
+from penstock.flowtests.models import Expectation, Raises, StoreOutage, StubRule
+from penstock.flowtests.tracing import outcome_of
 
 PRICES: Flow[Any] = Flow("prices", key="id").enrich(price=Service.http("price", "http://127.0.0.1:1/{id}", attempts=3))
 
@@ -333,7 +333,7 @@ def test_a_flow_that_breaks_fails_the_test_whatever_is_expected() -> None:
     def broken(_: Any) -> Any:
         raise RunError("a bug")
 
-    flow = Flow[Any]("f").with_samples(broken)
+    flow = Flow[Any]("f").samples(broken)
     assert found("{given: {generate: 1}, expect: {received: 0}}", flow) == [
         "run: broke: the source iterable broke: a bug"
     ]
@@ -368,8 +368,8 @@ def test_a_run_without_end_is_cut_after_a_day() -> None:
 
 
 def test_two_different_services_of_one_name_cannot_be_played() -> None:
-    flow = Flow[Any]("f").map_async(echo, name="s").enrich(s=echo, name="t").map_async(play, name="s")
-    with pytest.raises(FlowError, match="two different services of flow f are called s; name them apart"):
+    flow = Flow[Any]("f").map_async(echo, name="s").enrich(s=echo, name="t").map_async(run_test, name="s")
+    with pytest.raises(FlowDefinitionError, match="two different services of flow f are called s; name them apart"):
         verdict("{given: [1], expect: {ok: 1}}", flow)
 
 
@@ -387,12 +387,12 @@ def test_the_seed_decides_what_is_left_to_chance_and_nothing_else_does() -> None
     (plain,) = cases("[{name: a, given: [1], expect: {ok: 1}}]", drawn)
     (down,) = cases("[{name: a, given: ['?'], events: [{store: down, to: 1s}], expect: {failed: 1}}]")
     for flow, one in ((retried, case), (drawn, plain), (ORDERS, down)):
-        first, again, other = (_told(play(flow, one, seed=seed)) for seed in (1, 1, 2))
+        first, again, other = (_told(run_test(flow, one, seed=seed)) for seed in (1, 1, 2))
         assert first == again
         assert first != other
 
 
-def _told(played: Played) -> Any:
+def _told(played: FlowTestRun) -> Any:
     """What happened and what came out, without the ids of letters."""
     return played.trace, [record.get("value") for record in played.results]
 
@@ -403,7 +403,7 @@ def test_what_is_drawn_elsewhere_goes_on_undisturbed() -> None:
     wanted = [random.random(), random.random()]
     random.seed(7)
     first = random.random()
-    play(ORDERS, case)
+    run_test(ORDERS, case)
     assert [first, random.random()] == wanted
 
 
@@ -426,20 +426,20 @@ def test_any_test_of_any_flow_has_the_same_trace_again_and_agrees_with_its_summa
 
     names = [service.name for service in flow().services]
     chosen = data.draw(st.lists(st.sampled_from(names), max_size=2)) if names else []
-    case = Case(
+    case = FlowTest(
         name="any",
         given=tuple({"id": number} for number in range(plan.count)),
-        expected=Expected(),
-        rules={name: (Rule(deed=Raises(Refused), attempts=(1,)), Rule(after=0.3)) for name in chosen},
+        expected=Expectation(),
+        rules={name: (StubRule(deed=Raises(Refused), attempts=(1,)), StubRule(after=0.3)) for name in chosen},
         every=data.draw(st.sampled_from((0.0, 0.4))),
         pace=plan.pace,
         elements=plan.elements,
         ordered=plan.ordered,
-        downtimes=data.draw(st.sampled_from(((), (Downtime(0.5, 2.0),)))),
+        downtimes=data.draw(st.sampled_from(((), (StoreOutage(0.5, 2.0),)))),
     )
-    first, again = play(flow(), case, seed=seed), play(flow(), case, seed=seed)
+    first, again = run_test(flow(), case, seed=seed), run_test(flow(), case, seed=seed)
     assert first.trace == again.trace
-    fates = [fate(element) for element in first.register.elements.values()]
+    fates = [outcome_of(element) for element in first.register.elements.values()]
     summary = first.summary
     assert [fates.count(outcome) for outcome in Outcome] == [
         summary.ok,
@@ -447,4 +447,4 @@ def test_any_test_of_any_flow_has_the_same_trace_again_and_agrees_with_its_summa
         summary.filtered,
         summary.cancelled,
     ]
-    assert [str(one) for one in judge(first).differences if one.what == "run"] == []
+    assert [str(one) for one in verify(first).differences if one.what == "run"] == []

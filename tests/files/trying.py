@@ -6,9 +6,9 @@ from textwrap import dedent
 from typing import Any
 
 from penstock import Flow
-from penstock.files.document import read_document
-from penstock.files.mistakes import Mistakes
-from penstock.files.trials import CASES, Case, Verdict, cases_of, judge, play
+from penstock.flowfile.diagnostics import Diagnostics
+from penstock.flowfile.read_document import read_document
+from penstock.flowtests import CASES, FlowTest, FlowTestResult, load_tests, run_test, verify
 from penstock.orders import orders_flow
 
 
@@ -28,25 +28,25 @@ class Folder:
         raise AssertionError("a test closed an outlet")
 
 
-ORDERS: Flow[Any] = orders_flow().with_samples(lambda number: {"orderId": number})
+ORDERS: Flow[Any] = orders_flow().samples(lambda number: {"orderId": number})
 DELIVERED = ORDERS.to(Folder())
 
 
-def cases(text: str, flow: Flow[Any] = ORDERS) -> tuple[Case, ...]:
+def cases(text: str, flow: Flow[Any] = ORDERS) -> tuple[FlowTest, ...]:
     """The tests that a section `tests` has; raises `FlowFileError` for its mistakes."""
-    mistakes = Mistakes()
+    mistakes = Diagnostics()
     read = CASES.read(read_document(dedent(text), "orders.yaml"), mistakes)
-    found = cases_of(read, mistakes, flow)
+    found = load_tests(read, mistakes, flow)
     mistakes.check()
     return found
 
 
-def verdict(text: str, flow: Flow[Any] = ORDERS) -> Verdict:
+def verdict(text: str, flow: Flow[Any] = ORDERS) -> FlowTestResult:
     """The verdict on one test, written without its name."""
     text = dedent(text).strip()
     lines = [f"{{name: a test, {text[1:]}"] if text.startswith("{") else ["name: a test", *text.splitlines()]
     (case,) = cases("- " + "\n  ".join(lines), flow)
-    return judge(play(flow, case))
+    return verify(run_test(flow, case))
 
 
 def found(text: str, flow: Flow[Any] = ORDERS) -> list[str]:

@@ -9,9 +9,9 @@ import pytest
 
 from laws.virtual import quiet, results, summary_of
 from penstock import Flow, Service, from_iterable
-from penstock.operators import batch
-from penstock.sinks import Discard
+from penstock.results import DiscardResults
 from penstock.sources import ticks
+from penstock.steps import batch
 
 
 def test_a_full_group_is_asked_for_at_once() -> None:
@@ -43,7 +43,7 @@ def test_the_first_of_a_group_waits_no_longer_than_its_seconds() -> None:
 
 @pytest.mark.parametrize("answer", [[], [1], [1, 2, 3], None, "ab", (1, 2)], ids=repr)
 def test_an_answer_of_the_wrong_shape_fails_its_group(answer: Any) -> None:
-    """Anything but a list of the same length is a `WrongAnswer` for every element that was asked for."""
+    """Anything but a list of the same length is a `InvalidCallResult` for every element that was asked for."""
     told = results(Flow("f").batch(lambda _: answer, size=2, seconds=1, name="both"), [1, 2])
 
     assert [result.failure and result.failure.type for result in told] == ["WrongAnswer"] * 2
@@ -74,7 +74,7 @@ def test_a_group_larger_than_the_window_does_not_wait_for_ever() -> None:
 
     async def main() -> float:
         flow = Flow("f").window(2).batch(lambda values: values, size=10, seconds=1)
-        return (await flow.start(from_iterable(range(6)), Discard()).finished).seconds
+        return (await flow.start(from_iterable(range(6)), DiscardResults()).finished).seconds
 
     assert quiet(main()) == pytest.approx(3.0)
 

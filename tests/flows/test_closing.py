@@ -12,15 +12,15 @@ from structlog.testing import capture_logs
 
 from laws.virtual import quiet, within
 from penstock import Flow, from_async_iterable, from_iterable
+from penstock.core.context import CLOSE_SECONDS
+from penstock.core.operators import sync_operator
 from penstock.deadletters import MemoryStore
 from penstock.errors import StoreError
-from penstock.operators.each import each
-from penstock.runtime import Report, Summary, Supervisor
-from penstock.runtime.closing import STORE_SECONDS
-from penstock.scope import CLOSE_SECONDS
-from penstock.sinks import Discard
+from penstock.results import DiscardResults
+from penstock.runtime import ShutdownReport, Summary, Supervisor
+from penstock.runtime.shutdown import STORE_SECONDS
 from penstock.sources import Source
-from penstock.sources.source import Intake
+from penstock.sources.source import Emitter
 from penstock.testing import run
 
 
@@ -39,7 +39,7 @@ def test_a_source_that_breaks_while_its_run_is_taken_down_is_told() -> None:
             raise OSError("the cursor cannot be closed")
 
     async def main() -> Summary:
-        started = Flow("f").start(from_async_iterable(endless()), Discard())
+        started = Flow("f").start(from_async_iterable(endless()), DiscardResults())
         await asyncio.sleep(1)
         started.abort()
         return await started.finished
@@ -55,11 +55,11 @@ def test_a_source_that_breaks_while_its_run_is_taken_down_is_told() -> None:
 def test_a_sink_that_breaks_at_the_end_keeps_no_run_from_it(aborted: bool) -> None:
     """The run has failed, unless it was aborted before; its error is told, and a shutdown does not wait for it."""
 
-    class Torn(Discard):
+    class Torn(DiscardResults):
         def close(self) -> None:
             raise OSError("torn")
 
-    async def main() -> tuple[Summary, Report]:
+    async def main() -> tuple[Summary, ShutdownReport]:
         supervisor = Supervisor()
         started = supervisor.start(Flow("f").map_async(asyncio.sleep), from_iterable([1]), Torn())
         await asyncio.sleep(0.5)
@@ -76,12 +76,12 @@ def test_a_closing_that_hangs_is_given_up_and_named() -> None:
     """A dead disk under a source must not hold the run's end up for ever."""
 
     class Hanging(Source[int]):
-        async def produce(self, intake: Intake[int]) -> None:
+        async def produce(self, intake: Emitter[int]) -> None:
             intake.on_close(asyncio.Event().wait)
             await intake.send([1])
 
     async def main() -> float:
-        await Flow("f").start(Hanging(), Discard()).finished
+        await Flow("f").start(Hanging(), DiscardResults()).finished
         return asyncio.get_running_loop().time()
 
     with capture_logs() as logs:
@@ -97,8 +97,8 @@ def test_what_breaks_behind_a_timed_operator_ends_the_run() -> None:
         raise KeyError("a bug")
 
     async def main() -> Summary:
-        flow = Flow("f").step(lambda source: source.pipe(ops.delay(0.1), each("own", bug)))
-        return await flow.start(from_iterable([1]), Discard()).finished
+        flow = Flow("f").operator(lambda source: source.pipe(ops.delay(0.1), sync_operator("own", bug)))
+        return await flow.start(from_iterable([1]), DiscardResults()).finished
 
     summary = quiet(main())
     assert (summary.reason, summary.cancelled) == ("failed", 1)
@@ -108,7 +108,7 @@ def test_what_breaks_behind_a_timed_operator_ends_the_run() -> None:
 class Breaking(Source[int]):
     """Breaks while it closes."""
 
-    async def produce(self, intake: Intake[int]) -> None:
+    async def produce(self, intake: Emitter[int]) -> None:
         intake.on_close(self.close)
         await intake.send([1])
 
@@ -119,7 +119,7 @@ class Breaking(Source[int]):
 class Torn(Source[int]):
     """Has something called at the end that breaks before there is anything to wait for."""
 
-    async def produce(self, intake: Intake[int]) -> None:
+    async def produce(self, intake: Emitter[int]) -> None:
         intake._scope.on_close(self.fail)
         await intake.send([1])
 
@@ -147,16 +147,16 @@ def last_words() -> None:
         (Flow[Any]("f"), Breaking()),
         (Flow[Any]("f"), Torn()),
         (Flow[Any]("f"), Late()),
-        (Flow[Any]("f").step(lambda source: source.pipe(ops.finally_action(last_words))), from_iterable([1])),
+        (Flow[Any]("f").operator(lambda source: source.pipe(ops.finally_action(last_words))), from_iterable([1])),
     ],
     ids=["a closing", "a call", "a late one", "a subscription"],
 )
 def test_nothing_that_breaks_at_the_end_keeps_a_run_from_it(flow: Flow[Any], source: Source[int]) -> None:
     """It is told, the accounts are closed, and a shutdown does not wait for the run for ever."""
 
-    async def main() -> tuple[Summary, Report]:
+    async def main() -> tuple[Summary, ShutdownReport]:
         supervisor = Supervisor()
-        summary = await supervisor.start(flow, source, Discard()).finished
+        summary = await supervisor.start(flow, source, DiscardResults()).finished
         return summary, await supervisor.shut_down(1)
 
     summary, report = quiet(main())
@@ -172,11 +172,11 @@ def test_a_store_that_breaks_while_it_is_closed_costs_no_report(error: Exception
         async def aclose(self) -> None:
             raise error
 
-    async def main() -> tuple[Summary, Report]:
+    async def main() -> tuple[Summary, ShutdownReport]:
         flow = Flow("f").map(refuse).dead_letters(Stuck())
         supervisor = Supervisor()
-        await supervisor.start(flow, from_iterable([1]), Discard()).finished
-        return await flow.start(from_iterable([1]), Discard()).finished, await supervisor.shut_down(1)
+        await supervisor.start(flow, from_iterable([1]), DiscardResults()).finished
+        return await flow.start(from_iterable([1]), DiscardResults()).finished, await supervisor.shut_down(1)
 
     with capture_logs() as logs:
         summary, report = run(within(100, main()))
@@ -192,7 +192,7 @@ def test_a_store_that_hangs_while_it_is_closed_keeps_no_run() -> None:
             await asyncio.Event().wait()
 
     async def main() -> float:
-        await Flow("f").map(refuse).dead_letters(Hanging()).start(from_iterable([1]), Discard()).finished
+        await Flow("f").map(refuse).dead_letters(Hanging()).start(from_iterable([1]), DiscardResults()).finished
         return asyncio.get_running_loop().time()
 
     assert quiet(main()) == STORE_SECONDS
@@ -202,7 +202,7 @@ def test_a_task_that_breaks_while_it_is_cancelled_is_told() -> None:
     """The run ends as it would have; that something else broke meanwhile is in its log."""
 
     class Breaking(Source[int]):
-        async def produce(self, intake: Intake[int]) -> None:
+        async def produce(self, intake: Emitter[int]) -> None:
             intake._scope.spawn(self.work(), "work")
             await intake.send([1])
 
@@ -213,7 +213,7 @@ def test_a_task_that_breaks_while_it_is_cancelled_is_told() -> None:
                 raise KeyError("a bug")
 
     async def main() -> Summary:
-        return await Flow("f").start(Breaking(), Discard()).finished
+        return await Flow("f").start(Breaking(), DiscardResults()).finished
 
     with capture_logs() as logs:
         summary = run(within(100, main()))

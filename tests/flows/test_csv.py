@@ -12,11 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laws.chunks import cut
-from penstock.csv_cells import careful_reader, cell_reader
-from penstock.csv_rows import RowSplitter
-from penstock.errors import BadRow, TooLarge
-from penstock.sources import Unreadable
-from penstock.sources.csv_lines import CsvSplitter
+from penstock.errors import ElementTooLarge, MalformedRow
+from penstock.formats.csv_reader import CsvSplitter, RowSplitter, careful_reader, cell_reader
+from penstock.formats.rejected import RejectedInput
 
 
 def rows(data: bytes, sizes: list[int] | None = None, limit: int = 1000, delimiter: str = ",") -> list[bytes]:
@@ -30,7 +28,7 @@ def values(data: bytes, sizes: list[int] | None = None, delimiter: str = ",") ->
 
 
 def refusals(found: list[bytes]) -> list[str]:
-    return [str(row.refusal) for row in found if isinstance(row, Unreadable)]
+    return [str(row.refusal) for row in found if isinstance(row, RejectedInput)]
 
 
 cells = st.text(st.sampled_from('ab,;" \n\té€𝄞'), max_size=8) | st.sampled_from(["", '"', '""', "a\r\nb", "\r", "x,y"])
@@ -102,7 +100,7 @@ def test_a_row_that_does_not_fit_fails_alone() -> None:
     """Too many cells, too few, no UTF-8, a stray carriage return: each says where and why, and the others are read."""
     found = rows(b'a,b\n1,2\n1,2,3\n"x\ny"\n\xff,2\n1\r2,3\n5,6\n')
 
-    assert [json.loads(row) for row in found if not isinstance(row, Unreadable)] == [
+    assert [json.loads(row) for row in found if not isinstance(row, RejectedInput)] == [
         {"a": "1", "b": "2"},
         {"a": "5", "b": "6"},
     ]
@@ -112,7 +110,7 @@ def test_a_row_that_does_not_fit_fails_alone() -> None:
         "the row at line 6 cannot be read: not UTF-8 at byte 0 of the row",
         "the row at line 7 cannot be read: a carriage return outside of quotes; rows end with \\n or \\r\\n",
     ]
-    assert [bytes(row) for row in found if isinstance(row, Unreadable)][:2] == [b"1,2,3", b'"x\ny"']
+    assert [bytes(row) for row in found if isinstance(row, RejectedInput)][:2] == [b"1,2,3", b'"x\ny"']
 
 
 def test_a_row_over_the_limit_keeps_its_beginning() -> None:
@@ -125,7 +123,7 @@ def test_a_row_over_the_limit_keeps_its_beginning() -> None:
         found += splitter.feed(b'",')
     found += splitter.feed(b"\n1,2\n")
 
-    assert [type(getattr(row, "refusal", None)) for row in found] == [TooLarge, type(None)]
+    assert [type(getattr(row, "refusal", None)) for row in found] == [ElementTooLarge, type(None)]
     assert found[0].refusal.length > 1_000_000  # type: ignore[attr-defined]
 
 
@@ -135,7 +133,7 @@ def test_quotes_that_are_never_closed_fail_at_the_end() -> None:
 
     assert json.loads(found[0]) == {"a": "1", "b": "2"}
     assert refusals(found) == ["the row at line 3 cannot be read: a quote that is never closed"]
-    assert isinstance(found[1].refusal, BadRow)  # type: ignore[attr-defined]
+    assert isinstance(found[1].refusal, MalformedRow)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

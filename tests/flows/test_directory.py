@@ -20,19 +20,19 @@ from flows.test_files import SECONDS, really
 from penstock import Flow
 from penstock import testing as virtual
 from penstock.deadletters import MemoryStore
-from penstock.errors import FileBroke, FlowError
-from penstock.formats import Format
+from penstock.errors import FileReadFailed, FlowDefinitionError
+from penstock.formats.format import Format
+from penstock.results import DiscardResults, ResultConsumer
 from penstock.runtime import Run, Summary
-from penstock.sinks import Discard, Sink
 from penstock.sources import from_directory
-from penstock.sources.files import FileLines, make_splitter
-from penstock.sources.growth import NewLines, Progress
-from penstock.sources.inbox import free_place
+from penstock.sources.directory_scanner import unique_path
+from penstock.sources.file import FileLineReader, make_splitter
+from penstock.sources.growth import LineCounter, ReadProgress
 
 EVERY = 0.01
 
 
-class Gate(Sink):
+class Gate(ResultConsumer):
     """Takes results, and settles them when it is opened."""
 
     def __init__(self) -> None:
@@ -45,19 +45,19 @@ class Gate(Sink):
         if self.closed:
             self.held += value
         else:
-            self.scope.ledger.accept(value)
+            self.scope.ledger.settle_accepted(value)
 
     def let_through(self) -> None:
         self.closed = False
         held, self.held = self.held, []
-        self.scope.ledger.accept(held)
+        self.scope.ledger.settle_accepted(held)
         if self.ended:
-            self.finish()
+            self.complete()
 
     def on_completed(self) -> None:
         self.ended = True
         if not self.held:
-            self.finish()
+            self.complete()
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -82,14 +82,14 @@ def put(path: Path, data: bytes, modified: float | None = None) -> None:
 
 
 def watched(
-    folder: Path, then: Callable[[Run, list[Any]], Awaitable[object]], sink: Sink | None = None, **how: Any
+    folder: Path, then: Callable[[Run, list[Any]], Awaitable[object]], sink: ResultConsumer | None = None, **how: Any
 ) -> tuple[list[Any], Summary, list[dict[str, Any]]]:
     """The values of a directory until `then` has happened and the run is drained; its summary and its log."""
 
     async def main() -> tuple[list[Any], Summary]:
         seen: list[Any] = []
         flow = Flow("f").tap(seen.append).dead_letters(MemoryStore())
-        run = flow.start(from_directory(folder, every=EVERY, stable_for=EVERY, **how), sink or Discard())
+        run = flow.start(from_directory(folder, every=EVERY, stable_for=EVERY, **how), sink or DiscardResults())
         await then(run, seen)
         run.drain()
         return seen, await run.finished
@@ -265,7 +265,7 @@ def test_whatever_is_wrong_with_a_file_is_said_of_that_file(tmp_path: Path, monk
 
     async def main() -> tuple[Summary, list[Any]]:
         with capture_logs() as logs:
-            run = Flow("f").start(from_directory("${INBOX}", every=EVERY, stable_for=EVERY), Discard())
+            run = Flow("f").start(from_directory("${INBOX}", every=EVERY, stable_for=EVERY), DiscardResults())
             await until(lambda: names(tmp_path / "done") == ["b.ndjson"])
             (tmp_path / "done" / "b.ndjson").unlink()
             shutil.rmtree(tmp_path)
@@ -296,7 +296,7 @@ def in_virtual_time(
     async def main() -> tuple[list[Any], Summary]:
         seen: list[Any] = []
         flow = Flow("f").tap(seen.append).dead_letters(MemoryStore())
-        run = flow.start(from_directory(folder, **how), Discard())
+        run = flow.start(from_directory(folder, **how), DiscardResults())
         await then(run, seen)
         run.drain()
         return seen, await run.finished
@@ -458,19 +458,19 @@ def test_what_was_given_out_before_and_what_is_new_are_all_lines(
     whole = "\n".join(lines).encode()
     path = tmp_path_factory.getbasetemp() / "growing"
 
-    def pass_over(content: bytes, before: Progress) -> tuple[list[bytes], NewLines]:
+    def pass_over(content: bytes, before: ReadProgress) -> tuple[list[bytes], LineCounter]:
         path.write_bytes(content)
-        new = NewLines(lambda: FileLines(str(path), make_splitter(format)), before)
+        new = LineCounter(lambda: FileLineReader(str(path), make_splitter(format)), before)
         found: list[bytes] = []
         try:
             while (more := new.next()) is not None:
                 found += more
-        except FileBroke:  # a header that is none
+        except FileReadFailed:  # a header that is none
             pass
         new.close()
         return found, new
 
-    progress, given_before = Progress(), list[bytes]()
+    progress, given_before = ReadProgress(), list[bytes]()
     for size in sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=3))):
         found, new = pass_over(whole[:size], progress)
         assert not new.rewritten or format is Format.CSV
@@ -480,7 +480,7 @@ def test_what_was_given_out_before_and_what_is_new_are_all_lines(
     found, new = pass_over(whole, progress)
     given_before = [] if new.rewritten else given_before
     given_before = (given_before[:-1] if new.completed else given_before) + found
-    assert given_before == pass_over(whole, Progress())[0]
+    assert given_before == pass_over(whole, ReadProgress())[0]
 
 
 def test_a_file_that_went_away_is_no_reason_to_stop(tmp_path: Path) -> None:
@@ -511,7 +511,7 @@ def test_nothing_in_done_is_overwritten(tmp_path: Path) -> None:
 
     watched(tmp_path, then)
     assert names(tmp_path / "done") == ["a-2.b.csv", "a.b.csv"]
-    assert free_place(tmp_path / "done", "a.b.csv").name == "a-3.b.csv"
+    assert unique_path(tmp_path / "done", "a.b.csv").name == "a-3.b.csv"
 
 
 def test_files_of_no_known_format_stay_and_are_told_of_once(tmp_path: Path) -> None:
@@ -539,7 +539,7 @@ def test_a_directory_that_is_not_there_breaks_the_source(tmp_path: Path) -> None
 
     async def main() -> Summary:
         async with asyncio.timeout(SECONDS):
-            return await Flow("f").start(from_directory(tmp_path / "none"), Discard()).finished
+            return await Flow("f").start(from_directory(tmp_path / "none"), DiscardResults()).finished
 
     assert "there is no such directory; make it" in str(really(main()).error)
 
@@ -575,7 +575,7 @@ def test_a_file_that_cannot_be_moved_breaks_the_source(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_watched_is_said_when_it_is_described(how: dict[str, Any], reason: str) -> None:
     """Before anything runs."""
-    with pytest.raises((FlowError, ValueError), match=reason):
+    with pytest.raises((FlowDefinitionError, ValueError), match=reason):
         from_directory("in", **how)
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from laws.virtual import quiet, results, summary_of
 from penstock import Flow, Service, from_iterable
 from penstock.deadletters import DeadLetterQuery, MemoryStore
+from penstock.results import DiscardResults
 from penstock.services import NONE
-from penstock.sinks import Discard
 
 
 class Record(msgspec.Struct):
@@ -81,7 +81,7 @@ def test_the_failure_names_the_service_and_the_others_answers_are_kept() -> None
     async def main() -> Any:
         store = MemoryStore()
         flow = Flow("f").enrich(price=price, stock=refuse).dead_letters(store)
-        await flow.start(from_iterable([{"id": 1}]), Discard()).finished
+        await flow.start(from_iterable([{"id": 1}]), DiscardResults()).finished
         return (await store.page(DeadLetterQuery())).letters
 
     (letter,) = quiet(main())

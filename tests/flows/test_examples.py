@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from invoking import invoke
-from penstock.files import dump, load, loads
-from penstock.files.shared import is_shared
-from penstock.files.trials import Verdict, judge, play
-from penstock.files.trials.report import FileReport, as_text
+from penstock.flowfile import dump, load, loads
+from penstock.flowfile.shared import is_shared
+from penstock.flowtests import FlowTestResult, run_test, verify
+from penstock.flowtests.report import FileReport, as_text
 from penstock.graph import TEXT_FORMATS, build_graph
 from waiting import HANG_SECONDS
 
@@ -47,7 +47,7 @@ def test_the_tests_of_an_example_file_pass(file: Path) -> None:
     loaded = load(file)
     assert len(loaded.tests) >= 2
     for seed in (None, 1, 2):
-        verdicts: list[Verdict] = [judge(play(loaded.flow, case, seed=seed)) for case in loaded.tests]
+        verdicts: list[FlowTestResult] = [verify(run_test(loaded.flow, case, seed=seed)) for case in loaded.tests]
         assert all(verdict.passed for verdict in verdicts), as_text([FileReport(file.name, tuple(verdicts))])
 
 
@@ -78,10 +78,10 @@ def test_a_program_is_short_and_stands_on_public_names(program: Path) -> None:
     assert text.count("\n") < 60
     assert {name for name in modules if name.startswith("penstock")} <= {
         "penstock",
-        "penstock.files",
+        "penstock.flowfile",
         "penstock.observe",
         "penstock.services",
-        "penstock.sinks",
+        "penstock.results",
         "penstock.sources",
     }
 

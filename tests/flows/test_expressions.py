@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock import Expression
-from penstock.errors import ExpressionFailed, ExpressionWrong
+from penstock.errors import ExpressionFailed, InvalidExpression
 from penstock.expressions import Fields
 from penstock.expressions.cost import SLICE
 from penstock.expressions.program import Program, cel, environment
@@ -86,7 +86,7 @@ def test_a_nul_in_a_text_of_the_expression_is_kept() -> None:
 
 @pytest.mark.parametrize("text", ["value.a\0", "value.a\0 + 1", "\0"])
 def test_a_nul_in_an_expression_is_refused(text: str) -> None:
-    with pytest.raises(ExpressionWrong, match="contains the character NUL"):
+    with pytest.raises(InvalidExpression, match="contains the character NUL"):
         Expression(text)
 
 
@@ -128,7 +128,7 @@ def test_the_failure_of_a_path_says_what_to_do_as_of_any_expression(value: Any, 
 
 @pytest.mark.parametrize("text", ["value.in", "value.true", "value.null", "values.a", "value.", "value..a", "value.1"])
 def test_what_looks_like_a_path_and_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ExpressionWrong):
+    with pytest.raises(InvalidExpression):
         Expression(text)
 
 
@@ -139,7 +139,7 @@ def test_a_path_gives_a_copy() -> None:
 
 
 def test_a_path_is_of_the_type_that_cel_says() -> None:
-    assert [Expression(text).kind for text in ("value", "value.a", "value['a']")] == ["DYN"] * 3
+    assert [Expression(text).result_type for text in ("value", "value.a", "value['a']")] == ["DYN"] * 3
     assert Program("value.a", "value").kind == "DYN"
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from penstock import Expression, Flow, FlowError, Otherwise, When, from_iterable, operators
+from penstock import Expression, Flow, FlowDefinitionError, Otherwise, When, from_iterable, steps
+from penstock.core.element import MESSAGE_LIMIT
 from penstock.deadletters import DeadLetterQuery, MemoryStore
-from penstock.element import MESSAGE_LIMIT
-from penstock.sinks import Result
+from penstock.results import Result
 from penstock.testing import run
 
 
@@ -135,12 +135,12 @@ def test_what_failed_or_was_filtered_before_is_left_alone() -> None:
     ],
 )
 def test_what_is_wrong_is_said_when_the_flow_is_built(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises((FlowError, ValueError)) as caught:
+    with pytest.raises((FlowDefinitionError, ValueError)) as caught:
         Flow[Any]("f").fail(**options)
     assert sentence in str(caught.value)
 
 
 def test_it_works_as_an_operator_of_its_own() -> None:
     """In a `pipe`, as the other steps."""
-    flow = Flow[Any]("f").step(operators.fail(lambda value: value > 1, reason="more than 1"))
+    flow = Flow[Any]("f").operator(steps.fail(lambda value: value > 1, reason="more than 1"))
     assert failures(flow, [1, 2]) == [("fail", "Rejected", "more than 1", 1)]

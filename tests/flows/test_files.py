@@ -16,13 +16,14 @@ import pytest
 
 from penstock import Flow
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
-from penstock.errors import FlowError
+from penstock.errors import FlowDefinitionError
+from penstock.formats.ndjson_reader import LineSplitter
+from penstock.results import DiscardResults, ResultConsumer
 from penstock.runtime import Run, Summary
-from penstock.sinks import Discard, Sink
-from penstock.sources import Intake, LineSplitter, Source, from_file, from_stdin
-from penstock.sources.files import FileLines, give_out
-from penstock.sources.standard import StandardInput
-from penstock.threads import in_thread
+from penstock.sources import Emitter, Source, from_file, from_stdin
+from penstock.sources.byte_stream import StdinSource
+from penstock.sources.file import FileLineReader, emit_lines
+from penstock.support.tasks import to_thread_uncancellable
 from waiting import HANG_SECONDS
 
 SECONDS = HANG_SECONDS
@@ -59,13 +60,15 @@ def read(source: Source[Any], **window: int) -> tuple[list[Any], Summary, list[D
     async def main() -> tuple[list[Any], Summary, list[DeadLetter]]:
         seen: list[Any] = []
         store = MemoryStore()
-        summary = await Flow("f", **window).tap(seen.append).dead_letters(store).start(source, Discard()).finished
+        summary = (
+            await Flow("f", **window).tap(seen.append).dead_letters(store).start(source, DiscardResults()).finished
+        )
         return seen, summary, list((await store.page(DeadLetterQuery())).letters)
 
     return cast("tuple[list[Any], Summary, list[DeadLetter]]", really(main()))
 
 
-class Never(Sink):
+class Never(ResultConsumer):
     """Takes results and settles none."""
 
     def __init__(self, count: int) -> None:
@@ -133,7 +136,7 @@ def test_the_format_may_be_said(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_read_is_said_when_it_is_described(path: str, how: dict[str, Any], reason: str) -> None:
     """Before anything runs, with the way out."""
-    with pytest.raises((FlowError, ValueError), match=reason):
+    with pytest.raises((FlowDefinitionError, ValueError), match=reason):
         from_file(path, **how)
 
 
@@ -194,7 +197,7 @@ def test_a_bad_row_becomes_a_dead_letter_with_its_text(tmp_path: Path) -> None:
     async def main() -> tuple[Summary, list[DeadLetter]]:
         store = MemoryStore()
         flow = Flow("f", Order, "a").map(lambda order: 1 // (int(order["a"]) - 3), name="divide").dead_letters(store)
-        summary = await flow.start(from_file(tmp_path / "a.csv", limit=20), Discard()).finished
+        summary = await flow.start(from_file(tmp_path / "a.csv", limit=20), DiscardResults()).finished
         return summary, list((await store.page(DeadLetterQuery())).letters)
 
     summary, letters = really(main())
@@ -240,8 +243,8 @@ def test_files_do_not_hold_up_the_event_loop(tmp_path: Path) -> None:
             return super().feed(chunk)
 
     class Spied(Source[bytes]):
-        async def produce(self, intake: Intake[bytes]) -> None:
-            await give_out(intake, FileLines(str(tmp_path / "a.csv"), Spy()))
+        async def produce(self, intake: Emitter[bytes]) -> None:
+            await emit_lines(intake, FileLineReader(str(tmp_path / "a.csv"), Spy()))
 
     assert read(Spied())[1].received == 50_001
     assert threads
@@ -267,7 +270,7 @@ def test_a_cancelled_call_is_waited_for() -> None:
             go_on.wait()
             order.append("returned")
 
-        task = asyncio.ensure_future(in_thread(call))
+        task = asyncio.ensure_future(to_thread_uncancellable(call))
         await asyncio.to_thread(begun.wait)
         try:
             for _ in range(3):
@@ -294,7 +297,7 @@ def test_a_pipe_is_read_until_its_writer_closes() -> None:
         seen: list[Any] = []
         first = asyncio.Event()
         flow = Flow("f").tap(seen.append).tap(lambda _: first.set())
-        run = flow.start(StandardInput(descriptor=reader), Discard())
+        run = flow.start(StdinSource(descriptor=reader), DiscardResults())
         os.write(writer, b'{"a":1}\n{"a"')
         await first.wait()
         os.write(writer, b":2}\n3")
@@ -312,8 +315,8 @@ def test_waiting_for_a_pipe_ends_at_once_and_takes_nothing(end: str) -> None:
     reader, writer = os.pipe()
 
     async def main() -> tuple[Summary, Summary]:
-        source = StandardInput(descriptor=reader)
-        run = Flow("f").start(source, Discard())
+        source = StdinSource(descriptor=reader)
+        run = Flow("f").start(source, DiscardResults())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         getattr(run, end)()
@@ -321,7 +324,7 @@ def test_waiting_for_a_pipe_ends_at_once_and_takes_nothing(end: str) -> None:
         assert not asyncio.get_running_loop().remove_reader(reader)  # there is none any more
         os.write(writer, b"1\n2\n")
         os.close(writer)
-        return summary, await Flow("f").start(source, Discard()).finished
+        return summary, await Flow("f").start(source, DiscardResults()).finished
 
     ended, completed = really(main())
     os.close(reader)
@@ -395,6 +398,6 @@ def test_errors_name_a_path_as_it_was_written(
 def test_lines_are_of_the_very_file(tmp_path: Path, name: str) -> None:
     """A path that was found, or given by a flag, has no variables."""
     (tmp_path / name).write_bytes(b"1\n")
-    lines = FileLines(str(tmp_path / name), LineSplitter())
+    lines = FileLineReader(str(tmp_path / name), LineSplitter())
     assert lines.next() == [b"1"]
     lines.close()

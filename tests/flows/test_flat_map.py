@@ -13,9 +13,9 @@ import pytest
 from laws.virtual import quiet, results, summary_of
 from penstock import Flow, from_iterable
 from penstock.deadletters import DeadLetterQuery, MemoryStore
-from penstock.operators import flat_map
+from penstock.results import DiscardResults, ResultConsumer
 from penstock.runtime import Summary
-from penstock.sinks import Discard, Sink
+from penstock.steps import flat_map
 
 
 def test_parts_carry_the_seq_of_their_element_and_a_number() -> None:
@@ -40,7 +40,7 @@ def test_an_endless_iterable_is_no_danger() -> None:
             made += 1
             yield made
 
-    class Never(Sink):
+    class Never(ResultConsumer):
         def on_next(self, value: Any) -> None:
             pass
 
@@ -60,7 +60,7 @@ def test_parts_share_one_letter_with_the_original_input() -> None:
         store = MemoryStore()
         flow = Flow("f").flat_map(lambda value: [value, -1, -2]).map(check).dead_letters(store)
         told = [result async for result in flow.stream(from_iterable([5]))]
-        summary = await flow.start(from_iterable([6]), Discard()).finished
+        summary = await flow.start(from_iterable([6]), DiscardResults()).finished
         return summary, (await store.page(DeadLetterQuery())).letters, told
 
     def check(value: int) -> int:
@@ -146,7 +146,7 @@ def test_an_aborted_run_with_open_parts_is_freed() -> None:
 
     async def main() -> Any:
         flow = Flow("f").flat_map(lambda _: itertools.count(), name="endless").map_async(asyncio.sleep)
-        started = flow.start(from_iterable(range(1, 10)), Discard())
+        started = flow.start(from_iterable(range(1, 10)), DiscardResults())
         scope = weakref.ref(started.scope)
         await asyncio.sleep(0.5)
         started.abort()

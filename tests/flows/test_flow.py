@@ -19,12 +19,12 @@ from reactivex import operators as ops
 
 from laws.virtual import quiet, results
 from penstock import Flow, Service, When, from_iterable, ndjson
-from penstock.errors import FlowError, RunError
+from penstock.errors import FlowDefinitionError, RunError
 from penstock.orders import orders_flow
-from penstock.outlets import Nowhere
-from penstock.sinks import Discard, Lines
+from penstock.results import DiscardResults, LineWriter
+from penstock.sinks import DiscardSink
 from penstock.sources import Source
-from penstock.steps import walk
+from penstock.steps.step import walk
 
 
 class Order(TypedDict):
@@ -89,13 +89,13 @@ def test_names_are_made_unique() -> None:
         (lambda: Flow("f").filter(asyncio.sleep), "filter needs a plain function, and sleep is a coroutine function"),
         (lambda: Flow("f").tap(functools.partial(asyncio.sleep, 1)), "what waits belongs in map_async"),
         (lambda: Flow("f").through(3), "through needs a function, got 3"),
-        (lambda: Flow("f").step(3), "step needs a function, got 3"),
+        (lambda: Flow("f").operator(3), "step needs a function, got 3"),
         (lambda: Flow("f").to("out.ndjson"), "to in flow f needs outlets, such as FileOutlet.*out.ndjson"),
         (lambda: Flow("f").route(a=len), "branch a of route in flow f has to be When"),
         (lambda: Flow("f").route(a=When("value > 1")), "the condition of branch a of route in flow f needs a function"),
         (lambda: Flow("f").route(a=When(bool, lambda way: None)), "has to give the flow with its steps, got None"),
         (lambda: Flow("f").enrich(name=Service("s", len), b=len), "name and merge are words of enrich itself"),
-        (lambda: Flow("f").start([1, 2], Discard()), "flow f needs a source, such as from_iterable.*, got list"),
+        (lambda: Flow("f").start([1, 2], DiscardResults()), "flow f needs a source, such as from_iterable.*, got list"),
         (lambda: Flow("f").window(1, 0), "at least 1 element and 1 byte, in whole numbers, got 1 and 0"),
         (lambda: Flow("f", Order, key="orderID"), r"did you mean 'orderId'\? \(fields: orderId, note\)"),
         (lambda: Flow("f", Record, key="zzz"), r"no field 'zzz' for its key \(fields: order_id, price\)"),
@@ -106,7 +106,7 @@ def test_names_are_made_unique() -> None:
         (lambda: Flow("f").enrich(price="url"), "price has to be a function or a Service, got 'url'"),
         (lambda: Flow("f").map_async(5), "map_async has to be a function or a Service, got 5"),
         (lambda: Flow("f").dead_letters(pathlib.Path("x.db")), "need a store, such as 'sqlite:///FILE', got PosixPath"),
-        (lambda: Flow("f").start(from_iterable([1]), Discard), "needs a sink, such as Discard.*, got <class"),
+        (lambda: Flow("f").start(from_iterable([1]), DiscardResults), "needs a sink, such as Discard.*, got <class"),
         (lambda: Flow("f", "id"), "perhaps key='id'"),
         (lambda: Flow("f").enrich(Service("s", len)), "puts each answer under a name"),
         (lambda: Flow("f").dead_letters("redis://x"), "use sqlite:///FILE or memory"),
@@ -115,7 +115,7 @@ def test_names_are_made_unique() -> None:
 )
 def test_what_is_wrong_is_said_when_the_flow_is_built(build: Any, says: str) -> None:
     """The error names the thing, what was given, and the way out."""
-    with pytest.raises(FlowError, match=says):
+    with pytest.raises(FlowDefinitionError, match=says):
         build()
 
 
@@ -315,16 +315,16 @@ def test_the_steps_that_are_measured_are_known_before_they_are() -> None:
         .throttle(1e6, name="throttle")
         .through(ops.map(lambda value: value), name="through")
         .route(route=When(bool, lambda way: way.map(lambda value: value, name="inside")))
-        .to(Nowhere(), name="to")
-        .step(lambda source: source, name="own")
+        .to(DiscardSink(), name="to")
+        .operator(lambda source: source, name="own")
     )
 
     async def main() -> set[str]:
-        running = flow.start(from_iterable([{"a": 1}] * 3), Lines(call))
+        running = flow.start(from_iterable([{"a": 1}] * 3), LineWriter(call))
         assert (await running.finished).ok == 3
         return set(running.totals.meters)
 
-    assert quiet(main()) == set(flow.measured)
+    assert quiet(main()) == set(flow.timed_steps)
 
 
 # Isolation, at its edges
@@ -450,21 +450,21 @@ def test_a_predicate_that_gives_an_awaitable_fails_its_elements() -> None:
 @pytest.mark.parametrize("item", [5, len, [], {"id": int}], ids=repr)
 def test_what_is_no_type_is_no_type_of_items(item: Any) -> None:
     """It is said when the flow is built: otherwise every item would fail."""
-    with pytest.raises(FlowError, match="no item can be read as"):
+    with pytest.raises(FlowDefinitionError, match="no item can be read as"):
         Flow("f", item)
 
 
 def test_a_key_is_the_name_of_a_field() -> None:
     """Nothing else names one."""
     key: Any = 5
-    with pytest.raises(FlowError, match="the key of flow f is the name of a field, got 5"):
+    with pytest.raises(FlowDefinitionError, match="the key of flow f is the name of a field, got 5"):
         Flow[Any]("f", key=key)
 
 
 @pytest.mark.parametrize("path", ["", ".", "a..b", "card.*", "items[0]", 5], ids=repr)
 def test_fields_that_letters_do_not_keep_have_plain_paths(path: Any) -> None:
     """A star or the number of an item would be taken for the name of a field, and the secret would be kept."""
-    with pytest.raises(FlowError, match=r"names of fields, with dots between them: card\.number; got "):
+    with pytest.raises(FlowDefinitionError, match=r"names of fields, with dots between them: card\.number; got "):
         Flow[Any]("f").dead_letters("memory", redact=["card.number", path])
     assert Flow[Any]("f").dead_letters("memory", redact=["card.number", "größe", "e mail", "@id"]).redacted
 
@@ -472,7 +472,7 @@ def test_fields_that_letters_do_not_keep_have_plain_paths(path: Any) -> None:
 def test_services_and_outlets_that_a_flow_does_not_have_are_refused() -> None:
     """A replacement with a misspelled name must not leave the real service in its place."""
     flow = orders_flow()
-    with pytest.raises(FlowError, match="flow orders has no service 'pricng'; did you mean 'pricing'"):
+    with pytest.raises(FlowDefinitionError, match="flow orders has no service 'pricng'; did you mean 'pricing'"):
         flow.with_services({"pricng": flow.services[0]})
-    with pytest.raises(FlowError, match="flow orders has no outlet 'nope'; it has none"):
-        flow.with_outlets({"nope": Nowhere()})
+    with pytest.raises(FlowDefinitionError, match="flow orders has no outlet 'nope'; it has none"):
+        flow.with_outlets({"nope": DiscardSink()})

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from penstock.observe import LogFile, set_up_logs
+from penstock.observe import LogFile, configure_logging
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_every_event_is_a_line(tmp_path: Path, form: str, said: Any) -> None:
     """What JSON or UTF-8 has no words for is said in others."""
     path = tmp_path / "log"
     with path.open("w") as stream:
-        file = set_up_logs(form, stream=stream)
+        file = configure_logging(form, stream=stream)
         structlog.get_logger().bind().info("tried", said=said, number=3)
 
     assert file.lost == 0
@@ -107,7 +107,7 @@ def test_what_others_send_is_no_command_to_the_terminal(tmp_path: Path) -> None:
     """A path or a message may hold escape sequences; on the screen they are shown as what they are."""
     path = tmp_path / "log"
     with path.open("w") as stream:
-        set_up_logs("console", stream=stream)
+        configure_logging("console", stream=stream)
         try:
             raise ValueError("\x1b[2J")
         except ValueError:
@@ -148,7 +148,7 @@ def test_a_line_of_a_library_that_does_not_fit_together_is_said_in_pieces(tmp_pa
     """It is a bug of the library, and no reason to break what it was doing."""
     path = tmp_path / "log"
     with path.open("w") as stream:
-        set_up_logs("json", stream=stream)
+        configure_logging("json", stream=stream)
         logging.getLogger("lib").warning("%d items", "many")
     (line,) = lines_of(path)
     assert (line["event"], line["message"]) == ("library.log", "'%d items' ('many',)")

@@ -28,13 +28,21 @@ from structlog.testing import capture_logs
 from flows.test_files import read, really
 from penstock import Flow, from_async_iterable, from_iterable
 from penstock.deadletters import DeadLetterQuery, MemoryStore
-from penstock.errors import FlowError, OtherFields, OutletBroke, OutletLocked, OutletTaken, OutletTwice, Unencodable
-from penstock.formats import Format
-from penstock.outlets import FileOutlet, Nowhere, Outlet, StandardOutput, check_outlets
-from penstock.outlets.valve import LOCK_SECONDS, Valve
-from penstock.outlets.writers import CsvWriter
+from penstock.errors import (
+    ColumnMismatch,
+    EncodingFailed,
+    FlowDefinitionError,
+    OutletLocked,
+    OutletTaken,
+    OutletTwice,
+    SinkWriteFailed,
+)
+from penstock.formats.format import Format
+from penstock.formats.writers import CsvWriter
+from penstock.results import DiscardResults
 from penstock.runtime import Summary
-from penstock.sinks import Discard
+from penstock.sinks import DiscardSink, FileSink, Sink, StdoutSink, check_outlets
+from penstock.sinks.shared import LOCK_SECONDS, SharedSink
 from penstock.sources import from_file
 from penstock.testing import run as virtual
 
@@ -42,7 +50,7 @@ EVERY_NAME = ["a.ndjson", "a.csv", "a.ndjson.gz", "a.csv.gz"]
 every_name = pytest.mark.parametrize("name", EVERY_NAME)
 
 
-async def put(outlet: Outlet, *writes: list[Any]) -> list[Any]:
+async def put(outlet: Sink, *writes: list[Any]) -> list[Any]:
     """Open, write, close; returns what each write answered."""
     await outlet.open()
     try:
@@ -68,7 +76,7 @@ VALUES = [{"id": str(number), "text": f'"{number}",\nä'} for number in range(10
 @every_name
 def test_what_is_written_can_be_read(tmp_path: Path, name: str) -> None:
     """In several writes, by several openings: every value is there once, in order, and one header at most."""
-    outlet = FileOutlet(tmp_path / name)
+    outlet = FileSink(tmp_path / name)
     for start in range(0, 1000, 250):
         middle = start + 100
         assert really(put(outlet, VALUES[start:middle], [], VALUES[middle : start + 250])) == [None, None, None]
@@ -84,7 +92,7 @@ class Order(Struct):
 
 def test_rows_are_made_of_any_object_with_fields(tmp_path: Path) -> None:
     """Texts as they are, nothing as nothing, all else as JSON; the columns are as the fields say."""
-    outlet = FileOutlet(tmp_path / "a.csv", fields=["found", "id"])
+    outlet = FileSink(tmp_path / "a.csv", fields=["found", "id"])
     really(put(outlet, [Order(1, {"price": 2.5}), {"id": "x", "found": True}, Order(2)]))
 
     assert contents(tmp_path / "a.csv") == b'found,id\r\n"{""price"":2.5}",1\r\ntrue,x\r\n,2\r\n'
@@ -92,11 +100,11 @@ def test_rows_are_made_of_any_object_with_fields(tmp_path: Path) -> None:
 
 def test_a_value_that_cannot_be_written_is_refused_alone(tmp_path: Path) -> None:
     """Those around it are written, and the refusal says which fields are too many or missing."""
-    outlet = FileOutlet(tmp_path / "a.csv")
+    outlet = FileSink(tmp_path / "a.csv")
     ((first, *others),) = really(put(outlet, [7, {"a": 1}, {"a": 1, "b": 2}, {"b": 2}, {"a": "\ud800"}, {"a": 2}]))
 
-    assert (type(first), str(first)) == (Unencodable, "the value cannot be written: it has no fields; " + ROW)
-    assert [type(error) for error in others] == [type(None), OtherFields, OtherFields, Unencodable, type(None)]
+    assert (type(first), str(first)) == (EncodingFailed, "the value cannot be written: it has no fields; " + ROW)
+    assert [type(error) for error in others] == [type(None), ColumnMismatch, ColumnMismatch, EncodingFailed, type(None)]
     assert "the columns are those of the first: the value comes with b; give all the same fields" in str(others[1])
     assert "the value comes without a and with b; " in str(others[2])
     assert written(tmp_path / "a.csv") == [{"a": "1"}, {"a": "2"}]
@@ -104,7 +112,7 @@ def test_a_value_that_cannot_be_written_is_refused_alone(tmp_path: Path) -> None
 
 def test_a_value_with_more_fields_than_the_columns_that_were_asked_for_is_told_how_to_lose_them(tmp_path: Path) -> None:
     """To give every value the same fields would not help: all have too many."""
-    (outcomes,) = really(put(FileOutlet(tmp_path / "a.csv", fields=["a"]), [{"a": 1, "b": 2}, {"a": 2}]))
+    (outcomes,) = really(put(FileSink(tmp_path / "a.csv", fields=["a"]), [{"a": 1, "b": 2}, {"a": 2}]))
 
     assert outcomes[1] is None
     assert str(outcomes[0]) == (
@@ -118,9 +126,9 @@ ROW = "a row of CSV is made of an object"
 
 def test_a_value_that_is_no_json_is_refused_alone(tmp_path: Path) -> None:
     """Those around it are written."""
-    ((one, two, three),) = really(put(FileOutlet(tmp_path / "a.ndjson"), [1, object(), 3]))
+    ((one, two, three),) = really(put(FileSink(tmp_path / "a.ndjson"), [1, object(), 3]))
 
-    assert (one, type(two), three) == (None, Unencodable, None)
+    assert (one, type(two), three) == (None, EncodingFailed, None)
     assert contents(tmp_path / "a.ndjson") == b"1\n3\n"
 
 
@@ -129,7 +137,7 @@ def test_a_value_that_is_no_json_is_refused_alone(tmp_path: Path) -> None:
 def test_a_number_that_json_cannot_hold_is_refused_alone(tmp_path: Path, name: str, number: float) -> None:
     """It would be written as `null`. What is nothing, and the text null, are written as ever."""
     values = [{"a": None}, {"a": number}, {"a": {"b": [number, None]}}, {"a": Order(1)}, {"a": "null"}, {"a": [None]}]
-    ((one, *two, three, four, five),) = really(put(FileOutlet(tmp_path / name), values))
+    ((one, *two, three, four, five),) = really(put(FileSink(tmp_path / name), values))
 
     assert [one, three, four, five] == [None] * 4
     assert [str(error) for error in two] == [
@@ -150,10 +158,10 @@ def test_rows_are_what_the_csv_module_reads(rows: list[list[str]]) -> None:
 
 def test_the_columns_of_a_file_stay(tmp_path: Path) -> None:
     """What is appended follows the header that is there; other columns that are asked for are refused."""
-    really(put(FileOutlet(tmp_path / "a.csv"), [{"a": 1, "b": 2}]))
-    really(put(FileOutlet(tmp_path / "a.csv", fields=["b", "a"]), [{"b": 4, "a": 3}]))
-    with pytest.raises(OutletBroke, match="columns are a, b, not c; name another file"):
-        really(put(FileOutlet(tmp_path / "a.csv", fields=["c"]), [{"c": 3}]))
+    really(put(FileSink(tmp_path / "a.csv"), [{"a": 1, "b": 2}]))
+    really(put(FileSink(tmp_path / "a.csv", fields=["b", "a"]), [{"b": 4, "a": 3}]))
+    with pytest.raises(SinkWriteFailed, match="columns are a, b, not c; name another file"):
+        really(put(FileSink(tmp_path / "a.csv", fields=["c"]), [{"c": 3}]))
 
     assert written(tmp_path / "a.csv") == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
 
@@ -162,7 +170,7 @@ def test_the_columns_of_a_file_stay(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_no_half_of_a_write(tmp_path: Path, name: str) -> None:
     """All values of that write are refused, the file holds what it held, and later writes go on behind it."""
     path = tmp_path / name
-    outlet = FileOutlet(path)
+    outlet = FileSink(path)
     small = [{"id": "1", "text": "x"}]
     large = [{"id": "2", "text": os.urandom(100_000).hex()}]
 
@@ -172,11 +180,11 @@ def test_a_full_disk_leaves_no_half_of_a_write(tmp_path: Path, name: str) -> Non
         handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
         try:
-            with pytest.raises(OutletBroke, match="File too large"):
+            with pytest.raises(SinkWriteFailed, match="File too large"):
                 await outlet.write(large)
             await outlet.write(small)
             size = path.stat().st_size
-            with pytest.raises(OutletBroke, match="File too large"):
+            with pytest.raises(SinkWriteFailed, match="File too large"):
                 await outlet.write(large)
             assert path.stat().st_size == size
         finally:
@@ -205,12 +213,12 @@ def test_half_a_write_that_cannot_be_taken_back_is_before_the_next_one(
         return well[0](descriptor, data[: len(data) // 2])
 
     async def main() -> None:
-        outlet = FileOutlet(tmp_path / name)
+        outlet = FileSink(tmp_path / name)
         await outlet.open()
         monkeypatch.setattr(os, "write", half)
         monkeypatch.setattr(os, "ftruncate", refuse)
         for _ in range(2):
-            with pytest.raises(OutletBroke, match="Input/output error"):
+            with pytest.raises(SinkWriteFailed, match="Input/output error"):
                 await outlet.write([{"id": "1"}])
         monkeypatch.setattr(os, "write", well[0])
         monkeypatch.setattr(os, "ftruncate", well[1])
@@ -225,7 +233,7 @@ def test_a_compressed_file_can_be_read_while_it_is_written(tmp_path: Path) -> No
     """Up to the last write."""
 
     async def main() -> bytes:
-        outlet = FileOutlet(tmp_path / "a.ndjson.gz")
+        outlet = FileSink(tmp_path / "a.ndjson.gz")
         await outlet.open()
         await outlet.write([1, 2])
         found = gzip.open(tmp_path / "a.ndjson.gz").read1(100)  # noqa: SIM115
@@ -243,8 +251,8 @@ def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path, name: str, reason
     """With the way out, and nothing is left open."""
     (tmp_path / "folder.csv").mkdir()
     os.mkfifo(tmp_path / "pipe.csv")
-    with pytest.raises(OutletBroke, match=reason):
-        really(FileOutlet(tmp_path / name).open())
+    with pytest.raises(SinkWriteFailed, match=reason):
+        really(FileSink(tmp_path / name).open())
 
 
 @pytest.mark.parametrize(
@@ -266,12 +274,12 @@ def test_errors_do_not_name_what_a_secret_variable_holds(
     (tmp_path / "file").touch()
     (tmp_path / "a.csv").write_bytes(b"a\n")
     os.mkfifo(tmp_path / "pipe.csv")
-    outlet = FileOutlet(path, format="csv", fields=["b"])
+    outlet = FileSink(path, format="csv", fields=["b"])
 
     async def main() -> list[Any]:
-        valve = Valve.of(outlet)
+        valve = SharedSink.of(outlet)
         answers = await valve.write([{"b": 1}], 5.0)
-        await valve.leave()
+        await valve.release()
         return list(answers or ())
 
     with capture_logs() as logs:
@@ -285,8 +293,8 @@ def test_errors_name_the_resolved_path(tmp_path: Path, monkeypatch: pytest.Monke
     """A reader of the log has to see which folder is missing."""
     monkeypatch.setenv("OUT", str(tmp_path / "none"))
     for locks in (False, True):
-        with pytest.raises(OutletBroke) as caught:
-            check_outlets([FileOutlet("${OUT:-out}/a.ndjson")], locks=locks)
+        with pytest.raises(SinkWriteFailed) as caught:
+            check_outlets([FileSink("${OUT:-out}/a.ndjson")], locks=locks)
         folder = tmp_path / "none"
         reason = f"there is no folder {folder}; make it, or name another"
         assert str(caught.value) == f"{folder}/a.ndjson cannot be written: {reason}"
@@ -300,7 +308,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def delivering(*outlets: Outlet, letters: MemoryStore | None = None) -> Flow[Any]:
+def delivering(*outlets: Sink, letters: MemoryStore | None = None) -> Flow[Any]:
     """A flow with a step for each of these outlets."""
     flow = Flow[Any]("f")
     for number, outlet in enumerate(outlets):
@@ -319,13 +327,13 @@ def test_values_wait_while_another_process_holds_the_lock(tmp_path: Path) -> Non
     path = tmp_path / "a.ndjson"
 
     async def main() -> list[Exception | None]:
-        valve = Valve.of(FileOutlet(path))
+        valve = SharedSink.of(FileSink(path))
         with locked(path):
             write = asyncio.create_task(valve.write([{"id": 1}], 5.0))
             await asyncio.sleep(15)
             assert not write.done()
         answers = await write
-        await valve.leave()
+        await valve.release()
         return list(answers or ())
 
     with capture_logs() as logs:
@@ -340,7 +348,9 @@ def test_a_lock_that_stays_ends_the_run_and_fails_no_element(tmp_path: Path) -> 
     path, letters = tmp_path / "a.ndjson", MemoryStore()
 
     async def main() -> tuple[Summary, float, int]:
-        summary = await delivering(FileOutlet(path), letters=letters).start(from_iterable(range(3)), Discard()).finished
+        summary = (
+            await delivering(FileSink(path), letters=letters).start(from_iterable(range(3)), DiscardResults()).finished
+        )
         return summary, asyncio.get_running_loop().time(), len((await letters.page(DeadLetterQuery())).letters)
 
     with locked(path), capture_logs() as logs:
@@ -362,11 +372,11 @@ def test_runs_that_wait_for_one_lock_end_each_after_its_own_minute(tmp_path: Pat
 
     async def ends(flow: Flow[Any], after: float) -> tuple[str, int]:
         await asyncio.sleep(after)
-        summary = await flow.start(from_iterable([1]), Discard()).finished
+        summary = await flow.start(from_iterable([1]), DiscardResults()).finished
         return summary.reason, round(asyncio.get_running_loop().time())
 
     async def main() -> list[tuple[str, int]]:
-        flow = delivering(FileOutlet(path))
+        flow = delivering(FileSink(path))
         return await asyncio.gather(*(ends(flow, after) for after in (0, 0, 0, 30, 200)))
 
     with locked(path), capture_logs():
@@ -375,11 +385,11 @@ def test_runs_that_wait_for_one_lock_end_each_after_its_own_minute(tmp_path: Pat
 
 def test_a_long_wait_for_a_lock_is_told_less_and_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With another deadline than the usual one."""
-    monkeypatch.setattr("penstock.outlets.valve.LOCK_SECONDS", 1000.0)
+    monkeypatch.setattr("penstock.sinks.shared.LOCK_SECONDS", 1000.0)
 
     async def main() -> str:
-        flow = delivering(FileOutlet(tmp_path / "a.ndjson"))
-        return (await flow.start(from_iterable([1]), Discard()).finished).reason
+        flow = delivering(FileSink(tmp_path / "a.ndjson"))
+        return (await flow.start(from_iterable([1]), DiscardResults()).finished).reason
 
     with locked(tmp_path / "a.ndjson"), capture_logs() as logs:
         assert virtual(main()) == "failed"
@@ -393,7 +403,7 @@ def test_a_run_that_waits_for_a_lock_can_be_stopped(tmp_path: Path, way: str, re
 
     async def main() -> tuple[Summary, int]:
         with locked(path):
-            run = delivering(FileOutlet(path)).start(from_async_iterable(endless()), Discard())
+            run = delivering(FileSink(path)).start(from_async_iterable(endless()), DiscardResults())
             await asyncio.sleep(20)
             getattr(run, way)()
             await asyncio.sleep(10)
@@ -413,15 +423,15 @@ def test_a_cancel_ends_the_wait_for_a_lock(tmp_path: Path) -> None:
     path = tmp_path / "a.ndjson"
 
     async def main() -> None:
-        valve = Valve.of(FileOutlet(path))
+        valve = SharedSink.of(FileSink(path))
         with locked(path):
             write = asyncio.create_task(valve.write([{"id": 1}], 5.0))
             await asyncio.sleep(5)
             write.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await write
-            await valve.leave()
-        await put(FileOutlet(path), [{"id": 2}])
+            await valve.release()
+        await put(FileSink(path), [{"id": 2}])
 
     with capture_logs():
         virtual(main())
@@ -452,12 +462,12 @@ every_kind = pytest.mark.parametrize("kind", ["dot", "linked folder", "link", "h
 def test_outlets_of_one_file_under_two_names_share_it(tmp_path: Path, kind: str, flows: int) -> None:
     """In one flow, and in two that run at once; nobody waits for the lock that this process has itself."""
     path = tmp_path / "a.csv"
-    one, two = FileOutlet(path), FileOutlet(other_name(path, kind))
+    one, two = FileSink(path), FileSink(other_name(path, kind))
     made = [delivering(one, two)] if flows == 1 else [delivering(one), delivering(two)]
 
     async def main() -> list[str]:
         source = [{"id": "1"}, {"id": "2"}]
-        runs = [flow.start(from_iterable(source), Discard()) for flow in made]
+        runs = [flow.start(from_iterable(source), DiscardResults()) for flow in made]
         return [(await run.finished).reason for run in runs]
 
     check_outlets([one, two], locks=True)
@@ -473,10 +483,10 @@ def test_one_file_with_two_settings_is_a_fault_of_the_run(tmp_path: Path, kind: 
     """At once, and no element is to blame."""
     path, letters = tmp_path / "a.csv", MemoryStore()
     other = other_name(path, kind)
-    flow = delivering(FileOutlet(path), FileOutlet(other, fields=["id"]), letters=letters)
+    flow = delivering(FileSink(path), FileSink(other, fields=["id"]), letters=letters)
 
     async def main() -> tuple[Summary, float, int]:
-        summary = await flow.start(from_iterable([{"id": "1"}]), Discard()).finished
+        summary = await flow.start(from_iterable([{"id": "1"}]), DiscardResults()).finished
         return summary, asyncio.get_running_loop().time(), len((await letters.page(DeadLetterQuery())).letters)
 
     with capture_logs():
@@ -495,7 +505,7 @@ def test_one_file_with_two_settings_is_refused_before_anything_runs(tmp_path: Pa
     path = tmp_path / "a.csv"
     other = other_name(path, kind)
     with pytest.raises(OutletTwice) as caught:
-        check_outlets([FileOutlet(path), Nowhere(), FileOutlet(other, format="csv", fields=["a", "b"])], locks=locks)
+        check_outlets([FileSink(path), DiscardSink(), FileSink(other, format="csv", fields=["a", "b"])], locks=locks)
     assert str(caught.value) == (
         f"{other} cannot be written: it is the same file as {path} (csv), and this is csv with the fields a, b; "
         "give both the same format and fields, or each a file of its own"
@@ -513,15 +523,15 @@ def test_a_file_that_another_process_writes_to_is_refused_at_the_start(tmp_path:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"locked\n"
-        check_outlets([FileOutlet(path)], locks=False)
+        check_outlets([FileSink(path)], locks=False)
         with pytest.raises(OutletLocked, match="another process is writing to it"):
-            check_outlets([FileOutlet(path)], locks=True)
+            check_outlets([FileSink(path)], locks=True)
         other.communicate()
 
     async def main() -> None:
-        mine = FileOutlet(path)
+        mine = FileSink(path)
         await mine.open()
-        check_outlets([FileOutlet(path)], locks=True)
+        check_outlets([FileSink(path)], locks=True)
         await mine.aclose()
 
     really(main())
@@ -532,7 +542,7 @@ def test_a_file_has_one_writer(tmp_path: Path, name: str) -> None:
     """The second is refused until the first has closed."""
 
     async def main() -> None:
-        first, second = FileOutlet(tmp_path / name), FileOutlet(tmp_path / name)
+        first, second = FileSink(tmp_path / name), FileSink(tmp_path / name)
         await first.open()
         with pytest.raises(OutletTaken, match="this process is writing to the same file already"):
             await second.open()
@@ -548,16 +558,16 @@ def test_a_file_has_one_writer(tmp_path: Path, name: str) -> None:
 
 def test_writing_to_what_is_not_open_is_refused() -> None:
     """Also after it was closed; closing twice is no fault."""
-    with pytest.raises(OutletBroke, match="not open"):
-        really(FileOutlet("a.ndjson").write([1]))
-    really(FileOutlet("a.ndjson").aclose())
+    with pytest.raises(SinkWriteFailed, match="not open"):
+        really(FileSink("a.ndjson").write([1]))
+    really(FileSink("a.ndjson").aclose())
 
 
 def test_a_cancelled_write_is_whole(tmp_path: Path) -> None:
     """It ends as cancelled when its lines are in the file, or not begun."""
 
     async def main() -> None:
-        outlet = FileOutlet(tmp_path / "a.ndjson")
+        outlet = FileSink(tmp_path / "a.ndjson")
         await outlet.open()
         for _ in range(20):
             task = asyncio.ensure_future(outlet.write(list(range(10_000))))
@@ -574,39 +584,39 @@ def test_a_cancelled_write_is_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: FileOutlet("a.json"), "cannot be streamed"),
-        (lambda: FileOutlet("a.ndjson", fields=["a"]), "say the format csv"),
-        (lambda: FileOutlet("a.csv", fields=["a", "a"]), "none twice"),
-        (lambda: FileOutlet("a.csv", fields=[]), "at least one"),
-        (lambda: StandardOutput("xml"), "one of ndjson, csv"),
+        (lambda: FileSink("a.json"), "cannot be streamed"),
+        (lambda: FileSink("a.ndjson", fields=["a"]), "say the format csv"),
+        (lambda: FileSink("a.csv", fields=["a", "a"]), "none twice"),
+        (lambda: FileSink("a.csv", fields=[]), "at least one"),
+        (lambda: StdoutSink("xml"), "one of ndjson, csv"),
     ],
 )
 def test_what_cannot_be_written_is_said_when_it_is_described(make: Any, reason: str) -> None:
     """Before anything runs."""
-    with pytest.raises(FlowError, match=reason):
+    with pytest.raises(FlowDefinitionError, match=reason):
         make()
 
 
 def test_outlets_of_the_same_words_are_equal(tmp_path: Path) -> None:
     """Whether they are open or not; and they are shown by their words."""
-    one, other = FileOutlet(tmp_path / "a.csv"), FileOutlet(str(tmp_path / "a.csv"), format="csv")
+    one, other = FileSink(tmp_path / "a.csv"), FileSink(str(tmp_path / "a.csv"), format="csv")
     really(put(one, [{"a": 1}]))
 
     assert (one, hash(one)) == (other, hash(other))
-    assert one != FileOutlet(tmp_path / "a.csv", fields=["a"])
-    assert (StandardOutput(), Nowhere()) == (StandardOutput("ndjson"), Nowhere())
-    assert len({StandardOutput(), StandardOutput("csv"), Nowhere(), Nowhere()}) == 3
+    assert one != FileSink(tmp_path / "a.csv", fields=["a"])
+    assert (StdoutSink(), DiscardSink()) == (StdoutSink("ndjson"), DiscardSink())
+    assert len({StdoutSink(), StdoutSink("csv"), DiscardSink(), DiscardSink()}) == 3
     assert repr(one).startswith(f"FileOutlet(path='{tmp_path / 'a.csv'}', format=<Format.CSV")
-    assert "_" not in repr(FileOutlet("a.csv"))
+    assert "_" not in repr(FileSink("a.csv"))
     assert one.format is Format.CSV
 
 
 def test_nowhere_takes_everything() -> None:
     """And refuses nothing."""
-    assert really(put(Nowhere(), [1, object()])) == [None]
+    assert really(put(DiscardSink(), [1, object()])) == [None]
 
 
 def test_types_fit() -> None:
-    """Each is an `Outlet`, as the type checkers see it."""
-    outlets: list[Outlet] = [FileOutlet("a.csv"), StandardOutput(), Nowhere()]
+    """Each is an `Sink`, as the type checkers see it."""
+    outlets: list[Sink] = [FileSink("a.csv"), StdoutSink(), DiscardSink()]
     assert [outlet.name for outlet in outlets] == ["", "", ""]

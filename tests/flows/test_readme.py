@@ -13,8 +13,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from flows.walkthrough import blocks_of, walkthrough
-from penstock.files import loads
-from penstock.files.trials import judge, play
+from penstock.flowfile import loads
+from penstock.flowtests import run_test, verify
 from penstock.settings import Settings
 from penstock_http.app import make_app
 
@@ -91,7 +91,7 @@ def test_the_flow_files_of_a_page_are_well(page: Path) -> None:
     for number, block in enumerate(block for block in blocks(page, "yaml") if block.startswith("flow:")):
         file = loads(block, f"{page.stem}-{number}.yaml")
         for case in file.tests:
-            verdict = judge(play(file.flow, case))
+            verdict = verify(run_test(file.flow, case))
             assert verdict.passed, verdict
 
 
@@ -113,20 +113,20 @@ def test_curl_asks_for_paths_that_exist(page: Path) -> None:
 
 def application_resources() -> Any:
     """What the application answers, read from its router."""
-    from penstock.observe import PenstockCollector, Reloads, Requests, Watched
+    from penstock.observe import HttpCounters, MetricSources, PenstockCollector, ReloadCounters
     from penstock.runtime import Supervisor
-    from penstock_http.catalogue.catalogue import Catalogue
-    from penstock_http.catalogue.places import Places
-    from penstock_http.catalogue.reload import Reloading
-    from penstock_http.context import Context
-    from penstock_http.starting import loader
+    from penstock_http.deployments.registry import FlowRegistry
+    from penstock_http.deployments.reload import Reloader
+    from penstock_http.deployments.watched_files import WatchedFiles
+    from penstock_http.server.bootstrap import loader
+    from penstock_http.state import AppState
 
     async def make() -> Any:
-        supervisor, requests = Supervisor(), Requests()
-        catalogue = Catalogue(supervisor, Reloads())
-        reloading = Reloading(catalogue, loader(Settings()), Places())
-        context = Context(Settings(), supervisor, catalogue, reloading, requests)
-        return make_app(context, PenstockCollector(Watched(supervisor, requests, "0"))).router.resources()
+        supervisor, requests = Supervisor(), HttpCounters()
+        catalogue = FlowRegistry(supervisor, ReloadCounters())
+        reloading = Reloader(catalogue, loader(Settings()), WatchedFiles())
+        context = AppState(Settings(), supervisor, catalogue, reloading, requests)
+        return make_app(context, PenstockCollector(MetricSources(supervisor, requests, "0"))).router.resources()
 
     from penstock.testing import run
 

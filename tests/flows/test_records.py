@@ -14,10 +14,10 @@ from laws.virtual import quiet
 from penstock import Flow, Service, from_iterable
 from penstock.deadletters import MemoryStore
 from penstock.orders import orders_flow
+from penstock.results import EndRecord, LineWriter, end_line
+from penstock.results.records import NdjsonFormat, RecordFormat, ServerSentEvents
 from penstock.runtime import Summary
 from penstock.services import NONE
-from penstock.sinks import End, Lines, end_line
-from penstock.sinks.records import Form, Ndjson, ServerSentEvents
 
 
 def lines_of(flow: Flow[Any], values: Any, *, ordered: bool = True) -> tuple[list[bytes], Summary]:
@@ -28,7 +28,7 @@ def lines_of(flow: Flow[Any], values: Any, *, ordered: bool = True) -> tuple[lis
         written.append(data)
 
     async def main() -> Summary:
-        return await flow.start(from_iterable(values), Lines(write), ordered=ordered).finished
+        return await flow.start(from_iterable(values), LineWriter(write), ordered=ordered).finished
 
     summary = quiet(main())
     return b"".join(written).splitlines(keepends=True), summary
@@ -57,7 +57,7 @@ def test_the_line_of_an_order_that_failed() -> None:
 
 def test_the_end_record() -> None:
     """The numbers of the summary, in the order of the contract."""
-    assert end_line(End("completed", 10, 7, 3, 0, 0, 0.31)) == (
+    assert end_line(EndRecord("completed", 10, 7, 3, 0, 0, 0.31)) == (
         b'{"end":{"reason":"completed","received":10,"ok":7,"failed":3,"filtered":0,"cancelled":0,"seconds":0.31}}\n'
     )
 
@@ -116,9 +116,9 @@ class Quotient(Struct):
     q: Any
 
 
-@pytest.mark.parametrize("form", [Ndjson(), ServerSentEvents()], ids=["ndjson", "events"])
+@pytest.mark.parametrize("form", [NdjsonFormat(), ServerSentEvents()], ids=["ndjson", "events"])
 @pytest.mark.parametrize("number", [nan, inf, -inf], ids=repr)
-def test_a_number_that_json_cannot_hold_is_no_success(number: float, form: Form) -> None:
+def test_a_number_that_json_cannot_hold_is_no_success(number: float, form: RecordFormat) -> None:
     """However deep it is, and in a batch as alone: it would be told as `null`. What is nothing stays so."""
     values = [{"q": None}, number, {"q": [{"r": number}, None]}, Quotient((1.5, number)), Quotient("null"), 2.5]
     written: list[bytes] = []
@@ -127,7 +127,7 @@ def test_a_number_that_json_cannot_hold_is_no_success(number: float, form: Form)
         written.append(data)
 
     async def main() -> Summary:
-        return await Flow[Any]("f").start(from_iterable(values), Lines(write, form)).finished
+        return await Flow[Any]("f").start(from_iterable(values), LineWriter(write, form)).finished
 
     summary = quiet(main())
     assert (summary.ok, summary.failed) == (3, 3)

@@ -10,10 +10,11 @@ import pytest
 from msgspec import Struct
 
 from laws.virtual import quiet
-from penstock import Flow, element, from_iterable, ndjson
+from penstock import Flow, from_iterable, ndjson
+from penstock.core import element
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore, as_document
-from penstock.errors import SERVICE_MESSAGE_LIMIT, FlowError
-from penstock.sinks import Discard
+from penstock.errors import SERVICE_MESSAGE_LIMIT, FlowDefinitionError
+from penstock.results import DiscardResults
 
 SECRET = "4111-1111"
 
@@ -90,7 +91,7 @@ def letters_of(flow: Flow[Any], *values: Any, redact: list[str]) -> list[DeadLet
 
     async def main() -> list[DeadLetter]:
         store = MemoryStore()
-        summary = await flow.dead_letters(store, redact=redact).start(from_iterable(values), Discard()).finished
+        summary = await flow.dead_letters(store, redact=redact).start(from_iterable(values), DiscardResults()).finished
         assert (summary.reason, summary.cancelled) == ("completed", 0)
         return (await store.page(DeadLetterQuery())).letters
 
@@ -203,7 +204,7 @@ def test_texts_are_masked_from_the_shortest_length_to_which_they_are_cut() -> No
 
 def test_paths_are_several() -> None:
     """One text would be taken for its letters, and nothing would be redacted."""
-    with pytest.raises(FlowError, match=r"redact=\['card'\]"):
+    with pytest.raises(FlowDefinitionError, match=r"redact=\['card'\]"):
         Flow[Any]("f").dead_letters(MemoryStore(), redact="card")
 
 

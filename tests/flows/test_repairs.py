@@ -15,10 +15,10 @@ from structlog.testing import capture_logs
 
 from flows.test_files import SECONDS, really
 from flows.test_outlets import contents, put, written
-from penstock.errors import OutletBroke
-from penstock.formats import Format
-from penstock.outlets import FileOutlet
-from penstock.outlets.repairs import CHUNK, is_complete_gzip
+from penstock.errors import SinkWriteFailed
+from penstock.formats.format import Format
+from penstock.sinks import FileSink
+from penstock.sinks.torn_tail import CHUNK, is_complete_gzip
 
 WHOLE = {"a.ndjson": b'{"a":"1"}\n', "a.csv": b'a,b\r\n"x\r\ny",1\r\n'}
 
@@ -34,7 +34,7 @@ def test_an_incomplete_last_line_is_moved(tmp_path: Path, name: str, torn: bytes
     whole = len(data)
     path.write_bytes(data + torn)
     with capture_logs() as logs:
-        really(put(FileOutlet(path), [{"a": "last", "b": "0"}]))
+        really(put(FileSink(path), [{"a": "last", "b": "0"}]))
 
     assert contents(path)[:whole] == data
     assert contents(path)[whole:] in (b'{"a":"last","b":"0"}\n', b"last,0\r\n")
@@ -65,7 +65,7 @@ asyncio.run(main())
     with pytest.raises(EOFError):
         gzip.decompress(data)
     with capture_logs() as logs:
-        really(put(FileOutlet(path), [{"id": "50"}]))
+        really(put(FileSink(path), [{"id": "50"}]))
 
     assert written(path) == [{"id": "50"}]
     assert torn.read_bytes() == data
@@ -79,7 +79,7 @@ def test_a_file_that_was_moved_earlier_is_kept(tmp_path: Path) -> None:
     for number in range(3):
         path.write_bytes(MEMBERS[number][:-1])
         with capture_logs():
-            really(put(FileOutlet(path), [{"id": "5"}]))
+            really(put(FileSink(path), [{"id": "5"}]))
 
     torn = [f"{path}.torn", f"{path}.torn-2", f"{path}.torn-3"]
     assert [Path(name).read_bytes() for name in torn] == [member[:-1] for member in MEMBERS[:3]]
@@ -92,7 +92,7 @@ def test_a_compressed_file_with_an_incomplete_last_line_is_moved(tmp_path: Path,
     data = gzip.compress(WHOLE[name.removesuffix(".gz")] + b'"x')
     path.write_bytes(data)
     with capture_logs():
-        really(put(FileOutlet(path), [{"id": "5"}]))
+        really(put(FileSink(path), [{"id": "5"}]))
 
     assert written(path) == [{"id": "5"}]
     assert path.with_name(f"{name}.torn").read_bytes() == data
@@ -120,8 +120,8 @@ def test_what_is_no_whole_gzip_file_is_left_alone(tmp_path: Path, data: bytes) -
     """A file that is damaged, and not only cut off, is refused with the way out; every byte of it stays."""
     path = tmp_path / "a.ndjson.gz"
     path.write_bytes(data)
-    with pytest.raises(OutletBroke, match="no gzip file, or damaged; move it away"):
-        really(put(FileOutlet(path), [{"id": "5"}]))
+    with pytest.raises(SinkWriteFailed, match="no gzip file, or damaged; move it away"):
+        really(put(FileSink(path), [{"id": "5"}]))
 
     assert path.read_bytes() == data
     assert os.listdir(tmp_path) == [path.name]
@@ -134,7 +134,7 @@ def test_a_last_member_that_is_cut_off_anywhere_is_found(tmp_path: Path, kept: i
     data = b"".join(MEMBERS[:4]) + b"\0" * 512 + MEMBERS[4][:kept]
     path.write_bytes(data)
     with capture_logs():
-        really(put(FileOutlet(path), [{"id": "5"}]))
+        really(put(FileSink(path), [{"id": "5"}]))
 
     assert written(path) == [{"id": "5"}]
     assert path.with_name(f"{path.name}.torn").read_bytes() == data
@@ -144,7 +144,7 @@ def test_a_file_whose_members_are_complete_is_continued(tmp_path: Path) -> None:
     """Zero bytes after a member are padding."""
     path = tmp_path / "a.ndjson.gz"
     path.write_bytes(b"".join(MEMBERS) + b"\0" * 512)
-    really(put(FileOutlet(path), [{"id": "5"}]))
+    really(put(FileSink(path), [{"id": "5"}]))
 
     assert [value["id"] for value in written(path)] == ["0", "1", "2", "3", "4", "5"]
     assert os.listdir(tmp_path) == [path.name]
@@ -170,7 +170,7 @@ def test_a_repair_shows_a_file_to_nobody_else(tmp_path: Path, compressed: bool) 
     path.chmod(0o600)
     link.symlink_to(path)
     with capture_logs() as logs:
-        really(put(FileOutlet(link), [{"id": "2"}]))
+        really(put(FileSink(link), [{"id": "2"}]))
 
     torn = tmp_path / ("a.ndjson.torn" if compressed else f"{link.name}.torn")
     lines = b'{"id":"1"}\n{"id":"2"}\n'

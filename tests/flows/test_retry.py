@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock import Service
-from penstock.errors import ServiceRefused
+from penstock.errors import ServiceErrorResponse
 from penstock.services.retry import NONE, Backoff, GiveUp, RateLimiter, RetryIn, RetryPolicy, is_retryable
 from penstock.testing import run
 
@@ -55,7 +55,7 @@ def test_a_bug_in_retry_on_replaces_the_error() -> None:
 def test_the_wait_is_at_least_retry_after_and_at_most_the_cap(attempt: int, retry_after: float | None) -> None:
     """However many attempts were made."""
     backoff = Backoff(first=0.1, cap=5)
-    decision = policy(9999, backoff).decide(attempt, ServiceRefused("s", 503, "busy", retry_after))
+    decision = policy(9999, backoff).decide(attempt, ServiceErrorResponse("s", 503, "busy", retry_after))
     assert isinstance(decision, RetryIn)
     assert min(retry_after or 0.0, 5) <= decision.seconds <= 5
 

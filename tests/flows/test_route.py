@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reactivex import Observable, Subject
 
-from penstock.element import Element, Ledger, Outcome
-from penstock.operators import route
-from penstock.window import Window
+from penstock.core.element import Element, Outcome
+from penstock.core.ledger import Ledger
+from penstock.core.window import Window
+from penstock.runtime.wiring import partition
 
 WAYS = (None, Outcome.FAILED, Outcome.FILTERED)
 
@@ -29,7 +30,7 @@ def test_each_element_goes_one_way_in_order(batches: list[list[Outcome | None]])
     came: dict[Outcome | None, list[int]] = {way: [] for way in WAYS}
     completed: list[int] = []
     source: Subject[list[Element[Any]]] = Subject()
-    for way, branch in zip(WAYS, route(source), strict=True):
+    for way, branch in zip(WAYS, partition(source), strict=True):
         branch.subscribe(
             lambda elements, way=way: came[way].extend(element.seq for element in elements),
             on_completed=lambda: completed.append(1),
@@ -46,7 +47,7 @@ def test_each_element_goes_one_way_in_order(batches: list[list[Outcome | None]])
 def test_the_input_is_subscribed_once_and_last() -> None:
     """It starts with the third branch, so nothing can be missed, and once, so nothing runs twice."""
     subscriptions: list[int] = []
-    branches = route(Observable(lambda *_: subscriptions.append(1)))
+    branches = partition(Observable(lambda *_: subscriptions.append(1)))
     for number, branch in enumerate(branches, 1):
         branch.subscribe()
         assert len(subscriptions) == (number == 3)
@@ -56,7 +57,7 @@ def test_an_error_reaches_all_branches() -> None:
     """A fault of the flow ends every branch."""
     source: Subject[Any] = Subject()
     errors: list[Exception] = []
-    for branch in route(source):
+    for branch in partition(source):
         branch.subscribe(on_error=errors.append)
     source.on_error(KeyError("x"))
 
@@ -65,7 +66,7 @@ def test_an_error_reaches_all_branches() -> None:
 
 def test_a_branch_takes_one_subscriber() -> None:
     """A second one is refused."""
-    branches = route(Subject())
+    branches = partition(Subject())
     branches.success.subscribe()
     with pytest.raises(RuntimeError, match="takes one subscriber"):
         branches.success.subscribe(on_error=_raise)

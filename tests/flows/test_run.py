@@ -14,14 +14,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from laws.virtual import quiet, summary_of, within
-from penstock import Flow, from_iterable, operators
+from penstock import Flow, from_iterable, steps
+from penstock.core.context import RunContext
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
-from penstock.errors import ReaderGone, RunError, StoreError
-from penstock.runtime import Run, Summary, Totals
-from penstock.scope import Scope
-from penstock.sinks import Discard, Lines
+from penstock.errors import ReaderDisconnected, RunError, StoreError
+from penstock.results import DiscardResults, LineWriter
+from penstock.runtime import FlowStatistics, Run, Summary
 from penstock.sources import Source, ticks
-from penstock.sources.source import Intake
+from penstock.sources.source import Emitter
 from penstock.testing import run
 
 
@@ -53,18 +53,18 @@ async def write(_: bytes) -> None:
 
 
 async def completes() -> Summary:
-    return await Flow("f").start(from_iterable([1, 2]), Discard()).finished
+    return await Flow("f").start(from_iterable([1, 2]), DiscardResults()).finished
 
 
 async def drains() -> Summary:
-    started = Flow("f").start(ticks(1), Discard())
+    started = Flow("f").start(ticks(1), DiscardResults())
     await asyncio.sleep(1.5)
     started.drain()
     return await started.finished
 
 
 async def stalls() -> Summary:
-    started = Flow("f").start(ticks(1), Discard())
+    started = Flow("f").start(ticks(1), DiscardResults())
     await asyncio.sleep(1.5)
     started.drain("stalled")
     return await started.finished
@@ -72,20 +72,20 @@ async def stalls() -> Summary:
 
 async def leaves() -> Summary:
     async def gone(_: bytes) -> None:
-        raise ReaderGone
+        raise ReaderDisconnected
 
-    return await Flow("f").start(from_iterable([1, 2]), Lines(gone)).finished
+    return await Flow("f").start(from_iterable([1, 2]), LineWriter(gone)).finished
 
 
 async def aborts() -> Summary:
-    started = Flow("f").throttle(0.1).start(from_iterable([1, 2]), Discard())
+    started = Flow("f").throttle(0.1).start(from_iterable([1, 2]), DiscardResults())
     await asyncio.sleep(1)
     started.abort()
     return await started.finished
 
 
 async def breaks() -> Summary:
-    return await Flow("f").start(from_iterable(iter(lambda: 1 // 0, 1)), Discard()).finished
+    return await Flow("f").start(from_iterable(iter(lambda: 1 // 0, 1)), DiscardResults()).finished
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_first_reason_stays() -> None:
     """An abort after an abort, or after the end, changes nothing."""
 
     async def main() -> Summary:
-        started = Flow("f").start(ticks(1), Discard())
+        started = Flow("f").start(ticks(1), DiscardResults())
         await asyncio.sleep(1)
         started.abort("stalled")
         started.abort()
@@ -128,7 +128,7 @@ def test_an_input_that_has_ended_cannot_be_drained() -> None:
     """A drain that comes when the source is done leaves the reason `completed`."""
 
     async def main() -> Summary:
-        started = Flow("f").throttle(1).start(from_iterable(range(3)), Discard())
+        started = Flow("f").throttle(1).start(from_iterable(range(3)), DiscardResults())
         await asyncio.sleep(1.5)
         started.drain()
         return await started.finished
@@ -145,7 +145,7 @@ def test_a_run_may_be_stopped_before_it_began(how: str) -> None:
         yield
 
     async def main() -> Summary:
-        started = Flow("f").start(from_iterable(values()), Discard())
+        started = Flow("f").start(from_iterable(values()), DiscardResults())
         getattr(started, how)()
         return await started.finished
 
@@ -156,7 +156,7 @@ def test_cancelling_who_waits_does_not_cancel_the_run() -> None:
     """`finished` is shielded: the run goes on."""
 
     async def main() -> Summary:
-        started = Flow("f").throttle(1).start(from_iterable(range(5)), Discard())
+        started = Flow("f").throttle(1).start(from_iterable(range(5)), DiscardResults())
         waiting = asyncio.ensure_future(asyncio.wait_for(started.finished, 1))
         with pytest.raises(TimeoutError):
             await waiting
@@ -169,7 +169,7 @@ def test_a_task_that_is_cancelled_from_outside_ends_the_run_as_failed() -> None:
     """Nobody else would notice that the writer is gone: the run must not wait for it."""
 
     async def main() -> Summary:
-        started = Flow("f").start(ticks(1), Lines(write))
+        started = Flow("f").start(ticks(1), LineWriter(write))
         await asyncio.sleep(1.5)
         (writer,) = [task for task in asyncio.all_tasks() if task.get_name().endswith(":writer")]
         writer.cancel()
@@ -183,7 +183,7 @@ def test_a_task_that_is_cancelled_from_outside_ends_the_run_as_failed() -> None:
 def test_a_timer_that_meets_a_broken_step_ends_the_run() -> None:
     """An error behind an asynchronous boundary is a fault of the flow, not a line in a log that nobody reads."""
 
-    class Breaks(Discard):
+    class Breaks(DiscardResults):
         def on_next(self, value: Any) -> None:
             raise KeyError("bug")
 
@@ -207,9 +207,9 @@ def test_a_store_that_is_down_pauses_the_source_and_loses_nothing() -> None:
 
     async def main() -> tuple[int, int, Summary, int, int]:
         store = MemoryStore(capacity=0)
-        totals = Totals("f")
+        totals = FlowStatistics("f")
         flow = Flow("f").window(5).map(refuse).dead_letters(store)
-        started = Run(flow.plan(), from_iterable(values()), Discard(), totals=totals)
+        started = Run(flow.plan(), from_iterable(values()), DiscardResults(), totals=totals)
         await asyncio.sleep(100)
         waiting, settled = len(made), started.ledger.settled["failed"]
         store._capacity = 100
@@ -232,7 +232,7 @@ def test_a_store_that_cannot_be_opened_fails_the_run_before_it_reads() -> None:
             raise StoreError("no such folder")
 
     async def main() -> Summary:
-        return await Flow("f").dead_letters(Closed()).start(from_iterable([1]), Discard()).finished
+        return await Flow("f").dead_letters(Closed()).start(from_iterable([1]), DiscardResults()).finished
 
     summary = quiet(main())
     assert (summary.reason, summary.error, summary.received) == ("failed", "no such folder", 0)
@@ -247,7 +247,7 @@ def test_what_is_cancelled_during_its_commit_failed_if_the_commit_was_durable(st
     """Letters and failures agree, whenever the cancel comes: the commit's own end decides. If it broke, that counts."""
 
     async def main() -> tuple[Summary, int, int]:
-        started = Flow("f").map(refuse).dead_letters(store).start(from_iterable(range(4)), Discard())
+        started = Flow("f").map(refuse).dead_letters(store).start(from_iterable(range(4)), DiscardResults())
         await asyncio.sleep(1)
         started.abort()
         summary = await started.finished
@@ -266,7 +266,7 @@ def test_a_failed_element_with_its_letter_stays_failed_when_its_line_is_not_writ
 
     async def main() -> tuple[Summary, int]:
         store = MemoryStore()
-        started = Flow("f").map(refuse).dead_letters(store).start(from_iterable(range(4)), Lines(never))
+        started = Flow("f").map(refuse).dead_letters(store).start(from_iterable(range(4)), LineWriter(never))
         await asyncio.sleep(1)
         started.abort()
         return await started.finished, store.statistics().counts["waiting"]
@@ -283,7 +283,7 @@ def test_an_abort_reaches_a_store_that_does_not_open() -> None:
             await asyncio.sleep(3600)
 
     async def main() -> Summary:
-        started = Flow("f").dead_letters(Slow()).start(from_iterable([1]), Discard())
+        started = Flow("f").dead_letters(Slow()).start(from_iterable([1]), DiscardResults())
         await asyncio.sleep(1)
         started.abort()
         return await started.finished
@@ -295,7 +295,7 @@ def test_whoever_waits_for_a_run_is_told_when_its_task_is_cancelled() -> None:
     """As at the end of an event loop: nobody waits for ever."""
 
     async def main() -> tuple[bool, bool]:
-        started = Flow("f").map_async(asyncio.sleep).start(from_iterable([100]), Discard())
+        started = Flow("f").map_async(asyncio.sleep).start(from_iterable([100]), DiscardResults())
         waiting = started.finished
         await asyncio.sleep(1)
         (task,) = [task for task in asyncio.all_tasks() if task.get_name() == f"run:{started.id}"]
@@ -310,7 +310,7 @@ def test_the_summary_outlives_the_event_loop() -> None:
     """It can be asked for when the loop is closed."""
 
     async def main() -> Run:
-        started = Flow("f").start(from_iterable([1]), Discard())
+        started = Flow("f").start(from_iterable([1]), DiscardResults())
         await started.finished
         return started
 
@@ -323,7 +323,7 @@ def test_a_run_that_is_over_is_freed_at_once(aborted: bool) -> None:
 
     async def main() -> list[object]:
         flow = Flow("f").enrich(merge=lambda value, _: value, a=refuse, b=asyncio.sleep).map_async(asyncio.sleep)
-        started = flow.dead_letters(MemoryStore()).start(from_iterable(range(5)), Lines(write))
+        started = flow.dead_letters(MemoryStore()).start(from_iterable(range(5)), LineWriter(write))
         parts = [weakref.ref(started), weakref.ref(started.scope)]
         await asyncio.sleep(1.5)
         if aborted:
@@ -342,19 +342,21 @@ def test_a_run_that_is_over_is_freed_at_once(aborted: bool) -> None:
 
 def test_a_source_outside_of_a_run_says_how_to_start_it() -> None:
     """Without a scope nothing starts."""
-    from penstock.errors import NoScope
+    from penstock.errors import NotInsideRun
 
-    with pytest.raises(NoScope, match=r"use flow.start\(source, sink\) or flow.stream\(source\)"):
+    with pytest.raises(NotInsideRun, match=r"use flow.start\(source, sink\) or flow.stream\(source\)"):
         from_iterable([1]).subscribe()
-    with pytest.raises(NoScope):
-        Scope.of(None, "a step")
+    with pytest.raises(NotInsideRun):
+        RunContext.of(None, "a step")
 
 
 def test_a_commit_that_does_not_end_is_said_with_the_time_that_it_had() -> None:
     """A store has its timeout, and the end of a run its own."""
 
     async def main() -> float:
-        started = Flow("f").map(refuse).dead_letters(SlowStore(1000, timeout=1)).start(from_iterable([1]), Discard())
+        started = (
+            Flow("f").map(refuse).dead_letters(SlowStore(1000, timeout=1)).start(from_iterable([1]), DiscardResults())
+        )
         await asyncio.sleep(1)
         started.abort()
         return (await started.finished).seconds
@@ -394,7 +396,7 @@ def test_a_reader_whose_connection_broke_has_left() -> None:
         raise ConnectionResetError("closing transport")
 
     async def main() -> Summary:
-        return await Flow("f").start(from_iterable([1]), Lines(broken)).finished
+        return await Flow("f").start(from_iterable([1]), LineWriter(broken)).finished
 
     with capture_logs() as logs:
         summary = run(main())
@@ -406,19 +408,19 @@ def test_only_waits_for_credits_are_backpressure() -> None:
     """A source that waits until its work is settled, to put a file away, has all the credits it wants."""
 
     class Careful(Source[int]):
-        async def produce(self, intake: Intake[int]) -> None:
+        async def produce(self, intake: Emitter[int]) -> None:
             await intake.send([3])
             await intake.settled()
 
     async def main() -> float:
-        started = Flow("f").map_async(asyncio.sleep).start(Careful(), Discard())
+        started = Flow("f").map_async(asyncio.sleep).start(Careful(), DiscardResults())
         await started.finished
-        return started.window.waited
+        return started.window.wait_seconds
 
     assert quiet(main()) == 0
 
 
 def test_a_factory_that_was_not_called_is_told_so() -> None:
     """It takes the stream for its function, and gives what is no stream."""
-    summary = summary_of(Flow("f").step(operators.map), [1])  # type: ignore[arg-type]  # that is the point
+    summary = summary_of(Flow("f").operator(steps.map), [1])  # type: ignore[arg-type]  # that is the point
     assert (summary.reason, summary.error) == ("failed", "map gave no Observable; is it called, with its parentheses?")

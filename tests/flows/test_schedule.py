@@ -16,9 +16,9 @@ from structlog.testing import capture_logs
 
 from laws.virtual import within
 from penstock import Flow, from_iterable
-from penstock.errors import FlowError
+from penstock.errors import FlowDefinitionError
 from penstock.runtime import Cron, Every, Once, Schedule, Supervisor
-from penstock.runtime.schedule import moments
+from penstock.runtime.schedule import fire_times
 from penstock.testing import run
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -119,8 +119,8 @@ def test_the_moments_of_a_time() -> None:
     """After the one, up to the other."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
 
-    assert len(list(moments(Cron("0 * * * *"), start, start + timedelta(hours=5)))) == 5
-    assert list(moments(Once(), start, start + timedelta(hours=5))) == []
+    assert len(list(fire_times(Cron("0 * * * *"), start, start + timedelta(hours=5)))) == 5
+    assert list(fire_times(Once(), start, start + timedelta(hours=5))) == []
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_the_moments_of_a_time() -> None:
 )
 def test_what_is_no_schedule_is_refused(make: Callable[[], Schedule], reason: str) -> None:
     """With what is wrong, and what may have been meant."""
-    with pytest.raises(FlowError, match=reason):
+    with pytest.raises(FlowDefinitionError, match=reason):
         make()
 
 
@@ -192,7 +192,7 @@ def worker(
 
         supervisor = Supervisor(chance=random.Random(1))
         flow = Flow("f").map_async(work, timeout=1e6)
-        supervisor.work("A", flow, lambda: from_iterable([1]), schedule=schedule, now=now)
+        supervisor.start_worker("A", flow, lambda: from_iterable([1]), schedule=schedule, now=now)
         await asyncio.sleep(hours * 3600)
         report = await supervisor.shut_down(0)
         assert len(asyncio.all_tasks()) == 1

@@ -7,7 +7,7 @@ from itertools import pairwise
 from time import perf_counter
 
 from penstock import Expression, Flow, from_iterable
-from penstock.turns import BUSY_SECONDS
+from penstock.core.fairness import BUSY_SECONDS
 
 BUSY_EXPRESSION = "value.lines.all(l, l in value.allowed)"
 NUMBERS = list(range(300))

@@ -14,8 +14,8 @@ import pytest
 
 from flows.test_files import SECONDS
 from flows.test_outlets import VALUES, put
-from penstock.errors import ReaderGone
-from penstock.outlets import StandardOutput
+from penstock.errors import ReaderDisconnected
+from penstock.sinks import StdoutSink
 
 
 def piped(work: Any) -> tuple[Any, bytes]:
@@ -39,8 +39,8 @@ def test_standard_output_gets_a_line_a_value() -> None:
     """As NDJSON, or as CSV with a header."""
 
     async def main(writer: int, _: int) -> None:
-        await put(StandardOutput(descriptor=writer), [{"a": 1}, 2])
-        await put(StandardOutput("csv", descriptor=writer), [{"a": 1}], [{"a": 2}])
+        await put(StdoutSink(descriptor=writer), [{"a": 1}, 2])
+        await put(StdoutSink("csv", descriptor=writer), [{"a": 1}], [{"a": 2}])
 
     assert piped(main)[1] == b'{"a":1}\n2\na\r\n1\r\n2\r\n'
 
@@ -50,7 +50,7 @@ def test_a_slow_reader_holds_the_write_back_and_a_cancel_leaves_no_half_of_a_lin
     values = [str(number) * 9000 for number in range(10)] * 20
 
     async def main(writer: int, reader: int) -> bytes:
-        outlet = StandardOutput(descriptor=writer)
+        outlet = StdoutSink(descriptor=writer)
         task = asyncio.ensure_future(outlet.write(values))
         while not full(writer):
             await asyncio.sleep(0)
@@ -73,7 +73,7 @@ def test_a_cancel_leaves_no_half_of_a_row_whose_cells_have_lines() -> None:
     cell = "a" * 100_000 + "\n" + "b" * 10_000
 
     async def main(writer: int, reader: int) -> bytes:
-        outlet = StandardOutput("csv", descriptor=writer)
+        outlet = StdoutSink("csv", descriptor=writer)
         task = asyncio.ensure_future(outlet.write([{"text": cell, "id": "1"}]))
         while not full(writer):
             await asyncio.sleep(0)
@@ -103,14 +103,14 @@ def test_a_reader_that_is_gone_is_said_to_be_gone() -> None:
     """It is nobody's failure: the values are not refused, the run is to end."""
     reader, writer = os.pipe()
     os.close(reader)
-    with pytest.raises(ReaderGone):
-        asyncio.run(put(StandardOutput(descriptor=writer), [1]))
+    with pytest.raises(ReaderDisconnected):
+        asyncio.run(put(StdoutSink(descriptor=writer), [1]))
     os.close(writer)
 
 
 def test_standard_output_may_be_a_file(tmp_path: Path) -> None:
     """Redirected, that is."""
     with (tmp_path / "out").open("wb") as file:
-        asyncio.run(put(StandardOutput(descriptor=file.fileno()), VALUES))
+        asyncio.run(put(StdoutSink(descriptor=file.fileno()), VALUES))
 
     assert [json.loads(line) for line in (tmp_path / "out").read_bytes().splitlines()] == VALUES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.runtime.stopping import Event, Phase, after
+from penstock.runtime.shutdown import Event, Phase, next_phase
 
 WHAT_FOLLOWS = {
     Phase.SERVING: {Event.SIGNAL: Phase.DRAINING},
@@ -24,7 +24,7 @@ WHAT_FOLLOWS = {
 @pytest.mark.parametrize("event", Event)
 def test_each_event_in_each_phase(phase: Phase, event: Event) -> None:
     """The whole table; whatever it does not name changes nothing."""
-    assert after(phase, event) is WHAT_FOLLOWS[phase].get(event, phase)
+    assert next_phase(phase, event) is WHAT_FOLLOWS[phase].get(event, phase)
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -32,13 +32,13 @@ def test_no_event_leads_back(phase: Phase) -> None:
     """Stopping goes one way."""
     order = list(Phase)
 
-    assert all(order.index(after(phase, event)) >= order.index(phase) for event in Event)
+    assert all(order.index(next_phase(phase, event)) >= order.index(phase) for event in Event)
 
 
 def test_three_signals_always_end_the_process() -> None:
     """Whoever signals three times is heard, stuck or not."""
     phase = Phase.SERVING
     for _ in range(3):
-        phase = after(phase, Event.SIGNAL)
+        phase = next_phase(phase, Event.SIGNAL)
 
     assert phase is Phase.EXITING

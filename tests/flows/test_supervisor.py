@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 
 from laws.virtual import quiet, within
 from penstock import Flow, from_iterable
-from penstock.errors import FlowError, Stopping, TooManyRuns
-from penstock.runtime import Event, Every, Phase, Report, Supervisor, Totals
-from penstock.sinks import Discard
+from penstock.errors import FlowDefinitionError, ShuttingDown, TooManyRuns
+from penstock.results import DiscardResults
+from penstock.runtime import Event, Every, FlowStatistics, Phase, ShutdownReport, Supervisor
 from penstock.sources import ticks
 from penstock.testing import run
 
@@ -27,13 +27,13 @@ def test_no_more_limited_runs_than_allowed() -> None:
 
     async def main() -> None:
         supervisor = Supervisor(max_runs=2)
-        runs = [supervisor.start(SLOW, from_iterable([1]), Discard(), limited=True) for _ in range(2)]
-        supervisor.start(SLOW, from_iterable([1]), Discard())
+        runs = [supervisor.start(SLOW, from_iterable([1]), DiscardResults(), limited=True) for _ in range(2)]
+        supervisor.start(SLOW, from_iterable([1]), DiscardResults())
         with pytest.raises(TooManyRuns, match="2 runs are open"):
-            supervisor.start(SLOW, from_iterable([1]), Discard(), limited=True)
+            supervisor.start(SLOW, from_iterable([1]), DiscardResults(), limited=True)
         runs[0].abort()
         await runs[0].finished
-        await supervisor.start(SLOW, from_iterable([1]), Discard(), limited=True).finished
+        await supervisor.start(SLOW, from_iterable([1]), DiscardResults(), limited=True).finished
         await supervisor.shut_down(1)
 
     quiet(main())
@@ -45,9 +45,9 @@ def test_nothing_is_started_while_stopping() -> None:
     async def main() -> None:
         supervisor = Supervisor()
         supervisor.signal(Event.SIGNAL)
-        with pytest.raises(Stopping):
-            supervisor.start(SLOW, from_iterable([1]), Discard())
-        with pytest.raises(Stopping):
+        with pytest.raises(ShuttingDown):
+            supervisor.start(SLOW, from_iterable([1]), DiscardResults())
+        with pytest.raises(ShuttingDown):
             supervisor.check()
 
     quiet(main())
@@ -56,9 +56,9 @@ def test_nothing_is_started_while_stopping() -> None:
 def test_shutting_down_drains_first() -> None:
     """What is in flight is finished within the grace, further input is not taken, and the report says so."""
 
-    async def main() -> tuple[Report, float]:
+    async def main() -> tuple[ShutdownReport, float]:
         supervisor = Supervisor()
-        supervisor.start(SLOW, ticks(1), Discard())
+        supervisor.start(SLOW, ticks(1), DiscardResults())
         await asyncio.sleep(3.5)
         report = await supervisor.shut_down(60)
         return report, asyncio.get_running_loop().time()
@@ -71,9 +71,9 @@ def test_shutting_down_drains_first() -> None:
 def test_what_outlasts_the_grace_is_cancelled() -> None:
     """After the grace everything is aborted, and the report says that the stop was forced."""
 
-    async def main() -> tuple[Report, float, Phase]:
+    async def main() -> tuple[ShutdownReport, float, Phase]:
         supervisor = Supervisor()
-        supervisor.start(SLOW, ticks(1), Discard())
+        supervisor.start(SLOW, ticks(1), DiscardResults())
         await asyncio.sleep(3.5)
         report = await supervisor.shut_down(2)
         return report, asyncio.get_running_loop().time(), supervisor.phase
@@ -88,7 +88,7 @@ def test_the_stop_goes_through_its_phases_once_and_says_so() -> None:
 
     async def main() -> None:
         supervisor = Supervisor()
-        supervisor.start(SLOW, from_iterable([1]), Discard())
+        supervisor.start(SLOW, from_iterable([1]), DiscardResults())
         await asyncio.sleep(1)
         await supervisor.shut_down(2)
 
@@ -105,11 +105,11 @@ def test_the_stop_goes_through_its_phases_once_and_says_so() -> None:
 def test_a_report_adds_up_all_runs() -> None:
     """Runs that had ended before the stop are not in it."""
 
-    async def main() -> Report:
+    async def main() -> ShutdownReport:
         supervisor = Supervisor()
-        await supervisor.start(Flow("f"), from_iterable([1]), Discard()).finished
+        await supervisor.start(Flow("f"), from_iterable([1]), DiscardResults()).finished
         for count in (1, 2, 3):
-            supervisor.start(SLOW, from_iterable(range(count)), Discard())
+            supervisor.start(SLOW, from_iterable(range(count)), DiscardResults())
         await asyncio.sleep(1)
         return await supervisor.shut_down(60)
 
@@ -130,7 +130,7 @@ def test_services_stand_ready_between_runs(way: str) -> None:
         await supervisor.add(flow)
         ready: list[set[asyncio.Task[Any]]] = []
         for _ in range(2):
-            started = supervisor.start(flow, from_iterable([1, 2, 3]), Discard())
+            started = supervisor.start(flow, from_iterable([1, 2, 3]), DiscardResults())
             part = weakref.ref(started)
             assert (await started.finished).ok == 3
             del started
@@ -138,7 +138,7 @@ def test_services_stand_ready_between_runs(way: str) -> None:
             ready.append(asyncio.all_tasks() - {asyncio.current_task()})
         assert len(ready[0]) == 6
         assert ready[0] == ready[1]
-        await (supervisor.shut_down(1) if way == "shut_down" else supervisor.forget(flow, []))
+        await (supervisor.shut_down(1) if way == "shut_down" else supervisor.remove(flow, []))
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
@@ -153,12 +153,12 @@ def test_services_stand_ready_between_runs(way: str) -> None:
 # Workers
 
 
-def worker(make_source: Any, seconds: float, **how: Any) -> tuple[Supervisor, list[dict[str, Any]], Report]:
+def worker(make_source: Any, seconds: float, **how: Any) -> tuple[Supervisor, list[dict[str, Any]], ShutdownReport]:
     """A worker that is left to itself for a while, then shut down."""
 
-    async def main() -> tuple[Supervisor, Report]:
+    async def main() -> tuple[Supervisor, ShutdownReport]:
         supervisor = Supervisor(chance=random.Random(1))
-        supervisor.work("A", Flow("f"), make_source, **how)
+        supervisor.start_worker("A", Flow("f"), make_source, **how)
         await asyncio.sleep(seconds)
         report = await supervisor.shut_down(5)
         assert len(asyncio.all_tasks()) == 1
@@ -189,7 +189,7 @@ def broken() -> Any:
 
 
 def no_source() -> Any:
-    raise FlowError("no such file")
+    raise FlowDefinitionError("no such file")
 
 
 @pytest.mark.parametrize(
@@ -216,9 +216,9 @@ def test_a_worker_s_name_is_taken_while_it_works() -> None:
 
     async def main() -> None:
         supervisor = Supervisor()
-        supervisor.work("A", Flow("f"), lambda: ticks(1))
-        with pytest.raises(FlowError, match="worker 'A' at work"):
-            supervisor.work("A", Flow("f"), lambda: ticks(1))
+        supervisor.start_worker("A", Flow("f"), lambda: ticks(1))
+        with pytest.raises(FlowDefinitionError, match="worker 'A' at work"):
+            supervisor.start_worker("A", Flow("f"), lambda: ticks(1))
         await supervisor.shut_down(1)
         assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
 
@@ -244,14 +244,14 @@ def test_a_worker_without_a_schedule_or_a_source_is_refused() -> None:
     """When it is described: it would never run, or break for ever."""
 
     async def main() -> None:
-        work = Supervisor().work
-        with pytest.raises(FlowError, match=r"perhaps Every\(60\)"):
+        work = Supervisor().start_worker
+        with pytest.raises(FlowDefinitionError, match=r"perhaps Every\(60\)"):
             work("a", Flow("f"), lambda: from_iterable([1]), schedule=60)  # type: ignore[arg-type]  # the mistake
-        with pytest.raises(FlowError, match="a function that makes a source"):
+        with pytest.raises(FlowDefinitionError, match="a function that makes a source"):
             work("a", Flow("f"), from_iterable([1]))  # type: ignore[arg-type]  # the mistake
 
     run(main())
-    with pytest.raises(FlowError, match="got 'daily'"):
+    with pytest.raises(FlowDefinitionError, match="got 'daily'"):
         Flow("f").worker("a", from_iterable([1]), "daily")  # type: ignore[arg-type]  # the mistake
 
 
@@ -259,8 +259,8 @@ def test_failures_of_the_store_are_counted_for_good() -> None:
     """A flow that is forgotten takes none of them along: what counts them must never fall."""
     supervisor = Supervisor()
     for name, failures in (("a", 2), ("b", 3)):
-        supervisor.totals[name] = Totals(name)
+        supervisor.totals[name] = FlowStatistics(name)
         supervisor.totals[name].store_failures = failures
-    supervisor.forget_counts("a")
-    supervisor.forget_counts("a")
+    supervisor.remove_counters("a")
+    supervisor.remove_counters("a")
     assert supervisor.store_failures == 5

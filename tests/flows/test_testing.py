@@ -11,9 +11,9 @@ import pytest
 
 from laws.virtual import quiet
 from penstock import Flow, Service, from_iterable, testing
-from penstock.outlets import FileOutlet
+from penstock.results import DiscardResults
 from penstock.runtime import Summary
-from penstock.sinks import Discard
+from penstock.sinks import FileSink
 from penstock.testing import run
 
 
@@ -37,8 +37,8 @@ def test_flows_with_files_and_blocking_services_run_in_virtual_time(tmp_path: Pa
 
     async def main() -> tuple[Summary, float]:
         flow = Flow("f").throttle(0.1).map_async(Service("halve", halve, blocking=True))
-        flow = flow.to(FileOutlet(tmp_path / "out.ndjson")).dead_letters(f"sqlite:///{tmp_path}/letters.db")
-        summary = await flow.start(from_iterable([1, 0, 2]), Discard()).finished
+        flow = flow.to(FileSink(tmp_path / "out.ndjson")).dead_letters(f"sqlite:///{tmp_path}/letters.db")
+        summary = await flow.start(from_iterable([1, 0, 2]), DiscardResults()).finished
         return summary, asyncio.get_running_loop().time()
 
     summary, seconds = quiet(main())
@@ -71,7 +71,7 @@ def test_letters_are_stored_in_no_time(tmp_path: Path) -> None:
     async def main() -> float:
         ticking = asyncio.ensure_future(asyncio.sleep(60))
         flow = Flow("f").map(str.upper).dead_letters(f"sqlite:///{tmp_path}/letters.db")
-        await flow.start(from_iterable([1, 2]), Discard()).finished
+        await flow.start(from_iterable([1, 2]), DiscardResults()).finished
         ticking.cancel()
         return asyncio.get_running_loop().time()
 

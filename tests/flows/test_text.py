@@ -13,10 +13,10 @@ from prometheus_client import generate_latest
 
 from laws.virtual import quiet
 from penstock import Flow, from_iterable
-from penstock.observe import PenstockCollector, Requests, registry_for
-from penstock.observe.readings import Watched
+from penstock.observe import HttpCounters, PenstockCollector, registry_for
+from penstock.observe.collector import MetricSources
+from penstock.results import LineWriter, end_line
 from penstock.runtime import Supervisor
-from penstock.sinks import Lines, end_line
 from penstock.support.text import sanitize, suggest
 
 ANY = st.text(st.characters(exclude_categories=[]))
@@ -55,9 +55,9 @@ def test_lone_surrogates_are_escaped_where_text_leaves_a_flow() -> None:
     async def main() -> bytes:
         supervisor = Supervisor()
         flow = Flow[Any]("f").map(refuse, name="\udc80")
-        summary = await supervisor.start(flow, from_iterable(broken()), Lines(write)).finished
+        summary = await supervisor.start(flow, from_iterable(broken()), LineWriter(write)).finished
         await write(end_line(summary.end()))
-        return generate_latest(registry_for(PenstockCollector(Watched(supervisor, Requests(), "1"))))
+        return generate_latest(registry_for(PenstockCollector(MetricSources(supervisor, HttpCounters(), "1"))))
 
     metrics = quiet(main())
     failed, end = map(msgspec.json.decode, lines)

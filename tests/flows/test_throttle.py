@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from laws.virtual import summary_of
 from penstock import Flow
-from penstock.operators import throttle
+from penstock.steps import throttle
 
 
 def times(count: int, rate: float, burst: int = 1, window: int = 256) -> list[float]:

@@ -14,8 +14,8 @@ from reactivex import operators as ops
 from laws.virtual import quiet, results, summary_of
 from penstock import Flow, from_async_iterable, from_iterable, ndjson
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
+from penstock.results import DiscardResults
 from penstock.runtime import Summary
-from penstock.sinks import Discard
 from penstock.sources import ticks
 
 
@@ -105,7 +105,7 @@ def test_a_value_at_the_end_has_a_letter_when_it_fails() -> None:
     async def main() -> tuple[Summary, list[DeadLetter]]:
         store = MemoryStore()
         flow = Flow("f").through(ops.last()).map(lambda value: 1 // value, name="share").dead_letters(store)
-        summary = await flow.start(from_iterable([1, 0]), Discard()).finished
+        summary = await flow.start(from_iterable([1, 0]), DiscardResults()).finished
         return summary, (await store.page(DeadLetterQuery())).letters
 
     summary, letters = quiet(main())
@@ -117,7 +117,7 @@ def test_values_at_the_end_are_given_out_when_a_run_is_drained() -> None:
     """A drain ends the input like its own end: what the operator kept until then is not lost."""
 
     async def main() -> Summary:
-        draining = Flow("f").through(ops.count()).start(ticks(1), Discard())
+        draining = Flow("f").through(ops.count()).start(ticks(1), DiscardResults())
         await asyncio.sleep(3.5)
         draining.drain()
         return await draining.finished
@@ -131,7 +131,7 @@ def test_an_abort_reaches_values_that_wait_at_the_end() -> None:
 
     async def main() -> Summary:
         flow = Flow("f").window(1).through(ops.take_last(3)).map_async(lambda _: asyncio.sleep(25))
-        waiting = flow.start(from_iterable([1, 2, 3]), Discard())
+        waiting = flow.start(from_iterable([1, 2, 3]), DiscardResults())
         await asyncio.sleep(30)
         waiting.abort()
         return await waiting.finished
@@ -196,7 +196,7 @@ def test_a_value_that_no_element_caused_breaks_the_run_loudly() -> None:
 
     async def main() -> Summary:
         flow = Flow("f").throttle(0.1).through(ops.merge(late))
-        running = flow.start(from_iterable([1, 2]), Discard())
+        running = flow.start(from_iterable([1, 2]), DiscardResults())
         await asyncio.sleep(1)
         late.on_next(7)
         return await running.finished

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from laws.virtual import quiet, timers, within
-from penstock import Flow, from_async_iterable, from_iterable, operators
-from penstock.errors import ReaderGone
-from penstock.outlets import FileOutlet, Outlet, Valve
-from penstock.outlets.valve import _VALVES, GRACE
+from penstock import Flow, from_async_iterable, from_iterable, steps
+from penstock.core.context import CANCEL_SECONDS
+from penstock.errors import ReaderDisconnected
+from penstock.results import DiscardResults, Result
 from penstock.runtime import Run, Summary
-from penstock.scope import CANCEL_SECONDS
-from penstock.sinks import Discard, Result
+from penstock.sinks import FileSink, SharedSink, Sink
+from penstock.sinks.shared import _OPEN_SINKS, CANCEL_GRACE
 from penstock.testing import run
 
 
@@ -59,7 +59,7 @@ class Shelf:
         self.is_open = False
 
 
-def flow_of(*outlets: Outlet, timeout: float = 30.0, name: str = "to", window: int = 256) -> Flow[Any]:
+def flow_of(*outlets: Sink, timeout: float = 30.0, name: str = "to", window: int = 256) -> Flow[Any]:
     """A flow whose only step is `to`."""
     return Flow[Any]("f", elements=window).to(*outlets, timeout=timeout, name=name)
 
@@ -144,7 +144,7 @@ def test_values_that_come_during_a_write_go_out_in_one() -> None:
     shelf = Shelf(seconds=1)
 
     async def main() -> None:
-        await flow_of(shelf).start(from_async_iterable(slept(0.1001, range(25))), Discard()).finished
+        await flow_of(shelf).start(from_async_iterable(slept(0.1001, range(25))), DiscardResults()).finished
 
     quiet(main())
     assert [len(values) for values in shelf.writes] == [1, 9, 10, 5]
@@ -156,20 +156,20 @@ def test_an_outlet_lives_as_long_as_runs_use_it() -> None:
 
     async def main() -> None:
         flow = flow_of(shelf)
-        idle = flow.start(from_async_iterable(slept(30, ["late"])), Discard())
+        idle = flow.start(from_async_iterable(slept(30, ["late"])), DiscardResults())
         await asyncio.sleep(0)
-        runs = [flow.start(from_iterable(range(5)), Discard()) for _ in range(2)]
+        runs = [flow.start(from_iterable(range(5)), DiscardResults()) for _ in range(2)]
         await asyncio.gather(*(run.finished for run in runs))
         assert shelf.calls == ["open"]
         await idle.finished
         assert shelf.calls == ["open", "close"]
-        await flow.start(from_iterable([]), Discard()).finished
+        await flow.start(from_iterable([]), DiscardResults()).finished
         assert shelf.calls == ["open", "close"]
-        await flow.start(from_iterable([1]), Discard()).finished
+        await flow.start(from_iterable([1]), DiscardResults()).finished
 
     quiet(main())
     assert shelf.calls == ["open", "close"] * 2
-    assert id(shelf) not in _VALVES
+    assert id(shelf) not in _OPEN_SINKS
 
 
 def test_runs_write_one_after_the_other_in_turn() -> None:
@@ -177,7 +177,7 @@ def test_runs_write_one_after_the_other_in_turn() -> None:
     shelf = Shelf(seconds=1)
 
     async def main() -> None:
-        runs = [flow_of(shelf, window=2).start(from_iterable([name] * 6), Discard()) for name in "ab"]
+        runs = [flow_of(shelf, window=2).start(from_iterable([name] * 6), DiscardResults()) for name in "ab"]
         await asyncio.gather(*(run.finished for run in runs))
 
     quiet(main())
@@ -229,7 +229,7 @@ def test_runs_that_wait_together_share_an_attempt_to_open() -> None:
 
     async def main() -> tuple[float, list[Summary]]:
         flow = flow_of(shelf)
-        runs = [flow.start(from_iterable([1]), Discard()) for _ in range(10)]
+        runs = [flow.start(from_iterable([1]), DiscardResults()) for _ in range(10)]
         summaries = await asyncio.gather(*(run.finished for run in runs))
         return asyncio.get_running_loop().time(), summaries
 
@@ -242,7 +242,7 @@ def test_an_outlet_that_stays_locked_is_tried_less_and_less_often() -> None:
     shelf = Locked(until=1e9, seconds=0)
 
     async def main() -> Summary:
-        return await flow_of(shelf).start(from_async_iterable(slept(0.1, range(600))), Discard()).finished
+        return await flow_of(shelf).start(from_async_iterable(slept(0.1, range(600))), DiscardResults()).finished
 
     assert quiet(main()).failed == 600
     assert 10 < len(shelf.tries) < 120
@@ -329,12 +329,12 @@ def test_an_outlet_whose_call_was_given_up_is_closed_when_that_ends_and_serves_t
 
     async def main() -> list[int]:
         flow = flow_of(shelf, timeout=2)
-        hung = await flow.start(from_iterable([1]), Discard()).finished
-        assert id(shelf) in _VALVES
+        hung = await flow.start(from_iterable([1]), DiscardResults()).finished
+        assert id(shelf) in _OPEN_SINKS
         await asyncio.sleep(100)
-        assert (shelf.calls, id(shelf) in _VALVES) == (["open", "close"], False)
+        assert (shelf.calls, id(shelf) in _OPEN_SINKS) == (["open", "close"], False)
         shelf.write_takes = 1
-        return [summary.ok for summary in (hung, await flow.start(from_iterable([2]), Discard()).finished)]
+        return [summary.ok for summary in (hung, await flow.start(from_iterable([2]), DiscardResults()).finished)]
 
     assert loudly(main())[0] == [0, 1]
     assert shelf.calls == ["open", "close"] * 2
@@ -346,16 +346,16 @@ def test_a_run_that_comes_while_a_call_was_given_up_finds_the_outlet_open_once(a
     shelf = Deaf(write=60, close=3)
 
     async def main() -> Summary:
-        await flow_of(shelf, timeout=2).start(from_iterable([1]), Discard()).finished
+        await flow_of(shelf, timeout=2).start(from_iterable([1]), DiscardResults()).finished
         await asyncio.sleep(after - asyncio.get_running_loop().time())
         shelf.write_takes = 1
-        found = await flow_of(shelf, timeout=90).start(from_iterable([2]), Discard()).finished
+        found = await flow_of(shelf, timeout=90).start(from_iterable([2]), DiscardResults()).finished
         await asyncio.sleep(100)
         return found
 
     assert loudly(main())[0].ok == 1
     assert shelf.calls in (["open", "close"], ["open", "close"] * 2)
-    assert (shelf.most, shelf.is_open, id(shelf) in _VALVES) == (1, False, False)
+    assert (shelf.most, shelf.is_open, id(shelf) in _OPEN_SINKS) == (1, False, False)
 
 
 def test_an_outlet_that_opens_after_its_call_was_given_up_is_open_once() -> None:
@@ -392,7 +392,7 @@ def test_an_abort_ends_a_delivery_within_bounds_and_leaves_nothing(shelf: Shelf)
     async def main() -> tuple[Summary, list[str], int]:
         before = timers()
         source = from_async_iterable(slept(0.1, range(1000)))
-        aborted: Run = flow_of(shelf, timeout=1e5).start(source, Discard())
+        aborted: Run = flow_of(shelf, timeout=1e5).start(source, DiscardResults())
         await asyncio.sleep(1)
         aborted.abort()
         summary = await aborted.finished
@@ -406,12 +406,12 @@ def test_an_abort_ends_a_delivery_within_bounds_and_leaves_nothing(shelf: Shelf)
     assert summary.received == summary.ok + summary.cancelled
     assert left == 0
     if isinstance(shelf, Deaf):
-        assert summary.seconds <= 1 + CANCEL_SECONDS + GRACE
+        assert summary.seconds <= 1 + CANCEL_SECONDS + CANCEL_GRACE
         assert tasks == ["outlet:deaf"]
         assert set(errors) >= {"sink.call_not_cancelled"}
     else:
         assert (summary.seconds, tasks, errors, shelf.is_open) == (1, [], [], False)
-        assert id(shelf) not in _VALVES
+        assert id(shelf) not in _OPEN_SINKS
 
 
 def test_a_run_that_leaves_does_not_close_the_outlet_of_another() -> None:
@@ -420,8 +420,8 @@ def test_a_run_that_leaves_does_not_close_the_outlet_of_another() -> None:
 
     async def main() -> Summary:
         flow = flow_of(shelf, window=3)
-        staying = flow.start(from_iterable(range(30)), Discard())
-        leaving = flow.start(from_iterable("x" * 30), Discard())
+        staying = flow.start(from_iterable(range(30)), DiscardResults())
+        leaving = flow.start(from_iterable("x" * 30), DiscardResults())
         await asyncio.sleep(2.5)
         leaving.abort()
         assert (await leaving.finished).seconds == 2.5
@@ -437,11 +437,11 @@ def test_a_run_that_comes_while_the_outlet_is_about_to_be_closed_keeps_it_open()
     shelf = Deaf(write=1.5)
 
     async def main() -> Summary:
-        leaving = flow_of(shelf).start(from_iterable([1]), Discard())
+        leaving = flow_of(shelf).start(from_iterable([1]), DiscardResults())
         await asyncio.sleep(1)
         leaving.abort()
         await asyncio.sleep(0.2)
-        return await flow_of(shelf).start(from_iterable([2]), Discard()).finished
+        return await flow_of(shelf).start(from_iterable([2]), DiscardResults()).finished
 
     assert quiet(main()).ok == 1
     assert shelf.calls == ["open", "close"]
@@ -460,7 +460,7 @@ def test_an_outlet_that_opened_while_its_run_was_cancelled_is_closed() -> None:
     shelf = Quick()
 
     async def main() -> None:
-        aborted = flow_of(shelf).start(from_iterable([1]), Discard())
+        aborted = flow_of(shelf).start(from_iterable([1]), DiscardResults())
         await asyncio.sleep(1)
         aborted.abort()
         await aborted.finished
@@ -477,7 +477,7 @@ def test_a_close_that_raises_is_logged() -> None:
             raise OSError("torn")
 
     async def main() -> Summary:
-        return await flow_of(Torn("t")).start(from_iterable([1]), Discard()).finished
+        return await flow_of(Torn("t")).start(from_iterable([1]), DiscardResults()).finished
 
     summary, logs = loudly(main())
     said = [entry for entry in logs if entry["log_level"] == "error"]
@@ -554,12 +554,12 @@ def test_an_outlet_belongs_to_one_event_loop_at_a_time() -> None:
 
     async def use() -> None:
         try:
-            await Valve.of(shelf).leave()
+            await SharedSink.of(shelf).release()
         except RuntimeError as error:
             said.append(str(error))
 
     async def main() -> None:
-        Valve.of(shelf)
+        SharedSink.of(shelf)
         other = threading.Thread(target=lambda: asyncio.run(use()))
         other.start()
         other.join()
@@ -572,9 +572,9 @@ def test_an_outlet_belongs_to_one_event_loop_at_a_time() -> None:
 def test_no_outlet_and_no_time_are_refused() -> None:
     """Said when the step is made."""
     with pytest.raises(ValueError, match="at least one outlet"):
-        operators.to()
+        steps.to()
     with pytest.raises(ValueError, match="got 0"):
-        operators.to(Shelf(), timeout=0)
+        steps.to(Shelf(), timeout=0)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -583,14 +583,14 @@ def test_an_outlet_whose_reader_is_gone_leaves_no_other_at_work(first: bool) -> 
 
     class Gone(Shelf):
         async def write(self, values: Sequence[Any]) -> Any:
-            raise ReaderGone
+            raise ReaderDisconnected
 
     slow = Shelf(seconds=8)
 
     async def main() -> tuple[str, float, int]:
         loop = asyncio.get_running_loop()
         outlets = (Gone(), slow) if first else (slow, Gone())
-        summary = await flow_of(*outlets).start(from_iterable([1]), Discard()).finished
+        summary = await flow_of(*outlets).start(from_iterable([1]), DiscardResults()).finished
         return summary.reason, loop.time(), len(asyncio.all_tasks())
 
     assert quiet(main()) == ("disconnected", 0, 1)
@@ -600,8 +600,8 @@ def test_an_outlet_whose_reader_is_gone_leaves_no_other_at_work(first: bool) -> 
 def test_one_file_under_two_names_is_one_place(tmp_path: Path) -> None:
     """They share it; each has its own name in failures."""
 
-    def fits(name: str) -> FileOutlet:
-        outlet = FileOutlet(tmp_path / "all.ndjson")
+    def fits(name: str) -> FileSink:
+        outlet = FileSink(tmp_path / "all.ndjson")
         outlet.name = name
         return outlet
 
@@ -632,7 +632,7 @@ def test_a_cancelled_delivery_does_not_cut_short_an_outlet_that_still_opens() ->
     reluctant = Reluctant()
 
     async def main() -> None:
-        started = flow_of(Slow(), reluctant).start(from_iterable([1, 2]), Discard())
+        started = flow_of(Slow(), reluctant).start(from_iterable([1, 2]), DiscardResults())
         await asyncio.sleep(0.1)
         started.abort()
         await started.finished

@@ -14,9 +14,9 @@ from laws.virtual import within
 from penstock import Flow, Service, from_iterable
 from penstock.deadletters import DeadLetter, MemoryStore
 from penstock.errors import StoreError
-from penstock.outlets import Outlet
+from penstock.results import DiscardResults
 from penstock.runtime import Supervisor
-from penstock.sinks import Discard
+from penstock.sinks import Sink
 from penstock.testing import run
 
 LATE = 100.0
@@ -70,7 +70,7 @@ async def torn() -> None:
         raise StoreError("torn")
 
 
-class Unwilling(Outlet):
+class Unwilling(Sink):
     """Never takes a value."""
 
     name = "unwilling"
@@ -100,7 +100,7 @@ class Restless:
 
 async def aborted(flow: Flow[Any]) -> None:
     """A run that is aborted after a second."""
-    started = flow.start(from_iterable([0]), Discard())
+    started = flow.start(from_iterable([0]), DiscardResults())
     await asyncio.sleep(1)
     started.abort()
     await started.finished
@@ -109,7 +109,7 @@ async def aborted(flow: Flow[Any]) -> None:
 async def shut_down(flow: Flow[Any]) -> None:
     """A service that stops."""
     supervisor = Supervisor()
-    await supervisor.start(flow, from_iterable([0]), Discard()).finished
+    await supervisor.start(flow, from_iterable([0]), DiscardResults()).finished
     await supervisor.shut_down(grace=1)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from penstock import Flow, Service, from_iterable
 from penstock.expressions import Expression
 from penstock.graph import FlowCounters
-from penstock.steps import NamedStep, Way
+from penstock.steps.step import NamedStep, Way
 
 TRAPS = (
     "end",
@@ -108,12 +108,12 @@ def flows(draw: st.DrawFn) -> Flow[Any]:
     """Return any flow."""
     factory = StepFactory(draw, count(), [service("shared"), service("shared too")])
     flow = Flow[Any](draw(st.sampled_from(["orders", "x", "名前", "a" * 90])), about=draw(names))
-    flow = replace(flow, steps=factory.steps(2, 8)).served(http=draw(st.booleans()))
+    flow = replace(flow, steps=factory.steps(2, 8)).serve(http=draw(st.booleans()))
     for _ in range(draw(st.integers(0, 4))):
         flow = flow.worker(factory.name(), from_iterable(()))
     if draw(st.booleans()):
         flow = flow.dead_letters("memory:", redact=["card.number"])
-    return flow.in_order() if draw(st.booleans()) else flow
+    return flow.order() if draw(st.booleans()) else flow
 
 
 @st.composite
@@ -122,6 +122,6 @@ def counters(draw: st.DrawFn, flow: Flow[Any]) -> FlowCounters | None:
     if draw(st.booleans()):
         return None
     number = st.integers(0, 10**12)
-    letters = {point: draw(number) for point in draw(st.sets(st.sampled_from(flow.places)))}
+    letters = {point: draw(number) for point in draw(st.sets(st.sampled_from(flow.failure_points)))}
     received, in_flight, ok, failed, filtered, cancelled = (draw(number) for _ in range(6))
     return FlowCounters(received, in_flight, ok, failed, filtered, cancelled, letters)

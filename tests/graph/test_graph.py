@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from graph.random_flows import TRAPS, NamedSink, counters, flows, service
 from penstock import Flow, from_iterable
-from penstock.element import Outcome
+from penstock.core.element import Outcome
 from penstock.errors import GraphvizFailed
 from penstock.expressions import Expression
 from penstock.graph import TEXT_FORMATS, FlowCounters, Graph, build_graph, render_image
@@ -29,9 +29,9 @@ from penstock.graph.dot import wrap
 from penstock.graph.mermaid import escape
 from penstock.graph.model import MAX_TEXT, clean
 from penstock.orders import orders_flow
-from penstock.runtime import Cron, Supervisor, Totals
-from penstock.sinks import Discard
-from penstock.steps import NamedStep, Way, walk
+from penstock.results import DiscardResults
+from penstock.runtime import Cron, FlowStatistics, Supervisor
+from penstock.steps.step import NamedStep, Way, walk
 from penstock.testing import run
 
 HERE = Path(__file__).parent
@@ -242,7 +242,9 @@ def test_a_graph_contains_no_password() -> None:
 def test_failures_are_counted_at_their_steps(data: st.DataObject) -> None:
     """The failures of all steps add up to the dead letters, whatever the names of the failure points."""
     flow = data.draw(flows())
-    letters = {point: data.draw(st.integers(1, 99)) for point in data.draw(st.sets(st.sampled_from(flow.places)))}
+    letters = {
+        point: data.draw(st.integers(1, 99)) for point in data.draw(st.sets(st.sampled_from(flow.failure_points)))
+    }
     letters.pop("encode", None)
     graph = build_graph(flow, FlowCounters(dead_letters=letters))
     steps = [dict(node.counts).get("failed", 0) for node in graph.nodes if node.kind == "step"]
@@ -257,7 +259,7 @@ def test_a_live_graph_has_the_counts_of_the_flow() -> None:
         supervisor = Supervisor()
         await supervisor.add(flow)
         await supervisor.start(
-            flow, from_iterable([{"orderId": number} for number in range(1, 11)]), Discard()
+            flow, from_iterable([{"orderId": number} for number in range(1, 11)]), DiscardResults()
         ).finished
         totals = supervisor.totals["orders"]
         assert totals.settled(Outcome.OK) == 7
@@ -280,7 +282,7 @@ def test_a_graph_without_counters_has_no_counts() -> None:
         first, second = (render(build_graph(orders_flow())) for _ in range(2))
         assert first == second
         assert "counts" not in first
-    assert FlowCounters.of(Totals("orders")) == FlowCounters(dead_letters=Counter())
+    assert FlowCounters.of(FlowStatistics("orders")) == FlowCounters(dead_letters=Counter())
 
 
 # Texts

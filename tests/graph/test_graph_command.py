@@ -12,7 +12,7 @@ import pytest
 from invoking import invoke
 from penstock import Flow
 from penstock.cli.graph import write_graph
-from penstock.errors import FlowError
+from penstock.errors import FlowDefinitionError
 from penstock.orders import orders_flow
 
 needs_graphviz = pytest.mark.skipif(not shutil.which("dot"), reason="needs Graphviz: apt-get install graphviz")
@@ -89,7 +89,7 @@ def test_errors_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     flow.touch()
 
     def invalid(file: str) -> Flow[Any]:
-        raise FlowError(f"{file} is not a flow")
+        raise FlowDefinitionError(f"{file} is not a flow")
 
     assert command([str(flow)], invalid) == 1
     assert capsys.readouterr().err == f"penstock graph: {flow} is not a flow\n"

@@ -16,8 +16,8 @@ from laws.doubles import ForGood, Refused, Shelf, Spy
 from laws.plans import Plan, StepPlan, Value
 from laws.virtual import DAY
 from penstock import Backoff, Flow, Service, from_async_iterable, from_iterable, ndjson
-from penstock.flow import When
-from penstock.sources import Feed, Source
+from penstock.flow.builder import When
+from penstock.sources import PushSource, Source
 
 TIMEOUT = 3.0
 """Seconds that one attempt at a service of a plan may take."""
@@ -190,12 +190,12 @@ def source_of(plan: Plan) -> tuple[Source[Any], Callable[[], Any] | None]:
         case "ndjson":
             return ndjson(chunks()), None
         case overflow:
-            feed: Feed[Any] = Feed(3, overflow)
+            feed: PushSource[Any] = PushSource(3, overflow)
 
             async def fill() -> None:
                 for number in range(plan.count):
                     await asyncio.sleep(plan.pauses[number % len(plan.pauses)])
-                    await feed.send({"id": number})
-                feed.complete()
+                    await feed.push({"id": number})
+                feed.close()
 
             return feed, fill

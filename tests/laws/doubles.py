@@ -13,8 +13,8 @@ import msgspec
 from laws.plans import Plan, StepPlan, Value
 from laws.virtual import DAY
 from penstock.deadletters import DeadLetter, MemoryStore
-from penstock.errors import ReaderGone, StoreError
-from penstock.sinks import Outcomes
+from penstock.errors import ReaderDisconnected, StoreError
+from penstock.results import ResultStream
 
 
 class Refused(Exception):
@@ -143,11 +143,11 @@ class Reader:
         self._before(records)
         await asyncio.sleep(self._plan.pace)
         if self.gone:
-            raise ReaderGone
+            raise ReaderDisconnected
         self._take(records)
 
-    async def ask(self, sink: Outcomes) -> None:
-        """The reader of `Outcomes`."""
+    async def ask(self, sink: ResultStream) -> None:
+        """The reader of `ResultStream`."""
         while (result := await sink.next()) is not None:
             record: Value = {"ok": result.ok, "seq": result.seq, "value": result.value}
             if result.dead_letter is not None:

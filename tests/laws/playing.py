@@ -14,11 +14,11 @@ from laws.doubles import KeptStore, Reader, Spy, store_of
 from laws.plans import Plan, Value
 from laws.virtual import DAY, timers, within
 from penstock import Service
+from penstock.core.element import Outcome
 from penstock.deadletters import DeadLetter, DeadLetterQuery
-from penstock.element import Outcome
+from penstock.results import DiscardResults, LineWriter, ResultConsumer, ResultStream
 from penstock.runtime import Run, Summary, Supervisor
-from penstock.sinks import Discard, Lines, Outcomes, Sink
-from penstock.sources import Feed
+from penstock.sources import PushSource
 from penstock.testing import run
 
 
@@ -45,7 +45,7 @@ class Played:
     """Timers that the run left behind."""
     sent: int
     """Values that the source had to give."""
-    feed: Feed[Any] | None
+    feed: PushSource[Any] | None
 
     def said(self, event: str) -> int:
         """How often an event was logged."""
@@ -93,12 +93,16 @@ async def _play(plan: Plan, logs: list[Any]) -> Played:
     flow = flow_of(plan, spy, store, look)
     await supervisor.add(flow)
     source, fill = source_of(plan)
-    sink: Sink = {"discard": Discard, "stream": Outcomes, "lines": lambda: Lines(reader.write)}[plan.sink]()
+    sink: ResultConsumer = {
+        "discard": DiscardResults,
+        "stream": ResultStream,
+        "lines": lambda: LineWriter(reader.write),
+    }[plan.sink]()
     began = loop.time()
     run_ = supervisor.start(flow, source, sink, ordered=plan.ordered)
     runs.append(run_)
     own = [loop.create_task(fill(), name="test: fill")] if fill else []
-    if isinstance(sink, Outcomes):
+    if isinstance(sink, ResultStream):
         own.append(loop.create_task(reader.ask(sink), name="test: read"))
     events: dict[str, Callable[[], object]] = {
         "drain": run_.drain,
@@ -135,5 +139,5 @@ async def _play(plan: Plan, logs: list[Any]) -> Played:
         tasks,
         [repr(timer) for timer in timers() if timer not in before],
         plan.count,
-        source if isinstance(source, Feed) else None,
+        source if isinstance(source, PushSource) else None,
     )

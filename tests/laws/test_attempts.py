@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from laws.test_services import Asking, answers_of, echo
 from penstock import Flow, from_iterable
+from penstock.results import DiscardResults
 from penstock.services import NONE, Backoff, CallFailed, Service
-from penstock.sinks import Discard
 from penstock.testing import run
 
 
@@ -143,7 +143,7 @@ def test_a_rate_holds_over_all_runs_and_attempts(runs: int) -> None:
     async def main() -> None:
         service = Service("s", call, rate=10, attempts=9, backoff=NONE)
         flow = Flow[int]("f").map_async(service)
-        sinks = [Discard() for _ in range(runs)]
+        sinks = [DiscardResults() for _ in range(runs)]
         started = [flow.start(from_iterable(range(4)), sink) for sink in sinks]
         summaries = [await one.finished for one in started]
         assert sum(summary.ok for summary in summaries) == 4 * runs
@@ -166,7 +166,7 @@ def test_a_rate_wastes_no_moment() -> None:
     async def main() -> float:
         service = Service("s", call, rate=10)
         for _ in range(2):
-            await Flow[int]("f").map_async(service).start(from_iterable([1, 0, 0, 0, 1]), Discard()).finished
+            await Flow[int]("f").map_async(service).start(from_iterable([1, 0, 0, 0, 1]), DiscardResults()).finished
         return asyncio.get_running_loop().time()
 
     assert run(main()) == pytest.approx(1.3)
@@ -181,7 +181,11 @@ def test_nobody_waits_for_a_rate_in_vain() -> None:
         return value
 
     async def main() -> tuple[int, float]:
-        run_ = Flow[int]("f").map_async(Service("s", call, rate=1 / 3600)).start(from_iterable([1, 2, 3]), Discard())
+        run_ = (
+            Flow[int]("f")
+            .map_async(Service("s", call, rate=1 / 3600))
+            .start(from_iterable([1, 2, 3]), DiscardResults())
+        )
         await asyncio.sleep(5)
         run_.abort()
         return (await run_.finished).cancelled, asyncio.get_running_loop().time()

@@ -10,10 +10,10 @@ from structlog.testing import capture_logs
 
 from laws.test_services import FOREVER, answers_of
 from penstock import Flow, from_iterable
-from penstock.errors import CallCancelled, TimedOut
+from penstock.errors import CallCancelled, CallTimeout
+from penstock.results import DiscardResults
 from penstock.runtime import Summary, Supervisor
 from penstock.services import Service
-from penstock.sinks import Discard
 from penstock.testing import run
 
 # Calls that break
@@ -58,8 +58,8 @@ def test_what_nobody_is_to_catch_ends_the_run(build: Any) -> None:
 
     async def main() -> tuple[Summary, Summary]:
         flow = build(Flow("f"))
-        first = await flow.start(from_iterable([{}, {}, {}]), Discard()).finished
-        return first, await flow.start(from_iterable([{}]), Discard()).finished
+        first = await flow.start(from_iterable([{}, {}, {}]), DiscardResults()).finished
+        return first, await flow.start(from_iterable([{}]), DiscardResults()).finished
 
     with capture_logs() as logs:
         first, second = asyncio.run(main())  # in real time, for the one with a thread
@@ -90,7 +90,7 @@ def test_a_call_that_cancels_its_own_task_fails_alone(swallowed: bool) -> None:
 
     first, second, third = run(main())
     assert isinstance(first.error, TimeoutError if swallowed else CallCancelled)
-    assert (type(second.error), third) == (TimedOut, 2)
+    assert (type(second.error), third) == (CallTimeout, 2)
 
 
 # Rest
@@ -154,7 +154,7 @@ def test_connections_are_kept_between_runs_as_the_callers_are() -> None:
         await supervisor.add(flow)
         rests: list[int] = []
         for _ in range(2):
-            await supervisor.start(flow, from_iterable([1]), Discard()).finished
+            await supervisor.start(flow, from_iterable([1]), DiscardResults()).finished
             rests.append(call.rests)
         await supervisor.shut_down(1)
         return [*rests, call.rests]

@@ -13,23 +13,23 @@ from structlog.testing import capture_logs
 
 from laws.test_sources import Never, ends, quiet
 from penstock import Flow, from_observable
-from penstock.errors import BufferOverflow, FeedClosed, OtherThread
+from penstock.errors import BufferOverflow, PushSourceClosed, WrongThread
+from penstock.results import DiscardResults
 from penstock.runtime import Summary
-from penstock.sinks import Discard
-from penstock.sources import Feed
+from penstock.sources import PushSource
 from penstock.testing import run
 from waiting import HANG_SECONDS
 
 
-def fed(overflow: str, values: int = 6, capacity: int = 3) -> tuple[list[int], Summary, Feed[int]]:
+def fed(overflow: str, values: int = 6, capacity: int = 3) -> tuple[list[int], Summary, PushSource[int]]:
     """A feed that is pushed into before its run starts, then run to its end."""
 
-    async def main() -> tuple[list[int], Summary, Feed[int]]:
-        feed: Feed[int] = Feed(capacity, overflow)
+    async def main() -> tuple[list[int], Summary, PushSource[int]]:
+        feed: PushSource[int] = PushSource(capacity, overflow)
         seen: list[int] = []
         for number in range(values):
-            feed.push(number)
-        feed.complete()
+            feed.push_nowait(number)
+        feed.close()
         return seen, await ends(Flow("f").tap(seen.append), feed), feed
 
     return quiet(main())
@@ -46,11 +46,11 @@ def test_what_is_dropped_is_in_the_log_of_its_run() -> None:
     """Of a run that dropped nothing, nothing is said."""
 
     async def main(values: int) -> Summary:
-        feed: Feed[int] = Feed(3, "drop_newest")
+        feed: PushSource[int] = PushSource(3, "drop_newest")
         for number in range(values):
-            feed.push(number)
-        feed.complete()
-        return await Flow("f").start(feed, Discard()).finished
+            feed.push_nowait(number)
+        feed.close()
+        return await Flow("f").start(feed, DiscardResults()).finished
 
     with capture_logs() as logs:
         run(main(5))
@@ -77,12 +77,12 @@ def test_backpressure_makes_the_sender_wait() -> None:
     """`send` returns when there is room: at the rate at which the run takes values."""
 
     async def main() -> tuple[float, Summary]:
-        feed: Feed[int] = Feed(2)
-        slow = Flow("f").window(1).throttle(1).start(feed, Discard())
+        feed: PushSource[int] = PushSource(2)
+        slow = Flow("f").window(1).throttle(1).start(feed, DiscardResults())
         for number in range(10):
-            await feed.send(number)
+            await feed.push(number)
         sent = asyncio.get_running_loop().time()
-        feed.complete()
+        feed.close()
         return sent, await slow.finished
 
     seconds, summary = quiet(main())
@@ -95,29 +95,29 @@ def test_pushing_into_a_feed_that_holds_back_is_refused() -> None:
 
     async def main() -> None:
         with pytest.raises(TypeError, match=r"await feed.send"):
-            Feed[int](1).push(1)
+            PushSource[int](1).push_nowait(1)
 
     quiet(main())
 
 
 @pytest.mark.parametrize("end", ["drain", "abort"])
 def test_a_sender_does_not_wait_for_a_run_that_is_over(end: str) -> None:
-    """`send` raises `FeedClosed`, also for a sender that waits already."""
+    """`send` raises `PushSourceClosed`, also for a sender that waits already."""
 
     async def main() -> None:
-        feed: Feed[int] = Feed(1)
+        feed: PushSource[int] = PushSource(1)
         over = Flow("f").window(1).start(feed, Never())
         for number in range(2):
-            await feed.send(number)
-        waiting = asyncio.ensure_future(feed.send(2))
+            await feed.push(number)
+        waiting = asyncio.ensure_future(feed.push(2))
         await asyncio.sleep(1)
         getattr(over, end)()
-        with pytest.raises(FeedClosed):
+        with pytest.raises(PushSourceClosed):
             await waiting
         over.abort()
         await over.finished
-        with pytest.raises(FeedClosed):
-            await feed.send(3)
+        with pytest.raises(PushSourceClosed):
+            await feed.push(3)
 
     quiet(main())
 
@@ -127,19 +127,19 @@ def test_a_run_that_never_came_to_its_feed_ends_it_too(end: str, tmp_path: Path)
     """Whoever sends is told, and what was sent is in the accounts."""
 
     async def main() -> tuple[Summary, int]:
-        feed: Feed[int] = Feed(2)
+        feed: PushSource[int] = PushSource(2)
         flow = Flow("f")
         if end == "no store":
             flow = flow.dead_letters(f"sqlite:///{tmp_path}/no/such.db")
-        feeding = flow.start(feed, Discard())
+        feeding = flow.start(feed, DiscardResults())
         if end == "drained":
             feeding.drain()
         elif end == "aborted":
             feeding.abort()
-        await feed.send(0)
-        await feed.send(1)
-        with pytest.raises(FeedClosed):
-            await feed.send(2)
+        await feed.push(0)
+        await feed.push(1)
+        with pytest.raises(PushSourceClosed):
+            await feed.push(2)
         return await feeding.finished, feed.dropped
 
     with capture_logs():
@@ -151,10 +151,10 @@ def test_a_feed_serves_one_run() -> None:
     """A second one is refused; it would wait for values that nobody can push any more."""
 
     async def main() -> Summary:
-        feed: Feed[int] = Feed(1, "fail")
-        feed.complete()
-        await Flow("f").start(feed, Discard()).finished
-        return await Flow("f").start(feed, Discard()).finished
+        feed: PushSource[int] = PushSource(1, "fail")
+        feed.close()
+        await Flow("f").start(feed, DiscardResults()).finished
+        return await Flow("f").start(feed, DiscardResults()).finished
 
     summary = quiet(main())
     assert summary.reason == "failed"
@@ -165,11 +165,11 @@ def test_a_feed_that_drops_can_be_run_in_order() -> None:
     """Elements are numbered when they are taken, so what was dropped leaves no gap to wait at."""
 
     async def main() -> Summary:
-        feed: Feed[int] = Feed(2, "drop_oldest")
+        feed: PushSource[int] = PushSource(2, "drop_oldest")
         for number in range(5):
-            feed.push(number)
-        feed.complete()
-        return await Flow("f").start(feed, Discard(), ordered=True).finished
+            feed.push_nowait(number)
+        feed.close()
+        return await Flow("f").start(feed, DiscardResults(), ordered=True).finished
 
     summary = quiet(main())
     assert (summary.reason, summary.ok) == ("completed", 2)
@@ -178,7 +178,7 @@ def test_a_feed_that_drops_can_be_run_in_order() -> None:
 def test_a_feed_needs_room() -> None:
     """A capacity of zero is refused, with the value."""
     with pytest.raises(ValueError, match="got 0"):
-        Feed(0)
+        PushSource(0)
 
 
 def observed(on_the_loop: bool) -> Summary:
@@ -188,7 +188,7 @@ def observed(on_the_loop: bool) -> Summary:
         values: Subject[int] = Subject()
         brought = ops.observe_on(AsyncIOThreadSafeScheduler(asyncio.get_running_loop()))
         source = from_observable(values.pipe(brought) if on_the_loop else values, capacity=10)
-        observing = Flow("f").start(source, Discard())
+        observing = Flow("f").start(source, DiscardResults())
         await asyncio.sleep(0)  # in which it begins
         await asyncio.sleep(0)
 
@@ -217,12 +217,12 @@ def test_a_send_from_another_thread_is_refused_where_it_is_made() -> None:
     """As a push is: the value would arrive whenever the loop happens to turn."""
 
     async def main() -> Summary:
-        feed: Feed[int] = Feed(10, "backpressure")
-        feeding = Flow("f").start(feed, Discard())
+        feed: PushSource[int] = PushSource(10, "backpressure")
+        feeding = Flow("f").start(feed, DiscardResults())
         await asyncio.sleep(0.1)
-        with pytest.raises(OtherThread, match="run_coroutine_threadsafe"):
-            await asyncio.to_thread(asyncio.run, feed.send(1))
-        feed.complete()
+        with pytest.raises(WrongThread, match="run_coroutine_threadsafe"):
+            await asyncio.to_thread(asyncio.run, feed.push(1))
+        feed.close()
         return await feeding.finished
 
     assert quiet(main()).received == 0
@@ -232,15 +232,15 @@ def test_a_push_from_another_thread_is_refused_where_it_is_made() -> None:
     """Whoever pushes is told how to; a value that is handed to the loop arrives."""
 
     async def main() -> Summary:
-        feed: Feed[int] = Feed(10, "drop_newest")
-        feeding = Flow("f").start(feed, Discard())
+        feed: PushSource[int] = PushSource(10, "drop_newest")
+        feeding = Flow("f").start(feed, DiscardResults())
         loop = asyncio.get_running_loop()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        with pytest.raises(OtherThread, match="call_soon_threadsafe"):
-            await asyncio.to_thread(feed.push, 1)
-        await asyncio.to_thread(loop.call_soon_threadsafe, feed.push, 2)
-        feed.complete()
+        with pytest.raises(WrongThread, match="call_soon_threadsafe"):
+            await asyncio.to_thread(feed.push_nowait, 1)
+        await asyncio.to_thread(loop.call_soon_threadsafe, feed.push_nowait, 2)
+        feed.close()
         return await feeding.finished
 
     with capture_logs():
@@ -251,12 +251,12 @@ def test_what_is_pushed_after_the_run_changes_no_account_of_it() -> None:
     """It is counted by the feed alone."""
 
     async def main() -> tuple[int, int, int]:
-        feed: Feed[int] = Feed(10, "drop_newest")
-        feed.push(1)
-        feed.complete()
-        feeding = Flow("f").start(feed, Discard())
+        feed: PushSource[int] = PushSource(10, "drop_newest")
+        feed.push_nowait(1)
+        feed.close()
+        feeding = Flow("f").start(feed, DiscardResults())
         summary = await feeding.finished
-        feed.push(2)
+        feed.push_nowait(2)
         return summary.received, feeding.ledger.received, feed.dropped
 
     assert quiet(main()) == (1, 1, 1)
@@ -267,15 +267,15 @@ def test_what_comes_after_the_end_is_not_taken(overflow: str) -> None:
     """Whether the run has noticed the end or not: a sender is told, what is pushed is dropped and counted."""
 
     async def main() -> Summary:
-        feed: Feed[int] = Feed(10, overflow)
-        await feed.send(1)
-        feed.complete()
+        feed: PushSource[int] = PushSource(10, overflow)
+        await feed.push(1)
+        feed.close()
         if overflow == "backpressure":
-            with pytest.raises(FeedClosed):
-                await feed.send(2)
+            with pytest.raises(PushSourceClosed):
+                await feed.push(2)
         else:
-            feed.push(2)
-        return await Flow("f").start(feed, Discard()).finished
+            feed.push_nowait(2)
+        return await Flow("f").start(feed, DiscardResults()).finished
 
     summary = quiet(main())
     assert (summary.ok, summary.filtered) == (1, 0 if overflow == "backpressure" else 1)
@@ -284,4 +284,4 @@ def test_what_comes_after_the_end_is_not_taken(overflow: str) -> None:
 def test_a_policy_that_there_is_not_is_refused_with_those_that_there_are() -> None:
     """When the feed is made."""
     with pytest.raises(ValueError, match="one of backpressure, drop_oldest, drop_newest, fail, got 'drop'"):
-        Feed(1, "drop")
+        PushSource(1, "drop")

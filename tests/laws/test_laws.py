@@ -18,17 +18,18 @@ from laws.plans import FATES, PLAIN, READING_ALL, Plan, StepPlan, plans
 from laws.playing import play
 from laws.virtual import within
 from penstock import Flow, Service, from_async_iterable, from_iterable
+from penstock.core.context import CANCEL_SECONDS
+from penstock.core.element import Element, Outcome
+from penstock.core.fairness import BATCH_WHILE_YIELDING, LARGE_RUN, YIELD_ITERATIONS, YIELD_SECONDS, FairScheduler
+from penstock.core.ledger import Ledger
+from penstock.core.operators import sync_operator
+from penstock.core.window import Window
 from penstock.deadletters import MemoryStore
-from penstock.element import Element, Ledger, Outcome
 from penstock.errors import SettledTwice
-from penstock.operators.each import each
+from penstock.results import DiscardResults, LineWriter
 from penstock.runtime import Supervisor
-from penstock.scope import CANCEL_SECONDS
-from penstock.sinks import Discard, Lines
-from penstock.sources import Feed, ndjson
+from penstock.sources import PushSource, ndjson
 from penstock.testing import run
-from penstock.turns import ASIDE, LARGE, LATELY, SHARE, Turns
-from penstock.window import Window
 
 law = settings(max_examples=100, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 
@@ -89,7 +90,7 @@ def test_never_more_in_flight_than_the_window_holds(plan: Plan) -> None:
     """Seen from inside at every element: free + in flight = capacity, in elements and in bytes."""
     played = play(plan)
 
-    assert played.run.window.highest <= plan.elements
+    assert played.run.window.peak <= plan.elements
     for sample in played.samples:
         assert sample.free + sample.unsettled == plan.elements
         assert 0 <= sample.free <= plan.elements
@@ -141,7 +142,7 @@ def test_settling_twice_is_refused(outcomes: list[Outcome], again: Outcome) -> N
     """The credit of an element comes back once: a second settling raises and changes nothing."""
     window = Window(8)
     ledger = Ledger(window)
-    elements = [Element(number, number, ledger) for number in range(window.take(len(outcomes)))]
+    elements = [Element(number, number, ledger) for number in range(window.acquire(len(outcomes)))]
     ledger.received = len(elements)
     for element, outcome in zip(elements, outcomes, strict=True):
         ledger.settle([element], outcome)
@@ -315,8 +316,10 @@ def test_a_task_that_refuses_to_end_is_reported_and_given_up() -> None:
                 continue
 
     async def main() -> tuple[float, Any, Any]:
-        calling = Flow("calls").map_async(Service("deaf", deaf, timeout=1000)).start(from_iterable([1]), Discard())
-        writing = Flow("writes").start(from_iterable([1]), Lines(deaf))
+        calling = (
+            Flow("calls").map_async(Service("deaf", deaf, timeout=1000)).start(from_iterable([1]), DiscardResults())
+        )
+        writing = Flow("writes").start(from_iterable([1]), LineWriter(deaf))
         await asyncio.sleep(1)
         calling.abort()
         writing.abort()
@@ -348,7 +351,7 @@ def test_several_deaf_services_are_given_up_side_by_side() -> None:
 
     async def main() -> float:
         asked = {name: Service(name, deaf, timeout=1000) for name in "abc"}
-        aborted = Flow("f").enrich(**asked).start(from_iterable([{}]), Discard())
+        aborted = Flow("f").enrich(**asked).start(from_iterable([{}]), DiscardResults())
         await asyncio.sleep(1)
         aborted.abort()
         await aborted.finished
@@ -374,13 +377,13 @@ def test_a_small_run_is_not_stuck_behind_a_huge_one(width: int, window: int, sma
 
     async def timed(flow: Flow[Any]) -> float:
         began = asyncio.get_running_loop().time()
-        await flow.start(from_iterable(range(small)), Discard()).finished
+        await flow.start(from_iterable(range(small)), DiscardResults()).finished
         return asyncio.get_running_loop().time() - began
 
     async def main() -> tuple[float, float]:
         flow = Flow("f").window(window).map_async(Service("s", call, max_in_flight=width))
         alone = await timed(flow)
-        huge = flow.window(256).start(from_iterable(range(1_000)), Discard())
+        huge = flow.window(256).start(from_iterable(range(1_000)), DiscardResults())
         await asyncio.sleep(3.5)
         beside = await timed(flow)
         huge.abort()
@@ -406,18 +409,18 @@ def test_a_huge_run_steps_aside_for_a_small_one() -> None:
 
     async def main() -> tuple[int, int, int]:
         together: list[int] = []
-        spy = each("spy", lambda elements: together.append(len(elements)))
-        flow = Flow("f", elements=4 * LARGE).step(spy)
+        spy = sync_operator("spy", lambda elements: together.append(len(elements)))
+        flow = Flow("f", elements=4 * LARGE_RUN).operator(spy)
         flow = flow.enrich(a=Service("a", str), b=answer, merge=lambda value, _: value)
         supervisor = Supervisor()
-        huge = supervisor.start(flow, ndjson(chunks()), Discard())
-        while huge.ledger.received < LARGE:
+        huge = supervisor.start(flow, ndjson(chunks()), DiscardResults())
+        while huge.ledger.received < LARGE_RUN:
             await asyncio.sleep(0)
-        first = supervisor.start(flow, from_iterable(range(10)), Discard())
+        first = supervisor.start(flow, from_iterable(range(10)), DiscardResults())
         await first.finished  # the huge one was in the middle of giving out when it came
         before = huge.ledger.received
         together.clear()
-        second = await supervisor.start(flow, from_iterable(range(10)), Discard()).finished
+        second = await supervisor.start(flow, from_iterable(range(10)), DiscardResults()).finished
         taken = huge.ledger.received - before
         while len(together) < 5:
             await asyncio.sleep(0)
@@ -429,8 +432,8 @@ def test_a_huge_run_steps_aside_for_a_small_one() -> None:
         ok, taken, most = run(within(100, main()))
 
     assert ok == 10
-    assert taken <= 2 * SHARE
-    assert most <= SHARE
+    assert taken <= 2 * BATCH_WHILE_YIELDING
+    assert most <= BATCH_WHILE_YIELDING
 
 
 def test_a_feed_steps_aside_as_all_sources_do() -> None:
@@ -438,18 +441,18 @@ def test_a_feed_steps_aside_as_all_sources_do() -> None:
 
     async def main() -> int:
         together: list[int] = []
-        spy = each("spy", lambda elements: together.append(len(elements)))
+        spy = sync_operator("spy", lambda elements: together.append(len(elements)))
         supervisor = Supervisor()
-        feed: Feed[int] = Feed(4 * LARGE, "drop_oldest")
-        huge = supervisor.start(Flow("f", elements=4 * LARGE).step(spy), feed, Discard())
-        for value in range(2 * LARGE):
-            feed.push(value)
-        while huge.ledger.received < LARGE:
+        feed: PushSource[int] = PushSource(4 * LARGE_RUN, "drop_oldest")
+        huge = supervisor.start(Flow("f", elements=4 * LARGE_RUN).operator(spy), feed, DiscardResults())
+        for value in range(2 * LARGE_RUN):
+            feed.push_nowait(value)
+        while huge.ledger.received < LARGE_RUN:
             await asyncio.sleep(0)
-        await supervisor.start(Flow("f"), from_iterable(range(10)), Discard()).finished
+        await supervisor.start(Flow("f"), from_iterable(range(10)), DiscardResults()).finished
         together.clear()
-        for value in range(2 * LARGE):
-            feed.push(value)
+        for value in range(2 * LARGE_RUN):
+            feed.push_nowait(value)
         while not together:
             await asyncio.sleep(0)
         huge.abort()
@@ -457,14 +460,14 @@ def test_a_feed_steps_aside_as_all_sources_do() -> None:
         return max(together)
 
     with capture_logs():
-        assert run(within(100, main())) <= SHARE
+        assert run(within(100, main())) <= BATCH_WHILE_YIELDING
 
 
 def test_stepping_aside_is_paid_for_once_a_share() -> None:
     """Also by a source that gives out one element at a time: it would wait a dozen turns for each."""
 
     async def values() -> AsyncIterator[int]:
-        for number in range(2 * LARGE):
+        for number in range(2 * LARGE_RUN):
             yield number
 
     async def turns_taken() -> int:
@@ -478,31 +481,31 @@ def test_stepping_aside_is_paid_for_once_a_share() -> None:
     async def main() -> int:
         nonlocal huge
         supervisor = Supervisor()
-        huge = supervisor.start(Flow("f"), from_async_iterable(values()), Discard()).finished
-        supervisor.start(Flow("f"), from_iterable([1]), Discard())
+        huge = supervisor.start(Flow("f"), from_async_iterable(values()), DiscardResults()).finished
+        supervisor.start(Flow("f"), from_iterable([1]), DiscardResults())
         return await turns_taken()
 
     huge: asyncio.Future[Any]
     with capture_logs():
         turns = run(within(100, main()))
 
-    assert ASIDE <= turns <= LARGE
+    assert YIELD_ITERATIONS <= turns <= LARGE_RUN
 
 
 def test_only_a_run_that_began_beside_others_lately_is_stepped_aside_for() -> None:
     """One that began alone is no reason, and one that began beside others is none after a while."""
-    turns = Turns()
+    turns = FairScheduler()
     turns.begin(100.0)
-    alone = turns.are_wanted(100.0)
+    alone = turns.should_yield(100.0)
     turns.begin(200.0)
-    beside = turns.are_wanted(200.0), turns.are_wanted(200.0 + LATELY)
+    beside = turns.should_yield(200.0), turns.should_yield(200.0 + YIELD_SECONDS)
     turns.end()
     turns.end()
     turns.begin(300.0)
 
     assert not alone
     assert beside == (True, False)
-    assert not turns.are_wanted(300.0)
+    assert not turns.should_yield(300.0)
 
 
 # 9. Never quiet
@@ -568,7 +571,7 @@ def test_restarts_of_a_worker_are_counted_and_logged() -> None:
 
     async def main() -> Supervisor:
         supervisor = Supervisor()
-        supervisor.work("A", Flow("f").dead_letters(MemoryStore()), lambda: from_iterable(broken()))
+        supervisor.start_worker("A", Flow("f").dead_letters(MemoryStore()), lambda: from_iterable(broken()))
         await asyncio.sleep(600)
         await supervisor.shut_down(1)
         return supervisor

@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from laws.chunks import cut
-from penstock.sources import LineSplitter, LongLine
+from penstock.formats.ndjson_reader import LineSplitter
+from penstock.formats.rejected import OversizedInput
 
 
 def reference(data: bytes, limit: int) -> list[tuple[bytes, int | None]]:
@@ -52,7 +53,7 @@ def test_lines_are_the_same_wherever_the_chunks_are_cut(
     splitter = LineSplitter(LIMIT)
     found = [line for chunk in cut(data, cuts) for line in splitter.feed(chunk)] + splitter.finish()
 
-    assert [(bytes(line), line.length if isinstance(line, LongLine) else None) for line in found] == reference(
+    assert [(bytes(line), line.length if isinstance(line, OversizedInput) else None) for line in found] == reference(
         data, LIMIT
     )
 

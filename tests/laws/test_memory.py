@@ -16,8 +16,8 @@ from laws.plans import Plan, plans
 from laws.playing import play
 from penstock import Flow, from_iterable
 from penstock.deadletters import MemoryStore
-from penstock.outlets import Nowhere
-from penstock.sinks import Discard
+from penstock.results import DiscardResults
+from penstock.sinks import DiscardSink
 from penstock.sources import ndjson
 from penstock.testing import run
 
@@ -28,7 +28,7 @@ def broken(value: Any) -> Any:
     raise ValueError("broken") from KeyError("the cause")
 
 
-class Refusing(Nowhere):
+class Refusing(DiscardSink):
     """An outlet that takes nothing."""
 
     async def write(self, values: Any) -> Any:
@@ -69,7 +69,7 @@ def test_no_error_keeps_its_run_in_memory(flow: Flow[Any], source: Any, failed: 
     """An error refers by its traceback to all that was on the stack."""
 
     async def main() -> Any:
-        started = flow.dead_letters(MemoryStore()).start(source(), Discard())
+        started = flow.dead_letters(MemoryStore()).start(source(), DiscardResults())
         assert (await started.finished).failed == failed
         return weakref.ref(started)
 

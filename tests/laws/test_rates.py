@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from laws.asking import FOREVER, Asking, echo
-from penstock.errors import TimedOut
+from penstock.errors import CallTimeout
 from penstock.services import Service
 from penstock.testing import run
 
@@ -35,7 +35,7 @@ def test_a_caller_that_waits_for_its_moment_ends_with_its_run() -> None:
         return answer, took
 
     answer, took = run(main())
-    assert isinstance(answer.error, TimedOut)
+    assert isinstance(answer.error, CallTimeout)
     assert took < 2
     assert all(after - before >= 2 for before, after in pairwise(begun))
 

@@ -20,10 +20,10 @@ from structlog.testing import capture_logs
 
 from laws.asking import FOREVER, Asking, Job, answers_of, echo, others
 from penstock import Flow, from_iterable
+from penstock.results import DiscardResults
 from penstock.runtime import Summary
 from penstock.services import CallFailed, CallQueue, Service
 from penstock.services.call_task import QUEUE_SHARE
-from penstock.sinks import Discard
 from penstock.testing import run
 from waiting import HANG_SECONDS
 
@@ -454,7 +454,7 @@ def test_blocking_calls_have_as_many_threads_as_may_be_in_flight() -> None:
             )
             for name in ("one", "other")
         )
-        runs = [flow.start(from_iterable(range(20)), Discard()) for flow in (one, other)]
+        runs = [flow.start(from_iterable(range(20)), DiscardResults()) for flow in (one, other)]
         first, second = [await run.finished for run in runs]
         return first, second
 

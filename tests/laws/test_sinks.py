@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 from laws.virtual import within
 from penstock import Flow, from_iterable
 from penstock.deadletters import MemoryStore
-from penstock.errors import ReaderGone
+from penstock.errors import ReaderDisconnected
+from penstock.results import DiscardResults, LineWriter, ResultConsumer, ResultStream, ServerSentEvents
 from penstock.runtime import Run, Summary
-from penstock.sinks import Discard, Lines, Outcomes, ServerSentEvents, Sink
 from penstock.testing import run
 
 
@@ -31,27 +31,27 @@ class Taken:
         self.writes.append(data)
         self.results += data.count(b"\n")
 
-    async def ask(self, sink: Outcomes) -> None:
+    async def ask(self, sink: ResultStream) -> None:
         while await sink.next() is not None:
             self.results += 1
             await asyncio.sleep(self.seconds)
 
 
-def lines(taken: Taken) -> Sink:
-    return Lines(taken.write)
+def lines(taken: Taken) -> ResultConsumer:
+    return LineWriter(taken.write)
 
 
-def outcomes(taken: Taken) -> Sink:
-    sink = Outcomes()
+def outcomes(taken: Taken) -> ResultConsumer:
+    sink = ResultStream()
     asyncio.get_running_loop().create_task(taken.ask(sink))
     return sink
 
 
-def discard(_: Taken) -> Sink:
-    return Discard()
+def discard(_: Taken) -> ResultConsumer:
+    return DiscardResults()
 
 
-SINKS: dict[str, Callable[[Taken], Sink]] = {"lines": lines, "outcomes": outcomes, "discard": discard}
+SINKS: dict[str, Callable[[Taken], ResultConsumer]] = {"lines": lines, "outcomes": outcomes, "discard": discard}
 
 every_sink = pytest.mark.parametrize("name", SINKS)
 every_reader = pytest.mark.parametrize("name", ["lines", "outcomes"])
@@ -140,7 +140,7 @@ def test_many_results_are_written_at_once() -> None:
 
     async def main() -> Taken:
         taken = Taken(seconds=1)
-        await Flow("f").start(from_iterable(range(1000)), Lines(taken.write)).finished
+        await Flow("f").start(from_iterable(range(1000)), LineWriter(taken.write)).finished
         return taken
 
     taken = quiet(main())
@@ -157,7 +157,7 @@ def test_an_element_is_settled_when_the_write_that_holds_it_returns() -> None:
             seen.append((asyncio.get_running_loop().time(), started.window.free))
             await asyncio.sleep(1)
 
-        started: Run = Flow("f").window(5).start(from_iterable(range(10)), Lines(write))
+        started: Run = Flow("f").window(5).start(from_iterable(range(10)), LineWriter(write))
         await started.finished
         return seen
 
@@ -165,13 +165,13 @@ def test_an_element_is_settled_when_the_write_that_holds_it_returns() -> None:
 
 
 def test_a_reader_that_is_gone_cancels_the_run() -> None:
-    """`ReaderGone` is no failure: the run ends as disconnected, nothing failed."""
+    """`ReaderDisconnected` is no failure: the run ends as disconnected, nothing failed."""
 
     async def gone(_: bytes) -> None:
-        raise ReaderGone
+        raise ReaderDisconnected
 
     async def main() -> Summary:
-        return await Flow("f").start(from_iterable(range(10)), Lines(gone)).finished
+        return await Flow("f").start(from_iterable(range(10)), LineWriter(gone)).finished
 
     summary = quiet(main())
     assert (summary.reason, summary.error, summary.cancelled, summary.failed) == ("disconnected", None, 10, 0)
@@ -184,7 +184,7 @@ def test_a_write_that_breaks_fails_the_run() -> None:
         raise OSError("no space")
 
     async def main() -> Summary:
-        return await Flow("f").start(from_iterable(range(10)), Lines(broken)).finished
+        return await Flow("f").start(from_iterable(range(10)), LineWriter(broken)).finished
 
     summary = quiet(main())
     assert (summary.reason, summary.error) == ("failed", "no space")
@@ -199,7 +199,7 @@ def test_a_write_that_is_cancelled_by_others_does_not_hang() -> None:
         await inner
 
     async def main() -> Summary:
-        return await Flow("f").start(from_iterable(range(10)), Lines(cancelled)).finished
+        return await Flow("f").start(from_iterable(range(10)), LineWriter(cancelled)).finished
 
     summary = quiet(main())
     assert summary.reason == "failed"
@@ -209,7 +209,7 @@ def test_a_write_that_is_cancelled_by_others_does_not_hang() -> None:
 def test_a_sink_that_raises_fails_the_run() -> None:
     """A bug in a sink is loud: the run fails with its error."""
 
-    class Broken(Sink):
+    class Broken(ResultConsumer):
         def on_next(self, value: list[Any]) -> None:
             raise KeyError("bug")
 
@@ -222,9 +222,9 @@ def test_a_sink_that_raises_fails_the_run() -> None:
 def test_a_sink_that_raises_after_its_last_word_fails_the_run() -> None:
     """A bug is loud even where the sink had said already that all is done."""
 
-    class Hasty(Discard):
+    class Hasty(DiscardResults):
         def on_completed(self) -> None:
-            self.finish()
+            self.complete()
             raise KeyError("bug")
 
     async def main() -> Summary:
@@ -236,7 +236,7 @@ def test_a_sink_that_raises_after_its_last_word_fails_the_run() -> None:
 def test_a_sink_that_loses_elements_is_found_out() -> None:
     """A sink that ends without settling makes the run fail, with the number of elements."""
 
-    class Loses(Sink):
+    class Loses(ResultConsumer):
         def on_next(self, value: list[Any]) -> None:
             pass
 
@@ -254,7 +254,7 @@ def test_events_carry_their_seq_as_id() -> None:
     async def main() -> bytes:
         taken = Taken()
         flow = Flow("f").flat_map(lambda value: [value] * value)
-        await flow.start(from_iterable([1]), Lines(taken.write, ServerSentEvents())).finished
+        await flow.start(from_iterable([1]), LineWriter(taken.write, ServerSentEvents())).finished
         return b"".join(taken.writes)
 
     assert quiet(main()) == b'event: result\nid: 0.0\ndata: {"ok":true,"seq":0,"value":1,"part":0}\n\n'

@@ -16,11 +16,11 @@ from structlog.testing import capture_logs
 from laws.virtual import within
 from penstock import Flow, from_async_iterable, from_iterable, ndjson
 from penstock.deadletters import DeadLetterQuery, MemoryStore
-from penstock.errors import FeedClosed, SourceBroke
-from penstock.flow import When
+from penstock.errors import PushSourceClosed, SourceFailed
+from penstock.flow.builder import When
+from penstock.results import DiscardResults, LineWriter, ResultConsumer
 from penstock.runtime import Run, Summary
-from penstock.sinks import Discard, Lines, Sink
-from penstock.sources import Feed, Source, from_observable, generated, ticks
+from penstock.sources import PushSource, Source, from_observable, generate, ticks
 from penstock.testing import run
 
 
@@ -58,15 +58,15 @@ class Reading:
             yield b"%d\n" % number
 
     def feed(self) -> Source[int]:
-        feed: Feed[int] = Feed(5)
+        feed: PushSource[int] = PushSource(5)
 
         async def fill() -> None:
             try:
                 for number in self.values():
-                    await feed.send(number)
+                    await feed.push(number)
                     await asyncio.sleep(0)
-                feed.complete()
-            except FeedClosed:
+                feed.close()
+            except PushSourceClosed:
                 pass
             except Broke as error:
                 await asyncio.sleep(1)
@@ -87,7 +87,7 @@ SOURCES: dict[str, tuple[Callable[[Reading], Source[Any]], int]] = {
 every_source = pytest.mark.parametrize("name", SOURCES)
 
 
-class Never(Sink):
+class Never(ResultConsumer):
     """Takes results and settles none."""
 
     def __init__(self) -> None:
@@ -98,8 +98,8 @@ class Never(Sink):
         self.taken += len(value)
 
 
-def ends(flow: Flow[Any], source: Source[Any], sink: Sink | None = None) -> Any:
-    return flow.start(source, sink or Discard()).finished
+def ends(flow: Flow[Any], source: Source[Any], sink: ResultConsumer | None = None) -> Any:
+    return flow.start(source, sink or DiscardResults()).finished
 
 
 def quiet(work: Any) -> Any:
@@ -136,7 +136,7 @@ def test_draining_completes_a_source(name: str) -> None:
 
     async def main() -> tuple[Summary, Reading]:
         reading = Reading(count=10**9)
-        drained = Flow("f").window(4).throttle(10).start(make(reading), Discard())
+        drained = Flow("f").window(4).throttle(10).start(make(reading), DiscardResults())
         await asyncio.sleep(5)
         drained.drain()
         summary = await drained.finished
@@ -155,7 +155,7 @@ def test_draining_before_the_first_element_completes_too(name: str) -> None:
     make, _ = SOURCES[name]
 
     async def main(turns: int) -> Summary:
-        drained = Flow("f").start(make(Reading(count=3)), Discard())
+        drained = Flow("f").start(make(Reading(count=3)), DiscardResults())
         for _ in range(turns):
             await asyncio.sleep(0)
         drained.drain()
@@ -173,11 +173,11 @@ def test_a_source_that_breaks_is_reported_and_what_it_gave_is_finished(name: str
     make, _ = SOURCES[name]
 
     async def main() -> tuple[Summary, Run]:
-        broken = Flow("f").throttle(10).start(make(Reading(count=3, broken=True)), Discard())
+        broken = Flow("f").throttle(10).start(make(Reading(count=3, broken=True)), DiscardResults())
         return await broken.finished, broken
 
     summary, broken = quiet(main())
-    assert isinstance(broken.error, SourceBroke)
+    assert isinstance(broken.error, SourceFailed)
     assert (summary.reason, summary.error) == ("failed", f"the source {name} broke: Broke")
     assert (summary.ok, summary.cancelled) == (3, 0)
 
@@ -222,7 +222,7 @@ def test_a_source_whose_own_wait_is_cancelled_does_not_hang(make: Callable[[Any]
     [
         from_iterable([1, 2, 3]),
         ticks(1, 3),
-        generated(3, lambda number: number),
+        generate(3, lambda number: number),
         from_observable(reactivex.of(1, 2, 3), capacity=5),
     ],
     ids=lambda source: source.name,
@@ -280,7 +280,7 @@ def test_an_iterator_that_a_run_left_goes_on_with_the_next() -> None:
 
     async def main() -> tuple[Summary, Summary]:
         source = from_iterable(iter(range(100)))
-        drained = Flow("f").window(1).throttle(1).start(source, Discard())
+        drained = Flow("f").window(1).throttle(1).start(source, DiscardResults())
         await asyncio.sleep(5.5)
         drained.drain()
         return await drained.finished, await ends(Flow("f"), source)
@@ -330,7 +330,7 @@ def test_an_observable_runs_in_the_run_s_time_and_is_disposed() -> None:
 
     async def main() -> Summary:
         source = reactivex.interval(1.0).pipe(reactivex.operators.finally_action(lambda: disposed.append(True)))
-        drained = Flow("f").start(from_observable(source, capacity=2), Discard())
+        drained = Flow("f").start(from_observable(source, capacity=2), DiscardResults())
         await asyncio.sleep(5.5)
         drained.drain()
         return await drained.finished
@@ -388,7 +388,7 @@ def test_generated_values_are_made_of_their_numbers() -> None:
     made: list[int] = []
 
     async def main() -> int:
-        halted = Flow("f").window(3).start(generated(10, lambda number: made.append(number) or number), Never())
+        halted = Flow("f").window(3).start(generate(10, lambda number: made.append(number) or number), Never())
         await asyncio.sleep(1)
         halted.abort()
         return (await halted.finished).received
@@ -400,7 +400,7 @@ def test_a_function_that_raises_breaks_the_source() -> None:
     """What was made before is finished, and the run says what broke."""
 
     async def main() -> Summary:
-        return await ends(Flow("f"), generated(5, lambda number: 1 // (3 - number)))
+        return await ends(Flow("f"), generate(5, lambda number: 1 // (3 - number)))
 
     summary = quiet(main())
     assert (summary.ok, summary.error) == (2, "the source generated broke: integer division or modulo by zero")
@@ -409,15 +409,15 @@ def test_a_function_that_raises_breaks_the_source() -> None:
 def test_there_cannot_be_less_than_nothing() -> None:
     """A negative count is refused, with the value."""
     with pytest.raises(ValueError, match="-1"):
-        generated(-1, abs)
+        generate(-1, abs)
     with pytest.raises(ValueError, match="-1"):
         ticks(1, -1)
 
 
 def test_sources_of_the_same_words_are_equal() -> None:
     """So are their hashes, and what tells them apart is seen in how they are shown."""
-    assert (ticks(1, 3), generated(3, abs)) == (ticks(1, 3), generated(3, abs))
-    assert len({ticks(1), ticks(1), ticks(2), generated(1, abs), generated(1, abs), generated(1, round)}) == 4
+    assert (ticks(1, 3), generate(3, abs)) == (ticks(1, 3), generate(3, abs))
+    assert len({ticks(1), ticks(1), ticks(2), generate(1, abs), generate(1, abs), generate(1, round)}) == 4
     assert repr(ticks(1.5, 3)) == "Ticks(seconds=1.5, total=3)"
 
 
@@ -440,7 +440,7 @@ def test_lines_of_a_stream_of_chunks_become_elements() -> None:
         async def write(data: bytes) -> None:
             out.append(data)
 
-        await ends(Flow("f"), ndjson(chunks()), Lines(write))
+        await ends(Flow("f"), ndjson(chunks()), LineWriter(write))
         return b"".join(out)
 
     assert quiet(main()).splitlines() == [
@@ -454,7 +454,7 @@ def test_a_second_source_is_refused_by_name() -> None:
     """Its elements would have the numbers of the first one's, or never come."""
 
     async def main(join: Any) -> Summary:
-        return await Flow("f").start(join(from_iterable([1, 2]), ticks(1, 2)), Discard()).finished
+        return await Flow("f").start(join(from_iterable([1, 2]), ticks(1, 2)), DiscardResults()).finished
 
     for join in (reactivex.concat, reactivex.merge):
         summary = quiet(main(join))
@@ -469,8 +469,8 @@ def test_a_second_source_in_a_branch_is_refused_too() -> None:
         return reactivex.merge(source, ticks(1, 2))
 
     async def main() -> Summary:
-        flow = Flow[int]("f").route(all=When(bool, lambda fork: fork.step(join)))
-        return await flow.start(from_iterable([1, 2]), Discard()).finished
+        flow = Flow[int]("f").route(all=When(bool, lambda fork: fork.operator(join)))
+        return await flow.start(from_iterable([1, 2]), DiscardResults()).finished
 
     summary = quiet(main())
     assert summary.reason == "failed"

@@ -16,16 +16,17 @@ from reactivex import operators as ops
 from structlog.testing import capture_logs
 
 from laws.virtual import timers, within
-from penstock import operators
+from penstock import steps
+from penstock.core.context import RunContext
+from penstock.core.element import Element, Operator, Outcome
+from penstock.core.window import Window
 from penstock.deadletters import DeadLetter, MemoryStore
-from penstock.element import Element, Outcome, Step
-from penstock.errors import NoScope
-from penstock.ids import new_id, now
-from penstock.operators.dead_letter import dead_letter as keep
-from penstock.scope import Scope
+from penstock.errors import NotInsideRun
+from penstock.results.line_writer import encode
+from penstock.runtime.failure_branch import dead_letter as keep
 from penstock.services import Service
+from penstock.support.ids import new_id, now
 from penstock.testing import run
-from penstock.window import Window
 
 
 class Refused(Exception):
@@ -97,32 +98,32 @@ def letters_for(elements: Sequence[Element[Any]]) -> list[DeadLetter]:
     ]
 
 
-STEPS: dict[str, Callable[[], Step[Any, Any]]] = {
-    "batch": partial(operators.batch, refuse_each, size=3, seconds=0.5, name="step"),
+STEPS: dict[str, Callable[[], Operator[Any, Any]]] = {
+    "batch": partial(steps.batch, refuse_each, size=3, seconds=0.5, name="step"),
     "branch": partial(
-        operators.branch,
+        steps.route,
         [
-            operators.Branch("even", lambda value: refuse(value) % 2 == 0, (operators.map_async(refuse_later),)),
-            operators.Branch("three", lambda value: value == 3, (operators.flat_map(refuse_parts),), end=True),
-            operators.Branch("five", lambda value: value == 5, end=True),
+            steps.Branch("even", lambda value: refuse(value) % 2 == 0, (steps.map_async(refuse_later),)),
+            steps.Branch("three", lambda value: value == 3, (steps.flat_map(refuse_parts),), end=True),
+            steps.Branch("five", lambda value: value == 5, end=True),
         ],
         name="step",
     ),
     "dead_letter": partial(keep, MemoryStore(), letters_for),
-    "decode": partial(operators.decode, int, name="step"),
-    "encode": partial(operators.encode, lambda element: b"%d" % refuse(element.value), name="step"),
-    "enrich": partial(operators.enrich, name="enrich", merge=lambda value, _: value, step=refuse_later),
-    "fail": partial(operators.fail, lambda value: refuse(value) is None, reason="rejected", name="step"),
-    "filter": partial(operators.filter, lambda value: refuse(value) + 1, name="step"),
-    "flat_map": partial(operators.flat_map, refuse_parts, max_parts=3, name="step"),
-    "map": partial(operators.map, refuse, name="step"),
-    "map_async": partial(operators.map_async, refuse_later, name="step"),
-    "map_async ordered": partial(operators.map_async, refuse_later, ordered=True, name="step"),
-    "sliced": partial(operators.sliced, "step"),
-    "tap": partial(operators.tap, refuse, name="step"),
-    "throttle": partial(operators.throttle, 10.0, name="step"),
-    "through": partial(operators.through, ops.map(refuse), name="step"),
-    "to": lambda: operators.to(Box(), Box(), name="step"),
+    "decode": partial(steps.decode, int, name="step"),
+    "encode": partial(encode, lambda element: b"%d" % refuse(element.value), name="step"),
+    "enrich": partial(steps.enrich, name="enrich", merge=lambda value, _: value, step=refuse_later),
+    "fail": partial(steps.fail, lambda value: refuse(value) is None, reason="rejected", name="step"),
+    "filter": partial(steps.filter, lambda value: refuse(value) + 1, name="step"),
+    "flat_map": partial(steps.flat_map, refuse_parts, max_parts=3, name="step"),
+    "map": partial(steps.map, refuse, name="step"),
+    "map_async": partial(steps.map_async, refuse_later, name="step"),
+    "map_async ordered": partial(steps.map_async, refuse_later, ordered=True, name="step"),
+    "sliced": partial(steps.sliced, "step"),
+    "tap": partial(steps.tap, refuse, name="step"),
+    "throttle": partial(steps.throttle, 10.0, name="step"),
+    "through": partial(steps.through, ops.map(refuse), name="step"),
+    "to": lambda: steps.to(Box(), Box(), name="step"),
 }
 """Every step by its name, around a function that refuses negative numbers where it takes one."""
 
@@ -144,11 +145,11 @@ class Through:
     faults: list[BaseException]
     tasks: list[str]
     timers: int
-    scope: Scope
+    scope: RunContext
 
 
 async def send(
-    step: Step[Any, Any], values: list[Any], *, size: int = 2, cut: float | None = None, bug: str = ""
+    step: Operator[Any, Any], values: list[Any], *, size: int = 2, cut: float | None = None, bug: str = ""
 ) -> Through:
     """Send values through a step, `size` a notification; None stands for an element that has failed already.
 
@@ -156,14 +157,14 @@ async def send(
     """
     before = timers()
     faults: list[BaseException] = []
-    scope = Scope(Window(1000), on_fault=faults.append)
+    scope = RunContext(Window(1000), on_fault=faults.append)
     out = Through([], [], 0, faults, [], 0, scope)
     completed = asyncio.Event()
 
     def feed(observer: Any, _: Any = None) -> Any:
         async def produce() -> None:
             elements = [Element(value, seq, scope.ledger, value) for seq, value in enumerate(values)]
-            scope.window.take(len(elements))
+            scope.window.acquire(len(elements))
             scope.ledger.received += len(elements)
             for element in elements:
                 if element.value is None:
@@ -182,7 +183,7 @@ async def send(
             raise Bug
         out.elements += elements
         out.values += [element.value for element in elements]
-        scope.ledger.accept(elements)
+        scope.ledger.settle_accepted(elements)
 
     def complete() -> None:
         if bug == "end":
@@ -204,7 +205,7 @@ async def send(
     return out
 
 
-def sent(step: Step[Any, Any], values: list[Any], **how: Any) -> Through:
+def sent(step: Operator[Any, Any], values: list[Any], **how: Any) -> Through:
     with capture_logs():
         return run(within(10_000, send(step, values, **how)))
 
@@ -214,8 +215,8 @@ step_for_what_is_good = pytest.mark.parametrize("name", sorted(set(STEPS) - {"de
 
 
 def test_every_operator_is_under_test() -> None:
-    """A step that is added to `penstock.operators` is held to this suite too."""
-    assert {name.split()[0] for name in STEPS} == set(operators.__all__) - NO_STEPS
+    """A step that is added to `penstock.steps` is held to this suite too."""
+    assert {name.split()[0] for name in STEPS} == set(steps.__all__) - NO_STEPS
 
 
 @every_step
@@ -283,9 +284,9 @@ def test_cancelling_reaches_the_calls_under_way(name: str) -> None:
     """A call that would take days is cancelled with its run, and the service has no worker left."""
     service = Service("s", hang, timeout=1e6)
     steps = {
-        "map_async": lambda: operators.map_async(service),
-        "enrich": lambda: operators.enrich(a=service),
-        "batch": lambda: operators.batch(service, size=1, seconds=1),
+        "map_async": lambda: steps.map_async(service),
+        "enrich": lambda: steps.enrich(a=service),
+        "batch": lambda: steps.batch(service, size=1, seconds=1),
     }
     out = sent(steps[name](), [1, 2, 3], cut=5)
 
@@ -298,5 +299,5 @@ def test_cancelling_reaches_the_calls_under_way(name: str) -> None:
 @step_for_what_is_good
 def test_a_step_works_inside_a_run_only(name: str) -> None:
     """Subscribed without a scope, a step says how to start it; nothing was begun."""
-    with pytest.raises(NoScope, match=r"use flow.start\(source, sink\) or flow.stream\(source\)"):
+    with pytest.raises(NotInsideRun, match=r"use flow.start\(source, sink\) or flow.stream\(source\)"):
         STEPS[name]()(Observable(lambda *_: None)).subscribe(lambda _: None)

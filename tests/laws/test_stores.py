@@ -16,7 +16,7 @@ from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
 from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.deadletters.store import PAGE_BYTES
 from penstock.errors import StoreError
-from penstock.ids import new_id, new_ids, now
+from penstock.support.ids import new_id, new_ids, now
 from waiting import until_async
 
 NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)  # before all ids that are made here, as with letters of runs

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laws.asking import FOREVER, Asking, answers_of, echo, others
-from penstock.errors import TimedOut
+from penstock.core.fairness import SETTLE_SECONDS
+from penstock.errors import CallTimeout
 from penstock.services import NONE, Service
-from penstock.testing import JumpingLoop, run
-from penstock.turns import SETTLE_SECONDS
+from penstock.testing import VirtualTimeLoop, run
 
 
 @given(starts=st.lists(st.floats(0, 20, allow_nan=False), min_size=1, max_size=12))
@@ -33,7 +33,7 @@ def test_a_timeout_is_exact_for_every_call(starts: list[float]) -> None:
         await asking.all()
         for number, start in enumerate(starts):
             assert asking.times[number] == pytest.approx(start + 5, abs=1e-6)
-            assert isinstance(asking.answers[number].error, TimedOut)
+            assert isinstance(asking.answers[number].error, CallTimeout)
         await asking.queue.aclose()
 
     run(main())
@@ -62,7 +62,7 @@ def test_what_calls_before_it_took_is_not_time_of_a_call() -> None:
 
     async def call(value: float) -> float:
         loop = asyncio.get_running_loop()
-        assert isinstance(loop, JumpingLoop)
+        assert isinstance(loop, VirtualTimeLoop)
         if value < 5:
             loop.spend(0.3)
         else:
@@ -73,7 +73,7 @@ def test_what_calls_before_it_took_is_not_time_of_a_call() -> None:
         return await answers_of(Service("s", call, max_in_flight=1, timeout=1), 1, 2, 3, 4, 5.9, 6.1)
 
     *answers, late = run(main())
-    assert (answers, type(late.error)) == ([1, 2, 3, 4, 5.9], TimedOut)
+    assert (answers, type(late.error)) == ([1, 2, 3, 4, 5.9], CallTimeout)
 
 
 @pytest.mark.parametrize("how", ["returns", "raises"])
@@ -95,7 +95,7 @@ def test_a_call_that_swallows_its_cancelling_costs_no_caller(how: str) -> None:
         if how == "returns":
             assert answers == [1, 2]
         else:
-            assert [type(answer.error) for answer in answers] == [TimedOut, TimedOut]
+            assert [type(answer.error) for answer in answers] == [CallTimeout, CallTimeout]
 
     run(main())
 
@@ -177,7 +177,7 @@ def test_a_response_that_arrived_during_a_pause_of_the_process_counts() -> None:
 
     async def main() -> list[Any]:
         loop = asyncio.get_running_loop()
-        assert isinstance(loop, JumpingLoop)
+        assert isinstance(loop, VirtualTimeLoop)
 
         async def call(value: Any) -> Any:
             response = loop.create_future()
@@ -195,7 +195,7 @@ def test_a_call_without_a_response_ends_after_a_pause_too() -> None:
 
     async def main() -> float:
         loop = asyncio.get_running_loop()
-        assert isinstance(loop, JumpingLoop)
+        assert isinstance(loop, VirtualTimeLoop)
         loop.call_later(1, loop.spend, 60)
 
         async def never(value: Any) -> None:

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from structlog.testing import capture_logs
 
 from penstock import Flow, from_iterable
+from penstock.results import DiscardResults, Result, ResultConsumer
 from penstock.runtime import Summary
-from penstock.sinks import Discard, Result, Sink
 from penstock.sources import Source
 from penstock.testing import run
 
@@ -40,12 +40,12 @@ def results(flow: Flow[Any], source: Any, *, ordered: bool = False) -> list[Resu
     return quiet(main())
 
 
-def summary_of(flow: Flow[Any], source: Any, sink: Sink | None = None, *, ordered: bool = False) -> Summary:
+def summary_of(flow: Flow[Any], source: Any, sink: ResultConsumer | None = None, *, ordered: bool = False) -> Summary:
     """What became of a run."""
     made = source if isinstance(source, Source) else from_iterable(source)
 
     async def main() -> Summary:
-        return await flow.start(made, sink or Discard(), ordered=ordered).finished
+        return await flow.start(made, sink or DiscardResults(), ordered=ordered).finished
 
     return quiet(main())
 

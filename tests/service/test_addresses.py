@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from penstock.errors import FlowFileError, Invalid
-from penstock.files import loads
-from penstock.files.unset import Unset
+from penstock.errors import FlowFileError, InvalidItem
+from penstock.flowfile import loads
+from penstock.flowfile.placeholders import PlaceholderEnvironment
 from penstock.services import NONE, Service
 from penstock.services.http_client import HttpClient
 from penstock.services.http_service import HttpCall
@@ -158,7 +158,7 @@ def test_what_a_variable_breaks_is_a_mistake_of_the_flow_file(variables: dict[st
 )
 def test_variables_may_be_unset_where_nothing_will_run(template: str) -> None:
     """`penstock test` and `dump` need none."""
-    assert UrlTemplate(template, Unset({})).template == template
+    assert UrlTemplate(template, PlaceholderEnvironment({})).template == template
 
 
 def test_a_password_in_the_address_excludes_the_header_authorization() -> None:
@@ -174,7 +174,7 @@ async def test_a_field_that_no_header_can_hold_fails_its_element_once(client: Ht
         "s", "http://127.0.0.1:1/", client=client, headers={"X-Name": "{name}"}, attempts=5, backoff=NONE
     )
     (failed,) = await ask(service, {"name": text})
-    assert (type(failed.error), failed.attempts) == (Invalid, 1)
+    assert (type(failed.error), failed.attempts) == (InvalidItem, 1)
     assert "the field name cannot be sent in a header" in str(failed.error)
 
 
@@ -182,7 +182,7 @@ async def test_a_request_that_the_client_refuses_fails_its_element_once(client: 
     """Whatever it refuses: a method that is none, say."""
     service = Service.http("s", "http://127.0.0.1:1/", client=client, method="G\nT", attempts=5, backoff=NONE)
     (failed,) = await ask(service, {})
-    assert (type(failed.error), failed.attempts) == (Invalid, 1)
+    assert (type(failed.error), failed.attempts) == (InvalidItem, 1)
 
 
 @pytest.mark.parametrize("token", ["a{id}b", "s3cr{et", "a{{b}}c", "ä"])

@@ -8,7 +8,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_http.arrays import items_of
+from penstock_http.requests.body import items_of
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(alphabet='[]{},:"\\ aé')
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)

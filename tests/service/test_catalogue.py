@@ -13,20 +13,20 @@ from structlog.testing import capture_logs
 from laws.virtual import quiet, within
 from penstock import Flow, Service, from_iterable
 from penstock.deadletters import DeadLetterQuery
-from penstock.errors import Stopping
-from penstock.observe import Reloads
-from penstock.outlets import FileOutlet, Nowhere
+from penstock.errors import ShuttingDown
+from penstock.observe import ReloadCounters
+from penstock.results import DiscardResults, ResultStream
 from penstock.runtime import Event, Every, Run, Supervisor
-from penstock.sinks import Discard, Outcomes
-from penstock.sources import generated, ticks
-from penstock_http.catalogue.catalogue import Catalogue
-from penstock_http.catalogue.receipts import Receipt, Verdict
-from penstock_http.catalogue.revision import Offer
+from penstock.sinks import DiscardSink, FileSink
+from penstock.sources import generate, ticks
+from penstock_http.deployments.registry import FlowRegistry
+from penstock_http.deployments.result import DeploymentResult, DeploymentStatus
+from penstock_http.deployments.revision import FlowCandidate
 
 
-def offered(flow: Flow[Any], digest: str = "1", source: str = "a.yaml") -> Offer:
+def offered(flow: Flow[Any], digest: str = "1", source: str = "a.yaml") -> FlowCandidate:
     """An offer of a flow."""
-    return Offer(flow, digest, source)
+    return FlowCandidate(flow, digest, source)
 
 
 class House:
@@ -34,19 +34,19 @@ class House:
 
     def __init__(self, keep: str = "") -> None:
         self.supervisor = Supervisor()
-        self.reloads = Reloads()
-        self.catalogue = Catalogue(self.supervisor, self.reloads, keep=keep)
+        self.reloads = ReloadCounters()
+        self.catalogue = FlowRegistry(self.supervisor, self.reloads, keep=keep)
 
-    async def take(self, flow: Flow[Any], digest: str = "1", source: str = "a.yaml", **how: Any) -> Receipt:
+    async def take(self, flow: Flow[Any], digest: str = "1", source: str = "a.yaml", **how: Any) -> DeploymentResult:
         """Offer one flow."""
-        (receipt,) = await self.catalogue.offer(offered(flow, digest, source), **how)
+        (receipt,) = await self.catalogue.deploy(offered(flow, digest, source), **how)
         return receipt
 
     def start(self, name: str, source: Any, sink: Any = None, kind: str = "http") -> Run:
         """A run of what is active."""
         active = self.catalogue.entries[name].active
         assert active is not None
-        return self.supervisor.start(active, source, sink or Discard(), kind=kind)
+        return self.supervisor.start(active, source, sink or DiscardResults(), kind=kind)
 
     def states(self, name: str) -> list[str]:
         """The states of a flow's revisions, oldest first."""
@@ -82,7 +82,7 @@ def times(factor: int, seconds: float = 0) -> Flow[Any]:
     return Flow("times").map_async(multiply, name="multiply")
 
 
-async def values(run: Run, sink: Outcomes) -> list[Any]:
+async def values(run: Run, sink: ResultStream) -> list[Any]:
     """What a run gives."""
     found = []
     while (result := await sink.next()) is not None:
@@ -96,15 +96,15 @@ def test_new_runs_take_the_new_revision_and_old_ones_go_on() -> None:
 
     async def story(house: House) -> None:
         first = await house.take(times(2, 1), "one")
-        old_sink, new_sink = Outcomes(), Outcomes()
+        old_sink, new_sink = ResultStream(), ResultStream()
         old = house.start("times", ticks(1, 10), old_sink)
         await asyncio.sleep(3.5)
         second = await house.take(times(3), "two")
         new = house.start("times", from_iterable([1, 2]), new_sink)
 
         assert [(r.outcome, r.revision, r.digest) for r in (first, second)] == [
-            (Verdict.ACCEPTED, 1, "one"),
-            (Verdict.ACCEPTED, 2, "two"),
+            (DeploymentStatus.ACCEPTED, 1, "one"),
+            (DeploymentStatus.ACCEPTED, 2, "two"),
         ]
         assert (old.revision, new.revision) == (1, 2)
         assert await values(new, new_sink) == [3, 6]
@@ -124,11 +124,11 @@ def test_a_request_that_holds_a_revision_may_still_start_its_run() -> None:
     async def story(house: House) -> None:
         await house.take(times(2))
         revision = house.catalogue.served["times"]
-        with revision.held():
+        with revision.use():
             await house.take(times(3), "2")
             await asyncio.sleep(1000)
             assert house.states("times") == ["draining", "active"]
-            sink = Outcomes()
+            sink = ResultStream()
             run = house.supervisor.start(revision, from_iterable([1]), sink)
         assert await values(run, sink) == [2]
         await asyncio.sleep(0.1)
@@ -143,7 +143,7 @@ def test_what_is_the_same_is_not_loaded_again() -> None:
     async def story(house: House) -> None:
         await house.take(times(2), "one")
         receipt = await house.take(times(3), "one")
-        assert (receipt.outcome, receipt.revision) == (Verdict.UNCHANGED, 1)
+        assert (receipt.outcome, receipt.revision) == (DeploymentStatus.UNCHANGED, 1)
         assert house.states("times") == ["active"]
         assert house.reloads.outcomes == {("times", "accepted"): 1, ("times", "unchanged"): 1}
 
@@ -155,7 +155,7 @@ def test_a_dry_offer_changes_nothing() -> None:
 
     async def story(house: House) -> None:
         receipt = await house.take(times(2), dry=True)
-        assert (receipt.outcome, receipt.revision) == (Verdict.ACCEPTED, 1)
+        assert (receipt.outcome, receipt.revision) == (DeploymentStatus.ACCEPTED, 1)
         assert (house.catalogue.entries, house.supervisor.totals, house.reloads.outcomes) == ({}, {}, {})
         await house.take(times(2))
         assert (await house.take(times(3), "2", dry=True)).revision == 2
@@ -181,7 +181,7 @@ def test_equal_services_are_one_bulkhead() -> None:
     """Over revisions and over flows, also within one offer; a service that was changed is another one."""
 
     async def story(house: House) -> None:
-        await house.catalogue.offer(offered(asking("a")), offered(asking("b")))
+        await house.catalogue.deploy(offered(asking("a")), offered(asking("b")))
         await house.take(asking("a"), "2")
         services = [revision.services[0] for revision in house.catalogue.active]
         assert services[0] is services[1]
@@ -219,7 +219,7 @@ def test_two_services_of_one_name_in_a_flow_are_not_mixed_up() -> None:
     async def story(house: House) -> None:
         await house.take(flow())
         await house.take(flow(), "2")
-        sink = Outcomes()
+        sink = ResultStream()
         assert await values(house.start("a", from_iterable([4]), sink), sink) == [8]
 
     inside(story)
@@ -241,7 +241,7 @@ def working(
 
     flow = Flow[Any]("works").map_async(work, name="work", max_in_flight=1).window(1)
     for name in names:
-        flow = flow.worker(name, generated(2, int), Every(every))
+        flow = flow.worker(name, generate(2, int), Every(every))
     return flow
 
 
@@ -289,7 +289,7 @@ def test_workers_that_are_gone_are_ended() -> None:
         await house.take(working(log, "2", names=("B",)), "2")
         await asyncio.sleep(50)
         assert list(house.supervisor.workers) == [("works", "B")]
-        await house.catalogue.offer(leaving={"works": None})
+        await house.catalogue.deploy(leaving={"works": None})
         await asyncio.sleep(50)
         assert (house.supervisor.workers, house.supervisor.runs) == ({}, {})
 
@@ -304,10 +304,10 @@ def test_one_name_is_one_flow_and_one_path_leads_to_one() -> None:
 
     async def story(house: House) -> None:
         await house.take(Flow("a"))
-        both = await house.catalogue.offer(offered(Flow("b"), source="b.yaml"), offered(Flow("b"), source="c.yaml"))
-        taken = await house.take(Flow[Any]("c").served("a"))
-        own = await house.take(Flow[Any]("d").served("flows"))
-        hidden = await house.take(Flow[Any]("health").served(http=False))
+        both = await house.catalogue.deploy(offered(Flow("b"), source="b.yaml"), offered(Flow("b"), source="c.yaml"))
+        taken = await house.take(Flow[Any]("c").serve("a"))
+        own = await house.take(Flow[Any]("d").serve("flows"))
+        hidden = await house.take(Flow[Any]("health").serve(http=False))
         assert [receipt.outcome for receipt in (*both, taken, own, hidden)] == [
             "accepted",
             "rejected",
@@ -334,12 +334,12 @@ def test_one_output_file_is_written_in_one_way(tmp_path: Path) -> None:
         taken = [
             await house.take(Flow[Any](name).to(outlet), digest, source=f"{name}.yaml")
             for name, digest, outlet in (
-                ("a", "1", FileOutlet(path)),
-                ("b", "1", FileOutlet(same)),
-                ("c", "1", FileOutlet(same, fields=["n"])),
-                ("a", "2", FileOutlet(path, fields=["n"])),
-                ("b", "2", Nowhere()),
-                ("a", "3", FileOutlet(path, fields=["n"])),
+                ("a", "1", FileSink(path)),
+                ("b", "1", FileSink(same)),
+                ("c", "1", FileSink(same, fields=["n"])),
+                ("a", "2", FileSink(path, fields=["n"])),
+                ("b", "2", DiscardSink()),
+                ("a", "3", FileSink(path, fields=["n"])),
             )
         ]
         outcomes = [receipt.outcome for receipt in taken]
@@ -357,8 +357,8 @@ def test_flows_may_swap_their_paths_at_once() -> None:
 
     async def story(house: House) -> None:
         one, two = Flow[Any]("one"), Flow[Any]("two")
-        await house.catalogue.offer(offered(one.served("x")), offered(two.served("y")))
-        receipts = await house.catalogue.offer(offered(one.served("y"), "2"), offered(two.served("x"), "2"))
+        await house.catalogue.deploy(offered(one.serve("x")), offered(two.serve("y")))
+        receipts = await house.catalogue.deploy(offered(one.serve("y"), "2"), offered(two.serve("x"), "2"))
         assert [receipt.outcome for receipt in receipts] == ["accepted"] * 2
         assert {path: revision.name for path, revision in house.catalogue.served.items()} == {"x": "two", "y": "one"}
 
@@ -370,8 +370,8 @@ def test_who_is_refused_keeps_the_path_that_it_has() -> None:
 
     async def story(house: House) -> None:
         one, two = Flow[Any]("one"), Flow[Any]("two")
-        await house.catalogue.offer(offered(one.served("x")), offered(two.served("y")))
-        receipts = await house.catalogue.offer(offered(one.served("health"), "2"), offered(two.served("x"), "2"))
+        await house.catalogue.deploy(offered(one.serve("x")), offered(two.serve("y")))
+        receipts = await house.catalogue.deploy(offered(one.serve("health"), "2"), offered(two.serve("x"), "2"))
         assert [receipt.outcome for receipt in receipts] == ["rejected"] * 2
         assert {path: revision.name for path, revision in house.catalogue.served.items()} == {"x": "one", "y": "two"}
 
@@ -382,12 +382,12 @@ def test_a_flow_whose_successor_is_refused_stays() -> None:
     """A file that has another name in it by now ends its old flow only if the new one is taken."""
 
     async def story(house: House) -> None:
-        await house.catalogue.offer(offered(Flow("old")), offered(Flow("other")))
-        bad = offered(Flow[Any]("new").served("other"))
-        (receipt,) = await house.catalogue.offer(bad, leaving={"old": bad})
+        await house.catalogue.deploy(offered(Flow("old")), offered(Flow("other")))
+        bad = offered(Flow[Any]("new").serve("other"))
+        (receipt,) = await house.catalogue.deploy(bad, leaving={"old": bad})
         assert (receipt.outcome, set(house.catalogue.served)) == ("rejected", {"old", "other"})
-        good = offered(Flow[Any]("new").served("old"))
-        receipts = await house.catalogue.offer(good, leaving={"old": good})
+        good = offered(Flow[Any]("new").serve("old"))
+        receipts = await house.catalogue.deploy(good, leaving={"old": good})
         assert [(each.flow, each.outcome) for each in receipts] == [("new", "accepted"), ("old", "removed")]
         assert house.catalogue.served["old"].name == "new"
 
@@ -399,7 +399,7 @@ def test_nothing_is_taken_while_the_service_stops() -> None:
 
     async def story(house: House) -> None:
         house.supervisor.signal(Event.SIGNAL)
-        with pytest.raises(Stopping):
+        with pytest.raises(ShuttingDown):
             await house.take(Flow("a"))
 
     inside(story)
@@ -413,12 +413,12 @@ def test_a_flow_that_was_removed_takes_no_new_runs() -> None:
 
     async def story(house: House) -> None:
         await house.take(times(2, 1))
-        sink = Outcomes()
+        sink = ResultStream()
         run = house.start("times", ticks(1, 5), sink)
-        (receipt,) = await house.catalogue.offer(leaving={"times": None})
-        assert (receipt.outcome, receipt.revision) == (Verdict.REMOVED, 1)
+        (receipt,) = await house.catalogue.deploy(leaving={"times": None})
+        assert (receipt.outcome, receipt.revision) == (DeploymentStatus.REMOVED, 1)
         assert (house.catalogue.served, house.catalogue.active, house.reloads.active) == ({}, [], {})
-        assert await house.catalogue.offer(leaving={"times": None}) == []
+        assert await house.catalogue.deploy(leaving={"times": None}) == []
         assert await values(run, sink) == [0, 2, 4, 6, 8]
         await asyncio.sleep(1)
         assert "times" not in house.catalogue.entries
@@ -454,7 +454,7 @@ def test_nothing_is_kept_of_a_flow_that_was_removed() -> None:
         for name in "abc":
             await house.take(Flow(name))
         for name in "bc":
-            await house.catalogue.offer(leaving={name: None})
+            await house.catalogue.deploy(leaving={name: None})
             await asyncio.sleep(0.01)
         assert house.catalogue.entries.keys() == house.supervisor.totals.keys() == {"a"}
         assert house.reloads.outcomes == {("a", "accepted"): 1, ("", "accepted"): 2, ("", "removed"): 2}
@@ -470,11 +470,11 @@ def test_revision_numbers_only_grow() -> None:
             await house.take(Flow("a"), digest)
         await house.take(Flow("b"))
         for name in "ba":
-            await house.catalogue.offer(leaving={name: None})
+            await house.catalogue.deploy(leaving={name: None})
             await asyncio.sleep(0.01)
-        receipts = await house.catalogue.offer(offered(Flow("a"), "6"), offered(Flow("b"), "2"))
+        receipts = await house.catalogue.deploy(offered(Flow("a"), "6"), offered(Flow("b"), "2"))
         assert [receipt.revision for receipt in receipts] == [6, 6]
-        (receipt,) = await house.catalogue.offer(leaving={"b": None})
+        (receipt,) = await house.catalogue.deploy(leaving={"b": None})
         assert receipt.revision == 6
         assert (await house.take(Flow("b"), "3")).revision == 7
 
@@ -487,7 +487,7 @@ def test_a_flow_that_is_replaced_while_it_ends_is_kept() -> None:
     async def story(house: House) -> None:
         await house.take(times(2, 1))
         run = house.start("times", from_iterable([1]))
-        await house.catalogue.offer(leaving={"times": None})
+        await house.catalogue.deploy(leaving={"times": None})
         offering = asyncio.create_task(house.take(times(3), "2"))
         await run.finished
         assert (await offering).revision == 2
@@ -538,7 +538,7 @@ async def test_a_store_that_cannot_be_opened_refuses_its_flow(tmp_path: Path) ->
         receipt = await house.take(failing(f"sqlite:///{tmp_path}/nowhere/x.db"), "2")
         other = await house.take(Flow[Any]("other").dead_letters(f"sqlite:///{tmp_path}/nowhere/x.db"))
         assert [receipt.outcome, other.outcome] == ["rejected"] * 2
-        assert "there is no folder" in receipt.mistakes[0].found
+        assert "there is no folder" in receipt.mistakes[0].message
         assert house.states("fails") == ["active"]
         assert set(house.supervisor.totals) == {"fails"}
         assert len(house.supervisor.calls["fails"].services) == 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from penstock_http.decompression import decompressed
+from penstock.support.decompression import decompressed
 from service.conftest import Serve
 from service.processes import Process
 from service.wire import NDJSON, Answer, orders

@@ -18,11 +18,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import unused_port
 
-from penstock.errors import Invalid, ServiceRefused, ServiceUnreachable, TimedOut, WrongAnswer
+from penstock.errors import CallTimeout, InvalidCallResult, InvalidItem, ServiceErrorResponse, ServiceUnreachable
 from penstock.services import NONE, Backoff, CallFailed, Service
 from penstock.services.http_client import HttpClient, connection_error_reason, parse_retry_after
 from penstock.services.url_template import UrlTemplate
-from penstock_http.simulation.knobs import Knobs
+from penstock_http.simulation.faults import FaultSettings
 from penstock_http.simulation.services import simulated
 from waiting import HANG_SECONDS
 
@@ -114,7 +114,7 @@ def always(status: int, body: Any = None, **headers: str) -> tuple[Reply, list[w
 @pytest.mark.parametrize("value", [{"orderId": 7}, SimpleNamespace(orderId=7)])
 async def test_a_2xx_answers_for_dicts_and_for_objects(client: HttpClient, value: Any) -> None:
     """The answer is the JSON body of a 2xx."""
-    async with simulated(Knobs(latency_scale=0)) as url:
+    async with simulated(FaultSettings(latency_scale=0)) as url:
         pricing = Service.http("pricing", f"{url}/prices/{{orderId}}", client=client)
         assert await ask(pricing, value) == [{"price": 1007}]
 
@@ -143,7 +143,7 @@ async def test_a_busy_or_broken_service_is_asked_again(client: HttpClient, statu
     async with server(reply) as url:
         service = Service.http("s", url, client=client, attempts=3, backoff=NONE)
         (failed,) = await ask(service, {})
-    assert isinstance(failed.error, ServiceRefused)
+    assert isinstance(failed.error, ServiceErrorResponse)
     assert (failed.error.status, failed.attempts, len(requests), service.statistics().retries) == (status, 3, 3, 2)
 
 
@@ -201,7 +201,7 @@ async def test_what_the_service_says_is_in_the_error(
 
 async def test_unavailable_inventory_keeps_its_name(client: HttpClient) -> None:
     """The simulated inventory refuses ids divisible by 3, by name."""
-    async with simulated(Knobs(latency_scale=0)) as url:
+    async with simulated(FaultSettings(latency_scale=0)) as url:
         inventory = Service.http("inventory", f"{url}/stock/{{orderId}}", client=client, attempts=2, backoff=NONE)
         fine, failed = await ask(inventory, {"orderId": 1}, {"orderId": 3})
     assert fine == {"inStock": True}
@@ -214,7 +214,7 @@ async def test_unavailable_inventory_keeps_its_name(client: HttpClient) -> None:
 
 async def test_cancelling_reaches_the_server(client: HttpClient) -> None:
     """A queue that closes takes its requests with it, on the server's side too."""
-    async with simulated(Knobs(latency_scale=0, hang_rate=1)) as url:
+    async with simulated(FaultSettings(latency_scale=0, hang_rate=1)) as url:
         service = Service.http("pricing", f"{url}/prices/{{orderId}}", client=client)
         queue = service.open_queue(lambda jobs, answers: None)
         queue.submit([Job({"orderId": number}) for number in range(1, 9)])
@@ -226,7 +226,7 @@ async def test_cancelling_reaches_the_server(client: HttpClient) -> None:
 
 async def test_cancelling_reaches_a_body_that_dribbles(client: HttpClient) -> None:
     """The same holds while a body is being read."""
-    async with simulated(Knobs(latency_scale=0, slow_body=60)) as url:
+    async with simulated(FaultSettings(latency_scale=0, slow_body=60)) as url:
         queue = Service.http("p", f"{url}/prices/{{orderId}}", client=client).open_queue(lambda jobs, answers: None)
         queue.submit([Job({"orderId": 1})])
         await until(client, url, begun=1)
@@ -249,12 +249,12 @@ async def until(client: HttpClient, url: str, **wanted: int) -> dict[str, int]:
 @pytest.mark.parametrize("fault", ["hang-rate=1", "slow-body=30"])
 async def test_a_timeout_covers_the_whole_exchange(client: HttpClient, fault: str) -> None:
     """An answer that does not come, or not to its end, is a timeout."""
-    async with simulated(Knobs(latency_scale=0)) as url:
+    async with simulated(FaultSettings(latency_scale=0)) as url:
         service = Service.http(
             "pricing", f"{url}/prices/{{orderId}}?{fault}", client=client, timeout=1, attempts=2, backoff=NONE
         )
         (failed,) = await ask(service, {"orderId": 1})
-        assert isinstance(failed.error, TimedOut)
+        assert isinstance(failed.error, CallTimeout)
         assert (failed.attempts, service.statistics().results["timeout"]) == (2, 2)
         await until(client, url, cancelled=2)
 
@@ -312,7 +312,7 @@ async def test_a_body_is_read_up_to_its_limit(client: HttpClient, status: int) -
     reply, requests = always(status, "x" * 5_000)
     async with server(reply) as url:
         (failed,) = await ask(Service.http("s", url, client=client, limit=1_000, attempts=2, backoff=NONE), {})
-    assert isinstance(failed.error, WrongAnswer if status == 200 else ServiceRefused)
+    assert isinstance(failed.error, InvalidCallResult if status == 200 else ServiceErrorResponse)
     assert len(requests) == (1 if status == 200 else 2)
 
 
@@ -333,7 +333,7 @@ async def test_an_answer_that_is_no_json_is_wrong(client: HttpClient, text: str 
 
     async with server(reply) as url:
         (failed,) = await ask(Service.http("s", url, client=client, attempts=3), {})
-    assert isinstance(failed.error, WrongAnswer)
+    assert isinstance(failed.error, InvalidCallResult)
     assert re.search(reason, str(failed.error))
     assert failed.attempts == 1
 
@@ -344,7 +344,7 @@ async def test_an_answer_that_is_not_understood_is_wrong(client: HttpClient) -> 
     async with server(reply) as url:
         assert await ask(Service.http("s", url, client=client, response=lambda said: said["cents"]), {}) == [5]
         (failed,) = await ask(Service.http("s", url, client=client, response=lambda said: said["euros"]), {})
-    assert isinstance(failed.error, WrongAnswer)
+    assert isinstance(failed.error, InvalidCallResult)
 
 
 @pytest.mark.parametrize("text", ["a/b", "ä ö", "../x", "%2e", "?q#f", "a+b&c=d", "😀", True])
@@ -373,7 +373,7 @@ async def test_a_value_without_its_field_fails_once(client: HttpClient, value: A
     """A value that makes no address is the element's fault: no request, and no further attempt."""
     service = Service.http("s", "http://127.0.0.1:1/{id}", client=client, attempts=5)
     (failed,) = await ask(service, value)
-    assert isinstance(failed.error, Invalid)
+    assert isinstance(failed.error, InvalidItem)
     assert failed.attempts == 1
 
 
@@ -397,7 +397,7 @@ async def test_a_body_is_sent_as_json(client: HttpClient) -> None:
         service = Service.http("s", url, client=client, method="PUT", headers={"X-Key": "k"}, body=a_of, attempts=2)
         fine, failed, unsendable = await ask(service, {"a": [1]}, {}, {"a": object()})
     assert fine == ["PUT", "application/json", "k", [1]]
-    assert [(type(each.error), each.attempts) for each in (failed, unsendable)] == [(Invalid, 1)] * 2
+    assert [(type(each.error), each.attempts) for each in (failed, unsendable)] == [(InvalidItem, 1)] * 2
 
 
 @pytest.mark.parametrize("status", [200, 500])
@@ -417,22 +417,22 @@ async def test_one_connection_serves_call_after_call(client: HttpClient, status:
 async def test_a_batch_has_one_bad_item() -> None:
     """One request for many values; an item that is an error fails its element alone."""
     client = HttpClient()
-    async with simulated(Knobs(latency_scale=0)) as url:
+    async with simulated(FaultSettings(latency_scale=0)) as url:
         service = Service.http_batch("pricing", f"{url}/prices", client=client, field="orderId")
         values = [{"orderId": 1}, {"orderId": -1}, {}, {"orderId": 4}]
         (answers,) = await ask(service, values)
         await until(client, url, begun=1)
     await client.aclose()
     assert (answers[0], answers[3]) == ({"price": 1001}, {"price": 1004})
-    assert (type(answers[1]), answers[1].kind, answers[1].status) == (ServiceRefused, "UnknownOrder", 404)
-    assert isinstance(answers[2], Invalid)
+    assert (type(answers[1]), answers[1].kind, answers[1].status) == (ServiceErrorResponse, "UnknownOrder", 404)
+    assert isinstance(answers[2], InvalidItem)
 
 
 async def test_a_batch_without_a_value_to_send_asks_nobody(client: HttpClient) -> None:
     """When no value of a group can be sent, each fails by its own fault and there is no request."""
     service = Service.http_batch("s", "http://127.0.0.1:1/", client=client, field="orderId")
     (answers,) = await ask(service, [{}, {"orderId": object()}])
-    assert [type(answer) for answer in answers] == [Invalid, Invalid]
+    assert [type(answer) for answer in answers] == [InvalidItem, InvalidItem]
 
 
 @pytest.mark.parametrize("said", [[1], {"a": 1}, None, [1, 2, 3]])
@@ -442,7 +442,7 @@ async def test_a_batch_of_another_length_is_a_wrong_answer(client: HttpClient, s
     async with server(reply) as url:
         (failed,) = await ask(Service.http_batch("s", url, client=client, attempts=2), [1, 2])
     assert type(failed) is CallFailed
-    assert isinstance(failed.error, WrongAnswer)
+    assert isinstance(failed.error, InvalidCallResult)
 
 
 def test_a_client_serves_one_event_loop_after_another() -> None:
@@ -450,7 +450,7 @@ def test_a_client_serves_one_event_loop_after_another() -> None:
     client = HttpClient()
 
     async def once() -> Any:
-        async with simulated(Knobs(latency_scale=0)) as url:
+        async with simulated(FaultSettings(latency_scale=0)) as url:
             (answer,) = await ask(Service.http("p", f"{url}/prices/{{orderId}}", client=client), {"orderId": 1})
         await client.aclose()
         return answer

@@ -28,7 +28,7 @@ async def half(item):
     return item["n"] / 2
 
 
-halves = Flow("halves", Item, key="n").enrich(half=Service("half", half)).with_samples(lambda n: {"n": n})
+halves = Flow("halves", Item, key="n").enrich(half=Service("half", half)).samples(lambda n: {"n": n})
 narrow = Flow("narrow").window(7).dead_letters("memory:")
 
 
@@ -89,7 +89,7 @@ import penstock.outlets.valve
 from penstock import Flow
 from penstock.outlets import FileOutlet
 
-penstock.outlets.valve.LOCK_SECONDS = 0.2
+penstock.sinks.shared.LOCK_SECONDS = 0.2
 held = open("{0}", "ab")
 
 

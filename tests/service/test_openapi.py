@@ -16,21 +16,21 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from penstock import Flow
-from penstock.files import loads
-from penstock.observe import PenstockCollector, Reloads, Requests, Watched
+from penstock.flowfile import loads
+from penstock.observe import HttpCounters, MetricSources, PenstockCollector, ReloadCounters
 from penstock.orders import orders_flow, sample_order
 from penstock.runtime import Supervisor
 from penstock.settings import Settings
 from penstock.testing import run
 from penstock_http.app import make_app
-from penstock_http.catalogue.catalogue import Catalogue
-from penstock_http.catalogue.places import Places
-from penstock_http.catalogue.reload import Reloading
-from penstock_http.catalogue.revision import Offer
-from penstock_http.context import Context
+from penstock_http.deployments.registry import FlowRegistry
+from penstock_http.deployments.reload import Reloader
+from penstock_http.deployments.revision import FlowCandidate
+from penstock_http.deployments.watched_files import WatchedFiles
 from penstock_http.openapi.document import document
-from penstock_http.problems import NOWHERE
-from penstock_http.starting import loader
+from penstock_http.problems import NOT_FOUND_ROUTE
+from penstock_http.server.bootstrap import loader
+from penstock_http.state import AppState
 from service.conftest import Serve
 from service.processes import Process, serving, until
 from service.wire import NDJSON, Answer, orders
@@ -266,20 +266,20 @@ def test_it_is_valid_openapi(spec: Spec) -> None:
     assert spec["openapi"].startswith("3.1")
 
 
-ORDERS = orders_flow().with_samples(sample_order)
+ORDERS = orders_flow().samples(sample_order)
 
 
 def app_of(*flows: Flow[Any]) -> tuple[Any, Spec]:
     """An application in this process, and what it says about itself."""
 
     async def make() -> tuple[Any, Spec]:
-        supervisor, requests = Supervisor(), Requests()
-        catalogue = Catalogue(supervisor, Reloads())
-        offers = [Offer(flow, flow.name, "built in") for flow in flows]
-        reloading = Reloading(catalogue, loader(Settings()), Places(), offers)
+        supervisor, requests = Supervisor(), HttpCounters()
+        catalogue = FlowRegistry(supervisor, ReloadCounters())
+        offers = [FlowCandidate(flow, flow.name, "built in") for flow in flows]
+        reloading = Reloader(catalogue, loader(Settings()), WatchedFiles(), offers)
         await reloading.start()
-        context = Context(Settings(), supervisor, catalogue, reloading, requests)
-        app = make_app(context, PenstockCollector(Watched(supervisor, requests, "0")))
+        context = AppState(Settings(), supervisor, catalogue, reloading, requests)
+        app = make_app(context, PenstockCollector(MetricSources(supervisor, requests, "0")))
         return app, json.loads(json.dumps(document(context)))
 
     return run(make())
@@ -288,7 +288,7 @@ def app_of(*flows: Flow[Any]) -> tuple[Any, Spec]:
 def test_it_has_every_route_and_nothing_else() -> None:
     """Each method of each path, HEAD too; a flow's path stands for the route of all flows."""
     app, spec = app_of(ORDERS)
-    routes = [route for route in app.router.routes() if route.name != NOWHERE]
+    routes = [route for route in app.router.routes() if route.name != NOT_FOUND_ROUTE]
     there = {(route.method, route.resource.canonical) for route in routes if route.resource}
     said = {(method.upper(), path) for path, methods in spec["paths"].items() for method in methods}
     assert {(method, path.replace("/orders/", "/{name}/")) for method, path in said} == there
@@ -296,8 +296,8 @@ def test_it_has_every_route_and_nothing_else() -> None:
 
 def test_each_flow_that_is_served_has_its_path() -> None:
     """With the type of its items; one without samples has no GET, one without a type takes any JSON."""
-    sales = Flow[Any]("sales").served("shop", max_body=100).in_order()
-    _, spec = app_of(ORDERS, sales, Flow("odd", object), Flow("numbers", int), Flow[Any]("hidden").served(http=False))
+    sales = Flow[Any]("sales").serve("shop", max_body=100).order()
+    _, spec = app_of(ORDERS, sales, Flow("odd", object), Flow("numbers", int), Flow[Any]("hidden").serve(http=False))
     validate(spec)
     bulk = {path: list(methods) for path, methods in spec["paths"].items() if path.endswith("/bulk")}
     items = {path: spec["paths"][path]["post"]["requestBody"]["content"][JSON]["schema"]["items"] for path in bulk}

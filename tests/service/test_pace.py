@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from penstock.testing import JumpingLoop, run
-from penstock_http.pace import PERIOD, Pace
+from penstock.testing import VirtualTimeLoop, run
+from penstock_http.requests.stall_detector import PERIOD, StallDetector
 
 
 def pauses(loop: asyncio.AbstractEventLoop, times: dict[float, float]) -> None:
     """Pause the process at these times, for so many seconds each."""
-    assert isinstance(loop, JumpingLoop)
+    assert isinstance(loop, VirtualTimeLoop)
     for when, seconds in times.items():
         loop.call_at(when, loop.spend, seconds)
 
@@ -26,7 +26,7 @@ def waits(stall: float, arrives: float | None, times: dict[float, float]) -> flo
         taken: asyncio.Future[None] = loop.create_future()
         if arrives is not None:
             loop.call_at(arrives, taken.set_result, None)
-        await Pace(stall, 16).departure(taken, 0)
+        await StallDetector(stall, 16).write(taken, 0)
         return loop.time()
 
     return run(main())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from penstock import ndjson
-from penstock.files import load
+from penstock.flowfile import load
 from service.conftest import Serve
 from service.processes import until
 from waiting import HANG_SECONDS

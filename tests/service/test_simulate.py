@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from invoking import invoke
-from penstock_http.simulation.knobs import Knobs
+from penstock_http.simulation.faults import FaultSettings
 from penstock_http.simulation.services import simulated
 from waiting import HANG_SECONDS, ending_async
 
@@ -29,7 +29,7 @@ COMMAND = (sys.executable, "-m", "penstock", "simulate")
 async def session(**knobs: Any) -> AsyncGenerator[aiohttp.ClientSession, None]:
     """A client of services that have no latency, unless told otherwise."""
     async with (
-        simulated(Knobs(**{"latency_scale": 0, **knobs})) as url,
+        simulated(FaultSettings(**{"latency_scale": 0, **knobs})) as url,
         aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=HANG_SECONDS)) as session,
     ):
         yield session

@@ -2,7 +2,7 @@
 
 from penstock.deadletters import DeadLetter
 from penstock.deadletters.sqlite.store import SqliteStore
-from penstock.ids import new_id, now
+from penstock.support.ids import new_id, now
 
 
 def letter(**facts):

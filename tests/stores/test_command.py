@@ -12,7 +12,7 @@ import pytest
 
 from invoking import invoke
 from penstock.deadletters import DeadLetter, as_document, create_store
-from penstock.ids import new_id, now
+from penstock.support.ids import new_id, now
 from waiting import HANG_SECONDS, ending
 
 NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)

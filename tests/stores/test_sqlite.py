@@ -23,8 +23,16 @@ from penstock.deadletters.sqlite.migrations import MIGRATIONS, prepare
 from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.deadletters.sqlite.writer import Writer, WriterConfig
 from penstock.deadletters.store import UNUSABLE_SECONDS, Problem
-from penstock.errors import FlowError, StoreError, StoreMissing, StoreMoved, StoreTooNew, StoreTooOld, StoreTruncated
-from penstock.ids import CLOCK_SLACK, now
+from penstock.errors import (
+    FlowDefinitionError,
+    StoreError,
+    StoreFileReplaced,
+    StoreMissing,
+    StoreTooNew,
+    StoreTooOld,
+    StoreTruncated,
+)
+from penstock.support.ids import CLOCK_SLACK, now
 from stores.letters import letter, opened
 from waiting import HANG_SECONDS, ending_async
 
@@ -374,10 +382,10 @@ async def test_letters_that_went_into_a_lost_file_are_not_stored(url, separate, 
     elif how == "replaced":
         path.write_bytes(b"of somebody else")
 
-    with pytest.raises(StoreMoved, match="removed, moved or replaced"):
+    with pytest.raises(StoreFileReplaced, match="removed, moved or replaced"):
         await store.add([new])
     if how == "replaced":
-        with pytest.raises(StoreMoved):
+        with pytest.raises(StoreFileReplaced):
             await store.add([new])
         assert path.read_bytes() == b"of somebody else"
     else:
@@ -661,7 +669,7 @@ async def test_an_update_that_fails_changes_nothing(url):
 @pytest.mark.parametrize("url", ["sqlite:///", "sqlite:///:memory:", "postgresql://x"])
 def test_a_url_without_a_file_is_refused(url):
     """SQLite's own memory would be lost silently."""
-    with pytest.raises(FlowError):
+    with pytest.raises(FlowDefinitionError):
         SqliteStore(url)
 
 

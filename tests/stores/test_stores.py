@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from penstock import Flow, from_iterable
-from penstock.any_json import UNSHOWN, as_json
 from penstock.deadletters import DeadLetterQuery, MemoryStore, Stores, create_store
 from penstock.deadletters.store import PAGE_BYTES
 from penstock.deadletters.stores import merge_pages
 from penstock.errors import StoreError
+from penstock.results import DiscardResults
 from penstock.runtime import Supervisor
-from penstock.sinks import Discard
-from penstock.sources import Feed
-from penstock.threads import in_thread
+from penstock.sources import PushSource
+from penstock.support.json_encoding import UNENCODABLE, encode_json
+from penstock.support.tasks import to_thread_uncancellable
 from stores.children import children_of, running
 from stores.letters import letter
 from waiting import HANG_SECONDS, until
@@ -44,19 +44,19 @@ async def test_a_given_store_is_closed_with_its_last_user(url: str, separate: bo
     """Runs side by side share it, whichever ends first; its owner may keep it open and read it."""
     store = create_store(url, separate_writer=separate)
     flow = Flow[Any]("f").map(refuse).dead_letters(store)
-    feeds: list[Feed[Any]] = [Feed(10), Feed(10)]
-    first, second = (flow.start(feed, Discard()) for feed in feeds)
+    feeds: list[PushSource[Any]] = [PushSource(10), PushSource(10)]
+    first, second = (flow.start(feed, DiscardResults()) for feed in feeds)
     for feed in feeds:
-        await feed.send(1)
-    feeds[0].complete()
+        await feed.push(1)
+    feeds[0].close()
     assert (await first.finished).failed == 1
-    await feeds[1].send(2)
-    feeds[1].complete()
+    await feeds[1].push(2)
+    feeds[1].close()
     assert (await second.finished).failed == 2
     with pytest.raises(StoreError, match=r"await store\.open"):
         await store.page(DeadLetterQuery())
     await store.open()
-    assert (await flow.start(from_iterable([4]), Discard()).finished).failed == 1
+    assert (await flow.start(from_iterable([4]), DiscardResults()).finished).failed == 1
     assert len((await store.page(DeadLetterQuery())).letters) == 4
     await store.aclose()
     with pytest.raises(StoreError):
@@ -68,7 +68,7 @@ def test_a_given_store_serves_one_event_loop_after_another(url: str, separate: b
     flow = Flow[Any]("f").map(refuse).dead_letters(create_store(url, separate_writer=separate))
 
     async def main() -> int:
-        return (await flow.start(from_iterable([1]), Discard()).finished).failed
+        return (await flow.start(from_iterable([1]), DiscardResults()).finished).failed
 
     assert [asyncio.run(main()) for _ in range(2)] == [1, 1]
 
@@ -138,7 +138,7 @@ async def test_a_store_that_is_open_is_used_in_its_event_loop_only(url: str, sep
         lambda: store.page(DeadLetterQuery()),
         lambda: store.delete(DeadLetterQuery()),
     ):
-        await in_thread(lambda call=call: elsewhere(call))  # type: ignore[misc]
+        await to_thread_uncancellable(lambda call=call: elsewhere(call))  # type: ignore[misc]
     await store.add([letter()])
     await store.aclose()
 
@@ -148,7 +148,7 @@ async def test_a_store_that_is_open_is_used_in_its_event_loop_only(url: str, sep
         await store.aclose()
         return found[()]
 
-    assert await in_thread(lambda: asyncio.run(use())) == 1
+    assert await to_thread_uncancellable(lambda: asyncio.run(use())) == 1
 
 
 def test_who_closes_in_another_event_loop_than_the_one_that_ended_does_not_wait(url: str, separate: bool) -> None:
@@ -195,9 +195,9 @@ async def test_a_store_of_two_names_is_one(url: str, monkeypatch: pytest.MonkeyP
     supervisor = Supervisor()
     for flow in ways:
         await supervisor.add(flow)
-    await supervisor.forget(ways[1], [ways[0]])
-    assert (await supervisor.start(ways[0], from_iterable([1]), Discard()).finished).failed == 1
-    await supervisor.forget(ways[0], [])
+    await supervisor.remove(ways[1], [ways[0]])
+    assert (await supervisor.start(ways[0], from_iterable([1]), DiscardResults()).finished).failed == 1
+    await supervisor.remove(ways[0], [])
     assert supervisor.stores.all() == []
     assert supervisor.stores.statistics().commits == 1  # what was counted stays counted
     assert supervisor.totals["a"].letters == {"(earlier)": 1}  # accounts agree, by fewer steps
@@ -249,18 +249,18 @@ async def test_a_letter_is_written_whatever_was_found(url: str, separate: bool, 
     store = create_store(url, separate_writer=separate)
     await store.open()
     flow = Flow[Any]("f").enrich(odd=lambda _: make(), even=lambda _: 2, bad=refuse).dead_letters(store)
-    summary = await asyncio.wait_for(flow.start(from_iterable([1, make(), 3]), Discard()).finished, HANG_SECONDS)
+    summary = await asyncio.wait_for(flow.start(from_iterable([1, make(), 3]), DiscardResults()).finished, HANG_SECONDS)
     letters = (await store.page(DeadLetterQuery())).letters
     await store.aclose()
 
     assert (summary.reason, summary.failed) == ("completed", 3)
-    assert [letter.partial_results for letter in letters] == [{"odd": UNSHOWN.decode()[1:-1], "even": 2}] * 3
+    assert [letter.partial_results for letter in letters] == [{"odd": UNENCODABLE.decode()[1:-1], "even": 2}] * 3
 
 
 def test_what_cannot_be_told_stands_for_itself_alone() -> None:
     """The other fields of an object are told."""
-    assert as_json({"a": 1, "b": Odd()}) == b'{"a":1,"b":%b}' % UNSHOWN
-    assert as_json(Odd()) == UNSHOWN
+    assert encode_json({"a": 1, "b": Odd()}) == b'{"a":1,"b":%b}' % UNENCODABLE
+    assert encode_json(Odd()) == UNENCODABLE
 
 
 async def test_stores_that_are_unusable_are_named_without_credentials() -> None:

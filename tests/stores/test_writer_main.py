@@ -19,7 +19,7 @@ from penstock.deadletters.sqlite.writer_main import (
     serialize_error,
     split_frames,
 )
-from penstock.errors import StoreError, StoreMissing, StoreMoved, StoreTooNew
+from penstock.errors import StoreError, StoreFileReplaced, StoreMissing, StoreTooNew
 from stores.letters import letter, opened
 from waiting import HANG_SECONDS
 
@@ -99,7 +99,7 @@ async def test_a_letter_that_cannot_be_kept_fails_alone_and_alike(url, before):
         sqlite3.IntegrityError("NOT NULL"), sqlite3.ProgrammingError("closed"), sqlite3.InterfaceError("bad"),
         PermissionError(13, "Permission denied", "x"), OSError("odd"), OverflowError("too large"), MemoryError(),
         UnicodeEncodeError("utf-8", "\udc80", 0, 1, "surrogates not allowed"), ValueError("embedded null byte"),
-        StoreMissing("sqlite:///x"), StoreMoved("sqlite:///x"), StoreTooNew("sqlite:///x", 9, 2),
+        StoreMissing("sqlite:///x"), StoreFileReplaced("sqlite:///x"), StoreTooNew("sqlite:///x", 9, 2),
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip

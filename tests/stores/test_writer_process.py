@@ -16,9 +16,9 @@ from structlog.testing import capture_logs
 from penstock import Flow, from_iterable
 from penstock.deadletters import DeadLetterQuery, MemoryStore, Stores
 from penstock.deadletters.sqlite.store import SqliteStore
-from penstock.errors import StoreError, WriterEnded, WriterNotStarted
+from penstock.errors import StoreError, WriterCrashed, WriterStartFailed
+from penstock.results import DiscardResults
 from penstock.runtime import Run
-from penstock.sinks import Discard
 from stores.children import children_of, running
 from stores.letters import letter, opened
 from waiting import HANG_SECONDS, ending_async, until, until_async
@@ -106,7 +106,7 @@ async def test_callers_hear_that_the_writer_ended_and_the_next_ones_get_another(
     await store.add([early, late])
 
     assert re.search(rf"letters at {url} ended \(signal 9\); it is started again", str(first))
-    assert isinstance(first, WriterEnded)
+    assert isinstance(first, WriterCrashed)
     assert second is None
     assert store.statistics().counts == {"waiting": 2}
     assert (store.statistics().commits, store.statistics().failures, store.statistics().stored) == (3, 1, 2)
@@ -162,7 +162,7 @@ async def test_a_cancelled_run_says_when_nobody_knows_whether_its_letters_are_st
     os.kill(writer, signal.SIGSTOP)
     with capture_logs() as logs:
         flow = Flow("f").map(lambda n: 1 // n).dead_letters(url)
-        run = Run(flow.plan(), from_iterable([0]), Discard(), stores=stores)
+        run = Run(flow.plan(), from_iterable([0]), DiscardResults(), stores=stores)
         await until_async(lambda: store._committer._busy)
         run.abort()
         os.kill(writer, signal.SIGKILL)
@@ -176,7 +176,7 @@ async def test_a_cancelled_run_says_when_nobody_knows_whether_its_letters_are_st
 async def test_it_also_says_so_while_it_waits_for_the_next_try():
     """What came of the first try is as unknown then, whatever the tries after it failed of."""
 
-    errors = [WriterEnded("sqlite:///letters.db", "signal 9"), StoreError("the disk is full")]
+    errors = [WriterCrashed("sqlite:///letters.db", "signal 9"), StoreError("the disk is full")]
 
     class Failing(MemoryStore):
         async def add(self, letters):
@@ -184,7 +184,7 @@ async def test_it_also_says_so_while_it_waits_for_the_next_try():
 
     with capture_logs() as logs:
         flow = Flow("f").map(lambda n: 1 // n).dead_letters(Failing())
-        run = Run(flow.plan(), from_iterable([0]), Discard())
+        run = Run(flow.plan(), from_iterable([0]), DiscardResults())
         await until_async(lambda: sum(entry["event"] == "store.write_failed" for entry in logs) == 2)
         run.abort()
         summary = await run.finished
@@ -277,7 +277,7 @@ async def test_a_commit_that_hangs_does_not_hold_up_the_close(url, before):
     async with asyncio.timeout(HANG_SECONDS):
         await store.aclose()
 
-    assert isinstance(under_way.exception(), WriterEnded)
+    assert isinstance(under_way.exception(), WriterCrashed)
     assert not_begun.cancelled()
     assert children_of() == before
 
@@ -290,7 +290,7 @@ async def test_a_writer_that_does_not_answer_is_replaced(url, before, monkeypatc
     os.kill(writer, signal.SIGSTOP)
     call = [letter() for _ in range(10)]
 
-    with pytest.raises(WriterEnded, match="no reply for 2 s, killed"):
+    with pytest.raises(WriterCrashed, match="no reply for 2 s, killed"):
         await store.add(call)
     await store.add(call)
 
@@ -330,14 +330,14 @@ async def test_no_process_is_started_before_the_first_letter(url, before):
     store = await opened(url, separate_writer=True, refresh_seconds=0)
     flow = Flow("f").map(lambda n: 1 // n).dead_letters(store)
 
-    summary = await flow.start(from_iterable([1, 2]), Discard()).finished
+    summary = await flow.start(from_iterable([1, 2]), DiscardResults()).finished
     await store.page(DeadLetterQuery())
     assert store.problem() is None
     await asyncio.sleep(0.05)  # the check that this has started
     assert (summary.ok, store.statistics().counts) == (2, {})
     assert children_of() == before
 
-    assert (await flow.start(from_iterable([0]), Discard()).finished).failed == 1
+    assert (await flow.start(from_iterable([0]), DiscardResults()).finished).failed == 1
     assert len(children_of() - before) == 1
     await store.aclose()
     assert children_of() == before
@@ -418,7 +418,7 @@ async def test_a_writer_that_cannot_start_is_a_store_error_with_a_way_out(url, b
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", python)
         for one in (store, other):
-            with pytest.raises(WriterNotStarted, match=words):
+            with pytest.raises(WriterStartFailed, match=words):
                 await one.add([letter()])
     await store.add([letter()])
     await other.add([letter()])

@@ -1,1 +1,1 @@
-"""The command line: `penstock COMMAND ...`."""
+"""The command line."""

@@ -11,19 +11,17 @@ from typing import Any
 
 import click
 
-from penstock.bound import Bound
 from penstock.cli.options import FILE, Command, print_error, usage_error
-from penstock.errors import FlowError, FlowFileError, OutletBroke
-from penstock.files.folders import files_of
-from penstock.files.load import FlowFile, load
-from penstock.files.mistakes import Mistake
-from penstock.files.neighbours import Neighbours
-from penstock.files.places import Place
-from penstock.files.shared import check_shared, is_shared
+from penstock.errors import FlowDefinitionError, FlowFileError, SinkWriteFailed
+from penstock.flowfile.diagnostics import Diagnostic, SourceLocation
+from penstock.flowfile.discovery import NameConflicts, files_of
+from penstock.flowfile.load import FlowFile, load
+from penstock.flowfile.shared import check_shared, is_shared
 from penstock.graph.details import format_size
-from penstock.outlets import check_outlets
 from penstock.settings import SettingsError, load_settings
-from penstock.steps import walk
+from penstock.sinks import check_outlets
+from penstock.steps.memory_bound import MemoryBound
+from penstock.steps.step import walk
 from penstock.support.terminal import write_data, write_text
 
 
@@ -43,9 +41,9 @@ def check(paths: tuple[str, ...], as_json: bool, quiet: bool) -> int:
     """
     try:
         files = list(dict.fromkeys(file for path in paths for file in files_of(Path(path))))
-    except (FlowError, OSError) as error:
+    except (FlowDefinitionError, OSError) as error:
         raise usage_error(error) from error
-    conflicts = Neighbours()
+    conflicts = NameConflicts()
     reports = [check_file(file, conflicts) for file in files]
     if as_json:
         write_data(json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
@@ -66,7 +64,7 @@ def check_settings() -> int:
     return 0
 
 
-def check_file(path: Path, conflicts: Neighbours) -> dict[str, Any]:
+def check_file(path: Path, conflicts: NameConflicts) -> dict[str, Any]:
     """Validate one of several files. Returns a report that can be encoded as JSON."""
     try:
         if is_shared(path):
@@ -77,18 +75,18 @@ def check_file(path: Path, conflicts: Neighbours) -> dict[str, Any]:
         check_outlets(file.flow.outlets.values(), locks=False)
     except FlowFileError as error:
         return failed(path, error.mistakes, error.more)
-    except OutletBroke as error:
-        return failed(path, [Mistake(Place(str(path)), str(error))], 0)
+    except SinkWriteFailed as error:
+        return failed(path, [Diagnostic(SourceLocation(str(path)), str(error))], 0)
     return {
         "file": str(path),
         "ok": True,
         "flow": file.flow.name,
         "counts": counts(file),
-        "memory": memory_report(file.flow.bound),
+        "memory": memory_report(file.flow.memory_bound),
     }
 
 
-def failed(path: Path, diagnostics: Sequence[Mistake], more: int) -> dict[str, Any]:
+def failed(path: Path, diagnostics: Sequence[Diagnostic], more: int) -> dict[str, Any]:
     """Make the report of a file with errors; `more` is the number of errors that were left out."""
     documents = [one.document() | {"text": str(one)} for one in diagnostics]
     return {"file": str(path), "ok": False, "diagnostics": documents, "more": more}
@@ -105,7 +103,7 @@ def counts(file: FlowFile) -> dict[str, int]:
     }
 
 
-def memory_report(bound: Bound) -> dict[str, Any]:
+def memory_report(bound: MemoryBound) -> dict[str, Any]:
     """Make a document of the memory bound of a flow."""
     parts = [asdict(part) for part in bound.parts]
     return {"elements": bound.elements, "bytes": bound.bytes, "open": list(bound.open), "parts": parts}

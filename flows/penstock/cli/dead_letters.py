@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 import click
 
-from penstock.any_json import as_json as encode_json
 from penstock.cli.options import Command, positive, print_error, usage_error
 from penstock.deadletters.dead_letter import DeadLetter, as_document
 from penstock.deadletters.store import PAGE, PAGE_LIMIT, STATES, DeadLetterQuery, DeadLetterStore
 from penstock.deadletters.stores import MEMORY, create_store, normalize_url
-from penstock.errors import FlowError, StoreError
-from penstock.ids import id_of
+from penstock.errors import FlowDefinitionError, StoreError
+from penstock.support.ids import id_of
+from penstock.support.json_encoding import encode_json as encode_json
 from penstock.support.terminal import write_data
 from penstock.support.text import printable
 
@@ -104,7 +104,7 @@ def with_store(url: str, work: Callable[[DeadLetterStore], Any]) -> int:
     """Open the store at a URL, do some work with it, and close it. Returns the exit code."""
     try:
         store = open_existing(url)
-    except (ValueError, FlowError) as error:
+    except (ValueError, FlowDefinitionError) as error:
         raise usage_error(error) from error
 
     async def run() -> int:
@@ -122,9 +122,9 @@ def with_store(url: str, work: Callable[[DeadLetterStore], Any]) -> int:
 
 
 def open_existing(url: str) -> DeadLetterStore:
-    """Make the store at a URL, for reading. Raises `FlowError` for one in memory."""
+    """Make the store at a URL, for reading. Raises `FlowDefinitionError` for one in memory."""
     if normalize_url(url) == MEMORY:
-        raise FlowError(
+        raise FlowDefinitionError(
             "a dead-letter store in memory can be read by its own process only; ask it over HTTP: GET /dead-letters"
         )
     return create_store(url, create=False, read_only=True)

@@ -11,9 +11,9 @@ import click
 
 from penstock.cli.options import FILE, Command, print_error
 from penstock.errors import PenstockError
-from penstock.files import load
-from penstock.files.folders import check_file
-from penstock.flow import Flow
+from penstock.flow.flow import Flow
+from penstock.flowfile import load
+from penstock.flowfile.discovery import check_file
 from penstock.graph import IMAGE_FORMATS, TEXT_FORMATS, build_graph, render_dot, render_image
 from penstock.support.terminal import write_data
 

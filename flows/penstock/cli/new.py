@@ -9,7 +9,7 @@ from string import Template
 import click
 
 from penstock.cli.options import Command, print_error, usage_error
-from penstock.files.model import NAME
+from penstock.flowfile.models import NAME
 from penstock.support.terminal import write_text
 
 DIRECTORY = click.Path(readable=False, file_okay=False, path_type=Path)

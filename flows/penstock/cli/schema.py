@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from penstock.cli.options import Command
-from penstock.files.model import FLOW, SHARED_FILE, TESTS_FILE
+from penstock.flowfile.models import FLOW, SHARED_FILE, TESTS_FILE
 from penstock.support.terminal import write_data
 
 KINDS = {"flow": FLOW, "shared": SHARED_FILE, "tests": TESTS_FILE}

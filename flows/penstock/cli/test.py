@@ -10,16 +10,15 @@ import click
 
 from penstock.cli.graph import is_same_file
 from penstock.cli.options import FILE, Command, not_negative, print_error
-from penstock.errors import FlowError
-from penstock.files.folders import files_of
-from penstock.files.load import FlowFile, load
-from penstock.files.reading import tests_beside
-from penstock.files.shared import is_shared
-from penstock.files.trials.judge import judge
-from penstock.files.trials.junit import as_junit
-from penstock.files.trials.play import play
-from penstock.files.trials.report import FileReport, as_json, as_text
-from penstock.files.unset import Unset
+from penstock.errors import FlowDefinitionError
+from penstock.flowfile.discovery import files_of
+from penstock.flowfile.load import FlowFile, load
+from penstock.flowfile.placeholders import PlaceholderEnvironment
+from penstock.flowfile.reader import tests_beside
+from penstock.flowfile.shared import is_shared
+from penstock.flowtests.execute import run_test
+from penstock.flowtests.report import FileReport, as_json, as_junit, as_text
+from penstock.flowtests.verdict import verify
 from penstock.support.terminal import write_data
 
 FORMATS: dict[str, Callable[..., str]] = {"text": as_text, "json": as_json, "junit": as_junit}
@@ -62,12 +61,14 @@ def run_tests(
     """Run the tests of files and write the report. Returns the exit code."""
     try:
         named = [file for path in paths for file in files_of(path)]
-    except (FlowError, OSError) as error:
+    except (FlowDefinitionError, OSError) as error:
         return print_error("test", error, 2)
     flows = list(dict.fromkeys(flow_file(path) for path in named if not is_shared(path)))
     if output is not None and (source := overwritten_file(output, [*named, *flows])) is not None:
         return print_error("test", f"{output} is the same file as {source}; name another file", 2)
-    environment = Unset(os.environ)  # no test makes a request, so that variables for services need not be set
+    environment = PlaceholderEnvironment(
+        os.environ
+    )  # no test makes a request, so that variables for services need not be set
     reports = [_run_file(path, load, environment, only, seed) for path in flows]
     if (problem := _write_report(reports, format, output, trace=trace)) is not None:
         return print_error("test", problem, 2)
@@ -105,8 +106,8 @@ def _run_file(path: Path, load: Load, environment: Mapping[str, str], only: str 
     try:
         file = load(path, environment=environment)
         chosen = [case for case in file.tests if only is None or only in case.name]
-        return FileReport(str(path), tuple(judge(play(file.flow, case, seed=seed)) for case in chosen))
-    except (FlowError, OSError) as error:
+        return FileReport(str(path), tuple(verify(run_test(file.flow, case, seed=seed)) for case in chosen))
+    except (FlowDefinitionError, OSError) as error:
         return FileReport(str(path), mistakes=(str(error),))
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from penstock.any_json import as_json, json_key
-from penstock.ids import new_ids, now
+from penstock.support.ids import new_ids, now
+from penstock.support.json_encoding import encode_json, json_key
 
 if TYPE_CHECKING:
-    from penstock.element import Element
+    from penstock.core.element import Element
 
 
 class DeadLetter(Struct, frozen=True, gc=False):
@@ -53,14 +53,14 @@ def make_dead_letters(
     flow: str, run: str, started_at: datetime, elements: list[Element[Any]], revision: int | None = None
 ) -> list[DeadLetter]:
     """Create the dead letters of elements that failed together."""
-    from penstock.element import UNKNOWN  # imported here: the process that writes letters does not need reactivex
+    from penstock.core.element import UNKNOWN
 
     failed_at = now()
     letters: list[DeadLetter] = []
     for id, element in zip(new_ids(len(elements), failed_at), elements, strict=True):
         failure = element.failure or UNKNOWN
         original = element.input if element.parent is None else element.root.input
-        raw = original if isinstance(original, bytes) else as_json(original)
+        raw = original if isinstance(original, bytes) else encode_json(original)
         size = len(raw)
         if type(raw) is not bytes:
             raw, size = bytes(raw), getattr(original, "length", size)
@@ -81,7 +81,7 @@ def make_dead_letters(
                 json_key(element.key),
                 failure.attempts,
                 failure.cause,
-                element.found,
+                element.partial_results,
                 "waiting",
                 revision,
             )

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import msgspec
 
-from penstock.any_json import as_json
-from penstock.element import Element, Failure
+from penstock.core.element import Element, Failure
 from penstock.errors import SERVICE_MESSAGE_LIMIT
+from penstock.support.json_encoding import encode_json
 
 REDACTED = "[redacted]"
 """Replaces a secret value."""
@@ -28,7 +28,7 @@ class RedactedInput(bytes):
     @classmethod
     def of(cls, value: bytes, original: Any) -> RedactedInput:
         """Create the stored input. The size of the original is not secret."""
-        raw = original if isinstance(original, bytes) else as_json(original)
+        raw = original if isinstance(original, bytes) else encode_json(original)
         redacted = cls(value)
         redacted.length = getattr(raw, "length", len(raw))
         return redacted
@@ -56,7 +56,11 @@ def redact(element: Element[Any], paths: Sequence[str]) -> Element[Any]:
 
 def _redact(element: Element[Any], paths: list[list[str]]) -> Element[Any]:
     original = _to_plain(element.root.input)
-    found = None if element.found is None else {name: _plain_result(result) for name, result in element.found.items()}
+    found = (
+        None
+        if element.partial_results is None
+        else {name: _plain_result(result) for name, result in element.partial_results.items()}
+    )
     roots = [original, _to_plain(element.value), found, *(found or {}).values()]
     texts = {text for root in roots for text in _texts_at(root, paths)}
     secrets = sorted(texts, key=len, reverse=True)  # the longest first, because one may be a part of another
@@ -85,7 +89,7 @@ def _redact_input(original: Any, plain: Any, paths: list[list[str]]) -> Any:
     redacted = _without_paths(plain, paths)
     if redacted == plain and isinstance(original, bytes):
         return original
-    return RedactedInput.of(as_json(redacted), original)
+    return RedactedInput.of(encode_json(redacted), original)
 
 
 def _redact_results(found: dict[str, Any], paths: list[list[str]]) -> dict[str, Any]:

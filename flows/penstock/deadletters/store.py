@@ -10,9 +10,9 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from penstock.any_json import as_json
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.errors import StoreError
+from penstock.support.json_encoding import encode_json
 
 SQLITE = "sqlite:///"
 """The beginning of the URL of a SQLite file."""
@@ -98,7 +98,7 @@ class PageBuilder:
             return False
         self._letters.append(letter)
         results = letter.partial_results
-        self._bytes += len(letter.input) + (0 if results is None else len(as_json(results)))  # all else is short
+        self._bytes += len(letter.input) + (0 if results is None else len(encode_json(results)))  # all else is short
         return True
 
     def page(self, *, more: bool) -> Page:
@@ -148,7 +148,8 @@ class StoreStatistics(Struct, frozen=True):
 class DeadLetterStore(Protocol):
     """Stores dead letters. All runs of a process share one store.
 
-    Every method may raise `StoreError`, and then has changed nothing. Two exceptions: after `WriterEnded` it is unknown
+    Every method may raise `StoreError`, and then has changed nothing. Two exceptions: after `WriterCrashed` it is
+    unknown
     whether the letters were stored, and a `delete` that fails may have deleted some letters.
     """
 

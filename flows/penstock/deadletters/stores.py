@@ -22,8 +22,8 @@ from penstock.deadletters.store import (
     PageBuilder,
     StoreStatistics,
 )
-from penstock.environment import filled
-from penstock.errors import FlowError
+from penstock.errors import FlowDefinitionError
+from penstock.support.environment import substitute
 from penstock.support.text import sanitize
 
 MEMORY = "memory:"
@@ -37,32 +37,37 @@ _CREDENTIALS = re.compile(r"//[^/@]*@")
 
 def normalize_url(url: str) -> str:
     """Substitute variables in a store URL. `memory` needs no colon, because YAML would need quotes for it."""
-    resolved = filled(url)
+    resolved = substitute(url)
     return MEMORY if resolved == "memory" else resolved
 
 
 def validate_store_url(url: str) -> None:
-    """Raise `FlowError` for an invalid store URL, `VariableMissing` if one of its variables is not set."""
+    """Raise `FlowDefinitionError` for an invalid store URL, `MissingVariable` if one of its variables is not set."""
     resolved = normalize_url(url)
     if _CONTROL.search(resolved):
-        raise FlowError(f"dead-letter store {url!r}: the URL contains a line break or another control character")
+        raise FlowDefinitionError(
+            f"dead-letter store {url!r}: the URL contains a line break or another control character"
+        )
     if resolved == MEMORY:
         return
     if not resolved.startswith(SQLITE):
-        raise FlowError(f"unknown dead-letter store {url!r}: use sqlite:///FILE or memory")
+        raise FlowDefinitionError(f"unknown dead-letter store {url!r}: use sqlite:///FILE or memory")
     validate_file_url(resolved, url)
 
 
 def validate_file_url(resolved: str, url: str) -> None:
-    """Raise `FlowError` unless a URL names a SQLite file. `url` is the URL before its variables were substituted."""
+    """Raise `FlowDefinitionError` unless a URL names a SQLite file.
+
+    `url` is the URL before its variables were substituted.
+    """
     if not resolved.startswith(SQLITE) or resolved in (SQLITE, f"{SQLITE}:memory:"):
-        raise FlowError(f"dead-letter store {url!r}: the file name is missing; use sqlite:///FILE or memory")
+        raise FlowDefinitionError(f"dead-letter store {url!r}: the file name is missing; use sqlite:///FILE or memory")
 
 
 def create_store(
     url: str, *, create: bool = True, separate_writer: bool = False, read_only: bool = False
 ) -> DeadLetterStore:
-    """Create the store for a URL, not yet open. Raises `FlowError` for an invalid URL.
+    """Create the store for a URL, not yet open. Raises `FlowDefinitionError` for an invalid URL.
 
     With `create=False`, opening a database that does not exist raises `StoreMissing` instead of creating it.
     With `read_only=True`, letters can only be read, and no write permission is needed.
@@ -72,7 +77,7 @@ def create_store(
     resolved = normalize_url(url)
     if resolved == MEMORY:
         return MemoryStore()
-    from penstock.deadletters.sqlite.store import SqliteStore  # imported here: not every program uses SQLite
+    from penstock.deadletters.sqlite.store import SqliteStore
 
     return SqliteStore(resolved, create=create, display_url=url, separate_writer=separate_writer, read_only=read_only)
 

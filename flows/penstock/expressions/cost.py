@@ -23,10 +23,10 @@ import msgspec
 from penstock.expressions.paths import MISSING, Path, at, path_of
 from penstock.expressions.tree import Call, Const, Fold, Ident, MakeList, MakeMap, Node, Select
 
-LIMIT = 100_000_000.0
+COST_LIMIT = 100_000_000.0
 """Nanoseconds that one evaluation may take, as estimated."""
 
-ITERATIONS = 10_000
+MAX_ITERATIONS = 10_000
 """Iterations of loops in one evaluation; CEL ends with an error after them."""
 
 SLICE = 100
@@ -67,11 +67,11 @@ _LIST: Any = list
 _encode = msgspec.json.Encoder().encode
 
 
-class TooMuch(Exception):
+class CostExceeded(Exception):
     """The estimate is above the limit."""
 
 
-class Most(NamedTuple):
+class MaxSizes(NamedTuple):
     """How large a value is at most."""
 
     length: float
@@ -91,24 +91,24 @@ class Size(NamedTuple):
     values: float
     """Values in it, at any depth, and it itself."""
     characters: float
-    levels: tuple[Most, ...]
+    levels: tuple[MaxSizes, ...]
     """How large it is at most, then its largest elements or fields, then theirs …; the last is for all below, too."""
 
     @property
-    def most(self) -> Most:
+    def most(self) -> MaxSizes:
         """How large it is at most."""
         return self.levels[0]
 
     def joined(self, other: Size) -> Size:
         """Both together."""
         (one, *_), (another, *_) = self.levels, other.levels
-        whole = Most(one.length + another.length, one.values + another.values, one.characters + another.characters)
+        whole = MaxSizes(one.length + another.length, one.values + another.values, one.characters + another.characters)
         length, values, characters = self.length + other.length, self.values + other.values, self[2] + other[2]
-        return Size(length, values, characters, (whole, *_larger(self.inner, other.inner)))
+        return Size(length, values, characters, (whole, *_max_of(self.inner, other.inner)))
 
     def either(self, other: Size) -> Size:
         """One of both, another one in each iteration: the mean may be larger than both means."""
-        levels = _larger(self.levels, other.levels)
+        levels = _max_of(self.levels, other.levels)
         most = levels[0]
         return Size(
             min(self.length + other.length, most.length),
@@ -118,7 +118,7 @@ class Size(NamedTuple):
         )
 
     @property
-    def inner(self) -> tuple[Most, ...]:
+    def inner(self) -> tuple[MaxSizes, ...]:
         """How large the elements or fields are at most."""
         return self.levels[1:] or self.levels
 
@@ -133,16 +133,16 @@ class Size(NamedTuple):
         return Size(*self.most, self.levels)
 
 
-def _larger(one: tuple[Most, ...], other: tuple[Most, ...]) -> tuple[Most, ...]:
+def _max_of(one: tuple[MaxSizes, ...], other: tuple[MaxSizes, ...]) -> tuple[MaxSizes, ...]:
     """The larger of both at each level."""
     if len(one) < len(other):
         one, other = other, one
-    return tuple(Most(*map(max, a, b)) for a, b in zip_longest(one, other, fillvalue=other[-1]))
+    return tuple(MaxSizes(*map(max, a, b)) for a, b in zip_longest(one, other, fillvalue=other[-1]))
 
 
 def fixed(length: float, values: float, characters: float) -> Size:
     """A size that is the same in each iteration."""
-    return Size(length, values, characters, (Most(max(length, values), values, characters),))
+    return Size(length, values, characters, (MaxSizes(max(length, values), values, characters),))
 
 
 SCALAR = fixed(1, 1, 0)
@@ -151,7 +151,7 @@ EMPTY = fixed(0, 0, 0)
 
 def text_of(characters: float, most: float) -> Size:
     """The size of a text."""
-    return Size(1, 1, characters, (Most(1, 1, most),))
+    return Size(1, 1, characters, (MaxSizes(1, 1, most),))
 
 
 def is_small(value: Any, threshold: int) -> bool:
@@ -200,10 +200,12 @@ def size_of(value: Any, *, levels: bool = False) -> Size:
     if levels:
         return Size(length, values, characters, levels_of(value))
     # The first level is exact, as the length of a list matters most.
-    return Size(length, values, characters, (Most(length, values, characters), Most(values, values, characters)))
+    return Size(
+        length, values, characters, (MaxSizes(length, values, characters), MaxSizes(values, values, characters))
+    )
 
 
-def levels_of(value: Any) -> tuple[Most, ...]:
+def levels_of(value: Any) -> tuple[MaxSizes, ...]:
     """How large a value is, its largest element or field, the largest of theirs, and so on."""
     rows: list[list[Any]] = [[value]]
     while row := [
@@ -213,7 +215,7 @@ def levels_of(value: Any) -> tuple[Most, ...]:
         for part in (outer.values() if type(outer) is _OBJECT else outer)
     ]:
         rows.append(row)
-    found: list[Most] = [Most(1, 1, 0)]
+    found: list[MaxSizes] = [MaxSizes(1, 1, 0)]
     below, below_characters = iter(list[int]()), iter(list[int]())
     for row in reversed(rows):
         values: list[int] = []
@@ -238,12 +240,12 @@ def levels_of(value: Any) -> tuple[Most, ...]:
             characters.append(written)
         # A loop through an object goes through the names of its fields.
         found[-1] = found[-1]._replace(characters=max(found[-1].characters, name))
-        found.append(Most(length, max(values), max(characters)))
+        found.append(MaxSizes(length, max(values), max(characters)))
         below, below_characters = iter(values), iter(characters)
     found.reverse()
     if len(found) > _LEVELS:
         _, values_below, characters_below = found[_LEVELS - 1]
-        found[_LEVELS - 1 :] = [Most(values_below, values_below, characters_below)]
+        found[_LEVELS - 1 :] = [MaxSizes(values_below, values_below, characters_below)]
     return tuple(found)
 
 
@@ -261,20 +263,20 @@ class Estimate:
         """The paths that CEL is given anew with each slice."""
 
     def check(self, value: Any) -> None:
-        """Raise `TooMuch` if the evaluation for this value may take too long."""
+        """Raise `CostExceeded` if the evaluation for this value may take too long."""
         found = {path: there for path in self._paths if (there := at(value, path)) is not MISSING}
         sizes = {path: size_of(there) for path, there in found.items()}
 
         def too_much() -> bool:
-            return not self._nanoseconds(lambda path: sizes.get(path, SCALAR), partial(at, value)) <= LIMIT
+            return not self._nanoseconds(lambda path: sizes.get(path, SCALAR), partial(at, value)) <= COST_LIMIT
 
         if not too_much():
             return
-        if sum(map(_given, sizes.values())) > LIMIT:  # it would take long to look at the levels, too
-            raise TooMuch
+        if sum(map(_input_cost, sizes.values())) > COST_LIMIT:  # it would take long to look at the levels, too
+            raise CostExceeded
         sizes = {path: size_of(there, levels=True) for path, there in found.items()}
         if too_much():
-            raise TooMuch
+            raise CostExceeded
 
     @cached_property
     def threshold(self) -> int:
@@ -286,7 +288,7 @@ class Estimate:
         def too_much(exponent: int) -> bool:
             size = float(1 << exponent)
             worst = fixed(size / VALUE, size / VALUE + 1, size)
-            return not self._nanoseconds(lambda _: worst) <= LIMIT
+            return not self._nanoseconds(lambda _: worst) <= COST_LIMIT
 
         exponent = bisect_left(range(27), True, key=too_much) - 1
         return 1 << exponent if exponent >= 0 else 0
@@ -298,11 +300,11 @@ class Estimate:
             slices = visit.slices = max(1.0, sizes(self._sliced).length / SLICE)
         result = visit.size(self._tree, {}, 1.0, top=self._sliced is not None)
         cost = visit.cost + result.values * _OUT + result.characters * _CHARACTER
-        cost += sum(_given(sizes(path)) for path in self._paths)
-        return cost + slices * sum(_given(sizes(path)) for path in self._repeated)
+        cost += sum(_input_cost(sizes(path)) for path in self._paths)
+        return cost + slices * sum(_input_cost(sizes(path)) for path in self._repeated)
 
 
-def _given(size: Size) -> float:
+def _input_cost(size: Size) -> float:
     """What it costs to give CEL a value of this size."""
     return size.values * _IN + size.characters
 
@@ -345,17 +347,17 @@ class _Visit:
         self.cost += times * _STEP * len(nodes)
         whole, levels = EMPTY, SCALAR.levels
         for size in sizes:
-            whole, levels = whole.joined(size), _larger(levels, size.levels)
+            whole, levels = whole.joined(size), _max_of(levels, size.levels)
         length, (_, values, characters) = float(len(nodes)), whole.most
-        most = Most(length, values + 1, characters)
+        most = MaxSizes(length, values + 1, characters)
         return Size(length, whole.values + 1, whole.characters, (most, *levels))
 
     def _fold(self, node: Fold, scope: dict[str, Size], times: float, *, sliced: bool) -> Size:
         range = self.size(node.range, scope, times)
         start = self.size(node.start, scope, times)
-        count = range.length if sliced else min(range.length, ITERATIONS)
+        count = range.length if sliced else min(range.length, MAX_ITERATIONS)
         # All iterations of an evaluation together are at most ITERATIONS, or it ends with an error.
-        inner = min(times * count, max(times, ITERATIONS * self.slices))
+        inner = min(times * count, max(times, MAX_ITERATIONS * self.slices))
         # The iterations before the end may be those with the largest elements: all together are as large as all ranges.
         share = times / inner if inner else 0.0
         most = range.inner[0]
@@ -366,13 +368,13 @@ class _Visit:
         inside = {**outside, node.variable: element, node.accumulator: SCALAR if node.makes_list else start}
         self.size(node.condition, inside, inner)
         if node.makes_list:
-            longest = min(range.most.length, SLICE if sliced else ITERATIONS)
+            longest = min(range.most.length, SLICE if sliced else MAX_ITERATIONS)
             self.cost += inner * longest * _APPEND
             one = self.size(_appended(node.step), inside, inner)
             self.size(node.step, inside, inner)
             mean = inner / times if times else 0.0
-            longest = min(range.most.length, count if sliced else ITERATIONS)
-            whole = Most(longest, longest * one.most.values + 1, longest * one.most.characters)
+            longest = min(range.most.length, count if sliced else MAX_ITERATIONS)
+            whole = MaxSizes(longest, longest * one.most.values + 1, longest * one.most.characters)
             return Size(mean, mean * one.values + 1, mean * one.characters, (whole, *one.levels))
         after = start.either(self.size(node.step, inside, inner))
         return self.size(node.result, {**scope, node.accumulator: after}, times)
@@ -416,7 +418,7 @@ class _Visit:
             case ("split", [_, mark, *_]):
                 self.cost += times * text.characters * (3 * _STEP + _SEARCH * mark.most.characters)
                 most = text.most.characters
-                levels = Most(most + 1, most + 2, most), Most(1, 1, most)
+                levels = MaxSizes(most + 1, most + 2, most), MaxSizes(1, 1, most)
                 return Size(text.characters + 1, text.characters + 2, text.characters, levels)
             case ("join", [listed, *marks]):
                 between = marks[0].most.characters if marks else 0.0

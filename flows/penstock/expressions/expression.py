@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from penstock.errors import ExpressionFailed, ExpressionWrong, Invalid
-from penstock.expressions.failures import NO_OBJECT, explained, failure, missing
+from penstock.errors import ExpressionFailed, InvalidExpression, InvalidItem
+from penstock.expressions.failures import NOT_AN_OBJECT, explain, failure, missing
 from penstock.expressions.paths import Path, plain_path
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """An expression on one variable, which can be called like a function. Raises `ExpressionWrong` when it is made.
+    """An expression on one variable, which can be called like a function. Raises `InvalidExpression` when it is made.
 
     >>> Expression("value.price * 2")({"price": 21})
     42
@@ -40,7 +40,7 @@ class Expression:
 
     text: str
     variable: str = "value"
-    kind: str = field(init=False, compare=False, repr=False)
+    result_type: str = field(init=False, compare=False, repr=False)
     """The type of what it gives, as CEL names it: `BOOL`, `INT`, `DYN` when that cannot be known …"""
     _path: Path | None = field(init=False, compare=False, repr=False)
     _program: Program | None = field(init=False, compare=False, repr=False)
@@ -52,7 +52,7 @@ class Expression:
             path, kind = program.path, program.kind
         object.__setattr__(self, "_path", path)
         object.__setattr__(self, "_program", program)
-        object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "result_type", kind)
 
     def __call__(self, value: Any) -> Any:
         """The result for a value; raises `ExpressionFailed`, for example for a field that is not there."""
@@ -64,7 +64,7 @@ class Expression:
             return self._program.result(value)
         for name in path:
             if not isinstance(value, _OBJECT):
-                raise ExpressionFailed(self.text, NO_OBJECT)
+                raise ExpressionFailed(self.text, NOT_AN_OBJECT)
             if name not in value:
                 raise ExpressionFailed(self.text, failure(missing(name), self.text))
             value = value[name]
@@ -75,13 +75,13 @@ def _program(text: str, variable: str) -> Program:
     """The expression for CEL, which is imported with the first one: it takes 14 MB."""
     if (nul := text.find("\0")) >= 0:  # CEL would not see what follows
         line, column = text.count("\n", 0, nul) + 1, nul - text.rfind("\n", 0, nul)
-        raise ExpressionWrong(text, "it contains the character NUL; in a text within it, write \\u0000", line, column)
+        raise InvalidExpression(text, "it contains the character NUL; in a text within it, write \\u0000", line, column)
     from penstock.expressions.program import Program
 
     try:
         return Program(text, variable)
     except RuntimeError as error:
-        raise ExpressionWrong(text, *explained(str(error), text)) from None
+        raise InvalidExpression(text, *explain(str(error), text)) from None
 
 
 def _copy(value: Any, text: str) -> Any:
@@ -92,7 +92,7 @@ def _copy(value: Any, text: str) -> Any:
         raise ExpressionFailed(text, f"gives no plain value: {error}") from None
 
 
-def condition(function: Callable[[Any], object]) -> Callable[[Any], object]:
+def as_predicate(function: Callable[[Any], object]) -> Callable[[Any], object]:
     """A function that decides. An expression has to give true or false: neither "false" nor 0 is taken for one."""
     if not isinstance(function, Expression):
         return function
@@ -126,5 +126,5 @@ class Assign:
         if not isinstance(value, dict):
             value = msgspec.to_builtins(value)
         if not isinstance(value, dict):
-            raise Invalid(f"only an object has fields to be set, got {type(value).__name__}")
+            raise InvalidItem(f"only an object has fields to be set, got {type(value).__name__}")
         return {**value, **{name: expression(value) for name, expression in self.fields.items()}}

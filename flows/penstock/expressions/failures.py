@@ -8,9 +8,9 @@ from typing import Any, cast
 
 _PLACE = re.compile(r"<input>:(\d+):(\d+): (.*)")
 _KEY = re.compile(r"Key not found in map : \"?(.*?)\"?$", re.DOTALL)
-_KIND = re.compile(r"^[A-Z_]+: ")
+_TYPE_PREFIX = re.compile(r"^[A-Z_]+: ")
 
-NO_OBJECT = "Applying SELECT to non-message type"
+NOT_AN_OBJECT = "Applying SELECT to non-message type"
 """What CEL says of a field of what is no object."""
 
 
@@ -21,15 +21,15 @@ def missing(key: str) -> str:
 
 def failure(said: str, text: str) -> str:
     """Why there is no result, from what CEL said."""
-    reason = _KIND.sub("", said)
+    reason = _TYPE_PREFIX.sub("", said)
     if "overload" in reason and "int64" in reason and "double" in reason:
         return f"{reason}; whole numbers and fractions do not mix: write double(…) around the whole number"
     if found := _KEY.match(reason):
-        return f"{reason}; {_way_without(found[1], text)}"
+        return f"{reason}; {_missing_key_advice(found[1], text)}"
     return reason
 
 
-def iterations_used_up(most: int) -> str:
+def too_many_iterations(most: int) -> str:
     """Why an expression with loops was given up."""
     return (
         f"it needs more than {most:,} iterations: all those of all(), exists(), exists_one(), map() and filter() "
@@ -37,9 +37,9 @@ def iterations_used_up(most: int) -> str:
     )
 
 
-def not_given(kind: str, given: Any, variable: str) -> str:
+def missing_message(kind: str, given: Any, variable: str) -> str:
     """Why CEL is not given a value: of what kind that is which it cannot take."""
-    path = next(_places(kind, given, variable), variable)
+    path = next(_missing_paths(kind, given, variable), variable)
     if kind == "NUL":
         return (
             f"{path} contains the character NUL (U+0000), at which CEL would cut it off; only expressions that are a "
@@ -51,7 +51,7 @@ def not_given(kind: str, given: Any, variable: str) -> str:
     )
 
 
-def explained(said: str, text: str) -> tuple[str, int, int]:
+def explain(said: str, text: str) -> tuple[str, int, int]:
     """What is wrong, and where in the expression, from 1 on."""
     if "recursion" in said:
         return "it is nested too deeply; compute parts of it in steps of their own, such as set", 1, 1
@@ -69,14 +69,14 @@ def explained(said: str, text: str) -> tuple[str, int, int]:
     return reason, line, column
 
 
-def _way_without(key: str, text: str) -> str:
+def _missing_key_advice(key: str, text: str) -> str:
     """What to do about a key that a value has not: a field of it, or one that is looked up among others."""
-    if field := _field_in(text, key):
+    if field := _field_access(text, key):
         return f"say what stands for a field that may be missing: has({field}) ? {field} : 0"
     return "if that is no failure, look it up with [?…] and say what stands for it: {'a': 1}[?value.x].orValue(0)"
 
 
-def _field_in(text: str, key: str) -> str | None:
+def _field_access(text: str, key: str) -> str | None:
     """The path in an expression that ends with a key. Not a pattern: the key may be a text of the input, and long."""
     end = 0
     while (found := text.find(f".{key}", end)) >= 0:
@@ -89,7 +89,7 @@ def _field_in(text: str, key: str) -> str | None:
     return None
 
 
-def _places(kind: str, given: Any, variable: str) -> Iterator[str]:
+def _missing_paths(kind: str, given: Any, variable: str) -> Iterator[str]:
     """Where in a value there is what CEL cannot take."""
     waiting: list[tuple[str, Any]] = [(variable, given)]
     for path, value in waiting:

@@ -55,7 +55,7 @@ class Literals:
         return None
 
 
-def put_in_order(result: Any, literals: Literals, given: Any) -> None:
+def restore_order(result: Any, literals: Literals, given: Any) -> None:
     """Put the fields of all objects in a result in order; `given` is what CEL was given."""
     known: Inputs | None = None
     contents: dict[int, int] = {}

@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import Any, cast
 
 from penstock.errors import ExpressionFailed
-from penstock.expressions.cost import ITERATIONS, SLICE, VALUE, Estimate, TooMuch, is_small, measure
-from penstock.expressions.failures import failure, iterations_used_up, not_given
-from penstock.expressions.order import Literals, OrderedLoops, put_in_order
+from penstock.expressions.cost import MAX_ITERATIONS, SLICE, VALUE, CostExceeded, Estimate, is_small, measure
+from penstock.expressions.failures import failure, missing_message, too_many_iterations
+from penstock.expressions.order import Literals, OrderedLoops, restore_order
 from penstock.expressions.paths import ANY, Path, all_at, at, part_of, path_of, paths_read, reads_of
 from penstock.expressions.tree import Const, Fold, tree_of, with_expression, with_ranges
 
@@ -70,12 +70,12 @@ class Program:
         try:
             count, characters = measure(given)
         except ValueError as error:
-            raise ExpressionFailed(self._text, not_given(str(error), given, self._variable)) from None
+            raise ExpressionFailed(self._text, missing_message(str(error), given, self._variable)) from None
         if VALUE * count + characters <= self._estimate.threshold:
             return
         try:
             self._estimate.check(value)
-        except TooMuch:
+        except CostExceeded:
             raise ExpressionFailed(
                 self._text,
                 f"the fields that it reads are too large for it: {count} values with {characters} characters could "
@@ -102,7 +102,7 @@ class Program:
         for start in range(0, len(listed), SLICE):
             names = _named({**ranges, self.tree.id: listed[start : start + SLICE]})
             made += self._evaluated(program, {self._variable: rest, **names})
-        put_in_order(made, self._literals, given)
+        restore_order(made, self._literals, given)
         return made
 
     def _goes_through_objects(self, value: Any) -> bool:
@@ -150,7 +150,7 @@ class Program:
             result = program.eval(data=data)
         except RuntimeError as error:
             if "Iteration budget exceeded" in str(error):
-                raise ExpressionFailed(self._text, iterations_used_up(ITERATIONS)) from None
+                raise ExpressionFailed(self._text, too_many_iterations(MAX_ITERATIONS)) from None
             raise ExpressionFailed(self._text, str(error)) from None
         try:
             plain = result.plain_value()
@@ -164,7 +164,7 @@ class Program:
 
     def _in_order(self, result: Any, given: Any) -> Any:
         if type(result) in _CONTAINERS:
-            put_in_order(result, self._literals, given)
+            restore_order(result, self._literals, given)
         return result
 
 

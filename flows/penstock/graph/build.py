@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock.element import Outcome
-from penstock.flow import Flow
+from penstock.core.element import Outcome
+from penstock.flow.flow import Flow
 from penstock.graph import details
 from penstock.graph.model import BranchNode, Dependency, Graph, Node, NodeKind, StepNode, clean
-from penstock.outlets import Outlet
-from penstock.runtime import Totals
+from penstock.runtime import FlowStatistics
 from penstock.services import Service
-from penstock.steps import NamedStep, Way
+from penstock.sinks import Sink
+from penstock.steps.step import NamedStep, Way
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class FlowCounters:
     """Stored dead letters by failure point, usually the name of a step."""
 
     @classmethod
-    def of(cls, totals: Totals) -> FlowCounters:
+    def of(cls, totals: FlowStatistics) -> FlowCounters:
         """Read the current counts."""
         return cls(
             received=totals.received,
@@ -124,7 +124,7 @@ class _GraphBuilder:
         for number, service in enumerate(step.services):
             label = keys[number] if keys and keys[number] != service.name else ""
             yield self._dependency(service, "service", service.name, details.service_details(service), label)
-        sinks: Iterable[Outlet] = step.options["outlets"] if step.kind == "to" else ()
+        sinks: Iterable[Sink] = step.options["outlets"] if step.kind == "to" else ()
         for sink in sinks:
             yield self._dependency(sink, "sink", sink.name or step.name, details.sink_details(sink))
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from penstock.deadletters import DeadLetterStore
 from penstock.expressions import Assign, Expression, Fields
-from penstock.flow import Flow, Worker
-from penstock.outlets import Outlet
+from penstock.flow.flow import Flow
+from penstock.flow.serving import Worker
 from penstock.runtime.schedule import Once
 from penstock.services import Service
-from penstock.steps import NamedStep, Way
+from penstock.sinks import Sink
+from penstock.steps.step import NamedStep, Way
 
 _PASSWORD = re.compile(r"(://[^:/@\s]*):[^/\s]+@")
 
@@ -64,7 +65,7 @@ def service_details(service: Service) -> tuple[str, ...]:
     )
 
 
-def sink_details(sink: Outlet) -> tuple[str, ...]:
+def sink_details(sink: Sink) -> tuple[str, ...]:
     """Describe the class of a sink, and its URL or path if it has one."""
     target = getattr(sink, "url", None) or getattr(sink, "path", None)
     return (split_words(type(sink).__name__), *((hide_password(str(target)),) if target is not None else ()))

@@ -1,17 +1,17 @@
 """What runs tell the people who watch them: logs and metrics."""
 
-from penstock.observe.logs import LEVELS, LogFile, set_up_logs
+from penstock.observe.collector import HttpCounters, MetricSources, ReloadCounters
+from penstock.observe.logs import LEVELS, LogFile, configure_logging
 from penstock.observe.metrics import SERIES, PenstockCollector, registry_for
-from penstock.observe.readings import Reloads, Requests, Watched
 
 __all__ = [
     "LEVELS",
     "SERIES",
+    "HttpCounters",
     "LogFile",
+    "MetricSources",
     "PenstockCollector",
-    "Reloads",
-    "Requests",
-    "Watched",
+    "ReloadCounters",
+    "configure_logging",
     "registry_for",
-    "set_up_logs",
 ]

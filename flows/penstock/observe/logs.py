@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, TextIO, cast
 
 import structlog
 
-from penstock.any_json import as_json
+from penstock.support.json_encoding import encode_json
 from penstock.support.terminal import console_lines
 from penstock.support.text import bytes_for_terminal, sanitize
 
@@ -39,7 +39,7 @@ class LogFile:
         """Nothing is buffered."""
 
 
-def set_up_logs(form: str = "auto", level: str = "info", stream: TextIO | None = None) -> LogFile:
+def configure_logging(form: str = "auto", level: str = "info", stream: TextIO | None = None) -> LogFile:
     """Send logs to standard error: `json`, `console`, or `auto`: for people on a terminal, JSON elsewhere.
 
     Gives the file, which counts the lines that could not be written.
@@ -65,7 +65,7 @@ def set_up_logs(form: str = "auto", level: str = "info", stream: TextIO | None =
         logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", file)),
         cache_logger_on_first_use=True,
     )
-    _adopt_standard_logging(LEVELS[level])
+    _route_stdlib_logging(LEVELS[level])
     return file
 
 
@@ -74,7 +74,7 @@ def _to_bytes(_logger: Any, _method: str, text: str) -> bytes:
 
 
 def _to_json(event: dict[str, Any], **_: Any) -> bytes:
-    return as_json(event)
+    return encode_json(event)
 
 
 def _to_json_for_terminal(event: dict[str, Any], **_: Any) -> bytes:
@@ -103,7 +103,7 @@ def _message(record: logging.LogRecord) -> str:
         return f"{record.msg!r} {record.args!r}"
 
 
-def _adopt_standard_logging(level: int) -> None:
+def _route_stdlib_logging(level: int) -> None:
     root = logging.getLogger()
     root.handlers = [_Forward()]
     root.setLevel(max(level, logging.WARNING))

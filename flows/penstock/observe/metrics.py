@@ -13,20 +13,20 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from penstock.observe import readings
-from penstock.observe.readings import Readings, Watched
-from penstock.scope import BUCKETS, Meter
+from penstock.core.context import BUCKETS, DurationHistogram
+from penstock.observe import collector as readings
+from penstock.observe.collector import MetricSources, Readings
 from penstock.support.text import sanitize
 
 Counter, Gauge, Histogram = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 
-class Series(NamedTuple):
+class MetricSpec(NamedTuple):
     """One series: its kind, its labels, and the function that reads it, which gives it its name and its help."""
 
     kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
     labels: tuple[str, ...]
-    read: Callable[[Watched], Readings]
+    read: Callable[[MetricSources], Readings]
 
     @property
     def name(self) -> str:
@@ -40,36 +40,36 @@ class Series(NamedTuple):
 
 
 TABLE = (
-    Series(Counter, ("flow",), readings.received_total),
-    Series(Counter, ("flow", "outcome"), readings.settled_total),
-    Series(Counter, ("flow",), readings.dropped_total),
-    Series(Gauge, ("flow",), readings.in_flight),
-    Series(Gauge, ("flow",), readings.window_capacity),
-    Series(Counter, ("flow",), readings.backpressure_seconds_total),
-    Series(Gauge, ("flow",), readings.time_since_progress_seconds),
-    Series(Histogram, ("flow", "step"), readings.step_duration_seconds),
-    Series(Counter, ("service", "result"), readings.service_calls_total),
-    Series(Gauge, ("service",), readings.service_in_flight),
-    Series(Gauge, ("service",), readings.service_waiting),
-    Series(Gauge, ("service",), readings.service_max_in_flight),
-    Series(Counter, ("service",), readings.service_retries_total),
-    Series(Counter, ("flow", "step"), readings.dead_letters_total),
-    Series(Gauge, ("state",), readings.dead_letters_stored),
-    Series(Counter, (), readings.dead_letter_store_commits_total),
-    Series(Counter, (), readings.dead_letter_store_commit_seconds_total),
-    Series(Counter, (), readings.dead_letter_store_failures_total),
-    Series(Gauge, ("store",), readings.dead_letter_store_usable),
-    Series(Counter, (), readings.dead_letter_store_restarts_total),
-    Series(Gauge, ("flow", "kind"), readings.runs_active),
-    Series(Counter, ("flow", "kind", "reason"), readings.runs_total),
-    Series(Counter, ("flow", "worker"), readings.worker_restarts_total),
-    Series(Counter, ("flow", "worker"), readings.worker_reschedules_total),
-    Series(Gauge, ("flow",), readings.flow_revision),
-    Series(Counter, ("flow", "outcome"), readings.flow_reloads_total),
-    Series(Counter, ("route", "method", "status"), readings.http_requests_total),
-    Series(Counter, ("reason",), readings.http_rejected_total),
-    Series(Counter, (), readings.log_lines_lost_total),
-    Series(Gauge, ("version", "python"), readings.build_info),
+    MetricSpec(Counter, ("flow",), readings.received_total),
+    MetricSpec(Counter, ("flow", "outcome"), readings.settled_total),
+    MetricSpec(Counter, ("flow",), readings.dropped_total),
+    MetricSpec(Gauge, ("flow",), readings.in_flight),
+    MetricSpec(Gauge, ("flow",), readings.window_capacity),
+    MetricSpec(Counter, ("flow",), readings.backpressure_seconds_total),
+    MetricSpec(Gauge, ("flow",), readings.time_since_progress_seconds),
+    MetricSpec(Histogram, ("flow", "step"), readings.step_duration_seconds),
+    MetricSpec(Counter, ("service", "result"), readings.service_calls_total),
+    MetricSpec(Gauge, ("service",), readings.service_in_flight),
+    MetricSpec(Gauge, ("service",), readings.service_waiting),
+    MetricSpec(Gauge, ("service",), readings.service_max_in_flight),
+    MetricSpec(Counter, ("service",), readings.service_retries_total),
+    MetricSpec(Counter, ("flow", "step"), readings.dead_letters_total),
+    MetricSpec(Gauge, ("state",), readings.dead_letters_stored),
+    MetricSpec(Counter, (), readings.dead_letter_store_commits_total),
+    MetricSpec(Counter, (), readings.dead_letter_store_commit_seconds_total),
+    MetricSpec(Counter, (), readings.dead_letter_store_failures_total),
+    MetricSpec(Gauge, ("store",), readings.dead_letter_store_usable),
+    MetricSpec(Counter, (), readings.dead_letter_store_restarts_total),
+    MetricSpec(Gauge, ("flow", "kind"), readings.runs_active),
+    MetricSpec(Counter, ("flow", "kind", "reason"), readings.runs_total),
+    MetricSpec(Counter, ("flow", "worker"), readings.worker_restarts_total),
+    MetricSpec(Counter, ("flow", "worker"), readings.worker_reschedules_total),
+    MetricSpec(Gauge, ("flow",), readings.flow_revision),
+    MetricSpec(Counter, ("flow", "outcome"), readings.flow_reloads_total),
+    MetricSpec(Counter, ("route", "method", "status"), readings.http_requests_total),
+    MetricSpec(Counter, ("reason",), readings.http_rejected_total),
+    MetricSpec(Counter, (), readings.log_lines_lost_total),
+    MetricSpec(Gauge, ("version", "python"), readings.build_info),
 )
 
 SERIES: tuple[str, ...] = tuple(series.name for series in TABLE)
@@ -79,7 +79,7 @@ SERIES: tuple[str, ...] = tuple(series.name for series in TABLE)
 class PenstockCollector(Collector):
     """Reads what is watched at scrape time."""
 
-    def __init__(self, watched: Watched) -> None:
+    def __init__(self, watched: MetricSources) -> None:
         self._watched = watched
 
     def collect(self) -> Iterable[Metric]:
@@ -89,10 +89,10 @@ class PenstockCollector(Collector):
             for values, number in series.read(self._watched):
                 labels = [sanitize(value) for value in values]
                 if isinstance(metric, HistogramMetricFamily):
-                    assert isinstance(number, Meter)
+                    assert isinstance(number, DurationHistogram)
                     metric.add_metric(labels, buckets=_buckets(number), sum_value=number.total)
                 else:
-                    assert not isinstance(number, Meter)
+                    assert not isinstance(number, DurationHistogram)
                     metric.add_metric(labels, number)
             yield metric
 
@@ -110,7 +110,7 @@ def registry_for(collector: Collector) -> CollectorRegistry:
     return registry
 
 
-def _buckets(meter: Meter) -> list[tuple[str, float]]:
+def _buckets(meter: DurationHistogram) -> list[tuple[str, float]]:
     """The buckets as Prometheus wants them: cumulative, the last one without a bound."""
     total = 0
     buckets: list[tuple[str, float]] = []

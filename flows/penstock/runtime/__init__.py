@@ -5,15 +5,13 @@ from typing import TextIO, cast
 
 import structlog
 
-from penstock.runtime.calls import ServiceCounters
-from penstock.runtime.plan import Plan
-from penstock.runtime.report import Report
+from penstock.runtime.counters import FlowStatistics, ServiceCounters
 from penstock.runtime.run import Run
 from penstock.runtime.schedule import Cron, Every, Once, Schedule
-from penstock.runtime.stopping import Event, Phase
-from penstock.runtime.summary import Summary
+from penstock.runtime.shutdown import Event, Phase
+from penstock.runtime.summary import ShutdownReport, Summary
 from penstock.runtime.supervisor import Supervisor
-from penstock.runtime.totals import Totals
+from penstock.runtime.wiring import RunPlan
 from penstock.support.terminal import MessageStream, console_lines
 
 if not structlog.is_configured():
@@ -27,14 +25,14 @@ __all__ = [
     "Cron",
     "Event",
     "Every",
+    "FlowStatistics",
     "Once",
     "Phase",
-    "Plan",
-    "Report",
     "Run",
+    "RunPlan",
     "Schedule",
     "ServiceCounters",
+    "ShutdownReport",
     "Summary",
     "Supervisor",
-    "Totals",
 ]

@@ -14,33 +14,32 @@ import structlog
 from reactivex import Observable
 from reactivex.disposable import CompositeDisposable
 
+from penstock.core.context import CANCEL_SECONDS, RunContext
+from penstock.core.element import Element, Outcome, message_of
+from penstock.core.fairness import FairScheduler
+from penstock.core.window import Window
 from penstock.deadletters import DeadLetter, DeadLetterStore, Stores
 from penstock.deadletters.dead_letter import make_dead_letters
 from penstock.deadletters.redaction import redact
-from penstock.element import Element, Outcome, message_of
 from penstock.errors import (
-    AnswerTooLarge,
-    BoundBroken,
-    FlowError,
+    FlowDefinitionError,
+    MemoryBoundExceeded,
     PenstockError,
-    ReaderGone,
+    ReaderDisconnected,
+    ResponseTooLarge,
     RunError,
-    SourceBroke,
-    Unsettled,
+    SourceFailed,
+    UnsettledElements,
     describe,
 )
-from penstock.ids import new_id, now
-from penstock.operators import dead_letter
-from penstock.runtime.closing import close_stores
-from penstock.runtime.plan import Plan
+from penstock.results import ResultConsumer
+from penstock.runtime.counters import FlowStatistics
+from penstock.runtime.failure_branch import dead_letter
+from penstock.runtime.shutdown import close_stores
 from penstock.runtime.summary import Summary
-from penstock.runtime.totals import Totals
-from penstock.runtime.wiring import wire
-from penstock.scope import CANCEL_SECONDS, Scope
-from penstock.sinks import Sink
-from penstock.turns import Turns
-from penstock.unawaited import disown
-from penstock.window import Window
+from penstock.runtime.wiring import RunPlan, connect
+from penstock.support.ids import new_id, now
+from penstock.support.tasks import detach
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -54,37 +53,39 @@ class Run:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: RunPlan,
         source: Observable[list[Element[Any]]],
-        sink: Sink,
+        sink: ResultConsumer,
         *,
         kind: str = "run",
         ordered: bool | None = None,
         stores: Stores | None = None,
-        totals: Totals | None = None,
-        turns: Turns | None = None,
+        totals: FlowStatistics | None = None,
+        turns: FairScheduler | None = None,
         on_end: Callable[[Run, Summary], None] | None = None,
         id: str | None = None,
         first: int = 0,
         chance: random.Random | None = None,
     ) -> None:
         if not hasattr(source, "subscribe"):
-            raise FlowError(f"flow {plan.name} needs a source, such as from_iterable([…]), got {type(source).__name__}")
-        if not isinstance(cast(object, sink), Sink):
-            raise FlowError(f"flow {plan.name} needs a sink, such as Discard(), got {sink!r}")
+            raise FlowDefinitionError(
+                f"flow {plan.name} needs a source, such as from_iterable([…]), got {type(source).__name__}"
+            )
+        if not isinstance(cast(object, sink), ResultConsumer):
+            raise FlowDefinitionError(f"flow {plan.name} needs a sink, such as Discard(), got {sink!r}")
         self.id = id or new_id()
         self.plan = plan
         self.kind = kind
         self.started_at: datetime = now()
         self.window = Window(plan.elements, plan.bytes)
-        self.totals = totals or Totals(plan.name)
-        self.scope = Scope(
+        self.totals = totals or FlowStatistics(plan.name)
+        self.scope = RunContext(
             self.window,
             name=f"{plan.name}:{self.id}",
             meters=self.totals.meters,
             on_fault=self._on_fault,
             ordered=plan.ordered if ordered is None else ordered,
-            turns=turns,
+            fairness=turns,
         )
         self.ledger = self.scope.ledger
         self.reason: str | None = None
@@ -106,7 +107,7 @@ class Run:
         """What those who wait are told: the summary, or what kept the run from having one."""
         self._log = log.bind(flow=plan.name, run=self.id, kind=kind, **_version(plan))
         self.totals.begin(self)
-        self.scope.turns.begin(self._started)
+        self.scope.fairness.begin(self._started)
         self._task = self.scope.loop.create_task(self._main(), name=f"run:{self.id}")
 
     @property
@@ -139,12 +140,12 @@ class Run:
         if self.reason is None:
             self.reason = reason
             self._aborted = True
-            if not self.scope.over.done():
-                self.scope.over.set_result(None)
+            if not self.scope.done.done():
+                self.scope.done.set_result(None)
 
     async def _main(self) -> None:
         try:
-            self._result = await self._live_and_close()
+            self._result = await self._run_and_close()
         except BaseException as error:  # a bug in here, or the end of the event loop
             self._result = error
             raise
@@ -154,9 +155,9 @@ class Run:
                 for waiter in list(self._waiters):
                     _tell(waiter, self._result)
 
-    async def _live_and_close(self) -> Summary:
+    async def _run_and_close(self) -> Summary:
         try:
-            await self._live()
+            await self._run()
         except Exception as error:
             self._on_fault(error)
         except asyncio.CancelledError:
@@ -170,28 +171,28 @@ class Run:
                 self._on_end(self, summary)
         return summary
 
-    async def _live(self) -> None:
+    async def _run(self) -> None:
         where = self.plan.dead_letters
         store = None if where is None else self._stores.opened(where)
         if where is not None and store is None:
             opening = asyncio.ensure_future(self._stores.get(where))
-            await asyncio.wait((opening, self.scope.over), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((opening, self.scope.done), return_when=asyncio.FIRST_COMPLETED)
             if not opening.done():  # aborted meanwhile
                 opening.cancel()
-                disown(opening)
+                detach(opening)
                 await asyncio.wait((opening,), timeout=CANCEL_SECONDS)
                 return
             store = opening.result()
-        if not self.scope.over.done():
+        if not self.scope.done.done():
             self._wire(store)
-            await self.scope.over
-            self.scope.hear_out()
+            await self.scope.done
+            self.scope.reap_finished_tasks()
 
     def _wire(self, store: DeadLetterStore | None) -> None:
         letters = None
         if store is not None:
-            letters = dead_letter(store, self._letters, on_trouble=self._on_trouble, chance=self._chance)
-        wire(self._source, self.plan.steps, self._sink, self.scope, self._wires, letters=letters, first=self._first)
+            letters = dead_letter(store, self._letters, on_trouble=self._on_store_error, chance=self._chance)
+        connect(self._source, self.plan.steps, self._sink, self.scope, self._wires, letters=letters, first=self._first)
 
     async def _close(self) -> Summary:
         if self.reason is None:
@@ -204,20 +205,20 @@ class Run:
         stuck, errors = await self.scope.aclose()
         for error in errors:
             self._fail(error)
-        self._tell_over()
-        if self.error is None and not self._aborted and (law := self._broken_law()) is not None:
+        self._notify_end()
+        if self.error is None and not self._aborted and (law := self._check_invariants()) is not None:
             self._fail(law)
         self.ledger.close()
         self.totals.end(self, self.reason or "failed")
-        self.scope.turns.end()
+        self.scope.fairness.end()
         summary = self._summary()
         with suppress(Exception):  # a log that breaks must not keep the run from its end
             self._log_end(summary, stuck)
         return summary
 
-    def _tell_over(self) -> None:
+    def _notify_end(self) -> None:
         """Tell source and sink that the run is over. One that breaks over it does not keep the run from its end."""
-        over = getattr(self._source, "over", None)  # not all Observables have it
+        over = getattr(self._source, "on_run_end", None)  # not all Observables have it
         calls: list[Callable[[], object]] = [self._sink.close]
         if over is not None:
             calls.insert(0, partial(over, self.ledger))
@@ -233,19 +234,19 @@ class Run:
         if not self._aborted:
             self.reason = "failed"
 
-    def _broken_law(self) -> RunError | None:
+    def _check_invariants(self) -> RunError | None:
         """A bug that the accounts show: an element that was not settled, or a bound that did not hold."""
         if self.ledger.in_flight:
-            return Unsettled(self.ledger.in_flight)
-        held, bound = self.window.highest + self.ledger.most_parts, self.plan.bound
-        return BoundBroken(held, bound) if bound is not None and held > bound else None
+            return UnsettledElements(self.ledger.in_flight)
+        held, bound = self.window.peak + self.ledger.peak_parts, self.plan.bound
+        return MemoryBoundExceeded(held, bound) if bound is not None and held > bound else None
 
     def _log_end(self, summary: Summary, stuck: list[str]) -> None:
         if stuck:
             self._log.error("run.tasks_not_cancelled", tasks=stuck)
-        if isinstance(self.error, SourceBroke):
+        if isinstance(self.error, SourceFailed):
             self._log.warning("source.failed", error=describe(self.error))
-        elif isinstance(self.error, AnswerTooLarge):  # the client hears what to do; nothing here is broken
+        elif isinstance(self.error, ResponseTooLarge):  # the client hears what to do; nothing here is broken
             self._log.warning("response.too_large", limit=self.error.limit)
         elif self.error is not None:
             bug = None if isinstance(self.error, PenstockError) else self.error  # those of our tree say it all
@@ -273,7 +274,7 @@ class Run:
         )
 
     def _on_fault(self, error: BaseException) -> None:
-        if isinstance(error, ReaderGone):
+        if isinstance(error, ReaderDisconnected):
             self.abort("disconnected")
         elif self.reason is None:
             self.error = error
@@ -281,7 +282,7 @@ class Run:
         elif self.error is None or describe(error) != describe(self.error):  # which others of its elements raise, too
             self._log.warning("run.late_error", error=describe(error))
 
-    def _on_trouble(self, error: BaseException, wait: float | None) -> None:
+    def _on_store_error(self, error: BaseException, wait: float | None) -> None:
         self.totals.store_failures += 1
         self._log.warning(
             "store.write_failed", error=describe(error), retry_in=None if wait is None else round(wait, 3)
@@ -305,6 +306,6 @@ def _tell(waiter: asyncio.Future[Summary], result: Summary | BaseException) -> N
         waiter.set_result(result)
 
 
-def _version(plan: Plan) -> dict[str, Any]:
+def _version(plan: RunPlan) -> dict[str, Any]:
     """The version of the flow, where it has one, as each log line of the run has it."""
     return {} if plan.revision is None else {"revision": plan.revision, "digest": plan.digest}

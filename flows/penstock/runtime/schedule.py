@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
 
-from penstock.errors import FlowError
+from penstock.errors import FlowDefinitionError
 from penstock.support.text import suggest
 
 
@@ -36,7 +36,7 @@ class Every:
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < float("inf"):
-            raise FlowError(f"a worker runs every so many seconds, more than 0, got {self.seconds!r}")
+            raise FlowDefinitionError(f"a worker runs every so many seconds, more than 0, got {self.seconds!r}")
 
     def next_after(self, moment: datetime) -> datetime | None:
         """The moment that many seconds later, in UTC."""
@@ -60,9 +60,9 @@ class Cron:
     _zone: ZoneInfo = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_zone", zone_named(self.zone))
+        object.__setattr__(self, "_zone", parse_timezone(self.zone))
         if len(self.expression.split()) != 5:
-            raise FlowError(
+            raise FlowDefinitionError(
                 f"a cron expression has five fields: minute, hour, day of month, month, day of week; got "
                 f"{self.expression!r}; '0 6 * * MON-FRI' is six o'clock on working days"
             )
@@ -70,12 +70,12 @@ class Cron:
             CronSim(self.expression, datetime(2000, 1, 1, tzinfo=UTC))
         except (CronSimError, AssertionError, ValueError) as error:
             wrong = str(error).removeprefix("Bad ") or "field"
-            raise FlowError(
+            raise FlowDefinitionError(
                 f"the {wrong} in the cron expression {self.expression!r} is none; "
                 "'0 6 * * MON-FRI' is six o'clock on working days"
             ) from error
         if self.next_after(datetime(2000, 1, 1, tzinfo=UTC)) is None:
-            raise FlowError(f"the moment of the cron expression {self.expression!r} never comes")
+            raise FlowDefinitionError(f"the moment of the cron expression {self.expression!r} never comes")
 
     def next_after(self, moment: datetime) -> datetime | None:
         """The first moment later than the given one, in UTC; None if there is none within 50 years."""
@@ -90,22 +90,24 @@ class Cron:
 Schedule: TypeAlias = Once | Every | Cron
 
 
-def check_schedule(schedule: object) -> None:
-    """Raise `FlowError` for what is no schedule, and is not None."""
+def validate_schedule(schedule: object) -> None:
+    """Raise `FlowDefinitionError` for what is no schedule, and is not None."""
     if schedule is not None and not isinstance(schedule, Once | Every | Cron):
         perhaps = f"; perhaps Every({schedule!r})" if isinstance(schedule, int | float) else ""
-        raise FlowError(f"a schedule is Once(), Every(seconds) or Cron(expression), got {schedule!r}{perhaps}")
+        raise FlowDefinitionError(
+            f"a schedule is Once(), Every(seconds) or Cron(expression), got {schedule!r}{perhaps}"
+        )
 
 
-def zone_named(name: str) -> ZoneInfo:
-    """A time zone by its name. Raises `FlowError` for an unknown one, with the nearest that there is."""
+def parse_timezone(name: str) -> ZoneInfo:
+    """A time zone by its name. Raises `FlowDefinitionError` for an unknown one, with the nearest that there is."""
     try:
         return ZoneInfo(name)
     except (OSError, ValueError, KeyError):  # which of them depends on what is wrong with the name
-        raise FlowError(f"there is no time zone {name!r}{_hint(name)}") from None
+        raise FlowDefinitionError(f"there is no time zone {name!r}{_hint(name)}") from None
 
 
-def moments(schedule: Schedule, after: datetime, until: datetime) -> Iterator[datetime]:
+def fire_times(schedule: Schedule, after: datetime, until: datetime) -> Iterator[datetime]:
     """The moments of a schedule after one time, up to another."""
 
     def following() -> Iterator[datetime]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct
 
-from penstock.sinks import End
+from penstock.results import EndRecord
 from penstock.support.text import sanitize
 
 
@@ -29,9 +31,9 @@ class Summary(Struct, frozen=True):
     error: str | None = None
     """What broke, when the reason is `failed`."""
 
-    def end(self) -> End:
+    def end(self) -> EndRecord:
         """The summary as the end record of a stream."""
-        return End(
+        return EndRecord(
             self.reason,
             self.received,
             self.ok,
@@ -49,3 +51,33 @@ class Summary(Struct, frozen=True):
             for name, value in msgspec.structs.asdict(self).items()
             if name not in ("run", "flow", "kind") and value is not None
         }
+
+
+class ShutdownReport(Struct, frozen=True):
+    """What became of the runs that were open when the stop began."""
+
+    runs: int
+    reasons: dict[str, int]
+    received: int
+    ok: int
+    failed: int
+    filtered: int
+    cancelled: int
+
+    @property
+    def forced(self) -> bool:
+        """Whether anything was cancelled, instead of being finished."""
+        return self.cancelled > 0 or self.reasons.get("aborted", 0) > 0
+
+    @classmethod
+    def of(cls, summaries: Iterable[Summary]) -> ShutdownReport:
+        """Several runs, added up."""
+        ended = list(summaries)
+        return cls(
+            len(ended),
+            dict(Counter(summary.reason for summary in ended)),
+            *(
+                sum(getattr(summary, field) for summary in ended)
+                for field in ("received", "ok", "failed", "filtered", "cancelled")
+            ),
+        )

@@ -13,23 +13,20 @@ from typing import Any, Protocol
 import structlog
 from reactivex import Observable
 
+from penstock.core.element import Element
+from penstock.core.fairness import FairScheduler
 from penstock.deadletters import Stores
-from penstock.element import Element
-from penstock.errors import FlowError, Stopping, TooManyRuns
-from penstock.ids import now
-from penstock.runtime.calls import ServiceCounters
-from penstock.runtime.closing import close_stores
-from penstock.runtime.plan import Plan
-from penstock.runtime.report import Report
+from penstock.errors import FlowDefinitionError, ShuttingDown, TooManyRuns
+from penstock.results import DiscardResults, ResultConsumer
+from penstock.runtime.counters import FlowStatistics, ServiceCounters
 from penstock.runtime.run import Run
-from penstock.runtime.schedule import Once, Schedule, check_schedule
-from penstock.runtime.stopping import Event, Phase, after
-from penstock.runtime.summary import Summary
-from penstock.runtime.totals import Totals
-from penstock.runtime.workers import RunningWorker
+from penstock.runtime.schedule import Once, Schedule, validate_schedule
+from penstock.runtime.shutdown import Event, Phase, close_stores, next_phase
+from penstock.runtime.summary import ShutdownReport, Summary
+from penstock.runtime.wiring import RunPlan
+from penstock.runtime.worker import RunningWorker
 from penstock.services import Backoff, Service
-from penstock.sinks import Discard, Sink
-from penstock.turns import Turns
+from penstock.support.ids import now
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -39,7 +36,7 @@ WorkerName = tuple[str, str]
 """The names of a flow and of a worker of it."""
 
 
-class Runnable(Protocol):
+class RunnableFlow(Protocol):
     """A flow, as far as the supervisor knows it."""
 
     @property
@@ -54,7 +51,7 @@ class Runnable(Protocol):
     @property
     def services(self) -> tuple[Service, ...]: ...
 
-    def plan(self) -> Plan: ...
+    def plan(self) -> RunPlan: ...
 
 
 class Supervisor:
@@ -65,8 +62,8 @@ class Supervisor:
 
     def __init__(self, *, max_runs: int = 100, chance: random.Random | None = None, apart: bool = False) -> None:
         self.stores = Stores(separate_writer=apart)
-        self.turns = Turns()
-        self.totals: dict[str, Totals] = {}
+        self.turns = FairScheduler()
+        self.totals: dict[str, FlowStatistics] = {}
         self.calls: dict[str, ServiceCounters] = {}
         """What the services did, by their names."""
         self.runs: dict[str, Run] = {}
@@ -89,16 +86,16 @@ class Supervisor:
         self._empty.set()
         self._ended: list[Summary] = []
 
-    async def add(self, flow: Runnable) -> None:
+    async def add(self, flow: RunnableFlow) -> None:
         """Make a flow, or another version of it, known: its store is open, its numbers count. Raises `StoreError`."""
         where = flow.plan().dead_letters
         if where is not None:
             await self.stores.get(where)
-        self.totals.setdefault(flow.name, Totals(flow.name)).know(flow.places, flow.measured)
+        self.totals.setdefault(flow.name, FlowStatistics(flow.name)).register_steps(flow.places, flow.measured)
         for service in flow.services:
             self.calls.setdefault(service.name, ServiceCounters()).use(service)
 
-    async def forget(self, flow: Runnable, rest: Collection[Runnable], *, keep: Collection[str] = ()) -> None:
+    async def remove(self, flow: RunnableFlow, rest: Collection[RunnableFlow], *, keep: Collection[str] = ()) -> None:
         """A flow, or a version of it, has no runs any more: let go of what only it used.
 
         `rest` are all that are still in use, `keep` the URLs of stores that stay open in any case.
@@ -106,7 +103,7 @@ class Supervisor:
         others = [other for other in rest if other.name == flow.name]
         if flow.name in self.totals:
             places = {place for other in others for place in other.places}
-            self.totals[flow.name].forget(places, {step for other in others for step in other.measured})
+            self.totals[flow.name].unregister_steps(places, {step for other in others for step in other.measured})
         in_use = {id(service) for other in rest for service in other.services}
         waits: list[asyncio.Future[Any]] = []
         for service in flow.services:
@@ -122,15 +119,15 @@ class Supervisor:
 
     def start(
         self,
-        flow: Runnable,
+        flow: RunnableFlow,
         source: Elements,
-        sink: Sink,
+        sink: ResultConsumer,
         *,
         kind: str = "run",
         ordered: bool | None = None,
         limited: bool = False,
     ) -> Run:
-        """Start a run. Raises `Stopping` or `TooManyRuns`, and then has not touched the source."""
+        """Start a run. Raises `ShuttingDown` or `TooManyRuns`, and then has not touched the source."""
         self.check(limited=limited)
         run = Run(
             flow.plan(),
@@ -139,7 +136,7 @@ class Supervisor:
             kind=kind,
             ordered=ordered,
             stores=self.stores,
-            totals=self.totals.get(flow.name) or self.totals.setdefault(flow.name, Totals(flow.name)),
+            totals=self.totals.get(flow.name) or self.totals.setdefault(flow.name, FlowStatistics(flow.name)),
             turns=self.turns,
             on_end=self._on_end,
         )
@@ -150,10 +147,10 @@ class Supervisor:
         return run
 
     @contextmanager
-    def place(self) -> Generator[None, None, None]:
+    def reserve_slot(self) -> Generator[None, None, None]:
         """Hold the place of a run that is to be started when this is left, while its input is still gathered.
 
-        A stop ends the wait for that input: then it raises `Stopping`.
+        A stop ends the wait for that input: then it raises `ShuttingDown`.
         """
         self.check(limited=True)
         task = asyncio.current_task()
@@ -164,15 +161,15 @@ class Supervisor:
         except asyncio.CancelledError:
             if task in self._gathering or task.uncancel():  # it was not the stop that cancelled it, or not alone
                 raise
-            raise Stopping from None
+            raise ShuttingDown from None
         finally:
             self._gathering.discard(task)
 
     @contextmanager
-    def answering(self) -> Generator[None, None, None]:
+    def hold_slot(self) -> Generator[None, None, None]:
         """Hold the place of a run, which is started unlimited, until what it gave is delivered too.
 
-        Raises `Stopping` or `TooManyRuns`.
+        Raises `ShuttingDown` or `TooManyRuns`.
         """
         self.check(limited=True)
         place = object()
@@ -185,14 +182,14 @@ class Supervisor:
     def check(self, *, limited: bool = False) -> None:
         """Raise what `start` would raise."""
         if self.phase is not Phase.SERVING:
-            raise Stopping
+            raise ShuttingDown
         if limited and len(self._limited) + len(self._gathering) >= self.max_runs:
             raise TooManyRuns(self.max_runs)
 
-    def work(
+    def start_worker(
         self,
         name: str,
-        flow: Runnable,
+        flow: RunnableFlow,
         make_source: Callable[[], Elements],
         *,
         schedule: Schedule | None = None,
@@ -200,18 +197,21 @@ class Supervisor:
     ) -> None:
         """Run a flow in the background on its schedule (default: once); after a break again with backoff.
 
-        `now` is the clock on the wall, which a `Cron` goes by. Raises `FlowError` while the flow has a worker of that
+        `now` is the clock on the wall, which a `Cron` goes by. Raises `FlowDefinitionError` while the flow has a
+        worker of that
         name.
         """
-        check_schedule(schedule)
+        validate_schedule(schedule)
         if not callable(make_source):
-            raise FlowError(f"worker {name!r} needs a function that makes a source: lambda: from_iterable([…])")
+            raise FlowDefinitionError(
+                f"worker {name!r} needs a function that makes a source: lambda: from_iterable([…])"
+            )
         if (before := self.workers.get((flow.name, name))) is not None and not before.done():
-            raise FlowError(f"flow {flow.name} has a worker {name!r} at work; give this one another name")
+            raise FlowDefinitionError(f"flow {flow.name} has a worker {name!r} at work; give this one another name")
         worker = RunningWorker(
             flow.name,
             name,
-            lambda: self.start(flow, make_source(), Discard(), kind="worker"),
+            lambda: self.start(flow, make_source(), DiscardResults(), kind="worker"),
             schedule or Once(),
             serving=lambda: self.phase is Phase.SERVING,
             restarts=self.restarts,
@@ -229,7 +229,7 @@ class Supervisor:
         """Failed tries to store dead letters, those of flows that are forgotten included."""
         return self._forgotten_failures + sum(totals.store_failures for totals in self.totals.values())
 
-    def runs_of(self, plan: Plan) -> list[Run]:
+    def runs_of(self, plan: RunPlan) -> list[Run]:
         """The open runs of one version of a flow."""
         return [run for run in self.runs.values() if run.plan.name == plan.name and run.revision == plan.revision]
 
@@ -237,7 +237,7 @@ class Supervisor:
         """How many runs of each version of a flow are open."""
         return Counter(run.revision for run in self.runs.values() if run.plan.name == flow)
 
-    async def rest(self, flow: Runnable) -> None:
+    async def stop_workers(self, flow: RunnableFlow) -> None:
         """End the workers of a flow: no further runs, those that are open are drained. Returns when they have ended."""
         names = [name for name in self.workers if name[0] == flow.name]
         tasks = [self.workers.pop(name) for name in names]
@@ -248,7 +248,7 @@ class Supervisor:
             run.drain()
         await asyncio.gather(*tasks, *(run.finished for run in runs), return_exceptions=True)
 
-    def forget_counts(self, flow: str) -> None:
+    def remove_counters(self, flow: str) -> None:
         """Forget what was counted for a flow that will not be run again."""
         if (totals := self.totals.pop(flow, None)) is not None:
             self._forgotten_failures += totals.store_failures
@@ -258,14 +258,14 @@ class Supervisor:
 
     def signal(self, event: Event) -> Phase:
         """Take note of an event on the way down, and do what the new phase asks for."""
-        phase = after(self.phase, event)
+        phase = next_phase(self.phase, event)
         if phase is not self.phase:
             self.phase = phase
             log.info("shutdown.phase", phase=phase.value, trigger=event.value, runs=len(self.runs))
             self._enter(phase)
         return phase
 
-    async def shut_down(self, grace: float) -> Report:
+    async def shut_down(self, grace: float) -> ShutdownReport:
         """Drain all runs, abort what is left after `grace` seconds, and report. Safe to call once."""
         open_at_start = list(self.runs)
         self._ended.clear()
@@ -281,7 +281,7 @@ class Supervisor:
         await asyncio.gather(*(wait for service in services for wait in service.release()))
         await asyncio.sleep(0)  # in which their callers end
         await close_stores(self.stores)
-        return Report.of([summary for summary in self._ended if summary.run in open_at_start])
+        return ShutdownReport.of([summary for summary in self._ended if summary.run in open_at_start])
 
     def _enter(self, phase: Phase) -> None:
         while self._gathering:

@@ -20,11 +20,11 @@ from typing import Any
 
 import structlog
 
+from penstock.core.context import CANCEL_SECONDS
 from penstock.errors import describe
-from penstock.scope import CANCEL_SECONDS
 from penstock.services.call_queue import CallCounts, CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec, CallTask, CancelReason, TimeoutSweeper
-from penstock.unawaited import disown
+from penstock.support.tasks import detach
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -133,7 +133,7 @@ class Bulkhead:
         await asyncio.wait((hook,), timeout=CANCEL_SECONDS)
         if not hook.done():
             hook.cancel()
-            disown(hook)
+            detach(hook)
             log.error("service.idle_hook_failed", service=self.name, error=f"not within {CANCEL_SECONDS:g} s")
         elif not hook.cancelled() and (error := hook.exception()) is not None:
             log.error("service.idle_hook_failed", service=self.name, error=describe(error))

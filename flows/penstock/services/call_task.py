@@ -10,10 +10,10 @@ from typing import Any, Final, cast
 
 from msgspec import Struct
 
-from penstock.errors import CallCancelled, TimedOut
+from penstock.core.fairness import Deadline
+from penstock.errors import CallCancelled, CallTimeout
 from penstock.services.call_queue import Call, CallCounts, CallFailed, CallQueue, RetriedCall
 from penstock.services.retry import GiveUp, RateLimiter, RetryPolicy
-from penstock.turns import Deadline
 
 QUEUE_SHARE = 16
 """Calls in a row that one task makes for one queue while other queues have calls too, if none of them waits.
@@ -227,7 +227,7 @@ class CallTask:
             if queue.closed or not timed_out:
                 counts.cancelled += 1
                 return _NO_RESULT
-            error = TimedOut(service, self._spec.timeout)
+            error = CallTimeout(service, self._spec.timeout)
         elif isinstance(error, asyncio.CancelledError):
             self.clear_cancellation()
             error = CallCancelled(service)
@@ -236,7 +236,7 @@ class CallTask:
             counts.cancelled += 1
             return _NO_RESULT
 
-        if isinstance(error, TimedOut):
+        if isinstance(error, CallTimeout):
             counts.timeouts += 1
         else:
             counts.errors += 1

@@ -20,10 +20,10 @@ from yarl import URL
 
 from penstock.errors import (
     SERVICE_MESSAGE_LIMIT,
-    Invalid,
-    ServiceRefused,
+    InvalidCallResult,
+    InvalidItem,
+    ServiceErrorResponse,
     ServiceUnreachable,
-    WrongAnswer,
     describe,
 )
 
@@ -81,9 +81,10 @@ class HttpClient:
     ) -> bytes:
         """Send a request and return the body of a 2xx response, at most `limit` bytes. `url` is percent-encoded.
 
-        When it is cancelled, the connection is closed. Raises `Invalid` for a request that cannot be sent,
-        `ServiceRefused` for any other status (redirects included: following one would send values to a host that the
-        flow does not name), `ServiceUnreachable` for connection errors, `WrongAnswer` for a longer body.
+        When it is cancelled, the connection is closed. Raises `InvalidItem` for a request that cannot be sent,
+        `ServiceErrorResponse` for any other status (redirects included: following one would send values to a host
+        that the
+        flow does not name), `ServiceUnreachable` for connection errors, `InvalidCallResult` for a longer body.
         """
         try:
             target = URL(url, encoded=True)
@@ -92,7 +93,7 @@ class HttpClient:
             ) as response:
                 content = await _read(response, limit)
         except (aiohttp.InvalidURL, ValueError) as error:
-            raise Invalid(f"the request to {service} cannot be sent: {connection_error_reason(error)}") from error
+            raise InvalidItem(f"the request to {service} cannot be sent: {connection_error_reason(error)}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise ServiceUnreachable(service, connection_error_reason(error)) from error
 
@@ -100,7 +101,7 @@ class HttpClient:
             retry_after = response.headers.get("Retry-After")
             raise _response_error(service, response.status, response.reason or "", content or b"", retry_after)
         if content is None:
-            raise WrongAnswer(f"the response of {service} is longer than its limit of {limit} bytes")
+            raise InvalidCallResult(f"the response of {service} is longer than its limit of {limit} bytes")
         return content
 
     async def aclose(self) -> None:
@@ -152,22 +153,24 @@ def _reason_without_errno(error: OSError) -> str:
     return describe(error) if isinstance(error, aiohttp.ClientError) else "no connection could be made"
 
 
-def _response_error(service: str, status: int, reason: str, body: bytes, retry_after: str | None) -> ServiceRefused:
+def _response_error(
+    service: str, status: int, reason: str, body: bytes, retry_after: str | None
+) -> ServiceErrorResponse:
     """Make the exception for an error response; `reason` is the message if the body has none."""
     try:
         document: Any = msgspec.json.decode(body.removeprefix(BOM_UTF8))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         document = None
     message, kind = _parse_error_body(document)
-    return ServiceRefused(service, status, message or reason, parse_retry_after(retry_after), kind)
+    return ServiceErrorResponse(service, status, message or reason, parse_retry_after(retry_after), kind)
 
 
-def batch_item_error(service: str, error: Any) -> ServiceRefused:
+def batch_item_error(service: str, error: Any) -> ServiceErrorResponse:
     """Make the exception for one item of a batch."""
     message, kind = _parse_error_body({"error": error})
     status = cast("dict[str, Any]", error).get("status") if isinstance(error, dict) else None
     known = status if type(status) is int else None
-    return ServiceRefused(service, known, message or "it gave no reason", kind=kind)
+    return ServiceErrorResponse(service, known, message or "it gave no reason", kind=kind)
 
 
 def _parse_error_body(body: Any) -> tuple[str, str | None]:

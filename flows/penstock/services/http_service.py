@@ -15,12 +15,12 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import msgspec
 
-from penstock.errors import Invalid, WrongAnswer, describe
-from penstock.json_errors import describe_json_error
+from penstock.errors import InvalidCallResult, InvalidItem, describe
 from penstock.services.http_client import HttpClient, batch_item_error
 from penstock.services.retry import is_retryable
 from penstock.services.template import HeaderTemplate, field_of
 from penstock.services.url_template import UrlTemplate, display_url
+from penstock.support.json_encoding import describe_json_error
 
 T = TypeVar("T")
 
@@ -130,15 +130,15 @@ class HttpBatchCall(HttpRequestSpec):
         content = await self.send(None, b"[" + b",".join(results[number] for number in sent) + b"]")
         items: list[Any] = _parse_response(name, content, partial(msgspec.convert, type=list[Any]))
         if len(items) != len(sent):
-            raise WrongAnswer(f"{name}: expected a response of {len(sent)} items, got {len(items)}")
+            raise InvalidCallResult(f"{name}: expected a response of {len(sent)} items, got {len(items)}")
         for number, item in zip(sent, items, strict=True):
             results[number] = _item_result(name, item, self.response)
         return results
 
-    def _content_or_error(self, value: Any) -> bytes | Invalid:
+    def _content_or_error(self, value: Any) -> bytes | InvalidItem:
         try:
             return _serialize(self.service, self._item_of, value)
-        except Invalid as error:
+        except InvalidItem as error:
             return error
 
     def _item_of(self, value: Any) -> bytes:
@@ -147,26 +147,28 @@ class HttpBatchCall(HttpRequestSpec):
 
 def is_retryable_http(error: BaseException) -> bool:
     """Return whether another attempt may succeed. Not if the value cannot be sent, nor if the response is invalid."""
-    return not isinstance(error, (Invalid, WrongAnswer)) and is_retryable(error)
+    return not isinstance(error, (InvalidItem, InvalidCallResult)) and is_retryable(error)
 
 
 def _serialize(service: str, serialize: Callable[[Any], T], value: Any) -> T:
-    """Serialize a value. Raises `Invalid`, which is not retried: every attempt would fail."""
+    """Serialize a value. Raises `InvalidItem`, which is not retried: every attempt would fail."""
     try:
         return serialize(value)
-    except Invalid:
+    except InvalidItem:
         raise
     except Exception as error:
-        raise Invalid(f"the value cannot be sent to {service}: {describe(error)}") from error
+        raise InvalidItem(f"the value cannot be sent to {service}: {describe(error)}") from error
 
 
 def _parse_response(service: str, content: bytes, convert: Callable[[Any], Any] | None) -> Any:
-    """Parse and convert the body of a response. Raises `WrongAnswer`."""
+    """Parse and convert the body of a response. Raises `InvalidCallResult`."""
     try:
         content = content.removeprefix(BOM_UTF8)
         document = msgspec.json.decode(content) if content else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WrongAnswer(f"the response of {service} is not JSON: {describe_json_error(error, content)}") from error
+        raise InvalidCallResult(
+            f"the response of {service} is not JSON: {describe_json_error(error, content)}"
+        ) from error
     return _convert(service, document, convert)
 
 
@@ -174,7 +176,7 @@ def _convert(service: str, document: Any, convert: Callable[[Any], Any] | None) 
     try:
         return document if convert is None else convert(document)
     except Exception as error:
-        raise WrongAnswer(f"the response of {service} is not as expected: {describe(error)}") from error
+        raise InvalidCallResult(f"the response of {service} is not as expected: {describe(error)}") from error
 
 
 def _item_result(service: str, item: Any, convert: Callable[[Any], Any] | None) -> Any:
@@ -183,5 +185,5 @@ def _item_result(service: str, item: Any, convert: Callable[[Any], Any] | None) 
         return batch_item_error(service, cast("dict[str, Any]", item)["error"])
     try:
         return _convert(service, item, convert)
-    except WrongAnswer as error:
+    except InvalidCallResult as error:
         return error

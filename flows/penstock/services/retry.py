@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from penstock.awaitables import refuse_awaitable
+from penstock.support.tasks import reject_awaitable
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class RetryPolicy:
             if not retryable:
                 return GiveUp(error)
             if retryable is not True:
-                refuse_awaitable(retryable, "retry_on")
+                reject_awaitable(retryable, "retry_on")
             retry_after: float | None = getattr(error, "retry_after", None)
             if retry_after is None and not self._backoff.first:
                 return _RETRY_NOW

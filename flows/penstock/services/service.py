@@ -16,10 +16,10 @@ from penstock.services.bulkhead import Bulkhead
 from penstock.services.call_queue import CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec
 from penstock.services.retry import Backoff, RateLimiter, RetryPolicy, is_retryable
-from penstock.threads import finished
+from penstock.support.tasks import call_without_stop_iteration
 
 if TYPE_CHECKING:
-    from penstock.services.http_client import HttpClient  # aiohttp is imported by the first HTTP service
+    from penstock.services.http_client import HttpClient
 
 MAX_IN_FLIGHT = 256
 """Default of `max_in_flight`."""
@@ -288,4 +288,6 @@ def _as_coroutine_function(
 
 def _in_thread(threads: ThreadPoolExecutor, call: Callable[[Any], Any], value: Any) -> Awaitable[Any]:
     context = copy_context()
-    return asyncio.get_running_loop().run_in_executor(threads, lambda: finished(lambda: context.run(call, value)))
+    return asyncio.get_running_loop().run_in_executor(
+        threads, lambda: call_without_stop_iteration(lambda: context.run(call, value))
+    )

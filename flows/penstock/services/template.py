@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from string import Formatter
 from typing import Any, NamedTuple, cast
 
-from penstock.environment import Placeholder, spans
-from penstock.errors import Invalid
+from penstock.errors import InvalidItem
+from penstock.support.environment import Placeholder, spans
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -77,7 +77,7 @@ class HeaderTemplate:
         return any(field is not None for _, field in self._parts)
 
     def render(self, value: Any) -> str:
-        """Return the header for a value. Raises `Invalid` if a field is missing or cannot be sent."""
+        """Return the header for a value. Raises `InvalidItem` if a field is missing or cannot be sent."""
         header = ""
         for text, field in self._parts:
             header += text
@@ -87,7 +87,7 @@ class HeaderTemplate:
 
 
 def parse_template(template: str, environment: Mapping[str, str] = os.environ) -> Iterator[Part]:
-    """Yield the parts of a template. Raises `ValueError` for an invalid template, and `VariableMissing`."""
+    """Yield the parts of a template. Raises `ValueError` for an invalid template, and `MissingVariable`."""
     for text, variable in spans(template, environment):
         if variable is not None:
             _check_characters(variable, text)
@@ -113,20 +113,23 @@ def parse_fields(text: str) -> Iterator[Text | Field]:
 
 
 def field_of(value: Any, path: str) -> Any:
-    """Return a field of a mapping, an attribute, or a nested one: `card.number`. Raises `Invalid` if it is missing."""
+    """Return a field of a mapping, an attribute, or a nested one: `card.number`.
+
+    Raises `InvalidItem` if it is missing.
+    """
     found = value
     try:
         for name in path.split("."):
             found = cast("Mapping[str, Any]", found)[name] if isinstance(found, Mapping) else getattr(found, name)
     except (KeyError, AttributeError) as error:
-        raise Invalid(f"the value has no field {path}, which the request needs") from error
+        raise InvalidItem(f"the value has no field {path}, which the request needs") from error
     return found
 
 
 def text_of(field: str, found: object, target: str) -> str:
-    """Return a field as text, booleans as in JSON. Raises `Invalid` for objects, arrays and null."""
+    """Return a field as text, booleans as in JSON. Raises `InvalidItem` for objects, arrays and null."""
     if isinstance(found, _NOT_TEXT):
-        raise Invalid(f"the field {field} is neither text nor a number, and cannot be sent in {target}")
+        raise InvalidItem(f"the field {field} is neither text nor a number, and cannot be sent in {target}")
     return str(found).lower() if isinstance(found, bool) else str(found)
 
 
@@ -158,5 +161,5 @@ def _header_part(part: Part) -> tuple[str, str | None]:
 
 def _header_text(field: str, text: str) -> str:
     if not text.isprintable() or not is_latin1(text):
-        raise Invalid(f"the field {field} cannot be sent in a header: expected printable text in Latin-1")
+        raise InvalidItem(f"the field {field} cannot be sent in a header: expected printable text in Latin-1")
     return text

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 from yarl import URL
 
-from penstock.errors import Invalid
+from penstock.errors import InvalidItem
 from penstock.services.template import (
     CONTROL,
     Field,
@@ -68,7 +68,7 @@ class UrlTemplate:
         return any(field is not None for _, field, _ in self._parts)
 
     def render(self, value: Any) -> str:
-        """Return the percent-encoded URL for a value. Raises `Invalid` if a field is missing or cannot be sent."""
+        """Return the percent-encoded URL for a value. Raises `InvalidItem` if a field is missing or cannot be sent."""
         url = ""
         for text, field, in_path in self._parts:
             url += text
@@ -113,11 +113,11 @@ def _assemble(template: str, parts: Sequence[Part]) -> tuple[list[str], list[str
 def _quote_field(field: str, found: object, *, in_path: bool) -> str:
     text = text_of(field, found, "a URL")
     if in_path and text in DOT_SEGMENTS:
-        raise Invalid(f"the field {field} is {text!r}, which would address another resource")
+        raise InvalidItem(f"the field {field} is {text!r}, which would address another resource")
     try:
         return quote(text, safe="")
     except UnicodeEncodeError as error:
-        raise Invalid(f"the field {field} is not valid text: {error.reason}") from error
+        raise InvalidItem(f"the field {field} is not valid text: {error.reason}") from error
 
 
 def _encode(text: str) -> str:

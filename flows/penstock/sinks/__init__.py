@@ -1,21 +1,8 @@
-"""Where results go: Observers that settle what they accepted."""
+"""Outlets: places outside that a flow delivers values to, beside its results."""
 
-from penstock.sinks.lines import Lines
-from penstock.sinks.outcomes import Outcomes, Result
-from penstock.sinks.records import End, Form, Ndjson, ServerSentEvents, end_line, failure_line, success_line
-from penstock.sinks.sink import Discard, Sink
+from penstock.sinks.file import FileSink, Sharing, check_outlets
+from penstock.sinks.shared import SharedSink
+from penstock.sinks.sink import Sink
+from penstock.sinks.stdout import DiscardSink, StdoutSink
 
-__all__ = [
-    "Discard",
-    "End",
-    "Form",
-    "Lines",
-    "Ndjson",
-    "Outcomes",
-    "Result",
-    "ServerSentEvents",
-    "Sink",
-    "end_line",
-    "failure_line",
-    "success_line",
-]
+__all__ = ["DiscardSink", "FileSink", "SharedSink", "Sharing", "Sink", "StdoutSink", "check_outlets"]

@@ -1,64 +1,30 @@
-"""A sink: the Observer at the end of a run, which settles what it accepted."""
+"""What an outlet is: a place outside that a flow delivers values to, beside its results."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from reactivex import abc
-
-from penstock.element import Element, Step
-from penstock.scope import Scope
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 
-class Sink(abc.ObserverBase[list[Element[Any]]]):
-    """Takes the results of one run: the successes, and the failures once their letters are durable.
+class Sink(Protocol):
+    """A file, a table, a topic: a place that takes values, many in one write.
 
-    A subclass writes `on_next`, which has to see to it that every element is settled (`scope.ledger.accept`) once it
-    was really taken, and may write `prepare`, `open` and `on_completed`. By `finish` it says that all is done.
+    Runs share an outlet. `to` opens it before the first write and closes it when no run uses it any more, and
+    makes one call at a time, so an outlet needs no lock. After a close it may be opened again.
     """
 
-    def __init__(self) -> None:
-        self._scope: Scope | None = None
+    name: str
+    """What failures of this outlet are called; empty for those that take the name of the step."""
 
-    @property
-    def scope(self) -> Scope:
-        """The run that this sink serves."""
-        if self._scope is None:
-            raise RuntimeError("this sink was not opened by a run")
-        return self._scope
+    async def open(self) -> None:
+        """Get ready for writes; raises if the outlet cannot take any. Cancelled or failed, it leaves nothing open."""
 
-    def prepare(self, *, ordered: bool) -> Step[Any, Any] | None:  # noqa: ARG002 - for sinks that need to know
-        """A last step for the values before they are parted, such as writing them as bytes.
+    async def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
+        """Take values, in their order; return when they are as safe as this outlet makes them.
 
-        `ordered` tells that elements may be put back in order after it.
+        Returns None when all were taken, or for each value None or the error that it was refused with. An error that
+        is raised refuses all of them. A write that is cancelled or refused leaves no half of a value behind.
         """
-        return None
 
-    def open(self, scope: Scope) -> None:
-        """Get ready for a run. A sink serves one."""
-        if self._scope is not None:
-            raise RuntimeError("a sink serves one run; make another")
-        self._scope = scope
-
-    def on_error(self, error: Exception) -> None:
-        """The flow broke."""
-        self.scope.fault(error)
-
-    def on_completed(self) -> None:
-        """No further element will come."""
-        self.finish()
-
-    def close(self) -> None:
-        """The run is over, however it ended; what is left is not to be settled any more."""
-
-    def finish(self) -> None:
-        """All that came was settled."""
-        if not self.scope.over.done():
-            self.scope.over.set_result(None)
-
-
-class Discard(Sink):
-    """Takes every result and keeps none: for runs whose steps are all that matters."""
-
-    def on_next(self, value: list[Element[Any]]) -> None:
-        self.scope.ledger.accept(value)
+    async def aclose(self) -> None:
+        """Finish what was taken and let go of everything; also after a write that failed."""

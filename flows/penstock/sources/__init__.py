@@ -1,29 +1,30 @@
 """Where elements come from: cold Observables that take a credit for whatever they emit."""
 
+from penstock.formats.ndjson_reader import LINE_LIMIT, LineSplitter
+from penstock.formats.rejected import OversizedInput, RejectedInput
+from penstock.sources.byte_stream import from_stdin, ndjson
 from penstock.sources.directory import from_directory
-from penstock.sources.feed import Feed, Overflow, from_observable
-from penstock.sources.files import from_file
-from penstock.sources.iterables import from_async_iterable, from_iterable, generated, ticks
-from penstock.sources.ndjson import LINE_LIMIT, LineSplitter, ndjson
-from penstock.sources.source import Intake, LongLine, Source, Unreadable
-from penstock.sources.standard import from_stdin
+from penstock.sources.file import from_file
+from penstock.sources.iterables import from_async_iterable, from_iterable, generate, ticks
+from penstock.sources.push import Overflow, PushSource, from_observable
+from penstock.sources.source import Emitter, Source
 
 __all__ = [
     "LINE_LIMIT",
-    "Feed",
-    "Intake",
+    "Emitter",
     "LineSplitter",
-    "LongLine",
     "Overflow",
+    "OversizedInput",
+    "PushSource",
+    "RejectedInput",
     "Source",
-    "Unreadable",
     "from_async_iterable",
     "from_directory",
     "from_file",
     "from_iterable",
     "from_observable",
     "from_stdin",
-    "generated",
+    "generate",
     "ndjson",
     "ticks",
 ]

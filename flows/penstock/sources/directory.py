@@ -11,16 +11,16 @@ from typing import NamedTuple
 
 import structlog
 
-from penstock.environment import filled
-from penstock.errors import FileBroke, FlowError, describe
-from penstock.formats import Format, format_of, named_format
-from penstock.sources.files import FileLines, check_reading, give_out, make_splitter
-from penstock.sources.growth import NewLines, Progress
-from penstock.sources.inbox import FAILED, Inbox, Moved, Obstacle, Seen
-from penstock.sources.ndjson import LINE_LIMIT
-from penstock.sources.source import Intake, Source
+from penstock.errors import FileReadFailed, FlowDefinitionError, describe
+from penstock.formats.format import Format, format_of, named_format
+from penstock.formats.ndjson_reader import LINE_LIMIT
+from penstock.sources.directory_scanner import FAILED, DirectoryScanner, FileSnapshot, Moved, Obstacle
+from penstock.sources.file import FileLineReader, check_reading, emit_lines, make_splitter
+from penstock.sources.growth import LineCounter, ReadProgress
+from penstock.sources.source import Emitter, Source
+from penstock.support.environment import substitute
+from penstock.support.tasks import to_thread_uncancellable
 from penstock.support.text import sanitize
-from penstock.threads import in_thread
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -37,21 +37,21 @@ REMEMBERED = 1000
 """Files that are watched after they were moved, or that wait in the folder to be read on: the latest of them."""
 
 
-class Finished(NamedTuple):
+class CompletedFile(NamedTuple):
     """A file of which all was given out that can be read; it is moved once that is settled."""
 
-    file: Seen
+    file: FileSnapshot
     first: int
     elements: int
     error: str | None
-    progress: Progress
+    progress: ReadProgress
 
 
 class Watched(NamedTuple):
     """A file that was moved, what was given out of it, and until when it is watched."""
 
     moved: Moved
-    progress: Progress
+    progress: ReadProgress
     until: float
 
 
@@ -73,17 +73,17 @@ class Directory(Source[bytes]):
     def __post_init__(self) -> None:
         super().__init__()
 
-    async def produce(self, intake: Intake[bytes]) -> None:
-        await Watch(self, intake).watch()
+    async def produce(self, intake: Emitter[bytes]) -> None:
+        await DirectoryReader(self, intake).watch()
 
 
-class Watch:
+class DirectoryReader:
     """One run's reading of a directory."""
 
-    def __init__(self, directory: Directory, intake: Intake[bytes]) -> None:
+    def __init__(self, directory: Directory, intake: Emitter[bytes]) -> None:
         self._directory = directory
-        self._inbox = Inbox(
-            filled(directory.path),
+        self._inbox = DirectoryScanner(
+            substitute(directory.path),
             directory.pattern,
             directory.done,
             any_format=directory.format is not None,
@@ -91,46 +91,46 @@ class Watch:
             said=directory.path,
         )
         self._intake = intake
-        self._finished: Finished | None = None
+        self._finished: CompletedFile | None = None
         self._watched: list[Watched] = []
-        self._begun: dict[str, tuple[int, Progress]] = {}
+        self._begun: dict[str, tuple[int, ReadProgress]] = {}
         """Files in the folder that were read before and have grown, by name: their inode, and what was given out."""
         self._now = asyncio.get_running_loop().time
         self._log = log.bind(directory=directory.path)
 
     async def watch(self) -> None:
         """Poll the directory and read its complete files, until the run ends."""
-        await in_thread(self._inbox.make_folders)
+        await to_thread_uncancellable(self._inbox.create_folders)
         self._intake.on_close(self._close)
         while True:
             await self._take_back()
-            for file in await in_thread(partial(self._inbox.look, self._now())):
+            for file in await to_thread_uncancellable(partial(self._inbox.scan, self._now())):
                 await self._read(file)
             await asyncio.sleep(self._directory.every)
 
-    async def _read(self, file: Seen) -> None:
+    async def _read(self, file: FileSnapshot) -> None:
         """Give out a file, wait until all of it is settled, and only then move it: a crash before reads it again."""
-        if not await in_thread(partial(self._inbox.is_as_seen, file)):
+        if not await to_thread_uncancellable(partial(self._inbox.is_unchanged, file)):
             return  # it went away while others were read, or is still written to: a later poll decides
         first, error = self._intake.seq, None
-        inode, before = self._begun.pop(file.name, (file.inode, Progress()))
-        lines = NewLines(partial(self._open, file), before if inode == file.inode else Progress())
+        inode, before = self._begun.pop(file.name, (file.inode, ReadProgress()))
+        lines = LineCounter(partial(self._open, file), before if inode == file.inode else ReadProgress())
         try:
-            await give_out(self._intake, lines)
-        except FileBroke as broke:
+            await emit_lines(self._intake, lines)
+        except FileReadFailed as broke:
             error = describe(broke)
         self._report(file, lines, first)
-        self._finished = Finished(file, first, self._intake.seq - first, error, lines.progress)
+        self._finished = CompletedFile(file, first, self._intake.seq - first, error, lines.progress)
         await self._intake.settled()
         await self._put_away()
 
-    def _open(self, file: Seen) -> FileLines:
+    def _open(self, file: FileSnapshot) -> FileLineReader:
         path = str(self._inbox.path / file.name)
         format = format_of(path, self._directory.format)
         splitter = make_splitter(format, self._directory.limit, self._directory.delimiter)
-        return FileLines(path, splitter, said=self._inbox.called(file.name))
+        return FileLineReader(path, splitter, said=self._inbox.display_name(file.name))
 
-    def _report(self, file: Seen, lines: NewLines, first: int) -> None:
+    def _report(self, file: FileSnapshot, lines: LineCounter, first: int) -> None:
         """Log what went wrong because a file was written to after it was read."""
         named = {"file": sanitize(file.name), "first_seq": first}
         if lines.rewritten:
@@ -148,7 +148,7 @@ class Watch:
             if self._intake.all_settled:
                 await self._put_away()
             await self._take_back()
-        except FileBroke as error:
+        except FileReadFailed as error:
             self._log.error("directory.move_failed", error=describe(error))
 
     async def _put_away(self) -> None:
@@ -162,7 +162,7 @@ class Watch:
         else:
             said.warning("directory.file_failed", error=finished.error, moved_to=FAILED)
         folder = self._directory.done if finished.error is None else FAILED
-        moved = await in_thread(partial(self._inbox.move, finished.file, folder))
+        moved = await to_thread_uncancellable(partial(self._inbox.move, finished.file, folder))
         match moved:
             case Moved():
                 self._watched.append(Watched(moved, finished.progress, self._now() + WATCHED))
@@ -177,7 +177,7 @@ class Watch:
         if not self._watched:
             return
         watched, self._watched = self._watched, []
-        names = await in_thread(lambda: [self._inbox.move_back(each.moved) for each in watched])
+        names = await to_thread_uncancellable(lambda: [self._inbox.move_back(each.moved) for each in watched])
         for (moved, progress, _), name in zip(watched, names, strict=True):
             if name is not None:
                 self._keep(name, moved.file.inode, progress)
@@ -192,7 +192,7 @@ class Watch:
         kept = [each for each, name in zip(watched, names, strict=True) if name is None and each.until > now]
         self._watched = kept[-REMEMBERED:]
 
-    def _keep(self, name: str, inode: int, progress: Progress) -> None:
+    def _keep(self, name: str, inode: int, progress: ReadProgress) -> None:
         """Note what was given out of a file that lies in the folder; of one that is forgotten, all is read again."""
         self._begun[name] = inode, progress
         if len(self._begun) > REMEMBERED:
@@ -232,7 +232,7 @@ def from_directory(
     if not stable_for > 0:
         raise ValueError(f"stable_for: expected a number of seconds > 0, got {stable_for!r}")
     if done in ("", ".", "..", FAILED) or Path(done).name != done:
-        raise FlowError(f"`done` is the name of a subfolder, other than {FAILED!r}, got {done!r}")
+        raise FlowDefinitionError(f"`done` is the name of a subfolder, other than {FAILED!r}, got {done!r}")
     named = None if format is None else named_format(format)
     check_reading(named, limit, delimiter)
     return Directory(fspath(path), pattern, every, stable_for, done, named, limit, delimiter)

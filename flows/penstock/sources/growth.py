@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 from zlib import crc32
 
-from penstock.sources.files import FileLines
+from penstock.sources.file import FileLineReader
 
 
-class Progress(NamedTuple):
+class ReadProgress(NamedTuple):
     """What was given out of a file."""
 
     lines: int = 0
@@ -20,15 +20,15 @@ class Progress(NamedTuple):
     """The checksum of a further line that had no line break yet, if there was one: the writer may still be at it."""
 
 
-class NewLines:
+class LineCounter:
     """The lines of a file that were not given out before. Blocking calls, to be made in a thread, one at a time.
 
     The file is read from its beginning. When it does not begin with the lines that were given out, it was not
     appended to but written anew, and all its lines are new.
     """
 
-    def __init__(self, open_file: Callable[[], FileLines], before: Progress) -> None:
-        self.progress = Progress()
+    def __init__(self, open_file: Callable[[], FileLineReader], before: ReadProgress) -> None:
+        self.progress = ReadProgress()
         """What was given out of the file, before and now."""
         self.rewritten = False
         """Whether the file no longer begins with the lines that were given out before."""
@@ -39,7 +39,7 @@ class NewLines:
         self._lines = open_file()
 
     def next(self) -> list[bytes] | None:
-        """The new lines of the next chunk, which may be none; None at the end. Raises `FileBroke`."""
+        """The new lines of the next chunk, which may be none; None at the end. Raises `FileReadFailed`."""
         found = self._lines.next()
         if self._lines.at_end and self.progress.lines < self._before.lines:
             return self._begin_anew()
@@ -74,14 +74,14 @@ class NewLines:
     def _begin_anew(self) -> list[bytes]:
         self._lines.close()
         self._lines = self._open()
-        self.progress = self._before = Progress()
+        self.progress = self._before = ReadProgress()
         self.rewritten = True
         return []
 
     def _note(self, complete: list[bytes], cut: bytes | None = None) -> None:
         lines, checksum, _ = self.progress
         last = None if cut is None else _checksum([cut])
-        self.progress = Progress(lines + len(complete), _checksum(complete, checksum), last)
+        self.progress = ReadProgress(lines + len(complete), _checksum(complete, checksum), last)
 
 
 def _checksum(lines: list[bytes], before: int = 0) -> int:

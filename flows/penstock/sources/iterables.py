@@ -9,8 +9,8 @@ from inspect import isgenerator
 from itertools import count, islice
 from typing import TypeVar
 
-from penstock.errors import UsedUp
-from penstock.sources.source import Intake, Source
+from penstock.errors import SourceExhausted
+from penstock.sources.source import Emitter, Source
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class FromIterable(Source[T]):
     """The values of an iterable, which is advanced only as far as there are credits.
 
     An iterable that blocks (a file, a cursor) blocks the event loop: use an async iterable for those. One that is an
-    iterator itself, such as a generator, has its values once: a run after it ended breaks with `UsedUp`.
+    iterator itself, such as a generator, has its values once: a run after it ended breaks with `SourceExhausted`.
     """
 
     name = "iterable"
@@ -36,15 +36,15 @@ class FromIterable(Source[T]):
         self._over = False
         """Whether the values are an iterator that has come to its end."""
 
-    async def produce(self, intake: Intake[T]) -> None:
+    async def produce(self, intake: Emitter[T]) -> None:
         values = iter(self._values)
         if self._over:
-            raise UsedUp("iterator")
+            raise SourceExhausted("iterator")
         error: Exception | None = None
         while error is None:
             chunk: list[T] = []
             try:
-                chunk.extend(islice(values, min(await intake.room(), SLICE)))
+                chunk.extend(islice(values, min(await intake.wait_for_capacity(), SLICE)))
             except Exception as broke:  # what it gave before it broke is still taken
                 error = broke
             if (not chunk) if error is None else isgenerator(values):  # a generator that broke has ended
@@ -60,7 +60,8 @@ class FromIterable(Source[T]):
 class FromAsyncIterable(Source[T]):
     """The values of an async iterable, each asked for only when there is a credit for it, and closed at the end.
 
-    An async iterator, such as an async generator, has its values once: a run after it ended breaks with `UsedUp`.
+    An async iterator, such as an async generator, has its values once: a run after it ended breaks with
+    `SourceExhausted`.
     """
 
     name = "async iterable"
@@ -72,15 +73,15 @@ class FromAsyncIterable(Source[T]):
         self._over = False
         """Whether the values are an iterator that has come to its end."""
 
-    async def produce(self, intake: Intake[T]) -> None:
+    async def produce(self, intake: Emitter[T]) -> None:
         values = aiter(self._values)
         if self._over:
-            raise UsedUp("async iterator")
+            raise SourceExhausted("async iterator")
         try:
-            await intake.room()
+            await intake.wait_for_capacity()
             async for value in values:
                 await intake.send((value,), (self._size(value),) if self._size else None)
-                await intake.room()
+                await intake.wait_for_capacity()
             self._over = values is self._values
         finally:
             if (close := getattr(values, "aclose", None)) is not None:
@@ -110,7 +111,7 @@ class Generated(Source[T]):
     def __post_init__(self) -> None:
         super().__init__()
 
-    async def produce(self, intake: Intake[T]) -> None:
+    async def produce(self, intake: Emitter[T]) -> None:
         await FromIterable(map(self.make, range(1, self.total + 1))).produce(intake)
 
 
@@ -126,19 +127,19 @@ class Ticks(Source[int]):
     def __post_init__(self) -> None:
         super().__init__()
 
-    async def produce(self, intake: Intake[int]) -> None:
+    async def produce(self, intake: Emitter[int]) -> None:
         loop = asyncio.get_running_loop()
         start = loop.time()
         for number in islice(count(), self.total):
             await intake.send((number,))
-            await intake.room()
+            await intake.wait_for_capacity()
             if number + 1 == self.total:
                 return
             passed = int((loop.time() - start) / self.seconds + 1e-6)  # a timer may fire a hair too early
             await asyncio.sleep(start + (passed + 1) * self.seconds - loop.time())
 
 
-def generated(count: int, make: Callable[[int], T]) -> Source[T]:
+def generate(count: int, make: Callable[[int], T]) -> Source[T]:
     """A source of `count` values: `make(1)`, `make(2)` … `make(count)`. `make` is plain and quick."""
     if count < 0:
         raise ValueError(NEGATIVE.format(count))

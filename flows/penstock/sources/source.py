@@ -17,57 +17,27 @@ from typing import Any, Generic, TypeVar
 from reactivex import abc
 from reactivex.disposable import Disposable
 
-from penstock.element import Element, Ledger
-from penstock.errors import SourceBroke, TooLarge
-from penstock.operators.stream import Stream
-from penstock.scope import Scope, cancel
-from penstock.turns import LARGE, SHARE, step_aside
+from penstock.core.context import RunContext, cancel
+from penstock.core.element import Element
+from penstock.core.fairness import BATCH_WHILE_YIELDING, LARGE_RUN, yield_iterations
+from penstock.core.ledger import Ledger
+from penstock.core.operators import RunObservable
+from penstock.errors import ElementTooLarge, SourceFailed
+from penstock.formats.rejected import OversizedInput
 
 T = TypeVar("T")
 
-EXCERPT = 4096
-"""Bytes kept of an input that is too large to be taken."""
 
-
-class Unreadable(bytes):
-    """An input that is no item, as it came. It fails where it was to be read, so that its bytes are kept."""
-
-    refusal: Exception
-    """Why it cannot be read."""
-
-    @classmethod
-    def of_bytes(cls, value: bytes, refusal: Exception) -> Unreadable:
-        """The bytes, and why they cannot be read."""
-        unreadable = cls(value)
-        unreadable.refusal = refusal
-        return unreadable
-
-
-class LongLine(Unreadable):
-    """The beginning of an input that is too large; the rest was passed over."""
-
-    length: int
-    limit: int
-
-    @classmethod
-    def of(cls, value: bytes, length: int, limit: int) -> LongLine:
-        """The beginning of `value`, of which there were `length` bytes."""
-        excerpt = cls(value[: min(EXCERPT, limit)])
-        excerpt.length, excerpt.limit = length, limit
-        excerpt.refusal = TooLarge(length, limit)
-        return excerpt
-
-
-class DownstreamBroke(asyncio.CancelledError):
+class DownstreamFailed(asyncio.CancelledError):
     """What takes the elements broke, and the run was told."""
 
 
-class Intake(Generic[T]):
+class Emitter(Generic[T]):
     """The gate that a source feeds: it takes the credits, numbers the elements and counts them as received."""
 
     __slots__ = ("_emitting", "_observer", "_scope", "_share", "ledger", "seq")
 
-    def __init__(self, observer: abc.ObserverBase[list[Element[T]]], scope: Scope) -> None:
+    def __init__(self, observer: abc.ObserverBase[list[Element[T]]], scope: RunContext) -> None:
         self._observer = observer
         self._scope = scope
         self._emitting = False
@@ -81,35 +51,35 @@ class Intake(Generic[T]):
         """What to subscribe to other Observables with."""
         return self._scope
 
-    async def share(self, most: int) -> int:
+    async def emit_quota(self, most: int) -> int:
         """How many of `most` elements may be given out now: fewer while other runs begin, which get a turn first."""
-        if self.seq < LARGE or not self._scope.turns.are_wanted(self._scope.loop.time()):
+        if self.seq < LARGE_RUN or not self._scope.fairness.should_yield(self._scope.loop.time()):
             return most
         if not self._share:
-            await step_aside()
-            self._share = SHARE
+            await yield_iterations()
+            self._share = BATCH_WHILE_YIELDING
         return min(most, self._share)
 
-    def take(self, count: int, sizes: Sequence[int] | None = None, start: int = 0) -> int:
+    def acquire(self, count: int, sizes: Sequence[int] | None = None, start: int = 0) -> int:
         """Take credits for as many of `count` elements as there are now; they have to be emitted at once.
 
         `sizes` are the bytes of elements, of which the first of these is at `start`.
         """
-        taken = self._scope.window.take(count, sizes, start)
+        taken = self._scope.window.acquire(count, sizes, start)
         self._share = max(0, self._share - taken)
         return taken
 
-    async def room(self) -> int:
+    async def wait_for_capacity(self) -> int:
         """Wait until at least one element may be emitted; returns how many."""
         window = self._scope.window
         while not window.free:
-            await window.room()
+            await window.wait_for_capacity()
         return window.free
 
     async def settled(self) -> None:
         """Wait until all that was given out is settled."""
         while self.ledger.in_flight:
-            await self._scope.window.room(counted=False)
+            await self._scope.window.wait_for_capacity(counted=False)
 
     @property
     def all_settled(self) -> bool:
@@ -133,15 +103,15 @@ class Intake(Generic[T]):
                 await self._refuse(values[start], sizes[start])
                 start += 1
                 continue
-            taken = self.take(await self.share(len(values) - start), sizes, start)
+            taken = self.acquire(await self.emit_quota(len(values) - start), sizes, start)
             if not taken:
-                await window.room()
+                await window.wait_for_capacity()
                 continue
             stop = start + taken
-            self.give_out(self.number(values[start:stop], sizes[start:stop] if sizes is not None else None))
+            self.emit(self.make_elements(values[start:stop], sizes[start:stop] if sizes is not None else None))
             start = stop
 
-    def number(self, values: Sequence[T], sizes: Sequence[int] | None = None) -> list[Element[T]]:
+    def make_elements(self, values: Sequence[T], sizes: Sequence[int] | None = None) -> list[Element[T]]:
         """The elements of values, with the next numbers."""
         ledger = self.ledger
         if sizes is None:
@@ -152,15 +122,15 @@ class Intake(Generic[T]):
         ]
 
     async def _refuse(self, value: T, size: int) -> None:
-        await self.room()
-        self._scope.window.take(1)
+        await self.wait_for_capacity()
+        self._scope.window.acquire(1)
         limit = self._scope.window.bytes
-        kept = LongLine.of(value, size, limit) if isinstance(value, bytes) else None
+        kept = OversizedInput.of(value, size, limit) if isinstance(value, bytes) else None
         element: Element[Any] = Element(None, self.seq, self.ledger, kept)
-        element.fail("source", TooLarge(size, limit))
-        self.give_out([element])
+        element.fail("source", ElementTooLarge(size, limit))
+        self.emit([element])
 
-    def give_out(self, elements: list[Element[T]]) -> None:
+    def emit(self, elements: list[Element[T]]) -> None:
         """Emit elements whose credits were taken. A fault downstream ends the source; so does a drain from there."""
         self.seq += len(elements)
         self.ledger.received += len(elements)
@@ -168,7 +138,7 @@ class Intake(Generic[T]):
         emitted = self._scope.emit(self._observer, elements)
         self._emitting = False
         if not emitted:
-            raise DownstreamBroke
+            raise DownstreamFailed
         if self._scope.input_closed:
             raise asyncio.CancelledError
 
@@ -176,13 +146,13 @@ class Intake(Generic[T]):
         """End the task of the source: at once where it waits, or with the emission that it is in the middle of.
 
         Cancelled during an emission it would get the cancel at its next wait, or as it returns, and look as if it had
-        failed. `give_out` sees that the input was closed, and ends it.
+        failed. `emit_lines` sees that the input was closed, and ends it.
         """
         if not self._emitting:
             task.cancel()
 
 
-class Source(Stream[list[Element[T]]]):
+class Source(RunObservable[list[Element[T]]]):
     """Where elements come from. Subscribing starts one task; disposing ends it; draining completes it.
 
     A source that breaks completes too, so that what it gave out is still finished; the run then ends as failed.
@@ -191,37 +161,37 @@ class Source(Stream[list[Element[T]]]):
     name = "source"
 
     @abstractmethod
-    async def produce(self, intake: Intake[T]) -> None:
+    async def produce(self, intake: Emitter[T]) -> None:
         """Emit everything there is, then return."""
 
-    def over(self, ledger: Ledger) -> None:
+    def on_run_end(self, ledger: Ledger) -> None:
         """The run with these accounts is over, whether it came to this source or not."""
 
     def _subscribe_core(
         self, observer: abc.ObserverBase[list[Element[T]]], scheduler: abc.SchedulerBase | None = None
     ) -> abc.DisposableBase:
-        scope = Scope.of(scheduler, f"the source {self.name}")
+        scope = RunContext.of(scheduler, f"the source {self.name}")
         if not scope.begin_source(self.name):
             return Disposable()
         task = scope.spawn(self._run(observer, scope), f"source:{self.name}")
         return Disposable(lambda: cancel(task))
 
-    async def _run(self, observer: abc.ObserverBase[list[Element[Any]]], scope: Scope) -> None:
+    async def _run(self, observer: abc.ObserverBase[list[Element[Any]]], scope: RunContext) -> None:
         try:
             if not scope.input_closed:
-                intake = Intake(observer, scope)
+                intake = Emitter(observer, scope)
                 scope.on_drain(partial(intake.stop, _this_task()))  # only now: cancelled earlier it could not complete
                 await self.produce(intake)
                 scope.input_closed = True
-        except DownstreamBroke:
+        except DownstreamFailed:
             return
         except asyncio.CancelledError as error:
             if not scope.input_closed:
                 if _this_task().cancelling():
                     raise
-                scope.break_source(SourceBroke(self.name, error))  # something that it awaited was cancelled
+                scope.fail_source(SourceFailed(self.name, error))  # something that it awaited was cancelled
         except Exception as error:
-            scope.break_source(SourceBroke(self.name, error))
+            scope.fail_source(SourceFailed(self.name, error))
         observer.on_completed()
 
 

@@ -1,1 +1,1 @@
-"""General helpers, which know nothing of flows."""
+"""General helpers that know nothing of flows."""

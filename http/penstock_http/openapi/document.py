@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from penstock.files.limits import MAX_BYTES
+from penstock.flowfile.limits import MAX_BYTES
 from penstock.settings import Settings
-from penstock.threads import in_thread
-from penstock_http.catalogue.revision import Revision
-from penstock_http.context import CONTEXT, Context
-from penstock_http.negotiation import JSON
+from penstock.support.tasks import to_thread_uncancellable
+from penstock_http.deployments.revision import Revision
+from penstock_http.requests.negotiation import JSON
 from penstock_http.routes.bulk import SAMPLES
+from penstock_http.state import CONTEXT, AppState
 
 Part = dict[str, Any]
 """A part of the description, as JSON values."""
@@ -29,7 +29,9 @@ PLACEHOLDER = re.compile(r'"\$\{(?P<whole>\w+)\}"|\$\{(?P<inside>\w+)\}')
 
 async def openapi(request: web.Request) -> web.Response:
     """Respond with the description."""
-    await in_thread(template)  # parsing takes 70 ms the first time, and 450 ms where PyYAML has no libyaml
+    await to_thread_uncancellable(
+        template
+    )  # parsing takes 70 ms the first time, and 450 ms where PyYAML has no libyaml
     return web.Response(body=msgspec.json.encode(document(request.app[CONTEXT])) + b"\n", content_type=JSON)
 
 
@@ -40,7 +42,7 @@ def template() -> Part:
     return part
 
 
-def document(context: Context) -> Part:
+def document(context: AppState) -> Part:
     """Return the description of a service."""
     fixed, revisions = template(), context.catalogue.served
     values: Part = {
@@ -84,7 +86,7 @@ def bulk(revision: Revision, item: Part, settings: Settings) -> Part:
             "max_body": serving.max_body or settings.max_body,
         },
     )
-    if flow.samples is None:
+    if flow.sample_factory is None:
         del operations["get"]
     return operations
 

@@ -8,20 +8,20 @@ from contextlib import suppress
 from aiohttp import web
 
 from penstock.deadletters import PAGE, PAGE_LIMIT, DeadLetterQuery, as_document, find_letter, merge_pages
-from penstock.ids import id_of
-from penstock_http import negotiation
-from penstock_http.access import check_token
-from penstock_http.context import CONTEXT
-from penstock_http.documents import json_answer
-from penstock_http.problems import Refused
+from penstock.support.ids import id_of
+from penstock_http.media import json_answer
+from penstock_http.problems import RequestRejected
+from penstock_http.requests import negotiation
+from penstock_http.requests.auth import require_token
+from penstock_http.state import CONTEXT
 
 SEE = "see dead letters"
 
 
 async def list_letters(request: web.Request) -> web.Response:
     """One page of letters, oldest first."""
-    check_token(request, SEE)
-    negotiation.only(request, *DeadLetterQuery.__struct_fields__, "after", "limit")
+    require_token(request, SEE)
+    negotiation.reject_unknown_parameters(request, *DeadLetterQuery.__struct_fields__, "after", "limit")
     limit = negotiation.number(request.query, "limit", PAGE, 1, PAGE_LIMIT)
     stores = request.app[CONTEXT].supervisor.stores.all()
     page = await merge_pages(stores, filter_of(request.query), after=after(request.query), limit=limit)
@@ -30,14 +30,14 @@ async def list_letters(request: web.Request) -> web.Response:
 
 async def show_letter(request: web.Request) -> web.Response:
     """One letter."""
-    check_token(request, SEE)
-    negotiation.only(request)
+    require_token(request, SEE)
+    negotiation.reject_unknown_parameters(request)
     id = request.match_info["id"]
     with suppress(ValueError):  # what is no id is that of no letter
         id = id_of(id)
     letter = await find_letter(request.app[CONTEXT].supervisor.stores.all(), id)
     if letter is None:
-        raise Refused(404, "dead_letter_not_found", f"unknown dead letter {id}")
+        raise RequestRejected(404, "dead_letter_not_found", f"unknown dead letter {id}")
     return json_answer(as_document(letter))
 
 
@@ -46,7 +46,7 @@ def filter_of(query: Mapping[str, str]) -> DeadLetterQuery:
     try:
         return DeadLetterQuery.of(query)
     except ValueError as error:
-        raise Refused(400, "bad_parameter", str(error)) from None
+        raise RequestRejected(400, "bad_parameter", str(error)) from None
 
 
 def after(query: Mapping[str, str]) -> str | None:
@@ -55,4 +55,4 @@ def after(query: Mapping[str, str]) -> str | None:
     try:
         return None if text is None else id_of(text)
     except ValueError as error:
-        raise Refused(400, "bad_parameter", f"after has to be the next of the page before: {error}") from None
+        raise RequestRejected(400, "bad_parameter", f"after has to be the next of the page before: {error}") from None

@@ -7,21 +7,20 @@ from typing import Any
 
 from aiohttp import web
 
-from penstock.element import Outcome
-from penstock.files.limits import MAX_BYTES
-from penstock.flow import Flow
-from penstock.runtime import Totals
-from penstock.steps import NamedStep
-from penstock_http import negotiation
-from penstock_http.access import check_put, is_trusted
-from penstock_http.body import read_body
-from penstock_http.catalogue.entries import Entry
-from penstock_http.catalogue.receipts import Receipt, Verdict
-from penstock_http.context import CONTEXT, Context
-from penstock_http.documents import json_answer
-from penstock_http.expectation import send_continue
-from penstock_http.pace import Pace
-from penstock_http.problems import Refused
+from penstock.core.element import Outcome
+from penstock.flow.flow import Flow
+from penstock.flowfile.limits import MAX_BYTES
+from penstock.runtime import FlowStatistics
+from penstock.steps.step import NamedStep
+from penstock_http.deployments.result import DeploymentResult, DeploymentStatus
+from penstock_http.deployments.revision import RegisteredFlow
+from penstock_http.media import json_answer
+from penstock_http.problems import RequestRejected
+from penstock_http.requests import negotiation
+from penstock_http.requests.auth import authorize_upload, is_trusted
+from penstock_http.requests.body import read_body, send_continue
+from penstock_http.requests.stall_detector import StallDetector
+from penstock_http.state import CONTEXT, AppState
 
 
 async def list_flows(request: web.Request) -> web.Response:
@@ -41,33 +40,33 @@ async def show_flow(request: web.Request) -> web.Response:
 
 async def put_flow(request: web.Request) -> web.Response:
     """Serve the flow of the body from now on, or only check it."""
-    check_put(request)
-    negotiation.only(request, "dry-run")
+    authorize_upload(request)
+    negotiation.reject_unknown_parameters(request, "dry-run")
     dry = negotiation.flag(request.query, "dry-run")
-    format = negotiation.flow_format(request)
+    format = negotiation.flow_content_type(request)
     context = request.app[CONTEXT]
     name = request.match_info["name"]
     known = name in context.catalogue.entries
     await send_continue(request)
     receipt = await context.reloading.put(name, await read_flow(request, context), format, dry=dry)
-    if receipt.outcome is Verdict.REFUSED:
+    if receipt.outcome is DeploymentStatus.REFUSED:
         raise mistaken(receipt)
     return json_answer(receipt.document() | {"dryRun": dry}, 200 if known or dry else 201)
 
 
 async def delete_flow(request: web.Request) -> web.Response:
     """Remove a flow that came by PUT."""
-    check_put(request)
-    negotiation.only(request)
+    authorize_upload(request)
+    negotiation.reject_unknown_parameters(request)
     receipt = await request.app[CONTEXT].reloading.delete(request.match_info["name"])
     return json_answer(receipt.document())
 
 
-def mistaken(receipt: Receipt) -> Refused:
+def mistaken(receipt: DeploymentResult) -> RequestRejected:
     """The refusal of a flow that has mistakes: 422, with each of them."""
     more = len(receipt.mistakes) - 1 + receipt.more
     said = f"{receipt.mistakes[0]}" + (f" (and {more} more, see diagnostics)" if more else "")
-    return Refused(
+    return RequestRejected(
         422,
         "invalid_flow",
         said,
@@ -75,21 +74,21 @@ def mistaken(receipt: Receipt) -> Refused:
     )
 
 
-async def read_flow(request: web.Request, context: Context) -> str:
+async def read_flow(request: web.Request, context: AppState) -> str:
     """The text of a flow file; raises 400, 408 and 413."""
     settings = context.settings
-    arrivals = Pace(settings.stall_timeout, settings.min_rate).arrivals(request)
+    arrivals = StallDetector(settings.stall_timeout, settings.min_rate).read(request)
     limit = min(settings.max_body, MAX_BYTES)
     body = await read_body(arrivals, limit, f"a flow file may have {limit} bytes")
     try:
         return body.decode()
     except UnicodeDecodeError as error:
-        raise Refused(400, "malformed_body", f"the body is not UTF-8: invalid byte at {error.start}") from None
+        raise RequestRejected(400, "malformed_body", f"the body is not UTF-8: invalid byte at {error.start}") from None
 
 
-def describe(context: Context, entry: Entry, *, trusted: bool) -> dict[str, Any]:
+def describe(context: AppState, entry: RegisteredFlow, *, trusted: bool) -> dict[str, Any]:
     """A flow as a document: its description, its revisions, and what it did so far."""
-    totals = context.supervisor.totals.get(entry.name) or Totals(entry.name)
+    totals = context.supervisor.totals.get(entry.name) or FlowStatistics(entry.name)
     revision = entry.active
     runs = context.supervisor.runs_by_revision(entry.name)
     return {
@@ -141,7 +140,7 @@ def said(flow: Flow[Any]) -> dict[str, Any]:
             for service, now in ((service, service.statistics()) for service in flow.services)
         ],
         "workers": [worker.name for worker in flow.workers],
-        "deadLetters": flow.store_url,
+        "deadLetters": flow.dead_letter_url,
     }
 
 

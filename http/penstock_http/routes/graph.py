@@ -5,11 +5,11 @@ from __future__ import annotations
 from aiohttp import web
 
 from penstock.graph import TEXT_FORMATS, FlowCounters, build_graph
-from penstock.runtime import Totals
-from penstock_http import negotiation
-from penstock_http.context import CONTEXT
-from penstock_http.negotiation import JSON
-from penstock_http.problems import Refused
+from penstock.runtime import FlowStatistics
+from penstock_http.problems import RequestRejected
+from penstock_http.requests import negotiation
+from penstock_http.requests.negotiation import JSON
+from penstock_http.state import CONTEXT
 
 MEDIA_TYPES = {"mermaid": "text/plain", "dot": "text/vnd.graphviz", "json": JSON}
 """The media type of each format, the default first.
@@ -25,7 +25,7 @@ async def show_graph(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     flow = context.active(request.match_info["name"]).flow
     format = format_of(request)
-    totals = context.supervisor.totals.get(flow.name) or Totals(flow.name)
+    totals = context.supervisor.totals.get(flow.name) or FlowStatistics(flow.name)
     text = TEXT_FORMATS[format](build_graph(flow, FlowCounters.of(totals)))
     charset = None if format == "json" else "utf-8"
     return web.Response(body=text.encode(), content_type=MEDIA_TYPES[format], charset=charset, headers=HEADERS)
@@ -33,11 +33,11 @@ async def show_graph(request: web.Request) -> web.Response:
 
 def format_of(request: web.Request) -> str:
     """Return the format requested by `?format=` or else by `Accept`. Raises 400 and 406."""
-    negotiation.only(request, "format")
+    negotiation.reject_unknown_parameters(request, "format")
     format = request.query.get("format")
     if format is None:
-        media_type = negotiation.answer_type(request, tuple(MEDIA_TYPES.values()))
+        media_type = negotiation.response_type(request, tuple(MEDIA_TYPES.values()))
         return next(name for name, offered in MEDIA_TYPES.items() if offered == media_type)
     if format not in MEDIA_TYPES:
-        raise Refused(400, "bad_parameter", f"format: expected one of {', '.join(MEDIA_TYPES)}, got {format!r}")
+        raise RequestRejected(400, "bad_parameter", f"format: expected one of {', '.join(MEDIA_TYPES)}, got {format!r}")
     return format

@@ -1,1 +1,1 @@
-"""`penstock serve`: flows over HTTP."""
+"""The command `penstock serve`: start, listen, stop."""

@@ -10,13 +10,13 @@ import click
 
 from penstock.cli.options import FILE, Command, print_error, usage_error
 from penstock.errors import PenstockError
-from penstock.files.folders import holds_flow
-from penstock.files.functions import is_in_python
-from penstock.observe import set_up_logs
+from penstock.flowfile.discovery import holds_flow
+from penstock.flowfile.field_types import is_in_python
+from penstock.observe import configure_logging
 from penstock.settings import SettingsError, load_settings, settings_options
-from penstock_http.catalogue.places import Places
-from penstock_http.serve import Wrong, offers_of
-from penstock_http.serve import serve as run_service
+from penstock_http.deployments.watched_files import WatchedFiles
+from penstock_http.server.lifecycle import ConfigurationError, python_flows
+from penstock_http.server.lifecycle import serve as run_service
 
 
 @click.command(
@@ -42,12 +42,12 @@ def serve(flows: tuple[str, ...], watch: bool, **options: str | None) -> int:
         settings = load_settings(options, os.environ)
     except SettingsError as error:
         return print_error("serve", error, 2)
-    logs = set_up_logs(settings.log_format, settings.log_level)
+    logs = configure_logging(settings.log_format, settings.log_level)
     try:
-        places = Places(paths, holds_flow=holds_flow)
-        offers = offers_of(modules, places, settings)
+        places = WatchedFiles(paths, holds_flow=holds_flow)
+        offers = python_flows(modules, places, settings)
         return asyncio.run(run_service(settings, places, offers, logs, watch=watch))
-    except Wrong as error:
+    except ConfigurationError as error:
         return print_error("serve", error, 2)
     except PenstockError as error:
         return print_error("serve", error)

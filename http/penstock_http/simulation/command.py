@@ -10,14 +10,14 @@ import click
 import structlog
 
 from penstock.cli.options import Command, print_error, usage_error
-from penstock.observe import set_up_logs
-from penstock_http.limits import CannotListen
-from penstock_http.simulation.knobs import Knobs
+from penstock.observe import configure_logging
+from penstock_http.server.connection import ListenFailed
+from penstock_http.simulation.faults import FaultSettings
 from penstock_http.simulation.services import simulated
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-DEFAULTS = Knobs()
+DEFAULTS = FaultSettings()
 
 
 def port_number(value: Any) -> int:
@@ -72,18 +72,18 @@ def simulate(host: str, port: int, **faults: Any) -> int:
     if not host.strip():
         raise usage_error("--host: expected an address; 0.0.0.0 means all addresses of this machine")
     try:
-        knobs = Knobs(**faults)
+        knobs = FaultSettings(**faults)
     except ValueError as error:
         raise usage_error(error) from error
-    set_up_logs()
+    configure_logging()
     try:
         asyncio.run(_serve(knobs, host, port))
     except (OSError, UnicodeError) as error:
-        return print_error("simulate", CannotListen(host, port, error))
+        return print_error("simulate", ListenFailed(host, port, error))
     return 0
 
 
-async def _serve(knobs: Knobs, host: str, port: int) -> None:
+async def _serve(knobs: FaultSettings, host: str, port: int) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for ending in (signal.SIGTERM, signal.SIGINT):

@@ -21,9 +21,9 @@ from typing import Any, cast
 import msgspec
 from aiohttp import web
 
-from penstock.json_errors import describe_json_error
 from penstock.orders import INVENTORY_SECONDS, PRICING_SECONDS
-from penstock_http.simulation.knobs import Knobs
+from penstock.support.json_encoding import describe_json_error
+from penstock_http.simulation.faults import FaultSettings
 
 LARGEST_ID = 2**53
 """What every JSON reader takes for the number that was meant."""
@@ -37,7 +37,7 @@ Answer = Callable[[web.Request], Awaitable[Any]]
 
 
 @dataclass(slots=True)
-class Tally:
+class RequestCounter:
     """The requests of one service. What was begun and neither ended nor was cancelled is under way."""
 
     begun: int = 0
@@ -48,8 +48,8 @@ class Tally:
 class Simulation:
     """The two services."""
 
-    def __init__(self, knobs: Knobs) -> None:
-        self.tallies = {"prices": Tally(), "stock": Tally()}
+    def __init__(self, knobs: FaultSettings) -> None:
+        self.tallies = {"prices": RequestCounter(), "stock": RequestCounter()}
         self._knobs = knobs
         self._chance = random.Random(knobs.seed)  # noqa: S311 - chance, no secret
 
@@ -85,14 +85,14 @@ class Simulation:
             return problem(500, "Simulated failure")
         said = await answer(request)
         response = said if isinstance(said, web.Response) else web.json_response(said)
-        return await dribbled(request, response, knobs.slow_body) if knobs.slow_body else response
+        return await slow_body(request, response, knobs.slow_body) if knobs.slow_body else response
 
     async def statistics(self, _: web.Request) -> web.Response:
         """What became of the requests so far."""
         return web.json_response({name: asdict(tally) for name, tally in self.tallies.items()})
 
 
-def make_app(knobs: Knobs) -> web.Application:
+def make_app(knobs: FaultSettings) -> web.Application:
     """The simulated services. Run it with `handler_cancellation`, or no request is counted as cancelled."""
     simulation = Simulation(knobs)
     app = web.Application()
@@ -108,7 +108,7 @@ def make_app(knobs: Knobs) -> web.Application:
 
 
 @asynccontextmanager
-async def simulated(knobs: Knobs, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str, None]:
+async def simulated(knobs: FaultSettings, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str, None]:
     """The services, listening; gives their address. Port 0 takes a free one."""
     app = make_app(knobs)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.5, access_log=None)
@@ -124,7 +124,7 @@ async def simulated(knobs: Knobs, host: str = "127.0.0.1", port: int = 0) -> Asy
 async def price(request: web.Request) -> Any:
     """The price of one order."""
     number = order_id(request)
-    return {"price": 1000 + number} if number else no_order(number)
+    return {"price": 1000 + number} if number else order_not_found(number)
 
 
 async def prices(request: web.Request) -> Any:
@@ -144,7 +144,7 @@ async def stock(request: web.Request) -> Any:
     """Whether one order can be delivered."""
     number = order_id(request)
     if not number:
-        return no_order(number)
+        return order_not_found(number)
     if number % 3 == 0:
         return problem(503, "Inventory unavailable", type="InventoryUnavailable")
     return {"inStock": True}
@@ -166,7 +166,7 @@ def order_id(request: web.Request) -> int | None:
     return int(text) if len(text) <= 16 and 0 < int(text) <= LARGEST_ID else 0
 
 
-def no_order(number: int | None) -> web.Response:
+def order_not_found(number: int | None) -> web.Response:
     """The answer to an id that is none."""
     if number is None:
         return problem(400, "An id is a whole number")
@@ -181,7 +181,7 @@ def problem(status: int, title: str, detail: str | None = None, type: str = "abo
     return web.json_response(document, status=status, content_type="application/problem+json")
 
 
-async def dribbled(request: web.Request, response: web.Response, seconds: float) -> web.StreamResponse:
+async def slow_body(request: web.Request, response: web.Response, seconds: float) -> web.StreamResponse:
     """A response whose body comes bit by bit."""
     body = response.body if isinstance(response.body, bytes) else b""
     stream = web.StreamResponse(status=response.status, headers={"Content-Type": response.content_type})

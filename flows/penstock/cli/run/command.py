@@ -9,17 +9,17 @@ from typing import Any
 
 import click
 
+from penstock.checkpoints.resume import save
 from penstock.cli.options import FILE, Command, positive, print_error, seconds, usage_error
-from penstock.errors import CheckpointRefused, FlowError, PenstockError
-from penstock.formats import Format
-from penstock.observe import set_up_logs
-from penstock.outlets import check_outlets
-from penstock.runner.execution import Job, Resumable, execute
-from penstock.runner.finding import find_flow
-from penstock.runner.jobs import RunOptions, changed, make_job
-from penstock.runner.progress import summary_line
-from penstock.runner.resuming import save
-from penstock.sinks import End
+from penstock.cli.run.execute import Job, Resumable, execute
+from penstock.cli.run.find_flow import find_flow
+from penstock.cli.run.job import RunOptions, job_from_options, with_overrides
+from penstock.cli.run.progress import summary_line
+from penstock.errors import CheckpointInvalid, FlowDefinitionError, PenstockError
+from penstock.formats.format import Format
+from penstock.observe import configure_logging
+from penstock.results import EndRecord
+from penstock.sinks import check_outlets
 
 
 @click.command(
@@ -84,15 +84,15 @@ def run_flow(options: RunOptions) -> int:
     """Run a flow as the options say. Returns the exit code."""
     try:
         found = find_flow(options.flow)
-        found = found._replace(flow=changed(found.flow, options))
+        found = found._replace(flow=with_overrides(found.flow, options))
         check_outlets(found.flow.outlets.values(), locks=True)
-        job = make_job(found, options)
-    except (FlowError, ValueError, CheckpointRefused) as error:
+        job = job_from_options(found, options)
+    except (FlowDefinitionError, ValueError, CheckpointInvalid) as error:
         return print_error("run", error, 2)
     except (PenstockError, OSError) as error:
         return print_error("run", error)
 
-    set_up_logs(options.log_format, options.log_level)
+    configure_logging(options.log_format, options.log_level)
     try:
         if job.resumable is not None and (end := job.resumable.journal.end) is not None:
             return report_complete(job, job.resumable, end)
@@ -103,7 +103,7 @@ def run_flow(options: RunOptions) -> int:
         job.output.close()
 
 
-def report_complete(job: Job, resumable: Resumable, end: End) -> int:
+def report_complete(job: Job, resumable: Resumable, end: EndRecord) -> int:
     """Report that the checkpoint is of a run that completed. Returns the exit code that the run had."""
     asyncio.run(save(resumable.path, resumable.output, resumable.journal.checkpoint(resumable.output.offset)))
     if not job.quiet:

@@ -9,8 +9,8 @@ from typing import Any
 
 from msgspec.structs import astuple
 
-from penstock.any_json import as_json_texts
 from penstock.deadletters.dead_letter import DeadLetter
+from penstock.support.json_encoding import encode_json_each
 from penstock.support.text import sanitize
 
 Columns = list[Sequence[Any]]
@@ -69,7 +69,7 @@ def _encode_times(column: Sequence[datetime]) -> Sequence[int]:
 
 
 def _encode_json(column: Sequence[Any]) -> Sequence[str | None]:
-    return [None if value is None else text for value, text in zip(column, as_json_texts(column), strict=True)]
+    return [None if value is None else text for value, text in zip(column, encode_json_each(column), strict=True)]
 
 
 def _escape_surrogates(column: Sequence[str | None]) -> Sequence[str | None]:

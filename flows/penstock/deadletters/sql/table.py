@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from penstock.deadletters.sql.rows import COLUMNS, to_microseconds
 from penstock.deadletters.store import DeadLetterQuery, GroupField
-from penstock.ids import CLOCK_SLACK, id_at
+from penstock.support.ids import CLOCK_SLACK, id_at
 
 _INTEGERS = {"seq", "part", "attempts", "input_size", "started_at", "failed_at", "revision"}
 _OPTIONAL = {"part", "key", "cause", "found", "revision"}

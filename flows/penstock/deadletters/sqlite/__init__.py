@@ -1,1 +1,1 @@
-"""Dead letters in a SQLite file, in `store`. Nothing is imported here, so that its subprocess starts fast."""
+"""The dead-letter store in a SQLite database file."""

@@ -30,8 +30,8 @@ from penstock.deadletters.store import (
 )
 from penstock.deadletters.stores import validate_file_url
 from penstock.errors import StoreError, StoreMissing, describe
+from penstock.support.tasks import to_thread_uncancellable
 from penstock.support.text import sanitize
-from penstock.threads import in_thread
 
 if TYPE_CHECKING:
     from penstock.deadletters.sqlite.query_thread import QueryThread
@@ -185,7 +185,7 @@ class SqliteStore:
             if (self._read_only or not self._create) and not self._path.exists():
                 raise StoreMissing(self.url)
             if self._read_only:
-                await in_thread(lambda: ensure_readable(self._file, self._config))
+                await to_thread_uncancellable(lambda: ensure_readable(self._file, self._config))
             else:
                 await self._committer.open()
         except BaseException as error:
@@ -214,7 +214,9 @@ class SqliteStore:
         try:
             queries = self._queries
             if queries is None:  # in a thread, because importing SQLAlchemy takes 150 ms
-                module = await in_thread(lambda: import_module("penstock.deadletters.sqlite.query_thread"))
+                module = await to_thread_uncancellable(
+                    lambda: import_module("penstock.deadletters.sqlite.query_thread")
+                )
                 self._check_open()
                 queries = self._queries = self._queries or module.QueryThread(
                     self._file, self._config.busy_seconds, read_only=self._read_only

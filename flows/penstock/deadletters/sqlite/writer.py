@@ -16,7 +16,7 @@ from msgspec import Struct
 from penstock.deadletters.sql.rows import COLUMNS, Columns
 from penstock.deadletters.sqlite.database_file import DatabaseFile, create_private_file
 from penstock.deadletters.sqlite.migrations import prepare
-from penstock.errors import StoreError, StoreMoved
+from penstock.errors import StoreError, StoreFileReplaced
 
 GROUP = 512
 """Maximum number of letters in one statement. SQLite allows 32,766 values, these are 9,216."""
@@ -207,7 +207,7 @@ class Writer:
         self._file.check_replaced()
         self._abandon_file()
         self.open()
-        raise StoreMoved(self._config.url)
+        raise StoreFileReplaced(self._config.url)
 
     def _abandon_file(self) -> None:
         """Close a deleted database file and remove its WAL and SHM files."""

@@ -23,8 +23,8 @@ from penstock.deadletters.sql.rows import Columns
 from penstock.deadletters.sqlite.writer import Writer, WriterConfig, WriterStatistics
 from penstock.errors import (
     StoreError,
+    StoreFileReplaced,
     StoreMissing,
-    StoreMoved,
     StoreReplaced,
     StoreTooNew,
     StoreTruncated,
@@ -76,7 +76,7 @@ _ERRORS: dict[str, Callable[..., Exception]] = {
     kind.__name__: kind
     for kind in (
         StoreMissing,
-        StoreMoved,
+        StoreFileReplaced,
         StoreReplaced,
         StoreTooNew,
         StoreTruncated,
@@ -135,7 +135,7 @@ def read_frame(stream: BinaryIO) -> bytes:
 def serialize_error(error: Exception) -> ErrorMessage:
     """Convert an error to a message."""
     kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
-    has_arguments = isinstance(error, (StoreMissing, StoreMoved, StoreTooNew, StoreTruncated))
+    has_arguments = isinstance(error, (StoreMissing, StoreFileReplaced, StoreTooNew, StoreTruncated))
     text = getattr(error, "strerror", None) or describe(error)
     return ErrorMessage(kind, text, vars(error) if has_arguments else {}, getattr(error, "sqlite_errorname", ""))
 

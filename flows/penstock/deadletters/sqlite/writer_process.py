@@ -22,7 +22,7 @@ from penstock.deadletters.sqlite.writer_main import (
 )
 from penstock.deadletters.sqlite.writer_subprocess import WriterSubprocess
 from penstock.deadletters.sqlite.writer_thread import WriterThread
-from penstock.errors import StoreError, WriterEnded, WriterNotStarted, describe
+from penstock.errors import StoreError, WriterCrashed, WriterStartFailed, describe
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -115,7 +115,7 @@ class WriterProcess:
         """Start the process with the first letters, unless the check before it failed."""
         error = outcome if isinstance(outcome, Exception) else outcome[0]
         if error is None and self._closing:
-            error = WriterNotStarted(self._config.url, "the store was closed")
+            error = WriterStartFailed(self._config.url, "the store was closed")
         if error is not None:
             self.statistics.failures += 1
             on_done([error] * len(batches))
@@ -179,12 +179,12 @@ class WriterProcess:
     def _end_error(self, process: WriterSubprocess, outcome: int | Exception) -> StoreError:
         if isinstance(outcome, Exception):
             reason = getattr(outcome, "strerror", None) or describe(outcome)
-            return WriterNotStarted(self._config.url, f"{reason} ({sys.executable})")
+            return WriterStartFailed(self._config.url, f"{reason} ({sys.executable})")
         how = self._log_crash(process, outcome)
         if self._opened:
-            return WriterEnded(self._config.url, how)
+            return WriterCrashed(self._config.url, how)
         advice = "check the disk" if process.timed_out else "see standard error"
-        return WriterNotStarted(self._config.url, f"it ended before it was ready ({how}); {advice}")
+        return WriterStartFailed(self._config.url, f"it ended before it was ready ({how}); {advice}")
 
     def _log_crash(self, process: WriterSubprocess, code: int) -> str:
         if process.timed_out:

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
+from penstock.core.fairness import Deadline
 from penstock.deadletters.sqlite.writer_main import split_frames
-from penstock.turns import Deadline
 
 KILL_SECONDS = 1.0
 """Timeout for the exit of a killed process that no event loop waits for."""

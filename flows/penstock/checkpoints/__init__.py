@@ -1,0 +1,1 @@
+"""Checkpoints: runs of `penstock run` that continue after a kill."""

@@ -1,0 +1,1 @@
+"""The kernel: elements, credits and settling. No input or output happens here."""

@@ -1,0 +1,1 @@
+"""Conversion between bytes and values: NDJSON and CSV."""

@@ -1,0 +1,29 @@
+"""Where results go: Observers that settle what they accepted."""
+
+from penstock.results.consumer import DiscardResults, ResultConsumer
+from penstock.results.line_writer import LineWriter
+from penstock.results.records import (
+    EndRecord,
+    NdjsonFormat,
+    RecordFormat,
+    ServerSentEvents,
+    end_line,
+    failure_line,
+    success_line,
+)
+from penstock.results.stream import Result, ResultStream
+
+__all__ = [
+    "DiscardResults",
+    "EndRecord",
+    "LineWriter",
+    "NdjsonFormat",
+    "RecordFormat",
+    "Result",
+    "ResultConsumer",
+    "ResultStream",
+    "ServerSentEvents",
+    "end_line",
+    "failure_line",
+    "success_line",
+]

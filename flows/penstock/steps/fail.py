@@ -1,0 +1,136 @@
+"""Reject values: fail those for which a condition is true, with a reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from penstock.core.element import FAILED, Element, Failure, Operator
+from penstock.core.operators import ERRORS, callable_name, sync_operator
+from penstock.errors import InvalidItem, describe
+from penstock.services.template import Text, parse_fields
+from penstock.support.environment import variable_names
+from penstock.support.json_encoding import encode_json
+from penstock.support.tasks import reject_awaitable
+
+A = TypeVar("A")
+
+DEFAULT_TYPE = "Rejected"
+"""The type of the failures, unless the step names another one."""
+
+TYPE_PATTERN = "[A-Za-z_][A-Za-z0-9_]{0,63}"
+"""The pattern of a type of failures."""
+
+
+def fail(
+    when: Callable[[A], object] | None = None,
+    *,
+    reason: str | Callable[[A], object],
+    type: str = DEFAULT_TYPE,
+    name: str | None = None,
+) -> Operator[A, A]:
+    """Fail the values for which a plain, quick condition is true; without a condition, fail all values.
+
+    `reason` becomes the message of the failure. A text is taken literally, except that `{field}` stands for a field of
+    the value (`{card.number}` for a field of a field) and `{{` for a brace; a function computes it from the value.
+    A reason that cannot be computed does not save the value: it fails with the same type, and the message says so.
+
+    **Accepts** elements. **Backpressures when** never. **Emits** each element; rejected ones as failed.
+    **Completes when** its input completes.
+
+    >>> step = fail(lambda order: order["quantity"] < 1, reason="quantity {quantity} is below 1", type="BadQuantity")
+    """
+    name = name or (callable_name(when, "fail") if when is not None else "fail")
+    if not re.fullmatch(TYPE_PATTERN, type):
+        raise ValueError(f"type: expected a name of at most 64 letters, digits and _, got {type!r}")
+    message = Template(reason) if isinstance(reason, str) else reason
+    reject = _Rejection(name, type, message)
+
+    def work_all(elements: list[Element[Any]]) -> None:
+        for element in elements:
+            if element.outcome is None:
+                reject(element)
+
+    if when is None:
+        return sync_operator(name, work_all)
+    condition = when
+
+    def work(elements: list[Element[Any]]) -> None:
+        for element in elements:
+            if element.outcome is None:
+                try:
+                    verdict = condition(element.value)
+                    if not verdict:
+                        continue
+                    if verdict is not True:
+                        reject_awaitable(verdict, "the condition")
+                except ERRORS as error:
+                    element.fail(name, error)
+                else:
+                    reject(element)
+
+    return sync_operator(name, work)
+
+
+class Template:
+    """A text with places for fields: `quantity {quantity} is below 1`. Raises `ValueError` if it is wrong."""
+
+    __slots__ = ("_pieces", "text")
+
+    def __init__(self, text: str) -> None:
+        if not text.strip():
+            raise ValueError("reason: expected a text that is not empty")
+        if variable_names(text):
+            raise ValueError(
+                f"reason: ${{{variable_names(text)[0]}}} is not filled in, because reasons are stored "
+                "with dead letters and sent to clients; {field} stands for a field of the value"
+            )
+        self.text = text
+        try:
+            self._pieces = list(parse_fields(text))
+        except ValueError as error:
+            raise ValueError(f"reason: {error}") from None
+
+    def __call__(self, value: Any) -> str:
+        return "".join(
+            piece.text if isinstance(piece, Text) else _shown(_field_of(value, piece.name)) for piece in self._pieces
+        )
+
+
+class _Rejection:
+    """Marks elements as failed, with the reason for each."""
+
+    __slots__ = ("_name", "_reason", "_type")
+
+    def __init__(self, name: str, type: str, reason: Callable[[Any], object]) -> None:
+        self._name = name
+        self._type = type
+        self._reason = reason
+
+    def __call__(self, element: Element[Any]) -> None:
+        try:
+            reason = self._reason(element.value)
+            reject_awaitable(reason, "the reason")
+            failure = Failure.rejected(self._name, self._type, _shown(reason) or self._type)
+        except ERRORS as error:
+            text = getattr(self._reason, "text", None) or callable_name(self._reason, "reason")
+            failure = Failure.rejected(self._name, self._type, f"{text} (cannot be computed: {describe(error)})", error)
+        element.outcome = FAILED
+        element.failure = failure
+
+
+def _field_of(value: Any, path: str) -> Any:
+    """A field of a mapping or an attribute, or a field of a field; raises `InvalidItem` if there is none."""
+    found = value
+    for part in path.split("."):
+        try:
+            found = cast("Mapping[str, Any]", found)[part] if isinstance(found, Mapping) else getattr(found, part)
+        except (KeyError, AttributeError):
+            raise InvalidItem(f"the value has no field {path}") from None
+    return found
+
+
+def _shown(value: object) -> str:
+    """A text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else encode_json(value).decode()

@@ -1,0 +1,102 @@
+"""Forward elements in slices, so that slow steps behind do not hold the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import perf_counter
+from typing import Any
+
+from penstock.core.context import RunContext
+from penstock.core.element import Element, Operator
+from penstock.core.fairness import BUSY_SECONDS
+from penstock.core.operators import Downstream, async_operator
+
+FIRST = 4
+"""Elements in the first slice of a run."""
+
+UNLIMITED = 1 << 20
+"""Elements in a slice while slices are fast: more than a window holds."""
+
+
+def sliced(name: str) -> Operator[Any, Any]:
+    """Forward elements in slices, in front of a step whose work on one element may take long: an expression.
+
+    A step works on all elements of a notification before the event loop goes on, and an expression may take 0.1 s for
+    one value. Here the elements wait while the work of an iteration of the event loop has taken its time.
+
+    **Accepts** elements. **Backpressures when** never: waiting elements keep their credits, so the window bounds
+    them. **Emits** the elements, in the same order. **Completes when** its input has and no element waits.
+    """
+    return async_operator(name, Slices)
+
+
+class Slices:
+    """The elements of one run that wait for their slice."""
+
+    def __init__(self, observer: Downstream, scope: RunContext) -> None:
+        self._observer = observer
+        self._scope = scope
+        self._most = FIRST
+        self._waiting: deque[Element[Any]] = deque()
+        self._ended = False
+        scope.on_close(self._close)
+
+    def on_next(self, elements: list[Element[Any]]) -> None:
+        """Forward elements, or have them wait."""
+        if self._waiting:
+            self._waiting.extend(elements)
+        elif len(elements) <= self._most and not self._is_spent():
+            self._forward(elements)
+        else:
+            self._waiting.extend(elements)
+            self._go_on()
+
+    def on_completed(self) -> None:
+        """No further element will come."""
+        self._ended = True
+        if not self._waiting:
+            self._observer.on_completed()
+
+    def _is_spent(self) -> bool:
+        return self._scope.fairness.is_spent(self._scope.loop)
+
+    def _go_on(self) -> None:
+        """Forward the elements that wait, as far as this iteration of the event loop has time for them."""
+        while self._waiting and not self._is_spent():
+            self._forward_slice()
+        if self._waiting:
+            self._scope.fairness.call_later(self._do_waiting, self._scope.loop)
+
+    def _do_waiting(self) -> None:
+        """Forward one slice at least: it was the turn of this run."""
+        if not self._waiting:  # the run was closed
+            return
+        self._forward_slice()
+        self._go_on()
+        if self._ended and not self._waiting:
+            self._scope.complete(self._observer)
+
+    def _forward_slice(self) -> None:
+        count = min(self._most, len(self._waiting))
+        elements = [self._waiting.popleft() for _ in range(count)]
+        begun = perf_counter()
+        if not self._scope.emit(self._observer, elements):
+            self._waiting.clear()
+        self._adapt(perf_counter() - begun, count)
+
+    def _forward(self, elements: list[Element[Any]]) -> None:
+        begun = perf_counter()
+        self._observer.on_next(elements)
+        self._adapt(perf_counter() - begun, len(elements))
+
+    def _adapt(self, seconds: float, count: int) -> None:
+        """Choose the size of the next slice by the duration of one of `count` elements."""
+        if seconds > BUSY_SECONDS / 2:
+            self._most = max(1, count // 4)
+        elif count == self._most < UNLIMITED:
+            self._most *= 2
+
+    def _close(self) -> list[asyncio.Future[Any]]:
+        self._waiting.clear()
+        return []

@@ -1,1 +1,0 @@
-"""The flows that are served: their revisions, where they come from, and how one takes the place of another."""

@@ -1,0 +1,1 @@
+"""Which flows are served: loading, replacing and removing their revisions."""

@@ -1,0 +1,1 @@
+"""What a request says: who asks, in which format, with which body."""

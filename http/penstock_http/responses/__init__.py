@@ -1,0 +1,1 @@
+"""Streaming results to a client, and watching whether it still reads."""
