@@ -1,14 +1,17 @@
-"""Answers that are one JSON document, about how things are right now."""
+"""Media types, and responses that are one JSON document."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
 from penstock.support.json_encoding import encode_json
-from penstock_http.requests.negotiation import JSON
+
+NDJSON = "application/x-ndjson"
+SSE = "text/event-stream"
+JSON = "application/json"
 
 
-def json_answer(document: object, status: int = 200) -> web.Response:
-    """A document, which nobody is to keep: the next look may find it changed."""
+def json_response(document: object, status: int = 200) -> web.Response:
+    """Make a JSON response that must not be cached, because the next request may get another document."""
     body = encode_json(document) + b"\n"
     return web.Response(status=status, body=body, content_type=JSON, headers={"Cache-Control": "no-store"})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from http import HTTPStatus
 from typing import Any
 
@@ -25,6 +27,24 @@ NOT_FOUND_ROUTE = "nowhere"
 
 RETRY_SECONDS = 5
 """Seconds in `Retry-After` when the duration is not known."""
+
+
+HINTS = {
+    errno.EADDRINUSE: "; choose another port with --port, or 0 for a free one",
+    errno.EACCES: "; choose a port above 1023 with --port",
+    errno.EADDRNOTAVAIL: "; choose an address of this machine with --host",
+}
+"""What to do about an error of `bind`."""
+
+
+class ListenFailed(PenstockError):
+    """The address is taken, is none of this machine's, or needs rights that the process has not."""
+
+    def __init__(self, host: str, port: int, error: OSError | UnicodeError) -> None:
+        code = getattr(error, "errno", None) or 0  # below 0 for names that cannot be resolved
+        reason = os.strerror(code) if code > 0 else getattr(error, "strerror", None) or error
+        hint = HINTS.get(code, "")
+        super().__init__(f"cannot listen on {host}:{port}: {reason}{hint}")
 
 
 class RequestRejected(PenstockError):

@@ -16,7 +16,7 @@ from penstock.flowfile.limits import MAX_BYTES
 from penstock.settings import Settings
 from penstock.support.tasks import to_thread_uncancellable
 from penstock_http.deployments.revision import Revision
-from penstock_http.requests.negotiation import JSON
+from penstock_http.media import JSON
 from penstock_http.routes.bulk import SAMPLES
 from penstock_http.state import CONTEXT, AppState
 

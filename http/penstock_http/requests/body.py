@@ -11,8 +11,8 @@ import msgspec
 from aiohttp import HttpVersion11, web
 
 from penstock.support.decompression import BodyDecodeFailed, decompressed
+from penstock_http.media import NDJSON
 from penstock_http.problems import RequestRejected
-from penstock_http.requests.negotiation import NDJSON
 from penstock_http.requests.stall_detector import StallDetector
 
 

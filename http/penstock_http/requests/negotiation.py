@@ -8,11 +8,8 @@ from functools import lru_cache
 from aiohttp import web
 
 from penstock.support.text import suggest
+from penstock_http.media import JSON, NDJSON, SSE
 from penstock_http.problems import RequestRejected
-
-NDJSON = "application/x-ndjson"
-SSE = "text/event-stream"
-JSON = "application/json"
 
 _ANSWERS = (NDJSON, SSE, JSON)
 ALIASES = {"application/ndjson": NDJSON, "application/jsonl": NDJSON, "application/x-jsonlines": NDJSON}

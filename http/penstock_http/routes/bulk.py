@@ -16,10 +16,10 @@ from penstock.runtime import Run, Summary
 from penstock.sources import Source, from_iterable, generate, ndjson
 from penstock.support.decompression import decompressed
 from penstock_http.deployments.revision import Revision
+from penstock_http.media import JSON, NDJSON, SSE
 from penstock_http.problems import RETRY_SECONDS, RequestRejected, rejection_for
 from penstock_http.requests import negotiation
 from penstock_http.requests.body import read_array, send_continue
-from penstock_http.requests.negotiation import JSON, NDJSON, SSE
 from penstock_http.requests.stall_detector import StallDetector
 from penstock_http.responses.client_monitor import RequestBody
 from penstock_http.responses.streaming import (

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from penstock.deadletters import PAGE, PAGE_LIMIT, DeadLetterQuery, as_document, find_letter, merge_pages
 from penstock.support.ids import id_of
-from penstock_http.media import json_answer
+from penstock_http.media import json_response
 from penstock_http.problems import RequestRejected
 from penstock_http.requests import negotiation
 from penstock_http.requests.auth import require_token
@@ -25,7 +25,7 @@ async def list_letters(request: web.Request) -> web.Response:
     limit = negotiation.number(request.query, "limit", PAGE, 1, PAGE_LIMIT)
     stores = request.app[CONTEXT].supervisor.stores.all()
     page = await merge_pages(stores, filter_of(request.query), after=after(request.query), limit=limit)
-    return json_answer({"letters": [as_document(letter) for letter in page.letters], "next": page.next})
+    return json_response({"letters": [as_document(letter) for letter in page.letters], "next": page.next})
 
 
 async def show_letter(request: web.Request) -> web.Response:
@@ -38,7 +38,7 @@ async def show_letter(request: web.Request) -> web.Response:
     letter = await find_letter(request.app[CONTEXT].supervisor.stores.all(), id)
     if letter is None:
         raise RequestRejected(404, "dead_letter_not_found", f"unknown dead letter {id}")
-    return json_answer(as_document(letter))
+    return json_response(as_document(letter))
 
 
 def filter_of(query: Mapping[str, str]) -> DeadLetterQuery:

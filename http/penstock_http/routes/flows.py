@@ -14,7 +14,7 @@ from penstock.runtime import FlowStatistics
 from penstock.steps.step import NamedStep
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus
 from penstock_http.deployments.revision import RegisteredFlow
-from penstock_http.media import json_answer
+from penstock_http.media import json_response
 from penstock_http.problems import RequestRejected
 from penstock_http.requests import negotiation
 from penstock_http.requests.auth import authorize_upload, is_trusted
@@ -29,13 +29,13 @@ async def list_flows(request: web.Request) -> web.Response:
     entries = [entry for entry in context.catalogue.entries.values() if entry.active is not None]
     last, trusted = context.reloading.last, is_trusted(request)
     flows = [describe(context, entry, trusted=trusted) for entry in entries]
-    return json_answer({"flows": flows, "lastReload": last and last.document(trusted=trusted)})
+    return json_response({"flows": flows, "lastReload": last and last.document(trusted=trusted)})
 
 
 async def show_flow(request: web.Request) -> web.Response:
     """One flow."""
     context = request.app[CONTEXT]
-    return json_answer(describe(context, context.entry(request.match_info["name"]), trusted=is_trusted(request)))
+    return json_response(describe(context, context.entry(request.match_info["name"]), trusted=is_trusted(request)))
 
 
 async def put_flow(request: web.Request) -> web.Response:
@@ -51,7 +51,7 @@ async def put_flow(request: web.Request) -> web.Response:
     receipt = await context.reloading.put(name, await read_flow(request, context), format, dry=dry)
     if receipt.outcome is DeploymentStatus.REFUSED:
         raise mistaken(receipt)
-    return json_answer(receipt.document() | {"dryRun": dry}, 200 if known or dry else 201)
+    return json_response(receipt.document() | {"dryRun": dry}, 200 if known or dry else 201)
 
 
 async def delete_flow(request: web.Request) -> web.Response:
@@ -59,7 +59,7 @@ async def delete_flow(request: web.Request) -> web.Response:
     authorize_upload(request)
     negotiation.reject_unknown_parameters(request)
     receipt = await request.app[CONTEXT].reloading.delete(request.match_info["name"])
-    return json_answer(receipt.document())
+    return json_response(receipt.document())
 
 
 def mistaken(receipt: DeploymentResult) -> RequestRejected:

@@ -6,9 +6,9 @@ from aiohttp import web
 
 from penstock.graph import TEXT_FORMATS, FlowCounters, build_graph
 from penstock.runtime import FlowStatistics
+from penstock_http.media import JSON
 from penstock_http.problems import RequestRejected
 from penstock_http.requests import negotiation
-from penstock_http.requests.negotiation import JSON
 from penstock_http.state import CONTEXT
 
 MEDIA_TYPES = {"mermaid": "text/plain", "dot": "text/vnd.graphviz", "json": JSON}

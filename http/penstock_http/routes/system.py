@@ -9,25 +9,25 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from penstock.runtime import Phase
-from penstock_http.media import json_answer
+from penstock_http.media import json_response
 from penstock_http.requests.hosts import allowed_methods
 from penstock_http.state import CONTEXT
 
 
 async def live(request: web.Request) -> web.Response:
     """200 as long as the event loop turns."""
-    return json_answer({"status": "live"})
+    return json_response({"status": "live"})
 
 
 async def ready(request: web.Request) -> web.Response:
     """200 while new requests are taken, 503 once the service stops or a store of dead letters is unusable."""
     supervisor = request.app[CONTEXT].supervisor
     if supervisor.phase is not Phase.SERVING:
-        return json_answer({"status": supervisor.phase.value}, 503)
+        return json_response({"status": supervisor.phase.value}, 503)
     unusable = [name for name, usable in supervisor.stores.usable().items() if not usable]
     if unusable:
-        return json_answer({"status": "dead_letters_unusable", "stores": unusable}, 503)
-    return json_answer({"status": "ready"})
+        return json_response({"status": "dead_letters_unusable", "stores": unusable}, 503)
+    return json_response({"status": "ready"})
 
 
 REGISTRY: web.AppKey[CollectorRegistry] = web.AppKey("registry", CollectorRegistry)

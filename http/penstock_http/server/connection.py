@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import selectors
 import socket
 from typing import Any
@@ -16,10 +15,9 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from penstock.core.fairness import LATE, SETTLE_SECONDS
-from penstock.errors import PenstockError
 from penstock.observe import HttpCounters
 from penstock.settings import Settings
-from penstock_http.problems import problem
+from penstock_http.problems import ListenFailed, problem
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -36,24 +34,6 @@ EXHAUSTED_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 MAX_USER_TIMEOUT = 2_000_000.0
 """Seconds that the kernel can be told: it counts milliseconds in 31 bits."""
-
-
-HINTS = {
-    errno.EADDRINUSE: "; choose another port with --port, or 0 for a free one",
-    errno.EACCES: "; choose a port above 1023 with --port",
-    errno.EADDRNOTAVAIL: "; choose an address of this machine with --host",
-}
-"""What to do about an error of `bind`."""
-
-
-class ListenFailed(PenstockError):
-    """The address is taken, is none of this machine's, or needs rights that the process has not."""
-
-    def __init__(self, host: str, port: int, error: OSError | UnicodeError) -> None:
-        code = getattr(error, "errno", None) or 0  # below 0 for names that cannot be resolved
-        reason = os.strerror(code) if code > 0 else getattr(error, "strerror", None) or error
-        hint = HINTS.get(code, "")
-        super().__init__(f"cannot listen on {host}:{port}: {reason}{hint}")
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -11,7 +11,7 @@ import structlog
 
 from penstock.cli.options import Command, print_error, usage_error
 from penstock.observe import configure_logging
-from penstock_http.server.connection import ListenFailed
+from penstock_http.problems import ListenFailed
 from penstock_http.simulation.faults import FaultSettings
 from penstock_http.simulation.services import simulated
 
