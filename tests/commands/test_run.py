@@ -121,7 +121,7 @@ def test_a_flow_can_be_in_python(folder: Path, name: str) -> None:
 
 PRINTING = """\
 from penstock import Flow
-from penstock.outlets import StdoutSink
+from penstock.sinks import StdoutSink
 
 print("at import")
 

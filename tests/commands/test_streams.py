@@ -203,9 +203,9 @@ def test_one_output_file_of_two_flows_written_in_two_ways_is_told(tmp_path: Path
 LOCKING = """
 import fcntl
 
-import penstock.outlets.valve
+import penstock.sinks.shared
 from penstock import Flow
-from penstock.outlets import FileSink
+from penstock.sinks import FileSink
 
 penstock.sinks.shared.LOCK_SECONDS = 0.2
 held = open("out.ndjson", "ab")

@@ -335,7 +335,7 @@ def test_waiting_for_a_pipe_ends_at_once_and_takes_nothing(end: str) -> None:
 PROGRAM = """
 import asyncio
 from penstock import Flow
-from penstock.sinks import DiscardResults
+from penstock.results import DiscardResults
 from penstock.sources import from_stdin
 
 async def main():
