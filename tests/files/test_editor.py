@@ -62,7 +62,7 @@ steps:
   - filtr: value.a
   - filter: value.a
     map: value.b
-  - batch: {size: 5, within: 1s}
+  - batch: {size: 5, max_wait: 1s}
 tests:
   - {name: a test, given: [1], expect: {okay: 1}}
 """
@@ -103,9 +103,9 @@ OFFERED = {
     "flow: f\nservices:\n  pricing:\n    |": ["call", "get", "post", "timeout", "attempts", "max_in_flight"],
     "flow: f\norder: |": ["completion", "input"],
     "flow: f\nitem:\n  id: |": ["integer", "string", "string?"],
-    "flow: f\nsteps:\n  - to: |": ["stdout", "nowhere"],
+    "flow: f\nsteps:\n  - to: |": ["stdout", "discard"],
     "flow: f\nworkers:\n  A:\n    source:\n      |": ["generate", "file", "directory", "call"],
-    "flow: f\ntests:\n  - name: t\n    expect:\n      |": ["ok", "failed", "delivered", "within"],
+    "flow: f\ntests:\n  - name: t\n    expect:\n      |": ["ok", "failed", "delivered", "max_duration"],
 }
 """What is offered, at the least, where the bar stands."""
 

@@ -29,7 +29,7 @@ steps:
   - filter: value.kg > 0.0
   - enrich: [stock, label]
   - route:
-      heavy: {when: value.kg > 30.0, steps: [{set: {truck: "true"}}], end: true}
+      heavy: {when: value.kg > 30.0, steps: [{set: {truck: "true"}}], final: true}
   - map: {id: value.id, shelves: 'value.stock.shelves', each: '10 / value.stock.shelves'}
   - to: {file: OUT, format: ndjson}
 dead_letters: sqlite:///DB
