@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from penstock.expressions import Expression
     from penstock.flow.builder import Otherwise, When
     from penstock.flow.flow import Flow
-    from penstock.results import Result
+    from penstock.results import Failed, Ok, Result
     from penstock.runtime import Cron, Every, Once, Run, Summary, Supervisor
     from penstock.services import Backoff, Service
     from penstock.sinks import FileSink
@@ -35,10 +35,12 @@ __all__ = [
     "ElementError",
     "Every",
     "Expression",
+    "Failed",
     "Failure",
     "FileSink",
     "Flow",
     "FlowDefinitionError",
+    "Ok",
     "Once",
     "Otherwise",
     "PenstockError",
@@ -69,7 +71,7 @@ _HOMES = {
     "sinks": ("FileSink",),
     "runtime": ("Cron", "Every", "Once", "Run", "Summary", "Supervisor"),
     "services": ("Backoff", "Service"),
-    "results": ("Result",),
+    "results": ("Failed", "Ok", "Result"),
     "sources": (
         "PushSource",
         "from_async_iterable",
@@ -78,7 +80,7 @@ _HOMES = {
         "from_iterable",
         "from_observable",
         "from_stdin",
-        "generated",
+        "generate",
         "ndjson",
         "ticks",
     ),

@@ -5,9 +5,9 @@ Each method gives a new flow, so that a description can be shared and continued.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from re import fullmatch
 from typing import Any, TypeVar, cast
 
@@ -17,13 +17,14 @@ from penstock import steps as operators
 from penstock.core import window
 from penstock.core.element import Element
 from penstock.deadletters import DeadLetterStore, validate_store_url
-from penstock.errors import FlowDefinitionError, RunError
+from penstock.errors import FlowDefinitionError
 from penstock.flow.builder import A, Builder, Otherwise, When
 from penstock.flow.item_type import FIELD, field_hint, fields_of, item_type_error
 from penstock.flow.serving import ServingOptions, Worker
-from penstock.results import Result, ResultConsumer, ResultStream
+from penstock.results import DiscardResults, ResultConsumer
 from penstock.runtime.run import Run
 from penstock.runtime.schedule import Once, Schedule, validate_schedule
+from penstock.runtime.stream import Results
 from penstock.runtime.summary import Summary
 from penstock.runtime.wiring import RunPlan
 from penstock.services import Service
@@ -217,30 +218,51 @@ class Flow(Builder[A]):
         return bound_of(self.steps, elements=self.elements, bytes=self.bytes)
 
     def start(
-        self, source: Observable[list[Element[Any]]], sink: ResultConsumer, *, ordered: bool | None = None
+        self,
+        source: Observable[list[Element[Any]]],
+        consumer: ResultConsumer | None = None,
+        *,
+        ordered: bool | None = None,
     ) -> Run:
-        """Start a run of its own, outside of any supervisor. `ordered` keeps the order of the input."""
-        return Run(self.plan(), source, sink, ordered=ordered)
+        """Start a run and return it, to drain or to abort it: `await run.finished` gives its summary.
 
-    async def stream(
-        self, source: Observable[list[Element[Any]]], *, ordered: bool | None = None
-    ) -> AsyncGenerator[Result, None]:
-        """The results of a run, as they come. Stop asking, and the source stops; leave, and the run is cancelled.
-
-        Leaving the loop by `break` cancels a little later, when Python closes the generator; to have it at once, use
-        `async with contextlib.aclosing(flow.stream(source)) as results`. Raises `RunError` if the flow itself breaks.
+        `consumer` takes the results, such as `LineWriter`; without one they are discarded. `ordered` keeps the order of
+        the input.
         """
-        sink = ResultStream()
-        run = self.start(source, sink, ordered=ordered)
+        return Run(self.plan(), source, DiscardResults() if consumer is None else consumer, ordered=ordered)
+
+    async def run(
+        self,
+        source: Observable[list[Element[Any]]],
+        consumer: ResultConsumer | None = None,
+        *,
+        ordered: bool | None = None,
+    ) -> Summary:
+        """Run the flow until the source has ended and all elements are settled.
+
+        `consumer` takes the results, such as `LineWriter`; without one they are discarded. The summary of a run that
+        failed has the reason `failed` and its `error`. A cancel aborts the run and waits for its end.
+
+        >>> summary = await flow.run(from_file("orders.ndjson"))
+        """
+        run = self.start(source, consumer, ordered=ordered)
         try:
-            while (result := await sink.next()) is not None:
-                yield result
-            summary: Summary = await run.finished
-            if summary.error is not None:
-                raise RunError(summary.error)
-        finally:
-            run.abort("disconnected")
+            return await run.finished
+        except BaseException:
+            run.abort()
             await run.finished
+            raise
+
+    def stream(self, source: Observable[list[Element[Any]]], *, ordered: bool | None = None) -> Results[Any]:
+        """Run the flow and take its results one by one, each as soon as it is ready; see `Results`.
+
+        `ordered` keeps the order of the input.
+
+        >>> async with flow.stream(source) as results:
+        ...     async for result in results:
+        ...         print(result.value if result.ok else result.failure)
+        """
+        return Results(partial(self.start, source, ordered=ordered))
 
     @property
     def _used_names(self) -> frozenset[str]:
