@@ -26,7 +26,7 @@ SERVICES = {"pricing": Service("pricing", price, timeout=2), "inventory": Servic
 
 
 async def main() -> list[Result[Any]]:
-    flow = load(Path(__file__).with_name("orders.yaml")).flow.with_services(SERVICES)
+    flow = load(Path(__file__).with_name("orders.yaml")).flow.services(SERVICES)
     orders = from_iterable({"orderId": number} for number in itertools.count(1))  # it never ends, and is never flooded
     first: list[Result[Any]] = []
     async with flow.window(8).stream(orders) as results:

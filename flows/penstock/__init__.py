@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from penstock.core.element import Failure
     from penstock.errors import ElementError, FlowDefinitionError, PenstockError, RunError
     from penstock.expressions import Expression
-    from penstock.flow.builder import Otherwise, When
-    from penstock.flow.flow import Flow
+    from penstock.flow.flow import Flow, Otherwise, When
     from penstock.results import Failed, Ok, Result
     from penstock.runtime import Cron, Every, Once, Run, Summary, Supervisor
     from penstock.services import Backoff, Service

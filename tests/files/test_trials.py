@@ -17,7 +17,7 @@ from laws.plans import plans
 from penstock import Backoff, Flow, Service
 from penstock.core.element import Outcome
 from penstock.errors import FlowDefinitionError, RunError
-from penstock.flow.builder import Otherwise, When
+from penstock.flow.flow import Otherwise, When
 from penstock.flowtests import FlowTest, FlowTestRun, run_test, verify
 from penstock.flowtests.models import Expectation, Raises, StoreOutage, StubRule
 from penstock.flowtests.tracing import outcome_of
@@ -178,7 +178,7 @@ def test_an_outage_lasts_from_a_time_to_a_time() -> None:
 
 def test_a_service_of_a_batch_is_scripted_value_by_value_or_call_by_call() -> None:
     service = Service.http_batch("many", "http://127.0.0.1:1", attempts=2, backoff=Backoff(first=0))
-    flow = Flow[Any]("f", key="id").batch(service, size=3, seconds=1)
+    flow = Flow[Any]("f", key="id").batch(service, size=3, max_wait=1)
     text = """
         given: [{id: 1}, {id: 2}, {id: 3}]
         when:
@@ -192,7 +192,7 @@ def test_a_service_of_a_batch_is_scripted_value_by_value_or_call_by_call() -> No
 
 
 def test_the_real_function_of_a_batch_is_asked_about_what_no_rule_is_for() -> None:
-    flow = Flow[Any]("f").batch(echo, size=3, seconds=1, name="echo")
+    flow = Flow[Any]("f").batch(echo, size=3, max_wait=1, name="echo")
     text = """
         given: [{id: 1}, {id: 2}, {id: 3}]
         when: {echo: {id: 2, answers: two}}
@@ -319,7 +319,7 @@ def test_an_outlet_can_refuse() -> None:
 def test_outlets_and_services_on_branches_are_played_too() -> None:
     flow = Flow[Any]("f", key="id").route(
         large=When(lambda v: v["id"] > 1, lambda f: f.map_async(Service.http("h", "http://127.0.0.1:1"), name="ask")),
-        small=Otherwise(lambda f: f.to(Folder(""), Folder("")), end=True),
+        small=Otherwise(lambda f: f.to(Folder(""), Folder("")), final=True),
     )
     text = """
         given: [{id: 1}, {id: 2}]
@@ -424,7 +424,7 @@ def test_any_test_of_any_flow_has_the_same_trace_again_and_agrees_with_its_summa
     def flow() -> Flow[Any]:
         return flow_of(plan, Spy(), None, None)
 
-    names = [service.name for service in flow().services]
+    names = [service.name for service in flow().all_services]
     chosen = data.draw(st.lists(st.sampled_from(names), max_size=2)) if names else []
     case = FlowTest(
         name="any",

@@ -79,37 +79,52 @@ def test_names_are_made_unique() -> None:
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: Flow("a b"), "named with letters, digits, - and _, got 'a b'"),
-        (lambda: Flow("f", elements=0), "at least 1 element and 1 byte, in whole numbers, got 0"),
-        (lambda: Flow("f").window(0), "at least 1 element and 1 byte, in whole numbers, got 0"),
-        (lambda: Flow("f").window(2.5), "in whole numbers, got 2.5"),
-        (lambda: Flow("f").map(None), "map needs a function, got None"),
-        (lambda: Flow("f").filter("value.x > 1"), "filter needs a function, got 'value.x > 1'"),
-        (lambda: Flow("f").filter(asyncio.sleep), "filter needs a plain function, and sleep is a coroutine function"),
-        (lambda: Flow("f").tap(functools.partial(asyncio.sleep, 1)), "what waits belongs in map_async"),
-        (lambda: Flow("f").through(3), "through needs a function, got 3"),
-        (lambda: Flow("f").operator(3), "step needs a function, got 3"),
-        (lambda: Flow("f").to("out.ndjson"), "to in flow f needs outlets, such as FileOutlet.*out.ndjson"),
-        (lambda: Flow("f").route(a=len), "branch a of route in flow f has to be When"),
-        (lambda: Flow("f").route(a=When("value > 1")), "the condition of branch a of route in flow f needs a function"),
-        (lambda: Flow("f").route(a=When(bool, lambda way: None)), "has to give the flow with its steps, got None"),
-        (lambda: Flow("f").enrich(name=Service("s", len), b=len), "name and merge are words of enrich itself"),
+        (lambda: Flow("a b"), "invalid flow name 'a b': use letters, digits, - and _"),
+        (lambda: Flow("f", elements=0), "flow f: elements: expected an integer >= 1, got 0"),
+        (lambda: Flow("f").window(0), "flow f: elements: expected an integer >= 1, got 0"),
+        (lambda: Flow("f").window(2.5), "flow f: elements: expected an integer >= 1, got 2.5"),
+        (lambda: Flow("f").map(None), "map: expected a function, got None"),
+        (lambda: Flow("f").filter("value.x > 1"), "filter: expected a function, got 'value.x > 1'"),
+        (
+            lambda: Flow("f").filter(asyncio.sleep),
+            "filter: expected a plain function, and sleep is a coroutine function",
+        ),
+        (
+            lambda: Flow("f").tap(functools.partial(asyncio.sleep, 1)),
+            "tap: expected a plain function, .* use map_async",
+        ),
+        (lambda: Flow("f").through(3), "through: expected a function, got 3"),
+        (lambda: Flow("f").operator(3), "operator: expected a function, got 3"),
+        (lambda: Flow("f").to("out.ndjson"), "to: expected sinks such as FileSink.*got 'out.ndjson'"),
+        (lambda: Flow("f").route(a=len), "branch a of route: expected When"),
+        (lambda: Flow("f").route(a=When("value > 1")), "the condition of branch a of route: expected a function"),
+        (
+            lambda: Flow("f").route(a=When(bool, lambda way: None)),
+            "expected a function that returns the flow with its steps, got None",
+        ),
+        (lambda: Flow("f").enrich(name=Service("s", len), b=len), "enrich: name and merge are options"),
         (lambda: Flow("f").start([1, 2], DiscardResults()), "flow f needs a source, such as from_iterable.*, got list"),
-        (lambda: Flow("f").window(1, 0), "at least 1 element and 1 byte, in whole numbers, got 1 and 0"),
+        (lambda: Flow("f").window(1, 0), "flow f: bytes: expected an integer >= 1, got 0"),
         (lambda: Flow("f", Order, key="orderID"), r"did you mean 'orderId'\? \(fields: orderId, note\)"),
-        (lambda: Flow("f", Record, key="zzz"), r"no field 'zzz' for its key \(fields: order_id, price\)"),
+        (lambda: Flow("f", Record, key="zzz"), r"key: the item has no field 'zzz' \(fields: order_id, price\)"),
         (lambda: Flow("f", Item, key="numbr"), "did you mean 'number'?"),
         (lambda: Flow("f").enrich(), "at least one service"),
         (lambda: Flow("f", Record).enrich(prise=str), "did you mean 'price'?.*|.*pass merge="),
-        (lambda: Flow("f", Item).enrich(price=str), "no field 'price' to put the answer in; give Item that field"),
-        (lambda: Flow("f").enrich(price="url"), "price has to be a function or a Service, got 'url'"),
-        (lambda: Flow("f").map_async(5), "map_async has to be a function or a Service, got 5"),
-        (lambda: Flow("f").dead_letters(pathlib.Path("x.db")), "need a store, such as 'sqlite:///FILE', got PosixPath"),
+        (lambda: Flow("f", Item).enrich(price=str), "Item has no field 'price' for the response; add the field"),
+        (lambda: Flow("f").enrich(price="url"), "price: expected a function or a Service, got 'url'"),
+        (lambda: Flow("f").map_async(5), "map_async: expected a function or a Service, got 5"),
+        (
+            lambda: Flow("f").dead_letters(pathlib.Path("x.db")),
+            "dead_letters: expected a store such as 'sqlite:///FILE', got PosixPath",
+        ),
         (lambda: Flow("f").start(from_iterable([1]), DiscardResults), "needs a sink, such as Discard.*, got <class"),
-        (lambda: Flow("f", "id"), "perhaps key='id'"),
-        (lambda: Flow("f").enrich(Service("s", len)), "puts each answer under a name"),
+        (lambda: Flow("f", "id"), "did you mean key='id'"),
+        (lambda: Flow("f").enrich(Service("s", len)), "each service needs a name for its response"),
         (lambda: Flow("f").dead_letters("redis://x"), "use sqlite:///FILE or memory"),
-        (lambda: Flow("f").dead_letters("memory:").map(str), "step str comes after dead_letters.*put it before"),
+        (
+            lambda: Flow("f").dead_letters("memory:").map(str),
+            "step str: no step may follow dead_letters; put it before",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_when_the_flow_is_built(build: Any, says: str) -> None:
@@ -121,8 +136,8 @@ def test_what_is_wrong_is_said_when_the_flow_is_built(build: Any, says: str) -> 
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: Flow("f").batch(str, size=0, seconds=1), "got 0"),
-        (lambda: Flow("f").batch(str, size=2.5, seconds=1), "a whole number of at least 1"),
+        (lambda: Flow("f").batch(str, size=0, max_wait=1), "got 0"),
+        (lambda: Flow("f").batch(str, size=2.5, max_wait=1), "a whole number of at least 1"),
         (lambda: Flow("f").throttle(0), "got 0"),
         (lambda: Flow("f").flat_map(str, max_parts=0), "got 0"),
         (lambda: Flow("f").map_async(str, attempts=0), "attempts"),
@@ -140,7 +155,7 @@ def test_services_of_a_flow_are_listed_once() -> None:
     """One service at two steps is one service."""
     shared = Service("s", str)
 
-    assert Flow("f").map_async(shared).map_async(shared).enrich(a=shared).services == (shared,)
+    assert Flow("f").map_async(shared).map_async(shared).enrich(a=shared).all_services == (shared,)
 
 
 # Decoding
@@ -310,7 +325,7 @@ def test_the_steps_that_are_measured_are_known_before_they_are() -> None:
         .tap(len, name="tap")
         .map_async(call, name="map_async")
         .enrich(enrich=call)
-        .batch(call_all, size=2, seconds=0.1, name="batch")
+        .batch(call_all, size=2, max_wait=0.1, name="batch")
         .flat_map(lambda value: [value], name="flat_map")
         .throttle(1e6, name="throttle")
         .through(ops.map(lambda value: value), name="through")
@@ -449,21 +464,23 @@ def test_a_predicate_that_gives_an_awaitable_fails_its_elements() -> None:
 @pytest.mark.parametrize("item", [5, len, [], {"id": int}], ids=repr)
 def test_what_is_no_type_is_no_type_of_items(item: Any) -> None:
     """It is said when the flow is built: otherwise every item would fail."""
-    with pytest.raises(FlowDefinitionError, match="no item can be read as"):
+    with pytest.raises(FlowDefinitionError, match="item: expected a type that JSON can be decoded to"):
         Flow("f", item)
 
 
 def test_a_key_is_the_name_of_a_field() -> None:
     """Nothing else names one."""
     key: Any = 5
-    with pytest.raises(FlowDefinitionError, match="the key of flow f is the name of a field, got 5"):
+    with pytest.raises(FlowDefinitionError, match="flow f: key: expected the name of a field, got 5"):
         Flow[Any]("f", key=key)
 
 
 @pytest.mark.parametrize("path", ["", ".", "a..b", "card.*", "items[0]", 5], ids=repr)
 def test_fields_that_letters_do_not_keep_have_plain_paths(path: Any) -> None:
     """A star or the number of an item would be taken for the name of a field, and the secret would be kept."""
-    with pytest.raises(FlowDefinitionError, match=r"names of fields, with dots between them: card\.number; got "):
+    with pytest.raises(
+        FlowDefinitionError, match=r"names of fields with dots between them, such as card\.number, got "
+    ):
         Flow[Any]("f").dead_letters("memory", redact=["card.number", path])
     assert Flow[Any]("f").dead_letters("memory", redact=["card.number", "größe", "e mail", "@id"]).redacted
 
@@ -472,6 +489,6 @@ def test_services_and_outlets_that_a_flow_does_not_have_are_refused() -> None:
     """A replacement with a misspelled name must not leave the real service in its place."""
     flow = orders_flow()
     with pytest.raises(FlowDefinitionError, match="flow orders has no service 'pricng'; did you mean 'pricing'"):
-        flow.with_services({"pricng": flow.services[0]})
-    with pytest.raises(FlowDefinitionError, match="flow orders has no outlet 'nope'; it has none"):
-        flow.with_outlets({"nope": DiscardSink()})
+        flow.services({"pricng": flow.all_services[0]})
+    with pytest.raises(FlowDefinitionError, match="flow orders has no sink 'nope'; sinks: none"):
+        flow.sinks({"nope": DiscardSink()})

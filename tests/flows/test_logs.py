@@ -84,7 +84,7 @@ def break_off(elements):
     secret = elements[0].value["card"]
     raise RuntimeError("a bug")
 
-flow = Flow("f").step(lambda source: source.pipe(ops.do_action(break_off))).dead_letters("memory:", redact=["card"])
+flow = Flow("f").operator(lambda source: source.pipe(ops.do_action(break_off))).dead_letters("memory:", redact=["card"])
 
 async def main():
     await flow.start(from_iterable([{{"card": "4111"}}]), Discard()).finished

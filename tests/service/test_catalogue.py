@@ -183,11 +183,11 @@ def test_equal_services_are_one_bulkhead() -> None:
     async def story(house: House) -> None:
         await house.catalogue.deploy(offered(asking("a")), offered(asking("b")))
         await house.take(asking("a"), "2")
-        services = [revision.services[0] for revision in house.catalogue.active]
+        services = [revision.all_services[0] for revision in house.catalogue.active]
         assert services[0] is services[1]
         await house.take(asking("a", attempts=2), "3")
-        assert house.catalogue.served["a"].services[0] is not services[0]
-        assert house.catalogue.served["b"].services[0] is services[0]
+        assert house.catalogue.served["a"].all_services[0] is not services[0]
+        assert house.catalogue.served["b"].all_services[0] is services[0]
 
     inside(story)
 

@@ -9,8 +9,7 @@ from typing import Any, cast
 from penstock.core.window import BYTES, ELEMENTS
 from penstock.errors import FlowDefinitionError
 from penstock.expressions import Assign
-from penstock.flow.builder import Otherwise, When
-from penstock.flow.flow import Flow
+from penstock.flow.flow import Flow, Otherwise, When
 from penstock.flowfile.diagnostics import Diagnostics
 from penstock.flowfile.document import Node
 from penstock.flowfile.forms.choices import Chosen
@@ -49,7 +48,7 @@ class FlowBuilder:
         """The flow of a file."""
         window = read["window"]
         elements, size = (window["elements"], window["bytes"]) if isinstance(window, Read) else (window, None)
-        flow = Flow[Any](read["flow"], item, key, elements or ELEMENTS, size or BYTES, about=read["about"] or "")
+        flow = Flow[Any](read["flow"], item, key, elements or ELEMENTS, size or BYTES, description=read["about"] or "")
         flow = self._steps(flow, read["steps"] or ())
         if read["order"] == "input":
             flow = flow.order()
@@ -115,13 +114,15 @@ class FlowBuilder:
             case "flat_map":
                 return flow.flat_map(value, **named)
             case "map_async":
-                service = value["service"] if isinstance(value, Read) else value
+                service = self._service(value["service"] if isinstance(value, Read) else value)
                 ordered = isinstance(value, Read) and bool(value["ordered"])
-                return flow.map_async(self._service(service), ordered=ordered, **named)
+                return flow.map_async(service, ordered=ordered, **named)
             case "enrich":
                 return self._enrich(flow, step, named)
             case "batch":
-                return flow.batch(self._service(value["service"]), size=value["size"], seconds=value["within"], **named)
+                return flow.batch(
+                    self._service(value["service"]), size=value["size"], max_wait=value["within"], **named
+                )
             case "throttle":
                 rate, burst = (value["rate"], value["burst"]) if isinstance(value, Read) else (value, None)
                 return flow.throttle(rate, burst=burst or 1, **named)

@@ -81,7 +81,7 @@ class _Dump:
         flow = self._flow
         document = {
             "flow": flow.name,
-            "about": flow.about or None,
+            "about": flow.description or None,
             "item": self._item(),
             "key": flow.key,
             "window": self._window(),
@@ -170,8 +170,8 @@ class _Dump:
                 value = {field: self._name_of(service) for field, service in options["services"].items()}
                 value = list(value) if all(field == name for field, name in value.items()) else value
             case "batch":
-                usual, seconds = options["call"].name, show_duration(options["seconds"])
-                value = {"service": self._name_of(options["call"]), "size": options["size"], "within": seconds}
+                usual, max_wait = options["call"].name, show_duration(options["max_wait"])
+                value = {"service": self._name_of(options["call"]), "size": options["size"], "within": max_wait}
             case "throttle":
                 value = show_rate(options["rate"])
                 value = {"rate": value, "burst": options["burst"]} if options["burst"] != 1 else value
@@ -197,7 +197,7 @@ class _Dump:
     def _way(self, way: Any) -> Plain:
         steps = [self._step(step) for step in way.steps]
         when = None if way.when is None else to_plain_function(way.when)
-        return drop_none({"when": when, "steps": steps or None, "end": way.end or None})
+        return drop_none({"when": when, "steps": steps or None, "end": way.final or None})
 
     def _worker(self, worker: Worker) -> Plain:
         when: dict[str, Plain] = {}

@@ -155,7 +155,7 @@ class _Reading:
 
     def _check_apart(self, flow: Flow[Any], services: Mapping[str, Service], written: Mapping[str, Chosen]) -> None:
         """Note services that the steps call and that have one name: metrics and tests could not tell them apart."""
-        called, names = flow.services, dict[str, str]()
+        called, names = flow.all_services, dict[str, str]()
         for key, service in services.items():
             if service not in called:
                 continue

@@ -253,8 +253,8 @@ class KnownNames:
     """What a flow has names for. One that is not complete may have more, so no name is wrong there."""
 
     def __init__(self, flow: Flow[Any], complete: bool, mistakes: Diagnostics) -> None:
-        self.services = sorted({service.name for service in flow.services})
-        self.outlets = list(flow.outlets)
+        self.services = sorted({service.name for service in flow.all_services})
+        self.outlets = list(flow.all_sinks)
         self._places = flow.failure_points
         self._complete = complete
         self._mistakes = mistakes

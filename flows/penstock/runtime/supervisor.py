@@ -43,13 +43,13 @@ class RunnableFlow(Protocol):
     def name(self) -> str: ...
 
     @property
-    def places(self) -> tuple[str, ...]: ...
+    def failure_points(self) -> tuple[str, ...]: ...
 
     @property
-    def measured(self) -> tuple[str, ...]: ...
+    def timed_steps(self) -> tuple[str, ...]: ...
 
     @property
-    def services(self) -> tuple[Service, ...]: ...
+    def all_services(self) -> tuple[Service, ...]: ...
 
     def plan(self) -> RunPlan: ...
 
@@ -91,8 +91,10 @@ class Supervisor:
         where = flow.plan().dead_letters
         if where is not None:
             await self.stores.get(where)
-        self.totals.setdefault(flow.name, FlowStatistics(flow.name)).register_steps(flow.places, flow.measured)
-        for service in flow.services:
+        self.totals.setdefault(flow.name, FlowStatistics(flow.name)).register_steps(
+            flow.failure_points, flow.timed_steps
+        )
+        for service in flow.all_services:
             self.calls.setdefault(service.name, ServiceCounters()).use(service)
 
     async def remove(self, flow: RunnableFlow, rest: Collection[RunnableFlow], *, keep: Collection[str] = ()) -> None:
@@ -102,11 +104,11 @@ class Supervisor:
         """
         others = [other for other in rest if other.name == flow.name]
         if flow.name in self.totals:
-            places = {place for other in others for place in other.places}
-            self.totals[flow.name].unregister_steps(places, {step for other in others for step in other.measured})
-        in_use = {id(service) for other in rest for service in other.services}
+            places = {place for other in others for place in other.failure_points}
+            self.totals[flow.name].unregister_steps(places, {step for other in others for step in other.timed_steps})
+        in_use = {id(service) for other in rest for service in other.all_services}
         waits: list[asyncio.Future[Any]] = []
-        for service in flow.services:
+        for service in flow.all_services:
             if id(service) not in in_use and service.name in self.calls:
                 waits += self.calls[service.name].leave(service)
                 if not self.calls[service.name].services:

@@ -36,7 +36,7 @@ def conflicts(
         staying = [revision for revision in standing if revision.name not in going]
         sharing = Sharing()
         for each in staying:
-            sharing.add(each.flow.outlets.values(), f"the flow {each.name!r}")
+            sharing.add(each.flow.all_sinks.values(), f"the flow {each.name!r}")
         paths = {path: each.name for each in staying if (path := each.served_as) is not None}
         found = _among(coming, paths, known, sharing)
         if not found:
@@ -61,11 +61,11 @@ def _among(
             said = f"the flow {paths[path]!r} is served as {path!r} already"
         elif name not in names and len(names) >= FLOWS:
             said = f"there are {FLOWS} flows already"
-        elif (clash := sharing.clash(offer.flow.outlets.values())) is not None:
+        elif (clash := sharing.clash(offer.flow.all_sinks.values())) is not None:
             found[offer] = [Diagnostic(SourceLocation(offer.source), str(clash))]
             continue
         else:
-            sharing.add(offer.flow.outlets.values(), f"the flow {name!r}")
+            sharing.add(offer.flow.all_sinks.values(), f"the flow {name!r}")
             sources[name] = offer.source
             names.add(name)
             if path is not None:

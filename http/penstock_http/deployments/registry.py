@@ -103,12 +103,12 @@ class FlowRegistry:
         """The revisions that offers would be, with those services that are in use already."""
         services: defaultdict[str, list[Service]] = defaultdict(list)
         for revision in self._in_use():
-            for service in revision.services:
+            for service in revision.all_services:
                 services[service.name].append(service)
         revisions: dict[FlowCandidate, Revision] = {}
         for offer in offers:
             flow = shared(offer.flow, services)
-            for service in flow.services:
+            for service in flow.all_services:
                 services[service.name].append(service)
             revisions[offer] = Revision(flow, self._next(flow.name), offer.digest, offer.source)
         return revisions

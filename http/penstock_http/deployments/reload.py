@@ -47,7 +47,7 @@ class ReloadResult(Struct, frozen=True):
 
 def parts_of(flow: Flow[Any]) -> int:
     """How many steps and services a flow has."""
-    return sum(1 for _ in walk(flow.steps)) + len(flow.services)
+    return sum(1 for _ in walk(flow.steps)) + len(flow.all_services)
 
 
 class Reloader:

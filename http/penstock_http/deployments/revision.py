@@ -65,19 +65,19 @@ class Revision:
         return self.flow.path_name
 
     @property
-    def places(self) -> tuple[str, ...]:
+    def failure_points(self) -> tuple[str, ...]:
         """Where an element may fail."""
         return self.flow.failure_points
 
     @property
-    def measured(self) -> tuple[str, ...]:
+    def timed_steps(self) -> tuple[str, ...]:
         """The steps that measure how long elements spend in them."""
         return self.flow.timed_steps
 
     @property
-    def services(self) -> tuple[Service, ...]:
+    def all_services(self) -> tuple[Service, ...]:
         """All services that the steps call."""
-        return self.flow.services
+        return self.flow.all_services
 
     def plan(self) -> RunPlan:
         """What a run needs to know."""
@@ -153,7 +153,7 @@ def shared(flow: Flow[Any], known: Mapping[str, Sequence[Service]]) -> Flow[Any]
     in all flows.
     """
     named: dict[str, list[Service]] = defaultdict(list)
-    for service in flow.services:
+    for service in flow.all_services:
         if service not in named[service.name]:
             named[service.name].append(service)
     others: dict[str, Service] = {}
@@ -161,4 +161,4 @@ def shared(flow: Flow[Any], known: Mapping[str, Sequence[Service]]) -> Flow[Any]
         # Two that share a name cannot be told apart by it, so each keeps its own bulkhead.
         if len(services) == 1:
             others[name] = next((service for service in known.get(name, ()) if service == services[0]), services[0])
-    return flow.with_services(others)
+    return flow.services(others)

@@ -121,7 +121,7 @@ NOTHING: dict[str, Any] = {
 def said(flow: Flow[Any]) -> dict[str, Any]:
     """What a flow says of itself, and how its services are."""
     return {
-        "description": flow.about,
+        "description": flow.description,
         "item": getattr(flow.item, "__name__", None),
         "key": flow.key,
         "window": {"elements": flow.elements, "bytes": flow.bytes},
@@ -137,7 +137,7 @@ def said(flow: Flow[Any]) -> dict[str, Any]:
                 "retries": now.retries,
                 "calls": now.results,
             }
-            for service, now in ((service, service.statistics()) for service in flow.services)
+            for service, now in ((service, service.statistics()) for service in flow.all_services)
         ],
         "workers": [worker.name for worker in flow.workers],
         "deadLetters": flow.dead_letter_url,

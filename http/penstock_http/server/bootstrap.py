@@ -29,7 +29,7 @@ def loader(settings: Settings) -> FlowLoader:
 def with_defaults(file: FlowFile, settings: Settings) -> Flow[Any]:
     """The flow of a file; what the file leaves open is as the settings have it. `--workers 0` means none."""
     said = file.declared
-    check_outlets(file.flow.outlets.values(), locks=True)
+    check_outlets(file.flow.all_sinks.values(), locks=True)
     return _completed(file.flow, settings, window="window" not in said, dead_letters="dead_letters" not in said)
 
 
@@ -40,7 +40,7 @@ def python_flow(name: str, settings: Settings) -> FlowCandidate:
     """
     found = find_flow(name)
     flow = found.flow
-    check_outlets(flow.outlets.values(), locks=True)
+    check_outlets(flow.all_sinks.values(), locks=True)
     usual = (flow.elements, flow.bytes) == (ELEMENTS, BYTES)
     return FlowCandidate(_completed(flow, settings, window=usual, dead_letters=flow.store is None), found.digest, name)
 
@@ -58,7 +58,7 @@ def builtin_flow(settings: Settings, client: HttpClient) -> FlowCandidate:
     with as_file(files("penstock").joinpath("orders.yaml")) as path:
         file = load(path)
     services = {"pricing": pricing(settings, client), "inventory": inventory(settings, client)}
-    flow = replace(file.flow.with_services(services), workers=())
+    flow = replace(file.flow.services(services), workers=())
     flow = flow.window(settings.window, settings.window_bytes)
     flow = flow.dead_letters(settings.dead_letters, redact=flow.redacted)
     schedule = Every(settings.worker_every) if settings.worker_every else Once()
