@@ -103,7 +103,10 @@ def test_names_are_made_unique() -> None:
             "expected a function that returns the flow with its steps, got None",
         ),
         (lambda: Flow("f").enrich(name=Service("s", len), b=len), "enrich: name and merge are options"),
-        (lambda: Flow("f").start([1, 2], DiscardResults()), "flow f needs a source, such as from_iterable.*, got list"),
+        (
+            lambda: Flow("f").start([1, 2], DiscardResults()),
+            "flow f: source: expected a source such as from_iterable.*, got list",
+        ),
         (lambda: Flow("f").window(1, 0), "flow f: bytes: expected an integer >= 1, got 0"),
         (lambda: Flow("f", Order, key="orderID"), r"did you mean 'orderId'\? \(fields: orderId, note\)"),
         (lambda: Flow("f", Record, key="zzz"), r"key: the item has no field 'zzz' \(fields: order_id, price\)"),
@@ -117,7 +120,10 @@ def test_names_are_made_unique() -> None:
             lambda: Flow("f").dead_letters(pathlib.Path("x.db")),
             "dead_letters: expected a store such as 'sqlite:///FILE', got PosixPath",
         ),
-        (lambda: Flow("f").start(from_iterable([1]), DiscardResults), "needs a sink, such as Discard.*, got <class"),
+        (
+            lambda: Flow("f").start(from_iterable([1]), DiscardResults),
+            "consumer: expected an object such as LineWriter.*, got <class",
+        ),
         (lambda: Flow("f", "id"), "did you mean key='id'"),
         (lambda: Flow("f").enrich(Service("s", len)), "each service needs a name for its response"),
         (lambda: Flow("f").dead_letters("redis://x"), "use sqlite:///FILE or memory"),

@@ -73,7 +73,7 @@ class Run:
             )
         if not isinstance(cast(object, consumer), ResultConsumer):
             raise FlowDefinitionError(
-                f"flow {plan.name}: consumer: expected a consumer of results such as LineWriter(write), got {consumer!r}"
+                f"flow {plan.name}: consumer: expected an object such as LineWriter(write), got {consumer!r}"
             )
         self.id = id or new_id()
         self.plan = plan
