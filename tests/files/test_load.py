@@ -191,7 +191,6 @@ def test_a_value_that_may_be_missing_is_no_result() -> None:
     """It is said what to write instead."""
     flow = loads("flow: f\nsteps: [{set: {x: 'value.?note'}}]", "f.yaml").flow
     (told,) = results(flow, from_iterable([{"note": 1}]))
-    assert told.failure is not None
     assert ".orValue(" in told.failure.message
 
 
@@ -239,7 +238,6 @@ def test_only_an_object_has_fields_to_be_set() -> None:
     told = results(flow, from_iterable([7, {"y": 2}]))
     bad, good = sorted(told, key=lambda result: result.seq)
     assert good.ok
-    assert bad.failure is not None
     assert bad.failure.message == "only an object has fields to be set, got int"
 
 
@@ -507,7 +505,8 @@ def test_a_condition_has_to_give_true_or_false(steps: str) -> None:
 
     async def outcomes() -> list[Any]:
         return [
-            (result.seq, result.failure and result.failure.type) async for result in flow.stream(from_iterable(values))
+            (result.seq, None if result.ok else result.failure.type)
+            async for result in flow.stream(from_iterable(values))
         ]
 
     assert [one for one in sorted(run(outcomes())) if one[1]] == [(1, "ExpressionFailed"), (2, "ExpressionFailed")]

@@ -83,7 +83,7 @@ def streamed(file: Path) -> list[Outcome]:
         found: list[Outcome] = []
         async for result in load(file).flow.stream(ndjson(body())):
             record: Outcome = {"ok": result.ok, "seq": result.seq}
-            if result.failure is None:
+            if result.ok:
                 found.append(record | {"value": result.value})
                 continue
             error = {name: getattr(result.failure, name) for name in ("step", "type", "message", "attempts")}
