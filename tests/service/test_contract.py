@@ -216,8 +216,8 @@ RUBBISH = {
     "no UTF-8": (b'{"orderId":1,"a":"\xff\xfe"}', "MalformedJson"),
     "NUL bytes": (b"\0\0\0", "MalformedJson"),
     "a lone surrogate": (b'{"orderId":1,"a":"\\ud800"}', "MalformedJson"),
-    "a bare number too large": (b'{"orderId":1e999}', "Invalid|Malformed"),
-    "an enormous number": (b'{"orderId":' + b"9" * 5000 + b"}", "Invalid|Malformed"),
+    "a bare number too large": (b'{"orderId":1e999}', "InvalidItem|MalformedJson"),
+    "an enormous number": (b'{"orderId":' + b"9" * 5000 + b"}", "InvalidItem|MalformedJson"),
     "nested too deeply": (b'{"orderId":1,"a":' + b"[" * 40_000 + b"]" * 40_000 + b"}", "MalformedJson"),
     "UTF-16": ('{"orderId":1}'.encode("utf-16-le"), "MalformedJson"),
 }
