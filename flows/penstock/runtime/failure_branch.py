@@ -35,7 +35,7 @@ Trouble = Callable[[BaseException, float | None], None]
 """Is told that the store failed, and the seconds until the next try; None if there is none, because the run is over."""
 
 _parent = attrgetter("parent")
-_letter = attrgetter("letter")
+_letter = attrgetter("dead_letter_id")
 
 
 def dead_letter(
