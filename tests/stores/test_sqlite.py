@@ -39,7 +39,7 @@ from waiting import HANG_SECONDS, ending_async
 WRITER = """
 import asyncio, sys, time
 from penstock.deadletters import DeadLetter, create_store
-from penstock.ids import new_id, now
+from penstock.support.ids import new_id, now
 
 def letters(count):
     facts = dict(flow="orders", run="r", step="s", type="T", message="m", input=b"{}", input_size=2)
@@ -576,9 +576,9 @@ def test_what_the_disk_refuses_becomes_a_sentence_with_a_way_out(tmp_path, code,
         (DeadLetterQuery(since=now()), None, r"SEARCH .* sqlite_autoindex_letters_1 \(id>\?\)"),
         (DeadLetterQuery(run="r"), None, r"SEARCH .* letters_by_run \(run=\?\)"),
         (DeadLetterQuery(run="r", min_seq=5), "0190", r"SEARCH .* letters_by_run \(run=\? AND id>\?\)"),
-        (DeadLetterQuery(type="Invalid"), None, r"SEARCH .* letters_by_type \(type=\?\)"),
+        (DeadLetterQuery(type="InvalidItem"), None, r"SEARCH .* letters_by_type \(type=\?\)"),
         (
-            DeadLetterQuery(type="Invalid", state="waiting", since=now()),
+            DeadLetterQuery(type="InvalidItem", state="waiting", since=now()),
             "0190",
             r"SEARCH .* letters_by_type .* id>\?\)",
         ),
