@@ -48,7 +48,9 @@ class FlowBuilder:
         """The flow of a file."""
         window = read["window"]
         elements, size = (window["elements"], window["bytes"]) if isinstance(window, Read) else (window, None)
-        flow = Flow[Any](read["flow"], item, key, elements or ELEMENTS, size or BYTES, description=read["description"] or "")
+        flow = Flow[Any](
+            read["flow"], item, key, elements or ELEMENTS, size or BYTES, description=read["description"] or ""
+        )
         flow = self._steps(flow, read["steps"] or ())
         if read["order"] == "input":
             flow = flow.order()
