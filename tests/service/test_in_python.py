@@ -123,7 +123,7 @@ def test_a_lock_that_stays_ends_the_response_as_failed(serve: Serve, env: dict[s
         (["shop:number"], "shop:number is no flow but int"),
         (["nowhere:flow"], "there is no module nowhere"),
         (["shop:halves", "shop:halves"], "there is a flow 'halves' in shop:halves already"),
-        (["shop:halves", "--watch"], "--watch needs flow files"),
+        (["shop:halves", "--watch"], "--watch needs at least one flow file"),
     ],
 )
 def test_what_is_no_flow_is_said_in_a_sentence(
