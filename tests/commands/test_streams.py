@@ -203,9 +203,9 @@ def test_one_output_file_of_two_flows_written_in_two_ways_is_told(tmp_path: Path
 LOCKING = """
 import fcntl
 
-import penstock.outlets.valve
+import penstock.sinks.shared
 from penstock import Flow
-from penstock.outlets import FileOutlet
+from penstock.sinks import FileSink
 
 penstock.sinks.shared.LOCK_SECONDS = 0.2
 held = open("out.ndjson", "ab")
@@ -216,7 +216,7 @@ def lock(value):  # as another process would do it: the outlet does not know of 
     return value
 
 
-flow = Flow("f").map(lock).to(FileOutlet("out.ndjson")).dead_letters("sqlite:///letters.db")
+flow = Flow("f").map(lock).to(FileSink("out.ndjson")).dead_letters("sqlite:///letters.db")
 """
 
 

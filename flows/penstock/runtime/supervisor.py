@@ -43,10 +43,10 @@ class RunnableFlow(Protocol):
     def name(self) -> str: ...
 
     @property
-    def places(self) -> tuple[str, ...]: ...
+    def failure_points(self) -> tuple[str, ...]: ...
 
     @property
-    def measured(self) -> tuple[str, ...]: ...
+    def timed_steps(self) -> tuple[str, ...]: ...
 
     @property
     def services(self) -> tuple[Service, ...]: ...
@@ -91,7 +91,8 @@ class Supervisor:
         where = flow.plan().dead_letters
         if where is not None:
             await self.stores.get(where)
-        self.totals.setdefault(flow.name, FlowStatistics(flow.name)).register_steps(flow.places, flow.measured)
+        totals = self.totals.setdefault(flow.name, FlowStatistics(flow.name))
+        totals.register_steps(flow.failure_points, flow.timed_steps)
         for service in flow.services:
             self.calls.setdefault(service.name, ServiceCounters()).use(service)
 
@@ -102,8 +103,8 @@ class Supervisor:
         """
         others = [other for other in rest if other.name == flow.name]
         if flow.name in self.totals:
-            places = {place for other in others for place in other.places}
-            self.totals[flow.name].unregister_steps(places, {step for other in others for step in other.measured})
+            places = {place for other in others for place in other.failure_points}
+            self.totals[flow.name].unregister_steps(places, {step for other in others for step in other.timed_steps})
         in_use = {id(service) for other in rest for service in other.services}
         waits: list[asyncio.Future[Any]] = []
         for service in flow.services:
