@@ -192,8 +192,8 @@ async def test_a_service_receives_a_token_unchanged(client: HttpClient, token: s
         return web.json_response(request.headers["X-Token"])
 
     async with server(reply) as url:
-        call = HttpCall("s", url, headers={"X-Token": "${TOKEN}"}, client=client, environment={"TOKEN": token})
-        service = Service("s", call)
+        http_call = HttpCall("s", url, headers={"X-Token": "${TOKEN}"}, client=client, environment={"TOKEN": token})
+        service = Service("s", http_call)
         assert await call(service, {"id": 7}) == [token]
 
 

@@ -187,7 +187,7 @@ def test_without_file_descriptors_a_warning_is_logged_once_per_second(serve: Ser
 
 
 def _starve(server: Process, open_ones: list[Client], stack: ExitStack) -> None:
-    for client in open_ones:  # so that it is taken
+    for client in open_ones:  # so that the server accepts it
         client.request("GET", "/health/live")
         client.answer().complete()
     used = len(os.listdir(f"/proc/{server.pid}/fd"))
@@ -197,7 +197,7 @@ def _starve(server: Process, open_ones: list[Client], stack: ExitStack) -> None:
     try:
         server.event("http.accept_failed")
         began = time.monotonic()
-        time.sleep(2.5)  # long enough for a line too many
+        time.sleep(2.5)  # long enough for a third log line
         assert 1 <= len(server.said("http.accept_failed")) <= time.monotonic() - began + 1.5
         open_ones[0].request("GET", "/health/live")
         assert open_ones[0].answer().complete().json() == {"status": "live"}

@@ -51,7 +51,7 @@ def writer_of(server: Process) -> int:
 def test_an_upload_survives_a_killed_writer_process(serve: Serve) -> None:
     """The writer is restarted: each failed order has one dead letter, and the counts agree."""
     server = serve()
-    assert writers_of(server.pid) == set()  # the process starts with the first letter
+    assert writers_of(server.pid) == set()  # the writer starts with the first dead letter
     server.post({"orderId": 3})
     first = writer_of(server)
     with server.connect() as client:

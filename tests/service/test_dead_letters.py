@@ -179,7 +179,7 @@ def test_a_truncated_store_makes_the_service_unready_until_it_is_repaired(serve:
         client.chunk(orders(3))
         client.chunk(b"")
         server.event("store.write_failed", timeout=30)
-        path.rename(path.with_name("damaged.db"))  # whatever waits goes on
+        path.rename(path.with_name("damaged.db"))  # waiting items continue
         assert client.answer().complete().end["failed"] == 1
     until(lambda: server.ask("GET", "/health/ready").status == 200, timeout=30, period=0.2)
     assert server.metric("penstock_dead_letter_store_usable", store=url) == 1

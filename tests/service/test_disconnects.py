@@ -73,7 +73,7 @@ class TestDisconnect:
 
     def test_while_backpressure_pauses_reading(self, serve: Serve, way: str) -> None:
         """The window is full, so the socket is not read, and only the monitor can notice the disconnect."""
-        # A FIN is noticed with the first result, so results have to come.
+        # A FIN is noticed when the first result is sent, so there must be results.
         server = serve(*FLAGS[:-1], 10 if way == "FIN" else 1000)
         with server.connect() as client:
             client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(2**30))
@@ -82,8 +82,8 @@ class TestDisconnect:
             until(lambda: server.metric("penstock_in_flight") == 64)
             WAYS[way](client)
             if way == "FIN":
-                # Behind the orders that still wait in the kernel a FIN cannot be seen; that close() leaves answers
-                # unread makes the client's side reset the connection with the first byte that it is sent.
+                # A FIN after unread orders in the kernel cannot be noticed. But close() with unread results makes the
+                # client's kernel reset the connection when it receives the next byte.
                 ended(server, answer)
             else:
                 assert ended(server, answer)["cancelled"] == 64
@@ -114,7 +114,7 @@ def test_each_disconnect_is_counted_once_as_499(server: Process, way: str) -> No
         return until(lambda: server.metric("penstock_in_flight") == 7)
 
     before = left()
-    upload = {"Content_Length": "1000", "Expect": "100-continue"}  # the answer to Expect: the request was looked at
+    upload = {"Content_Length": "1000", "Expect": "100-continue"}  # 100 Continue shows that the request was checked
     for method, query, headers, wait in (
         ("GET", "?count=1000", {}, has_begun),
         ("GET", "?count=7", {"Accept": "application/json"}, in_flight),

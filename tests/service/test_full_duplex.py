@@ -49,7 +49,7 @@ def test_the_first_result_takes_as_long_as_the_slower_service(server: Process) -
         assert seconds >= SLOWER_SERVICE
         return seconds
 
-    # On a busy machine a single try may take longer. If one service waited for the other, no try could be as fast.
+    # A single attempt may take longer on a busy machine. If one service waited for the other, none could be as fast.
     until(lambda: first_result() < FASTER_SERVICE + SLOWER_SERVICE)
 
 

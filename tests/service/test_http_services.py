@@ -163,7 +163,7 @@ async def test_a_retry_waits_for_retry_after(client: HttpClient, form: str) -> N
 
     async def reply(_: web.Request) -> web.StreamResponse:
         times.append(time.monotonic())
-        at = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)  # whole seconds: 1 to 2 left
+        at = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)  # integer seconds: 1 to 2 remain
         asked = "0.2" if form == "seconds" else at
         return web.json_response(1, status=503 if len(times) < 2 else 200, headers={"Retry-After": asked})
 
@@ -230,7 +230,7 @@ async def test_closing_a_queue_cancels_a_slow_body(client: HttpClient) -> None:
         queue = Service.http("p", f"{url}/prices/{{orderId}}", client=client).open_queue(lambda jobs, answers: None)
         queue.submit([Job({"orderId": 1})])
         await until(client, url, begun=1)
-        await asyncio.sleep(0.05)  # for the head to arrive; either way the connection has to go
+        await asyncio.sleep(0.05)  # for the head to arrive; in any case the connection must be closed
         await queue.aclose()
         assert (await until(client, url, cancelled=1))["ended"] == 0
 
@@ -366,7 +366,7 @@ async def test_fields_are_percent_encoded(client: HttpClient, text: str | bool) 
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/orders/{{name}}/price?also={{name}}"
     answers = await call(Service.http("s", url, client=client), {"name": text})
     await runner.cleanup()
-    said = text if isinstance(text, str) else "true"  # as JSON has it
+    said = text if isinstance(text, str) else "true"  # as in JSON
     assert (answers, seen) == ([1], [(said, said)])
 
 

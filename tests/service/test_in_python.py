@@ -93,7 +93,7 @@ penstock.sinks.shared.LOCK_SECONDS = 0.2
 held = open("{0}", "ab")
 
 
-def lock(value):  # as another process would do it: the outlet does not know of it
+def lock(value):  # like another process, without the sink
     fcntl.flock(held, fcntl.LOCK_EX)
     return value
 

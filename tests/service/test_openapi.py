@@ -374,7 +374,7 @@ def test_an_incomplete_upload_of_a_flow_is_rejected_as_described(deploying: Proc
     for rubbish, said in ((b"", (408, "stalled")), (b"rubbish\r\n", (400, "body_decode_failed"))):
         with deploying.connect() as client:
             client.request("PUT", "/flows/orders", **YAML, Transfer_Encoding="chunked", Expect="100-continue")
-            assert (client.line(), client.line()) == (b"HTTP/1.1 100 Continue", b"")  # by now it is in its handler
+            assert (client.line(), client.line()) == (b"HTTP/1.1 100 Continue", b"")  # now the handler runs
             client.chunk(b"flow: orders")
             client.send(rubbish)
             answer = client.answer().complete()

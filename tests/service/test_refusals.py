@@ -258,7 +258,7 @@ def test_headers_must_arrive_in_time(server: Process) -> None:
     """A connection whose head is not complete after `--keep-alive` seconds is closed, also if bytes arrive slowly."""
     with server.connect() as slow, server.connect() as silent:
         slow.sock.settimeout(0.2)
-        # It takes 30 s in all; the default of --keep-alive is 75 s.
+        # The loop takes 30 s at most; the default of --keep-alive is 75 s.
         for byte in b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: " + b"x" * 100:
             try:
                 slow.send(bytes([byte]))

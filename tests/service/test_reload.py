@@ -62,7 +62,7 @@ def marks(answer: Any) -> set[str]:
     return {record["value"]["mark"] for record in answer.results}
 
 
-# Starting
+# Start
 
 
 def test_all_flows_of_files_and_folders_are_served(serve: Serve, folder: Path) -> None:
@@ -135,7 +135,7 @@ def test_flows_that_cannot_be_served_prevent_the_start(folder: Path, text: str, 
     assert (done.returncode, said in done.stderr) == (2, True)
 
 
-# Reloading
+# Reload
 
 
 def test_a_reload_under_load_loses_nothing(serve: Serve, folder: Path) -> None:
@@ -366,7 +366,7 @@ def test_at_most_a_hundred_flows_can_be_uploaded(serve: Serve, folder: Path) -> 
     deleted = server.ask("DELETE", "/flows/f0").json()
     assert (deleted["outcome"], deleted["revision"]) == ("removed", 2)
     assert [server.ask("GET", "/f0/bulk?count=1").status, server.ask("DELETE", "/flows/f0").status] == [404, 404]
-    assert upload(server, "one-more", "flow: one-more\n").status == 409  # what was brought in place of a file counts
+    assert upload(server, "one-more", "flow: one-more\n").status == 409  # the upload that replaced a file counts
     assert server.ask("DELETE", "/flows/f1").status == 200
     assert upload(server, "one-more", "flow: one-more\n").status == 201
 
@@ -492,7 +492,7 @@ def test_with_a_token_uploads_need_it(serve: Serve) -> None:
     assert [b"hidden" in body for body in told] == [False, False, True, True]
 
 
-# Limits of a flow
+# Limits
 
 
 def test_a_flow_can_have_its_own_limits(serve: Serve, folder: Path) -> None:
@@ -527,7 +527,7 @@ def test_the_order_of_a_flow_is_the_default_of_its_requests(serve: Serve, folder
 def test_a_module_that_hangs_on_import_does_not_delay_the_shutdown(serve: Serve, folder: Path) -> None:
     """The shutdown is not forced, because no element waits for the thread that loads."""
     hanging = "import pathlib, time\npathlib.Path(__file__ + '.begun').touch()\ntime.sleep(3600)\n"
-    (folder / "hanging.py").write_text(hanging)  # longer than any test: the process has to end without it
+    (folder / "hanging.py").write_text(hanging)  # longer than any test: the process must exit before it returns
     write(folder / "a.yaml", flow("a", 1))
     server = serve(folder)
     write(folder / "a.yaml", flow("a", 2, "  - map: 'hanging:work'\n"))

@@ -92,7 +92,7 @@ def test_an_invalid_value_is_rejected(flags: dict[str, Any], said: str, monkeypa
     result = invoke("serve", *arguments)
     assert result.exit_code == 2
     assert said in result.stderr
-    if result.stderr.startswith("penstock serve: "):  # else click refused the option, with the usage
+    if result.stderr.startswith("penstock serve: "):  # otherwise click rejected the option and printed the usage
         assert result.stderr.count("\n") == 1
 
 

@@ -39,7 +39,7 @@ class Upload:
     def held_back(self, seconds: float = 0.6) -> bool:
         """Whether no byte was accepted for so long."""
         before = self.sent
-        time.sleep(seconds)  # that nothing happens can only be seen by waiting
+        time.sleep(seconds)  # nothing must happen in this time
         return self.sent == before < len(self._body)
 
     def join(self) -> None:
@@ -73,7 +73,7 @@ def test_a_document_holds_its_slot_until_it_is_read(serve: Serve) -> None:
         until(lambda: len(server.said("run.ended", kind="http")) == 2)
         assert server.ask("GET", "/orders/bulk").json()["code"] == "too_many_runs"
 
-        time.sleep(1)  # it reads slowly, but well within --stall
+        time.sleep(1)  # slowly, but within --stall-timeout
         assert reader.answer().complete().json()["end"]["received"] == 4000
         assert server.event("stream.stalled", stalled_on="reader")["answer"] > 300_000
         until(lambda: server.ask("GET", "/orders/bulk").status == 200)
@@ -93,10 +93,10 @@ def test_a_paused_reader_pauses_its_sender(server: Process) -> None:
         until(lambda: server.metric("penstock_backpressure_seconds_total", flow="orders") > 0)
         assert taken < 0.9 * COUNT * PADDING
         assert server.rss() - memory < 20
-        # Somebody else is served meanwhile.
+        # Other clients are served meanwhile.
         assert server.post({"orderId": 1}).end["ok"] == 1
 
-        # It reads again: everything goes on, and everything arrives.
+        # The reader continues, and receives everything.
         answer.complete()
         end = answer.end
         assert not answer.cut
@@ -126,7 +126,7 @@ def test_samples_are_generated_as_fast_as_they_are_read(server: Process) -> None
 
         def stands() -> bool:
             before = settled()
-            time.sleep(0.3)  # that nothing happens can only be seen by waiting
+            time.sleep(0.3)  # nothing must happen in this time
             return settled() == before
 
         until(stands)

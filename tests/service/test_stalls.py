@@ -72,12 +72,12 @@ def test_a_slow_reader_does_not_stall(server: Process) -> None:
     with server.connect(receive_buffer=4096) as client:
         client.request("GET", "/orders/bulk?count=2000")
         run = client.answer().headers["penstock-run"]
-        # Not longer: the kernel gives up a receive window as small as this after STALL + 5 s (TCP_USER_TIMEOUT in
-        # limits.py), though the reader makes progress.
+        # Not longer: with such a small receive window the kernel drops the connection after STALL + 5 s
+        # (TCP_USER_TIMEOUT in server/connection.py), although the reader makes progress.
         until = time.monotonic() + 2.5 * STALL
         while time.monotonic() < until:
             assert client.sock.recv(1000)
-            time.sleep(0.05)  # it reads 20 KB a second: slowly is what it is about
+            time.sleep(0.05)  # reads 20 KB per second
     assert not server.said("stream.stalled", run=run)
 
 
@@ -123,7 +123,7 @@ def test_a_client_that_pauses_briefly_does_not_stall(server: Process, pause: flo
 def pause(server: Process, seconds: float) -> None:
     """Stop a server as the kernel or a debugger does, and continue it."""
     server.signal(signal.SIGSTOP)
-    time.sleep(seconds)  # longer than a stall: that is what it is about
+    time.sleep(seconds)  # longer than the stall timeout
     server.signal(signal.SIGCONT)
 
 

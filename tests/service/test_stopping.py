@@ -202,9 +202,7 @@ def test_an_array_that_is_still_arriving_is_rejected(serve: Serve) -> None:
         headers = {"Content_Type": "application/json", "Content_Length": "1000", "Expect": "100-continue"}
         client.request("POST", "/orders/bulk", **headers)
         assert client.answer().status == 100
-        client.send(
-            b'[{"orderId":1},'
-        )  # whether it is read before the signal comes or after it, the answer is the same
+        client.send(b'[{"orderId":1},')  # the response is the same whether it is read before or after the signal
         server.signal(signal.SIGTERM)
         answer = client.answer().complete()
     assert (answer.status, answer.json()["code"]) == (503, "shutting_down")
@@ -226,7 +224,7 @@ def test_a_second_signal_after_the_last_run_is_not_a_forced_shutdown(serve: Serv
     assert server.event("shutdown.completed")["forced"] is False
 
 
-# Each blocks the event loop, with more and more that does not run: the loop; other threads; signal handlers.
+# Each blocks the event loop; the second one also blocks other threads, and the third one also signal handlers.
 STUCK = """
 import re, time, asyncio, pathlib
 
@@ -306,7 +304,7 @@ def test_a_third_signal_kills_a_stuck_process(stuck: Callable[..., Process], fun
 
     for _ in range(3):
         process.signal(signal.SIGTERM)
-        time.sleep(0.1)  # the kernel merges signals that the process has not seen yet
+        time.sleep(0.1)  # the kernel merges signals that the process has not received yet
 
     assert process.wait() == code
 
@@ -339,7 +337,7 @@ def test_a_hanging_store_does_not_prevent_the_shutdown_report(serve: Serve) -> N
     """Its dead letters are not reported as stored; the report has all counts, and the writer process is killed."""
     flags = ("--latency-scale", 0, "--grace-period", 0.5, "--exit-timeout", 60)
     server = serve(*flags, excused=("store.write_uncertain", "store.close_failed"))
-    server.post({"orderId": 3})  # the writer starts with the first letter
+    server.post({"orderId": 3})  # the writer starts with the first dead letter
     (writer,) = writers_of(server.popen.pid)
     os.kill(writer, signal.SIGSTOP)
     with server.connect() as client:
