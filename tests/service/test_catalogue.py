@@ -185,11 +185,11 @@ def test_equal_services_share_one_bulkhead() -> None:
     async def scenario(fixture: Fixture) -> None:
         await fixture.registry.deploy(candidate(calling("a")), candidate(calling("b")))
         await fixture.deploy(calling("a"), "2")
-        services = [revision.services[0] for revision in fixture.registry.active]
+        services = [revision.all_services[0] for revision in fixture.registry.active]
         assert services[0] is services[1]
         await fixture.deploy(calling("a", attempts=2), "3")
-        assert fixture.registry.by_path["a"].services[0] is not services[0]
-        assert fixture.registry.by_path["b"].services[0] is services[0]
+        assert fixture.registry.by_path["a"].all_services[0] is not services[0]
+        assert fixture.registry.by_path["b"].all_services[0] is services[0]
 
     run_in_virtual_time(scenario)
 

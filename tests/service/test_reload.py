@@ -253,7 +253,7 @@ def test_watched_files_are_reloaded_when_they_change(serve: Serve, folder: Path)
     """Files in the folder, new files, removed files, and included files; nothing else causes a reload."""
     shared = folder.parent / "shared.yaml"
     write(shared, "templates:\n  marking:\n    - set: {shared: '1'}\n")
-    write(folder / "a.yaml", flow("a", 1, "  - apply: marking\nuse: [../shared.yaml]\n"))
+    write(folder / "a.yaml", flow("a", 1, "  - apply: marking\ninclude: [../shared.yaml]\n"))
     server = serve(folder, "--watch")
     assert server.ask("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 1
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import forking
 from invoking import invoke
 from penstock.settings import Settings, SettingsError, load_settings, origin_of
 from service.conftest import Serve
@@ -209,8 +209,7 @@ def test_the_token_is_not_an_option() -> None:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command that ends by itself."""
-    words = [sys.executable, "-m", "penstock", *arguments]
-    return subprocess.run(words, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
+    return forking.run(*arguments, capture_output=True, text=True, timeout=HANG_SECONDS)
 
 
 def test_a_port_in_use_is_exit_code_1(tmp_path: Path) -> None:

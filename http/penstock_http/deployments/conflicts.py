@@ -35,7 +35,7 @@ def find_conflicts(
         staying = [revision for revision in active if revision.name not in replaced]
         sharing = Sharing()
         for revision in staying:
-            sharing.add(revision.flow.outlets.values(), f"the flow {revision.name!r}")
+            sharing.add(revision.flow.all_sinks.values(), f"the flow {revision.name!r}")
         paths = {path: revision.name for revision in staying if (path := revision.path_name) is not None}
         found = _check_each(accepted, paths, registered, sharing)
         if not found:
@@ -55,7 +55,7 @@ def _check_each(
     found: dict[FlowCandidate, list[Diagnostic]] = {}
     for candidate in candidates:
         name, path = candidate.flow.name, candidate.flow.path_name
-        sinks = candidate.flow.outlets.values()
+        sinks = candidate.flow.all_sinks.values()
         if name in sources:
             message = f"there is a flow {name!r} in {sources[name]} already"
         elif path in RESERVED:

@@ -111,12 +111,12 @@ class FlowRegistry:
         """Return a new revision for each candidate. Equal services are shared with those in use."""
         services: defaultdict[str, list[Service]] = defaultdict(list)
         for revision in self._in_use():
-            for service in revision.services:
+            for service in revision.all_services:
                 services[service.name].append(service)
         revisions: dict[FlowCandidate, Revision] = {}
         for candidate in candidates:
             flow = share_services(candidate.flow, services)
-            for service in flow.services:
+            for service in flow.all_services:
                 services[service.name].append(service)
             number = self._next_number(flow.name)
             revisions[candidate] = Revision(flow, number, candidate.digest, candidate.source)

@@ -223,4 +223,4 @@ class Reloader:
 
 def _count_parts(flow: Flow[Any]) -> int:
     """Return the number of steps and services of a flow."""
-    return sum(1 for _ in walk(flow.steps)) + len(flow.services)
+    return sum(1 for _ in walk(flow.steps)) + len(flow.all_services)

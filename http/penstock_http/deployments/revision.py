@@ -75,9 +75,9 @@ class Revision:
         return self.flow.timed_steps
 
     @property
-    def services(self) -> tuple[Service, ...]:
+    def all_services(self) -> tuple[Service, ...]:
         """All services that the steps call."""
-        return self.flow.services
+        return self.flow.all_services
 
     def plan(self) -> RunPlan:
         """Return the plan for a run of this revision."""
@@ -153,7 +153,7 @@ def share_services(flow: Flow[Any], in_use: Mapping[str, Sequence[Service]]) -> 
     revisions of all flows.
     """
     by_name: dict[str, list[Service]] = defaultdict(list)
-    for service in flow.services:
+    for service in flow.all_services:
         if service not in by_name[service.name]:
             by_name[service.name].append(service)
     replacements: dict[str, Service] = {}
@@ -162,4 +162,4 @@ def share_services(flow: Flow[Any], in_use: Mapping[str, Sequence[Service]]) -> 
         if len(services) == 1:
             equal = (service for service in in_use.get(name, ()) if service == services[0])
             replacements[name] = next(equal, services[0])
-    return flow.with_services(replacements)
+    return flow.services(replacements)

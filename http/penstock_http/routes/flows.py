@@ -97,7 +97,7 @@ def describe(state: AppState, registered: RegisteredFlow, *, trusted: bool) -> d
 def describe_definition(flow: Flow[Any]) -> dict[str, Any]:
     """Return the definition of a flow as JSON values, with the current counts of its services."""
     return {
-        "description": flow.about,
+        "description": flow.description,
         "item": getattr(flow.item, "__name__", None),
         "key": flow.key,
         "window": {"elements": flow.elements, "bytes": flow.bytes},
@@ -113,7 +113,7 @@ def describe_definition(flow: Flow[Any]) -> dict[str, Any]:
                 "retries": now.retries,
                 "calls": now.results,
             }
-            for service, now in ((service, service.statistics()) for service in flow.services)
+            for service, now in ((service, service.statistics()) for service in flow.all_services)
         ],
         "workers": [worker.name for worker in flow.workers],
         "deadLetters": flow.dead_letter_url,

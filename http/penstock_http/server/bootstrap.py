@@ -77,7 +77,7 @@ def python_flow(name: str, settings: Settings) -> FlowCandidate:
     """
     found = find_flow(name)
     flow = found.flow
-    check_outlets(flow.outlets.values(), locks=True)
+    check_outlets(flow.all_sinks.values(), locks=True)
     has_default_window = (flow.elements, flow.bytes) == (ELEMENTS, BYTES)
     flow = _apply_settings(flow, settings, window=has_default_window, dead_letters=flow.store is None)
     return FlowCandidate(flow, found.digest, name)
@@ -85,7 +85,7 @@ def python_flow(name: str, settings: Settings) -> FlowCandidate:
 
 def with_defaults(file: FlowFile, settings: Settings) -> Flow[Any]:
     """Return the flow of a file, with the settings as defaults. `--workers 0` removes its workers."""
-    check_outlets(file.flow.outlets.values(), locks=True)
+    check_outlets(file.flow.all_sinks.values(), locks=True)
     return _apply_settings(
         file.flow,
         settings,
@@ -99,7 +99,7 @@ def builtin_flow(settings: Settings, client: HttpClient) -> FlowCandidate:
     with as_file(files("penstock").joinpath("orders.yaml")) as path:
         file = load(path)
     services = {"pricing": _pricing(settings, client), "inventory": _inventory(settings, client)}
-    flow = replace(file.flow.with_services(services), workers=())
+    flow = replace(file.flow.services(services), workers=())
     flow = flow.window(settings.window, settings.window_bytes)
     flow = flow.dead_letters(settings.dead_letters, redact=flow.redacted)
     schedule = Every(settings.worker_every) if settings.worker_every else Once()

@@ -64,7 +64,7 @@ def file_at(place: str | int) -> os.stat_result | None:
 
 def appended_files(flow: Flow[Any]) -> Iterator[FileRole]:
     """The files that the steps of a flow deliver to, and those of its dead letters."""
-    for outlet in flow.outlets.values():
+    for outlet in flow.all_sinks.values():
         if isinstance(outlet, FileSink):
             yield FileRole(f"what a step delivers to ({outlet.path})", substitute(outlet.path))
     url = flow.dead_letter_url
