@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.processes import Process, until
-from service.test_refusals import rejection
+from service.test_rejections import rejection
 from service.wire import NDJSON, Client, orders
 
 ARRAY = {"Content_Type": "application/json", "Content_Length": "15"}
