@@ -159,17 +159,17 @@ class CancelledFromOutside(RunError):
 
 
 class PushSourceClosed(RunError):
-    """The run that a feed serves takes no further values."""
+    """A push source takes no further values: it was closed, or its run is over."""
 
     def __init__(self) -> None:
-        super().__init__("the run of this feed takes no further values; make another feed for the next run")
+        super().__init__("the push source takes no further values; make another one for the next run")
 
 
 class WrongThread(RunError):
-    """A value came on another thread than that of the run's event loop, which cannot hear of it there."""
+    """A value was pushed in another thread than that of the run's event loop, which would not notice it."""
 
     def __init__(self, instead: str) -> None:
-        super().__init__(f"a value came on another thread than that of the run's event loop; {instead}")
+        super().__init__(f"a value was pushed in another thread than that of the run's event loop; {instead}")
 
 
 class ReaderDisconnected(RunError):

@@ -6,9 +6,9 @@ Each method returns a new flow, so a description can be shared and continued. Er
 from __future__ import annotations
 
 import typing
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from re import fullmatch
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -17,12 +17,13 @@ from reactivex import Observable
 from penstock.core import window
 from penstock.core.element import Element, Operator
 from penstock.deadletters import DeadLetterStore, validate_store_url
-from penstock.errors import FlowDefinitionError, RunError
+from penstock.errors import FlowDefinitionError
 from penstock.flow.item_type import FIELD, field_hint, fields_of, item_type_error
 from penstock.flow.serving import ServingOptions, Worker
-from penstock.results import Result, ResultConsumer, ResultStream
+from penstock.results import DiscardResults, ResultConsumer
 from penstock.runtime.run import Run
 from penstock.runtime.schedule import Once, Schedule, validate_schedule
+from penstock.runtime.stream import Results
 from penstock.runtime.summary import Summary
 from penstock.runtime.wiring import RunPlan
 from penstock.services import MAX_IN_FLIGHT, Service
@@ -446,30 +447,51 @@ class Flow(Generic[A]):
         )
 
     def start(
-        self, source: Observable[list[Element[Any]]], sink: ResultConsumer, *, ordered: bool | None = None
+        self,
+        source: Observable[list[Element[Any]]],
+        consumer: ResultConsumer | None = None,
+        *,
+        ordered: bool | None = None,
     ) -> Run:
-        """Start a run outside of a supervisor. `ordered` overrides the order of results."""
-        return Run(self.plan(), source, sink, ordered=ordered)
+        """Start a run and return it, to drain or to abort it: `await run.finished` gives its summary.
 
-    async def stream(
-        self, source: Observable[list[Element[Any]]], *, ordered: bool | None = None
-    ) -> AsyncGenerator[Result, None]:
-        """Yield the results of a run as they come. A slow consumer slows the source.
-
-        Leaving the loop by `break` cancels the run when Python closes the generator, a little later; to cancel at once,
-        use `async with contextlib.aclosing(flow.stream(source)) as results`. Raises `RunError` if the run fails.
+        `consumer` takes the results, such as `LineWriter`; without one they are discarded. `ordered` keeps the order of
+        the input.
         """
-        sink = ResultStream()
-        run = self.start(source, sink, ordered=ordered)
+        return Run(self.plan(), source, DiscardResults() if consumer is None else consumer, ordered=ordered)
+
+    async def run(
+        self,
+        source: Observable[list[Element[Any]]],
+        consumer: ResultConsumer | None = None,
+        *,
+        ordered: bool | None = None,
+    ) -> Summary:
+        """Run the flow until the source has ended and all elements are settled.
+
+        `consumer` takes the results, such as `LineWriter`; without one they are discarded. The summary of a run that
+        failed has the reason `failed` and its `error`. A cancel aborts the run and waits for its end.
+
+        >>> summary = await flow.run(from_file("orders.ndjson"))
+        """
+        run = self.start(source, consumer, ordered=ordered)
         try:
-            while (result := await sink.next()) is not None:
-                yield result
-            summary: Summary = await run.finished
-            if summary.error is not None:
-                raise RunError(summary.error)
-        finally:
-            run.abort("disconnected")
+            return await run.finished
+        except BaseException:
+            run.abort()
             await run.finished
+            raise
+
+    def stream(self, source: Observable[list[Element[Any]]], *, ordered: bool | None = None) -> Results[Any]:
+        """Run the flow and take its results one by one, each as soon as it is ready; see `Results`.
+
+        `ordered` keeps the order of the input.
+
+        >>> async with flow.stream(source) as results:
+        ...     async for result in results:
+        ...         print(result.value if result.ok else result.failure)
+        """
+        return Results(partial(self.start, source, ordered=ordered))
 
     @property
     def _used_names(self) -> frozenset[str]:

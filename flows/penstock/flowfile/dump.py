@@ -98,7 +98,7 @@ class _Dump:
         flow = self._flow
         document = {
             "flow": flow.name,
-            "about": flow.description or None,
+            "description": flow.description or None,
             "item": self._item(),
             "key": flow.key,
             "window": self._window(),
@@ -170,7 +170,7 @@ class _Dump:
                 value = to_plain_function(step.predicate)
             case FlatMap():
                 value = to_plain_function(step.items)
-                value = value if step.max_parts == MAX_PARTS else {"each": value, "max_parts": step.max_parts}
+                value = value if step.max_parts == MAX_PARTS else {"items": value, "max_parts": step.max_parts}
             case Fail():
                 reason = step.reason
                 value = drop_none(
@@ -189,7 +189,7 @@ class _Dump:
                 options["merge"] = None if step.merge is None else reference_of(step.merge)
             case Batch():
                 max_wait = show_duration(step.max_wait)
-                value = {"service": self._name_of(step.service), "size": step.size, "within": max_wait}
+                value = {"service": self._name_of(step.service), "size": step.size, "max_wait": max_wait}
             case Throttle():
                 value = show_rate(step.rate)
                 value = value if step.burst == 1 else {"rate": value, "burst": step.burst}
@@ -212,7 +212,7 @@ class _Dump:
     def _branch(self, branch: Branch) -> Plain:
         steps = [self._step(step) for step in branch.steps]
         when = None if branch.when is None else to_plain_function(branch.when)
-        return drop_none({"when": when, "steps": steps or None, "end": branch.final or None})
+        return drop_none({"when": when, "steps": steps or None, "final": branch.final or None})
 
     def _worker(self, worker: Worker) -> Plain:
         when: dict[str, Plain] = {}
@@ -220,7 +220,7 @@ class _Dump:
             case Every(seconds):
                 when = {"every": show_duration(seconds)}
             case Cron(expression, zone):
-                when = {"cron": expression, **({} if zone == "UTC" else {"zone": zone})}
+                when = {"cron": expression, **({} if zone == "UTC" else {"timezone": zone})}
             case _:
                 pass
         return {"source": to_plain_source(worker.source, self._flow.sample_factory), **when}

@@ -10,7 +10,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any, cast
 
-import structlog
 from reactivex import Observable
 from reactivex.disposable import CompositeDisposable
 
@@ -39,23 +38,24 @@ from penstock.runtime.shutdown import close_stores
 from penstock.runtime.summary import Summary
 from penstock.runtime.wiring import RunPlan, connect
 from penstock.support.ids import new_id, now
+from penstock.support.logger import get_logger
 from penstock.support.tasks import detach
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 
 class Run:
-    """One live execution. `await run.finished` gives its `Summary`; it never raises for what happened inside.
+    """One run of a flow. `await run.finished` returns its `Summary`, and raises no error of the run.
 
-    A run that goes on where a process ended before takes the `id` of the earlier one, and the `first` seq that its
-    source will give out: an ordered run begins there.
+    A run that resumes another one takes its `id`, and the `first` seq that its source will emit: an ordered run begins
+    there.
     """
 
     def __init__(
         self,
         plan: RunPlan,
         source: Observable[list[Element[Any]]],
-        sink: ResultConsumer,
+        consumer: ResultConsumer,
         *,
         kind: str = "run",
         ordered: bool | None = None,
@@ -69,10 +69,12 @@ class Run:
     ) -> None:
         if not hasattr(source, "subscribe"):
             raise FlowDefinitionError(
-                f"flow {plan.name} needs a source, such as from_iterable([…]), got {type(source).__name__}"
+                f"flow {plan.name}: source: expected a source such as from_iterable([…]), got {type(source).__name__}"
             )
-        if not isinstance(cast(object, sink), ResultConsumer):
-            raise FlowDefinitionError(f"flow {plan.name} needs a sink, such as Discard(), got {sink!r}")
+        if not isinstance(cast(object, consumer), ResultConsumer):
+            raise FlowDefinitionError(
+                f"flow {plan.name}: consumer: expected an object such as LineWriter(write), got {consumer!r}"
+            )
         self.id = id or new_id()
         self.plan = plan
         self.kind = kind
@@ -90,7 +92,7 @@ class Run:
         self.ledger = self.scope.ledger
         self.reason: str | None = None
         self._source = source
-        self._sink = sink
+        self._consumer = consumer
         self._first = first
         self._stores = stores or Stores()
         self._own_stores = stores is None
@@ -117,9 +119,9 @@ class Run:
 
     @property
     def finished(self) -> asyncio.Future[Summary]:
-        """The summary, once the run is over. Cancelling whoever waits for it does not cancel the run.
+        """A future for the summary, done when the run is over. Cancelling it does not cancel the run.
 
-        (The run itself completes what is waited for: a shield of its task costs two more turns of the event loop.)
+        (The run completes the future itself: a shield around its task costs two more iterations of the event loop.)
         """
         waiter: asyncio.Future[Summary] = self.scope.loop.create_future()
         if self._result is not None:
@@ -130,13 +132,13 @@ class Run:
         return waiter
 
     def drain(self, reason: str = "draining") -> None:
-        """Take no further input and finish what is in flight. Changes nothing if the input has ended already."""
+        """Take no further input and finish the elements in flight. Does nothing if the input has ended."""
         if not self.scope.input_closed:
             self._drain_reason = reason
         self.scope.drain()
 
     def abort(self, reason: str = "aborted") -> None:
-        """Cancel everything now; what is in flight is settled as cancelled. The first reason stays."""
+        """Cancel the run now. Elements in flight are settled as cancelled. The first reason is kept."""
         if self.reason is None:
             self.reason = reason
             self._aborted = True
@@ -192,7 +194,9 @@ class Run:
         letters = None
         if store is not None:
             letters = dead_letter(store, self._letters, on_trouble=self._on_store_error, chance=self._chance)
-        connect(self._source, self.plan.steps, self._sink, self.scope, self._wires, letters=letters, first=self._first)
+        connect(
+            self._source, self.plan.steps, self._consumer, self.scope, self._wires, letters=letters, first=self._first
+        )
 
     async def _close(self) -> Summary:
         if self.reason is None:
@@ -219,7 +223,7 @@ class Run:
     def _notify_end(self) -> None:
         """Tell source and sink that the run is over. One that breaks over it does not keep the run from its end."""
         over = getattr(self._source, "on_run_end", None)  # not all Observables have it
-        calls: list[Callable[[], object]] = [self._sink.close]
+        calls: list[Callable[[], object]] = [self._consumer.close]
         if over is not None:
             calls.insert(0, partial(over, self.ledger))
         for call in calls:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from enum import StrEnum
 
-import structlog
-
 from penstock.deadletters import Stores
 from penstock.errors import describe
+from penstock.support.logger import get_logger
 from penstock.support.tasks import detach
 
 
@@ -58,7 +57,7 @@ def next_phase(phase: Phase, event: Event) -> Phase:
     return TRANSITIONS.get((phase, event), phase)
 
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 STORE_SECONDS = 2.0
 """That stores have to close, and as long again once they are told to give up."""

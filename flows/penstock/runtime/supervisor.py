@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
 
-import structlog
 from reactivex import Observable
 
 from penstock.core.element import Element
@@ -27,8 +26,9 @@ from penstock.runtime.wiring import RunPlan
 from penstock.runtime.worker import RunningWorker
 from penstock.services import Backoff, Service
 from penstock.support.ids import now
+from penstock.support.logger import get_logger
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 Elements = Observable[list[Element[Any]]]
 

@@ -1,4 +1,10 @@
-"""Outlets: places outside that a flow delivers values to, beside its results."""
+"""Sinks: where the step `to` writes values, beside the results of the flow.
+
+`FileSink` appends to a file, `StdoutSink` writes to standard output, `DiscardSink` keeps nothing. A sink of your own
+has the methods of the protocol `Sink`.
+
+>>> flow = Flow("orders").to(FileSink("orders.ndjson"))
+"""
 
 from penstock.sinks.file import FileSink, Sharing, check_outlets
 from penstock.sinks.shared import SharedSink

@@ -9,13 +9,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-import structlog
-
 from penstock.errors import FileReadFailed
 from penstock.formats.format import known_format
+from penstock.support.logger import get_logger
 from penstock.support.text import sanitize
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 SCAN_LIMIT = 10_000
 """Files that one poll keeps in mind, the oldest; the others wait for a later poll."""
