@@ -137,12 +137,12 @@ def answer_problems(requests: HttpCounters) -> Any:
         refused = rejection_for(error)
         if refused is None:
             return _broken(request, error)
-        requests.refused[refused.name] += 1
+        requests.rejected[refused.name] += 1
         log.info("http.rejected", path=request.path, status=refused.status, reason=refused.name)
         return problem(refused.status, str(refused), refused.name, refused.headers, refused.more)
 
     def count(request: web.Request, status: int) -> None:
-        requests.answered[_route(request), _method(request), str(status)] += 1
+        requests.responses[_route(request), _method(request), str(status)] += 1
         if status == CLIENT_CLOSED_REQUEST:
             log.info("http.client_disconnected", path=request.path)
 

@@ -199,7 +199,7 @@ def test_ranges_are_a_set_of_numbers() -> None:
         there = set(numbers)
         assert [number for number in range(70) if number in ranges] == sorted(there)
         assert len(ranges) == len(there)
-        assert ranges.low == min(set(range(61)) - there)
+        assert ranges.first_missing == min(set(range(61)) - there)
         start, stop = chance.randrange(40), chance.randrange(30, 70)
         missing = [number for first, end in ranges.missing(start, stop) for number in range(first, end)]
         assert missing == [number for number in range(start, stop) if number not in there]

@@ -28,7 +28,7 @@ def values(data: bytes, sizes: list[int] | None = None, delimiter: str = ",") ->
 
 
 def refusals(found: list[bytes]) -> list[str]:
-    return [str(row.refusal) for row in found if isinstance(row, RejectedInput)]
+    return [str(row.error) for row in found if isinstance(row, RejectedInput)]
 
 
 cells = st.text(st.sampled_from('ab,;" \n\té€𝄞'), max_size=8) | st.sampled_from(["", '"', '""', "a\r\nb", "\r", "x,y"])
@@ -119,7 +119,7 @@ def test_a_row_over_the_limit_keeps_its_beginning() -> None:
     found = splitter.feed(b"a,b\n")
     for _ in range(1000):
         found += splitter.feed(b'"x\n' + b"y" * 1000)
-        assert len(splitter._rows._rest) <= 11
+        assert len(splitter._rows._buffered) <= 11
         found += splitter.feed(b'",')
     found += splitter.feed(b"\n1,2\n")
 

@@ -68,7 +68,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def given_out(run: Run) -> None:
     """Wait until a source has given out its file to the end, and waits for it to be settled."""
-    await until(lambda: run.window._room is not None)
+    await until(lambda: run.window._capacity is not None)
 
 
 def names(folder: Path) -> list[str]:
@@ -89,7 +89,7 @@ def watched(
     async def main() -> tuple[list[Any], Summary]:
         seen: list[Any] = []
         flow = Flow("f").tap(seen.append).dead_letters(MemoryStore())
-        run = flow.start(from_directory(folder, every=EVERY, stable_for=EVERY, **how), sink or DiscardResults())
+        run = flow.start(from_directory(folder, poll_interval=EVERY, stable_for=EVERY, **how), sink or DiscardResults())
         await then(run, seen)
         run.drain()
         return seen, await run.finished
@@ -185,7 +185,7 @@ def test_a_drain_between_two_lines_leaves_the_file(tmp_path: Path) -> None:
     gate = Gate()
 
     async def main() -> Summary:
-        run = Flow("f").window(5).start(from_directory(tmp_path, every=EVERY, stable_for=EVERY), gate)
+        run = Flow("f").window(5).start(from_directory(tmp_path, poll_interval=EVERY, stable_for=EVERY), gate)
         await until(lambda: len(gate.held) == 5)
         run.drain()
         gate.let_through()
@@ -265,7 +265,7 @@ def test_whatever_is_wrong_with_a_file_is_said_of_that_file(tmp_path: Path, monk
 
     async def main() -> tuple[Summary, list[Any]]:
         with capture_logs() as logs:
-            run = Flow("f").start(from_directory("${INBOX}", every=EVERY, stable_for=EVERY), DiscardResults())
+            run = Flow("f").start(from_directory("${INBOX}", poll_interval=EVERY, stable_for=EVERY), DiscardResults())
             await until(lambda: names(tmp_path / "done") == ["b.ndjson"])
             (tmp_path / "done" / "b.ndjson").unlink()
             shutil.rmtree(tmp_path)
@@ -550,7 +550,7 @@ def test_a_file_that_cannot_be_moved_breaks_the_source(tmp_path: Path) -> None:
     gate = Gate()
 
     async def main() -> Summary:
-        run = Flow("f").start(from_directory(tmp_path, every=EVERY, stable_for=EVERY), gate)
+        run = Flow("f").start(from_directory(tmp_path, poll_interval=EVERY, stable_for=EVERY), gate)
         await given_out(run)
         (tmp_path / "done").rmdir()
         (tmp_path / "done").write_bytes(b"")
@@ -581,6 +581,6 @@ def test_what_cannot_be_watched_is_said_when_it_is_described(how: dict[str, Any]
 
 def test_sources_of_the_same_directory_are_equal() -> None:
     """Read in the same way, that is."""
-    assert from_directory("in") == from_directory(Path("in")) != from_directory("in", every=2)
+    assert from_directory("in") == from_directory(Path("in")) != from_directory("in", poll_interval=2)
     assert len({from_directory("in"), from_directory("in"), from_directory("out")}) == 2
     assert "pattern='*.csv'" in repr(from_directory("in", pattern="*.csv"))

@@ -222,7 +222,7 @@ def test_a_source_of_a_file_ends_when_it_is_told(tmp_path: Path, name: str, end:
         await sink.full.wait()
         getattr(run, end)()
         if end == "drain":
-            while not run.scope.input_closed:
+            while not run.context.input_closed:
                 await asyncio.sleep(0)
             run.abort()
         await run.finished
@@ -243,8 +243,8 @@ def test_files_do_not_hold_up_the_event_loop(tmp_path: Path) -> None:
             return super().feed(chunk)
 
     class Spied(Source[bytes]):
-        async def produce(self, intake: Emitter[bytes]) -> None:
-            await emit_lines(intake, FileLineReader(str(tmp_path / "a.csv"), Spy()))
+        async def produce(self, emitter: Emitter[bytes]) -> None:
+            await emit_lines(emitter, FileLineReader(str(tmp_path / "a.csv"), Spy()))
 
     assert read(Spied())[1].received == 50_001
     assert threads

@@ -322,7 +322,7 @@ def test_the_steps_that_are_measured_are_known_before_they_are() -> None:
     async def main() -> set[str]:
         running = flow.start(from_iterable([{"a": 1}] * 3), LineWriter(call))
         assert (await running.finished).ok == 3
-        return set(running.totals.meters)
+        return set(running.statistics.histograms)
 
     assert quiet(main()) == set(flow.timed_steps)
 

@@ -32,16 +32,16 @@ from penstock.errors import (
     ColumnMismatch,
     EncodingFailed,
     FlowDefinitionError,
-    OutletLocked,
-    OutletTaken,
-    OutletTwice,
+    SinkAlreadyOpen,
+    SinkConflict,
+    SinkLocked,
     SinkWriteFailed,
 )
 from penstock.formats.format import Format
 from penstock.formats.writers import CsvWriter
 from penstock.results import DiscardResults
 from penstock.runtime import Summary
-from penstock.sinks import DiscardSink, FileSink, Sink, StdoutSink, check_outlets
+from penstock.sinks import DiscardSink, FileSink, Sink, StdoutSink, check_sinks
 from penstock.sinks.shared import LOCK_SECONDS, SharedSink
 from penstock.sources import from_file
 from penstock.testing import run as virtual
@@ -294,7 +294,7 @@ def test_errors_name_the_resolved_path(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("OUT", str(tmp_path / "none"))
     for locks in (False, True):
         with pytest.raises(SinkWriteFailed) as caught:
-            check_outlets([FileSink("${OUT:-out}/a.ndjson")], locks=locks)
+            check_sinks([FileSink("${OUT:-out}/a.ndjson")], locks=locks)
         folder = tmp_path / "none"
         reason = f"there is no folder {folder}; make it, or name another"
         assert str(caught.value) == f"{folder}/a.ndjson cannot be written: {reason}"
@@ -470,7 +470,7 @@ def test_outlets_of_one_file_under_two_names_share_it(tmp_path: Path, kind: str,
         runs = [flow.start(from_iterable(source), DiscardResults()) for flow in made]
         return [(await run.finished).reason for run in runs]
 
-    check_outlets([one, two], locks=True)
+    check_sinks([one, two], locks=True)
     with capture_logs() as logs:
         assert virtual(main()) == ["completed"] * flows
     assert waits(logs) == []
@@ -504,8 +504,8 @@ def test_one_file_with_two_settings_is_refused_before_anything_runs(tmp_path: Pa
     """Both names are told; the file need not be there."""
     path = tmp_path / "a.csv"
     other = other_name(path, kind)
-    with pytest.raises(OutletTwice) as caught:
-        check_outlets([FileSink(path), DiscardSink(), FileSink(other, format="csv", fields=["a", "b"])], locks=locks)
+    with pytest.raises(SinkConflict) as caught:
+        check_sinks([FileSink(path), DiscardSink(), FileSink(other, format="csv", fields=["a", "b"])], locks=locks)
     assert str(caught.value) == (
         f"{other} cannot be written: it is the same file as {path} (csv), and this is csv with the fields a, b; "
         "give both the same format and fields, or each a file of its own"
@@ -523,15 +523,15 @@ def test_a_file_that_another_process_writes_to_is_refused_at_the_start(tmp_path:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"locked\n"
-        check_outlets([FileSink(path)], locks=False)
-        with pytest.raises(OutletLocked, match="another process is writing to it"):
-            check_outlets([FileSink(path)], locks=True)
+        check_sinks([FileSink(path)], locks=False)
+        with pytest.raises(SinkLocked, match="another process is writing to it"):
+            check_sinks([FileSink(path)], locks=True)
         other.communicate()
 
     async def main() -> None:
         mine = FileSink(path)
         await mine.open()
-        check_outlets([FileSink(path)], locks=True)
+        check_sinks([FileSink(path)], locks=True)
         await mine.aclose()
 
     really(main())
@@ -544,7 +544,7 @@ def test_a_file_has_one_writer(tmp_path: Path, name: str) -> None:
     async def main() -> None:
         first, second = FileSink(tmp_path / name), FileSink(tmp_path / name)
         await first.open()
-        with pytest.raises(OutletTaken, match="this process is writing to the same file already"):
+        with pytest.raises(SinkAlreadyOpen, match="this process is writing to the same file already"):
             await second.open()
         await first.write([{"id": "1"}])
         await first.aclose()

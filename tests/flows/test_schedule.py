@@ -99,7 +99,7 @@ def test_an_hour_that_is_there_twice() -> None:
 @settings(max_examples=200, deadline=None)
 @given(
     expression=st.sampled_from(["30 2 * * *", "*/7 * * * *", "5,50 1-3 * * *", "0 0 * * *", "15 */2 * * SUN"]),
-    zone=st.sampled_from(["Europe/Berlin", "UTC", "America/Sao_Paulo", "Australia/Lord_Howe", "Asia/Kathmandu"]),
+    timezone=st.sampled_from(["Europe/Berlin", "UTC", "America/Sao_Paulo", "Australia/Lord_Howe", "Asia/Kathmandu"]),
     start=st.datetimes(datetime(2015, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
 )
 @example("30 2 * * *", "Europe/Berlin", datetime(2026, 10, 25, 1, 10, tzinfo=UTC))
@@ -158,7 +158,7 @@ def test_schedules_of_the_same_words_are_equal() -> None:
     """And are shown by them."""
     assert {Once(), Every(5), Cron("0 6 * * *")} == {Once(), Every(5.0), Cron("0 6 * * *", "UTC")}
     assert Cron("0 6 * * *") != Cron("0 6 * * *", "Europe/Berlin")
-    assert repr(Cron("0 6 * * *")) == "Cron(expression='0 6 * * *', zone='UTC')"
+    assert repr(Cron("0 6 * * *")) == "Cron(expression='0 6 * * *', timezone='UTC')"
 
 
 # Workers by the clock
@@ -190,7 +190,7 @@ def worker(
         def now() -> datetime:
             return START + timedelta(seconds=loop.time()) + timedelta(hours=jumps if loop.time() > 1800 else 0.0)
 
-        supervisor = Supervisor(chance=random.Random(1))
+        supervisor = Supervisor(rng=random.Random(1))
         flow = Flow("f").map_async(work, timeout=1e6)
         supervisor.start_worker("A", flow, lambda: from_iterable([1]), schedule=schedule, now=now)
         await asyncio.sleep(hours * 3600)

@@ -113,7 +113,7 @@ def test_new_runs_take_the_new_revision_and_old_ones_go_on() -> None:
         assert (await old.finished).reason == "completed"
         await asyncio.sleep(0.1)
         assert house.states("times") == ["active"]
-        assert house.supervisor.totals["times"].received == 12
+        assert house.supervisor.flow_statistics["times"].received == 12
 
     inside(story)
 
@@ -156,7 +156,7 @@ def test_a_dry_offer_changes_nothing() -> None:
     async def story(house: House) -> None:
         receipt = await house.take(times(2), dry=True)
         assert (receipt.outcome, receipt.revision) == (DeploymentStatus.ACCEPTED, 1)
-        assert (house.catalogue.entries, house.supervisor.totals, house.reloads.outcomes) == ({}, {}, {})
+        assert (house.catalogue.entries, house.supervisor.flow_statistics, house.reloads.outcomes) == ({}, {}, {})
         await house.take(times(2))
         assert (await house.take(times(3), "2", dry=True)).revision == 2
         assert house.states("times") == ["active"]
@@ -201,7 +201,7 @@ def test_calls_stay_counted_when_their_service_is_replaced() -> None:
         await house.take(asking("a", attempts=2), "2")
         await house.start("a", from_iterable(range(2))).finished
         await asyncio.sleep(1)
-        calls = house.supervisor.calls["oracle"]
+        calls = house.supervisor.service_counters["oracle"]
         assert (len(calls.services), calls.statistics().max_in_flight, calls.statistics().results["ok"]) == (1, 3, 7)
 
     inside(story)
@@ -321,7 +321,7 @@ def test_one_name_is_one_flow_and_one_path_leads_to_one() -> None:
             "a.yaml: no flow can be served as 'flows': that path is the service's own; give it another name",
         ]
         assert set(house.catalogue.served) == {"a", "b"}
-        assert set(house.supervisor.totals) == {"a", "b", "health"}
+        assert set(house.supervisor.flow_statistics) == {"a", "b", "health"}
 
     inside(story)
 
@@ -437,12 +437,12 @@ def test_a_revision_is_dropped_after_its_last_run() -> None:
             await house.take(times(number), str(number))
             await asyncio.sleep(0.01)
         assert house.states("times") == ["draining", "active"]
-        assert len(house.supervisor.calls["multiply"].services) == 2
+        assert len(house.supervisor.service_counters["multiply"].services) == 2
         run.drain()
         await run.finished
         await asyncio.sleep(0.01)
         assert [revision.number for revision in house.catalogue.entries["times"].revisions] == [30]
-        assert len(house.supervisor.calls["multiply"].services) == 1
+        assert len(house.supervisor.service_counters["multiply"].services) == 1
 
     inside(story)
 
@@ -456,7 +456,7 @@ def test_nothing_is_kept_of_a_flow_that_was_removed() -> None:
         for name in "bc":
             await house.catalogue.deploy(leaving={name: None})
             await asyncio.sleep(0.01)
-        assert house.catalogue.entries.keys() == house.supervisor.totals.keys() == {"a"}
+        assert house.catalogue.entries.keys() == house.supervisor.flow_statistics.keys() == {"a"}
         assert house.reloads.outcomes == {("a", "accepted"): 1, ("", "accepted"): 2, ("", "removed"): 2}
 
     inside(story)
@@ -493,7 +493,7 @@ def test_a_flow_that_is_replaced_while_it_ends_is_kept() -> None:
         assert (await offering).revision == 2
         await asyncio.sleep(1)
         assert house.states("times") == ["active"]
-        assert house.supervisor.totals["times"].received == 1
+        assert house.supervisor.flow_statistics["times"].received == 1
 
     inside(story)
 
@@ -540,6 +540,6 @@ async def test_a_store_that_cannot_be_opened_refuses_its_flow(tmp_path: Path) ->
         assert [receipt.outcome, other.outcome] == ["rejected"] * 2
         assert "there is no folder" in receipt.mistakes[0].message
         assert house.states("fails") == ["active"]
-        assert set(house.supervisor.totals) == {"fails"}
-        assert len(house.supervisor.calls["fails"].services) == 1
+        assert set(house.supervisor.flow_statistics) == {"fails"}
+        assert len(house.supervisor.service_counters["fails"].services) == 1
         await house.close()

@@ -85,7 +85,7 @@ def create_store(
 class Stores:
     """The open stores of a process, by URL.
 
-    With `separate_writer=True`, each file is written by a subprocess of its own.
+    With `separate_writer=True`, each file is written by a separate subprocess.
     """
 
     def __init__(self, *, separate_writer: bool = False) -> None:

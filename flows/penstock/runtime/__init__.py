@@ -1,4 +1,4 @@
-"""What runs flows: a run, and the supervisor of all of them."""
+"""Running flows: a run, and the supervisor of all runs of a process."""
 
 import sys
 from typing import TextIO, cast
@@ -15,7 +15,7 @@ from penstock.runtime.wiring import RunPlan
 from penstock.support.terminal import MessageStream, console_lines
 
 if not structlog.is_configured():
-    # Standard output belongs to the results of whoever uses this library; structlog would print there.
+    # Standard output is for the results of the program that uses this library; structlog would print there.
     structlog.configure(
         processors=[*structlog.get_config()["processors"][:-1], *console_lines(sys.stderr)],
         logger_factory=structlog.PrintLoggerFactory(cast("TextIO", MessageStream(sys.stderr))),

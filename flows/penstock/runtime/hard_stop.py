@@ -169,7 +169,7 @@ class _Guard:
 def _start(line: socket.socket, seconds: float) -> subprocess.Popen[bytes]:
     """Start the guard process. Raises `OSError`.
 
-    It has a session of its own, so that Ctrl-C and a closed terminal do not end it.
+    It has its own session, so that Ctrl-C and a closed terminal do not end it.
     """
     if not sys.executable or hasattr(sys, "frozen"):  # a frozen program would start itself
         raise OSError(0, "there is no Python interpreter to run it")

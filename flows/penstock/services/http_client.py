@@ -125,7 +125,7 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
 def connection_error_reason(error: Exception) -> str:
     """Describe a connection error in one line, without the host.
 
-    The host may come from a variable of the environment, and errors are read by more people than those who may know it.
+    The host may come from a variable of the environment, and errors are read by more people than may know it.
     """
     match error:
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():

@@ -1,4 +1,4 @@
-"""Find the incomplete end that a killed process may leave in a file, and move it out of the way."""
+"""Find an incomplete end that a killed process left in a file, and move it away."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK = 256 * 1024
 
 
 class TailScanner:
-    """Find the end of the last complete value in a stream of chunks."""
+    """Finds the end of the last complete value in a stream of chunks."""
 
     def __init__(self, format: Format) -> None:
         self._rows = RowSplitter(limit=1) if format is Format.CSV else None

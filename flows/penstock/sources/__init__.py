@@ -1,4 +1,4 @@
-"""Where elements come from: cold Observables that take a credit for whatever they emit."""
+"""Sources: where elements come from. Each is a cold Observable that acquires a credit for every element."""
 
 from penstock.formats.ndjson_reader import LINE_LIMIT, LineSplitter
 from penstock.formats.rejected import OversizedInput, RejectedInput

@@ -130,13 +130,13 @@ class PushSource(Source[T], Generic[T]):
         self._error = self._error or error
         self._arrived.set()
 
-    async def produce(self, intake: Emitter[T]) -> None:
+    async def produce(self, emitter: Emitter[T]) -> None:
         if self._ledger is not None:
             raise PushSourceClosed
-        self._ledger, self._thread = intake.ledger, get_ident()
+        self._ledger, self._thread = emitter.ledger, get_ident()
         self._ledger.count_dropped(self._dropped_before_start)
         self._dropped_before_start = 0
-        await self._pass_on(intake)
+        await self._pass_on(emitter)
 
     def on_run_end(self, ledger: Ledger) -> None:
         if self._ledger is None:  # the run never came to it
@@ -150,11 +150,11 @@ class PushSource(Source[T], Generic[T]):
             self._buffer.popleft()
             self._drop()
 
-    async def _pass_on(self, intake: Emitter[T]) -> None:
+    async def _pass_on(self, emitter: Emitter[T]) -> None:
         while True:
-            await intake.wait_for_capacity()
+            await emitter.wait_for_capacity()
             if self._buffer:
-                await self._emit(intake)
+                await self._emit(emitter)
                 await asyncio.sleep(0)
             elif self._error is not None:
                 raise self._error
@@ -175,12 +175,12 @@ class PushSource(Source[T], Generic[T]):
         else:
             self._ledger.count_dropped(1)
 
-    async def _emit(self, intake: Emitter[T]) -> None:
-        share = await intake.emit_quota(len(self._buffer))
-        if count := intake.acquire(share):
+    async def _emit(self, emitter: Emitter[T]) -> None:
+        share = await emitter.emit_quota(len(self._buffer))
+        if count := emitter.acquire(share):
             taken = [self._buffer.popleft() for _ in range(count)]
             self._left.set()
-            intake.emit(intake.make_elements(taken))
+            emitter.emit(emitter.make_elements(taken))
 
 
 def from_observable(
@@ -207,7 +207,7 @@ class FromObservable(Source[T]):
         self._capacity = capacity
         self._overflow = overflow
 
-    async def produce(self, intake: Emitter[T]) -> None:
+    async def produce(self, emitter: Emitter[T]) -> None:
         feed: PushSource[Any] = PushSource(self._capacity, self._overflow)
         loop, thread = asyncio.get_running_loop(), get_ident()
 
@@ -227,10 +227,10 @@ class FromObservable(Source[T]):
             push,
             partial(on_this_thread, feed.fail),
             partial(on_this_thread, feed.close),
-            scheduler=intake.scheduler,
+            scheduler=emitter.scheduler,
         )
         try:
-            await feed.produce(intake)
+            await feed.produce(emitter)
         finally:
             subscription.dispose()
-            feed.on_run_end(intake.ledger)
+            feed.on_run_end(emitter.ledger)

@@ -73,7 +73,7 @@ class BatchStage:
         self._seconds = seconds
         self._observer = observer
         self._scope = scope
-        self._meter = scope.meter(name)
+        self._meter = scope.histogram(name)
         self._gathered: list[Element[Any]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._open = 0

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from penstock.flow.serving import RESERVED
 from penstock.flowfile import Diagnostic, SourceLocation
-from penstock.sinks import Sharing
+from penstock.sinks import SinkFiles
 from penstock_http.deployments.revision import FlowCandidate, Revision
 
 FLOWS = 1000
@@ -34,7 +34,7 @@ def conflicts(
         going = {offer.flow.name for offer in coming}
         going |= {name for name, offer in leaving.items() if offer not in wrong}
         staying = [revision for revision in standing if revision.name not in going]
-        sharing = Sharing()
+        sharing = SinkFiles()
         for each in staying:
             sharing.add(each.flow.outlets.values(), f"the flow {each.name!r}")
         paths = {path: each.name for each in staying if (path := each.served_as) is not None}
@@ -45,7 +45,7 @@ def conflicts(
 
 
 def _among(
-    coming: Iterable[FlowCandidate], paths: dict[str, str], known: Collection[str], sharing: Sharing
+    coming: Iterable[FlowCandidate], paths: dict[str, str], known: Collection[str], sharing: SinkFiles
 ) -> dict[FlowCandidate, list[Diagnostic]]:
     """Those of the coming flows that clash with one before them, or with the flow that has their path or file."""
     names = set(known)
@@ -61,7 +61,7 @@ def _among(
             said = f"the flow {paths[path]!r} is served as {path!r} already"
         elif name not in names and len(names) >= FLOWS:
             said = f"there are {FLOWS} flows already"
-        elif (clash := sharing.clash(offer.flow.outlets.values())) is not None:
+        elif (clash := sharing.find_conflict(offer.flow.outlets.values())) is not None:
             found[offer] = [Diagnostic(SourceLocation(offer.source), str(clash))]
             continue
         else:

@@ -56,7 +56,7 @@ class Rollout:
         """Close the stores and release the services that only this revision used."""
         rest = [other for other in self._in_use() if other is not revision]
         try:
-            await self._supervisor.remove(revision, rest, keep=(self._keep,))
+            await self._supervisor.remove(revision, rest, keep_open=(self._keep,))
         except StoreError as error:
             log.warning("store.write_failed", flow=revision.name, error=describe(error))
 

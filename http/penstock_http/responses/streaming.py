@@ -147,7 +147,7 @@ async def finish_stream(
     transport = request.transport
     try:
         if reads:
-            last = output.end(form.end(summary.end()))
+            last = output.end(form.end(summary.end_record()))
             if transport is not None and transport.get_write_buffer_size():
                 await StallDetector(END_RECORD_TIMEOUT if summary.reason == "stalled" else stall, 0).write(last, 0)
             else:  # it is small and nothing is before it, so it waits for nobody, and needs no timer

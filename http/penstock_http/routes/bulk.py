@@ -93,7 +93,7 @@ def is_reconnect(request: web.Request) -> bool:
 
 def no_further_run(request: web.Request, context: AppState) -> web.Response:
     """204, the answer that makes an EventSource stop connecting again (WHATWG HTML, section 9.2.3); nothing runs."""
-    context.requests.refused["cannot_resume"] += 1
+    context.requests.rejected["cannot_resume"] += 1
     log.info("http.rejected", path=request.path, status=204, reason="cannot_resume")
     return web.Response(status=204, headers=HEADERS)
 
@@ -168,7 +168,7 @@ async def respond_buffered(
     if isinstance(run.error, PenstockError) and (refused := rejection_for(run.error)) is not None:
         raise refused
     results = b",".join(b"".join(output.pieces).splitlines())
-    document = b'{"results":[%b],"end":%b}\n' % (results, msgspec.json.encode(summary.end()))
+    document = b'{"results":[%b],"end":%b}\n' % (results, msgspec.json.encode(summary.end_record()))
     status = _status(summary, body_broke=body is not None and isinstance(run.error, SourceFailed))
     headers = HEADERS | run_headers(run) | ({"Retry-After": str(RETRY_SECONDS)} if status == 503 else {})
     if len(document) <= PIECE:

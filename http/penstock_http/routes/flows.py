@@ -88,7 +88,7 @@ async def read_flow(request: web.Request, context: AppState) -> str:
 
 def describe(context: AppState, entry: RegisteredFlow, *, trusted: bool) -> dict[str, Any]:
     """A flow as a document: its description, its revisions, and what it did so far."""
-    totals = context.supervisor.totals.get(entry.name) or FlowStatistics(entry.name)
+    totals = context.supervisor.flow_statistics.get(entry.name) or FlowStatistics(entry.name)
     revision = entry.active
     runs = context.supervisor.runs_by_revision(entry.name)
     return {

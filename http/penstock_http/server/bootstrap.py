@@ -16,7 +16,7 @@ from penstock.runtime import Every, Once
 from penstock.services import Service
 from penstock.services.http_client import HttpClient
 from penstock.settings import Settings
-from penstock.sinks import check_outlets
+from penstock.sinks import check_sinks
 from penstock_http.deployments.loader import FlowLoader
 from penstock_http.deployments.revision import FlowCandidate
 
@@ -29,7 +29,7 @@ def loader(settings: Settings) -> FlowLoader:
 def with_defaults(file: FlowFile, settings: Settings) -> Flow[Any]:
     """The flow of a file; what the file leaves open is as the settings have it. `--workers 0` means none."""
     said = file.declared
-    check_outlets(file.flow.outlets.values(), locks=True)
+    check_sinks(file.flow.outlets.values(), locks=True)
     return _completed(file.flow, settings, window="window" not in said, dead_letters="dead_letters" not in said)
 
 
@@ -40,7 +40,7 @@ def python_flow(name: str, settings: Settings) -> FlowCandidate:
     """
     found = find_flow(name)
     flow = found.flow
-    check_outlets(flow.outlets.values(), locks=True)
+    check_sinks(flow.outlets.values(), locks=True)
     usual = (flow.elements, flow.bytes) == (ELEMENTS, BYTES)
     return FlowCandidate(_completed(flow, settings, window=usual, dead_letters=flow.store is None), found.digest, name)
 

@@ -106,7 +106,7 @@ class AcceptErrorHandler:
         ):
             loop.default_exception_handler(context)
             return
-        self._requests.refused["no_descriptor"] += 1
+        self._requests.rejected["no_descriptor"] += 1
         if loop.time() >= self._next:
             self._next = loop.time() + 1
             log.warning("http.accept_failed", error=error.strerror, hint="raise the limit: ulimit -n")
@@ -178,8 +178,8 @@ class Connection(RequestHandler):
         if isinstance(exc, LineTooLong):
             status, message = 431, f"the request line and each header may have {self.max_field_size} bytes"
         name = "headers_too_large" if status == 431 else "bad_request" if status < 500 else "internal_error"
-        self._requests.refused[name] += 1
-        self._requests.answered["none", "other", str(status)] += 1
+        self._requests.rejected[name] += 1
+        self._requests.responses["none", "other", str(status)] += 1
         log.info("http.rejected", status=status, reason=name, error=str(exc))
         response = problem(status, (message or "an error occurred inside the service").split("\n")[0], name)
         response.force_close()

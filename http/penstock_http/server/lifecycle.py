@@ -85,7 +85,7 @@ async def serve(
     """
     loop = asyncio.get_running_loop()
     asked = sighup_event(loop)
-    supervisor = Supervisor(max_runs=settings.max_runs, apart=True)
+    supervisor = Supervisor(max_runs=settings.max_runs, separate_writer=True)
     requests, reloads = HttpCounters(), ReloadCounters()
     client = HttpClient()
     catalogue = FlowRegistry(supervisor, reloads, keep=settings.dead_letters)

@@ -1,6 +1,7 @@
-"""What a run writes anew must be no file that it reads or adds to, under whatever name: opening it would empty it.
+"""Find conflicts between the files of a run, by any path.
 
-And what it adds to must be no file that it reads: it would never come to its end.
+A file that is overwritten must not be one that the run reads or appends to: opening it would empty it. And a file that
+is appended to must not be one that the run reads: the run would never end.
 """
 
 from __future__ import annotations
@@ -26,60 +27,60 @@ from penstock.sources.file import File
 from penstock.support.environment import substitute
 
 SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")
-"""What the names of the files end in that SQLite keeps beside a database; letters may be in them."""
+"""Suffixes of the files that SQLite keeps beside a database. They may contain letters."""
 
 
 class FileRole(NamedTuple):
-    """A file that a run reads or adds to: what it is to the run, and its path or its descriptor."""
+    """A file that a run reads or appends to: its role, and its path or descriptor."""
 
     role: str
-    place: str | int
+    file: str | int
 
 
-def check_not_written(name: str, place: str | int, files: Iterable[FileRole], way: str = "name another file") -> None:
-    """Raise `FlowDefinitionError` when what is to be written, a path or a descriptor, is one of these files."""
+def check_not_written(name: str, file: str | int, files: Iterable[FileRole], advice: str = "name another file") -> None:
+    """Raise `FlowDefinitionError` if a path or descriptor that is to be written is one of these files."""
     for role, used in files:
-        if same_file(place, used):
-            raise FlowDefinitionError(f"{name} is the same file as {role}, which would be spoiled; {way}")
+        if same_file(file, used):
+            raise FlowDefinitionError(f"{name} is the same file as {role}, which would be overwritten; {advice}")
 
 
-def same_file(place: str | int, other: str | int) -> bool:
-    """Whether two paths or descriptors lead to the same regular file, or will, as soon as there is one."""
-    facts, others = file_at(place), file_at(other)
-    if facts is not None and others is not None:
-        return os.path.samestat(facts, others)
-    if isinstance(place, int) or isinstance(other, int) or os.path.exists(place) or os.path.exists(other):
+def same_file(file: str | int, other: str | int) -> bool:
+    """Return whether two paths or descriptors name the same regular file, or will once it exists."""
+    status, other_status = file_at(file), file_at(other)
+    if status is not None and other_status is not None:
+        return os.path.samestat(status, other_status)
+    if isinstance(file, int) or isinstance(other, int) or os.path.exists(file) or os.path.exists(other):
         return False
-    return os.path.realpath(place) == os.path.realpath(other)
+    return os.path.realpath(file) == os.path.realpath(other)
 
 
-def file_at(place: str | int) -> os.stat_result | None:
-    """What the system knows a file by, whatever its name; None for what is no regular file, or not there."""
+def file_at(file: str | int) -> os.stat_result | None:
+    """Return the status of a regular file; None for anything else, or if there is none."""
     try:
-        facts = os.stat(place)
+        status = os.stat(file)
     except OSError:
         return None
-    return facts if stat.S_ISREG(facts.st_mode) else None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def appended_files(flow: Flow[Any]) -> Iterator[FileRole]:
-    """The files that the steps of a flow deliver to, and those of its dead letters."""
+    """Yield the files that the steps of a flow write to, and those of its dead letters."""
     for outlet in flow.outlets.values():
         if isinstance(outlet, FileSink):
-            yield FileRole(f"what a step delivers to ({outlet.path})", substitute(outlet.path))
+            yield FileRole(f"the sink {outlet.path} of a step", substitute(outlet.path))
     url = flow.dead_letter_url
-    if url is not None and (place := normalize_url(url)).startswith(SQLITE):
-        for ending in ("", *SQLITE_SUFFIXES):
-            yield FileRole(f"the dead letters at {url}", place.removeprefix(SQLITE) + ending)
+    if url is not None and (path := normalize_url(url)).startswith(SQLITE):
+        for suffix in ("", *SQLITE_SUFFIXES):
+            yield FileRole(f"the dead letters at {url}", path.removeprefix(SQLITE) + suffix)
 
 
-def files_of(flow: Iterable[Path]) -> list[FileRole]:
-    """The files that a flow was read from."""
-    return [FileRole(f"{path}, of which the flow is made", str(path)) for path in flow]
+def files_of(paths: Iterable[Path]) -> list[FileRole]:
+    """Return the files that a flow was loaded from."""
+    return [FileRole(f"{path}, from which the flow is loaded", str(path)) for path in paths]
 
 
 def files_read(source: Source[Any]) -> Iterator[FileRole]:
-    """The files that a source will read, as far as they are known before it runs."""
+    """Yield the files that a source will read, as far as they are known before the run."""
     match source:
         case FileInput():
             yield FileRole("the input", source.path)
@@ -95,7 +96,7 @@ def files_read(source: Source[Any]) -> Iterator[FileRole]:
 
 
 def file_names(folder: str) -> list[str]:
-    """The names in a folder; none when it cannot be read, of which the run will tell."""
+    """Return the names in a folder; none if it cannot be read, which the run will report."""
     try:
         return os.listdir(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""The signals that end a run: the first drains it, the second aborts it, the third ends the process."""
+"""Signals that end a run: the first drains it, the second aborts it, the third exits the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 @contextmanager
 def signal_handlers(drain: Callable[[], object], abort: Callable[[], object]) -> Generator[None]:
-    """Have SIGINT and SIGTERM end a run as long as this lasts; then what they did before counts again."""
+    """Let SIGINT and SIGTERM end a run within this context; restore the earlier handlers after it."""
     loop = asyncio.get_running_loop()
     phase = Phase.SERVING
     hard_stop = HardStop(lambda event: log.error(event))
@@ -31,13 +31,13 @@ def signal_handlers(drain: Callable[[], object], abort: Callable[[], object]) ->
         elif phase is Phase.ABORTING:
             abort()
 
-    def note(*_: object) -> None:
+    def on_signal(*_: object) -> None:
         hard_stop.on_signal()
-        loop.call_soon_threadsafe(step)  # Windows knows no loop.add_signal_handler
+        loop.call_soon_threadsafe(step)  # Windows does not support loop.add_signal_handler
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
-        signal.signal(number, note)
+        signal.signal(number, on_signal)
     try:
         yield
     finally:

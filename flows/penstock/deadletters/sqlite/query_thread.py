@@ -1,4 +1,4 @@
-"""Runs the queries of a store in a thread, on a connection of their own."""
+"""Runs the queries of a store in a thread, on a separate connection."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DELETE_ROWS = 500
 class QueryThread:
     """Reads, updates and deletes letters. In WAL mode, reading does not block a commit of the writer, nor vice versa.
 
-    The thread uses the synchronous driver: an asynchronous one for SQLite is a thread too, with a queue of its own.
+    The thread uses the synchronous driver: an asynchronous one for SQLite is a thread too, with its own queue.
     """
 
     def __init__(self, path: Path, busy_seconds: float, *, read_only: bool = False) -> None:
