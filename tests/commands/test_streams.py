@@ -205,7 +205,7 @@ import fcntl
 
 import penstock.outlets.valve
 from penstock import Flow
-from penstock.outlets import FileOutlet
+from penstock.outlets import FileSink
 
 penstock.sinks.shared.LOCK_SECONDS = 0.2
 held = open("out.ndjson", "ab")
@@ -216,7 +216,7 @@ def lock(value):  # as another process would do it: the outlet does not know of 
     return value
 
 
-flow = Flow("f").map(lock).to(FileOutlet("out.ndjson")).dead_letters("sqlite:///letters.db")
+flow = Flow("f").map(lock).to(FileSink("out.ndjson")).dead_letters("sqlite:///letters.db")
 """
 
 

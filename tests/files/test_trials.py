@@ -38,7 +38,7 @@ def test_of_a_record_only_the_fields_that_are_named_count() -> None:
 
 
 def test_a_text_is_a_raw_line() -> None:
-    expected = "{failed: [{key: null, step: decode, type: Malformed, input: '{oops'}], dead_letters: 1}"
+    expected = "{failed: [{key: null, step: decode, type: MalformedJson, input: '{oops'}], dead_letters: 1}"
     assert found(f"{{given: ['{{oops'], expect: {expected}}}") == []
 
 
@@ -108,7 +108,7 @@ def test_a_rule_answers_with_a_status() -> None:
             - {answers: 5}
         expect:
           ok: [{id: 1, price: 5}]
-          failed: [{key: 2, type: ServiceRefused, message: price answered 404 no such item, attempts: 1}]
+          failed: [{key: 2, type: ServiceErrorResponse, message: price answered 404 no such item, attempts: 1}]
           seconds: 7s
         """
     assert found(text, PRICES) == []
@@ -122,7 +122,9 @@ def test_a_call_over_http_without_a_rule_says_what_to_script() -> None:
 
 
 def test_a_service_that_hangs_times_out() -> None:
-    text = "{given: [{orderId: 1}], when: {pricing: {hangs: true}}, expect: {failed: [{type: TimedOut}], seconds: 20s}}"
+    text = (
+        "{given: [{orderId: 1}], when: {pricing: {hangs: true}}, expect: {failed: [{type: CallTimeout}], seconds: 20s}}"
+    )
     assert found(text) == []
 
 

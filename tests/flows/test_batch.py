@@ -46,7 +46,7 @@ def test_an_answer_of_the_wrong_shape_fails_its_group(answer: Any) -> None:
     """Anything but a list of the same length is a `InvalidCallResult` for every element that was asked for."""
     told = results(Flow("f").batch(lambda _: answer, size=2, seconds=1, name="both"), [1, 2])
 
-    assert [result.failure and result.failure.type for result in told] == ["WrongAnswer"] * 2
+    assert [result.failure and result.failure.type for result in told] == ["InvalidCallResult"] * 2
     assert told[0].failure is not None
     assert told[0].failure.message == "both has to answer with a list of 2, one for each value"
 

@@ -219,7 +219,7 @@ def test_a_finished_value_that_cannot_be_written_fails() -> None:
     records = [msgspec.json.decode(line) for line in written]
 
     assert (summary.ok, summary.failed) == (2, 1)
-    assert [record["error"]["type"] for record in records if not record["ok"]] == ["Unencodable"]
+    assert [record["error"]["type"] for record in records if not record["ok"]] == ["EncodingFailed"]
 
 
 def test_what_failed_or_was_filtered_in_a_branch_that_ends_stays_so() -> None:

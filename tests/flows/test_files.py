@@ -203,8 +203,8 @@ def test_a_bad_row_becomes_a_dead_letter_with_its_text(tmp_path: Path) -> None:
     summary, letters = really(main())
     assert (summary.reason, summary.ok, summary.failed) == ("completed", 1, 3)
     assert {(letter.step, letter.type, letter.input, letter.input_size) for letter in letters} == {
-        ("decode", "BadRow", b'"1\n",2,3', 8),
-        ("decode", "TooLarge", b"x" * 20, 52),
+        ("decode", "MalformedRow", b'"1\n",2,3', 8),
+        ("decode", "ElementTooLarge", b"x" * 20, 52),
         ("divide", "ZeroDivisionError", b'{"a":"3","b":"4"}', 17),
     }
 
@@ -335,11 +335,11 @@ def test_waiting_for_a_pipe_ends_at_once_and_takes_nothing(end: str) -> None:
 PROGRAM = """
 import asyncio
 from penstock import Flow
-from penstock.sinks import Discard
+from penstock.sinks import DiscardResults
 from penstock.sources import from_stdin
 
 async def main():
-    run = Flow("f").start(from_stdin(), Discard())
+    run = Flow("f").start(from_stdin(), DiscardResults())
     summary = await run.finished
     print(summary.reason, summary.ok, summary.error)
 
@@ -380,7 +380,7 @@ def test_the_same_line_is_the_same_wherever_it_comes_from(tmp_path: Path) -> Non
     (tmp_path / "a.ndjson").write_bytes(b'{"a":\n')
     _, _, (letter,) = read(from_file(tmp_path / "a.ndjson"))
 
-    assert (letter.input, letter.type) == (b'{"a":', "Malformed")
+    assert (letter.input, letter.type) == (b'{"a":', "MalformedJson")
 
 
 @pytest.mark.parametrize(("name", "reason"), [("none.ndjson", "there is no such file"), ("", "it is no regular file")])

@@ -49,8 +49,8 @@ def test_every_event_is_a_line(tmp_path: Path, form: str, said: Any) -> None:
 PROGRAM = """
 import asyncio, structlog
 from penstock import Flow, from_iterable
-from penstock.observe import set_up_logs
-from penstock.sinks import Discard
+from penstock.observe import configure_logging
+from penstock.sinks import DiscardResults
 
 def values():
     yield 1
@@ -60,7 +60,7 @@ def broken(*_):
     raise RuntimeError("no log today")
 
 async def main():
-    return await Flow("f").start(from_iterable(values()), Discard()).finished
+    return await Flow("f").start(from_iterable(values()), DiscardResults()).finished
 
 {setup}
 summary = asyncio.run(main())

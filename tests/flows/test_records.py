@@ -106,7 +106,7 @@ def test_a_value_that_cannot_be_written_fails_alone(value: Any) -> None:
     lines, summary = lines_of(Flow("f"), [1, value, 3])
 
     assert [msgspec.json.decode(line)["ok"] for line in lines] == [True, False, True]
-    assert msgspec.json.decode(lines[1])["error"]["type"] == "Unencodable"
+    assert msgspec.json.decode(lines[1])["error"]["type"] == "EncodingFailed"
     assert (summary.ok, summary.failed) == (2, 1)
 
 
@@ -132,7 +132,7 @@ def test_a_number_that_json_cannot_hold_is_no_success(number: float, form: Recor
     summary = quiet(main())
     assert (summary.ok, summary.failed) == (3, 3)
     assert b"".join(written).count(b"the value cannot be written as JSON: %r is no number that JSON" % number) == 3
-    assert b'"step":"encode","type":"Unencodable"' in b"".join(written)
+    assert b'"step":"encode","type":"EncodingFailed"' in b"".join(written)
 
 
 def test_json_that_is_ready_made_is_told_as_it_is() -> None:

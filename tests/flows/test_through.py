@@ -186,7 +186,7 @@ def test_an_operator_with_a_clock_is_refused(operator: Any) -> None:
     before = threading.active_count()
     seen = told(operator, [1])
 
-    assert {failure.type for _, _, failure in seen} == {"HasClock"}
+    assert {failure.type for _, _, failure in seen} == {"TimedOperatorNotSupported"}
     assert threading.active_count() == before
 
 

@@ -136,7 +136,11 @@ def test_an_answer_of_the_wrong_length_fails_its_values() -> None:
 
     came = quiet(gathered(flow_of(Mumbling("m"), window=2), range(3)))
 
-    assert [result.failure and result.failure.type for result in came.values()] == ["WrongAnswer", "WrongAnswer", None]
+    assert [result.failure and result.failure.type for result in came.values()] == [
+        "InvalidCallResult",
+        "InvalidCallResult",
+        None,
+    ]
 
 
 def test_values_that_come_during_a_write_go_out_in_one() -> None:
@@ -214,7 +218,7 @@ def test_values_for_an_outlet_that_cannot_be_opened_fail_and_later_ones_try_agai
     failed = [result.failure for result in came.values() if result.failure is not None]
 
     assert {(failure.step, failure.type, failure.message, failure.cause) for failure in failed} == {
-        ("locked", "OutletUnavailable", "locked could not be opened: locked", "PermissionError: locked")
+        ("locked", "SinkUnavailable", "locked could not be opened: locked", "PermissionError: locked")
     }
     assert shelf.kept == [result.value for result in came.values() if result.ok] != []
     assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["sink.open_failed"] * (
@@ -319,7 +323,7 @@ def test_an_outlet_that_does_not_hear_its_cancelling_is_not_called_twice_at_once
 
     assert shelf.most == 1
     assert [result.ok for result in came.values()][:3] == [False, False, False]
-    assert all(result.failure is None or result.failure.type == "TimedOut" for result in came.values())
+    assert all(result.failure is None or result.failure.type == "CallTimeout" for result in came.values())
     assert {entry["event"] for entry in logs if entry["log_level"] == "error"} == {"sink.call_not_cancelled"}
 
 

@@ -303,7 +303,7 @@ def test_an_element_larger_than_the_window_fails_and_keeps_its_beginning() -> No
 
     summary, letter = quiet(main())
     assert (summary.ok, summary.failed) == (2, 1)
-    assert (letter.type, letter.input_size, len(letter.input)) == ("TooLarge", 9002, 4096)
+    assert (letter.type, letter.input_size, len(letter.input)) == ("ElementTooLarge", 9002, 4096)
 
 
 # Observables and clocks

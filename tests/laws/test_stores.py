@@ -47,7 +47,7 @@ async def store(kind):
 
 def letter(**facts):
     plain = {
-        "id": new_id(), "flow": "orders", "run": "r", "seq": 0, "step": "pricing", "type": "TimedOut",
+        "id": new_id(), "flow": "orders", "run": "r", "seq": 0, "step": "pricing", "type": "CallTimeout",
         "message": "late", "input": b"{}", "input_size": 2, "started_at": NOON, "failed_at": NOON,
     }  # fmt: skip
     return DeadLetter(**(plain | facts))
@@ -200,8 +200,8 @@ async def test_letters_added_while_paging_neither_hide_nor_repeat_others(store):
 @pytest.mark.parametrize(
     "facts",
     [
-        {"flow": "other"}, {"run": "other"}, {"step": "stock"}, {"type": "Invalid"}, {"state": "parked"},
-        {"flow": "other", "step": "stock", "type": "Invalid", "state": "parked", "run": "x"},
+        {"flow": "other"}, {"run": "other"}, {"step": "stock"}, {"type": "InvalidItem"}, {"state": "parked"},
+        {"flow": "other", "step": "stock", "type": "InvalidItem", "state": "parked", "run": "x"},
     ],
 )  # fmt: skip
 async def test_each_filter_lets_exactly_its_letters_through(store, facts):
@@ -253,7 +253,7 @@ async def test_since_finds_letters_of_its_own_moment(store):
 
 
 QUERIES = [
-    {}, {"flow": "other"}, {"type": "Invalid"}, {"run": "r", "min_seq": 4}, {"state": "parked"}, {"since": NOON},
+    {}, {"flow": "other"}, {"type": "InvalidItem"}, {"run": "r", "min_seq": 4}, {"state": "parked"}, {"since": NOON},
     {"until": NOON}, {"flow": "orders", "step": "stock", "since": NOON - timedelta(1), "until": NOON + timedelta(1)},
 ]  # fmt: skip
 
@@ -263,7 +263,7 @@ def assorted():
     return [
         letter(
             seq=n, flow=("orders", "other")[n % 2], step=("stock", "pricing")[n % 3 == 0],
-            type=("Invalid", "TimedOut")[n % 4 == 0], state=("waiting", "parked")[n % 5 == 0],
+            type=("InvalidItem", "CallTimeout")[n % 4 == 0], state=("waiting", "parked")[n % 5 == 0],
             failed_at=NOON + timedelta(hours=n - 6),
         )
         for n in range(13)
@@ -302,11 +302,11 @@ async def test_deleting_removes_exactly_the_letters_that_a_walk_finds(store, que
 
 async def test_many_letters_are_deleted(store):
     """More than fit into one transaction, while others are added."""
-    await store.add([letter(seq=n, type="Invalid") for n in range(1200)])
+    await store.add([letter(seq=n, type="InvalidItem") for n in range(1200)])
     others = [letter(seq=n) for n in range(50)]
 
     deleted, *_ = await asyncio.gather(
-        store.delete(DeadLetterQuery(type="Invalid")), *(store.add([one]) for one in others)
+        store.delete(DeadLetterQuery(type="InvalidItem")), *(store.add([one]) for one in others)
     )
 
     assert deleted == 1200

@@ -203,23 +203,23 @@ def test_every_answer_names_its_run(server: Process) -> None:
 
 
 RUBBISH = {
-    "no JSON": (b"rubbish", "Malformed"),
-    "half a document": (b'{"orderId":1', "Malformed"),
-    "two documents": (b'{"orderId":1}{"orderId":2}', "Malformed"),
-    "an empty object": (b"{}", "Invalid"),
-    "an array": (b"[1]", "Invalid"),
-    "null": (b"null", "Invalid"),
-    "a number": (b"5", "Invalid"),
-    "an id of the wrong type": (b'{"orderId":"1"}', "Invalid"),
-    "an id that is no whole number": (b'{"orderId":1.5}', "Invalid"),
-    "an id out of range": (b'{"orderId":0}', "Invalid"),
-    "no UTF-8": (b'{"orderId":1,"a":"\xff\xfe"}', "Malformed"),
-    "NUL bytes": (b"\0\0\0", "Malformed"),
-    "a lone surrogate": (b'{"orderId":1,"a":"\\ud800"}', "Malformed"),
+    "no JSON": (b"rubbish", "MalformedJson"),
+    "half a document": (b'{"orderId":1', "MalformedJson"),
+    "two documents": (b'{"orderId":1}{"orderId":2}', "MalformedJson"),
+    "an empty object": (b"{}", "InvalidItem"),
+    "an array": (b"[1]", "InvalidItem"),
+    "null": (b"null", "InvalidItem"),
+    "a number": (b"5", "InvalidItem"),
+    "an id of the wrong type": (b'{"orderId":"1"}', "InvalidItem"),
+    "an id that is no whole number": (b'{"orderId":1.5}', "InvalidItem"),
+    "an id out of range": (b'{"orderId":0}', "InvalidItem"),
+    "no UTF-8": (b'{"orderId":1,"a":"\xff\xfe"}', "MalformedJson"),
+    "NUL bytes": (b"\0\0\0", "MalformedJson"),
+    "a lone surrogate": (b'{"orderId":1,"a":"\\ud800"}', "MalformedJson"),
     "a bare number too large": (b'{"orderId":1e999}', "Invalid|Malformed"),
     "an enormous number": (b'{"orderId":' + b"9" * 5000 + b"}", "Invalid|Malformed"),
-    "nested too deeply": (b'{"orderId":1,"a":' + b"[" * 40_000 + b"]" * 40_000 + b"}", "Malformed"),
-    "UTF-16": ('{"orderId":1}'.encode("utf-16-le"), "Malformed"),
+    "nested too deeply": (b'{"orderId":1,"a":' + b"[" * 40_000 + b"]" * 40_000 + b"}", "MalformedJson"),
+    "UTF-16": ('{"orderId":1}'.encode("utf-16-le"), "MalformedJson"),
 }
 
 

@@ -87,7 +87,7 @@ import fcntl
 
 import penstock.outlets.valve
 from penstock import Flow
-from penstock.outlets import FileOutlet
+from penstock.outlets import FileSink
 
 penstock.sinks.shared.LOCK_SECONDS = 0.2
 held = open("{0}", "ab")
@@ -98,7 +98,7 @@ def lock(value):  # as another process would do it: the outlet does not know of 
     return value
 
 
-flow = Flow("locking").map(lock).to(FileOutlet("{0}"))
+flow = Flow("locking").map(lock).to(FileSink("{0}"))
 """
 
 

@@ -43,7 +43,7 @@ def test_a_line_that_is_too_long_fails_alone(server: Process, length: int) -> No
     answer = server.ask("POST", "/orders/bulk", orders(1) + long + b"\n" + orders(1, start=4), Content_Type=NDJSON)
     first, second, third = sorted(answer.results, key=lambda record: record["seq"])
     assert (first["ok"], third["ok"]) == (True, True)
-    assert (second["error"]["step"], second["error"]["type"]) == ("decode", "TooLarge")
+    assert (second["error"]["step"], second["error"]["type"]) == ("decode", "ElementTooLarge")
     assert f"{length} bytes" in second["error"]["message"]
     letter = server.ask("GET", f"/dead-letters/{second['deadLetter']}").json()
     assert (letter["input"]["size"], letter["input"]["complete"]) == (length, False)
@@ -68,7 +68,7 @@ def test_a_line_without_an_end_is_one_failed_line(server: Process) -> None:
         for _ in range(size // len(piece)):
             client.send(piece)
         answer = client.answer().complete()
-    assert answer.results[0]["error"]["type"] == "TooLarge"
+    assert answer.results[0]["error"]["type"] == "ElementTooLarge"
     assert answer.end["received"] == 1
 
 
@@ -79,7 +79,7 @@ def test_a_small_body_that_becomes_a_large_one_is_harmless(server: Process, kind
     bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(64)) + packer.flush()
     answer = server.ask("POST", "/orders/bulk", bomb, Content_Type=kind, Content_Encoding="gzip")
     if kind == NDJSON:
-        assert answer.results[0]["error"]["type"] == "TooLarge"
+        assert answer.results[0]["error"]["type"] == "ElementTooLarge"
     else:
         assert answer.status == 413
 

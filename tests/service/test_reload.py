@@ -501,7 +501,7 @@ def test_a_flow_has_limits_of_its_own(serve: Serve, folder: Path) -> None:
     write(folder / "b.yaml", flow("b", 1))
     server = serve(folder)
     long = b'{"n":1,"x":"%s"}' % (b"x" * 100)
-    assert server.ask("POST", "/a/bulk", long + b"\n", **LINES).results[0]["error"]["type"] == "TooLarge"
+    assert server.ask("POST", "/a/bulk", long + b"\n", **LINES).results[0]["error"]["type"] == "ElementTooLarge"
     assert server.ask("POST", "/b/bulk", long + b"\n", **LINES).results[0]["ok"]
     array = {"Content_Type": "application/json"}
     assert [server.ask("POST", f"/{name}/bulk", b"[%s]" % long, **array).status for name in "ab"] == [413, 200]

@@ -62,7 +62,7 @@ def cells(line):
 
 def test_a_list_is_a_table_with_a_line_for_each_letter(store):
     """Id, time, flow, key, step, type and message, oldest first, under each other."""
-    first, second = store(letter(3), letter(12, type="TimedOut", message="late"))
+    first, second = store(letter(3), letter(12, type="CallTimeout", message="late"))
 
     code, out, err = run("list")
 
@@ -71,7 +71,7 @@ def test_a_list_is_a_table_with_a_line_for_each_letter(store):
     assert head.split() == [b"ID", b"TIME", b"FLOW", b"KEY", b"STEP", b"TYPE", b"MESSAGE"]
     facts = ["2020-03-01T12:00:03Z", "orders", "3", "inventory", "InventoryUnavailable", "Inventory unavailable"]
     assert [cell.strip() for cell in cells(lines[0])] == [first.id, *facts]
-    assert [cell.strip() for cell in cells(lines[1])][0::5] == [second.id, "TimedOut"]
+    assert [cell.strip() for cell in cells(lines[1])][0::5] == [second.id, "CallTimeout"]
     assert head.index(b"MESSAGE") == lines[0].index(b"Inventory u") == lines[1].index(b"late")
 
 
@@ -95,7 +95,7 @@ def test_json_is_a_document_a_line(store):
         (["--flow", "sales"], [5]),
         (["--run", "other"], [4]),
         (["--step", "decode"], [3]),
-        (["--type", "TimedOut", "--state", "parked"], [2]),
+        (["--type", "CallTimeout", "--state", "parked"], [2]),
         (["--since", "2020-03-01T12:00:04Z"], [4, 5]),
         (["--since", "2020-03-01T12:00:01", "--until", "2020-03-01T14:00:03+02:00"], [1, 2]),
     ],
@@ -104,7 +104,7 @@ def test_a_list_can_be_filtered(store, words, seqs):
     """By flow, run, step, type, state and time, all of which have to fit."""
     store(
         letter(1),
-        letter(2, type="TimedOut", state="parked"),
+        letter(2, type="CallTimeout", state="parked"),
         letter(3, step="decode"),
         letter(4, run="other"),
         letter(5, flow="sales"),

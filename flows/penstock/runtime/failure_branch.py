@@ -35,7 +35,7 @@ OnError = Callable[[BaseException, float | None], None]
 """Called when the store failed, with the seconds until the next attempt; None if the run is over."""
 
 _parent = attrgetter("parent")
-_letter = attrgetter("letter")
+_letter = attrgetter("dead_letter_id")
 
 
 def dead_letter(

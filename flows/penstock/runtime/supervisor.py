@@ -43,10 +43,10 @@ class RunnableFlow(Protocol):
     def name(self) -> str: ...
 
     @property
-    def places(self) -> tuple[str, ...]: ...
+    def failure_points(self) -> tuple[str, ...]: ...
 
     @property
-    def measured(self) -> tuple[str, ...]: ...
+    def timed_steps(self) -> tuple[str, ...]: ...
 
     @property
     def services(self) -> tuple[Service, ...]: ...
@@ -91,7 +91,8 @@ class Supervisor:
         where = flow.plan().dead_letters
         if where is not None:
             await self.stores.get(where)
-        self.flow_statistics.setdefault(flow.name, FlowStatistics(flow.name)).register_steps(flow.places, flow.measured)
+        statistics = self.flow_statistics.setdefault(flow.name, FlowStatistics(flow.name))
+        statistics.register_steps(flow.failure_points, flow.timed_steps)
         for service in flow.services:
             self.service_counters.setdefault(service.name, ServiceCounters()).use(service)
 
@@ -104,9 +105,9 @@ class Supervisor:
         """
         same_name = [other for other in others if other.name == flow.name]
         if flow.name in self.flow_statistics:
-            places = {place for other in same_name for place in other.places}
-            steps = {step for other in same_name for step in other.measured}
-            self.flow_statistics[flow.name].unregister_steps(places, steps)
+            failure_points = {point for other in same_name for point in other.failure_points}
+            steps = {step for other in same_name for step in other.timed_steps}
+            self.flow_statistics[flow.name].unregister_steps(failure_points, steps)
         in_use = {id(service) for other in others for service in other.services}
         waits: list[asyncio.Future[Any]] = []
         for service in flow.services:
