@@ -1,30 +1,36 @@
-"""Execute one run from the command line: end record, summary and exit code."""
+"""Execute one run from the command line: signals, checkpoints, end record, summary and exit code."""
 
 from __future__ import annotations
 
 import asyncio
 import shlex
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TextIO
+
+import structlog
 
 from penstock.checkpoints.journal import Journal
 from penstock.checkpoints.output_file import FileOutput, Output
 from penstock.checkpoints.resume import ResumedNdjson, find_letters, save
 from penstock.cli.run.inputs import FileInput
 from penstock.cli.run.progress import Progress, ProgressSnapshot, summary_line
-from penstock.cli.run.signals import signal_handlers
 from penstock.core.element import Outcome
 from penstock.deadletters import Stores
 from penstock.deadletters.stores import MEMORY, normalize_url
 from penstock.errors import OutputUnusable, ReaderDisconnected
 from penstock.flow.flow import Flow
 from penstock.results import EndRecord, LineWriter, end_line
-from penstock.runtime import Run, Summary
+from penstock.runtime import Event, Phase, Run, Summary
+from penstock.runtime.hard_stop import HardStop
+from penstock.runtime.shutdown import next_phase
 from penstock.sources import Source
 from penstock.support.text import printable
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 @dataclass(kw_only=True)
@@ -178,6 +184,39 @@ class _Execution:
         if job.resumable is not None and end.reason != "completed":
             write("  the same command continues from here\n")
         job.messages.flush()
+
+
+@contextmanager
+def signal_handlers(drain: Callable[[], object], abort: Callable[[], object]) -> Generator[None]:
+    """Let SIGINT and SIGTERM end a run within this context; restore the earlier handlers after it.
+
+    The first signal drains the run, the second aborts it, the third exits the process.
+    """
+    loop = asyncio.get_running_loop()
+    phase = Phase.SERVING
+    hard_stop = HardStop(lambda event: log.error(event))
+
+    def step() -> None:
+        nonlocal phase
+        phase = next_phase(phase, Event.SIGNAL)
+        if phase is Phase.DRAINING:
+            drain()
+        elif phase is Phase.ABORTING:
+            abort()
+
+    def on_signal(*_: object) -> None:
+        hard_stop.on_signal()
+        loop.call_soon_threadsafe(step)  # Windows does not support loop.add_signal_handler
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        hard_stop.close()
 
 
 async def _save(resumable: Resumable) -> None:

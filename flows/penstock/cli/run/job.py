@@ -11,10 +11,18 @@ from typing import Any
 
 from penstock.checkpoints.resume import open_resumable
 from penstock.cli.run.execute import Job, Resumable
-from penstock.cli.run.file_conflicts import FileRole, appended_files, check_not_written, files_of, files_read
 from penstock.cli.run.find_flow import LoadedFlow
 from penstock.cli.run.inputs import FileInput, PipeInput, file_identity, size_of, stdin_fraction
-from penstock.cli.run.outputs import is_stdout, open_output, open_stdout
+from penstock.cli.run.outputs import (
+    FileRole,
+    appended_files,
+    check_not_written,
+    files_of,
+    files_read,
+    is_stdout,
+    open_output,
+    open_stdout,
+)
 from penstock.errors import FlowDefinitionError
 from penstock.flow.flow import Flow
 from penstock.formats.format import Format, format_of
