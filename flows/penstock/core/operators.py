@@ -20,6 +20,55 @@ from penstock.services import Service
 
 T = TypeVar("T")
 
+Downstream: TypeAlias = abc.ObserverBase[list[Element[Any]]]
+"""The observer that receives what a step emits."""
+
+ERRORS = (Exception, CancelledError)
+"""Errors of a plain function that concern one value only. Reading a cancelled future raises `CancelledError`."""
+
+
+def sync_operator(name: str, function: Callable[[list[Any]], None]) -> Operator[Any, Any]:
+    """Make a synchronous operator: apply a function to the elements of each notification and record its duration."""
+
+    def step(source: Observable[list[Any]]) -> Observable[list[Any]]:
+        def subscribe(
+            observer: abc.ObserverBase[list[Any]], scheduler: abc.SchedulerBase | None = None
+        ) -> abc.DisposableBase:
+            histogram = RunContext.of(scheduler, f"step {name}").histogram(name)
+
+            def on_next(elements: list[Any]) -> None:
+                start = perf_counter()
+                function(elements)
+                histogram.add((perf_counter() - start) / len(elements), len(elements))
+                observer.on_next(elements)
+
+            return source.subscribe(on_next, observer.on_error, observer.on_completed, scheduler=scheduler)
+
+        return RunObservable(subscribe)
+
+    return step
+
+
+class Stage(Protocol):
+    """An asynchronous step in one run."""
+
+    def on_next(self, elements: list[Element[Any]]) -> None: ...
+
+    def on_completed(self) -> None: ...
+
+
+def async_operator(name: str, create_stage: Callable[[Downstream, RunContext], Stage]) -> Operator[Any, Any]:
+    """Make an asynchronous operator. `create_stage` creates its stateful object for each run."""
+
+    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
+        def subscribe(observer: Downstream, scheduler: abc.SchedulerBase | None = None) -> abc.DisposableBase:
+            stage = create_stage(observer, RunContext.of(scheduler, f"step {name}"))
+            return source.subscribe(stage.on_next, observer.on_error, stage.on_completed, scheduler=scheduler)
+
+        return RunObservable(subscribe)
+
+    return step
+
 
 class RunObservable(Observable[T]):
     """An Observable with direct subscriptions inside a run. Outside of a run it behaves like any other."""
@@ -70,63 +119,6 @@ class DirectObserver(abc.ObserverBase[T]):
             self._on_completed()
 
 
-ERRORS = (Exception, CancelledError)
-"""Errors of a plain function that concern one value only. Reading a cancelled future raises `CancelledError`."""
-
-
-def sync_operator(name: str, function: Callable[[list[Any]], None]) -> Operator[Any, Any]:
-    """Make a synchronous operator: apply a function to the elements of each notification and record its duration."""
-
-    def step(source: Observable[list[Any]]) -> Observable[list[Any]]:
-        def subscribe(
-            observer: abc.ObserverBase[list[Any]], scheduler: abc.SchedulerBase | None = None
-        ) -> abc.DisposableBase:
-            histogram = RunContext.of(scheduler, f"step {name}").histogram(name)
-
-            def on_next(elements: list[Any]) -> None:
-                start = perf_counter()
-                function(elements)
-                histogram.add((perf_counter() - start) / len(elements), len(elements))
-                observer.on_next(elements)
-
-            return source.subscribe(on_next, observer.on_error, observer.on_completed, scheduler=scheduler)
-
-        return RunObservable(subscribe)
-
-    return step
-
-
-def callable_name(function: Callable[..., Any], default: str) -> str:
-    """Return the default name of a step: the name of its function, unless it is a lambda."""
-    name = getattr(function, "__name__", default)
-    return default if name == "<lambda>" else str(name)
-
-
-Downstream: TypeAlias = abc.ObserverBase[list[Element[Any]]]
-"""The observer that receives what a step emits."""
-
-
-class Stage(Protocol):
-    """An asynchronous step in one run."""
-
-    def on_next(self, elements: list[Element[Any]]) -> None: ...
-
-    def on_completed(self) -> None: ...
-
-
-def async_operator(name: str, create_stage: Callable[[Downstream, RunContext], Stage]) -> Operator[Any, Any]:
-    """Make an asynchronous operator. `create_stage` creates its stateful object for each run."""
-
-    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
-        def subscribe(observer: Downstream, scheduler: abc.SchedulerBase | None = None) -> abc.DisposableBase:
-            stage = create_stage(observer, RunContext.of(scheduler, f"step {name}"))
-            return source.subscribe(stage.on_next, observer.on_error, stage.on_completed, scheduler=scheduler)
-
-        return RunObservable(subscribe)
-
-    return step
-
-
 def as_service(
     call: Callable[[Any], Any] | Service,
     name: str | None,
@@ -141,6 +133,12 @@ def as_service(
         return call
     name = name or callable_name(call, step)
     return Service(name, call, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
+
+
+def callable_name(function: Callable[..., Any], default: str) -> str:
+    """Return the default name of a step: the name of its function, unless it is a lambda."""
+    name = getattr(function, "__name__", default)
+    return default if name == "<lambda>" else str(name)
 
 
 def mark_entered(elements: Sequence[Element[Any]], now: float) -> None:

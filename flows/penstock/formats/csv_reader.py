@@ -20,7 +20,10 @@ from penstock.formats.ndjson_reader import LINE_LIMIT
 from penstock.formats.rejected import OversizedInput, RejectedInput
 
 BOM = b"\xef\xbb\xbf"
+
 QUOTE = ord('"')
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Row(NamedTuple):
@@ -47,6 +50,62 @@ class CsvState(IntEnum):
     """Inside quotes, where newlines and delimiters are ordinary characters."""
     QUOTE = 3
     """After a quote inside quotes: it closes them unless another quote follows."""
+
+
+class CsvSplitter:
+    """Splits chunks of CSV into lines of JSON. Raises `ValueError` for an invalid header.
+
+    A row with more or fewer cells than the header, or that is not UTF-8, becomes a `RejectedInput` with its bytes; a
+    row over the limit becomes an `OversizedInput`. A quote that is never closed includes all rows up to the next quote.
+    """
+
+    def __init__(self, limit: int = LINE_LIMIT, delimiter: str = ",") -> None:
+        self._limit = limit
+        self._rows = RowSplitter(limit, delimiter)
+        self._cells = cell_reader(delimiter)
+        self._fields: list[str] | None = None
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the rows that a chunk completes."""
+        return self._read_all(self._rows.feed(chunk))
+
+    def finish(self) -> list[bytes]:
+        """Return the last row, if the input did not end with a newline."""
+        return self._read_all(self._rows.finish())
+
+    def _read_all(self, rows: list[Row]) -> list[bytes]:
+        if self._fields is None and rows:
+            self._fields = self._header(rows.pop(0))
+        return [self._read(row) for row in rows]
+
+    def _read(self, row: Row) -> bytes:
+        if row.length > self._limit:
+            return OversizedInput.of(row.raw, row.length, self._limit)
+        fields = self._fields
+        assert fields is not None
+        try:
+            cells = self._cells(_text(row))
+            if len(cells) != len(fields):
+                raise ValueError(
+                    f"it has {_count(len(cells), 'cell')}, the header names {_count(len(fields), 'field')}"
+                )
+        except ValueError as error:
+            return RejectedInput.of_bytes(row.raw, MalformedRow(row.line, str(error)))
+        return _encode(dict(zip(fields, cells, strict=True)))
+
+    def _header(self, row: Row) -> list[str]:
+        if row.length > self._limit:
+            raise ValueError(f"its header is longer than {self._limit} bytes")
+        try:
+            fields = self._cells(_text(row))
+        except ValueError as error:
+            raise ValueError(f"its header is not a valid row: {error}") from None
+        for number, field in enumerate(fields):
+            if not field.strip():
+                raise ValueError(f"its header has no name for column {number + 1}; its first row names the fields")
+            if field in fields[:number]:
+                raise ValueError(f"its header names the field {field!r} twice")
+        return fields
 
 
 class RowSplitter:
@@ -213,65 +272,6 @@ def careful_reader(delimiter: str = ",") -> Callable[[str], list[str]]:
         raise ValueError("a quote that is never closed")
 
     return read
-
-
-_encode = msgspec.json.Encoder().encode
-
-
-class CsvSplitter:
-    """Splits chunks of CSV into lines of JSON. Raises `ValueError` for an invalid header.
-
-    A row with more or fewer cells than the header, or that is not UTF-8, becomes a `RejectedInput` with its bytes; a
-    row over the limit becomes an `OversizedInput`. A quote that is never closed includes all rows up to the next quote.
-    """
-
-    def __init__(self, limit: int = LINE_LIMIT, delimiter: str = ",") -> None:
-        self._limit = limit
-        self._rows = RowSplitter(limit, delimiter)
-        self._cells = cell_reader(delimiter)
-        self._fields: list[str] | None = None
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the rows that a chunk completes."""
-        return self._read_all(self._rows.feed(chunk))
-
-    def finish(self) -> list[bytes]:
-        """Return the last row, if the input did not end with a newline."""
-        return self._read_all(self._rows.finish())
-
-    def _read_all(self, rows: list[Row]) -> list[bytes]:
-        if self._fields is None and rows:
-            self._fields = self._header(rows.pop(0))
-        return [self._read(row) for row in rows]
-
-    def _read(self, row: Row) -> bytes:
-        if row.length > self._limit:
-            return OversizedInput.of(row.raw, row.length, self._limit)
-        fields = self._fields
-        assert fields is not None
-        try:
-            cells = self._cells(_text(row))
-            if len(cells) != len(fields):
-                raise ValueError(
-                    f"it has {_count(len(cells), 'cell')}, the header names {_count(len(fields), 'field')}"
-                )
-        except ValueError as error:
-            return RejectedInput.of_bytes(row.raw, MalformedRow(row.line, str(error)))
-        return _encode(dict(zip(fields, cells, strict=True)))
-
-    def _header(self, row: Row) -> list[str]:
-        if row.length > self._limit:
-            raise ValueError(f"its header is longer than {self._limit} bytes")
-        try:
-            fields = self._cells(_text(row))
-        except ValueError as error:
-            raise ValueError(f"its header is not a valid row: {error}") from None
-        for number, field in enumerate(fields):
-            if not field.strip():
-                raise ValueError(f"its header has no name for column {number + 1}; its first row names the fields")
-            if field in fields[:number]:
-                raise ValueError(f"its header names the field {field!r} twice")
-        return fields
 
 
 def _text(row: Row) -> str:

@@ -13,14 +13,6 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def call_without_stop_iteration(call: Callable[[], T]) -> T:
-    """Return the result of a call. Raises `RuntimeError` instead of `StopIteration`, which futures do not accept."""
-    try:
-        return call()
-    except StopIteration as error:
-        raise RuntimeError(f"it raised {error!r}") from error
-
-
 async def to_thread_uncancellable(call: Callable[[], T]) -> T:
     """Make a short blocking call in a thread.
 
@@ -60,6 +52,14 @@ def to_daemon_thread(call: Callable[[], T], name: str) -> asyncio.Future[T]:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+def call_without_stop_iteration(call: Callable[[], T]) -> T:
+    """Return the result of a call. Raises `RuntimeError` instead of `StopIteration`, which futures do not accept."""
+    try:
+        return call()
+    except StopIteration as error:
+        raise RuntimeError(f"it raised {error!r}") from error
 
 
 def detach(future: asyncio.Future[Any], on_done: Callable[[BaseException | None], None] | None = None) -> None:
