@@ -274,7 +274,7 @@ def test_whatever_is_wrong_with_a_file_is_said_of_that_file(tmp_path: Path, monk
     summary, logs = really(main())
     (failed,) = [entry for entry in logs if entry["event"] == "directory.file_failed"]
     assert failed["error"].startswith("${INBOX}/a.ndjson.gz cannot be read: its compressed data are damaged")
-    assert summary.error == "the source directory broke: ${INBOX} cannot be read: No such file or directory"
+    assert summary.error == "the source directory failed: ${INBOX} cannot be read: No such file or directory"
 
 
 def test_lines_that_fail_do_not_hold_a_file_back(tmp_path: Path) -> None:
@@ -541,7 +541,7 @@ def test_a_directory_that_is_not_there_breaks_the_source(tmp_path: Path) -> None
         async with asyncio.timeout(SECONDS):
             return await Flow("f").start(from_directory(tmp_path / "none"), DiscardResults()).finished
 
-    assert "there is no such directory; make it" in str(really(main()).error)
+    assert "the directory does not exist; create it" in str(really(main()).error)
 
 
 def test_a_file_that_cannot_be_moved_breaks_the_source(tmp_path: Path) -> None:
@@ -565,12 +565,12 @@ def test_a_file_that_cannot_be_moved_breaks_the_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ({"every": 0}, "above 0, got 0"),
+        ({"poll_interval": 0}, "> 0, got 0"),
         ({"stable_for": 0}, "expected a number of seconds > 0, got 0"),
-        ({"done": "failed"}, "other than 'failed'"),
-        ({"done": "a/b"}, "name of a subfolder"),
+        ({"processed_dir": "failed"}, "other than 'failed'"),
+        ({"processed_dir": "a/b"}, "name of a subfolder"),
         ({"format": "xml"}, "one of ndjson, csv"),
-        ({"limit": 0}, "got limit 0"),
+        ({"limit": 0}, "1 byte for a line, got 0"),
     ],
 )
 def test_what_cannot_be_watched_is_said_when_it_is_described(how: dict[str, Any], reason: str) -> None:

@@ -106,7 +106,7 @@ def test_names_are_made_unique() -> None:
         (lambda: Flow("f").enrich(price="url"), "price has to be a function or a Service, got 'url'"),
         (lambda: Flow("f").map_async(5), "map_async has to be a function or a Service, got 5"),
         (lambda: Flow("f").dead_letters(pathlib.Path("x.db")), "need a store, such as 'sqlite:///FILE', got PosixPath"),
-        (lambda: Flow("f").start(from_iterable([1]), DiscardResults), "needs a sink, such as Discard.*, got <class"),
+        (lambda: Flow("f").start(from_iterable([1]), DiscardResults), "needs a consumer, such as Discard.*, got <class"),
         (lambda: Flow("f", "id"), "perhaps key='id'"),
         (lambda: Flow("f").enrich(Service("s", len)), "puts each answer under a name"),
         (lambda: Flow("f").dead_letters("redis://x"), "use sqlite:///FILE or memory"),
@@ -422,7 +422,7 @@ def test_a_stream_of_a_broken_source_raises_at_its_end() -> None:
         seen: list[int] = []
         told = Flow("f").tap(seen.append).stream(from_iterable(values()))
         assert [(await anext(told)).value, (await anext(told)).value] == [1, 2]
-        with pytest.raises(RunError, match="the source iterable broke: gone"):
+        with pytest.raises(RunError, match="the source iterable failed: gone"):
             await anext(told)
         return seen
 

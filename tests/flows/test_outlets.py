@@ -105,8 +105,8 @@ def test_a_value_that_cannot_be_written_is_refused_alone(tmp_path: Path) -> None
 
     assert (type(first), str(first)) == (EncodingFailed, "the value cannot be written: it has no fields; " + ROW)
     assert [type(error) for error in others] == [type(None), ColumnMismatch, ColumnMismatch, EncodingFailed, type(None)]
-    assert "the columns are those of the first: the value comes with b; give all the same fields" in str(others[1])
-    assert "the value comes without a and with b; " in str(others[2])
+    assert "the first value has the columns, but the value has also b; give all values equal fields" in str(others[1])
+    assert "the value lacks a and has also b; " in str(others[2])
     assert written(tmp_path / "a.csv") == [{"a": "1"}, {"a": "2"}]
 
 
@@ -116,12 +116,12 @@ def test_a_value_with_more_fields_than_the_columns_that_were_asked_for_is_told_h
 
     assert outcomes[1] is None
     assert str(outcomes[0]) == (
-        "the columns are those of `fields`, or of the header: the value comes with b; "
-        "leave only the columns in the value, with a step `map` before it, or write NDJSON"
+        "the columns are those of `fields` or of the header, but the value has also b; "
+        "keep only the columns, with a step `map` before this one, or write NDJSON"
     )
 
 
-ROW = "a row of CSV is made of an object"
+ROW = "expected an object with fields for a CSV row"
 
 
 def test_a_value_that_is_no_json_is_refused_alone(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_number_that_json_cannot_hold_is_refused_alone(tmp_path: Path, name: s
 
     assert [one, three, four, five] == [None] * 4
     assert [str(error) for error in two] == [
-        f"the value cannot be written: {number!r} is no number that JSON can hold"
+        f"the value cannot be written: {number!r} is not a number that JSON can represent"
     ] * 2
     assert len(contents(tmp_path / name).splitlines()) == 4 + name.endswith("csv")
 
@@ -260,7 +260,7 @@ def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path, name: str, reason
     [
         ("${SECRET_DIR}/none/a.ndjson", "there is no folder ${SECRET_DIR}/none; make it, or name another"),
         ("${SECRET_DIR}/file/a.ndjson", "there is no folder ${SECRET_DIR}/file; make it, or name another"),
-        ("${SECRET_DIR}/pipe.csv", "it is no regular file; for pipes use StandardOutput()"),
+        ("${SECRET_DIR}/pipe.csv", "it is not a regular file; for pipes use StdoutSink()"),
         ("${SECRET_DIR}/a.csv", "its columns are a, not b; name another file, or its columns"),
         ("${WHOLE_KEY}", "there is no folder for it; make it, or name another"),
     ],
@@ -358,7 +358,7 @@ def test_a_lock_that_stays_ends_the_run_and_fails_no_element(tmp_path: Path) -> 
     assert (summary.reason, summary.cancelled, summary.failed, kept) == ("failed", 3, 0, 0)
     assert summary.error == (
         f"{path} cannot be written: another process has been writing to it for 60 s; stop that process, or give each "
-        "process a file of its own"
+        "process its own file"
     )
     assert seconds == pytest.approx(LOCK_SECONDS)
     assert waits(logs) == [("sink.waiting", 0), ("sink.waiting", 10)]
@@ -494,7 +494,7 @@ def test_one_file_with_two_settings_is_a_fault_of_the_run(tmp_path: Path, kind: 
     assert (summary.reason, summary.cancelled, seconds, kept) == ("failed", 1, 0, 0)
     assert summary.error == (
         f"{other} cannot be written: this process is writing to the same file already, as {path} (csv), and this is "
-        "csv with the fields id; give both the same format and fields, or each a file of its own"
+        "csv with the fields id; give both the same format and fields, or two files"
     )
 
 
@@ -507,8 +507,8 @@ def test_one_file_with_two_settings_is_refused_before_anything_runs(tmp_path: Pa
     with pytest.raises(SinkConflict) as caught:
         check_sinks([FileSink(path), DiscardSink(), FileSink(other, format="csv", fields=["a", "b"])], locks=locks)
     assert str(caught.value) == (
-        f"{other} cannot be written: it is the same file as {path} (csv), and this is csv with the fields a, b; "
-        "give both the same format and fields, or each a file of its own"
+        f"{other} cannot be written: it is the same file as {path} (csv), and this sink is csv with the fields a, b; "
+        "give both the same format and fields, or two files"
     )
 
 

@@ -71,7 +71,7 @@ def test_the_end_record_of_a_run_that_broke_says_why() -> None:
 
     _, summary = lines_of(Flow("f"), broken())
 
-    assert end_line(summary.end_record()).endswith(b',"error":"the source iterable broke: cut"}}\n')
+    assert end_line(summary.end_record()).endswith(b',"error":"the source iterable failed: cut"}}\n')
 
 
 def test_a_failure_without_key_and_store_has_neither() -> None:

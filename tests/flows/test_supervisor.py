@@ -194,7 +194,7 @@ def no_source() -> Any:
 
 @pytest.mark.parametrize(
     ("make_source", "error"),
-    [(lambda: from_iterable(broken()), "the source iterable broke: gone"), (no_source, "no such file")],
+    [(lambda: from_iterable(broken()), "the source iterable failed: gone"), (no_source, "no such file")],
     ids=["breaks", "cannot be made"],
 )
 def test_a_worker_that_breaks_is_started_again_with_backoff(make_source: Any, error: str) -> None:
@@ -245,7 +245,7 @@ def test_a_worker_without_a_schedule_or_a_source_is_refused() -> None:
 
     async def main() -> None:
         work = Supervisor().start_worker
-        with pytest.raises(FlowDefinitionError, match=r"perhaps Every\(60\)"):
+        with pytest.raises(FlowDefinitionError, match=r"did you mean Every\(60\)"):
             work("a", Flow("f"), lambda: from_iterable([1]), schedule=60)  # type: ignore[arg-type]  # the mistake
         with pytest.raises(FlowDefinitionError, match="a function that makes a source"):
             work("a", Flow("f"), from_iterable([1]))  # type: ignore[arg-type]  # the mistake

@@ -277,7 +277,7 @@ def test_a_call_that_hangs_is_cancelled_after_its_timeout(call: str) -> None:
     came = quiet(gathered(flow_of(shelf, timeout=3, window=1), range(3)))
 
     assert came[0].failure is not None
-    assert "h did not answer within 3 s" in came[0].failure.message
+    assert "h did not respond within 3 s" in came[0].failure.message
     assert shelf.kept == [1, 2]
 
 

@@ -196,7 +196,7 @@ async def test_what_the_service_says_is_in_the_error(
     reply, _ = always(503, body)
     async with server(reply) as url:
         (failed,) = await ask(Service.http("stock", url, client=client), {})
-    assert (str(failed.error), failed.error.kind) == (f"stock answered 503 {message}", kind)
+    assert (str(failed.error), failed.error.kind) == (f"stock responded 503 {message}", kind)
 
 
 async def test_unavailable_inventory_keeps_its_name(client: HttpClient) -> None:

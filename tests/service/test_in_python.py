@@ -118,10 +118,10 @@ def test_a_lock_that_stays_ends_the_response_as_failed(serve: Serve, env: dict[s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["shop:broken"], "shop:broken broke: ZeroDivisionError: division by zero"),
+        (["shop:broken"], "shop:broken failed: ZeroDivisionError: division by zero"),
         (["shop:gone"], "shop has no gone; name a flow in it: shop:NAME"),
-        (["shop:number"], "shop:number is no flow but int"),
-        (["nowhere:flow"], "there is no module nowhere"),
+        (["shop:number"], "shop:number: expected a flow, or a function that returns one, got int"),
+        (["nowhere:flow"], "the module nowhere does not exist"),
         (["shop:halves", "shop:halves"], "there is a flow 'halves' in shop:halves already"),
         (["shop:halves", "--watch"], "--watch needs flow files"),
     ],

@@ -43,7 +43,7 @@ def refusal(answer: Answer, status: int) -> str:
         ("/orders/bulk?order=input&order=input", "once, not 2 times"),
         ("/dead-letters?step=a&limit=1&step=b&step=c", "'step' may come once, not 3 times"),
         ("/dead-letters?limit=0", "limit has to be"),
-        ("/dead-letters?after=zz", "after has to be the next of the page before: no id of a dead letter: 'zz'"),
+        ("/dead-letters?after=zz", "after has to be the next of the page before: invalid id of a dead letter: 'zz'"),
         ("/dead-letters?since=yesterday", "2030-01-31"),
         ("/dead-letters?state=bogus", "state: expected one of waiting, parked, got 'bogus'"),
         ("/dead-letters?setp=decode", "did you mean step?"),
