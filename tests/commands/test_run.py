@@ -121,7 +121,7 @@ def test_a_flow_can_be_in_python(folder: Path, name: str) -> None:
 
 PRINTING = """\
 from penstock import Flow
-from penstock.outlets import StdoutSink
+from penstock.sinks import StdoutSink
 
 print("at import")
 
@@ -208,7 +208,10 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
         ("none:flow", "the module none does not exist"),
         ("penstock.orders:nothing", "penstock.orders has no nothing"),
         ("penstock.orders:Order", "expected a flow"),
-        ("json:loads", "json:loads: expected a function that can be called without arguments: missing a required argument: 's'"),
+        (
+            "json:loads",
+            "json:loads: expected a function that can be called without arguments: missing a required argument: 's'",
+        ),
         ("asyncio:get_running_loop", "asyncio:get_running_loop failed: RuntimeError: no running event loop"),
         ("flow.yaml --input none.ndjson", "the file none.ndjson does not exist"),
         ("flow.yaml --input .", "is a directory"),

@@ -180,7 +180,8 @@ def test_one_output_file_written_in_two_ways_is_told_before_anything_runs(
     told = (process.stderr + process.stdout).decode()
     assert process.returncode == code
     assert (
-        "./out.csv cannot be written: it is the same file as out.csv (csv), and this sink is csv with the fields n" in told
+        "./out.csv cannot be written: it is the same file as out.csv (csv), and this sink is csv with the fields n"
+        in told
     )
     assert not (tmp_path / "out.csv").exists()
 
@@ -203,9 +204,9 @@ def test_one_output_file_of_two_flows_written_in_two_ways_is_told(tmp_path: Path
 LOCKING = """
 import fcntl
 
-import penstock.outlets.valve
+import penstock.sinks.shared
 from penstock import Flow
-from penstock.outlets import FileSink
+from penstock.sinks import FileSink
 
 penstock.sinks.shared.LOCK_SECONDS = 0.2
 held = open("out.ndjson", "ab")

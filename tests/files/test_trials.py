@@ -122,9 +122,8 @@ def test_a_call_over_http_without_a_rule_says_what_to_script() -> None:
 
 
 def test_a_service_that_hangs_times_out() -> None:
-    text = (
-        "{given: [{orderId: 1}], when: {pricing: {hangs: true}}, expect: {failed: [{type: CallTimeout}], seconds: 20s}}"
-    )
+    failed = "failed: [{type: CallTimeout}]"
+    text = f"{{given: [{{orderId: 1}}], when: {{pricing: {{hangs: true}}}}, expect: {{{failed}, seconds: 20s}}}}"
     assert found(text) == []
 
 

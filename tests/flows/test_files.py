@@ -335,7 +335,7 @@ def test_waiting_for_a_pipe_ends_at_once_and_takes_nothing(end: str) -> None:
 PROGRAM = """
 import asyncio
 from penstock import Flow
-from penstock.sinks import DiscardResults
+from penstock.results import DiscardResults
 from penstock.sources import from_stdin
 
 async def main():
@@ -383,7 +383,9 @@ def test_the_same_line_is_the_same_wherever_it_comes_from(tmp_path: Path) -> Non
     assert (letter.input, letter.type) == (b'{"a":', "MalformedJson")
 
 
-@pytest.mark.parametrize(("name", "reason"), [("none.ndjson", "the file does not exist"), ("", "it is not a regular file")])
+@pytest.mark.parametrize(
+    ("name", "reason"), [("none.ndjson", "the file does not exist"), ("", "it is not a regular file")]
+)
 def test_errors_name_a_path_as_it_was_written(
     tmp_path: Path, name: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

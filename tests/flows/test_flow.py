@@ -106,7 +106,10 @@ def test_names_are_made_unique() -> None:
         (lambda: Flow("f").enrich(price="url"), "price has to be a function or a Service, got 'url'"),
         (lambda: Flow("f").map_async(5), "map_async has to be a function or a Service, got 5"),
         (lambda: Flow("f").dead_letters(pathlib.Path("x.db")), "need a store, such as 'sqlite:///FILE', got PosixPath"),
-        (lambda: Flow("f").start(from_iterable([1]), DiscardResults), "needs a consumer, such as Discard.*, got <class"),
+        (
+            lambda: Flow("f").start(from_iterable([1]), DiscardResults),
+            "needs a consumer, such as Discard.*, got <class",
+        ),
         (lambda: Flow("f", "id"), "perhaps key='id'"),
         (lambda: Flow("f").enrich(Service("s", len)), "puts each answer under a name"),
         (lambda: Flow("f").dead_letters("redis://x"), "use sqlite:///FILE or memory"),

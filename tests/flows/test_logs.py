@@ -50,7 +50,7 @@ PROGRAM = """
 import asyncio, structlog
 from penstock import Flow, from_iterable
 from penstock.observe import configure_logging
-from penstock.sinks import DiscardResults
+from penstock.results import DiscardResults
 
 def values():
     yield 1

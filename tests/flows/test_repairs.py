@@ -48,7 +48,7 @@ def test_a_compressed_file_of_a_killed_process_is_moved(tmp_path: Path, name: st
     path, torn = tmp_path / name, tmp_path / f"{name}.torn"
     program = f"""
 import asyncio, os, signal
-from penstock.outlets import FileSink
+from penstock.sinks import FileSink
 
 async def main():
     outlet = FileSink({str(path)!r})

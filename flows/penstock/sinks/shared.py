@@ -102,13 +102,13 @@ class SharedSink:
             async with self._lock:
                 if not self._opened:
                     await self._open(failures, arrived, seconds)
-                    results: Sequence[Exception | None] | None = await self._run_call(
-                        lambda: self.sink.write(values), seconds
-                    )
-                if results is not None and len(results) != len(values):
-                    raise InvalidCallResult(
-                        f"{_display_name(self.sink)}: expected write() to return None or one entry for each value"
-                    )
+                results: Sequence[Exception | None] | None = await self._run_call(
+                    lambda: self.sink.write(values), seconds
+                )
+            if results is not None and len(results) != len(values):
+                raise InvalidCallResult(
+                    f"{_display_name(self.sink)}: expected write() to return None or one entry for each value"
+                )
         except (ReaderDisconnected, SinkStillLocked, SinkAlreadyOpen):
             raise  # the run cannot continue without the reader of standard output, or without the file
         except Exception as error:

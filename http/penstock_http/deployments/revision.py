@@ -65,12 +65,12 @@ class Revision:
         return self.flow.path_name
 
     @property
-    def places(self) -> tuple[str, ...]:
+    def failure_points(self) -> tuple[str, ...]:
         """Where an element may fail."""
         return self.flow.failure_points
 
     @property
-    def measured(self) -> tuple[str, ...]:
+    def timed_steps(self) -> tuple[str, ...]:
         """The steps that measure how long elements spend in them."""
         return self.flow.timed_steps
 
