@@ -160,7 +160,7 @@ def test_the_columns_of_a_file_stay(tmp_path: Path) -> None:
     """What is appended follows the header that is there; other columns that are asked for are refused."""
     really(put(FileSink(tmp_path / "a.csv"), [{"a": 1, "b": 2}]))
     really(put(FileSink(tmp_path / "a.csv", fields=["b", "a"]), [{"b": 4, "a": 3}]))
-    with pytest.raises(SinkWriteFailed, match="columns are a, b, not c; name another file"):
+    with pytest.raises(SinkWriteFailed, match="columns are a, b, expected c; name another file"):
         really(put(FileSink(tmp_path / "a.csv", fields=["c"]), [{"c": 3}]))
 
     assert written(tmp_path / "a.csv") == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
@@ -245,7 +245,7 @@ def test_a_compressed_file_can_be_read_while_it_is_written(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("none/a.ndjson", "there is no folder .*none; make it"), ("folder.csv", "directory"), ("pipe.csv", "no regular")],
+    [("none/a.ndjson", "the folder .*none does not exist"), ("folder.csv", "directory"), ("pipe.csv", "not a regular")],
 )
 def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path, name: str, reason: str) -> None:
     """With the way out, and nothing is left open."""
@@ -258,11 +258,17 @@ def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path, name: str, reason
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("${SECRET_DIR}/none/a.ndjson", "there is no folder ${SECRET_DIR}/none; make it, or name another"),
-        ("${SECRET_DIR}/file/a.ndjson", "there is no folder ${SECRET_DIR}/file; make it, or name another"),
+        (
+            "${SECRET_DIR}/none/a.ndjson",
+            "the folder ${SECRET_DIR}/none does not exist; create it, or name another file",
+        ),
+        (
+            "${SECRET_DIR}/file/a.ndjson",
+            "the folder ${SECRET_DIR}/file does not exist; create it, or name another file",
+        ),
         ("${SECRET_DIR}/pipe.csv", "it is not a regular file; for pipes use StdoutSink()"),
-        ("${SECRET_DIR}/a.csv", "its columns are a, not b; name another file, or its columns"),
-        ("${WHOLE_KEY}", "there is no folder for it; make it, or name another"),
+        ("${SECRET_DIR}/a.csv", "its columns are a, expected b; name another file, or its columns"),
+        ("${WHOLE_KEY}", "its folder does not exist; create it, or name another file"),
     ],
 )
 def test_errors_do_not_name_what_a_secret_variable_holds(
@@ -296,7 +302,7 @@ def test_errors_name_the_resolved_path(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(SinkWriteFailed) as caught:
             check_sinks([FileSink("${OUT:-out}/a.ndjson")], locks=locks)
         folder = tmp_path / "none"
-        reason = f"there is no folder {folder}; make it, or name another"
+        reason = f"the folder {folder} does not exist; create it, or name another file"
         assert str(caught.value) == f"{folder}/a.ndjson cannot be written: {reason}"
 
 
@@ -493,8 +499,8 @@ def test_one_file_with_two_settings_is_a_fault_of_the_run(tmp_path: Path, kind: 
         summary, seconds, kept = virtual(main())
     assert (summary.reason, summary.cancelled, seconds, kept) == ("failed", 1, 0, 0)
     assert summary.error == (
-        f"{other} cannot be written: this process is writing to the same file already, as {path} (csv), and this is "
-        "csv with the fields id; give both the same format and fields, or two files"
+        f"{other} cannot be written: this process is already writing to the same file as {path} (csv), and this "
+        "sink is csv with the fields id; give both the same format and fields, or two files"
     )
 
 
@@ -544,7 +550,7 @@ def test_a_file_has_one_writer(tmp_path: Path, name: str) -> None:
     async def main() -> None:
         first, second = FileSink(tmp_path / name), FileSink(tmp_path / name)
         await first.open()
-        with pytest.raises(SinkAlreadyOpen, match="this process is writing to the same file already"):
+        with pytest.raises(SinkAlreadyOpen, match="this process is already writing to the same file"):
             await second.open()
         await first.write([{"id": "1"}])
         await first.aclose()
@@ -585,9 +591,9 @@ def test_a_cancelled_write_is_whole(tmp_path: Path) -> None:
     ("make", "reason"),
     [
         (lambda: FileSink("a.json"), "cannot be streamed"),
-        (lambda: FileSink("a.ndjson", fields=["a"]), "say the format csv"),
-        (lambda: FileSink("a.csv", fields=["a", "a"]), "none twice"),
-        (lambda: FileSink("a.csv", fields=[]), "at least one"),
+        (lambda: FileSink("a.ndjson", fields=["a"]), "set the format to csv"),
+        (lambda: FileSink("a.csv", fields=["a", "a"]), "each once"),
+        (lambda: FileSink("a.csv", fields=[]), "each once"),
         (lambda: StdoutSink("xml"), "one of ndjson, csv"),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_number_that_json_cannot_hold_is_no_success(number: float, form: Recor
 
     summary = quiet(main())
     assert (summary.ok, summary.failed) == (3, 3)
-    assert b"".join(written).count(b"the value cannot be written as JSON: %r is no number that JSON" % number) == 3
+    assert b"".join(written).count(b"the value cannot be written as JSON: %r is not a number that JSON" % number) == 3
     assert b'"step":"encode","type":"EncodingFailed"' in b"".join(written)
 
 

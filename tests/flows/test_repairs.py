@@ -120,7 +120,7 @@ def test_what_is_no_whole_gzip_file_is_left_alone(tmp_path: Path, data: bytes) -
     """A file that is damaged, and not only cut off, is refused with the way out; every byte of it stays."""
     path = tmp_path / "a.ndjson.gz"
     path.write_bytes(data)
-    with pytest.raises(SinkWriteFailed, match="no gzip file, or damaged; move it away"):
+    with pytest.raises(SinkWriteFailed, match="not a gzip file, or it is damaged; move it away"):
         really(put(FileSink(path), [{"id": "5"}]))
 
     assert path.read_bytes() == data

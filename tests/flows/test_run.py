@@ -423,4 +423,7 @@ def test_only_waits_for_credits_are_backpressure() -> None:
 def test_a_factory_that_was_not_called_is_told_so() -> None:
     """It takes the stream for its function, and gives what is no stream."""
     summary = summary_of(Flow("f").operator(steps.map), [1])  # type: ignore[arg-type]  # that is the point
-    assert (summary.reason, summary.error) == ("failed", "map gave no Observable; is it called, with its parentheses?")
+    assert (summary.reason, summary.error) == (
+        "failed",
+        "map: expected an operator that returns an Observable; is it called, with its parentheses?",
+    )

@@ -99,7 +99,7 @@ def test_an_hour_that_is_there_twice() -> None:
 @settings(max_examples=200, deadline=None)
 @given(
     expression=st.sampled_from(["30 2 * * *", "*/7 * * * *", "5,50 1-3 * * *", "0 0 * * *", "15 */2 * * SUN"]),
-    timezone=st.sampled_from(["Europe/Berlin", "UTC", "America/Sao_Paulo", "Australia/Lord_Howe", "Asia/Kathmandu"]),
+    zone=st.sampled_from(["Europe/Berlin", "UTC", "America/Sao_Paulo", "Australia/Lord_Howe", "Asia/Kathmandu"]),
     start=st.datetimes(datetime(2015, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
 )
 @example("30 2 * * *", "Europe/Berlin", datetime(2026, 10, 25, 1, 10, tzinfo=UTC))
@@ -130,7 +130,7 @@ def test_the_moments_of_a_time() -> None:
         (lambda: Cron("0 0 6 * * MON"), "expected five fields"),
         (lambda: Cron("@daily"), "expected five fields"),
         (lambda: Cron("60 * * * *"), "invalid minute in cron expression '60"),
-        (lambda: Cron("0 0 * * MOON"), "the day-of-week in"),
+        (lambda: Cron("0 0 * * MOON"), "invalid day-of-week in"),
         (lambda: Cron("0 0 31 2 *"), "day-of-month"),
         (lambda: Cron("0 0 L#2/3 * *"), "day-of-month"),
         (lambda: Cron("0 6 * * *", "Europe/Berln"), "did you mean 'Europe/Berlin'"),
@@ -150,7 +150,7 @@ def test_what_is_no_schedule_is_refused(make: Callable[[], Schedule], reason: st
 
 def test_a_moment_without_a_time_zone_is_refused() -> None:
     """Nobody could tell when it is."""
-    with pytest.raises(ValueError, match="without"):
+    with pytest.raises(ValueError, match="expected a time with a time zone"):
         Cron("0 6 * * *").next_after(datetime(2026, 1, 1))  # noqa: DTZ001
 
 

@@ -217,7 +217,7 @@ def test_a_worker_s_name_is_taken_while_it_works() -> None:
     async def main() -> None:
         supervisor = Supervisor()
         supervisor.start_worker("A", Flow("f"), lambda: ticks(1))
-        with pytest.raises(FlowDefinitionError, match="worker 'A' at work"):
+        with pytest.raises(FlowDefinitionError, match="already runs a worker 'A'"):
             supervisor.start_worker("A", Flow("f"), lambda: ticks(1))
         await supervisor.shut_down(1)
         assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
@@ -247,7 +247,7 @@ def test_a_worker_without_a_schedule_or_a_source_is_refused() -> None:
         work = Supervisor().start_worker
         with pytest.raises(FlowDefinitionError, match=r"did you mean Every\(60\)"):
             work("a", Flow("f"), lambda: from_iterable([1]), schedule=60)  # type: ignore[arg-type]  # the mistake
-        with pytest.raises(FlowDefinitionError, match="a function that makes a source"):
+        with pytest.raises(FlowDefinitionError, match="a function that creates a source"):
             work("a", Flow("f"), from_iterable([1]))  # type: ignore[arg-type]  # the mistake
 
     run(main())

@@ -567,7 +567,7 @@ def test_an_outlet_belongs_to_one_event_loop_at_a_time() -> None:
 
     asyncio.run(main())
     asyncio.run(use())
-    assert said == ["outlet s is in use by another event loop; give each loop its own"]
+    assert said == ["sink s is in use by another event loop; create one for each loop"]
 
 
 def test_no_outlet_and_no_time_are_refused() -> None:

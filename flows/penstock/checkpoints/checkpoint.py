@@ -92,10 +92,10 @@ def read_checkpoint(path: str) -> Checkpoint | None:
 def check_regular(path: str) -> None:
     """Raise `CheckpointInvalid` for a pipe, a device or a folder, which may have no end or block readers."""
     try:
-        facts = os.stat(path)
+        status = os.stat(path)
     except OSError:  # there is no file, or reading it reports the error
         return
-    if not stat.S_ISREG(facts.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise CheckpointInvalid(path, "it is not a regular file; name another: --checkpoint FILE")
 
 

@@ -139,13 +139,13 @@ async def find_letters(store: DeadLetterStore, journal: Journal) -> dict[int, De
     or between two processes of it.
     """
     query = DeadLetterQuery(run=journal.run, min_seq=journal.done.first_missing)  # all elements below are done
-    found: dict[int, DeadLetter] = {}
+    letters: dict[int, DeadLetter] = {}
     after: str | None = None
     while True:
         page = await store.page(query, after=after, limit=1000)
-        found |= {letter.seq: letter for letter in page.letters if letter.seq not in journal.done}
+        letters |= {letter.seq: letter for letter in page.letters if letter.seq not in journal.done}
         if page.next is None:
-            return found
+            return letters
         after = page.next
 
 

@@ -117,12 +117,12 @@ class Stores:
 
     def usable(self) -> dict[str, bool]:
         """Return for each display name whether all open stores of that name can store letters."""
-        found: dict[str, bool] = {}
+        usable: dict[str, bool] = {}
         for store in self.all():
             problem = store.problem()
             name = _CREDENTIALS.sub("//", sanitize(store.url))
-            found[name] = found.get(name, True) and (problem is None or not problem.lasting)
-        return found
+            usable[name] = usable.get(name, True) and (problem is None or not problem.lasting)
+        return usable
 
     def statistics(self) -> StoreStatistics:
         """Return the counters of all stores, including stores closed earlier; letters are counted in open stores."""

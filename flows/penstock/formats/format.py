@@ -37,9 +37,9 @@ def format_of(path: str, format: Format | str | None = None) -> Format:
     """
     if format is not None:
         return named_format(format)
-    found = known_format(path)
-    if found is not None:
-        return found
+    known = known_format(path)
+    if known is not None:
+        return known
     if _suffix(path) == ".json":
         raise FlowDefinitionError(
             f"{path}: a JSON document cannot be streamed; write one value per line instead "

@@ -172,10 +172,10 @@ class Run:
         return summary
 
     async def _run(self) -> None:
-        where = self.plan.dead_letters
-        store = None if where is None else self._stores.opened(where)
-        if where is not None and store is None:
-            opening = asyncio.ensure_future(self._stores.get(where))
+        dead_letters = self.plan.dead_letters
+        store = None if dead_letters is None else self._stores.opened(dead_letters)
+        if dead_letters is not None and store is None:
+            opening = asyncio.ensure_future(self._stores.get(dead_letters))
             await asyncio.wait((opening, self.context.done), return_when=asyncio.FIRST_COMPLETED)
             if not opening.done():  # aborted meanwhile
                 opening.cancel()

@@ -88,9 +88,9 @@ class Supervisor:
 
     async def add(self, flow: RunnableFlow) -> None:
         """Register a flow, or another revision of it: open its store and add its counters. Raises `StoreError`."""
-        where = flow.plan().dead_letters
-        if where is not None:
-            await self.stores.get(where)
+        dead_letters = flow.plan().dead_letters
+        if dead_letters is not None:
+            await self.stores.get(dead_letters)
         statistics = self.flow_statistics.setdefault(flow.name, FlowStatistics(flow.name))
         statistics.register_steps(flow.failure_points, flow.timed_steps)
         for service in flow.services:
@@ -115,9 +115,9 @@ class Supervisor:
                 waits += self.service_counters[service.name].release(service)
                 if not self.service_counters[service.name].services:
                     del self.service_counters[service.name]
-        where = flow.plan().dead_letters
-        if isinstance(where, str):
-            await self.stores.close(where, others=[*keep_open, *(other.plan().dead_letters for other in others)])
+        dead_letters = flow.plan().dead_letters
+        if isinstance(dead_letters, str):
+            await self.stores.close(dead_letters, others=[*keep_open, *(other.plan().dead_letters for other in others)])
         if waits:
             await asyncio.wait(waits)
 

@@ -36,8 +36,8 @@ class FileFingerprint(NamedTuple):
 
     @classmethod
     def of(cls, descriptor: int) -> FileFingerprint:
-        facts = os.fstat(descriptor)
-        return cls(facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        status = os.fstat(descriptor)
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class AppendFile:
@@ -220,12 +220,12 @@ def check_path(path: str, display_path: str) -> None:
     """Raise `SinkWriteFailed` if a file cannot be appended to or created, as far as can be known without doing so."""
     check_folder(path, display_path)
     try:
-        facts = os.stat(path)
+        status = os.stat(path)
     except OSError:  # it does not exist yet; neither does the target of a dangling link
         if not os.access(os.path.dirname(path) or ".", os.W_OK | os.X_OK):
             raise SinkWriteFailed(display_path, "its folder is not writable") from None
         return
-    if not stat.S_ISREG(facts.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise SinkWriteFailed(display_path, "it is not a regular file; for pipes use StdoutSink()")
     if not os.access(path, os.R_OK | os.W_OK):
         raise SinkWriteFailed(display_path, "it is not readable and writable")
@@ -253,8 +253,8 @@ def check_unlocked(path: str, display_path: str) -> None:
 
 def identity(file: int | str) -> tuple[int, int]:
     """Return device and inode of a path or descriptor. Raises `OSError` if there is no file."""
-    facts = os.stat(file)
-    return facts.st_dev, facts.st_ino
+    status = os.stat(file)
+    return status.st_dev, status.st_ino
 
 
 def describe_settings(format: Format, fields: Sequence[str] | None) -> str:

@@ -167,8 +167,8 @@ class SharedSink:
                     raise SinkStillLocked(error.sink, LOCK_SECONDS) from None
                 if waited >= _notice_after(notices):
                     notices += 1
-                    facts = {"waited": round(waited, 3), "gives_up_in": round(LOCK_SECONDS - waited, 3)}
-                    log.warning("sink.waiting", sink=_display_name(self.sink), reason=error.reason, **facts)
+                    fields = {"waited": round(waited, 3), "gives_up_in": round(LOCK_SECONDS - waited, 3)}
+                    log.warning("sink.waiting", sink=_display_name(self.sink), reason=error.reason, **fields)
                 await asyncio.sleep(min(LOCK_POLL, LOCK_SECONDS - waited))
             else:
                 if notices:

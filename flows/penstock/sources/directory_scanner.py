@@ -106,10 +106,10 @@ class DirectoryScanner:
                 self._unknown += 1
                 self._example = entry.name
                 return None
-            facts = os.stat(entry.path)  # `entry.stat` has no inode on Windows
+            status = os.stat(entry.path)  # `entry.stat` has no inode on Windows
         except OSError:  # it was removed in the meantime
             return None
-        return _snapshot(entry.name, facts)
+        return _snapshot(entry.name, status)
 
     def _log_unknown_formats(self) -> None:
         """Log that there are files of unknown formats; again only when their number has changed."""
@@ -153,8 +153,8 @@ class DirectoryScanner:
         There is nothing to do for an unchanged file, and for one that another process removed or replaced.
         """
         try:
-            facts = moved.path.stat()
-            now = _snapshot(moved.file.name, facts)
+            status = moved.path.stat()
+            now = _snapshot(moved.file.name, status)
             if now == moved.file or now.inode != moved.file.inode:
                 return None
             target = unique_path(self.path, moved.file.name)
@@ -167,8 +167,8 @@ class DirectoryScanner:
         return target.name
 
 
-def _snapshot(name: str, facts: os.stat_result) -> FileSnapshot:
-    return FileSnapshot(facts.st_mtime_ns, name, facts.st_size, facts.st_ino)
+def _snapshot(name: str, status: os.stat_result) -> FileSnapshot:
+    return FileSnapshot(status.st_mtime_ns, name, status.st_size, status.st_ino)
 
 
 def unique_path(folder: Path, name: str) -> Path:

@@ -118,11 +118,11 @@ async def emit_lines(emitter: Emitter[bytes], lines: Lines) -> None:
     try:
         while True:
             await emitter.wait_for_capacity()
-            found = await to_thread_uncancellable(lines.next)
-            if found is None:
+            new_lines = await to_thread_uncancellable(lines.next)
+            if new_lines is None:
                 return
-            if found:
-                await emitter.send(found, list(map(len, found)))
+            if new_lines:
+                await emitter.send(new_lines, list(map(len, new_lines)))
     finally:
         await to_thread_uncancellable(lines.close)
 
@@ -143,9 +143,9 @@ def from_file(
     compression, fails the source after the data that could be read.
     """
     path = fspath(path)
-    found = format_of(path, format)
-    check_reading(found, limit, delimiter)
-    return File(path, found, limit, delimiter)
+    resolved = format_of(path, format)
+    check_reading(resolved, limit, delimiter)
+    return File(path, resolved, limit, delimiter)
 
 
 def check_reading(format: Format | None, limit: int, delimiter: str) -> None:

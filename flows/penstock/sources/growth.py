@@ -40,12 +40,12 @@ class LineCounter:
 
     def next(self) -> list[bytes] | None:
         """Return the new lines of the next chunk, maybe none; None at the end. Raises `FileReadFailed`."""
-        found = self._lines.next()
+        lines = self._lines.next()
         if self._lines.at_end and self.progress.lines < self._before.lines:
             return self._restart()
-        if found is None:
+        if lines is None:
             return None
-        complete, incomplete = (found, None) if not self._lines.at_end else ([], found[0] if found else None)
+        complete, incomplete = (lines, None) if not self._lines.at_end else ([], lines[0] if lines else None)
         known = complete[: self._before.lines - self.progress.lines]
         self._count(known)
         if known and self.progress.lines == self._before.lines and self.progress.checksum != self._before.checksum:

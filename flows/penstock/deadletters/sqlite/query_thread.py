@@ -141,9 +141,9 @@ class QueryThread:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._execute, query)
 
     def _execute(self, query: Callable[[Connection], T]) -> T:
-        if (found := file_identity(self._path)) != self._file:  # another file is at the path
+        if (identity := file_identity(self._path)) != self._file:  # another file is at the path
             self._engine.dispose()
-            self._file = found
+            self._file = identity
         with self._engine.connect() as connection:
             return query(connection)
 
