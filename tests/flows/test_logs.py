@@ -76,7 +76,7 @@ def outcome_of(setup: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("setup", ["set_up_logs('console')", ""], ids=["console", "a program's own"])
+@pytest.mark.parametrize("setup", ["configure_logging('console')", ""], ids=["console", "a program's own"])
 def test_a_traceback_shows_no_values(setup: str) -> None:
     """What items hold is nothing for the screen. (With rich, which the linters bring, structlog would show it all.)"""
     program = """
@@ -84,7 +84,7 @@ def break_off(elements):
     secret = elements[0].value["card"]
     raise RuntimeError("a bug")
 
-flow = Flow("f").step(lambda source: source.pipe(ops.do_action(break_off))).dead_letters("memory:", redact=["card"])
+flow = Flow("f").operator(lambda source: source.pipe(ops.do_action(break_off))).dead_letters("memory:", redact=["card"])
 
 async def main():
     await flow.start(from_iterable([{{"card": "4111"}}]), Discard()).finished
@@ -119,7 +119,7 @@ def test_what_others_send_is_no_command_to_the_terminal(tmp_path: Path) -> None:
 
 def test_a_run_ends_whatever_its_error_says() -> None:
     """A message that is no UTF-8, and is longer than anybody reads, is told as far as it can be."""
-    ended = outcome_of("set_up_logs('json')")
+    ended = outcome_of("configure_logging('json')")
 
     assert ended.returncode == 0, ended.stderr
     assert [json.loads(line)["event"] for line in ended.stderr.splitlines()] == ["source.failed", "run.ended"]

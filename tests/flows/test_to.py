@@ -408,7 +408,7 @@ def test_an_abort_ends_a_delivery_within_bounds_and_leaves_nothing(shelf: Shelf)
     assert left == 0
     if isinstance(shelf, Deaf):
         assert summary.seconds <= 1 + CANCEL_SECONDS + CANCEL_GRACE
-        assert tasks == ["outlet:deaf"]
+        assert tasks == ["sink:deaf"]
         assert set(errors) >= {"sink.call_not_cancelled"}
     else:
         assert (summary.seconds, tasks, errors, shelf.is_open) == (1, [], [], False)
