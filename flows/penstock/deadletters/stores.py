@@ -182,5 +182,5 @@ async def find_letter(stores: Sequence[DeadLetterStore], id: str) -> DeadLetter 
 
 
 def _key(store: str | DeadLetterStore) -> str:
-    """The key of a store in a dictionary: its URL, or its identity."""
+    """Return the key of a store in a dictionary: its URL, or its identity."""
     return normalize_url(store) if isinstance(store, str) else f"{store.url}#{id(store)}"

@@ -89,7 +89,7 @@ def _exit_later(seconds: float) -> None:
 
 
 def _standard_error() -> int | None:
-    """The file descriptor of standard error; None if it is closed: another file may have that number then."""
+    """Return the file descriptor of standard error; None if it is closed, because another file may have its number."""
     if sys.__stderr__ is None:
         return None
     try:
