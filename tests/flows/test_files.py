@@ -361,7 +361,7 @@ def test_standard_input_may_be_a_file_a_pipe_or_nothing(tmp_path: Path) -> None:
         assert said(stdin=file) == "completed 1000 None"
     assert said(input=lines(10).decode()) == "completed 10 None"
     assert said(stdin=subprocess.DEVNULL) == "completed 0 None"
-    assert "standard input broke" in said(preexec_fn=lambda: os.close(0))
+    assert "the source standard input failed" in said(preexec_fn=lambda: os.close(0))
 
 
 def test_a_terminal_is_read_line_by_line() -> None:

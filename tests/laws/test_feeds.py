@@ -158,7 +158,7 @@ def test_a_feed_serves_one_run() -> None:
 
     summary = quiet(main())
     assert summary.reason == "failed"
-    assert "make another feed" in str(summary.error)
+    assert "create a push source" in str(summary.error)
 
 
 def test_a_feed_that_drops_can_be_run_in_order() -> None:
