@@ -159,17 +159,17 @@ class CancelledFromOutside(RunError):
 
 
 class PushSourceClosed(RunError):
-    """The run of a push source does not accept any more values."""
+    """A push source accepts no more values: it was closed, or its run is over."""
 
     def __init__(self) -> None:
-        super().__init__("the run of this push source accepts no more values; create a push source for the next run")
+        super().__init__("the push source takes no further values; make another one for the next run")
 
 
 class WrongThread(RunError):
-    """A value arrived on a thread other than that of the run's event loop."""
+    """A value was pushed in another thread than that of the run's event loop, which would not notice it."""
 
     def __init__(self, instead: str) -> None:
-        super().__init__(f"a value arrived on a thread other than that of the run's event loop; {instead}")
+        super().__init__(f"a value was pushed in another thread than that of the run's event loop; {instead}")
 
 
 class ReaderDisconnected(RunError):

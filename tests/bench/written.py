@@ -73,7 +73,7 @@ def cost(flow: Flow[Any], chunks: list[bytes]) -> float:
 def file_against_python(count: int, runs: int) -> Figure:
     """The orders flow from its file, and the same built by a function."""
     services = {"pricing": simulated_pricing(0), "inventory": simulated_inventory(0)}
-    written = load(rig.ROOT / "flows/penstock/orders.yaml").flow.with_services(services)
+    written = load(rig.ROOT / "flows/penstock/orders.yaml").flow.services(services)
     built = orders_flow(simulated_pricing(0), simulated_inventory(0))
     body = orders.body(count, failing=False)
     chunks = [body[at : at + orders.CHUNK] for at in range(0, len(body), orders.CHUNK)]

@@ -37,7 +37,7 @@ def test_what_it_writes_can_be_checked_tested_and_run() -> None:
 def test_what_it_says_the_flow_is_for_is_to_be_written() -> None:
     """Nothing that is true of one flow only stands in all of them."""
     assert invoke("new", "parcels").exit_code == 0
-    assert load("parcels.yaml").flow.about == "What parcels is for, in one line."
+    assert load("parcels.yaml").flow.description == "What parcels is for, in one line."
 
 
 def test_a_file_that_is_there_is_left_alone() -> None:

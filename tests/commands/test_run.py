@@ -36,7 +36,7 @@ READING = f"""\
   file: {{source: {{file: "${{NONE:-.}}/in.ndjson"}}}}
   stdin: {{source: {{stdin: true}}}}
   folder: {{source: {{directory: .}}}}
-use: [shared.yaml]
+include: [shared.yaml]
 """
 
 SLOW = """\

@@ -71,7 +71,7 @@ def services(draw: st.DrawFn, *, many: bool = False) -> Service:
             return Service.http_batch(name, "http://${HOST:-h}/x", field=draw(st.none() | NAMES), **limits)
         case _:
             answer = st.none() | st.sampled_from(
-                [Expression("answer.a", "answer"), Fields({"b": Expression("answer", "answer")})]
+                [Expression("response.a", "response"), Fields({"b": Expression("response", "response")})]
             )
             return Service.http(
                 name,
@@ -156,7 +156,7 @@ def extended(draw: st.DrawFn, flow: Flow[Any], depth: int = 0) -> Flow[Any]:
                 )
             case "batch":
                 flow = flow.batch(
-                    draw(services(many=True)), size=draw(st.integers(1, 99)), seconds=draw(SECONDS), **named_
+                    draw(services(many=True)), size=draw(st.integers(1, 99)), max_wait=draw(SECONDS), **named_
                 )
             case "throttle":
                 flow = flow.throttle(draw(RATES), burst=draw(st.integers(1, 3)), **named_)
@@ -169,7 +169,7 @@ def extended(draw: st.DrawFn, flow: Flow[Any], depth: int = 0) -> Flow[Any]:
                 flow = flow.to(*draw(st.lists(OUTLETS, min_size=1, max_size=3)), timeout=draw(SECONDS), **named_)
             case _:
                 ways: dict[str, When | Otherwise] = {
-                    way: When(draw(PREDICATES), lambda fork: draw(extended(fork, depth + 1)), end=draw(st.booleans()))
+                    way: When(draw(PREDICATES), lambda fork: draw(extended(fork, depth + 1)), final=draw(st.booleans()))
                     for way in draw(st.lists(NAMES, min_size=1, max_size=2, unique=True))
                 }
                 if draw(st.booleans()):
@@ -185,9 +185,9 @@ def flows(draw: st.DrawFn) -> Flow[Any]:
     item = draw(st.sampled_from([None, named.Parcel, item_type(rules)]))
     key = draw(st.sampled_from([None, "id"]))
     window = draw(st.sampled_from([{}, {"elements": 5}, {"elements": 7, "bytes": 1 << 20}, {"bytes": 12345}]))
-    flow: Flow[Any] = Flow(draw(NAMES), item, key, about=draw(TEXTS), **window)
+    flow: Flow[Any] = Flow(draw(NAMES), item, key, description=draw(TEXTS), **window)
     flow = draw(extended(flow))
-    assume(all(one == other for one in flow.services for other in flow.services if one.name == other.name))
+    assume(all(one == other for one in flow.all_services for other in flow.all_services if one.name == other.name))
     if draw(st.booleans()):
         flow = flow.order()
     flow = flow.samples(draw(st.sampled_from([sample_order, Fields({"id": Expression("seq", "seq")})])))
@@ -236,7 +236,8 @@ item: {orderId: {type: integer, minimum: 1}}
 window: {elements: 64, bytes: 1MiB}
 services:
   pricing:
-    {get: "${PRICING:-http://h}/prices/{orderId}", timeout: 2s, attempts: 2, max_in_flight: 64, answer: answer.price}
+    {get: "${PRICING:-http://h}/prices/{orderId}", timeout: 2s, attempts: 2,
+      max_in_flight: 64, response: response.price}
   inventory: {call: "penstock.orders:inventory", timeout: 2s, backoff: {first: 10ms}, rate: 600/m}
 templates:
   packed:
@@ -245,7 +246,7 @@ steps:
   - enrich: [pricing, inventory]
   - filter: value.pricing < 5000
   - route:
-      big: {when: value.pricing > 1000, steps: [{apply: packed}, {to: {file: big.ndjson}}], end: true}
+      big: {when: value.pricing > 1000, steps: [{apply: packed}, {to: {file: big.ndjson}}], final: true}
       rest: {steps: [{throttle: {rate: 10/s, burst: 5}}]}
   - map_async: {service: pricing, ordered: true}
     name: again
@@ -267,7 +268,7 @@ def test_a_file_says_what_the_builder_says() -> None:
         timeout=2,
         attempts=2,
         max_in_flight=64,
-        response=Expression("answer.price", "answer"),
+        response=Expression("response.price", "response"),
     )
     stock = Service("inventory", inventory, timeout=2, backoff=Backoff(first=0.01), rate=10)
     samples = Fields({"orderId": Expression("seq", "seq")})
@@ -280,7 +281,7 @@ def test_a_file_says_what_the_builder_says() -> None:
             big=When(
                 Expression("value.pricing > 1000"),
                 lambda big: big.map(Assign({"packed": Expression("true")}), name="set").to(FileSink("big.ndjson")),
-                end=True,
+                final=True,
             ),
             rest=Otherwise(lambda rest: rest.throttle(10, burst=5)),
         )
@@ -322,7 +323,7 @@ def test_secrets_stay_in_the_environment() -> None:
     flow = loads(text, "f.yaml", environment={"TOKEN": "s3cret"}).flow
 
     assert "${TOKEN}" in dump(flow)
-    assert "s3cret" not in dump(flow) + repr(flow) + repr(flow.services[0].function)
+    assert "s3cret" not in dump(flow) + repr(flow) + repr(flow.all_services[0].function)
 
 
 def named_outlet() -> FileSink:
@@ -366,7 +367,7 @@ def test_what_has_no_name_is_refused(flow: Flow[Any]) -> None:
 @pytest.mark.parametrize("text", ["a\x85b", "a\u2028b\n", "a\n\u2029\nb", "\x85"], ids=ascii)
 def test_line_breaks_that_only_pyyaml_knows_come_back(text: str) -> None:
     """They are written as escapes: PyYAML would fold them away."""
-    assert loads(dump(Flow[Any]("f", about=text)), "f.yaml").flow.about == text
+    assert loads(dump(Flow[Any]("f", description=text)), "f.yaml").flow.description == text
 
 
 def test_examples_are_read_by_every_parser_of_yaml() -> None:

@@ -14,8 +14,8 @@ from penstock.results import Result
 from penstock.testing import run
 
 
-def results(flow: Flow[Any], values: list[Any]) -> list[Result]:
-    async def main() -> list[Result]:
+def results(flow: Flow[Any], values: list[Any]) -> list[Result[Any]]:
+    async def main() -> list[Result[Any]]:
         return [result async for result in flow.stream(from_iterable(values), ordered=True)]
 
     return run(main())
@@ -23,8 +23,8 @@ def results(flow: Flow[Any], values: list[Any]) -> list[Result]:
 
 def failures(flow: Flow[Any], values: list[Any]) -> list[tuple[Any, ...]]:
     """Step, type, message and attempts of each failure."""
-    found = [result.failure for result in results(flow, values)]
-    return [(one.step, one.type, one.message, one.attempts) for one in found if one is not None]
+    found = [result.failure for result in results(flow, values) if not result.ok]
+    return [(one.step, one.type, one.message, one.attempts) for one in found]
 
 
 def test_a_rejected_value_is_an_ordinary_failure_with_a_dead_letter() -> None:
@@ -35,13 +35,12 @@ def test_a_rejected_value_is_an_ordinary_failure_with_a_dead_letter() -> None:
     )
     flow = flow.dead_letters(store)
 
-    async def main() -> tuple[list[Result], Any]:
+    async def main() -> tuple[list[Result[Any]], Any]:
         source = from_iterable([{"id": 1, "amount": -5}, {"id": 2, "amount": 5}])
         came = [result async for result in flow.stream(source, ordered=True)]
         return came, (await store.page(DeadLetterQuery(step="check"))).letters
 
     (bad, good), letters = run(main())
-    assert bad.failure is not None
     assert (bad.failure.step, bad.failure.type, bad.failure.message) == ("check", "Negative", "amount -5 is negative")
     assert (good.ok, good.value) == (True, {"id": 2, "amount": 5})
     (letter,) = letters

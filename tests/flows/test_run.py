@@ -6,7 +6,6 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Sequence
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -381,7 +380,7 @@ def test_who_leaves_a_stream_has_left() -> None:
     """The log and the accounts say so, as of any reader."""
 
     async def main() -> None:
-        async with aclosing(Flow("f").stream(from_iterable([1, 2]))) as results:
+        async with Flow("f").stream(from_iterable([1, 2])) as results:
             await anext(results)
 
     with capture_logs() as logs:

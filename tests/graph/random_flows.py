@@ -107,7 +107,7 @@ class StepFactory:
 def flows(draw: st.DrawFn) -> Flow[Any]:
     """Return any flow."""
     factory = StepFactory(draw, count(), [service("shared"), service("shared too")])
-    flow = Flow[Any](draw(st.sampled_from(["orders", "x", "名前", "a" * 90])), about=draw(names))
+    flow = Flow[Any](draw(st.sampled_from(["orders", "x", "名前", "a" * 90])), description=draw(names))
     flow = replace(flow, steps=factory.steps(2, 8)).serve(http=draw(st.booleans()))
     for _ in range(draw(st.integers(0, 4))):
         flow = flow.worker(factory.name(), from_iterable(()))

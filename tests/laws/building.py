@@ -16,7 +16,7 @@ from laws.doubles import ForGood, Refused, Shelf, Spy
 from laws.plans import Plan, StepPlan, Value
 from laws.virtual import DAY
 from penstock import Backoff, Flow, Service, from_async_iterable, from_iterable, ndjson
-from penstock.flow.builder import When
+from penstock.flow.flow import When
 from penstock.sources import PushSource, Source
 
 TIMEOUT = 3.0
@@ -77,7 +77,7 @@ def _add(flow: Flow[Any], step: StepPlan, spy: Spy) -> Flow[Any]:
         case "enrich":
             return flow.enrich(found=service_of(step, spy, flow), also=service_of(step, spy, flow, "b"))
         case "batch":
-            return flow.batch(service_of(step, spy, flow, many=True), size=step.number, seconds=0.5)
+            return flow.batch(service_of(step, spy, flow, many=True), size=step.number, max_wait=0.5)
         case "branch":
             return _branch(flow, step, spy, plain)
         case "to":
@@ -102,7 +102,7 @@ def _branch(flow: Flow[Any], step: StepPlan, spy: Spy, plain: Callable[[Value], 
         def takes(value: Value, place: int = place) -> bool:
             return bool(plain(value)) and value["id"] % (len(step.branches) + 1) == place
 
-        branches[str(place)] = When(takes, inside, end=bool(step.number >> place & 1))
+        branches[str(place)] = When(takes, inside, final=bool(step.number >> place & 1))
     return flow.route(branches)
 
 

@@ -114,12 +114,12 @@ async def _play(plan: Plan, logs: list[Any]) -> Played:
     seconds = loop.time() - began
     if alarm is not None:
         alarm.cancel()
-    ready = {worker.task for service in flow.services for worker in service.bulkhead.idle}
+    ready = {worker.task for service in flow.all_services for worker in service.bulkhead.idle}
     tasks = [task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task(), *own, *ready}]
     for task in own:
         task.cancel()
     await asyncio.gather(*own, return_exceptions=True)
-    for service in flow.services:
+    for service in flow.all_services:
         service.release()
     await asyncio.sleep(0)
     tasks += [task.get_name() for task in ready if not task.done()]
@@ -128,7 +128,7 @@ async def _play(plan: Plan, logs: list[Any]) -> Played:
         summary,
         run_,
         supervisor,
-        flow.services,
+        flow.all_services,
         spy,
         store,
         [] if store is None else (await store.page(DeadLetterQuery(run=run_.id), limit=1000)).letters,

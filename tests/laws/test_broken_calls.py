@@ -45,7 +45,7 @@ async def soon(value: Any) -> Any:
         lambda flow: flow.map_async(Service("s", panic, blocking=True)),
         lambda flow: flow.map_async(panic_later, ordered=True),
         lambda flow: flow.enrich(a=panic_later, b=soon),
-        lambda flow: flow.batch(panic_later, size=2, seconds=0.01),
+        lambda flow: flow.batch(panic_later, size=2, max_wait=0.01),
         lambda flow: flow.map_async(soon).map(panic),
         lambda flow: flow.throttle(100).map(panic),
         lambda flow: flow.filter(panic),

@@ -17,7 +17,7 @@ from laws.virtual import within
 from penstock import Flow, from_async_iterable, from_iterable, ndjson
 from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.errors import PushSourceClosed, SourceFailed
-from penstock.flow.builder import When
+from penstock.flow.flow import When
 from penstock.results import DiscardResults, LineWriter, ResultConsumer
 from penstock.runtime import Run, Summary
 from penstock.sources import PushSource, Source, from_observable, generate, ticks

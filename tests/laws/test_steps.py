@@ -99,13 +99,13 @@ def letters_for(elements: Sequence[Element[Any]]) -> list[DeadLetter]:
 
 
 STEPS: dict[str, Callable[[], Operator[Any, Any]]] = {
-    "batch": partial(steps.batch, refuse_each, size=3, seconds=0.5, name="step"),
+    "batch": partial(steps.batch, refuse_each, size=3, max_wait=0.5, name="step"),
     "branch": partial(
         steps.route,
         [
             steps.Branch("even", lambda value: refuse(value) % 2 == 0, (steps.map_async(refuse_later),)),
-            steps.Branch("three", lambda value: value == 3, (steps.flat_map(refuse_parts),), end=True),
-            steps.Branch("five", lambda value: value == 5, end=True),
+            steps.Branch("three", lambda value: value == 3, (steps.flat_map(refuse_parts),), final=True),
+            steps.Branch("five", lambda value: value == 5, final=True),
         ],
         name="step",
     ),
@@ -286,7 +286,7 @@ def test_cancelling_reaches_the_calls_under_way(name: str) -> None:
     made = {
         "map_async": lambda: steps.map_async(service),
         "enrich": lambda: steps.enrich(a=service),
-        "batch": lambda: steps.batch(service, size=1, seconds=1),
+        "batch": lambda: steps.batch(service, size=1, max_wait=1),
     }
     out = sent(made[name](), [1, 2, 3], cut=5)
 

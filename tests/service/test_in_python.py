@@ -123,7 +123,7 @@ def test_a_lock_that_stays_ends_the_response_as_failed(serve: Serve, env: dict[s
         (["shop:number"], "shop:number: expected a flow, or a function that returns one, got int"),
         (["nowhere:flow"], "the module nowhere does not exist"),
         (["shop:halves", "shop:halves"], "there is a flow 'halves' in shop:halves already"),
-        (["shop:halves", "--watch"], "--watch needs flow files"),
+        (["shop:halves", "--watch"], "--watch needs at least one flow file"),
     ],
 )
 def test_what_is_no_flow_is_said_in_a_sentence(

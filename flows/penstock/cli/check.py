@@ -72,7 +72,7 @@ def check_file(path: Path, conflicts: NameConflicts) -> dict[str, Any]:
         file = load(path)
         if (conflict := conflicts.add(file)) is not None:
             raise FlowFileError([conflict])
-        check_sinks(file.flow.outlets.values(), locks=False)
+        check_sinks(file.flow.all_sinks.values(), locks=False)
     except FlowFileError as error:
         return failed(path, error.mistakes, error.more)
     except SinkWriteFailed as error:
@@ -97,7 +97,7 @@ def counts(file: FlowFile) -> dict[str, int]:
     flow = file.flow
     return {
         "steps": len(list(walk(flow.steps))),
-        "services": len(flow.services),
+        "services": len(flow.all_services),
         "workers": len(flow.workers),
         "tests": len(file.tests),
     }

@@ -99,7 +99,7 @@ class NameConflicts:
             said = f"the flow {other.flow.name!r} is served as {path!r} already"
         if said is not None:
             return Diagnostic(SourceLocation(str(file.path)), said, hint="give it another name")
-        outlets = file.flow.outlets.values()
+        outlets = file.flow.all_sinks.values()
         if (clash := self._sharing.find_conflict(outlets)) is not None:
             return Diagnostic(SourceLocation(str(file.path)), str(clash))
         self._sharing.add(outlets, f"the flow {name!r}")

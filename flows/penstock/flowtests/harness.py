@@ -28,12 +28,12 @@ class FlowTestHarness:
     def __init__(self, flow: Flow[Any], case: FlowTest, seed: int) -> None:
         self.trace = Trace(flow.key)
         self.register = ElementRecorder(self.trace)
-        self.client = FakeClient(case.pace, self.register, self.trace)
+        self.client = FakeClient(case.client_delay, self.register, self.trace)
         self.store = FailingStore(case.downtimes, self.trace)
         self.services = _services(flow, case, self.trace)
         self.outlets = {
             name: FakeSink(name, outlet.name, case.rules.get(name, ()), self.trace)
-            for name, outlet in flow.outlets.items()
+            for name, outlet in flow.all_sinks.items()
         }
         self._flow = flow
         self._case = case
@@ -65,10 +65,10 @@ class FlowTestHarness:
         case, flow = self._case, self._flow
         played = {
             service.name: service.with_function(self.services[service.name], rng=self._chance(service.name))
-            for service in flow.services
+            for service in flow.all_services
         }
         return replace(
-            flow.with_services(played).with_outlets(self.outlets),
+            flow.services(played).sinks(self.outlets),
             elements=case.elements or flow.elements,
             bytes=case.bytes or flow.bytes,
             store=self.store,
@@ -104,7 +104,7 @@ def _services(flow: Flow[Any], case: FlowTest, trace: Trace) -> dict[str, FakeSe
     """What plays the services of a flow, by their names."""
     many = {service.name for step in walk(flow.steps) if step.kind == "batch" for service in step.services}
     known: dict[str, Any] = {}
-    for service in flow.services:
+    for service in flow.all_services:
         if known.setdefault(service.name, service) != service:
             raise FlowDefinitionError(
                 f"two different services of flow {flow.name} are called {service.name}; name them apart"

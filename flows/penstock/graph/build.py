@@ -64,7 +64,7 @@ class _GraphBuilder:
         filtered = (("filtered", counters.filtered),) if counters else ()
         return Graph(
             name=flow.name,
-            description=flow.about,
+            description=flow.description,
             window=details.window_label(flow),
             sources=tuple(self._sources()),
             steps=(
@@ -117,7 +117,7 @@ class _GraphBuilder:
     def _branch(self, step: NamedStep, branch: Way) -> BranchNode:
         texts = details.branch_details(branch)
         node = self._node(f"branch.{step.name}.{branch.name}", "branch", branch.name, "branch", texts)
-        return BranchNode(node, tuple(map(self._step, branch.steps)), branch.end)
+        return BranchNode(node, tuple(map(self._step, branch.steps)), branch.final)
 
     def _dependencies(self, step: NamedStep) -> Iterable[Dependency]:
         keys = list(step.options["services"]) if step.kind == "enrich" else []

@@ -39,7 +39,7 @@ def step_details(step: NamedStep) -> tuple[str, ...]:
         case "enrich":
             return function_details(options["merge"], step.name) if options.get("merge") else ()
         case "batch":
-            return (f"size {options['size']}, max wait {format_duration(options['seconds'])}",)
+            return (f"size {options['size']}, max wait {format_duration(options['max_wait'])}",)
         case "throttle":
             burst = options.get("burst", 1)
             return (f"{options['rate']:g}/s", *((f"burst {burst}",) if burst > 1 else ()))

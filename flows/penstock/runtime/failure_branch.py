@@ -11,17 +11,16 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-import structlog
-
 from penstock.core.context import CANCEL_SECONDS, RunContext
 from penstock.core.element import Element, Operator
 from penstock.core.operators import Downstream, async_operator
 from penstock.deadletters import DeadLetter, DeadLetterStore
 from penstock.errors import WriterCrashed, describe
 from penstock.services import Backoff
+from penstock.support.logger import get_logger
 from penstock.support.tasks import detach
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 BATCH_SIZE = 512
 """Maximum elements whose letters are stored by one call. Further elements wait for the next call."""

@@ -25,9 +25,8 @@ import sys
 import threading
 from collections.abc import Callable
 
-import structlog
-
 from penstock.runtime import guard
+from penstock.support.logger import get_logger
 
 LOG_SECONDS = 0.5
 """Seconds that the last log line may take."""
@@ -41,7 +40,7 @@ GUARD_SECONDS = FAULTHANDLER_SECONDS + 0.25
 GUARD_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 """The variables that a Python interpreter may need to start; the others may be secret."""
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 
 class HardStop:

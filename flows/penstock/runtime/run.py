@@ -10,7 +10,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any, cast
 
-import structlog
 from reactivex import Observable
 from reactivex.disposable import CompositeDisposable
 
@@ -39,9 +38,10 @@ from penstock.runtime.shutdown import close_stores
 from penstock.runtime.summary import Summary
 from penstock.runtime.wiring import RunPlan, connect
 from penstock.support.ids import new_id, now
+from penstock.support.logger import get_logger
 from penstock.support.tasks import detach
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 
 class Run:
@@ -69,10 +69,12 @@ class Run:
     ) -> None:
         if not hasattr(source, "subscribe"):
             raise FlowDefinitionError(
-                f"flow {plan.name} needs a source, such as from_iterable([…]), got {type(source).__name__}"
+                f"flow {plan.name}: source: expected a source such as from_iterable([…]), got {type(source).__name__}"
             )
         if not isinstance(cast(object, consumer), ResultConsumer):
-            raise FlowDefinitionError(f"flow {plan.name} needs a consumer, such as DiscardResults(), got {consumer!r}")
+            raise FlowDefinitionError(
+                f"flow {plan.name}: consumer: expected an object such as LineWriter(write), got {consumer!r}"
+            )
         self.id = id or new_id()
         self.plan = plan
         self.kind = kind

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 from enum import StrEnum
 
-import structlog
-
 from penstock.deadletters import Stores
 from penstock.errors import describe
+from penstock.support.logger import get_logger
 from penstock.support.tasks import detach
 
 STORE_SECONDS = 2.0
 """Seconds to close the stores; the same again after cancelling."""
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 
 class Phase(StrEnum):

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
 
-import structlog
 from reactivex import Observable
 
 from penstock.core.element import Element
@@ -27,8 +26,9 @@ from penstock.runtime.wiring import RunPlan
 from penstock.runtime.worker import RunningWorker
 from penstock.services import Backoff, Service
 from penstock.support.ids import now
+from penstock.support.logger import get_logger
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 Elements = Observable[list[Element[Any]]]
 
@@ -49,7 +49,7 @@ class RunnableFlow(Protocol):
     def timed_steps(self) -> tuple[str, ...]: ...
 
     @property
-    def services(self) -> tuple[Service, ...]: ...
+    def all_services(self) -> tuple[Service, ...]: ...
 
     def plan(self) -> RunPlan: ...
 
@@ -93,7 +93,7 @@ class Supervisor:
             await self.stores.get(dead_letters)
         statistics = self.flow_statistics.setdefault(flow.name, FlowStatistics(flow.name))
         statistics.register_steps(flow.failure_points, flow.timed_steps)
-        for service in flow.services:
+        for service in flow.all_services:
             self.service_counters.setdefault(service.name, ServiceCounters()).use(service)
 
     async def remove(
@@ -108,9 +108,9 @@ class Supervisor:
             failure_points = {point for other in same_name for point in other.failure_points}
             steps = {step for other in same_name for step in other.timed_steps}
             self.flow_statistics[flow.name].unregister_steps(failure_points, steps)
-        in_use = {id(service) for other in others for service in other.services}
+        in_use = {id(service) for other in others for service in other.all_services}
         waits: list[asyncio.Future[Any]] = []
-        for service in flow.services:
+        for service in flow.all_services:
             if id(service) not in in_use and service.name in self.service_counters:
                 waits += self.service_counters[service.name].release(service)
                 if not self.service_counters[service.name].services:

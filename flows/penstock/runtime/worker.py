@@ -9,14 +9,13 @@ from collections.abc import Callable
 from datetime import datetime
 from itertools import islice
 
-import structlog
-
 from penstock.errors import describe
 from penstock.runtime.run import Run
 from penstock.runtime.schedule import Cron, Every, Once, Schedule, fire_times
 from penstock.services import Backoff
+from penstock.support.logger import get_logger
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 CLOCK_CHECK_SECONDS = 60.0
 """Seconds between two checks of the clock while a worker waits, because the clock may be set."""

@@ -150,7 +150,7 @@ class Service:
         cannot be sent. `response` converts one item of the response.
 
         >>> pricing = Service.http_batch("pricing", "http://prices", field="orderId")
-        >>> step = batch(pricing, size=50, seconds=0.02)
+        >>> step = batch(pricing, size=50, max_wait=0.02)
         """
         from penstock.services.http_service import RESPONSE_LIMIT, HttpBatchCall, is_retryable_http
 

@@ -1,4 +1,10 @@
-"""Sinks: where the step `to` delivers values, beside the results of a flow."""
+"""Sinks: where the step `to` writes values, beside the results of the flow.
+
+`FileSink` appends to a file, `StdoutSink` writes to standard output, `DiscardSink` keeps nothing. A sink of your own
+has the methods of the protocol `Sink`.
+
+>>> flow = Flow("orders").to(FileSink("orders.ndjson"))
+"""
 
 from penstock.sinks.file import FileSink, SinkFiles, check_sinks
 from penstock.sinks.shared import SharedSink

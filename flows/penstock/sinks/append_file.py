@@ -11,20 +11,19 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import structlog
-
 from penstock.errors import SinkAlreadyOpen, SinkLocked, SinkWriteFailed
 from penstock.formats.csv_reader import RowSplitter, cell_reader
 from penstock.formats.format import Format, is_compressed
 from penstock.formats.writers import Writer, make_writer
 from penstock.sinks.torn_tail import CHUNK, copy_permissions, is_complete_gzip, move_torn_tail, unused_torn_path
+from penstock.support.logger import get_logger
 
 try:
     import fcntl
 except ImportError:  # on Windows, where the user has to prevent two writers of one file
     fcntl = None  # type: ignore[assignment]  # no module there
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 
 class FileFingerprint(NamedTuple):

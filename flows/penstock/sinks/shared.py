@@ -11,8 +11,6 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-import structlog
-
 from penstock.core.context import CANCEL_SECONDS
 from penstock.errors import (
     CallCancelled,
@@ -29,9 +27,10 @@ from penstock.services import Backoff
 from penstock.sinks.file import FileSink
 from penstock.sinks.sink import Sink
 from penstock.support.environment import display_text
+from penstock.support.logger import get_logger
 from penstock.support.tasks import detach
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 BACKOFF = Backoff(first=0.1, cap=5.0)
 """The wait before a sink that could not be opened is tried again."""

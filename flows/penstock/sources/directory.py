@@ -9,8 +9,6 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import NamedTuple
 
-import structlog
-
 from penstock.errors import FileReadFailed, FlowDefinitionError, describe
 from penstock.formats.format import Format, format_of, named_format
 from penstock.formats.ndjson_reader import LINE_LIMIT
@@ -19,10 +17,11 @@ from penstock.sources.file import FileLineReader, check_reading, emit_lines, mak
 from penstock.sources.growth import LineCounter, ReadProgress
 from penstock.sources.source import Emitter, Source
 from penstock.support.environment import substitute
+from penstock.support.logger import get_logger
 from penstock.support.tasks import to_thread_uncancellable
 from penstock.support.text import sanitize
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 
 HINT = "write files elsewhere, then rename them into the directory, or set a longer stable_for"

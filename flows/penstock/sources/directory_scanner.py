@@ -9,13 +9,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-import structlog
-
 from penstock.errors import FileReadFailed
 from penstock.formats.format import known_format
+from penstock.support.logger import get_logger
 from penstock.support.text import sanitize
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 SCAN_LIMIT = 10_000
 """Maximum files of one poll, the oldest ones. Others wait for a later poll."""

@@ -22,7 +22,7 @@ def batch(
     call: Callable[[list[A]], Any] | Service,
     *,
     size: int,
-    seconds: float,
+    max_wait: float,
     max_in_flight: int = MAX_IN_FLIGHT,
     timeout: float = 30.0,
     attempts: int = 1,
@@ -34,19 +34,19 @@ def batch(
     length, in the same order; an answer that is an exception fails its element alone. A call that fails for good
     fails all elements it was made for.
 
-    **Takes in** elements; calls when `size` are together or the first has waited `seconds`. **Holds back** calls
+    **Takes in** elements; calls when `size` are together or the first has waited `max_wait`. **Holds back** calls
     beyond `max_in_flight`; their elements wait, within the window. **Gives out** each element with its own answer.
     **Ends** when its input has and every answer is there.
 
-    >>> step = batch(prices_of, size=50, seconds=0.02, timeout=2)
+    >>> step = batch(prices_of, size=50, max_wait=0.02, timeout=2)
     """
-    if size < 1 or size % 1 or not seconds > 0:
+    if size < 1 or size % 1 or not max_wait > 0:
         raise ValueError(
-            f"batch needs a size, a whole number of at least 1, and seconds above 0, got {size!r} and {seconds!r}"
+            f"batch needs a size, a whole number of at least 1, and max_wait above 0, got {size!r} and {max_wait!r}"
         )
     service = as_service(call, name, step="batch", max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
     title = name or service.name
-    return async_operator(title, partial(BatchStage, title, service, size, seconds))
+    return async_operator(title, partial(BatchStage, title, service, size, max_wait))
 
 
 class PendingBatch(Struct, eq=False):
@@ -64,13 +64,13 @@ class BatchStage:
         name: str,
         service: Service,
         size: int,
-        seconds: float,
+        max_wait: float,
         observer: Downstream,
         scope: RunContext,
     ) -> None:
         self._name = name
         self._size = size
-        self._seconds = seconds
+        self._max_wait = max_wait
         self._observer = observer
         self._scope = scope
         self._meter = scope.histogram(name)
@@ -92,7 +92,7 @@ class BatchStage:
         while len(self._gathered) >= self._size:
             self._call()
         if self._gathered and self._timer is None:
-            self._timer = self._scope.loop.call_later(self._seconds, self._call)
+            self._timer = self._scope.loop.call_later(self._max_wait, self._call)
 
     def on_answers(self, groups: Sequence[PendingBatch], answers: Sequence[Any]) -> None:
         """Give each element its own answer."""

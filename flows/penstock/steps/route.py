@@ -28,7 +28,7 @@ class Branch:
     when: Callable[[Any], object] | None = None
     """A plain, quick function; None: everything that no branch before took."""
     steps: tuple[Operator[Any, Any], ...] = ()
-    end: bool = False
+    final: bool = False
     """True: what comes out is finished, and the steps after the branches leave it alone."""
 
 
@@ -44,7 +44,7 @@ def route(branches: Sequence[Branch], *, name: str = "route") -> Operator[Any, A
     failed. **Ends** when its input and all branches have.
 
     >>> express = Branch("express", lambda order: order["express"], (map(weigh),))
-    >>> step = branch([express, Branch("others", end=True)])
+    >>> step = branch([express, Branch("others", final=True)])
     """
     _check(branches, name)
     branches = tuple(branches)
@@ -119,7 +119,7 @@ class RouteStage:
         for branch, entrance in zip(self._branches, self._entrances, strict=True):
             if entrance is not None:
                 way = reduce(lambda stream, step: step(stream), branch.steps, Observable(entrance.subscribe))
-                take = self._finish if branch.end else self._observer.on_next
+                take = self._finish if branch.final else self._observer.on_next
                 wires.append(way.subscribe(Observer(take, self._observer.on_error, self._end_one), scheduler=inside))
         return wires
 
@@ -138,7 +138,7 @@ class RouteStage:
                 continue
             if entrance is not None and entrance.observer is not None:
                 entrance.observer.on_next(way)
-            elif branch.end:
+            elif branch.final:
                 self._finish(way)
             else:
                 self._observer.on_next(way)

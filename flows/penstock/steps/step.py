@@ -28,7 +28,7 @@ class Way:
     name: str
     when: Callable[[Any], object] | None
     steps: tuple[NamedStep, ...] = ()
-    end: bool = False
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class NamedStep:
                         way.name,
                         None if way.when is None else as_predicate(way.when),
                         tuple(step.apply for step in way.steps),
-                        way.end,
+                        way.final,
                     )
                     for way in self.ways
                 ]

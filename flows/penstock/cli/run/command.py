@@ -85,7 +85,7 @@ def run_flow(options: RunOptions) -> int:
     try:
         found = find_flow(options.flow)
         found = found._replace(flow=with_overrides(found.flow, options))
-        check_sinks(found.flow.outlets.values(), locks=True)
+        check_sinks(found.flow.all_sinks.values(), locks=True)
         job = job_from_options(found, options)
     except (FlowDefinitionError, ValueError, CheckpointInvalid) as error:
         return print_error("run", error, 2)

@@ -125,9 +125,9 @@ def file_at(file: str | int) -> os.stat_result | None:
 
 def appended_files(flow: Flow[Any]) -> Iterator[FileRole]:
     """Yield the files that the steps of a flow write to, and those of its dead letters."""
-    for outlet in flow.outlets.values():
-        if isinstance(outlet, FileSink):
-            yield FileRole(f"the sink {outlet.path} of a step", substitute(outlet.path))
+    for sink in flow.all_sinks.values():
+        if isinstance(sink, FileSink):
+            yield FileRole(f"the sink {sink.path} of a step", substitute(sink.path))
     url = flow.dead_letter_url
     if url is not None and (path := normalize_url(url)).startswith(SQLITE):
         for suffix in ("", *SQLITE_SUFFIXES):
