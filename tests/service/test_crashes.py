@@ -1,4 +1,4 @@
-"""A process that is killed: everything that a client was told of is still there."""
+"""Killed processes: everything that was reported to a client is stored."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from service.wire import NDJSON, orders
 from stores.children import running, writers_of
 
 
-def test_a_letter_that_a_client_has_seen_survives_a_kill(serve: Serve) -> None:
-    """A failed element's line is written after its letter is durable, so each letter that was named is found again."""
+def test_a_reported_dead_letter_survives_a_kill(serve: Serve) -> None:
+    """The record of a failed item is sent after its dead letter is durable."""
     server = serve("--port", 0)
     with server.connect() as client:
         client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(2**30))
@@ -48,10 +48,10 @@ def writer_of(server: Process) -> int:
     return int(pid)
 
 
-def test_an_upload_outlives_the_process_that_writes_its_letters(serve: Serve) -> None:
-    """Killed in the middle, it is started again: each failed order has one letter, and the accounts agree."""
+def test_an_upload_survives_a_killed_writer_process(serve: Serve) -> None:
+    """The writer is restarted: each failed order has one dead letter, and the counts agree."""
     server = serve()
-    assert writers_of(server.pid) == set()  # the process starts with the first letter
+    assert writers_of(server.pid) == set()  # the writer starts with the first dead letter
     server.post({"orderId": 3})
     first = writer_of(server)
     with server.connect() as client:
@@ -71,8 +71,8 @@ def test_an_upload_outlives_the_process_that_writes_its_letters(serve: Serve) ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
-def test_the_process_that_writes_letters_ends_with_its_server(serve: Serve, number: signal.Signals) -> None:
-    """However the server ends: none is left to hold the database."""
+def test_the_writer_process_ends_with_its_server(serve: Serve, number: signal.Signals) -> None:
+    """However the server ends, no writer keeps the database open."""
     server = serve()
     server.post({"orderId": 3})
     writer = writer_of(server)

@@ -1,4 +1,4 @@
-"""`/dead-letters`: what failed, by page and one by one, for those who may see it."""
+"""`/dead-letters`: pages, filters, single dead letters, and who can read them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LETTERS = "/dead-letters"
 
 
 def letters(server: Process, query: str = "", **headers: str) -> list[dict[str, Any]]:
-    """The letters of a page."""
+    """The dead letters of a page."""
     answer = server.ask("GET", f"{LETTERS}?{query}", **headers)
     assert (answer.status, answer.headers["cache-control"]) == (200, "no-store")
     return answer.json()["letters"]
@@ -25,15 +25,15 @@ def letters(server: Process, query: str = "", **headers: str) -> list[dict[str, 
 
 @pytest.fixture(scope="module")
 def run(server: Process) -> str:
-    """A run with 20 failures at the inventory and one at decode."""
+    """A run with 20 failures in the inventory and one in decode."""
     body = orders(60) + b"rubbish \xff\n"
     answer = server.ask("POST", "/orders/bulk", body, Content_Type=NDJSON)
     assert answer.end["failed"] == 21
     return answer.headers["penstock-run"]
 
 
-def test_a_letter_tells_all_that_is_known(server: Process, run: str) -> None:
-    """Where, why, after how many attempts, what came in, and what earlier services had found."""
+def test_a_dead_letter_is_complete(server: Process, run: str) -> None:
+    """It has the step, the error, the attempts, the input, and the responses of earlier services."""
     letter = letters(server, f"run={run}&step=inventory&limit=1")[0]
     for id in (letter["id"], letter["id"].upper()):
         assert server.ask("GET", f"{LETTERS}/{id}").json() == letter
@@ -60,14 +60,14 @@ def test_a_letter_tells_all_that_is_known(server: Process, run: str) -> None:
     }
 
 
-def test_what_is_no_text_is_kept_byte_by_byte(server: Process, run: str) -> None:
-    """Base64 holds what JSON cannot."""
+def test_input_that_is_not_utf_8_is_stored_as_base64(server: Process, run: str) -> None:
+    """JSON cannot contain such bytes."""
     (letter,) = letters(server, f"run={run}&step=decode")
     assert letter["input"] == {"base64": "cnViYmlzaCD/", "size": 9, "complete": True}
 
 
-def test_pages_hold_each_letter_once(server: Process, run: str) -> None:
-    """Oldest first; `next` of one page is `after` of the following one, and the last has none."""
+def test_each_dead_letter_is_on_one_page(server: Process, run: str) -> None:
+    """Oldest first; `next` of a page is `after` of the following one, and the last page has none."""
     found: list[str] = []
     following: str | None = ""
     while following is not None:
@@ -96,14 +96,14 @@ def test_pages_hold_each_letter_once(server: Process, run: str) -> None:
         ("step=%27%20OR%201=1%20--", 0),
     ],
 )
-def test_letters_can_be_filtered(server: Process, run: str, query: str, count: int) -> None:
-    """By flow, run, step, type, state and time, all of which have to fit."""
+def test_dead_letters_can_be_filtered(server: Process, run: str, query: str, count: int) -> None:
+    """By flow, run, step, type, state and time, which are combined with AND."""
     assert len(letters(server, f"run={run}&{query}")) == count
 
 
 @pytest.mark.parametrize("id", ["nothing", "01890000-0000-7000-8000-000000000000", "%00", "..%2Fmetrics", "x" * 3000])
-def test_a_letter_that_there_is_not_is_a_404(server: Process, id: str) -> None:
-    """Whatever is asked for."""
+def test_an_unknown_dead_letter_is_a_404(server: Process, id: str) -> None:
+    """Whatever the id in the path is."""
     assert server.ask("GET", f"{LETTERS}/{id}").status == 404
 
 
@@ -124,15 +124,15 @@ def test_a_letter_that_there_is_not_is_a_404(server: Process, id: str) -> None:
         "Via",
     ],
 )
-def test_without_a_token_only_this_machine_is_answered(server: Process, headers: dict[str, str]) -> None:
-    """What came through a proxy is not from here. Hosts and origins: see `test_origins`."""
+def test_without_a_token_only_requests_from_this_machine_are_accepted(server: Process, headers: dict[str, str]) -> None:
+    """A request through a proxy is not from this machine. Hosts and origins: see `test_origins`."""
     answer = server.ask("GET", LETTERS, **headers)
     assert (answer.status, answer.json()["code"]) == (403, "unauthorized")
     assert "PENSTOCK_TOKEN" in answer.json()["detail"]
 
 
-def test_a_bind_to_all_addresses_needs_a_token(serve: Serve) -> None:
-    """Without one, dead letters are shown to nobody, not even to this machine."""
+def test_listening_on_all_addresses_needs_a_token(serve: Serve) -> None:
+    """Without one, dead letters cannot be read, not even from this machine."""
     server = serve("--host", "0.0.0.0")
     server.host = "127.0.0.1"
     assert server.ask("GET", LETTERS).status == 403
@@ -141,8 +141,8 @@ def test_a_bind_to_all_addresses_needs_a_token(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_a_token_is_asked_for_always(serve: Serve, host: str) -> None:
-    """With PENSTOCK_TOKEN whoever has it is answered, from everywhere, and nobody else; it is never shown."""
+def test_a_token_is_required_everywhere(serve: Serve, host: str) -> None:
+    """With PENSTOCK_TOKEN each request needs it, from this machine too. It is never shown."""
     server = serve("--host", host, env={"PENSTOCK_TOKEN": "s3cret-ß"})
     server.host = "127.0.0.1"
     wrong: list[dict[str, str]] = [
@@ -162,7 +162,7 @@ def test_a_token_is_asked_for_always(serve: Serve, host: str) -> None:
 
 
 def test_a_truncated_store_makes_the_service_unready_until_it_is_repaired(serve: Serve, tmp_path: Path) -> None:
-    """Readiness and the metric name the store though nothing fails; elements wait, and go on when it works again."""
+    """Readiness and the metric report it even if no item fails; failed items wait until it works again."""
     path, url = tmp_path / "letters.db", f"sqlite:///{tmp_path}/letters.db"
     server = serve()
     assert server.ask("GET", "/health/ready").json() == {"status": "ready"}
@@ -179,7 +179,7 @@ def test_a_truncated_store_makes_the_service_unready_until_it_is_repaired(serve:
         client.chunk(orders(3))
         client.chunk(b"")
         server.event("store.write_failed", timeout=30)
-        path.rename(path.with_name("damaged.db"))  # whatever waits goes on
+        path.rename(path.with_name("damaged.db"))  # waiting items continue
         assert client.answer().complete().end["failed"] == 1
     until(lambda: server.ask("GET", "/health/ready").status == 200, timeout=30, period=0.2)
     assert server.metric("penstock_dead_letter_store_usable", store=url) == 1

@@ -1,4 +1,4 @@
-"""Clients that leave, each in its own way: their runs end as `disconnected`, at once and with nothing left behind."""
+"""Clients that disconnect: their runs end as `disconnected` at once, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WAYS: dict[str, Callable[[Client], None]] = {"FIN": Client.leave, "RST": Client.
 
 
 def ended(server: Process, answer: Answer) -> dict[str, int]:
-    """The end of the run of an answer, which has to be `disconnected`, and to add up."""
+    """The log line of the end of a response's run, which must be `disconnected` with consistent counts."""
     event = server.event("run.ended", run=answer.headers["penstock-run"])
     assert event["reason"] == "disconnected"
     assert event["received"] == event["ok"] + event["failed"] + event["filtered"] + event["cancelled"]
@@ -28,11 +28,11 @@ def ended(server: Process, answer: Answer) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-class TestLeaving:
-    """FIN, as a client that closes does, and RST, as one that is killed does."""
+class TestDisconnect:
+    """FIN, as from a client that closes, and RST, as from a client that is killed."""
 
     def test_before_the_first_byte_of_the_body(self, server: Process, way: str) -> None:
-        """A client that said only that something would come."""
+        """The client has only sent the head of its request."""
         with server.connect() as client:
             client.upload()
             answer = client.answer()
@@ -40,7 +40,7 @@ class TestLeaving:
             assert ended(server, answer)["received"] == 0
 
     def test_during_its_upload(self, server: Process, way: str) -> None:
-        """Orders are in flight and more were to come: those in flight are cancelled, none is a failure."""
+        """Orders in flight are cancelled, and none counts as failed."""
         with server.connect() as client:
             client.upload()
             answer = client.answer()
@@ -51,7 +51,7 @@ class TestLeaving:
         assert (event["received"], event["cancelled"], event["failed"]) == (10, 10, 0)
 
     def test_after_its_upload(self, server: Process, way: str) -> None:
-        """All was sent and nothing was answered yet."""
+        """All orders were sent and no response has arrived."""
         with server.connect() as client:
             client.request("POST", "/orders/bulk", orders(10), Content_Type=NDJSON)
             answer = client.answer()
@@ -60,7 +60,7 @@ class TestLeaving:
             assert ended(server, answer)["cancelled"] == 10
 
     def test_during_its_download(self, serve: Serve, way: str) -> None:
-        """A GET whose results were on their way."""
+        """A GET whose results are being sent."""
         server = serve("--window", 64)
         with server.connect() as client:
             client.request("GET", "/orders/bulk?count=1000000")
@@ -71,9 +71,9 @@ class TestLeaving:
         assert 0 < event["ok"] < 1_000_000
         until(lambda: server.metric("penstock_in_flight") == 0)
 
-    def test_while_it_was_not_read_from(self, serve: Serve, way: str) -> None:
-        """The window is full, so nobody reads from the socket, and nobody hears of the end but who asks for it."""
-        # A FIN is noticed with the first result, so results have to come.
+    def test_while_backpressure_pauses_reading(self, serve: Serve, way: str) -> None:
+        """The window is full, so the socket is not read, and only the monitor can notice the disconnect."""
+        # A FIN is noticed when the first result is sent, so there must be results.
         server = serve(*FLAGS[:-1], 10 if way == "FIN" else 1000)
         with server.connect() as client:
             client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(2**30))
@@ -82,16 +82,16 @@ class TestLeaving:
             until(lambda: server.metric("penstock_in_flight") == 64)
             WAYS[way](client)
             if way == "FIN":
-                # Behind the orders that still wait in the kernel a FIN cannot be seen; that close() leaves answers
-                # unread makes the client's side reset the connection with the first byte that it is sent.
+                # A FIN after unread orders in the kernel cannot be noticed. But close() with unread results makes the
+                # client's kernel reset the connection when it receives the next byte.
                 ended(server, answer)
             else:
                 assert ended(server, answer)["cancelled"] == 64
         until(lambda: server.metric("penstock_runs_active") == 0)
 
 
-def test_an_answer_in_one_piece_that_nobody_waits_for_is_given_up(server: Process) -> None:
-    """`Accept: application/json` writes nothing before its end, but its client is watched all the same."""
+def test_a_disconnect_aborts_a_run_with_one_document(server: Process) -> None:
+    """`Accept: application/json` writes nothing before its end, but its client is monitored too."""
     with server.connect() as client:
         client.request("GET", "/orders/bulk?count=7", Accept="application/json")
         until(lambda: server.metric("penstock_in_flight") == 7)
@@ -101,8 +101,8 @@ def test_an_answer_in_one_piece_that_nobody_waits_for_is_given_up(server: Proces
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_whoever_left_is_counted_as_a_request_too(server: Process, way: str) -> None:
-    """Once each, as 499: out of a stream, an upload, an answer in one piece, and an array of which no run began."""
+def test_each_disconnect_is_counted_once_as_499(server: Process, way: str) -> None:
+    """During a stream, an upload, a document, and an array whose run has not started."""
 
     def left() -> float:
         return server.metric("penstock_http_requests_total", status="499")
@@ -114,7 +114,7 @@ def test_whoever_left_is_counted_as_a_request_too(server: Process, way: str) -> 
         return until(lambda: server.metric("penstock_in_flight") == 7)
 
     before = left()
-    upload = {"Content_Length": "1000", "Expect": "100-continue"}  # the answer to Expect: the request was looked at
+    upload = {"Content_Length": "1000", "Expect": "100-continue"}  # 100 Continue shows that the request was checked
     for method, query, headers, wait in (
         ("GET", "?count=1000", {}, has_begun),
         ("GET", "?count=7", {"Accept": "application/json"}, in_flight),
@@ -130,8 +130,8 @@ def test_whoever_left_is_counted_as_a_request_too(server: Process, way: str) -> 
     until(lambda: len(server.said("http.client_disconnected")) >= 4)
 
 
-def test_who_leaves_is_not_counted_as_a_failure(server: Process) -> None:
-    """The metrics know how many left, and no dead letter was written because of it."""
+def test_a_disconnect_is_not_a_failure(server: Process) -> None:
+    """The metrics count disconnects separately, and no dead letter is stored."""
     with server.connect() as client:
         client.request("GET", "/orders/bulk?count=1000")
         client.answer()
@@ -146,13 +146,13 @@ def test_who_leaves_is_not_counted_as_a_failure(server: Process) -> None:
 
 @pytest.fixture
 def hanging() -> Iterator[Process]:
-    """Services that never answer."""
+    """Services that never respond."""
     with simulating("--hang-rate", 1) as process:
         yield process
 
 
-def test_calls_of_who_left_are_cancelled(serve: Serve, hanging: Process) -> None:
-    """Cancelling reaches the outgoing calls: the services see their requests given up."""
+def test_a_disconnect_cancels_service_calls(serve: Serve, hanging: Process) -> None:
+    """The services see their requests aborted."""
     address = f"http://{hanging.host}:{hanging.port}"
     server = serve("--pricing-url", f"{address}/prices/{{orderId}}", "--inventory-url", f"{address}/stock/{{orderId}}")
 

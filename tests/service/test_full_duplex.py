@@ -1,4 +1,4 @@
-"""Results come back while the orders still go up."""
+"""Results are returned while orders are still being sent."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ FLAGS = ("--latency-scale", 1)
 FASTER_SERVICE, SLOWER_SERVICE = 0.100, 0.150
 
 
-def test_results_arrive_while_the_upload_runs(server: Process) -> None:
-    """The first result is there before the second half of the input is sent, and an idle input holds none back."""
+def test_results_arrive_during_the_upload(server: Process) -> None:
+    """The first result arrives before the second half of the input is sent, and an idle input delays none."""
     with server.connect() as client:
         client.upload()
         answer = client.answer()
@@ -26,8 +26,8 @@ def test_results_arrive_while_the_upload_runs(server: Process) -> None:
         assert answer.complete().end["received"] == 4
 
 
-def test_the_head_comes_before_any_body(server: Process) -> None:
-    """A client that waits for the head of the answer before it sends is not left waiting."""
+def test_the_head_of_the_response_comes_before_the_body_of_the_request(server: Process) -> None:
+    """A client can wait for the head before it sends."""
     with server.connect() as client:
         client.upload()
         assert client.answer().status == 200
@@ -35,7 +35,7 @@ def test_the_head_comes_before_any_body(server: Process) -> None:
 
 
 def test_the_first_result_takes_as_long_as_the_slower_service(server: Process) -> None:
-    """Both services are asked at once, and nothing waits for a batch to fill. The exact figure is in tests/bench."""
+    """Both services are called at once, and no result waits for a batch to fill. The exact figure is in tests/bench."""
 
     def first_result() -> float:
         with server.connect() as client:
@@ -49,12 +49,12 @@ def test_the_first_result_takes_as_long_as_the_slower_service(server: Process) -
         assert seconds >= SLOWER_SERVICE
         return seconds
 
-    # On a busy machine a single try may take longer. If one service waited for the other, no try could be as fast.
+    # A single attempt may take longer on a busy machine. If one service waited for the other, none could be as fast.
     until(lambda: first_result() < FASTER_SERVICE + SLOWER_SERVICE)
 
 
-def test_a_small_request_is_not_stuck_behind_a_large_one(server: Process) -> None:
-    """Ten orders are answered while a hundred thousand of somebody else wait for the same services."""
+def test_a_small_request_does_not_wait_for_a_large_one(server: Process) -> None:
+    """Ten orders are processed while a hundred thousand of another client wait for the same services."""
     stop = threading.Event()
 
     def flood(client: Client) -> None:

@@ -16,7 +16,6 @@ from reactivex import Observable, abc
 
 from penstock.core.context import DurationHistogram, RunContext
 from penstock.core.element import Element, Operator
-from penstock.services import Service
 
 T = TypeVar("T")
 
@@ -117,22 +116,6 @@ class DirectObserver(abc.ObserverBase[T]):
         if not self._ended:
             self._ended = True
             self._on_completed()
-
-
-def as_service(
-    call: Callable[[Any], Any] | Service,
-    name: str | None,
-    *,
-    step: str,
-    max_in_flight: int,
-    timeout: float,
-    attempts: int,
-) -> Service:
-    """Return the service that a step calls: the given one, or a new one for a function, named after it or the step."""
-    if isinstance(call, Service):
-        return call
-    name = name or callable_name(call, step)
-    return Service(name, call, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
 
 
 def callable_name(function: Callable[..., Any], default: str) -> str:

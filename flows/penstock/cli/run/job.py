@@ -29,7 +29,7 @@ from penstock.formats.format import Format, format_of
 from penstock.sinks import StdoutSink
 from penstock.sources import Source, generate
 from penstock.sources.byte_stream import StdinSource
-from penstock.steps.step import walk
+from penstock.steps import walk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,12 +212,12 @@ def check_steps(flow: Flow[Any]) -> None:
     """Raise `FlowDefinitionError` for steps that cannot be resumed."""
     makers = 0
     for step in walk(flow.steps):
-        if step.kind == "through":
+        if not step.is_resumable:
             raise FlowDefinitionError(
                 f"step {step.name} of flow {flow.name} keeps state in memory, which a checkpoint does not contain; "
                 "run it without --checkpoint"
             )
-        makers += step.kind == "flat_map" or bool(step.options.get("max_parts"))
+        makers += step.makes_parts
     if makers > 1:
         raise FlowDefinitionError(
             f"flow {flow.name} makes parts in more than one step, and result lines do not identify parts of parts; "
@@ -227,9 +227,7 @@ def check_steps(flow: Flow[Any]) -> None:
 
 def writes_to_stdout(flow: Flow[Any]) -> bool:
     """Return whether a step writes to standard output."""
-    return any(
-        isinstance(outlet, StdoutSink) for step in walk(flow.steps) for outlet in step.options.get("outlets", ())
-    )
+    return any(isinstance(sink, StdoutSink) for step in walk(flow.steps) for sink in step.sinks.values())
 
 
 def shows_progress(options: RunOptions) -> bool:

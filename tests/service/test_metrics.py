@@ -1,4 +1,4 @@
-"""What operators see: /metrics in both formats, /health, /flows; and the numbers, which agree with each other."""
+"""`/metrics`, `/health` and `/flows`, and that their numbers agree."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OUTCOMES = ("ok", "failed", "filtered", "cancelled")
 
 @pytest.fixture(scope="module")
 def mixture(server: Process) -> dict[str, float]:
-    """Runs of all kinds; gives what their end records and log lines add up to."""
+    """Run requests of all kinds. Returns the sums of their end records and log lines."""
     server.ask("GET", "/orders/bulk?count=100")
     server.ask("GET", "/orders/bulk?count=100", Accept="application/json")
     server.post({"orderId": 1}, {"orderId": "x"}, "no order", {"orderId": 3})
@@ -44,7 +44,7 @@ def mixture(server: Process) -> dict[str, float]:
 
 
 def test_every_element_is_accounted_for(server: Process, mixture: dict[str, float]) -> None:
-    """received = ok + failed + filtered + cancelled, and the log, the metrics and the dead letters say the same."""
+    """received = ok + failed + filtered + cancelled, and the log, the metrics and the dead letters agree."""
     received = server.metric("penstock_received_total", flow="orders")
     settled = {outcome: server.metric("penstock_settled_total", outcome=outcome) for outcome in OUTCOMES}
     assert received == sum(settled.values()) == mixture["received"]
@@ -59,7 +59,7 @@ def test_every_element_is_accounted_for(server: Process, mixture: dict[str, floa
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS, "text/plain;version=0.0.4", "text/plain;version=x", "*/*"])
 def test_metrics_can_be_parsed(server: Process, mixture: dict[str, float], accept: str) -> None:
-    """As OpenMetrics by its own strict parser, and as the older text; each series that is promised is there."""
+    """By the strict OpenMetrics parser, and in the older text format; each documented series exists."""
     answer = server.ask("GET", "/metrics", Accept=accept)
     strict = accept == OPENMETRICS
     assert answer.headers["content-type"].startswith("application/openmetrics-text" if strict else "text/plain")
@@ -71,8 +71,8 @@ def test_metrics_can_be_parsed(server: Process, mixture: dict[str, float], accep
     assert all(family.documentation for family in families)
 
 
-def test_labels_are_few_and_bounded(server: Process, mixture: dict[str, float]) -> None:
-    """Never an id, a path, a message: whatever clients invent, there are no new series for it."""
+def test_clients_cannot_create_label_values(server: Process, mixture: dict[str, float]) -> None:
+    """No label is an id, a path or a message."""
     for path in ("/a", "/b", "/orders/bulk?count=7", "/dead-letters/1", "/dead-letters/2", "/x/bulk"):
         server.ask("GET", path)
     before = len(server.ask("GET", "/metrics").body.splitlines())
@@ -87,7 +87,7 @@ def test_labels_are_few_and_bounded(server: Process, mixture: dict[str, float]) 
 
 
 def test_requests_are_counted_by_route_method_and_status(server: Process) -> None:
-    """`http_requests_total` counts each answer once, refusals too, which `http_rejected_total` counts by reason."""
+    """Each response counts once. Rejections count in `http_rejected_total` by reason, too."""
 
     def counted(**labels: str) -> float:
         return server.metric("penstock_http_requests_total", **labels)
@@ -102,8 +102,8 @@ def test_requests_are_counted_by_route_method_and_status(server: Process) -> Non
     assert server.metric("penstock_http_rejected_total", reason="bad_parameter") == refused + 1
 
 
-def test_a_run_can_be_watched_while_it_lasts(server: Process) -> None:
-    """Open runs, what they hold and what they may hold are in the metrics at once, not when they end."""
+def test_metrics_show_open_runs(server: Process) -> None:
+    """Open runs, their elements in flight and their capacity are in the metrics before they end."""
     with server.connect() as client:
         client.upload()
         assert client.answer().status == 200
@@ -114,15 +114,15 @@ def test_a_run_can_be_watched_while_it_lasts(server: Process) -> None:
     until(lambda: server.metric("penstock_runs_active") == 0)
 
 
-def test_health_says_alive_and_ready(server: Process) -> None:
-    """And is not kept by anyone on the way."""
+def test_health_is_live_and_ready(server: Process) -> None:
+    """The responses must not be cached."""
     for name in ("live", "ready"):
         answer = server.ask("GET", f"/health/{name}")
         assert (answer.status, answer.json(), answer.headers["cache-control"]) == (200, {"status": name}, "no-store")
 
 
 def test_flows_are_described(server: Process) -> None:
-    """What is served: steps, services, window, and where failures go."""
+    """Steps, services, window, and the dead-letter store."""
     answer = server.ask("GET", "/flows")
     assert answer.headers["cache-control"] == "no-store"
     (flow,) = answer.json()["flows"]
@@ -132,7 +132,7 @@ def test_flows_are_described(server: Process) -> None:
     assert flow["deadLetters"].startswith("sqlite:///")
 
 
-def test_the_build_says_what_it_is(server: Process) -> None:
-    """Version and Python, as labels of a 1."""
+def test_build_info_has_the_versions(server: Process) -> None:
+    """The versions of Penstock and Python are labels of a 1."""
     version = server.event("http.listening")["version"]
     assert server.metric("penstock_build_info", version=version) == 1
