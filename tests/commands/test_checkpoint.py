@@ -166,7 +166,7 @@ def not_utf_8(folder: Path) -> None:
         (touch, "a run with another input: "),
         (lengthen, "a run with another input: "),
         (other_flow, "a run with another flow: "),
-        (shorten_output, "has not the "),
+        (shorten_output, "lacks some of the "),
         (no_checkpoint, "is not empty, and there is no checkpoint"),
         (garbage, "it is not a checkpoint"),
         (not_utf_8, "it is not a checkpoint: not UTF-8 at byte 8"),

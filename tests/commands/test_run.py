@@ -164,7 +164,9 @@ def test_what_was_kept_in_memory_is_said_to_be_gone(folder: Path, url: str) -> N
     """No command could show it any more; one that could have been is named."""
     code, _, said = run(folder, "run", "flow.yaml", "--dead-letters", url, stdin=b"no\n")
     assert (code, said.count("\n")) == (1, 2)
-    assert said.endswith("was kept in memory and is gone; to keep it: --dead-letters sqlite:///FILE\n")
+    assert said.endswith(
+        "dead letters were stored in memory and are lost; to keep them: --dead-letters sqlite:///FILE\n"
+    )
 
 
 FULL = "the output standard output cannot be used: No space left on device"
@@ -202,8 +204,8 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
     [
         ("none.yaml", "the file cannot be read"),
         ("none", "the file none does not exist; a flow in Python is named with its module: none:NAME"),
-        ("waits:make", "waits:make is a coroutine function, which nobody would await; write a plain function"),
-        ("waits:make_many", "is a coroutine function"),
+        ("waits:make", "waits:make: expected a plain function, got a coroutine function"),
+        ("waits:make_many", "got a coroutine function"),
         ("stdout.yaml --samples 2 --output o", "or .samples(…) in Python"),
         ("none:flow", "the module none does not exist"),
         ("penstock.orders:nothing", "penstock.orders has no nothing"),
@@ -215,10 +217,10 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
         ("asyncio:get_running_loop", "asyncio:get_running_loop failed: RuntimeError: no running event loop"),
         ("flow.yaml --input none.ndjson", "the file none.ndjson does not exist"),
         ("flow.yaml --input .", "is a directory"),
-        ("flow.yaml --input flow.yaml", "say the format: ndjson or csv (--format ndjson, --format csv)"),
+        ("flow.yaml --input flow.yaml", "set the format to ndjson or csv (--format ndjson, --format csv)"),
         ("flow.yaml --worker daily", "has no worker 'daily' (workers: nightly)"),
-        ("flow.yaml --samples 3 --format csv", "--format is for --input"),
-        ("flow.yaml --restart", "--restart is for runs with --checkpoint"),
+        ("flow.yaml --samples 3 --format csv", "--format: expected only with --input"),
+        ("flow.yaml --restart", "--restart: expected only with --checkpoint"),
         ("flow.yaml --checkpoint c.json", "--input FILE"),
         ("flow.yaml --checkpoint c.json --input in.ndjson", "--output FILE"),
         ("flow.yaml --checkpoint in.ndjson --input in.ndjson --output o", "expected three different files"),

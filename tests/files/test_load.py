@@ -202,7 +202,7 @@ def test_a_value_that_may_be_missing_is_no_result() -> None:
             "{'EUR': 1.0}[value.currency]",
             "handle a key that may be missing: {'a': 1}[?value.x].orValue(0)",
         ),
-        ("{1: 'one'}[value.n]", "look it up with [?…]"),
+        ("{1: 'one'}[value.n]", "handle a key that may be missing"),
     ],
 )
 def test_a_field_that_is_missing_and_a_key_that_is_looked_up_have_each_a_way_out(expression: str, hint: str) -> None:

@@ -1,0 +1,136 @@
+"""`penstock check DIR|FILE...`: validate flow files, and report the memory bound of their flows."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penstock.cli.options import FILE, Command, print_error, usage_error
+from penstock.errors import FlowDefinitionError, FlowFileError, SinkWriteFailed
+from penstock.flowfile.diagnostics import Diagnostic, SourceLocation
+from penstock.flowfile.discovery import NameConflicts, files_of
+from penstock.flowfile.load import FlowFile, load
+from penstock.flowfile.shared import check_shared, is_shared
+from penstock.graph.details import format_size
+from penstock.settings import SettingsError, load_settings
+from penstock.sinks import check_sinks
+from penstock.steps import MemoryBound, walk
+from penstock.support.terminal import write_data, write_text
+
+
+@click.command(
+    cls=Command,
+    epilog="Exit codes: 0 all well; 1 a file or a variable has errors; 2 wrong usage, such as a file that does not "
+    "exist.",
+)
+@click.argument("paths", metavar="DIR|FILE...", nargs=-1, required=True, type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@click.option("--quiet", is_flag=True, help="Report errors only.")
+def check(paths: tuple[str, ...], as_json: bool, quiet: bool) -> int:
+    """Validate flow files and PENSTOCK_* variables.
+
+    Reports all errors at once, each with its location, and how much memory a run of each flow can hold. Takes flow
+    files (.yaml or .json) and directories of them.
+    """
+    try:
+        files = list(dict.fromkeys(file for path in paths for file in files_of(Path(path))))
+    except (FlowDefinitionError, OSError) as error:
+        raise usage_error(error) from error
+    conflicts = NameConflicts()
+    reports = [check_file(file, conflicts) for file in files]
+    if as_json:
+        write_data(json.dumps(reports, indent=2, ensure_ascii=False) + "\n")
+    else:
+        write_text("".join(line + "\n" for one in reports for line in format_report(one, quiet=quiet)))
+    settings_code = check_settings()
+    if not all(file.exists() for file in files):
+        return 2
+    return settings_code if all(one["ok"] for one in reports) else 1
+
+
+def check_settings() -> int:
+    """Report a `PENSTOCK_*` variable with which `penstock serve` would not start. Returns 1 if there is one, or 0."""
+    try:
+        load_settings({}, os.environ)
+    except SettingsError as error:
+        return print_error("check", error)
+    return 0
+
+
+def check_file(path: Path, conflicts: NameConflicts) -> dict[str, Any]:
+    """Validate one of several files. Returns a report that can be encoded as JSON."""
+    try:
+        if is_shared(path):
+            return {"file": str(path), "ok": True, "shared": True, "counts": check_shared(path)}
+        file = load(path)
+        if (conflict := conflicts.add(file)) is not None:
+            raise FlowFileError([conflict])
+        check_sinks(file.flow.all_sinks.values(), locks=False)
+    except FlowFileError as error:
+        return failed(path, error.mistakes, error.more)
+    except SinkWriteFailed as error:
+        return failed(path, [Diagnostic(SourceLocation(str(path)), str(error))], 0)
+    return {
+        "file": str(path),
+        "ok": True,
+        "flow": file.flow.name,
+        "counts": counts(file),
+        "memory": memory_report(file.flow.memory_bound),
+    }
+
+
+def failed(path: Path, diagnostics: Sequence[Diagnostic], more: int) -> dict[str, Any]:
+    """Make the report of a file with errors; `more` is the number of errors that were left out."""
+    documents = [one.document() | {"text": str(one)} for one in diagnostics]
+    return {"file": str(path), "ok": False, "diagnostics": documents, "more": more}
+
+
+def counts(file: FlowFile) -> dict[str, int]:
+    """Count the parts of a flow."""
+    flow = file.flow
+    return {
+        "steps": len(list(walk(flow.steps))),
+        "services": len(flow.all_services),
+        "workers": len(flow.workers),
+        "tests": len(file.tests),
+    }
+
+
+def memory_report(bound: MemoryBound) -> dict[str, Any]:
+    """Make a document of the memory bound of a flow."""
+    parts = [asdict(part) for part in bound.parts]
+    return {"elements": bound.elements, "bytes": bound.bytes, "open": list(bound.open), "parts": parts}
+
+
+def format_report(report: dict[str, Any], *, quiet: bool) -> Iterator[str]:
+    """Yield the lines of a report."""
+    file = report["file"]
+    if not report["ok"]:
+        yield from (diagnostic["text"] for diagnostic in report["diagnostics"])
+        if report["more"]:
+            yield f"{file}: and {report['more']} more"
+        number = len(report["diagnostics"]) + report["more"]
+        yield f"{file}: {number} {'error' if number == 1 else 'errors'}"
+        return
+    if quiet:
+        return
+    parts = ", ".join(f"{number} {name if number != 1 else name[:-1]}" for name, number in report["counts"].items())
+    if "shared" in report:
+        yield f"{file}: valid, for use by flow files ({parts})"
+        return
+    memory = report["memory"]
+    yield f"{file}: flow {report['flow']} is valid ({parts})"
+    yield f"  one run holds at most {memory['elements']} elements and {format_size(memory['bytes'])} of JSON:"
+    width = max(len(part["step"]) for part in memory["parts"])
+    for part in memory["parts"]:
+        elements = f"{part['elements']:>7}" if part["elements"] else " " * 7
+        bytes = f"{format_size(part['bytes']):>9}" if part["bytes"] else " " * 9
+        yield f"    {part['step']:<{width}}  {elements}  {bytes}  {part['why']}"
+    if memory["open"]:
+        yield f"  not included, because their size has no limit: results of {', '.join(memory['open'])}"
