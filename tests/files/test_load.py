@@ -425,7 +425,7 @@ def test_a_pipe_is_no_flow_file(tmp_path: Path, name: str) -> None:
     assert holds_flow(tmp_path / "pipe.yaml")
     result = invoke("check", tmp_path / name)
     assert result.exit_code == 1
-    assert "cannot be read: it is not a regular file" in result.stdout
+    assert "cannot be read: it is no regular file" in result.stdout
 
 
 def test_a_text_that_nothing_can_hold_ends_in_a_sentence(tmp_path: Path) -> None:
