@@ -86,7 +86,7 @@ def test_each_dead_letter_is_on_one_page(server: Process, run: str) -> None:
         ("flow=orders", 21),
         ("flow=sales", 0),
         ("step=inventory", 20),
-        ("type=Malformed", 1),
+        ("type=MalformedJson", 1),
         ("type=InventoryUnavailable&state=waiting", 20),
         ("state=parked", 0),
         ("since=2001-01-01T00:00:00Z", 21),

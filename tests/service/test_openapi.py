@@ -197,18 +197,18 @@ def resolve(spec: Spec, part: Spec) -> Spec:
 
 
 def content(spec: Spec, answer: Answer, method: str, path: str) -> Any:
-    """Return the described schema of a response. Its status, its type and its headers must be described."""
+    """Return the described schema of a response. Its status, media type and headers must be described."""
     described = spec["paths"][path][method.lower()]["responses"]
     assert str(answer.status) in described, f"{answer.status} is not among {list(described)}"
-    response = resolve(spec, described[str(answer.status)])
-    for name, header in response.get("headers", {}).items():
+    description = resolve(spec, described[str(answer.status)])
+    for name, header in description.get("headers", {}).items():
         assert name.lower() in answer.headers or not resolve(spec, header).get("required"), name
     if method == "HEAD" or answer.status == 204:
-        assert (answer.body, "content" in response) == (b"", False)
+        assert (answer.body, "content" in description) == (b"", False)
         return None
     kind = answer.headers["content-type"].split(";")[0]
-    assert kind in response["content"], kind
-    return response["content"][kind]["schema"]
+    assert kind in description["content"], kind
+    return description["content"][kind]["schema"]
 
 
 def documents(answer: Answer) -> list[Any]:

@@ -75,7 +75,7 @@ def test_a_document_holds_its_slot_until_it_is_read(serve: Serve) -> None:
 
         time.sleep(1)  # slowly, but within --stall-timeout
         assert reader.answer().complete().json()["end"]["received"] == 4000
-        assert server.event("stream.stalled", stalled_on="reader")["answer"] > 300_000
+        assert server.event("stream.stalled", stalled_on="reader")["response_bytes"] > 300_000
         until(lambda: server.ask("GET", "/orders/bulk").status == 200)
     assert len(server.said("stream.stalled")) == 1
     assert server.metric("penstock_http_requests_total", status="499") == 1
