@@ -141,7 +141,7 @@ def lengthen(folder: Path) -> None:
 
 def other_flow(folder: Path) -> None:
     path = folder / "flow.yaml"
-    path.write_text(path.read_text() + "about: another\n")
+    path.write_text(path.read_text() + "description: another\n")
 
 
 def shorten_output(folder: Path) -> None:
