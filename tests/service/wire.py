@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import socket
 import struct
 import zlib
@@ -149,15 +150,9 @@ class Client:
 
     def push(self, data: bytes, pause: float = 0.5) -> int:
         """Send bytes until the peer accepts none for `pause` seconds. Returns the number of accepted bytes."""
-        self.sock.settimeout(pause)
-        sent = 0
-        try:
-            while sent < len(data):
-                sent += self.sock.send(data[sent : sent + 65_536])
-        except TimeoutError:
-            pass
-        finally:
-            self.sock.settimeout(HANG_SECONDS)
+        sent = 0  # without a timeout of the socket: another thread may be reading from it
+        while sent < len(data) and select.select([], [self.sock], [], pause)[1]:
+            sent += self.sock.send(data[sent : sent + 65_536])
         return sent
 
     def close(self) -> None:
