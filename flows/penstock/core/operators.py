@@ -17,6 +17,7 @@ from reactivex import Observable, abc
 from penstock.core.context import DurationHistogram, RunContext
 from penstock.core.element import Element, Operator
 from penstock.services import Service
+from penstock.services.service import is_service
 
 T = TypeVar("T")
 
@@ -137,7 +138,7 @@ def as_service(
     attempts: int,
 ) -> Service:
     """What a step calls: the service that it was given, or one made of a function and called as that or the step is."""
-    if isinstance(call, Service):
+    if is_service(call):
         return call
     name = name or callable_name(call, step)
     return Service(name, call, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)

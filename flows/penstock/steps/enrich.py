@@ -16,6 +16,7 @@ from penstock.core.context import RunContext
 from penstock.core.element import Element, Operator
 from penstock.core.operators import ERRORS, Downstream, async_operator, record_durations
 from penstock.services import CallFailed, CallQueue, Service
+from penstock.services.service import is_service
 from penstock.support.tasks import reject_awaitable
 
 A = TypeVar("A")
@@ -47,7 +48,7 @@ def enrich(
     named = {**(services or {}), **more}
     if not named:
         raise ValueError("enrich needs at least one service: enrich(pricing=price_of)")
-    asked = {key: service if isinstance(service, Service) else Service(key, service) for key, service in named.items()}
+    asked = {key: service if is_service(service) else Service(key, service) for key, service in named.items()}
 
     return async_operator(name, partial(EnrichStage, name, asked, merge))
 

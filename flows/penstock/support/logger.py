@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import MutableMapping
 from typing import Any, cast
 
 import structlog
@@ -37,7 +38,7 @@ class _Logger:
         return getattr(self._structlog if structlog.is_configured() else self._stdlib, name)
 
 
-def _to_text(_logger: Any, _method: str, event: dict[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
+def _to_text(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
     """Return the message `run.ended flow='orders' reason='completed'`, and the exception if there is one."""
     error = event.pop("exc_info", None)
     name = event.pop("event", "")
