@@ -36,7 +36,7 @@ from penstock.results import LineWriter
 
 
 class Order(Struct):
-    orderId: int
+    id: int
     note: str = ""
     pricing: float | None = None
 
@@ -50,7 +50,7 @@ class Stock(Struct):
 
 
 class Offer(Struct):
-    orderId: int
+    id: int
     pricing: Price
     stock: Stock
 
@@ -67,19 +67,19 @@ class Line(TypedDict):
 
 
 async def price_of(order: Order) -> Price:
-    return Price(order.orderId * 1.5)
+    return Price(order.id * 1.5)
 
 
 async def stock_of(order: Order) -> Stock:
-    return Stock(order.orderId)
+    return Stock(order.id)
 
 
 async def prices_of(orders: list[Order]) -> list[Price | Exception]:
-    return [Price(order.orderId) if order.orderId else ValueError("no id") for order in orders]
+    return [Price(order.id) if order.id else ValueError("no id") for order in orders]
 
 
 def stock_blocking(order: Order) -> Stock:
-    return Stock(order.orderId)
+    return Stock(order.id)
 
 
 def by_truck(parcel: Parcel) -> str:
@@ -90,7 +90,7 @@ def total(order: Order) -> float:
     return order.pricing or 0.0
 
 
-ORDERS = Flow("orders", Order, key="orderId")
+ORDERS = Flow("orders", Order, key="id")
 PRICING = Service("pricing", price_of, timeout=2, attempts=3)
 STOCK = Service("stock", stock_blocking, blocking=True)
 
@@ -108,25 +108,23 @@ def flows() -> None:
 def services() -> None:
     assert_type(PRICING, Service[Order, Price])
     assert_type(STOCK, Service[Order, Stock])
-    assert_type(Service.http("web", "http://prices/{orderId}", response=Price), Service[Any, Price])
-    assert_type(Service.http("web", "http://prices/{orderId}"), Service[Any, Any])
-    assert_type(
-        Service.http_batch("web", "http://prices", field="orderId", response=Price), Service[list[Any], list[Price]]
-    )
+    assert_type(Service.http("web", "http://prices/{id}", response=Price), Service[Any, Price])
+    assert_type(Service.http("web", "http://prices/{id}"), Service[Any, Any])
+    assert_type(Service.http_batch("web", "http://prices", field="id", response=Price), Service[list[Any], list[Price]])
 
 
 def steps() -> None:
-    assert_type(ORDERS.filter(lambda order: order.orderId > 3), Flow[Order, Order])
-    assert_type(ORDERS.filter(Expression("value.orderId > 3")), Flow[Order, Order])
+    assert_type(ORDERS.filter(lambda order: order.id > 3), Flow[Order, Order])
+    assert_type(ORDERS.filter(Expression("value.id > 3")), Flow[Order, Order])
     assert_type(ORDERS.tap(print), Flow[Order, Order])
-    assert_type(ORDERS.fail(lambda order: not order.note, reason="order {orderId} has no note"), Flow[Order, Order])
+    assert_type(ORDERS.fail(lambda order: not order.note, reason="order {id} has no note"), Flow[Order, Order])
     assert_type(ORDERS.fail(reason=lambda order: order.note), Flow[Order, Order])
-    assert_type(ORDERS.flat_map(lambda order: [order.orderId] * 3), Flow[Order, int])
+    assert_type(ORDERS.flat_map(lambda order: [order.id] * 3), Flow[Order, int])
     assert_type(ORDERS.map_async(price_of), Flow[Order, Price])
     assert_type(ORDERS.map_async(PRICING, ordered=True), Flow[Order, Price])
     assert_type(ORDERS.map_async(STOCK).map(lambda stock: stock.pieces), Flow[Order, int])
     assert_type(ORDERS.batch(prices_of, size=50, max_wait=0.02), Flow[Order, Price])
-    assert_type(ORDERS.batch(lambda orders: [each.orderId for each in orders], size=9, max_wait=1), Flow[Order, int])
+    assert_type(ORDERS.batch(lambda orders: [each.id for each in orders], size=9, max_wait=1), Flow[Order, int])
     assert_type(
         ORDERS.batch(Service.http_batch("web", "http://prices", response=Price), size=9, max_wait=1), Flow[Order, Price]
     )
@@ -155,7 +153,7 @@ class OrderSink:
     async def open(self) -> None: ...
 
     async def write(self, values: Sequence[Order]) -> None:
-        print([order.orderId for order in values])
+        print([order.id for order in values])
 
     async def aclose(self) -> None: ...
 
@@ -173,12 +171,12 @@ def enriched() -> None:
     )
     assert_type(Flow("lines", Line).enrich(stock=Service("stock", count_of), into=Offer), Flow[Line, Offer])
     assert_type(
-        ORDERS.enrich(price=price_of, merge=lambda order, found: (order.orderId, len(found))),
+        ORDERS.enrich(price=price_of, merge=lambda order, found: (order.id, len(found))),
         Flow[Order, tuple[int, int]],
     )
     assert_type(ORDERS.enrich(price_of, merge=lambda order, price: price.amount), Flow[Order, float])
     assert_type(
-        ORDERS.enrich(PRICING, STOCK, merge=lambda order, price, stock: Offer(order.orderId, price, stock)),
+        ORDERS.enrich(PRICING, STOCK, merge=lambda order, price, stock: Offer(order.id, price, stock)),
         Flow[Order, Offer],
     )
     assert_type(
@@ -231,8 +229,8 @@ async def sources() -> None:
     await ORDERS.run(from_iterable(some()))
     await ORDERS.run(from_async_iterable(values()))
     await ORDERS.run(generate(5, Order))
-    await ORDERS.run(from_iterable([{"orderId": 1}]))
-    await ORDERS.run(from_iterable([{"orderId": 1, "note": "x"}]))
+    await ORDERS.run(from_iterable([{"id": 1}]))
+    await ORDERS.run(from_iterable([{"id": 1, "note": "x"}]))
     await Flow("lines", Line).run(from_iterable([Line(sku="a", count=1)]))
     pushed = PushSource[Order](100, "drop_oldest")
     pushed.push_nowait(Order(1))
