@@ -411,6 +411,8 @@ class Flow(Generic[In, Out]):
         """
         if any(map(is_service, (name, merge, into))):
             raise FlowDefinitionError("enrich: name, merge and into are options; write enrich({'name': service})")
+        if merge is not None:
+            _check_plain("merge of enrich", merge)
         named, combine = services_and_merge((services, *others), more, merge)
         if not named:
             raise FlowDefinitionError("enrich: expected at least one service: enrich(pricing=price_of)")
