@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import random
+import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from commands.killing import FLOW, SECONDS, prepare, records, run, start
+from commands.killing import FLOW, SECONDS, STARTED, prepare, records, run, start
 from commands.test_resume import letters_in
 from penstock.checkpoints.checkpoint import Checkpoint, write_checkpoint
 from penstock.checkpoints.interval_set import IntervalSet
 from service.processes import until
+from waiting import end
 
 RUN = ("run", "flow.yaml", "--input", "in.ndjson", "--output", "out.ndjson", "--checkpoint", "point.json", "--order",
        "completion")  # fmt: skip
@@ -42,13 +44,24 @@ async def look_up(value):
 """So the run is still under way when the test changes a file."""
 
 
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder in which a run of nine items came to its end, and a copy of it."""
+    folder = tmp_path_factory.mktemp("complete")
+    prepare(folder, 9, FLOW)
+    (folder / "work.py").write_text(COUNTED)
+    assert run(folder, *RUN)[0] == 1
+    while STARTED:
+        end(STARTED.pop())
+    return folder, Path(shutil.copytree(folder, tmp_path_factory.mktemp("copy") / "of"))
+
+
 @pytest.fixture
-def done(tmp_path: Path) -> Path:
-    """A folder in which a run of nine items came to its end."""
-    prepare(tmp_path, 9, FLOW)
-    (tmp_path / "work.py").write_text(COUNTED)
-    assert run(tmp_path, *RUN)[0] == 1
-    return tmp_path
+def done(complete: tuple[Path, Path]) -> Path:
+    """The folder as it was after the run: a checkpoint names paths and times of its files, so it stays where it is."""
+    folder, copy = complete
+    shutil.rmtree(folder)
+    return Path(shutil.copytree(copy, folder))
 
 
 def as_if_killed(folder: Path, lost: int, tail: bytes = b"", **changes: Any) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ steps:
   - enrich: [look_up]
   - to: {file: rows.ndjson}
 workers:
-  inbox: {source: {directory: inbox, every: 100ms}}
+  inbox: {source: {directory: inbox, poll_interval: 100ms}}
 """
 
 PAUSE = """\

@@ -36,7 +36,7 @@ READING = f"""\
   file: {{source: {{file: "${{NONE:-.}}/in.ndjson"}}}}
   stdin: {{source: {{stdin: true}}}}
   folder: {{source: {{directory: .}}}}
-use: [shared.yaml]
+include: [shared.yaml]
 """
 
 SLOW = """\
@@ -121,7 +121,7 @@ def test_a_flow_can_be_in_python(folder: Path, name: str) -> None:
 
 PRINTING = """\
 from penstock import Flow
-from penstock.outlets import StandardOutput
+from penstock.sinks import StdoutSink
 
 print("at import")
 
@@ -132,7 +132,7 @@ def say(value):
 
 
 flow = Flow("says").map(say)
-delivers = Flow("delivers").map(say).to(StandardOutput())
+delivers = Flow("delivers").map(say).to(StdoutSink())
 """
 
 

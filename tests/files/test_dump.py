@@ -71,7 +71,7 @@ def services(draw: st.DrawFn, *, many: bool = False) -> Service:
             return Service.http_batch(name, "http://${HOST:-h}/x", field=draw(st.none() | NAMES), **limits)
         case _:
             answer = st.none() | st.sampled_from(
-                [Expression("answer.a", "answer"), Fields({"b": Expression("answer", "answer")})]
+                [Expression("response.a", "response"), Fields({"b": Expression("response", "response")})]
             )
             return Service.http(
                 name,
@@ -233,7 +233,8 @@ item: {orderId: {type: integer, minimum: 1}}
 window: {elements: 64, bytes: 1MiB}
 services:
   pricing:
-    {get: "${PRICING:-http://h}/prices/{orderId}", timeout: 2s, attempts: 2, max_in_flight: 64, answer: answer.price}
+    {get: "${PRICING:-http://h}/prices/{orderId}", timeout: 2s, attempts: 2,
+      max_in_flight: 64, response: response.price}
   inventory: {call: "penstock.orders:inventory", timeout: 2s, backoff: {first: 10ms}, rate: 600/m}
 templates:
   packed:
@@ -242,7 +243,7 @@ steps:
   - enrich: [pricing, inventory]
   - filter: value.pricing < 5000
   - route:
-      big: {when: value.pricing > 1000, steps: [{apply: packed}, {to: {file: big.ndjson}}], end: true}
+      big: {when: value.pricing > 1000, steps: [{apply: packed}, {to: {file: big.ndjson}}], final: true}
       rest: {steps: [{throttle: {rate: 10/s, burst: 5}}]}
   - map_async: {service: pricing, ordered: true}
     name: again
@@ -264,7 +265,7 @@ def test_a_file_says_what_the_builder_says() -> None:
         timeout=2,
         attempts=2,
         max_in_flight=64,
-        response=Expression("answer.price", "answer"),
+        response=Expression("response.price", "response"),
     )
     stock = Service("inventory", inventory, timeout=2, backoff=Backoff(first=0.01), rate=10)
     samples = Fields({"orderId": Expression("seq", "seq")})

@@ -45,7 +45,7 @@ WORKER = "{source: {ticks: 1s}}"
 TESTS = "tests:\n" + "- {name: a, given: [], expect: {}}\n" * 1001
 
 TOO_MUCH = {
-    "bytes": ("about: " + "x" * MAX_BYTES, "a.yaml:1:1: found 10485", "wanted is at most 1048576 bytes"),
+    "bytes": ("description: " + "x" * MAX_BYTES, "a.yaml:1:1: found 10485", "wanted is at most 1048576 bytes"),
     "steps": (steps(1001), "a.yaml:1003:3: found step number 1001", "wanted is at most 1000 steps"),
     "steps in templates": (
         "templates: {t: [" + "{throttle: 1/s}, " * 600 + "]}\n" + steps(500),
@@ -64,7 +64,7 @@ TOO_MUCH = {
     "templates": (named("templates", 101, "[]"), "a.yaml:103:3: found 101 templates", "at most 100 templates"),
     "workers": (named("workers", 51, WORKER), "a.yaml:53:3: found 51 workers", "at most 50 workers"),
     "tests": (TESTS, "a.yaml:1003:3: found 1001 tests", "at most 1000 tests"),
-    "use": (f"use: [{', '.join(f'{n}.yaml' for n in range(21))}]", "found 21 files that are used", "at most 20"),
+    "include": (f"include: [{', '.join(f'{n}.yaml' for n in range(21))}]", "found 21 files that are", "at most 20"),
     "an expression": ("steps:\n- filter: " + "1+" * 5001 + "1 > 1", "found an expression of 10007", "at most 10000"),
     "cron": ("workers: {w: {source: {ticks: 1s}, cron: '" + "1," * 99 + "1 * * * *'}}", "of 207 characters", "200"),
 }
@@ -94,9 +94,9 @@ def test_a_flow_at_the_limits_is_loaded() -> None:
 
 def test_limits_hold_for_all_files_of_a_flow_together(tmp_path: Path) -> None:
     """The files that it uses and its tests count."""
-    (tmp_path / "a.yaml").write_text(f"flow: f\nuse: [b.yaml]\n{steps(600)}")
+    (tmp_path / "a.yaml").write_text(f"flow: f\ninclude: [b.yaml]\n{steps(600)}")
     (tmp_path / "b.yaml").write_text("templates: {t: [" + "{throttle: 1/s}, " * 401 + "]}\n")
-    (tmp_path / "c.yaml").write_text("flow: g\nabout: " + "x" * (MAX_BYTES // 2))
+    (tmp_path / "c.yaml").write_text("flow: g\ndescription: " + "x" * (MAX_BYTES // 2))
     (tmp_path / "c.test.yaml").write_text("tests: []\n#" + "x" * (MAX_BYTES // 2))
     with pytest.raises(FlowFileError, match=r"b\.yaml:1:\d+: found step number 1001"):
         load(tmp_path / "a.yaml")
@@ -107,7 +107,7 @@ def test_limits_hold_for_all_files_of_a_flow_together(tmp_path: Path) -> None:
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     """Beside flow files it is one itself if its beginning says so, and other data if not."""
     (tmp_path / "flow.yaml").write_text("flow: f\n#" + "x" * MAX_BYTES)
-    (tmp_path / "flow.json").write_text('{"flow": "f", "about": "' + "x" * MAX_BYTES + '"}')
+    (tmp_path / "flow.json").write_text('{"flow": "f", "description": "' + "x" * MAX_BYTES + '"}')
     (tmp_path / "data.json").write_text(json.dumps([{"flow": 1}] * 100_000))
     assert [path.name for path in flow_files(tmp_path)] == ["flow.json", "flow.yaml"]
     with pytest.raises(FlowFileError, match="it has more than 1048576 bytes, the limit of flow files"):
@@ -147,8 +147,8 @@ SLOW = {
     "fields": lambda: "steps:\n- set:\n" + "".join(f"    a{n}: value.a{n} + 1\n" for n in range(9000)),
     "rules": lambda: "item:\n" + "".join(f"  a{n}: {{type: integer, minimum: {n}}}\n" for n in range(3300)),
     "an enum": lambda: f"item: {{a: {{enum: [{', '.join(map(str, range(19_000)))}]}}}}\n",
-    "zones": lambda: named("workers", 50, "{source: {ticks: 1s}, cron: 0 0 * * *, zone: Europe/Berlun}"),
-    "variables that do not end": lambda: f'about: "{"${A:-" * 150_000}"\n',
+    "zones": lambda: named("workers", 50, "{source: {ticks: 1s}, cron: 0 0 * * *, timezone: Europe/Berlun}"),
+    "variables that do not end": lambda: f'description: "{"${A:-" * 150_000}"\n',
     "values": lambda: "tests: [" + "{}," * 300_000 + "]\n",
     "lines": lambda: "#\n" * 500_000,
     "branches": lambda: (

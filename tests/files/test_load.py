@@ -40,13 +40,13 @@ steps:
   - map: value.a +
   - route: {big: {when: value.a > 1, steps: [{apply: pack}]}}
 workers:
-  B: {source: {file: in.csv}, cron: "30 4 * *", zone: Europe/Berln}
+  B: {source: {file: in.csv}, cron: "30 4 * *", timezone: Europe/Berln}
 """
 
 SAID = """\
 bad.yaml:1:7: found "orders x", wanted is a name of letters, digits, - and _
-bad.yaml:2:1: found "ky", allowed are flow, about, use, item, key, window, services, templates, steps, order, \
-dead_letters, samples, serve, workers, tests; did you mean "key"?
+bad.yaml:2:1: found "ky", allowed are flow, description, include, item, key, window, services, templates, steps, \
+order, dead_letters, samples, serve, workers, tests; did you mean "key"?
 bad.yaml:3:24: found "integr", allowed are integer, number, string, boolean, object, array, any, integer?, number?, \
 string?, boolean?, object?, array?, any?; did you mean "integer"?
 bad.yaml:4:20: found 0, wanted is a whole number of at least 1
@@ -64,7 +64,7 @@ bad.yaml:13:10: "value.a +" is no expression: it ends too early (at its column 1
 bad.yaml:14:54: there is no template "pack"; describe it under templates:
 bad.yaml:16:37: a cron expression has five fields: minute, hour, day of month, month, day of week; got '30 4 * *'; \
 '0 6 * * MON-FRI' is six o'clock on working days
-bad.yaml:16:55: there is no time zone 'Europe/Berln'; did you mean 'Europe/Berlin'?
+bad.yaml:16:59: there is no time zone 'Europe/Berln'; did you mean 'Europe/Berlin'?
 """
 
 
@@ -91,11 +91,11 @@ def test_all_mistakes_are_said_at_once() -> None:
         ("flow: f\nitem: {n: {type: string, enum: [1]}}", "a field of type string never has the value 1 of its enum"),
         ("flow: f\nitem: {n: {enum: [99999999999999999999999]}}", "2:11: these rules do not fit together"),
         (
-            "flow: f\nservices: {s: {post: 'http://h', many: true}}\nsteps: [{map_async: s}]",
+            "flow: f\nservices: {s: {post: 'http://h', batch: true}}\nsteps: [{map_async: s}]",
             "3:10: service s answers for many values at once; ask it with batch",
         ),
         (
-            "flow: f\nservices: {s: {get: 'http://h/{id}'}}\nsteps: [{batch: {service: s, size: 2, within: 1s}}]",
+            "flow: f\nservices: {s: {get: 'http://h/{id}'}}\nsteps: [{batch: {service: s, size: 2, max_wait: 1s}}]",
             "3:10: service s answers for one value; ask it with map_async or enrich",
         ),
         ("flow: f\nitem: nowhere:Item", "2:7: there is no module nowhere; install it, or put it beside the flow file"),
@@ -105,7 +105,7 @@ def test_all_mistakes_are_said_at_once() -> None:
         ("flow: f\nservices: {s: {get: 'http://h', blocking: true}}", "2:21: blocking is for a function"),
         ("flow: f\nservices: {s: {get: 'ftp://h'}}", "2:21: expected a URL like http://host/path/{field}"),
         (
-            "flow: f\nservices: {s: {get: 'http://h/{id}', many: true}}",
+            "flow: f\nservices: {s: {get: 'http://h/{id}', batch: true}}",
             "2:21: s: a request for many values cannot contain a field",
         ),
         ("flow: f\nworkers: {A: {source: {generate: 3}}}", "2:14: generate makes samples of the flow"),
@@ -134,11 +134,11 @@ def test_all_mistakes_are_said_at_once() -> None:
         ),
         ("flow: f\nsteps: [{tap: operator:neg, map: operator:neg}]", "only one of them; make it an item of its own"),
         ("flow: f\nservices: {s: {get: 'http://[h/{id}'}}", "expected the name or the IP address of a host"),
-        ("flow: f\nsteps: [{route: {a: {end: true}, b: {when: 'true'}}}]", "2:10: route in flow f has a branch behind"),
-        ("flow: f\nuse: [nowhere.yaml]", "2:7: the file nowhere.yaml cannot be read: No such file or directory"),
+        ("flow: f\nsteps: [{route: {a: {final: true}, b: {when: 'true'}}}]", "2:10: route in flow f has a branch"),
+        ("flow: f\ninclude: [nowhere.yaml]", "2:11: the file nowhere.yaml cannot be read: No such file or directory"),
         (
-            "flow: f\nuse: [nowhere.yaml, a.yaml, ./a.yaml]",
-            '2:29: "./a.yaml" is named twice; name it once',
+            "flow: f\ninclude: [nowhere.yaml, a.yaml, ./a.yaml]",
+            '2:33: "./a.yaml" is named twice; name it once',
         ),
         (
             "flow: f\nitem: {id: {type: integer, minimum: 1e30}}",
@@ -287,11 +287,11 @@ def test_a_wrong_source_does_not_hide_a_wrong_schedule(source: str) -> None:
     found = "\n".join(
         mistakes(
             f"flow: f\nworkers:\n  A: {{source: {source}, every: 1s, cron: '* * * * *'}}\n"
-            f"  B: {{source: {source}, zone: UTC}}"
+            f"  B: {{source: {source}, timezone: UTC}}"
         )
     )
     assert "a worker runs every so often, or as cron says" in found
-    assert "a zone is for cron" in found
+    assert "timezone is for cron" in found
 
 
 def test_tests_are_looked_at_beside_other_mistakes(tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_files_are_told_apart(tmp_path: Path) -> None:
     shared = tmp_path / "shared.yaml"
     shared.write_text("services:\n  s: {call: operator:neg}\ntemplates:\n  t: [{map_async: s}]\n")
     file = tmp_path / "f.yaml"
-    file.write_text("flow: f\nuse: [shared.yaml]\nsteps: [{apply: t}, {map: value * 2}]\n")
+    file.write_text("flow: f\ninclude: [shared.yaml]\nsteps: [{apply: t}, {map: value * 2}]\n")
     loaded = load(file)
 
     async def results() -> list[Any]:
@@ -344,11 +344,11 @@ def test_a_flow_file_is_not_used_by_another(tmp_path: Path) -> None:
     """That is one mistake, whatever else is in the file that is used, and nothing that it has is missed."""
     other, file = tmp_path / "other.yaml", tmp_path / "f.yaml"
     other.write_text("flow: g\nservices: {s: {get: '${NOWHERE}/'}}\nsteps: [{map_async: r}]\n")
-    file.write_text("flow: f\nuse: [other.yaml]\nsteps: [{map_async: s}]\n")
+    file.write_text("flow: f\ninclude: [other.yaml]\nsteps: [{map_async: s}]\n")
     with pytest.raises(FlowFileError) as caught:
         load(file)
     assert str(caught.value) == (
-        f"{file}:2:7: a flow file cannot be used by another; put what is shared into a file without flow:"
+        f"{file}:2:11: a flow file cannot be used by another; put what is shared into a file without flow:"
     )
 
 
@@ -375,7 +375,7 @@ def test_check_tells_the_memory_bound(tmp_path: Path) -> None:
     good = tmp_path / "good.yaml"
     good.write_text(
         "flow: f\nwindow: 10\nservices: {s: {get: 'http://h', limit: 1KiB}}\n"
-        "steps:\n- map_async: s\n- flat_map: {each: value.lines, max_parts: 5}\n"
+        "steps:\n- map_async: s\n- flat_map: {items: value.lines, max_parts: 5}\n"
     )
     bad = tmp_path / "bad.yaml"
     bad.write_text("flow: 1\n")
@@ -391,7 +391,7 @@ def test_check_tells_the_memory_bound(tmp_path: Path) -> None:
 
 def test_check_looks_at_the_flow_files_of_a_folder(tmp_path: Path) -> None:
     """As `penstock serve` finds them; a folder without any is no folder to check."""
-    (tmp_path / "a.yaml").write_text("flow: a\nuse: [shared.yaml]\n")
+    (tmp_path / "a.yaml").write_text("flow: a\ninclude: [shared.yaml]\n")
     (tmp_path / "b.json").write_text('{"flow": "b", "ky": 1}')
     (tmp_path / "shared.yaml").write_text("services: {s: {get: 'http://h/'}}\n")
     (tmp_path / "a.test.yaml").write_text("tests: []\n")
@@ -420,7 +420,7 @@ def test_a_pipe_is_no_flow_file(tmp_path: Path, name: str) -> None:
     """Whoever opens one waits for somebody to write to it, which may be never: it is refused by its name."""
     for pipe in ("pipe.yaml", "tried.test.yaml"):
         os.mkfifo(tmp_path / pipe)
-    (tmp_path / "user.yaml").write_text("flow: user\nuse: [pipe.yaml]")
+    (tmp_path / "user.yaml").write_text("flow: user\ninclude: [pipe.yaml]")
     (tmp_path / "tried.yaml").write_text("flow: tried\n")
     assert holds_flow(tmp_path / "pipe.yaml")
     result = invoke("check", tmp_path / name)
@@ -497,7 +497,7 @@ def test_check_knows_files_that_flow_files_use(tmp_path: Path) -> None:
     assert f'{flow}:1:1: "flow" is missing' in told
 
 
-@pytest.mark.parametrize("steps", ["{filter: value.a}", "{route: {yes: {when: value.a, end: true}}}"])
+@pytest.mark.parametrize("steps", ["{filter: value.a}", "{route: {yes: {when: value.a, final: true}}}"])
 def test_a_condition_has_to_give_true_or_false(steps: str) -> None:
     """The text "false" is not true, and 0 is not false: neither passes quietly for something else."""
     flow = loads(f"flow: f\nsteps: [{steps}]\n", "f.yaml").flow
@@ -523,3 +523,29 @@ def test_check_reports_a_variable_with_which_serve_would_not_start(
     assert result.exit_code == 1
     assert error.startswith("penstock check: PENSTOCK_TOKEN contains the control character U+000A")
     assert "s3cret" not in error
+
+
+@pytest.mark.parametrize(
+    ("former", "new"),
+    [
+        ("about: x", "description"),
+        ("use: []", "include"),
+        ("services: {s: {get: 'http://h', answer: response}}", "response"),
+        ("services: {s: {post: 'http://h', many: true}}", "batch"),
+        ("steps: [{flat_map: {each: value.a}}]", "items"),
+        ("steps: [{route: {a: {end: true}}}]", "final"),
+        ("steps: [{to: nowhere}]", "discard"),
+        ("steps: [{batch: {service: s, size: 2, within: 1s}}]", "max_wait"),
+        ("workers: {A: {source: {directory: in, every: 1s}}}", "poll_interval"),
+        ("workers: {A: {source: {directory: in, done: old}}}", "processed_dir"),
+        ("workers: {A: {source: {stdin: true}, cron: '* * * * *', zone: UTC}}", "timezone"),
+        ("tests: [{name: t, given: [], pace: 1s, expect: {ok: 0}}]", "client_delay"),
+        ("tests: [{name: t, given: [], expect: {within: 1s}}]", "max_duration"),
+        ("tests: [{name: t, given: [], expect: {at_once: {}}}]", "peak_calls"),
+        ("tests: [{name: t, given: [], expect: {in_flight: {least: 1}}}]", "min"),
+        ("tests: [{name: t, given: [], events: [{client: leaves, at: 1s}], expect: {ok: 0}}]", "disconnects"),
+    ],
+)
+def test_a_former_key_leads_to_its_new_name(former: str, new: str) -> None:
+    """The message suggests the name that took its place, however different it is."""
+    assert any(said.endswith(f'did you mean "{new}"?') for said in mistakes(f"flow: f\n{former}\n"))

@@ -226,7 +226,7 @@ def test_a_report_can_be_written_again(write: Any) -> None:
 def test_junit_holds_whatever_stands_in_names_and_values(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     name = '<a> & "b" \x01\x1b\ufffe'
     given = '{"note": "\x01 ]]> é \\ud800"}'
-    test = {"name": name, "given": [given, "\x02"], "expect": {"ok": []}, "when": {"pricing": {"answers": 1}}}
+    test = {"name": name, "given": [given, "\x02"], "expect": {"ok": []}, "when": {"pricing": {"returns": 1}}}
     path = write("odd.json", json.dumps([test]))
     assert run_tests([Path(path)], load, format="junit", trace=True) == 1
     root = ElementTree.fromstring(capsys.readouterr().out.encode())

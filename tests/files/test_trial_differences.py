@@ -17,7 +17,7 @@ from penstock.flowtests.compare import Item, differences, explain, matches
 from penstock.flowtests.rules import json_equal
 
 SCRIPT = (
-    "given: {generate: 3}, when: {pricing: {answers: {price: 5}, after: 1ms}, inventory: {orderId: 3, raises: out}}"
+    "given: {generate: 3}, when: {pricing: {returns: {price: 5}, delay: 1ms}, inventory: {orderId: 3, raises: out}}"
 )
 REASON = "\n  failed at inventory: Scripted: out (key 3)"
 
@@ -46,12 +46,12 @@ REASON = "\n  failed at inventory: Scripted: out (key 3)"
         ("received: 4", "received: expected 4, got 3"),
         ("order: [1, 2, 3]", "order: expected [1, 2, 3]\n     got [3, 1, 2]"),
         ("calls: {inventory: 3}", "calls: of inventory expected 3, got 4"),
-        ("calls: {inventory: {least: 5}}", "calls: of inventory expected at least 5, got 4"),
-        ("calls: {inventory: {least: 1, most: 2}}", "calls: of inventory expected 1 to 2, got 4"),
-        ("at_once: {pricing: {most: 2}}", "at_once: of pricing expected at most 2, got 3"),
-        ("in_flight: {most: 2}", "in_flight: expected at most 2, got 3"),
+        ("calls: {inventory: {min: 5}}", "calls: of inventory expected at least 5, got 4"),
+        ("calls: {inventory: {min: 1, max: 2}}", "calls: of inventory expected 1 to 2, got 4"),
+        ("peak_calls: {pricing: {max: 2}}", "peak_calls: of pricing expected at most 2, got 3"),
+        ("in_flight: {max: 2}", "in_flight: expected at most 2, got 3"),
         ("seconds: 100ms", "seconds: expected 0.1 s, got 0.15 s"),
-        ("within: 0.149", "within: expected at most 0.149 s, got 0.15 s"),
+        ("max_duration: 0.149", "max_duration: expected at most 0.149 s, got 0.15 s"),
         ("reason: draining", "reason: expected draining, got completed"),
     ],
 )
@@ -95,8 +95,8 @@ def test_a_rule_that_decided_nothing_is_a_difference() -> None:
 
 
 def test_an_event_that_came_too_late_is_a_difference() -> None:
-    text = "{given: {generate: 1}, events: [{at: 9s, client: leaves}], expect: {ok: 1}}"
-    assert found(text) == ["events: the client leaves: the run was over before, after 0.15 s"]
+    text = "{given: {generate: 1}, events: [{at: 9s, client: disconnects}], expect: {ok: 1}}"
+    assert found(text) == ["events: the client disconnects: the run was over before, after 0.15 s"]
 
 
 def test_letters_that_do_not_agree_with_failures_are_a_difference() -> None:

@@ -46,8 +46,8 @@ def mistakes(text: str, flow: Flow[Any] = ORDERS) -> list[str]:
             EXPECT.format("{reason: done}"),
             '1:40: found "done", allowed are completed, draining, disconnected, aborted, failed',
         ),
-        (RULE.format("{orderId: 3}"), "1:41: the rule does not say what happens, wanted is one of answers, computes, "),
-        (RULE.format("{answers: 1, raises: no}"), '1:62: "raises" stands beside "answers", wanted is only one of them'),
+        (RULE.format("{orderId: 3}"), "1:41: the rule does not say what happens, wanted is one of returns, expression"),
+        (RULE.format("{returns: 1, raises: no}"), '1:62: "raises" stands beside "returns", wanted is only one of them'),
         (RULE.format("{hangs: false}"), "1:49: found false, wanted is true, or the word left out"),
         (RULE.format("{raises: {}}"), "1:50: the error says nothing, wanted is a message, a type or a status"),
         (
@@ -56,13 +56,13 @@ def mistakes(text: str, flow: Flow[Any] = ORDERS) -> list[str]:
         ),
         (RULE.format("{raises: {status: 503, retryable: true}}"), '1:75: "retryable" stands beside "status"'),
         (RULE.format("{raises: {message: a, retry_after: 1s}}"), '1:76: found "retry_after" without a status'),
-        (RULE.format("{if: value., answers: 1}"), "1:46: found the expression 'value.': "),
-        (RULE.format("{if: value.a + 1.5, answers: 1}"), "1:46: found an expression that gives DOUBLE, wanted is "),
-        (RULE.format("{computes: {a: value.}}"), "1:56: found the expression 'value.': "),
+        (RULE.format("{if: value., returns: 1}"), "1:46: found the expression 'value.': "),
+        (RULE.format("{if: value.a + 1.5, returns: 1}"), "1:46: found an expression that gives DOUBLE, wanted is "),
+        (RULE.format("{expression: {a: value.}}"), "1:58: found the expression 'value.': "),
         (RULE.format("{from: 2s, to: 1s, hangs: true}"), '1:56: found a "to" that is not after "from"'),
         (RULE.format("{call: 0, hangs: true}"), "1:48: found 0, wanted is a whole number of at least 1"),
-        (EVENT.format("{client: leaves}"), '1:33: "client" does not say when, wanted is "at" beside it'),
-        (EVENT.format("{client: sleeps, at: 1s}"), '1:41: found "sleeps", allowed is leaves'),
+        (EVENT.format("{client: disconnects}"), '1:33: "client" does not say when, wanted is "at" beside it'),
+        (EVENT.format("{client: sleeps, at: 1s}"), '1:41: found "sleeps", allowed is disconnects'),
         (EVENT.format("{drain: false, at: 1s}"), "1:40: found false, wanted is true, or the event left out"),
         (EVENT.format("{drain: true, at: 1s, to: 2s}"), '1:58: found "to" beside "drain", allowed is at'),
         (EVENT.format("{store: down, at: 1s}"), '1:50: found "at" beside "store", allowed are from, to'),
@@ -76,14 +76,14 @@ def test_a_mistake_is_said_with_its_place(text: str, said: str) -> None:
 
 
 def test_an_outlet_does_not_answer() -> None:
-    assert mistakes("[{name: a, given: [], when: {audit: {answers: 1}}, expect: {ok: 0}}]", DELIVERED) == [
-        '1:47: an outlet has no use for "answers", allowed are raises, hangs, after'
+    assert mistakes("[{name: a, given: [], when: {audit: {returns: 1}}, expect: {ok: 0}}]", DELIVERED) == [
+        '1:47: an outlet has no use for "returns", allowed are raises, hangs, delay'
     ]
 
 
 @pytest.mark.parametrize("flow", [ORDERS, DELIVERED])
 def test_a_name_that_nothing_has_is_one_mistake(flow: Flow[Any]) -> None:
-    (said,) = mistakes("[{name: a, given: [], when: {prcing: {answers: 1}}, expect: {ok: 0}}]", flow)
+    (said,) = mistakes("[{name: a, given: [], when: {prcing: {returns: 1}}, expect: {ok: 0}}]", flow)
     assert said.startswith('1:30: found "prcing", allowed are ')
 
 
@@ -125,7 +125,7 @@ def test_the_schema_says_what_every_word_is_for() -> None:
 def test_fields_of_values_stand_beside_the_words_of_a_rule() -> None:
     rule = CASES.schema()["items"]["properties"]["when"]["additionalProperties"]["anyOf"][0]
     assert rule["additionalProperties"] is True
-    assert {"answers", "raises", "call"} <= set(rule["properties"])
+    assert {"returns", "raises", "call"} <= set(rule["properties"])
 
 
 @given(text=st.text(max_size=60))

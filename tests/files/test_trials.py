@@ -56,7 +56,7 @@ def test_a_rule_answers_in_place_of_the_service() -> None:
     text = """
         given: [{orderId: 1}, {orderId: 3}]
         when:
-          inventory: {orderId: 3, answers: {inStock: false}}
+          inventory: {orderId: 3, returns: {inStock: false}}
         expect: {ok: [{orderId: 1, inventory: {inStock: true}}, {orderId: 3, inventory: {inStock: false}}]}
         """
     assert found(text) == []
@@ -66,8 +66,8 @@ def test_an_answer_can_be_computed() -> None:
     text = """
         given: {generate: 2}
         when:
-          pricing: {computes: {price: value.orderId * 7}}
-          inventory: {computes: value.orderId + 1}
+          pricing: {expression: {price: value.orderId * 7}}
+          inventory: {expression: value.orderId + 1}
         expect: {ok: [{pricing: {price: 7}, inventory: 2}, {pricing: {price: 14}, inventory: 3}], seconds: 0}
         """
     assert found(text) == []
@@ -75,7 +75,7 @@ def test_an_answer_can_be_computed() -> None:
 
 def test_an_answer_of_one_element_is_not_that_of_another() -> None:
     flow = Flow[Any]("f").enrich(a=echo).tap(lambda value: value["a"].append(1))
-    assert found("{given: [{}, {}], when: {a: {answers: []}}, expect: {ok: [{a: [1]}, {a: [1]}]}}", flow) == []
+    assert found("{given: [{}, {}], when: {a: {returns: []}}, expect: {ok: [{a: [1]}, {a: [1]}]}}", flow) == []
 
 
 def test_a_rule_raises_with_a_type_and_attempts_follow() -> None:
@@ -105,7 +105,7 @@ def test_a_rule_answers_with_a_status() -> None:
           price:
             - {id: 1, attempt: 1, raises: {status: 503, retry_after: 7s}}
             - {id: 2, raises: {status: 404, message: no such item}}
-            - {answers: 5}
+            - {returns: 5}
         expect:
           ok: [{id: 1, price: 5}]
           failed: [{key: 2, type: ServiceErrorResponse, message: price answered 404 no such item, attempts: 1}]
@@ -115,22 +115,20 @@ def test_a_rule_answers_with_a_status() -> None:
 
 
 def test_a_call_over_http_without_a_rule_says_what_to_script() -> None:
-    assert found("{given: [{id: 1}, {id: 2}], when: {price: {id: 2, answers: 5}}, expect: {received: 2}}", PRICES) == [
+    assert found("{given: [{id: 1}, {id: 2}], when: {price: {id: 2, returns: 5}}, expect: {received: 2}}", PRICES) == [
         "run: price is asked over HTTP, which no test does, and no rule fits its call for 1; "
-        "script it: when: {price: {answers: …}}"
+        "script it: when: {price: {returns: …}}"
     ]
 
 
 def test_a_service_that_hangs_times_out() -> None:
-    text = (
-        "{given: [{orderId: 1}], when: {pricing: {hangs: true}}, expect: {failed: [{type: CallTimeout}], seconds: 20s}}"
-    )
-    assert found(text) == []
+    expected = "{failed: [{type: CallTimeout}], seconds: 20s}"
+    assert found(f"{{given: [{{orderId: 1}}], when: {{pricing: {{hangs: true}}}}, expect: {expected}}}") == []
 
 
 def test_latency_alone_comes_before_the_real_answer() -> None:
     text = (
-        "{given: [{orderId: 1}], when: {pricing: {after: 2s}}, expect: {ok: [{pricing: {price: 1001}}], seconds: 2.1}}"
+        "{given: [{orderId: 1}], when: {pricing: {delay: 2s}}, expect: {ok: [{pricing: {price: 1001}}], seconds: 2.1}}"
     )
     assert found(text) == []
 
@@ -187,7 +185,7 @@ def test_a_service_of_a_batch_is_scripted_value_by_value_or_call_by_call() -> No
           many:
             - {call: 1, raises: the first call as a whole}
             - {id: 2, raises: not this one}
-            - {computes: "{'id': value.id * 10}"}
+            - {expression: "{'id': value.id * 10}"}
         expect: {ok: [{id: 10}, {id: 30}], failed: [{key: 2, message: not this one}], calls: {many: 2}}
         """
     assert found(text, flow) == []
@@ -197,7 +195,7 @@ def test_the_real_function_of_a_batch_is_asked_about_what_no_rule_is_for() -> No
     flow = Flow[Any]("f").batch(echo, size=3, max_wait=1, name="echo")
     text = """
         given: [{id: 1}, {id: 2}, {id: 3}]
-        when: {echo: {id: 2, answers: two}}
+        when: {echo: {id: 2, returns: two}}
         expect: {order: [{id: 1}, two, {id: 3}]}
         """
     assert found(text, flow) == []
@@ -221,7 +219,7 @@ def test_values_can_come_in_slowly_and_a_drain_takes_no_more() -> None:
 def test_the_client_leaves_and_what_is_in_flight_is_cancelled() -> None:
     text = """
         given: {generate: 4}
-        events: [{at: 120ms, client: leaves}]
+        events: [{at: 120ms, client: disconnects}]
         expect: {ok: 0, failed: 0, cancelled: [{orderId: 1}, 2, 3, 4], dead_letters: 0, seconds: 120ms,
                  reason: disconnected}
         """
@@ -250,9 +248,9 @@ def test_while_the_store_is_down_failures_wait() -> None:
 def test_a_letter_that_was_stored_before_the_client_left_counts_as_failed() -> None:
     text = """
         given: {generate: 3}
-        pace: 10s
-        when: {inventory: {orderId: 3, raises: no}, pricing: {answers: 1}}
-        events: [{at: 1s, client: leaves}]
+        client_delay: 10s
+        when: {inventory: {orderId: 3, raises: no}, pricing: {returns: 1}}
+        events: [{at: 1s, client: disconnects}]
         expect: {failed: [{key: 3, step: inventory, attempts: 2}], dead_letters: [3], cancelled: [1, 2]}
         """
     assert found(text) == []
@@ -262,27 +260,27 @@ def test_a_slow_client_slows_the_source() -> None:
     text = """
         given: {generate: 4}
         window: 2
-        pace: 1s
-        when: {inventory: {answers: 1}}
+        client_delay: 1s
+        when: {inventory: {returns: 1}}
         expect: {ok: 4, in_flight: 2, seconds: 4.2s}
         """
     assert found(text) == []
 
 
 def test_the_window_can_be_in_bytes() -> None:
-    text = "{given: {generate: 4}, window: {elements: 3, bytes: 30B}, expect: {received: 4, in_flight: {most: 2}}}"
+    text = "{given: {generate: 4}, window: {elements: 3, bytes: 30B}, expect: {received: 4, in_flight: {max: 2}}}"
     assert found(text) == []
 
 
 def test_results_can_be_asked_for_in_the_order_of_the_input() -> None:
-    slow = "when: {inventory: {answers: 1}, pricing: {orderId: 1, after: 9s}}"
+    slow = "when: {inventory: {returns: 1}, pricing: {orderId: 1, delay: 9s}}"
     assert found(f"{{given: {{generate: 2}}, {slow}, expect: {{order: [2, 1]}}}}") == []
     assert found(f"{{given: {{generate: 2}}, {slow}, order: input, expect: {{order: [1, 2]}}}}") == []
 
 
 def test_the_calls_at_once_of_a_service_are_counted() -> None:
     flow = Flow[Any]("f").map_async(Service("s", echo, max_in_flight=2))
-    assert found("{given: [1, 2, 3], when: {s: {after: 1s}}, expect: {at_once: {s: 2}, seconds: 2s}}", flow) == []
+    assert found("{given: [1, 2, 3], when: {s: {delay: 1s}}, expect: {peak_calls: {s: 2}, seconds: 2s}}", flow) == []
 
 
 def test_what_is_filtered_is_named_as_it_came_in() -> None:
@@ -325,7 +323,7 @@ def test_outlets_and_services_on_branches_are_played_too() -> None:
     )
     text = """
         given: [{id: 1}, {id: 2}]
-        when: {h: {answers: {id: 2, asked: true}}}
+        when: {h: {returns: {id: 2, asked: true}}}
         expect: {ok: [{id: 2, asked: true}, {id: 1}], delivered: {to: [1], to.2: [1]}, calls: {h: 1}}
         """
     assert found(text, flow) == []
@@ -410,7 +408,7 @@ def test_what_is_drawn_elsewhere_goes_on_undisturbed() -> None:
 
 
 def test_what_happens_at_the_same_time_happens_in_turn() -> None:
-    text = "{given: {generate: 20}, when: {inventory: {answers: 1, after: 1s}}, expect: {order: [%s]}}"
+    text = "{given: {generate: 20}, when: {inventory: {returns: 1, delay: 1s}}, expect: {order: [%s]}}"
     assert found(text % ", ".join(map(str, range(1, 21)))) == []
 
 
@@ -432,9 +430,9 @@ def test_any_test_of_any_flow_has_the_same_trace_again_and_agrees_with_its_summa
         name="any",
         given=tuple({"id": number} for number in range(plan.count)),
         expected=Expectation(),
-        rules={name: (StubRule(deed=Raises(Refused), attempts=(1,)), StubRule(after=0.3)) for name in chosen},
+        rules={name: (StubRule(deed=Raises(Refused), attempts=(1,)), StubRule(delay=0.3)) for name in chosen},
         every=data.draw(st.sampled_from((0.0, 0.4))),
-        pace=plan.pace,
+        client_delay=plan.pace,
         elements=plan.elements,
         ordered=plan.ordered,
         downtimes=data.draw(st.sampled_from(((), (StoreOutage(0.5, 2.0),)))),

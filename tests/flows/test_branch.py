@@ -23,7 +23,7 @@ from penstock.errors import FlowDefinitionError
 from penstock.flow.flow import When
 from penstock.results import DiscardResults, LineWriter, Result, ResultStream, ServerSentEvents
 from penstock.runtime import Run, Summary
-from penstock.runtime.wiring import RunPlan
+from penstock.runtime.wiring import RunPlan, partition
 from penstock.steps import Branch
 
 
@@ -404,7 +404,7 @@ def test_route_and_accept_count_what_is_finished_as_ok(outcomes: list[Outcome | 
     elements = [Element(seq, seq, ledger, outcome=outcome) for seq, outcome in enumerate(outcomes)]
     good: list[int] = []
     source: Subject[list[Element[Any]]] = Subject()
-    branches = steps.route(source)
+    branches = partition(source)
     branches.success.subscribe(lambda them: good.extend(one.seq for one in them))
     branches.failure.subscribe()
     branches.filtered.subscribe()

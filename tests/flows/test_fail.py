@@ -122,7 +122,7 @@ def test_what_failed_or_was_filtered_before_is_left_alone() -> None:
         ({"reason": ""}, "reason: expected a text that is not empty"),
         ({"reason": "a {b"}, "reason: expected '}' before end of string; write {{ or }} for a literal brace"),
         ({"reason": "a {}"}, "reason: {} is not the name of a field; write {{ or }} for a literal brace"),
-        ({"reason": "a ${TOKEN}"}, "variables such as ${TOKEN} are not filled in"),
+        ({"reason": "a ${TOKEN}"}, "${TOKEN} is not filled in"),
         (
             {"reason": "a", "type": "no name"},
             "type: expected a name of at most 64 letters, digits and _, got 'no name'",

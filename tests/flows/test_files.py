@@ -335,11 +335,11 @@ def test_waiting_for_a_pipe_ends_at_once_and_takes_nothing(end: str) -> None:
 PROGRAM = """
 import asyncio
 from penstock import Flow
-from penstock.sinks import Discard
+from penstock.results import DiscardResults
 from penstock.sources import from_stdin
 
 async def main():
-    run = Flow("f").start(from_stdin(), Discard())
+    run = Flow("f").start(from_stdin(), DiscardResults())
     summary = await run.finished
     print(summary.reason, summary.ok, summary.error)
 

@@ -606,7 +606,7 @@ def test_outlets_of_the_same_words_are_equal(tmp_path: Path) -> None:
     assert one != FileSink(tmp_path / "a.csv", fields=["a"])
     assert (StdoutSink(), DiscardSink()) == (StdoutSink("ndjson"), DiscardSink())
     assert len({StdoutSink(), StdoutSink("csv"), DiscardSink(), DiscardSink()}) == 3
-    assert repr(one).startswith(f"FileOutlet(path='{tmp_path / 'a.csv'}', format=<Format.CSV")
+    assert repr(one).startswith(f"FileSink(path='{tmp_path / 'a.csv'}', format=<Format.CSV")
     assert "_" not in repr(FileSink("a.csv"))
     assert one.format is Format.CSV
 

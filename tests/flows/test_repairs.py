@@ -48,10 +48,10 @@ def test_a_compressed_file_of_a_killed_process_is_moved(tmp_path: Path, name: st
     path, torn = tmp_path / name, tmp_path / f"{name}.torn"
     program = f"""
 import asyncio, os, signal
-from penstock.outlets import FileOutlet
+from penstock.sinks import FileSink
 
 async def main():
-    outlet = FileOutlet({str(path)!r})
+    outlet = FileSink({str(path)!r})
     await outlet.open()
     for number in range(50):
         await outlet.write([{{"id": str(number)}}])

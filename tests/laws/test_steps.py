@@ -283,12 +283,12 @@ def test_what_breaks_behind_a_step_is_a_fault_of_the_run(name: str, bug: str) ->
 def test_cancelling_reaches_the_calls_under_way(name: str) -> None:
     """A call that would take days is cancelled with its run, and the service has no worker left."""
     service = Service("s", hang, timeout=1e6)
-    steps = {
+    made = {
         "map_async": lambda: steps.map_async(service),
         "enrich": lambda: steps.enrich(a=service),
         "batch": lambda: steps.batch(service, size=1, max_wait=1),
     }
-    out = sent(steps[name](), [1, 2, 3], cut=5)
+    out = sent(made[name](), [1, 2, 3], cut=5)
 
     statistics = service.statistics()
     assert (statistics.in_flight, statistics.waiting, service.bulkhead.tasks) == (0, 0, [])

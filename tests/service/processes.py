@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
+import forking
 from service.wire import Answer, Client
 from waiting import HANG_SECONDS, end
 from waiting import until as until  # the tests of the service take it from here
@@ -32,8 +32,9 @@ class Process:
 
     def __init__(self, command: str, *flags: object, env: dict[str, str] | None = None) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", "penstock", command, *map(str, flags)],
+        self.popen = forking.start(
+            command,
+            *map(str, flags),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -8,7 +8,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_http.requests.body import items_of
+from penstock_http.requests.body import split_array
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(alphabet='[]{},:"\\ aé')
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
@@ -21,11 +21,11 @@ def test_an_item_that_is_no_json_leaves_the_others_as_they_came(others: list[str
     """Brackets, commas and strings tell where an item ends, whatever is in it."""
     items = [*others, bad, *others]
     body = f"{blank}[{blank}" + f"{blank},{blank}".join(items) + f"{blank}]{blank}"
-    assert asyncio.run(items_of(bytearray(body.encode()))) == [item.encode() for item in items]
+    assert asyncio.run(split_array(bytearray(body.encode()))) == [item.encode() for item in items]
 
 
 @given(st.lists(VALUES.map(json.dumps) | BROKEN))
 def test_a_byte_order_mark_before_the_array_changes_nothing(items: list[str]) -> None:
     """Windows tools write one at the start of a file, and curl sends it as it is."""
     body = "[" + ",".join(items) + "]"
-    assert asyncio.run(items_of(bytearray(body.encode("utf-8-sig")))) == [item.encode() for item in items]
+    assert asyncio.run(split_array(bytearray(body.encode("utf-8-sig")))) == [item.encode() for item in items]

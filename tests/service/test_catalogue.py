@@ -35,26 +35,26 @@ class House:
     def __init__(self, keep: str = "") -> None:
         self.supervisor = Supervisor()
         self.reloads = ReloadCounters()
-        self.catalogue = FlowRegistry(self.supervisor, self.reloads, keep=keep)
+        self.registry = FlowRegistry(self.supervisor, self.reloads, keep_open=keep)
 
     async def take(self, flow: Flow[Any], digest: str = "1", source: str = "a.yaml", **how: Any) -> DeploymentResult:
         """Offer one flow."""
-        (receipt,) = await self.catalogue.deploy(offered(flow, digest, source), **how)
+        (receipt,) = await self.registry.deploy(offered(flow, digest, source), **how)
         return receipt
 
     def start(self, name: str, source: Any, sink: Any = None, kind: str = "http") -> Run:
         """A run of what is active."""
-        active = self.catalogue.entries[name].active
+        active = self.registry.flows[name].active
         assert active is not None
         return self.supervisor.start(active, source, sink or DiscardResults(), kind=kind)
 
     def states(self, name: str) -> list[str]:
         """The states of a flow's revisions, oldest first."""
-        return [revision.state.value for revision in self.catalogue.entries[name].revisions]
+        return [revision.state.value for revision in self.registry.flows[name].revisions]
 
     async def close(self) -> None:
         """Take everything down; nothing is left."""
-        await self.catalogue.aclose()
+        await self.registry.aclose()
         await self.supervisor.shut_down(60)
         assert [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
 
@@ -123,7 +123,7 @@ def test_a_request_that_holds_a_revision_may_still_start_its_run() -> None:
 
     async def story(house: House) -> None:
         await house.take(times(2))
-        revision = house.catalogue.served["times"]
+        revision = house.registry.by_path["times"]
         with revision.use():
             await house.take(times(3), "2")
             await asyncio.sleep(1000)
@@ -154,11 +154,11 @@ def test_a_dry_offer_changes_nothing() -> None:
     """Its receipt says what would have come of it."""
 
     async def story(house: House) -> None:
-        receipt = await house.take(times(2), dry=True)
+        receipt = await house.take(times(2), dry_run=True)
         assert (receipt.outcome, receipt.revision) == (DeploymentStatus.ACCEPTED, 1)
-        assert (house.catalogue.entries, house.supervisor.totals, house.reloads.outcomes) == ({}, {}, {})
+        assert (house.registry.flows, house.supervisor.totals, house.reloads.outcomes) == ({}, {}, {})
         await house.take(times(2))
-        assert (await house.take(times(3), "2", dry=True)).revision == 2
+        assert (await house.take(times(3), "2", dry_run=True)).revision == 2
         assert house.states("times") == ["active"]
 
     inside(story)
@@ -181,13 +181,13 @@ def test_equal_services_are_one_bulkhead() -> None:
     """Over revisions and over flows, also within one offer; a service that was changed is another one."""
 
     async def story(house: House) -> None:
-        await house.catalogue.deploy(offered(asking("a")), offered(asking("b")))
+        await house.registry.deploy(offered(asking("a")), offered(asking("b")))
         await house.take(asking("a"), "2")
-        services = [revision.all_services[0] for revision in house.catalogue.active]
+        services = [revision.all_services[0] for revision in house.registry.active]
         assert services[0] is services[1]
         await house.take(asking("a", attempts=2), "3")
-        assert house.catalogue.served["a"].all_services[0] is not services[0]
-        assert house.catalogue.served["b"].all_services[0] is services[0]
+        assert house.registry.by_path["a"].services[0] is not services[0]
+        assert house.registry.by_path["b"].services[0] is services[0]
 
     inside(story)
 
@@ -289,7 +289,7 @@ def test_workers_that_are_gone_are_ended() -> None:
         await house.take(working(log, "2", names=("B",)), "2")
         await asyncio.sleep(50)
         assert list(house.supervisor.workers) == [("works", "B")]
-        await house.catalogue.deploy(leaving={"works": None})
+        await house.registry.deploy(removals={"works": None})
         await asyncio.sleep(50)
         assert (house.supervisor.workers, house.supervisor.runs) == ({}, {})
 
@@ -304,7 +304,7 @@ def test_one_name_is_one_flow_and_one_path_leads_to_one() -> None:
 
     async def story(house: House) -> None:
         await house.take(Flow("a"))
-        both = await house.catalogue.deploy(offered(Flow("b"), source="b.yaml"), offered(Flow("b"), source="c.yaml"))
+        both = await house.registry.deploy(offered(Flow("b"), source="b.yaml"), offered(Flow("b"), source="c.yaml"))
         taken = await house.take(Flow[Any]("c").serve("a"))
         own = await house.take(Flow[Any]("d").serve("flows"))
         hidden = await house.take(Flow[Any]("health").serve(http=False))
@@ -315,12 +315,12 @@ def test_one_name_is_one_flow_and_one_path_leads_to_one() -> None:
             "rejected",
             "accepted",
         ]
-        assert [str(receipt.mistakes[0]) for receipt in (both[1], taken, own)] == [
+        assert [str(receipt.diagnostics[0]) for receipt in (both[1], taken, own)] == [
             "c.yaml: there is a flow 'b' in b.yaml already; give it another name",
             "a.yaml: the flow 'a' is served as 'a' already; give it another name",
             "a.yaml: no flow can be served as 'flows': that path is the service's own; give it another name",
         ]
-        assert set(house.catalogue.served) == {"a", "b"}
+        assert set(house.registry.by_path) == {"a", "b"}
         assert set(house.supervisor.totals) == {"a", "b", "health"}
 
     inside(story)
@@ -343,8 +343,8 @@ def test_one_output_file_is_written_in_one_way(tmp_path: Path) -> None:
             )
         ]
         outcomes = [receipt.outcome for receipt in taken]
-        assert outcomes == ["accepted", "accepted", "refused", "refused", "accepted", "accepted"]
-        assert [str(taken[number].mistakes[0]).split(", and ")[0] for number in (2, 3)] == [
+        assert outcomes == ["accepted", "accepted", "rejected", "rejected", "accepted", "accepted"]
+        assert [str(taken[number].diagnostics[0]).split(", and ")[0] for number in (2, 3)] == [
             f"c.yaml: {same} cannot be written: it is the same file as {path} of the flow 'a' (csv)",
             f"a.yaml: {path} cannot be written: it is the same file as {same} of the flow 'b' (csv)",
         ]
@@ -357,10 +357,10 @@ def test_flows_may_swap_their_paths_at_once() -> None:
 
     async def story(house: House) -> None:
         one, two = Flow[Any]("one"), Flow[Any]("two")
-        await house.catalogue.deploy(offered(one.serve("x")), offered(two.serve("y")))
-        receipts = await house.catalogue.deploy(offered(one.serve("y"), "2"), offered(two.serve("x"), "2"))
+        await house.registry.deploy(offered(one.serve("x")), offered(two.serve("y")))
+        receipts = await house.registry.deploy(offered(one.serve("y"), "2"), offered(two.serve("x"), "2"))
         assert [receipt.outcome for receipt in receipts] == ["accepted"] * 2
-        assert {path: revision.name for path, revision in house.catalogue.served.items()} == {"x": "two", "y": "one"}
+        assert {path: revision.name for path, revision in house.registry.by_path.items()} == {"x": "two", "y": "one"}
 
     inside(story)
 
@@ -370,10 +370,10 @@ def test_who_is_refused_keeps_the_path_that_it_has() -> None:
 
     async def story(house: House) -> None:
         one, two = Flow[Any]("one"), Flow[Any]("two")
-        await house.catalogue.deploy(offered(one.serve("x")), offered(two.serve("y")))
-        receipts = await house.catalogue.deploy(offered(one.serve("health"), "2"), offered(two.serve("x"), "2"))
+        await house.registry.deploy(offered(one.serve("x")), offered(two.serve("y")))
+        receipts = await house.registry.deploy(offered(one.serve("health"), "2"), offered(two.serve("x"), "2"))
         assert [receipt.outcome for receipt in receipts] == ["rejected"] * 2
-        assert {path: revision.name for path, revision in house.catalogue.served.items()} == {"x": "one", "y": "two"}
+        assert {path: revision.name for path, revision in house.registry.by_path.items()} == {"x": "one", "y": "two"}
 
     inside(story)
 
@@ -382,14 +382,14 @@ def test_a_flow_whose_successor_is_refused_stays() -> None:
     """A file that has another name in it by now ends its old flow only if the new one is taken."""
 
     async def story(house: House) -> None:
-        await house.catalogue.deploy(offered(Flow("old")), offered(Flow("other")))
+        await house.registry.deploy(offered(Flow("old")), offered(Flow("other")))
         bad = offered(Flow[Any]("new").serve("other"))
-        (receipt,) = await house.catalogue.deploy(bad, leaving={"old": bad})
-        assert (receipt.outcome, set(house.catalogue.served)) == ("rejected", {"old", "other"})
+        (receipt,) = await house.registry.deploy(bad, removals={"old": bad})
+        assert (receipt.outcome, set(house.registry.by_path)) == ("rejected", {"old", "other"})
         good = offered(Flow[Any]("new").serve("old"))
-        receipts = await house.catalogue.deploy(good, leaving={"old": good})
+        receipts = await house.registry.deploy(good, removals={"old": good})
         assert [(each.flow, each.outcome) for each in receipts] == [("new", "accepted"), ("old", "removed")]
-        assert house.catalogue.served["old"].name == "new"
+        assert house.registry.by_path["old"].name == "new"
 
     inside(story)
 
@@ -415,13 +415,13 @@ def test_a_flow_that_was_removed_takes_no_new_runs() -> None:
         await house.take(times(2, 1))
         sink = ResultStream()
         run = house.start("times", ticks(1, 5), sink)
-        (receipt,) = await house.catalogue.deploy(leaving={"times": None})
+        (receipt,) = await house.registry.deploy(removals={"times": None})
         assert (receipt.outcome, receipt.revision) == (DeploymentStatus.REMOVED, 1)
-        assert (house.catalogue.served, house.catalogue.active, house.reloads.active) == ({}, [], {})
-        assert await house.catalogue.deploy(leaving={"times": None}) == []
+        assert (house.registry.by_path, house.registry.active, house.reloads.active) == ({}, [], {})
+        assert await house.registry.deploy(removals={"times": None}) == []
         assert await values(run, sink) == [0, 2, 4, 6, 8]
         await asyncio.sleep(1)
-        assert "times" not in house.catalogue.entries
+        assert "times" not in house.registry.flows
         assert (await house.take(times(3))).revision == 2
 
     inside(story)
@@ -441,7 +441,7 @@ def test_a_revision_is_dropped_after_its_last_run() -> None:
         run.drain()
         await run.finished
         await asyncio.sleep(0.01)
-        assert [revision.number for revision in house.catalogue.entries["times"].revisions] == [30]
+        assert [revision.number for revision in house.registry.flows["times"].revisions] == [30]
         assert len(house.supervisor.calls["multiply"].services) == 1
 
     inside(story)
@@ -454,9 +454,9 @@ def test_nothing_is_kept_of_a_flow_that_was_removed() -> None:
         for name in "abc":
             await house.take(Flow(name))
         for name in "bc":
-            await house.catalogue.deploy(leaving={name: None})
+            await house.registry.deploy(removals={name: None})
             await asyncio.sleep(0.01)
-        assert house.catalogue.entries.keys() == house.supervisor.totals.keys() == {"a"}
+        assert house.registry.flows.keys() == house.supervisor.totals.keys() == {"a"}
         assert house.reloads.outcomes == {("a", "accepted"): 1, ("", "accepted"): 2, ("", "removed"): 2}
 
     inside(story)
@@ -470,11 +470,11 @@ def test_revision_numbers_only_grow() -> None:
             await house.take(Flow("a"), digest)
         await house.take(Flow("b"))
         for name in "ba":
-            await house.catalogue.deploy(leaving={name: None})
+            await house.registry.deploy(removals={name: None})
             await asyncio.sleep(0.01)
-        receipts = await house.catalogue.deploy(offered(Flow("a"), "6"), offered(Flow("b"), "2"))
+        receipts = await house.registry.deploy(offered(Flow("a"), "6"), offered(Flow("b"), "2"))
         assert [receipt.revision for receipt in receipts] == [6, 6]
-        (receipt,) = await house.catalogue.deploy(leaving={"b": None})
+        (receipt,) = await house.registry.deploy(removals={"b": None})
         assert receipt.revision == 6
         assert (await house.take(Flow("b"), "3")).revision == 7
 
@@ -487,7 +487,7 @@ def test_a_flow_that_is_replaced_while_it_ends_is_kept() -> None:
     async def story(house: House) -> None:
         await house.take(times(2, 1))
         run = house.start("times", from_iterable([1]))
-        await house.catalogue.deploy(leaving={"times": None})
+        await house.registry.deploy(removals={"times": None})
         offering = asyncio.create_task(house.take(times(3), "2"))
         await run.finished
         assert (await offering).revision == 2
@@ -538,7 +538,7 @@ async def test_a_store_that_cannot_be_opened_refuses_its_flow(tmp_path: Path) ->
         receipt = await house.take(failing(f"sqlite:///{tmp_path}/nowhere/x.db"), "2")
         other = await house.take(Flow[Any]("other").dead_letters(f"sqlite:///{tmp_path}/nowhere/x.db"))
         assert [receipt.outcome, other.outcome] == ["rejected"] * 2
-        assert "there is no folder" in receipt.mistakes[0].message
+        assert "there is no folder" in receipt.diagnostics[0].message
         assert house.states("fails") == ["active"]
         assert set(house.supervisor.totals) == {"fails"}
         assert len(house.supervisor.calls["fails"].services) == 1

@@ -85,9 +85,9 @@ def test_settings_are_for_what_a_flow_in_python_leaves_open(serve: Serve, env: d
 LOCKING = """
 import fcntl
 
-import penstock.outlets.valve
+import penstock.sinks.shared
 from penstock import Flow
-from penstock.outlets import FileOutlet
+from penstock.sinks import FileSink
 
 penstock.sinks.shared.LOCK_SECONDS = 0.2
 held = open("{0}", "ab")
@@ -98,7 +98,7 @@ def lock(value):  # as another process would do it: the outlet does not know of 
     return value
 
 
-flow = Flow("locking").map(lock).to(FileOutlet("{0}"))
+flow = Flow("locking").map(lock).to(FileSink("{0}"))
 """
 
 

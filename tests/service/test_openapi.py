@@ -23,13 +23,13 @@ from penstock.runtime import Supervisor
 from penstock.settings import Settings
 from penstock.testing import run
 from penstock_http.app import make_app
+from penstock_http.deployments.file_watcher import WatchedFiles
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.revision import FlowCandidate
-from penstock_http.deployments.watched_files import WatchedFiles
 from penstock_http.openapi.document import document
 from penstock_http.problems import NOT_FOUND_ROUTE
-from penstock_http.server.bootstrap import loader
+from penstock_http.server.bootstrap import make_loader
 from penstock_http.state import AppState
 from service.conftest import Serve
 from service.processes import Process, serving, until
@@ -274,13 +274,13 @@ def app_of(*flows: Flow[Any]) -> tuple[Any, Spec]:
 
     async def make() -> tuple[Any, Spec]:
         supervisor, requests = Supervisor(), HttpCounters()
-        catalogue = FlowRegistry(supervisor, ReloadCounters())
-        offers = [FlowCandidate(flow, flow.name, "built in") for flow in flows]
-        reloading = Reloader(catalogue, loader(Settings()), WatchedFiles(), offers)
-        await reloading.start()
-        context = AppState(Settings(), supervisor, catalogue, reloading, requests)
-        app = make_app(context, PenstockCollector(MetricSources(supervisor, requests, "0")))
-        return app, json.loads(json.dumps(document(context)))
+        registry = FlowRegistry(supervisor, ReloadCounters())
+        static = [FlowCandidate(flow, flow.name, "built in") for flow in flows]
+        reloader = Reloader(registry, make_loader(Settings()), WatchedFiles(), static)
+        await reloader.start()
+        state = AppState(Settings(), supervisor, registry, reloader, requests)
+        app = make_app(state, PenstockCollector(MetricSources(supervisor, requests, "0")))
+        return app, json.loads(json.dumps(document(state)))
 
     return run(make())
 

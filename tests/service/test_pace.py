@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from penstock.testing import VirtualTimeLoop, run
-from penstock_http.requests.stall_detector import PERIOD, StallDetector
+from penstock_http.requests.stall_detector import CHECK_SECONDS, StallDetector
 
 
 def pauses(loop: asyncio.AbstractEventLoop, times: dict[float, float]) -> None:
@@ -35,7 +35,7 @@ def waits(stall: float, arrives: float | None, times: dict[float, float]) -> flo
 def test_a_client_that_does_not_move_stalls() -> None:
     """After that many seconds, to a check."""
     with pytest.raises(TimeoutError):
-        waits(4, 4 + 2 * PERIOD, {})
+        waits(4, 4 + 2 * CHECK_SECONDS, {})
 
 
 def test_a_client_that_moves_in_time_does_not_stall() -> None:

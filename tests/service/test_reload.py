@@ -253,7 +253,7 @@ def test_watched_files_are_loaded_when_they_change(serve: Serve, folder: Path) -
     """Those in the folder, those that come, those that go, and those that a flow uses; nothing else is loaded again."""
     shared = folder.parent / "shared.yaml"
     write(shared, "templates:\n  marking:\n    - set: {shared: '1'}\n")
-    write(folder / "a.yaml", flow("a", 1, "  - apply: marking\nuse: [../shared.yaml]\n"))
+    write(folder / "a.yaml", flow("a", 1, "  - apply: marking\ninclude: [../shared.yaml]\n"))
     server = serve(folder, "--watch")
     assert server.ask("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 1
 
@@ -378,7 +378,7 @@ def test_uploaded_flows_have_a_limit_of_steps_together(serve: Serve) -> None:
     assert [bring(server, name, f"flow: {name}\n{steps}").status for name in ("a", "b")] == [201, 201]
     refused = bring(server, "c", "flow: c\nsteps: [{throttle: 1/s}]\n")
     assert (refused.status, refused.json()["code"]) == (409, "too_many_flows")
-    assert "2001 steps and services together, 2000 is the limit" in refused.json()["detail"]
+    assert "2001 steps and services, the limit is 2000" in refused.json()["detail"]
     assert bring(server, "b", "flow: b\nsteps: [{throttle: 1/s}]\n").status == 200
     assert bring(server, "c", "flow: c\nsteps: [{throttle: 1/s}]\n").status == 201
 
@@ -410,7 +410,7 @@ def test_of_many_mistakes_a_hundred_are_told(serve: Serve) -> None:
 def test_a_flow_file_that_is_too_large_is_refused(server: Process) -> None:
     """Whatever an upload of items may have."""
     answer = bring(server, "a", "flow: a\n#" + "x" * (1 << 20))
-    assert (answer.status, answer.json()["detail"]) == (413, "a flow file may have 1048576 bytes")
+    assert (answer.status, answer.json()["detail"]) == (413, "a flow file can have at most 1048576 bytes")
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ def test_a_module_that_breaks_when_it_is_loaded_breaks_nothing(serve: Serve, fol
 def test_without_files_there_is_nothing_to_watch(serve: Serve) -> None:
     """`--watch` is refused then; SIGHUP loads the flow that is built in, which has not changed."""
     done = run("serve", "--watch")
-    assert (done.returncode, "name some" in done.stderr) == (2, True)
+    assert (done.returncode, "needs at least one flow file" in done.stderr) == (2, True)
     assert hang_up(serve())["orders"]["outcome"] == "unchanged"
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import forking
 from penstock import ndjson
 from penstock.flowfile import load
 from service.conftest import Serve
@@ -29,7 +28,7 @@ steps:
   - filter: value.kg > 0.0
   - enrich: [stock, label]
   - route:
-      heavy: {when: value.kg > 30.0, steps: [{set: {truck: "true"}}], end: true}
+      heavy: {when: value.kg > 30.0, steps: [{set: {truck: "true"}}], final: true}
   - map: {id: value.id, shelves: 'value.stock.shelves', each: '10 / value.stock.shelves'}
   - to: {file: OUT, format: ndjson}
 dead_letters: sqlite:///DB
@@ -95,8 +94,9 @@ def streamed(file: Path) -> list[Outcome]:
 
 def run_by_command(file: Path) -> list[Outcome]:
     """By `penstock run`."""
-    command = [sys.executable, "-m", "penstock", "run", str(file), "--quiet"]
-    done = subprocess.run(command, input=b"\n".join(items()), capture_output=True, timeout=HANG_SECONDS, check=False)
+    done = forking.run(
+        "run", str(file), "--quiet", input=b"\n".join(items()), capture_output=True, timeout=HANG_SECONDS
+    )
     assert done.returncode == 1, done.stderr  # something failed, as it has to
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import forking
 from invoking import invoke
 from penstock.settings import Settings, SettingsError, load_settings, origin_of
 from service.conftest import Serve
@@ -211,8 +211,7 @@ def test_a_token_is_no_flag() -> None:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself."""
-    words = [sys.executable, "-m", "penstock", *arguments]
-    return subprocess.run(words, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
+    return forking.run(*arguments, capture_output=True, text=True, timeout=HANG_SECONDS)
 
 
 def test_a_port_in_use_is_said_in_a_sentence(tmp_path: Path) -> None:

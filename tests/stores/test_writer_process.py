@@ -26,7 +26,7 @@ from waiting import HANG_SECONDS, ending_async, until, until_async
 PROGRAM = """
 import asyncio, sys, time
 from penstock.deadletters import DeadLetter, create_store
-from penstock.ids import new_id, now
+from penstock.support.ids import new_id, now
 
 async def main(url, then):
     store = create_store(url, separate_writer=True)

@@ -18,7 +18,7 @@ FLOW = Template("""\
 # A flow: the items, the steps that each item takes, and where failed items are stored.
 # Expressions are CEL (https://cel.dev). `value` is the item as the previous step returned it.
 flow: $name
-about: What $name is for, in one line.  # shown in graphs and lists; replace it
+description: What $name is for, in one line.  # shown in graphs and lists; replace it
 
 key: id  # the field that identifies an item
 item:

@@ -47,7 +47,7 @@ def redact(element: Element[Any], paths: Sequence[str]) -> Element[Any]:
         return msgspec.structs.replace(
             element,
             input=RedactedInput.of(UNREADABLE, element.root.input),
-            found=None,
+            partial_results=None,
             key=REDACTED,
             failure=element.failure and _with_texts(element.failure, REDACTED, REDACTED),
             parent=None,
@@ -68,7 +68,7 @@ def _redact(element: Element[Any], paths: list[list[str]]) -> Element[Any]:
     return msgspec.structs.replace(
         element,
         input=_redact_input(element.root.input, original, paths),
-        found=found and _mask_value(_redact_results(found, paths), secrets),
+        partial_results=found and _mask_value(_redact_results(found, paths), secrets),
         key=REDACTED if str(element.key) in secrets else element.key,
         failure=failure
         and _with_texts(

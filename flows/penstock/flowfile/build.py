@@ -48,7 +48,9 @@ class FlowBuilder:
         """The flow of a file."""
         window = read["window"]
         elements, size = (window["elements"], window["bytes"]) if isinstance(window, Read) else (window, None)
-        flow = Flow[Any](read["flow"], item, key, elements or ELEMENTS, size or BYTES, description=read["about"] or "")
+        flow = Flow[Any](
+            read["flow"], item, key, elements or ELEMENTS, size or BYTES, description=read["description"] or ""
+        )
         flow = self._steps(flow, read["steps"] or ())
         if read["order"] == "input":
             flow = flow.order()
@@ -110,7 +112,7 @@ class FlowBuilder:
                 return flow.tap(value, **named)
             case "flat_map" if isinstance(value, Read):
                 parts = {} if value["max_parts"] is None else {"max_parts": value["max_parts"]}
-                return flow.flat_map(value["each"], **parts, **named)
+                return flow.flat_map(value["items"], **parts, **named)
             case "flat_map":
                 return flow.flat_map(value, **named)
             case "map_async":
@@ -121,7 +123,7 @@ class FlowBuilder:
                 return self._enrich(flow, step, named)
             case "batch":
                 return flow.batch(
-                    self._service(value["service"]), size=value["size"], max_wait=value["within"], **named
+                    self._service(value["service"]), size=value["size"], max_wait=value["max_wait"], **named
                 )
             case "throttle":
                 rate, burst = (value["rate"], value["burst"]) if isinstance(value, Read) else (value, None)
@@ -159,7 +161,7 @@ class FlowBuilder:
         def steps(fork: Flow[Any]) -> Flow[Any]:
             return self._steps(fork, branch["steps"] or ())
 
-        end = bool(branch["end"])
+        end = bool(branch["final"])
         return Otherwise(steps, end) if branch["when"] is None else When(branch["when"], steps, end)
 
     def _apply(self, flow: Flow[Any], step: Chosen) -> Flow[Any]:
@@ -202,15 +204,15 @@ def with_letters(value: Any, flow: Flow[Any]) -> Flow[Any]:
 def check_schedules(workers: Node | None, mistakes: Diagnostics) -> None:
     """Note what does not go together, in the document itself, so that no other mistake of a worker hides it."""
     for worker in () if workers is None else workers.values():
-        every, cron, zone = (worker.key(name) for name in ("every", "cron", "zone"))
+        every, cron, zone = (worker.key(name) for name in ("every", "cron", "timezone"))
         if every is not None and cron is not None:
             mistakes.add(cron, "a worker runs every so often, or as cron says: give one of them")
         if zone is not None and cron is None:
-            mistakes.add(zone, "a zone is for cron: 30 4 * * *")
+            mistakes.add(zone, "timezone is for cron: 30 4 * * *")
 
 
 def schedule_of(worker: Read) -> Schedule:
     """When a worker runs."""
     if worker["cron"] is not None:
-        return Cron(worker["cron"], worker["zone"] or "UTC")
+        return Cron(worker["cron"], worker["timezone"] or "UTC")
     return Once() if worker["every"] is None else Every(worker["every"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -115,6 +115,30 @@ _COMPARISONS = 5_000
 """Comparisons of words that are made to find the ones that were meant. Each takes some 30 µs."""
 
 
+_RENAMED: Mapping[str, tuple[str, ...]] = {
+    "about": ("description",),
+    "after": ("delay",),
+    "answer": ("response",),
+    "answers": ("returns",),
+    "at_once": ("peak_calls",),
+    "computes": ("expression",),
+    "done": ("processed_dir",),
+    "each": ("items",),
+    "end": ("final",),
+    "every": ("poll_interval",),
+    "least": ("min",),
+    "leaves": ("disconnects",),
+    "many": ("batch",),
+    "most": ("max",),
+    "nowhere": ("discard",),
+    "pace": ("client_delay",),
+    "use": ("include",),
+    "within": ("max_wait", "max_duration"),
+    "zone": ("timezone",),
+}
+"""New names of keys and words, by the names that they had before 0.2."""
+
+
 class Budget:
     """An amount that reading the files of one flow may use. Raises `FlowFileError` when it is used up."""
 
@@ -206,6 +230,9 @@ class Diagnostics:
 
     def closest(self, word: str, words: Sequence[str]) -> str | None:
         """The nearest of the words, as long as there were not too many comparisons before."""
+        for renamed in _RENAMED.get(word, ()):
+            if renamed in words:
+                return renamed
         if len(words) > self._comparisons:
             return None
         self._comparisons -= len(words)

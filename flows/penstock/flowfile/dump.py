@@ -81,7 +81,7 @@ class _Dump:
         flow = self._flow
         document = {
             "flow": flow.name,
-            "about": flow.description or None,
+            "description": flow.description or None,
             "item": self._item(),
             "key": flow.key,
             "window": self._window(),
@@ -152,7 +152,7 @@ class _Dump:
                 usual = "set" if isinstance(function, Assign) else callable_name(function, kind)
                 value: Plain = to_plain_function(function)
                 if kind == "flat_map" and options["max_parts"] != MAX_PARTS:
-                    value = {"each": value, "max_parts": options["max_parts"]}
+                    value = {"items": value, "max_parts": options["max_parts"]}
             case "fail":
                 when, reason = options["when"], options["reason"]
                 usual = kind if when is None else callable_name(when, kind)
@@ -171,7 +171,7 @@ class _Dump:
                 value = list(value) if all(field == name for field, name in value.items()) else value
             case "batch":
                 usual, max_wait = options["call"].name, show_duration(options["max_wait"])
-                value = {"service": self._name_of(options["call"]), "size": options["size"], "within": max_wait}
+                value = {"service": self._name_of(options["call"]), "size": options["size"], "max_wait": max_wait}
             case "throttle":
                 value = show_rate(options["rate"])
                 value = {"rate": value, "burst": options["burst"]} if options["burst"] != 1 else value
@@ -197,7 +197,7 @@ class _Dump:
     def _way(self, way: Any) -> Plain:
         steps = [self._step(step) for step in way.steps]
         when = None if way.when is None else to_plain_function(way.when)
-        return drop_none({"when": when, "steps": steps or None, "end": way.final or None})
+        return drop_none({"when": when, "steps": steps or None, "final": way.final or None})
 
     def _worker(self, worker: Worker) -> Plain:
         when: dict[str, Plain] = {}
@@ -205,7 +205,7 @@ class _Dump:
             case Every(seconds):
                 when = {"every": show_duration(seconds)}
             case Cron(expression, zone):
-                when = {"cron": expression, **({} if zone == "UTC" else {"zone": zone})}
+                when = {"cron": expression, **({} if zone == "UTC" else {"timezone": zone})}
             case _:
                 pass
         return {"source": to_plain_source(worker.source, self._flow.sample_factory), **when}

@@ -48,16 +48,16 @@ def to_plain_service(name: str, service: Service) -> Plain:
 
 
 def _http(call: HttpRequestSpec) -> dict[str, Plain]:
-    answer = None if call.response is None else to_plain_function(call.response, "answer")
+    response = None if call.response is None else to_plain_function(call.response, "response")
     more: dict[str, Plain] = {
         "headers": dict(call.headers) or None,
-        "answer": answer,
+        "response": response,
         "limit": None if call.limit == RESPONSE_LIMIT else show_size(call.limit),
     }
     if isinstance(call, HttpCall) and call.body is not None:
         more["body"] = to_plain_function(call.body)
     if isinstance(call, HttpBatchCall):
-        more["many"] = call.item_field or True
+        more["batch"] = call.item_field or True
     return {call.method.lower(): call.url, **drop_none(more)}
 
 
@@ -110,9 +110,9 @@ def to_plain_source(source: Source[Any], samples: Any) -> Plain:
             return {
                 "directory": path,
                 **omit_default("*", pattern=pattern),
-                **({} if every == 1.0 else {"every": show_duration(every)}),
+                **({} if every == 1.0 else {"poll_interval": show_duration(every)}),
                 **({} if stable_for == STABLE_FOR else {"stable_for": show_duration(stable_for)}),
-                **omit_default("done", done=done),
+                **omit_default("done", processed_dir=done),
                 **({} if format is None else {"format": str(format)}),
                 **omit_default(LINE_LIMIT, limit=limit),
                 **omit_default(",", delimiter=delimiter),
@@ -132,7 +132,7 @@ def to_plain_sink(outlet: Sink) -> Plain:
         case StdoutSink() if outlet == StdoutSink():
             return "stdout"
         case DiscardSink():
-            return "nowhere"
+            return "discard"
         case _:
             raise FlowDefinitionError(f"the outlet {outlet!r} cannot be written down")
 

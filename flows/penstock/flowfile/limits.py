@@ -30,11 +30,11 @@ _LIMITS = {
     "templates": MAX_TEMPLATES,
     "workers": MAX_WORKERS,
     "tests": MAX_TESTS,
-    "use": MAX_USED_FILES,
+    "include": MAX_USED_FILES,
 }
 """The limits of the sections of a file."""
 
-_COUNTED = {"use": "files that are used"}
+_COUNTED = {"include": "files that are used"}
 
 
 class Limits:

@@ -88,7 +88,7 @@ class _Reading:
     def flow(self, text: str, path: Path, tests: Path | None) -> tuple[Flow[Any] | None, Iterable[str]]:
         """The flow, if it has no mistake, and what is said in its file."""
         node, read, complete = self.documents.flow(text, path)
-        used = [self.documents.shared(path.parent, name) for name in self._used(node.get("use"))]
+        used = [self.documents.shared(path.parent, name) for name in self._used(node.get("include"))]
         self._check_names([node, *(shared for shared, _ in used)])
         check_schedules(node.get("workers"), self._mistakes)
         beside = None if tests is None else self.documents.tests(tests)

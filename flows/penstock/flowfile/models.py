@@ -56,9 +56,11 @@ SERVICE = OneKey(
         "blocking": Field(Boolean(), about="Whether the function blocks, and needs threads of its own"),
         "headers": Field(MapOf(Text()), about="Headers of each request; {field} and ${NAME} are filled in"),
         "body": Field(Either(Function(), EXPRESSIONS), about="What is sent, as JSON"),
-        "answer": Field(Either(Function("answer"), MapOf(Expr("answer"))), about="What of the JSON that came back"),
+        "response": Field(
+            Either(Function("response"), MapOf(Expr("response"))), about="What of the JSON that came back"
+        ),
         "limit": Field(Size(), about="Bytes that an answer may have (1MiB)"),
-        "many": Field(
+        "batch": Field(
             Either(Boolean(), Text()), about="One request for many values: true, or the field of each that is sent"
         ),
     },
@@ -70,7 +72,7 @@ SERVICES = MapOf(SERVICE, key_pattern="[A-Za-z_][A-Za-z0-9_]*")
 FORMAT = word({"ndjson": "A value a line, as JSON", "csv": "A row a value; the first row names the fields"})
 
 OUTLET = Either(
-    word({"stdout": "Standard output, a line each", "nowhere": "Take them, and keep none"}),
+    word({"stdout": "Standard output, a line each", "discard": "Take them, and keep none"}),
     OneKey(
         {"file": Text(about="The file to append to: .ndjson or .csv, each also with .gz")},
         beside={
@@ -85,7 +87,7 @@ BRANCH = Record(
     {
         "when": Field(Function(gives=("BOOL",)), about="Which values take this branch; left out: all that are left"),
         "steps": Field(STEPS, about="The steps on this branch"),
-        "end": Field(Boolean(), about="Whether the values are finished at the branch's end, or go on behind it"),
+        "final": Field(Boolean(), about="Whether the values are finished at the branch's end, or go on behind it"),
     }
 )
 
@@ -120,7 +122,7 @@ _KINDS: Mapping[str, Form] = {
         Function(gives=("LIST",)),
         Record(
             {
-                "each": Field(Function(gives=("LIST",)), required=True, about="The values that one is replaced by"),
+                "items": Field(Function(gives=("LIST",)), required=True, about="The values that one is replaced by"),
                 "max_parts": Field(Integer(least=1), about="Parts in flight at once (256)"),
             }
         ),
@@ -145,7 +147,7 @@ _KINDS: Mapping[str, Form] = {
         {
             "service": Field(SERVICE_NAME, required=True, about="A service that answers for many at once"),
             "size": Field(Integer(least=1), required=True, about="Values in one call"),
-            "within": Field(Duration(), required=True, about="How long the first value waits for others"),
+            "max_wait": Field(Duration(), required=True, about="How long the first value waits for others"),
         },
         about="Gather values and ask a service once for all of them",
     ),
@@ -208,9 +210,9 @@ SOURCE = OneKey(
         "limit": Field(Size(), about="Bytes that one line may have (1MiB)"),
         "delimiter": Field(Text(), about="What parts the cells of a CSV row (,)"),
         "pattern": Field(Text(), about="Which files of a directory"),
-        "every": Field(Duration(), about="How often to look into a directory (1s)"),
+        "poll_interval": Field(Duration(), about="How often to look into a directory (1s)"),
         "stable_for": Field(Duration(), about="How long a file must be unchanged before it is read (10s)"),
-        "done": Field(Text(), about="The subfolder for files that are through (done)"),
+        "processed_dir": Field(Text(), about="The subfolder for files that are through (done)"),
         "count": Field(Integer(least=1), about="How many ticks"),
     },
 )
@@ -221,7 +223,7 @@ WORKER = Record(
         "source": Field(SOURCE, required=True, about="Where its items come from"),
         "every": Field(Duration(), about="The pause between two runs; without it, and without cron, it runs once"),
         "cron": Field(CRON),
-        "zone": Field(ZONE),
+        "timezone": Field(ZONE),
     }
 )
 
@@ -233,8 +235,8 @@ SHARED = {
 FLOW = Record(
     {
         "flow": Field(PATH_NAME, required=True, about="The name; the flow is served at /NAME/bulk"),
-        "about": Field(Text(), about="What the flow is for"),
-        "use": Field(ListOf(Text()), about="Files whose services and templates can be used here"),
+        "description": Field(Text(), about="What the flow is for"),
+        "include": Field(ListOf(Text()), about="Files whose services and templates can be used here"),
         "item": Field(
             Either(Reference(callable=False), FIELDS), about="The fields of an item with their rules, or a module:Type"
         ),

@@ -16,8 +16,10 @@ from penstock.services.http_service import RESPONSE_LIMIT, HttpBatchCall, HttpCa
 from penstock.sinks import DiscardSink, FileSink, Sink, StdoutSink
 from penstock.sources import Source, from_directory, from_file, from_stdin, generate, ticks
 
-_HTTP_ONLY = ("headers", "body", "answer", "limit", "many")
+_HTTP_ONLY = ("headers", "body", "response", "limit", "batch")
 _CALL_ONLY = ("blocking",)
+_ARGUMENTS = {"poll_interval": "every", "processed_dir": "done"}
+"""Keyword arguments of sources that are not named like the keys of a file."""
 
 
 def service_of(name: str, chosen: Chosen, environment: Mapping[str, str]) -> Service:
@@ -50,11 +52,11 @@ def _http_call(title: str, chosen: Chosen, environment: Mapping[str, str]) -> Ht
         "url": chosen.value,
         "method": chosen.kind.upper(),
         "headers": beside["headers"] or {},
-        "response": called(beside["answer"]),
+        "response": called(beside["response"]),
         "limit": beside["limit"] or RESPONSE_LIMIT,
         "environment": environment,
     }
-    many = beside["many"]
+    many = beside["batch"]
     if not many:
         return HttpCall(**common, body=called(beside["body"]))
     if beside["body"] is not None:
@@ -83,14 +85,14 @@ def source_of(chosen: Chosen, flow: Flow[Any]) -> Source[Any]:
         ("limit", ("file", "directory", "stdin")),
         ("delimiter", ("file", "directory")),
         ("pattern", ("directory",)),
-        ("done", ("directory",)),
-        ("every", ("directory",)),
+        ("processed_dir", ("directory",)),
+        ("poll_interval", ("directory",)),
         ("stable_for", ("directory",)),
         ("count", ("ticks",)),
     ):
         if word in beside and chosen.kind not in kinds:
             raise FlowDefinitionError(f"{word} is for a source {' or '.join(kinds)}, not for {chosen.kind}")
-    options = {name: beside[name] for name in beside if beside[name] is not None}
+    options = {_ARGUMENTS.get(name, name): beside[name] for name in beside if beside[name] is not None}
     match chosen.kind:
         case "generate":
             if flow.sample_factory is None:

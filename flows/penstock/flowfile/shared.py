@@ -25,7 +25,7 @@ def is_shared(path: Path) -> bool:
 
 def check_shared(path: Path, *, environment: Mapping[str, str] = os.environ) -> dict[str, int]:
     """How much of what a shared file has. Raises `FlowFileError` with every mistake in it."""
-    user = json.dumps({"flow": "user", "use": [path.name]})
+    user = json.dumps({"flow": "user", "include": [path.name]})
     loads(user, path.with_name("user.json"), environment=environment)
     node = read_document(text_of(path), str(path))
     return {name: sum(1 for _ in part.items()) for name, part in node.items()}

@@ -42,7 +42,7 @@ class FlowTestRun:
     letters: tuple[DeadLetter, ...]
     delivered: Mapping[str, Sequence[Any]]
     calls: Mapping[str, int]
-    at_once: Mapping[str, int]
+    peak_calls: Mapping[str, int]
     in_flight: int
     unused: tuple[tuple[str, RuleCounter], ...]
     """Rules that decided nothing, each with the name of its service."""
@@ -136,7 +136,7 @@ def _fire_event(event: ScheduledEvent, stage: FlowTestHarness, run: Run, missed:
             run.drain()
         case RunEvent.ABORT:
             run.abort()
-        case RunEvent.CLIENT_LEAVES:
+        case RunEvent.CLIENT_DISCONNECTS:
             stage.client.gone = True
             run.abort("disconnected")
 
@@ -147,7 +147,7 @@ def _unstubbed_calls(name: str, service: FakeService) -> list[str]:
         return []
     return [
         f"{name} is asked over HTTP, which no test does, and no rule fits its call for {', '.join(asked)}; "
-        f"script it: when: {{{name}: {{answers: …}}}}"
+        f"script it: when: {{{name}: {{returns: …}}}}"
     ]
 
 

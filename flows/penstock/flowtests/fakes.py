@@ -65,7 +65,7 @@ class Fake:
 
     async def wait(self, decided: Sequence[StubRule | None]) -> None:
         """Let the time pass that a call takes: that of its slowest value."""
-        if seconds := max((rule.after for rule in decided if rule is not None), default=0.0):
+        if seconds := max((rule.delay for rule in decided if rule is not None), default=0.0):
             await asyncio.sleep(seconds)
         if any(rule is not None and isinstance(rule.deed, Hangs) for rule in decided):
             await asyncio.Event().wait()
@@ -206,21 +206,21 @@ class FailingStore(MemoryStore):
 
 
 class FakeClient:
-    """Reads results, `pace` seconds for each."""
+    """Reads results, `delay` seconds for each."""
 
-    def __init__(self, pace: float, register: ElementRecorder, trace: Trace) -> None:
+    def __init__(self, delay: float, register: ElementRecorder, trace: Trace) -> None:
         self.records: list[dict[str, Any]] = []
         """What it was told, in the order in which it came."""
         self.gone = False
-        self._pace = pace
+        self._delay = delay
         self._register = register
         self._trace = trace
 
     async def write(self, data: bytes) -> None:
         """Take lines. Those of one write count when all of it is taken, as its elements are settled then."""
         lines = data.splitlines()
-        if self._pace:
-            await asyncio.sleep(self._pace * len(lines))
+        if self._delay:
+            await asyncio.sleep(self._delay * len(lines))
         if self.gone:
             raise ReaderDisconnected
         for line in lines:

@@ -63,8 +63,8 @@ BOUNDS = Either(
     Integer(least=0),
     Record(
         {
-            "least": Field(Integer(least=0), about="At least so many"),
-            "most": Field(Integer(least=0), about="At most so many"),
+            "min": Field(Integer(least=0), about="At least so many"),
+            "max": Field(Integer(least=0), about="At most so many"),
         }
     ),
 )
@@ -80,10 +80,10 @@ EXPECT = Record(
         "delivered": Field(MapOf(WANTED), about="What each outlet was handed"),
         "order": Field(ListOf(AnyValue()), about="The keys of all results, in the order in which they came"),
         "calls": Field(MapOf(BOUNDS), about="How often each service was called, all attempts counted"),
-        "at_once": Field(MapOf(BOUNDS), about="How many calls of each service were under way at once, at most"),
+        "peak_calls": Field(MapOf(BOUNDS), about="How many calls of each service were under way at once, at most"),
         "in_flight": Field(BOUNDS, about="How many elements were in flight at once, at most"),
         "seconds": Field(Duration(least=0), about="How long it took, exactly, in virtual time"),
-        "within": Field(Duration(), about="How long it took at most"),
+        "max_duration": Field(Duration(), about="How long it took at most"),
         "reason": Field(Text(choices=REASONS), about="How the run ended"),
     }
 )
@@ -112,13 +112,13 @@ RAISES = Either(
 
 RULE = OpenRecord(
     {
-        "answers": Field(AnyValue(), about="The answer"),
-        "computes": Field(
+        "returns": Field(AnyValue(), about="The answer"),
+        "expression": Field(
             Either(Text(), MapOf(Text())), about="The answer, as an expression on `value`, or one for each field of it"
         ),
         "raises": Field(RAISES),
         "hangs": Field(Boolean(), about="true: there is never an answer"),
-        "after": Field(PASSED_TIME, about="How long it takes; alone: the real service answers, that much later"),
+        "delay": Field(PASSED_TIME, about="How long it takes; alone: the real service answers, that much later"),
         "if": Field(Text(), about="An expression on `value`: which calls are meant"),
         "call": Field(NUMBERS, about="Which of the calls that fit otherwise, counted from 1"),
         "attempt": Field(NUMBERS, about="Which of the calls for one and the same value, counted from 1"),
@@ -130,7 +130,7 @@ RULE = OpenRecord(
 
 EVENT = OneKey(
     {
-        "client": Text(choices=("leaves",), about="The client is gone"),
+        "client": Text(choices=("disconnects",), about="The client is gone"),
         "drain": Boolean(about="true: take nothing more and finish what is in flight"),
         "abort": Boolean(about="true: cancel everything"),
         "store": Text(choices=("down",), about="The dead letters cannot be stored"),
@@ -160,7 +160,7 @@ CASES: Form = ListOf(
                 "where none does the real one answers",
             ),
             "events": Field(ListOf(EVENT), about="What happens to the run as a whole"),
-            "pace": Field(Duration(), about="The time that the client takes for each result"),
+            "client_delay": Field(Duration(), about="The time that the client takes for each result"),
             "window": Field(
                 Either(
                     Integer(least=1),

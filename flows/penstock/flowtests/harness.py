@@ -28,7 +28,7 @@ class FlowTestHarness:
     def __init__(self, flow: Flow[Any], case: FlowTest, seed: int) -> None:
         self.trace = Trace(flow.key)
         self.register = ElementRecorder(self.trace)
-        self.client = FakeClient(case.pace, self.register, self.trace)
+        self.client = FakeClient(case.client_delay, self.register, self.trace)
         self.store = FailingStore(case.downtimes, self.trace)
         self.services = _services(flow, case, self.trace)
         self.outlets = {

@@ -69,7 +69,7 @@ def _case(test: Read, mistakes: Diagnostics, flow: Flow[Any], names: KnownNames)
         events=events,
         downtimes=downtimes,
         every=test["every"] or 0.0,
-        pace=test["pace"] or 0.0,
+        client_delay=test["client_delay"] or 0.0,
         elements=window["elements"] if isinstance(window, Read) else window,
         bytes=window["bytes"] if isinstance(window, Read) else None,
         ordered=None if test["order"] is None else test["order"] == "input",
@@ -120,13 +120,13 @@ def _times_of(kind: str) -> tuple[str, ...]:
 def _expected(read: Read, mistakes: Diagnostics, names: KnownNames) -> Expectation:
     if all(name not in read for name in read):
         mistakes.add(read.node, "nothing is expected", wanted="at least one expectation", hint="such as ok: 3")
-    for name in ("calls", "at_once"):
+    for name in ("calls", "peak_calls"):
         names.check(read, name, names.called, "service")
     names.check(read, "delivered", names.outlets, "outlet")
     names.check_records(read, "failed", FAILED)
     names.check_records(read, "dead_letters", LETTER)
     values = {name: read[name] for name in read}
-    for name in ("calls", "at_once"):
+    for name in ("calls", "peak_calls"):
         counts: Mapping[str, Any] = read[name] or {}
         values[name] = {service: _bounds(one) for service, one in counts.items()}
     values["in_flight"] = None if read["in_flight"] is None else _bounds(read["in_flight"])
@@ -135,10 +135,10 @@ def _expected(read: Read, mistakes: Diagnostics, names: KnownNames) -> Expectati
 
 
 def _bounds(read: Any) -> CountRange:
-    return CountRange(read["least"] or 0, read["most"]) if isinstance(read, Read) else CountRange(read, read)
+    return CountRange(read["min"] or 0, read["max"]) if isinstance(read, Read) else CountRange(read, read)
 
 
-DEEDS = ("answers", "computes", "raises", "hangs")
+DEEDS = ("returns", "expression", "raises", "hangs")
 
 
 def rule_of(name: str, read: OpenRead, mistakes: Diagnostics, *, is_outlet: bool) -> StubRule:
@@ -147,15 +147,15 @@ def rule_of(name: str, read: OpenRead, mistakes: Diagnostics, *, is_outlet: bool
     said = [name for name in DEEDS if name in fields]
     if len(said) > 1:
         mistakes.add(fields.at(said[1]), f'"{said[1]}" stands beside "{said[0]}"', wanted="only one of them")
-    if not said and "after" not in fields:
+    if not said and "delay" not in fields:
         mistakes.add(read.node, "the rule does not say what happens", wanted=f"one of {', '.join((*DEEDS, 'after'))}")
-    if is_outlet and said and said[0] in ("answers", "computes"):
-        mistakes.add(fields.at(said[0]), f'an outlet has no use for "{said[0]}"', allowed=("raises", "hangs", "after"))
+    if is_outlet and said and said[0] in ("returns", "expression"):
+        mistakes.add(fields.at(said[0]), f'an outlet has no use for "{said[0]}"', allowed=("raises", "hangs", "delay"))
     if fields["to"] is not None and fields["to"] <= (fields["from"] or 0):
         mistakes.add(fields.at("to"), 'found a "to" that is not after "from"')
     return StubRule(
         deed=_deed(name, said[0], fields, mistakes) if said else None,
-        after=fields["after"] or 0.0,
+        delay=fields["delay"] or 0.0,
         fields=read.others,
         condition=None if fields["if"] is None else _condition(fields["if"], fields.at("if"), mistakes),
         calls=_numbers(fields["call"]),
@@ -173,9 +173,9 @@ def _numbers(read: Any) -> tuple[int, ...]:
 def _deed(name: str, word: str, fields: Read, mistakes: Diagnostics) -> Returns | Raises | Hangs | None:
     value, node = fields[word], fields.at(word)
     match word:
-        case "answers":
+        case "returns":
             return Returns(lambda _: deepcopy(value))
-        case "computes":
+        case "expression":
             return _computed(value, node, mistakes)
         case "raises":
             return _raised(name, value, node, mistakes)

@@ -14,19 +14,19 @@ from penstock.flowfile.diagnostics import SourceLocation
 class CountRange:
     """A number that is expected: at least, at most, or exactly when both are the same."""
 
-    least: int = 0
-    most: int | None = None
+    min: int = 0
+    max: int | None = None
 
     def holds(self, number: int) -> bool:
         """Whether a number is as expected."""
-        return self.least <= number and (self.most is None or number <= self.most)
+        return self.min <= number and (self.max is None or number <= self.max)
 
     def __str__(self) -> str:
-        if self.least == self.most:
-            return str(self.least)
-        if self.most is None:
-            return f"at least {self.least}"
-        return f"at most {self.most}" if not self.least else f"{self.least} to {self.most}"
+        if self.min == self.max:
+            return str(self.min)
+        if self.max is None:
+            return f"at least {self.min}"
+        return f"at most {self.max}" if not self.min else f"{self.min} to {self.max}"
 
 
 Wanted: TypeAlias = "int | tuple[Any, ...]"
@@ -57,7 +57,7 @@ class StubRule:
     """What a service does with some of its calls. Without a `deed` it does what it really does, later."""
 
     deed: Returns | Raises | Hangs | None = None
-    after: float = 0.0
+    delay: float = 0.0
     """Seconds that it takes."""
     fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Fields that the value has to have, by their paths: `customer.country`."""
@@ -81,14 +81,14 @@ class StubRule:
 class RunEvent(StrEnum):
     """What may befall a run as a whole."""
 
-    CLIENT_LEAVES = "client"
+    CLIENT_DISCONNECTS = "client"
     DRAIN = "drain"
     ABORT = "abort"
 
     @property
     def shown(self) -> str:
         """In words."""
-        return "the client leaves" if self is RunEvent.CLIENT_LEAVES else self.value
+        return "the client disconnects" if self is RunEvent.CLIENT_DISCONNECTS else self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +124,13 @@ class Expectation:
     """The keys of all results as they came."""
     calls: Mapping[str, CountRange] = field(default_factory=dict[str, CountRange])
     """How often each service was called, all attempts counted."""
-    at_once: Mapping[str, CountRange] = field(default_factory=dict[str, CountRange])
+    peak_calls: Mapping[str, CountRange] = field(default_factory=dict[str, CountRange])
     """How many calls of each service were under way at once, at most."""
     in_flight: CountRange | None = None
     """How many elements were in flight at once, at most."""
     seconds: float | None = None
     """How long it took, exactly."""
-    within: float | None = None
+    max_duration: float | None = None
     """How long it took at most, in seconds."""
     reason: str | None = None
     """How the run ended, in the words of its summary."""
@@ -150,7 +150,7 @@ class FlowTest:
     downtimes: tuple[StoreOutage, ...] = ()
     every: float = 0.0
     """Seconds between two values that come in."""
-    pace: float = 0.0
+    client_delay: float = 0.0
     """Seconds that the client takes for each result."""
     elements: int | None = None
     """How many elements may be in flight; None as the flow says."""

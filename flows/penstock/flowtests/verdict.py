@@ -105,7 +105,7 @@ def _numbers(played: FlowTestRun) -> Iterator[tuple[str, str]]:
         yield "received", f"expected {expected.received}, got {summary.received}"
     for what, wanted, came in (
         ("calls", expected.calls, played.calls),
-        ("at_once", expected.at_once, played.at_once),
+        ("peak_calls", expected.peak_calls, played.peak_calls),
     ):
         for name, bounds in wanted.items():
             if not bounds.holds(came[name]):
@@ -124,8 +124,9 @@ def _times(played: FlowTestRun) -> Iterator[tuple[str, str]]:
         yield "run", f"broke: {summary.error}"
     if expected.seconds is not None and abs(summary.seconds - expected.seconds) > CLOSE:
         yield "seconds", f"expected {format_seconds(expected.seconds)}, got {format_seconds(summary.seconds)}"
-    if expected.within is not None and summary.seconds > expected.within + CLOSE:
-        yield "within", f"expected at most {format_seconds(expected.within)}, got {format_seconds(summary.seconds)}"
+    if expected.max_duration is not None and summary.seconds > expected.max_duration + CLOSE:
+        limit = format_seconds(expected.max_duration)
+        yield "max_duration", f"expected at most {limit}, got {format_seconds(summary.seconds)}"
 
 
 def _laws(played: FlowTestRun) -> Iterator[tuple[str, str]]:

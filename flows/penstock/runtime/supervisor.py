@@ -91,9 +91,8 @@ class Supervisor:
         where = flow.plan().dead_letters
         if where is not None:
             await self.stores.get(where)
-        self.totals.setdefault(flow.name, FlowStatistics(flow.name)).register_steps(
-            flow.failure_points, flow.timed_steps
-        )
+        totals = self.totals.setdefault(flow.name, FlowStatistics(flow.name))
+        totals.register_steps(flow.failure_points, flow.timed_steps)
         for service in flow.all_services:
             self.calls.setdefault(service.name, ServiceCounters()).use(service)
 
