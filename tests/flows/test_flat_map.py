@@ -15,7 +15,7 @@ from penstock import Flow, from_iterable
 from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.results import DiscardResults, ResultConsumer
 from penstock.runtime import Summary
-from penstock.steps import flat_map
+from penstock.steps import FlatMap
 
 
 def test_parts_carry_the_seq_of_their_element_and_a_number() -> None:
@@ -137,7 +137,7 @@ def test_an_ordered_run_keeps_parts_of_parts_in_order() -> None:
 def test_room_for_no_part_is_refused() -> None:
     """The message has the value."""
     with pytest.raises(ValueError, match="got 0"):
-        flat_map(range, max_parts=0)
+        FlatMap(range, max_parts=0)
 
 
 def test_an_aborted_run_with_open_parts_is_freed() -> None:

@@ -97,7 +97,7 @@ def test_names_are_made_unique() -> None:
         (lambda: Flow("f").operator(3), "operator: expected a function, got 3"),
         (lambda: Flow("f").to("out.ndjson"), "to: expected sinks such as FileSink.*got 'out.ndjson'"),
         (lambda: Flow("f").route(a=len), "branch a of route: expected When"),
-        (lambda: Flow("f").route(a=When("value > 1")), "the condition of branch a of route: expected a function"),
+        (lambda: Flow("f").route(a=When("value > 1")), "branch a of route: when: expected a function"),
         (
             lambda: Flow("f").route(a=When(bool, lambda way: None)),
             "expected a function that returns the flow with its steps, got None",
@@ -143,7 +143,7 @@ def test_what_is_wrong_is_said_when_the_flow_is_built(build: Any, says: str) -> 
     ("build", "says"),
     [
         (lambda: Flow("f").batch(str, size=0, max_wait=1), "got 0"),
-        (lambda: Flow("f").batch(str, size=2.5, max_wait=1), "a whole number of at least 1"),
+        (lambda: Flow("f").batch(str, size=2.5, max_wait=1), "size: expected an integer >= 1, got 2.5"),
         (lambda: Flow("f").throttle(0), "got 0"),
         (lambda: Flow("f").flat_map(str, max_parts=0), "got 0"),
         (lambda: Flow("f").map_async(str, attempts=0), "attempts"),

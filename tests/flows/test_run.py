@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reactivex import operators as ops
 from structlog.testing import capture_logs
 
 from laws.virtual import quiet, summary_of, within
-from penstock import Flow, from_iterable, steps
+from penstock import Flow, from_iterable
 from penstock.core.context import RunContext
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
 from penstock.errors import ReaderDisconnected, RunError, StoreError
@@ -421,5 +422,5 @@ def test_only_waits_for_credits_are_backpressure() -> None:
 
 def test_a_factory_that_was_not_called_is_told_so() -> None:
     """It takes the stream for its function, and gives what is no stream."""
-    summary = summary_of(Flow("f").operator(steps.map), [1])  # type: ignore[arg-type]  # that is the point
+    summary = summary_of(Flow("f").operator(ops.map), [1])  # type: ignore[arg-type]  # that is the point
     assert (summary.reason, summary.error) == ("failed", "map gave no Observable; is it called, with its parentheses?")

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from laws.virtual import quiet, timers, within
 from penstock import Flow, from_async_iterable, from_iterable, steps
 from penstock.core.context import CANCEL_SECONDS
-from penstock.errors import ReaderDisconnected
+from penstock.errors import FlowDefinitionError, ReaderDisconnected
 from penstock.results import DiscardResults, Result
 from penstock.runtime import Run, Summary
 from penstock.sinks import FileSink, SharedSink, Sink
@@ -572,10 +572,10 @@ def test_an_outlet_belongs_to_one_event_loop_at_a_time() -> None:
 
 def test_no_outlet_and_no_time_are_refused() -> None:
     """Said when the step is made."""
-    with pytest.raises(ValueError, match="at least one outlet"):
-        steps.to()
+    with pytest.raises(FlowDefinitionError, match="at least one sink"):
+        steps.To(())
     with pytest.raises(ValueError, match="got 0"):
-        steps.to(Shelf(), timeout=0)
+        steps.To((Shelf(),), timeout=0)
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -20,8 +20,7 @@ from penstock.flowfile.shared import check_shared, is_shared
 from penstock.graph.details import format_size
 from penstock.settings import SettingsError, load_settings
 from penstock.sinks import check_outlets
-from penstock.steps.memory_bound import MemoryBound
-from penstock.steps.step import walk
+from penstock.steps import MemoryBound, walk
 from penstock.support.terminal import write_data, write_text
 
 

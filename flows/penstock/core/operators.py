@@ -16,8 +16,6 @@ from reactivex import Observable, abc
 
 from penstock.core.context import DurationHistogram, RunContext
 from penstock.core.element import Element, Operator
-from penstock.services import Service
-from penstock.services.service import is_service
 
 T = TypeVar("T")
 
@@ -126,22 +124,6 @@ def async_operator(name: str, make: Callable[[Downstream, RunContext], Stage]) -
         return RunObservable(subscribe)
 
     return step
-
-
-def as_service(
-    call: Callable[[Any], Any] | Service,
-    name: str | None,
-    *,
-    step: str,
-    max_in_flight: int,
-    timeout: float,
-    attempts: int,
-) -> Service:
-    """What a step calls: the service that it was given, or one made of a function and called as that or the step is."""
-    if is_service(call):
-        return call
-    name = name or callable_name(call, step)
-    return Service(name, call, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
 
 
 def mark_entered(elements: Sequence[Element[Any]], now: float) -> None:

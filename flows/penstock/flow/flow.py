@@ -6,7 +6,6 @@ Each method returns a new flow, so a description can be shared and continued. Er
 from __future__ import annotations
 
 import builtins
-import inspect
 import typing
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,10 +17,8 @@ from msgspec import Struct
 from reactivex import Observable
 from typing_extensions import TypeVar
 
-from penstock import steps as operators
 from penstock.core import window
 from penstock.core.element import Operator
-from penstock.core.operators import as_service, callable_name
 from penstock.deadletters import DeadLetterStore, validate_store_url
 from penstock.errors import FlowDefinitionError
 from penstock.flow.item_type import FIELD, field_hint, fields_of, item_type_error
@@ -34,11 +31,32 @@ from penstock.runtime.stream import Results
 from penstock.runtime.summary import Summary
 from penstock.runtime.wiring import RunPlan
 from penstock.services import MAX_IN_FLIGHT, Service
-from penstock.services.service import functions_of, is_service
+from penstock.services.service import is_service
 from penstock.sinks import Sink
 from penstock.sources import Source
-from penstock.steps.memory_bound import MemoryBound, bound_of
-from penstock.steps.step import NamedStep, Way, walk
+from penstock.steps import (
+    Batch,
+    Branch,
+    CustomOperator,
+    Enrich,
+    Fail,
+    Filter,
+    FlatMap,
+    Map,
+    MapAsync,
+    MemoryBound,
+    Route,
+    Step,
+    Tap,
+    Throttle,
+    Through,
+    To,
+    decode,
+    walk,
+)
+from penstock.steps.fail import DEFAULT_TYPE
+from penstock.steps.flat_map import MAX_PARTS
+from penstock.steps.step import as_service, check_function
 from penstock.steps.through import MAX_PARTS as THROUGH_PARTS
 from penstock.support.text import suggest
 
@@ -156,7 +174,7 @@ class Flow(Generic[In, Out]):
     key: str | None = None
     elements: int = window.ELEMENTS
     bytes: int = window.BYTES
-    steps: tuple[NamedStep, ...] = field(default=(), kw_only=True)
+    steps: tuple[Step, ...] = field(default=(), kw_only=True)
     store: str | DeadLetterStore | None = field(default=None, kw_only=True)
     redacted: tuple[str, ...] = field(default=(), kw_only=True)
     """Paths of fields that are removed from dead letters: `card.number`."""
@@ -219,20 +237,18 @@ class Flow(Generic[In, Out]):
 
     def map(self, function: Callable[[Out], T], *, name: str | None = None) -> Flow[In, T]:
         """Replace each value by the result of a plain, quick function. A function that waits belongs in `map_async`."""
-        _check_plain("map", function)
-        return self._add("map", name or callable_name(function, "map"), function=function)
+        return self.step(Map(function, name=name or ""))
 
     def filter(self, predicate: Callable[[Out], object], *, name: str | None = None) -> Flow[In, Out]:
         """Keep the values for which a predicate is true; settle the others as filtered."""
-        _check_plain("filter", predicate)
-        return self._add("filter", name or callable_name(predicate, "filter"), predicate=predicate)
+        return self.step(Filter(predicate, name=name or ""))
 
     def fail(
         self,
         when: Callable[[Out], object] | None = None,
         *,
         reason: str | Callable[[Out], object],
-        type: str = operators.DEFAULT_TYPE,
+        type: str = DEFAULT_TYPE,
         name: str | None = None,
     ) -> Flow[In, Out]:
         """Fail the values for which a condition is true, or all values without one; they become dead letters.
@@ -240,27 +256,20 @@ class Flow(Generic[In, Out]):
         `reason` becomes the message: a text in which `{field}` stands for a field of the value, or a function that
         computes it. `type` is the type of the failure.
         """
-        if when is not None:
-            _check_plain("the condition of fail", when)
-        if not isinstance(reason, str):
-            _check_plain("the reason of fail", reason)
-        default = "fail" if when is None else callable_name(when, "fail")
-        return self._add("fail", name or default, when=when, reason=reason, type=type)
+        return self.step(Fail(when, reason=reason, type=type, name=name or ""))
 
     def tap(self, function: Callable[[Out], object], *, name: str | None = None) -> Flow[In, Out]:
         """Call a plain, quick function with each value; the value continues unchanged."""
-        _check_plain("tap", function)
-        return self._add("tap", name or callable_name(function, "tap"), look=function)
+        return self.step(Tap(function, name=name or ""))
 
     def flat_map(
-        self, items: Callable[[Out], Iterable[T]], *, max_parts: int = operators.MAX_PARTS, name: str | None = None
+        self, items: Callable[[Out], Iterable[T]], *, max_parts: int = MAX_PARTS, name: str | None = None
     ) -> Flow[In, T]:
         """Replace each value by the values of an iterable, its parts. An element is settled when all its parts are.
 
         At most `max_parts` of one run are in flight, so the iterable may be endless.
         """
-        _check_plain("flat_map", items)
-        return self._add("flat_map", name or callable_name(items, "flat_map"), function=items, max_parts=max_parts)
+        return self.step(FlatMap(items, max_parts=max_parts, name=name or ""))
 
     def map_async(
         self,
@@ -277,8 +286,10 @@ class Flow(Generic[In, Out]):
         A function becomes a service with `max_in_flight` calls in flight, and `timeout` seconds for each of `attempts`.
         A `Service` has its own limits. With `ordered`, elements continue in input order.
         """
-        made = _service(name, "map_async", service, max_in_flight, timeout, attempts)
-        return self._add("map_async", name or made.name, call=made, ordered=ordered)
+        called = as_service(
+            service, name, default="map_async", max_in_flight=max_in_flight, timeout=timeout, attempts=attempts
+        )
+        return self.step(MapAsync(called, ordered=ordered, name=name or ""))
 
     @overload
     def enrich(
@@ -412,10 +423,8 @@ class Flow(Generic[In, Out]):
         if any(map(is_service, (name, merge, into))):
             raise FlowDefinitionError("enrich: name, merge and into are options; write enrich({'name': service})")
         if merge is not None:
-            _check_plain("merge of enrich", merge)
+            check_function("enrich: merge", merge)
         named, combine = services_and_merge((services, *others), more, merge)
-        if not named:
-            raise FlowDefinitionError("enrich: expected at least one service: enrich(pricing=price_of)")
         if into is not None:
             combine = merge_into(into, named, combine)
         fields = None if typing.is_typeddict(self.item) or self.steps or combine else fields_of(self.item)
@@ -425,8 +434,8 @@ class Flow(Generic[In, Out]):
                     f"enrich: {getattr(self.item, '__name__', self.item)} has no field {key!r} for the response; "
                     f"add the field, or pass merge={field_hint(key, fields)}"
                 )
-        called = {key: _service(key, key, service) for key, service in named.items()}
-        return self._add("enrich", name, services=called, merge=combine)
+        called = {key: as_service(service, key, default=key) for key, service in named.items()}
+        return self.step(Enrich(called, merge=combine, name=name))
 
     if TYPE_CHECKING:
 
@@ -474,12 +483,20 @@ class Flow(Generic[In, Out]):
         list and returns a list of the same length and order; an exception in it fails its value alone. The other
         options are those of `map_async`.
         """
-        made = _service(name, "batch", service, max_in_flight, timeout, attempts, many=True)
-        return self._add("batch", name or made.name, call=made, size=size, max_wait=max_wait)
+        called = as_service(
+            service,
+            name,
+            default="batch",
+            batch=True,
+            max_in_flight=max_in_flight,
+            timeout=timeout,
+            attempts=attempts,
+        )
+        return self.step(Batch(called, size=size, max_wait=max_wait, name=name or ""))
 
     def throttle(self, rate: float, *, burst: int = 1, name: str = "throttle") -> Flow[In, Out]:
         """Limit the rate, in elements per second, with up to `burst` at once after a pause."""
-        return self._add("throttle", name, rate=rate, burst=burst)
+        return self.step(Throttle(rate, burst=burst, name=name))
 
     def through(
         self,
@@ -494,8 +511,7 @@ class Flow(Generic[In, Out]):
         parts. A value that the operator emits when it completes becomes a new element. An operator that emits on
         subscription, such as `start_with`, is rejected: put those values into the source.
         """
-        _check_plain("through", operator)
-        return self._add("through", name, operator=operator, max_parts=max_parts)
+        return self.step(Through(operator, max_parts=max_parts, name=name))
 
     @overload
     def route(
@@ -531,19 +547,20 @@ class Flow(Generic[In, Out]):
         named = {**(branches or {}), **more}
         if not named:
             raise FlowDefinitionError("route: expected at least one branch: route(big=When(is_big, steps))")
-        if any(isinstance(branch, Otherwise) for branch in list(named.values())[:-1]):
-            raise FlowDefinitionError("route: Otherwise takes all values; make it the last branch")
         name = self._unique_name(name)
         taken = {*self._used_names, name}
-        made: list[Way] = []
+        cases: list[Branch] = []
         for key, branch in named.items():
             where = f"branch {key} of {name}"
-            condition = _check_branch(where, branch)
+            if not isinstance(cast(object, branch), (When, Otherwise)):
+                raise FlowDefinitionError(
+                    f"{where}: expected When(condition, steps) or Otherwise(steps), got {branch!r}"
+                )
             empty = self._branch(frozenset(taken))
             steps = () if branch.steps is None else _steps_of(empty, branch.steps(empty), where)
             taken |= {step.name for step in walk(steps)}
-            made.append(Way(key, condition, steps, branch.final))
-        return self._add("route", name, ways=tuple(made))
+            cases.append(Branch(key, getattr(branch, "condition", None), steps, branch.final))
+        return self.step(Route(tuple(cases), name=name))
 
     def to(self, *sinks: Sink[Out], timeout: float = 30.0, name: str = "to") -> Flow[In, Out]:
         """Write each value to sinks; it continues, unchanged, when all of them have accepted it.
@@ -551,20 +568,20 @@ class Flow(Generic[In, Out]):
         `timeout` is in seconds, for opening a sink and for one write. A value that a sink rejects fails. If a sink
         cannot be opened, the values of that write fail; the others wait for the next attempt.
         """
-        if not sinks:
-            raise FlowDefinitionError("to: expected at least one sink: to(FileSink('out.ndjson'))")
-        for sink in sinks:
-            if not hasattr(sink, "write"):
-                raise FlowDefinitionError(f"to: expected sinks such as FileSink('out.ndjson'), got {sink!r}")
-        return self._add("to", name, outlets=sinks, timeout=timeout)
+        return self.step(To(sinks, timeout=timeout, name=name))
 
     def operator(self, operator: Operator[Out, T], *, max_parts: int = 0, name: str | None = None) -> Flow[In, T]:
         """Add an operator of your own, on streams of elements.
 
         `max_parts` is how many parts it may have in flight; it counts into the memory bound.
         """
-        _check_plain("operator", operator)
-        return self._add("step", name or callable_name(operator, "operator"), step=operator, max_parts=max_parts)
+        return self.step(CustomOperator(operator, max_parts=max_parts, name=name or ""))
+
+    def step(self, step: Step) -> Flow[In, Any]:
+        """Add a step as a record, such as one of your own. A name that is taken gets a number."""
+        if self.store is not None and not self._outer_names:
+            raise FlowDefinitionError(f"step {step.name}: no step may follow dead_letters; put it before")
+        return replace(self, steps=(*self.steps, replace(step, name=self._unique_name(step.name))))
 
     def apply(self, steps: Callable[[Flow[In, Out]], F]) -> F:
         """Add steps that several flows share: a function from flow to flow."""
@@ -631,7 +648,7 @@ class Flow(Generic[In, Out]):
     def sinks(self, others: Mapping[str, Sink]) -> Flow[In, Out]:
         """Replace the sinks with these names. Raises `FlowDefinitionError` for a name that the flow does not have."""
         _check_known(self.name, "sink", others, self.all_sinks)
-        return replace(self, steps=tuple(step.with_outlets(others) for step in self.steps))
+        return replace(self, steps=tuple(step.with_sinks(others) for step in self.steps))
 
     @property
     def path_name(self) -> str | None:
@@ -646,29 +663,29 @@ class Flow(Generic[In, Out]):
     @property
     def all_services(self) -> tuple[Service, ...]:
         """The services that the steps call, each once."""
-        return tuple({id(service): service for step in walk(self.steps) for service in step.services}.values())
+        called = (service for step in walk(self.steps) for service in step.services.values())
+        return tuple({id(service): service for service in called}.values())
 
     @property
     def all_sinks(self) -> dict[str, Sink]:
         """The sinks that the steps write to, by name."""
-        return {name: sink for step in walk(self.steps) for name, sink in step.outlets.items()}
+        return {name: sink for step in walk(self.steps) for name, sink in step.sinks.items()}
 
     @property
     def timed_steps(self) -> tuple[str, ...]:
         """The steps that measure how long elements spend in them."""
-        own = (step.name for step in walk(self.steps) if step.kind not in ("flat_map", "through", "throttle", "step"))
-        return ("decode", *own, "encode")
+        return ("decode", *(step.name for step in walk(self.steps) if step.is_timed), "encode")
 
     @property
     def failure_points(self) -> tuple[str, ...]:
         """Where an element can fail: the names that failures have."""
-        named = (step.places for step in walk(self.steps))
-        return ("source", "decode", *(name for names in named for name in names), "encode")
+        points = (point for step in walk(self.steps) for point in step.failure_points)
+        return ("source", "decode", *points, "encode")
 
     @cached_property
     def memory_bound(self) -> MemoryBound:
         """The maximum that one run can hold."""
-        return bound_of(self.steps, elements=self.elements, bytes=self.bytes)
+        return MemoryBound.of(self.steps, elements=self.elements, bytes=self.bytes)
 
     def plan(self) -> RunPlan:
         """Return what a run needs."""
@@ -676,8 +693,7 @@ class Flow(Generic[In, Out]):
 
     @cached_property
     def _plan(self) -> RunPlan:
-        decode = operators.decode(self.item, key=self.key)
-        steps = (decode, *(step.apply for step in self.steps))
+        steps = (decode(self.item, key=self.key), *(step.operator() for step in self.steps))
         return RunPlan(
             self.name,
             steps,
@@ -744,14 +760,6 @@ class Flow(Generic[In, Out]):
         """Return an empty flow for the steps of a branch, which must not have names that are taken."""
         return replace(self, item=None, key=None, steps=(), _outer_names=taken)
 
-    def _add(self, kind: str, name: str, **options: Any) -> Flow[Any]:
-        """Return the flow with one more step. A name that is taken gets a number."""
-        if self.store is not None and not self._outer_names:
-            raise FlowDefinitionError(f"step {name}: no step may follow dead_letters; put it before")
-        step = NamedStep(kind, self._unique_name(name), options)
-        _ = step.apply  # raises for options out of range
-        return replace(self, steps=(*self.steps, step))
-
 
 def check_item(item: Any) -> None:
     """Raise `FlowDefinitionError` for a type that items cannot be decoded to."""
@@ -774,7 +782,7 @@ def _check_known(flow: str, kind: str, names: Iterable[str], known: Iterable[str
             raise FlowDefinitionError(f"flow {flow} has no {kind} {name!r}; {hint}")
 
 
-def _steps_of(empty: Flow[Any], branch: Flow[Any], where: str) -> tuple[NamedStep, ...]:
+def _steps_of(empty: Flow[Any], branch: Flow[Any], where: str) -> tuple[Step, ...]:
     """Return the steps of a branch. Raise for options of a flow, which would be ignored in a branch."""
     if not isinstance(cast(object, branch), Flow):
         raise FlowDefinitionError(f"{where}: expected a function that returns the flow with its steps, got {branch!r}")
@@ -789,45 +797,3 @@ def _steps_of(empty: Flow[Any], branch: Flow[Any], where: str) -> tuple[NamedSte
         if is_set:
             raise FlowDefinitionError(f"{where}: a branch has steps only; set {option} on the flow itself")
     return branch.steps
-
-
-def _check_plain(subject: str, function: object) -> None:
-    """Raise for what is not callable, and for a coroutine function: nothing would await its result."""
-    if not callable(function):
-        raise FlowDefinitionError(f"{subject}: expected a function, got {function!r}")
-    if any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in functions_of(function)):
-        raise FlowDefinitionError(
-            f"{subject}: expected a plain function, and {callable_name(function, 'this')} is a coroutine function; "
-            "use map_async"
-        )
-
-
-def _check_branch(where: str, branch: Any) -> Callable[[Any], object] | None:
-    """Return the condition of a branch; None for `Otherwise`."""
-    if not isinstance(cast(object, branch), (When, Otherwise)):
-        raise FlowDefinitionError(f"{where}: expected When(condition, steps) or Otherwise(steps), got {branch!r}")
-    if isinstance(cast(object, branch), Otherwise):
-        return None
-    _check_plain(f"the condition of {where}", branch.condition)
-    condition: Callable[[Any], object] = branch.condition
-    return condition
-
-
-def _service(
-    name: str | None,
-    default: str,
-    service: Any,
-    max_in_flight: int = MAX_IN_FLIGHT,
-    timeout: float = 30.0,
-    attempts: int = 1,
-    *,
-    many: bool = False,
-) -> Service:
-    """Return the service that a step calls; make one of a function. `many`: whether it gets a list of values."""
-    if not (callable(service) or is_service(service)):
-        raise FlowDefinitionError(f"{name or default}: expected a function or a Service, got {service!r}")
-    made = as_service(service, name, step=default, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
-    if getattr(made.function, "is_batch", many) is not many:
-        expected = "one value: use map_async or enrich" if many else "a list of values: use batch"
-        raise FlowDefinitionError(f"service {made.name} takes {expected}")
-    return made

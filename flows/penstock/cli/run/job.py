@@ -21,7 +21,7 @@ from penstock.formats.format import Format, format_of
 from penstock.sinks import StdoutSink
 from penstock.sources import Source, generate
 from penstock.sources.byte_stream import StdinSource
-from penstock.steps.step import walk
+from penstock.steps import walk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,27 +203,25 @@ def check_different(*paths: str) -> None:
 
 
 def check_steps(flow: Flow[Any]) -> None:
-    """Raise for steps that cannot go on where another process was killed."""
+    """Raise for steps with which another process cannot continue a run."""
     makers = 0
     for step in walk(flow.steps):
-        if step.kind == "through":
+        if not step.is_resumable:
             raise FlowDefinitionError(
-                f"step {step.name} of flow {flow.name} keeps in memory what passed, which no checkpoint holds; "
-                "run it without --checkpoint"
+                f"step {step.name} of flow {flow.name} keeps earlier values in memory, which a checkpoint does not "
+                "contain; run without --checkpoint"
             )
-        makers += step.kind == "flat_map" or bool(step.options.get("max_parts"))
+        makers += step.makes_parts
     if makers > 1:
         raise FlowDefinitionError(
-            f"flow {flow.name} makes parts in more than one step, and its lines do not tell parts of parts apart; "
-            "run it without --checkpoint"
+            f"flow {flow.name} makes parts in more than one step, and a checkpoint cannot identify parts of parts; "
+            "run without --checkpoint"
         )
 
 
 def writes_to_stdout(flow: Flow[Any]) -> bool:
     """Whether a step delivers to standard output."""
-    return any(
-        isinstance(outlet, StdoutSink) for step in walk(flow.steps) for outlet in step.options.get("outlets", ())
-    )
+    return any(isinstance(sink, StdoutSink) for step in walk(flow.steps) for sink in step.sinks.values())
 
 
 def shows_progress(options: RunOptions) -> bool:
