@@ -172,7 +172,7 @@ def test_a_value_that_cannot_be_converted_fails() -> None:
         (lambda: Flow("f").enrich(price, stock=price, merge=max), "either services with names or services without"),
         (lambda: Flow("f").enrich({"a": price}, price, merge=max), "one mapping of services"),
         (lambda: Flow("f").enrich(price, 5, merge=max), "expected a function or a Service, got 5"),
-        (lambda: Flow("f").enrich(a=price, merge=later), "merge of enrich: expected a plain function"),
+        (lambda: Flow("f").enrich(a=price, merge=later), "enrich: merge: expected a plain function"),
     ],
 )
 def test_what_cannot_be_merged_is_said_when_the_flow_is_built(build: Callable[[], Any], says: str) -> None:
