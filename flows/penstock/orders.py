@@ -80,7 +80,7 @@ def orders_flow(
     pricing: Service | Callable[[Order], Any] | None = None,
     inventory: Service | Callable[[Order], Any] | None = None,
     dead_letters: str | DeadLetterStore | None = None,
-) -> Flow[Order]:
+) -> Flow[Order, dict[str, Any]]:
     """The flow that is served by default. Without services of your own it uses the simulated ones."""
     flow = Flow("orders", Order, key="orderId").enrich(
         pricing=pricing or simulated_pricing(), inventory=inventory or simulated_inventory()

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import unused_port
@@ -338,6 +339,21 @@ async def test_a_response_that_is_not_json_is_an_invalid_result(
     assert isinstance(failed.error, InvalidCallResult)
     assert re.search(reason, str(failed.error))
     assert failed.attempts == 1
+
+
+class Cents(msgspec.Struct):
+    cents: int
+
+
+async def test_a_response_is_converted_to_a_type(client: HttpClient) -> None:
+    """To a Struct, or a type such as a dict of numbers; one that does not fit is an invalid response."""
+    reply, _ = always(200, {"cents": 5})
+    async with server(reply) as url:
+        assert await call(Service.http("s", url, client=client, response=Cents), {}) == [Cents(5)]
+        assert await call(Service.http("s", url, client=client, response=dict[str, int]), {}) == [{"cents": 5}]
+        (failed,) = await call(Service.http("s", url, client=client, response=list[int]), {})
+    assert isinstance(failed.error, InvalidCallResult)
+    assert "Expected `array`, got `object`" in str(failed.error)
 
 
 async def test_a_response_expression_that_fails_is_an_invalid_result(client: HttpClient) -> None:

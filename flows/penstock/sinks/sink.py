@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from typing_extensions import TypeVar
 
-class Sink(Protocol):
+T = TypeVar("T", contravariant=True, default=Any)
+
+
+class Sink(Protocol[T]):
     """A file, a table, a topic: a place that takes values, many in one write.
 
     Runs share an outlet. `to` opens it before the first write and closes it when no run uses it any more, and
@@ -19,7 +23,7 @@ class Sink(Protocol):
     async def open(self) -> None:
         """Get ready for writes; raises if the outlet cannot take any. Cancelled or failed, it leaves nothing open."""
 
-    async def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
+    async def write(self, values: Sequence[T]) -> Sequence[Exception | None] | None:
         """Take values, in their order; return when they are as safe as this outlet makes them.
 
         Returns None when all were taken, or for each value None or the error that it was refused with. An error that

@@ -26,6 +26,7 @@ from penstock.errors import ElementTooLarge, SourceFailed
 from penstock.formats.rejected import OversizedInput
 
 T = TypeVar("T")
+Out = TypeVar("Out", covariant=True)
 
 
 class DownstreamFailed(asyncio.CancelledError):
@@ -152,7 +153,7 @@ class Emitter(Generic[T]):
             task.cancel()
 
 
-class Source(RunObservable[list[Element[T]]]):
+class Source(RunObservable[Any], Generic[Out]):  # of lists of elements; named here, they would not let it be covariant
     """Where elements come from. Subscribing starts one task; disposing ends it; draining completes it.
 
     A source that breaks completes too, so that what it gave out is still finished; the run then ends as failed.
@@ -161,14 +162,14 @@ class Source(RunObservable[list[Element[T]]]):
     name = "source"
 
     @abstractmethod
-    async def produce(self, intake: Emitter[T]) -> None:
+    async def produce(self, intake: Emitter[Out]) -> None:
         """Emit everything there is, then return."""
 
     def on_run_end(self, ledger: Ledger) -> None:
         """The run with these accounts is over, whether it came to this source or not."""
 
     def _subscribe_core(
-        self, observer: abc.ObserverBase[list[Element[T]]], scheduler: abc.SchedulerBase | None = None
+        self, observer: abc.ObserverBase[list[Element[Out]]], scheduler: abc.SchedulerBase | None = None
     ) -> abc.DisposableBase:
         scope = RunContext.of(scheduler, f"the source {self.name}")
         if not scope.begin_source(self.name):
