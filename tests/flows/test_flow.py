@@ -343,7 +343,7 @@ def test_the_steps_that_are_measured_are_known_before_they_are() -> None:
     async def main() -> set[str]:
         running = flow.start(from_iterable([{"a": 1}] * 3), LineWriter(call))
         assert (await running.finished).ok == 3
-        return set(running.totals.meters)
+        return set(running.statistics.histograms)
 
     assert quiet(main()) == set(flow.timed_steps)
 
@@ -442,7 +442,7 @@ def test_a_stream_of_a_broken_source_raises_at_its_end() -> None:
         seen: list[int] = []
         told = Flow("f").tap(seen.append).stream(from_iterable(values()))
         assert [(await anext(told)).value, (await anext(told)).value] == [1, 2]
-        with pytest.raises(RunError, match="the source iterable broke: gone"):
+        with pytest.raises(RunError, match="the source iterable failed: gone"):
             await anext(told)
         return seen
 

@@ -197,7 +197,7 @@ async def test_the_error_has_the_message_of_the_response(
     reply, _ = always(503, body)
     async with server(reply) as url:
         (failed,) = await call(Service.http("stock", url, client=client), {})
-    assert (str(failed.error), failed.error.kind) == (f"stock answered 503 {message}", kind)
+    assert (str(failed.error), failed.error.kind) == (f"stock responded 503 {message}", kind)
 
 
 async def test_the_error_has_the_type_of_the_problem_document(client: HttpClient) -> None:

@@ -120,10 +120,10 @@ def test_an_output_file_that_stays_locked_ends_the_response_as_failed(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["shop:broken"], "shop:broken broke: ZeroDivisionError: division by zero"),
+        (["shop:broken"], "shop:broken failed: ZeroDivisionError: division by zero"),
         (["shop:gone"], "shop has no gone; name a flow in it: shop:NAME"),
-        (["shop:number"], "shop:number is no flow but int"),
-        (["nowhere:flow"], "there is no module nowhere"),
+        (["shop:number"], "shop:number: expected a flow, or a function that returns one, got int"),
+        (["nowhere:flow"], "the module nowhere does not exist"),
         (["shop:halves", "shop:halves"], "flow 'halves' is already defined in shop:halves"),
         (["shop:halves", "--watch"], "--watch needs at least one flow file"),
     ],

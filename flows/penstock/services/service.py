@@ -53,7 +53,7 @@ class Service(Generic[In, Out]):
 
     `call` receives the value of an element and returns the response. It is a coroutine function, or a plain function
     that returns quickly. A function that blocks runs in a thread with `blocking=True`; the service then has
-    `max_in_flight` threads of its own. A timeout abandons a call in a thread but cannot stop it: the thread makes no
+    `max_in_flight` threads. A timeout abandons a call in a thread but cannot stop it: the thread makes no
     other call until the function returns.
 
     `timeout` is in seconds, for one attempt. `attempts` includes the first one. `retry_on` returns whether an error is
@@ -284,7 +284,7 @@ class Service(Generic[In, Out]):
     def retain(self) -> None:
         """Keep the tasks of the bulkhead while no run uses the service.
 
-        Creating them anew costs a tenth of a run of few calls. A supervisor retains the services of its flows; they
+        Creating them again costs a tenth of a run of few calls. A supervisor retains the services of its flows; they
         belong to its event loop until it releases them.
         """
         self.bulkhead.retain()

@@ -99,7 +99,7 @@ class BatchStage:
         self._max_wait = max_wait
         self._observer = observer
         self._scope = scope
-        self._meter = scope.meter(name)
+        self._meter = scope.histogram(name)
         self._gathered: list[Element[Any]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._open = 0

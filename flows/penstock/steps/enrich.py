@@ -123,7 +123,7 @@ class EnrichStage:
         self._merge = merge
         self._observer = observer
         self._scope = scope
-        self._meter = scope.meter(name)
+        self._meter = scope.histogram(name)
         self._open = 0
         self._ended = False
         self._queues: list[CallQueue] = []

@@ -186,12 +186,12 @@ class FlatMapStage:
         self._observer.on_completed()
 
     def _may_go_on(self, element: Element[Any]) -> bool:
-        return self._room.free > 0 or (self._scope.ordered and (element.family is None or not element.family.open))
+        return self._room.free > 0 or (self._scope.ordered and (element.parts is None or not element.parts.open))
 
     def _go_on(self, unfolding: ExpansionState) -> list[Element[Any]]:
         """The next parts of an element, as many as there is room for; the element itself if it has none."""
         element = unfolding.element
-        if element.family is None:
+        if element.parts is None:
             try:
                 unfolding.begin(self._function)
             except ERRORS as error:

@@ -70,7 +70,7 @@ class UnorderedCalls:
         self._name = name
         self._observer = observer
         self._scope = scope
-        self._meter = scope.meter(name)
+        self._meter = scope.histogram(name)
         self._open = 0
         self._ended = False
         self._queue = service.open_queue(self.on_answers, scope.report_fault)

@@ -142,7 +142,7 @@ class RouteStage:
         self._entrances = [BranchInput() if branch.steps else None for branch in branches]
         self._conditions = [(number, branch.when) for number, branch in enumerate(branches)]
         self._observer = observer
-        self._meter = scope.meter(name)
+        self._meter = scope.histogram(name)
         self._open = 1 + sum(entrance is not None for entrance in self._entrances)
         """The input, and the branches that may still give something out."""
 

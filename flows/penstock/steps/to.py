@@ -90,7 +90,7 @@ class ToStage:
         self._timeout = timeout
         self._observer = observer
         self._scope = scope
-        self._meter = scope.meter(name)
+        self._meter = scope.histogram(name)
         self._gathered: list[Element[Any]] = []
         self._task: asyncio.Task[None] | None = None
         self._ended = False
