@@ -101,7 +101,7 @@ class NotInsideRun(RunError):
     """A source or an asynchronous step was subscribed outside of a run."""
 
     def __init__(self, subject: str) -> None:
-        super().__init__(f"{subject} works inside a run only: use flow.start(source, sink) or flow.stream(source)")
+        super().__init__(f"{subject} works inside a run only: use flow.run(source) or flow.stream(source)")
 
 
 class MultipleSources(RunError):

@@ -80,7 +80,7 @@ def orders_flow(
     pricing: Service | Callable[[Order], Any] | None = None,
     inventory: Service | Callable[[Order], Any] | None = None,
     dead_letters: str | DeadLetterStore | None = None,
-) -> Flow[Order]:
+) -> Flow[Order, dict[str, Any]]:
     """Make the flow that is served by default. It uses the simulated services unless others are given."""
     flow = Flow("orders", Order, key="orderId").enrich(
         pricing=pricing or simulated_pricing(), inventory=inventory or simulated_inventory()

@@ -102,7 +102,7 @@ def test_names_are_made_unique() -> None:
             lambda: Flow("f").route(a=When(bool, lambda way: None)),
             "expected a function that returns the flow with its steps, got None",
         ),
-        (lambda: Flow("f").enrich(name=Service("s", len), b=len), "enrich: name and merge are options"),
+        (lambda: Flow("f").enrich(name=Service("s", len), b=len), "enrich: name, merge and into are options"),
         (
             lambda: Flow("f").start([1, 2], DiscardResults()),
             "flow f: source: expected a source such as from_iterable.*, got list",

@@ -320,9 +320,9 @@ def test_names_and_paths_are_unique() -> None:
             "accepted",
         ]
         assert [str(result.diagnostics[0]) for result in (both[1], taken, own)] == [
-            "c.yaml: there is a flow 'b' in b.yaml already; give it another name",
-            "a.yaml: the flow 'a' is served as 'a' already; give it another name",
-            "a.yaml: no flow can be served as 'flows': that path is the service's own; give it another name",
+            "c.yaml: flow 'b' is already defined in b.yaml; use another name",
+            "a.yaml: the path 'a' is already used by flow 'a'; use another name",
+            "a.yaml: the path 'flows' is reserved; use another name",
         ]
         assert set(fixture.registry.by_path) == {"a", "b"}
         assert set(fixture.supervisor.flow_statistics) == {"a", "b", "health"}

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from typing_extensions import TypeVar
 
-class Sink(Protocol):
+T = TypeVar("T", contravariant=True, default=Any)
+
+
+class Sink(Protocol[T]):
     """A destination for values, such as a file, a table or a topic. One write takes many values.
 
     Runs share a sink. The step `to` opens it before the first write, closes it when no run uses it, and makes one call
@@ -19,7 +23,7 @@ class Sink(Protocol):
     async def open(self) -> None:
         """Prepare for writes; raise if that is impossible. If cancelled or failed, it must leave nothing open."""
 
-    async def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
+    async def write(self, values: Sequence[T]) -> Sequence[Exception | None] | None:
         """Write values in order. Return when they are as durable as this sink makes them.
 
         Returns None if all values were written, or one entry for each value: None, or the error that it was rejected

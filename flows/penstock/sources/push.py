@@ -52,7 +52,7 @@ class PushSource(Source[T], Generic[T]):
     >>> readings.close()
     """
 
-    name = "push source"
+    name = "push"
 
     def __init__(self, capacity: int, overflow: Overflow | str = Overflow.BACKPRESSURE) -> None:
         super().__init__()

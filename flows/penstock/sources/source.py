@@ -26,6 +26,7 @@ from penstock.errors import ElementTooLarge, SourceFailed
 from penstock.formats.rejected import OversizedInput
 
 T = TypeVar("T")
+Out = TypeVar("Out", covariant=True)
 
 
 class DownstreamFailed(asyncio.CancelledError):
@@ -152,7 +153,7 @@ class Emitter(Generic[T]):
             task.cancel()
 
 
-class Source(RunObservable[list[Element[T]]]):
+class Source(RunObservable[Any], Generic[Out]):  # of lists of elements; named here, they would not let it be covariant
     """A source of elements. Subscribing starts one task; disposing cancels it; draining completes it.
 
     A source that fails completes as well, so that its elements are still processed. The run then ends as failed.
@@ -161,14 +162,14 @@ class Source(RunObservable[list[Element[T]]]):
     name = "source"
 
     @abstractmethod
-    async def produce(self, emitter: Emitter[T]) -> None:
+    async def produce(self, emitter: Emitter[Out]) -> None:
         """Emit all elements, then return."""
 
     def on_run_end(self, ledger: Ledger) -> None:
         """Called when the run with this ledger is over, even if the source was never subscribed."""
 
     def _subscribe_core(
-        self, observer: abc.ObserverBase[list[Element[T]]], scheduler: abc.SchedulerBase | None = None
+        self, observer: abc.ObserverBase[list[Element[Out]]], scheduler: abc.SchedulerBase | None = None
     ) -> abc.DisposableBase:
         context = RunContext.of(scheduler, f"the source {self.name}")
         if not context.begin_source(self.name):

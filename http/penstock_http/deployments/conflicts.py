@@ -57,13 +57,13 @@ def _check_each(
         name, path = candidate.flow.name, candidate.flow.path_name
         sinks = candidate.flow.all_sinks.values()
         if name in sources:
-            message = f"there is a flow {name!r} in {sources[name]} already"
+            message = f"flow {name!r} is already defined in {sources[name]}"
         elif path in RESERVED:
-            message = f"no flow can be served as {path!r}: that path is the service's own"
+            message = f"the path {path!r} is reserved"
         elif path in paths:
-            message = f"the flow {paths[path]!r} is served as {path!r} already"
+            message = f"the path {path!r} is already used by flow {paths[path]!r}"
         elif name not in names and len(names) >= MAX_FLOWS:
-            message = f"there are {MAX_FLOWS} flows already"
+            message = f"there are already {MAX_FLOWS} flows, which is the limit"
         elif (clash := sharing.find_conflict(sinks)) is not None:
             found[candidate] = [Diagnostic(SourceLocation(candidate.source), str(clash))]
             continue
@@ -74,5 +74,5 @@ def _check_each(
             if path is not None:
                 paths[path] = name
             continue
-        found[candidate] = [Diagnostic(SourceLocation(candidate.source), message, hint="give it another name")]
+        found[candidate] = [Diagnostic(SourceLocation(candidate.source), message, hint="use another name")]
     return found
