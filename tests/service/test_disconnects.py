@@ -16,7 +16,7 @@ that ends as `disconnected`, with its elements cancelled, ended because its clie
 clock.
 """
 
-WAYS: dict[str, Callable[[Client], None]] = {"FIN": Client.leave, "RST": Client.reset}
+WAYS: dict[str, Callable[[Client], None]] = {"FIN": Client.close, "RST": Client.reset}
 
 
 def ended(server: Process, response: Response) -> dict[str, int]:

@@ -104,6 +104,7 @@ def test_requests_are_counted_by_route_method_and_status(server: Process) -> Non
 
 def test_metrics_show_open_runs(server: Process) -> None:
     """Open runs, their elements in flight and their capacity are in the metrics before they end."""
+    until(lambda: server.metric("penstock_runs_active") == 0)  # the worker has ended
     with server.connect() as client:
         client.upload()
         assert client.response().status == 200
