@@ -146,7 +146,7 @@ def test_an_aborted_run_with_open_parts_is_freed() -> None:
     async def main() -> Any:
         flow = Flow("f").flat_map(lambda _: itertools.count(), name="endless").map_async(asyncio.sleep)
         started = flow.start(from_iterable(range(1, 10)), DiscardResults())
-        scope = weakref.ref(started.scope)
+        scope = weakref.ref(started.context)
         await asyncio.sleep(0.5)
         started.abort()
         await started.finished

@@ -62,6 +62,6 @@ def test_a_rate_above_zero_is_needed(rate: float, burst: int) -> None:
     """The message has both values."""
     with pytest.raises(
         ValueError,
-        match="rate: expected a number of elements per second > 0, got|burst: expected an integer >= 1, got 0",
+        match=r"rate: expected a number of elements per second > 0, got|burst: expected an integer >= 1, got 0",
     ):
         Throttle(rate, burst=burst)

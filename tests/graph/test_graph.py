@@ -262,7 +262,7 @@ def test_a_live_graph_has_the_counts_of_the_flow() -> None:
         await supervisor.start(
             flow, from_iterable([{"orderId": number} for number in range(1, 11)]), DiscardResults()
         ).finished
-        totals = supervisor.totals["orders"]
+        totals = supervisor.flow_statistics["orders"]
         assert totals.settled(Outcome.OK) == 7
         return build_graph(flow, FlowCounters.of(totals))
 

@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 import forking
-from service.wire import Answer, Client
+from service.wire import Client, Response
 from waiting import HANG_SECONDS, end
 from waiting import until as until  # re-exported for the tests of the service
 
 ROOT = Path(__file__).parents[2]
 
-TROUBLE = ("library.log", "http.internal_error", "run.tasks_not_cancelled", "shutdown.deadline_exceeded")
+UNEXPECTED_EVENTS = ("library.log", "http.internal_error", "run.tasks_not_cancelled", "shutdown.deadline_exceeded")
 """Events that no client must be able to cause."""
 
 
@@ -60,7 +60,7 @@ class Process:
         """Wait for the first log line of an event with these fields, and return it."""
 
         def seen() -> dict[str, Any] | None:
-            return next(iter(self.said(name, **fields)), None)
+            return next(iter(self.logged(name, **fields)), None)
 
         with self._news:
             self._news.wait_for(lambda: seen() or self._closed, timeout)
@@ -68,7 +68,7 @@ class Process:
                 raise AssertionError(f"no {name} {fields} within {timeout} s; {self.events[-3:]} {self.noise[-9:]}")
             return found
 
-    def said(self, name: str, **fields: Any) -> list[dict[str, Any]]:
+    def logged(self, name: str, **fields: Any) -> list[dict[str, Any]]:
         """The log lines of an event with these fields so far."""
         return [
             event
@@ -76,9 +76,11 @@ class Process:
             if event.get("event") == name and all(event.get(field) == value for field, value in fields.items())
         ]
 
-    def trouble(self, excused: tuple[str, ...] = ()) -> list[Any]:
+    def unexpected(self, excused: tuple[str, ...] = ()) -> list[Any]:
         """The log lines that must not occur."""
-        return [event for event in self.events if event.get("event") in set(TROUBLE) - set(excused)] + self.noise
+        return [
+            event for event in self.events if event.get("event") in set(UNEXPECTED_EVENTS) - set(excused)
+        ] + self.noise
 
     # Requests
 
@@ -86,20 +88,20 @@ class Process:
         """Open a connection."""
         return Client(self.host, self.port, **options)
 
-    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Response:
         """Send a request on a new connection, and read the complete response."""
         with self.connect() as client:
             client.request(method, path, body, **headers)
-            return client.answer(method).complete()
+            return client.response(method).complete()
 
-    def post(self, *orders: Any, query: str = "", **headers: str) -> Answer:
+    def post(self, *orders: Any, query: str = "", **headers: str) -> Response:
         """POST orders as NDJSON, and read the complete response."""
         body = b"".join(json.dumps(order).encode() + b"\n" for order in orders)
-        return self.ask("POST", f"/orders/bulk{query}", body, **{"Content_Type": "application/x-ndjson"} | headers)
+        return self.request("POST", f"/orders/bulk{query}", body, **{"Content_Type": "application/x-ndjson"} | headers)
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of a series that have these labels."""
-        text = self.ask("GET", "/metrics").body.decode()
+        text = self.request("GET", "/metrics").body.decode()
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
@@ -177,7 +179,7 @@ def serving(
         yield process
         if process.popen.poll() is None:
             process.stop()
-        assert not process.trouble(excused), process.trouble(excused)
+        assert not process.unexpected(excused), process.unexpected(excused)
     finally:
         process.close()
 

@@ -32,21 +32,21 @@ def test_a_connection_serves_many_requests(client: Client) -> None:
     """After a complete bulk response the connection can be used again, also for another bulk request."""
     for count in (1, 300, 2):
         client.request("POST", BULK, orders(count), Content_Type=NDJSON)
-        assert client.answer().complete().end["received"] == count
+        assert client.response().complete().end["received"] == count
         client.request("GET", "/health/live")
-        assert client.answer().complete().json() == {"status": "live"}
+        assert client.response().complete().json() == {"status": "live"}
 
 
 def test_the_body_of_a_rejected_request_is_not_read_as_a_request(client: Client) -> None:
     """The next request on the connection gets its own response."""
     client.request("POST", BULK, b"GET /evil HTTP/1.1\r\n\r\n" * 100, Content_Type="text/csv")
-    assert client.answer().complete().status == 415
+    assert client.response().complete().status == 415
     try:
         client.request("GET", "/health/live")
-        answer = client.answer().complete()
+        response = client.response().complete()
     except (Cut, ConnectionError):
         return
-    assert answer.json() == {"status": "live"}
+    assert response.json() == {"status": "live"}
 
 
 def test_pipelined_requests_get_responses_in_order(client: Client) -> None:
@@ -55,17 +55,17 @@ def test_pipelined_requests_get_responses_in_order(client: Client) -> None:
     two = head("GET", f"{BULK}?count=3&order=input")
     three = head("GET", "/health/live")
     client.send(one + two + three)
-    assert client.answer().complete().end["received"] == 2
-    assert client.answer().complete().end["received"] == 3
-    assert client.answer().complete().json() == {"status": "live"}
+    assert client.response().complete().end["received"] == 2
+    assert client.response().complete().end["received"] == 3
+    assert client.response().complete().json() == {"status": "live"}
 
 
 def test_a_response_to_http_1_0_ends_with_the_connection(client: Client) -> None:
     """HTTP/1.0 has no chunks; closing the connection ends the body."""
     client.send(f"GET {BULK}?count=4 HTTP/1.0\r\n\r\n".encode())
-    answer = client.answer().complete()
-    assert "transfer-encoding" not in answer.headers
-    assert answer.end["received"] == 4
+    response = client.response().complete()
+    assert "transfer-encoding" not in response.headers
+    assert response.end["received"] == 4
     assert client.closed()
 
 
@@ -73,15 +73,15 @@ def test_a_response_to_http_1_0_ends_with_the_connection(client: Client) -> None
 def test_a_stream_to_http_1_0_closes_a_kept_connection(client: Client, kind: str) -> None:
     """Also if the client asks to keep the connection, because a stream without chunks has no other end."""
     client.send(f"GET {BULK}?count=4 HTTP/1.0\r\nAccept: {kind}\r\nConnection: keep-alive\r\n\r\n".encode())
-    answer = client.answer().complete()
-    assert b'"received":4' in answer.body
+    response = client.response().complete()
+    assert b'"received":4' in response.body
     assert client.closed()
 
 
 def test_http_1_0_can_send_a_body(client: Client) -> None:
     """Its `Content-Length` marks its end."""
     client.request("POST", BULK, orders(4), version="1.0", Content_Type=NDJSON)
-    assert client.answer().complete().end["received"] == 4
+    assert client.response().complete().end["received"] == 4
 
 
 def test_a_client_that_expects_100_continue_gets_it(client: Client) -> None:
@@ -91,7 +91,7 @@ def test_a_client_that_expects_100_continue_gets_it(client: Client) -> None:
     assert client.line() == b""
     client.chunk(orders(2))
     client.chunk(b"")
-    assert client.answer().complete().end["received"] == 2
+    assert client.response().complete().end["received"] == 2
 
 
 def test_chunks_can_have_extensions_and_trailers(client: Client) -> None:
@@ -99,9 +99,9 @@ def test_chunks_can_have_extensions_and_trailers(client: Client) -> None:
     client.upload()
     line = orders(1)
     client.send(b'%x;name="value"\r\n%b\r\n0\r\nX-Checksum: 1\r\nX-More: 2\r\n\r\n' % (len(line), line))
-    assert client.answer().complete().end["received"] == 1
+    assert client.response().complete().end["received"] == 1
     client.request("GET", "/health/live")
-    assert client.answer().complete().status == 200
+    assert client.response().complete().status == 200
 
 
 def test_chunks_can_be_one_byte(client: Client) -> None:
@@ -109,9 +109,9 @@ def test_chunks_can_be_one_byte(client: Client) -> None:
     body = orders(800)[:10_000].rpartition(b"\n")[0]
     client.upload()
     client.send(b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n")
-    answer = client.answer().complete()
-    assert answer.end["received"] == body.count(b"\n") + 1
-    assert {record["error"]["step"] for record in answer.results if not record["ok"]} == {"inventory"}
+    response = client.response().complete()
+    assert response.end["received"] == body.count(b"\n") + 1
+    assert {record["error"]["step"] for record in response.results if not record["ok"]} == {"inventory"}
 
 
 @pytest.mark.parametrize("bad", [b"xyz\r\nabc\r\n", b"-5\r\n", b"5\r\nabcdefghi\r\n", b"f" * 40 + b"\r\n"])
@@ -119,24 +119,24 @@ def test_an_invalid_chunk_ends_only_its_own_stream(server: Process, client: Clie
     """Items sent before it get results; the end record says `failed`, or the stream is cut."""
     client.upload()
     client.chunk(orders(2))
-    answer = client.answer()
-    assert answer.next()["ok"]
+    response = client.response()
+    assert response.next()["ok"]
     client.send(bad)
-    answer.complete()
-    assert answer.cut or answer.end["reason"] == "failed"
-    run = answer.headers["penstock-run"]
+    response.complete()
+    assert response.cut or response.end["reason"] == "failed"
+    run = response.headers["penstock-run"]
     ended = server.event("run.ended", run=run)
     assert ended["received"] == ended["ok"] + ended["failed"] + ended["cancelled"]
-    assert server.ask("GET", "/health/live").status == 200
+    assert server.request("GET", "/health/live").status == 200
 
 
 def test_a_body_shorter_than_its_length_ends_as_disconnected(server: Process) -> None:
     """The client announces 1000 bytes, sends some and closes the connection. The run does not complete."""
     with server.connect() as client:
         client.send(head("POST", BULK, Content_Type=NDJSON, Content_Length="1000") + orders(3))
-        answer = client.answer()
-        run = answer.headers["penstock-run"]
-        answer.next()
+        response = client.response()
+        run = response.headers["penstock-run"]
+        response.next()
     assert server.event("run.ended", run=run)["reason"] == "disconnected"
 
 
@@ -145,14 +145,14 @@ def test_an_incomplete_array_starts_no_run(server: Process) -> None:
     before = server.metric("penstock_received_total")
     with server.connect() as client:
         client.send(head("POST", BULK, Content_Type="application/json", Content_Length="1000") + b'[{"orderId":1}')
-    until(lambda: server.ask("GET", "/health/live").status == 200)
+    until(lambda: server.request("GET", "/health/live").status == 200)
     assert server.metric("penstock_received_total") == before
 
 
 def test_an_idle_connection_is_closed(client: Client) -> None:
     """After `--keep-alive` seconds."""
     client.request("GET", "/health/live")
-    client.answer().complete()
+    client.response().complete()
     assert client.closed()
 
 
@@ -160,21 +160,21 @@ def test_keep_alive_does_not_cut_an_idle_stream(client: Client) -> None:
     """A stream without data for longer than `--keep-alive` stays open."""
     client.upload()
     client.chunk(orders(1))
-    answer = client.answer()
-    assert answer.next()["seq"] == 0
+    response = client.response()
+    assert response.next()["seq"] == 0
     client.sock.settimeout(1.6)
     with pytest.raises(TimeoutError):
         client.sock.recv(1)
     client.sock.settimeout(HANG_SECONDS)
     client.chunk(b"")
-    assert json.loads(answer.complete().body.splitlines()[-1])["end"]["reason"] == "completed"
+    assert json.loads(response.complete().body.splitlines()[-1])["end"]["reason"] == "completed"
 
 
 @pytest.mark.parametrize("blanks", [1_000_000])
 def test_blank_lines_are_skipped(server: Process, blanks: int) -> None:
     """A million of them cost almost nothing."""
     body = b"\n" * blanks + b'{"orderId":1}'
-    assert server.ask("POST", BULK, body, Content_Type=NDJSON).end["received"] == 1
+    assert server.request("POST", BULK, body, Content_Type=NDJSON).end["received"] == 1
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux has prlimit")
@@ -189,7 +189,7 @@ def test_without_file_descriptors_a_warning_is_logged_once_per_second(serve: Ser
 def _starve(server: Process, open_ones: list[Client], stack: ExitStack) -> None:
     for client in open_ones:  # so that the server accepts it
         client.request("GET", "/health/live")
-        client.answer().complete()
+        client.response().complete()
     used = len(os.listdir(f"/proc/{server.pid}/fd"))
     soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (used, hard))
@@ -198,10 +198,10 @@ def _starve(server: Process, open_ones: list[Client], stack: ExitStack) -> None:
         server.event("http.accept_failed")
         began = time.monotonic()
         time.sleep(2.5)  # long enough for a third log line
-        assert 1 <= len(server.said("http.accept_failed")) <= time.monotonic() - began + 1.5
+        assert 1 <= len(server.logged("http.accept_failed")) <= time.monotonic() - began + 1.5
         open_ones[0].request("GET", "/health/live")
-        assert open_ones[0].answer().complete().json() == {"status": "live"}
+        assert open_ones[0].response().complete().json() == {"status": "live"}
     finally:
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (soft, hard))
     waiting[0].request("GET", "/health/live")
-    assert waiting[0].answer().complete().json() == {"status": "live"}
+    assert waiting[0].response().complete().json() == {"status": "live"}

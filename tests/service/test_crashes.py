@@ -18,23 +18,23 @@ def test_a_reported_dead_letter_survives_a_kill(serve: Serve) -> None:
     server = serve("--port", 0)
     with server.connect() as client:
         client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(2**30))
-        answer = client.answer()
+        response = client.response()
         client.push(orders(5000), 0.1)
         seen = []
-        for record in answer.stream():
+        for record in response.stream():
             if not record["ok"]:
                 seen.append(record["deadLetter"])
             if len(seen) == 300:
                 break
         server.kill()
-        whole = answer.complete().body.split(b"\n")[:-1]
+        whole = response.complete().body.split(b"\n")[:-1]
         seen += [line.split(b'"')[-2].decode() for line in whole if b"deadLetter" in line]
 
     after = serve("--port", 0)
     stored: set[str] = set()
     following = None
     while True:
-        page = after.ask("GET", "/dead-letters?limit=1000" + (f"&after={following}" if following else "")).json()
+        page = after.request("GET", "/dead-letters?limit=1000" + (f"&after={following}" if following else "")).json()
         stored |= {letter["id"] for letter in page["letters"]}
         if (following := page["next"]) is None:
             break
@@ -56,15 +56,19 @@ def test_an_upload_survives_a_killed_writer_process(serve: Serve) -> None:
     first = writer_of(server)
     with server.connect() as client:
         client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(len(orders(20_000))))
-        answer = client.answer()
+        response = client.response()
         client.push(orders(20_000))
         named = []
-        for record in answer.stream():
+        for record in response.stream():
             if "deadLetter" in record:
                 named.append(record["deadLetter"])
                 if len(named) == 1000:
                     os.kill(first, signal.SIGKILL)
-    assert (answer.end["reason"], answer.end["received"], answer.end["failed"]) == ("completed", 20_000, len(named))
+    assert (response.end["reason"], response.end["received"], response.end["failed"]) == (
+        "completed",
+        20_000,
+        len(named),
+    )
     assert len(set(named)) == len(named) == server.metric("penstock_dead_letters_stored", state="waiting") - 1
     assert writer_of(server) != first
     assert server.event("store.writer_crashed")["how"] == "signal 9"

@@ -8,7 +8,7 @@ import pytest
 
 from service.conftest import Serve
 from service.processes import Process, simulating, until
-from service.wire import NDJSON, Answer, Client, orders
+from service.wire import NDJSON, Client, Response, orders
 
 FLAGS = ("--window", 64, "--send-buffer", 16_384, "--latency-scale", 1000)
 """Orders are in flight for 20 s (two attempts, each up to its timeout), and a stall is noticed after 30 s. So a run
@@ -16,12 +16,12 @@ that ends as `disconnected`, with its elements cancelled, ended because its clie
 clock.
 """
 
-WAYS: dict[str, Callable[[Client], None]] = {"FIN": Client.leave, "RST": Client.reset}
+WAYS: dict[str, Callable[[Client], None]] = {"FIN": Client.close, "RST": Client.reset}
 
 
-def ended(server: Process, answer: Answer) -> dict[str, int]:
+def ended(server: Process, response: Response) -> dict[str, int]:
     """The log line of the end of a response's run, which must be `disconnected` with consistent counts."""
-    event = server.event("run.ended", run=answer.headers["penstock-run"])
+    event = server.event("run.ended", run=response.headers["penstock-run"])
     assert event["reason"] == "disconnected"
     assert event["received"] == event["ok"] + event["failed"] + event["filtered"] + event["cancelled"]
     return event
@@ -35,39 +35,39 @@ class TestDisconnect:
         """The client has only sent the head of its request."""
         with server.connect() as client:
             client.upload()
-            answer = client.answer()
+            response = client.response()
             WAYS[way](client)
-            assert ended(server, answer)["received"] == 0
+            assert ended(server, response)["received"] == 0
 
     def test_during_its_upload(self, server: Process, way: str) -> None:
         """Orders in flight are cancelled, and none counts as failed."""
         with server.connect() as client:
             client.upload()
-            answer = client.answer()
+            response = client.response()
             client.chunk(orders(10))
             until(lambda: server.metric("penstock_in_flight") == 10)
             WAYS[way](client)
-            event = ended(server, answer)
+            event = ended(server, response)
         assert (event["received"], event["cancelled"], event["failed"]) == (10, 10, 0)
 
     def test_after_its_upload(self, server: Process, way: str) -> None:
         """All orders were sent and no response has arrived."""
         with server.connect() as client:
             client.request("POST", "/orders/bulk", orders(10), Content_Type=NDJSON)
-            answer = client.answer()
+            response = client.response()
             until(lambda: server.metric("penstock_in_flight") == 10)
             WAYS[way](client)
-            assert ended(server, answer)["cancelled"] == 10
+            assert ended(server, response)["cancelled"] == 10
 
     def test_during_its_download(self, serve: Serve, way: str) -> None:
         """A GET whose results are being sent."""
         server = serve("--window", 64)
         with server.connect() as client:
             client.request("GET", "/orders/bulk?count=1000000")
-            answer = client.answer()
-            answer.next()
+            response = client.response()
+            response.next()
             WAYS[way](client)
-            event = ended(server, answer)
+            event = ended(server, response)
         assert 0 < event["ok"] < 1_000_000
         until(lambda: server.metric("penstock_in_flight") == 0)
 
@@ -77,16 +77,16 @@ class TestDisconnect:
         server = serve(*FLAGS[:-1], 10 if way == "FIN" else 1000)
         with server.connect() as client:
             client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(2**30))
-            answer = client.answer()
+            response = client.response()
             client.push(orders(20_000), 0.2)
             until(lambda: server.metric("penstock_in_flight") == 64)
             WAYS[way](client)
             if way == "FIN":
                 # A FIN after unread orders in the kernel cannot be noticed. But close() with unread results makes the
                 # client's kernel reset the connection when it receives the next byte.
-                ended(server, answer)
+                ended(server, response)
             else:
-                assert ended(server, answer)["cancelled"] == 64
+                assert ended(server, response)["cancelled"] == 64
         until(lambda: server.metric("penstock_runs_active") == 0)
 
 
@@ -95,7 +95,7 @@ def test_a_disconnect_aborts_a_run_with_one_document(server: Process) -> None:
     with server.connect() as client:
         client.request("GET", "/orders/bulk?count=7", Accept="application/json")
         until(lambda: server.metric("penstock_in_flight") == 7)
-        client.leave()
+        client.close()
         until(lambda: server.metric("penstock_runs_active") == 0)
     server.event("run.ended", reason="disconnected", received=7, cancelled=7)
 
@@ -108,7 +108,7 @@ def test_each_disconnect_is_counted_once_as_499(server: Process, way: str) -> No
         return server.metric("penstock_http_requests_total", status="499")
 
     def has_begun(client: Client) -> object:
-        return client.answer()
+        return client.response()
 
     def in_flight(_: Client) -> object:
         return until(lambda: server.metric("penstock_in_flight") == 7)
@@ -127,21 +127,21 @@ def test_each_disconnect_is_counted_once_as_499(server: Process, way: str) -> No
             wait(client)
             WAYS[way](client)
     until(lambda: left() == before + 4)
-    until(lambda: len(server.said("http.client_disconnected")) >= 4)
+    until(lambda: len(server.logged("http.client_disconnected")) >= 4)
 
 
 def test_a_disconnect_is_not_a_failure(server: Process) -> None:
     """The metrics count disconnects separately, and no dead letter is stored."""
     with server.connect() as client:
         client.request("GET", "/orders/bulk?count=1000")
-        client.answer()
-        client.leave()
+        client.response()
+        client.close()
     until(lambda: server.metric("penstock_runs_active") == 0)
     left = server.metric("penstock_runs_total", reason="disconnected")
-    until(lambda: len(server.said("run.ended", reason="disconnected")) == left > 0)
+    until(lambda: len(server.logged("run.ended", reason="disconnected")) == left > 0)
     assert server.metric("penstock_settled_total", outcome="failed") == 0
     assert server.metric("penstock_dead_letters_stored") == 0
-    assert server.ask("GET", "/dead-letters").json()["letters"] == []
+    assert server.request("GET", "/dead-letters").json()["letters"] == []
 
 
 @pytest.fixture
@@ -157,15 +157,15 @@ def test_a_disconnect_cancels_service_calls(serve: Serve, hanging: Process) -> N
     server = serve("--pricing-url", f"{address}/prices/{{orderId}}", "--inventory-url", f"{address}/stock/{{orderId}}")
 
     def statistics(field: str) -> int:
-        return sum(tally[field] for tally in hanging.ask("GET", "/statistics").json().values())
+        return sum(tally[field] for tally in hanging.request("GET", "/statistics").json().values())
 
     with server.connect() as client:
         client.upload()
-        answer = client.answer()
+        response = client.response()
         client.chunk(orders(5))
         until(lambda: statistics("begun") == 10)
         client.reset()
-        assert ended(server, answer)["cancelled"] == 5
+        assert ended(server, response)["cancelled"] == 5
     until(lambda: statistics("cancelled") == 10)
     assert server.metric("penstock_service_in_flight") == 0
     assert server.metric("penstock_service_waiting") == 0

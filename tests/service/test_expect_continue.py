@@ -15,7 +15,7 @@ ASKING = {"Expect": "100-Continue"}
 
 def continues(client: Client) -> bool:
     """Return whether the next response is 100 Continue."""
-    head = client.answer()
+    head = client.response()
     return (head.status, head.headers) == (100, {})
 
 
@@ -27,11 +27,11 @@ def test_a_valid_request_gets_100_continue(server: Process, form: str) -> None:
         assert continues(client)
         client.chunk(orders(3))
         client.chunk(b"")
-        answer = client.answer().complete()
-        end = answer.end if form == NDJSON else answer.json()["end"]
-        assert (answer.cut, end["received"], end["reason"]) == (False, 3, "completed")
+        response = client.response().complete()
+        end = response.end if form == NDJSON else response.json()["end"]
+        assert (response.cut, end["received"], end["reason"]) == (False, 3, "completed")
         client.request("GET", "/health/live")
-        assert client.answer().complete().status == 200
+        assert client.response().complete().status == 200
 
 
 def test_an_array_gets_100_continue(server: Process) -> None:
@@ -40,7 +40,7 @@ def test_an_array_gets_100_continue(server: Process) -> None:
         client.request("POST", "/orders/bulk", **ARRAY, **ASKING)
         assert continues(client)
         client.send(b'[{"orderId":1}]')
-        assert client.answer().complete().end["received"] == 1
+        assert client.response().complete().end["received"] == 1
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_a_rejected_request_does_not_get_100_continue(
     """The rejection is the first response, so the client does not send the body."""
     with server.connect() as client:
         client.request("POST", path, **headers, **ASKING, Transfer_Encoding="chunked")
-        rejection(client.answer().complete(), status)
+        rejection(client.response().complete(), status)
 
 
 def test_other_expectations_are_ignored(server: Process) -> None:
     """A server may ignore them (RFC 9110, section 10.1.1)."""
-    assert server.ask("GET", "/orders/bulk", Expect="a miracle").status == 200
+    assert server.request("GET", "/orders/bulk", Expect="a miracle").status == 200
     assert server.post({"orderId": 1}, Expect="a miracle").status == 200
 
 
@@ -71,12 +71,12 @@ def test_an_upload_of_a_flow_gets_100_continue(server: Process) -> None:
     """After its headers were checked."""
     with server.connect() as client:
         client.request("PUT", "/flows/new", Content_Type="text/csv", Content_Length="9", **ASKING)
-        rejection(client.answer().complete(), 415)
+        rejection(client.response().complete(), 415)
     with server.connect() as client:
         client.request("PUT", "/flows/new", Content_Type="application/yaml", Content_Length="9", **ASKING)
         assert continues(client)
         client.send(b"flow: [1]")
-        rejection(client.answer().complete(), 422)
+        rejection(client.response().complete(), 422)
 
 
 @pytest.mark.parametrize("expected", ["100-continue", "a miracle"])
@@ -87,10 +87,10 @@ def test_unknown_paths_and_methods_do_not_get_100_continue(
     """They are rejected as usual."""
     with server.connect() as client:
         client.request(method, path, Content_Type=NDJSON, Expect=expected, Transfer_Encoding="chunked")
-        answer = client.answer().complete()
-        rejection(answer, status)
-    if answer.status == 405:
-        assert set(answer.headers["allow"].split(",")) == {"GET", "POST"}
+        response = client.response().complete()
+        rejection(response, status)
+    if response.status == 405:
+        assert set(response.headers["allow"].split(",")) == {"GET", "POST"}
 
 
 def test_a_disconnect_before_100_continue_is_not_an_error(server: Process) -> None:
@@ -101,4 +101,4 @@ def test_a_disconnect_before_100_continue_is_not_an_error(server: Process) -> No
             client.reset()
     until(lambda: server.metric("penstock_http_requests_total", method="POST", status="499") == 20)
     assert server.metric("penstock_http_requests_total", method="POST", status="500") == 0
-    assert not server.said("http.internal_error")
+    assert not server.logged("http.internal_error")

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import unused_port
@@ -196,7 +197,7 @@ async def test_the_error_has_the_message_of_the_response(
     reply, _ = always(503, body)
     async with server(reply) as url:
         (failed,) = await call(Service.http("stock", url, client=client), {})
-    assert (str(failed.error), failed.error.kind) == (f"stock answered 503 {message}", kind)
+    assert (str(failed.error), failed.error.kind) == (f"stock responded 503 {message}", kind)
 
 
 async def test_the_error_has_the_type_of_the_problem_document(client: HttpClient) -> None:
@@ -340,12 +341,27 @@ async def test_a_response_that_is_not_json_is_an_invalid_result(
     assert failed.attempts == 1
 
 
+class Cents(msgspec.Struct):
+    cents: int
+
+
+async def test_a_response_is_converted_to_a_type(client: HttpClient) -> None:
+    """To a Struct, or a type such as a dict of numbers; one that does not fit is an invalid response."""
+    reply, _ = always(200, {"cents": 5})
+    async with server(reply) as url:
+        assert await call(Service.http("s", url, client=client, response=Cents), {}) == [Cents(5)]
+        assert await call(Service.http("s", url, client=client, response=dict[str, int]), {}) == [{"cents": 5}]
+        (failed,) = await call(Service.http("s", url, client=client, response=list[int]), {})
+    assert isinstance(failed.error, InvalidCallResult)
+    assert "Expected `array`, got `object`" in str(failed.error)
+
+
 async def test_a_response_expression_that_fails_is_an_invalid_result(client: HttpClient) -> None:
     """`response` extracts the result from the body; if that fails, so does the element."""
     reply, _ = always(200, {"cents": 5})
     async with server(reply) as url:
-        assert await call(Service.http("s", url, client=client, response=lambda said: said["cents"]), {}) == [5]
-        (failed,) = await call(Service.http("s", url, client=client, response=lambda said: said["euros"]), {})
+        assert await call(Service.http("s", url, client=client, response=lambda body: body["cents"]), {}) == [5]
+        (failed,) = await call(Service.http("s", url, client=client, response=lambda body: body["euros"]), {})
     assert isinstance(failed.error, InvalidCallResult)
 
 
@@ -366,8 +382,8 @@ async def test_fields_are_percent_encoded(client: HttpClient, text: str | bool) 
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/orders/{{name}}/price?also={{name}}"
     answers = await call(Service.http("s", url, client=client), {"name": text})
     await runner.cleanup()
-    said = text if isinstance(text, str) else "true"  # as in JSON
-    assert (answers, seen) == ([1], [(said, said)])
+    body = text if isinstance(text, str) else "true"  # as in JSON
+    assert (answers, seen) == ([1], [(body, body)])
 
 
 @pytest.mark.parametrize("value", [{}, {"id": None}, {"id": ""}, {"id": ".."}, {"id": [1]}, {"id": "\ud800"}, 7])
@@ -437,10 +453,10 @@ async def test_a_batch_without_valid_values_sends_no_request(client: HttpClient)
     assert [type(answer) for answer in answers] == [InvalidItem, InvalidItem]
 
 
-@pytest.mark.parametrize("said", [[1], {"a": 1}, None, [1, 2, 3]])
-async def test_a_batch_response_of_another_length_is_an_invalid_result(client: HttpClient, said: Any) -> None:
+@pytest.mark.parametrize("body", [[1], {"a": 1}, None, [1, 2, 3]])
+async def test_a_batch_response_of_another_length_is_an_invalid_result(client: HttpClient, body: Any) -> None:
     """The results cannot be assigned to values, so all fail."""
-    reply, _ = always(200, said)
+    reply, _ = always(200, body)
     async with server(reply) as url:
         (failed,) = await call(Service.http_batch("s", url, client=client, attempts=2), [1, 2])
     assert type(failed) is CallFailed

@@ -36,7 +36,7 @@ class UnreadProcess(Process):
             with self._news:
                 self.events.append(json.loads(line))
                 self._news.notify_all()
-            if self.said("http.listening"):
+            if self.logged("http.listening"):
                 return
 
     def close_log(self) -> None:
@@ -52,7 +52,7 @@ def responds(process: Process) -> bool:
         client.sock.settimeout(10)  # a process whose log is stuck never responds
         client.request("GET", "/orders/bulk?count=1")
         try:
-            client.answer().complete()
+            client.response().complete()
         except TimeoutError:
             return False
     return True
@@ -73,9 +73,9 @@ def test_a_closed_log_pipe_breaks_nothing(unread: UnreadProcess) -> None:
     """Streams complete, lost lines are counted, and the shutdown is clean."""
     unread.close_log()
 
-    responses = [unread.ask("GET", "/orders/bulk?count=3") for _ in range(3)]
+    responses = [unread.request("GET", "/orders/bulk?count=3") for _ in range(3)]
 
-    assert [answer.end["reason"] for answer in responses] == ["completed"] * 3
+    assert [response.end["reason"] for response in responses] == ["completed"] * 3
     assert unread.metric("penstock_log_lines_lost_total") == 3
     assert unread.metric("penstock_runs_active") == 0
     unread.signal(signal.SIGTERM)

@@ -6,24 +6,24 @@ import pytest
 
 from service.conftest import Serve
 from service.processes import Process
-from service.wire import Answer
+from service.wire import Response
 
 BULK = "/orders/bulk?count=1"
 FLAGS = ("--allowed-hosts", "penstock.example", "--allowed-origins", "https://app.example, http://localhost:3000")
 EVIL = "http://evil.example"
 
 
-def request(server: Process, path: str, host: str = "127.0.0.1", method: str = "GET", **headers: str) -> Answer:
+def request(server: Process, path: str, host: str = "127.0.0.1", method: str = "GET", **headers: str) -> Response:
     """A request with only these headers, such as `Sec_Fetch_Site`."""
-    return server.ask(method, path, Host=host, **headers)
+    return server.request(method, path, Host=host, **headers)
 
 
-def code(answer: Answer) -> str:
+def code(response: Response) -> str:
     """The code of a rejection, or else the status."""
-    if answer.headers["content-type"] != "application/problem+json":
-        return str(answer.status)
-    problem = answer.json()
-    assert problem["status"] == answer.status
+    if response.headers["content-type"] != "application/problem+json":
+        return str(response.status)
+    problem = response.json()
+    assert problem["status"] == response.status
     return str(problem["code"])
 
 
@@ -48,19 +48,19 @@ PATHS = [BULK, "/flows", "/flows/orders", "/flows/orders/graph", "/metrics", "/o
 )
 def test_pages_of_other_origins_are_rejected(server: Process, path: str, headers: dict[str, str]) -> None:
     """On every route, because they could start runs or read data of the service."""
-    answer = request(server, path, **headers)
+    response = request(server, path, **headers)
 
-    assert (answer.status, code(answer)) == (403, "cross_origin")
+    assert (response.status, code(response)) == (403, "cross_origin")
 
 
 def test_no_run_is_started_for_a_page_of_another_origin(server: Process) -> None:
     """The request is rejected before, and counted."""
-    runs, refused = (server.metric("penstock_runs_total"), server.metric("penstock_http_rejected_total"))
+    runs, rejected = (server.metric("penstock_runs_total"), server.metric("penstock_http_rejected_total"))
 
     request(server, "/orders/bulk?count=30000", Origin=EVIL, Sec_Fetch_Site="cross-site")
 
     assert server.metric("penstock_runs_total") == runs
-    assert server.metric("penstock_http_rejected_total") == refused + 1
+    assert server.metric("penstock_http_rejected_total") == rejected + 1
 
 
 @pytest.mark.parametrize(
@@ -142,23 +142,23 @@ def test_a_preflight_request_gets_the_methods_of_the_path(server: Process) -> No
     """Preflight requests of other origins are rejected."""
     asks = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "content-type"}
 
-    answer = request(server, "/orders/bulk", method="OPTIONS", Origin="https://app.example", **asks)
-    assert answer.status == 204
-    assert answer.headers["access-control-allow-origin"] == "https://app.example"
-    assert answer.headers["access-control-allow-methods"] == "GET, POST"
-    assert "Content-Type" in answer.headers["access-control-allow-headers"]
-    assert answer.headers["vary"] == "Origin"
+    response = request(server, "/orders/bulk", method="OPTIONS", Origin="https://app.example", **asks)
+    assert response.status == 204
+    assert response.headers["access-control-allow-origin"] == "https://app.example"
+    assert response.headers["access-control-allow-methods"] == "GET, POST"
+    assert "Content-Type" in response.headers["access-control-allow-headers"]
+    assert response.headers["vary"] == "Origin"
     assert code(request(server, "/orders/bulk", method="OPTIONS", Origin=EVIL, **asks)) == "cross_origin"
 
 
 @pytest.mark.parametrize("path", [BULK, "/flows", "/x"])
 def test_an_allowed_origin_can_read_the_response(server: Process, path: str) -> None:
     """Also a stream and a rejection. `Vary` keeps caches from mixing origins."""
-    answer = request(server, path, Origin="https://app.example")
+    response = request(server, path, Origin="https://app.example")
 
-    assert answer.headers["access-control-allow-origin"] == "https://app.example"
-    assert "Penstock-Run" in answer.headers["access-control-expose-headers"]
-    assert "Origin" in answer.headers["vary"]
+    assert response.headers["access-control-allow-origin"] == "https://app.example"
+    assert "Penstock-Run" in response.headers["access-control-expose-headers"]
+    assert "Origin" in response.headers["vary"]
     plain = request(server, path)
     assert "access-control-allow-origin" not in plain.headers
     assert "Origin" in plain.headers["vary"]
@@ -166,11 +166,11 @@ def test_an_allowed_origin_can_read_the_response(server: Process, path: str) -> 
 
 def test_an_allowed_origin_cannot_deploy_without_a_token(server: Process) -> None:
     """A flow runs code in the service."""
-    answer = server.ask(
+    response = server.request(
         "PUT", "/flows/a?dry-run=true", b"flow: a\n", Content_Type="application/yaml", Origin="https://app.example"
     )
 
-    assert code(answer) == "cross_origin"
+    assert code(response) == "cross_origin"
 
 
 def test_a_service_on_all_addresses_accepts_any_host(serve: Serve) -> None:

@@ -57,24 +57,24 @@ def test_flows_in_python_are_served_beside_flow_files(serve: Serve, env: dict[st
     file.write_text("flow: more\n")
     server = serve("--workers", 2, "shop:halves", "shop:made", file, env=env)
 
-    samples = server.ask("GET", "/halves/bulk?count=4")
-    sent = server.ask("POST", "/halves/bulk", b'{"n":4}\n{"n":"x"}\n', Content_Type=NDJSON)
+    samples = server.request("GET", "/halves/bulk?count=4")
+    sent = server.request("POST", "/halves/bulk", b'{"n":4}\n{"n":"x"}\n', Content_Type=NDJSON)
     worker = server.event("run.ended", flow="made", kind="worker")
     file.write_text("flow: more\norder: input\n")
 
     assert (samples.end["ok"], samples.end["failed"], sent.end["ok"], sent.end["failed"]) == (3, 1, 1, 1)
-    assert server.ask("GET", "/dead-letters").json()["letters"][0]["error"]["step"] == "half"
+    assert server.request("GET", "/dead-letters").json()["letters"][0]["error"]["step"] == "half"
     assert (worker["ok"], worker["revision"]) == (3, 1)
     assert outcomes(reload(server)) == {"halves": "unchanged", "made": "unchanged", "more": "accepted"}
-    assert server.ask("GET", "/orders/bulk").status == 404
-    assert server.ask("GET", "/flows/halves").json()["revisions"][0]["source"] == "shop:halves"
+    assert server.request("GET", "/orders/bulk").status == 404
+    assert server.request("GET", "/flows/halves").json()["revisions"][0]["source"] == "shop:halves"
 
 
 def test_settings_are_defaults_for_flows_in_python(serve: Serve, env: dict[str, str]) -> None:
     """A window and a store of the flow have precedence; `--workers 0` removes its workers."""
     server = serve("--window", 5, "--workers", 0, "shop:halves", "shop:narrow", "shop:made", env=env)
 
-    halves, narrow, made = (server.ask("GET", f"/flows/{name}").json() for name in ("halves", "narrow", "made"))
+    halves, narrow, made = (server.request("GET", f"/flows/{name}").json() for name in ("halves", "narrow", "made"))
 
     assert [flow["window"]["elements"] for flow in (halves, narrow, made)] == [5, 7, 5]
     assert halves["deadLetters"].startswith("sqlite:")
@@ -109,34 +109,34 @@ def test_an_output_file_that_stays_locked_ends_the_response_as_failed(
     (tmp_path / "locking.py").write_text(LOCKING.format(tmp_path / "out.ndjson"))
     server = serve("locking:flow", env=env, excused=("run.failed",))
 
-    sent = server.ask("POST", "/locking/bulk", b"1\n2\n", Content_Type=NDJSON)
+    sent = server.request("POST", "/locking/bulk", b"1\n2\n", Content_Type=NDJSON)
 
     assert (sent.end["reason"], sent.end["cancelled"], sent.end["failed"]) == ("failed", 2, 0)
     assert "out.ndjson cannot be written: another process has been writing to it for 0.2 s" in sent.end["error"]
-    assert server.ask("GET", "/dead-letters").json()["letters"] == []
-    assert server.ask("GET", "/health/ready").status == 200
+    assert server.request("GET", "/dead-letters").json()["letters"] == []
+    assert server.request("GET", "/health/ready").status == 200
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (["shop:broken"], "shop:broken broke: ZeroDivisionError: division by zero"),
+        (["shop:broken"], "shop:broken failed: ZeroDivisionError: division by zero"),
         (["shop:gone"], "shop has no gone; name a flow in it: shop:NAME"),
-        (["shop:number"], "shop:number is no flow but int"),
-        (["nowhere:flow"], "there is no module nowhere"),
-        (["shop:halves", "shop:halves"], "there is a flow 'halves' in shop:halves already"),
+        (["shop:number"], "shop:number: expected a flow, or a function that returns one, got int"),
+        (["nowhere:flow"], "the module nowhere does not exist"),
+        (["shop:halves", "shop:halves"], "flow 'halves' is already defined in shop:halves"),
         (["shop:halves", "--watch"], "--watch needs at least one flow file"),
     ],
 )
 def test_an_invalid_flow_in_python_is_an_error(
-    env: dict[str, str], monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+    env: dict[str, str], monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
     """Exit code 2 and one sentence, before anything starts."""
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     done = run("serve", "--port", "0", "--dead-letters", "memory:", *words)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -149,9 +149,9 @@ def test_all_errors_of_python_and_files_are_reported_together(
     bad = tmp_path / "bad.yaml"
     bad.write_text("flow: bad\nky: id\n")
     done = run("serve", "--port", "0", "--dead-letters", "memory:", str(bad), "shop:broken", "shop:halves", "shop:gone")
-    told = done.stderr.splitlines()
+    lines = done.stderr.splitlines()
     assert done.returncode == 2
-    assert [line.split(": ")[0] for line in told] == ["penstock serve"] * 3
-    assert "shop:broken broke" in told[0]
-    assert "shop has no gone" in told[1]
-    assert "bad.yaml:2:1: found" in told[2]
+    assert [line.split(": ")[0] for line in lines] == ["penstock serve"] * 3
+    assert "shop:broken broke" in lines[0]
+    assert "shop has no gone" in lines[1]
+    assert "bad.yaml:2:1: found" in lines[2]

@@ -115,7 +115,7 @@ def test_new_runs_use_the_new_revision_and_open_runs_keep_theirs() -> None:
         assert (await old.finished).reason == "completed"
         await asyncio.sleep(0.1)
         assert fixture.states("times") == ["active"]
-        assert fixture.supervisor.totals["times"].received == 12
+        assert fixture.supervisor.flow_statistics["times"].received == 12
 
     run_in_virtual_time(scenario)
 
@@ -158,7 +158,7 @@ def test_a_dry_run_changes_nothing() -> None:
     async def scenario(fixture: Fixture) -> None:
         result = await fixture.deploy(times(2), dry_run=True)
         assert (result.outcome, result.revision) == (DeploymentStatus.ACCEPTED, 1)
-        assert (fixture.registry.flows, fixture.supervisor.totals, fixture.counters.outcomes) == ({}, {}, {})
+        assert (fixture.registry.flows, fixture.supervisor.flow_statistics, fixture.counters.outcomes) == ({}, {}, {})
         await fixture.deploy(times(2))
         assert (await fixture.deploy(times(3), "2", dry_run=True)).revision == 2
         assert fixture.states("times") == ["active"]
@@ -203,7 +203,7 @@ def test_counters_of_calls_survive_a_replaced_service() -> None:
         await fixture.deploy(calling("a", attempts=2), "2")
         await fixture.start("a", from_iterable(range(2))).finished
         await asyncio.sleep(1)
-        calls = fixture.supervisor.calls["oracle"]
+        calls = fixture.supervisor.service_counters["oracle"]
         assert (len(calls.services), calls.statistics().max_in_flight, calls.statistics().results["ok"]) == (1, 3, 7)
 
     run_in_virtual_time(scenario)
@@ -320,12 +320,12 @@ def test_names_and_paths_are_unique() -> None:
             "accepted",
         ]
         assert [str(result.diagnostics[0]) for result in (both[1], taken, own)] == [
-            "c.yaml: there is a flow 'b' in b.yaml already; give it another name",
-            "a.yaml: the flow 'a' is served as 'a' already; give it another name",
-            "a.yaml: no flow can be served as 'flows': that path is the service's own; give it another name",
+            "c.yaml: flow 'b' is already defined in b.yaml; use another name",
+            "a.yaml: the path 'a' is already used by flow 'a'; use another name",
+            "a.yaml: the path 'flows' is reserved; use another name",
         ]
         assert set(fixture.registry.by_path) == {"a", "b"}
-        assert set(fixture.supervisor.totals) == {"a", "b", "health"}
+        assert set(fixture.supervisor.flow_statistics) == {"a", "b", "health"}
 
     run_in_virtual_time(scenario)
 
@@ -441,12 +441,12 @@ def test_a_revision_is_retired_after_its_last_run() -> None:
             await fixture.deploy(times(number), str(number))
             await asyncio.sleep(0.01)
         assert fixture.states("times") == ["draining", "active"]
-        assert len(fixture.supervisor.calls["multiply"].services) == 2
+        assert len(fixture.supervisor.service_counters["multiply"].services) == 2
         run.drain()
         await run.finished
         await asyncio.sleep(0.01)
         assert [revision.number for revision in fixture.registry.flows["times"].revisions] == [30]
-        assert len(fixture.supervisor.calls["multiply"].services) == 1
+        assert len(fixture.supervisor.service_counters["multiply"].services) == 1
 
     run_in_virtual_time(scenario)
 
@@ -460,7 +460,7 @@ def test_a_removed_flow_leaves_nothing_behind() -> None:
         for name in "bc":
             await fixture.registry.deploy(removals={name: None})
             await asyncio.sleep(0.01)
-        assert fixture.registry.flows.keys() == fixture.supervisor.totals.keys() == {"a"}
+        assert fixture.registry.flows.keys() == fixture.supervisor.flow_statistics.keys() == {"a"}
         assert fixture.counters.outcomes == {("a", "accepted"): 1, ("", "accepted"): 2, ("", "removed"): 2}
 
     run_in_virtual_time(scenario)
@@ -497,7 +497,7 @@ def test_a_flow_that_is_deployed_again_while_it_ends_is_kept() -> None:
         assert (await deployment).revision == 2
         await asyncio.sleep(1)
         assert fixture.states("times") == ["active"]
-        assert fixture.supervisor.totals["times"].received == 1
+        assert fixture.supervisor.flow_statistics["times"].received == 1
 
     run_in_virtual_time(scenario)
 
@@ -544,6 +544,6 @@ async def test_a_store_that_cannot_be_opened_rejects_its_flow(tmp_path: Path) ->
         assert [result.outcome, other.outcome] == ["rejected"] * 2
         assert "there is no folder" in result.diagnostics[0].message
         assert fixture.states("fails") == ["active"]
-        assert set(fixture.supervisor.totals) == {"fails"}
-        assert len(fixture.supervisor.calls["fails"].services) == 1
+        assert set(fixture.supervisor.flow_statistics) == {"fails"}
+        assert len(fixture.supervisor.service_counters["fails"].services) == 1
         await fixture.close()

@@ -9,18 +9,18 @@ import socket
 import pytest
 
 from service.processes import Process, until
-from service.wire import NDJSON, Answer, orders
+from service.wire import NDJSON, Response, orders
 
 FLAGS = ("--max-body", 20_000, "--max-count", 500, "--max-runs", 2, "--max-header", 2000, "--keep-alive", 1)
 
 BULK = "/orders/bulk"
 
 
-def rejection(answer: Answer, status: int) -> str:
+def rejection(response: Response, status: int) -> str:
     """The message of a problem document, whose format is checked (RFC 9457)."""
-    document = answer.json()
-    assert (answer.status, document["status"]) == (status, status)
-    assert answer.headers["content-type"] == "application/problem+json"
+    document = response.json()
+    assert (response.status, document["status"]) == (status, status)
+    assert response.headers["content-type"] == "application/problem+json"
     assert document["type"]
     assert document["title"]
     return str(document["detail"])
@@ -51,7 +51,7 @@ def rejection(answer: Answer, status: int) -> str:
 )
 def test_an_invalid_parameter_is_rejected_with_a_hint(server: Process, path: str, hint: str) -> None:
     """An unknown name or an invalid value is never ignored."""
-    assert hint in rejection(server.ask("GET", path), 400)
+    assert hint in rejection(server.request("GET", path), 400)
 
 
 def test_count_is_a_parameter_of_get(server: Process) -> None:
@@ -78,7 +78,7 @@ def test_unknown_paths_and_methods_are_rejected_with_the_known_ones(
     server: Process, method: str, path: str, status: int, hint: str
 ) -> None:
     """404 and 405 name alternatives."""
-    assert hint in rejection(server.ask(method, path), status)
+    assert hint in rejection(server.request(method, path), status)
 
 
 def test_a_405_names_the_allowed_methods(server: Process) -> None:
@@ -86,7 +86,7 @@ def test_a_405_names_the_allowed_methods(server: Process) -> None:
 
     HEAD is not supported, because it cannot tell how a stream would end.
     """
-    put, head = server.ask("PUT", BULK), server.ask("HEAD", BULK)
+    put, head = server.request("PUT", BULK), server.request("HEAD", BULK)
     assert put.headers["allow"].replace(" ", "").split(",") == ["GET", "POST"]
     assert (head.status, head.headers["allow"]) == (405, put.headers["allow"])
 
@@ -110,13 +110,13 @@ def test_bytes_that_are_not_utf_8_are_rejected_like_others(
     server: Process, method: str, path: str, headers: dict[str, str], status: int
 ) -> None:
     """In a header or a path; the messages quote them."""
-    rejection(server.ask(method, path, b"" if method == "POST" else None, **headers), status)
+    rejection(server.request(method, path, b"" if method == "POST" else None, **headers), status)
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/xml, image/*", "*/*;q=0", "application/json;q=0"])
 def test_an_unsupported_accept_is_rejected(server: Process, accept: str) -> None:
     """406 names the supported media types."""
-    assert NDJSON in rejection(server.ask("GET", BULK, Accept=accept), 406)
+    assert NDJSON in rejection(server.request("GET", BULK, Accept=accept), 406)
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ def test_an_unsupported_accept_is_rejected(server: Process, accept: str) -> None
 )
 def test_a_body_of_another_type_is_rejected(server: Process, headers: dict[str, str]) -> None:
     """415 names the supported types."""
-    said = rejection(server.ask("POST", BULK, b'{"orderId":1}\n', **headers), 415)
-    assert NDJSON in said or "gzip" in said
+    message = rejection(server.request("POST", BULK, b'{"orderId":1}\n', **headers), 415)
+    assert NDJSON in message or "gzip" in message
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_body_of_another_type_is_rejected(server: Process, headers: dict[str, 
 )
 def test_a_body_that_is_not_an_array_is_rejected(server: Process, body: bytes, hint: str) -> None:
     """400, before a run starts."""
-    assert hint in rejection(server.ask("POST", BULK, body, Content_Type="application/json"), 400)
+    assert hint in rejection(server.request("POST", BULK, body, Content_Type="application/json"), 400)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
@@ -181,15 +181,15 @@ def test_a_large_array_is_rejected(server: Process, pack: type[bytes]) -> None:
     """413, measured after decompression."""
     body = pack(json.dumps([{"orderId": id} for id in range(1, 3000)]).encode())
     headers = {"Content_Type": "application/json"} | ({} if pack is bytes else {"Content_Encoding": "gzip"})
-    assert NDJSON in rejection(server.ask("POST", BULK, body, **headers), 413)
+    assert NDJSON in rejection(server.request("POST", BULK, body, **headers), 413)
 
 
 def test_results_that_are_too_large_for_one_document_are_rejected(server: Process) -> None:
     """The 413 recommends a stream."""
-    answer = server.ask("GET", f"{BULK}?count=500", Accept="application/json")
-    assert NDJSON in rejection(answer, 413)
+    response = server.request("GET", f"{BULK}?count=500", Accept="application/json")
+    assert NDJSON in rejection(response, 413)
     assert server.event("response.too_large")["level"] == "warning"
-    assert server.ask("GET", f"{BULK}?count=500").end["received"] == 500
+    assert server.request("GET", f"{BULK}?count=500").end["received"] == 500
 
 
 def test_too_many_streams_are_rejected(server: Process) -> None:
@@ -198,18 +198,18 @@ def test_too_many_streams_are_rejected(server: Process) -> None:
     with first, second:
         for client in (first, second):
             client.upload()
-            assert client.answer().status == 200
-        refused = [
-            server.ask("GET", BULK),
+            assert client.response().status == 200
+        rejected = [
+            server.request("GET", BULK),
             server.post({"orderId": 1}),
-            server.ask("POST", BULK, b"[]", Content_Type="application/json"),
+            server.request("POST", BULK, b"[]", Content_Type="application/json"),
         ]
-        assert ["2 runs are open" in rejection(answer, 503) for answer in refused] == [True] * 3
-        assert [answer.headers["retry-after"].isdigit() for answer in refused] == [True] * 3
-        assert server.ask("GET", "/health/ready").status == 200
-        assert server.ask("GET", "/metrics").status == 200
+        assert ["2 runs are open" in rejection(response, 503) for response in rejected] == [True] * 3
+        assert [response.headers["retry-after"].isdigit() for response in rejected] == [True] * 3
+        assert server.request("GET", "/health/ready").status == 200
+        assert server.request("GET", "/metrics").status == 200
         first.chunk(b"")
-        until(lambda: server.ask("GET", f"{BULK}?count=1").status == 200)
+        until(lambda: server.request("GET", f"{BULK}?count=1").status == 200)
         second.chunk(b"")
 
 
@@ -221,16 +221,16 @@ def test_large_headers_are_rejected(server: Process, lines: str) -> None:
     with server.connect() as client:
         try:
             client.send(f"GET {BULK} HTTP/1.1\r\nHost: 127.0.0.1\r\n{lines}\r\n\r\n".encode())
-            answer = client.answer().complete()
-            assert answer.status in (400, 431)
-            rejection(answer, answer.status)
+            response = client.response().complete()
+            assert response.status in (400, 431)
+            rejection(response, response.status)
         except (ConnectionResetError, BrokenPipeError):
             assert "X-1" in lines
 
 
 def test_a_long_request_line_is_rejected(server: Process) -> None:
     """It has the same limit as headers."""
-    rejection(server.ask("GET", f"{BULK}?x={'x' * 3000}"), 431)
+    rejection(server.request("GET", f"{BULK}?x={'x' * 3000}"), 431)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_invalid_http_is_rejected(server: Process, text: bytes) -> None:
     """With a problem document, and the connection is closed."""
     with server.connect() as client:
         client.send(text)
-        rejection(client.answer().complete(), 400)
+        rejection(client.response().complete(), 400)
         assert client.closed()
 
 
@@ -277,7 +277,7 @@ def test_silent_connections_do_not_block_others(server: Process) -> None:
     """200 of them."""
     silent = [socket.create_connection((server.host, server.port)) for _ in range(200)]
     try:
-        assert server.ask("POST", BULK, orders(3), Content_Type=NDJSON).end["received"] == 3
+        assert server.request("POST", BULK, orders(3), Content_Type=NDJSON).end["received"] == 3
     finally:
         for sock in silent:
             sock.close()

@@ -46,10 +46,10 @@ def write(path: Path, text: str) -> None:
 
 def reload(server: Process) -> dict[str, Any]:
     """Send SIGHUP. Returns the results by flow."""
-    before = len(server.said("reload.completed"))
+    before = len(server.logged("reload.completed"))
     server.signal(signal.SIGHUP)
-    until(lambda: len(server.said("reload.completed")) > before)
-    return server.said("reload.completed")[-1]["flows"]
+    until(lambda: len(server.logged("reload.completed")) > before)
+    return server.logged("reload.completed")[-1]["flows"]
 
 
 def outcomes(receipts: dict[str, Any]) -> dict[str, str]:
@@ -57,9 +57,9 @@ def outcomes(receipts: dict[str, Any]) -> dict[str, str]:
     return {name: receipt["outcome"] for name, receipt in receipts.items()}
 
 
-def marks(answer: Any) -> set[str]:
+def marks(response: Any) -> set[str]:
     """The marks of the results in a response."""
-    return {record["value"]["mark"] for record in answer.results}
+    return {record["value"]["mark"] for record in response.results}
 
 
 # Start
@@ -80,7 +80,7 @@ def test_all_flows_of_files_and_folders_are_served(serve: Serve, folder: Path) -
     write(alone, "flow: delta\nserve: false\n")
     server = serve(folder, alone, "--window", 7)
 
-    flows = {one["name"]: one for one in server.ask("GET", "/flows").json()["flows"]}
+    flows = {one["name"]: one for one in server.request("GET", "/flows").json()["flows"]}
     assert {name: one["path"] for name, one in flows.items()} == {
         "alpha": "/alpha/bulk",
         "beta": "/second/bulk",
@@ -89,13 +89,13 @@ def test_all_flows_of_files_and_folders_are_served(serve: Serve, folder: Path) -
     }
     assert flows["alpha"]["window"]["elements"] == 7
     assert flows["alpha"]["deadLetters"].endswith("letters.db")
-    assert marks(server.ask("GET", "/alpha/bulk?count=3")) == {"1"}
-    assert server.ask("GET", "/second/bulk").end["received"] == 3
-    assert server.ask("GET", "/second/bulk?count=4").status == 400
-    assert server.ask("GET", "/gamma/bulk").status == 405
-    assert server.ask("POST", "/gamma/bulk", b"1\n2\n", **LINES).end["ok"] == 2
-    assert [server.ask("GET", f"/{name}/bulk").status for name in ("orders", "beta", "delta")] == [404] * 3
-    paths = server.ask("GET", "/openapi.json").json()["paths"]
+    assert marks(server.request("GET", "/alpha/bulk?count=3")) == {"1"}
+    assert server.request("GET", "/second/bulk").end["received"] == 3
+    assert server.request("GET", "/second/bulk?count=4").status == 400
+    assert server.request("GET", "/gamma/bulk").status == 405
+    assert server.request("POST", "/gamma/bulk", b"1\n2\n", **LINES).end["ok"] == 2
+    assert [server.request("GET", f"/{name}/bulk").status for name in ("orders", "beta", "delta")] == [404] * 3
+    paths = server.request("GET", "/openapi.json").json()["paths"]
     assert [path for path in paths if path.endswith("/bulk")] == [
         "/alpha/bulk",
         "/second/bulk",
@@ -104,7 +104,7 @@ def test_all_flows_of_files_and_folders_are_served(serve: Serve, folder: Path) -
     ][:3]
     assert {"alpha", "beta", "gamma", "delta"} == {
         line.split('"')[1]
-        for line in server.ask("GET", "/metrics").body.decode().splitlines()
+        for line in server.request("GET", "/metrics").body.decode().splitlines()
         if line.startswith("penstock_flow_revision{")
     }
 
@@ -116,23 +116,23 @@ def test_all_errors_of_all_files_are_reported_at_the_start(folder: Path) -> None
     write(folder / "c.yaml", "flow: [\n")
     done = run("serve", "--port", "0", "--dead-letters", "memory:", str(folder), str(folder / "gone.yaml"))
     assert done.returncode == 2
-    said = [line for line in done.stderr.splitlines() if line.startswith("penstock serve: ")]
-    assert [line.split(str(folder))[1].split(": ")[0] for line in said[:2]] == ["/b.yaml:2:1", "/b.yaml:3:9"]
-    assert len(said) == 4
-    assert "gone.yaml" in said[-1]
+    message = [line for line in done.stderr.splitlines() if line.startswith("penstock serve: ")]
+    assert [line.split(str(folder))[1].split(": ")[0] for line in message[:2]] == ["/b.yaml:2:1", "/b.yaml:3:9"]
+    assert len(message) == 4
+    assert "gone.yaml" in message[-1]
     assert "run.ended" not in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
-    [("services: {}\n", "there is no flow file there"), (flow("flows", 1), "that path is the service's own")],
+    ("text", "message"),
+    [("services: {}\n", "there is no flow file there"), (flow("flows", 1), "the path 'flows' is reserved")],
 )
-def test_flows_that_cannot_be_served_prevent_the_start(folder: Path, text: str, said: str) -> None:
+def test_flows_that_cannot_be_served_prevent_the_start(folder: Path, text: str, message: str) -> None:
     """A folder without flows; a flow whose path is reserved."""
     write(folder / "a.yaml", text)
     done = run("serve", "--port", "0", "--dead-letters", "memory:", str(folder))
-    assert (done.returncode, said in done.stderr) == (2, True)
+    assert (done.returncode, message in done.stderr) == (2, True)
 
 
 # Reload
@@ -144,39 +144,39 @@ def test_a_reload_under_load_loses_nothing(serve: Serve, folder: Path) -> None:
     write(file, flow("a", 1))
     server = serve(folder)
     over = threading.Event()
-    answers: list[Any] = []
+    responses: list[Any] = []
 
     def come_and_go() -> None:
         while not over.is_set():
-            answers.append(server.ask("GET", "/a/bulk?count=50"))
+            responses.append(server.request("GET", "/a/bulk?count=50"))
 
     clients = [threading.Thread(target=come_and_go) for _ in range(3)]
     with server.connect() as stream:
         stream.upload("/a/bulk")
-        answer = stream.answer()
+        response = stream.response()
         for client in clients:
             client.start()
         for number in range(2, 8):
             stream.chunk(b'{"n":%d}\n' % number)
-            assert answer.next()["value"] == {"n": number, "mark": "1"}
+            assert response.next()["value"] == {"n": number, "mark": "1"}
             write(file, flow("a", number))
             assert outcomes(reload(server)) == {"a": "accepted"}
         over.set()
         for client in clients:
             client.join()
-        states = server.ask("GET", "/flows/a").json()["revisions"]
+        states = server.request("GET", "/flows/a").json()["revisions"]
         assert [(one["number"], one["state"], one["runs"]) for one in (states[0], states[-1])] == [
             (7, "active", 0),
             (1, "draining", 1),
         ]
         stream.chunk(b"")
-        assert answer.complete().end["received"] == 6
-    assert len(answers) > 10
-    for each in answers:
+        assert response.complete().end["received"] == 6
+    assert len(responses) > 10
+    for each in responses:
         assert (each.status, each.cut, each.end["ok"]) == (200, False, 50)
         assert marks(each) == {each.headers["penstock-revision"]}
-    until(lambda: [one["state"] for one in server.ask("GET", "/flows/a").json()["revisions"]] == ["active"])
-    assert server.event("run.ended", run=answer.headers["penstock-run"])["revision"] == 1
+    until(lambda: [one["state"] for one in server.request("GET", "/flows/a").json()["revisions"]] == ["active"])
+    assert server.event("run.ended", run=response.headers["penstock-run"])["revision"] == 1
     assert server.event("revision.retired", revision=1)
 
 
@@ -188,12 +188,12 @@ def test_an_invalid_file_never_replaces_a_revision(serve: Serve, folder: Path) -
     write(folder / "a.yaml", flow("a", 2, "stepz: []\n"))
     write(folder / "b.yaml", flow("b", 2))
     assert outcomes(reload(server)) == {"a": "rejected", "b": "accepted"}
-    shown = server.ask("GET", "/flows/a").json()
+    shown = server.request("GET", "/flows/a").json()
     mistake = {"file": str(folder / "a.yaml"), "line": 7, "column": 1, "message": 'found "stepz"'}
     assert (shown["active"], shown["lastReload"]["outcome"]) == (1, "rejected")
     assert mistake.items() <= shown["lastReload"]["diagnostics"][0].items()
     assert server.event("flow.invalid", flow="a", line=7, column=1)["hint"] == 'did you mean "steps"?'
-    assert [marks(server.ask("GET", f"/{name}/bulk")) for name in "ab"] == [{"1"}, {"2"}]
+    assert [marks(server.request("GET", f"/{name}/bulk")) for name in "ab"] == [{"1"}, {"2"}]
     assert server.metric("penstock_flow_reloads_total", flow="a", outcome="rejected") == 1
     assert server.metric("penstock_flow_revision", flow="b") == 2
 
@@ -214,10 +214,10 @@ def test_files_can_be_added_removed_and_renamed(serve: Serve, folder: Path) -> N
         "a": "removed",
         "b": "removed",
     }
-    there = {name: server.ask("GET", f"/{name}/bulk?count=1").status for name in ("a", "b", "bee", "c", "d")}
+    there = {name: server.request("GET", f"/{name}/bulk?count=1").status for name in ("a", "b", "bee", "c", "d")}
     assert there == {"a": 404, "b": 404, "bee": 200, "c": 200, "d": 200}
-    assert len(server.ask("GET", "/flows").json()["flows"]) == 3
-    until(lambda: server.ask("GET", "/flows/a").status == 404)
+    assert len(server.request("GET", "/flows").json()["flows"]) == 3
+    until(lambda: server.request("GET", "/flows/a").status == 404)
     write(folder / "a.yaml", flow("a", 2))
     assert reload(server)["a"]["revision"] == 2
 
@@ -229,11 +229,11 @@ def test_two_files_with_one_name_are_not_both_served(serve: Serve, folder: Path)
     write(folder / "b.yaml", flow("a", 2))
     reload(server)
     mistake = server.event("flow.invalid", file=str(folder / "b.yaml"))
-    assert f"there is a flow 'a' in {folder / 'a.yaml'} already" in mistake["message"]
-    assert marks(server.ask("GET", "/a/bulk")) == {"1"}
+    assert f"flow 'a' is already defined in {folder / 'a.yaml'}" in mistake["message"]
+    assert marks(server.request("GET", "/a/bulk")) == {"1"}
     (folder / "a.yaml").unlink()
     reload(server)
-    assert marks(server.ask("GET", "/a/bulk")) == {"2"}
+    assert marks(server.request("GET", "/a/bulk")) == {"2"}
 
 
 def test_an_unreadable_folder_removes_no_flow(serve: Serve, folder: Path) -> None:
@@ -244,8 +244,8 @@ def test_an_unreadable_folder_removes_no_flow(serve: Serve, folder: Path) -> Non
     folder.rmdir()
     os.symlink(folder, folder)
     server.signal(signal.SIGHUP)
-    until(lambda: len(server.said("reload.completed")) == 2)
-    assert marks(server.ask("GET", "/a/bulk")) == {"1"}
+    until(lambda: len(server.logged("reload.completed")) == 2)
+    assert marks(server.request("GET", "/a/bulk")) == {"1"}
     folder.unlink()
 
 
@@ -255,20 +255,20 @@ def test_watched_files_are_reloaded_when_they_change(serve: Serve, folder: Path)
     write(shared, "templates:\n  marking:\n    - set: {shared: '1'}\n")
     write(folder / "a.yaml", flow("a", 1, "  - apply: marking\ninclude: [../shared.yaml]\n"))
     server = serve(folder, "--watch")
-    assert server.ask("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 1
+    assert server.request("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 1
 
     write(shared, "templates:\n  marking:\n    - set: {shared: '2'}\n")
-    until(lambda: server.ask("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 2)
+    until(lambda: server.request("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 2)
     write(shared, "templates: none\n")
     server.event("flow.invalid", file=str(shared.parent / "flows/../shared.yaml"))
     write(shared, "templates:\n  marking:\n    - set: {shared: '3'}\n")
-    until(lambda: server.ask("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 3)
+    until(lambda: server.request("GET", "/a/bulk?count=1").results[0]["value"]["shared"] == 3)
     write(folder / "b.yaml", flow("b", 1))
-    until(lambda: server.ask("GET", "/b/bulk?count=1").status == 200)
+    until(lambda: server.request("GET", "/b/bulk?count=1").status == 200)
     (folder / "b.yaml").unlink()
-    until(lambda: server.ask("GET", "/b/bulk?count=1").status == 404)
-    until(lambda: len(server.said("reload.completed")) >= 6)
-    causes = [event["cause"] for event in server.said("reload.completed")]
+    until(lambda: server.request("GET", "/b/bulk?count=1").status == 404)
+    until(lambda: len(server.logged("reload.completed")) >= 6)
+    causes = [event["cause"] for event in server.logged("reload.completed")]
     assert causes == ["start"] + ["watch"] * 5
 
 
@@ -282,7 +282,7 @@ def test_workers_are_replaced_with_their_flow(serve: Serve, folder: Path) -> Non
     reload(server)
     server.event("run.ended", kind="worker", revision=2, reason="completed")
     assert server.stop() == 0
-    revisions = [event["revision"] for event in server.said("run.ended", kind="worker")]
+    revisions = [event["revision"] for event in server.logged("run.ended", kind="worker")]
     assert revisions == sorted(revisions)
 
 
@@ -296,19 +296,19 @@ def test_one_page_has_the_dead_letters_of_all_stores(serve: Serve, folder: Path,
         write(folder / f"{name}.yaml", flow(name, 1, FAILS + kept))
     server = serve(folder)
     for name in "abcabc":
-        server.ask("GET", f"/{name}/bulk?count=2")
+        server.request("GET", f"/{name}/bulk?count=2")
     ids: list[str] = []
     after = ""
     while after is not None:
-        page = server.ask("GET", f"/dead-letters?limit=5{after and '&after='}{after}").json()
+        page = server.request("GET", f"/dead-letters?limit=5{after and '&after='}{after}").json()
         assert len(page["letters"]) <= 5
         ids += [letter["id"] for letter in page["letters"]]
         assert {letter["revision"] for letter in page["letters"]} == {1}
         after = page["next"]
     assert (len(ids), ids) == (12, sorted(set(ids)))
-    flows = [server.ask("GET", f"/dead-letters/{id}").json()["flow"] for id in ids]
+    flows = [server.request("GET", f"/dead-letters/{id}").json()["flow"] for id in ids]
     assert flows == [name for name in "abcabc" for _ in range(2)]
-    assert len(server.ask("GET", "/dead-letters?flow=b").json()["letters"]) == 4
+    assert len(server.request("GET", "/dead-letters?flow=b").json()["letters"]) == 4
     assert server.metric("penstock_dead_letters_stored", state="waiting") == 12
 
 
@@ -317,39 +317,39 @@ def test_one_page_has_the_dead_letters_of_all_stores(serve: Serve, folder: Path,
 
 def upload(server: Process, name: str, text: str, query: str = "", **headers: str) -> Any:
     """PUT a flow."""
-    return server.ask("PUT", f"/flows/{name}{query}", text.encode(), **YAML | headers)
+    return server.request("PUT", f"/flows/{name}{query}", text.encode(), **YAML | headers)
 
 
 def test_an_uploaded_flow_is_served_at_once(serve: Serve) -> None:
     """201, then 200; the same flow again changes nothing, and neither does a dry run."""
     server = serve()
     assert upload(server, "a", flow("a", 1), "?dry-run=true").json()["revision"] == 1
-    assert server.ask("GET", "/a/bulk").status == 404
-    said = [(upload(server, "a", flow("a", mark))) for mark in (1, 2, 2)]
-    assert [(answer.status, answer.json()["outcome"], answer.json()["revision"]) for answer in said] == [
+    assert server.request("GET", "/a/bulk").status == 404
+    message = [(upload(server, "a", flow("a", mark))) for mark in (1, 2, 2)]
+    assert [(response.status, response.json()["outcome"], response.json()["revision"]) for response in message] == [
         (201, "accepted", 1),
         (200, "accepted", 2),
         (200, "unchanged", 2),
     ]
     assert upload(server, "a", flow("a", 3), "?dry-run=true").json()["revision"] == 3
-    assert marks(server.ask("GET", "/a/bulk")) == {"2"}
-    assert server.ask("GET", "/orders/bulk?count=1").end["ok"] == 1
-    assert server.ask("GET", "/flows/a").json()["revisions"][0]["source"] == "PUT"
+    assert marks(server.request("GET", "/a/bulk")) == {"2"}
+    assert server.request("GET", "/orders/bulk?count=1").end["ok"] == 1
+    assert server.request("GET", "/flows/a").json()["revisions"][0]["source"] == "PUT"
 
 
 def test_an_invalid_upload_is_rejected(serve: Serve) -> None:
     """422 with each error, and the previous revision is still served; the same for a path of another flow."""
     server = serve()
     upload(server, "a", flow("a", 1))
-    answer = upload(server, "a", flow("a", 2, "stepz: []\nwindow: none\n"))
-    found = [(mistake["file"], mistake["line"], mistake["column"]) for mistake in answer.json()["diagnostics"]]
-    assert (answer.status, found) == (422, [("a.yaml", 7, 1), ("a.yaml", 8, 9)])
+    response = upload(server, "a", flow("a", 2, "stepz: []\nwindow: none\n"))
+    found = [(mistake["file"], mistake["line"], mistake["column"]) for mistake in response.json()["diagnostics"]]
+    assert (response.status, found) == (422, [("a.yaml", 7, 1), ("a.yaml", 8, 9)])
     taken = upload(server, "a", flow("a", 2, "serve: {name: orders}\n"))
-    assert (taken.status, "the flow 'orders' is served as 'orders'" in taken.json()["detail"]) == (422, True)
+    assert (taken.status, "the path 'orders' is already used by flow 'orders'" in taken.json()["detail"]) == (422, True)
     other = upload(server, "b", flow("a", 1))
     assert (other.status, "PUT it to /flows/a" in other.json()["detail"]) == (409, True)
-    assert marks(server.ask("GET", "/a/bulk")) == {"1"}
-    assert server.ask("GET", "/flows/a").json()["lastReload"]["outcome"] == "rejected"
+    assert marks(server.request("GET", "/a/bulk")) == {"1"}
+    assert server.request("GET", "/flows/a").json()["lastReload"]["outcome"] == "rejected"
 
 
 def test_at_most_a_hundred_flows_can_be_uploaded(serve: Serve, folder: Path) -> None:
@@ -358,16 +358,19 @@ def test_at_most_a_hundred_flows_can_be_uploaded(serve: Serve, folder: Path) -> 
     server = serve(folder)
     assert {upload(server, f"f{n}", f"flow: f{n}\n").status for n in range(100)} == {201}
     for query in ("", "?dry-run=true"):
-        refused = upload(server, "one-more", "flow: one-more\n", query)
-        assert (refused.status, refused.json()["code"]) == (409, "too_many_flows")
+        rejected = upload(server, "one-more", "flow: one-more\n", query)
+        assert (rejected.status, rejected.json()["code"]) == (409, "too_many_flows")
     assert upload(server, "f0", flow("f0", "again")).json()["revision"] == 2
     assert upload(server, "a", flow("a", "brought")).status == 200
 
-    deleted = server.ask("DELETE", "/flows/f0").json()
+    deleted = server.request("DELETE", "/flows/f0").json()
     assert (deleted["outcome"], deleted["revision"]) == ("removed", 2)
-    assert [server.ask("GET", "/f0/bulk?count=1").status, server.ask("DELETE", "/flows/f0").status] == [404, 404]
+    assert [server.request("GET", "/f0/bulk?count=1").status, server.request("DELETE", "/flows/f0").status] == [
+        404,
+        404,
+    ]
     assert upload(server, "one-more", "flow: one-more\n").status == 409  # the upload that replaced a file counts
-    assert server.ask("DELETE", "/flows/f1").status == 200
+    assert server.request("DELETE", "/flows/f1").status == 200
     assert upload(server, "one-more", "flow: one-more\n").status == 201
 
 
@@ -376,9 +379,9 @@ def test_uploaded_flows_share_a_limit_of_steps(serve: Serve) -> None:
     server = serve()
     steps = "steps:\n" + "- throttle: 1/s\n" * 1000
     assert [upload(server, name, f"flow: {name}\n{steps}").status for name in ("a", "b")] == [201, 201]
-    refused = upload(server, "c", "flow: c\nsteps: [{throttle: 1/s}]\n")
-    assert (refused.status, refused.json()["code"]) == (409, "too_many_flows")
-    assert "2001 steps and services, the limit is 2000" in refused.json()["detail"]
+    rejected = upload(server, "c", "flow: c\nsteps: [{throttle: 1/s}]\n")
+    assert (rejected.status, rejected.json()["code"]) == (409, "too_many_flows")
+    assert "2001 steps and services, the limit is 2000" in rejected.json()["detail"]
     assert upload(server, "b", "flow: b\nsteps: [{throttle: 1/s}]\n").status == 200
     assert upload(server, "c", "flow: c\nsteps: [{throttle: 1/s}]\n").status == 201
 
@@ -387,13 +390,13 @@ def test_a_flow_of_a_file_cannot_be_deleted(serve: Serve, folder: Path) -> None:
     """The next reload would add it again."""
     write(folder / "a.yaml", flow("a", 1))
     server = serve(folder)
-    answer = server.ask("DELETE", "/flows/a")
-    assert (answer.status, answer.json()["code"], "a.yaml; remove it there" in answer.json()["detail"]) == (
+    response = server.request("DELETE", "/flows/a")
+    assert (response.status, response.json()["code"], "a.yaml; remove it there" in response.json()["detail"]) == (
         409,
         "not_uploaded",
         True,
     )
-    assert marks(server.ask("GET", "/a/bulk")) == {"1"}
+    assert marks(server.request("GET", "/a/bulk")) == {"1"}
 
 
 def test_at_most_a_hundred_errors_are_reported(serve: Serve) -> None:
@@ -404,13 +407,13 @@ def test_at_most_a_hundred_errors_are_reported(serve: Serve) -> None:
     assert (len(problem["diagnostics"]), problem["moreDiagnostics"]) == (100, 4900)
     assert "(and 4999 more, see diagnostics)" in problem["detail"]
     server.event("reload.diagnostics_omitted", cause="put", count=4900)
-    assert len(server.said("flow.invalid")) == 100
+    assert len(server.logged("flow.invalid")) == 100
 
 
 def test_a_large_flow_file_is_rejected(server: Process) -> None:
     """Its limit is independent of `--max-body`."""
-    answer = upload(server, "a", "flow: a\n#" + "x" * (1 << 20))
-    assert (answer.status, answer.json()["detail"]) == (413, "a flow file can have at most 1048576 bytes")
+    response = upload(server, "a", "flow: a\n#" + "x" * (1 << 20))
+    assert (response.status, response.json()["detail"]) == (413, "a flow file can have at most 1048576 bytes")
 
 
 @pytest.mark.parametrize(
@@ -423,8 +426,8 @@ def test_a_large_flow_file_is_rejected(server: Process) -> None:
 )
 def test_flows_can_be_uploaded_in_every_format(server: Process, kind: str, text: str) -> None:
     """The media type selects the format."""
-    answer = server.ask("PUT", "/flows/a?dry-run=true", text.encode(), Content_Type=kind)
-    assert answer.json()["outcome"] == "accepted"
+    response = server.request("PUT", "/flows/a?dry-run=true", text.encode(), Content_Type=kind)
+    assert response.json()["outcome"] == "accepted"
 
 
 def test_a_reload_replaces_an_uploaded_flow_by_its_file(serve: Serve, folder: Path) -> None:
@@ -433,10 +436,10 @@ def test_a_reload_replaces_an_uploaded_flow_by_its_file(serve: Serve, folder: Pa
     server = serve(folder)
     upload(server, "a", flow("a", "brought"))
     upload(server, "b", flow("b", "brought"))
-    assert marks(server.ask("GET", "/a/bulk")) == {"brought"}
+    assert marks(server.request("GET", "/a/bulk")) == {"brought"}
     assert outcomes(reload(server)) == {"a": "accepted"}
-    assert marks(server.ask("GET", "/a/bulk")) == {"file"}
-    assert marks(server.ask("GET", "/b/bulk")) == {"brought"}
+    assert marks(server.request("GET", "/a/bulk")) == {"file"}
+    assert marks(server.request("GET", "/b/bulk")) == {"brought"}
 
 
 def test_a_module_that_fails_on_import_is_an_error_of_its_flow(serve: Serve, folder: Path) -> None:
@@ -451,7 +454,7 @@ def test_a_module_that_fails_on_import_is_an_error_of_its_flow(serve: Serve, fol
     taking = serve("--dead-letters", "memory:", env={"PYTHONPATH": roots})
     assert upload(taking, "a", text).status == 422
     for one, path in ((server, "/a/bulk?count=1"), (taking, "/orders/bulk?count=1")):
-        assert one.ask("GET", path).end["ok"] == 1
+        assert one.request("GET", path).end["ok"] == 1
 
 
 def test_watch_needs_files(serve: Serve) -> None:
@@ -474,8 +477,8 @@ def test_watch_needs_files(serve: Serve) -> None:
 )
 def test_without_a_token_only_this_machine_can_upload(server: Process, headers: dict[str, str]) -> None:
     """Neither a proxy nor a web page of another origin can."""
-    answer = upload(server, "a", flow("a", 1), "?dry-run=true", **headers)
-    assert (answer.status, answer.headers["content-type"]) == (403, "application/problem+json")
+    response = upload(server, "a", flow("a", 1), "?dry-run=true", **headers)
+    assert (response.status, response.headers["content-type"]) == (403, "application/problem+json")
 
 
 def test_with_a_token_uploads_need_it(serve: Serve) -> None:
@@ -486,10 +489,10 @@ def test_with_a_token_uploads_need_it(serve: Serve) -> None:
     assert upload(server, "a", flow("a", 1)).status == 401
     assert upload(server, "a", flow("a", 1), Authorization="Bearer wrong").status == 401
     assert upload(server, "a", flow("a", 1), **right, X_Forwarded_For="203.0.113.7").status == 201
-    assert server.ask("GET", "/a/bulk").end["ok"] == 10
+    assert server.request("GET", "/a/bulk").end["ok"] == 10
     assert upload(server, "a", "flow: a\nwindow: hidden\n", **right).status == 422
-    told = [server.ask("GET", path, **who).body for who in ({}, right) for path in ("/flows", "/flows/a")]
-    assert [b"hidden" in body for body in told] == [False, False, True, True]
+    bodies = [server.request("GET", path, **who).body for who in ({}, right) for path in ("/flows", "/flows/a")]
+    assert [b"hidden" in body for body in bodies] == [False, False, True, True]
 
 
 # Limits
@@ -501,27 +504,27 @@ def test_a_flow_can_have_its_own_limits(serve: Serve, folder: Path) -> None:
     write(folder / "b.yaml", flow("b", 1))
     server = serve(folder)
     long = b'{"n":1,"x":"%s"}' % (b"x" * 100)
-    assert server.ask("POST", "/a/bulk", long + b"\n", **LINES).results[0]["error"]["type"] == "ElementTooLarge"
-    assert server.ask("POST", "/b/bulk", long + b"\n", **LINES).results[0]["ok"]
+    assert server.request("POST", "/a/bulk", long + b"\n", **LINES).results[0]["error"]["type"] == "ElementTooLarge"
+    assert server.request("POST", "/b/bulk", long + b"\n", **LINES).results[0]["ok"]
     array = {"Content_Type": "application/json"}
-    assert [server.ask("POST", f"/{name}/bulk", b"[%s]" % long, **array).status for name in "ab"] == [413, 200]
+    assert [server.request("POST", f"/{name}/bulk", b"[%s]" % long, **array).status for name in "ab"] == [413, 200]
     with server.connect() as first:
         first.upload("/a/bulk")
-        assert first.answer().status == 200
-        refused = server.ask("GET", "/a/bulk")
-        assert (refused.status, refused.json()["code"]) == (503, "too_many_runs")
-        assert server.ask("GET", "/b/bulk").status == 200
+        assert first.response().status == 200
+        rejected = server.request("GET", "/a/bulk")
+        assert (rejected.status, rejected.json()["code"]) == (503, "too_many_runs")
+        assert server.request("GET", "/b/bulk").status == 200
         first.chunk(b"")
-    until(lambda: server.ask("GET", "/a/bulk?count=1").status == 200)
+    until(lambda: server.request("GET", "/a/bulk?count=1").status == 200)
 
 
 def test_the_order_of_a_flow_is_the_default_of_its_requests(serve: Serve, folder: Path) -> None:
     """`?order=` overrides it."""
     write(folder / "a.yaml", flow("a", 1, "order: input\n"))
     server = serve(folder)
-    seqs = [record["seq"] for record in server.ask("GET", "/a/bulk?count=500").results]
+    seqs = [record["seq"] for record in server.request("GET", "/a/bulk?count=500").results]
     assert seqs == list(range(500))
-    assert server.ask("GET", "/a/bulk?count=5&order=completion").end["ok"] == 5
+    assert server.request("GET", "/a/bulk?count=5&order=completion").end["ok"] == 5
 
 
 def test_a_module_that_hangs_on_import_does_not_delay_the_shutdown(serve: Serve, folder: Path) -> None:
@@ -533,7 +536,7 @@ def test_a_module_that_hangs_on_import_does_not_delay_the_shutdown(serve: Serve,
     write(folder / "a.yaml", flow("a", 2, "  - map: 'hanging:work'\n"))
     server.signal(signal.SIGHUP)
     until((folder / "hanging.py.begun").exists)
-    assert server.ask("GET", "/a/bulk?count=1").end["ok"] == 1
+    assert server.request("GET", "/a/bulk?count=1").end["ok"] == 1
     assert server.stop() == 0
 
 
@@ -541,5 +544,5 @@ def test_a_failed_run_is_a_500(serve: Serve, folder: Path) -> None:
     """The request was valid, so it is not a 4xx."""
     (folder / "samples.py").write_text("def make(number):\n    raise KeyError('a bug')\n")
     write(folder / "a.yaml", "flow: a\nsamples: 'samples:make'\n")
-    answer = serve(folder).ask("GET", "/a/bulk?count=1", Accept="application/json")
-    assert (answer.status, answer.json()["end"]["reason"]) == (500, "failed")
+    response = serve(folder).request("GET", "/a/bulk?count=1", Accept="application/json")
+    assert (response.status, response.json()["end"]["reason"]) == (500, "failed")

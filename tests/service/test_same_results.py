@@ -110,11 +110,11 @@ def test_every_runner_gives_the_same_outcome_for_each_item(flow: Path, serve: Se
     ended = server.event("run.ended", kind="worker")
     until(lambda: (flow.parent / "out").read_bytes().count(b"\n") == len(delivered) // 2 * 3)
     by_worker = [json.loads(line) for line in (flow.parent / "out").read_bytes().splitlines()[len(delivered) :]]
-    answer = server.ask("POST", "/parcels/bulk", b"\n".join(items()), Content_Type="application/x-ndjson")
-    by_http = comparable([json.loads(line) for line in answer.body.splitlines()])
+    response = server.request("POST", "/parcels/bulk", b"\n".join(items()), Content_Type="application/x-ndjson")
+    by_http = comparable([json.loads(line) for line in response.body.splitlines()])
 
     failures = {seq: one["error"] for seq, one in by_stream.items() if not one["ok"]}
-    letters = server.ask("GET", f"/dead-letters?run={ended['run']}&limit=100").json()["letters"]
+    letters = server.request("GET", f"/dead-letters?run={ended['run']}&limit=100").json()["letters"]
     assert {one["error"]["step"] for one in by_stream.values() if not one["ok"]} == {"decode", "stock", "map"}
     assert by_command == by_stream
     assert by_http == by_stream

@@ -80,24 +80,24 @@ UNSEEN = [{"port": "65536"}, {"stall_timeout": "inf"}, {"grace_period": "inf"}, 
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [*WRONG, *((flags, "expected a value <=") for flags in UNSEEN)],
     ids=[f"{name}={value}" for flags in [*(flags for flags, _ in WRONG), *UNSEEN] for name, value in flags.items()],
 )
-def test_an_invalid_value_is_rejected(flags: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_value_is_rejected(flags: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 2, before anything is opened; the message names the setting and the value."""
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr("asyncio.run", lambda work: work.close() or pytest.fail("it was started"))
     arguments = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", value)]
     result = invoke("serve", *arguments)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
     if result.stderr.startswith("penstock serve: "):  # otherwise click rejected the option and printed the usage
         assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({"PENSTOCK_WINDWO": "1"}, "unknown variable PENSTOCK_WINDWO; did you mean window?"),
         ({"PENSTOCK_COLOUR": "red"}, "`penstock serve --help` lists all settings"),
@@ -105,11 +105,11 @@ def test_an_invalid_value_is_rejected(flags: dict[str, Any], said: str, monkeypa
         ({"PENSTOCK_PORT": ""}, "PENSTOCK_PORT"),
     ],
 )
-def test_an_unknown_variable_is_rejected(environment: dict[str, str], said: str) -> None:
+def test_an_unknown_variable_is_rejected(environment: dict[str, str], message: str) -> None:
     """It may be a typing error."""
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError) as rejected:
         load_settings({}, environment)
-    assert said in str(refused.value)
+    assert message in str(rejected.value)
 
 
 @pytest.mark.parametrize(
@@ -130,19 +130,19 @@ def test_an_unknown_variable_is_rejected(environment: dict[str, str], said: str)
 )
 def test_an_invalid_token_is_rejected_without_its_value(variable: str, value: str, message: str) -> None:
     """A token with a line break would give every client a 401. The message only names the variable."""
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError) as rejected:
         load_settings({}, {variable: value})
-    assert message in str(refused.value)
-    assert "s3c" not in str(refused.value)
+    assert message in str(rejected.value)
+    assert "s3c" not in str(rejected.value)
 
 
 def test_a_token_that_is_not_a_string_is_rejected_without_its_value(tmp_path: Path) -> None:
     """A number in the settings file is a secret too."""
     file = tmp_path / "penstock.toml"
     file.write_text("token = 4711")
-    with pytest.raises(SettingsError, match=r"token in .*: expected a text, got int") as refused:
+    with pytest.raises(SettingsError, match=r"token in .*: expected a text, got int") as rejected:
         load_settings({"config": str(file)}, {})
-    assert "4711" not in str(refused.value).removeprefix(str(file))
+    assert "4711" not in str(rejected.value).removeprefix(str(file))
 
 
 def test_a_settings_file_can_start_with_a_byte_order_mark(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_variables_that_kubernetes_sets_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("windwo = 1", "unknown setting windwo in "),
         ("[serve]\nwindow = 1", "unknown setting serve in"),
@@ -184,14 +184,14 @@ def test_variables_that_kubernetes_sets_are_ignored() -> None:
         ("host = 5", "expected a text"),
     ],
 )
-def test_an_invalid_settings_file_is_rejected(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_settings_file_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     """The message has the file and the key."""
     file = tmp_path / "penstock.toml"
     file.write_text(text)
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError) as rejected:
         load_settings({"config": str(file)}, {})
-    assert said in str(refused.value)
-    assert str(file) in str(refused.value)
+    assert message in str(rejected.value)
+    assert str(file) in str(rejected.value)
 
 
 def test_a_settings_file_that_is_not_utf_8_is_rejected(tmp_path: Path) -> None:
@@ -242,15 +242,15 @@ def test_an_unusable_store_prevents_the_start(url: str, code: int) -> None:
 
 def test_a_very_long_stall_timeout_is_accepted(serve: Serve) -> None:
     """The kernel stores TCP_USER_TIMEOUT as milliseconds in 31 bits; larger values are capped."""
-    assert serve("--stall-timeout", 3_000_000).ask("GET", "/orders/bulk?count=1").end["ok"] == 1
+    assert serve("--stall-timeout", 3_000_000).request("GET", "/orders/bulk?count=1").end["ok"] == 1
 
 
 def test_options_and_variables_reach_the_service(serve: Serve) -> None:
     """Each changes its behaviour."""
     server = serve("--window", 7, env={"PENSTOCK_WINDOW": "9", "PENSTOCK_MAX_COUNT": "5"})
-    assert server.ask("GET", "/flows/orders").json()["window"]["elements"] == 7
+    assert server.request("GET", "/flows/orders").json()["window"]["elements"] == 7
     assert server.metric("penstock_runs_total", kind="worker") == 0  # --workers 0
-    assert "from 1 to 5" in server.ask("GET", "/orders/bulk?count=6").json()["detail"]
+    assert "from 1 to 5" in server.request("GET", "/orders/bulk?count=6").json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ SLOW = ("--latency-scale", 1000, "--grace-period", 60)
 def begin(client: Client, count: int = 3, start: int = 1) -> Any:
     """Start an upload with some orders, and leave it open."""
     client.upload()
-    answer = client.answer()
+    response = client.response()
     client.chunk(orders(count, start=start))
-    return answer
+    return response
 
 
 def refuses(server: Process) -> bool:
@@ -45,19 +45,19 @@ def test_an_open_stream_is_drained(serve: Serve, number: signal.Signals) -> None
     server = serve("--latency-scale", 20, "--grace-period", 60)
     with server.connect() as client, server.connect() as idle:
         idle.request("GET", "/health/ready")
-        assert idle.answer().complete().status == 200
-        answer = begin(client, 6)
+        assert idle.response().complete().status == 200
+        response = begin(client, 6)
         until(lambda: server.metric("penstock_in_flight") == 6)
         server.signal(number)
         until(lambda: refuses(server))
-        end = answer.complete().end
+        end = response.complete().end
         assert (end["reason"], end["received"], end["ok"], end["failed"], end["cancelled"]) == ("draining", 6, 4, 2, 0)
-        assert not answer.cut
+        assert not response.cut
     assert server.wait() == 0
     report = server.event("shutdown.completed")
     assert (report["forced"], report["runs"], report["reasons"]) == (False, 1, {"draining": 1})
     assert (report["received"], report["ok"], report["failed"], report["cancelled"]) == (6, 4, 2, 0)
-    assert len(server.said("shutdown.completed")) == 1
+    assert len(server.logged("shutdown.completed")) == 1
 
 
 def test_a_client_can_continue_with_the_next_process(serve: Serve) -> None:
@@ -67,22 +67,22 @@ def test_a_client_can_continue_with_the_next_process(serve: Serve) -> None:
     first = serve()
     with first.connect(receive_buffer=65_536) as client:
         client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(sum(map(len, lines))))
-        answer = client.answer()
+        response = client.response()
         client.push(b"".join(lines), 0.1)
-        answer.next()
+        response.next()
         first.signal(signal.SIGTERM)
-        answer.complete()
-    received = answer.end["received"]
-    assert answer.end["reason"] == "draining"
+        response.complete()
+    received = response.end["received"]
+    assert response.end["reason"] == "draining"
     assert 0 < received < count
     assert first.wait() == 0
     second = serve()
-    rest = second.ask("POST", "/orders/bulk", b"".join(lines[received:]), Content_Type=NDJSON)
+    rest = second.request("POST", "/orders/bulk", b"".join(lines[received:]), Content_Type=NDJSON)
 
     def ids(records: list[dict[str, Any]]) -> list[int]:
         return [record["value"]["orderId"] if record["ok"] else record["key"] for record in records]
 
-    assert sorted(ids(answer.results) + ids(rest.results)) == list(range(1, count + 1))
+    assert sorted(ids(response.results) + ids(rest.results)) == list(range(1, count + 1))
 
 
 def test_readiness_fails_while_draining(serve: Serve) -> None:
@@ -94,12 +94,12 @@ def test_readiness_fails_while_draining(serve: Serve) -> None:
         until(lambda: server.metric("penstock_in_flight") == 3)
         server.signal(signal.SIGTERM)
         server.event("shutdown.phase", phase="draining")
-        answers = []
+        responses = []
         for connection, path in zip(kept, ("/health/ready", "/health/live", "/orders/bulk"), strict=True):
             with connection:
                 connection.request("GET", path)
-                answers.append(connection.answer().complete())
-    ready, live, bulk = answers
+                responses.append(connection.response().complete())
+    ready, live, bulk = responses
     assert (ready.status, ready.json()) == (503, {"status": "draining"})
     assert live.status == 200
     assert (bulk.status, bulk.json()["code"], "retry-after" in bulk.headers) == (503, "shutting_down", True)
@@ -112,17 +112,17 @@ def test_the_grace_period_ends_with_an_abort(serve: Serve) -> None:
             "--grace-period", 0.3, "--pricing-url", f"http://{hanging.host}:{hanging.port}/prices/{{orderId}}"
         )
         with server.connect() as client:
-            answer = begin(client)
+            response = begin(client)
             until(lambda: server.metric("penstock_in_flight") == 3)
             started = time.monotonic()
             server.signal(signal.SIGTERM)
-            assert answer.complete().cut
+            assert response.complete().cut
             assert server.wait() == 1
             assert time.monotonic() - started >= 0.3
         report = server.event("shutdown.completed")
         assert (report["forced"], report["reasons"], report["cancelled"]) == (True, {"aborted": 1}, 3)
         assert report["failed"] == 0
-        calls = hanging.ask("GET", "/statistics").json()["prices"]
+        calls = hanging.request("GET", "/statistics").json()["prices"]
         assert (calls["begun"], calls["cancelled"]) == (3, 3)
 
 
@@ -130,12 +130,12 @@ def test_a_second_signal_aborts_at_once(serve: Serve) -> None:
     """Without waiting for `--grace-period`."""
     server = serve(*SLOW)
     with server.connect() as client:
-        answer = begin(client)
+        response = begin(client)
         until(lambda: server.metric("penstock_in_flight") == 3)
         server.signal(signal.SIGTERM)
         server.event("shutdown.phase", phase="draining")
         server.signal(signal.SIGINT)
-        assert answer.complete().cut
+        assert response.complete().cut
         assert server.wait() == 1
     assert server.event("shutdown.completed")["cancelled"] == 3
 
@@ -144,12 +144,12 @@ def test_two_signals_at_once_abort(serve: Serve) -> None:
     """However soon the second one comes, it aborts; the log stays valid JSON."""
     server = serve(*SLOW)
     with server.connect() as client:
-        answer = begin(client)
+        response = begin(client)
         until(lambda: server.metric("penstock_in_flight") == 3)
         server.signal(signal.SIGTERM)
         server.signal(signal.SIGINT)
         assert server.wait() == 1
-        assert answer.complete().cut
+        assert response.complete().cut
     assert server.event("shutdown.completed")["cancelled"] == 3
     assert server.noise == []
 
@@ -159,7 +159,7 @@ def test_an_idle_connection_does_not_delay_the_shutdown(serve: Serve) -> None:
     server = serve("--keep-alive", 600, "--grace-period", 600)
     with server.connect() as idle, server.connect():
         idle.request("GET", "/health/live")
-        idle.answer().complete()
+        idle.response().complete()
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 
@@ -168,15 +168,15 @@ def test_a_client_that_keeps_sending_receives_the_end_record(serve: Serve) -> No
     """Closing would reset its connection and might lose the end record, so the server keeps reading for a while."""
     server = serve()
     with server.connect() as client:
-        answer = begin(client)
-        assert answer.next()["ok"]
+        response = begin(client)
+        assert response.next()["ok"]
         server.signal(signal.SIGTERM)
         for number in range(20):
             try:
                 client.chunk(orders(100, start=1000 * number))
             except OSError:
                 break
-        assert answer.complete().end["reason"] == "draining"
+        assert response.complete().end["reason"] == "draining"
     assert server.wait() == 0
 
 
@@ -190,7 +190,7 @@ def test_a_connection_in_the_backlog_gets_a_response(serve: Serve) -> None:
             client.request("GET", "/health/ready")
         server.signal(signal.SIGTERM)
         server.signal(signal.SIGCONT)
-        statuses = {client.answer().complete().status for client in clients}
+        statuses = {client.response().complete().status for client in clients}
     assert statuses <= {200, 503}
     assert server.wait() == 0
 
@@ -201,12 +201,12 @@ def test_an_array_that_is_still_arriving_is_rejected(serve: Serve) -> None:
     with server.connect() as client:
         headers = {"Content_Type": "application/json", "Content_Length": "1000", "Expect": "100-continue"}
         client.request("POST", "/orders/bulk", **headers)
-        assert client.answer().status == 100
+        assert client.response().status == 100
         client.send(b'[{"orderId":1},')  # the response is the same whether it is read before or after the signal
         server.signal(signal.SIGTERM)
-        answer = client.answer().complete()
-    assert (answer.status, answer.json()["code"]) == (503, "shutting_down")
-    assert answer.headers["retry-after"]
+        response = client.response().complete()
+    assert (response.status, response.json()["code"]) == (503, "shutting_down")
+    assert response.headers["retry-after"]
     assert server.wait() == 0
 
 
@@ -214,13 +214,13 @@ def test_a_second_signal_after_the_last_run_is_not_a_forced_shutdown(serve: Serv
     """It only skips waiting for clients; nothing is cut, and the exit code is 0."""
     server = serve()
     with server.connect() as client:
-        answer = begin(client)
-        assert answer.next()["ok"]
+        response = begin(client)
+        assert response.next()["ok"]
         server.signal(signal.SIGTERM)
         server.event("shutdown.phase", phase="stopped")
         server.signal(signal.SIGINT)
         assert server.wait() == 0
-        assert answer.complete().end["reason"] == "draining"
+        assert response.complete().end["reason"] == "draining"
     assert server.event("shutdown.completed")["forced"] is False
 
 
@@ -346,6 +346,6 @@ def test_a_hanging_store_does_not_prevent_the_shutdown_report(serve: Serve) -> N
         server.signal(signal.SIGTERM)
         assert server.wait() == 1
     assert server.event("shutdown.completed")["cancelled"] == 1
-    assert server.said("store.close_failed")
-    assert not server.said("shutdown.deadline_exceeded")
+    assert server.logged("store.close_failed")
+    assert not server.logged("shutdown.deadline_exceeded")
     until(lambda: not running(writer))

@@ -156,11 +156,11 @@ async def test_a_port_in_use_is_exit_code_1() -> None:
         process = await asyncio.create_subprocess_exec(
             *COMMAND, "--port", str(taken.getsockname()[1]), stderr=asyncio.subprocess.PIPE
         )
-        _, said = await process.communicate()
+        _, message = await process.communicate()
         port = taken.getsockname()[1]
     assert process.returncode == 1
     reason = f"cannot listen on 127.0.0.1:{port}: Address already in use"
-    assert said.decode() == f"penstock simulate: {reason}; choose another port with --port, or 0 for a free one\n"
+    assert message.decode() == f"penstock simulate: {reason}; choose another port with --port, or 0 for a free one\n"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from service.conftest import Serve
 from service.processes import Process, until
-from service.wire import NDJSON, Answer, Client, orders
+from service.wire import NDJSON, Client, Response, orders
 from waiting import HANG_SECONDS
 
 WINDOW = 256
@@ -47,15 +47,15 @@ class Upload:
 
 
 @contextmanager
-def stopped_reader(server: Process) -> Iterator[tuple[Upload, Answer]]:
+def stopped_reader(server: Process) -> Iterator[tuple[Upload, Response]]:
     """A client that sends orders and reads only the head of the response."""
     body = orders(COUNT, padding=PADDING)
     with server.connect(receive_buffer=65_536) as client:
         client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(len(body)))
-        answer = client.answer()
+        response = client.response()
         upload = Upload(client, body)
         try:
-            yield upload, answer
+            yield upload, response
         finally:
             client.sock.shutdown(2)
             upload.join()
@@ -70,14 +70,14 @@ def test_a_document_holds_its_slot_until_it_is_read(serve: Serve) -> None:
     with server.connect(receive_buffer=4096) as reader, server.connect(receive_buffer=4096) as idler:
         for client in (reader, idler):
             client.request("GET", "/orders/bulk?count=4000", Accept="application/json")
-        until(lambda: len(server.said("run.ended", kind="http")) == 2)
-        assert server.ask("GET", "/orders/bulk").json()["code"] == "too_many_runs"
+        until(lambda: len(server.logged("run.ended", kind="http")) == 2)
+        assert server.request("GET", "/orders/bulk").json()["code"] == "too_many_runs"
 
         time.sleep(1)  # slowly, but within --stall-timeout
-        assert reader.answer().complete().json()["end"]["received"] == 4000
-        assert server.event("stream.stalled", stalled_on="reader")["answer"] > 300_000
-        until(lambda: server.ask("GET", "/orders/bulk").status == 200)
-    assert len(server.said("stream.stalled")) == 1
+        assert reader.response().complete().json()["end"]["received"] == 4000
+        assert server.event("stream.stalled", stalled_on="reader")["response_bytes"] > 300_000
+        until(lambda: server.request("GET", "/orders/bulk").status == 200)
+    assert len(server.logged("stream.stalled")) == 1
     assert server.metric("penstock_http_requests_total", status="499") == 1
 
 
@@ -85,7 +85,7 @@ def test_a_paused_reader_pauses_its_sender(server: Process) -> None:
     """At most the window is in flight, the server accepts no more bytes, and its memory stays constant."""
     server.post({"orderId": 1})
     memory = server.rss()
-    with stopped_reader(server) as (upload, answer):
+    with stopped_reader(server) as (upload, response):
         until(upload.held_back)
         taken = upload.sent
         assert until(lambda: server.metric("penstock_in_flight", flow="orders")) <= WINDOW
@@ -97,19 +97,19 @@ def test_a_paused_reader_pauses_its_sender(server: Process) -> None:
         assert server.post({"orderId": 1}).end["ok"] == 1
 
         # The reader continues, and receives everything.
-        answer.complete()
-        end = answer.end
-        assert not answer.cut
+        response.complete()
+        end = response.end
+        assert not response.cut
         assert (end["reason"], end["received"], end["cancelled"]) == ("completed", COUNT, 0)
-        assert {record["seq"] for record in answer.results} == set(range(COUNT))
+        assert {record["seq"] for record in response.results} == set(range(COUNT))
     assert server.metric("penstock_in_flight", flow="orders") == 0
 
 
 def test_a_paused_reader_that_disconnects_ends_its_run(server: Process) -> None:
     """As `disconnected`, with nothing left behind."""
-    with stopped_reader(server) as (upload, answer):
+    with stopped_reader(server) as (upload, response):
         until(upload.held_back)
-    assert server.event("run.ended", run=answer.headers["penstock-run"])["reason"] == "disconnected"
+    assert server.event("run.ended", run=response.headers["penstock-run"])["reason"] == "disconnected"
     until(lambda: server.metric("penstock_runs_active") == 0)
     assert server.metric("penstock_in_flight") == 0
 
@@ -118,8 +118,8 @@ def test_samples_are_generated_as_fast_as_they_are_read(server: Process) -> None
     """A GET of many orders is not buffered."""
     with server.connect(receive_buffer=65_536) as client:
         client.request("GET", "/orders/bulk?count=20000")
-        answer = client.answer()
-        answer.next()
+        response = client.response()
+        response.next()
 
         def settled() -> float:
             return server.metric("penstock_received_total")
@@ -131,4 +131,4 @@ def test_samples_are_generated_as_fast_as_they_are_read(server: Process) -> None
 
         until(stands)
         assert server.metric("penstock_in_flight") <= WINDOW
-        assert answer.complete().end["received"] == 20_000
+        assert response.complete().end["received"] == 20_000

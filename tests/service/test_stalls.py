@@ -31,15 +31,15 @@ def test_a_client_that_sends_nothing_stalls(server: Process) -> None:
     before = server.metric("penstock_runs_total", reason="stalled")
     with server.connect() as client:
         client.upload()
-        answer = client.answer()
+        response = client.response()
         client.chunk(orders(2))
         started = time.monotonic()
-        answer.complete()
+        response.complete()
         assert time.monotonic() - started > STALL - 0.2
-        assert (answer.end["reason"], answer.end["received"], answer.end["ok"]) == ("stalled", 2, 2)
-        assert not answer.cut
-    said = server.event("stream.stalled", run=answer.headers["penstock-run"])
-    assert (said["stalled_on"], said["received"], said["level"]) == ("input", 2, "warning")
+        assert (response.end["reason"], response.end["received"], response.end["ok"]) == ("stalled", 2, 2)
+        assert not response.cut
+    stalled = server.event("stream.stalled", run=response.headers["penstock-run"])
+    assert (stalled["stalled_on"], stalled["received"], stalled["level"]) == ("input", 2, "warning")
     assert server.metric("penstock_runs_total", reason="stalled") == before + 1
 
 
@@ -47,11 +47,11 @@ def test_a_client_that_reads_nothing_stalls(server: Process) -> None:
     """Results that it did not receive do not count as ok. It may or may not get an end record."""
     with server.connect(receive_buffer=16_384) as client:
         client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(2**30))
-        answer = client.answer()
-        run = answer.headers["penstock-run"]
+        response = client.response()
+        run = response.headers["penstock-run"]
         client.push(orders(20_000), 0.3)
-        said = server.event("stream.stalled", run=run)
-        assert (said["stalled_on"], said["in_flight"]) == ("reader", 64)
+        stalled = server.event("stream.stalled", run=run)
+        assert (stalled["stalled_on"], stalled["in_flight"]) == ("reader", 64)
         event = server.event("run.ended", run=run)
         assert event["reason"] == "stalled"
         assert event["received"] == event["ok"] + event["failed"] + event["cancelled"]
@@ -61,24 +61,24 @@ def test_one_byte_per_second_is_a_stall(server: Process) -> None:
     """Otherwise such connections would use all slots forever."""
     with server.connect() as client:
         client.upload()
-        answer = client.answer()
+        response = client.response()
         assert drip(client, 0.5, b" " * 100)
-        assert answer.complete().end["reason"] == "stalled"
-    assert server.event("run.ended", run=answer.headers["penstock-run"])["reason"] == "stalled"
+        assert response.complete().end["reason"] == "stalled"
+    assert server.event("run.ended", run=response.headers["penstock-run"])["reason"] == "stalled"
 
 
 def test_a_slow_reader_does_not_stall(server: Process) -> None:
     """Acknowledged bytes count, not complete writes, which take longer than the timeout here."""
     with server.connect(receive_buffer=4096) as client:
         client.request("GET", "/orders/bulk?count=2000")
-        run = client.answer().headers["penstock-run"]
+        run = client.response().headers["penstock-run"]
         # Not longer: with such a small receive window the kernel drops the connection after STALL + 5 s
         # (TCP_USER_TIMEOUT in server/connection.py), although the reader makes progress.
         until = time.monotonic() + 2.5 * STALL
         while time.monotonic() < until:
             assert client.sock.recv(1000)
             time.sleep(0.05)  # reads 20 KB per second
-    assert not server.said("stream.stalled", run=run)
+    assert not server.logged("stream.stalled", run=run)
 
 
 def test_an_array_that_does_not_arrive_is_a_stall(server: Process) -> None:
@@ -86,8 +86,8 @@ def test_an_array_that_does_not_arrive_is_a_stall(server: Process) -> None:
     with server.connect() as client:
         client.request("POST", "/orders/bulk", Content_Type="application/json", Content_Length="1000")
         client.send(b"[")
-        answer = client.answer().complete()
-        assert answer.status == 408
+        response = client.response().complete()
+        assert response.status == 408
 
 
 @pytest.mark.parametrize("pause", [0.8])
@@ -98,8 +98,8 @@ def test_a_client_that_pauses_briefly_does_not_stall(server: Process, pause: flo
     def slow_reader() -> None:
         with server.connect(receive_buffer=4096) as client:
             client.request("GET", "/orders/bulk?count=3000")
-            answer = client.answer()
-            for number, record in enumerate(answer.stream()):
+            response = client.response()
+            for number, record in enumerate(response.stream()):
                 if number % 1000 == 999:
                     time.sleep(pause)
                 reads.append(record.get("end", {}).get("reason", ""))
@@ -108,13 +108,13 @@ def test_a_client_that_pauses_briefly_does_not_stall(server: Process, pause: flo
     reader.start()
     with server.connect() as client:
         client.upload()
-        answer = client.answer()
+        response = client.response()
         for id in (1, 2, 4):
             client.chunk(orders(1, start=id, padding=30))
-            assert answer.next()["value"]["orderId"] == id
+            assert response.next()["value"]["orderId"] == id
             time.sleep(pause)
         client.chunk(b"")
-        assert answer.complete().end["reason"] == "completed"
+        assert response.complete().end["reason"] == "completed"
     reader.join()
     assert reads[-1] == "completed"
     assert len(reads) == 3001
@@ -131,9 +131,9 @@ def test_a_pause_of_the_server_is_not_a_stall(server: Process) -> None:
     """Neither of a client that sends, nor of one that reads, nor of one that sends an array."""
     with server.connect() as sender, server.connect(receive_buffer=4096) as reader, server.connect() as array:
         sender.upload()
-        sent = sender.answer()
+        sent = sender.response()
         reader.request("GET", "/orders/bulk?count=2000")
-        read = reader.answer()
+        read = reader.response()
         read.next()
         array.request("POST", "/orders/bulk", Content_Type="application/json", Content_Length="15")
         array.send(b"[")
@@ -145,16 +145,16 @@ def test_a_pause_of_the_server_is_not_a_stall(server: Process) -> None:
         array.send(b'{"orderId":1}]')
         assert sent.complete().end["reason"] == "completed"
         assert read.complete().end["reason"] == "completed"
-        assert array.answer().complete().status == 200
+        assert array.response().complete().status == 200
 
 
 def test_a_request_that_arrives_during_a_pause_of_the_server_is_served(server: Process) -> None:
     """The connection was idle for longer than `--keep-alive` only because the server did not read."""
     with server.connect() as client:
         client.request("GET", "/health/live")
-        client.answer().complete()
+        client.response().complete()
         server.signal(signal.SIGSTOP)
         client.request("GET", "/health/live")
         time.sleep(KEEP_ALIVE + 1)
         server.signal(signal.SIGCONT)
-        assert client.answer().complete().status == 200
+        assert client.response().complete().status == 200

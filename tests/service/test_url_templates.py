@@ -102,9 +102,9 @@ def test_an_invalid_url_is_rejected_without_the_value_of_its_variable(
 
     The message leaves out the value, which may be a secret.
     """
-    with pytest.raises(ValueError, match=message) as refused:
+    with pytest.raises(ValueError, match=message) as rejected:
         UrlTemplate(template, variables)
-    assert "s3cret" not in str(refused.value)
+    assert "s3cret" not in str(rejected.value)
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_an_invalid_url_is_rejected_without_the_value_of_its_variable(
 )
 def test_an_invalid_header_is_rejected_without_its_value(name: str, template: str, token: str, message: str) -> None:
     """It is rejected when the flow is loaded; the message names the header and the variable."""
-    with pytest.raises(ValueError, match=message) as refused:
+    with pytest.raises(ValueError, match=message) as rejected:
         HeaderTemplate(name, template, {"TOKEN": token})
-    assert "s3" not in str(refused.value)
+    assert "s3" not in str(rejected.value)
 
 
 FLOW = """\
@@ -147,9 +147,9 @@ steps: [{enrich: [s]}]
 )
 def test_an_invalid_variable_is_an_error_of_the_flow_file(variables: dict[str, str], message: str) -> None:
     """`check` reports it, and nothing starts with it."""
-    with pytest.raises(FlowFileError) as refused:
+    with pytest.raises(FlowFileError) as rejected:
         loads(FLOW, Path("f.yaml"), environment=variables)
-    assert message in str(refused.value)
+    assert message in str(rejected.value)
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ async def test_a_response_can_start_with_a_byte_order_mark(client: HttpClient, s
     answer = b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
     async with raw_server(answer) as url:
         (found,) = await call(Service.http("s", url, client=client, backoff=NONE), {})
-    said: Any = found if status == 200 else found.error.reason
-    assert said in ({"message": "none left"}, "none left")
+    message: Any = found if status == 200 else found.error.reason
+    assert message in ({"message": "none left"}, "none left")
 
 
 async def test_a_response_of_only_a_byte_order_mark_is_empty(client: HttpClient) -> None:

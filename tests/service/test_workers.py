@@ -11,12 +11,12 @@ def test_two_workers_run_after_the_start(serve: Serve) -> None:
     server = serve("--workers", 2, "--latency-scale", 0.5)
     assert server.post({"orderId": 1}).end["ok"] == 1
     until(lambda: server.metric("penstock_runs_total", kind="worker", reason="completed") == 2)
-    ended = until(lambda: len(found := server.said("run.ended", kind="worker")) == 2 and found)
+    ended = until(lambda: len(found := server.logged("run.ended", kind="worker")) == 2 and found)
     assert [(run["received"], run["ok"], run["failed"]) for run in ended] == [(20, 14, 6)] * 2
     assert server.metric("penstock_received_total") == 41
     assert server.metric("penstock_runs_active", kind="worker") == 0
     assert server.metric("penstock_worker_restarts_total") == 0
-    assert len(server.ask("GET", f"/dead-letters?run={ended[0]['run']}").json()["letters"]) == 6
+    assert len(server.request("GET", f"/dead-letters?run={ended[0]['run']}").json()["letters"]) == 6
 
 
 def test_workers_can_run_repeatedly(serve: Serve) -> None:
@@ -24,7 +24,7 @@ def test_workers_can_run_repeatedly(serve: Serve) -> None:
     server = serve("--workers", 3, "--worker-orders", 2, "--worker-every", 0.1)
     until(lambda: server.metric("penstock_runs_total", kind="worker", reason="completed") >= 9)
     assert server.stop() == 0
-    ended = server.said("run.ended", kind="worker")
+    ended = server.logged("run.ended", kind="worker")
     assert {(run["received"], run["ok"]) for run in ended if run["reason"] == "completed"} == {(2, 2)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import socket
 import struct
 import zlib
@@ -21,7 +22,7 @@ class Cut(Exception):
 
 
 @dataclass
-class Answer:
+class Response:
     """A response: its head, and the part of its body that was read."""
 
     client: Client
@@ -33,9 +34,9 @@ class Answer:
     """Whether the connection ended before the body did."""
     _rest: bytes = b""
     _inflate: Any = field(default=None, repr=False)
-    _pieces: Iterator[bytes] | None = field(default=None, repr=False)
+    _chunks: Iterator[bytes] | None = field(default=None, repr=False)
 
-    def pieces(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes]:
         """Iterate over the body as it arrives, decompressed. Raises `Cut` if the connection ends early."""
         if self.headers.get("content-encoding") == "gzip":
             self._inflate = zlib.decompressobj(wbits=31)
@@ -54,27 +55,27 @@ class Answer:
         elif "content-length" in self.headers:
             yield self.client.exactly(int(self.headers["content-length"]))
         else:
-            while piece := self.client.some():
+            while piece := self.client.receive():
                 yield piece
 
-    def complete(self) -> Answer:
+    def complete(self) -> Response:
         """Read the rest of the body."""
         try:
-            for _ in self.records_raw():
+            for _ in self.raw_lines():
                 pass
         except (Cut, OSError):
             self.cut = True
         return self
 
-    def records_raw(self) -> Iterator[bytes]:
+    def raw_lines(self) -> Iterator[bytes]:
         """Iterate over the lines of the body as they arrive."""
-        if self._pieces is None:
-            self._pieces = self.pieces()
+        if self._chunks is None:
+            self._chunks = self.chunks()
         while True:
             while b"\n" in self._rest:
                 line, _, self._rest = self._rest.partition(b"\n")
                 yield line
-            piece = next(self._pieces, None)
+            piece = next(self._chunks, None)
             if piece is None:
                 if self._rest:
                     line, self._rest = self._rest, b""
@@ -85,7 +86,7 @@ class Answer:
 
     def stream(self) -> Iterator[dict[str, Any]]:
         """Iterate over the records of an NDJSON body as they arrive."""
-        for line in self.records_raw():
+        for line in self.raw_lines():
             yield json.loads(line)
 
     def next(self) -> dict[str, Any]:
@@ -149,18 +150,12 @@ class Client:
 
     def push(self, data: bytes, pause: float = 0.5) -> int:
         """Send bytes until the peer accepts none for `pause` seconds. Returns the number of accepted bytes."""
-        self.sock.settimeout(pause)
-        sent = 0
-        try:
-            while sent < len(data):
-                sent += self.sock.send(data[sent : sent + 65_536])
-        except TimeoutError:
-            pass
-        finally:
-            self.sock.settimeout(HANG_SECONDS)
+        sent = 0  # without a timeout of the socket: another thread may be reading from it
+        while sent < len(data) and select.select([], [self.sock], [], pause)[1]:
+            sent += self.sock.send(data[sent : sent + 65_536])
         return sent
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Close the connection with FIN."""
         self.sock.close()
 
@@ -171,7 +166,7 @@ class Client:
 
     # Receiving
 
-    def answer(self, method: str = "GET") -> Answer:
+    def response(self, method: str = "GET") -> Response:
         """Read the head of the next response."""
         first = self.line()
         found = re.fullmatch(rb"HTTP/1\.[01] (\d{3}) .*", first)
@@ -180,9 +175,9 @@ class Client:
         while line := self.line():
             name, _, value = line.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
-        return Answer(self, int(found[1]), headers, bodiless=method == "HEAD")
+        return Response(self, int(found[1]), headers, bodiless=method == "HEAD")
 
-    def some(self) -> bytes:
+    def receive(self) -> bytes:
         """Read some bytes; none if the peer closed the connection."""
         if self._buffer:
             data = bytes(self._buffer)

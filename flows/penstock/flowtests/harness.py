@@ -55,7 +55,7 @@ class FlowTestHarness:
             LineWriter(self.client.write),
             kind="test",
             ordered=flow.ordered if case.ordered is None else case.ordered,
-            chance=self._chance("dead letters"),
+            rng=self._chance("dead letters"),
         )
         run.ledger.on_settled = self.register.settled
         return run

@@ -11,7 +11,7 @@ from penstock.flow.flow import Flow
 from penstock.graph import details
 from penstock.graph.model import BranchNode, Dependency, Graph, Node, NodeKind, StepNode, clean
 from penstock.runtime import FlowStatistics
-from penstock.services import Service
+from penstock.services.service import is_service
 from penstock.steps import Branch, Step
 
 
@@ -131,7 +131,7 @@ class _GraphBuilder:
         first = id(item) not in self._shared
         if first:
             counts: tuple[tuple[str, int], ...] = ()
-            if self._counters and isinstance(item, Service):
+            if self._counters and is_service(item):
                 now = item.statistics()
                 calls = sum(now.results.values())
                 counts = (("calls", calls), ("in flight", now.in_flight), ("waiting", now.waiting))

@@ -99,7 +99,7 @@ class BatchStage:
         self._max_wait = max_wait
         self._observer = observer
         self._scope = scope
-        self._meter = scope.meter(name)
+        self._histogram = scope.histogram(name)
         self._gathered: list[Element[Any]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._open = 0
@@ -136,7 +136,7 @@ class BatchStage:
             else:
                 self._assign(elements, response)
             self._open -= len(elements)
-            record_durations(self._meter, elements, self._scope.loop.time())
+            record_durations(self._histogram, elements, self._scope.loop.time())
             self._scope.emit(self._observer, elements)
         self._complete()
 

@@ -123,7 +123,7 @@ class EnrichStage:
         self._merge = merge
         self._observer = observer
         self._scope = scope
-        self._meter = scope.meter(name)
+        self._histogram = scope.histogram(name)
         self._open = 0
         self._ended = False
         self._queues: list[CallQueue] = []
@@ -180,7 +180,7 @@ class EnrichStage:
         batch.missing -= 1
         if not batch.missing:
             self._merge_columns(batch.elements, cast("list[Sequence[Any]]", batch.columns))
-            self._meter.add(self._scope.loop.time() - batch.entered, len(batch.elements))
+            self._histogram.add(self._scope.loop.time() - batch.entered, len(batch.elements))
             self._forward(batch.elements)
 
     def _add_results(self, number: int, elements: Sequence[Element[Any]], responses: Sequence[Any]) -> None:
@@ -197,7 +197,7 @@ class EnrichStage:
             for element in complete:
                 self._merge_responses(element, cast("list[Any]", element.pending_results))
                 element.pending_results = None
-            record_durations(self._meter, complete, self._scope.loop.time())
+            record_durations(self._histogram, complete, self._scope.loop.time())
             self._forward(complete)
 
     def _fail(self, number: int, elements: Sequence[Element[Any]], responses: Sequence[Any]) -> None:

@@ -186,12 +186,12 @@ class FlatMapStage:
         self._observer.on_completed()
 
     def _may_expand(self, element: Element[Any]) -> bool:
-        return self._budget.free > 0 or (self._scope.ordered and (element.family is None or not element.family.open))
+        return self._budget.free > 0 or (self._scope.ordered and (element.parts is None or not element.parts.open))
 
     def _next_parts(self, expansion: ExpansionState) -> list[Element[Any]]:
         """Return the next parts of an element, within the budget; the element itself if it has no parts."""
         element = expansion.element
-        if element.family is None:
+        if element.parts is None:
             try:
                 expansion.begin(self._function)
             except ERRORS as error:

@@ -70,7 +70,7 @@ class UnorderedCalls:
         self._name = name
         self._observer = observer
         self._scope = scope
-        self._meter = scope.meter(name)
+        self._histogram = scope.histogram(name)
         self._open = 0
         self._ended = False
         self._queue = service.open_queue(self.on_results, scope.report_fault)
@@ -93,7 +93,7 @@ class UnorderedCalls:
             else:
                 element.value = response
         self._open -= len(elements)
-        record_durations(self._meter, elements, self._scope.loop.time())
+        record_durations(self._histogram, elements, self._scope.loop.time())
         self._scope.emit(self._observer, list(elements))
         self._complete()
 
@@ -131,7 +131,7 @@ class OrderedCalls(UnorderedCalls):
                 element.fail(self._name, response.error, response.attempts)
             else:
                 element.value = response
-        record_durations(self._meter, elements, self._scope.loop.time())
+        record_durations(self._histogram, elements, self._scope.loop.time())
         self._advance()
         self._complete()
 

@@ -142,7 +142,7 @@ class RouteStage:
         self._inputs = [BranchInput() if branch.steps else None for branch in branches]
         self._conditions = [(number, branch.when) for number, branch in enumerate(branches)]
         self._observer = observer
-        self._meter = scope.meter(name)
+        self._histogram = scope.histogram(name)
         self._open = 1 + sum(input is not None for input in self._inputs)
         """How many of the input and the branches have not completed."""
 
@@ -164,7 +164,7 @@ class RouteStage:
         others: list[Element[Any]] = []
         for element in elements:
             (others if (number := self._choose(element)) is None else groups[number]).append(element)
-        self._meter.add((perf_counter() - start) / len(elements), len(elements))
+        self._histogram.add((perf_counter() - start) / len(elements), len(elements))
         if others:
             self._observer.on_next(others)
         for branch, input, group in zip(self._branches, self._inputs, groups, strict=True):

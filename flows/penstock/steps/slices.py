@@ -68,7 +68,7 @@ class Slices:
             self._observer.on_completed()
 
     def _is_spent(self) -> bool:
-        return self._scope.fairness.is_spent(self._scope.loop)
+        return self._scope.fairness.is_budget_spent(self._scope.loop)
 
     def _go_on(self) -> None:
         """Forward elements that wait, as long as this iteration of the event loop has time."""

@@ -21,7 +21,7 @@ from penstock.errors import FlowDefinitionError
 from penstock.expressions import Assign, Expression, Fields
 from penstock.services import MAX_IN_FLIGHT, Service
 from penstock.services.http_service import HttpRequestSpec
-from penstock.services.service import functions_of
+from penstock.services.service import functions_of, is_service
 from penstock.sinks import Sink
 
 Stream = Observable[list[Element[Any]]]
@@ -209,7 +209,7 @@ def as_service(
 
     `batch`: whether the service takes a list of values. Raises `FlowDefinitionError` for one that does not fit.
     """
-    if not isinstance(service, Service):
+    if not is_service(service):
         if not callable(service):
             raise FlowDefinitionError(f"{name or default}: expected a function or a Service, got {service!r}")
         name = name or callable_name(service, default)

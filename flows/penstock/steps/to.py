@@ -90,7 +90,7 @@ class ToStage:
         self._timeout = timeout
         self._observer = observer
         self._scope = scope
-        self._meter = scope.meter(name)
+        self._histogram = scope.histogram(name)
         self._gathered: list[Element[Any]] = []
         self._task: asyncio.Task[None] | None = None
         self._ended = False
@@ -123,7 +123,7 @@ class ToStage:
         while self._gathered:
             group, self._gathered = self._gathered[:GROUP], self._gathered[GROUP:]
             await self._deliver(group)
-            record_durations(self._meter, group, self._scope.loop.time())
+            record_durations(self._histogram, group, self._scope.loop.time())
             if not self._scope.emit(self._observer, group):
                 return
         self._task = None

@@ -77,7 +77,7 @@ async def delete_flow(request: web.Request) -> web.Response:
 
 def describe(state: AppState, registered: RegisteredFlow, *, trusted: bool) -> dict[str, Any]:
     """Return a flow as JSON values: its definition, its revisions and its counts."""
-    totals = state.supervisor.totals.get(registered.name) or FlowStatistics(registered.name)
+    totals = state.supervisor.flow_statistics.get(registered.name) or FlowStatistics(registered.name)
     active = registered.active
     runs = state.supervisor.runs_by_revision(registered.name)
     return {
