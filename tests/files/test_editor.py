@@ -95,9 +95,9 @@ async def complaints_about(one: Editor, text: str) -> list[str]:
 
 
 OFFERED = {
-    "flow: f\n|": ["steps", "services", "dead_letters", "window", "workers", "tests", "use", "key", "item"],
+    "flow: f\n|": ["steps", "services", "dead_letters", "window", "workers", "tests", "include", "key", "item"],
     "flow: f\nsteps:\n  - |": ["enrich", "filter", "map", "batch", "route", "to", "apply", "name"],
-    "flow: f\nsteps:\n  - route:\n      big:\n        |": ["when", "steps", "end"],
+    "flow: f\nsteps:\n  - route:\n      big:\n        |": ["when", "steps", "final"],
     "flow: f\nservices:\n  pricing:\n    |": ["call", "get", "post", "timeout", "attempts", "max_in_flight"],
     "flow: f\norder: |": ["completion", "input"],
     "flow: f\nitem:\n  id: |": ["integer", "string", "string?"],
