@@ -84,7 +84,7 @@ def test_all_mistakes_are_said_at_once() -> None:
     [
         ("steps: []", '1:1: "flow" is missing'),
         ("flow: f\nkey: id\nitem: {no: string}", '2:6: the item has no field "id" for a key, allowed is no'),
-        ("flow: f\nitem: {n: {type: string, pattern: '('}}", "2:11: the pattern is no regular expression of RE2"),
+        ("flow: f\nitem: {n: {type: string, pattern: '('}}", "2:11: pattern: not a regular expression of RE2"),
         ("flow: f\nitem: {n: {type: array, items: integer?}}", "2:11: what a list has in it cannot be left out"),
         ("flow: f\nitem: {n: {type: string, enum: [a], pattern: b}}", "2:11: enum says which values there are"),
         ("flow: f\nitem: {n: {type: integer, enum: [1], minimum: 1}}", "leave out minimum"),
