@@ -136,7 +136,11 @@ def test_an_answer_of_the_wrong_length_fails_its_values() -> None:
 
     came = quiet(gathered(flow_of(Mumbling("m"), window=2), range(3)))
 
-    assert [result.failure and result.failure.type for result in came.values()] == ["InvalidCallResult", "InvalidCallResult", None]
+    assert [result.failure and result.failure.type for result in came.values()] == [
+        "InvalidCallResult",
+        "InvalidCallResult",
+        None,
+    ]
 
 
 def test_values_that_come_during_a_write_go_out_in_one() -> None:

@@ -89,7 +89,7 @@ class StepFactory:
             "flat_map": lambda: {"function": condition, "max_parts": 1000},
             "map_async": lambda: {"call": self.service(), "ordered": self.draw(st.booleans())},
             "enrich": lambda: {"services": {self.name(): self.service() for _ in range(2)}, "merge": None},
-            "batch": lambda: {"call": self.service(), "size": 50, "seconds": 0.02},
+            "batch": lambda: {"call": self.service(), "size": 50, "max_wait": 0.02},
             "throttle": lambda: {"rate": 0.5, "burst": 3},
             "to": lambda: {"outlets": tuple(NamedSink(self.name()) for _ in range(2))},
             "route": lambda: {"ways": tuple(self.branches(depth))},

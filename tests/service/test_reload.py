@@ -189,7 +189,7 @@ def test_a_bad_file_never_displaces_a_running_one(serve: Serve, folder: Path) ->
     write(folder / "b.yaml", flow("b", 2))
     assert outcomes(hang_up(server)) == {"a": "rejected", "b": "accepted"}
     shown = server.ask("GET", "/flows/a").json()
-    mistake = {"file": str(folder / "a.yaml"), "line": 7, "column": 1, "message": 'found "stepz"'}
+    mistake = {"file": str(folder / "a.yaml"), "line": 7, "column": 1, "message": 'unknown key "stepz"'}
     assert (shown["active"], shown["lastReload"]["outcome"]) == (1, "rejected")
     assert mistake.items() <= shown["lastReload"]["diagnostics"][0].items()
     assert server.event("flow.invalid", flow="a", line=7, column=1)["hint"] == 'did you mean "steps"?'

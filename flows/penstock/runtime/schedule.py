@@ -18,6 +18,9 @@ from cronsim import CronSim, CronSimError
 from penstock.errors import FlowDefinitionError
 from penstock.support.text import suggest
 
+_CRON_FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
+"""The fields of a cron expression, as cronsim calls them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Once:
@@ -63,19 +66,17 @@ class Cron:
         object.__setattr__(self, "_zone", parse_timezone(self.zone))
         if len(self.expression.split()) != 5:
             raise FlowDefinitionError(
-                f"a cron expression has five fields: minute, hour, day of month, month, day of week; got "
-                f"{self.expression!r}; '0 6 * * MON-FRI' is six o'clock on working days"
+                "cron expression: expected five fields (minute, hour, day of month, month, day of week), got "
+                f"{self.expression!r}; 0 6 * * MON-FRI is six o'clock on working days"
             )
         try:
             CronSim(self.expression, datetime(2000, 1, 1, tzinfo=UTC))
         except (CronSimError, AssertionError, ValueError) as error:
-            wrong = str(error).removeprefix("Bad ") or "field"
-            raise FlowDefinitionError(
-                f"the {wrong} in the cron expression {self.expression!r} is none; "
-                "'0 6 * * MON-FRI' is six o'clock on working days"
-            ) from error
+            field = str(error).removeprefix("Bad ") or "field"
+            value = dict(zip(_CRON_FIELDS, self.expression.split(), strict=True)).get(field, repr(self.expression))
+            raise FlowDefinitionError(f"invalid {field} {value} in cron expression") from error
         if self.next_after(datetime(2000, 1, 1, tzinfo=UTC)) is None:
-            raise FlowDefinitionError(f"the moment of the cron expression {self.expression!r} never comes")
+            raise FlowDefinitionError(f"cron expression {self.expression!r} never matches a date")
 
     def next_after(self, moment: datetime) -> datetime | None:
         """The first moment later than the given one, in UTC; None if there is none within 50 years."""
@@ -104,7 +105,7 @@ def parse_timezone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (OSError, ValueError, KeyError):  # which of them depends on what is wrong with the name
-        raise FlowDefinitionError(f"there is no time zone {name!r}{_hint(name)}") from None
+        raise FlowDefinitionError(f"unknown time zone {name!r}{_hint(name)}") from None
 
 
 def fire_times(schedule: Schedule, after: datetime, until: datetime) -> Iterator[datetime]:
@@ -135,4 +136,4 @@ def _hint(name: str) -> str:
     """Return the time zone that a mistyped name may have meant."""
     cities = _zones()
     meant = suggest(name, cities.values()) or cities.get(suggest(name.rpartition("/")[2], cities) or "")
-    return f"; did you mean {meant!r}?" if meant else "; zones are named like 'Europe/Berlin', or 'UTC'"
+    return f": did you mean {meant!r}?" if meant else "; use a name such as 'Europe/Berlin', or 'UTC'"

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from penstock.errors import ShuttingDown
 from penstock.flow.flow import Flow
-from penstock.flowfile.diagnostics import MAX_MISTAKES
+from penstock.flowfile.diagnostics import MAX_DIAGNOSTICS
 from penstock.steps.step import walk
 from penstock.support.ids import now
 from penstock_http.deployments.loader import FlowLoader, LoaderBusy, LoadQueue, LoadTimeout, ScanResult, scan
@@ -203,9 +203,9 @@ class Reloader:
         }
         log.info("reload.completed", cause=cause, flows=outcomes)
         mistakes = [(receipt.flow, mistake) for receipt in receipts for mistake in receipt.mistakes]
-        for flow, mistake in mistakes[:MAX_MISTAKES]:
+        for flow, mistake in mistakes[:MAX_DIAGNOSTICS]:
             log.warning("flow.invalid", flow=flow, **mistake.document())
-        more = sum(receipt.more for receipt in receipts) + max(0, len(mistakes) - MAX_MISTAKES)
+        more = sum(receipt.more for receipt in receipts) + max(0, len(mistakes) - MAX_DIAGNOSTICS)
         if more:
             log.warning("reload.diagnostics_omitted", cause=cause, count=more)
         return receipts

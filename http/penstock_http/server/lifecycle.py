@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 
 from penstock.errors import FlowDefinitionError, PenstockError
-from penstock.flowfile.diagnostics import MAX_MISTAKES
+from penstock.flowfile.diagnostics import MAX_DIAGNOSTICS
 from penstock.observe import HttpCounters, LogFile, MetricSources, PenstockCollector, ReloadCounters
 from penstock.runtime import Phase, Supervisor
 from penstock.services.http_client import HttpClient
@@ -71,8 +71,8 @@ def python_flows(names: Sequence[str], places: WatchedFiles, settings: Settings)
 def problem_lines(receipts: Sequence[DeploymentResult]) -> list[str]:
     """What is wrong, a line each."""
     lines = [str(mistake) for receipt in receipts for mistake in receipt.mistakes]
-    more = sum(receipt.more for receipt in receipts) + max(0, len(lines) - MAX_MISTAKES)
-    return [*lines[:MAX_MISTAKES], *([f"and {more} more"] if more else [])]
+    more = sum(receipt.more for receipt in receipts) + max(0, len(lines) - MAX_DIAGNOSTICS)
+    return [*lines[:MAX_DIAGNOSTICS], *([f"and {more} more"] if more else [])]
 
 
 async def serve(
