@@ -1,11 +1,10 @@
 """A flow file in a program of your own: services of this process in the place of those it names, results as they come.
 
-Leaving the loop cancels what is under way: here the program is content with the first five results.
+Leaving the block ends the run and waits until nothing of it is left: here the program needs five results only.
 """
 
 import asyncio
 import itertools
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,16 @@ async def stock(order: dict[str, Any]) -> dict[str, Any]:
 SERVICES = {"pricing": Service("pricing", price, timeout=2), "inventory": Service("inventory", stock, timeout=2)}
 
 
-async def main() -> list[Result]:
+async def main() -> list[Result[Any]]:
     flow = load(Path(__file__).with_name("orders.yaml")).flow.services(SERVICES)
     orders = from_iterable({"orderId": number} for number in itertools.count(1))  # it never ends, and is never flooded
-    results: list[Result] = []
-    async with aclosing(flow.window(8).stream(orders)) as stream:
-        async for result in stream:
-            results.append(result)
-            if len(results) == 5:
+    first: list[Result[Any]] = []
+    async with flow.window(8).stream(orders) as results:
+        async for result in results:
+            first.append(result)
+            if len(first) == 5:
                 break
-    return results
+    return first
 
 
 if __name__ == "__main__":

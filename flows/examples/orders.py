@@ -47,7 +47,7 @@ async def write(lines: bytes) -> None:
 
 
 async def main() -> None:
-    summary = await flow.start(ndjson(chunks()), LineWriter(write)).finished
+    summary = await flow.run(ndjson(chunks()), LineWriter(write))
     sys.stderr.write(f"{summary.received} received, {summary.ok} ok, {summary.failed} failed\n")
 
 

@@ -1,93 +1,75 @@
-"""Penstock: reactive dataflow with backpressure, settling and durable dead letters.
+"""Reactive dataflow with backpressure and durable dead letters.
 
-Names are imported when they are first used: `penstock --help` need not wait for what it does not show.
+The names below are the public API, with these packages:
+
+- `penstock.flowfile`: `load` and `dump` flow files
+- `penstock.sources`, `penstock.sinks`: all sources and sinks, and the protocols for your own
+- `penstock.results`: consumers of results, such as `LineWriter` and `DiscardResults`
+- `penstock.deadletters`: stores of dead letters, and queries
+- `penstock.services`: services, and policies for retries
+- `penstock.errors`: all errors
+- `penstock.observe`: logs and metrics
+- `penstock.testing`: virtual time for tests
+
+A name is imported when it is first used, so that `penstock --help` does not import what it does not need.
+`__init__.pyi` declares the same names for type checkers.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from importlib import import_module as _import_module
 
-if TYPE_CHECKING:
-    from penstock.core.element import Failure
-    from penstock.errors import ElementError, FlowDefinitionError, PenstockError, RunError
-    from penstock.expressions import Expression
-    from penstock.flow.flow import Flow, Otherwise, When
-    from penstock.results import Result
-    from penstock.runtime import Cron, Every, Once, Run, Summary, Supervisor
-    from penstock.services import Backoff, Service
-    from penstock.sinks import FileSink
-    from penstock.sources import (
-        PushSource,
-        from_async_iterable,
-        from_directory,
-        from_file,
-        from_iterable,
-        from_observable,
-        from_stdin,
-        generate,
-        ndjson,
-        ticks,
-    )
+__version__ = "0.1.0"
 
-__all__ = [
-    "Backoff",
-    "Cron",
-    "ElementError",
-    "Every",
-    "Expression",
-    "Failure",
-    "FileSink",
-    "Flow",
-    "FlowDefinitionError",
-    "Once",
-    "Otherwise",
-    "PenstockError",
-    "PushSource",
-    "Result",
-    "Run",
-    "RunError",
-    "Service",
-    "Summary",
-    "Supervisor",
-    "When",
-    "from_async_iterable",
-    "from_directory",
-    "from_file",
-    "from_iterable",
-    "from_observable",
-    "from_stdin",
-    "generate",
-    "ndjson",
-    "ticks",
-]
-
-_HOMES = {
-    "core.element": ("Failure",),
-    "errors": ("ElementError", "FlowDefinitionError", "PenstockError", "RunError"),
-    "expressions": ("Expression",),
-    "flow": ("Flow", "Otherwise", "When"),
-    "sinks": ("FileSink",),
-    "runtime": ("Cron", "Every", "Once", "Run", "Summary", "Supervisor"),
-    "services": ("Backoff", "Service"),
-    "results": ("Result",),
-    "sources": (
-        "PushSource",
-        "from_async_iterable",
-        "from_directory",
-        "from_file",
-        "from_iterable",
-        "from_observable",
-        "from_stdin",
-        "generate",
-        "ndjson",
-        "ticks",
-    ),
+_MODULES = {
+    "Backoff": "services",
+    "Cron": "runtime",
+    "ElementError": "errors",
+    "Every": "runtime",
+    "Expression": "expressions",
+    "Failed": "results",
+    "Failure": "core.element",
+    "FileSink": "sinks",
+    "Flow": "flow",
+    "FlowDefinitionError": "errors",
+    "FlowFileError": "errors",
+    "Ok": "results",
+    "Once": "runtime",
+    "Otherwise": "flow",
+    "Overflow": "sources",
+    "PenstockError": "errors",
+    "PushSource": "sources",
+    "PushSourceClosed": "errors",
+    "Result": "results",
+    "Run": "runtime",
+    "RunError": "errors",
+    "Service": "services",
+    "Sink": "sinks",
+    "Source": "sources",
+    "StdoutSink": "sinks",
+    "Summary": "runtime",
+    "Supervisor": "runtime",
+    "When": "flow",
+    "from_async_iterable": "sources",
+    "from_directory": "sources",
+    "from_file": "sources",
+    "from_iterable": "sources",
+    "from_observable": "sources",
+    "from_stdin": "sources",
+    "generate": "sources",
+    "ndjson": "sources",
+    "ticks": "sources",
 }
+"""The public names, and the modules that define them."""
+
+__all__ = ["__version__", *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            found = getattr(import_module(f"penstock.{home}"), name)
-            globals()[name] = found
-            return found
-    raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+    value = getattr(_import_module(f"penstock.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

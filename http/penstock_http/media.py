@@ -1,4 +1,4 @@
-"""Media types, and responses that are one JSON document."""
+"""Media types and JSON responses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ JSON = "application/json"
 
 
 def json_response(document: object, status: int = 200) -> web.Response:
-    """Make a JSON response that must not be cached, because the next request may get another document."""
+    """Return a JSON response. It must not be cached, because the document changes between requests."""
     body = encode_json(document) + b"\n"
     return web.Response(status=status, body=body, content_type=JSON, headers={"Cache-Control": "no-store"})

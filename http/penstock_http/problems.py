@@ -22,14 +22,13 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 CLIENT_CLOSED_REQUEST = 499
 """The status that is counted and logged when a client disconnected before its response was complete, as in nginx."""
 
-NOT_FOUND_ROUTE = "nowhere"
+NOT_FOUND_ROUTE = "not_found"
 """The name of the route for paths and methods that no other route handles."""
 
 RETRY_SECONDS = 5
 """Seconds in `Retry-After` when the duration is not known."""
 
-
-HINTS = {
+BIND_HINTS = {
     errno.EADDRINUSE: "; choose another port with --port, or 0 for a free one",
     errno.EACCES: "; choose a port above 1023 with --port",
     errno.EADDRNOTAVAIL: "; choose an address of this machine with --host",
@@ -38,32 +37,35 @@ HINTS = {
 
 
 class ListenFailed(PenstockError):
-    """The address is taken, is none of this machine's, or needs rights that the process has not."""
+    """The address is in use, is not an address of this machine, or needs privileges."""
 
     def __init__(self, host: str, port: int, error: OSError | UnicodeError) -> None:
-        code = getattr(error, "errno", None) or 0  # below 0 for names that cannot be resolved
+        code = getattr(error, "errno", None) or 0  # negative for host names that cannot be resolved
         reason = os.strerror(code) if code > 0 else getattr(error, "strerror", None) or error
-        hint = HINTS.get(code, "")
+        hint = BIND_HINTS.get(code, "")
         super().__init__(f"cannot listen on {host}:{port}: {reason}{hint}")
 
 
 class RequestRejected(PenstockError):
-    """A request was rejected, with a status, a code that metrics count, and a sentence for people."""
+    """A request is rejected.
+
+    `code` identifies the reason in responses and metrics, `detail` is a sentence for people, and `members` are
+    additional members of the problem document.
+    """
 
     def __init__(
         self,
         status: int,
-        name: str,
+        code: str,
         detail: str,
         headers: dict[str, str] | None = None,
-        more: dict[str, Any] | None = None,
+        members: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
-        self.name = name
+        self.code = code
         self.headers = headers or {}
-        self.more = more or {}
-        """Additional members of the problem document."""
+        self.members = members or {}
 
 
 ERROR_TABLE: tuple[tuple[type[PenstockError], int, str], ...] = (
@@ -79,26 +81,26 @@ def rejection_for(error: PenstockError) -> RequestRejected | None:
     """Return the rejection for an error of the library, or None for an unexpected error."""
     if isinstance(error, RequestRejected):
         return error
-    for kind, status, name in ERROR_TABLE:
+    for kind, status, code in ERROR_TABLE:
         if isinstance(error, kind):
             headers = {"Retry-After": str(RETRY_SECONDS)} if status == 503 else {}
-            return RequestRejected(status, name, str(error), headers)
+            return RequestRejected(status, code, str(error), headers)
     return None
 
 
 def problem(
     status: int,
     detail: str,
-    name: str | None = None,
+    code: str | None = None,
     headers: dict[str, str] | None = None,
-    more: dict[str, Any] | None = None,
+    members: dict[str, Any] | None = None,
 ) -> web.Response:
     """Return a response with a problem document."""
     body: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     body["detail"] = sanitize(detail)  # it may quote a header that is not UTF-8
-    if name is not None:
-        body["code"] = name
-    body |= more or {}
+    if code is not None:
+        body["code"] = code
+    body |= members or {}
     return web.Response(
         status=status,
         body=encode_json(body),
@@ -107,7 +109,7 @@ def problem(
     )
 
 
-def answer_problems(requests: HttpCounters) -> Any:
+def problem_middleware(counters: HttpCounters) -> Any:
     """Return a middleware that turns errors into problem documents and counts responses."""
 
     @web.middleware
@@ -115,47 +117,47 @@ def answer_problems(requests: HttpCounters) -> Any:
         try:
             response = await handler(request)
         except web.HTTPException as error:
-            response = _standard(request, error)
+            response = _http_error(request, error)
         except asyncio.CancelledError:
             count(request, CLIENT_CLOSED_REQUEST)
             raise
         except ConnectionError as error:
             if request.transport is not None and not request.transport.is_closing():
-                response = _broken(request, error)
+                response = _internal_error(request, error)
             else:
                 response = web.Response(status=CLIENT_CLOSED_REQUEST)
         except PenstockError as error:
             # In a function, because a local variable here that refers to the error would keep its frames, and the
             # body that they hold, alive until the next garbage collection.
-            response = refuse(request, error)
+            response = reject(request, error)
         except Exception as error:
-            response = _broken(request, error)
+            response = _internal_error(request, error)
         count(request, response.status)
         return response
 
-    def refuse(request: web.Request, error: PenstockError) -> web.Response:
-        refused = rejection_for(error)
-        if refused is None:
-            return _broken(request, error)
-        requests.refused[refused.name] += 1
-        log.info("http.rejected", path=request.path, status=refused.status, reason=refused.name)
-        return problem(refused.status, str(refused), refused.name, refused.headers, refused.more)
+    def reject(request: web.Request, error: PenstockError) -> web.Response:
+        rejection = rejection_for(error)
+        if rejection is None:
+            return _internal_error(request, error)
+        counters.rejected[rejection.code] += 1
+        log.info("http.rejected", path=request.path, status=rejection.status, reason=rejection.code)
+        return problem(rejection.status, str(rejection), rejection.code, rejection.headers, rejection.members)
 
     def count(request: web.Request, status: int) -> None:
-        requests.answered[_route(request), _method(request), str(status)] += 1
+        counters.responses[_route(request), _method(request), str(status)] += 1
         if status == CLIENT_CLOSED_REQUEST:
             log.info("http.client_disconnected", path=request.path)
 
     return middleware
 
 
-def _broken(request: web.Request, error: Exception) -> web.Response:
+def _internal_error(request: web.Request, error: Exception) -> web.Response:
     """Return the response for an unexpected error, which is a bug."""
     log.error("http.internal_error", path=request.path, exc_info=error)
     return problem(500, "an error occurred inside the service; the log has the details", "internal_error")
 
 
-def _standard(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+def _http_error(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
     """Return a problem document for an error that aiohttp raised."""
     match error.status:
         case 404:
@@ -174,7 +176,7 @@ def _standard(request: web.Request, error: web.HTTPException) -> web.StreamRespo
 
 
 def _route(request: web.Request) -> str:
-    """Return the pattern of the route, not the path, because metric labels must be few."""
+    """Return the pattern of the route. A metric label cannot be the path, which has unlimited values."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None and resource.name != NOT_FOUND_ROUTE else "none"
 

@@ -1,4 +1,4 @@
-"""What the handlers share: the settings, the supervisor, and the flows that are served."""
+"""The state of the service that all request handlers share."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ from penstock_http.problems import RequestRejected
 
 
 class AppState(Struct, frozen=True, eq=False):
-    """What the handlers share."""
+    """The state of the service that all request handlers share."""
 
     settings: Settings
     supervisor: Supervisor
-    catalogue: FlowRegistry
-    reloading: Reloader
-    requests: HttpCounters
+    registry: FlowRegistry
+    reloader: Reloader
+    counters: HttpCounters
 
-    def served(self, name: str) -> Revision:
-        """The revision that new runs take, of the flow that is served under a name; raises 404."""
-        served = self.catalogue.served
-        if name not in served:
-            raise RequestRejected(
-                404, "flow_not_found", f"unknown flow {name!r}; known flows: {', '.join(served) or 'none'}"
-            )
-        return served[name]
+    def revision_at(self, path_name: str) -> Revision:
+        """Return the active revision of the flow that is served at `/NAME/bulk`. Raises 404."""
+        by_path = self.registry.by_path
+        if path_name not in by_path:
+            raise _unknown_flow(path_name, list(by_path))
+        return by_path[path_name]
 
-    def entry(self, name: str) -> RegisteredFlow:
-        """A flow by its own name; raises 404."""
-        entries = self.catalogue.entries
-        if name not in entries:
-            raise RequestRejected(
-                404, "flow_not_found", f"unknown flow {name!r}; known flows: {', '.join(entries) or 'none'}"
-            )
-        return entries[name]
+    def registered_flow(self, name: str) -> RegisteredFlow:
+        """Return a flow by its name. Raises 404."""
+        flows = self.registry.flows
+        if name not in flows:
+            raise _unknown_flow(name, list(flows))
+        return flows[name]
 
-    def active(self, name: str) -> Revision:
-        """The revision that new runs take, of a flow by its own name; raises 404, for a flow that was removed too."""
-        active = self.entry(name).active
+    def active_revision(self, name: str) -> Revision:
+        """Return the active revision of a flow by the name of the flow. Raises 404, also for a removed flow."""
+        active = self.registered_flow(name).active
         if active is None:
             raise RequestRejected(404, "flow_not_found", f"the flow {name!r} was removed")
         return active
 
-    def check(self, revision: Revision) -> None:
-        """Raise `TooManyRuns` when its flow, or the service, has as many streams open as it may have.
+    def check_run_limits(self, revision: Revision) -> None:
+        """Raise `TooManyRuns` if the flow or the service has its maximum number of open streams.
 
-        The request that asks holds its revision already, and counts.
+        The current request has called `revision.use()`, so it is counted already.
         """
-        most = revision.flow.serving.max_runs
-        if most is not None and self.catalogue.entries[revision.name].requests > most:
-            raise TooManyRuns(most)
+        max_runs = revision.flow.serving.max_runs
+        if max_runs is not None and self.registry.flows[revision.name].requests > max_runs:
+            raise TooManyRuns(max_runs)
         self.supervisor.check(limited=True)
 
 
-CONTEXT: web.AppKey[AppState] = web.AppKey("context", AppState)
+STATE: web.AppKey[AppState] = web.AppKey("state", AppState)
+
+
+def _unknown_flow(name: str, known: list[str]) -> RequestRejected:
+    return RequestRejected(404, "flow_not_found", f"unknown flow {name!r}; known flows: {', '.join(known) or 'none'}")

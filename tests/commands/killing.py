@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forking
 from waiting import HANG_SECONDS, ending
 
 ROOT = Path(__file__).parents[2]
@@ -86,8 +86,8 @@ def prepare(folder: Path, count: int, flow: str = FLOW) -> None:
 def start(folder: Path, *words: str, **options: Any) -> subprocess.Popen[bytes]:
     """Start `penstock WORDS` in a folder, whose modules are found first. It is ended after the test at the latest."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "penstock", *words],
+    process = forking.start(
+        *words,
         cwd=folder,
         env=clean | {"PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT / "flows", ROOT / "http")))},
         **options,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import forking
 from penstock.support.text import for_terminal
 
 FLOW = "flow: f\nsamples: {n: seq}\n"
@@ -25,8 +26,7 @@ ODD = "a\x9bb\u202ec\U000e0001d\x7fe"
 
 def run(folder: Path, *words: str, **options: object) -> subprocess.CompletedProcess[bytes]:
     """Run a command."""
-    command = [sys.executable, "-m", "penstock", *words]
-    return subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, check=False, **options)  # type: ignore[call-overload,no-any-return]  # options of run
+    return forking.run(*words, cwd=folder, stdin=subprocess.DEVNULL, **options)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,10 @@ def run(folder: Path, *words: str, **options: object) -> subprocess.CompletedPro
 def test_no_encoding_ends_a_command_with_a_traceback(tmp_path: Path, words: str, environment: dict[str, str]) -> None:
     """Text for people is escaped where the encoding has no such character; JSON is UTF-8 whatever the locale is."""
     (tmp_path / "größe.yaml").write_text(FLOW, encoding="utf-8")
-    process = run(tmp_path, *words.split(), capture_output=True, env=os.environ | environment)
+    command = [sys.executable, "-m", "penstock", *words.split()]  # Python itself chooses the encoding when it starts
+    process = subprocess.run(
+        command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, env=os.environ | environment, check=False
+    )
     assert (process.returncode, process.stderr) == (0, b"")
     if words == "schema" or "--json" in words:
         json.loads(process.stdout.decode("utf-8"))
@@ -86,8 +89,8 @@ def test_a_deleted_working_directory_is_told_in_a_sentence(tmp_path: Path, words
 def on_terminal(folder: Path, *words: str) -> str:
     """What a command shows on a terminal."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "penstock", *words],
+    process = forking.start(
+        *words,
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=theirs,
@@ -180,7 +183,8 @@ def test_one_output_file_written_in_two_ways_is_told_before_anything_runs(
     told = (process.stderr + process.stdout).decode()
     assert process.returncode == code
     assert (
-        "./out.csv cannot be written: it is the same file as out.csv (csv), and this is csv with the fields n" in told
+        "./out.csv cannot be written: it is the same file as out.csv (csv), and this sink is csv with the fields n"
+        in told
     )
     assert not (tmp_path / "out.csv").exists()
 
@@ -203,9 +207,9 @@ def test_one_output_file_of_two_flows_written_in_two_ways_is_told(tmp_path: Path
 LOCKING = """
 import fcntl
 
-import penstock.outlets.valve
+import penstock.sinks.shared
 from penstock import Flow
-from penstock.outlets import FileSink
+from penstock.sinks import FileSink
 
 penstock.sinks.shared.LOCK_SECONDS = 0.2
 held = open("out.ndjson", "ab")

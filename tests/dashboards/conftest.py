@@ -1,4 +1,4 @@
-"""The dashboard as Grafana reads it: its panels, each with its queries."""
+"""Fixtures: the dashboard, and its panels with their queries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DASHBOARDS = Path(__file__).parents[2] / "dashboards"
 
 
 class Panel(NamedTuple):
-    """One panel that shows data, and the PromQL that it asks for."""
+    """A panel that shows data, with its PromQL queries."""
 
     id: int
     title: str
@@ -21,19 +21,19 @@ class Panel(NamedTuple):
 
 @pytest.fixture(scope="session")
 def prometheus_folder() -> Path:
-    """Where the configuration of Prometheus, its rules and their tests are."""
+    """The folder of the configuration of Prometheus, its rules and their tests."""
     return DASHBOARDS / "prometheus"
 
 
 @pytest.fixture(scope="session")
 def dashboard() -> dict[str, Any]:
-    """The dashboard, as its JSON says it."""
+    """The JSON of the dashboard."""
     return json.loads((DASHBOARDS / "grafana" / "penstock.json").read_text())
 
 
 @pytest.fixture(scope="session")
 def panels(dashboard: dict[str, Any]) -> list[Panel]:
-    """All panels but the rows, which only part them."""
+    """All panels except rows, which only group panels."""
     return [
         Panel(panel["id"], panel["title"], [target["expr"] for target in panel["targets"]])
         for panel in dashboard["panels"]

@@ -1,4 +1,4 @@
-"""A real Prometheus watches a real service: every query of the dashboard and every rule finds its data."""
+"""A real Prometheus scrapes a real service: every query of the dashboard and every rule has data."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from waiting import HANG_SECONDS
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.asyncio(loop_scope="module")]
 
-PATIENCE = HANG_SECONDS
-"""Seconds that each wait may take: for a server to be ready, for a query to have data."""
+TIMEOUT = HANG_SECONDS
+"""Seconds to wait for a server to be ready, and for a query to have data."""
 
 VARIABLES = {
     "$flow": "orders",
@@ -33,37 +33,37 @@ VARIABLES = {
     "$__range": "1m",
     "$__interval": "1s",
 }
-"""What stands in for Grafana's variables. Rates look far back, for the load lasts only a moment."""
+"""Values of Grafana's variables. The interval of rates is long, because the load takes only a moment."""
 
 ORDERS = [json.dumps({"orderId": number}) for number in range(1, 501)]
-"""An upload, every third of which has no stock."""
+"""An upload. Every third order is out of stock."""
 
 
 class Prometheus:
-    """A Prometheus that runs, seen through its API."""
+    """The API of a running Prometheus."""
 
     def __init__(self, http: ClientSession, url: str) -> None:
         self._http = http
         self._url = url
 
-    async def ask(self, path: str, **parameters: str) -> Any:
-        """The data of an answer; raises `AssertionError` with Prometheus's own words if it refused."""
+    async def get(self, path: str, **parameters: str) -> Any:
+        """Return the data of a response. Raises `AssertionError` with the error of Prometheus."""
         async with self._http.get(f"{self._url}/api/v1/{path}", params=parameters) as response:
-            answer = await response.json()
-            assert answer["status"] == "success", answer["error"]
-            return answer["data"]
+            document = await response.json()
+            assert document["status"] == "success", document["error"]
+            return document["data"]
 
     async def values(self, query: str) -> list[float]:
-        """What a query gives now, without those values that are no number."""
-        result = (await self.ask("query", query=query))["result"]
+        """Return the current values of a query without NaN."""
+        result = (await self.get("query", query=query))["result"]
         return [value for value in (float(sample["value"][1]) for sample in result) if not math.isnan(value)]
 
     async def has_data(self, query: str) -> bool:
-        """Wait until a query has data; False if it has none in good time."""
+        """Wait until a query has data. Returns False after a timeout."""
         return await becomes_true(lambda: self.values(query))
 
     async def is_ready(self) -> bool:
-        """Whether Prometheus answers yet."""
+        """Return whether Prometheus is ready."""
         try:
             async with self._http.get(f"{self._url}/-/ready") as response:
                 return response.status == 200
@@ -72,8 +72,8 @@ class Prometheus:
 
 
 async def becomes_true(condition: Any) -> bool:
-    """Ask again, five times a second, until something holds; False after `PATIENCE`."""
-    deadline = asyncio.get_running_loop().time() + PATIENCE
+    """Check a condition five times a second until it is true. Returns False after `TIMEOUT`."""
+    deadline = asyncio.get_running_loop().time() + TIMEOUT
     while not await condition():
         if asyncio.get_running_loop().time() > deadline:
             return False
@@ -95,7 +95,7 @@ def substituted(query: str) -> str:
 
 @asynccontextmanager
 async def process(*command: str | Path) -> AsyncIterator[tuple[Process, list[str]]]:
-    """A process, and the lines that it has written to standard error so far; it is ended with the block."""
+    """Run a process in a block. Yields it and the lines that it has written to standard error so far."""
     started = await asyncio.create_subprocess_exec(*map(str, command), stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE)
     lines: list[str] = []
     reading = asyncio.create_task(_read(started, lines), name=f"standard error of {command[0]}")
@@ -107,9 +107,9 @@ async def process(*command: str | Path) -> AsyncIterator[tuple[Process, list[str
 
 
 async def _read(started: Process, lines: list[str]) -> None:
-    # Read to the end: a full pipe would stop the process.
+    # Reads to the end, because a full pipe would block the process.
     async for line in started.stderr:
-        lines.append(line.decode(errors="replace"))  # noqa: PERF401 - others look at the lines meanwhile
+        lines.append(line.decode(errors="replace"))  # noqa: PERF401 - the lines are read meanwhile
 
 
 async def _end(started: Process) -> None:
@@ -123,7 +123,7 @@ async def _end(started: Process) -> None:
 
 
 def listening_at(lines: list[str]) -> str | None:
-    """The address in the log line that tells it."""
+    """Return the address in the log line `http.listening`."""
     for line in lines:
         if '"http.listening"' in line and (event := json.loads(line))["event"] == "http.listening":
             return event["url"].rstrip("/")
@@ -132,14 +132,14 @@ def listening_at(lines: list[str]) -> str | None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def http() -> AsyncIterator[ClientSession]:
-    """A client for both servers."""
-    async with ClientSession(timeout=ClientTimeout(total=PATIENCE)) as session:
+    """An HTTP client for both servers."""
+    async with ClientSession(timeout=ClientTimeout(total=TIMEOUT)) as session:
         yield session
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """The address of a Penstock of its own."""
+    """The URL of a running Penstock."""
     letters = tmp_path_factory.mktemp("letters") / "letters.db"
     options = ["--port", "0", "--workers", "0", "--latency-scale", "0.05", "--dead-letters", f"sqlite:///{letters}"]
     async with process(sys.executable, "-m", "penstock", "serve", *options) as (server, lines):
@@ -156,24 +156,24 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str
 async def prometheus(
     service: str, http: ClientSession, prometheus_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Prometheus]:
-    """A Prometheus with our configuration, but quick, that has watched the service from before the load."""
+    """A Prometheus with our configuration and short intervals, which has scraped the service since before the load."""
     program = shutil.which("prometheus")
     if program is None:
-        pytest.skip("Prometheus is missing, so the dashboard is not tried: apt-get install prometheus")
+        pytest.skip("Prometheus is not installed: apt-get install prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     (folder / "prometheus.yml").write_text(quick_configuration(prometheus_folder, service))
     address = f"127.0.0.1:{free_port()}"
     options = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
     async with process(program, *options, f"--web.listen-address={address}") as (_, lines):
-        watching = Prometheus(http, f"http://{address}")
-        assert await becomes_true(watching.is_ready), "".join(lines)
-        assert await watching.has_data("penstock_received_total"), "the service was never scraped"
-        await put_load_on(service, http)
-        yield watching
+        api = Prometheus(http, f"http://{address}")
+        assert await becomes_true(api.is_ready), "".join(lines)
+        assert await api.has_data("penstock_received_total"), "the service was never scraped"
+        await create_load(service, http)
+        yield api
 
 
 def quick_configuration(prometheus_folder: Path, service: str) -> str:
-    """prometheus.yml, with every interval of a second, for a service at this address."""
+    """Return prometheus.yml with intervals of one second and this service as its target."""
     configuration = yaml.safe_load((prometheus_folder / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     configuration["rule_files"] = [str(prometheus_folder / name) for name in configuration["rule_files"]]
@@ -182,9 +182,9 @@ def quick_configuration(prometheus_folder: Path, service: str) -> str:
     return yaml.safe_dump(configuration)
 
 
-async def put_load_on(service: str, http: ClientSession) -> None:
-    """An upload with orders and a line that is no order, sample orders, and a request that is refused."""
-    lines = "\n".join([*ORDERS, "this is no order"])
+async def create_load(service: str, http: ClientSession) -> None:
+    """Upload orders and an invalid line, request sample orders, and send a request that is rejected."""
+    lines = "\n".join([*ORDERS, "not an order"])
     async with http.post(
         f"{service}/orders/bulk", data=lines, headers={"content-type": "application/x-ndjson"}
     ) as response:
@@ -196,21 +196,21 @@ async def put_load_on(service: str, http: ClientSession) -> None:
         assert response.status == 415
 
 
-async def test_every_query_of_every_panel_has_data(prometheus: Prometheus, panels: list[Any]) -> None:
-    """No panel is empty on a service that has seen load, rare events included: those show 0."""
+async def test_every_panel_query_has_data(prometheus: Prometheus, panels: list[Any]) -> None:
+    """After load no panel is empty. Panels of rare events show 0."""
     queries = [(panel.title, query) for panel in panels for query in panel.queries]
     found = await asyncio.gather(*(prometheus.has_data(substituted(query)) for _, query in queries))
 
-    assert [asked for asked, has_data in zip(queries, found, strict=True) if not has_data] == []
+    assert [query for query, has_data in zip(queries, found, strict=True) if not has_data] == []
 
 
 async def test_queries_leave_no_variable_unsubstituted(panels: list[Any]) -> None:
-    """The test above asks what Grafana would ask: every variable in a query is one that it stands in for."""
+    """The test above runs the queries that Grafana would run: it knows every variable in them."""
     assert [query for panel in panels for query in panel.queries if "$" in substituted(query)] == []
 
 
-async def test_the_load_is_seen_in_full(prometheus: Prometheus) -> None:
-    """The dashboard's numbers are those of the load: 601 elements received, each settled, none lost."""
+async def test_metrics_count_every_element_of_the_load(prometheus: Prometheus) -> None:
+    """601 elements are received and settled, as many as the load has."""
     expected = float(len(ORDERS) + 1 + 100)
 
     async def all_are_settled() -> bool:
@@ -221,11 +221,11 @@ async def test_the_load_is_seen_in_full(prometheus: Prometheus) -> None:
 
 
 async def test_every_rule_is_evaluated_without_an_error(prometheus: Prometheus) -> None:
-    """Each alert can be computed from what the service really exports."""
+    """Each alert can be computed from the metrics of the service."""
     rules: list[dict[str, Any]] = []
 
     async def all_are_evaluated() -> bool:
-        groups = (await prometheus.ask("rules"))["groups"]
+        groups = (await prometheus.get("rules"))["groups"]
         rules[:] = [rule for group in groups for rule in group["rules"]]
         return bool(rules) and all(rule["health"] != "unknown" for rule in rules)
 
@@ -233,8 +233,8 @@ async def test_every_rule_is_evaluated_without_an_error(prometheus: Prometheus) 
     assert [(rule["name"], rule.get("lastError")) for rule in rules if rule["health"] != "ok"] == []
 
 
-async def test_a_service_that_is_well_wakes_nobody(prometheus: Prometheus) -> None:
-    """After ordinary load, with orders that fail as they should, no critical alert fires or is about to."""
+async def test_no_critical_alert_fires_for_a_healthy_service(prometheus: Prometheus) -> None:
+    """After a normal load, with orders that fail by design, no critical alert fires or is pending."""
 
     async def all_is_quiet() -> bool:
         return await prometheus.values('ALERTS{severity="critical"}') == []

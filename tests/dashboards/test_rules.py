@@ -1,4 +1,4 @@
-"""Alerts, their tests and the dashboard fit together, and speak only of series that the code exports."""
+"""Alerts, their tests and the dashboard are consistent, and use only series that the code exports."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ pytestmark = pytest.mark.prometheus
 Alerts: TypeAlias = dict[str, dict[str, Any]]
 Cases: TypeAlias = list[dict[str, Any]]
 
-OF_PROMETHEUS = {"up", "ALERTS"}
-"""Series that Prometheus makes itself."""
+PROMETHEUS_SERIES = {"up", "ALERTS"}
+"""Series that Prometheus creates itself."""
 
 PANEL = re.compile(r"(?P<title>.+) \(/d/penstock\?viewPanel=(?P<id>\d+)(&var-flow=\{\{ \$labels\.flow \}\})?\)")
-"""How an alert names the panel to open."""
+"""The panel of an alert: its title and its address."""
 
 
 @pytest.fixture(scope="module")
 def promtool() -> str:
-    """The path of promtool, without which a rule cannot be tried."""
+    """The path of promtool, which tests the rules."""
     found = shutil.which("promtool")
     if found is None:
-        pytest.skip("promtool is missing, so alert rules are not checked: apt-get install prometheus")
+        pytest.skip("promtool is not installed: apt-get install prometheus")
     return found
 
 
@@ -53,7 +53,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def metrics_in(query: str) -> set[str]:
-    """The metric names in a PromQL expression: what remains without labels, ranges, functions, operators."""
+    """Return the metric names in a PromQL expression: what remains without labels, ranges, functions and operators."""
     bare = re.sub(r'"[^"]*"', " ", query)
     bare = re.sub(r"\{[^}]*\}|\[[^]]*\]", " ", bare)
     bare = re.sub(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", " ", bare)
@@ -61,8 +61,8 @@ def metrics_in(query: str) -> set[str]:
     return set(names) - {"and", "or", "unless", "bool", "offset"}
 
 
-def alerts_asked_about(case: dict[str, Any], *, firing: bool) -> set[str]:
-    """The alerts that a case expects to fire, or expects not to."""
+def alerts_tested_by(case: dict[str, Any], *, firing: bool) -> set[str]:
+    """Return the alerts that a case expects to fire, or not to fire."""
     return {
         re.search(r'ALERTS\{alertname="(\w+)", alertstate="firing"\}', test["expr"])[1]
         for test in case["promql_expr_test"]
@@ -81,78 +81,78 @@ def panel_named_by(alert: dict[str, Any]) -> tuple[str, int] | None:
 
 def is_exported(name: str) -> bool:
     base = re.sub(r"_(bucket|sum|count)$", "", name)
-    return name in SERIES or base in SERIES or name.startswith("process_") or name in OF_PROMETHEUS
+    return name in SERIES or base in SERIES or name.startswith("process_") or name in PROMETHEUS_SERIES
 
 
-def test_prometheus_reads_the_rules(promtool: str, prometheus_folder: Path) -> None:
-    """Every expression and every template in rules.yml is valid."""
+def test_rules_are_valid(promtool: str, prometheus_folder: Path) -> None:
+    """promtool accepts every expression and every template in rules.yml."""
     checked = run(promtool, "check", "rules", prometheus_folder / "rules.yml")
 
     assert checked.returncode == 0, checked.stderr
 
 
-def test_prometheus_reads_its_configuration(promtool: str, prometheus_folder: Path) -> None:
-    """prometheus.yml is valid, and so are the files that it names."""
+def test_prometheus_configuration_is_valid(promtool: str, prometheus_folder: Path) -> None:
+    """promtool accepts prometheus.yml and the files that it names."""
     checked = run(promtool, "check", "config", prometheus_folder / "prometheus.yml")
 
     assert checked.returncode == 0, checked.stderr
 
 
-def test_alerts_fire_when_they_must_and_only_then(promtool: str, prometheus_folder: Path) -> None:
-    """The cases of tests.yml hold."""
+def test_alert_cases_pass(promtool: str, prometheus_folder: Path) -> None:
+    """promtool test rules passes for all cases of tests.yml."""
     tested = run(promtool, "test", "rules", prometheus_folder / "tests.yml")
 
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
 def test_every_alert_has_a_case_in_which_it_fires(alerts: Alerts, cases: Cases) -> None:
-    """An alert that was never seen to fire may not be able to."""
-    seen = set().union(*(alerts_asked_about(case, firing=True) for case in cases))
+    """An alert without such a case might never fire."""
+    seen = set().union(*(alerts_tested_by(case, firing=True) for case in cases))
 
     assert seen == set(alerts)
 
 
-def test_every_alert_has_a_case_in_which_it_keeps_quiet(alerts: Alerts, cases: Cases) -> None:
-    """An alert that fires without need is not believed. The case has data, or silence proves nothing."""
+def test_every_alert_has_a_case_in_which_it_does_not_fire(alerts: Alerts, cases: Cases) -> None:
+    """The case has data for the alert, or it would prove nothing."""
     seen = {
         name
         for case in cases
-        for name in alerts_asked_about(case, firing=False)
+        for name in alerts_tested_by(case, firing=False)
         if metrics_in(alerts[name]["expr"]) & series_in(case)
     }
 
     assert seen == set(alerts)
 
 
-def test_every_alert_tells_what_to_do(alerts: Alerts) -> None:
-    """Who is woken by an alert finds in it how bad it is, what it means, what to do and where to look."""
-    silent = {
+def test_every_alert_has_severity_and_runbook(alerts: Alerts) -> None:
+    """An alert has a severity, a summary, a description, instructions and a panel."""
+    incomplete = {
         name
         for name, alert in alerts.items()
         if alert["labels"]["severity"] not in {"critical", "warning"}
         or not all(alert["annotations"].get(word) for word in ("summary", "description", "runbook", "panel"))
     }
 
-    assert silent == set()
+    assert incomplete == set()
 
 
 def test_every_alert_names_a_panel_of_the_dashboard(alerts: Alerts, panels: list[Any]) -> None:
-    """Title and id that an alert names belong to one and the same panel."""
-    there = {(panel.title, panel.id) for panel in panels}
+    """The title and the id belong to the same panel."""
+    existing = {(panel.title, panel.id) for panel in panels}
 
-    assert {name for name, alert in alerts.items() if panel_named_by(alert) not in there} == set()
+    assert {name for name, alert in alerts.items() if panel_named_by(alert) not in existing} == set()
 
 
-def test_every_panel_has_an_id_and_a_title_of_its_own(dashboard: dict[str, Any], panels: list[Any]) -> None:
-    """Alerts and people link to panels: two with one id, or one title, lead astray."""
+def test_panel_ids_and_titles_are_unique(dashboard: dict[str, Any], panels: list[Any]) -> None:
+    """Alerts refer to panels by id and title."""
     ids = [panel["id"] for panel in dashboard["panels"]]
     titles = [panel.title for panel in panels]
 
     assert (len(set(ids)), len(set(titles))) == (len(ids), len(titles))
 
 
-def test_every_panel_says_what_to_read_from_it(dashboard: dict[str, Any]) -> None:
-    """A curve without a word of what it means is no help at night; nor is one without a unit."""
+def test_every_panel_has_a_description_and_a_unit(dashboard: dict[str, Any]) -> None:
+    """The description tells how to read the panel."""
     bare = [
         panel["title"]
         for panel in dashboard["panels"]
@@ -162,20 +162,20 @@ def test_every_panel_says_what_to_read_from_it(dashboard: dict[str, Any]) -> Non
     assert bare == []
 
 
-def test_panels_do_not_lie_on_each_other(dashboard: dict[str, Any]) -> None:
-    """Each place of the grid belongs to one panel."""
-    places = [
+def test_panels_do_not_overlap(dashboard: dict[str, Any]) -> None:
+    """Each cell of the grid belongs to one panel."""
+    cells = [
         (x, y)
         for at in (panel["gridPos"] for panel in dashboard["panels"])
         for x in range(at["x"], at["x"] + at["w"])
         for y in range(at["y"], at["y"] + at["h"])
     ]
 
-    assert len(places) == len(set(places))
+    assert len(cells) == len(set(cells))
 
 
-def test_the_dashboard_shows_only_series_that_exist(dashboard: dict[str, Any], panels: list[Any]) -> None:
-    """A renamed series would leave a panel empty, and an empty panel looks like peace."""
+def test_dashboard_queries_only_existing_series(dashboard: dict[str, Any], panels: list[Any]) -> None:
+    """A renamed series would leave a panel empty, which looks like no problem."""
     queries = [query for panel in panels for query in panel.queries]
     queries += [note["expr"] for note in dashboard["annotations"]["list"] if "expr" in note]
     queries += [
@@ -187,25 +187,25 @@ def test_the_dashboard_shows_only_series_that_exist(dashboard: dict[str, Any], p
     assert {name for query in queries for name in metrics_in(query) if not is_exported(name)} == set()
 
 
-def test_the_alerts_watch_only_series_that_exist(alerts: Alerts) -> None:
-    """A renamed series would leave an alert silent for ever."""
+def test_alerts_use_only_existing_series(alerts: Alerts) -> None:
+    """With a renamed series an alert would never fire."""
     watched = set().union(*(metrics_in(alert["expr"]) for alert in alerts.values()))
 
     assert {name for name in watched if not is_exported(name)} == set()
 
 
 def test_every_series_is_on_the_dashboard(panels: list[Any]) -> None:
-    """What the code measures can be seen: nothing is exported that no panel shows."""
+    """Every exported series is shown by a panel."""
     shown = set().union(*(metrics_in(query) for panel in panels for query in panel.queries))
 
     assert set(SERIES) - {name.removesuffix("_bucket") for name in shown} == set()
 
 
 def test_every_alert_is_in_the_readme(alerts: Alerts, prometheus_folder: Path) -> None:
-    """The table in README.md leads from every alert to its panel."""
+    """The table in README.md lists every alert with its panel."""
     table = (prometheus_folder.parent / "README.md").read_text()
     rows = dict(re.findall(r"^\| `(Penstock\w+)` \|(.*)$", table, re.MULTILINE))
 
-    lost = {name for name, alert in alerts.items() if panel_named_by(alert)[0] not in rows.get(name, "")}
+    missing = {name for name, alert in alerts.items() if panel_named_by(alert)[0] not in rows.get(name, "")}
 
-    assert (lost, set(rows) - set(alerts)) == (set(), set())
+    assert (missing, set(rows) - set(alerts)) == (set(), set())

@@ -14,8 +14,8 @@ from penstock.results import Result
 from penstock.testing import run
 
 
-def results(flow: Flow[Any], values: list[Any]) -> list[Result]:
-    async def main() -> list[Result]:
+def results(flow: Flow[Any], values: list[Any]) -> list[Result[Any]]:
+    async def main() -> list[Result[Any]]:
         return [result async for result in flow.stream(from_iterable(values), ordered=True)]
 
     return run(main())
@@ -23,8 +23,8 @@ def results(flow: Flow[Any], values: list[Any]) -> list[Result]:
 
 def failures(flow: Flow[Any], values: list[Any]) -> list[tuple[Any, ...]]:
     """Step, type, message and attempts of each failure."""
-    found = [result.failure for result in results(flow, values)]
-    return [(one.step, one.type, one.message, one.attempts) for one in found if one is not None]
+    found = [result.failure for result in results(flow, values) if not result.ok]
+    return [(one.step, one.type, one.message, one.attempts) for one in found]
 
 
 def test_a_rejected_value_is_an_ordinary_failure_with_a_dead_letter() -> None:
@@ -35,13 +35,12 @@ def test_a_rejected_value_is_an_ordinary_failure_with_a_dead_letter() -> None:
     )
     flow = flow.dead_letters(store)
 
-    async def main() -> tuple[list[Result], Any]:
+    async def main() -> tuple[list[Result[Any]], Any]:
         source = from_iterable([{"id": 1, "amount": -5}, {"id": 2, "amount": 5}])
         came = [result async for result in flow.stream(source, ordered=True)]
         return came, (await store.page(DeadLetterQuery(step="check"))).letters
 
     (bad, good), letters = run(main())
-    assert bad.failure is not None
     assert (bad.failure.step, bad.failure.type, bad.failure.message) == ("check", "Negative", "amount -5 is negative")
     assert (good.ok, good.value) == (True, {"id": 2, "amount": 5})
     (letter,) = letters
@@ -129,9 +128,9 @@ def test_what_failed_or_was_filtered_before_is_left_alone() -> None:
             "type: expected a name of at most 64 letters, digits and _, got 'no name'",
         ),
         ({"reason": "a", "type": "x" * 65}, "type: expected a name"),
-        ({"reason": later}, "the reason of fail needs a plain function"),
-        ({"reason": None}, "the reason of fail needs a function, got None"),
-        ({"when": "a", "reason": "b"}, "the condition of fail needs a function, got 'a'"),
+        ({"reason": later}, "fail: reason: expected a plain function"),
+        ({"reason": None}, "fail: reason: expected a function, got None"),
+        ({"when": "a", "reason": "b"}, "fail: when: expected a function, got 'a'"),
     ],
 )
 def test_what_is_wrong_is_said_when_the_flow_is_built(options: dict[str, Any], sentence: str) -> None:
@@ -142,5 +141,5 @@ def test_what_is_wrong_is_said_when_the_flow_is_built(options: dict[str, Any], s
 
 def test_it_works_as_an_operator_of_its_own() -> None:
     """In a `pipe`, as the other steps."""
-    flow = Flow[Any]("f").operator(steps.fail(lambda value: value > 1, reason="more than 1"))
+    flow = Flow[Any]("f").operator(steps.Fail(lambda value: value > 1, reason="more than 1"))
     assert failures(flow, [1, 2]) == [("fail", "Rejected", "more than 1", 1)]

@@ -47,10 +47,9 @@ def test_every_event_is_a_line(tmp_path: Path, form: str, said: Any) -> None:
 
 
 PROGRAM = """
-import asyncio, structlog
+import asyncio, logging, structlog
 from penstock import Flow, from_iterable
 from penstock.observe import configure_logging
-from penstock.sinks import DiscardResults
 
 def values():
     yield 1
@@ -60,12 +59,12 @@ def broken(*_):
     raise RuntimeError("no log today")
 
 async def main():
-    return await Flow("f").start(from_iterable(values()), DiscardResults()).finished
+    return await Flow("f").run(from_iterable(values()))
 
 {setup}
 summary = asyncio.run(main())
 assert (summary.reason, summary.received, summary.ok) == ("failed", 1, 1)
-assert summary.error.startswith("the source iterable broke: \\ud800xxx") and len(summary.error) == 2000
+assert summary.error.startswith("the source iterable failed: \\ud800xxx") and len(summary.error) == 2000
 """
 
 
@@ -76,7 +75,7 @@ def outcome_of(setup: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("setup", ["set_up_logs('console')", ""], ids=["console", "a program's own"])
+@pytest.mark.parametrize("setup", ["configure_logging('console')", "logging.basicConfig()"])
 def test_a_traceback_shows_no_values(setup: str) -> None:
     """What items hold is nothing for the screen. (With rich, which the linters bring, structlog would show it all.)"""
     program = """
@@ -87,7 +86,7 @@ def break_off(elements):
 flow = Flow("f").operator(lambda source: source.pipe(ops.do_action(break_off))).dead_letters("memory:", redact=["card"])
 
 async def main():
-    await flow.start(from_iterable([{{"card": "4111"}}]), Discard()).finished
+    await flow.run(from_iterable([{{"card": "4111"}}]))
 
 {setup}
 asyncio.run(main())
@@ -101,6 +100,68 @@ asyncio.run(main())
     assert broke.returncode == 0, broke.stderr
     assert "RuntimeError: a bug" in broke.stderr
     assert "4111" not in broke.stderr
+
+
+NOISY = """
+import asyncio, logging, structlog
+from contextlib import suppress
+from penstock import Flow, Service, from_iterable
+from penstock.services import Backoff
+
+async def flaky(value):
+    if value == 1:
+        raise ConnectionError("flaky")
+    if value == 2:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(20)
+        await asyncio.sleep(0.2)  # the call is abandoned, and fails later
+        raise ValueError("late")
+    return value
+
+def values():
+    yield from range(5)
+    raise OSError("the source broke")
+
+def bug(_):
+    raise RuntimeError("a bug")
+
+async def main():
+    service = Service("flaky", flaky, timeout=0.05, attempts=2, backoff=Backoff(0.001))
+    flow = Flow("f").map(lambda value: 6 // (value - 3) and value, name="divide").map_async(service)
+    summary = await flow.dead_letters("memory:").run(from_iterable(values()))
+    assert (summary.reason, summary.received, summary.failed) == ("failed", 5, 3), summary
+    summary = await Flow("bug").operator(lambda source: source.pipe(ops.do_action(bug))).run(from_iterable([1]))
+    assert summary.error == "a bug", summary
+    await asyncio.sleep(0.5)
+
+from reactivex import operators as ops
+{setup}
+asyncio.run(main())
+"""
+
+
+def test_a_program_that_configures_no_logs_gets_none() -> None:
+    """A source that breaks, a failed element, a retry, a call that does not end and a bug: nothing is printed."""
+    ended = subprocess.run([sys.executable, "-c", NOISY.format(setup="")], capture_output=True, text=True, timeout=60)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_a_program_that_configures_logging_gets_events_as_text() -> None:
+    """They come from the logger `penstock`, with the level of the event."""
+    setup = "logging.basicConfig(level='INFO', format='%(name)s %(levelname)s %(message)s')"
+    ended = subprocess.run(
+        [sys.executable, "-c", NOISY.format(setup=setup)], capture_output=True, text=True, timeout=60
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("penstock ")]
+    events = [tuple(line.split(" ")[1:3]) for line in lines]
+    assert {("WARNING", "source.failed"), ("INFO", "run.ended")} <= set(events)
+    assert ("ERROR", "run.failed") in events
+    assert "run.ended flow='f'" in lines[1]
+    assert "reason='failed' received=5 ok=2 failed=3" in lines[1]
+    assert "RuntimeError: a bug" in ended.stderr
 
 
 def test_what_others_send_is_no_command_to_the_terminal(tmp_path: Path) -> None:
@@ -119,7 +180,7 @@ def test_what_others_send_is_no_command_to_the_terminal(tmp_path: Path) -> None:
 
 def test_a_run_ends_whatever_its_error_says() -> None:
     """A message that is no UTF-8, and is longer than anybody reads, is told as far as it can be."""
-    ended = outcome_of("set_up_logs('json')")
+    ended = outcome_of("configure_logging('json')")
 
     assert ended.returncode == 0, ended.stderr
     assert [json.loads(line)["event"] for line in ended.stderr.splitlines()] == ["source.failed", "run.ended"]

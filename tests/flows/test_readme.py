@@ -115,18 +115,18 @@ def application_resources() -> Any:
     """What the application answers, read from its router."""
     from penstock.observe import HttpCounters, MetricSources, PenstockCollector, ReloadCounters
     from penstock.runtime import Supervisor
+    from penstock_http.deployments.file_watcher import WatchedFiles
     from penstock_http.deployments.registry import FlowRegistry
     from penstock_http.deployments.reload import Reloader
-    from penstock_http.deployments.watched_files import WatchedFiles
-    from penstock_http.server.bootstrap import loader
+    from penstock_http.server.bootstrap import make_loader
     from penstock_http.state import AppState
 
     async def make() -> Any:
         supervisor, requests = Supervisor(), HttpCounters()
-        catalogue = FlowRegistry(supervisor, ReloadCounters())
-        reloading = Reloader(catalogue, loader(Settings()), WatchedFiles())
-        context = AppState(Settings(), supervisor, catalogue, reloading, requests)
-        return make_app(context, PenstockCollector(MetricSources(supervisor, requests, "0"))).router.resources()
+        registry = FlowRegistry(supervisor, ReloadCounters())
+        reloader = Reloader(registry, make_loader(Settings()), WatchedFiles())
+        state = AppState(Settings(), supervisor, registry, reloader, requests)
+        return make_app(state, PenstockCollector(MetricSources(supervisor, requests, "0"))).router.resources()
 
     from penstock.testing import run
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from laws.virtual import summary_of
 from penstock import Flow
-from penstock.steps import throttle
+from penstock.steps import Throttle
 
 
 def times(count: int, rate: float, burst: int = 1, window: int = 256) -> list[float]:
@@ -61,4 +61,4 @@ def test_order_is_kept() -> None:
 def test_a_rate_above_zero_is_needed(rate: float, burst: int) -> None:
     """The message has both values."""
     with pytest.raises(ValueError, match=f"got {rate} and {burst}"):
-        throttle(rate, burst=burst)
+        Throttle(rate, burst=burst)

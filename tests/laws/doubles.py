@@ -149,8 +149,8 @@ class Reader:
     async def ask(self, sink: ResultStream) -> None:
         """The reader of `ResultStream`."""
         while (result := await sink.next()) is not None:
-            record: Value = {"ok": result.ok, "seq": result.seq, "value": result.value}
-            if result.dead_letter is not None:
+            record: Value = {"ok": result.ok, "seq": result.seq, "value": result.value if result.ok else None}
+            if not result.ok and result.dead_letter is not None:
                 record["deadLetter"] = result.dead_letter
             self._take([record])
             await asyncio.sleep(self._plan.pace)

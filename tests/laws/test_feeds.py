@@ -1,4 +1,4 @@
-"""Feeds: what becomes of values that find the buffer full, and of who sends them."""
+"""Push sources: what happens to values when the buffer is full, and to the code that pushes them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_pushing_into_a_feed_that_holds_back_is_refused() -> None:
     """The message names the way that waits."""
 
     async def main() -> None:
-        with pytest.raises(TypeError, match=r"await feed.send"):
+        with pytest.raises(TypeError, match=r"await source\.push"):
             PushSource[int](1).push_nowait(1)
 
     quiet(main())
@@ -158,7 +158,7 @@ def test_a_feed_serves_one_run() -> None:
 
     summary = quiet(main())
     assert summary.reason == "failed"
-    assert "make another feed" in str(summary.error)
+    assert "make another one" in str(summary.error)
 
 
 def test_a_feed_that_drops_can_be_run_in_order() -> None:
@@ -283,5 +283,5 @@ def test_what_comes_after_the_end_is_not_taken(overflow: str) -> None:
 
 def test_a_policy_that_there_is_not_is_refused_with_those_that_there_are() -> None:
     """When the feed is made."""
-    with pytest.raises(ValueError, match="one of backpressure, drop_oldest, drop_newest, fail, got 'drop'"):
+    with pytest.raises(ValueError, match="expected one of backpressure, drop_oldest, drop_newest, fail, got 'drop'"):
         PushSource(1, "drop")

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -78,20 +78,28 @@ LETTER = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(letters=st.lists(LETTER, min_size=1, max_size=6))
-def test_every_field_comes_back_as_it_was(kind, letters):
+def test_every_field_comes_back_as_it_was(kind):
     """What is stored is what is read: odd bytes, huge numbers, any text, any time, whole keys as whole keys."""
 
-    async def there_and_back():
-        async with opened(kind) as store:
+    @settings(max_examples=40, deadline=None)
+    @given(letters=st.lists(LETTER, min_size=1, max_size=6))
+    def there_and_back(letters):
+        async def main():
             await store.add(letters)
             return [await store.get(letter.id) for letter in letters]
 
-    found = asyncio.run(there_and_back())
+        found = runner.run(main())
 
-    assert found == letters
-    assert [type(letter.key) for letter in found] == [type(letter.key) for letter in letters]
+        assert found == letters
+        assert [type(letter.key) for letter in found] == [type(letter.key) for letter in letters]
+
+    with asyncio.Runner() as runner:  # one store for all examples: a process for each is most of the work
+        context = opened(kind)
+        store = runner.run(context.__aenter__())
+        try:
+            there_and_back()
+        finally:
+            runner.run(context.__aexit__(None, None, None))
 
 
 async def test_letters_of_a_run_are_found_from_a_number_on(store):

@@ -30,11 +30,11 @@ def quiet(work: Coroutine[Any, Any, T]) -> T:
         return run(within(DAY, work))
 
 
-def results(flow: Flow[Any], source: Any, *, ordered: bool = False) -> list[Result]:
+def results(flow: Flow[Any], source: Any, *, ordered: bool = False) -> list[Result[Any]]:
     """All results of a flow, in the order in which they came."""
     made = source if isinstance(source, Source) else from_iterable(source)
 
-    async def main() -> list[Result]:
+    async def main() -> list[Result[Any]]:
         return [result async for result in flow.stream(made, ordered=ordered)]
 
     return quiet(main())

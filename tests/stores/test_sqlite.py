@@ -39,7 +39,7 @@ from waiting import HANG_SECONDS, ending_async
 WRITER = """
 import asyncio, sys, time
 from penstock.deadletters import DeadLetter, create_store
-from penstock.ids import new_id, now
+from penstock.support.ids import new_id, now
 
 def letters(count):
     facts = dict(flow="orders", run="r", step="s", type="T", message="m", input=b"{}", input_size=2)

@@ -26,7 +26,7 @@ from waiting import HANG_SECONDS, ending_async, until, until_async
 PROGRAM = """
 import asyncio, sys, time
 from penstock.deadletters import DeadLetter, create_store
-from penstock.ids import new_id, now
+from penstock.support.ids import new_id, now
 
 async def main(url, then):
     store = create_store(url, separate_writer=True)
@@ -61,7 +61,7 @@ async def test_a_run_whose_writer_is_killed_again_and_again_loses_nothing_and_st
     flow = Flow("f").window(512).map(lambda n: 1 // (n % 2)).dead_letters(SqliteStore(url, separate_writer=True))
     named, kills = [], 0
     async for result in flow.stream(from_iterable(range(20_000))):
-        if result.dead_letter is None:
+        if result.ok:
             continue
         named.append(result.dead_letter)
         if len(named) > kills * 2000:

@@ -17,7 +17,7 @@ from penstock.flowfile.forms.record import keys_of
 from penstock.flowfile.load import FlowFile, loads
 from penstock.flowfile.models import Shared
 from penstock.flowfile.reader import FORMATS, read_document, text_at, text_of
-from penstock.sinks import Sharing
+from penstock.sinks import SinkFiles
 
 _BEGINNING = 65_536
 """Bytes of a file that is too large, in which `flow:` is searched."""
@@ -104,7 +104,7 @@ class NameConflicts:
     def __init__(self) -> None:
         self._names: dict[str, FlowFile] = {}
         self._paths: dict[str, FlowFile] = {}
-        self._sharing = Sharing()
+        self._sharing = SinkFiles()
 
     def add(self, file: FlowFile) -> Diagnostic | None:
         """Add a flow. Returns the error if it cannot be served together with the earlier ones."""
@@ -120,7 +120,7 @@ class NameConflicts:
         if message is not None:
             return Diagnostic(SourceLocation(str(file.path)), message, hint="use another name")
         sinks = file.flow.all_sinks.values()
-        if (clash := self._sharing.clash(sinks)) is not None:
+        if (clash := self._sharing.find_conflict(sinks)) is not None:
             return Diagnostic(SourceLocation(str(file.path)), str(clash))
         self._sharing.add(sinks, f"the flow {name!r}")
         return None

@@ -25,7 +25,7 @@ from penstock.flowfile.steps import dump_step
 from penstock.flowfile.yaml_reader import resolve
 from penstock.runtime.schedule import Cron, Every
 from penstock.services import Service
-from penstock.steps.step import NamedStep, walk
+from penstock.steps import Step, walk
 
 
 def dump(flow: Flow[Any], format: str = "yaml") -> str:
@@ -58,7 +58,7 @@ class _FlowDumper:
         self._flow = flow
         self._services: dict[str, Service] = {}
         for step in walk(flow.steps):
-            for service in step.services:
+            for service in step.services.values():
                 self._register(service)
 
     def document(self) -> dict[str, Plain]:
@@ -80,7 +80,7 @@ class _FlowDumper:
         }
         return drop_none(document)
 
-    def step(self, step: NamedStep) -> Plain:
+    def step(self, step: Step) -> Plain:
         """Return a step as plain data."""
         return dump_step(step, self)
 
@@ -136,8 +136,8 @@ class _FlowDumper:
         match worker.schedule:
             case Every(seconds):
                 when = {"every": show_duration(seconds)}
-            case Cron(expression, zone):
-                when = {"cron": expression, **({} if zone == "UTC" else {"timezone": zone})}
+            case Cron(expression, timezone):
+                when = {"cron": expression, **({} if timezone == "UTC" else {"timezone": timezone})}
             case _:
                 pass
         return {"source": dump_source(worker.source, self._flow.sample_factory), **when}

@@ -205,7 +205,7 @@ class Expr(Form[Expression]):
         try:
             expression = Expression(text, self.variable)
         except InvalidExpression as error:
-            hint = f"the variable is {self.variable}" if error.reason.startswith("there is no") else None
+            hint = f"the variable is {self.variable}" if error.reason.startswith("unknown name") else None
             where = f"column {error.column}" if error.line == 1 else f"line {error.line}"
             diagnostics.add(node, f"invalid expression {node.shown()} ({where}): {error.reason}", hint=hint)
             return MISSING

@@ -271,9 +271,6 @@ _SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
 }
 """Which sources have which keys."""
 
-_ARGUMENTS = {"poll_interval": "every", "processed_dir": "done"}
-"""Keyword arguments of sources that differ from the keys of a file."""
-
 
 def make_source(chosen: Chosen[SourceOptions], flow: Flow[Any]) -> Source[Any]:
     """Make the source of a worker of a flow. Raises `FlowDefinitionError` or `ValueError`."""
@@ -281,7 +278,7 @@ def make_source(chosen: Chosen[SourceOptions], flow: Flow[Any]) -> Source[Any]:
         if chosen.beside.has(key) and chosen.kind not in kinds:
             raise FlowDefinitionError(f"{key}: only for sources with {' or '.join(kinds)}, not {chosen.kind}")
     given = {name: getattr(chosen.beside, attribute) for name, (attribute, _) in keys_of(SourceOptions).items()}
-    options: dict[str, Any] = {_ARGUMENTS.get(name, name): one for name, one in given.items() if one is not None}
+    options: dict[str, Any] = {name: one for name, one in given.items() if one is not None}
     match chosen.kind:
         case "generate":
             if flow.sample_factory is None:

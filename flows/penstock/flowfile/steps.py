@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from penstock.core.operators import callable_name
+from penstock import steps as records
 from penstock.errors import FlowDefinitionError
 from penstock.expressions import Assign
 from penstock.flow.flow import Flow, Otherwise, When
@@ -23,15 +23,16 @@ from penstock.flowfile.quantities import show_duration, show_rate
 from penstock.flowfile.services import SERVICE_NAME, SINK, Plain, drop_none, dump_function, dump_sink, reference_of
 from penstock.services import Service
 from penstock.sinks import Sink
-from penstock.steps import DEFAULT_TYPE, MAX_PARTS
-from penstock.steps.fail import TYPE_PATTERN, Template
-from penstock.steps.step import NamedStep
+from penstock.steps import Step
+from penstock.steps.fail import DEFAULT_TYPE, TYPE_PATTERN, Template
+from penstock.steps.flat_map import MAX_PARTS
 from penstock.steps.through import MAX_PARTS as THROUGH_PARTS
 
 NAME = Text(pattern="[A-Za-z0-9_][A-Za-z0-9_-]*", noun="name", allowed="letters, digits, - and _")
 """A name that is a part of paths and metrics."""
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,58 +66,55 @@ class Dumper(Protocol):
 
     def service_name(self, service: Service) -> str: ...
 
-    def step(self, step: NamedStep) -> Plain: ...
+    def step(self, step: Step) -> Plain: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Dumped:
-    """A step as plain data: its value, the name that it has without `name:`, and further keys beside it."""
+    """A step as plain data: its value, and further keys beside it."""
 
     value: Plain
-    default_name: str
     beside: Mapping[str, Plain] | None = None
 
 
 @dataclass(frozen=True)  # with slots too, `StepSyntax[Any](...)` raises TypeError on Python 3.11
-class StepSyntax(Generic[T]):
+class StepSyntax(Generic[T, S]):
     """The syntax of one step: its form, how a flow gets it, and how it becomes plain data."""
 
     form: Form[T]
     build: Callable[[Flow[Any], T, StepOptions, dict[str, Any], Builder], Flow[Any]]
     """Receives the flow, the value, the keys beside it, `name` as a keyword argument if there is one, and a builder."""
-    dump: Callable[[NamedStep, Dumper], Dumped] | None = None
+    record: type[S] | None = None
+    """The record of the step; None for a key that only adds other steps."""
+    dump: Callable[[S, Dumper], Dumped] | None = None
 
 
 # map, set, filter, tap
 
 
-def _dump_call(option: str) -> Callable[[NamedStep, Dumper], Dumped]:
-    def dump(step: NamedStep, _: Dumper) -> Dumped:
-        function = step.options[option]
-        return Dumped(dump_function(function), callable_name(function, step.kind))
-
-    return dump
-
-
-MAP = StepSyntax[Any](
+MAP = StepSyntax[Any, records.Map](
     function_or_fields(description="Replace the value: by an expression, or an object of expressions"),
     lambda flow, function, _, named, __: flow.map(function, **named),
-    _dump_call("function"),
+    records.Map,
+    lambda step, _: Dumped(dump_function(step.function)),
 )
-SET = StepSyntax[Assign](
+SET = StepSyntax[Assign, records.Map](
     MapOf(Expr(), description="Set fields of the value; it keeps its others").then(Assign),
     lambda flow, fields, _, named, __: flow.map(fields, **{"name": "set", **named}),
-    lambda step, _: Dumped(dump_function(step.options["function"]), "set"),
+    records.Map,
+    lambda step, _: Dumped(dump_function(step.function)),
 )
-FILTER = StepSyntax[Any](
+FILTER = StepSyntax[Any, records.Filter](
     Function(gives=("BOOL",), description="Keep the values for which this is true"),
     lambda flow, predicate, _, named, __: flow.filter(predicate, **named),
-    _dump_call("predicate"),
+    records.Filter,
+    lambda step, _: Dumped(dump_function(step.predicate)),
 )
-TAP = StepSyntax[Any](
+TAP = StepSyntax[Any, records.Tap](
     Reference(description="Call a function with each value, which continues unchanged"),
     lambda flow, function, _, named, __: flow.tap(function, **named),
-    _dump_call("look"),
+    records.Tap,
+    lambda step, _: Dumped(dump_function(step.function)),
 )
 
 # fail
@@ -128,7 +126,7 @@ class ReasonExpression(Located):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fail(Located):
+class FailOptions(Located):
     when: Any = optional(Function(gives=("BOOL",)), "Which values fail; all if left out")
     reason: Any = required(
         Either(checked(Template), Record(ReasonExpression).then(lambda reason: reason.expression)),
@@ -140,19 +138,19 @@ class Fail(Located):
     )
 
 
-def _dump_fail(step: NamedStep, _: Dumper) -> Dumped:
-    when, reason, type = (step.options[name] for name in ("when", "reason", "type"))
+def _dump_fail(step: records.Fail, _: Dumper) -> Dumped:
     value = {
-        "when": None if when is None else dump_function(when),
-        "reason": reason if isinstance(reason, str) else {"expression": dump_function(reason)},
-        "type": None if type == DEFAULT_TYPE else type,
+        "when": None if step.when is None else dump_function(step.when),
+        "reason": step.reason if isinstance(step.reason, str) else {"expression": dump_function(step.reason)},
+        "type": None if step.type == DEFAULT_TYPE else step.type,
     }
-    return Dumped(drop_none(value), "fail" if when is None else callable_name(when, "fail"))
+    return Dumped(drop_none(value))
 
 
-FAIL = StepSyntax[Fail](
-    Record(Fail, description="Fail the values for which a condition is true, with a reason"),
+FAIL = StepSyntax[FailOptions, records.Fail](
+    Record(FailOptions, description="Fail the values for which a condition is true, with a reason"),
     lambda flow, fail, _, named, __: flow.fail(fail.when, reason=fail.reason, type=fail.type or DEFAULT_TYPE, **named),
+    records.Fail,
     _dump_fail,
 )
 
@@ -160,21 +158,20 @@ FAIL = StepSyntax[Fail](
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FlatMap(Located):
+class FlatMapOptions(Located):
     items: Any = required(Function(gives=("LIST",)), "The list of values that replace the value")
     max_parts: int | None = optional(Integer(min=1), "How many parts may be in flight at once (256)")
 
 
-def _dump_flat_map(step: NamedStep, _: Dumper) -> Dumped:
-    items, max_parts = step.options["function"], step.options["max_parts"]
-    value = dump_function(items)
-    value = value if max_parts == MAX_PARTS else {"items": value, "max_parts": max_parts}
-    return Dumped(value, callable_name(items, "flat_map"))
+def _dump_flat_map(step: records.FlatMap, _: Dumper) -> Dumped:
+    items = dump_function(step.items)
+    return Dumped(items if step.max_parts == MAX_PARTS else {"items": items, "max_parts": step.max_parts})
 
 
-FLAT_MAP = StepSyntax[FlatMap](
-    Record(FlatMap, "items", description="Replace the value by the values of a list, its parts"),
+FLAT_MAP = StepSyntax[FlatMapOptions, records.FlatMap](
+    Record(FlatMapOptions, "items", description="Replace the value by the values of a list, its parts"),
     lambda flow, options, _, named, __: flow.flat_map(options.items, max_parts=options.max_parts or MAX_PARTS, **named),
+    records.FlatMap,
     _dump_flat_map,
 )
 
@@ -182,22 +179,22 @@ FLAT_MAP = StepSyntax[FlatMap](
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MapAsync(Located):
+class MapAsyncOptions(Located):
     service: str = required(SERVICE_NAME, "The service to call")
     ordered: bool | None = optional(Boolean(), "Whether elements continue in input order")
 
 
-def _dump_map_async(step: NamedStep, dumper: Dumper) -> Dumped:
-    service: Service = step.options["call"]
-    name = dumper.service_name(service)
-    return Dumped({"service": name, "ordered": True} if step.options["ordered"] else name, service.name)
+def _dump_map_async(step: records.MapAsync, dumper: Dumper) -> Dumped:
+    service = dumper.service_name(step.service)
+    return Dumped({"service": service, "ordered": True} if step.ordered else service)
 
 
-MAP_ASYNC = StepSyntax[MapAsync](
-    Record(MapAsync, "service", description="Replace the value by the response of a service"),
+MAP_ASYNC = StepSyntax[MapAsyncOptions, records.MapAsync](
+    Record(MapAsyncOptions, "service", description="Replace the value by the response of a service"),
     lambda flow, options, _, named, builder: flow.map_async(
         builder.service(options.service), ordered=bool(options.ordered), **named
     ),
+    records.MapAsync,
     _dump_map_async,
 )
 
@@ -209,48 +206,44 @@ def _build_enrich(
     return flow.enrich(services, merge=options.merge, **named)
 
 
-def _dump_enrich(step: NamedStep, dumper: Dumper) -> Dumped:
-    value: Plain = {field: dumper.service_name(service) for field, service in step.options["services"].items()}
-    value = list(value) if all(field == name for field, name in value.items()) else value
-    merge = step.options["merge"]
-    return Dumped(value, "enrich", None if merge is None else {"merge": reference_of(merge)})
+def _dump_enrich(step: records.Enrich, dumper: Dumper) -> Dumped:
+    names = {field: dumper.service_name(service) for field, service in step.fields.items()}
+    same = all(field == name for field, name in names.items())
+    return Dumped(list(names) if same else names, {"merge": None if step.merge is None else reference_of(step.merge)})
 
 
 _ONE_EACH: Form[dict[str, str]] = ListOf(SERVICE_NAME, min=1).then(lambda names: {name: name for name in names})
 
-ENRICH = StepSyntax[dict[str, str]](
+ENRICH = StepSyntax[dict[str, str], records.Enrich](
     Either(
         _ONE_EACH,
         MapOf(SERVICE_NAME),
         description="Call services concurrently; each response becomes a field, named like the service or as given",
     ),
     _build_enrich,
+    records.Enrich,
     _dump_enrich,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch(Located):
+class BatchOptions(Located):
     service: str = required(SERVICE_NAME, "A service that is called for many values at once")
     size: int = required(Integer(min=1), "How many values one call has")
     max_wait: float = required(Duration(), "How long the first value waits for others")
 
 
-def _dump_batch(step: NamedStep, dumper: Dumper) -> Dumped:
-    service: Service = step.options["call"]
-    value = {
-        "service": dumper.service_name(service),
-        "size": step.options["size"],
-        "max_wait": show_duration(step.options["max_wait"]),
-    }
-    return Dumped(value, service.name)
+def _dump_batch(step: records.Batch, dumper: Dumper) -> Dumped:
+    service, max_wait = dumper.service_name(step.service), show_duration(step.max_wait)
+    return Dumped({"service": service, "size": step.size, "max_wait": max_wait})
 
 
-BATCH = StepSyntax[Batch](
-    Record(Batch, description="Collect values and call a service once for all of them"),
+BATCH = StepSyntax[BatchOptions, records.Batch](
+    Record(BatchOptions, description="Collect values and call a service once for all of them"),
     lambda flow, batch, _, named, builder: flow.batch(
         builder.service(batch.service), size=batch.size, max_wait=batch.max_wait, **named
     ),
+    records.Batch,
     _dump_batch,
 )
 
@@ -258,64 +251,61 @@ BATCH = StepSyntax[Batch](
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Throttle(Located):
+class ThrottleOptions(Located):
     rate: float = required(Rate(), "How many values may pass per second: 10/s, 600/m")
     burst: int | None = optional(Integer(min=1), "How many values may pass at once after a pause (1)")
 
 
-def _dump_throttle(step: NamedStep, _: Dumper) -> Dumped:
-    rate, burst = show_rate(step.options["rate"]), step.options["burst"]
-    return Dumped(rate if burst == 1 else {"rate": rate, "burst": burst}, "throttle")
+def _dump_throttle(step: records.Throttle, _: Dumper) -> Dumped:
+    rate = show_rate(step.rate)
+    return Dumped(rate if step.burst == 1 else {"rate": rate, "burst": step.burst})
 
 
-THROTTLE = StepSyntax[Throttle](
-    Record(Throttle, "rate", description="Limit the rate of values"),
+THROTTLE = StepSyntax[ThrottleOptions, records.Throttle](
+    Record(ThrottleOptions, "rate", description="Limit the rate of values"),
     lambda flow, throttle, _, named, __: flow.throttle(throttle.rate, burst=throttle.burst or 1, **named),
+    records.Throttle,
     _dump_throttle,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Through(Located):
+class ThroughOptions(Located):
     operator: Any = required(Reference(), "The operator, module:name")
     max_parts: int | None = optional(Integer(min=1), "How many values it may make of one (16)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwnOperator(Located):
+class OperatorOptions(Located):
     operator: Any = required(Reference(), "The operator, module:name")
     max_parts: int | None = optional(Integer(min=0), "How many parts it may have in flight (0)")
 
 
-def _dump_operator(option: str, max_parts: int, default_name: str | None) -> Callable[[NamedStep, Dumper], Dumped]:
-    def dump(step: NamedStep, _: Dumper) -> Dumped:
-        operator = step.options[option]
-        value: Plain = reference_of(operator)
-        if step.options["max_parts"] != max_parts:
-            value = {"operator": value, "max_parts": step.options["max_parts"]}
-        return Dumped(value, default_name or callable_name(operator, "operator"))
-
-    return dump
+def _dump_operator(step: records.Through | records.CustomOperator, default: int) -> Dumped:
+    operator = reference_of(step.function)
+    return Dumped(operator if step.max_parts == default else {"operator": operator, "max_parts": step.max_parts})
 
 
-THROUGH = StepSyntax[Through](
-    Record(Through, "operator", description="Send the values through a synchronous operator of reactivex"),
+THROUGH = StepSyntax[ThroughOptions, records.Through](
+    Record(ThroughOptions, "operator", description="Send the values through a synchronous operator of reactivex"),
     lambda flow, options, _, named, __: flow.through(
         options.operator, max_parts=options.max_parts or THROUGH_PARTS, **named
     ),
-    _dump_operator("operator", THROUGH_PARTS, "through"),
+    records.Through,
+    lambda step, _: _dump_operator(step, THROUGH_PARTS),
 )
-STEP_OPERATOR = StepSyntax[OwnOperator](
-    Record(OwnOperator, "operator", description="An operator of your own, on streams of elements"),
+STEP_OPERATOR = StepSyntax[OperatorOptions, records.CustomOperator](
+    Record(OperatorOptions, "operator", description="An operator of your own, on streams of elements"),
     lambda flow, options, _, named, __: flow.operator(options.operator, max_parts=options.max_parts or 0, **named),
-    _dump_operator("step", 0, None),
+    records.CustomOperator,
+    lambda step, _: _dump_operator(step, 0),
 )
 
 # route
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Branch(Located):
+class BranchOptions(Located):
     when: Any = optional(Function(gives=("BOOL",)), "Which values take this branch; all remaining ones if left out")
     steps: tuple[ReadStep, ...] | None = optional(STEPS, "The steps on this branch")
     final: bool | None = optional(
@@ -324,9 +314,9 @@ class Branch(Located):
 
 
 def _build_route(
-    flow: Flow[Any], branches: dict[str, Branch], _: StepOptions, named: dict[str, Any], builder: Builder
+    flow: Flow[Any], branches: dict[str, BranchOptions], _: StepOptions, named: dict[str, Any], builder: Builder
 ) -> Flow[Any]:
-    def branch_of(branch: Branch) -> When | Otherwise:
+    def branch_of(branch: BranchOptions) -> When | Otherwise:
         def steps(flow: Flow[Any]) -> Flow[Any]:
             return builder.steps(flow, branch.steps or ())
 
@@ -336,23 +326,25 @@ def _build_route(
     return flow.route({name: branch_of(branch) for name, branch in branches.items()}, **named)
 
 
-def _dump_route(step: NamedStep, dumper: Dumper) -> Dumped:
-    branches = {
-        way.name: drop_none(
-            {
-                "when": None if way.when is None else dump_function(way.when),
-                "steps": [dumper.step(inner) for inner in way.steps] or None,
-                "final": way.final or None,
-            }
-        )
-        for way in step.ways
-    }
-    return Dumped(branches, "route")
+def _dump_route(step: records.Route, dumper: Dumper) -> Dumped:
+    return Dumped(
+        {
+            branch.name: drop_none(
+                {
+                    "when": None if branch.when is None else dump_function(branch.when),
+                    "steps": [dumper.step(inner) for inner in branch.steps] or None,
+                    "final": branch.final or None,
+                }
+            )
+            for branch in step.cases
+        }
+    )
 
 
-ROUTE = StepSyntax[dict[str, Branch]](
-    MapOf(Record(Branch), keys=NAME, description="Send each value along the first branch whose condition is true"),
+ROUTE = StepSyntax[dict[str, BranchOptions], records.Route](
+    MapOf(Record(BranchOptions), keys=NAME, description="Send each value along the first branch with a true condition"),
     _build_route,
+    records.Route,
     _dump_route,
 )
 
@@ -365,25 +357,24 @@ def _build_to(
     return flow.to(*(make() for make in sinks), timeout=options.timeout or 30.0, **named)
 
 
-def _dump_to(step: NamedStep, _: Dumper) -> Dumped:
-    sinks = [dump_sink(sink) for sink in step.options["outlets"]]
-    timeout = step.options["timeout"]
-    beside = None if timeout == 30.0 else {"timeout": show_duration(timeout)}
-    return Dumped(sinks[0] if len(sinks) == 1 else sinks, "to", beside)
+def _dump_to(step: records.To, _: Dumper) -> Dumped:
+    sinks = [dump_sink(sink) for sink in step.targets]
+    timeout = None if step.timeout == 30.0 else show_duration(step.timeout)
+    return Dumped(sinks[0] if len(sinks) == 1 else sinks, {"timeout": timeout})
 
 
-TO = StepSyntax[tuple[Callable[[], Sink], ...]](
-    one_or_more(SINK, description="Write each value to sinks"), _build_to, _dump_to
+TO = StepSyntax[tuple[Callable[[], Sink], ...], records.To](
+    one_or_more(SINK, description="Write each value to sinks"), _build_to, records.To, _dump_to
 )
 
 # apply
 
-APPLY = StepSyntax[str](
+APPLY = StepSyntax[str, Step](
     Text(description="The steps of a template"),
     lambda flow, name, _, __, builder: builder.template(flow, name),
 )
 
-SYNTAX: Mapping[str, StepSyntax[Any]] = {
+SYNTAX: Mapping[str, StepSyntax[Any, Any]] = {
     "map": MAP,
     "set": SET,
     "filter": FILTER,
@@ -424,13 +415,13 @@ def build_step(flow: Flow[Any], step: ReadStep, builder: Builder) -> Flow[Any]:
     return SYNTAX[step.kind].build(flow, step.value, step.beside, {} if name is None else {"name": name}, builder)
 
 
-def dump_step(step: NamedStep, dumper: Dumper) -> Plain:
-    """Return a step as plain data."""
-    is_set = step.kind == "map" and isinstance(step.options["function"], Assign)
-    kind = "set" if is_set else step.kind
-    dump = SYNTAX[kind].dump
+def dump_step(step: Step, dumper: Dumper) -> Plain:
+    """Return a step as plain data. Raises `FlowDefinitionError` for one that flow files do not have."""
+    is_set = isinstance(step, records.Map) and isinstance(step.function, Assign)
+    kind = "set" if is_set else next((kind for kind, one in SYNTAX.items() if one.record is type(step)), None)
+    dump = None if kind is None else SYNTAX[kind].dump
     if dump is None:
-        raise FlowDefinitionError(f"step {step.name} cannot be written to a flow file")
+        raise FlowDefinitionError(f"step {step.name}: flow files have no step {step.kind!r}")
     dumped = dump(step, dumper)
-    named = {} if step.name == dumped.default_name else {"name": step.name}
-    return {kind: dumped.value, **named, **(dumped.beside or {})}
+    name = None if step.name == ("set" if is_set else step.default_name) else step.name
+    return {kind: dumped.value, **drop_none({"name": name, **(dumped.beside or {})})}

@@ -11,13 +11,16 @@ from penstock.results.records import (
     failure_line,
     success_line,
 )
-from penstock.results.stream import Result, ResultStream
+from penstock.results.result import Failed, Ok, Result
+from penstock.results.stream import ResultStream
 
 __all__ = [
     "DiscardResults",
     "EndRecord",
+    "Failed",
     "LineWriter",
     "NdjsonFormat",
+    "Ok",
     "RecordFormat",
     "Result",
     "ResultConsumer",

@@ -6,38 +6,9 @@ import asyncio
 from collections import deque
 from typing import Any
 
-from msgspec import Struct
-
-from penstock.core.element import Element, Failure
+from penstock.core.element import Element
 from penstock.results.consumer import ResultConsumer
-
-
-class Result(Struct, frozen=True):
-    """What became of one element."""
-
-    ok: bool
-    seq: int
-    value: Any = None
-    """What the flow made of it, if it is ok."""
-    failure: Failure | None = None
-    """Why it is not."""
-    key: Any = None
-    part: int | None = None
-    dead_letter: str | None = None
-    """The id of its dead letter."""
-
-    @classmethod
-    def of(cls, element: Element[Any]) -> Result:
-        ok = element.ok
-        return cls(
-            ok,
-            element.seq,
-            element.value if ok else None,
-            element.failure,
-            element.key,
-            element.part,
-            element.dead_letter_id,
-        )
+from penstock.results.result import Result, result_of
 
 
 class ResultStream(ResultConsumer):
@@ -61,7 +32,7 @@ class ResultStream(ResultConsumer):
         self._waiting.clear()
         self.on_completed()
 
-    async def next(self) -> Result | None:
+    async def next(self) -> Result[Any] | None:
         """The next result; None when there is none any more."""
         while not self._waiting:
             if self._ended:
@@ -71,6 +42,6 @@ class ResultStream(ResultConsumer):
             self._arrived.clear()
             await self._arrived.wait()
         element = self._waiting.popleft()
-        result = Result.of(element)
+        result = result_of(element)
         self.scope.ledger.settle_accepted([element])
         return result

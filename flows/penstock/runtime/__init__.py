@@ -1,9 +1,4 @@
-"""What runs flows: a run, and the supervisor of all of them."""
-
-import sys
-from typing import TextIO, cast
-
-import structlog
+"""Running flows: a run, and the supervisor of all runs of a process."""
 
 from penstock.runtime.counters import FlowStatistics, ServiceCounters
 from penstock.runtime.run import Run
@@ -12,14 +7,6 @@ from penstock.runtime.shutdown import Event, Phase
 from penstock.runtime.summary import ShutdownReport, Summary
 from penstock.runtime.supervisor import Supervisor
 from penstock.runtime.wiring import RunPlan
-from penstock.support.terminal import MessageStream, console_lines
-
-if not structlog.is_configured():
-    # Standard output belongs to the results of whoever uses this library; structlog would print there.
-    structlog.configure(
-        processors=[*structlog.get_config()["processors"][:-1], *console_lines(sys.stderr)],
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", MessageStream(sys.stderr))),
-    )
 
 __all__ = [
     "Cron",

@@ -18,15 +18,14 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any
 
-import structlog
-
 from penstock.core.context import CANCEL_SECONDS
 from penstock.errors import describe
 from penstock.services.call_queue import CallCounts, CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec, CallTask, CancelReason, TimeoutSweeper
+from penstock.support.logger import get_logger
 from penstock.support.tasks import detach
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 ITERATION_SHARE = 1024
 """Calls in a row that one task makes in one iteration of the event loop, if none of them waits."""

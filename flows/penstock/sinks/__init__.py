@@ -1,8 +1,14 @@
-"""Outlets: places outside that a flow delivers values to, beside its results."""
+"""Sinks: where the step `to` writes values, beside the results of the flow.
 
-from penstock.sinks.file import FileSink, Sharing, check_outlets
+`FileSink` appends to a file, `StdoutSink` writes to standard output, `DiscardSink` keeps nothing. A sink of your own
+has the methods of the protocol `Sink`.
+
+>>> flow = Flow("orders").to(FileSink("orders.ndjson"))
+"""
+
+from penstock.sinks.file import FileSink, SinkFiles, check_sinks
 from penstock.sinks.shared import SharedSink
 from penstock.sinks.sink import Sink
 from penstock.sinks.stdout import DiscardSink, StdoutSink
 
-__all__ = ["DiscardSink", "FileSink", "SharedSink", "Sharing", "Sink", "StdoutSink", "check_outlets"]
+__all__ = ["DiscardSink", "FileSink", "SharedSink", "Sink", "SinkFiles", "StdoutSink", "check_sinks"]

@@ -1,4 +1,11 @@
-"""Where elements come from: cold Observables that take a credit for whatever they emit."""
+"""Sources: where the elements of a run come from.
+
+`from_iterable`, `from_async_iterable`, `generate` and `ticks` make values in Python; `from_file`, `from_directory`,
+`from_stdin` and `ndjson` read records; `PushSource` and `from_observable` take values that cannot wait. A source of
+your own is a subclass of `Source`.
+
+>>> summary = await flow.run(from_file("orders.ndjson"))
+"""
 
 from penstock.formats.ndjson_reader import LINE_LIMIT, LineSplitter
 from penstock.formats.rejected import OversizedInput, RejectedInput

@@ -1,4 +1,4 @@
-"""A bounded buffer for sources that cannot wait: callbacks, sensors, hot Observables."""
+"""A source that code pushes values into: for callbacks, sensors and hot Observables."""
 
 from __future__ import annotations
 
@@ -18,69 +18,69 @@ from penstock.sources.source import Emitter, Source
 
 T = TypeVar("T")
 
-OBSERVE_ON = "bring them over: values.pipe(ops.observe_on(AsyncIOThreadSafeScheduler(loop)))"
+OBSERVE_ON = "move it there: values.pipe(ops.observe_on(AsyncIOThreadSafeScheduler(loop)))"
 
 
 class Overflow(StrEnum):
-    """What becomes of a value that finds the buffer full."""
+    """What happens to a value when the buffer is full."""
 
     BACKPRESSURE = "backpressure"
-    """The sender waits: `await feed.send(value)`."""
+    """`await source.push(value)` waits until there is room."""
     DROP_OLDEST = "drop_oldest"
-    """The value that waited longest makes room."""
+    """The oldest value in the buffer is dropped."""
     DROP_NEWEST = "drop_newest"
-    """The new value is not taken."""
+    """The new value is dropped."""
     FAIL = "fail"
-    """The run ends with `BufferOverflow`."""
+    """The run fails with `BufferOverflow`."""
 
 
 def overflow_of(word: str) -> Overflow:
-    """The policy of this name; raises `ValueError` for one that is none."""
+    """Return the policy with this name. Raises `ValueError` for an unknown name."""
     if word not in list(Overflow):
-        raise ValueError(f"overflow has to be one of {', '.join(Overflow)}, got {word!r}")
+        raise ValueError(f"overflow: expected one of {', '.join(Overflow)}, got {word!r}")
     return Overflow(word)
 
 
 class PushSource(Source[T], Generic[T]):
-    """A source that code pushes values into, with a buffer of `capacity` elements between it and the run.
+    """A source that code pushes values into. A buffer holds up to `capacity` values that the run has not taken yet.
 
-    Whatever is dropped, or still in the buffer when the run takes no more, is counted as received and as filtered, and
-    by itself (`dropped`). A feed serves one run.
+    Values that are dropped, and those in the buffer when the run takes no further input, count as received and as
+    filtered, and in `dropped`. One push source serves one run.
 
-    >>> feed = Feed[int](capacity=1000, overflow="drop_oldest")
-    >>> feed.push(1)
-    >>> feed.complete()
+    >>> readings = PushSource[int](capacity=1000, overflow="drop_oldest")
+    >>> readings.push_nowait(1)
+    >>> readings.close()
     """
 
-    name = "feed"
+    name = "push"
 
     def __init__(self, capacity: int, overflow: Overflow | str = Overflow.BACKPRESSURE) -> None:
         super().__init__()
-        if capacity < 1:
-            raise ValueError(f"a buffer needs room for at least 1 element, got {capacity!r}")
+        if capacity < 1 or capacity % 1:
+            raise ValueError(f"capacity: expected an integer >= 1, got {capacity!r}")
         self.capacity = capacity
         self.overflow = overflow_of(overflow)
         self.dropped = 0
-        """Values dropped so far."""
+        """How many values were dropped so far."""
         self._buffer: deque[T] = deque()
-        self._over = False
+        self._run_ended = False
         self._dropped_before_start = 0
         self._ledger: Ledger | None = None
         self._thread: int | None = None
-        """That of the run."""
+        """The thread of the run."""
         self._error: Exception | None = None
-        self._complete = False
+        self._ended = False
         self._arrived = asyncio.Event()
-        self._left = asyncio.Event()
+        self._room = asyncio.Event()
 
     def push_nowait(self, value: T) -> None:
-        """Put a value into the buffer, at once. With `backpressure`, use `send`.
+        """Put a value into the buffer at once; for the policies that drop values or fail.
 
-        Raises `WrongThread` on any other than the run's.
+        Raises `TypeError` with the policy `backpressure`, and `WrongThread` in another thread than that of the run.
         """
-        self._check_thread("loop.call_soon_threadsafe(feed.push, value)")
+        self._check_thread("loop.call_soon_threadsafe(source.push_nowait, value)")
         if self.overflow is Overflow.BACKPRESSURE:
-            raise TypeError("this feed holds back its sender: use `await feed.send(value)`")
+            raise TypeError("a push source with backpressure has to wait for room: use `await source.push(value)`")
         if self._closed or self._error is not None:
             self._drop()
         elif len(self._buffer) < self.capacity:
@@ -95,15 +95,15 @@ class PushSource(Source[T], Generic[T]):
                 self.fail(BufferOverflow(self.capacity))
 
     async def push(self, value: T) -> None:
-        """Put a value into the buffer, waiting for room when the feed holds back.
+        """Put a value into the buffer. With the policy `backpressure`, wait until there is room.
 
-        Raises `PushSourceClosed` when the run is over, or `complete` was called; `WrongThread` on any other than the
-        run's.
+        Raises `PushSourceClosed` after `close` and after the end of the run, and `WrongThread` in another thread than
+        that of the run.
         """
-        self._check_thread("asyncio.run_coroutine_threadsafe(feed.send(value), loop)")
+        self._check_thread("asyncio.run_coroutine_threadsafe(source.push(value), loop)")
         while self.overflow is Overflow.BACKPRESSURE and len(self._buffer) >= self.capacity and not self._closed:
-            self._left.clear()
-            await self._left.wait()
+            self._room.clear()
+            await self._room.wait()
         if self._closed:
             raise PushSourceClosed
         if self.overflow is Overflow.BACKPRESSURE:
@@ -111,54 +111,54 @@ class PushSource(Source[T], Generic[T]):
         else:
             self.push_nowait(value)
 
-    def _check_thread(self, way: str) -> None:
+    def _check_thread(self, instead: str) -> None:
         if self._thread is not None and self._thread != get_ident():
-            raise WrongThread(f"use {way}")
+            raise WrongThread(f"use {instead}")
 
     @property
     def _closed(self) -> bool:
-        return self._over or self._complete
+        return self._run_ended or self._ended
 
     def close(self) -> None:
-        """No further value will come; what is buffered is still given out, what is pushed after this is dropped."""
-        self._complete = True
+        """End the input. Values in the buffer are still emitted, values that are pushed later are dropped."""
+        self._ended = True
         self._arrived.set()
-        self._left.set()
+        self._room.set()
 
     def fail(self, error: Exception) -> None:
-        """What feeds this source broke: the run fails with `error` when what is buffered was given out."""
+        """End the input with an error: when the values in the buffer are emitted, the run fails."""
         self._error = self._error or error
         self._arrived.set()
 
-    async def produce(self, intake: Emitter[T]) -> None:
+    async def produce(self, emitter: Emitter[T]) -> None:
         if self._ledger is not None:
             raise PushSourceClosed
-        self._ledger, self._thread = intake.ledger, get_ident()
+        self._ledger, self._thread = emitter.ledger, get_ident()
         self._ledger.count_dropped(self._dropped_before_start)
         self._dropped_before_start = 0
-        await self._pass_on(intake)
+        await self._emit_all(emitter)
 
     def on_run_end(self, ledger: Ledger) -> None:
-        if self._ledger is None:  # the run never came to it
+        if self._ledger is None:  # the run ended before it subscribed
             self._ledger, self._thread = ledger, get_ident()
             ledger.count_dropped(self._dropped_before_start)
-        if self._ledger is not ledger:  # a second run, which was refused
+        if self._ledger is not ledger:  # a second run, which failed at once
             return
-        self._over = True
-        self._left.set()
+        self._run_ended = True
+        self._room.set()
         while self._buffer:
             self._buffer.popleft()
             self._drop()
 
-    async def _pass_on(self, intake: Emitter[T]) -> None:
+    async def _emit_all(self, emitter: Emitter[T]) -> None:
         while True:
-            await intake.wait_for_capacity()
+            await emitter.wait_for_capacity()
             if self._buffer:
-                await self._emit(intake)
+                await self._emit(emitter)
                 await asyncio.sleep(0)
             elif self._error is not None:
                 raise self._error
-            elif self._complete:
+            elif self._ended:
                 return
             else:
                 self._arrived.clear()
@@ -175,29 +175,31 @@ class PushSource(Source[T], Generic[T]):
         else:
             self._ledger.count_dropped(1)
 
-    async def _emit(self, intake: Emitter[T]) -> None:
-        share = await intake.emit_quota(len(self._buffer))
-        if count := intake.acquire(share):
-            taken = [self._buffer.popleft() for _ in range(count)]
-            self._left.set()
-            intake.emit(intake.make_elements(taken))
+    async def _emit(self, emitter: Emitter[T]) -> None:
+        quota = await emitter.emit_quota(len(self._buffer))
+        if count := emitter.acquire(quota):
+            values = [self._buffer.popleft() for _ in range(count)]
+            self._room.set()
+            emitter.emit(emitter.make_elements(values))
 
 
 def from_observable(
     values: Observable[T], *, capacity: int, overflow: Overflow | str = Overflow.DROP_OLDEST
 ) -> Source[T]:
-    """A source of the values of any Observable, behind a bounded buffer.
+    """Make a source of the values of an Observable, with a buffer of `capacity` values.
 
     An Observable cannot wait, so `overflow` is `drop_oldest`, `drop_newest` or `fail`. The run fails with `WrongThread`
-    when a value comes on a thread that is not the run's; `observe_on` brings them there.
+    when a value arrives in another thread; move values to the thread of the run with `observe_on`.
     """
     if overflow_of(overflow) is Overflow.BACKPRESSURE:
-        raise ValueError("an Observable cannot wait; choose overflow drop_oldest, drop_newest or fail")
+        raise ValueError(
+            "overflow: expected drop_oldest, drop_newest or fail, got 'backpressure': an Observable cannot wait"
+        )
     return FromObservable(values, capacity, overflow_of(overflow))
 
 
 class FromObservable(Source[T]):
-    """Subscribes when the run starts, and disposes when it ends."""
+    """Subscribes to an Observable when the run starts, and disposes of the subscription when it ends."""
 
     name = "observable"
 
@@ -207,30 +209,30 @@ class FromObservable(Source[T]):
         self._capacity = capacity
         self._overflow = overflow
 
-    async def produce(self, intake: Emitter[T]) -> None:
-        feed: PushSource[Any] = PushSource(self._capacity, self._overflow)
+    async def produce(self, emitter: Emitter[T]) -> None:
+        buffer: PushSource[Any] = PushSource(self._capacity, self._overflow)
         loop, thread = asyncio.get_running_loop(), get_ident()
 
-        def on_this_thread(tell: Callable[..., None], *what: Any) -> None:
+        def in_run_thread(call: Callable[..., None], *arguments: Any) -> None:
             if get_ident() == thread:
-                tell(*what)
+                call(*arguments)
             else:
-                loop.call_soon_threadsafe(tell, *what)
+                loop.call_soon_threadsafe(call, *arguments)
 
         def push(value: Any) -> None:
             try:
-                feed.push_nowait(value)
-            except WrongThread:  # Rx has no one to tell, and values that are brought over here one by one have no bound
-                on_this_thread(feed.fail, WrongThread(OBSERVE_ON))
+                buffer.push_nowait(value)
+            except WrongThread:  # Rx drops an exception from here, and values moved one by one would have no bound
+                in_run_thread(buffer.fail, WrongThread(OBSERVE_ON))
 
         subscription = self._values.subscribe(
             push,
-            partial(on_this_thread, feed.fail),
-            partial(on_this_thread, feed.close),
-            scheduler=intake.scheduler,
+            partial(in_run_thread, buffer.fail),
+            partial(in_run_thread, buffer.close),
+            scheduler=emitter.scheduler,
         )
         try:
-            await feed.produce(intake)
+            await buffer.produce(emitter)
         finally:
             subscription.dispose()
-            feed.on_run_end(intake.ledger)
+            buffer.on_run_end(emitter.ledger)

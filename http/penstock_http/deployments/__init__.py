@@ -1,1 +1,1 @@
-"""Which flows are served: loading, replacing and removing their revisions."""
+"""Deployments: load flows, and add, replace and remove the revisions that are served."""

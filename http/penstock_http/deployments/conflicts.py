@@ -1,7 +1,4 @@
-"""What cannot be served side by side: one name is one flow, and one path leads to one flow.
-
-And an output file is written to in one way.
-"""
+"""Find flows that cannot be served together: two with one name or one path, or two that write one file differently."""
 
 from __future__ import annotations
 
@@ -9,67 +6,73 @@ from collections.abc import Collection, Iterable, Mapping
 
 from penstock.flow.serving import RESERVED
 from penstock.flowfile import Diagnostic, SourceLocation
-from penstock.sinks import Sharing
+from penstock.sinks import SinkFiles
 from penstock_http.deployments.revision import FlowCandidate, Revision
 
-FLOWS = 1000
-"""Flows that may be known at once."""
+MAX_FLOWS = 1000
+"""Maximum number of registered flows."""
 
 
-def conflicts(
-    offers: Iterable[FlowCandidate],
-    leaving: Mapping[str, FlowCandidate | None],
+def find_conflicts(
+    candidates: Iterable[FlowCandidate],
+    removals: Mapping[str, FlowCandidate | None],
     active: Iterable[Revision],
-    known: Collection[str],
+    registered: Collection[str],
 ) -> dict[FlowCandidate, list[Diagnostic]]:
-    """The offers that cannot be beside the rest, with the reason.
+    """Return the candidates that conflict with others, with the reason.
 
-    An offer that is refused leaves its old revision standing, beside which others may not fit either: so all is looked
-    at again until nothing more is refused.
+    `removals` are the flows to remove, each with the candidate that replaces it, if there is one. A flow stays if its
+    replacement is rejected.
     """
-    standing = list(active)
-    wrong: dict[FlowCandidate, list[Diagnostic]] = {}
+    active = list(active)
+    conflicts: dict[FlowCandidate, list[Diagnostic]] = {}
+    # A rejected candidate leaves its previous revision active, which may conflict with further candidates. So the check
+    # is repeated until it rejects no more.
     while True:
-        coming = [offer for offer in offers if offer not in wrong]
-        going = {offer.flow.name for offer in coming}
-        going |= {name for name, offer in leaving.items() if offer not in wrong}
-        staying = [revision for revision in standing if revision.name not in going]
-        sharing = Sharing()
-        for each in staying:
-            sharing.add(each.flow.all_sinks.values(), f"the flow {each.name!r}")
-        paths = {path: each.name for each in staying if (path := each.served_as) is not None}
-        found = _among(coming, paths, known, sharing)
+        accepted = [candidate for candidate in candidates if candidate not in conflicts]
+        replaced = {candidate.flow.name for candidate in accepted}
+        replaced |= {name for name, candidate in removals.items() if candidate not in conflicts}
+        staying = [revision for revision in active if revision.name not in replaced]
+        sharing = SinkFiles()
+        for revision in staying:
+            sharing.add(revision.flow.all_sinks.values(), f"the flow {revision.name!r}")
+        paths = {path: revision.name for revision in staying if (path := revision.path_name) is not None}
+        found = _check_each(accepted, paths, registered, sharing)
         if not found:
-            return wrong
-        wrong |= found
+            return conflicts
+        conflicts |= found
 
 
-def _among(
-    coming: Iterable[FlowCandidate], paths: dict[str, str], known: Collection[str], sharing: Sharing
+def _check_each(
+    candidates: Iterable[FlowCandidate], paths: dict[str, str], registered: Collection[str], sharing: SinkFiles
 ) -> dict[FlowCandidate, list[Diagnostic]]:
-    """Those of the coming flows that clash with one before them, or with the flow that has their path or file."""
-    names = set(known)
+    """Return the candidates that conflict with an earlier one, or with a flow that uses their path or file.
+
+    `paths` and `sharing` are what the other flows use. Candidates without conflicts are added to them.
+    """
+    names = set(registered)
     sources: dict[str, str] = {}
     found: dict[FlowCandidate, list[Diagnostic]] = {}
-    for offer in coming:
-        name, path = offer.flow.name, offer.flow.path_name
+    for candidate in candidates:
+        name, path = candidate.flow.name, candidate.flow.path_name
+        sinks = candidate.flow.all_sinks.values()
         if name in sources:
-            said = f"there is a flow {name!r} in {sources[name]} already"
+            message = f"flow {name!r} is already defined in {sources[name]}"
         elif path in RESERVED:
-            said = f"no flow can be served as {path!r}: that path is the service's own"
+            message = f"the path {path!r} is reserved"
         elif path in paths:
-            said = f"the flow {paths[path]!r} is served as {path!r} already"
-        elif name not in names and len(names) >= FLOWS:
-            said = f"there are {FLOWS} flows already"
-        elif (clash := sharing.clash(offer.flow.all_sinks.values())) is not None:
-            found[offer] = [Diagnostic(SourceLocation(offer.source), str(clash))]
+            message = f"the path {path!r} is already used by flow {paths[path]!r}"
+        elif name not in names and len(names) >= MAX_FLOWS:
+            message = f"there are already {MAX_FLOWS} flows, which is the limit"
+        elif (clash := sharing.find_conflict(sinks)) is not None:
+            found[candidate] = [Diagnostic(SourceLocation(candidate.source), str(clash))]
             continue
         else:
-            sharing.add(offer.flow.all_sinks.values(), f"the flow {name!r}")
-            sources[name] = offer.source
+            sharing.add(sinks, f"the flow {name!r}")
+            sources[name] = candidate.source
             names.add(name)
             if path is not None:
                 paths[path] = name
             continue
-        found[offer] = [Diagnostic(SourceLocation(offer.source), said, hint="give it another name")]
+        found[candidate] = [Diagnostic(SourceLocation(candidate.source), message, hint="use another name")]
     return found

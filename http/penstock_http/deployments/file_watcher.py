@@ -1,37 +1,98 @@
-"""Watching files: whatever changes in them is loaded again."""
+"""Find the flow files that are served, and reload flows when one of the files changes."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol, TypeAlias
 
-from penstock_http.deployments.reload import Reloader
-from penstock_http.deployments.watched_files import FileStamps
+from penstock.flowfile.discovery import candidates
 
-PERIOD = 1.0
-"""Seconds between two looks."""
+POLL_SECONDS = 1.0
+"""Seconds between two checks of the files."""
 
-PATIENCE = 10
-"""Looks in a row that may find something new each before all is loaded as it is then."""
+MAX_POLLS = 10
+"""Checks in a row that may each find a further change before the files are reloaded as they are."""
+
+FileStamps: TypeAlias = "dict[Path, tuple[int, int, int] | None]"
+"""Modification time, size and inode of each file; None for a file that does not exist."""
 
 
-async def watch_files(reloading: Reloader, period: float = PERIOD) -> None:
-    """Load flows again whenever a file of theirs changed, until cancelled.
+class WatchedFiles:
+    """Flow files, and directories of flow files. Files named `*.test.*` in a directory are skipped.
 
-    Polling sees every kind of change on every kind of file system, at the price of a `stat` a file and second. An
-    editor writes in several steps, so it waits until two looks agree.
+    `holds_flow` tells whether a file in a directory is a flow file.
     """
-    going = True
-    while going:
-        found = await _later(reloading, period)
-        if found == reloading.stamp:
+
+    def __init__(self, paths: Iterable[Path] = (), *, holds_flow: Callable[[Path], bool] = lambda _: True) -> None:
+        self.paths = tuple(paths)
+        # Remembered, because a directory that disappears later, for example with its disk, is not a missing flow file.
+        self._directories = {path for path in self.paths if path.is_dir()}
+        self._holds_flow = holds_flow
+
+    def flow_files(self) -> tuple[list[Path], list[tuple[Path, OSError]]]:
+        """Return each flow file once, and the directories that cannot be read, with the error."""
+        found, unreadable = self._candidates()
+        named = set(self.paths)
+        return [path for path in found if path in named or self._holds_flow(path)], unreadable
+
+    def stamps(self, others: Iterable[Path] = ()) -> FileStamps:
+        """Return the stamps of the files and of `others`. They differ if a file has changed."""
+        return {path: _stamp(path) for path in (*self._candidates()[0], *others)}
+
+    def _candidates(self) -> tuple[list[Path], list[tuple[Path, OSError]]]:
+        found: dict[Path, None] = {}
+        unreadable: list[tuple[Path, OSError]] = []
+        for path in self.paths:
+            if path not in self._directories:
+                found[path] = None
+                continue
+            try:
+                found |= dict.fromkeys(candidates(path))
+            except OSError as error:
+                unreadable.append((path, error))
+        return list(found), unreadable
+
+
+class FlowReloader(Protocol):
+    """Loads flow files again."""
+
+    files: WatchedFiles
+    stamps: FileStamps
+    """The stamps of the files when they were last loaded."""
+
+    async def try_reload(self, cause: str) -> bool:
+        """Reload. Returns False if the service shuts down."""
+        ...
+
+
+async def watch_files(reloader: FlowReloader, poll_seconds: float = POLL_SECONDS) -> None:
+    """Reload flows whenever one of their files changed, until cancelled.
+
+    Polling detects every kind of change on every file system, and costs one `stat` per file and second. Editors write
+    a file in several steps, so the reload waits until two checks agree.
+    """
+    running = True
+    while running:
+        found = await _poll(reloader, poll_seconds)
+        if found == reloader.stamps:
             continue
-        for _ in range(PATIENCE):
-            before, found = found, await _later(reloading, period)
-            if found == before:
+        for _ in range(MAX_POLLS):
+            previous, found = found, await _poll(reloader, poll_seconds)
+            if found == previous:
                 break
-        going = await reloading.try_reload("watch")
+        running = await reloader.try_reload("watch")
 
 
-async def _later(reloading: Reloader, period: float) -> FileStamps:
-    await asyncio.sleep(period)
-    return await asyncio.to_thread(reloading.places.stamp, reloading.stamp)
+async def _poll(reloader: FlowReloader, seconds: float) -> FileStamps:
+    await asyncio.sleep(seconds)
+    return await asyncio.to_thread(reloader.files.stamps, reloader.stamps)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,4 +1,4 @@
-"""Loading: what a look at all flow files finds, the good and the bad, without changing anything."""
+"""Load flow files in a thread, with a timeout. Loading changes nothing that is served."""
 
 from __future__ import annotations
 
@@ -13,116 +13,120 @@ from penstock.errors import FlowDefinitionError
 from penstock.flow.flow import Flow
 from penstock.flowfile.load import FlowFile
 from penstock.support.tasks import to_daemon_thread
-from penstock_http.deployments.result import DeploymentResult, refused_for
+from penstock_http.deployments.file_watcher import FileStamps, WatchedFiles
+from penstock_http.deployments.result import DeploymentResult, rejected_for
 from penstock_http.deployments.revision import UPLOADED, FlowCandidate
-from penstock_http.deployments.watched_files import FileStamps, WatchedFiles
 
 T = TypeVar("T")
 
-LOADING = 60.0
-"""Seconds that loading may take; Python modules that flows name may take long, or for ever."""
+LOAD_TIMEOUT = 60.0
+"""Seconds that loading may take. Flow files can name Python modules, whose import may take long or never end."""
 
 
 class LoadTimeout(FlowDefinitionError):
-    """Loading takes too long. The thread that does it cannot be stopped, and goes on."""
+    """Loading takes too long. Its thread cannot be stopped and continues."""
 
     def __init__(self) -> None:
-        super().__init__(f"it was not loaded within {LOADING:g} s; look at the Python modules that it names")
+        super().__init__(f"not loaded within {LOAD_TIMEOUT:g} s; check the Python modules that the flow file names")
 
 
 class LoaderBusy(FlowDefinitionError):
-    """An earlier load took too long and goes on, so nothing can be loaded."""
+    """An earlier load exceeded its timeout and still runs, so nothing can be loaded."""
 
     def __init__(self) -> None:
-        super().__init__("an earlier load hangs; look at the Python modules that flow files name, then restart")
+        super().__init__("an earlier load hangs; check the Python modules that flow files name, then restart")
 
 
 class LoadQueue:
-    """Work that is done beside the event loop, one after the other: one that hangs keeps only further ones waiting."""
+    """Runs loads in a thread, one at a time. A load that hangs only blocks further loads, not the service."""
 
     def __init__(self) -> None:
         self._last: asyncio.Future[Any] | None = None
 
-    async def of(self, work: Callable[[], T]) -> T:
-        """What some work gives.
+    async def run(self, load: Callable[[], T]) -> T:
+        """Run a load and return its result.
 
-        Raises `LoadTimeout` if it takes too long, `LoaderBusy` if the one before it still does.
+        Raises `LoadTimeout` if it takes too long, `LoaderBusy` if the previous load still runs.
         """
         if self._last is not None and not await _ends(self._last):
             raise LoaderBusy
-        self._last = given = to_daemon_thread(work, "penstock-loading")
-        if not await _ends(given):
+        self._last = result = to_daemon_thread(load, "penstock-loading")
+        if not await _ends(result):
             raise LoadTimeout
-        return given.result()
+        return result.result()
 
 
-async def _ends(given: asyncio.Future[Any]) -> bool:
-    await asyncio.wait((given,), timeout=LOADING)
-    return given.done()
+async def _ends(result: asyncio.Future[Any]) -> bool:
+    await asyncio.wait((result,), timeout=LOAD_TIMEOUT)
+    return result.done()
 
 
 class FlowLoader(Struct, frozen=True, eq=False):
-    """What reads flow files: one by its path, or a text that is called like one. Both raise `PenstockError`."""
+    """Loads flows from files and from uploaded texts.
+
+    `load` reads a file, `loads` a text with the name of a file. Both raise `PenstockError`.
+    """
 
     load: Callable[[Path], FlowFile]
     loads: Callable[[str, str], FlowFile]
-    served: Callable[[FlowFile], Flow[Any]] = lambda loaded: loaded.flow
-    """The flow of a file as this service serves it: with its defaults for what the file does not say."""
+    to_flow: Callable[[FlowFile], Flow[Any]] = lambda file: file.flow
+    """Returns the flow of a file, with defaults of the service for what the file does not declare."""
 
-    def of_file(self, path: Path) -> tuple[FlowCandidate, Sequence[Path]]:
-        """The flow in a file, and all files that were read for it."""
+    def load_file(self, path: Path) -> tuple[FlowCandidate, Sequence[Path]]:
+        """Return the flow in a file, and all files that were read for it."""
         loaded = self.load(path)
-        return FlowCandidate(self.served(loaded), loaded.digest, str(path)), loaded.files
+        return FlowCandidate(self.to_flow(loaded), loaded.digest, str(path)), loaded.files
 
-    def of_text(self, text: str, file: str) -> FlowCandidate:
-        """The flow in a text that came over HTTP."""
+    def load_text(self, text: str, file: str) -> FlowCandidate:
+        """Return the flow in an uploaded text."""
         loaded = self.loads(text, file)
-        return FlowCandidate(self.served(loaded), loaded.digest, UPLOADED)
+        return FlowCandidate(self.to_flow(loaded), loaded.digest, UPLOADED)
 
 
 class ScanResult:
-    """What a look at all files found."""
+    """The flows and errors that a scan of all files found."""
 
-    def __init__(self, unread: Sequence[Path]) -> None:
-        self.offers: dict[FlowCandidate, Path] = {}
-        self.bad: list[DeploymentResult] = []
+    def __init__(self, unreadable: Sequence[Path]) -> None:
+        self.candidates: dict[FlowCandidate, Path] = {}
+        self.failures: list[DeploymentResult] = []
         self.read: set[Path] = set()
-        """All files that were read, or tried."""
-        self.stamp: FileStamps = {}
-        self.kept: set[Path] = set()
-        """Files that are there but bad."""
-        self._unread = unread
+        """All files that were read, successfully or not."""
+        self.stamps: FileStamps = {}
+        self.invalid: set[Path] = set()
+        """Files that exist but cannot be loaded."""
+        self._unreadable = unreadable
 
-    def keeps(self, path: Path) -> bool:
-        """Whether what a file held before runs on: the file is bad, or its directory cannot be read."""
-        return path in self.kept or any(directory in path.parents for directory in self._unread)
+    def keeps_current(self, path: Path) -> bool:
+        """Return whether the flow of a file stays as it is: the file is invalid, or its directory cannot be read."""
+        return path in self.invalid or any(directory in path.parents for directory in self._unreadable)
 
-    def refuse(self, name: str, path: Path, error: BaseException) -> None:
-        """Take note of what is bad."""
-        self.bad.append(refused_for(error, name, str(path), str(path)))
+    def add_failure(self, name: str, path: Path, error: BaseException) -> None:
+        """Add the error of a file or directory."""
+        self.failures.append(rejected_for(error, name, str(path), str(path)))
 
 
-def scan(loader: FlowLoader, places: WatchedFiles, names: Mapping[Path, str], stamp: FileStamps) -> ScanResult:
-    """Read all files. `names` are the flows that they held before, `stamp` is what they were like then."""
-    before = places.stamp(stamp)
-    paths, unread = places.files()
-    found = ScanResult([path for path, _ in unread])
-    for path, error in unread:
-        found.refuse(path.name, path, error)
+def scan(loader: FlowLoader, files: WatchedFiles, names: Mapping[Path, str], stamps: FileStamps) -> ScanResult:
+    """Load all files. `names` and `stamps` are the flows and the stamps of the files at the previous scan."""
+    before = files.stamps(stamps)
+    paths, unreadable = files.flow_files()
+    found = ScanResult([path for path, _ in unreadable])
+    for path, error in unreadable:
+        found.add_failure(path.name, path, error)
     for path in paths:
         found.read.add(path)
         if path in names and not path.exists():
-            continue  # it was there, and it is gone
+            continue  # the file was deleted
         try:
-            offer, files = loader.of_file(path)
-        except (Exception, SystemExit) as error:  # it may name Python modules, and they do what they like
-            found.kept.add(path)
-            found.refuse(names.get(path, path.stem), path, error)
+            candidate, sources = loader.load_file(path)
+        except (Exception, SystemExit) as error:  # a Python module that the file names may raise anything
+            found.invalid.add(path)
+            found.add_failure(names.get(path, path.stem), path, error)
         else:
-            found.offers[offer] = path
-            found.read.update(files)
-    if found.bad:  # what is wrong may stand in a file that is used, which is not known then
-        found.read.update(stamp, (Path(mistake.place.file) for receipt in found.bad for mistake in receipt.mistakes))
-    # What changes while it is read is found by the next look, because it does not have this stamp any more.
-    found.stamp = {path: before.get(path, after) for path, after in places.stamp(found.read).items()}
+            found.candidates[candidate] = path
+            found.read.update(sources)
+    if found.failures:  # the error may be in an included file, and which files are included is not known then
+        errors = (diagnostic for failure in found.failures for diagnostic in failure.diagnostics)
+        found.read.update(stamps, (Path(diagnostic.place.file) for diagnostic in errors))
+    # The stamps from before the scan are kept, so that the next check finds a file that changed while it was read.
+    found.stamps = {path: before.get(path, after) for path, after in files.stamps(found.read).items()}
     return found

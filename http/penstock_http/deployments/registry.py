@@ -1,4 +1,4 @@
-"""The catalogue: the flows that are served, each with its revisions, and what is taken into it."""
+"""The flows that are served, each with its revisions. Deployments add, replace and remove them."""
 
 from __future__ import annotations
 
@@ -12,176 +12,191 @@ from penstock.observe import ReloadCounters
 from penstock.runtime import Phase, Supervisor
 from penstock.services import Service
 from penstock.support.ids import now
-from penstock_http.deployments.conflicts import conflicts
-from penstock_http.deployments.result import DeploymentResult, DeploymentStatus, mistakes_of, refused
-from penstock_http.deployments.revision import UPLOADED, FlowCandidate, RegisteredFlow, Revision, shared
+from penstock_http.deployments.conflicts import find_conflicts
+from penstock_http.deployments.result import DeploymentResult, DeploymentStatus, diagnostics_of, rejected
+from penstock_http.deployments.revision import UPLOADED, FlowCandidate, RegisteredFlow, Revision, share_services
 from penstock_http.deployments.rollout import Rollout
 
-NOTHING: Mapping[str, FlowCandidate | None] = {}
+NO_REMOVALS: Mapping[str, FlowCandidate | None] = {}
 
 
 class FlowRegistry:
-    """The flows that are served. `keep` is the URL of the store that stays open whatever flows there are."""
+    """The flows that are served. `keep_open` is the URL of a store that stays open even if no flow uses it."""
 
-    def __init__(self, supervisor: Supervisor, reloads: ReloadCounters, *, keep: str = "") -> None:
-        self.entries: dict[str, RegisteredFlow] = {}
-        self.served: dict[str, Revision] = {}
-        """The active revisions that are served over HTTP, by the names in their paths."""
+    def __init__(self, supervisor: Supervisor, counters: ReloadCounters, *, keep_open: str = "") -> None:
+        self.flows: dict[str, RegisteredFlow] = {}
+        self.by_path: dict[str, Revision] = {}
+        """The active revisions that are served over HTTP, by the name in their path."""
         self._supervisor = supervisor
-        self._reloads = reloads
-        self._changeover = Rollout(supervisor, self._in_use, self._evict, keep)
-        self._coming: list[Revision] = []
-        self._evicted_number = 0
-        """The highest revision number of the flows that are gone: one that comes back never gets a number twice."""
-        self._offering = asyncio.Lock()
+        self._counters = counters
+        self._rollout = Rollout(supervisor, self._in_use, self._evict, keep_open)
+        self._pending: list[Revision] = []
+        """Revisions that are being deployed."""
+        self._highest_evicted = 0
+        """The highest revision number of the removed flows, so that a flow that comes back gets higher numbers."""
+        self._lock = asyncio.Lock()
+        """Held during a deployment."""
 
     @property
     def active(self) -> list[Revision]:
-        """The revisions that new runs take."""
-        return [entry.active for entry in self.entries.values() if entry.active is not None]
+        """The revisions that new runs use."""
+        return [flow.active for flow in self.flows.values() if flow.active is not None]
 
     @property
     def uploaded(self) -> list[Revision]:
-        """The active revisions that came over HTTP."""
+        """The active revisions that were uploaded over HTTP."""
         return [revision for revision in self.active if revision.source == UPLOADED]
 
     async def deploy(
-        self, *offers: FlowCandidate, leaving: Mapping[str, FlowCandidate | None] = NOTHING, dry: bool = False
+        self,
+        *candidates: FlowCandidate,
+        removals: Mapping[str, FlowCandidate | None] = NO_REMOVALS,
+        dry_run: bool = False,
     ) -> list[DeploymentResult]:
-        """Serve these flows from now on, each if nothing is wrong with it; raises `ShuttingDown`.
+        """Serve each of the candidates that has no errors. Raises `ShuttingDown`.
 
-        `leaving` are the names of flows that end at the same moment, each with the offer that comes in its place, if
-        one does: if that is refused, the flow stays. With `dry` nothing is changed, and a receipt says what would have
-        come of it.
+        `removals` are the names of flows to remove at the same time, each with the candidate that replaces it, if there
+        is one. A flow stays if its replacement is rejected. With `dry_run` nothing changes, and the results are those
+        that the deployment would have.
         """
-        async with self._offering:
-            self._check()
-            wrong = self._conflicts(offers, leaving)
-            if dry:
-                return [self._receipt(offer, wrong.get(offer, ()), self._next(offer.flow.name)) for offer in offers]
+        async with self._lock:
+            self._check_phase()
+            errors = self._conflicts(candidates, removals)
+            if dry_run:
+                return [
+                    self._result(candidate, errors.get(candidate, ()), self._next_number(candidate.flow.name))
+                    for candidate in candidates
+                ]
 
-            revisions = self._revisions(offers)
-            coming = [offer for offer in offers if offer not in wrong and not self._unchanged(offer)]
-            self._coming = [revisions[offer] for offer in coming]
+            revisions = self._revisions(candidates)
+            changed = [each for each in candidates if each not in errors and not self._is_unchanged(each)]
+            self._pending = [revisions[candidate] for candidate in changed]
             try:
-                for offer in coming:
-                    wrong |= await self._pending(offer, revisions[offer])
-                self._check()
+                for candidate in changed:
+                    errors |= await self._prepare(candidate, revisions[candidate])
+                self._check_phase()
             finally:
-                self._coming.clear()
-            wrong |= self._conflicts([offer for offer in offers if offer not in wrong], leaving)
-            receipts = [self._receipt(offer, wrong.get(offer, ()), revisions[offer].number) for offer in offers]
-            for receipt, offer in zip(receipts, offers, strict=True):
-                if receipt.outcome is DeploymentStatus.ACCEPTED:
-                    self._activate(revisions[offer])
-            ended = [name for name, other in leaving.items() if other not in wrong]
-            receipts += [receipt for name in ended for receipt in self._remove(name)]
-            self.served = {path: each for each in self.active if (path := each.served_as) is not None}
-            for receipt in receipts:
-                self._record(receipt)
-            for offer in wrong:
-                await self._changeover.forget(revisions[offer])
-            return receipts
+                self._pending.clear()
+            errors |= self._conflicts([each for each in candidates if each not in errors], removals)
+            results = [self._result(each, errors.get(each, ()), revisions[each].number) for each in candidates]
+            for result, candidate in zip(results, candidates, strict=True):
+                if result.outcome is DeploymentStatus.ACCEPTED:
+                    self._activate(revisions[candidate])
+            removed = [name for name, replacement in removals.items() if replacement not in errors]
+            results += [result for name in removed for result in self._remove(name)]
+            self.by_path = {path: each for each in self.active if (path := each.path_name) is not None}
+            for result in results:
+                self._record(result)
+            for candidate in errors:
+                await self._rollout.discard(revisions[candidate])
+            return results
 
-    def refuse(self, receipt: DeploymentResult) -> None:
-        """Take note that a flow could not even be read."""
-        self._record(receipt)
+    def record_failure(self, result: DeploymentResult) -> None:
+        """Record the result for a flow that could not be loaded."""
+        self._record(result)
 
     async def aclose(self) -> None:
-        """The service stops: no further workers are started."""
-        await self._changeover.aclose()
+        """Start no further workers, because the service shuts down."""
+        await self._rollout.aclose()
 
     def _in_use(self) -> list[Revision]:
-        """The revisions that may have runs, or are about to."""
-        return [revision for entry in self.entries.values() for revision in entry.revisions] + self._coming
+        """Return the revisions that have runs or may start some."""
+        return [revision for flow in self.flows.values() for revision in flow.revisions] + self._pending
 
-    def _check(self) -> None:
+    def _check_phase(self) -> None:
         if self._supervisor.phase is not Phase.SERVING:
             raise ShuttingDown
 
-    def _revisions(self, offers: Iterable[FlowCandidate]) -> dict[FlowCandidate, Revision]:
-        """The revisions that offers would be, with those services that are in use already."""
+    def _revisions(self, candidates: Iterable[FlowCandidate]) -> dict[FlowCandidate, Revision]:
+        """Return a new revision for each candidate. Equal services are shared with those in use."""
         services: defaultdict[str, list[Service]] = defaultdict(list)
         for revision in self._in_use():
             for service in revision.all_services:
                 services[service.name].append(service)
         revisions: dict[FlowCandidate, Revision] = {}
-        for offer in offers:
-            flow = shared(offer.flow, services)
+        for candidate in candidates:
+            flow = share_services(candidate.flow, services)
             for service in flow.all_services:
                 services[service.name].append(service)
-            revisions[offer] = Revision(flow, self._next(flow.name), offer.digest, offer.source)
+            number = self._next_number(flow.name)
+            revisions[candidate] = Revision(flow, number, candidate.digest, candidate.source)
         return revisions
 
-    def _next(self, name: str) -> int:
-        """The number of the next revision of a flow."""
-        return 1 + (self.entries[name].number if name in self.entries else self._evicted_number)
+    def _next_number(self, name: str) -> int:
+        """Return the number of the next revision of a flow."""
+        return 1 + (self.flows[name].number if name in self.flows else self._highest_evicted)
 
-    async def _pending(self, offer: FlowCandidate, revision: Revision) -> dict[FlowCandidate, list[Diagnostic]]:
+    async def _prepare(self, candidate: FlowCandidate, revision: Revision) -> dict[FlowCandidate, list[Diagnostic]]:
+        """Register a revision with the supervisor, which opens its stores. Returns the errors."""
         try:
             await self._supervisor.add(revision)
         except PenstockError as error:
-            return {offer: mistakes_of(error, offer.source)}
+            return {candidate: diagnostics_of(error, candidate.source)}
         return {}
 
     def _conflicts(
-        self, offers: Iterable[FlowCandidate], leaving: Mapping[str, FlowCandidate | None]
+        self, candidates: Iterable[FlowCandidate], removals: Mapping[str, FlowCandidate | None]
     ) -> dict[FlowCandidate, list[Diagnostic]]:
-        return conflicts(list(offers), leaving, self.active, self.entries)
+        return find_conflicts(list(candidates), removals, self.active, self.flows)
 
-    def _unchanged(self, offer: FlowCandidate) -> bool:
-        entry = self.entries.get(offer.flow.name)
-        return entry is not None and entry.active is not None and entry.active.digest == offer.digest
+    def _is_unchanged(self, candidate: FlowCandidate) -> bool:
+        flow = self.flows.get(candidate.flow.name)
+        return flow is not None and flow.active is not None and flow.active.digest == candidate.digest
 
-    def _receipt(self, offer: FlowCandidate, mistakes: Collection[Diagnostic], number: int) -> DeploymentResult:
-        """What an offer comes to; `number` is that of the revision which it would be."""
-        if mistakes:
-            return refused(offer.flow.name, offer.source, mistakes)
-        same = self._unchanged(offer)
+    def _result(self, candidate: FlowCandidate, diagnostics: Collection[Diagnostic], number: int) -> DeploymentResult:
+        """Return the result for a candidate. `number` is the number that its revision gets."""
+        if diagnostics:
+            return rejected(candidate.flow.name, candidate.source, diagnostics)
+        unchanged = self._is_unchanged(candidate)
         return DeploymentResult(
-            flow=offer.flow.name,
-            outcome=DeploymentStatus.UNCHANGED if same else DeploymentStatus.ACCEPTED,
-            source=offer.source,
+            flow=candidate.flow.name,
+            outcome=DeploymentStatus.UNCHANGED if unchanged else DeploymentStatus.ACCEPTED,
+            source=candidate.source,
             at=now(),
-            revision=number - same,
-            digest=offer.digest,
+            revision=number - unchanged,
+            digest=candidate.digest,
         )
 
     def _activate(self, revision: Revision) -> None:
-        """Give new runs of a flow this revision."""
-        entry = self.entries.setdefault(revision.name, RegisteredFlow(revision.name))
-        before = entry.activate(revision)
-        self._reloads.active[revision.name] = revision.number
-        self._changeover.begin(entry, before, revision)
+        """Make new runs of a flow use this revision."""
+        flow = self.flows.setdefault(revision.name, RegisteredFlow(revision.name))
+        previous = flow.activate(revision)
+        self._counters.active[revision.name] = revision.number
+        self._rollout.begin(flow, previous, revision)
 
     def _remove(self, name: str) -> list[DeploymentResult]:
-        """Give a flow no further runs."""
-        entry = self.entries.get(name)
-        if entry is None or (before := entry.activate(None)) is None:
+        """Start no further runs of a flow. Returns an empty list if it was removed already."""
+        flow = self.flows.get(name)
+        if flow is None or (previous := flow.activate(None)) is None:
             return []
-        del self._reloads.active[name]
-        self._changeover.begin(entry, before, None)
-        number, digest = before.number, before.digest
-        removed = DeploymentStatus.REMOVED
+        del self._counters.active[name]
+        self._rollout.begin(flow, previous, None)
         return [
-            DeploymentResult(flow=name, outcome=removed, source=before.source, at=now(), revision=number, digest=digest)
+            DeploymentResult(
+                flow=name,
+                outcome=DeploymentStatus.REMOVED,
+                source=previous.source,
+                at=now(),
+                revision=previous.number,
+                digest=previous.digest,
+            )
         ]
 
-    def _record(self, receipt: DeploymentResult) -> None:
-        entry = self.entries.get(receipt.flow)
-        if entry is not None:
-            entry.last = receipt
-        self._reloads.outcomes[entry.name if entry else "", receipt.outcome.value] += 1
+    def _record(self, result: DeploymentResult) -> None:
+        flow = self.flows.get(result.flow)
+        if flow is not None:
+            flow.last_result = result
+        self._counters.outcomes[flow.name if flow else "", result.outcome.value] += 1
 
     def _evict(self, name: str) -> None:
-        """Remove a flow, and its counters, that was removed or rejected and has no runs."""
-        if any(revision.name == name for revision in self._coming):
+        """Delete a flow that was removed or rejected and has no runs, with its counters."""
+        if any(revision.name == name for revision in self._pending):
             return
-        entry = self.entries.get(name)
-        if entry is not None:
-            if not entry.is_gone:
+        flow = self.flows.get(name)
+        if flow is not None:
+            if not flow.is_gone:
                 return
-            self._evicted_number = max(self._evicted_number, entry.number)
-            del self.entries[name]
+            self._highest_evicted = max(self._highest_evicted, flow.number)
+            del self.flows[name]
         self._supervisor.remove_counters(name)
-        self._reloads.forget(name)
+        self._counters.forget(name)

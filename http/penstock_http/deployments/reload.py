@@ -1,4 +1,4 @@
-"""Reloading: flow files are read and checked again, and what is good takes over; what is not displaces nothing."""
+"""Load flows from files and uploads, and deploy those that are valid. A rejected flow changes nothing."""
 
 from __future__ import annotations
 
@@ -14,85 +14,88 @@ from msgspec import Struct
 from penstock.errors import ShuttingDown
 from penstock.flow.flow import Flow
 from penstock.flowfile.diagnostics import MAX_DIAGNOSTICS
-from penstock.steps.step import walk
+from penstock.steps import walk
 from penstock.support.ids import now
+from penstock_http.deployments.file_watcher import FileStamps, WatchedFiles
 from penstock_http.deployments.loader import FlowLoader, LoaderBusy, LoadQueue, LoadTimeout, ScanResult, scan
 from penstock_http.deployments.registry import FlowRegistry
-from penstock_http.deployments.result import DeploymentResult, DeploymentStatus, refused_for
+from penstock_http.deployments.result import DeploymentResult, DeploymentStatus, rejected_for
 from penstock_http.deployments.revision import UPLOADED, FlowCandidate
-from penstock_http.deployments.watched_files import FileStamps, WatchedFiles
 from penstock_http.problems import RequestRejected
 
 MAX_UPLOADED = 100
-"""Flows that may be uploaded at once; each has series of its own in the metrics."""
+"""Maximum number of uploaded flows. Each has its own series in the metrics."""
 
 MAX_UPLOADED_PARTS = 2000
-"""Steps and services of all uploaded flows together; each has some 20 series, which are made on the event loop."""
+"""Maximum number of steps and services of all uploaded flows together.
+
+Each has about 20 series, which are computed in the event loop.
+"""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class ReloadResult(Struct, frozen=True):
-    """A reload: when, why, and what came of each flow."""
+    """The results of one reload, with its time and cause."""
 
     at: datetime
     cause: str
-    receipts: list[DeploymentResult]
+    results: list[DeploymentResult]
 
     def document(self, *, trusted: bool = True) -> dict[str, Any]:
-        """The reload for people and programs, without mistakes for who is not trusted."""
-        receipts = [receipt.document(trusted=trusted) for receipt in self.receipts]
-        return {"at": self.at.isoformat(), "cause": self.cause, "results": receipts}
-
-
-def parts_of(flow: Flow[Any]) -> int:
-    """How many steps and services a flow has."""
-    return sum(1 for _ in walk(flow.steps)) + len(flow.all_services)
+        """Return the reload as JSON values. Only trusted clients get the diagnostics."""
+        results = [result.document(trusted=trusted) for result in self.results]
+        return {"at": self.at.isoformat(), "cause": self.cause, "results": results}
 
 
 class Reloader:
-    """Reads flows and offers them to the catalogue: all files at once, or one that came over HTTP.
+    """Loads flows and deploys them: all files at once, or one uploaded flow.
 
-    `lasting` are flows that are in no file, and are served as they are.
+    `static` are flows that are not loaded from files and never change.
     """
 
     def __init__(
-        self, catalogue: FlowRegistry, loader: FlowLoader, places: WatchedFiles, lasting: Sequence[FlowCandidate] = ()
+        self, registry: FlowRegistry, loader: FlowLoader, files: WatchedFiles, static: Sequence[FlowCandidate] = ()
     ) -> None:
         self.last: ReloadResult | None = None
-        self.stamp: FileStamps = {}
-        """All files that were read the last time, or could have been, as they were before."""
-        self.places = places
-        self._catalogue = catalogue
+        self.stamps: FileStamps = {}
+        """The stamps of all files that the last scan read or tried to read, from before the scan."""
+        self.files = files
+        self._registry = registry
         self._loader = loader
-        self._lasting = lasting
+        self._static = static
         self._names: dict[Path, str] = {}
-        self._loading = LoadQueue()
-        self._turn = asyncio.Lock()
+        """The name of the flow in each file."""
+        self._queue = LoadQueue()
+        self._lock = asyncio.Lock()
 
     async def start(self) -> list[DeploymentResult]:
-        """Read everything for the first time. All are served, or none: then some of the receipts have mistakes."""
-        async with self._turn:
-            found = await self._loading.of(self._scan)
-            offers = [*self._lasting, *found.offers]
-            checked = [*await self._catalogue.deploy(*offers, dry=True), *found.bad]
-            if any(receipt.mistakes for receipt in checked):
+        """Load all flows for the first time. If one has errors, nothing is deployed."""
+        async with self._lock:
+            found = await self._queue.run(self._scan)
+            candidates = [*self._static, *found.candidates]
+            checked = [*await self._registry.deploy(*candidates, dry_run=True), *found.failures]
+            if any(result.diagnostics for result in checked):
                 return checked
-            return await self._take("start", found) if offers else []
+            return await self._deploy("start", found) if candidates else []
 
     async def reload(self, cause: str) -> list[DeploymentResult]:
-        """Read everything again; raises `ShuttingDown`. Bad files change nothing, a file that is gone ends its flow."""
-        async with self._turn:
+        """Load all files again. Raises `ShuttingDown`.
+
+        An invalid file changes nothing. A file that is gone removes its flow.
+        """
+        async with self._lock:
             try:
-                found = await self._loading.of(self._scan)
+                found = await self._queue.run(self._scan)
             except (LoadTimeout, LoaderBusy) as error:
-                self.stamp = await asyncio.to_thread(self.places.stamp, self.stamp)  # or they would be loaded for ever
-                bad = [refused_for(error, name, str(path), str(path)) for path, name in self._names.items()]
-                return self._log(cause, bad)
-            return await self._take(cause, found)
+                # New stamps, or the file watcher would reload the same files forever.
+                self.stamps = await asyncio.to_thread(self.files.stamps, self.stamps)
+                failures = [rejected_for(error, name, str(path), str(path)) for path, name in self._names.items()]
+                return self._log(cause, failures)
+            return await self._deploy(cause, found)
 
     async def try_reload(self, cause: str) -> bool:
-        """The same for who cannot be told what came of it; returns whether the service goes on."""
+        """Reload, and log errors instead of raising them. Returns False if the service shuts down."""
         try:
             await self.reload(cause)
         except ShuttingDown:
@@ -101,111 +104,123 @@ class Reloader:
             log.error("reload.failed", cause=cause, exc_info=error)
         return True
 
-    async def put(self, name: str, text: str, format: str, *, dry: bool = False) -> DeploymentResult:
-        """Serve the flow of a text, which has to have this name; raises 409 otherwise, and `ShuttingDown`.
+    async def put(self, name: str, text: str, format: str, *, dry_run: bool = False) -> DeploymentResult:
+        """Deploy the flow in a text.
 
-        Also 409 for a new flow when `MAX_UPLOADED` others were uploaded.
+        Raises `ShuttingDown`, and 409 if the flow has another name or the uploaded flows would exceed a limit.
         """
         file = f"{name}.{format}"
-        async with self._turn:
-            self._check_room(name)
+        async with self._lock:
+            self._check_flow_limit(name)
             try:
-                offer = await self._loading.of(lambda: self._loader.of_text(text, file))
-            except (Exception, SystemExit) as error:  # as for files
-                receipt = refused_for(error, name, UPLOADED, file)
-                if not dry:
-                    self._catalogue.refuse(receipt)
+                candidate = await self._queue.run(lambda: self._loader.load_text(text, file))
+            except (Exception, SystemExit) as error:  # a Python module that the text names may raise anything
+                result = rejected_for(error, name, UPLOADED, file)
+                if not dry_run:
+                    self._registry.record_failure(result)
             else:
-                if offer.flow.name != name:
-                    said = f"the flow is named {offer.flow.name!r}: PUT it to /flows/{offer.flow.name}"
-                    raise RequestRejected(409, "name_mismatch", said)
-                self._check_parts(offer)
-                (receipt,) = await self._catalogue.deploy(offer, dry=dry)
-            if not dry:
-                self._log("put", [receipt])
-            return receipt
+                if candidate.flow.name != name:
+                    actual = candidate.flow.name
+                    raise RequestRejected(
+                        409, "name_mismatch", f"the flow is named {actual!r}: PUT it to /flows/{actual}"
+                    )
+                self._check_part_limit(candidate)
+                (result,) = await self._registry.deploy(candidate, dry_run=dry_run)
+            if not dry_run:
+                self._log("put", [result])
+            return result
 
     async def delete(self, name: str) -> DeploymentResult:
-        """Remove a flow that was uploaded; raises 404, 409 for one that was not, and `ShuttingDown`."""
-        async with self._turn:
-            active = {revision.name: revision for revision in self._catalogue.active}
+        """Remove an uploaded flow. Raises `ShuttingDown`, 404, and 409 for a flow that was not uploaded."""
+        async with self._lock:
+            active = {revision.name: revision for revision in self._registry.active}
             if name not in active:
                 raise RequestRejected(404, "flow_not_found", f"unknown flow {name!r}; GET /flows lists the flows")
             if active[name].source != UPLOADED:
-                said = f"the flow {name!r} was not uploaded, it comes from {active[name].source}; remove it there"
-                raise RequestRejected(409, "not_uploaded", said)
-            (receipt,) = await self._catalogue.deploy(leaving={name: None})
-            self._log("delete", [receipt])
-            return receipt
+                message = f"the flow {name!r} was not uploaded, it comes from {active[name].source}; remove it there"
+                raise RequestRejected(409, "not_uploaded", message)
+            (result,) = await self._registry.deploy(removals={name: None})
+            self._log("delete", [result])
+            return result
 
-    def _check_room(self, name: str) -> None:
-        """Raise 409 when no further flow may be uploaded."""
-        if name in (revision.name for revision in self._catalogue.active):
+    def _check_flow_limit(self, name: str) -> None:
+        """Raise 409 if no further flow can be uploaded."""
+        if name in (revision.name for revision in self._registry.active):
             return
-        if len(self._catalogue.uploaded) >= MAX_UPLOADED:
-            said = f"{MAX_UPLOADED} flows were uploaded, which is the limit; DELETE /flows/NAME removes one of them"
-            raise RequestRejected(409, "too_many_flows", said)
+        if len(self._registry.uploaded) >= MAX_UPLOADED:
+            message = f"{MAX_UPLOADED} flows were uploaded, which is the limit; DELETE /flows/NAME removes one of them"
+            raise RequestRejected(409, "too_many_flows", message)
 
-    def _check_parts(self, offer: FlowCandidate) -> None:
-        """Raise 409 when the uploaded flows would have too many steps and services together."""
-        others = [revision.flow for revision in self._catalogue.uploaded if revision.name != offer.flow.name]
-        parts = sum(parts_of(flow) for flow in (*others, offer.flow))
+    def _check_part_limit(self, candidate: FlowCandidate) -> None:
+        """Raise 409 if the uploaded flows would have too many steps and services together."""
+        others = [revision.flow for revision in self._registry.uploaded if revision.name != candidate.flow.name]
+        parts = sum(_count_parts(flow) for flow in (*others, candidate.flow))
         if parts > MAX_UPLOADED_PARTS:
-            said = (
-                f"the uploaded flows would have {parts} steps and services together, {MAX_UPLOADED_PARTS} is the limit"
+            raise RequestRejected(
+                409,
+                "too_many_flows",
+                f"the uploaded flows would have {parts} steps and services, the limit is {MAX_UPLOADED_PARTS}; "
+                "put large flows into files, or DELETE /flows/NAME",
             )
-            raise RequestRejected(409, "too_many_flows", f"{said}; put large flows into files, or DELETE /flows/NAME")
 
     def _scan(self) -> ScanResult:
-        return scan(self._loader, self.places, self._names, self.stamp)
+        return scan(self._loader, self.files, self._names, self.stamps)
 
-    async def _take(self, cause: str, found: ScanResult) -> list[DeploymentResult]:
-        """Offer what was found; returns what came of it."""
-        leaving = self._leaving(found)
-        receipts = await self._catalogue.deploy(*self._lasting, *found.offers, leaving=leaving)
-        for receipt in found.bad:
-            self._catalogue.refuse(receipt)
-        self.stamp = found.stamp
-        self._remember(found, receipts)
-        return self._log(cause, [*receipts, *found.bad])
+    async def _deploy(self, cause: str, found: ScanResult) -> list[DeploymentResult]:
+        """Deploy the flows that a scan found."""
+        removals = self._removals(found)
+        results = await self._registry.deploy(*self._static, *found.candidates, removals=removals)
+        for failure in found.failures:
+            self._registry.record_failure(failure)
+        self.stamps = found.stamps
+        self._update_names(found, results)
+        return self._log(cause, [*results, *found.failures])
 
-    def _leaving(self, found: ScanResult) -> dict[str, FlowCandidate | None]:
-        """The flows whose file is gone, or has another flow in it by now: that one, if it is not refused."""
-        by_path = {path: offer for offer, path in found.offers.items()}
-        offered = {offer.flow.name for offer in found.offers}
+    def _removals(self, found: ScanResult) -> dict[str, FlowCandidate | None]:
+        """Return the flows whose file is gone or now holds another flow, each with that other flow."""
+        by_path = {path: candidate for candidate, path in found.candidates.items()}
+        names = {candidate.flow.name for candidate in found.candidates}
         return {
             name: by_path.get(path)
             for path, name in self._names.items()
-            if name not in offered and not found.keeps(path)
+            if name not in names and not found.keeps_current(path)
         }
 
-    def _remember(self, found: ScanResult, receipts: list[DeploymentResult]) -> None:
-        """Which flow is in which file. One that was refused leaves its path with the flow that runs on."""
-        taken = {
-            (receipt.flow, receipt.source) for receipt in receipts if receipt.outcome is not DeploymentStatus.REFUSED
+    def _update_names(self, found: ScanResult, results: list[DeploymentResult]) -> None:
+        """Update which flow is in which file. A file whose flow was rejected keeps the name of the flow that runs."""
+        deployed = {
+            (result.flow, result.source) for result in results if result.outcome is not DeploymentStatus.REJECTED
         }
-        there = set(found.offers.values())
-        self._names = {path: name for path, name in self._names.items() if path in there or found.keeps(path)}
+        present = set(found.candidates.values())
+        self._names = {path: name for path, name in self._names.items() if path in present or found.keeps_current(path)}
         self._names |= {
-            path: offer.flow.name for offer, path in found.offers.items() if (offer.flow.name, offer.source) in taken
+            path: candidate.flow.name
+            for candidate, path in found.candidates.items()
+            if (candidate.flow.name, candidate.source) in deployed
         }
 
-    def _log(self, cause: str, receipts: list[DeploymentResult]) -> list[DeploymentResult]:
-        self.last = ReloadResult(now(), cause, receipts)
+    def _log(self, cause: str, results: list[DeploymentResult]) -> list[DeploymentResult]:
+        """Record and log the results of a reload, and return them."""
+        self.last = ReloadResult(now(), cause, results)
         outcomes = {
-            receipt.flow: {
-                "outcome": receipt.outcome.value,
-                "revision": receipt.revision,
-                "digest": receipt.digest,
-                "source": receipt.source,
+            result.flow: {
+                "outcome": result.outcome.value,
+                "revision": result.revision,
+                "digest": result.digest,
+                "source": result.source,
             }
-            for receipt in receipts
+            for result in results
         }
         log.info("reload.completed", cause=cause, flows=outcomes)
-        mistakes = [(receipt.flow, mistake) for receipt in receipts for mistake in receipt.mistakes]
-        for flow, mistake in mistakes[:MAX_DIAGNOSTICS]:
-            log.warning("flow.invalid", flow=flow, **mistake.document())
-        more = sum(receipt.more for receipt in receipts) + max(0, len(mistakes) - MAX_DIAGNOSTICS)
+        diagnostics = [(result.flow, diagnostic) for result in results for diagnostic in result.diagnostics]
+        for flow, diagnostic in diagnostics[:MAX_DIAGNOSTICS]:
+            log.warning("flow.invalid", flow=flow, **diagnostic.document())
+        more = sum(result.more_diagnostics for result in results) + max(0, len(diagnostics) - MAX_DIAGNOSTICS)
         if more:
             log.warning("reload.diagnostics_omitted", cause=cause, count=more)
-        return receipts
+        return results
+
+
+def _count_parts(flow: Flow[Any]) -> int:
+    """Return the number of steps and services of a flow."""
+    return sum(1 for _ in walk(flow.steps)) + len(flow.all_services)

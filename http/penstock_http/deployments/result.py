@@ -1,4 +1,4 @@
-"""What came of loading a flow: a receipt, with every mistake and its place."""
+"""The result of deploying one flow: its status and, if it was rejected, its errors with their locations."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from penstock.support.ids import now
 
 
 class DeploymentStatus(StrEnum):
-    """What came of it."""
+    """What a deployment changed."""
 
     ACCEPTED = "accepted"
-    """It is a new revision, which new runs take."""
+    """The flow is a new revision, which new runs use."""
     UNCHANGED = "unchanged"
-    """It is what new runs take already."""
-    REFUSED = "rejected"
-    """It has mistakes; what ran before runs on."""
+    """The flow is the revision that new runs use already."""
+    REJECTED = "rejected"
+    """The flow has errors. The previous revision stays active."""
     REMOVED = "removed"
-    """Its file is gone: it takes no new runs."""
+    """The file of the flow is gone, or the flow was deleted. No new runs start."""
 
 
 class DeploymentResult(Struct, frozen=True, kw_only=True):
-    """What came of loading one flow."""
+    """The result of deploying one flow."""
 
     flow: str
     outcome: DeploymentStatus
     source: str
-    """The file that it came from; `PUT` or `built in` for what came from none."""
+    """The file or Python name of the flow, `PUT` if it was uploaded, or `built in`."""
     at: datetime
     revision: int | None = None
     digest: str | None = None
-    mistakes: tuple[Diagnostic, ...] = ()
-    more: int = 0
-    """How many further mistakes there are."""
+    diagnostics: tuple[Diagnostic, ...] = ()
+    more_diagnostics: int = 0
+    """The number of further errors."""
 
     def document(self, *, trusted: bool = True) -> dict[str, Any]:
-        """The receipt for people and programs. Mistakes quote the file, so who is not trusted does not see them."""
+        """Return the result as JSON values. Diagnostics quote the file, so only trusted clients get them."""
         return {
             "flow": self.flow,
             "outcome": self.outcome.value,
@@ -50,28 +50,31 @@ class DeploymentResult(Struct, frozen=True, kw_only=True):
             "at": self.at.isoformat(),
             "revision": self.revision,
             "digest": self.digest,
-            "diagnostics": [mistake.document() for mistake in self.mistakes if trusted],
-            "moreDiagnostics": self.more,
+            "diagnostics": [diagnostic.document() for diagnostic in self.diagnostics if trusted],
+            "moreDiagnostics": self.more_diagnostics,
         }
 
 
-def refused(flow: str, source: str, mistakes: Iterable[Diagnostic], more: int = 0) -> DeploymentResult:
-    """The receipt of what has mistakes."""
+def rejected(flow: str, source: str, diagnostics: Iterable[Diagnostic], more: int = 0) -> DeploymentResult:
+    """Return the result for a flow that has errors."""
     return DeploymentResult(
-        flow=flow, outcome=DeploymentStatus.REFUSED, source=source, at=now(), mistakes=tuple(mistakes), more=more
+        flow=flow,
+        outcome=DeploymentStatus.REJECTED,
+        source=source,
+        at=now(),
+        diagnostics=tuple(diagnostics),
+        more_diagnostics=more,
     )
 
 
-def refused_for(error: BaseException, flow: str, source: str, file: str) -> DeploymentResult:
-    """The receipt of what could not be loaded, by the error that was raised."""
+def rejected_for(error: BaseException, flow: str, source: str, file: str) -> DeploymentResult:
+    """Return the result for a flow whose loading raised an error."""
     more = error.more if isinstance(error, FlowFileError) else 0
-    return refused(flow, source, mistakes_of(error, file), more)
+    return rejected(flow, source, diagnostics_of(error, file), more)
 
 
-def mistakes_of(error: BaseException, file: str) -> list[Diagnostic]:
-    """What an error that was raised while a flow was loaded has to say: each of its mistakes, or itself."""
-    return (
-        list(error.mistakes)
-        if isinstance(error, FlowFileError)
-        else [Diagnostic(SourceLocation(file), describe(error))]
-    )
+def diagnostics_of(error: BaseException, file: str) -> list[Diagnostic]:
+    """Return the diagnostics of an error that was raised while a flow was loaded, or one that describes the error."""
+    if isinstance(error, FlowFileError):
+        return list(error.mistakes)
+    return [Diagnostic(SourceLocation(file), describe(error))]

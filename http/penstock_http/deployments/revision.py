@@ -1,4 +1,4 @@
-"""A revision: one version of a flow as it was loaded, from its first run to the end of its last."""
+"""Flows and their revisions. A revision is one version of a flow, from its deployment to the end of its last run."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from penstock.support.ids import now
 from penstock_http.deployments.result import DeploymentResult
 
 UPLOADED = "PUT"
-"""The source of a flow that came over HTTP."""
+"""The source of a flow that was uploaded over HTTP."""
 
 
-class State(StrEnum):
-    """How far a revision is."""
+class RevisionState(StrEnum):
+    """Whether new runs use a revision."""
 
     ACTIVE = "active"
-    """New runs take it."""
+    """New runs use it."""
     DRAINING = "draining"
-    """Its runs go on to their own end; new ones take another."""
+    """Its open runs continue to their end. New runs use another revision."""
 
 
 class FlowCandidate(Struct, frozen=True, eq=False):
-    """A flow that is to be served from now on."""
+    """A flow that was loaded and can be deployed."""
 
     flow: Flow[Any]
     digest: str
     source: str
-    """The file that it comes from, or its name in Python; `PUT` or `built in` for what comes from neither."""
+    """The file or Python name of the flow, `PUT` if it was uploaded, or `built in`."""
 
 
 class Revision:
-    """One version of a flow. To the supervisor it is a flow; its number and digest go with every run."""
+    """One version of a flow. The supervisor runs it like a flow; each run has its number and digest."""
 
     def __init__(self, flow: Flow[Any], number: int, digest: str, source: str) -> None:
         self.name = flow.name
@@ -50,28 +50,28 @@ class Revision:
         self.digest = digest
         self.source = source
         self.loaded_at = now()
-        self.state = State.ACTIVE
+        self.state = RevisionState.ACTIVE
         self.requests = 0
-        """Requests that hold it: their runs are open, or about to be."""
-        self._free = asyncio.Event()
-        self._free.set()
+        """Requests that use it, with an open run or about to start one."""
+        self._unused = asyncio.Event()
+        self._unused.set()
 
     def __repr__(self) -> str:
         return f"Revision({self.name!r}, {self.number}, {self.state.value})"
 
     @property
-    def served_as(self) -> str | None:
-        """The name in its path, if it is served over HTTP."""
+    def path_name(self) -> str | None:
+        """The name in its path, None if it is not served over HTTP."""
         return self.flow.path_name
 
     @property
     def failure_points(self) -> tuple[str, ...]:
-        """Where an element may fail."""
+        """The names under which an element can fail."""
         return self.flow.failure_points
 
     @property
     def timed_steps(self) -> tuple[str, ...]:
-        """The steps that measure how long elements spend in them."""
+        """The steps whose durations are measured."""
         return self.flow.timed_steps
 
     @property
@@ -80,27 +80,27 @@ class Revision:
         return self.flow.all_services
 
     def plan(self) -> RunPlan:
-        """What a run needs to know."""
+        """Return the plan for a run of this revision."""
         return msgspec.structs.replace(self.flow.plan(), revision=self.number, digest=self.digest)
 
     @contextmanager
     def use(self) -> Generator[Revision, None, None]:
-        """Keep it from being retired, for a request that starts a run of it."""
+        """Prevent the revision from being retired while a request uses it."""
         self.requests += 1
-        self._free.clear()
+        self._unused.clear()
         try:
             yield self
         finally:
             self.requests -= 1
             if not self.requests:
-                self._free.set()
+                self._unused.set()
 
     async def wait_unused(self) -> None:
-        """Wait until no request holds it."""
-        await self._free.wait()
+        """Wait until no request uses the revision."""
+        await self._unused.wait()
 
     def document(self, runs: int) -> dict[str, Any]:
-        """The revision for people and programs, with how many runs of it are open."""
+        """Return the revision as JSON values. `runs` is the number of its open runs."""
         return {
             "number": self.number,
             "digest": self.digest,
@@ -112,53 +112,54 @@ class Revision:
 
 
 class RegisteredFlow:
-    """A flow by its name: the revision that new runs take, those before it, and what came of the last load."""
+    """A flow with its active revision, its draining revisions, and the result of its last deployment."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.active: Revision | None = None
         self.revisions: list[Revision] = []
-        """The active one and those that drain, oldest first."""
+        """The active revision and the draining ones, oldest first."""
         self.number = 0
         """The number of the newest revision."""
-        self.last: DeploymentResult | None = None
-        self.changing = asyncio.Lock()
-        """Held while workers change over."""
+        self.last_result: DeploymentResult | None = None
+        self.rollout_lock = asyncio.Lock()
+        """Held while the workers of one revision replace those of another."""
 
     @property
     def requests(self) -> int:
-        """Requests under way, whichever revision they hold."""
+        """The number of open requests, over all revisions."""
         return sum(revision.requests for revision in self.revisions)
 
     @property
     def is_gone(self) -> bool:
-        """Whether the flow was removed and its last run has ended."""
+        """Return whether the flow was removed and its last run has ended."""
         return not self.revisions
 
     def activate(self, revision: Revision | None) -> Revision | None:
-        """Give new runs this revision, or none; returns the one before, which drains from now on."""
-        before, self.active = self.active, revision
-        if before is not None:
-            before.state = State.DRAINING
+        """Make new runs use a revision, or none. Returns the previous one, which drains from now on."""
+        previous, self.active = self.active, revision
+        if previous is not None:
+            previous.state = RevisionState.DRAINING
         if revision is not None:
             self.number = revision.number
             self.revisions.append(revision)
-        return before
+        return previous
 
 
-def shared(flow: Flow[Any], known: Mapping[str, Sequence[Service]]) -> Flow[Any]:
-    """The same flow, calling services that are in use already instead of new ones that say the same.
+def share_services(flow: Flow[Any], in_use: Mapping[str, Sequence[Service]]) -> Flow[Any]:
+    """Return the flow with each service replaced by an equal one that is in use already.
 
-    `known` are the services in use by their names. So one bulkhead protects one dependency, through all revisions and
-    in all flows.
+    `in_use` holds the services in use by name. SinkFiles them means that one bulkhead protects one dependency, in all
+    revisions of all flows.
     """
-    named: dict[str, list[Service]] = defaultdict(list)
+    by_name: dict[str, list[Service]] = defaultdict(list)
     for service in flow.all_services:
-        if service not in named[service.name]:
-            named[service.name].append(service)
-    others: dict[str, Service] = {}
-    for name, services in named.items():
-        # Two that share a name cannot be told apart by it, so each keeps its own bulkhead.
+        if service not in by_name[service.name]:
+            by_name[service.name].append(service)
+    replacements: dict[str, Service] = {}
+    for name, services in by_name.items():
+        # Two services with the same name cannot be told apart by it, so each keeps its own bulkhead.
         if len(services) == 1:
-            others[name] = next((service for service in known.get(name, ()) if service == services[0]), services[0])
-    return flow.services(others)
+            equal = (service for service in in_use.get(name, ()) if service == services[0])
+            replacements[name] = next(equal, services[0])
+    return flow.services(replacements)

@@ -17,8 +17,8 @@ from penstock.settings import Settings
 from penstock.support.tasks import to_thread_uncancellable
 from penstock_http.deployments.revision import Revision
 from penstock_http.media import JSON
-from penstock_http.routes.bulk import SAMPLES
-from penstock_http.state import CONTEXT, AppState
+from penstock_http.routes.bulk import DEFAULT_COUNT
+from penstock_http.state import STATE, AppState
 
 Part = dict[str, Any]
 """A part of the description, as JSON values."""
@@ -29,10 +29,9 @@ PLACEHOLDER = re.compile(r'"\$\{(?P<whole>\w+)\}"|\$\{(?P<inside>\w+)\}')
 
 async def openapi(request: web.Request) -> web.Response:
     """Respond with the description."""
-    await to_thread_uncancellable(
-        template
-    )  # parsing takes 70 ms the first time, and 450 ms where PyYAML has no libyaml
-    return web.Response(body=msgspec.json.encode(document(request.app[CONTEXT])) + b"\n", content_type=JSON)
+    # Parsing takes 70 ms the first time, and 450 ms if PyYAML has no libyaml.
+    await to_thread_uncancellable(template)
+    return web.Response(body=msgspec.json.encode(document(request.app[STATE])) + b"\n", content_type=JSON)
 
 
 @cache
@@ -42,21 +41,21 @@ def template() -> Part:
     return part
 
 
-def document(context: AppState) -> Part:
+def document(state: AppState) -> Part:
     """Return the description of a service."""
-    fixed, revisions = template(), context.catalogue.served
+    fixed, revisions = template(), state.registry.by_path
     values: Part = {
         "version": version("penstock"),
-        "flows": list(context.catalogue.entries),
-        "max_flow_file": min(context.settings.max_body, MAX_BYTES),
-        "security": [{"token": []}] if context.settings.token else [{}, {"token": []}],
+        "flows": list(state.registry.flows),
+        "max_flow_file": min(state.settings.max_body, MAX_BYTES),
+        "security": [{"token": []}] if state.settings.token else [{}, {"token": []}],
     }
     items, item_schemas = schemas_of(revision.flow.item for revision in revisions.values())
     paths = fill(fixed["paths"], values)
     for operations in paths.values():
         operations["head"] = head_of(operations["get"], fixed)
     for name, revision in revisions.items():
-        paths[f"/{name}/bulk"] = bulk(revision, items.get(revision.flow.item, {}), context.settings)
+        paths[f"/{name}/bulk"] = bulk(revision, items.get(revision.flow.item, {}), state.settings)
     return {
         "openapi": fixed["openapi"],
         "info": fill(fixed["info"], values),
@@ -80,7 +79,7 @@ def bulk(revision: Revision, item: Part, settings: Settings) -> Part:
             "flow": revision.name,
             "item": item,
             "order": "input" if flow.ordered else "completion",
-            "count": min(SAMPLES, max_count),
+            "count": min(DEFAULT_COUNT, max_count),
             "max_count": max_count,
             "max_line": serving.max_line or settings.max_line,
             "max_body": serving.max_body or settings.max_body,

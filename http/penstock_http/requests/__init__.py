@@ -1,1 +1,1 @@
-"""What a request says: who asks, in which format, with which body."""
+"""Read and check requests: hosts and origins, tokens, media types, parameters and bodies."""

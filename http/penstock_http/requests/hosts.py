@@ -1,6 +1,6 @@
-"""Which hosts and origins are served: protects the service from web pages (CSRF) and from DNS rebinding.
+"""Check the host and the origin of requests, to protect the service from web pages (CSRF) and from DNS rebinding.
 
-A browser on a machine that reaches the service sends requests on behalf of any page it shows. It reports the page's
+A browser that can reach the service sends requests on behalf of any page that it shows. It reports the page's
 origin in `Origin` (https://fetch.spec.whatwg.org/#origin-header) and its relation to the service in `Sec-Fetch-Site`
 (https://www.w3.org/TR/fetch-metadata/); pages cannot change these headers. Other clients send neither.
 """
@@ -18,9 +18,10 @@ from penstock.settings import Settings, origin_of, words_of
 from penstock_http.problems import NOT_FOUND_ROUTE, RequestRejected
 
 HEALTH = ("/health/live", "/health/ready")
-"""Routes that are served to everybody: probes use any host name, and the answers are no secret."""
+"""Routes without checks: probes use any host name, and the responses are not secret."""
 
 BULK = "/{name}/bulk"
+"""The route that starts runs."""
 
 EXPOSED = "Penstock-Run, Penstock-Revision, Retry-After"
 """Headers of responses that pages of allowed origins may read."""
@@ -35,52 +36,10 @@ _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::(?P<port>[
 
 
 class Authority(NamedTuple):
-    """A host in lower case, without brackets and without a dot at its end, and a port, None for the default one."""
+    """A host in lower case, without brackets and trailing dot, and a port, None for the default port."""
 
     host: str
     port: int | None
-
-
-def authority_of(text: str) -> Authority | None:
-    """The authority in a `Host` header or an origin; None if it is malformed (RFC 9110, section 7.2)."""
-    found = _HOST.fullmatch(text)
-    if found is None or int(found["port"] or 0) > 65535:
-        return None
-    host = found["host"].lower().strip("[]").removesuffix(".")
-    return Authority(host, int(found["port"]) if found["port"] else None)
-
-
-def host_of(request: web.Request) -> Authority | None:
-    """The authority that a request is for; None without a `Host` header, which HTTP/1.0 allows.
-
-    Raises `RequestRejected` for one that is malformed, and for a request target that is an absolute URL: its
-    authority counts
-    instead of the header (RFC 9112, section 3.2.2), and only proxies are sent such requests.
-    """
-    if not request.raw_path.startswith(("/", "*")):
-        raise RequestRejected(
-            400, "bad_request", "the request target: expected a path such as /flows, got an absolute URL"
-        )
-    given = request.headers.getall(hdrs.HOST, [])
-    if not given and request.version < HttpVersion11:
-        return None
-    host = authority_of(given[0]) if len(given) == 1 else None
-    if host is None:
-        raise RequestRejected(400, "bad_request", f"the Host header: expected one host name with a port, got {given}")
-    return host
-
-
-def is_same_origin(request: web.Request, origin: str) -> bool:
-    """Whether an origin has the host and the port that a request is for.
-
-    The scheme is not compared: behind a proxy that ends TLS the service does not know its own.
-    """
-    scheme, _, text = origin.partition("://")
-    default = {"http": 80, "https": 443}.get(scheme)
-    page, host = authority_of(text), host_of(request)
-    if default is None or page is None or host is None:
-        return False
-    return (page.host, page.port or default) == (host.host, host.port or default)
 
 
 class Origins:
@@ -93,17 +52,17 @@ class Origins:
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse requests for other hosts and from pages of other origins; answer preflight requests."""
+        """Reject requests for other hosts and from pages of other origins. Respond to preflight requests."""
         if _route(request) in HEALTH:
             return await handler(request)
         self._check_host(request)
         origin = self._check_origin(request)
-        if origin in self.allowed and request.method == hdrs.METH_OPTIONS and _PREFLIGHT in request.headers:
+        if origin in self.allowed and _is_preflight(request):
             return await _preflight(request)
         return await handler(request)
 
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Let pages of allowed origins read a response; for `on_response_prepare`."""
+        """Let pages of allowed origins read a response. A handler of `on_response_prepare`."""
         vary = response.headers.get(hdrs.VARY)
         response.headers[hdrs.VARY] = f"{vary}, Origin" if vary else "Origin"
         origin = request.headers.get(hdrs.ORIGIN)
@@ -112,6 +71,7 @@ class Origins:
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = EXPOSED
 
     def _check_host(self, request: web.Request) -> None:
+        """Raise 403 if the host is not allowed."""
         authority = host_of(request)
         if authority is None or not (self._on_loopback or self._hosts):
             return
@@ -125,7 +85,7 @@ class Origins:
             )
 
     def _check_origin(self, request: web.Request) -> str | None:
-        """The origin of the page that sent a request, None for another client; raises `RequestRejected`."""
+        """Return the origin of the page that sent a request, None for other clients. Raises 403 if not allowed."""
         origins = request.headers.getall(hdrs.ORIGIN, [])
         origin = origins[0] if len(origins) == 1 else None
         if origin in self.allowed:
@@ -137,25 +97,74 @@ class Origins:
         return origin
 
 
-_PREFLIGHT = hdrs.ACCESS_CONTROL_REQUEST_METHOD
+def authority_of(text: str) -> Authority | None:
+    """Return the authority in a `Host` header or an origin, None if it is malformed (RFC 9110, section 7.2)."""
+    found = _HOST.fullmatch(text)
+    if found is None or int(found["port"] or 0) > 65535:
+        return None
+    host = found["host"].lower().strip("[]").removesuffix(".")
+    return Authority(host, int(found["port"]) if found["port"] else None)
 
 
-def _opens_page(request: web.Request) -> bool:
-    """Whether the user follows a link to a route that only shows something: the linking page cannot read the response.
+def host_of(request: web.Request) -> Authority | None:
+    """Return the host and port that a request is addressed to, None without a `Host` header, which HTTP/1.0 allows.
 
-    A link to a bulk route would start a run.
+    Raises 400 for a malformed header, and for a request target that is an absolute URL. The authority of such a URL
+    would count instead of the header (RFC 9112, section 3.2.2), and only proxies get such requests.
     """
-    fetch = request.headers.get("Sec-Fetch-Mode"), request.headers.get("Sec-Fetch-Dest")
-    reads = request.method in (hdrs.METH_GET, hdrs.METH_HEAD)
-    return reads and fetch == ("navigate", "document") and _route(request) != BULK
+    if not request.raw_path.startswith(("/", "*")):
+        raise RequestRejected(
+            400, "bad_request", "the request target: expected a path such as /flows, got an absolute URL"
+        )
+    headers = request.headers.getall(hdrs.HOST, [])
+    if not headers and request.version < HttpVersion11:
+        return None
+    host = authority_of(headers[0]) if len(headers) == 1 else None
+    if host is None:
+        raise RequestRejected(400, "bad_request", f"the Host header: expected one host name with a port, got {headers}")
+    return host
 
 
-def _rejection(who: str) -> RequestRejected:
-    return RequestRejected(403, "cross_origin", f"{who} may not send requests; to allow an origin: --allowed-origins")
+def is_same_origin(request: web.Request, origin: str) -> bool:
+    """Return whether an origin has the host and port that a request is addressed to.
+
+    The scheme is not compared, because behind a proxy that terminates TLS the service does not know its own.
+    """
+    scheme, _, text = origin.partition("://")
+    default = {"http": 80, "https": 443}.get(scheme)
+    page, host = authority_of(text), host_of(request)
+    if default is None or page is None or host is None:
+        return False
+    return (page.host, page.port or default) == (host.host, host.port or default)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is this machine: localhost and its subdomains, 127.0.0.0/8, ::1."""
+    host = host.lower().removesuffix(".")
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, section 6.3
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+async def allowed_methods(request: web.Request) -> set[str]:
+    """Return the methods that the path of a request supports."""
+    found: set[str] = set()
+    for resource in request.app.router.resources():
+        if resource.name != NOT_FOUND_ROUTE:
+            _, methods = await resource.resolve(request)
+            found |= methods
+    return found
+
+
+def _is_preflight(request: web.Request) -> bool:
+    return request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
 
 
 async def _preflight(request: web.Request) -> web.Response:
-    """The response to a preflight request of an allowed origin.
+    """Return the response to a preflight request from an allowed origin.
 
     See https://fetch.spec.whatwg.org/#cors-preflight-fetch.
     """
@@ -170,28 +179,23 @@ async def _preflight(request: web.Request) -> web.Response:
     )
 
 
-async def allowed_methods(request: web.Request) -> set[str]:
-    """The methods that the path of a request has routes for."""
-    found: set[str] = set()
-    for resource in request.app.router.resources():
-        if resource.name != NOT_FOUND_ROUTE:
-            _, methods = await resource.resolve(request)
-            found |= methods
-    return found
+def _opens_page(request: web.Request) -> bool:
+    """Return whether the user follows a link to a route that has no effects. The linking page cannot read the response.
+
+    A link to a bulk route would start a run.
+    """
+    fetch = request.headers.get("Sec-Fetch-Mode"), request.headers.get("Sec-Fetch-Dest")
+    is_read = request.method in (hdrs.METH_GET, hdrs.METH_HEAD)
+    return is_read and fetch == ("navigate", "document") and _route(request) != BULK
+
+
+def _rejection(sender: str) -> RequestRejected:
+    return RequestRejected(
+        403, "cross_origin", f"{sender} may not send requests; to allow an origin: --allowed-origins"
+    )
 
 
 def _route(request: web.Request) -> str | None:
-    """The pattern of the route of a request."""
+    """Return the pattern of the route of a request."""
     resource = request.match_info.route.resource
     return None if resource is None else resource.canonical
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own: localhost and names below it, 127.0.0.0/8, ::1."""
-    host = host.lower().removesuffix(".")
-    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, section 6.3
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

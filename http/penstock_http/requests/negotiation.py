@@ -1,4 +1,4 @@
-"""What a client sends and what it wants: content types, encodings, query parameters, each refused in words."""
+"""Read media types, content encodings and query parameters from requests. Unsupported ones are rejected."""
 
 from __future__ import annotations
 
@@ -11,57 +11,144 @@ from penstock.support.text import suggest
 from penstock_http.media import JSON, NDJSON, SSE
 from penstock_http.problems import RequestRejected
 
-_ANSWERS = (NDJSON, SSE, JSON)
+RESPONSE_TYPES = (NDJSON, SSE, JSON)
 ALIASES = {"application/ndjson": NDJSON, "application/jsonl": NDJSON, "application/x-jsonlines": NDJSON}
-FLOWS = {
+FLOW_FORMATS = {
     "application/yaml": "yaml",
     "application/x-yaml": "yaml",
     "text/yaml": "yaml",
     "application/json": "json",
 }
-"""The types of flow files."""
+"""The format of a flow file for each media type."""
 ENCODINGS = ("gzip", "deflate", "zstd", "identity")
 
 
-def response_type(request: web.Request, offers: tuple[str, ...] = _ANSWERS) -> str:
-    """The media type of the answer, by `Accept` (RFC 9110, section 12.5.1); raises 406."""
-    wanted = _list(request, "Accept") or "*/*"
-    best = _best(wanted, offers)
+def response_type(request: web.Request, supported: tuple[str, ...] = RESPONSE_TYPES) -> str:
+    """Return the media type of the response, chosen by `Accept` (RFC 9110, section 12.5.1). Raises 406."""
+    accept = _list_header(request, "Accept") or "*/*"
+    best = _best_type(accept, supported)
     if not best:
-        raise RequestRejected(
-            406, "not_acceptable", f"the answer comes as {', '.join(offers)}; Accept asked for {wanted}"
-        )
+        raise RequestRejected(406, "not_acceptable", f"Accept: expected one of {', '.join(supported)}, got {accept}")
     return best
 
 
-@lru_cache(maxsize=64)  # most clients ask for the same, request after request
-def _best(accept: str, offers: tuple[str, ...]) -> str:
-    """The offer that is wanted most; none if none is."""
+def body_type(request: web.Request) -> tuple[str, str]:
+    """Return the media type and the content encoding of the body. Raises 415, and 501 for a transfer encoding."""
+    transfer = _list_header(request, "Transfer-Encoding") or "chunked"
+    if transfer.lower() != "chunked":
+        message = f"Transfer-Encoding: expected chunked or none, got {transfer}; to compress, use Content-Encoding"
+        raise RequestRejected(501, "unsupported_transfer", message)
+    encoding = (_list_header(request, "Content-Encoding") or "identity").lower().removeprefix("x-")
+    if encoding not in ENCODINGS:
+        raise RequestRejected(
+            415, "unsupported_encoding", f"Content-Encoding: expected one of {', '.join(ENCODINGS)}, got {encoding}"
+        )
+    media_type = ALIASES.get(request.content_type, request.content_type)
+    if "Content-Type" not in request.headers or media_type not in (NDJSON, JSON):
+        found = request.headers.get("Content-Type", "none")
+        raise RequestRejected(
+            415,
+            "unsupported_type",
+            f"Content-Type: expected {NDJSON} (one item per line) or {JSON} (an array), got {found}",
+        )
+    return media_type, encoding
+
+
+def flow_content_type(request: web.Request) -> str:
+    """Return the format of the flow file in the body, as a file extension. Raises 415."""
+    format = FLOW_FORMATS.get(request.content_type if "Content-Type" in request.headers else "none")
+    if format is None:
+        found = request.headers.get("Content-Type", "none")
+        raise RequestRejected(
+            415, "unsupported_type", f"Content-Type: expected one of {', '.join(FLOW_FORMATS)}, got {found}"
+        )
+    encoding = (_list_header(request, "Content-Encoding") or "identity").lower()
+    if encoding != "identity":
+        raise RequestRejected(
+            415, "unsupported_encoding", f"Content-Encoding: expected none for a flow file, got {encoding}"
+        )
+    return format
+
+
+def accepts_gzip(request: web.Request) -> bool:
+    """Return whether `Accept-Encoding` names gzip (RFC 9110, section 12.5.3). A wildcard is not enough."""
+    return _names_gzip(_list_header(request, "Accept-Encoding"))
+
+
+def is_ordered(request: web.Request, default: bool) -> bool:
+    """Return whether results come in the order of the input: `?order=input`, or else the default of the flow."""
+    order = request.query.get("order", "input" if default else "completion")
+    if order not in ("input", "completion"):
+        raise RequestRejected(400, "bad_parameter", f"order: expected input or completion, got {order!r}")
+    return order == "input"
+
+
+def integer_parameter(query: Mapping[str, str], name: str, default: int, min: int, max: int) -> int:
+    """Return a query parameter that is an integer. Raises 400."""
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 19) or not min <= int(text) <= max:
+        raise RequestRejected(400, "bad_parameter", f"{name}: expected an integer from {min} to {max}, got {text!r}")
+    return int(text)
+
+
+def boolean_parameter(query: Mapping[str, str], name: str) -> bool:
+    """Return a query parameter that is true or false; the default is false. Raises 400."""
+    text = query.get(name, "false")
+    if text not in ("true", "false"):
+        raise RequestRejected(400, "bad_parameter", f"{name}: expected true or false, got {text!r}")
+    return text == "true"
+
+
+def reject_unknown_parameters(request: web.Request, *names: str) -> None:
+    """Raise 400 for a query parameter that is unknown or repeated, so that none is ignored silently."""
+    for name in request.query:
+        if (times := len(request.query.getall(name))) > 1:
+            raise RequestRejected(400, "bad_parameter", f"the parameter {name!r} is given {times} times")
+        if name not in names:
+            similar = suggest(name, names)
+            hint = f"did you mean {similar!r}?" if similar else f"known parameters: {', '.join(names) or 'none'}"
+            raise RequestRejected(400, "bad_parameter", f"unknown parameter {name!r}; {hint}")
+
+
+@lru_cache(maxsize=64)  # most clients send the same header with each request
+def _best_type(accept: str, supported: tuple[str, ...]) -> str:
+    """Return the supported media type with the highest quality, or an empty string."""
     best: tuple[float, int, str] = (0.0, 0, "")
-    for rank, offer in enumerate(offers):
-        quality = _quality(accept, offer)
+    for rank, media_type in enumerate(supported):
+        quality = _quality(accept, media_type)
         if quality > best[0]:
-            best = quality, -rank, offer
+            best = quality, -rank, media_type
     return best[2]
 
 
-def _list(request: web.Request, name: str) -> str:
-    """A header that is a list; it may come in several lines (RFC 9110, section 5.3)."""
-    return ",".join(request.headers.getall(name, ()))
-
-
-def _quality(accept: str, offer: str) -> float:
-    """How much an offer is wanted: the most specific range that matches it decides, of several the one of most."""
-    specific, quality = -1, 0.0
+def _quality(accept: str, media_type: str) -> float:
+    """Return the quality of a media type: that of the most specific range that matches, or the highest of several."""
+    specificity, quality = -1, 0.0
     for part in accept.split(","):
         range_, *parameters = (piece.strip().lower() for piece in part.split(";"))
         range_ = ALIASES.get(range_, range_)
-        level = 2 if range_ == offer else 1 if range_ == offer.split("/")[0] + "/*" else 0 if range_ == "*/*" else -1
-        if level > specific:
-            specific, quality = level, _q(parameters)
-        elif level == specific >= 0:  # the same type by another of its names
+        if range_ == media_type:
+            level = 2
+        elif range_ == media_type.split("/")[0] + "/*":
+            level = 1
+        else:
+            level = 0 if range_ == "*/*" else -1
+        if level > specificity:
+            specificity, quality = level, _q(parameters)
+        elif level == specificity >= 0:  # the same type under another of its names
             quality = max(quality, _q(parameters))
     return quality
+
+
+@lru_cache(maxsize=64)
+def _names_gzip(accept_encoding: str) -> bool:
+    for part in accept_encoding.split(","):
+        coding, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        if coding in ("gzip", "x-gzip"):
+            return _q(parameters) > 0
+    return False
 
 
 def _q(parameters: list[str]) -> float:
@@ -74,85 +161,6 @@ def _q(parameters: list[str]) -> float:
     return 1.0
 
 
-def body_type(request: web.Request) -> tuple[str, str]:
-    """The media type and the encoding of the body; raises 415, and 501 for a transfer that is encoded, too."""
-    transfer = _list(request, "Transfer-Encoding") or "chunked"
-    if transfer.lower() != "chunked":
-        said = f"a body is transferred as it is, or chunked, not as {transfer}; say Content-Encoding instead"
-        raise RequestRejected(501, "unsupported_transfer", said)
-    encoding = (_list(request, "Content-Encoding") or "identity").lower().removeprefix("x-")
-    if encoding not in ENCODINGS:
-        raise RequestRejected(415, "unsupported_encoding", f"a body comes as {', '.join(ENCODINGS)}, not as {encoding}")
-    kind = ALIASES.get(request.content_type, request.content_type)
-    if "Content-Type" not in request.headers or kind not in (NDJSON, JSON):
-        found = request.headers.get("Content-Type", "none")
-        raise RequestRejected(
-            415,
-            "unsupported_type",
-            f"a body comes as {NDJSON} (an item a line) or {JSON} (an array), not as {found}",
-        )
-    return kind, encoding
-
-
-def flow_content_type(request: web.Request) -> str:
-    """The format of a flow file that is the body, as the ending of a file would say it; raises 415."""
-    format = FLOWS.get(request.content_type if "Content-Type" in request.headers else "none")
-    if format is None:
-        found = request.headers.get("Content-Type", "none")
-        raise RequestRejected(415, "unsupported_type", f"a flow comes as {', '.join(FLOWS)}, not as {found}")
-    if (_list(request, "Content-Encoding") or "identity").lower() != "identity":
-        raise RequestRejected(415, "unsupported_encoding", "a flow comes as it is, without Content-Encoding")
-    return format
-
-
-def accepts_gzip(request: web.Request) -> bool:
-    """Whether the client reads gzip (RFC 9110, section 12.5.3): it has to name it."""
-    return _names_gzip(_list(request, "Accept-Encoding"))
-
-
-@lru_cache(maxsize=64)
-def _names_gzip(accepted: str) -> bool:
-    for part in accepted.split(","):
-        coding, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        if coding in ("gzip", "x-gzip"):
-            return _q(parameters) > 0
-    return False
-
-
-def ordered(request: web.Request, default: bool) -> bool:
-    """Whether results are to come in the order of the input: `?order=input`, or else as the flow has it."""
-    order = request.query.get("order", "input" if default else "completion")
-    if order not in ("input", "completion"):
-        raise RequestRejected(400, "bad_parameter", f"order has to be input or completion, got {order!r}")
-    return order == "input"
-
-
-def number(query: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
-    """A whole number from the query."""
-    text = query.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) < 19) or not least <= int(text) <= most:
-        raise RequestRejected(
-            400, "bad_parameter", f"{name} has to be a whole number from {least} to {most}, got {text!r}"
-        )
-    return int(text)
-
-
-def flag(query: Mapping[str, str], name: str) -> bool:
-    """Whether something is switched on in the query."""
-    text = query.get(name, "false")
-    if text not in ("true", "false"):
-        raise RequestRejected(400, "bad_parameter", f"{name} has to be true or false, got {text!r}")
-    return text == "true"
-
-
-def reject_unknown_parameters(request: web.Request, *names: str) -> None:
-    """Refuse parameters that are not known, or come twice: no part of what was asked must be passed over."""
-    for name in request.query:
-        if (times := len(request.query.getall(name))) > 1:
-            raise RequestRejected(400, "bad_parameter", f"{name!r} may come once, not {times} times")
-        if name not in names:
-            meant = suggest(name, names)
-            hint = f"; did you mean {meant}?" if meant else f"; there are {', '.join(names) or 'none'}"
-            raise RequestRejected(400, "bad_parameter", f"there is no parameter {name!r} here{hint}")
+def _list_header(request: web.Request, name: str) -> str:
+    """Return a header that is a list. It may be sent in several lines (RFC 9110, section 5.3)."""
+    return ",".join(request.headers.getall(name, ()))

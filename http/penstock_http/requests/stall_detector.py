@@ -1,4 +1,4 @@
-"""How slow a client may be."""
+"""Detect clients that stall."""
 
 from __future__ import annotations
 
@@ -10,48 +10,49 @@ from aiohttp import web
 
 from penstock.core.fairness import Stopwatch
 
-PERIOD = 0.25
-"""Seconds between two checks of a client: one that left is noticed well within one second."""
+CHECK_SECONDS = 0.25
+"""Seconds between two checks of a client, so that a disconnect is noticed well within one second."""
 
 T = TypeVar("T")
 
 
 class StallDetector:
-    """Whether a client still moves: time spent waiting for it, less the time that its bytes are worth.
+    """Detects that a client transfers too few bytes: a leaky bucket of the seconds spent waiting for it.
 
-    A leaky bucket: each second of waiting fills it by one, each byte empties it by 1 / rate, and it overflows at
-    `stall` seconds. So a client that sends nothing, reads nothing, or does either at one byte a second overflows it,
-    and one that pauses for less than `stall` does not.
+    Each second of waiting fills the bucket by one, each byte empties it by `1 / min_rate`. The client stalls when it
+    reaches `timeout`. So a client that sends nothing, reads nothing, or does either at one byte per second stalls; one
+    that pauses for less than `timeout` does not. If `min_rate` is 0, any byte empties the bucket.
     """
 
-    def __init__(self, stall: float, rate: float) -> None:
-        self._stall = stall
-        self._rate = rate
+    def __init__(self, timeout: float, min_rate: float) -> None:
+        self._timeout = timeout
+        self._min_rate = min_rate
         self.waited = 0.0
+        """The level of the bucket, in seconds."""
 
     def record_bytes(self, bytes: int) -> None:
-        """Count bytes that went either way."""
+        """Record bytes that were sent or received."""
         if bytes:
-            self.waited = max(0.0, self.waited - bytes / self._rate) if self._rate else 0.0
+            self.waited = max(0.0, self.waited - bytes / self._min_rate) if self._min_rate else 0.0
 
     def add_wait(self, seconds: float) -> bool:
-        """Count time that was spent waiting for the client; returns whether it was too much."""
+        """Add time that was spent waiting for the client. Returns whether the client stalls."""
         self.waited += seconds
-        return self.waited >= self._stall
+        return self.waited >= self._timeout
 
     async def write(self, writing: Awaitable[None], bytes: int) -> None:
-        """Wait until a client takes what is written to it; raises `TimeoutError` when it stalls."""
+        """Wait until the client has accepted written bytes. Raises `TimeoutError` if it stalls."""
         await self._wait(writing)
         self.record_bytes(bytes)
 
     async def read(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
-        """What a client sends before its stream begins; raises `TimeoutError` when it stalls."""
+        """Iterate over the chunks of a body. Raises `TimeoutError` if the client stalls."""
         while data := await self._wait(request.content.readany()):
             self.record_bytes(len(data))
             yield data
 
     async def _wait(self, work: Awaitable[T]) -> T:
-        """Wait for a client; raises `TimeoutError` when it stalls."""
+        """Wait for the client. Raises `TimeoutError` if it stalls."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(None) as limit:
 
@@ -61,8 +62,8 @@ class StallDetector:
                     limit.reschedule(loop.time())
                 return not stalls
 
-            watch = Stopwatch(loop, PERIOD, check)
+            stopwatch = Stopwatch(loop, CHECK_SECONDS, check)
             try:
                 return await work
             finally:
-                self.waited += watch.stop()
+                self.waited += stopwatch.stop()

@@ -1,1 +1,1 @@
-"""Streaming results to a client, and watching whether it still reads."""
+"""Write responses, and monitor the clients that read them."""

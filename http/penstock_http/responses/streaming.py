@@ -1,4 +1,4 @@
-"""An answer that streams: one writer, compressed or not, ended by its end record or cut."""
+"""Write the response of a run, streamed or as one document, while a monitor watches the client."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from penstock_http.responses.client_monitor import ClientMonitor, RequestBody
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-PIECE = 1 << 16
-"""Bytes of a large answer that are written at a time; with as many waiting to be sent, asyncio has a writer wait."""
+CHUNK_SIZE = 1 << 16
+"""Bytes of a large document that are written at once. asyncio makes a writer wait when as many bytes are buffered."""
 
 END_RECORD_TIMEOUT = 2.0
-"""Seconds that a client which stalled is given to take the end record."""
+"""Seconds that a client which stalled gets to receive the end record."""
 
-LAST_WORD_PERIOD = 0.05
-"""Seconds between two checks whether it did."""
+SENT_CHECK_SECONDS = 0.05
+"""Seconds between two checks whether the client has received it."""
 
 
 class StreamedResponse:
-    """The bytes of one response.
+    """The bytes of a streamed response, compressed or not.
 
-    Its `write` returns when the client's side can take more; raises `ReaderDisconnected`.
+    `write` returns when the client can receive more. Raises `ReaderDisconnected`.
     """
 
     def __init__(self, response: web.StreamResponse, *, gzip: bool) -> None:
         self._response = response
-        # Level 1: the loop compresses, and higher levels cost three times as much for a tenth less on such lines.
+        # Level 1, because compression runs in the event loop: higher levels take three times as long for a tenth less.
         self._compressor = zlib.compressobj(1, wbits=31) if gzip else None
         self.bytes = 0
-        """Bytes that were handed to the connection; how many of them the client took, only that knows."""
+        """Bytes that were passed to the connection, whether or not the client has received them."""
 
     async def write(self, data: bytes) -> None:
-        """Send bytes now; compressed ones with a flush, so that the client can read them now."""
+        """Send bytes. Compressed bytes are flushed, so that the client can read them at once."""
         if self._compressor is not None:
             data = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
         await self._send(data, self._response.write)
@@ -61,40 +61,42 @@ class StreamedResponse:
 
 
 class BufferedResponse:
-    """The bytes of an answer in one piece, up to a limit."""
+    """The bytes of a response in one document, up to a limit."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.bytes = 0
-        self.pieces: list[bytes] = []
+        self.chunks: list[bytes] = []
 
     async def write(self, data: bytes) -> None:
-        """Keep bytes; raises `ResponseTooLarge` when they are too many."""
+        """Buffer bytes. Raises `ResponseTooLarge` if they exceed the limit."""
         self.bytes += len(data)
         if self.bytes > self._limit:
             raise ResponseTooLarge(self._limit)
-        self.pieces.append(data)
+        self.chunks.append(data)
 
 
 async def wait_for_run(
     request: web.Request,
     response: web.StreamResponse | None,
     run: Run,
-    sink: LineWriter,
+    writer: LineWriter,
     body: RequestBody | None,
     output: StreamedResponse | BufferedResponse,
-    pace: StallDetector,
+    stall_detector: StallDetector,
     opening: bytes = b"",
 ) -> Summary:
-    """See a run to its end, watching the client meanwhile. A response, if there is one, begins at once with `opening`.
+    """Wait for the end of a run and monitor its client. A streamed response starts at once, with `opening`.
 
-    Raises `ConnectionError` when the client left, or is cancelled then; the connection is closed and the run over.
+    If the client disconnects, the run is aborted and the connection closed, and the call raises `ConnectionError` or is
+    cancelled.
     """
-    watch = ClientMonitor(request, run, sink, body, output, pace)
+    monitor = ClientMonitor(request, run, writer, body, output, stall_detector)
     try:
         if response is not None:
-            # Its head is sent by itself: sent with the first results it would cost less, but a client that sends head
-            # and body apart, and whose kernel holds the body back until the head is acknowledged, would wait for it.
+            # The head is sent at once. Sending it with the first results would cost less, but some clients send the
+            # head and the body of their request separately, and their kernel holds the body back until the head is
+            # acknowledged. They would wait for it.
             await response.prepare(request)
             if opening:
                 await output.write(opening)
@@ -111,24 +113,24 @@ async def wait_for_run(
             raise ConnectionResetError("the client disconnected") from None
         raise
     finally:
-        watch.end()
+        monitor.stop()
 
 
 async def write_document(
-    request: web.Request, response: web.StreamResponse, document: bytes, pace: StallDetector
+    request: web.Request, response: web.StreamResponse, document: bytes, stall_detector: StallDetector
 ) -> None:
-    """Write a large answer in one piece, for as long as the client takes it. Raises `ConnectionError` if it left.
+    """Write a large document in chunks. Raises `ConnectionError` if the client disconnects or stalls.
 
-    It is not left to aiohttp: many of them that nobody reads would take memory that no limit knows of.
+    aiohttp would buffer the document as a whole. Many of them that no client reads would use unlimited memory.
     """
     response.content_length = len(document)
     try:
         await response.prepare(request)
-        for start in range(0, len(document), PIECE):
-            await pace.write(response.write(document[start : start + PIECE]), PIECE)
+        for start in range(0, len(document), CHUNK_SIZE):
+            await stall_detector.write(response.write(document[start : start + CHUNK_SIZE]), CHUNK_SIZE)
         await response.write_eof()
     except TimeoutError:
-        log.warning("stream.stalled", path=request.path, stalled_on="reader", answer=len(document))
+        log.warning("stream.stalled", path=request.path, stalled_on="reader", response_bytes=len(document))
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError("the client did not read") from None
@@ -138,45 +140,46 @@ async def finish_stream(
     request: web.Request,
     response: web.StreamResponse,
     output: StreamedResponse,
-    form: RecordFormat,
+    format: RecordFormat,
     summary: Summary,
-    stall: float,
+    stall_timeout: float,
 ) -> None:
-    """Write the end record, or cut the stream when there is none to write or nobody to read it."""
-    reads = summary.reason != "aborted"
+    """Write the end record. Cut the stream instead if the run was aborted or the client does not read."""
+    is_complete = summary.reason != "aborted"
     transport = request.transport
     try:
-        if reads:
-            last = output.end(form.end(summary.end()))
+        if is_complete:
+            writing = output.end(format.end(summary.end_record()))
             if transport is not None and transport.get_write_buffer_size():
-                await StallDetector(END_RECORD_TIMEOUT if summary.reason == "stalled" else stall, 0).write(last, 0)
-            else:  # it is small and nothing is before it, so it waits for nobody, and needs no timer
-                await last
+                timeout = END_RECORD_TIMEOUT if summary.reason == "stalled" else stall_timeout
+                await StallDetector(timeout, 0).write(writing, 0)
+            else:  # the record is small and nothing is buffered before it, so the write does not wait for the client
+                await writing
     except (TimeoutError, ReaderDisconnected, ConnectionError):
-        reads = False
+        is_complete = False
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        # Not we were cancelled, but what aiohttp waits on for room: it died with the writer of a reader that stalled.
-        # The end record is behind what that reader has not taken yet; it gets a last moment to take it.
-        reads = await wait_until_sent(transport)
-        if reads and transport is not None:
+        # This task was not cancelled, but the future with which aiohttp waits for buffer space: it was cancelled with
+        # the writer task of the run, when the client stalled. The end record is buffered behind what the client has not
+        # received. The client gets some more time to receive it.
+        is_complete = await wait_until_sent(transport)
+        if is_complete and transport is not None:
             transport.close()
-    if not reads and transport is not None:
+    if not is_complete and transport is not None:
         transport.abort()
     if not request.content.is_eof():
         response.force_close()
 
 
 async def wait_until_sent(transport: asyncio.WriteTransport | None) -> bool:
-    """Whether the other side takes what is left to send within `END_RECORD_TIMEOUT` seconds."""
-    for _ in range(
-        round(END_RECORD_TIMEOUT / LAST_WORD_PERIOD)
-    ):  # not by the clock: a pause of the process is not the client's
+    """Return whether the buffered bytes are sent within `END_RECORD_TIMEOUT` seconds."""
+    # Counts checks instead of reading the clock, because a pause of the process is not the client's fault.
+    for _ in range(round(END_RECORD_TIMEOUT / SENT_CHECK_SECONDS)):
         if transport is None or transport.is_closing():
             return False
         if not transport.get_write_buffer_size():
             return True
-        await asyncio.sleep(LAST_WORD_PERIOD)
+        await asyncio.sleep(SENT_CHECK_SECONDS)
     return False

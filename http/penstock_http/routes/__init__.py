@@ -1,1 +1,1 @@
-"""The handlers: read, ask the flow, answer."""
+"""Request handlers, one module per path."""

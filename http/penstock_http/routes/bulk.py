@@ -1,4 +1,4 @@
-"""`/NAME/bulk`: items in, results out, both as streams."""
+"""`/NAME/bulk`: run items through a flow. Input and results are streams."""
 
 from __future__ import annotations
 
@@ -23,175 +23,182 @@ from penstock_http.requests.body import read_array, send_continue
 from penstock_http.requests.stall_detector import StallDetector
 from penstock_http.responses.client_monitor import RequestBody
 from penstock_http.responses.streaming import (
-    PIECE,
+    CHUNK_SIZE,
     BufferedResponse,
     StreamedResponse,
     finish_stream,
     wait_for_run,
     write_document,
 )
-from penstock_http.state import CONTEXT, AppState
+from penstock_http.state import STATE, AppState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-Start = Callable[[ResultConsumer], Run]
+StartRun = Callable[[ResultConsumer], Run]
 
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept, Accept-Encoding", "X-Accel-Buffering": "no"}
-FORMS: dict[str, RecordFormat] = {NDJSON: NdjsonFormat(), SSE: ServerSentEvents()}
+FORMATS: dict[str, RecordFormat] = {NDJSON: NdjsonFormat(), SSE: ServerSentEvents()}
+"""The format of the records for each media type that is streamed."""
 
-SAMPLES = 10
-"""Sample items that a GET makes unless it says how many."""
+DEFAULT_COUNT = 10
+"""Sample items of a GET without `count`."""
+
+
+class BulkRequest(Struct):
+    """The options of a request, with the defaults of the flow and of the service."""
+
+    media_type: str
+    """The media type of the response."""
+    ordered: bool
+    """Whether results come in the order of the input."""
+    stall_detector: StallDetector
+    max_body: int
+    """Maximum bytes of a JSON document in either direction."""
+
+    @classmethod
+    def of(cls, request: web.Request, state: AppState, revision: Revision) -> BulkRequest:
+        """Read the options of a request. Raises 400 and 406."""
+        settings, flow = state.settings, revision.flow
+        media_type, ordered = negotiation.response_type(request), negotiation.is_ordered(request, flow.ordered)
+        stall_detector = StallDetector(settings.stall_timeout, settings.min_rate)
+        return cls(media_type, ordered, stall_detector, flow.serving.max_body or settings.max_body)
 
 
 async def get_bulk(request: web.Request) -> web.StreamResponse:
     """Run sample items through a flow."""
-    context = request.app[CONTEXT]
-    with context.served(request.match_info["name"]).use() as revision:
-        if is_reconnect(request):
-            return no_further_run(request, context)
+    state = request.app[STATE]
+    with state.revision_at(request.match_info["name"]).use() as revision:
+        if _is_reconnect(request):
+            return _stop_reconnecting(request, state)
         negotiation.reject_unknown_parameters(request, "count", "order")
         samples = revision.flow.sample_factory
         if samples is None:
             raise RequestRejected(
                 405, "no_samples", f"flow {revision.name} has no sample items; POST some", {"Allow": "POST"}
             )
-        most = revision.flow.serving.max_count or context.settings.max_count
-        count = negotiation.number(request.query, "count", min(SAMPLES, most), 1, most)
-        asked = BulkRequest.of(request, context, revision)
-        context.check(revision)
-        return await respond(request, context, revision, generate(count, samples), asked)
+        max_count = revision.flow.serving.max_count or state.settings.max_count
+        count = negotiation.integer_parameter(request.query, "count", min(DEFAULT_COUNT, max_count), 1, max_count)
+        options = BulkRequest.of(request, state, revision)
+        state.check_run_limits(revision)
+        return await respond(request, state, revision, generate(count, samples), options)
 
 
 async def post_bulk(request: web.Request) -> web.StreamResponse:
-    """Run the items of the body through a flow."""
-    context = request.app[CONTEXT]
-    with context.served(request.match_info["name"]).use() as revision:
-        if is_reconnect(request):
+    """Run the items in the body through a flow."""
+    state = request.app[STATE]
+    with state.revision_at(request.match_info["name"]).use() as revision:
+        if _is_reconnect(request):
             raise RequestRejected(
                 409, "cannot_resume", "a run cannot be resumed by Last-Event-ID; send items without it"
             )
         negotiation.reject_unknown_parameters(request, "order")
-        asked = BulkRequest.of(request, context, revision)
-        kind, encoding = negotiation.body_type(request)
-        context.check(revision)
-        if kind == JSON:
-            with context.supervisor.reserve_slot():
+        options = BulkRequest.of(request, state, revision)
+        media_type, encoding = negotiation.body_type(request)
+        state.check_run_limits(revision)
+        if media_type == JSON:
+            with state.supervisor.reserve_slot():
                 await send_continue(request)
-                items = await read_array(request, encoding, asked.max_body, asked.pace)
-            return await respond(request, context, revision, from_iterable(items, size=len), asked)
+                items = await read_array(request, encoding, options.max_body, options.stall_detector)
+            return await respond(request, state, revision, from_iterable(items, size=len), options)
         body = RequestBody(request)
-        limit = revision.flow.serving.max_line or context.settings.max_line
+        limit = revision.flow.serving.max_line or state.settings.max_line
         source = ndjson(decompressed(body, encoding), limit=limit)
         await send_continue(request)
-        return await respond(request, context, revision, source, asked, body)
-
-
-def is_reconnect(request: web.Request) -> bool:
-    """Whether a client of server-sent events connects again after a stream that it has seen the start of."""
-    return bool(request.headers.get("Last-Event-ID"))
-
-
-def no_further_run(request: web.Request, context: AppState) -> web.Response:
-    """204, the answer that makes an EventSource stop connecting again (WHATWG HTML, section 9.2.3); nothing runs."""
-    context.requests.refused["cannot_resume"] += 1
-    log.info("http.rejected", path=request.path, status=204, reason="cannot_resume")
-    return web.Response(status=204, headers=HEADERS)
-
-
-class BulkRequest(Struct):
-    """What a client asked for: the form of the answer, its order; how it keeps pace, and what it may send or get."""
-
-    kind: str
-    ordered: bool
-    pace: StallDetector
-    max_body: int
-
-    @classmethod
-    def of(cls, request: web.Request, context: AppState, revision: Revision) -> BulkRequest:
-        """What a request asks for; raises 400 and 406."""
-        settings, flow = context.settings, revision.flow
-        kind, ordered = negotiation.response_type(request), negotiation.ordered(request, flow.ordered)
-        pace = StallDetector(settings.stall_timeout, settings.min_rate)
-        return cls(kind, ordered, pace, flow.serving.max_body or settings.max_body)
+        return await respond(request, state, revision, source, options, body)
 
 
 async def respond(
     request: web.Request,
-    context: AppState,
+    state: AppState,
     revision: Revision,
     source: Source[Any],
-    asked: BulkRequest,
+    options: BulkRequest,
     body: RequestBody | None = None,
 ) -> web.StreamResponse:
-    """Run a source through a flow and answer in the form that was asked for."""
+    """Run a source through a flow and respond with a stream or one document."""
+    supervisor, is_stream = state.supervisor, options.media_type != JSON
 
-    supervisor, streams = context.supervisor, asked.kind != JSON
+    def start(consumer: ResultConsumer) -> Run:
+        return supervisor.start(revision, source, consumer, kind="http", ordered=options.ordered, limited=is_stream)
 
-    def start(sink: ResultConsumer) -> Run:
-        return supervisor.start(revision, source, sink, kind="http", ordered=asked.ordered, limited=streams)
-
-    if streams:
-        return await respond_streamed(
-            request, start, body, asked.pace, FORMS[asked.kind], context.settings.stall_timeout
-        )
+    if is_stream:
+        format, stall_timeout = FORMATS[options.media_type], state.settings.stall_timeout
+        return await respond_streamed(request, start, body, options.stall_detector, format, stall_timeout)
     with supervisor.hold_slot():
-        return await respond_buffered(request, start, body, asked.pace, asked.max_body)
+        return await respond_buffered(request, start, body, options.stall_detector, options.max_body)
 
 
 async def respond_streamed(
-    request: web.Request, start: Start, body: RequestBody | None, pace: StallDetector, form: RecordFormat, stall: float
+    request: web.Request,
+    start: StartRun,
+    body: RequestBody | None,
+    stall_detector: StallDetector,
+    format: RecordFormat,
+    stall_timeout: float,
 ) -> web.StreamResponse:
-    """Each result as soon as it is ready, then the end record."""
+    """Stream each result as soon as it is available, then the end record."""
     gzip = negotiation.accepts_gzip(request)
-    response = web.StreamResponse(headers=HEADERS | {"Content-Type": form.media_type})
+    response = web.StreamResponse(headers=HEADERS | {"Content-Type": format.media_type})
     if gzip:
         response.headers["Content-Encoding"] = "gzip"
     output = StreamedResponse(response, gzip=gzip)
-    sink = LineWriter(output.write, form)
-    run = start(sink)
+    writer = LineWriter(output.write, format)
+    run = start(writer)
     response.headers.update(run_headers(run))
-    if request.version < HttpVersion11:  # which knows no chunks: the end of the connection is that of the answer
+    if request.version < HttpVersion11:  # HTTP/1.0 has no chunks: closing the connection ends the response
         response.force_close()
-    summary = await wait_for_run(request, response, run, sink, body, output, pace, form.opening)
-    await finish_stream(request, response, output, form, summary, stall)
+    summary = await wait_for_run(request, response, run, writer, body, output, stall_detector, format.opening)
+    await finish_stream(request, response, output, format, summary, stall_timeout)
     return response
 
 
 async def respond_buffered(
-    request: web.Request, start: Start, body: RequestBody | None, pace: StallDetector, limit: int
+    request: web.Request, start: StartRun, body: RequestBody | None, stall_detector: StallDetector, limit: int
 ) -> web.StreamResponse:
-    """All results in one document: 200, or 207 when an item failed."""
+    """Respond with all results in one document: 200, or 207 if an item failed."""
     output = BufferedResponse(limit)
-    sink = LineWriter(output.write)
-    run = start(sink)
-    summary = await wait_for_run(request, None, run, sink, body, output, pace)
-    if isinstance(run.error, PenstockError) and (refused := rejection_for(run.error)) is not None:
-        raise refused
-    results = b",".join(b"".join(output.pieces).splitlines())
-    document = b'{"results":[%b],"end":%b}\n' % (results, msgspec.json.encode(summary.end()))
-    status = _status(summary, body_broke=body is not None and isinstance(run.error, SourceFailed))
+    writer = LineWriter(output.write)
+    run = start(writer)
+    summary = await wait_for_run(request, None, run, writer, body, output, stall_detector)
+    if isinstance(run.error, PenstockError) and (rejection := rejection_for(run.error)) is not None:
+        raise rejection
+    results = b",".join(b"".join(output.chunks).splitlines())
+    document = b'{"results":[%b],"end":%b}\n' % (results, msgspec.json.encode(summary.end_record()))
+    status = _status(summary, body_failed=body is not None and isinstance(run.error, SourceFailed))
     headers = HEADERS | run_headers(run) | ({"Retry-After": str(RETRY_SECONDS)} if status == 503 else {})
-    if len(document) <= PIECE:
+    if len(document) <= CHUNK_SIZE:
         return web.Response(status=status, body=document, content_type=JSON, headers=headers)
-    output.pieces.clear()
+    output.chunks.clear()
     response = web.StreamResponse(status=status, headers=headers | {"Content-Type": JSON})
-    await write_document(request, response, document, pace)
+    await write_document(request, response, document, stall_detector)
     return response
 
 
 def run_headers(run: Run) -> dict[str, str]:
-    """The headers that tell which run it is, of which revision."""
+    """Return the headers that identify a run and its revision."""
     return {"Penstock-Run": run.id, "Penstock-Revision": str(run.revision)}
 
 
-def _status(summary: Summary, *, body_broke: bool) -> int:
-    """The status of an answer in one piece."""
+def _is_reconnect(request: web.Request) -> bool:
+    """Return whether an EventSource reconnects after it has received the start of a stream."""
+    return bool(request.headers.get("Last-Event-ID"))
+
+
+def _stop_reconnecting(request: web.Request, state: AppState) -> web.Response:
+    """Return 204 without a run, so that an EventSource stops reconnecting (WHATWG HTML, section 9.2.3)."""
+    state.counters.rejected["cannot_resume"] += 1
+    log.info("http.rejected", path=request.path, status=204, reason="cannot_resume")
+    return web.Response(status=204, headers=HEADERS)
+
+
+def _status(summary: Summary, *, body_failed: bool) -> int:
+    """Return the status of a response in one document."""
     match summary.reason:
         case "completed":
             return 207 if summary.failed else 200
         case "stalled":
             return 408
         case "failed":
-            return 400 if body_broke else 500
+            return 400 if body_failed else 500
         case _:
             return 503

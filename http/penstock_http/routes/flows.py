@@ -1,4 +1,4 @@
-"""`/flows`: what is served, in which revisions; and a flow file to be served from now on."""
+"""`/flows`: list and show flows, and deploy or delete a flow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from penstock.core.element import Outcome
 from penstock.flow.flow import Flow
 from penstock.flowfile.limits import MAX_BYTES
 from penstock.runtime import FlowStatistics
-from penstock.steps.step import NamedStep
+from penstock.steps import Step
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus
 from penstock_http.deployments.revision import RegisteredFlow
 from penstock_http.media import json_response
@@ -20,92 +20,9 @@ from penstock_http.requests import negotiation
 from penstock_http.requests.auth import authorize_upload, is_trusted
 from penstock_http.requests.body import read_body, send_continue
 from penstock_http.requests.stall_detector import StallDetector
-from penstock_http.state import CONTEXT, AppState
+from penstock_http.state import STATE, AppState
 
-
-async def list_flows(request: web.Request) -> web.Response:
-    """All flows."""
-    context = request.app[CONTEXT]
-    entries = [entry for entry in context.catalogue.entries.values() if entry.active is not None]
-    last, trusted = context.reloading.last, is_trusted(request)
-    flows = [describe(context, entry, trusted=trusted) for entry in entries]
-    return json_response({"flows": flows, "lastReload": last and last.document(trusted=trusted)})
-
-
-async def show_flow(request: web.Request) -> web.Response:
-    """One flow."""
-    context = request.app[CONTEXT]
-    return json_response(describe(context, context.entry(request.match_info["name"]), trusted=is_trusted(request)))
-
-
-async def put_flow(request: web.Request) -> web.Response:
-    """Serve the flow of the body from now on, or only check it."""
-    authorize_upload(request)
-    negotiation.reject_unknown_parameters(request, "dry-run")
-    dry = negotiation.flag(request.query, "dry-run")
-    format = negotiation.flow_content_type(request)
-    context = request.app[CONTEXT]
-    name = request.match_info["name"]
-    known = name in context.catalogue.entries
-    await send_continue(request)
-    receipt = await context.reloading.put(name, await read_flow(request, context), format, dry=dry)
-    if receipt.outcome is DeploymentStatus.REFUSED:
-        raise mistaken(receipt)
-    return json_response(receipt.document() | {"dryRun": dry}, 200 if known or dry else 201)
-
-
-async def delete_flow(request: web.Request) -> web.Response:
-    """Remove a flow that came by PUT."""
-    authorize_upload(request)
-    negotiation.reject_unknown_parameters(request)
-    receipt = await request.app[CONTEXT].reloading.delete(request.match_info["name"])
-    return json_response(receipt.document())
-
-
-def mistaken(receipt: DeploymentResult) -> RequestRejected:
-    """The refusal of a flow that has mistakes: 422, with each of them."""
-    more = len(receipt.mistakes) - 1 + receipt.more
-    said = f"{receipt.mistakes[0]}" + (f" (and {more} more, see diagnostics)" if more else "")
-    return RequestRejected(
-        422,
-        "invalid_flow",
-        said,
-        more={name: receipt.document()[name] for name in ("diagnostics", "moreDiagnostics")},
-    )
-
-
-async def read_flow(request: web.Request, context: AppState) -> str:
-    """The text of a flow file; raises 400, 408 and 413."""
-    settings = context.settings
-    arrivals = StallDetector(settings.stall_timeout, settings.min_rate).read(request)
-    limit = min(settings.max_body, MAX_BYTES)
-    body = await read_body(arrivals, limit, f"a flow file may have {limit} bytes")
-    try:
-        return body.decode()
-    except UnicodeDecodeError as error:
-        raise RequestRejected(400, "malformed_body", f"the body is not UTF-8: invalid byte at {error.start}") from None
-
-
-def describe(context: AppState, entry: RegisteredFlow, *, trusted: bool) -> dict[str, Any]:
-    """A flow as a document: its description, its revisions, and what it did so far."""
-    totals = context.supervisor.totals.get(entry.name) or FlowStatistics(entry.name)
-    revision = entry.active
-    runs = context.supervisor.runs_by_revision(entry.name)
-    return {
-        "name": entry.name,
-        "path": f"/{revision.served_as}/bulk" if revision and revision.served_as else None,
-        **(said(revision.flow) if revision else NOTHING),
-        "active": revision.number if revision else None,
-        "revisions": [each.document(runs[each.number]) for each in reversed(entry.revisions)],
-        "lastReload": entry.last and entry.last.document(trusted=trusted),
-        "runs": dict(totals.active()),
-        "received": totals.received,
-        "inFlight": totals.in_flight,
-        "settled": {outcome.value: totals.settled(outcome) for outcome in Outcome},
-    }
-
-
-NOTHING: dict[str, Any] = {
+NO_DEFINITION: dict[str, Any] = {
     "description": "",
     "item": None,
     "key": None,
@@ -115,17 +32,76 @@ NOTHING: dict[str, Any] = {
     "workers": [],
     "deadLetters": None,
 }
-"""What is said of a flow that was removed."""
+"""The definition of a flow that was removed."""
 
 
-def said(flow: Flow[Any]) -> dict[str, Any]:
-    """What a flow says of itself, and how its services are."""
+async def list_flows(request: web.Request) -> web.Response:
+    """Respond with all flows and the last reload."""
+    state = request.app[STATE]
+    active = [flow for flow in state.registry.flows.values() if flow.active is not None]
+    last, trusted = state.reloader.last, is_trusted(request)
+    flows = [describe(state, flow, trusted=trusted) for flow in active]
+    return json_response({"flows": flows, "lastReload": last and last.document(trusted=trusted)})
+
+
+async def show_flow(request: web.Request) -> web.Response:
+    """Respond with one flow."""
+    state = request.app[STATE]
+    flow = state.registered_flow(request.match_info["name"])
+    return json_response(describe(state, flow, trusted=is_trusted(request)))
+
+
+async def put_flow(request: web.Request) -> web.Response:
+    """Deploy the flow in the body, or only validate it."""
+    authorize_upload(request)
+    negotiation.reject_unknown_parameters(request, "dry-run")
+    dry_run = negotiation.boolean_parameter(request.query, "dry-run")
+    format = negotiation.flow_content_type(request)
+    state = request.app[STATE]
+    name = request.match_info["name"]
+    existed = name in state.registry.flows
+    await send_continue(request)
+    result = await state.reloader.put(name, await _read_flow(request, state), format, dry_run=dry_run)
+    if result.outcome is DeploymentStatus.REJECTED:
+        raise _invalid_flow(result)
+    return json_response(result.document() | {"dryRun": dry_run}, 200 if existed or dry_run else 201)
+
+
+async def delete_flow(request: web.Request) -> web.Response:
+    """Remove an uploaded flow."""
+    authorize_upload(request)
+    negotiation.reject_unknown_parameters(request)
+    result = await request.app[STATE].reloader.delete(request.match_info["name"])
+    return json_response(result.document())
+
+
+def describe(state: AppState, registered: RegisteredFlow, *, trusted: bool) -> dict[str, Any]:
+    """Return a flow as JSON values: its definition, its revisions and its counts."""
+    totals = state.supervisor.flow_statistics.get(registered.name) or FlowStatistics(registered.name)
+    active = registered.active
+    runs = state.supervisor.runs_by_revision(registered.name)
+    return {
+        "name": registered.name,
+        "path": f"/{active.path_name}/bulk" if active and active.path_name else None,
+        **(describe_definition(active.flow) if active else NO_DEFINITION),
+        "active": active.number if active else None,
+        "revisions": [revision.document(runs[revision.number]) for revision in reversed(registered.revisions)],
+        "lastReload": registered.last_result and registered.last_result.document(trusted=trusted),
+        "runs": dict(totals.active()),
+        "received": totals.received,
+        "inFlight": totals.in_flight,
+        "settled": {outcome.value: totals.settled(outcome) for outcome in Outcome},
+    }
+
+
+def describe_definition(flow: Flow[Any]) -> dict[str, Any]:
+    """Return the definition of a flow as JSON values, with the current counts of its services."""
     return {
         "description": flow.description,
         "item": getattr(flow.item, "__name__", None),
         "key": flow.key,
         "window": {"elements": flow.elements, "bytes": flow.bytes},
-        "steps": list(steps_of(flow.steps)),
+        "steps": list(describe_steps(flow.steps)),
         "services": [
             {
                 "name": service.name,
@@ -144,10 +120,31 @@ def said(flow: Flow[Any]) -> dict[str, Any]:
     }
 
 
-def steps_of(steps: Iterable[NamedStep], branch: str | None = None) -> Iterator[dict[str, Any]]:
-    """All steps, each followed by those on its branches; `branch` is the one that they are on: `STEP.BRANCH`."""
+def describe_steps(steps: Iterable[Step], branch: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield each step, followed by the steps of its branches. `branch` is the branch of the steps, as STEP.BRANCH."""
     for step in steps:
-        services = [service.name for service in step.services]
+        services = [service.name for service in step.services.values()]
         yield {"name": step.name, "kind": step.kind, "branch": branch, "services": services}
-        for way in step.ways:
-            yield from steps_of(way.steps, f"{step.name}.{way.name}")
+        for inner in step.branches:
+            yield from describe_steps(inner.steps, f"{step.name}.{inner.name}")
+
+
+async def _read_flow(request: web.Request, state: AppState) -> str:
+    """Read a flow file from the body. Raises 400, 408 and 413."""
+    settings = state.settings
+    chunks = StallDetector(settings.stall_timeout, settings.min_rate).read(request)
+    limit = min(settings.max_body, MAX_BYTES)
+    body = await read_body(chunks, limit, f"a flow file can have at most {limit} bytes")
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise RequestRejected(400, "malformed_body", f"the body is not UTF-8: invalid byte at {error.start}") from None
+
+
+def _invalid_flow(result: DeploymentResult) -> RequestRejected:
+    """Return the rejection of a flow with errors: 422, with the list of errors."""
+    more = len(result.diagnostics) - 1 + result.more_diagnostics
+    detail = f"{result.diagnostics[0]}" + (f" (and {more} more, see diagnostics)" if more else "")
+    document = result.document()
+    members = {name: document[name] for name in ("diagnostics", "moreDiagnostics")}
+    return RequestRejected(422, "invalid_flow", detail, members=members)

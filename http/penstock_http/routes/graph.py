@@ -9,7 +9,7 @@ from penstock.runtime import FlowStatistics
 from penstock_http.media import JSON
 from penstock_http.problems import RequestRejected
 from penstock_http.requests import negotiation
-from penstock_http.state import CONTEXT
+from penstock_http.state import STATE
 
 MEDIA_TYPES = {"mermaid": "text/plain", "dot": "text/vnd.graphviz", "json": JSON}
 """The media type of each format, the default first.
@@ -22,10 +22,10 @@ HEADERS = {"Cache-Control": "no-store", "Vary": "Accept", "X-Content-Type-Option
 
 async def show_graph(request: web.Request) -> web.Response:
     """Respond with the graph of one flow."""
-    context = request.app[CONTEXT]
-    flow = context.active(request.match_info["name"]).flow
+    state = request.app[STATE]
+    flow = state.active_revision(request.match_info["name"]).flow
     format = format_of(request)
-    totals = context.supervisor.totals.get(flow.name) or FlowStatistics(flow.name)
+    totals = state.supervisor.flow_statistics.get(flow.name) or FlowStatistics(flow.name)
     text = TEXT_FORMATS[format](build_graph(flow, FlowCounters.of(totals)))
     charset = None if format == "json" else "utf-8"
     return web.Response(body=text.encode(), content_type=MEDIA_TYPES[format], charset=charset, headers=HEADERS)
@@ -37,7 +37,7 @@ def format_of(request: web.Request) -> str:
     format = request.query.get("format")
     if format is None:
         media_type = negotiation.response_type(request, tuple(MEDIA_TYPES.values()))
-        return next(name for name, offered in MEDIA_TYPES.items() if offered == media_type)
+        return next(name for name, supported in MEDIA_TYPES.items() if supported == media_type)
     if format not in MEDIA_TYPES:
         raise RequestRejected(400, "bad_parameter", f"format: expected one of {', '.join(MEDIA_TYPES)}, got {format!r}")
     return format

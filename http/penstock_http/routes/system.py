@@ -1,4 +1,4 @@
-"""`/health/live` and `/health/ready`: may this process go on, may it be given work."""
+"""`/health`, `/metrics`, and the response to unknown paths and methods."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from prometheus_client.exposition import choose_encoder
 from penstock.runtime import Phase
 from penstock_http.media import json_response
 from penstock_http.requests.hosts import allowed_methods
-from penstock_http.state import CONTEXT
+from penstock_http.state import STATE
+
+METRICS: web.AppKey[CollectorRegistry] = web.AppKey("metrics", CollectorRegistry)
 
 
 async def live(request: web.Request) -> web.Response:
-    """200 as long as the event loop turns."""
+    """Respond with 200 as long as the event loop runs."""
     return json_response({"status": "live"})
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 while new requests are taken, 503 once the service stops or a store of dead letters is unusable."""
-    supervisor = request.app[CONTEXT].supervisor
+    """Respond with 200 if requests are accepted, 503 while shutting down or if a dead-letter store is unusable."""
+    supervisor = request.app[STATE].supervisor
     if supervisor.phase is not Phase.SERVING:
         return json_response({"status": supervisor.phase.value}, 503)
     unusable = [name for name, usable in supervisor.stores.usable().items() if not usable]
@@ -30,20 +32,17 @@ async def ready(request: web.Request) -> web.Response:
     return json_response({"status": "ready"})
 
 
-REGISTRY: web.AppKey[CollectorRegistry] = web.AppKey("registry", CollectorRegistry)
-
-
 async def metrics(request: web.Request) -> web.Response:
-    """All series, read from the parts at this moment."""
+    """Respond with the current values of all metrics."""
     try:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-    except (TypeError, ValueError):  # it asks for a version that is none
+    except (TypeError, ValueError):  # Accept has an invalid version parameter
         encode, content_type = choose_encoder("")
-    return web.Response(body=encode(request.app[REGISTRY]), headers={"Content-Type": content_type})
+    return web.Response(body=encode(request.app[METRICS]), headers={"Content-Type": content_type})
 
 
-async def refuse(request: web.Request) -> NoReturn:
-    """Raise what fits."""
+async def reject_unknown_route(request: web.Request) -> NoReturn:
+    """Raise 405 if the path supports other methods, else 404."""
     allowed = await allowed_methods(request)
     if allowed:
         raise web.HTTPMethodNotAllowed(request.method, allowed)

@@ -1,1 +1,1 @@
-"""The command `penstock serve`: start, listen, stop."""
+"""The command `penstock serve`: start, listen, shut down."""

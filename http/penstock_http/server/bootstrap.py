@@ -1,63 +1,104 @@
-"""What is served: flow files, flows of Python, or the orders flow; settings are defaults for what they leave open."""
+"""Load the flows that are served: flow files, flows in Python, or the built-in orders flow.
+
+The settings are the defaults for everything that a flow does not declare.
+"""
 
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import as_file, files
 from typing import Any
 
 from penstock.cli.run.find_flow import find_flow
 from penstock.core.window import BYTES, ELEMENTS
+from penstock.errors import FlowDefinitionError, PenstockError
 from penstock.flow.flow import Flow
+from penstock.flowfile.diagnostics import MAX_DIAGNOSTICS
 from penstock.flowfile.load import FlowFile, load, loads
 from penstock.orders import sample_orders, simulated_inventory, simulated_pricing
-from penstock.runtime import Every, Once
+from penstock.runtime import Every, Once, Supervisor
 from penstock.services import Service
 from penstock.services.http_client import HttpClient
 from penstock.settings import Settings
-from penstock.sinks import check_outlets
-from penstock_http.deployments.loader import FlowLoader
+from penstock.sinks import check_sinks
+from penstock_http.deployments.file_watcher import WatchedFiles
+from penstock_http.deployments.loader import FlowLoader, scan
+from penstock_http.deployments.reload import Reloader
+from penstock_http.deployments.result import DeploymentResult
 from penstock_http.deployments.revision import FlowCandidate
 
 
-def loader(settings: Settings) -> FlowLoader:
-    """What reads flow files for a service with these settings."""
+class ConfigurationError(PenstockError):
+    """The flows cannot be served. The message has one line per error."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__(
+            "\n".join(lines) or "there is no flow file there; a flow file has its name at the top: flow: NAME"
+        )
+
+
+def make_loader(settings: Settings) -> FlowLoader:
+    """Return the loader of flow files for a service with these settings."""
     return FlowLoader(load, loads, lambda file: with_defaults(file, settings))
 
 
-def with_defaults(file: FlowFile, settings: Settings) -> Flow[Any]:
-    """The flow of a file; what the file leaves open is as the settings have it. `--workers 0` means none."""
-    said = file.declared
-    check_outlets(file.flow.all_sinks.values(), locks=True)
-    return _completed(file.flow, settings, window="window" not in said, dead_letters="dead_letters" not in said)
+async def load_flows(reloader: Reloader, supervisor: Supervisor) -> None:
+    """Load and deploy all flows, or none. Raises `ConfigurationError`."""
+    results = await reloader.start()
+    if not results or any(result.diagnostics for result in results):
+        if supervisor.workers:  # the error is a store that cannot be opened: other flows may be deployed already
+            await supervisor.shut_down(0)
+        raise ConfigurationError(_error_lines(results))
+
+
+def python_flows(names: Sequence[str], files: WatchedFiles, settings: Settings) -> list[FlowCandidate]:
+    """Return the flows in Python with these names.
+
+    Raises `ConfigurationError` with the errors of all of them, and with those of the flow files.
+    """
+    candidates: list[FlowCandidate] = []
+    errors: list[str] = []
+    for name in names:
+        try:
+            candidates.append(python_flow(name, settings))
+        except FlowDefinitionError as error:
+            errors.append(str(error))
+    if errors:
+        raise ConfigurationError([*errors, *_error_lines(scan(make_loader(settings), files, {}, {}).failures)])
+    return candidates
 
 
 def python_flow(name: str, settings: Settings) -> FlowCandidate:
-    """The flow that `module:name` is or makes, for as long as the service runs. Raises `FlowDefinitionError`.
+    """Return the flow that `module:name` is or returns. Raises `FlowDefinitionError`.
 
-    A window of the usual size, and dead letters that it does not name, are as the settings have them.
+    The settings replace a window of the default size, and are the default for the dead-letter store.
     """
     found = find_flow(name)
     flow = found.flow
-    check_outlets(flow.all_sinks.values(), locks=True)
-    usual = (flow.elements, flow.bytes) == (ELEMENTS, BYTES)
-    return FlowCandidate(_completed(flow, settings, window=usual, dead_letters=flow.store is None), found.digest, name)
+    check_sinks(flow.all_sinks.values(), locks=True)
+    has_default_window = (flow.elements, flow.bytes) == (ELEMENTS, BYTES)
+    flow = _apply_settings(flow, settings, window=has_default_window, dead_letters=flow.store is None)
+    return FlowCandidate(flow, found.digest, name)
 
 
-def _completed(flow: Flow[Any], settings: Settings, *, window: bool, dead_letters: bool) -> Flow[Any]:
-    if window:
-        flow = flow.window(settings.window, settings.window_bytes)
-    if dead_letters:
-        flow = flow.dead_letters(settings.dead_letters)
-    return flow if settings.workers else replace(flow, workers=())
+def with_defaults(file: FlowFile, settings: Settings) -> Flow[Any]:
+    """Return the flow of a file, with the settings as defaults. `--workers 0` removes its workers."""
+    check_sinks(file.flow.all_sinks.values(), locks=True)
+    return _apply_settings(
+        file.flow,
+        settings,
+        window="window" not in file.declared,
+        dead_letters="dead_letters" not in file.declared,
+    )
 
 
 def builtin_flow(settings: Settings, client: HttpClient) -> FlowCandidate:
-    """The orders flow of the package; its services, window, store and workers A, B, … are as the settings have them."""
+    """Return the orders flow, with services, window, dead-letter store and workers A, B, … from the settings."""
     with as_file(files("penstock").joinpath("orders.yaml")) as path:
         file = load(path)
-    services = {"pricing": pricing(settings, client), "inventory": inventory(settings, client)}
+    services = {"pricing": _pricing(settings, client), "inventory": _inventory(settings, client)}
     flow = replace(file.flow.services(services), workers=())
     flow = flow.window(settings.window, settings.window_bytes)
     flow = flow.dead_letters(settings.dead_letters, redact=flow.redacted)
@@ -68,21 +109,30 @@ def builtin_flow(settings: Settings, client: HttpClient) -> FlowCandidate:
     return FlowCandidate(flow, file.digest, "built in")
 
 
-def pricing(settings: Settings, client: HttpClient) -> Service:
-    """The pricing service: the one at a URL, or the simulated one."""
+def _apply_settings(flow: Flow[Any], settings: Settings, *, window: bool, dead_letters: bool) -> Flow[Any]:
+    """Return the flow with the window and the dead-letter store of the settings, where these are true."""
+    if window:
+        flow = flow.window(settings.window, settings.window_bytes)
+    if dead_letters:
+        flow = flow.dead_letters(settings.dead_letters)
+    return flow if settings.workers else replace(flow, workers=())
+
+
+def _pricing(settings: Settings, client: HttpClient) -> Service:
+    """Return the pricing service at the URL of the settings, or the simulated one."""
     if settings.pricing_url:
-        return _http("pricing", settings.pricing_url, settings, client)
+        return _http_service("pricing", settings.pricing_url, settings, client)
     return simulated_pricing(settings.latency_scale, settings.max_in_flight)
 
 
-def inventory(settings: Settings, client: HttpClient) -> Service:
-    """The inventory service: the one at a URL, or the simulated one."""
+def _inventory(settings: Settings, client: HttpClient) -> Service:
+    """Return the inventory service at the URL of the settings, or the simulated one."""
     if settings.inventory_url:
-        return _http("inventory", settings.inventory_url, settings, client)
+        return _http_service("inventory", settings.inventory_url, settings, client)
     return simulated_inventory(settings.latency_scale, settings.max_in_flight)
 
 
-def _http(name: str, url: str, settings: Settings, client: HttpClient) -> Service:
+def _http_service(name: str, url: str, settings: Settings, client: HttpClient) -> Service:
     return Service.http(
         name,
         url,
@@ -91,3 +141,10 @@ def _http(name: str, url: str, settings: Settings, client: HttpClient) -> Servic
         timeout=settings.service_timeout,
         attempts=2,
     )
+
+
+def _error_lines(results: Sequence[DeploymentResult]) -> list[str]:
+    """Return the errors of all flows, one line each, up to a maximum."""
+    lines = [str(diagnostic) for result in results for diagnostic in result.diagnostics]
+    more = sum(result.more_diagnostics for result in results) + max(0, len(lines) - MAX_DIAGNOSTICS)
+    return [*lines[:MAX_DIAGNOSTICS], *([f"and {more} more"] if more else [])]

@@ -1,4 +1,4 @@
-"""What signals do: SIGTERM and SIGINT stop the service, step by step; SIGHUP loads its flows again."""
+"""Signals of `penstock serve`: SIGTERM and SIGINT shut down in steps, SIGHUP reloads the flows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from penstock.settings import Settings
 from penstock_http.deployments.reload import Reloader
 
 SIGNAL_RETRY_SECONDS = 0.01
-"""Seconds until a signal that came too soon after the one before is looked at again."""
+"""Seconds until a signal is handled again that arrived before the shutdown of the previous one began."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -21,7 +21,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 def install_signals(
     loop: asyncio.AbstractEventLoop, supervisor: Supervisor, stop: asyncio.Event, settings: Settings
 ) -> None:
-    """The first SIGTERM or SIGINT drains, the second aborts, the third exits; so does time."""
+    """Make the first SIGTERM or SIGINT drain, the second abort, and the third exit. Timeouts have the same effects."""
     hard_stop = HardStop(
         lambda event: log.error(event, runs=len(supervisor.runs)), seconds=settings.grace_period + settings.exit_timeout
     )
@@ -29,38 +29,38 @@ def install_signals(
     def on_signal() -> None:
         if not stop.is_set():
             stop.set()
-        elif supervisor.phase is Phase.SERVING:  # the stop that an earlier one asked for has not begun
+        elif supervisor.phase is Phase.SERVING:  # the shutdown that an earlier signal requested has not begun
             loop.call_later(SIGNAL_RETRY_SECONDS, on_signal)
         else:
             supervisor.signal(Event.SIGNAL)
 
-    def note(*_: object) -> None:
-        # Not the loop's own handlers: those run when the loop turns, and the clock has to start when it does not.
+    def handle(*_: object) -> None:
+        # Not a handler of the event loop: that only runs if the loop does, and the exit timeout must start in any case.
         hard_stop.on_signal()
         if not loop.is_closed():
             loop.call_soon_threadsafe(on_signal)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, note)
+        signal.signal(number, handle)
 
 
 def sighup_event(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
-    """An event that each SIGHUP sets; from now on it does not end the process any more."""
-    asked = asyncio.Event()
+    """Return an event that each SIGHUP sets. SIGHUP no longer ends the process."""
+    event = asyncio.Event()
 
-    def note(*_: object) -> None:
-        # Not loop.add_signal_handler, which would take the wakeup file descriptor that the hard stop needs.
+    def handle(*_: object) -> None:
+        # Not loop.add_signal_handler, which would replace the wakeup file descriptor that `HardStop` uses.
         if not loop.is_closed():
-            loop.call_soon_threadsafe(asked.set)
+            loop.call_soon_threadsafe(event.set)
 
-    signal.signal(signal.SIGHUP, note)
-    return asked
+    signal.signal(signal.SIGHUP, handle)
+    return event
 
 
-async def reload_on_signal(asked: asyncio.Event, reloading: Reloader) -> None:
-    """Load all flows again whenever this is asked for, until cancelled; what is asked for meanwhile counts once."""
-    going = True
-    while going:
-        await asked.wait()
-        asked.clear()
-        going = await reloading.try_reload("signal")
+async def reload_on_signal(sighup: asyncio.Event, reloader: Reloader) -> None:
+    """Reload all flows after each SIGHUP, until cancelled. Several signals during a reload cause one more."""
+    running = True
+    while running:
+        await sighup.wait()
+        sighup.clear()
+        running = await reloader.try_reload("signal")

@@ -72,22 +72,22 @@ def simulate(host: str, port: int, **faults: Any) -> int:
     if not host.strip():
         raise usage_error("--host: expected an address; 0.0.0.0 means all addresses of this machine")
     try:
-        knobs = FaultSettings(**faults)
+        settings = FaultSettings(**faults)
     except ValueError as error:
         raise usage_error(error) from error
     configure_logging()
     try:
-        asyncio.run(_serve(knobs, host, port))
+        asyncio.run(_serve(settings, host, port))
     except (OSError, UnicodeError) as error:
         return print_error("simulate", ListenFailed(host, port, error))
     return 0
 
 
-async def _serve(knobs: FaultSettings, host: str, port: int) -> None:
+async def _serve(settings: FaultSettings, host: str, port: int) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for ending in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(ending, stop.set)
-    async with simulated(knobs, host, port) as url:
+    async with simulated(settings, host, port) as url:
         log.info("http.listening", url=url)
         await stop.wait()

@@ -10,15 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-import structlog
-
 from penstock.deadletters.sql.rows import Columns
 from penstock.deadletters.sqlite.errors import concerns_store
 from penstock.deadletters.sqlite.writer import GROUP, WriterStatistics
 from penstock.deadletters.store import Problem
 from penstock.errors import StoreError, describe
+from penstock.support.logger import get_logger
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 Batch = TypeVar("Batch")
 

@@ -6,7 +6,6 @@ import sys
 from functools import partial
 from typing import Any
 
-import structlog
 from msgspec import msgpack
 
 from penstock.deadletters.sql.rows import Columns
@@ -23,8 +22,9 @@ from penstock.deadletters.sqlite.writer_main import (
 from penstock.deadletters.sqlite.writer_subprocess import WriterSubprocess
 from penstock.deadletters.sqlite.writer_thread import WriterThread
 from penstock.errors import StoreError, WriterCrashed, WriterStartFailed, describe
+from penstock.support.logger import get_logger
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log = get_logger()
 
 REPLY_SECONDS = 60.0
 """Timeout for starting the process or for one group, on top of the lock timeout. Then the process is killed.

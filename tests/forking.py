@@ -1,0 +1,206 @@
+"""Processes of `penstock` for tests, each forked from one that has imported everything.
+
+Most of what a short command costs is imports: 0.5 s of a processor, 0.05 s forked. The suite starts hundreds. Otherwise
+the processes are like any: with their own streams, environment, working directory and signals, and they end as Python
+ends. What imports do at the start is for tests that start Python itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import io
+import json
+import os
+import pkgutil
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PATHS = (str(ROOT / "flows"), str(ROOT / "http"))
+LARGEST = 1 << 20
+"""Bytes of a message: the environment is the most of it."""
+
+
+def start(
+    *words: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, **options: Any
+) -> subprocess.Popen[Any]:
+    """Start `python -m penstock WORDS`, with options of `subprocess.Popen`.
+
+    Python itself is started where something depends on it: another option than streams, a `sitecustomize.py`.
+    """
+    command = [sys.executable, "-m", "penstock", *words]
+    forked = sys.platform == "linux" and options.keys() <= {"stdin", "stdout", "stderr", "text"}
+    if cwd is not None and (cwd / "sitecustomize.py").exists():
+        forked = False
+    kind = Forked if forked else subprocess.Popen
+    return kind(command, env=dict(os.environ if env is None else env), cwd=cwd, **options)
+
+
+def run(
+    *words: str, input: Any = None, capture_output: bool = False, timeout: float | None = None, **options: Any
+) -> subprocess.CompletedProcess[Any]:
+    """Run `python -m penstock WORDS` to its end, with options of `subprocess.run`."""
+    if input is not None:
+        options["stdin"] = subprocess.PIPE
+    if capture_output:
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with start(*words, **options) as process:
+        try:
+            out, said = process.communicate(input, timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, said)
+
+
+class Forked(subprocess.Popen[Any]):
+    """A process that is a child of the server: it tells the status, and all else is as with any `Popen`."""
+
+    def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any,
+                       env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
+                       c2pread: int, c2pwrite: int, errread: int, errwrite: int, *others: Any) -> None:  # fmt: skip
+        ours = [0 if p2cread == -1 else p2cread, 1 if c2pwrite == -1 else c2pwrite, 2 if errwrite == -1 else errwrite]
+        request = {"words": args[3:], "cwd": os.path.abspath(cwd or ""), "env": env}
+        self.pid = int(_server().ask(request, ours)["pid"])
+        self._child_created = True
+        self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        if self.returncode is None:
+            status = _server().ask({"status": self.pid})["status"]
+            if status is not None:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def _wait(self, timeout: float | None) -> int:
+        if self.returncode is None:
+            descriptor = os.pidfd_open(self.pid)
+            try:
+                poll = select.poll()
+                poll.register(descriptor, select.POLLIN)
+                if not poll.poll(None if timeout is None else max(timeout, 0) * 1000):
+                    raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            finally:
+                os.close(descriptor)
+        while (code := self._internal_poll()) is None:
+            pass
+        return code
+
+
+class Server:
+    """The process that the others are forked from. It ends with the process that started it."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for one in (self._socket, theirs):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
+        self._lock = threading.Lock()
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).resolve()), str(theirs.fileno())],
+            env=clean | {"PYTHONPATH": os.pathsep.join(PATHS)},
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the server."""
+        self._socket.close()
+        self._process.wait()
+
+    def ask(self, request: dict[str, Any], descriptors: list[int] = []) -> dict[str, Any]:  # noqa: B006 - never changed
+        """Return the answer to a request."""
+        with self._lock:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
+            return dict(json.loads(self._socket.recv(LARGEST)))
+
+
+_started: list[Server] = []
+
+
+def _server() -> Server:
+    if not _started:
+        _started.append(Server())
+    return _started[0]
+
+
+# In the server
+
+
+def serve(descriptor: int) -> int:
+    """Fork a process for each request. Returns in the server when nobody can ask any more, and in each child."""
+    for package in ("penstock", "penstock_http"):
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    gc.collect()
+    gc.freeze()
+    assert len(os.listdir("/proc/self/task")) == 1, "a thread would be missing in the children"
+    with socket.socket(fileno=descriptor) as asked:
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(asked, LARGEST, 3)
+            if not data:
+                return 0
+            request = json.loads(data)
+            if "status" in request:
+                pid, status = os.waitpid(request["status"], os.WNOHANG)
+                asked.send(json.dumps({"status": status if pid else None}).encode())
+                continue
+            pid = os.fork()
+            if pid == 0:
+                break
+            for one in descriptors:
+                os.close(one)
+            asked.send(json.dumps({"pid": pid}).encode())
+    become(descriptors, **request)
+    from penstock.cli.main import main
+
+    return main()
+
+
+def become(descriptors: list[int], words: list[str], cwd: str, env: dict[str, str]) -> None:
+    """Make a child what Python would be that had been started so."""
+    for number, one in enumerate(descriptors):
+        os.dup2(one, number)
+    for one in descriptors:
+        if one > 2:
+            os.close(one)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    given = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = [cwd, *given, *(path for path in sys.path[1:] if path not in (*PATHS, *given))]
+    importlib.invalidate_caches()
+    sys.argv[:] = [str(ROOT / "flows" / "penstock" / "__main__.py"), *words]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.stdin, sys.stdout, sys.stderr = stream(0, "r"), stream(1, "w"), stream(2, "w", errors="backslashreplace")
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+
+
+def stream(descriptor: int, mode: str, errors: str = "strict") -> Any:
+    """Return a standard stream as Python makes it."""
+    raw = open(descriptor, f"{mode}b", 0 if mode == "w" and os.environ.get("PYTHONUNBUFFERED") else -1, closefd=False)  # noqa: SIM115
+    text = io.TextIOWrapper(
+        raw,
+        encoding="utf-8",
+        errors=errors,
+        line_buffering=os.isatty(descriptor) or (mode == "w" and descriptor == 2),
+        write_through=bool(mode == "w" and os.environ.get("PYTHONUNBUFFERED")),
+    )
+    text.mode = mode  # type: ignore[misc]
+    return text
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(serve(int(sys.argv[1])))
