@@ -48,14 +48,12 @@ class Either(Form[T_co]):
 def one_or_more(form: Form[T], *, description: str = "") -> Form[tuple[T, ...]]:
     """Return the form of one value or a list of them, read as a tuple."""
     several: ListOf[T] = ListOf(form, min=1)
-    alternatives: tuple[Form[Any], ...] = form.forms if isinstance(form, Either) else (form,)
-    either: Form[Any] = Either(*alternatives, several, description=description)
-    return either.then(_as_tuple)
+    alternatives: tuple[Form[T], ...] = form.forms if isinstance(form, Either) else (form,)
+    return Either(*(alone.then(_in_tuple) for alone in alternatives), several, description=description)
 
 
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    values: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
-    return values
+def _in_tuple(value: T) -> tuple[T, ...]:
+    return (value,)
 
 
 @dataclass(frozen=True, slots=True)
