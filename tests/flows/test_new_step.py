@@ -103,7 +103,7 @@ def test_the_memory_bound_contains_a_new_step() -> None:
 
 def test_a_new_step_that_remembers_cannot_be_resumed() -> None:
     """A checkpoint does not contain its memory."""
-    with pytest.raises(FlowDefinitionError, match="step distinct of flow f keeps earlier values in memory"):
+    with pytest.raises(FlowDefinitionError, match="step distinct of flow f keeps state in memory"):
         check_steps(FLOW)
 
 

@@ -344,7 +344,7 @@ def test_a_source_outside_of_a_run_says_how_to_start_it() -> None:
     """Without a scope nothing starts."""
     from penstock.errors import NotInsideRun
 
-    with pytest.raises(NotInsideRun, match=r"use flow.start\(source, sink\) or flow.stream\(source\)"):
+    with pytest.raises(NotInsideRun, match=r"use flow\.run\(source\) or flow\.stream\(source\)"):
         from_iterable([1]).subscribe()
     with pytest.raises(NotInsideRun):
         RunContext.of(None, "a step")

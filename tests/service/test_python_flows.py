@@ -152,6 +152,6 @@ def test_all_errors_of_python_and_files_are_reported_together(
     lines = done.stderr.splitlines()
     assert done.returncode == 2
     assert [line.split(": ")[0] for line in lines] == ["penstock serve"] * 3
-    assert "shop:broken broke" in lines[0]
+    assert "shop:broken failed: ZeroDivisionError" in lines[0]
     assert "shop has no gone" in lines[1]
     assert "bad.yaml:2:1: found" in lines[2]

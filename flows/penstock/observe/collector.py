@@ -149,7 +149,7 @@ def dead_letters_total(sources: MetricSources) -> Readings:
 
 def dead_letters_stored(sources: MetricSources) -> Readings:
     """Dead letters in the stores, by state."""
-    states = Counter(dict.fromkeys(STATES, 0))
+    states = Counter[str](dict.fromkeys(STATES, 0))
     states.update(sources.supervisor.stores.statistics().counts)
     return (((state,), number) for state, number in states.items())
 
