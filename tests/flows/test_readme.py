@@ -13,8 +13,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from flows.walkthrough import blocks_of, walkthrough
-from penstock.flowfile import loads
 from penstock.flowtests import run_test, verify
+from penstock.flowtests.load import loads
 from penstock.settings import Settings
 from penstock_http.app import make_app
 
