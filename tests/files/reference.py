@@ -1,8 +1,10 @@
-"""The tables of the reference page: what each key is for, in the words of the model."""
+"""Generate the tables of the flow-file reference from the forms: `python -m files.reference`, in the folder `tests`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from penstock.flowfile.field_types import Duration, Expr, Function, Rate, Reference, Size
 from penstock.flowfile.forms.choices import Either, OneKey
@@ -19,14 +21,16 @@ TABLES: Mapping[str, Form] = {
     "Items": FIELD,
     "Services": SERVICE,
     "Steps": STEP,
-    "Outlets": OUTLET,
+    "Sinks": OUTLET,
     "Sources": SOURCE,
     "Tests": CASES,
     "Rules": RULE,
     "Events": EVENT,
     "What is expected": EXPECT,
 }
-"""The sections of the page that have a table, each with what it is about."""
+"""The sections of the page that have a table, each with its form."""
+
+PAGE = Path(__file__).parents[2] / "flows/docs/flow-files.md"
 
 ELSEWHERE = (
     (FIELD, "[rules](#items)"),
@@ -34,7 +38,7 @@ ELSEWHERE = (
     (STEPS, "list: [steps](#steps)"),
     (SERVICES, "NAME: [service](#services)"),
     (SERVICE_NAME, "a service"),
-    (OUTLET, "[outlet](#outlets)"),
+    (OUTLET, "[sink](#sinks)"),
     (SOURCE, "[source](#sources)"),
     (CASES, "list: [tests](#tests)"),
     (RULE, "[rule](#rules)"),
@@ -42,14 +46,14 @@ ELSEWHERE = (
     (EXPECT, "[expected](#what-is-expected)"),
     (WANTED, "number, or list"),
 )
-"""What is told of in a place of its own."""
+"""Forms with a section of their own, to which the tables link."""
 
 WORDS: tuple[tuple[type[Form], str], ...] = (
     (Duration, "duration"),
     (Size, "size"),
     (Rate, "rate"),
     (Boolean, "true, false"),
-    (Integer, "whole number"),
+    (Integer, "integer"),
     (Number, "number"),
     (Expr, "expression"),
     (Function, "expression, `module:name`"),
@@ -59,13 +63,13 @@ WORDS: tuple[tuple[type[Form], str], ...] = (
 
 
 def table(title: str) -> str:
-    """The table of a section."""
+    """Return the table of a section."""
     rows = [f"| {' | '.join(cells)} |" for cells in _rows(TABLES[title], "", True)]
     return "\n".join(["| key | value | |", "|---|---|---|", *rows]) + "\n"
 
 
 def _rows(shape: Form, path: str, root: bool = False) -> Iterator[tuple[str, str, str]]:
-    """The rows of the keys in a shape, and of what is within those."""
+    """Yield the rows of the keys of a form, and of the forms of their values."""
     if not root and _elsewhere(shape) is not None:
         return
     match shape:
@@ -89,14 +93,14 @@ def _rows(shape: Form, path: str, root: bool = False) -> Iterator[tuple[str, str
 
 def _fields(fields: Mapping[str, Field], path: str) -> Iterator[tuple[str, str, str]]:
     for name, field in fields.items():
-        needed = ", needed" if field.required else ""
+        needed = ", required" if field.required else ""
         about = field.about or field.shape.about
         yield f"`{path}{name}`", f"{_words(field.shape)}{needed}", about
         yield from _rows(field.shape, f"{path}{name}.")
 
 
 def _words(shape: Form) -> str:
-    """What may stand there, in a few words."""
+    """Return the type of a value, in a few words."""
     if (link := _elsewhere(shape)) is not None:
         return link
     match shape:
@@ -116,3 +120,16 @@ def _words(shape: Form) -> str:
 
 def _elsewhere(shape: Form) -> str | None:
     return next((link for one, link in ELSEWHERE if one is shape), None)
+
+
+def with_tables(text: str) -> str:
+    """Return the text of the page with all tables generated anew."""
+    for title in TABLES:
+        section = re.compile(rf"(^#+ {re.escape(title)}\n(?:(?!^#).*\n)*?)^\| key \|.*\n(?:\|.*\n)+", re.MULTILINE)
+        text, count = section.subn(lambda match, title=title: match[1] + table(title), text)
+        assert count == 1, title
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,10 +1,12 @@
-"""The words of the project are true: their Python runs, their paths exist, their settings are the settings."""
+"""The documents are true: their code runs, their outputs are those of the commands, their links and settings exist."""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,19 @@ import pytest
 from structlog.testing import capture_logs
 
 from flows.walkthrough import blocks_of, walkthrough
+from npm import installed
 from penstock.flowfile import loads
 from penstock.flowtests import run_test, verify
 from penstock.settings import Settings
 from penstock_http.app import make_app
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / page for page in ("README.md", "flows/README.md", "flows/FILES.md", "http/README.md", "CHANGELOG.md")]
+FOLDERS = (".", "flows", "flows/docs", "http", "http/docs")
+PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
+README = ROOT / "README.md"
+API = ROOT / "http/docs/api.md"
+WALKED = [README, *(ROOT / page for page in ("flows/docs/tutorial.md", "flows/docs/recipes.md", "http/docs/clients.md"))]
+"""Pages whose blocks are performed in order, in an empty folder: files are saved, commands run, outputs compared."""
 ARROW = "# → "
 
 
@@ -61,7 +69,12 @@ def shown(value: ast.expr) -> ast.expr:
     return value.args[0] if printed else value
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def name_of(page: Path) -> str:
+    """The path of a page in the repository, as the id of a test."""
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page == README or page not in WALKED], ids=name_of)
 def test_the_python_of_a_page_runs(page: Path) -> None:
     """From top to bottom, and each arrow points to what comes out."""
     names: dict[str, Any] = {"__name__": "readme"}
@@ -72,20 +85,42 @@ def test_the_python_of_a_page_runs(page: Path) -> None:
 
 
 @pytest.mark.skipif(not all(map(shutil.which, ("bash", "curl", "gzip"))), reason="needs bash, curl and gzip")
-def test_a_reader_can_follow_the_readme_line_by_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", WALKED, ids=name_of)
+def test_a_reader_can_follow_a_page_line_by_line(page: Path, tmp_path: Path) -> None:
     """From an empty folder, with the servers left running: every command succeeds and prints what the page shows.
 
-    The section "Test it" is left out: its command runs this test.
+    The section "Test it" of the README is left out: its command runs this test. Programs for Node are left out without it.
     """
-    page = re.sub(r"^## Test it\n.*?(?=^## )", "", ROOT.joinpath("README.md").read_text(), flags=re.M | re.S)
+    text = re.sub(r"^## Test it\n.*?(?=^## |\Z)", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    if shutil.which("node") is None:
+        text = re.sub(r"^node .*\n", "", text, flags=re.M)
     with walkthrough(tmp_path) as walking:
-        for block in blocks_of(page):
+        for block in blocks_of(text):
             walking.perform(block)
         codes = walking.stop()
-    assert codes == [0, 0, 0]
+    assert codes == [0] * len(codes)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.node
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js with npm: apt-get install nodejs npm")
+def test_mermaid_parses_the_pictures_of_the_documents() -> None:
+    """Each picture is valid syntax."""
+    pictures = [picture for page in PAGES for picture in blocks(page, "mermaid")]
+    done = subprocess.run(
+        ["node", "parse.mjs"],
+        cwd=installed(ROOT / "tests/graph/mermaid"),
+        input=json.dumps(pictures),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    errors = json.loads(done.stdout)
+    assert len(errors) == len(pictures) > 0
+    assert [pair for pair in zip(errors, pictures, strict=True) if pair[0]] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_flow_files_of_a_page_are_well(page: Path) -> None:
     """They load, and their tests pass."""
     for number, block in enumerate(block for block in blocks(page, "yaml") if block.startswith("flow:")):
@@ -95,14 +130,25 @@ def test_the_flow_files_of_a_page_are_well(page: Path) -> None:
             assert verdict.passed, verdict
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
-    """Within the repository."""
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    """To files of the repository, and to headings that exist."""
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8"))
+    targets = [((page.parent / path) if path else page, anchor) for path, anchor in links]
+    assert [str(file) for file, _ in targets if not file.exists()] == []
+    assert [f"{file}#{anchor}" for file, anchor in targets if anchor and anchor not in anchors(file)] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def anchors(page: Path) -> set[str]:
+    """The anchors of the headings of a page, as GitHub makes them, and those written in HTML."""
+    text = page.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings} | set(
+        re.findall(r'<a id="([\w-]+)">', text)
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_curl_asks_for_paths_that_exist(page: Path) -> None:
     """Every path behind `localhost:8080` is one that the application answers."""
     canonical = {resource.canonical for resource in application_resources()}
@@ -135,8 +181,8 @@ def application_resources() -> Any:
 
 @pytest.mark.parametrize("setting", fields(Settings), ids=lambda setting: setting.name)
 def test_every_setting_is_told(setting: Any) -> None:
-    """With its flag (or variable) and its default, in the table of http/README.md."""
-    page = (ROOT / "http/README.md").read_text(encoding="utf-8")
+    """With its flag (or variable) and its default, in the table of the API's page."""
+    page = API.read_text(encoding="utf-8")
     name = f"--{setting.name.replace('_', '-')}" if setting.metadata["flag"] else f"PENSTOCK_{setting.name.upper()}"
     row = re.search(rf"^\| `{name}` \| ([^|]*) \|", page, re.MULTILINE)
     assert row is not None
@@ -147,6 +193,6 @@ def test_every_setting_is_told(setting: Any) -> None:
 
 def test_no_setting_is_told_that_is_none() -> None:
     """A flag that went away goes away from the table too."""
-    page = (ROOT / "http/README.md").read_text(encoding="utf-8")
+    page = API.read_text(encoding="utf-8")
     told = set(re.findall(r"^\| `--([\w-]+)` \|", page, re.MULTILINE))
     assert told <= {setting.name.replace("_", "-") for setting in fields(Settings)}

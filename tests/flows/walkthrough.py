@@ -72,7 +72,7 @@ class Walkthrough:
         if block.language == "sh":
             self._outputs = [self._run(self._with_ports(command)) for command in commands_of(block.text)]
         elif block.language:
-            (self._folder / SAVED.findall(block.prose)[-1]).write_text(block.text)
+            (self._folder / SAVED.findall(block.prose)[-1]).write_text(self._with_ports(block.text))
         else:
             self._compare(block.text.splitlines())
 
@@ -90,7 +90,7 @@ class Walkthrough:
             end(server)
 
     def _run(self, command: str) -> str:
-        if "penstock serve" in command:
+        if "penstock serve" in command or "penstock simulate" in command:
             self._serve(command)
             return ""
         done = subprocess.run(
