@@ -196,3 +196,13 @@ def test_no_setting_is_told_that_is_none() -> None:
     page = API.read_text(encoding="utf-8")
     told = set(re.findall(r"^\| `--([\w-]+)` \|", page, re.MULTILINE))
     assert told <= {setting.name.replace("_", "-") for setting in fields(Settings)}
+
+
+def test_every_problem_code_is_documented() -> None:
+    """The codes in the source are in the table of the API's page, and no others."""
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "http/penstock_http").rglob("*.py"))
+    rows = re.findall(r"^\| [45]\d\d[^|]* \| ([^|]*) \|", API.read_text(encoding="utf-8"), re.MULTILINE)
+    documented = set(re.findall(r"`(\w+)`", " ".join(rows)))
+    rejected = r'(?:RequestRejected\(|Error, |Down, |Runs, |TooLarge, )\s*[45]\d\d,\s+"([a-z_]+)"'
+    assert set(re.findall(rejected, source)) <= documented
+    assert [code for code in documented if f'"{code}"' not in source] == []
