@@ -94,7 +94,7 @@ def test_a_reader_can_follow_a_page_line_by_line(page: Path, tmp_path: Path) -> 
     text = re.sub(r"^## Test it\n.*?(?=^## |\Z)", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     if shutil.which("node") is None:
         text = re.sub(r"^node .*\n", "", text, flags=re.M)
-    with walkthrough(tmp_path) as walking:
+    with walkthrough(tmp_path, activated=page != README) as walking:
         for block in blocks_of(text):
             walking.perform(block)
         codes = walking.stop()
