@@ -69,7 +69,7 @@ class Forked(subprocess.Popen[Any]):
                        env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
                        c2pread: int, c2pwrite: int, errread: int, errwrite: int, *others: Any) -> None:  # fmt: skip
         ours = [0 if p2cread == -1 else p2cread, 1 if c2pwrite == -1 else c2pwrite, 2 if errwrite == -1 else errwrite]
-        request = {"words": args[3:], "cwd": str(cwd or os.getcwd()), "env": env}
+        request = {"words": args[3:], "cwd": os.path.abspath(cwd or ""), "env": env}
         self.pid = int(_server().ask(request, ours)["pid"])
         self._child_created = True
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]

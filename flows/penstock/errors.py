@@ -1,8 +1,8 @@
-"""Every way a flow can fail, in one tree.
+"""All exceptions of the library, in one tree.
 
-An error takes the facts, builds its sentence from them and keeps them as attributes. The sentence says what
-happened and what to do about it. Errors of one element (`ElementError`) become data: the element's failure.
-The others are faults of a flow, of its description, or of something that it stands on.
+The constructor of an exception takes the facts, builds the message and keeps the facts as attributes. The message says
+what happened and what to do about it. An `ElementError` concerns one element and becomes its failure. All other
+exceptions concern a run, a description, or something that a run depends on.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ from collections.abc import Sequence
 from typing import Any
 
 SERVICE_MESSAGE_LIMIT = 500
-"""Characters of a service's error message that are kept: the message is not ours, and becomes part of an error."""
+"""Characters kept of a service's error message: it comes from another system and becomes part of an error."""
 
 
 class PenstockError(Exception):
-    """The root of the tree."""
+    """The base class of all exceptions of the library."""
 
 
 class FlowDefinitionError(PenstockError):
-    """A flow is described wrongly; raised when it is built, never while it runs."""
+    """A flow, or a part of one, is defined incorrectly. Raised when it is built, never while it runs."""
 
 
 class FlowFileError(FlowDefinitionError):
-    """A flow file is wrong. Its message names every mistake, a line each: `file:line:column: what is wrong`."""
+    """A flow file is invalid. The message has one line per problem: `file:line:column: message`."""
 
     def __init__(self, mistakes: Sequence[Any], more: int = 0) -> None:
         lines = [str(mistake) for mistake in mistakes]
         super().__init__("\n".join([*lines, f"and {more} more"] if more else lines))
         self.mistakes = tuple(mistakes)
-        """The mistakes in the order of their places, each a `penstock.flowfile.Mistake`."""
+        """The problems in the order of their locations, each a `penstock.flowfile.Diagnostic`."""
         self.more = more
-        """How many further mistakes there are that are not reported."""
+        """The number of further problems that are not listed."""
 
 
 class InvalidExpression(FlowDefinitionError):
-    """An expression is no expression; `line` and `column` say where in it, from 1 on."""
+    """An expression cannot be compiled. `line` and `column` locate the error in it, starting at 1."""
 
     def __init__(self, text: str, reason: str, line: int, column: int) -> None:
-        super().__init__(f"{text!r} is no expression: {reason} (column {column})")
+        super().__init__(f"invalid expression {text!r}: {reason} (column {column})")
         self.text = text
         self.reason = reason
         self.line = line
@@ -46,7 +46,7 @@ class InvalidExpression(FlowDefinitionError):
 
 
 class MissingVariable(FlowDefinitionError):
-    """A variable of the environment that a description names is not set."""
+    """An environment variable that a description refers to is not set."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the variable {name} is not set; set it, or give it a default: ${{{name}:-default}}")
@@ -54,31 +54,31 @@ class MissingVariable(FlowDefinitionError):
 
 
 class RunError(PenstockError):
-    """A run as a whole broke: its source, or a bug in a part of it."""
+    """A run failed as a whole: because of its source, or of a bug in one of its parts."""
 
 
 class SourceFailed(RunError):
-    """The source raised; what it had given out before is still finished."""
+    """The source raised an exception. Elements that it emitted before are still processed."""
 
     def __init__(self, source: str, cause: BaseException) -> None:
-        super().__init__(f"the source {source} broke: {describe(cause)}")
+        super().__init__(f"the source {source} failed: {describe(cause)}")
         self.source = source
         self.__cause__ = cause
 
 
 class SourceExhausted(RunError):
-    """A source was to give out an iterator that had come to its end in an earlier run, and would give nothing."""
+    """The iterator of a source was consumed by an earlier run, so this run would receive nothing."""
 
     def __init__(self, source: str) -> None:
         super().__init__(
-            f"the {source} has been used up by an earlier run; give a list, or another object that can be iterated "
-            "again and again, or make a source for each run"
+            f"the {source} was consumed by an earlier run; use a list or another object that can be iterated "
+            "repeatedly, or create a source for each run"
         )
         self.source = source
 
 
 class FileReadFailed(RunError):
-    """A file could not be read to its end; what could be read before was given out."""
+    """A file could not be read to its end. Its elements up to that point were emitted."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path} cannot be read: {reason}")
@@ -87,7 +87,7 @@ class FileReadFailed(RunError):
 
 
 class BufferOverflow(RunError):
-    """A buffer with `overflow="fail"` was full when the next value came."""
+    """A value arrived at a full buffer with `overflow="fail"`."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__(
@@ -100,27 +100,27 @@ class BufferOverflow(RunError):
 class NotInsideRun(RunError):
     """A source or an asynchronous step was subscribed outside of a run."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} works inside a run only: use flow.start(source, sink) or flow.stream(source)")
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"{subject} works inside a run only: use flow.run(source) or flow.stream(source)")
 
 
 class MultipleSources(RunError):
-    """A run numbers what its source gives out, so it has one."""
+    """A run has more than one source. It numbers the elements of one only."""
 
     def __init__(self, first: str, second: str) -> None:
         super().__init__(
-            f"a run has one source: the source {second} is a second one, behind or beside the source {first}; start a "
-            "run for each, or make one iterable of them: from_iterable(itertools.chain(first, second))"
+            f"a run has one source, but the source {second} is used in addition to the source {first}; start one run "
+            "for each, or combine them into one iterable: from_iterable(itertools.chain(first, second))"
         )
 
 
 class UnattributedValue(RunError):
-    """An operator inside `through` gave out a value that no element caused."""
+    """An operator inside `through` emitted a value that no element caused."""
 
     def __init__(self, step: str) -> None:
         super().__init__(
-            f"the operator in step {step} gave out a value while no element was passing through it; "
-            "`through` takes synchronous operators only, and none that brings values of its own, such as start_with"
+            f"the operator in step {step} emitted a value while no element was passing through it; "
+            "`through` accepts only synchronous operators that add no values, so not start_with"
         )
         self.step = step
 
@@ -129,21 +129,21 @@ class SettledTwice(RunError):
     """An element was settled a second time: a bug in a step or a sink."""
 
     def __init__(self, seq: int, outcome: str) -> None:
-        super().__init__(f"element {seq} was to be settled as {outcome}, but it had been settled before")
+        super().__init__(f"element {seq} cannot be settled as {outcome}: it has been settled before")
         self.seq = seq
 
 
 class MemoryBoundExceeded(RunError):
-    """A run held more elements than its flow can hold: a bug in a step."""
+    """A run held more elements than its flow allows: a bug in a step."""
 
     def __init__(self, held: int, bound: int) -> None:
-        super().__init__(f"the run held {held} elements, but its bound is {bound}; a step holds more than it says")
+        super().__init__(f"the run held {held} elements, but its bound is {bound}; a step holds more than it declares")
         self.held = held
         self.bound = bound
 
 
 class UnsettledElements(RunError):
-    """A run came to its end while elements were still open: a step or a sink lost them."""
+    """A run ended before all its elements were settled: a step or a sink lost some."""
 
     def __init__(self, count: int) -> None:
         super().__init__(f"the stream ended with {count} elements that were never settled; a step or a sink lost them")
@@ -151,15 +151,15 @@ class UnsettledElements(RunError):
 
 
 class CancelledFromOutside(RunError):
-    """Something that a part of the run awaited was cancelled, though the run was not."""
+    """A task of the run was cancelled although the run was not."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} was cancelled from outside; use abort() to cancel a run")
-        self.what = what
+    def __init__(self, task: str) -> None:
+        super().__init__(f"{task} was cancelled from outside; use abort() to cancel a run")
+        self.task = task
 
 
 class PushSourceClosed(RunError):
-    """A push source takes no further values: it was closed, or its run is over."""
+    """A push source accepts no more values: it was closed, or its run is over."""
 
     def __init__(self) -> None:
         super().__init__("the push source takes no further values; make another one for the next run")
@@ -173,25 +173,25 @@ class WrongThread(RunError):
 
 
 class ReaderDisconnected(RunError):
-    """Whoever was to take the results is gone. The run is cancelled; nothing failed."""
+    """The reader of the results closed its connection. The run is cancelled; nothing failed."""
 
     def __init__(self) -> None:
-        super().__init__("the reader of the results is gone")
+        super().__init__("the reader of the results has disconnected")
 
 
 class ResponseTooLarge(RunError):
-    """The results do not fit into one answer that is held back until it is complete."""
+    """The results do not fit into a buffered response, which is sent when it is complete."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"the results are larger than {limit} bytes, the limit of an answer in one piece; "
-            "ask for a stream: Accept: application/x-ndjson"
+            f"the results exceed {limit} bytes, the limit of a buffered response; "
+            "request a stream: Accept: application/x-ndjson"
         )
         self.limit = limit
 
 
 class ElementError(PenstockError):
-    """One element failed; it goes to the dead letters and the others go on."""
+    """One element failed. It becomes a dead letter; other elements continue."""
 
 
 class MalformedJson(ElementError):
@@ -202,11 +202,11 @@ class MalformedJson(ElementError):
 
 
 class InvalidItem(ElementError):
-    """The input is JSON, but not an item of this flow."""
+    """The input is valid JSON, but not a valid item of this flow."""
 
 
 class MalformedRow(ElementError):
-    """A row of a CSV file does not fit its header, or is no row at all."""
+    """A row of a CSV file cannot be parsed, or does not match the header."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(f"the row at line {line} cannot be read: {reason}")
@@ -215,16 +215,16 @@ class MalformedRow(ElementError):
 
 
 class ElementTooLarge(ElementError):
-    """The input is longer than an element may be. Its beginning is kept, the rest was passed over."""
+    """The input is larger than one element may be. Its beginning is kept, the rest is discarded."""
 
     def __init__(self, length: int, limit: int) -> None:
-        super().__init__(f"{length} bytes are more than the limit of {limit} bytes for one element")
+        super().__init__(f"the element has {length} bytes, more than the limit of {limit}")
         self.length = length
         self.limit = limit
 
 
 class ExpressionFailed(ElementError):
-    """An expression has no result for this value, such as for a field that is not there."""
+    """An expression has no result for a value, for example because a field is missing."""
 
     retryable = False
 
@@ -235,17 +235,18 @@ class ExpressionFailed(ElementError):
 
 
 class TimedOperatorNotSupported(ElementError):
-    """An operator inside `through` needs a clock, and `through` has none: it sends each value through at once."""
+    """An operator inside `through` uses timers. `through` sends each value through at once and has no clock."""
 
     def __init__(self, step: str) -> None:
         super().__init__(
-            f"the operator in step {step} waits, as delay and debounce do; `through` takes operators without a clock"
+            f"the operator in step {step} uses timers, as delay and debounce do; `through` accepts only operators "
+            "without timers"
         )
         self.step = step
 
 
 class TooManyParts(ElementError):
-    """An operator made more values of one than its step takes."""
+    """An operator made more values of one element than its step allows."""
 
     def __init__(self, step: str, limit: int) -> None:
         super().__init__(f"{step} made more than {limit} values of one; give it a larger max_parts, or use flat_map")
@@ -254,37 +255,38 @@ class TooManyParts(ElementError):
 
 
 class EncodingFailed(ElementError):
-    """The value at the end of the flow cannot be written as JSON."""
+    """The value at the end of the flow cannot be encoded as JSON."""
 
 
 class ColumnMismatch(ElementError):
-    """A value has not the fields that are the columns of a CSV file.
+    """The fields of a value differ from the columns of a CSV file.
 
-    `named` columns are those of `fields` or of the file's header, others those of the first value.
+    `explicit` columns come from `fields` or from the header of the file, all others from the first value.
     """
 
-    def __init__(self, missing: list[str], unknown: list[str], *, named: bool = False) -> None:
-        said = [f"without {', '.join(missing)}"] * bool(missing) + [f"with {', '.join(unknown)}"] * bool(unknown)
-        whose = "the columns are those of `fields`, or of the header" if named else "the columns are those of the first"
-        way = (
-            "leave only the columns in the value, with a step `map` before it" if named else "give all the same fields"
+    def __init__(self, missing: list[str], unknown: list[str], *, explicit: bool = False) -> None:
+        origin = "the columns are those of `fields` or of the header" if explicit else "the first value has the columns"
+        differences = [f"lacks {', '.join(missing)}"] * bool(missing)
+        differences += [f"has also {', '.join(unknown)}"] * bool(unknown)
+        advice = (
+            "keep only the columns, with a step `map` before this one" if explicit else "give all values equal fields"
         )
-        super().__init__(f"{whose}: the value comes {' and '.join(said)}; {way}, or write NDJSON")
+        super().__init__(f"{origin}, but the value {' and '.join(differences)}; {advice}, or write NDJSON")
         self.missing = missing
         self.unknown = unknown
 
 
 class CallTimeout(ElementError):
-    """A service did not answer in time."""
+    """A call of a service exceeded its timeout."""
 
     def __init__(self, service: str, seconds: float) -> None:
-        super().__init__(f"{service} did not answer within {seconds:g} s")
+        super().__init__(f"{service} did not respond within {seconds:g} s")
         self.service = service
         self.seconds = seconds
 
 
 class CallCancelled(ElementError):
-    """A call ended as cancelled, but nobody had cancelled it: something that it waited for was."""
+    """A call of a service ended as cancelled without being cancelled by the run: something it awaited was."""
 
     def __init__(self, service: str) -> None:
         super().__init__(f"the call of {service} cancelled itself")
@@ -292,14 +294,14 @@ class CallCancelled(ElementError):
 
 
 class InvalidCallResult(ElementError):
-    """A service answered, but not with what its kind of call has to answer."""
+    """A call of a service returned something that its kind of call must not return."""
 
 
 class ServiceErrorResponse(ElementError):
-    """An HTTP service answered with a status that is no success, or refused one item of a batch.
+    """An HTTP service responded with a status other than 2xx, or rejected one item of a batch.
 
-    `reason` is what the service says about it, `kind` its own name for that, `retry_after` the seconds that it
-    asks to be left alone.
+    `reason` is the message of the service, `kind` its name for the error, and `retry_after` the number of seconds to
+    wait before the next attempt.
     """
 
     def __init__(
@@ -310,8 +312,8 @@ class ServiceErrorResponse(ElementError):
         retry_after: float | None = None,
         kind: str | None = None,
     ) -> None:
-        said = f"{service} answered {status} {reason}" if status else f"{service} refused: {reason}"
-        super().__init__(said.rstrip())
+        message = f"{service} responded {status} {reason}" if status else f"{service} rejected the item: {reason}"
+        super().__init__(message.rstrip())
         self.service = service
         self.status = status
         self.reason = reason
@@ -320,12 +322,12 @@ class ServiceErrorResponse(ElementError):
 
     @property
     def retryable(self) -> bool:
-        """Whether another attempt may help: the service is busy or broken, it is not the request that is wrong."""
+        """Whether another attempt may succeed: the service, not the request, is at fault."""
         return self.status is not None and (self.status in (408, 425, 429) or self.status >= 500)
 
 
 class ServiceUnreachable(ElementError):
-    """An HTTP service could not be reached, or the connection broke; another attempt may help."""
+    """An HTTP service could not be reached, or the connection failed. Another attempt may succeed."""
 
     retryable = True
 
@@ -336,70 +338,71 @@ class ServiceUnreachable(ElementError):
 
 
 class SinkUnavailable(ElementError):
-    """An outlet could not be opened; the next values that come try again."""
+    """A sink could not be opened. Later values try again."""
 
-    def __init__(self, outlet: str, cause: Exception) -> None:
-        super().__init__(f"{outlet} could not be opened: {describe(cause)}")
-        self.outlet = outlet
+    def __init__(self, sink: str, cause: Exception) -> None:
+        super().__init__(f"{sink} could not be opened: {describe(cause)}")
+        self.sink = sink
         self.__cause__ = cause
 
 
 class SinkWriteFailed(PenstockError):
-    """An outlet cannot be opened or written to."""
+    """A sink cannot be opened or written to."""
 
-    def __init__(self, outlet: str, reason: str) -> None:
-        super().__init__(f"{outlet} cannot be written: {reason}")
-        self.outlet = outlet
+    def __init__(self, sink: str, reason: str) -> None:
+        super().__init__(f"{sink} cannot be written: {reason}")
+        self.sink = sink
         self.reason = reason
 
 
-class OutletLocked(SinkWriteFailed):
-    """The file of an outlet is locked by another process."""
+class SinkLocked(SinkWriteFailed):
+    """Another process holds the lock of a sink's file."""
 
-    def __init__(self, outlet: str) -> None:
+    def __init__(self, sink: str) -> None:
+        super().__init__(sink, "another process is writing to it; stop that process, or give each process its own file")
+
+
+class SinkStillLocked(SinkWriteFailed):
+    """Another process held the lock of a sink's file for longer than a run waits. The run fails, not its elements."""
+
+    def __init__(self, sink: str, seconds: float) -> None:
         super().__init__(
-            outlet, "another process is writing to it; stop that process, or give each process a file of its own"
-        )
-
-
-class OutletStillLocked(SinkWriteFailed):
-    """Another process kept the lock of an outlet's file for longer than a run waits. The run fails, no element does."""
-
-    def __init__(self, outlet: str, seconds: float) -> None:
-        super().__init__(
-            outlet,
-            f"another process has been writing to it for {seconds:g} s; stop that process, or give each process a file "
-            "of its own",
+            sink,
+            f"another process has been writing to it for {seconds:g} s; stop that process, or give each process its "
+            "own file",
         )
         self.seconds = seconds
 
 
-class OutletTaken(SinkWriteFailed):
-    """This process has the file of an outlet open already, by way of another outlet. The run fails, no element does."""
+class SinkAlreadyOpen(SinkWriteFailed):
+    """This process has the file open through a sink with other settings. The run fails, not its elements."""
 
-    def __init__(self, outlet: str, settings: str, other: str, others: str) -> None:
+    def __init__(self, sink: str, settings: str, other: str, other_settings: str) -> None:
         super().__init__(
-            outlet,
-            f"this process is writing to the same file already, as {other} ({others}), and this is {settings}; "
-            f"{_ONE_WAY}",
+            sink,
+            f"this process is already writing to the same file as {other} ({other_settings}), and this sink is "
+            f"{settings}; {_SAME_SETTINGS}",
         )
         self.other = other
 
 
-class OutletTwice(SinkWriteFailed):
-    """Two outlets that would be in use together name one file, with different settings."""
+class SinkConflict(SinkWriteFailed):
+    """Two sinks that would be used together name one file with different settings."""
 
-    def __init__(self, outlet: str, settings: str, other: str, others: str, owner: str = "") -> None:
+    def __init__(self, sink: str, settings: str, other: str, other_settings: str, owner: str = "") -> None:
         of = f" of {owner}" if owner else ""
-        super().__init__(outlet, f"it is the same file as {other}{of} ({others}), and this is {settings}; {_ONE_WAY}")
+        super().__init__(
+            sink,
+            f"it is the same file as {other}{of} ({other_settings}), and this sink is {settings}; {_SAME_SETTINGS}",
+        )
         self.other = other
 
 
-_ONE_WAY = "give both the same format and fields, or each a file of its own"
+_SAME_SETTINGS = "give both the same format and fields, or two files"
 
 
 class CheckpointInvalid(PenstockError):
-    """A run cannot go on from a checkpoint."""
+    """A run cannot be resumed from a checkpoint."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"the checkpoint {path} cannot be used: {reason}")
@@ -436,10 +439,10 @@ class GraphvizFailed(PenstockError):
 
 
 class StoreError(PenstockError):
-    """The dead-letter store did not do what it was asked to; nothing was stored by that call."""
+    """An operation of the dead-letter store failed. It stored nothing."""
 
     permanent = False
-    """Whether further attempts fail too, until somebody repairs the store."""
+    """Whether further attempts fail too until the store is repaired."""
 
 
 class StoreTooNew(StoreError):
@@ -447,29 +450,29 @@ class StoreTooNew(StoreError):
 
     permanent = True
 
-    def __init__(self, url: str, found: int, known: int) -> None:
+    def __init__(self, url: str, schema: int, supported: int) -> None:
         super().__init__(
-            f"the dead letters at {url} have schema {found}, this Penstock knows schemas up to {known}; "
+            f"the dead letters at {url} have schema {schema}, this Penstock supports schemas up to {supported}; "
             "install a newer Penstock, or name another database"
         )
         self.url = url
-        self.found = found
-        self.known = known
+        self.schema = schema
+        self.supported = supported
 
 
 class StoreTooOld(StoreError):
-    """The database has an older schema, and may not be written to, so it cannot be brought up to date."""
+    """The database has an older schema and is not writable, so it cannot be migrated."""
 
     permanent = True
 
-    def __init__(self, url: str, found: int, known: int) -> None:
+    def __init__(self, url: str, schema: int, supported: int) -> None:
         super().__init__(
-            f"the dead letters at {url} have schema {found}, this Penstock reads schema {known}, and the file or its "
-            "folder is not writable; list them once as a user who may write both, which brings the file up to date"
+            f"the dead letters at {url} have schema {schema}, this Penstock reads schema {supported}, and the file or "
+            "its folder is not writable; list them once as a user who may write to both, which migrates the file"
         )
         self.url = url
-        self.found = found
-        self.known = known
+        self.schema = schema
+        self.supported = supported
 
 
 class StoreMissing(StoreError):
@@ -481,18 +484,18 @@ class StoreMissing(StoreError):
 
 
 class StoreFileReplaced(StoreError):
-    """The file that letters were written to is not at its place any more, so they were not stored in it."""
+    """The file that letters were written to is no longer at its path, so they were not stored in it."""
 
     def __init__(self, url: str) -> None:
         super().__init__(
-            f"the file of the dead letters at {url} was removed, moved or replaced while it was open; a new one is "
-            "begun if there is none, and another one is left alone until Penstock starts anew"
+            f"the file of the dead letters at {url} was removed, moved or replaced while it was open; a new file is "
+            "created if there is none, and an existing one is not used until Penstock is restarted"
         )
         self.url = url
 
 
 class StoreReplaced(StoreFileReplaced):
-    """Another file is at the place of the one that letters were written to."""
+    """Another file is at the path of the file that letters were written to."""
 
     permanent = True
 
@@ -505,22 +508,22 @@ class StoreTruncated(StoreError):
     def __init__(self, url: str) -> None:
         super().__init__(
             f"the file of the dead letters at {url} was truncated or overwritten while it was open, so nothing more is "
-            "written to it; move it away to begin a new one, and save what is left with `sqlite3 FILE .recover`"
+            "written to it; move it away to start a new one, and save what is left with `sqlite3 FILE .recover`"
         )
         self.url = url
 
 
 class WriterCrashed(StoreError):
-    """The process that writes letters ended. Those that it had at hand may be stored, and are safely stored again."""
+    """The writer process ended unexpectedly. Its current letters may be stored; storing them again is safe."""
 
-    def __init__(self, url: str, how: str) -> None:
-        super().__init__(f"the process that writes the dead letters at {url} ended ({how}); it is started again")
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"the process that writes the dead letters at {url} ended ({reason}); it is started again")
         self.url = url
-        self.how = how
+        self.reason = reason
 
 
 class WriterStartFailed(StoreError):
-    """The process that is to write letters cannot be started."""
+    """The writer process could not be started."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(f"the process that writes the dead letters at {url} cannot be started: {reason}")
@@ -536,7 +539,7 @@ class ShuttingDown(PenstockError):
 
 
 class TooManyRuns(PenstockError):
-    """As many runs as allowed are open."""
+    """The maximum number of runs is open."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} runs are open, which is the limit; try again later")
@@ -544,8 +547,8 @@ class TooManyRuns(PenstockError):
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line: its message, or its type when it has none."""
+    """Describe an error in one line: its message, or its type if it has none."""
     try:
         return str(error) or type(error).__name__
-    except Exception:  # an error that cannot say what it is must not break the flow
+    except Exception:  # an exception whose message cannot be computed must not break the flow
         return type(error).__name__

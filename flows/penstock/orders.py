@@ -1,4 +1,4 @@
-"""The orders flow: order, price, stock, and the simulated services that answer for them."""
+"""The orders flow: price and stock of each order, and the simulated services that it calls."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ TIMEOUT_SECONDS = 10.0
 
 
 class Order(TypedDict):
-    """An order. Whatever else it has comes back unchanged."""
+    """An order. Further fields are returned unchanged."""
 
     orderId: Annotated[int, Meta(ge=1)]
 
 
 class InventoryUnavailable(ElementError):
-    """The inventory cannot say whether something is in stock."""
+    """The inventory cannot determine whether an item is in stock."""
 
 
 def prices_after(seconds: float) -> Callable[[Order], Awaitable[dict[str, Any]]]:
-    """A pricing service in this process that takes so long: price = 1000 + id."""
+    """Make a pricing service in this process with a delay: price = 1000 + id."""
 
     async def pricing(order: Order) -> dict[str, Any]:
         if seconds:
@@ -41,7 +41,7 @@ def prices_after(seconds: float) -> Callable[[Order], Awaitable[dict[str, Any]]]
 
 
 def stock_after(seconds: float) -> Callable[[Order], Awaitable[dict[str, Any]]]:
-    """An inventory service in this process that takes so long, and fails for ids divisible by 3."""
+    """Make an inventory service in this process with a delay. It fails for ids divisible by 3."""
 
     async def inventory(order: Order) -> dict[str, Any]:
         if seconds:
@@ -58,17 +58,17 @@ inventory = stock_after(INVENTORY_SECONDS)
 
 
 def sample_order(number: int) -> Order:
-    """The sample of a number: an order with this id."""
+    """Return the sample with a number: an order with this id."""
     return {"orderId": number}
 
 
 def simulated_pricing(scale: float = 1.0, max_in_flight: int = MAX_IN_FLIGHT) -> Service:
-    """The pricing service, with its 100 ms multiplied by `scale`."""
+    """Make the pricing service, with its 100 ms multiplied by `scale`."""
     return _service("pricing", pricing if scale == 1.0 else prices_after(PRICING_SECONDS * scale), max_in_flight)
 
 
 def simulated_inventory(scale: float = 1.0, max_in_flight: int = MAX_IN_FLIGHT) -> Service:
-    """The inventory service, with its 150 ms multiplied by `scale`."""
+    """Make the inventory service, with its 150 ms multiplied by `scale`."""
     return _service("inventory", inventory if scale == 1.0 else stock_after(INVENTORY_SECONDS * scale), max_in_flight)
 
 
@@ -80,8 +80,8 @@ def orders_flow(
     pricing: Service | Callable[[Order], Any] | None = None,
     inventory: Service | Callable[[Order], Any] | None = None,
     dead_letters: str | DeadLetterStore | None = None,
-) -> Flow[Order]:
-    """The flow that is served by default. Without services of your own it uses the simulated ones."""
+) -> Flow[Order, dict[str, Any]]:
+    """Make the flow that is served by default. It uses the simulated services unless others are given."""
     flow = Flow("orders", Order, key="orderId").enrich(
         pricing=pricing or simulated_pricing(), inventory=inventory or simulated_inventory()
     )
@@ -89,5 +89,5 @@ def orders_flow(
 
 
 def sample_orders(count: int) -> Source[Order]:
-    """Orders 1 … count."""
+    """Make a source of orders 1 … count."""
     return generate(count, sample_order)

@@ -1,4 +1,4 @@
-"""Tests of flows in virtual time: an event loop whose clock jumps to the next timer instead of waiting for it.
+"""Test flows in virtual time: an event loop whose clock jumps to the next timer instead of waiting for it.
 
 >>> import asyncio
 >>> run(asyncio.sleep(3600, result="an hour later"))
@@ -15,32 +15,32 @@ from contextvars import Context
 from itertools import count
 from typing import Any, TypeVar, TypeVarTuple
 
-PATIENCE = 5.0
-"""Real seconds that a call in a thread may take before the clock goes on without it."""
+THREAD_TIMEOUT = 5.0
+"""Real seconds that a call in a thread may take before the clock continues without it."""
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
 class VirtualTimeSelector(selectors.BaseSelector):
-    """Asks for events without waiting; where asyncio would wait for a timer, it turns the clock forward instead."""
+    """Polls for events without waiting. Where asyncio would wait for a timer, it advances the clock instead."""
 
     def __init__(self) -> None:
         self._inner = selectors.DefaultSelector()
         self.now = 0.0
         self.threads = 0
         """Calls in threads that have not returned."""
-        self.given_up = 0
-        """How many of them took too long, so that time goes on without them."""
+        self.abandoned = 0
+        """How many of them took too long, so that the clock continues without them."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Events that are there. With nothing to jump to (no timer), or while a thread works, wait for one."""
+        """Return pending events. Without a timer to jump to, or while a thread works, wait for one."""
         if timeout is None:
             return self._inner.select(None)
-        waits = self.threads > self.given_up and timeout > 0
-        events = self._inner.select(PATIENCE if waits else 0)
+        waits = self.threads > self.abandoned and timeout > 0
+        events = self._inner.select(THREAD_TIMEOUT if waits else 0)
         if waits and not events:
-            self.given_up = self.threads
+            self.abandoned = self.threads
         if not events:
             self.now += max(0.0, timeout)
         return events
@@ -62,16 +62,16 @@ class VirtualTimeSelector(selectors.BaseSelector):
 
 
 class OrderedTime(float):
-    """When a timer rings; of two that ring at the same time, the one that was set first is earlier.
+    """The time of a timer. Of two timers at the same time, the one that was set first is earlier.
 
-    (asyncio keeps timers in a heap, which gives equal ones in any order. In virtual time many are equal.)
+    asyncio keeps timers in a heap, which returns equal ones in any order. In virtual time many are equal.
     """
 
     number: int
 
     @classmethod
     def of(cls, when: float, number: int) -> OrderedTime:
-        """A time for the timer that was set as number `number`."""
+        """Return the time of the timer that was set as number `number`."""
         moment = cls(when)
         moment.number = number
         return moment
@@ -83,11 +83,13 @@ class OrderedTime(float):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop that starts at 0 seconds and never waits for its own timers; equal ones ring in turn.
+    """An event loop that starts at 0 seconds and never waits for its timers. Equal timers fire in the order of
+    creation.
 
-    For code that waits for timers, queues, each other, and calls in threads: files, blocking services, letters that
-    are written to SQLite. While such a call works no time passes, unless it takes more than 5 real seconds. What waits
-    for a socket or another process while a timer runs sees the timer fire first: give such tests an ordinary loop.
+    For code that waits for timers, queues, other tasks, and calls in threads: files, blocking services, letters that
+    are written to SQLite. While such a call works, no time passes, unless it takes more than 5 real seconds. Code that
+    waits for a socket or another process while a timer is pending sees the timer fire first: use an ordinary loop for
+    such tests.
     """
 
     def __init__(self) -> None:
@@ -96,11 +98,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().__init__(self._selector_clock)
 
     def time(self) -> float:
-        """Seconds of virtual time since the loop was made."""
+        """Return the seconds of virtual time since the loop was created."""
         return self._selector_clock.now
 
     def spend(self, seconds: float) -> None:
-        """Let time pass in the middle of a turn, as what keeps the loop busy does."""
+        """Let time pass within an iteration, as code that blocks the loop does."""
         self._selector_clock.now += seconds
 
     def call_at(
@@ -110,7 +112,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return super().call_at(OrderedTime.of(when, next(self._numbers)), callback, *args, context=context)
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        """Make a call in a thread, while which no time passes."""
+        """Make a call in a thread. No virtual time passes until it returns."""
         future = super().run_in_executor(executor, func, *args)
         self._selector_clock.threads += 1
         future.add_done_callback(self._returned)
@@ -119,7 +121,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def _returned(self, _: asyncio.Future[Any]) -> None:
         clock = self._selector_clock
         clock.threads -= 1
-        clock.given_up = min(clock.given_up, clock.threads)
+        clock.abandoned = min(clock.abandoned, clock.threads)
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002 - see below
         """Wait until the threads of the default executor have ended, as long as that takes in real time.
@@ -130,7 +132,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         await super().shutdown_default_executor()
 
     def timers(self) -> list[asyncio.TimerHandle]:
-        """The timers that have still to fire."""
+        """Return the timers that have not fired yet."""
         scheduled: list[asyncio.TimerHandle] = getattr(self, "_scheduled", [])
         return [timer for timer in scheduled if not timer.cancelled()]
 

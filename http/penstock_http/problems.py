@@ -139,12 +139,12 @@ def problem_middleware(counters: HttpCounters) -> Any:
         rejection = rejection_for(error)
         if rejection is None:
             return _internal_error(request, error)
-        counters.refused[rejection.code] += 1
+        counters.rejected[rejection.code] += 1
         log.info("http.rejected", path=request.path, status=rejection.status, reason=rejection.code)
         return problem(rejection.status, str(rejection), rejection.code, rejection.headers, rejection.members)
 
     def count(request: web.Request, status: int) -> None:
-        counters.answered[_route(request), _method(request), str(status)] += 1
+        counters.responses[_route(request), _method(request), str(status)] += 1
         if status == CLIENT_CLOSED_REQUEST:
             log.info("http.client_disconnected", path=request.path)
 

@@ -141,7 +141,7 @@ def lengthen(folder: Path) -> None:
 
 def other_flow(folder: Path) -> None:
     path = folder / "flow.yaml"
-    path.write_text(path.read_text() + "about: another\n")
+    path.write_text(path.read_text() + "description: another\n")
 
 
 def shorten_output(folder: Path) -> None:
@@ -166,10 +166,10 @@ def not_utf_8(folder: Path) -> None:
         (touch, "a run with another input: "),
         (lengthen, "a run with another input: "),
         (other_flow, "a run with another flow: "),
-        (shorten_output, "has not the "),
+        (shorten_output, "lacks some of the "),
         (no_checkpoint, "is not empty, and there is no checkpoint"),
-        (garbage, "it is no checkpoint"),
-        (not_utf_8, "it is no checkpoint: not UTF-8 at byte 8"),
+        (garbage, "it is not a checkpoint"),
+        (not_utf_8, "it is not a checkpoint: not UTF-8 at byte 8"),
     ],
 )
 def test_a_run_does_not_go_on_with_something_else(done: Path, change: Any, sentence: str) -> None:
@@ -197,7 +197,7 @@ def test_two_processes_do_not_write_the_same_output(done: Path) -> None:
     with (done / "out.ndjson").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         code, _, said = run(done, *RUN)
-    assert (code, "somebody else is writing to it" in said) == (1, True)
+    assert (code, "another process is writing to it" in said) == (1, True)
     assert "the run had completed before" in run(done, *RUN)[2]
 
 
@@ -212,7 +212,7 @@ def test_ranges_are_a_set_of_numbers() -> None:
         there = set(numbers)
         assert [number for number in range(70) if number in ranges] == sorted(there)
         assert len(ranges) == len(there)
-        assert ranges.low == min(set(range(61)) - there)
+        assert ranges.first_missing == min(set(range(61)) - there)
         start, stop = chance.randrange(40), chance.randrange(30, 70)
         missing = [number for first, end in ranges.missing(start, stop) for number in range(first, end)]
         assert missing == [number for number in range(start, stop) if number not in there]
@@ -305,7 +305,7 @@ def test_what_is_no_regular_file_is_no_checkpoint(done: Path, kind: str, flags: 
         (done / "point.json").symlink_to(kind)
     before = (done / "point.json").lstat().st_ino, (done / "out.ndjson").read_bytes()
     code, _, said = run(done, *RUN, *flags)
-    assert (code, said.endswith("it is no regular file; name another: --checkpoint FILE\n")) == (2, True)
+    assert (code, said.endswith("it is not a regular file; name another: --checkpoint FILE\n")) == (2, True)
     assert ((done / "point.json").lstat().st_ino, (done / "out.ndjson").read_bytes()) == before
 
 

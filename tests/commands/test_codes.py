@@ -37,7 +37,7 @@ def test_a_flow_in_python_is_told_to_be_no_file(command: str) -> None:
     """Commands that take files only say so; that there is no such file would lead nowhere."""
     result = invoke(command, "shop:paid")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "shop:paid is a flow in Python, and this command takes flow files only" in result.stderr
+    assert "shop:paid is a flow in Python, but this command expects flow files" in result.stderr
 
 
 def test_a_closed_standard_input_is_said_in_a_sentence(tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def test_completing_the_name_of_a_command_imports_no_command() -> None:
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     first, *_, last = told.splitlines()
     assert first == str(len(COMMANDS))
-    assert last == str(["penstock.cli", "penstock.cli.main", "penstock.cli.options", "penstock.support.terminal"])
+    modules = ["cli", "cli.main", "cli.options", "support", "support.terminal", "support.text"]
+    assert last == str([f"penstock.{name}" for name in modules])
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_results_are_lines_as_over_http_and_the_end_record_is_the_last(folder: P
     }  # fmt: skip
     assert code == 1
     assert said.startswith("double: completed: 4 received, 2 ok, 1 failed, 1 filtered in ")
-    assert said.endswith("nothing of what failed was kept; to keep it: --dead-letters sqlite:///FILE\n")
+    assert said.endswith("dead letters were not stored; to store them: --dead-letters sqlite:///FILE\n")
     assert said.count("\n") == 2
 
 
@@ -164,7 +164,9 @@ def test_what_was_kept_in_memory_is_said_to_be_gone(folder: Path, url: str) -> N
     """No command could show it any more; one that could have been is named."""
     code, _, said = run(folder, "run", "flow.yaml", "--dead-letters", url, stdin=b"no\n")
     assert (code, said.count("\n")) == (1, 2)
-    assert said.endswith("was kept in memory and is gone; to keep it: --dead-letters sqlite:///FILE\n")
+    assert said.endswith(
+        "dead letters were stored in memory and are lost; to keep them: --dead-letters sqlite:///FILE\n"
+    )
 
 
 FULL = "the output standard output cannot be used: No space left on device"
@@ -174,7 +176,7 @@ FULL = "the output standard output cannot be used: No space left on device"
 @pytest.mark.parametrize(
     ("stdin", "expected"),
     [
-        (b'{"id":1}\n', {"run.failed", "the run broke"}),
+        (b'{"id":1}\n', {"run.failed", "the run failed"}),
         (b"", {"penstock run"}),
     ],
 )
@@ -187,7 +189,7 @@ def test_a_full_disk_behind_standard_output_is_said_in_a_sentence(
         said = process.communicate(stdin, SECONDS)[1].decode()
     assert process.returncode == 1
     told = [line for line in said.splitlines() if FULL in line]
-    assert {word for word in ("run.failed", "the run broke", "penstock run") if word in "".join(told)} == expected
+    assert {word for word in ("run.failed", "the run failed", "penstock run") if word in "".join(told)} == expected
     assert "Traceback" not in said
 
 
@@ -201,24 +203,27 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
     ("words", "sentence"),
     [
         ("none.yaml", "the file cannot be read"),
-        ("none", "there is no file none; a flow in Python is named with its module: none:NAME"),
-        ("waits:make", "waits:make is a coroutine function, which nobody would await; write a plain function"),
-        ("waits:make_many", "is a coroutine function"),
+        ("none", "the file none does not exist; a flow in Python is named with its module: none:NAME"),
+        ("waits:make", "waits:make: expected a plain function, got a coroutine function"),
+        ("waits:make_many", "got a coroutine function"),
         ("stdout.yaml --samples 2 --output o", "or .samples(…) in Python"),
-        ("none:flow", "there is no module none"),
+        ("none:flow", "the module none does not exist"),
         ("penstock.orders:nothing", "penstock.orders has no nothing"),
-        ("penstock.orders:Order", "is no flow"),
-        ("json:loads", "json:loads cannot be called without arguments: missing a required argument: 's'"),
-        ("asyncio:get_running_loop", "asyncio:get_running_loop broke: RuntimeError: no running event loop"),
-        ("flow.yaml --input none.ndjson", "there is no file none.ndjson"),
+        ("penstock.orders:Order", "expected a flow"),
+        (
+            "json:loads",
+            "json:loads: expected a function that can be called without arguments: missing a required argument: 's'",
+        ),
+        ("asyncio:get_running_loop", "asyncio:get_running_loop failed: RuntimeError: no running event loop"),
+        ("flow.yaml --input none.ndjson", "the file none.ndjson does not exist"),
         ("flow.yaml --input .", "is a directory"),
-        ("flow.yaml --input flow.yaml", "say the format: ndjson or csv (--format ndjson, --format csv)"),
+        ("flow.yaml --input flow.yaml", "set the format to ndjson or csv (--format ndjson, --format csv)"),
         ("flow.yaml --worker daily", "has no worker 'daily' (workers: nightly)"),
-        ("flow.yaml --samples 3 --format csv", "--format is for --input"),
-        ("flow.yaml --restart", "--restart is for runs with --checkpoint"),
+        ("flow.yaml --samples 3 --format csv", "--format: expected only with --input"),
+        ("flow.yaml --restart", "--restart: expected only with --checkpoint"),
         ("flow.yaml --checkpoint c.json", "--input FILE"),
         ("flow.yaml --checkpoint c.json --input in.ndjson", "--output FILE"),
-        ("flow.yaml --checkpoint in.ndjson --input in.ndjson --output o", "are three files"),
+        ("flow.yaml --checkpoint in.ndjson --input in.ndjson --output o", "expected three different files"),
         ("parts.yaml --checkpoint c.json --input in.ndjson --output o", "parts in more than one step"),
         ("own.yaml --checkpoint c.json --input in.ndjson --output o", "parts in more than one step"),
         ("stdout.yaml", "writes to standard output itself"),
@@ -300,9 +305,9 @@ samples: {id: seq}
         ("--samples 3 --output kept.db-wal", "kept.db-wal is the same file as the dead letters"),
         ("--samples 3 --output kept.db-shm", "kept.db-shm is the same file as the dead letters"),
         ("--input in.ndjson --output o --checkpoint kept.db-journal", "the checkpoint kept.db-journal"),
-        ("--samples 3 --output kept.ndjson", "kept.ndjson is the same file as what a step delivers to"),
+        ("--samples 3 --output kept.ndjson", "kept.ndjson is the same file as the sink"),
         ("--input in.ndjson --output o --checkpoint kept.db --restart", "the checkpoint kept.db"),
-        ("--input kept.ndjson", "what a step delivers to (kept.ndjson) is the same file as the input"),
+        ("--input kept.ndjson", "the sink kept.ndjson of a step is the same file as the input"),
     ],
 )
 @pytest.mark.parametrize("there", [True, False], ids=["there", "new"])

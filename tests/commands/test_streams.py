@@ -183,7 +183,8 @@ def test_one_output_file_written_in_two_ways_is_told_before_anything_runs(
     told = (process.stderr + process.stdout).decode()
     assert process.returncode == code
     assert (
-        "./out.csv cannot be written: it is the same file as out.csv (csv), and this is csv with the fields n" in told
+        "./out.csv cannot be written: it is the same file as out.csv (csv), and this sink is csv with the fields n"
+        in told
     )
     assert not (tmp_path / "out.csv").exists()
 

@@ -197,7 +197,10 @@ def flows(draw: st.DrawFn) -> Flow[Any]:
         from_file("a.csv.gz"),
         from_file("b", format="ndjson", limit=99),
     ]  # type: ignore[arg-type]
-    sources += [from_stdin(), from_directory("in", pattern="*.csv", every=2.0, stable_for=3.0, done="old")]
+    sources += [
+        from_stdin(),
+        from_directory("in", pattern="*.csv", poll_interval=2.0, stable_for=3.0, processed_dir="old"),
+    ]
     for name in draw(st.lists(NAMES, max_size=2, unique=True)):
         schedule = draw(
             st.sampled_from([Once(), Every(90.0), Cron("30 4 * * 1-5"), Cron("*/5 * * * *", "Europe/Berlin")])

@@ -27,7 +27,7 @@ VALIDATORS = {kind: Draft202012Validator(make_schema(kind)) for kind in KINDS}
 
 MEANING = re.compile(
     r"is no expression|gives [A-Z]|there is no module|cannot be imported|has no '|cannot be called"
-    r"|a cron expression|the cron expression|no time zone|is for a field of type|enum takes"
+    r"|cron expression|unknown time zone|is for a field of type|enum takes"
     r"|no regular expression|cannot be left out|these rules do not fit|enum says|its enum"
 )
 """What is wrong with the meaning of a text, or with values together: the business of `check` alone."""

@@ -108,7 +108,7 @@ def test_a_rule_answers_with_a_status() -> None:
             - {returns: 5}
         expect:
           ok: [{id: 1, price: 5}]
-          failed: [{key: 2, type: ServiceErrorResponse, message: price answered 404 no such item, attempts: 1}]
+          failed: [{key: 2, type: ServiceErrorResponse, message: price responded 404 no such item, attempts: 1}]
           seconds: 7s
         """
     assert found(text, PRICES) == []
@@ -335,7 +335,7 @@ def test_a_flow_that_breaks_fails_the_test_whatever_is_expected() -> None:
 
     flow = Flow[Any]("f").samples(broken)
     assert found("{given: {generate: 1}, expect: {received: 0}}", flow) == [
-        "run: broke: the source iterable broke: a bug"
+        "run: broke: the source iterable failed: a bug"
     ]
     assert found("{given: {generate: 1}, expect: {reason: failed}}", flow) == []
 

@@ -42,7 +42,7 @@ def test_what_would_have_to_be_awaited_fails_its_element(flow: Flow[Any]) -> Non
     """A lambda cannot be told beforehand; its coroutine is closed, so Python warns of none that was never awaited."""
     failures = [result.failure for result in results(flow, [1, 2])]
     assert [failure and failure.type for failure in failures] == ["TypeError"] * 2
-    assert all(failure and "gave an awaitable" in failure.message for failure in failures)
+    assert all(failure and "returns an awaitable" in failure.message for failure in failures)
 
 
 def test_a_plain_step_may_find_a_cancelled_future() -> None:

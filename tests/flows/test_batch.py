@@ -11,7 +11,7 @@ from laws.virtual import quiet, results, summary_of
 from penstock import Flow, Service, from_iterable
 from penstock.results import DiscardResults
 from penstock.sources import ticks
-from penstock.steps import batch
+from penstock.steps import Batch
 
 
 def test_a_full_group_is_asked_for_at_once() -> None:
@@ -80,6 +80,9 @@ def test_a_group_larger_than_the_window_does_not_wait_for_ever() -> None:
 
 @pytest.mark.parametrize(("size", "seconds"), [(0, 1), (1, 0), (1, -1)])
 def test_a_group_needs_size_and_time(size: int, seconds: float) -> None:
-    """The message has both values."""
-    with pytest.raises(ValueError, match=f"got {size} and {seconds}"):
-        batch(lambda values: values, size=size, max_wait=seconds)
+    """The message has the value."""
+    with pytest.raises(
+        ValueError,
+        match=r"size: expected an integer >= 1, got 0|max_wait: expected a number of seconds > 0, got (0|-1)",
+    ):
+        Batch(lambda values: values, size=size, max_wait=seconds)

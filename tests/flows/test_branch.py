@@ -15,7 +15,7 @@ from reactivex import operators as ops
 
 from laws.test_steps import send
 from laws.virtual import quiet, summary_of
-from penstock import Flow, from_iterable, steps
+from penstock import Flow, Service, from_iterable, steps
 from penstock.core.element import Element, Outcome
 from penstock.core.ledger import Ledger
 from penstock.core.window import Window
@@ -50,7 +50,7 @@ def even(value: int) -> bool:
 
 
 def add(number: int) -> Any:
-    return steps.map(lambda value: value + number, name=f"add {number}")
+    return steps.Map(lambda value: value + number, name=f"add {number}")
 
 
 async def later(value: int) -> int:
@@ -69,7 +69,7 @@ def told(results: list[Result[Any]]) -> dict[int, Any]:
 
 def test_each_value_takes_the_first_branch_that_wants_it() -> None:
     """Conditions are tried in order; what no branch takes goes on as it is."""
-    step = steps.route(
+    step = steps.Route(
         [Branch("small", lambda value: value < 3, (add(10),)), Branch("even", even, (add(100),))],
     )
 
@@ -78,7 +78,7 @@ def test_each_value_takes_the_first_branch_that_wants_it() -> None:
 
 def test_a_branch_without_condition_takes_the_rest() -> None:
     """Everything that no branch before took, and nothing else."""
-    step = steps.route([Branch("even", even), Branch("others", steps=(add(10),))])
+    step = steps.Route([Branch("even", even), Branch("others", steps=(add(10),))])
 
     assert told(results(step, values=range(4))) == {0: 0, 1: 11, 2: 2, 3: 13}
 
@@ -90,14 +90,14 @@ def test_each_condition_is_asked_once_and_only_as_far_as_needed() -> None:
     def ask(name: str, wanted: int) -> Callable[[int], bool]:
         return lambda value: asked.append((name, value)) or value == wanted  # type: ignore[func-returns-value]
 
-    summary_of(flow_of(steps.route([Branch("a", ask("a", 0)), Branch("b", ask("b", 1))])), range(3))
+    summary_of(flow_of(steps.Route([Branch("a", ask("a", 0)), Branch("b", ask("b", 1))])), range(3))
 
     assert asked == [("a", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
 
 
 def test_a_condition_that_raises_fails_that_element_alone() -> None:
     """The element fails at the step of the branches; the others go their ways."""
-    step = steps.route([Branch("first", lambda value: 6 % value, (add(10),))], name="choose")
+    step = steps.Route([Branch("first", lambda value: 6 % value, (add(10),))], name="choose")
     came = {result.seq: result for result in results(step, values=[4, 0, 3])}
 
     assert (came[0].value, came[2].value) == (14, 3)
@@ -106,17 +106,17 @@ def test_a_condition_that_raises_fails_that_element_alone() -> None:
 
 def test_a_slow_branch_does_not_hold_up_the_others() -> None:
     """What takes the quick way overtakes what takes the slow one."""
-    step = steps.route([Branch("slow", even, (steps.map_async(later),))])
+    step = steps.Route([Branch("slow", even, (steps.MapAsync(later),))])
 
     assert [result.value for result in results(step, values=range(4))] == [1, 3, 0, 2]
 
 
 def test_an_ordered_run_brings_the_branches_back_in_order() -> None:
     """Whichever branch is slow, and whether it ends: results come in the order of the input."""
-    slow = Branch("slow", even, (steps.map_async(later),))
-    ending = Branch("ending", lambda value: value % 3 == 0, (steps.map_async(late_if_first),), final=True)
+    slow = Branch("slow", even, (steps.MapAsync(later),))
+    ending = Branch("ending", lambda value: value % 3 == 0, (steps.MapAsync(late_if_first),), final=True)
 
-    assert [result.seq for result in results(steps.route([slow, ending]), values=range(9), ordered=True)] == [*range(9)]
+    assert [result.seq for result in results(steps.Route([slow, ending]), values=range(9), ordered=True)] == [*range(9)]
 
 
 def test_elements_that_travel_together_stay_together_in_their_branch() -> None:
@@ -127,9 +127,12 @@ def test_elements_that_travel_together_stay_together_in_their_branch() -> None:
         def step(source: Observable[Any]) -> Observable[Any]:
             return source.pipe(ops.do_action(lambda them: seen[name].append([one.value for one in them])))
 
-        return step
+        return steps.CustomOperator(step)
 
-    step = steps.route([Branch("even", even, (watch("even"),)), Branch("odd", None, (watch("odd"),))])
+    branches = [
+        Branch(name, when, (steps.CustomOperator(watch(name)),)) for name, when in (("even", even), ("odd", None))
+    ]
+    step = steps.Route(branches)
 
     async def main() -> Any:
         return await send(lambda source: watch("after")(step(source)), list(range(6)), size=3)
@@ -140,8 +143,8 @@ def test_elements_that_travel_together_stay_together_in_their_branch() -> None:
 
 def test_branches_of_branches() -> None:
     """A branch may branch; what an inner branch finishes, the outer one's steps leave alone."""
-    inner = steps.route([Branch("four", lambda value: value == 4, (add(1000),), final=True)])
-    outer = steps.route([Branch("even", even, (inner, add(10)))])
+    inner = steps.Route([Branch("four", lambda value: value == 4, (add(1000),), final=True)])
+    outer = steps.Route([Branch("even", even, (inner, add(10)))])
 
     assert told(results(outer, add(100), values=range(5))) == {0: 110, 1: 101, 2: 112, 3: 103, 4: 1004}
 
@@ -158,27 +161,27 @@ async def _never_later(value: Any) -> Any:
 
 
 AFTER: dict[str, Any] = {
-    "map": steps.map(_never),
-    "filter": steps.filter(_never),
-    "fail": steps.fail(_never, reason="x"),
-    "tap": steps.tap(_never),
-    "flat_map": steps.flat_map(_never),
-    "map_async": steps.map_async(_never_later),
-    "map_async ordered": steps.map_async(_never_later, ordered=True),
-    "enrich": steps.enrich(a=_never_later),
-    "batch": steps.batch(_never_later, size=2, max_wait=1),
-    "throttle": steps.throttle(0.001),
-    "through": steps.through(ops.map(_never)),
-    "branch": steps.route([Branch("a", _never)]),
+    "map": steps.Map(_never),
+    "filter": steps.Filter(_never),
+    "fail": steps.Fail(_never, reason="x"),
+    "tap": steps.Tap(_never),
+    "flat_map": steps.FlatMap(_never),
+    "map_async": steps.MapAsync(_never_later),
+    "map_async ordered": steps.MapAsync(_never_later, ordered=True),
+    "enrich": steps.Enrich({"a": _never_later}),
+    "batch": steps.Batch(_never_later, size=2, max_wait=1),
+    "throttle": steps.Throttle(0.001),
+    "through": steps.Through(ops.map(_never)),
+    "branch": steps.Route([Branch("a", _never)]),
 }
 
 
 @pytest.mark.parametrize("name", AFTER)
 @pytest.mark.parametrize("ordered", [False, True])
-@pytest.mark.parametrize("inside", [(), (steps.map_async(later),)], ids=["at once", "later"])
+@pytest.mark.parametrize("inside", [(), (steps.MapAsync(later),)], ids=["at once", "later"])
 def test_no_later_step_touches_what_is_finished(name: str, ordered: bool, inside: tuple[Any, ...]) -> None:
     """Finished values come to the results as they are, as ok, past every kind of step."""
-    step = steps.route([Branch("all", steps=inside, final=True)])
+    step = steps.Route([Branch("all", steps=inside, final=True)])
     came = results(step, AFTER[name], values=range(5), ordered=ordered)
     facts = [(result.ok, result.seq, result.value) for result in came]
 
@@ -199,7 +202,7 @@ def test_what_is_finished_is_written_like_any_success(ordered: bool, form: Any) 
         summary = summary_of(flow_of(*steps), range(7), LineWriter(write, form), ordered=ordered)
         return summary, b"".join(written)
 
-    some = steps.route([Branch("some", even, final=True)])
+    some = steps.Route([Branch("some", even, final=True)])
     summary, data = play(some)
 
     assert summary.ok == 7
@@ -213,7 +216,7 @@ def test_a_finished_value_that_cannot_be_written_fails() -> None:
     async def write(data: bytes) -> None:
         written.extend(data.splitlines())
 
-    ending = steps.route([Branch("all", steps=(steps.map(lambda value: value or object()),), final=True)])
+    ending = steps.Route([Branch("all", steps=(steps.Map(lambda value: value or object()),), final=True)])
     summary = summary_of(flow_of(ending), range(3), LineWriter(write))
     records = [msgspec.json.decode(line) for line in written]
 
@@ -223,8 +226,8 @@ def test_a_finished_value_that_cannot_be_written_fails() -> None:
 
 def test_what_failed_or_was_filtered_in_a_branch_that_ends_stays_so() -> None:
     """The end of a branch makes no success of anything."""
-    inside = (steps.filter(lambda value: value != 1), steps.map(lambda value: 6 // value))
-    summary = summary_of(flow_of(steps.route([Branch("all", steps=inside, final=True)])), range(4))
+    inside = (steps.Filter(lambda value: value != 1), steps.Map(lambda value: 6 // value))
+    summary = summary_of(flow_of(steps.Route([Branch("all", steps=inside, final=True)])), range(4))
 
     assert (summary.received, summary.ok, summary.failed, summary.filtered) == (4, 2, 1, 1)
 
@@ -234,8 +237,8 @@ def test_what_failed_or_was_filtered_in_a_branch_that_ends_stays_so() -> None:
 
 def test_parts_take_branches_and_settle_their_element_once() -> None:
     """Some parts are finished, some go on, some fail: their element is failed, once, and the others' ok."""
-    parts = steps.flat_map(lambda value: range(value))
-    step = steps.route([Branch("even", even, final=True), Branch("three", lambda value: value == 3, (add("x"),))])
+    parts = steps.FlatMap(lambda value: range(value))
+    step = steps.Route([Branch("even", even, final=True), Branch("three", lambda value: value == 3, (add("x"),))])
     summary = summary_of(flow_of(parts, step, add(10)), [2, 4, 3])
 
     assert (summary.received, summary.ok, summary.failed) == (3, 2, 1)
@@ -243,20 +246,20 @@ def test_parts_take_branches_and_settle_their_element_once() -> None:
 
 def test_a_finished_part_counts_as_ok_for_its_element() -> None:
     """An element of which all parts are finished is ok."""
-    made = steps.flat_map(lambda value: [value, value])
-    came = results(steps.route([Branch("all", steps=(made,), final=True)]), add(10), values=[1, 2])
+    made = steps.FlatMap(lambda value: [value, value])
+    came = results(steps.Route([Branch("all", steps=(made,), final=True)]), add(10), values=[1, 2])
 
     assert [(result.seq, result.part, result.value) for result in came] == [(0, 0, 1), (0, 1, 1), (1, 0, 2), (1, 1, 2)]
-    assert summary_of(flow_of(steps.route([Branch("all", steps=(made,), final=True)])), [1, 2]).ok == 2
+    assert summary_of(flow_of(steps.Route([Branch("all", steps=(made,), final=True)])), [1, 2]).ok == 2
 
 
 def test_an_ordered_run_does_not_stand_still_at_a_flat_map_inside_a_branch() -> None:
     """Two branches make parts with little room, and the first element comes last: all come out, in order."""
-    parts = steps.flat_map(lambda value: [value] * 3, max_parts=1)
-    others = steps.flat_map(lambda value: [value] * 2, max_parts=2)
+    parts = steps.FlatMap(lambda value: [value] * 3, max_parts=1)
+    others = steps.FlatMap(lambda value: [value] * 2, max_parts=2)
     main_steps = (
-        steps.map_async(late_if_first),
-        steps.route([Branch("even", even, (parts,)), Branch("odd", None, (others,))]),
+        steps.MapAsync(late_if_first),
+        steps.Route([Branch("even", even, (parts,)), Branch("odd", None, (others,))]),
     )
 
     assert [result.seq for result in results(*main_steps, values=range(6), ordered=True)] == [
@@ -283,18 +286,18 @@ def test_no_order_of_arrival_stops_an_ordered_run_with_parts_in_branches(
         return value
 
     def parts(room: int) -> Any:
-        return steps.flat_map(
+        return steps.FlatMap(
             lambda value: [(*value, part) for part in range(sizes[sum(value) % len(sizes)])], max_parts=room
         )
 
     def chosen(value: tuple[int, ...]) -> bool:
         return sum(value) % 2 == 0
 
-    inside = (steps.map_async(delayed), parts(rooms[1]), steps.map_async(delayed))
+    inside = (steps.MapAsync(delayed), parts(rooms[1]), steps.MapAsync(delayed))
     main_steps = (
         parts(rooms[0]),
-        steps.map_async(delayed),
-        steps.route([Branch("some", chosen, inside, final=ends)]),
+        steps.MapAsync(delayed),
+        steps.Route([Branch("some", chosen, inside, final=ends)]),
         parts(rooms[2]),
     )
     came = results(*main_steps, values=[(number,) for number in range(count)], ordered=True, window=window)
@@ -315,9 +318,9 @@ def test_an_early_element_gets_one_part_beyond_the_room_and_no_more() -> None:
 
     async def main() -> None:
         flow = flow_of(
-            steps.map_async(late_if_first),
-            steps.route([Branch("all", steps=(steps.flat_map(lambda value: [value] * 5, max_parts=2),))]),
-            steps.tap(note),
+            steps.MapAsync(late_if_first),
+            steps.Route([Branch("all", steps=(steps.FlatMap(lambda value: [value] * 5, max_parts=2),))]),
+            steps.Tap(note),
         )
         sink = ResultStream()
         run = flow.start(from_iterable(range(3)), sink, ordered=True)
@@ -336,7 +339,7 @@ def test_an_early_element_gets_one_part_beyond_the_room_and_no_more() -> None:
 
 def test_take_inside_a_branch_leaves_the_input_open() -> None:
     """The operator is done with its branch, not with the run: the branch's rest is filtered, the others go on."""
-    step = steps.route([Branch("even", even, (steps.through(ops.take(2)),))])
+    step = steps.Route([Branch("even", even, (steps.Through(ops.take(2)),))])
     summary = summary_of(flow_of(step, window=2), range(20))
 
     assert (summary.reason, summary.received, summary.ok, summary.filtered) == ("completed", 20, 12, 8)
@@ -344,8 +347,8 @@ def test_take_inside_a_branch_leaves_the_input_open() -> None:
 
 def test_several_branches_give_out_at_their_end() -> None:
     """Values that operators kept until the end all get an element of their own, in a window for one."""
-    rest = steps.through(ops.take_last(2))
-    step = steps.route([Branch("even", even, (rest,)), Branch("odd", None, (rest,))])
+    rest = steps.Through(ops.take_last(2))
+    step = steps.Route([Branch("even", even, (rest,)), Branch("odd", None, (rest,))])
     came = results(step, values=range(10), window=1)
 
     assert sorted(result.value for result in came) == [6, 7, 8, 9]
@@ -359,7 +362,7 @@ def test_an_abort_reaches_into_the_branches() -> None:
         await asyncio.sleep(1e6)
 
     async def main() -> Summary:
-        step = steps.route([Branch("even", even, (steps.map_async(forever, timeout=1e7),))])
+        step = steps.Route([Branch("even", even, (steps.MapAsync(Service("forever", forever, timeout=1e7)),))])
         run = flow_of(step).start(from_iterable(range(4)), DiscardResults())
         await asyncio.sleep(1)
         run.abort()
@@ -375,7 +378,7 @@ def test_a_step_inside_a_branch_that_breaks_breaks_the_run() -> None:
     def broken(source: Observable[Any]) -> Observable[Any]:
         return source.pipe(ops.flat_map(lambda _: throw(KeyError("a bug"))))
 
-    step = steps.route([Branch("even", even, (broken,))])
+    step = steps.Route([Branch("even", even, (steps.CustomOperator(broken),))])
 
     async def main() -> Summary:
         return await Run(RunPlan("f", (step,)), from_iterable(range(4)), DiscardResults()).finished
@@ -387,7 +390,8 @@ def test_a_step_inside_a_branch_that_breaks_breaks_the_run() -> None:
 
 def test_an_entrance_takes_one_subscriber() -> None:
     """A step that subscribes twice to what comes in would see everything twice: refused, and loud."""
-    doubled = steps.route([Branch("all", steps=(lambda source: source.pipe(ops.merge(source)),))])
+    twice = steps.CustomOperator(lambda source: source.pipe(ops.merge(source)))
+    doubled = steps.Route([Branch("all", steps=(twice,))])
 
     assert "one subscriber" in (summary_of(flow_of(doubled), [1]).error or "")
 
@@ -419,15 +423,15 @@ def test_route_and_accept_count_what_is_finished_as_ok(outcomes: list[Outcome | 
 @pytest.mark.parametrize(
     ("branches", "message"),
     [
-        ([], "pick needs at least one branch"),
-        ([Branch("a", even), Branch("a")], "pick has two branches called 'a'"),
-        ([Branch("a"), Branch("b", even)], "branch 'a' of pick takes everything; put it behind 'b'"),
+        ([], "pick: expected at least one branch"),
+        ([Branch("a", even), Branch("a")], "pick: two branches are called 'a'"),
+        ([Branch("a"), Branch("b", even)], "pick: branch 'a' takes all values; make it the last branch"),
     ],
 )
 def test_branches_that_make_no_sense_are_refused(branches: list[Branch], message: str) -> None:
     """Said when the step is made, with what to do."""
-    with pytest.raises(ValueError, match=message):
-        steps.route(branches, name="pick")
+    with pytest.raises(FlowDefinitionError, match=message):
+        steps.Route(branches, name="pick")
 
 
 @pytest.mark.parametrize(

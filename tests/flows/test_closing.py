@@ -76,9 +76,9 @@ def test_a_closing_that_hangs_is_given_up_and_named() -> None:
     """A dead disk under a source must not hold the run's end up for ever."""
 
     class Hanging(Source[int]):
-        async def produce(self, intake: Emitter[int]) -> None:
-            intake.on_close(asyncio.Event().wait)
-            await intake.send([1])
+        async def produce(self, emitter: Emitter[int]) -> None:
+            emitter.on_close(asyncio.Event().wait)
+            await emitter.send([1])
 
     async def main() -> float:
         await Flow("f").start(Hanging(), DiscardResults()).finished
@@ -108,9 +108,9 @@ def test_what_breaks_behind_a_timed_operator_ends_the_run() -> None:
 class Breaking(Source[int]):
     """Breaks while it closes."""
 
-    async def produce(self, intake: Emitter[int]) -> None:
-        intake.on_close(self.close)
-        await intake.send([1])
+    async def produce(self, emitter: Emitter[int]) -> None:
+        emitter.on_close(self.close)
+        await emitter.send([1])
 
     async def close(self) -> None:
         raise OSError("cannot be closed")
@@ -119,9 +119,9 @@ class Breaking(Source[int]):
 class Torn(Source[int]):
     """Has something called at the end that breaks before there is anything to wait for."""
 
-    async def produce(self, intake: Emitter[int]) -> None:
-        intake._scope.on_close(self.fail)
-        await intake.send([1])
+    async def produce(self, emitter: Emitter[int]) -> None:
+        emitter._context.on_close(self.fail)
+        await emitter.send([1])
 
     def fail(self) -> list[asyncio.Future[Any]]:
         raise OSError("cannot be closed")
@@ -202,9 +202,9 @@ def test_a_task_that_breaks_while_it_is_cancelled_is_told() -> None:
     """The run ends as it would have; that something else broke meanwhile is in its log."""
 
     class Breaking(Source[int]):
-        async def produce(self, intake: Emitter[int]) -> None:
-            intake._scope.spawn(self.work(), "work")
-            await intake.send([1])
+        async def produce(self, emitter: Emitter[int]) -> None:
+            emitter._context.spawn(self.work(), "work")
+            await emitter.send([1])
 
         async def work(self) -> None:
             try:

@@ -28,7 +28,7 @@ def values(data: bytes, sizes: list[int] | None = None, delimiter: str = ",") ->
 
 
 def refusals(found: list[bytes]) -> list[str]:
-    return [str(row.refusal) for row in found if isinstance(row, RejectedInput)]
+    return [str(row.error) for row in found if isinstance(row, RejectedInput)]
 
 
 cells = st.text(st.sampled_from('ab,;" \n\té€𝄞'), max_size=8) | st.sampled_from(["", '"', '""', "a\r\nb", "\r", "x,y"])
@@ -91,7 +91,7 @@ def test_the_cuts_make_no_difference(body: bytes, sizes: list[int]) -> None:
     data = b"f,g\n" + body
 
     def told(found: list[bytes]) -> list[tuple[bytes, str]]:
-        return [(bytes(row), str(getattr(row, "refusal", ""))) for row in found]
+        return [(bytes(row), str(getattr(row, "error", ""))) for row in found]
 
     assert told(rows(data, sizes, limit=12)) == told(rows(data, [10_000], limit=12))
 
@@ -108,7 +108,7 @@ def test_a_row_that_does_not_fit_fails_alone() -> None:
         "the row at line 3 cannot be read: it has 3 cells, the header names 2 fields",
         "the row at line 4 cannot be read: it has 1 cell, the header names 2 fields",
         "the row at line 6 cannot be read: not UTF-8 at byte 0 of the row",
-        "the row at line 7 cannot be read: a carriage return outside of quotes; rows end with \\n or \\r\\n",
+        "the row at line 7 cannot be read: a carriage return outside quotes; rows end with \\n or \\r\\n",
     ]
     assert [bytes(row) for row in found if isinstance(row, RejectedInput)][:2] == [b"1,2,3", b'"x\ny"']
 
@@ -119,12 +119,12 @@ def test_a_row_over_the_limit_keeps_its_beginning() -> None:
     found = splitter.feed(b"a,b\n")
     for _ in range(1000):
         found += splitter.feed(b'"x\n' + b"y" * 1000)
-        assert len(splitter._rows._rest) <= 11
+        assert len(splitter._rows._buffered) <= 11
         found += splitter.feed(b'",')
     found += splitter.feed(b"\n1,2\n")
 
-    assert [type(getattr(row, "refusal", None)) for row in found] == [ElementTooLarge, type(None)]
-    assert found[0].refusal.length > 1_000_000  # type: ignore[attr-defined]
+    assert [type(getattr(row, "error", None)) for row in found] == [ElementTooLarge, type(None)]
+    assert found[0].error.length > 1_000_000  # type: ignore[attr-defined]
 
 
 def test_quotes_that_are_never_closed_fail_at_the_end() -> None:
@@ -133,7 +133,7 @@ def test_quotes_that_are_never_closed_fail_at_the_end() -> None:
 
     assert json.loads(found[0]) == {"a": "1", "b": "2"}
     assert refusals(found) == ["the row at line 3 cannot be read: a quote that is never closed"]
-    assert isinstance(found[1].refusal, MalformedRow)  # type: ignore[attr-defined]
+    assert isinstance(found[1].error, MalformedRow)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

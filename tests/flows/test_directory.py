@@ -68,7 +68,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def given_out(run: Run) -> None:
     """Wait until a source has given out its file to the end, and waits for it to be settled."""
-    await until(lambda: run.window._room is not None)
+    await until(lambda: run.window._capacity is not None)
 
 
 def names(folder: Path) -> list[str]:
@@ -89,7 +89,7 @@ def watched(
     async def main() -> tuple[list[Any], Summary]:
         seen: list[Any] = []
         flow = Flow("f").tap(seen.append).dead_letters(MemoryStore())
-        run = flow.start(from_directory(folder, every=EVERY, stable_for=EVERY, **how), sink or DiscardResults())
+        run = flow.start(from_directory(folder, poll_interval=EVERY, stable_for=EVERY, **how), sink or DiscardResults())
         await then(run, seen)
         run.drain()
         return seen, await run.finished
@@ -185,7 +185,7 @@ def test_a_drain_between_two_lines_leaves_the_file(tmp_path: Path) -> None:
     gate = Gate()
 
     async def main() -> Summary:
-        run = Flow("f").window(5).start(from_directory(tmp_path, every=EVERY, stable_for=EVERY), gate)
+        run = Flow("f").window(5).start(from_directory(tmp_path, poll_interval=EVERY, stable_for=EVERY), gate)
         await until(lambda: len(gate.held) == 5)
         run.drain()
         gate.let_through()
@@ -265,7 +265,7 @@ def test_whatever_is_wrong_with_a_file_is_said_of_that_file(tmp_path: Path, monk
 
     async def main() -> tuple[Summary, list[Any]]:
         with capture_logs() as logs:
-            run = Flow("f").start(from_directory("${INBOX}", every=EVERY, stable_for=EVERY), DiscardResults())
+            run = Flow("f").start(from_directory("${INBOX}", poll_interval=EVERY, stable_for=EVERY), DiscardResults())
             await until(lambda: names(tmp_path / "done") == ["b.ndjson"])
             (tmp_path / "done" / "b.ndjson").unlink()
             shutil.rmtree(tmp_path)
@@ -274,7 +274,7 @@ def test_whatever_is_wrong_with_a_file_is_said_of_that_file(tmp_path: Path, monk
     summary, logs = really(main())
     (failed,) = [entry for entry in logs if entry["event"] == "directory.file_failed"]
     assert failed["error"].startswith("${INBOX}/a.ndjson.gz cannot be read: its compressed data are damaged")
-    assert summary.error == "the source directory broke: ${INBOX} cannot be read: No such file or directory"
+    assert summary.error == "the source directory failed: ${INBOX} cannot be read: No such file or directory"
 
 
 def test_lines_that_fail_do_not_hold_a_file_back(tmp_path: Path) -> None:
@@ -541,7 +541,7 @@ def test_a_directory_that_is_not_there_breaks_the_source(tmp_path: Path) -> None
         async with asyncio.timeout(SECONDS):
             return await Flow("f").start(from_directory(tmp_path / "none"), DiscardResults()).finished
 
-    assert "there is no such directory; make it" in str(really(main()).error)
+    assert "the directory does not exist; create it" in str(really(main()).error)
 
 
 def test_a_file_that_cannot_be_moved_breaks_the_source(tmp_path: Path) -> None:
@@ -550,7 +550,7 @@ def test_a_file_that_cannot_be_moved_breaks_the_source(tmp_path: Path) -> None:
     gate = Gate()
 
     async def main() -> Summary:
-        run = Flow("f").start(from_directory(tmp_path, every=EVERY, stable_for=EVERY), gate)
+        run = Flow("f").start(from_directory(tmp_path, poll_interval=EVERY, stable_for=EVERY), gate)
         await given_out(run)
         (tmp_path / "done").rmdir()
         (tmp_path / "done").write_bytes(b"")
@@ -565,12 +565,12 @@ def test_a_file_that_cannot_be_moved_breaks_the_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ({"every": 0}, "above 0, got 0"),
+        ({"poll_interval": 0}, "> 0, got 0"),
         ({"stable_for": 0}, "expected a number of seconds > 0, got 0"),
-        ({"done": "failed"}, "other than 'failed'"),
-        ({"done": "a/b"}, "name of a subfolder"),
+        ({"processed_dir": "failed"}, "other than 'failed'"),
+        ({"processed_dir": "a/b"}, "name of a subfolder"),
         ({"format": "xml"}, "one of ndjson, csv"),
-        ({"limit": 0}, "got limit 0"),
+        ({"limit": 0}, "1 byte for a line, got 0"),
     ],
 )
 def test_what_cannot_be_watched_is_said_when_it_is_described(how: dict[str, Any], reason: str) -> None:
@@ -581,6 +581,6 @@ def test_what_cannot_be_watched_is_said_when_it_is_described(how: dict[str, Any]
 
 def test_sources_of_the_same_directory_are_equal() -> None:
     """Read in the same way, that is."""
-    assert from_directory("in") == from_directory(Path("in")) != from_directory("in", every=2)
+    assert from_directory("in") == from_directory(Path("in")) != from_directory("in", poll_interval=2)
     assert len({from_directory("in"), from_directory("in"), from_directory("out")}) == 2
     assert "pattern='*.csv'" in repr(from_directory("in", pattern="*.csv"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laws.virtual import quiet, results, summary_of
-from penstock import Flow, Service, from_iterable
+from penstock import Flow, FlowDefinitionError, Service, from_iterable
 from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.results import DiscardResults
 from penstock.services import NONE
@@ -128,3 +130,78 @@ def test_elements_fare_the_same_alone_and_in_company(fates: list[str], window: i
         )
 
     assert told(window) == told(1)
+
+
+class Offer(msgspec.Struct):
+    id: int
+    price: int
+    stock: str = "none"
+
+
+class Wanted(TypedDict):
+    id: int
+    price: int
+
+
+@pytest.mark.parametrize("value", [{"id": 1, "x": 2}, Record(1), Item(1)], ids=["dict", "Struct", "dataclass"])
+def test_a_value_and_its_responses_are_converted_to_a_type(value: Any) -> None:
+    """`into` names the type; what is not one of its fields is left out."""
+    (told,) = results(Flow("f").enrich(price=price, into=Offer), [value])
+    assert told.value == Offer(1, 7)
+
+
+def test_a_value_that_cannot_be_converted_fails() -> None:
+    """The failure says which field has the wrong type."""
+    (told,) = results(Flow("f").enrich(stock=price, price=price, into=Offer), [{"id": 1}])
+    assert (told.failure.step, told.failure.type) == ("enrich", "ValidationError")
+    assert "Expected `str`, got `int` - at `$.stock`" in told.failure.message
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (
+            lambda: Flow("f").enrich(prise=price, into=Offer),
+            "Offer has no field 'prise' for the response; did you mean",
+        ),
+        (lambda: Flow("f").enrich(prise=price, into=Wanted), "Wanted has no field 'prise'"),
+        (lambda: Flow("f").enrich(price=price, into=len), "into: expected a type such as"),
+        (lambda: Flow("f").enrich(price=price, into=["x"]), "into: expected a type such as"),
+        (lambda: Flow("f").enrich(price=price, into=Offer, merge=max), "into and merge exclude each other"),
+        (lambda: Flow("f").enrich(price, price), "each service needs a name for its response"),
+        (lambda: Flow("f").enrich(price, stock=price, merge=max), "either services with names or services without"),
+        (lambda: Flow("f").enrich({"a": price}, price, merge=max), "one mapping of services"),
+        (lambda: Flow("f").enrich(price, 5, merge=max), "expected a function or a Service, got 5"),
+        (lambda: Flow("f").enrich(a=price, merge=later), "enrich: merge: expected a plain function"),
+    ],
+)
+def test_what_cannot_be_merged_is_said_when_the_flow_is_built(build: Callable[[], Any], says: str) -> None:
+    """The message says what to write instead."""
+    with pytest.raises(FlowDefinitionError, match=re.escape(says)):
+        build()
+
+
+async def later(*_: Any) -> int:
+    return 1
+
+
+def test_a_function_merges_the_responses_of_services_without_names() -> None:
+    """It gets the value and each response, in the order of the services; the same service may be called twice."""
+    flow = Flow("f").enrich(price, Service("twice", later), price, merge=lambda value, *found: (value, found))
+    (told,) = results(flow, [5])
+
+    assert told.value == (5, (7, 1, 7))
+    assert [service.name for service in flow.all_services] == ["price", "twice", "price-3"]
+
+
+def test_a_service_without_a_name_of_its_own_gives_failures_its_name() -> None:
+    """As one that is given by name does."""
+    (told,) = results(Flow("f").enrich(price, refuse, merge=lambda value, first, second: value), [5])
+    assert told.failure.step == "refuse"
+
+
+def test_the_same_merging_is_equal() -> None:
+    """Flows with it can be compared."""
+    assert Flow("f").enrich(price=price, into=Offer) == Flow("f").enrich(price=price, into=Offer)
+    assert Flow("f").enrich(price, merge=max) == Flow("f").enrich(price, merge=max)
+    assert Flow("f").enrich(price=price, into=Offer) != Flow("f").enrich(price=price, into=Wanted)

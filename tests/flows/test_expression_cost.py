@@ -43,7 +43,7 @@ def test_no_value_within_a_line_takes_long(text: str, make: Callable[[int], Any]
     ],
 )
 def test_a_value_that_is_too_large_fails_with_advice(text: str, value: Any) -> None:
-    with pytest.raises(ExpressionFailed, match=r"too large for it: \d+ values with \d+ .+ function in Python"):
+    with pytest.raises(ExpressionFailed, match=r"too large: \d+ values with \d+ .+ function in Python"):
         Expression(text)(value)
 
 

@@ -203,7 +203,7 @@ def test_equal_fields_in_several_orders_are_each_in_their_own() -> None:
 def test_a_loop_within_a_loop_through_an_object_fails() -> None:
     text = "value.l.map(x, x.map(k, k))"
     assert Expression(text)({"l": [["a", "b"], ["c"]]}) == [["a", "b"], ["c"]]
-    with pytest.raises(ExpressionFailed, match="goes through the fields of an object"):
+    with pytest.raises(ExpressionFailed, match="iterates over the fields of an object"):
         Expression(text)({"l": [{"b": 1, "a": 2}]})
 
 

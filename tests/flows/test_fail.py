@@ -128,9 +128,9 @@ def test_what_failed_or_was_filtered_before_is_left_alone() -> None:
             "type: expected a name of at most 64 letters, digits and _, got 'no name'",
         ),
         ({"reason": "a", "type": "x" * 65}, "type: expected a name"),
-        ({"reason": later}, "the reason of fail needs a plain function"),
-        ({"reason": None}, "the reason of fail needs a function, got None"),
-        ({"when": "a", "reason": "b"}, "the condition of fail needs a function, got 'a'"),
+        ({"reason": later}, "fail: reason: expected a plain function"),
+        ({"reason": None}, "fail: reason: expected a function, got None"),
+        ({"when": "a", "reason": "b"}, "fail: when: expected a function, got 'a'"),
     ],
 )
 def test_what_is_wrong_is_said_when_the_flow_is_built(options: dict[str, Any], sentence: str) -> None:
@@ -141,5 +141,5 @@ def test_what_is_wrong_is_said_when_the_flow_is_built(options: dict[str, Any], s
 
 def test_it_works_as_an_operator_of_its_own() -> None:
     """In a `pipe`, as the other steps."""
-    flow = Flow[Any]("f").operator(steps.fail(lambda value: value > 1, reason="more than 1"))
+    flow = Flow[Any]("f").operator(steps.Fail(lambda value: value > 1, reason="more than 1"))
     assert failures(flow, [1, 2]) == [("fail", "Rejected", "more than 1", 1)]

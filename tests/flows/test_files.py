@@ -127,11 +127,11 @@ def test_the_format_may_be_said(tmp_path: Path) -> None:
     [
         ("orders.json", {}, r"cannot be streamed; .*jq -c '.\[\]' orders.json"),
         ("orders.json.gz", {}, "cannot be streamed"),
-        ("orders", {}, "does not tell its format"),
+        ("orders", {}, "its name indicates no format"),
         ("orders.xml", {"format": "xml"}, "one of ndjson, csv, got 'xml'"),
         ("orders.csv", {"delimiter": ",,"}, "one ASCII character"),
-        ("orders.ndjson", {"delimiter": ";"}, "is for CSV"),
-        ("orders.csv", {"limit": 0}, "got limit 0"),
+        ("orders.ndjson", {"delimiter": ";"}, "only with CSV"),
+        ("orders.csv", {"limit": 0}, "1 byte for a line, got 0"),
     ],
 )
 def test_what_cannot_be_read_is_said_when_it_is_described(path: str, how: dict[str, Any], reason: str) -> None:
@@ -143,8 +143,8 @@ def test_what_cannot_be_read_is_said_when_it_is_described(path: str, how: dict[s
 @pytest.mark.parametrize(
     ("name", "make", "reason"),
     [
-        ("gone.ndjson", None, "there is no such file"),
-        ("folder.ndjson", lambda path: path.mkdir(), "no regular file"),
+        ("gone.ndjson", None, "the file does not exist"),
+        ("folder.ndjson", lambda path: path.mkdir(), "not a regular file"),
         ("pipe.ndjson", os.mkfifo, "for pipes use standard input"),
         ("a.csv", lambda path: path.write_bytes(b"a,a\n1,2\n"), "names the field 'a' twice"),
         ("plain.csv.gz", lambda path: path.write_bytes(b"a,b\n1,2\n"), "compressed data are damaged"),
@@ -222,7 +222,7 @@ def test_a_source_of_a_file_ends_when_it_is_told(tmp_path: Path, name: str, end:
         await sink.full.wait()
         getattr(run, end)()
         if end == "drain":
-            while not run.scope.input_closed:
+            while not run.context.input_closed:
                 await asyncio.sleep(0)
             run.abort()
         await run.finished
@@ -243,8 +243,8 @@ def test_files_do_not_hold_up_the_event_loop(tmp_path: Path) -> None:
             return super().feed(chunk)
 
     class Spied(Source[bytes]):
-        async def produce(self, intake: Emitter[bytes]) -> None:
-            await emit_lines(intake, FileLineReader(str(tmp_path / "a.csv"), Spy()))
+        async def produce(self, emitter: Emitter[bytes]) -> None:
+            await emit_lines(emitter, FileLineReader(str(tmp_path / "a.csv"), Spy()))
 
     assert read(Spied())[1].received == 50_001
     assert threads
@@ -361,7 +361,7 @@ def test_standard_input_may_be_a_file_a_pipe_or_nothing(tmp_path: Path) -> None:
         assert said(stdin=file) == "completed 1000 None"
     assert said(input=lines(10).decode()) == "completed 10 None"
     assert said(stdin=subprocess.DEVNULL) == "completed 0 None"
-    assert "standard input broke" in said(preexec_fn=lambda: os.close(0))
+    assert "the source standard input failed" in said(preexec_fn=lambda: os.close(0))
 
 
 def test_a_terminal_is_read_line_by_line() -> None:
@@ -383,7 +383,9 @@ def test_the_same_line_is_the_same_wherever_it_comes_from(tmp_path: Path) -> Non
     assert (letter.input, letter.type) == (b'{"a":', "MalformedJson")
 
 
-@pytest.mark.parametrize(("name", "reason"), [("none.ndjson", "there is no such file"), ("", "it is no regular file")])
+@pytest.mark.parametrize(
+    ("name", "reason"), [("none.ndjson", "the file does not exist"), ("", "it is not a regular file")]
+)
 def test_errors_name_a_path_as_it_was_written(
     tmp_path: Path, name: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

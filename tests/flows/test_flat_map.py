@@ -15,7 +15,7 @@ from penstock import Flow, from_iterable
 from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.results import DiscardResults, ResultConsumer
 from penstock.runtime import Summary
-from penstock.steps import flat_map
+from penstock.steps import FlatMap
 
 
 def test_parts_carry_the_seq_of_their_element_and_a_number() -> None:
@@ -137,7 +137,7 @@ def test_an_ordered_run_keeps_parts_of_parts_in_order() -> None:
 def test_room_for_no_part_is_refused() -> None:
     """The message has the value."""
     with pytest.raises(ValueError, match="got 0"):
-        flat_map(range, max_parts=0)
+        FlatMap(range, max_parts=0)
 
 
 def test_an_aborted_run_with_open_parts_is_freed() -> None:
@@ -146,7 +146,7 @@ def test_an_aborted_run_with_open_parts_is_freed() -> None:
     async def main() -> Any:
         flow = Flow("f").flat_map(lambda _: itertools.count(), name="endless").map_async(asyncio.sleep)
         started = flow.start(from_iterable(range(1, 10)), DiscardResults())
-        scope = weakref.ref(started.scope)
+        scope = weakref.ref(started.context)
         await asyncio.sleep(0.5)
         started.abort()
         await started.finished

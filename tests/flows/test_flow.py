@@ -97,12 +97,12 @@ def test_names_are_made_unique() -> None:
         (lambda: Flow("f").operator(3), "operator: expected a function, got 3"),
         (lambda: Flow("f").to("out.ndjson"), "to: expected sinks such as FileSink.*got 'out.ndjson'"),
         (lambda: Flow("f").route(a=len), "branch a of route: expected When"),
-        (lambda: Flow("f").route(a=When("value > 1")), "the condition of branch a of route: expected a function"),
+        (lambda: Flow("f").route(a=When("value > 1")), "branch a of route: when: expected a function"),
         (
             lambda: Flow("f").route(a=When(bool, lambda way: None)),
             "expected a function that returns the flow with its steps, got None",
         ),
-        (lambda: Flow("f").enrich(name=Service("s", len), b=len), "enrich: name and merge are options"),
+        (lambda: Flow("f").enrich(name=Service("s", len), b=len), "enrich: name, merge and into are options"),
         (
             lambda: Flow("f").start([1, 2], DiscardResults()),
             "flow f: source: expected a source such as from_iterable.*, got list",
@@ -143,7 +143,7 @@ def test_what_is_wrong_is_said_when_the_flow_is_built(build: Any, says: str) -> 
     ("build", "says"),
     [
         (lambda: Flow("f").batch(str, size=0, max_wait=1), "got 0"),
-        (lambda: Flow("f").batch(str, size=2.5, max_wait=1), "a whole number of at least 1"),
+        (lambda: Flow("f").batch(str, size=2.5, max_wait=1), "size: expected an integer >= 1, got 2.5"),
         (lambda: Flow("f").throttle(0), "got 0"),
         (lambda: Flow("f").flat_map(str, max_parts=0), "got 0"),
         (lambda: Flow("f").map_async(str, attempts=0), "attempts"),
@@ -343,7 +343,7 @@ def test_the_steps_that_are_measured_are_known_before_they_are() -> None:
     async def main() -> set[str]:
         running = flow.start(from_iterable([{"a": 1}] * 3), LineWriter(call))
         assert (await running.finished).ok == 3
-        return set(running.totals.meters)
+        return set(running.statistics.histograms)
 
     assert quiet(main()) == set(flow.timed_steps)
 
@@ -442,7 +442,7 @@ def test_a_stream_of_a_broken_source_raises_at_its_end() -> None:
         seen: list[int] = []
         told = Flow("f").tap(seen.append).stream(from_iterable(values()))
         assert [(await anext(told)).value, (await anext(told)).value] == [1, 2]
-        with pytest.raises(RunError, match="the source iterable broke: gone"):
+        with pytest.raises(RunError, match="the source iterable failed: gone"):
             await anext(told)
         return seen
 

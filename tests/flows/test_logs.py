@@ -64,7 +64,7 @@ async def main():
 {setup}
 summary = asyncio.run(main())
 assert (summary.reason, summary.received, summary.ok) == ("failed", 1, 1)
-assert summary.error.startswith("the source iterable broke: \\ud800xxx") and len(summary.error) == 2000
+assert summary.error.startswith("the source iterable failed: \\ud800xxx") and len(summary.error) == 2000
 """
 
 

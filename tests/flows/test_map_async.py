@@ -62,7 +62,7 @@ def test_a_call_that_takes_too_long_fails_with_its_limit() -> None:
     """The sentence has the service and its seconds."""
     (told,) = results(Flow("f").map_async(wait, timeout=2, name="slow"), [60])
 
-    assert (told.failure.type, told.failure.message) == ("CallTimeout", "slow did not answer within 2 s")
+    assert (told.failure.type, told.failure.message) == ("CallTimeout", "slow did not respond within 2 s")
 
 
 @pytest.mark.parametrize("function", [lambda value: value + 1, lambda value: asyncio.sleep(1, value + 1)])

@@ -32,16 +32,16 @@ from penstock.errors import (
     ColumnMismatch,
     EncodingFailed,
     FlowDefinitionError,
-    OutletLocked,
-    OutletTaken,
-    OutletTwice,
+    SinkAlreadyOpen,
+    SinkConflict,
+    SinkLocked,
     SinkWriteFailed,
 )
 from penstock.formats.format import Format
 from penstock.formats.writers import CsvWriter
 from penstock.results import DiscardResults
 from penstock.runtime import Summary
-from penstock.sinks import DiscardSink, FileSink, Sink, StdoutSink, check_outlets
+from penstock.sinks import DiscardSink, FileSink, Sink, StdoutSink, check_sinks
 from penstock.sinks.shared import LOCK_SECONDS, SharedSink
 from penstock.sources import from_file
 from penstock.testing import run as virtual
@@ -103,10 +103,10 @@ def test_a_value_that_cannot_be_written_is_refused_alone(tmp_path: Path) -> None
     outlet = FileSink(tmp_path / "a.csv")
     ((first, *others),) = really(put(outlet, [7, {"a": 1}, {"a": 1, "b": 2}, {"b": 2}, {"a": "\ud800"}, {"a": 2}]))
 
-    assert (type(first), str(first)) == (EncodingFailed, "the value cannot be written: it has no fields; " + ROW)
+    assert (type(first), str(first)) == (EncodingFailed, "the value cannot be written: " + ROW)
     assert [type(error) for error in others] == [type(None), ColumnMismatch, ColumnMismatch, EncodingFailed, type(None)]
-    assert "the columns are those of the first: the value comes with b; give all the same fields" in str(others[1])
-    assert "the value comes without a and with b; " in str(others[2])
+    assert "the first value has the columns, but the value has also b; give all values equal fields" in str(others[1])
+    assert "the value lacks a and has also b; " in str(others[2])
     assert written(tmp_path / "a.csv") == [{"a": "1"}, {"a": "2"}]
 
 
@@ -116,12 +116,12 @@ def test_a_value_with_more_fields_than_the_columns_that_were_asked_for_is_told_h
 
     assert outcomes[1] is None
     assert str(outcomes[0]) == (
-        "the columns are those of `fields`, or of the header: the value comes with b; "
-        "leave only the columns in the value, with a step `map` before it, or write NDJSON"
+        "the columns are those of `fields` or of the header, but the value has also b; "
+        "keep only the columns, with a step `map` before this one, or write NDJSON"
     )
 
 
-ROW = "a row of CSV is made of an object"
+ROW = "expected an object with fields for a CSV row"
 
 
 def test_a_value_that_is_no_json_is_refused_alone(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_number_that_json_cannot_hold_is_refused_alone(tmp_path: Path, name: s
 
     assert [one, three, four, five] == [None] * 4
     assert [str(error) for error in two] == [
-        f"the value cannot be written: {number!r} is no number that JSON can hold"
+        f"the value cannot be written: {number!r} is not a number that JSON can represent"
     ] * 2
     assert len(contents(tmp_path / name).splitlines()) == 4 + name.endswith("csv")
 
@@ -160,7 +160,7 @@ def test_the_columns_of_a_file_stay(tmp_path: Path) -> None:
     """What is appended follows the header that is there; other columns that are asked for are refused."""
     really(put(FileSink(tmp_path / "a.csv"), [{"a": 1, "b": 2}]))
     really(put(FileSink(tmp_path / "a.csv", fields=["b", "a"]), [{"b": 4, "a": 3}]))
-    with pytest.raises(SinkWriteFailed, match="columns are a, b, not c; name another file"):
+    with pytest.raises(SinkWriteFailed, match="columns are a, b, expected c; name another file"):
         really(put(FileSink(tmp_path / "a.csv", fields=["c"]), [{"c": 3}]))
 
     assert written(tmp_path / "a.csv") == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
@@ -245,7 +245,7 @@ def test_a_compressed_file_can_be_read_while_it_is_written(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("none/a.ndjson", "there is no folder .*none; make it"), ("folder.csv", "directory"), ("pipe.csv", "no regular")],
+    [("none/a.ndjson", "the folder .*none does not exist"), ("folder.csv", "directory"), ("pipe.csv", "not a regular")],
 )
 def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path, name: str, reason: str) -> None:
     """With the way out, and nothing is left open."""
@@ -258,11 +258,17 @@ def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path, name: str, reason
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("${SECRET_DIR}/none/a.ndjson", "there is no folder ${SECRET_DIR}/none; make it, or name another"),
-        ("${SECRET_DIR}/file/a.ndjson", "there is no folder ${SECRET_DIR}/file; make it, or name another"),
-        ("${SECRET_DIR}/pipe.csv", "it is no regular file; for pipes use StandardOutput()"),
-        ("${SECRET_DIR}/a.csv", "its columns are a, not b; name another file, or its columns"),
-        ("${WHOLE_KEY}", "there is no folder for it; make it, or name another"),
+        (
+            "${SECRET_DIR}/none/a.ndjson",
+            "the folder ${SECRET_DIR}/none does not exist; create it, or name another file",
+        ),
+        (
+            "${SECRET_DIR}/file/a.ndjson",
+            "the folder ${SECRET_DIR}/file does not exist; create it, or name another file",
+        ),
+        ("${SECRET_DIR}/pipe.csv", "it is not a regular file; for pipes use StdoutSink()"),
+        ("${SECRET_DIR}/a.csv", "its columns are a, expected b; name another file, or its columns"),
+        ("${WHOLE_KEY}", "its folder does not exist; create it, or name another file"),
     ],
 )
 def test_errors_do_not_name_what_a_secret_variable_holds(
@@ -294,9 +300,9 @@ def test_errors_name_the_resolved_path(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("OUT", str(tmp_path / "none"))
     for locks in (False, True):
         with pytest.raises(SinkWriteFailed) as caught:
-            check_outlets([FileSink("${OUT:-out}/a.ndjson")], locks=locks)
+            check_sinks([FileSink("${OUT:-out}/a.ndjson")], locks=locks)
         folder = tmp_path / "none"
-        reason = f"there is no folder {folder}; make it, or name another"
+        reason = f"the folder {folder} does not exist; create it, or name another file"
         assert str(caught.value) == f"{folder}/a.ndjson cannot be written: {reason}"
 
 
@@ -358,7 +364,7 @@ def test_a_lock_that_stays_ends_the_run_and_fails_no_element(tmp_path: Path) -> 
     assert (summary.reason, summary.cancelled, summary.failed, kept) == ("failed", 3, 0, 0)
     assert summary.error == (
         f"{path} cannot be written: another process has been writing to it for 60 s; stop that process, or give each "
-        "process a file of its own"
+        "process its own file"
     )
     assert seconds == pytest.approx(LOCK_SECONDS)
     assert waits(logs) == [("sink.waiting", 0), ("sink.waiting", 10)]
@@ -470,7 +476,7 @@ def test_outlets_of_one_file_under_two_names_share_it(tmp_path: Path, kind: str,
         runs = [flow.start(from_iterable(source), DiscardResults()) for flow in made]
         return [(await run.finished).reason for run in runs]
 
-    check_outlets([one, two], locks=True)
+    check_sinks([one, two], locks=True)
     with capture_logs() as logs:
         assert virtual(main()) == ["completed"] * flows
     assert waits(logs) == []
@@ -493,8 +499,8 @@ def test_one_file_with_two_settings_is_a_fault_of_the_run(tmp_path: Path, kind: 
         summary, seconds, kept = virtual(main())
     assert (summary.reason, summary.cancelled, seconds, kept) == ("failed", 1, 0, 0)
     assert summary.error == (
-        f"{other} cannot be written: this process is writing to the same file already, as {path} (csv), and this is "
-        "csv with the fields id; give both the same format and fields, or each a file of its own"
+        f"{other} cannot be written: this process is already writing to the same file as {path} (csv), and this "
+        "sink is csv with the fields id; give both the same format and fields, or two files"
     )
 
 
@@ -504,11 +510,11 @@ def test_one_file_with_two_settings_is_refused_before_anything_runs(tmp_path: Pa
     """Both names are told; the file need not be there."""
     path = tmp_path / "a.csv"
     other = other_name(path, kind)
-    with pytest.raises(OutletTwice) as caught:
-        check_outlets([FileSink(path), DiscardSink(), FileSink(other, format="csv", fields=["a", "b"])], locks=locks)
+    with pytest.raises(SinkConflict) as caught:
+        check_sinks([FileSink(path), DiscardSink(), FileSink(other, format="csv", fields=["a", "b"])], locks=locks)
     assert str(caught.value) == (
-        f"{other} cannot be written: it is the same file as {path} (csv), and this is csv with the fields a, b; "
-        "give both the same format and fields, or each a file of its own"
+        f"{other} cannot be written: it is the same file as {path} (csv), and this sink is csv with the fields a, b; "
+        "give both the same format and fields, or two files"
     )
 
 
@@ -523,15 +529,15 @@ def test_a_file_that_another_process_writes_to_is_refused_at_the_start(tmp_path:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"locked\n"
-        check_outlets([FileSink(path)], locks=False)
-        with pytest.raises(OutletLocked, match="another process is writing to it"):
-            check_outlets([FileSink(path)], locks=True)
+        check_sinks([FileSink(path)], locks=False)
+        with pytest.raises(SinkLocked, match="another process is writing to it"):
+            check_sinks([FileSink(path)], locks=True)
         other.communicate()
 
     async def main() -> None:
         mine = FileSink(path)
         await mine.open()
-        check_outlets([FileSink(path)], locks=True)
+        check_sinks([FileSink(path)], locks=True)
         await mine.aclose()
 
     really(main())
@@ -544,7 +550,7 @@ def test_a_file_has_one_writer(tmp_path: Path, name: str) -> None:
     async def main() -> None:
         first, second = FileSink(tmp_path / name), FileSink(tmp_path / name)
         await first.open()
-        with pytest.raises(OutletTaken, match="this process is writing to the same file already"):
+        with pytest.raises(SinkAlreadyOpen, match="this process is already writing to the same file"):
             await second.open()
         await first.write([{"id": "1"}])
         await first.aclose()
@@ -585,9 +591,9 @@ def test_a_cancelled_write_is_whole(tmp_path: Path) -> None:
     ("make", "reason"),
     [
         (lambda: FileSink("a.json"), "cannot be streamed"),
-        (lambda: FileSink("a.ndjson", fields=["a"]), "say the format csv"),
-        (lambda: FileSink("a.csv", fields=["a", "a"]), "none twice"),
-        (lambda: FileSink("a.csv", fields=[]), "at least one"),
+        (lambda: FileSink("a.ndjson", fields=["a"]), "set the format to csv"),
+        (lambda: FileSink("a.csv", fields=["a", "a"]), "each once"),
+        (lambda: FileSink("a.csv", fields=[]), "each once"),
         (lambda: StdoutSink("xml"), "one of ndjson, csv"),
     ],
 )

@@ -71,7 +71,7 @@ def test_the_end_record_of_a_run_that_broke_says_why() -> None:
 
     _, summary = lines_of(Flow("f"), broken())
 
-    assert end_line(summary.end()).endswith(b',"error":"the source iterable broke: cut"}}\n')
+    assert end_line(summary.end_record()).endswith(b',"error":"the source iterable failed: cut"}}\n')
 
 
 def test_a_failure_without_key_and_store_has_neither() -> None:
@@ -131,7 +131,7 @@ def test_a_number_that_json_cannot_hold_is_no_success(number: float, form: Recor
 
     summary = quiet(main())
     assert (summary.ok, summary.failed) == (3, 3)
-    assert b"".join(written).count(b"the value cannot be written as JSON: %r is no number that JSON" % number) == 3
+    assert b"".join(written).count(b"the value cannot be written as JSON: %r is not a number that JSON" % number) == 3
     assert b'"step":"encode","type":"EncodingFailed"' in b"".join(written)
 
 

@@ -69,7 +69,7 @@ asyncio.run(main())
 
     assert written(path) == [{"id": "50"}]
     assert torn.read_bytes() == data
-    (entry,) = (entry for entry in logs if entry["event"] == "outlet.torn")
+    (entry,) = (entry for entry in logs if entry["event"] == "sink.torn_tail_moved")
     assert (entry["moved_bytes"], entry["moved_to"]) == (len(data), str(torn))
 
 
@@ -120,7 +120,7 @@ def test_what_is_no_whole_gzip_file_is_left_alone(tmp_path: Path, data: bytes) -
     """A file that is damaged, and not only cut off, is refused with the way out; every byte of it stays."""
     path = tmp_path / "a.ndjson.gz"
     path.write_bytes(data)
-    with pytest.raises(SinkWriteFailed, match="no gzip file, or damaged; move it away"):
+    with pytest.raises(SinkWriteFailed, match="not a gzip file, or it is damaged; move it away"):
         really(put(FileSink(path), [{"id": "5"}]))
 
     assert path.read_bytes() == data
@@ -177,5 +177,5 @@ def test_a_repair_shows_a_file_to_nobody_else(tmp_path: Path, compressed: bool) 
     assert written(link) == ([{"id": "2"}] if compressed else [{"id": "1"}, {"id": "2"}])
     assert compressed or path.read_bytes() == lines
     assert [stat.S_IMODE(file.stat().st_mode) for file in (path, torn)] == [0o600] * 2
-    assert [entry["moved_to"] for entry in logs if entry["event"] == "outlet.torn"] == [str(torn)]
+    assert [entry["moved_to"] for entry in logs if entry["event"] == "sink.torn_tail_moved"] == [str(torn)]
     assert link.is_symlink()

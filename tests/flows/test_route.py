@@ -68,7 +68,7 @@ def test_a_branch_takes_one_subscriber() -> None:
     """A second one is refused."""
     branches = partition(Subject())
     branches.success.subscribe()
-    with pytest.raises(RuntimeError, match="takes one subscriber"):
+    with pytest.raises(RuntimeError, match="accepts one subscriber"):
         branches.success.subscribe(on_error=_raise)
 
 

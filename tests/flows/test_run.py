@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reactivex import operators as ops
 from structlog.testing import capture_logs
 
 from laws.virtual import quiet, summary_of, within
-from penstock import Flow, from_iterable, steps
+from penstock import Flow, from_iterable
 from penstock.core.context import RunContext
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
 from penstock.errors import ReaderDisconnected, RunError, StoreError
@@ -208,7 +209,7 @@ def test_a_store_that_is_down_pauses_the_source_and_loses_nothing() -> None:
         store = MemoryStore(capacity=0)
         totals = FlowStatistics("f")
         flow = Flow("f").window(5).map(refuse).dead_letters(store)
-        started = Run(flow.plan(), from_iterable(values()), DiscardResults(), totals=totals)
+        started = Run(flow.plan(), from_iterable(values()), DiscardResults(), statistics=totals)
         await asyncio.sleep(100)
         waiting, settled = len(made), started.ledger.settled["failed"]
         store._capacity = 100
@@ -250,7 +251,7 @@ def test_what_is_cancelled_during_its_commit_failed_if_the_commit_was_durable(st
         await asyncio.sleep(1)
         started.abort()
         summary = await started.finished
-        return summary, len((await store.page(DeadLetterQuery())).letters), started.totals.store_failures
+        return summary, len((await store.page(DeadLetterQuery())).letters), started.statistics.store_failures
 
     summary, letters, broke = quiet(main())
     assert (summary.failed, summary.cancelled, letters) == (failed, 4 - failed, failed)
@@ -323,7 +324,7 @@ def test_a_run_that_is_over_is_freed_at_once(aborted: bool) -> None:
     async def main() -> list[object]:
         flow = Flow("f").enrich(merge=lambda value, _: value, a=refuse, b=asyncio.sleep).map_async(asyncio.sleep)
         started = flow.dead_letters(MemoryStore()).start(from_iterable(range(5)), LineWriter(write))
-        parts = [weakref.ref(started), weakref.ref(started.scope)]
+        parts = [weakref.ref(started), weakref.ref(started.context)]
         await asyncio.sleep(1.5)
         if aborted:
             started.abort()
@@ -343,7 +344,7 @@ def test_a_source_outside_of_a_run_says_how_to_start_it() -> None:
     """Without a scope nothing starts."""
     from penstock.errors import NotInsideRun
 
-    with pytest.raises(NotInsideRun, match=r"use flow.start\(source, sink\) or flow.stream\(source\)"):
+    with pytest.raises(NotInsideRun, match=r"use flow\.run\(source\) or flow\.stream\(source\)"):
         from_iterable([1]).subscribe()
     with pytest.raises(NotInsideRun):
         RunContext.of(None, "a step")
@@ -407,9 +408,9 @@ def test_only_waits_for_credits_are_backpressure() -> None:
     """A source that waits until its work is settled, to put a file away, has all the credits it wants."""
 
     class Careful(Source[int]):
-        async def produce(self, intake: Emitter[int]) -> None:
-            await intake.send([3])
-            await intake.settled()
+        async def produce(self, emitter: Emitter[int]) -> None:
+            await emitter.send([3])
+            await emitter.settled()
 
     async def main() -> float:
         started = Flow("f").map_async(asyncio.sleep).start(Careful(), DiscardResults())
@@ -421,5 +422,8 @@ def test_only_waits_for_credits_are_backpressure() -> None:
 
 def test_a_factory_that_was_not_called_is_told_so() -> None:
     """It takes the stream for its function, and gives what is no stream."""
-    summary = summary_of(Flow("f").operator(steps.map), [1])  # type: ignore[arg-type]  # that is the point
-    assert (summary.reason, summary.error) == ("failed", "map gave no Observable; is it called, with its parentheses?")
+    summary = summary_of(Flow("f").operator(ops.map), [1])  # type: ignore[arg-type]  # that is the point
+    assert (summary.reason, summary.error) == (
+        "failed",
+        "map: expected an operator that returns an Observable; is it called, with its parentheses?",
+    )

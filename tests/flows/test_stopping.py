@@ -10,12 +10,16 @@ WHAT_FOLLOWS = {
     Phase.SERVING: {Event.SIGNAL: Phase.DRAINING},
     Phase.DRAINING: {
         Event.SIGNAL: Phase.ABORTING,
-        Event.GRACE_OVER: Phase.ABORTING,
-        Event.EMPTY: Phase.STOPPED,
+        Event.GRACE_EXPIRED: Phase.ABORTING,
+        Event.ALL_RUNS_ENDED: Phase.STOPPED,
     },
-    Phase.ABORTING: {Event.SIGNAL: Phase.EXITING, Event.HARD_OVER: Phase.EXITING, Event.EMPTY: Phase.STOPPED},
-    Phase.STOPPED: {Event.SIGNAL: Phase.LEAVING, Event.HARD_OVER: Phase.EXITING},
-    Phase.LEAVING: {Event.SIGNAL: Phase.EXITING, Event.HARD_OVER: Phase.EXITING},
+    Phase.ABORTING: {
+        Event.SIGNAL: Phase.EXITING,
+        Event.HARD_TIMEOUT: Phase.EXITING,
+        Event.ALL_RUNS_ENDED: Phase.STOPPED,
+    },
+    Phase.STOPPED: {Event.SIGNAL: Phase.DISCONNECTING, Event.HARD_TIMEOUT: Phase.EXITING},
+    Phase.DISCONNECTING: {Event.SIGNAL: Phase.EXITING, Event.HARD_TIMEOUT: Phase.EXITING},
     Phase.EXITING: {},
 }
 

@@ -87,7 +87,7 @@ def test_the_summary_of_a_run_that_failed_has_the_error() -> None:
         raise ConnectionError("gone")
 
     summary = quiet(Flow("f").run(from_iterable(values())))
-    assert (summary.reason, summary.ok, summary.error) == ("failed", 1, "the source iterable broke: gone")
+    assert (summary.reason, summary.ok, summary.error) == ("failed", 1, "the source iterable failed: gone")
 
 
 def never() -> Service:
@@ -221,7 +221,7 @@ def test_the_block_of_a_broken_source_raises_after_the_last_result() -> None:
     async def main() -> None:
         async with Flow("f").stream(from_iterable(values())) as stream:
             assert (await anext(stream)).value == 1
-            with pytest.raises(RunError, match="the source iterable broke: gone"):
+            with pytest.raises(RunError, match="the source iterable failed: gone"):
                 await anext(stream)
             assert [result async for result in stream] == []
 

@@ -157,7 +157,7 @@ def worker(make_source: Any, seconds: float, **how: Any) -> tuple[Supervisor, li
     """A worker that is left to itself for a while, then shut down."""
 
     async def main() -> tuple[Supervisor, ShutdownReport]:
-        supervisor = Supervisor(chance=random.Random(1))
+        supervisor = Supervisor(rng=random.Random(1))
         supervisor.start_worker("A", Flow("f"), make_source, **how)
         await asyncio.sleep(seconds)
         report = await supervisor.shut_down(5)
@@ -173,14 +173,14 @@ def test_a_worker_runs_once() -> None:
     """Without a schedule a run that completed is not repeated."""
     supervisor, _, _ = worker(lambda: from_iterable(range(3)), 1000)
 
-    assert supervisor.totals["f"].ended == {("worker", "completed"): 1}
+    assert supervisor.flow_statistics["f"].ended == {("worker", "completed"): 1}
 
 
 def test_a_worker_runs_again_every_so_often() -> None:
     """Every 10 s, over 95 s: ten times."""
     supervisor, _, _ = worker(lambda: from_iterable(range(3)), 95, schedule=Every(10))
 
-    assert supervisor.totals["f"].ended == {("worker", "completed"): 10}
+    assert supervisor.flow_statistics["f"].ended == {("worker", "completed"): 10}
 
 
 def broken() -> Any:
@@ -194,7 +194,7 @@ def no_source() -> Any:
 
 @pytest.mark.parametrize(
     ("make_source", "error"),
-    [(lambda: from_iterable(broken()), "the source iterable broke: gone"), (no_source, "no such file")],
+    [(lambda: from_iterable(broken()), "the source iterable failed: gone"), (no_source, "no such file")],
     ids=["breaks", "cannot be made"],
 )
 def test_a_worker_that_breaks_is_started_again_with_backoff(make_source: Any, error: str) -> None:
@@ -205,7 +205,7 @@ def test_a_worker_that_breaks_is_started_again_with_backoff(make_source: Any, er
 
     assert supervisor.restarts == {("f", "A"): len(restarts)}
     assert {entry["error"] for entry in restarts} == {error}
-    assert [entry["breaks"] for entry in restarts] == list(range(1, len(restarts) + 1))
+    assert [entry["failures"] for entry in restarts] == list(range(1, len(restarts) + 1))
     assert waits[0] <= 1.0
     assert 30 < max(waits) <= 60
     assert len(restarts) < 300
@@ -217,7 +217,7 @@ def test_a_worker_s_name_is_taken_while_it_works() -> None:
     async def main() -> None:
         supervisor = Supervisor()
         supervisor.start_worker("A", Flow("f"), lambda: ticks(1))
-        with pytest.raises(FlowDefinitionError, match="worker 'A' at work"):
+        with pytest.raises(FlowDefinitionError, match="already runs a worker 'A'"):
             supervisor.start_worker("A", Flow("f"), lambda: ticks(1))
         await supervisor.shut_down(1)
         assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
@@ -230,7 +230,7 @@ def test_a_good_run_forgets_the_breaks_before_it() -> None:
     sources = iter([broken(), broken(), [1], broken(), [1], *([[1]] * 1000)])
     _, logs, _ = worker(lambda: from_iterable(next(sources)), 100, schedule=Every(1))
 
-    assert [entry["breaks"] for entry in logs if entry["event"] == "worker.restart"] == [1, 2, 1]
+    assert [entry["failures"] for entry in logs if entry["event"] == "worker.restart"] == [1, 2, 1]
 
 
 def test_a_worker_that_waits_is_no_reason_to_wait_for_it() -> None:
@@ -245,9 +245,9 @@ def test_a_worker_without_a_schedule_or_a_source_is_refused() -> None:
 
     async def main() -> None:
         work = Supervisor().start_worker
-        with pytest.raises(FlowDefinitionError, match=r"perhaps Every\(60\)"):
+        with pytest.raises(FlowDefinitionError, match=r"did you mean Every\(60\)"):
             work("a", Flow("f"), lambda: from_iterable([1]), schedule=60)  # type: ignore[arg-type]  # the mistake
-        with pytest.raises(FlowDefinitionError, match="a function that makes a source"):
+        with pytest.raises(FlowDefinitionError, match="a function that creates a source"):
             work("a", Flow("f"), from_iterable([1]))  # type: ignore[arg-type]  # the mistake
 
     run(main())
@@ -259,8 +259,8 @@ def test_failures_of_the_store_are_counted_for_good() -> None:
     """A flow that is forgotten takes none of them along: what counts them must never fall."""
     supervisor = Supervisor()
     for name, failures in (("a", 2), ("b", 3)):
-        supervisor.totals[name] = FlowStatistics(name)
-        supervisor.totals[name].store_failures = failures
+        supervisor.flow_statistics[name] = FlowStatistics(name)
+        supervisor.flow_statistics[name].store_failures = failures
     supervisor.remove_counters("a")
     supervisor.remove_counters("a")
     assert supervisor.store_failures == 5

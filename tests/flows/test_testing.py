@@ -49,7 +49,7 @@ def test_flows_with_files_and_blocking_services_run_in_virtual_time(tmp_path: Pa
 
 def test_time_goes_on_without_a_thread_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its patience is spent once, not for each timer."""
-    monkeypatch.setattr(testing, "PATIENCE", 0.5)
+    monkeypatch.setattr(testing, "THREAD_TIMEOUT", 0.5)
     may_end = threading.Event()
 
     async def main() -> float:

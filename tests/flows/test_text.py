@@ -56,7 +56,7 @@ def test_lone_surrogates_are_escaped_where_text_leaves_a_flow() -> None:
         supervisor = Supervisor()
         flow = Flow[Any]("f").map(refuse, name="\udc80")
         summary = await supervisor.start(flow, from_iterable(broken()), LineWriter(write)).finished
-        await write(end_line(summary.end()))
+        await write(end_line(summary.end_record()))
         return generate_latest(registry_for(PenstockCollector(MetricSources(supervisor, HttpCounters(), "1"))))
 
     metrics = quiet(main())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from laws.virtual import summary_of
 from penstock import Flow
-from penstock.steps import throttle
+from penstock.steps import Throttle
 
 
 def times(count: int, rate: float, burst: int = 1, window: int = 256) -> list[float]:
@@ -57,8 +57,8 @@ def test_order_is_kept() -> None:
     assert seen == list(range(30))
 
 
-@pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (1, 0)])
-def test_a_rate_above_zero_is_needed(rate: float, burst: int) -> None:
-    """The message has both values."""
-    with pytest.raises(ValueError, match=f"got {rate} and {burst}"):
-        throttle(rate, burst=burst)
+@pytest.mark.parametrize(("rate", "burst", "wrong"), [(0, 1, "rate"), (-1, 1, "rate"), (1, 0, "burst")])
+def test_a_rate_above_zero_is_needed(rate: float, burst: int, wrong: str) -> None:
+    """The message names what is wrong, and its value."""
+    with pytest.raises(ValueError, match=f"^{wrong}: expected .*, got {rate if wrong == 'rate' else burst}"):
+        Throttle(rate, burst=burst)

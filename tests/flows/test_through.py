@@ -203,7 +203,7 @@ def test_a_value_that_no_element_caused_breaks_the_run_loudly() -> None:
 
     summary = quiet(main())
     assert summary.reason == "failed"
-    assert "takes synchronous operators only" in str(summary.error)
+    assert "emitted a value while no element was passing through it" in str(summary.error)
 
 
 def test_a_window_of_one_does_not_stand_still() -> None:

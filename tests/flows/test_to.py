@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from laws.virtual import quiet, timers, within
 from penstock import Flow, from_async_iterable, from_iterable, steps
 from penstock.core.context import CANCEL_SECONDS
-from penstock.errors import ReaderDisconnected
+from penstock.errors import FlowDefinitionError, ReaderDisconnected
 from penstock.results import DiscardResults, Result
 from penstock.runtime import Run, Summary
 from penstock.sinks import FileSink, SharedSink, Sink
@@ -275,7 +275,7 @@ def test_a_call_that_hangs_is_cancelled_after_its_timeout(call: str) -> None:
     shelf = Hanging("h")
     came = quiet(gathered(flow_of(shelf, timeout=3, window=1), range(3)))
 
-    assert "h did not answer within 3 s" in came[0].failure.message
+    assert "h did not respond within 3 s" in came[0].failure.message
     assert shelf.kept == [1, 2]
 
 
@@ -409,7 +409,7 @@ def test_an_abort_ends_a_delivery_within_bounds_and_leaves_nothing(shelf: Shelf)
     assert left == 0
     if isinstance(shelf, Deaf):
         assert summary.seconds <= 1 + CANCEL_SECONDS + CANCEL_GRACE
-        assert tasks == ["outlet:deaf"]
+        assert tasks == ["sink:deaf"]
         assert set(errors) >= {"sink.call_not_cancelled"}
     else:
         assert (summary.seconds, tasks, errors, shelf.is_open) == (1, [], [], False)
@@ -567,15 +567,15 @@ def test_an_outlet_belongs_to_one_event_loop_at_a_time() -> None:
 
     asyncio.run(main())
     asyncio.run(use())
-    assert said == ["outlet s is in use by another event loop; give each loop its own"]
+    assert said == ["sink s is in use by another event loop; create one for each loop"]
 
 
 def test_no_outlet_and_no_time_are_refused() -> None:
     """Said when the step is made."""
-    with pytest.raises(ValueError, match="at least one outlet"):
-        steps.to()
+    with pytest.raises(FlowDefinitionError, match="at least one sink"):
+        steps.To(())
     with pytest.raises(ValueError, match="got 0"):
-        steps.to(Shelf(), timeout=0)
+        steps.To((Shelf(),), timeout=0)
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -11,7 +12,21 @@ from hypothesis import strategies as st
 from penstock import Flow, Service, from_iterable
 from penstock.expressions import Expression
 from penstock.graph import FlowCounters
-from penstock.steps.step import NamedStep, Way
+from penstock.steps import (
+    Batch,
+    Branch,
+    Enrich,
+    Fail,
+    Filter,
+    FlatMap,
+    Map,
+    MapAsync,
+    Route,
+    Step,
+    Tap,
+    Throttle,
+    To,
+)
 
 TRAPS = (
     "end",
@@ -52,6 +67,9 @@ class NamedSink:
     name: str
     path: str = "out.ndjson"
 
+    async def write(self, values: Any) -> None:
+        """Accept nothing: no test writes."""
+
 
 def service(name: str, **options: Any) -> Service:
     """Return a service that is never called."""
@@ -69,7 +87,7 @@ class StepFactory:
     def name(self) -> str:
         return f"{next(self.numbers)} {self.draw(names)}"
 
-    def steps(self, depth: int, max: int = 3) -> tuple[NamedStep, ...]:
+    def steps(self, depth: int, max: int = 3) -> tuple[Step, ...]:
         return tuple(self.step(depth) for _ in range(self.draw(st.integers(0, max))))
 
     def service(self) -> Service:
@@ -77,30 +95,32 @@ class StepFactory:
             return self.draw(st.sampled_from(self.shared))
         return service(self.name(), timeout=self.draw(st.sampled_from([0.02, 2, 90, 3600])), attempts=2)
 
-    def step(self, depth: int) -> NamedStep:
+    def step(self, depth: int) -> Step:
         kinds = ["map", "filter", "fail", "tap", "flat_map", "map_async", "enrich", "batch", "throttle", "to"]
         kind = self.draw(st.sampled_from([*kinds, *["route"] * 3] if depth else kinds))
         condition = self.draw(conditions)
-        options: dict[str, Any] = {
-            "map": lambda: {"function": condition},
-            "filter": lambda: {"predicate": condition},
-            "fail": lambda: {"when": condition, "reason": self.draw(names), "type": "Rejected"},
-            "tap": lambda: {"look": condition},
-            "flat_map": lambda: {"function": condition, "max_parts": 1000},
-            "map_async": lambda: {"call": self.service(), "ordered": self.draw(st.booleans())},
-            "enrich": lambda: {"services": {self.name(): self.service() for _ in range(2)}, "merge": None},
-            "batch": lambda: {"call": self.service(), "size": 50, "seconds": 0.02},
-            "throttle": lambda: {"rate": 0.5, "burst": 3},
-            "to": lambda: {"outlets": tuple(NamedSink(self.name()) for _ in range(2))},
-            "route": lambda: {"ways": tuple(self.branches(depth))},
-        }[kind]()
-        return NamedStep(kind, self.name(), options)
+        name = self.name()
+        makers: dict[str, Callable[[], Step]] = {
+            "map": lambda: Map(condition, name=name),
+            "filter": lambda: Filter(condition, name=name),
+            "fail": lambda: Fail(condition, reason=lambda _: "no", name=name),
+            "tap": lambda: Tap(condition, name=name),
+            "flat_map": lambda: FlatMap(condition, max_parts=1000, name=name),
+            "map_async": lambda: MapAsync(self.service(), ordered=self.draw(st.booleans()), name=name),
+            "enrich": lambda: Enrich({self.name(): self.service() for _ in range(2)}, name=name),
+            "batch": lambda: Batch(self.service(), size=50, max_wait=0.02, name=name),
+            "throttle": lambda: Throttle(0.5, burst=3, name=name),
+            "to": lambda: To(tuple(NamedSink(self.name()) for _ in range(2)), name=name),
+            "route": lambda: Route(self.branches(depth), name=name),
+        }
+        return makers[kind]()
 
-    def branches(self, depth: int) -> list[Way]:
+    def branches(self, depth: int) -> tuple[Branch, ...]:
         number = self.draw(st.integers(1, 4))
         last = None if self.draw(st.booleans()) else bool
         whens = [*(self.draw(conditions) for _ in range(number - 1)), last]
-        return [Way(self.name(), when, self.steps(depth - 1), self.draw(st.booleans())) for when in whens]
+        steps = [(self.name(), when, self.steps(depth - 1), self.draw(st.booleans())) for when in whens]
+        return tuple(Branch(*each) for each in steps)
 
 
 @st.composite

@@ -32,7 +32,7 @@ from penstock.graph.model import MAX_TEXT, clean
 from penstock.orders import orders_flow
 from penstock.results import DiscardResults
 from penstock.runtime import Cron, FlowStatistics, Supervisor
-from penstock.steps.step import NamedStep, Way, walk
+from penstock.steps import Branch, Route, To, walk
 from penstock.testing import run
 
 HERE = Path(__file__).parent
@@ -55,8 +55,8 @@ drawn = settings(
 def names_in(flow: Flow[Any]) -> Counter[str]:
     """Return the names of all nodes that the graph of a flow must have."""
     steps = list(walk(flow.steps))
-    sinks = [sink for step in steps for sink in step.options.get("outlets", ())]
-    named = [*flow.workers, *steps, *(branch for step in steps for branch in step.ways), *flow.all_services, *sinks]
+    sinks = [sink for step in steps for sink in step.sinks.values()]
+    named = [*flow.workers, *steps, *(branch for step in steps for branch in step.branches), *flow.all_services, *sinks]
     sources = [f"/{flow.name}/bulk"] if flow.serving.http else [] if flow.workers else ["source"]
     store = [flow.store] if isinstance(flow.store, str) else []
     results = ["client" if flow.serving.http else "results"]
@@ -117,17 +117,17 @@ def test_every_node_can_be_reached_from_a_source(drawing: tuple[Flow[Any], Graph
     while fresh:
         reached |= fresh
         fresh = {edge.end for edge in graph.edges if edge.start in reached} - reached
-    final = any(step.ways and all(branch.final for branch in step.ways) for step in walk(flow.steps))
+    final = any(step.branches and all(branch.final for branch in step.branches) for step in walk(flow.steps))
     assert final or {node.id for node in graph.nodes} <= reached
 
 
 def routed_flow() -> Flow[Any]:
     """Return a flow with two branches, one of them final."""
     branches = (
-        Way("big", Expression("value > 9"), Flow("b").map(str, name="text").steps),
-        Way("odd", Expression("value % 2 == 1"), Flow("b").map(abs).steps, final=True),
+        Branch("big", Expression("value > 9"), Flow("b").map(str, name="text").steps),
+        Branch("odd", Expression("value % 2 == 1"), Flow("b").map(abs).steps, final=True),
     )
-    return replace(Flow("f"), steps=(NamedStep("route", "by size", {"ways": branches}), *Flow("n").map(repr).steps))
+    return replace(Flow("f"), steps=(Route(branches, name="by size"), *Flow("n").map(repr).steps))
 
 
 def test_branches_join_again_or_are_final() -> None:
@@ -194,7 +194,7 @@ def test_nodes_have_details() -> None:
 def test_the_kinds_of_nodes_and_edges() -> None:
     """Programs depend on them."""
     steps = Flow("f").filter(bool).map_async(service("s")).steps
-    flow = replace(Flow("f", store="memory:"), steps=(*steps, NamedStep("to", "out", {"outlets": (NamedSink("o"),)})))
+    flow = replace(Flow("f", store="memory:"), steps=(*steps, To((NamedSink("o"),), name="out")))
     document = json.loads(TEXT_FORMATS["json"](build_graph(flow)))
     assert {node["id"]: node["kind"] for node in document["nodes"]} == {
         "http": "source",
@@ -224,7 +224,7 @@ def test_the_kinds_of_nodes_and_edges() -> None:
 def test_a_graph_contains_no_password() -> None:
     """Variables are shown as they are written. A password in a URL is left out."""
     sink = NamedSink("ledger", path="postgres://me:s3cret@db/ledger")
-    flow = replace(Flow("f", store="sqlite:///${FOLDER}/f.db"), steps=(NamedStep("to", "to", {"outlets": (sink,)}),))
+    flow = replace(Flow("f", store="sqlite:///${FOLDER}/f.db"), steps=(To((sink,)),))
     for render in TEXT_FORMATS.values():
         text = html.unescape(render(build_graph(flow)))
         assert "s3cret" not in text
@@ -262,7 +262,7 @@ def test_a_live_graph_has_the_counts_of_the_flow() -> None:
         await supervisor.start(
             flow, from_iterable([{"orderId": number} for number in range(1, 11)]), DiscardResults()
         ).finished
-        totals = supervisor.totals["orders"]
+        totals = supervisor.flow_statistics["orders"]
         assert totals.settled(Outcome.OK) == 7
         return build_graph(flow, FlowCounters.of(totals))
 

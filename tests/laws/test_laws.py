@@ -54,7 +54,7 @@ def test_received_is_ok_and_failed_and_filtered_and_cancelled(plan: Plan) -> Non
 def test_summary_totals_log_and_letters_agree(plan: Plan) -> None:
     """What the run says, what the metrics count, what the log holds and what is stored are the same numbers."""
     played = play(plan)
-    totals, summary = played.supervisor.totals["plan"], played.summary
+    totals, summary = played.supervisor.flow_statistics["plan"], played.summary
     logged = next(entry for entry in played.logs if entry["event"] == "run.ended")
     outcomes = {outcome: getattr(summary, outcome) for outcome in Outcome}
 
@@ -335,7 +335,7 @@ def test_a_task_that_refuses_to_end_is_reported_and_given_up() -> None:
     assert (calling.cancelled, writing.cancelled) == (1, 1)
     said = {entry["event"]: entry for entry in logs}
     assert said["service.calls_not_cancelled"]["service"] == "deaf"
-    assert [name.rpartition(":")[2] for name in said["run.tasks_stuck"]["tasks"]] == ["writer"]
+    assert [name.rpartition(":")[2] for name in said["run.tasks_not_cancelled"]["tasks"]] == ["writer"]
 
 
 def test_several_deaf_services_are_given_up_side_by_side() -> None:
@@ -523,7 +523,7 @@ def test_whatever_a_feed_drops_is_counted(plan: Plan) -> None:
     assert played.feed is not None
 
     assert played.sent <= played.summary.received <= played.sent + late
-    assert played.supervisor.totals["plan"].dropped == played.feed.dropped <= played.summary.filtered
+    assert played.supervisor.flow_statistics["plan"].dropped == played.feed.dropped <= played.summary.filtered
 
 
 @law
@@ -546,7 +546,11 @@ def test_every_failure_of_the_store_is_counted_and_logged(plan: Plan) -> None:
     played = play(plan)
     assert played.store is not None
 
-    assert played.supervisor.totals["plan"].store_failures == played.store.failed == played.said("store.write_failed")
+    assert (
+        played.supervisor.flow_statistics["plan"].store_failures
+        == played.store.failed
+        == played.said("store.write_failed")
+    )
 
 
 @law

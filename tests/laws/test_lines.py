@@ -64,7 +64,7 @@ def test_a_splitter_keeps_no_more_than_its_limit_of_a_line() -> None:
     for _ in range(1000):
         splitter.feed(b"x" * 1000)
 
-    assert len(splitter._rest) <= LIMIT + 5
+    assert len(splitter._buffered) <= LIMIT + 5
 
 
 def test_blank_lines_are_not_made_to_be_thrown_away() -> None:
@@ -83,5 +83,5 @@ def test_blank_lines_are_not_made_to_be_thrown_away() -> None:
 
 def test_a_line_limit_below_one_is_refused() -> None:
     """The message names the value."""
-    with pytest.raises(ValueError, match="got limit 0"):
+    with pytest.raises(ValueError, match="limit: expected at least 1 byte"):
         LineSplitter(0)

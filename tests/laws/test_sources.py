@@ -80,7 +80,7 @@ SOURCES: dict[str, tuple[Callable[[Reading], Source[Any]], int]] = {
     "iterable": (lambda reading: from_iterable(reading.values()), 0),
     "async iterable": (lambda reading: from_async_iterable(reading.values_later()), 0),
     "ndjson": (lambda reading: ndjson(reading.chunks()), 1),
-    "feed": (lambda reading: reading.feed(), 6),
+    "push source": (lambda reading: reading.feed(), 6),
 }
 """Every source by its name, and how many values it may have read beyond its credits."""
 
@@ -178,7 +178,7 @@ def test_a_source_that_breaks_is_reported_and_what_it_gave_is_finished(name: str
 
     summary, broken = quiet(main())
     assert isinstance(broken.error, SourceFailed)
-    assert (summary.reason, summary.error) == ("failed", f"the source {name} broke: Broke")
+    assert (summary.reason, summary.error) == ("failed", f"the source {name} failed: Broke")
     assert (summary.ok, summary.cancelled) == (3, 0)
 
 
@@ -256,7 +256,7 @@ def test_an_iterator_that_was_used_up_is_not_taken_for_one_without_values(make: 
     first, second = quiet(main())
     assert (first.reason, first.ok) == ("completed", 3)
     assert (second.reason, second.received) == ("failed", 0)
-    assert "iterator has been used up by an earlier run; give a list" in second.error
+    assert "iterator was consumed by an earlier run; use a list" in second.error
 
 
 def test_a_generator_that_broke_is_used_up() -> None:
@@ -271,8 +271,8 @@ def test_a_generator_that_broke_is_used_up() -> None:
         return await ends(Flow("f"), source), await ends(Flow("f"), source)
 
     first, second = quiet(main())
-    assert (first.ok, first.error) == (1, "the source iterable broke: Broke")
-    assert "iterator has been used up" in second.error
+    assert (first.ok, first.error) == (1, "the source iterable failed: Broke")
+    assert "iterator was consumed" in second.error
 
 
 def test_an_iterator_that_a_run_left_goes_on_with_the_next() -> None:
@@ -344,7 +344,7 @@ def test_an_observable_that_errors_breaks_the_run() -> None:
     async def main() -> Summary:
         return await ends(Flow("f"), from_observable(reactivex.throw(Broke("so")), capacity=2))
 
-    assert quiet(main()).error == "the source observable broke: so"
+    assert quiet(main()).error == "the source observable failed: so"
 
 
 def test_an_observable_cannot_hold_back() -> None:
@@ -403,7 +403,7 @@ def test_a_function_that_raises_breaks_the_source() -> None:
         return await ends(Flow("f"), generate(5, lambda number: 1 // (3 - number)))
 
     summary = quiet(main())
-    assert (summary.ok, summary.error) == (2, "the source generated broke: integer division or modulo by zero")
+    assert (summary.ok, summary.error) == (2, "the source generated failed: integer division or modulo by zero")
 
 
 def test_there_cannot_be_less_than_nothing() -> None:
@@ -459,7 +459,7 @@ def test_a_second_source_is_refused_by_name() -> None:
     for join in (reactivex.concat, reactivex.merge):
         summary = quiet(main(join))
         assert summary.reason == "failed"
-        assert "one source: the source ticks is a second one" in str(summary.error)
+        assert "one source, but the source ticks is used" in str(summary.error)
 
 
 def test_a_second_source_in_a_branch_is_refused_too() -> None:
@@ -474,4 +474,4 @@ def test_a_second_source_in_a_branch_is_refused_too() -> None:
 
     summary = quiet(main())
     assert summary.reason == "failed"
-    assert "the source ticks is a second one" in str(summary.error)
+    assert "the source ticks is used in addition" in str(summary.error)

@@ -1,4 +1,4 @@
-"""A server for each module of tests, with the flags that the module names in `FLAGS`."""
+"""Fixtures: a server for each module of tests, with the options in its `FLAGS`, and servers for single tests."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Starts servers of a test's own, with their dead letters in its folder; ends them after it."""
+    """Starts servers for one test, with their dead letters in its folder, and stops them after it."""
     with ExitStack() as stack:
         yield lambda *flags, **options: stack.enter_context(serving(tmp_path, *flags, **options))

@@ -1,4 +1,4 @@
-"""A `penstock` process for the tests: started with flags, listened to, and ended by its own id."""
+"""`penstock` processes for tests."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 import forking
-from service.wire import Answer, Client
+from service.wire import Client, Response
 from waiting import HANG_SECONDS, end
-from waiting import until as until  # the tests of the service take it from here
+from waiting import until as until  # re-exported for the tests of the service
 
 ROOT = Path(__file__).parents[2]
 
-TROUBLE = ("library.log", "http.internal_error", "run.tasks_not_cancelled", "shutdown.deadline_exceeded")
-"""Events that no client may be able to cause."""
+UNEXPECTED_EVENTS = ("library.log", "http.internal_error", "run.tasks_not_cancelled", "shutdown.deadline_exceeded")
+"""Events that no client must be able to cause."""
 
 
 class Process:
-    """One `penstock COMMAND` process, its log as it comes in, and what it tells about itself."""
+    """One `penstock COMMAND` process, with its log."""
 
     def __init__(self, command: str, *flags: object, env: dict[str, str] | None = None) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
@@ -43,7 +43,7 @@ class Process:
         self.pid = self.popen.pid
         self.events: list[dict[str, Any]] = []
         self.noise: list[str] = []
-        """Lines of standard error that are no JSON."""
+        """Lines of standard error that are not JSON."""
         self._news = threading.Condition()
         self._closed = False
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -54,13 +54,13 @@ class Process:
         address = urlsplit(self.event("http.listening")["url"])
         self.host, self.port = str(address.hostname), int(address.port or 0)
 
-    # What it says
+    # Log
 
     def event(self, name: str, timeout: float = HANG_SECONDS, **fields: Any) -> dict[str, Any]:
-        """The first log line of an event with these fields, as soon as there is one."""
+        """Wait for the first log line of an event with these fields, and return it."""
 
         def seen() -> dict[str, Any] | None:
-            return next(iter(self.said(name, **fields)), None)
+            return next(iter(self.logged(name, **fields)), None)
 
         with self._news:
             self._news.wait_for(lambda: seen() or self._closed, timeout)
@@ -68,7 +68,7 @@ class Process:
                 raise AssertionError(f"no {name} {fields} within {timeout} s; {self.events[-3:]} {self.noise[-9:]}")
             return found
 
-    def said(self, name: str, **fields: Any) -> list[dict[str, Any]]:
+    def logged(self, name: str, **fields: Any) -> list[dict[str, Any]]:
         """The log lines of an event with these fields so far."""
         return [
             event
@@ -76,30 +76,32 @@ class Process:
             if event.get("event") == name and all(event.get(field) == value for field, value in fields.items())
         ]
 
-    def trouble(self, excused: tuple[str, ...] = ()) -> list[Any]:
-        """What it said that it should never have to say."""
-        return [event for event in self.events if event.get("event") in set(TROUBLE) - set(excused)] + self.noise
+    def unexpected(self, excused: tuple[str, ...] = ()) -> list[Any]:
+        """The log lines that must not occur."""
+        return [
+            event for event in self.events if event.get("event") in set(UNEXPECTED_EVENTS) - set(excused)
+        ] + self.noise
 
-    # What it is asked
+    # Requests
 
     def connect(self, **options: Any) -> Client:
-        """A connection."""
+        """Open a connection."""
         return Client(self.host, self.port, **options)
 
-    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-        """A request of its own connection, and its whole answer."""
+    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Response:
+        """Send a request on a new connection, and read the complete response."""
         with self.connect() as client:
             client.request(method, path, body, **headers)
-            return client.answer(method).complete()
+            return client.response(method).complete()
 
-    def post(self, *orders: Any, query: str = "", **headers: str) -> Answer:
-        """Orders as NDJSON, and the whole answer."""
+    def post(self, *orders: Any, query: str = "", **headers: str) -> Response:
+        """POST orders as NDJSON, and read the complete response."""
         body = b"".join(json.dumps(order).encode() + b"\n" for order in orders)
-        return self.ask("POST", f"/orders/bulk{query}", body, **{"Content_Type": "application/x-ndjson"} | headers)
+        return self.request("POST", f"/orders/bulk{query}", body, **{"Content_Type": "application/x-ndjson"} | headers)
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of a series that have these labels."""
-        text = self.ask("GET", "/metrics").body.decode()
+        text = self.request("GET", "/metrics").body.decode()
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
@@ -108,26 +110,26 @@ class Process:
         )
 
     def rss(self) -> float:
-        """Its memory in MiB."""
+        """The resident memory in MiB."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found
         return int(found[1]) / 1024
 
-    # How it ends
+    # Shutdown
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal."""
         self.popen.send_signal(number)
 
     def wait(self, timeout: float = HANG_SECONDS) -> int:
-        """Its exit code."""
+        """Wait for the exit, and return the exit code."""
         code = self.popen.wait(timeout)
         self._reader.join(HANG_SECONDS)
         return code
 
     def stop(self) -> int:
-        """End it, kindly first; returns its exit code."""
+        """Stop the process, gracefully first. Returns the exit code."""
         if self.popen.poll() is None:
             self.signal(signal.SIGTERM)
             try:
@@ -137,12 +139,12 @@ class Process:
         return self.wait()
 
     def kill(self) -> None:
-        """End it without a word."""
+        """Kill the process."""
         self.popen.kill()
         self.wait()
 
     def close(self) -> None:
-        """End it if it still runs, and let go of its pipe."""
+        """Kill the process if it still runs, and close its pipe."""
         if self.popen.poll() is None:
             self.kill()
         self._reader.join(HANG_SECONDS)
@@ -165,9 +167,9 @@ class Process:
 def serving(
     folder: Path, *flags: object, env: dict[str, str] | None = None, excused: tuple[str, ...] = ()
 ) -> Iterator[Process]:
-    """`penstock serve` with its dead letters in a folder, no workers and no latency unless the flags say otherwise.
+    """Run `penstock serve` in a block, by default with its dead letters in a folder, without workers and latency.
 
-    In the end its log must not tell of trouble, save of the events that are excused.
+    At the end its log must have no unexpected events, except for those that are excused.
     """
     usual = {"--port": 0, "--workers": 0, "--latency-scale": 0, "--dead-letters": f"sqlite:///{folder}/letters.db"}
     given = [word for flag, value in usual.items() if flag not in flags for word in (flag, value)]
@@ -177,14 +179,14 @@ def serving(
         yield process
         if process.popen.poll() is None:
             process.stop()
-        assert not process.trouble(excused), process.trouble(excused)
+        assert not process.unexpected(excused), process.unexpected(excused)
     finally:
         process.close()
 
 
 @contextmanager
 def simulating(*flags: object) -> Iterator[Process]:
-    """`penstock simulate`, without latency unless the flags say otherwise."""
+    """Run `penstock simulate` in a block, by default without latency."""
     process = Process("simulate", "--port", 0, "--latency-scale", 0, *flags)
     try:
         process.listen()

@@ -1,4 +1,4 @@
-"""HTTP as clients speak it: old and new, one request after another, in pieces, in a hurry."""
+"""HTTP connections: keep-alive, pipelining, HTTP/1.0, chunked bodies, and limits of the process."""
 
 from __future__ import annotations
 
@@ -23,163 +23,163 @@ BULK = "/orders/bulk"
 
 @pytest.fixture
 def client(server: Process) -> Any:
-    """A connection."""
+    """A connection to the server."""
     with server.connect() as client:
         yield client
 
 
-def test_a_connection_serves_request_after_request(client: Client) -> None:
-    """A bulk answer that ended well leaves the connection usable, also for another bulk."""
+def test_a_connection_serves_many_requests(client: Client) -> None:
+    """After a complete bulk response the connection can be used again, also for another bulk request."""
     for count in (1, 300, 2):
         client.request("POST", BULK, orders(count), Content_Type=NDJSON)
-        assert client.answer().complete().end["received"] == count
+        assert client.response().complete().end["received"] == count
         client.request("GET", "/health/live")
-        assert client.answer().complete().json() == {"status": "live"}
+        assert client.response().complete().json() == {"status": "live"}
 
 
-def test_a_refusal_leaves_the_connection_in_step(client: Client) -> None:
-    """The body of a refused request is not taken for the next request."""
+def test_the_body_of_a_rejected_request_is_not_read_as_a_request(client: Client) -> None:
+    """The next request on the connection gets its own response."""
     client.request("POST", BULK, b"GET /evil HTTP/1.1\r\n\r\n" * 100, Content_Type="text/csv")
-    assert client.answer().complete().status == 415
+    assert client.response().complete().status == 415
     try:
         client.request("GET", "/health/live")
-        answer = client.answer().complete()
+        response = client.response().complete()
     except (Cut, ConnectionError):
         return
-    assert answer.json() == {"status": "live"}
+    assert response.json() == {"status": "live"}
 
 
-def test_requests_may_be_sent_ahead(client: Client) -> None:
-    """Pipelined requests are answered one after another, in order."""
+def test_pipelined_requests_get_responses_in_order(client: Client) -> None:
+    """One after another."""
     one = head("POST", BULK, orders(2), Content_Type=NDJSON) + orders(2)
     two = head("GET", f"{BULK}?count=3&order=input")
     three = head("GET", "/health/live")
     client.send(one + two + three)
-    assert client.answer().complete().end["received"] == 2
-    assert client.answer().complete().end["received"] == 3
-    assert client.answer().complete().json() == {"status": "live"}
+    assert client.response().complete().end["received"] == 2
+    assert client.response().complete().end["received"] == 3
+    assert client.response().complete().json() == {"status": "live"}
 
 
-def test_http_1_0_is_answered_until_the_end_of_the_connection(client: Client) -> None:
-    """A client that knows no chunks gets none; the connection's end is the body's."""
+def test_a_response_to_http_1_0_ends_with_the_connection(client: Client) -> None:
+    """HTTP/1.0 has no chunks; closing the connection ends the body."""
     client.send(f"GET {BULK}?count=4 HTTP/1.0\r\n\r\n".encode())
-    answer = client.answer().complete()
-    assert "transfer-encoding" not in answer.headers
-    assert answer.end["received"] == 4
+    response = client.response().complete()
+    assert "transfer-encoding" not in response.headers
+    assert response.end["received"] == 4
     assert client.closed()
 
 
 @pytest.mark.parametrize("kind", [NDJSON, "text/event-stream"])
-def test_a_stream_to_http_1_0_ends_with_its_connection(client: Client, kind: str) -> None:
-    """Also for a client that would keep it: without chunks there is no other end."""
+def test_a_stream_to_http_1_0_closes_a_kept_connection(client: Client, kind: str) -> None:
+    """Also if the client asks to keep the connection, because a stream without chunks has no other end."""
     client.send(f"GET {BULK}?count=4 HTTP/1.0\r\nAccept: {kind}\r\nConnection: keep-alive\r\n\r\n".encode())
-    answer = client.answer().complete()
-    assert b'"received":4' in answer.body
+    response = client.response().complete()
+    assert b'"received":4' in response.body
     assert client.closed()
 
 
-def test_http_1_0_with_a_body_gets_its_answer(client: Client) -> None:
-    """Its length tells where it ends."""
+def test_http_1_0_can_send_a_body(client: Client) -> None:
+    """Its `Content-Length` marks its end."""
     client.request("POST", BULK, orders(4), version="1.0", Content_Type=NDJSON)
-    assert client.answer().complete().end["received"] == 4
+    assert client.response().complete().end["received"] == 4
 
 
-def test_a_client_that_asks_first_is_told_to_go_on(client: Client) -> None:
-    """`Expect: 100-continue` (what curl sends with a large body) gets its 100 before the body is sent."""
+def test_a_client_that_expects_100_continue_gets_it(client: Client) -> None:
+    """curl sends `Expect: 100-continue` with a large body. The server sends 100 before the body arrives."""
     client.upload(Expect="100-continue")
     assert client.line() == b"HTTP/1.1 100 Continue"
     assert client.line() == b""
     client.chunk(orders(2))
     client.chunk(b"")
-    assert client.answer().complete().end["received"] == 2
+    assert client.response().complete().end["received"] == 2
 
 
-def test_chunks_may_have_extensions_and_trailers(client: Client) -> None:
-    """Both are allowed by RFC 9112, section 7.1, and mean nothing here."""
+def test_chunks_can_have_extensions_and_trailers(client: Client) -> None:
+    """RFC 9112, section 7.1, allows both. They are ignored."""
     client.upload()
     line = orders(1)
     client.send(b'%x;name="value"\r\n%b\r\n0\r\nX-Checksum: 1\r\nX-More: 2\r\n\r\n' % (len(line), line))
-    assert client.answer().complete().end["received"] == 1
+    assert client.response().complete().end["received"] == 1
     client.request("GET", "/health/live")
-    assert client.answer().complete().status == 200
+    assert client.response().complete().status == 200
 
 
-def test_chunks_may_be_as_small_as_they_like(client: Client) -> None:
-    """10,000 chunks of one byte each are some orders like any others."""
+def test_chunks_can_be_one_byte(client: Client) -> None:
+    """10,000 chunks of one byte each are orders like any others."""
     body = orders(800)[:10_000].rpartition(b"\n")[0]
     client.upload()
     client.send(b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n")
-    answer = client.answer().complete()
-    assert answer.end["received"] == body.count(b"\n") + 1
-    assert {record["error"]["step"] for record in answer.results if not record["ok"]} == {"inventory"}
+    response = client.response().complete()
+    assert response.end["received"] == body.count(b"\n") + 1
+    assert {record["error"]["step"] for record in response.results if not record["ok"]} == {"inventory"}
 
 
 @pytest.mark.parametrize("bad", [b"xyz\r\nabc\r\n", b"-5\r\n", b"5\r\nabcdefghi\r\n", b"f" * 40 + b"\r\n"])
-def test_a_broken_chunk_ends_its_stream_alone(server: Process, client: Client, bad: bytes) -> None:
-    """What was sent before is answered; the end record says `failed`, or the stream is cut."""
+def test_an_invalid_chunk_ends_only_its_own_stream(server: Process, client: Client, bad: bytes) -> None:
+    """Items sent before it get results; the end record says `failed`, or the stream is cut."""
     client.upload()
     client.chunk(orders(2))
-    answer = client.answer()
-    assert answer.next()["ok"]
+    response = client.response()
+    assert response.next()["ok"]
     client.send(bad)
-    answer.complete()
-    assert answer.cut or answer.end["reason"] == "failed"
-    run = answer.headers["penstock-run"]
+    response.complete()
+    assert response.cut or response.end["reason"] == "failed"
+    run = response.headers["penstock-run"]
     ended = server.event("run.ended", run=run)
     assert ended["received"] == ended["ok"] + ended["failed"] + ended["cancelled"]
-    assert server.ask("GET", "/health/live").status == 200
+    assert server.request("GET", "/health/live").status == 200
 
 
-def test_a_body_that_stops_half_way_is_no_complete_one(server: Process) -> None:
-    """The client says 1000 bytes, sends some and leaves: the run ends as `disconnected`, not as completed."""
+def test_a_body_shorter_than_its_length_ends_as_disconnected(server: Process) -> None:
+    """The client announces 1000 bytes, sends some and closes the connection. The run does not complete."""
     with server.connect() as client:
         client.send(head("POST", BULK, Content_Type=NDJSON, Content_Length="1000") + orders(3))
-        answer = client.answer()
-        run = answer.headers["penstock-run"]
-        answer.next()
+        response = client.response()
+        run = response.headers["penstock-run"]
+        response.next()
     assert server.event("run.ended", run=run)["reason"] == "disconnected"
 
 
-def test_an_array_that_stops_half_way_starts_nothing(server: Process) -> None:
-    """Nothing is run of an array that did not arrive."""
+def test_an_incomplete_array_starts_no_run(server: Process) -> None:
+    """None of its items runs."""
     before = server.metric("penstock_received_total")
     with server.connect() as client:
         client.send(head("POST", BULK, Content_Type="application/json", Content_Length="1000") + b'[{"orderId":1}')
-    until(lambda: server.ask("GET", "/health/live").status == 200)
+    until(lambda: server.request("GET", "/health/live").status == 200)
     assert server.metric("penstock_received_total") == before
 
 
-def test_a_connection_that_is_idle_is_closed(client: Client) -> None:
-    """After `--keep-alive` seconds; the flag reaches the live connection."""
+def test_an_idle_connection_is_closed(client: Client) -> None:
+    """After `--keep-alive` seconds."""
     client.request("GET", "/health/live")
-    client.answer().complete()
+    client.response().complete()
     assert client.closed()
 
 
-def test_a_keep_alive_does_not_cut_a_stream(client: Client) -> None:
-    """A stream on which nothing moves for longer than `--keep-alive` is not idle."""
+def test_keep_alive_does_not_cut_an_idle_stream(client: Client) -> None:
+    """A stream without data for longer than `--keep-alive` stays open."""
     client.upload()
     client.chunk(orders(1))
-    answer = client.answer()
-    assert answer.next()["seq"] == 0
+    response = client.response()
+    assert response.next()["seq"] == 0
     client.sock.settimeout(1.6)
     with pytest.raises(TimeoutError):
         client.sock.recv(1)
     client.sock.settimeout(HANG_SECONDS)
     client.chunk(b"")
-    assert json.loads(answer.complete().body.splitlines()[-1])["end"]["reason"] == "completed"
+    assert json.loads(response.complete().body.splitlines()[-1])["end"]["reason"] == "completed"
 
 
 @pytest.mark.parametrize("blanks", [1_000_000])
-def test_blank_lines_are_passed_over(server: Process, blanks: int) -> None:
-    """A million of them cost nothing and hide nothing."""
+def test_blank_lines_are_skipped(server: Process, blanks: int) -> None:
+    """A million of them cost almost nothing."""
     body = b"\n" * blanks + b'{"orderId":1}'
-    assert server.ask("POST", BULK, body, Content_Type=NDJSON).end["received"] == 1
+    assert server.request("POST", BULK, body, Content_Type=NDJSON).end["received"] == 1
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux has prlimit")
-def test_without_file_descriptors_it_says_so_each_second_and_goes_on(serve: Serve) -> None:
-    """Connections that cannot be taken wait; those that are open are served, and the log stays short."""
+def test_without_file_descriptors_a_warning_is_logged_once_per_second(serve: Serve) -> None:
+    """New connections wait, open ones are served, and the log stays short."""
     server = serve()
     with ExitStack() as stack:
         _starve(server, [stack.enter_context(server.connect()) for _ in range(2)], stack)
@@ -187,9 +187,9 @@ def test_without_file_descriptors_it_says_so_each_second_and_goes_on(serve: Serv
 
 
 def _starve(server: Process, open_ones: list[Client], stack: ExitStack) -> None:
-    for client in open_ones:  # so that it is taken
+    for client in open_ones:  # so that the server accepts it
         client.request("GET", "/health/live")
-        client.answer().complete()
+        client.response().complete()
     used = len(os.listdir(f"/proc/{server.pid}/fd"))
     soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (used, hard))
@@ -197,11 +197,11 @@ def _starve(server: Process, open_ones: list[Client], stack: ExitStack) -> None:
     try:
         server.event("http.accept_failed")
         began = time.monotonic()
-        time.sleep(2.5)  # long enough for a line too many
-        assert 1 <= len(server.said("http.accept_failed")) <= time.monotonic() - began + 1.5
+        time.sleep(2.5)  # long enough for a third log line
+        assert 1 <= len(server.logged("http.accept_failed")) <= time.monotonic() - began + 1.5
         open_ones[0].request("GET", "/health/live")
-        assert open_ones[0].answer().complete().json() == {"status": "live"}
+        assert open_ones[0].response().complete().json() == {"status": "live"}
     finally:
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (soft, hard))
     waiting[0].request("GET", "/health/live")
-    assert waiting[0].answer().complete().json() == {"status": "live"}
+    assert waiting[0].response().complete().json() == {"status": "live"}

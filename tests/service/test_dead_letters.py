@@ -1,4 +1,4 @@
-"""`/dead-letters`: what failed, by page and one by one, for those who may see it."""
+"""`/dead-letters`: pages, filters, single dead letters, and who can read them."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ LETTERS = "/dead-letters"
 
 
 def letters(server: Process, query: str = "", **headers: str) -> list[dict[str, Any]]:
-    """The letters of a page."""
-    answer = server.ask("GET", f"{LETTERS}?{query}", **headers)
-    assert (answer.status, answer.headers["cache-control"]) == (200, "no-store")
-    return answer.json()["letters"]
+    """The dead letters of a page."""
+    response = server.request("GET", f"{LETTERS}?{query}", **headers)
+    assert (response.status, response.headers["cache-control"]) == (200, "no-store")
+    return response.json()["letters"]
 
 
 @pytest.fixture(scope="module")
 def run(server: Process) -> str:
-    """A run with 20 failures at the inventory and one at decode."""
+    """A run with 20 failures in the inventory and one in decode."""
     body = orders(60) + b"rubbish \xff\n"
-    answer = server.ask("POST", "/orders/bulk", body, Content_Type=NDJSON)
-    assert answer.end["failed"] == 21
-    return answer.headers["penstock-run"]
+    response = server.request("POST", "/orders/bulk", body, Content_Type=NDJSON)
+    assert response.end["failed"] == 21
+    return response.headers["penstock-run"]
 
 
-def test_a_letter_tells_all_that_is_known(server: Process, run: str) -> None:
-    """Where, why, after how many attempts, what came in, and what earlier services had found."""
+def test_a_dead_letter_is_complete(server: Process, run: str) -> None:
+    """It has the step, the error, the attempts, the input, and the responses of earlier services."""
     letter = letters(server, f"run={run}&step=inventory&limit=1")[0]
     for id in (letter["id"], letter["id"].upper()):
-        assert server.ask("GET", f"{LETTERS}/{id}").json() == letter
+        assert server.request("GET", f"{LETTERS}/{id}").json() == letter
     times = {letter.pop("startedAt"), letter.pop("failedAt")}
     assert all(time.endswith("+00:00") for time in times)
     assert letter.pop("id")
@@ -60,19 +60,19 @@ def test_a_letter_tells_all_that_is_known(server: Process, run: str) -> None:
     }
 
 
-def test_what_is_no_text_is_kept_byte_by_byte(server: Process, run: str) -> None:
-    """Base64 holds what JSON cannot."""
+def test_input_that_is_not_utf_8_is_stored_as_base64(server: Process, run: str) -> None:
+    """JSON cannot contain such bytes."""
     (letter,) = letters(server, f"run={run}&step=decode")
     assert letter["input"] == {"base64": "cnViYmlzaCD/", "size": 9, "complete": True}
 
 
-def test_pages_hold_each_letter_once(server: Process, run: str) -> None:
-    """Oldest first; `next` of one page is `after` of the following one, and the last has none."""
+def test_each_dead_letter_is_on_one_page(server: Process, run: str) -> None:
+    """Oldest first; `next` of a page is `after` of the following one, and the last page has none."""
     found: list[str] = []
     following: str | None = ""
     while following is not None:
         query = f"?run={run}&limit=4" + (f"&after={following}" if following else "")
-        page = server.ask("GET", LETTERS + query).json()
+        page = server.request("GET", LETTERS + query).json()
         assert len(page["letters"]) <= 4
         found += [letter["id"] for letter in page["letters"]]
         following = page["next"]
@@ -86,7 +86,7 @@ def test_pages_hold_each_letter_once(server: Process, run: str) -> None:
         ("flow=orders", 21),
         ("flow=sales", 0),
         ("step=inventory", 20),
-        ("type=Malformed", 1),
+        ("type=MalformedJson", 1),
         ("type=InventoryUnavailable&state=waiting", 20),
         ("state=parked", 0),
         ("since=2001-01-01T00:00:00Z", 21),
@@ -96,15 +96,15 @@ def test_pages_hold_each_letter_once(server: Process, run: str) -> None:
         ("step=%27%20OR%201=1%20--", 0),
     ],
 )
-def test_letters_can_be_filtered(server: Process, run: str, query: str, count: int) -> None:
-    """By flow, run, step, type, state and time, all of which have to fit."""
+def test_dead_letters_can_be_filtered(server: Process, run: str, query: str, count: int) -> None:
+    """By flow, run, step, type, state and time, which are combined with AND."""
     assert len(letters(server, f"run={run}&{query}")) == count
 
 
 @pytest.mark.parametrize("id", ["nothing", "01890000-0000-7000-8000-000000000000", "%00", "..%2Fmetrics", "x" * 3000])
-def test_a_letter_that_there_is_not_is_a_404(server: Process, id: str) -> None:
-    """Whatever is asked for."""
-    assert server.ask("GET", f"{LETTERS}/{id}").status == 404
+def test_an_unknown_dead_letter_is_a_404(server: Process, id: str) -> None:
+    """Whatever the id in the path is."""
+    assert server.request("GET", f"{LETTERS}/{id}").status == 404
 
 
 @pytest.mark.parametrize(
@@ -124,25 +124,25 @@ def test_a_letter_that_there_is_not_is_a_404(server: Process, id: str) -> None:
         "Via",
     ],
 )
-def test_without_a_token_only_this_machine_is_answered(server: Process, headers: dict[str, str]) -> None:
-    """What came through a proxy is not from here. Hosts and origins: see `test_origins`."""
-    answer = server.ask("GET", LETTERS, **headers)
-    assert (answer.status, answer.json()["code"]) == (403, "unauthorized")
-    assert "PENSTOCK_TOKEN" in answer.json()["detail"]
+def test_without_a_token_only_requests_from_this_machine_are_accepted(server: Process, headers: dict[str, str]) -> None:
+    """A request through a proxy is not from this machine. Hosts and origins: see `test_origins`."""
+    response = server.request("GET", LETTERS, **headers)
+    assert (response.status, response.json()["code"]) == (403, "unauthorized")
+    assert "PENSTOCK_TOKEN" in response.json()["detail"]
 
 
-def test_a_bind_to_all_addresses_needs_a_token(serve: Serve) -> None:
-    """Without one, dead letters are shown to nobody, not even to this machine."""
+def test_listening_on_all_addresses_needs_a_token(serve: Serve) -> None:
+    """Without one, dead letters cannot be read, not even from this machine."""
     server = serve("--host", "0.0.0.0")
     server.host = "127.0.0.1"
-    assert server.ask("GET", LETTERS).status == 403
-    assert server.ask("GET", f"{LETTERS}/x").status == 403
-    assert server.ask("GET", "/orders/bulk?count=1").end["ok"] == 1
+    assert server.request("GET", LETTERS).status == 403
+    assert server.request("GET", f"{LETTERS}/x").status == 403
+    assert server.request("GET", "/orders/bulk?count=1").end["ok"] == 1
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_a_token_is_asked_for_always(serve: Serve, host: str) -> None:
-    """With PENSTOCK_TOKEN whoever has it is answered, from everywhere, and nobody else; it is never shown."""
+def test_a_token_is_required_everywhere(serve: Serve, host: str) -> None:
+    """With PENSTOCK_TOKEN each request needs it, from this machine too. It is never shown."""
     server = serve("--host", host, env={"PENSTOCK_TOKEN": "s3cret-ß"})
     server.host = "127.0.0.1"
     wrong: list[dict[str, str]] = [
@@ -153,25 +153,25 @@ def test_a_token_is_asked_for_always(serve: Serve, host: str) -> None:
         {"Authorization": "Bearer \xff"},
     ]
     for headers in wrong:
-        answer = server.ask("GET", LETTERS, **headers)
-        assert (answer.status, answer.headers["www-authenticate"].split()[0]) == (401, "Bearer")
+        response = server.request("GET", LETTERS, **headers)
+        assert (response.status, response.headers["www-authenticate"].split()[0]) == (401, "Bearer")
     right = "Bearer s3cret-ß".encode().decode("latin-1")
-    assert server.ask("GET", LETTERS, Authorization=right, X_Forwarded_For="203.0.113.7").status == 200
-    assert server.ask("GET", LETTERS, Authorization=right.replace("B", "b")).status == 200  # RFC 9110, section 11.1
+    assert server.request("GET", LETTERS, Authorization=right, X_Forwarded_For="203.0.113.7").status == 200
+    assert server.request("GET", LETTERS, Authorization=right.replace("B", "b")).status == 200  # RFC 9110, section 11.1
     assert "s3cret" not in json.dumps(server.events)
 
 
 def test_a_truncated_store_makes_the_service_unready_until_it_is_repaired(serve: Serve, tmp_path: Path) -> None:
-    """Readiness and the metric name the store though nothing fails; elements wait, and go on when it works again."""
+    """Readiness and the metric report it even if no item fails; failed items wait until it works again."""
     path, url = tmp_path / "letters.db", f"sqlite:///{tmp_path}/letters.db"
     server = serve()
-    assert server.ask("GET", "/health/ready").json() == {"status": "ready"}
+    assert server.request("GET", "/health/ready").json() == {"status": "ready"}
 
     os.truncate(path, 0)
-    until(lambda: server.ask("GET", "/health/ready").status == 503, timeout=30, period=0.2)
-    assert server.ask("GET", "/health/ready").json() == {"status": "dead_letters_unusable", "stores": [url]}
+    until(lambda: server.request("GET", "/health/ready").status == 503, timeout=30, period=0.2)
+    assert server.request("GET", "/health/ready").json() == {"status": "dead_letters_unusable", "stores": [url]}
     assert server.metric("penstock_dead_letter_store_usable", store=url) == 0
-    assert server.ask("GET", "/health/live").status == 200
+    assert server.request("GET", "/health/live").status == 200
     server.event("store.unusable")
 
     with server.connect() as client:
@@ -179,8 +179,8 @@ def test_a_truncated_store_makes_the_service_unready_until_it_is_repaired(serve:
         client.chunk(orders(3))
         client.chunk(b"")
         server.event("store.write_failed", timeout=30)
-        path.rename(path.with_name("damaged.db"))  # whatever waits goes on
-        assert client.answer().complete().end["failed"] == 1
-    until(lambda: server.ask("GET", "/health/ready").status == 200, timeout=30, period=0.2)
+        path.rename(path.with_name("damaged.db"))  # waiting items continue
+        assert client.response().complete().end["failed"] == 1
+    until(lambda: server.request("GET", "/health/ready").status == 200, timeout=30, period=0.2)
     assert server.metric("penstock_dead_letter_store_usable", store=url) == 1
     assert len(letters(server)) == 1

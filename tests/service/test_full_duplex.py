@@ -1,4 +1,4 @@
-"""Results come back while the orders still go up."""
+"""Results are returned while orders are still being sent."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ FLAGS = ("--latency-scale", 1)
 FASTER_SERVICE, SLOWER_SERVICE = 0.100, 0.150
 
 
-def test_results_arrive_while_the_upload_runs(server: Process) -> None:
-    """The first result is there before the second half of the input is sent, and an idle input holds none back."""
+def test_results_arrive_during_the_upload(server: Process) -> None:
+    """The first result arrives before the second half of the input is sent, and an idle input delays none."""
     with server.connect() as client:
         client.upload()
-        answer = client.answer()
+        response = client.response()
         client.chunk(orders(2))
-        assert {answer.next()["seq"], answer.next()["seq"]} == {0, 1}
+        assert {response.next()["seq"], response.next()["seq"]} == {0, 1}
         client.chunk(orders(2, start=4))
-        assert {answer.next()["seq"], answer.next()["seq"]} == {2, 3}
+        assert {response.next()["seq"], response.next()["seq"]} == {2, 3}
         client.chunk(b"")
-        assert answer.complete().end["received"] == 4
+        assert response.complete().end["received"] == 4
 
 
-def test_the_head_comes_before_any_body(server: Process) -> None:
-    """A client that waits for the head of the answer before it sends is not left waiting."""
+def test_the_head_of_the_response_comes_before_the_body_of_the_request(server: Process) -> None:
+    """A client can wait for the head before it sends."""
     with server.connect() as client:
         client.upload()
-        assert client.answer().status == 200
+        assert client.response().status == 200
         client.chunk(b"")
 
 
 def test_the_first_result_takes_as_long_as_the_slower_service(server: Process) -> None:
-    """Both services are asked at once, and nothing waits for a batch to fill. The exact figure is in tests/bench."""
+    """Both services are called at once, and no result waits for a batch to fill. The exact figure is in tests/bench."""
 
     def first_result() -> float:
         with server.connect() as client:
             client.upload()
-            answer = client.answer()
+            response = client.response()
             started = time.monotonic()
             client.chunk(orders(1))
-            answer.next()
+            response.next()
             seconds = time.monotonic() - started
             client.chunk(b"")
         assert seconds >= SLOWER_SERVICE
         return seconds
 
-    # On a busy machine a single try may take longer. If one service waited for the other, no try could be as fast.
+    # A single attempt may take longer on a busy machine. If one service waited for the other, none could be as fast.
     until(lambda: first_result() < FASTER_SERVICE + SLOWER_SERVICE)
 
 
-def test_a_small_request_is_not_stuck_behind_a_large_one(server: Process) -> None:
-    """Ten orders are answered while a hundred thousand of somebody else wait for the same services."""
+def test_a_small_request_does_not_wait_for_a_large_one(server: Process) -> None:
+    """Ten orders are processed while a hundred thousand of another client wait for the same services."""
     stop = threading.Event()
 
     def flood(client: Client) -> None:
@@ -63,13 +63,13 @@ def test_a_small_request_is_not_stuck_behind_a_large_one(server: Process) -> Non
 
     with server.connect() as large:
         large.request("POST", "/orders/bulk", Content_Type="application/x-ndjson", Content_Length=str(2**40))
-        answer = large.answer()
+        response = large.response()
         uploading = threading.Thread(target=flood, args=(large,))
         uploading.start()
         try:
-            answer.next()
+            response.next()
             assert server.post(*({"orderId": id} for id in range(1, 11))).end["received"] == 10
-            assert not server.said("run.ended", run=answer.headers["penstock-run"])
+            assert not server.logged("run.ended", run=response.headers["penstock-run"])
         finally:
             stop.set()
             uploading.join()

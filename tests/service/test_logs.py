@@ -1,4 +1,4 @@
-"""The log of a process, where it is written to, and what happens when it cannot be."""
+"""The log of a process, and what happens when it cannot be written."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ FLAGS = (
 )
 
 
-class Unheard(Process):
-    """A process whose log nobody reads once it listens."""
+class UnreadProcess(Process):
+    """A process whose log is not read after it listens."""
 
     def _read(self) -> None:
         assert self.popen.stderr is not None
@@ -36,32 +36,32 @@ class Unheard(Process):
             with self._news:
                 self.events.append(json.loads(line))
                 self._news.notify_all()
-            if self.said("http.listening"):
+            if self.logged("http.listening"):
                 return
 
     def close_log(self) -> None:
-        """Nobody will ever read it again."""
+        """Close the reading end of the log."""
         self._reader.join()
         assert self.popen.stderr is not None
         self.popen.stderr.close()
 
 
-def answers(process: Process) -> bool:
-    """Whether it answers a request."""
+def responds(process: Process) -> bool:
+    """Return whether it responds to a request."""
     with process.connect() as client:
-        client.sock.settimeout(10)  # a process whose log is stuck never answers
+        client.sock.settimeout(10)  # a process whose log is stuck never responds
         client.request("GET", "/orders/bulk?count=1")
         try:
-            client.answer().complete()
+            client.response().complete()
         except TimeoutError:
             return False
     return True
 
 
 @pytest.fixture
-def unheard() -> Iterator[Unheard]:
+def unread() -> Iterator[UnreadProcess]:
     """A process that listens."""
-    process = Unheard("serve", *FLAGS)
+    process = UnreadProcess("serve", *FLAGS)
     try:
         process.listen()
         yield process
@@ -69,25 +69,25 @@ def unheard() -> Iterator[Unheard]:
         process.close()
 
 
-def test_a_log_that_nobody_reads_any_more_breaks_nothing(unheard: Unheard) -> None:
-    """Streams come to their end, lines that are lost are counted, and the stop is as clean as any."""
-    unheard.close_log()
+def test_a_closed_log_pipe_breaks_nothing(unread: UnreadProcess) -> None:
+    """Streams complete, lost lines are counted, and the shutdown is clean."""
+    unread.close_log()
 
-    answers = [unheard.ask("GET", "/orders/bulk?count=3") for _ in range(3)]
+    responses = [unread.request("GET", "/orders/bulk?count=3") for _ in range(3)]
 
-    assert [answer.end["reason"] for answer in answers] == ["completed"] * 3
-    assert unheard.metric("penstock_log_lines_lost_total") == 3
-    assert unheard.metric("penstock_runs_active") == 0
-    unheard.signal(signal.SIGTERM)
-    assert unheard.wait() == 0
+    assert [response.end["reason"] for response in responses] == ["completed"] * 3
+    assert unread.metric("penstock_log_lines_lost_total") == 3
+    assert unread.metric("penstock_runs_active") == 0
+    unread.signal(signal.SIGTERM)
+    assert unread.wait() == 0
 
 
-def test_a_log_that_is_stuck_does_not_stop_the_hard_stop(unheard: Unheard) -> None:
-    """A pipe that is full and that nobody reads holds the process up in the middle of a line; it exits all the same."""
-    assert unheard.popen.stderr is not None
-    fcntl.fcntl(unheard.popen.stderr, fcntl.F_SETPIPE_SZ, 4096)
-    assert not all(answers(unheard) for _ in range(50))
+def test_a_blocked_log_pipe_does_not_delay_the_exit_timeout(unread: UnreadProcess) -> None:
+    """A full pipe that is not read blocks the process in the middle of a line; it exits all the same."""
+    assert unread.popen.stderr is not None
+    fcntl.fcntl(unread.popen.stderr, fcntl.F_SETPIPE_SZ, 4096)
+    assert not all(responds(unread) for _ in range(50))
 
-    unheard.signal(signal.SIGTERM)
+    unread.signal(signal.SIGTERM)
 
-    assert unheard.wait() == 1
+    assert unread.wait() == 1

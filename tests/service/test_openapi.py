@@ -1,4 +1,4 @@
-"""`/openapi.json` describes the service: all its routes, and the status, headers and body of its responses."""
+"""The service behaves as `/openapi.json` describes: routes, statuses, headers and bodies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from penstock_http.server.bootstrap import make_loader
 from penstock_http.state import AppState
 from service.conftest import Serve
 from service.processes import Process, serving, until
-from service.wire import NDJSON, Answer, orders
+from service.wire import NDJSON, Response, orders
 
 FLAGS = ("--max-body", 20_000, "--max-count", 500, "--max-runs", 2, "--max-header", 2000, "--stall-timeout", 3)
 
@@ -49,40 +49,39 @@ Spec = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def spec(server: Process) -> Spec:
-    """What the service says about itself."""
-    return server.ask("GET", "/openapi.json").json()
+    """The description of the service."""
+    return server.request("GET", "/openapi.json").json()
 
 
 @pytest.fixture(scope="module")
 def id(server: Process) -> str:
-    """The id of a letter."""
+    """The id of a dead letter."""
     return next(record["deadLetter"] for record in server.post({"orderId": 3}).results)
 
 
 @pytest.fixture(scope="module")
-def taking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """A server that may be given other flows."""
+def deploying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A server whose flows can be replaced."""
     with serving(tmp_path_factory.mktemp("taking"), *FLAGS) as process:
         yield process
 
 
 class Case(NamedTuple):
-    """A request, and what it is to provoke: a status with the code of its problem, or else with its media type; 204 has
-    neither ("nothing")."""
+    """A request, and the status it must get, with the code of the problem or else the media type. 204 has neither."""
 
     method: str
     path: str
     status: int
-    said: str
+    expected: str
     query: str = ""
     headers: dict[str, str] = {}  # noqa: RUF012 - read only
     body: bytes | None = None
     name: str = "orders"
 
 
-def post(status: int, said: str, body: bytes, query: str = "", **headers: str) -> Case:
+def post(status: int, expected: str, body: bytes, query: str = "", **headers: str) -> Case:
     """A POST of items."""
-    return Case("POST", BULK, status, said, query, headers, body)
+    return Case("POST", BULK, status, expected, query, headers, body)
 
 
 LINES = {"Content_Type": NDJSON}
@@ -100,9 +99,9 @@ samples: {orderId: seq}
 """
 
 
-def put(status: int, said: str, body: bytes, name: str = "orders", query: str = "", **headers: str) -> Case:
+def put(status: int, expected: str, body: bytes, name: str = "orders", query: str = "", **headers: str) -> Case:
     """A PUT of a flow."""
-    return Case("PUT", PUT, status, said, query, YAML | headers, body, name)
+    return Case("PUT", PUT, status, expected, query, YAML | headers, body, name)
 
 
 READINGS = [
@@ -197,36 +196,36 @@ def resolve(spec: Spec, part: Spec) -> Spec:
     return reduce(getitem, names, spec)
 
 
-def content(spec: Spec, answer: Answer, method: str, path: str) -> Any:
-    """Return the described schema of a response. Its status, its type and its headers must be described."""
+def content(spec: Spec, response: Response, method: str, path: str) -> Any:
+    """Return the described schema of a response. Its status, media type and headers must be described."""
     described = spec["paths"][path][method.lower()]["responses"]
-    assert str(answer.status) in described, f"{answer.status} is not among {list(described)}"
-    response = resolve(spec, described[str(answer.status)])
-    for name, header in response.get("headers", {}).items():
-        assert name.lower() in answer.headers or not resolve(spec, header).get("required"), name
-    if method == "HEAD" or answer.status == 204:
-        assert (answer.body, "content" in response) == (b"", False)
+    assert str(response.status) in described, f"{response.status} is not among {list(described)}"
+    description = resolve(spec, described[str(response.status)])
+    for name, header in description.get("headers", {}).items():
+        assert name.lower() in response.headers or not resolve(spec, header).get("required"), name
+    if method == "HEAD" or response.status == 204:
+        assert (response.body, "content" in description) == (b"", False)
         return None
-    kind = answer.headers["content-type"].split(";")[0]
-    assert kind in response["content"], kind
-    return response["content"][kind]["schema"]
+    kind = response.headers["content-type"].split(";")[0]
+    assert kind in description["content"], kind
+    return description["content"][kind]["schema"]
 
 
-def documents(answer: Answer) -> list[Any]:
-    """The JSON documents of a body, of whatever type it is."""
-    match answer.headers["content-type"].split(";")[0]:
+def documents(response: Response) -> list[Any]:
+    """The JSON documents of a body of any media type."""
+    match response.headers["content-type"].split(";")[0]:
         case "application/x-ndjson":
-            return answer.lines()
+            return response.lines()
         case "text/event-stream":
-            return [json.loads(line[6:]) for line in answer.body.splitlines() if line.startswith(b"data: ")]
+            return [json.loads(line[6:]) for line in response.body.splitlines() if line.startswith(b"data: ")]
         case kind if kind.endswith("json"):
-            return [answer.json()]
+            return [response.json()]
         case _:
-            return [answer.body.decode()]
+            return [response.body.decode()]
 
 
 def closed(part: Any) -> Any:
-    """Schemas whose objects may have nothing that they do not name."""
+    """Return a schema whose objects have no additional properties."""
     if isinstance(part, list):
         return [closed(each) for each in part]
     if not isinstance(part, dict):
@@ -236,32 +235,32 @@ def closed(part: Any) -> Any:
 
 
 def validator(spec: Spec, schema: Any) -> Draft202012Validator:
-    """Checks documents against a schema of the document."""
+    """A validator of documents against a schema of the description."""
     ours = {name: part for name, part in spec["components"]["schemas"].items() if not name.startswith("item.")}
     schemas = spec["components"]["schemas"] | closed(copy.deepcopy(ours))
     checker = Draft202012Validator.FORMAT_CHECKER
     return Draft202012Validator(schema | {"components": {"schemas": schemas}}, format_checker=checker)
 
 
-def faults(spec: Spec, schema: Any, found: Any) -> list[str]:
-    """What is wrong with a document."""
+def errors(spec: Spec, schema: Any, found: Any) -> list[str]:
+    """The errors of a document."""
     return [f"{error.json_path}: {error.message}" for error in validator(spec, schema).iter_errors(found)]
 
 
-def check(spec: Spec, answer: Answer, method: str, path: str) -> list[Any]:
-    """Assert that an answer is as the document says; returns its documents."""
-    schema = content(spec, answer, method, path)
-    if method == "HEAD" or answer.status == 204:
+def check(spec: Spec, response: Response, method: str, path: str) -> list[Any]:
+    """Assert that a response is as described. Returns its documents."""
+    schema = content(spec, response, method, path)
+    if method == "HEAD" or response.status == 204:
         return []
-    found = documents(answer)
+    found = documents(response)
     assert found
     for one in found:
-        assert faults(spec, schema, one) == []
+        assert errors(spec, schema, one) == []
     return found
 
 
-def test_it_is_valid_openapi(spec: Spec) -> None:
-    """By the schema of OpenAPI 3.1, with every reference resolved."""
+def test_the_description_is_valid_openapi_3_1(spec: Spec) -> None:
+    """All references resolve."""
     validate(spec)
     assert spec["openapi"].startswith("3.1")
 
@@ -270,7 +269,7 @@ ORDERS = orders_flow().samples(sample_order)
 
 
 def app_of(*flows: Flow[Any]) -> tuple[Any, Spec]:
-    """An application in this process, and what it says about itself."""
+    """An application in this process, and its description."""
 
     async def make() -> tuple[Any, Spec]:
         supervisor, requests = Supervisor(), HttpCounters()
@@ -285,17 +284,17 @@ def app_of(*flows: Flow[Any]) -> tuple[Any, Spec]:
     return run(make())
 
 
-def test_it_has_every_route_and_nothing_else() -> None:
-    """Each method of each path, HEAD too; a flow's path stands for the route of all flows."""
+def test_the_description_has_exactly_the_routes_of_the_service() -> None:
+    """Each method of each path; the path of a flow stands for the route of all flows."""
     app, spec = app_of(ORDERS)
     routes = [route for route in app.router.routes() if route.name != NOT_FOUND_ROUTE]
     there = {(route.method, route.resource.canonical) for route in routes if route.resource}
-    said = {(method.upper(), path) for path, methods in spec["paths"].items() for method in methods}
-    assert {(method, path.replace("/orders/", "/{name}/")) for method, path in said} == there
+    expected = {(method.upper(), path) for path, methods in spec["paths"].items() for method in methods}
+    assert {(method, path.replace("/orders/", "/{name}/")) for method, path in expected} == there
 
 
-def test_each_flow_that_is_served_has_its_path() -> None:
-    """With the type of its items; one without samples has no GET, one without a type takes any JSON."""
+def test_the_description_has_the_path_of_each_flow() -> None:
+    """With the type of its items. A flow without samples has no GET, one without a type accepts any JSON."""
     sales = Flow[Any]("sales").serve("shop", max_body=100).order()
     _, spec = app_of(ORDERS, sales, Flow("odd", object), Flow("numbers", int), Flow[Any]("hidden").serve(http=False))
     validate(spec)
@@ -315,77 +314,71 @@ def test_each_flow_that_is_served_has_its_path() -> None:
 
 
 def name_of(case: Case) -> str:
-    return f"{case.method} {case.path} {case.status} {case.said}"
+    return f"{case.method} {case.path} {case.status} {case.expected}"
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_the_service_answers_as_it_says(server: Process, taking: Process, spec: Spec, id: str, case: Case) -> None:
-    """Status, headers, type and body: nothing is missing, and nothing is there that was not said."""
+def test_responses_are_as_described(server: Process, deploying: Process, spec: Spec, id: str, case: Case) -> None:
+    """The status, required headers, media type, and the body without additional properties."""
     if case.method == "PUT":
-        server = taking
+        server = deploying
     there = case.status == 404
     path = case.path.replace("{id}", "nothing" if there else id).replace("{name}", "sales" if there else case.name)
-    answer = server.ask(case.method, path + case.query, case.body, **case.headers)
-    assert answer.status == case.status
-    found = check(spec, answer, case.method, case.path)
+    response = server.request(case.method, path + case.query, case.body, **case.headers)
+    assert response.status == case.status
+    found = check(spec, response, case.method, case.path)
     if case.method != "HEAD" and case.status != 204:
-        kind = answer.headers["content-type"].split(";")[0]
-        assert case.said == (found[0]["code"] if "problem" in kind else kind)
+        kind = response.headers["content-type"].split(";")[0]
+        assert case.expected == (found[0]["code"] if "problem" in kind else kind)
 
 
 @pytest.mark.parametrize(("status", "code", "headers"), EVERYWHERE)
-def test_some_rejections_belong_to_every_operation(
+def test_every_operation_has_the_common_rejections(
     server: Process, spec: Spec, status: int, code: str, headers: dict[str, str]
 ) -> None:
-    """Invalid HTTP, large headers, unknown expectations, and, except for health checks, foreign hosts and origins."""
+    """Invalid HTTP, large headers, and, except for health checks, other hosts and origins."""
     for path, methods in spec["paths"].items():
         for method in map(str.upper, methods):
             if method != "HEAD" and not (status == 403 and path.startswith("/health/")):
                 there = path.replace("{name}", "orders").replace("{id}", "any")
-                answer = server.ask(method, there, **headers)
-                assert (answer.status, answer.json()["code"]) == (status, code)
-                check(spec, answer, method, path)
+                response = server.request(method, there, **headers)
+                assert (response.status, response.json()["code"]) == (status, code)
+                check(spec, response, method, path)
 
 
-def test_a_token_is_asked_for_as_it_says(serve: Serve) -> None:
-    """With a token set, the operations on dead letters need it, and the others do not."""
+def test_operations_need_a_token_as_described(serve: Serve) -> None:
+    """With a token set, exactly the operations with that security requirement respond with 401."""
     server = serve(env={"PENSTOCK_TOKEN": "secret"})
-    spec = server.ask("GET", "/openapi.json").json()
+    spec = server.request("GET", "/openapi.json").json()
     validate(spec)
-    for path in (LETTERS, LETTER):
-        for method in ("GET", "HEAD"):
-            answer = server.ask(method, path.replace("{id}", "x"))
-            check(spec, answer, method, path)
-            assert answer.status == 401
-    answer = server.ask("PUT", "/flows/orders", FLOW, **YAML)
-    assert check(spec, answer, "PUT", PUT)[0]["code"] == "unauthorized"
-    assert answer.status == 401
-    asked = {path: methods["get"].get("security") for path, methods in spec["paths"].items()}
-    assert {path: how for path, how in asked.items() if how} == {LETTERS: [{"token": []}], LETTER: [{"token": []}]}
-    assert spec["paths"][PUT]["put"]["security"] == [{"token": []}]
+    for path, methods in spec["paths"].items():
+        for method, operation in methods.items():
+            response = server.request(method.upper(), path.replace("{id}", "x").replace("{name}", "orders"), **YAML)
+            assert (response.status == 401) == (operation.get("security") == [{"token": []}])
+            check(spec, response, method.upper(), path)
 
 
-def test_a_body_that_does_not_arrive_is_answered_as_it_says(server: Process, spec: Spec) -> None:
-    """408: a problem for an array, the accounts for a stream that was to be answered in one piece."""
-    for headers, said in ((ARRAY, "stalled"), (LINES | ONE_PIECE, JSON)):
+def test_a_stalled_body_is_a_408_as_described(server: Process, spec: Spec) -> None:
+    """A problem document for an array, the results in one document for a stream."""
+    for headers, expected in ((ARRAY, "stalled"), (LINES | ONE_PIECE, JSON)):
         with server.connect() as client:
             client.upload(**headers)
             client.chunk(orders(1))
-            answer = client.answer().complete()
-        (found,) = check(spec, answer, "POST", BULK)
-        assert (answer.status, found.get("code", JSON)) == (408, said)
+            response = client.response().complete()
+        (found,) = check(spec, response, "POST", BULK)
+        assert (response.status, found.get("code", JSON)) == (408, expected)
 
 
-def test_a_flow_that_does_not_arrive_is_refused_as_it_says(taking: Process, spec: Spec) -> None:
-    """408 when it stops, 400 when what comes is no chunk."""
-    for rubbish, said in ((b"", (408, "stalled")), (b"rubbish\r\n", (400, "body_decode_failed"))):
-        with taking.connect() as client:
+def test_an_incomplete_upload_of_a_flow_is_rejected_as_described(deploying: Process, spec: Spec) -> None:
+    """408 if it stalls, 400 if it is not a valid chunk."""
+    for rubbish, expected in ((b"", (408, "stalled")), (b"rubbish\r\n", (400, "body_decode_failed"))):
+        with deploying.connect() as client:
             client.request("PUT", "/flows/orders", **YAML, Transfer_Encoding="chunked", Expect="100-continue")
-            assert (client.line(), client.line()) == (b"HTTP/1.1 100 Continue", b"")  # by now it is in its handler
+            assert (client.line(), client.line()) == (b"HTTP/1.1 100 Continue", b"")  # now the handler runs
             client.chunk(b"flow: orders")
             client.send(rubbish)
-            answer = client.answer().complete()
-        assert (answer.status, check(spec, answer, "PUT", PUT)[0]["code"]) == said
+            response = client.response().complete()
+        assert (response.status, check(spec, response, "PUT", PUT)[0]["code"]) == expected
 
 
 BRANCHED = b"""flow: branched
@@ -396,13 +389,13 @@ steps:
 """
 
 
-def test_steps_on_branches_are_among_the_steps_of_a_flow(taking: Process) -> None:
-    """Each behind the step that has the branch, with the name of the branch."""
-    spec = taking.ask("GET", "/openapi.json").json()
-    taking.ask("PUT", "/flows/branched", BRANCHED, **YAML)
-    answer = taking.ask("GET", "/flows/branched")
-    check(spec, answer, "GET", PUT)
-    assert [(step["name"], step["branch"]) for step in answer.json()["steps"]] == [
+def test_the_steps_of_a_flow_include_those_of_branches(deploying: Process) -> None:
+    """After the step that has the branch, with the name of the branch."""
+    spec = deploying.request("GET", "/openapi.json").json()
+    deploying.request("PUT", "/flows/branched", BRANCHED, **YAML)
+    response = deploying.request("GET", "/flows/branched")
+    check(spec, response, "GET", PUT)
+    assert [(step["name"], step["branch"]) for step in response.json()["steps"]] == [
         ("route", None),
         ("map", "route.big"),
         ("route-2", "route.big"),
@@ -411,41 +404,41 @@ def test_steps_on_branches_are_among_the_steps_of_a_flow(taking: Process) -> Non
     ]
 
 
-def test_flows_are_taken_only_where_that_is_allowed(serve: Serve, spec: Spec) -> None:
-    """`--allow-deployments no` switches it off, for this machine too."""
+def test_deployments_can_be_disabled(serve: Serve, spec: Spec) -> None:
+    """`--allow-deployments no` also rejects requests from this machine."""
     server = serve("--allow-deployments", "no")
     for method, body in (("PUT", FLOW), ("DELETE", None)):
-        answer = server.ask(method, "/flows/orders", body, **YAML)
-        assert (answer.status, check(spec, answer, method, PUT)[0]["code"]) == (403, "deployments_disabled")
+        response = server.request(method, "/flows/orders", body, **YAML)
+        assert (response.status, check(spec, response, method, PUT)[0]["code"]) == (403, "deployments_disabled")
 
 
-def test_flows_are_removed_as_it_says(serve: Serve, spec: Spec) -> None:
-    """Those that were uploaded."""
+def test_flows_are_deleted_as_described(serve: Serve, spec: Spec) -> None:
+    """Only uploaded flows."""
     server = serve()
-    answer = server.ask("DELETE", "/flows/orders")
-    assert (answer.status, check(spec, answer, "DELETE", PUT)[0]["code"]) == (409, "not_uploaded")
-    server.ask("PUT", "/flows/fresh", FLOW.replace(b"orders", b"fresh"), **YAML)
-    answer = server.ask("DELETE", "/flows/fresh")
-    assert (answer.status, check(spec, answer, "DELETE", PUT)[0]["outcome"]) == (200, "removed")
+    response = server.request("DELETE", "/flows/orders")
+    assert (response.status, check(spec, response, "DELETE", PUT)[0]["code"]) == (409, "not_uploaded")
+    server.request("PUT", "/flows/fresh", FLOW.replace(b"orders", b"fresh"), **YAML)
+    response = server.request("DELETE", "/flows/fresh")
+    assert (response.status, check(spec, response, "DELETE", PUT)[0]["outcome"]) == (200, "removed")
 
 
-def test_too_many_streams_are_refused_as_it_says(server: Process, spec: Spec) -> None:
+def test_too_many_streams_are_rejected_as_described(server: Process, spec: Spec) -> None:
     """503, `too_many_runs`, with `Retry-After`."""
     with server.connect() as first, server.connect() as second:
         for client in (first, second):
             client.upload()
-            assert client.answer().status == 200
+            assert client.response().status == 200
         for method, body in (("GET", None), ("POST", orders(1))):
-            answer = server.ask(method, BULK, body, **LINES)
-            assert check(spec, answer, method, BULK)[0]["code"] == "too_many_runs"
+            response = server.request(method, BULK, body, **LINES)
+            assert check(spec, response, method, BULK)[0]["code"] == "too_many_runs"
         for client in (first, second):
             client.chunk(b"")
 
 
-def test_a_stop_is_answered_as_it_says(serve: Serve) -> None:
-    """503: not ready, no further streams, and what is under way in one piece ends with its accounts."""
+def test_responses_during_shutdown_are_as_described(serve: Serve) -> None:
+    """503: not ready, no further streams, and documents of open runs have the reason `draining`."""
     server = serve("--latency-scale", 40, "--window", 2, "--grace-period", 60)
-    spec = server.ask("GET", "/openapi.json").json()
+    spec = server.request("GET", "/openapi.json").json()
     with server.connect() as get, server.connect() as upload, server.connect() as late:
         get.request("GET", f"{BULK}?count=9", **ONE_PIECE)
         upload.upload(**ONE_PIECE)
@@ -455,72 +448,74 @@ def test_a_stop_is_answered_as_it_says(serve: Serve) -> None:
         server.event("shutdown.phase", phase="draining")
         for method, path in (("GET", "/health/ready"), ("HEAD", "/health/ready"), ("GET", BULK), ("POST", BULK)):
             late.request(method, path, b"" if method == "POST" else None, **LINES)
-            answer = late.answer(method).complete()
-            assert answer.status == 503
-            said = check(spec, answer, method, path)
-            assert path != BULK or said[0]["code"] == "shutting_down"
+            response = late.response(method).complete()
+            assert response.status == 503
+            expected = check(spec, response, method, path)
+            assert path != BULK or expected[0]["code"] == "shutting_down"
         late.request("PUT", "/flows/orders", FLOW, **YAML)
-        assert check(spec, late.answer("PUT").complete(), "PUT", PUT)[0]["code"] == "shutting_down"
+        assert check(spec, late.response("PUT").complete(), "PUT", PUT)[0]["code"] == "shutting_down"
         for method, client in (("GET", get), ("POST", upload)):
-            answer = client.answer().complete()
-            assert check(spec, answer, method, BULK)[0]["end"]["reason"] == "draining"
-            assert answer.status == 503
+            response = client.response().complete()
+            assert check(spec, response, method, BULK)[0]["end"]["reason"] == "draining"
+            assert response.status == 503
     assert server.wait() == 0
 
 
-def test_a_page_and_its_letters_are_as_it_says(server: Process, spec: Spec) -> None:
-    """Letters with and without a key, of text and of bytes, whole and cut, on more than one page."""
-    server.ask("POST", BULK, orders(3) + b'\xff\n{"orderId":"x"}\n[]\n', **LINES)
-    page = server.ask("GET", f"{LETTERS}?limit=2")
+def test_pages_of_dead_letters_are_as_described(server: Process, spec: Spec) -> None:
+    """Dead letters with and without a key, of text and of bytes, complete and truncated, on more than one page."""
+    server.request("POST", BULK, orders(3) + b'\xff\n{"orderId":"x"}\n[]\n', **LINES)
+    page = server.request("GET", f"{LETTERS}?limit=2")
     assert check(spec, page, "GET", LETTERS)[0]["next"]
-    for letter in server.ask("GET", LETTERS).json()["letters"]:
-        assert faults(spec, {"$ref": "#/components/schemas/DeadLetter"}, letter) == []
+    for letter in server.request("GET", LETTERS).json()["letters"]:
+        assert errors(spec, {"$ref": "#/components/schemas/DeadLetter"}, letter) == []
 
 
 @pytest.mark.parametrize(
     "line", ['{"orderId":1}', '{"orderId":7,"x":[null]}', '{"orderId":0}', '{"orderId":"1"}', "{}", "5", "[]", "null"]
 )
-def test_an_item_is_what_its_schema_says(server: Process, spec: Spec, line: str) -> None:
-    """What the schema of the items takes is an item, and what it does not take fails at `decode`."""
+def test_items_are_valid_exactly_if_their_schema_accepts_them(server: Process, spec: Spec, line: str) -> None:
+    """Other items fail in `decode`."""
     item = {"$ref": spec["paths"][BULK]["post"]["requestBody"]["content"][NDJSON]["schema"]["$ref"]}
-    (record,) = server.ask("POST", BULK, line.encode(), **LINES).results
+    (record,) = server.request("POST", BULK, line.encode(), **LINES).results
     assert validator(spec, item).is_valid(json.loads(line)) == record["ok"]
 
 
-def test_bodies_come_in_every_way_that_it_says(server: Process, spec: Spec) -> None:
+def test_every_described_body_type_and_encoding_is_accepted(server: Process, spec: Spec) -> None:
     """Each media type and each encoding."""
-    said = spec["paths"][BULK]["post"]
-    for kind in said["requestBody"]["content"]:
+    expected = spec["paths"][BULK]["post"]
+    for kind in expected["requestBody"]["content"]:
         body = b'[{"orderId":1}]' if kind == JSON else orders(1)
-        assert server.ask("POST", BULK, body, Content_Type=kind).end["ok"] == 1
-    (encodings,) = (each["schema"]["enum"] for each in said["parameters"] if each["name"] == "Content-Encoding")
+        assert server.request("POST", BULK, body, Content_Type=kind).end["ok"] == 1
+    (encodings,) = (each["schema"]["enum"] for each in expected["parameters"] if each["name"] == "Content-Encoding")
     for encoding in encodings:
-        assert server.ask("POST", BULK, b"", **LINES, Content_Encoding=encoding).status == 200
+        assert server.request("POST", BULK, b"", **LINES, Content_Encoding=encoding).status == 200
 
 
-def test_parameters_have_the_bounds_that_it_says(server: Process, spec: Spec) -> None:
-    """Numbers at their bounds and words of the list are taken, others refused; each parameter is known."""
+def test_parameters_have_the_described_bounds(server: Process, spec: Spec) -> None:
+    """Values at the bounds and of an enumeration are accepted, others are rejected."""
     for path in (BULK, LETTERS):
         for parameter in spec["paths"][path]["get"]["parameters"]:
             if parameter["in"] != "query":
                 continue
             name, schema = parameter["name"], parameter["schema"]
-            taken, refused = ["2030-01-31T12:00:00Z"], []
+            taken, rejected = ["2030-01-31T12:00:00Z"], []
             if "enum" in schema:
-                taken, refused = schema["enum"], ["random"]
+                taken, rejected = schema["enum"], ["random"]
             elif schema["type"] == "integer":
                 taken = [schema["minimum"], schema["maximum"], schema["default"]]
-                refused = [schema["minimum"] - 1, schema["maximum"] + 1]
+                rejected = [schema["minimum"] - 1, schema["maximum"] + 1]
             elif schema.get("format") == "uuid":
-                taken, refused = ["01890000-0000-7000-8000-000000000000"], ["zz", ""]
+                taken, rejected = ["01890000-0000-7000-8000-000000000000"], ["zz", ""]
             elif "format" in schema:
-                refused = ["yesterday"]
-            assert [server.ask("GET", f"{path}?{name}={value}").status for value in taken] == [200] * len(taken)
-            assert [server.ask("GET", f"{path}?{name}={value}").status for value in refused] == [400] * len(refused)
+                rejected = ["yesterday"]
+            assert [server.request("GET", f"{path}?{name}={value}").status for value in taken] == [200] * len(taken)
+            assert [server.request("GET", f"{path}?{name}={value}").status for value in rejected] == [400] * len(
+                rejected
+            )
 
 
-def test_flows_of_several_files_have_a_type_each() -> None:
-    """Also those whose items are described in the file, and hold others."""
+def test_item_types_of_several_flow_files_are_distinct() -> None:
+    """Also if they have nested types."""
     one = loads("flow: a\nitem: {id: integer, to: {fields: {zip: string}}}\n", "a.yaml").flow
     other = loads("flow: b\nitem: {id: string}\n", "b.yaml").flow
     _, spec = app_of(one, other)

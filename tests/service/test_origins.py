@@ -1,4 +1,4 @@
-"""Web pages and DNS rebinding: which hosts and origins are served, over real sockets."""
+"""Host and origin checks against web pages (CSRF) and DNS rebinding, over real sockets."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import pytest
 
 from service.conftest import Serve
 from service.processes import Process
-from service.wire import Answer
+from service.wire import Response
 
 BULK = "/orders/bulk?count=1"
 FLAGS = ("--allowed-hosts", "penstock.example", "--allowed-origins", "https://app.example, http://localhost:3000")
 EVIL = "http://evil.example"
 
 
-def ask(server: Process, path: str, host: str = "127.0.0.1", method: str = "GET", **headers: str) -> Answer:
-    """A request with these headers, such as `Sec_Fetch_Site`, without any others."""
-    return server.ask(method, path, Host=host, **headers)
+def request(server: Process, path: str, host: str = "127.0.0.1", method: str = "GET", **headers: str) -> Response:
+    """A request with only these headers, such as `Sec_Fetch_Site`."""
+    return server.request(method, path, Host=host, **headers)
 
 
-def code(answer: Answer) -> str:
-    """The code of a refusal; its status if it is none."""
-    if answer.headers["content-type"] != "application/problem+json":
-        return str(answer.status)
-    problem = answer.json()
-    assert problem["status"] == answer.status
+def code(response: Response) -> str:
+    """The code of a rejection, or else the status."""
+    if response.headers["content-type"] != "application/problem+json":
+        return str(response.status)
+    problem = response.json()
+    assert problem["status"] == response.status
     return str(problem["code"])
 
 
@@ -46,21 +46,21 @@ PATHS = [BULK, "/flows", "/flows/orders", "/flows/orders/graph", "/metrics", "/o
     ],
     ids=str,
 )
-def test_pages_of_other_origins_are_refused(server: Process, path: str, headers: dict[str, str]) -> None:
-    """On every route: they could start runs, or read what the service knows."""
-    answer = ask(server, path, **headers)
+def test_pages_of_other_origins_are_rejected(server: Process, path: str, headers: dict[str, str]) -> None:
+    """On every route, because they could start runs or read data of the service."""
+    response = request(server, path, **headers)
 
-    assert (answer.status, code(answer)) == (403, "cross_origin")
+    assert (response.status, code(response)) == (403, "cross_origin")
 
 
 def test_no_run_is_started_for_a_page_of_another_origin(server: Process) -> None:
-    """The refusal comes first, and is counted."""
-    runs, refused = (server.metric("penstock_runs_total"), server.metric("penstock_http_rejected_total"))
+    """The request is rejected before, and counted."""
+    runs, rejected = (server.metric("penstock_runs_total"), server.metric("penstock_http_rejected_total"))
 
-    ask(server, "/orders/bulk?count=30000", Origin=EVIL, Sec_Fetch_Site="cross-site")
+    request(server, "/orders/bulk?count=30000", Origin=EVIL, Sec_Fetch_Site="cross-site")
 
     assert server.metric("penstock_runs_total") == runs
-    assert server.metric("penstock_http_rejected_total") == refused + 1
+    assert server.metric("penstock_http_rejected_total") == rejected + 1
 
 
 @pytest.mark.parametrize(
@@ -76,22 +76,22 @@ def test_no_run_is_started_for_a_page_of_another_origin(server: Process) -> None
     ],
     ids=str,
 )
-def test_own_pages_users_and_allowed_origins_are_served(server: Process, headers: dict[str, str]) -> None:
-    """And clients that are no browsers."""
-    assert ask(server, BULK, **headers).end["ok"] == 1
-    assert ask(server, "/flows", **headers).status == 200
+def test_same_origin_pages_users_and_allowed_origins_are_served(server: Process, headers: dict[str, str]) -> None:
+    """And clients that are not browsers."""
+    assert request(server, BULK, **headers).end["ok"] == 1
+    assert request(server, "/flows", **headers).status == 200
 
 
-def test_a_link_shows_something_but_starts_nothing(server: Process) -> None:
-    """A page that links to the service cannot read the response; a run would be started all the same."""
+def test_a_link_can_open_pages_but_not_start_runs(server: Process) -> None:
+    """A linking page cannot read the response, but it could start a run."""
     link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
 
-    assert [code(ask(server, path, **link)) for path in (BULK, "/flows/orders/graph", "/metrics")] == [
+    assert [code(request(server, path, **link)) for path in (BULK, "/flows/orders/graph", "/metrics")] == [
         "cross_origin",
         "200",
         "200",
     ]
-    assert code(ask(server, "/flows", method="POST", **link)) == "cross_origin"
+    assert code(request(server, "/flows", method="POST", **link)) == "cross_origin"
 
 
 @pytest.mark.parametrize(
@@ -120,80 +120,80 @@ def test_a_link_shows_something_but_starts_nothing(server: Process) -> None:
         ("", "bad_request"),
     ],
 )
-def test_a_local_service_is_for_local_hosts(server: Process, host: str, expected: str) -> None:
-    """Another name that leads to this machine is one that a page made up (DNS rebinding)."""
-    assert code(ask(server, "/flows", host)) == expected
+def test_a_service_on_loopback_accepts_only_local_hosts(server: Process, host: str, expected: str) -> None:
+    """Another name for this machine may come from a web page (DNS rebinding)."""
+    assert code(request(server, "/flows", host)) == expected
 
 
 @pytest.mark.parametrize("target", ["http://localhost/flows", "http://localhost/dead-letters", "http://127.0.0.1"])
 @pytest.mark.parametrize("host", ["localhost", "evil.example"])
-def test_a_request_target_is_a_path(server: Process, target: str, host: str) -> None:
-    """Of an absolute URL the host would count, and not the header that was checked."""
-    assert ask(server, target, host).status == 400
+def test_an_absolute_url_as_request_target_is_rejected(server: Process, target: str, host: str) -> None:
+    """Its host would count instead of the header that was checked."""
+    assert request(server, target, host).status == 400
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
-def test_health_is_for_everybody(server: Process, path: str) -> None:
-    """Probes come with any name."""
-    assert ask(server, path, "10.1.2.3:8080", Origin=EVIL, Sec_Fetch_Site="cross-site").status == 200
+def test_health_checks_accept_any_host_and_origin(server: Process, path: str) -> None:
+    """Probes use any host name."""
+    assert request(server, path, "10.1.2.3:8080", Origin=EVIL, Sec_Fetch_Site="cross-site").status == 200
 
 
-def test_a_preflight_request_of_an_allowed_origin_is_answered(server: Process) -> None:
-    """With the methods that the path has; for others it is refused."""
+def test_a_preflight_request_gets_the_methods_of_the_path(server: Process) -> None:
+    """Preflight requests of other origins are rejected."""
     asks = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "content-type"}
 
-    answer = ask(server, "/orders/bulk", method="OPTIONS", Origin="https://app.example", **asks)
-    assert answer.status == 204
-    assert answer.headers["access-control-allow-origin"] == "https://app.example"
-    assert answer.headers["access-control-allow-methods"] == "GET, POST"
-    assert "Content-Type" in answer.headers["access-control-allow-headers"]
-    assert answer.headers["vary"] == "Origin"
-    assert code(ask(server, "/orders/bulk", method="OPTIONS", Origin=EVIL, **asks)) == "cross_origin"
+    response = request(server, "/orders/bulk", method="OPTIONS", Origin="https://app.example", **asks)
+    assert response.status == 204
+    assert response.headers["access-control-allow-origin"] == "https://app.example"
+    assert response.headers["access-control-allow-methods"] == "GET, POST"
+    assert "Content-Type" in response.headers["access-control-allow-headers"]
+    assert response.headers["vary"] == "Origin"
+    assert code(request(server, "/orders/bulk", method="OPTIONS", Origin=EVIL, **asks)) == "cross_origin"
 
 
 @pytest.mark.parametrize("path", [BULK, "/flows", "/x"])
-def test_an_allowed_origin_may_read_the_response(server: Process, path: str) -> None:
-    """Also a stream, and a refusal; caches keep responses to different origins apart."""
-    answer = ask(server, path, Origin="https://app.example")
+def test_an_allowed_origin_can_read_the_response(server: Process, path: str) -> None:
+    """Also a stream and a rejection. `Vary` keeps caches from mixing origins."""
+    response = request(server, path, Origin="https://app.example")
 
-    assert answer.headers["access-control-allow-origin"] == "https://app.example"
-    assert "Penstock-Run" in answer.headers["access-control-expose-headers"]
-    assert "Origin" in answer.headers["vary"]
-    plain = ask(server, path)
+    assert response.headers["access-control-allow-origin"] == "https://app.example"
+    assert "Penstock-Run" in response.headers["access-control-expose-headers"]
+    assert "Origin" in response.headers["vary"]
+    plain = request(server, path)
     assert "access-control-allow-origin" not in plain.headers
     assert "Origin" in plain.headers["vary"]
 
 
-def test_an_allowed_origin_brings_no_flows_without_a_token(server: Process) -> None:
+def test_an_allowed_origin_cannot_deploy_without_a_token(server: Process) -> None:
     """A flow runs code in the service."""
-    answer = server.ask(
+    response = server.request(
         "PUT", "/flows/a?dry-run=true", b"flow: a\n", Content_Type="application/yaml", Origin="https://app.example"
     )
 
-    assert code(answer) == "cross_origin"
+    assert code(response) == "cross_origin"
 
 
-def test_a_service_on_all_addresses_is_for_all_hosts(serve: Serve) -> None:
-    """Containers and scrapers know it by any name; pages of other origins are refused there too."""
+def test_a_service_on_all_addresses_accepts_any_host(serve: Serve) -> None:
+    """Containers and scrapers use any host name; pages of other origins are rejected there too."""
     server = serve("--host", "0.0.0.0")
     server.host = "127.0.0.1"
 
-    assert [code(ask(server, "/flows", host)) for host in ("penstock", "10.0.0.1:8080")] == ["200", "200"]
-    assert code(ask(server, "/flows", "penstock:80", Origin="https://penstock:80")) == "200"
-    assert code(ask(server, "/flows", "penstock", Origin=EVIL)) == "cross_origin"
-    assert "vary" not in ask(server, "/flows", "penstock").headers
+    assert [code(request(server, "/flows", host)) for host in ("penstock", "10.0.0.1:8080")] == ["200", "200"]
+    assert code(request(server, "/flows", "penstock:80", Origin="https://penstock:80")) == "200"
+    assert code(request(server, "/flows", "penstock", Origin=EVIL)) == "cross_origin"
+    assert "vary" not in request(server, "/flows", "penstock").headers
 
 
-def test_with_allowed_hosts_it_is_for_these_only(serve: Serve) -> None:
-    """Save health checks."""
+def test_allowed_hosts_excludes_all_others(serve: Serve) -> None:
+    """Except for health checks."""
     server = serve("--host", "0.0.0.0", "--allowed-hosts", "penstock.example,10.0.0.1")
     server.host = "127.0.0.1"
 
     hosts = ("penstock.example:443", "10.0.0.1", "localhost", "evil.example")
-    assert [code(ask(server, "/flows", host)) for host in hosts] == [
+    assert [code(request(server, "/flows", host)) for host in hosts] == [
         "200",
         "200",
         "host_not_allowed",
         "host_not_allowed",
     ]
-    assert ask(server, "/health/live", "localhost").status == 200
+    assert request(server, "/health/live", "localhost").status == 200

@@ -1,4 +1,4 @@
-"""Settings of `penstock serve`: where they come from, which wins, and what is said of wrong ones."""
+"""Settings of `penstock serve`: their sources, precedence, and errors."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from waiting import HANG_SECONDS
 
 
 def test_settings_have_defaults() -> None:
-    """Nothing has to be set."""
+    """No setting is required."""
     settings = load_settings({}, {})
     assert settings == Settings()
     assert (settings.host, settings.port, settings.window, settings.max_in_flight) == ("127.0.0.1", 8080, 256, 256)
 
 
-def test_later_places_win(tmp_path: Path) -> None:
-    """Defaults, then the file, then variables, then flags."""
+def test_settings_have_a_precedence(tmp_path: Path) -> None:
+    """Defaults, then the file, then variables, then options."""
     file = tmp_path / "penstock.toml"
     file.write_text('window = 1\nmax-runs = 1\nstall-timeout = 1\ntoken = "secret"\n')
     environment = {"PENSTOCK_CONFIG": str(file), "PENSTOCK_MAX_RUNS": "2", "PENSTOCK_STALL_TIMEOUT": "2", "HOME": "/"}
@@ -35,8 +35,8 @@ def test_later_places_win(tmp_path: Path) -> None:
     assert "secret" not in repr(settings)
 
 
-def test_the_file_that_a_flag_names_wins(tmp_path: Path) -> None:
-    """`--config` is before PENSTOCK_CONFIG."""
+def test_config_has_precedence_over_its_variable(tmp_path: Path) -> None:
+    """`--config` before PENSTOCK_CONFIG."""
     (tmp_path / "a.toml").write_text("window = 1")
     (tmp_path / "b.toml").write_text("window = 2")
     environment = {"PENSTOCK_CONFIG": str(tmp_path / "a.toml")}
@@ -80,26 +80,24 @@ UNSEEN = [{"port": "65536"}, {"stall_timeout": "inf"}, {"grace_period": "inf"}, 
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [*WRONG, *((flags, "expected a value <=") for flags in UNSEEN)],
     ids=[f"{name}={value}" for flags in [*(flags for flags, _ in WRONG), *UNSEEN] for name, value in flags.items()],
 )
-def test_a_wrong_value_is_refused_in_a_sentence(
-    flags: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Exit code 2, before anything is opened; the sentence names the setting and what it was set to."""
+def test_an_invalid_value_is_rejected(flags: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 2, before anything is opened; the message names the setting and the value."""
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr("asyncio.run", lambda work: work.close() or pytest.fail("it was started"))
     arguments = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", value)]
     result = invoke("serve", *arguments)
     assert result.exit_code == 2
-    assert said in result.stderr
-    if result.stderr.startswith("penstock serve: "):  # else click refused the option, with the usage
+    assert message in result.stderr
+    if result.stderr.startswith("penstock serve: "):  # otherwise click rejected the option and printed the usage
         assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({"PENSTOCK_WINDWO": "1"}, "unknown variable PENSTOCK_WINDWO; did you mean window?"),
         ({"PENSTOCK_COLOUR": "red"}, "`penstock serve --help` lists all settings"),
@@ -107,11 +105,11 @@ def test_a_wrong_value_is_refused_in_a_sentence(
         ({"PENSTOCK_PORT": ""}, "PENSTOCK_PORT"),
     ],
 )
-def test_a_wrong_variable_is_refused(environment: dict[str, str], said: str) -> None:
-    """One that names nothing too: it was meant for something."""
-    with pytest.raises(SettingsError) as refused:
+def test_an_unknown_variable_is_rejected(environment: dict[str, str], message: str) -> None:
+    """It may be a typing error."""
+    with pytest.raises(SettingsError) as rejected:
         load_settings({}, environment)
-    assert said in str(refused.value)
+    assert message in str(rejected.value)
 
 
 @pytest.mark.parametrize(
@@ -130,32 +128,32 @@ def test_a_wrong_variable_is_refused(environment: dict[str, str], said: str) -> 
         ("PENSTOCK_PRICING_URL", "http://s3cret/\r\n", "PENSTOCK_PRICING_URL contains the control character U+000D"),
     ],
 )
-def test_a_variable_that_could_never_work_is_refused_without_its_value(variable: str, value: str, message: str) -> None:
-    """A token with a line break would answer every client with 401. The message names the variable only."""
-    with pytest.raises(SettingsError) as refused:
+def test_an_invalid_token_is_rejected_without_its_value(variable: str, value: str, message: str) -> None:
+    """A token with a line break would give every client a 401. The message only names the variable."""
+    with pytest.raises(SettingsError) as rejected:
         load_settings({}, {variable: value})
-    assert message in str(refused.value)
-    assert "s3c" not in str(refused.value)
+    assert message in str(rejected.value)
+    assert "s3c" not in str(rejected.value)
 
 
-def test_a_token_that_is_not_a_text_is_refused_without_its_value(tmp_path: Path) -> None:
+def test_a_token_that_is_not_a_string_is_rejected_without_its_value(tmp_path: Path) -> None:
     """A number in the settings file is a secret too."""
     file = tmp_path / "penstock.toml"
     file.write_text("token = 4711")
-    with pytest.raises(SettingsError, match=r"token in .*: expected a text, got int") as refused:
+    with pytest.raises(SettingsError, match=r"token in .*: expected a text, got int") as rejected:
         load_settings({"config": str(file)}, {})
-    assert "4711" not in str(refused.value).removeprefix(str(file))
+    assert "4711" not in str(rejected.value).removeprefix(str(file))
 
 
-def test_a_settings_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+def test_a_settings_file_can_start_with_a_byte_order_mark(tmp_path: Path) -> None:
     """Editors on Windows write one."""
     file = tmp_path / "penstock.toml"
     file.write_bytes(b"\xef\xbb\xbfwindow = 7\n")
     assert load_settings({"config": str(file)}, {}).window == 7
 
 
-def test_what_kubernetes_says_of_a_service_called_penstock_is_no_setting() -> None:
-    """It sets these in every container beside such a Service; a port that was meant is still read."""
+def test_variables_that_kubernetes_sets_are_ignored() -> None:
+    """It sets them for a Service with the name penstock; a real PENSTOCK_PORT is still read."""
     links = {
         "PENSTOCK_SERVICE_HOST": "10.0.0.11",
         "PENSTOCK_SERVICE_PORT": "8080",
@@ -174,7 +172,7 @@ def test_what_kubernetes_says_of_a_service_called_penstock_is_no_setting() -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("windwo = 1", "unknown setting windwo in "),
         ("[serve]\nwindow = 1", "unknown setting serve in"),
@@ -186,17 +184,17 @@ def test_what_kubernetes_says_of_a_service_called_penstock_is_no_setting() -> No
         ("host = 5", "expected a text"),
     ],
 )
-def test_a_wrong_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    """With its name and the key."""
+def test_an_invalid_settings_file_is_rejected(tmp_path: Path, text: str, message: str) -> None:
+    """The message has the file and the key."""
     file = tmp_path / "penstock.toml"
     file.write_text(text)
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError) as rejected:
         load_settings({"config": str(file)}, {})
-    assert said in str(refused.value)
-    assert str(file) in str(refused.value)
+    assert message in str(rejected.value)
+    assert str(file) in str(rejected.value)
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_settings_file_that_is_not_utf_8_is_rejected(tmp_path: Path) -> None:
     """TOML is UTF-8."""
     file = tmp_path / "penstock.toml"
     file.write_bytes(b"window = 1 # \xff")
@@ -204,18 +202,18 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         load_settings({"config": str(file)}, {})
 
 
-def test_a_token_is_no_flag() -> None:
-    """Flags are seen by everyone on the machine."""
+def test_the_token_is_not_an_option() -> None:
+    """All users of a machine can read the options of a process."""
     assert invoke("serve", "--token", "secret").exit_code == 2
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself."""
+    """Run a command that ends by itself."""
     return forking.run(*arguments, capture_output=True, text=True, timeout=HANG_SECONDS)
 
 
-def test_a_port_in_use_is_said_in_a_sentence(tmp_path: Path) -> None:
-    """Exit code 1: the usage was right, the machine was not free."""
+def test_a_port_in_use_is_exit_code_1(tmp_path: Path) -> None:
+    """The usage is valid, but the process cannot listen. The message tells what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = run("serve", "--port", port, "--dead-letters", f"sqlite:///{tmp_path}/x.db")
@@ -226,33 +224,33 @@ def test_a_port_in_use_is_said_in_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "x" * 300, "203.0.113.7"])
-def test_an_address_that_is_none_of_ours_is_said_in_a_sentence(tmp_path: Path, host: str) -> None:
-    """Whatever is wrong with it."""
+def test_an_address_of_another_machine_is_exit_code_1(tmp_path: Path, host: str) -> None:
+    """The message has the reason."""
     done = run("serve", "--host", host, "--port", "0", "--dead-letters", f"sqlite:///{tmp_path}/x.db")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert f"penstock serve: cannot listen on {host}:0: " in done.stderr
 
 
 @pytest.mark.parametrize(("url", "code"), [("postgres://x", 2), ("sqlite:////nowhere/x.db", 1), ("x", 2)])
-def test_dead_letters_that_cannot_be_kept_are_no_start(url: str, code: int) -> None:
-    """A service that could not keep its failures does not serve; it says so in one line."""
+def test_an_unusable_store_prevents_the_start(url: str, code: int) -> None:
+    """With one line as the message."""
     done = run("serve", "--port", "0", "--dead-letters", url)
     assert done.returncode == code
     assert done.stderr.startswith("penstock serve: ")
     assert "Traceback" not in done.stderr
 
 
-def test_a_stall_beyond_what_the_kernel_counts_is_served(serve: Serve) -> None:
-    """Its clock of connections has 31 bits of milliseconds; ours go on."""
-    assert serve("--stall-timeout", 3_000_000).ask("GET", "/orders/bulk?count=1").end["ok"] == 1
+def test_a_very_long_stall_timeout_is_accepted(serve: Serve) -> None:
+    """The kernel stores TCP_USER_TIMEOUT as milliseconds in 31 bits; larger values are capped."""
+    assert serve("--stall-timeout", 3_000_000).request("GET", "/orders/bulk?count=1").end["ok"] == 1
 
 
-def test_flags_reach_the_service(serve: Serve) -> None:
-    """Variables too."""
+def test_options_and_variables_reach_the_service(serve: Serve) -> None:
+    """Each changes its behaviour."""
     server = serve("--window", 7, env={"PENSTOCK_WINDOW": "9", "PENSTOCK_MAX_COUNT": "5"})
-    assert server.ask("GET", "/flows/orders").json()["window"]["elements"] == 7
+    assert server.request("GET", "/flows/orders").json()["window"]["elements"] == 7
     assert server.metric("penstock_runs_total", kind="worker") == 0  # --workers 0
-    assert "from 1 to 5" in server.ask("GET", "/orders/bulk?count=6").json()["detail"]
+    assert "from 1 to 5" in server.request("GET", "/orders/bulk?count=6").json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -264,6 +262,6 @@ def test_flags_reach_the_service(serve: Serve) -> None:
         ("http://[::1]:3000", "http://[::1]:3000"),
     ],
 )
-def test_an_origin_is_kept_as_browsers_send_it(given: str, origin: str) -> None:
-    """Without the default port of its scheme."""
+def test_origins_are_normalized(given: str, origin: str) -> None:
+    """Without the default port of their scheme, as browsers send them."""
     assert origin_of(given) == origin

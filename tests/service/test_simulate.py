@@ -27,7 +27,7 @@ COMMAND = (sys.executable, "-m", "penstock", "simulate")
 
 @asynccontextmanager
 async def session(**knobs: Any) -> AsyncGenerator[aiohttp.ClientSession, None]:
-    """A client of services that have no latency, unless told otherwise."""
+    """A client of the services, which have no latency by default."""
     async with (
         simulated(FaultSettings(**{"latency_scale": 0, **knobs})) as url,
         aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=HANG_SECONDS)) as session,
@@ -36,13 +36,13 @@ async def session(**knobs: Any) -> AsyncGenerator[aiohttp.ClientSession, None]:
 
 
 async def get(session: aiohttp.ClientSession, path: str, **headers: str) -> tuple[int, Any]:
-    """Status and JSON of an answer."""
+    """The status and the JSON of a response."""
     async with session.get(path, headers=headers) as response:
         return response.status, await response.json(content_type=None)
 
 
 async def test_prices_and_stock() -> None:
-    """A price is 1000 + id; the inventory has everything, and cannot say so for ids divisible by 3."""
+    """A price is 1000 + id; the inventory has every order, and fails for ids divisible by 3."""
     async with session() as client:
         assert await get(client, "/prices/7") == (200, {"price": 1007})
         assert await get(client, "/stock/7") == (200, {"inStock": True})
@@ -56,14 +56,14 @@ async def test_prices_and_stock() -> None:
     ("id", "status"),
     [("x", 400), ("1.5", 400), ("-1", 400), ("٣", 400), ("0", 404), ("9" * 16, 404), ("9" * 5_000, 404)],
 )
-async def test_bad_ids(service: str, id: str, status: int) -> None:
-    """What is no number is a bad request; a number that no order has is not found."""
+async def test_invalid_ids(service: str, id: str, status: int) -> None:
+    """An id that is not an integer is a 400; an id that no order has is a 404."""
     async with session() as client:
         assert (await get(client, f"/{service}/{id}"))[0] == status
 
 
-async def test_prices_of_many() -> None:
-    """Ids and orders may be mixed; each gets its own answer, in order."""
+async def test_prices_of_an_array() -> None:
+    """Ids and orders can be mixed; each gets its own result, in order."""
     async with session() as client:
         async with client.post("/prices", json=[1, {"orderId": 2}, "3", {}, True, -1]) as response:
             one, two, *bad = await response.json()
@@ -74,8 +74,8 @@ async def test_prices_of_many() -> None:
                 assert response.status == 400
 
 
-async def test_every_fault_can_be_asked_for_in_one_request() -> None:
-    """A query field and a header turn a knob for their request alone."""
+async def test_a_request_can_set_its_own_faults() -> None:
+    """By query parameters and headers."""
     async with session() as client:
         assert (await get(client, "/prices/1?error-rate=1"))[0] == 500
         assert (await get(client, "/prices/1", **{"Error-Rate": "1"}))[0] == 500
@@ -85,8 +85,8 @@ async def test_every_fault_can_be_asked_for_in_one_request() -> None:
         assert (await get(client, "/prices/1"))[0] == 200
 
 
-async def test_latency_and_slow_bodies_take_their_time() -> None:
-    """Latency delays the head, a slow body what comes after it."""
+async def test_latency_delays_the_head_and_slow_body_the_body() -> None:
+    """Latency before the head, `slow-body` after it."""
     loop = asyncio.get_running_loop()
     async with session() as client:
         start = loop.time()
@@ -98,8 +98,8 @@ async def test_latency_and_slow_bodies_take_their_time() -> None:
     assert loop.time() - start >= head + 0.15
 
 
-async def test_chance_repeats_itself_with_a_seed() -> None:
-    """The same seed gives the same faults."""
+async def test_a_seed_repeats_the_same_faults() -> None:
+    """Another seed gives other faults."""
 
     async def statuses(seed: int) -> list[int]:
         async with session(error_rate=0.5, seed=seed) as client:
@@ -111,8 +111,8 @@ async def test_chance_repeats_itself_with_a_seed() -> None:
     assert first != await statuses(2)
 
 
-async def test_a_request_that_was_given_up_is_counted_as_cancelled() -> None:
-    """The statistics tell what ended from what was cancelled, for each service."""
+async def test_an_aborted_request_is_counted_as_cancelled() -> None:
+    """The statistics of each service distinguish ended and cancelled requests."""
     async with session() as client:
         await get(client, "/prices/1")
         with contextlib.suppress(TimeoutError):
@@ -128,8 +128,8 @@ async def test_a_request_that_was_given_up_is_counted_as_cancelled() -> None:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-async def test_the_command_says_where_it_listens_and_ends_on_a_signal(ending: signal.Signals) -> None:
-    """One line of JSON holds the address; a signal is the usual end, even while a request hangs."""
+async def test_the_command_logs_its_url_and_ends_on_a_signal(ending: signal.Signals) -> None:
+    """One line of JSON has the URL; a signal ends the process with code 0, even while a request hangs."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND, "--port", "0", "--latency-scale", "0", cwd=ROOT, stderr=asyncio.subprocess.PIPE
     )
@@ -150,25 +150,25 @@ async def test_the_command_says_where_it_listens_and_ends_on_a_signal(ending: si
     assert rest == b""
 
 
-async def test_a_port_that_is_taken_is_exit_code_1() -> None:
-    """Not being able to listen is a failure, said in one line."""
+async def test_a_port_in_use_is_exit_code_1() -> None:
+    """With one line as the message."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = await asyncio.create_subprocess_exec(
             *COMMAND, "--port", str(taken.getsockname()[1]), stderr=asyncio.subprocess.PIPE
         )
-        _, said = await process.communicate()
+        _, message = await process.communicate()
         port = taken.getsockname()[1]
     assert process.returncode == 1
     reason = f"cannot listen on 127.0.0.1:{port}: Address already in use"
-    assert said.decode() == f"penstock simulate: {reason}; choose another port with --port, or 0 for a free one\n"
+    assert message.decode() == f"penstock simulate: {reason}; choose another port with --port, or 0 for a free one\n"
 
 
 @pytest.mark.parametrize(
     "arguments",
     [["--error-rate", "2"], ["--jitter", "-1"], ["--port", "70000"], ["--port", "x"], ["--hang-rate", "nan"]],
 )
-def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
-    """A knob beyond its range is refused before anything listens."""
+def test_an_invalid_option_is_exit_code_2(arguments: list[str]) -> None:
+    """Before the command listens."""
     result = invoke("simulate", *arguments)
     assert result.exit_code == 2
     assert "Usage: penstock simulate" in result.stderr

@@ -1,4 +1,4 @@
-"""A reader that stops holds back its sender, with bounded memory, and gets everything when it goes on."""
+"""Slow readers: backpressure reaches the sender, memory is bounded, and no result is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from service.conftest import Serve
 from service.processes import Process, until
-from service.wire import NDJSON, Answer, Client, orders
+from service.wire import NDJSON, Client, Response, orders
 from waiting import HANG_SECONDS
 
 WINDOW = 256
@@ -20,7 +20,7 @@ PADDING = 800
 
 
 class Upload:
-    """Orders on their way up in a thread of their own; counts the bytes that were accepted."""
+    """Sends orders in a thread and counts the bytes that were accepted."""
 
     def __init__(self, client: Client, body: bytes) -> None:
         self.sent = 0
@@ -39,7 +39,7 @@ class Upload:
     def held_back(self, seconds: float = 0.6) -> bool:
         """Whether no byte was accepted for so long."""
         before = self.sent
-        time.sleep(seconds)  # that nothing happens can only be seen by waiting
+        time.sleep(seconds)  # nothing must happen in this time
         return self.sent == before < len(self._body)
 
     def join(self) -> None:
@@ -47,42 +47,45 @@ class Upload:
 
 
 @contextmanager
-def stopped_reader(server: Process) -> Iterator[tuple[Upload, Answer]]:
-    """A client that sends orders and reads nothing but the head."""
+def stopped_reader(server: Process) -> Iterator[tuple[Upload, Response]]:
+    """A client that sends orders and reads only the head of the response."""
     body = orders(COUNT, padding=PADDING)
     with server.connect(receive_buffer=65_536) as client:
         client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(len(body)))
-        answer = client.answer()
+        response = client.response()
         upload = Upload(client, body)
         try:
-            yield upload, answer
+            yield upload, response
         finally:
             client.sock.shutdown(2)
             upload.join()
 
 
-def test_an_answer_in_one_piece_keeps_its_place_until_it_is_read(serve: Serve) -> None:
-    """Else those that nobody reads take memory without a limit. Who reads slowly gets all, who does not is ended."""
+def test_a_document_holds_its_slot_until_it_is_read(serve: Serve) -> None:
+    """Otherwise documents that are not read would use unlimited memory.
+
+    A slow reader gets all; one that does not read is ended.
+    """
     server = serve("--max-runs", 2, "--stall-timeout", 8, "--send-buffer", 16_384)
     with server.connect(receive_buffer=4096) as reader, server.connect(receive_buffer=4096) as idler:
         for client in (reader, idler):
             client.request("GET", "/orders/bulk?count=4000", Accept="application/json")
-        until(lambda: len(server.said("run.ended", kind="http")) == 2)
-        assert server.ask("GET", "/orders/bulk").json()["code"] == "too_many_runs"
+        until(lambda: len(server.logged("run.ended", kind="http")) == 2)
+        assert server.request("GET", "/orders/bulk").json()["code"] == "too_many_runs"
 
-        time.sleep(1)  # it reads slowly, but well within --stall
-        assert reader.answer().complete().json()["end"]["received"] == 4000
-        assert server.event("stream.stalled", stalled_on="reader")["answer"] > 300_000
-        until(lambda: server.ask("GET", "/orders/bulk").status == 200)
-    assert len(server.said("stream.stalled")) == 1
+        time.sleep(1)  # slowly, but within --stall-timeout
+        assert reader.response().complete().json()["end"]["received"] == 4000
+        assert server.event("stream.stalled", stalled_on="reader")["response_bytes"] > 300_000
+        until(lambda: server.request("GET", "/orders/bulk").status == 200)
+    assert len(server.logged("stream.stalled")) == 1
     assert server.metric("penstock_http_requests_total", status="499") == 1
 
 
-def test_a_reader_that_stops_holds_back_its_sender(server: Process) -> None:
-    """No more than the window is in flight, the sender's bytes stop being accepted, and memory stays where it is."""
+def test_a_paused_reader_pauses_its_sender(server: Process) -> None:
+    """At most the window is in flight, the server accepts no more bytes, and its memory stays constant."""
     server.post({"orderId": 1})
     memory = server.rss()
-    with stopped_reader(server) as (upload, answer):
+    with stopped_reader(server) as (upload, response):
         until(upload.held_back)
         taken = upload.sent
         assert until(lambda: server.metric("penstock_in_flight", flow="orders")) <= WINDOW
@@ -90,42 +93,42 @@ def test_a_reader_that_stops_holds_back_its_sender(server: Process) -> None:
         until(lambda: server.metric("penstock_backpressure_seconds_total", flow="orders") > 0)
         assert taken < 0.9 * COUNT * PADDING
         assert server.rss() - memory < 20
-        # Somebody else is served meanwhile.
+        # Other clients are served meanwhile.
         assert server.post({"orderId": 1}).end["ok"] == 1
 
-        # It reads again: everything goes on, and everything arrives.
-        answer.complete()
-        end = answer.end
-        assert not answer.cut
+        # The reader continues, and receives everything.
+        response.complete()
+        end = response.end
+        assert not response.cut
         assert (end["reason"], end["received"], end["cancelled"]) == ("completed", COUNT, 0)
-        assert {record["seq"] for record in answer.results} == set(range(COUNT))
+        assert {record["seq"] for record in response.results} == set(range(COUNT))
     assert server.metric("penstock_in_flight", flow="orders") == 0
 
 
-def test_a_reader_that_stops_and_leaves_is_let_go_of(server: Process) -> None:
-    """Its run ends as `disconnected`, and nothing of it stays."""
-    with stopped_reader(server) as (upload, answer):
+def test_a_paused_reader_that_disconnects_ends_its_run(server: Process) -> None:
+    """As `disconnected`, with nothing left behind."""
+    with stopped_reader(server) as (upload, response):
         until(upload.held_back)
-    assert server.event("run.ended", run=answer.headers["penstock-run"])["reason"] == "disconnected"
+    assert server.event("run.ended", run=response.headers["penstock-run"])["reason"] == "disconnected"
     until(lambda: server.metric("penstock_runs_active") == 0)
     assert server.metric("penstock_in_flight") == 0
 
 
-def test_many_samples_wait_for_their_reader(server: Process) -> None:
-    """A GET of many orders is made as fast as it is read."""
+def test_samples_are_generated_as_fast_as_they_are_read(server: Process) -> None:
+    """A GET of many orders is not buffered."""
     with server.connect(receive_buffer=65_536) as client:
         client.request("GET", "/orders/bulk?count=20000")
-        answer = client.answer()
-        answer.next()
+        response = client.response()
+        response.next()
 
         def settled() -> float:
             return server.metric("penstock_received_total")
 
         def stands() -> bool:
             before = settled()
-            time.sleep(0.3)  # that nothing happens can only be seen by waiting
+            time.sleep(0.3)  # nothing must happen in this time
             return settled() == before
 
         until(stands)
         assert server.metric("penstock_in_flight") <= WINDOW
-        assert answer.complete().end["received"] == 20_000
+        assert response.complete().end["received"] == 20_000

@@ -1,4 +1,4 @@
-"""Background workers A, B, …: started with the service, seen in its metrics and in its log."""
+"""Background workers A, B, … in the service, its metrics and its log."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from service.conftest import Serve
 from service.processes import until
 
 
-def test_two_workers_run_at_the_start(serve: Serve) -> None:
-    """A and B make 20 orders each, of which a third fails, and end; requests are served meanwhile."""
+def test_two_workers_run_after_the_start(serve: Serve) -> None:
+    """A and B run 20 orders each, of which a third fails; requests are served meanwhile."""
     server = serve("--workers", 2, "--latency-scale", 0.5)
     assert server.post({"orderId": 1}).end["ok"] == 1
     until(lambda: server.metric("penstock_runs_total", kind="worker", reason="completed") == 2)
-    ended = until(lambda: len(found := server.said("run.ended", kind="worker")) == 2 and found)
+    ended = until(lambda: len(found := server.logged("run.ended", kind="worker")) == 2 and found)
     assert [(run["received"], run["ok"], run["failed"]) for run in ended] == [(20, 14, 6)] * 2
     assert server.metric("penstock_received_total") == 41
     assert server.metric("penstock_runs_active", kind="worker") == 0
     assert server.metric("penstock_worker_restarts_total") == 0
-    assert len(server.ask("GET", f"/dead-letters?run={ended[0]['run']}").json()["letters"]) == 6
+    assert len(server.request("GET", f"/dead-letters?run={ended[0]['run']}").json()["letters"]) == 6
 
 
-def test_workers_may_run_again_and_again(serve: Serve) -> None:
-    """`--worker-every`: so many seconds after a run ended the next one starts, until the service stops."""
+def test_workers_can_run_repeatedly(serve: Serve) -> None:
+    """`--worker-every` is the time between the end of a run and the start of the next."""
     server = serve("--workers", 3, "--worker-orders", 2, "--worker-every", 0.1)
     until(lambda: server.metric("penstock_runs_total", kind="worker", reason="completed") >= 9)
     assert server.stop() == 0
-    ended = server.said("run.ended", kind="worker")
+    ended = server.logged("run.ended", kind="worker")
     assert {(run["received"], run["ok"]) for run in ended if run["reason"] == "completed"} == {(2, 2)}
 
 
-def test_a_worker_that_runs_is_drained(serve: Serve) -> None:
-    """A stop waits for what its workers have in flight, as for any other run."""
+def test_a_running_worker_is_drained(serve: Serve) -> None:
+    """The shutdown waits for its elements in flight, as for other runs."""
     server = serve("--workers", 1, "--latency-scale", 20, "--grace-period", 60)
     until(lambda: server.metric("penstock_in_flight") == 20)
     assert server.stop() == 0

@@ -1,9 +1,10 @@
-"""HTTP as bytes on a socket, so that a test can do what no decent client would."""
+"""HTTP on sockets, so that tests can send invalid requests and read responses byte by byte."""
 
 from __future__ import annotations
 
 import json
 import re
+import select
 import socket
 import struct
 import zlib
@@ -17,12 +18,12 @@ NDJSON = "application/x-ndjson"
 
 
 class Cut(Exception):
-    """The connection ended in the middle of something."""
+    """The connection ended in the middle of a response."""
 
 
 @dataclass
-class Answer:
-    """A response: its head, and its body as far as it was read."""
+class Response:
+    """A response: its head, and the part of its body that was read."""
 
     client: Client
     status: int
@@ -33,10 +34,10 @@ class Answer:
     """Whether the connection ended before the body did."""
     _rest: bytes = b""
     _inflate: Any = field(default=None, repr=False)
-    _pieces: Iterator[bytes] | None = field(default=None, repr=False)
+    _chunks: Iterator[bytes] | None = field(default=None, repr=False)
 
-    def pieces(self) -> Iterator[bytes]:
-        """The body as it arrives, decompressed; raises `Cut` when the connection breaks off."""
+    def chunks(self) -> Iterator[bytes]:
+        """Iterate over the body as it arrives, decompressed. Raises `Cut` if the connection ends early."""
         if self.headers.get("content-encoding") == "gzip":
             self._inflate = zlib.decompressobj(wbits=31)
         for piece in self._framed():
@@ -54,27 +55,27 @@ class Answer:
         elif "content-length" in self.headers:
             yield self.client.exactly(int(self.headers["content-length"]))
         else:
-            while piece := self.client.some():
+            while piece := self.client.receive():
                 yield piece
 
-    def complete(self) -> Answer:
-        """Read all that is left."""
+    def complete(self) -> Response:
+        """Read the rest of the body."""
         try:
-            for _ in self.records_raw():
+            for _ in self.raw_lines():
                 pass
         except (Cut, OSError):
             self.cut = True
         return self
 
-    def records_raw(self) -> Iterator[bytes]:
-        """The lines of the body as they arrive."""
-        if self._pieces is None:
-            self._pieces = self.pieces()
+    def raw_lines(self) -> Iterator[bytes]:
+        """Iterate over the lines of the body as they arrive."""
+        if self._chunks is None:
+            self._chunks = self.chunks()
         while True:
             while b"\n" in self._rest:
                 line, _, self._rest = self._rest.partition(b"\n")
                 yield line
-            piece = next(self._pieces, None)
+            piece = next(self._chunks, None)
             if piece is None:
                 if self._rest:
                     line, self._rest = self._rest, b""
@@ -84,12 +85,12 @@ class Answer:
             self._rest += piece
 
     def stream(self) -> Iterator[dict[str, Any]]:
-        """The records of an NDJSON body as they arrive."""
-        for line in self.records_raw():
+        """Iterate over the records of an NDJSON body as they arrive."""
+        for line in self.raw_lines():
             yield json.loads(line)
 
     def next(self) -> dict[str, Any]:
-        """The next record of an NDJSON body."""
+        """Read the next record of an NDJSON body."""
         return next(self.stream())
 
     def json(self) -> Any:
@@ -107,7 +108,7 @@ class Answer:
 
     @property
     def end(self) -> dict[str, Any]:
-        """The end record, which has to be the last line."""
+        """The end record, which must be the last line."""
         return self.lines()[-1]["end"]
 
 
@@ -132,47 +133,41 @@ class Client:
     # Sending
 
     def send(self, data: bytes) -> None:
-        """Send bytes, all of them."""
+        """Send bytes."""
         self.sock.sendall(data)
 
     def chunk(self, data: bytes) -> None:
-        """Send one chunk of a chunked body; an empty one ends it."""
+        """Send one chunk of a chunked body. An empty chunk ends the body."""
         self.send(b"%x\r\n%b\r\n" % (len(data), data))
 
     def request(self, method: str, path: str, body: bytes | None = None, version: str = "1.1", **headers: str) -> None:
-        """Send a request; with a body, its length too unless the headers say how it comes."""
+        """Send a request. With a body it has a `Content-Length`, unless the headers say otherwise."""
         self.send(head(method, path, body, version, **headers) + (body or b""))
 
     def upload(self, path: str = "/orders/bulk", **headers: str) -> None:
-        """Begin a chunked upload of NDJSON."""
+        """Start a chunked upload of NDJSON."""
         self.request("POST", path, **{"Content_Type": NDJSON, "Transfer_Encoding": "chunked"} | headers)
 
     def push(self, data: bytes, pause: float = 0.5) -> int:
-        """Send bytes until the other side takes no more for `pause` seconds; returns how many it took."""
-        self.sock.settimeout(pause)
-        sent = 0
-        try:
-            while sent < len(data):
-                sent += self.sock.send(data[sent : sent + 65_536])
-        except TimeoutError:
-            pass
-        finally:
-            self.sock.settimeout(HANG_SECONDS)
+        """Send bytes until the peer accepts none for `pause` seconds. Returns the number of accepted bytes."""
+        sent = 0  # without a timeout of the socket: another thread may be reading from it
+        while sent < len(data) and select.select([], [self.sock], [], pause)[1]:
+            sent += self.sock.send(data[sent : sent + 65_536])
         return sent
 
-    def leave(self) -> None:
-        """Close the connection: FIN."""
+    def close(self) -> None:
+        """Close the connection with FIN."""
         self.sock.close()
 
     def reset(self) -> None:
-        """Break the connection: RST."""
+        """Close the connection with RST."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
     # Receiving
 
-    def answer(self, method: str = "GET") -> Answer:
-        """The head of the next response."""
+    def response(self, method: str = "GET") -> Response:
+        """Read the head of the next response."""
         first = self.line()
         found = re.fullmatch(rb"HTTP/1\.[01] (\d{3}) .*", first)
         assert found, first
@@ -180,10 +175,10 @@ class Client:
         while line := self.line():
             name, _, value = line.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
-        return Answer(self, int(found[1]), headers, bodiless=method == "HEAD")
+        return Response(self, int(found[1]), headers, bodiless=method == "HEAD")
 
-    def some(self) -> bytes:
-        """Some bytes; none when the other side closed."""
+    def receive(self) -> bytes:
+        """Read some bytes; none if the peer closed the connection."""
         if self._buffer:
             data = bytes(self._buffer)
             self._buffer.clear()
@@ -191,7 +186,7 @@ class Client:
         return self.sock.recv(65_536)
 
     def line(self) -> bytes:
-        """A line without its end."""
+        """Read a line, without its end."""
         while (end := self._buffer.find(b"\r\n")) < 0:
             self._more()
         line = bytes(self._buffer[:end])
@@ -199,7 +194,7 @@ class Client:
         return line
 
     def exactly(self, count: int) -> bytes:
-        """So many bytes."""
+        """Read this number of bytes."""
         while len(self._buffer) < count:
             self._more()
         data = bytes(self._buffer[:count])
@@ -207,7 +202,7 @@ class Client:
         return data
 
     def closed(self, timeout: float = HANG_SECONDS) -> bool:
-        """Whether the other side closes within some time, and sends nothing before it."""
+        """Return whether the peer closes the connection within some time without sending anything."""
         self.sock.settimeout(timeout)
         try:
             return not self._buffer and self.sock.recv(1) == b""
@@ -226,7 +221,7 @@ class Client:
 
 
 def head(method: str, path: str, body: bytes | None = None, version: str = "1.1", **headers: str) -> bytes:
-    """The head of a request. `Content_Type="…"` names a header."""
+    """The head of a request. A header is an argument such as `Content_Type="…"`."""
     if body is not None and "Transfer_Encoding" not in headers:
         headers.setdefault("Content_Length", str(len(body)))
     host = headers.pop("Host", "127.0.0.1")
@@ -235,6 +230,6 @@ def head(method: str, path: str, body: bytes | None = None, version: str = "1.1"
 
 
 def orders(count: int, start: int = 1, padding: int = 0) -> bytes:
-    """Orders as NDJSON; `padding` makes each so many bytes longer."""
+    """Orders as NDJSON. `padding` bytes are added to each."""
     extra = b"" if not padding else b',"note":"%b"' % (b"x" * padding)
     return b"".join(b'{"orderId":%d%b}\n' % (number, extra) for number in range(start, start + count))

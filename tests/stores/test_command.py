@@ -265,7 +265,7 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path):
         (["list", "--limit", "0"], "expected an integer >= 1, got '0'"),
         (["list", "--limit", "x"], "expected an integer >= 1, got 'x'"),
         (["list", "--since", "yesterday"], "since: expected a time like 2030-01-31T12:00:00Z, got 'yesterday'"),
-        (["list", "--after", "zz"], "no id of a dead letter: 'zz'"),
+        (["list", "--after", "zz"], "invalid id of a dead letter: 'zz'"),
         (["list", "--until", ""], "until: expected a time"),
         (["list", "--dead-letters", "memory:"], "GET /dead-letters"),
         (["list", "--dead-letters", "redis://x"], "unknown dead-letter store 'redis://x'"),

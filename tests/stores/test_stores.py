@@ -200,7 +200,7 @@ async def test_a_store_of_two_names_is_one(url: str, monkeypatch: pytest.MonkeyP
     await supervisor.remove(ways[0], [])
     assert supervisor.stores.all() == []
     assert supervisor.stores.statistics().commits == 1  # what was counted stays counted
-    assert supervisor.totals["a"].letters == {"(earlier)": 1}  # accounts agree, by fewer steps
+    assert supervisor.flow_statistics["a"].letters == {"(removed)": 1}  # accounts agree, by fewer steps
     await supervisor.shut_down(1)
 
 

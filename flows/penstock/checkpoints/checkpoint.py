@@ -1,4 +1,4 @@
-"""A checkpoint: how far a run has come, as a small file that is replaced as a whole and survives a power cut."""
+"""A checkpoint: the progress of a run in a small file, which is replaced atomically and survives a power failure."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from penstock.support.json_encoding import describe_json_error
 
 VERSION = 1
 
-RESTART_ADVICE = "; to begin anew, and throw away what is done: --restart"
-"""The way out when what is there cannot be used."""
-
+RESTART_ADVICE = "; to discard it and the output, and start again: --restart"
+"""Advice for a checkpoint that cannot be used."""
 
 LARGEST = 1 << 28
-"""Bytes that a checkpoint may have: far more than the holes in any window, far less than would fill the memory."""
+"""Maximum bytes of a checkpoint: far more than the gaps of any window need, far less than memory has."""
 
 TEMP_SUFFIX = re.compile(r"\.[0-9a-f]{16}\.new")
-"""What follows the name of a checkpoint in that of one which is being written: chance, so that it is nobody's file."""
+"""The end of the name of a temporary file. It is random, so that no other file has it."""
 
 
 class SavedPartProgress(Struct):
-    """The parts of an element that have their lines while the element itself is not done."""
+    """The parts of an element that have their lines while the element is not done."""
 
     parts: list[Range]
     worst: Outcome
 
 
 class Checkpoint(Struct, kw_only=True):
-    """What a process has to know to go on with the run of another one that was killed."""
+    """What a process needs to continue the run of a process that was killed."""
 
     version: int = VERSION
     run: str
-    """The id that all processes of the run share, and its dead letters."""
-    inputs: dict[str, str]
-    """What the run is made of: its flow, its input … A run of anything else cannot go on from here."""
+    """The id of the run, which all its processes and dead letters share."""
+    inputs: dict[str, str] = field(name="made_of")
+    """What the results depend on: the flow, the input and so on. A run with other values cannot continue from here."""
     started_at: datetime
     seconds: float = 0.0
-    """How long the processes before took."""
+    """The duration of the earlier processes of the run."""
     offset: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
-    """Bytes of the output that are on the disk. All that is done by this checkpoint has its lines in them."""
+    """Bytes of the output that are durable. They contain the lines of everything that is done."""
     done: list[Range] = field(default_factory=list[Range])
-    """The seqs of elements that are done, filtered ones among them."""
-    pieces: dict[int, SavedPartProgress] = field(default_factory=dict[int, SavedPartProgress])
+    """The sequence numbers of elements that are done, including filtered ones."""
+    parts: dict[int, SavedPartProgress] = field(name="pieces", default_factory=dict[int, SavedPartProgress])
+    """The progress of elements of which only some parts are done."""
     ok: int = 0
     failed: int = 0
     filtered: int = 0
@@ -64,13 +64,13 @@ class Checkpoint(Struct, kw_only=True):
 
 
 def read_checkpoint(path: str) -> Checkpoint | None:
-    """The checkpoint in a file, None if there is none. Raises `CheckpointInvalid`."""
+    """Read a checkpoint; return None if there is no file. Raises `CheckpointInvalid`."""
     check_regular(path)
     try:
         with open(path, "rb") as file:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
-            raise CheckpointInvalid(path, f"it is no checkpoint: it has more than {LARGEST} bytes{RESTART_ADVICE}")
+            raise CheckpointInvalid(path, f"it is not a checkpoint: it has more than {LARGEST} bytes{RESTART_ADVICE}")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -79,33 +79,33 @@ def read_checkpoint(path: str) -> Checkpoint | None:
         checkpoint = msgspec.json.decode(text, type=Checkpoint)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         reason = describe_json_error(error, text)
-        raise CheckpointInvalid(path, f"it is no checkpoint: {reason}{RESTART_ADVICE}") from error
+        raise CheckpointInvalid(path, f"it is not a checkpoint: {reason}{RESTART_ADVICE}") from error
     if checkpoint.version != VERSION:
         raise CheckpointInvalid(
-            path, f"its version is {checkpoint.version}, which is another Penstock's{RESTART_ADVICE}"
+            path, f"it has version {checkpoint.version} of another Penstock, expected {VERSION}{RESTART_ADVICE}"
         )
-    if not all(_ascend(ranges) for ranges in (checkpoint.done, *(one.parts for one in checkpoint.pieces.values()))):
+    if not all(_ascend(ranges) for ranges in (checkpoint.done, *(one.parts for one in checkpoint.parts.values()))):
         raise CheckpointInvalid(path, f"its numbers are not in order{RESTART_ADVICE}")
     return checkpoint
 
 
 def check_regular(path: str) -> None:
-    """Raise `CheckpointInvalid` for what is there and is no regular file: it might have no end, or hold readers up."""
+    """Raise `CheckpointInvalid` for a pipe, a device or a folder, which may have no end or block readers."""
     try:
-        facts = os.stat(path)
-    except OSError:  # nothing is there, or reading it will tell
+        status = os.stat(path)
+    except OSError:  # there is no file, or reading it reports the error
         return
-    if not stat.S_ISREG(facts.st_mode):
-        raise CheckpointInvalid(path, "it is no regular file; name another: --checkpoint FILE")
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointInvalid(path, "it is not a regular file; name another: --checkpoint FILE")
 
 
 def _ascend(ranges: list[Range]) -> bool:
-    """Whether ranges are not empty, begin at 0 or later, and do not touch."""
+    """Return whether ranges are not empty, start at 0 or later, and do not touch."""
     return all(before < after for before, after in pairwise((-1, *chain.from_iterable(ranges))))
 
 
 def write_checkpoint(path: str, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint in the place of the one before, durably. Raises `OSError`."""
+    """Replace a checkpoint durably. Raises `OSError`."""
     fresh = f"{path}.{secrets.token_hex(8)}.new"
     with open(fresh, "xb") as file:
         try:
@@ -120,17 +120,17 @@ def write_checkpoint(path: str, checkpoint: Checkpoint) -> None:
 
 
 def remove_temp_files(path: str) -> None:
-    """Remove what processes left that were killed while they wrote this checkpoint. Nobody else may be writing it."""
+    """Remove temporary files of killed processes. No other process may be writing this checkpoint."""
     folder, name = os.path.split(path)
-    with suppress(OSError):  # it is only in the way; writing a checkpoint there will tell
+    with suppress(OSError):  # the files do no harm; writing a checkpoint reports the error
         for left in os.listdir(folder or "."):
             if left.startswith(name) and TEMP_SUFFIX.fullmatch(left, len(name)):
                 os.unlink(os.path.join(folder, left))
 
 
 def sync_parent(path: str) -> None:
-    """Have the name of a file on the disk, too."""
-    if os.name == "nt":  # where a folder cannot be opened
+    """Sync the folder of a file, so that its name is durable too."""
+    if os.name == "nt":  # Windows cannot open folders
         return
     folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Whole numbers from 0 on, kept as ranges: what a run is through with has no more holes than its window."""
+"""A set of integers >= 0, stored as ranges. The finished elements of a run have no more gaps than its window."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
 Range = tuple[int, int]
-"""From a number up to another, which is not in it."""
+"""A range of integers: its start, and its end, which it does not contain."""
 
 
 class IntervalSet:
-    """A set of whole numbers, whose memory grows with its holes and not with its numbers.
+    """A set of integers whose memory grows with the number of its gaps.
 
-    >>> numbers = Ranges([(0, 5)])
+    >>> numbers = IntervalSet([(0, 5)])
     >>> numbers.add(6)
-    >>> numbers.low, list(numbers)
+    >>> numbers.first_missing, list(numbers)
     (5, [(0, 5), (6, 7)])
     """
 
@@ -29,45 +29,45 @@ class IntervalSet:
         return zip(self._starts, self._stops, strict=True)
 
     def __contains__(self, number: int) -> bool:
-        place = bisect_right(self._starts, number)
-        return place > 0 and number < self._stops[place - 1]
+        index = bisect_right(self._starts, number)
+        return index > 0 and number < self._stops[index - 1]
 
     def __len__(self) -> int:
         return sum(self._stops) - sum(self._starts)
 
     @property
-    def low(self) -> int:
-        """The smallest number that is not in it."""
+    def first_missing(self) -> int:
+        """The smallest integer that is not in the set."""
         return self._stops[0] if self._starts and self._starts[0] == 0 else 0
 
     def add(self, number: int) -> None:
-        """Put a number in."""
+        """Add an integer."""
         starts, stops = self._starts, self._stops
-        place = bisect_right(starts, number)
-        if place and number < stops[place - 1]:
+        index = bisect_right(starts, number)
+        if index and number < stops[index - 1]:
             return
-        joins_before = place > 0 and stops[place - 1] == number
-        joins_after = place < len(starts) and starts[place] == number + 1
+        joins_before = index > 0 and stops[index - 1] == number
+        joins_after = index < len(starts) and starts[index] == number + 1
         if joins_before and joins_after:
-            stops[place - 1] = stops.pop(place)
-            del starts[place]
+            stops[index - 1] = stops.pop(index)
+            del starts[index]
         elif joins_before:
-            stops[place - 1] = number + 1
+            stops[index - 1] = number + 1
         elif joins_after:
-            starts[place] = number
+            starts[index] = number
         else:
-            starts.insert(place, number)
-            stops.insert(place, number + 1)
+            starts.insert(index, number)
+            stops.insert(index, number + 1)
 
     def missing(self, start: int, stop: int) -> Iterator[Range]:
-        """What is not in it, from a number up to another, as ranges in their order."""
-        place = bisect_right(self._starts, start)
-        if place and start < self._stops[place - 1]:
-            start = self._stops[place - 1]
+        """Yield the ranges between two integers that are not in the set, in order."""
+        index = bisect_right(self._starts, start)
+        if index and start < self._stops[index - 1]:
+            start = self._stops[index - 1]
         while start < stop:
-            following = self._starts[place] if place < len(self._starts) else stop
+            following = self._starts[index] if index < len(self._starts) else stop
             yield start, min(stop, following)
             if following >= stop:
                 return
-            start = self._stops[place]
-            place += 1
+            start = self._stops[index]
+            index += 1

@@ -1,4 +1,4 @@
-"""The journal of a resumable run: which elements are done, kept in memory and written down as checkpoints."""
+"""The journal of a resumable run: which elements are done, in memory, saved as checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from penstock.runtime import Summary
 
 
 class PartProgress:
-    """The parts of one element that have their lines."""
+    """The parts of one element that have their lines, and their worst outcome."""
 
     __slots__ = ("parts", "worst")
 
@@ -26,20 +26,20 @@ class PartProgress:
         self.worst = worst
 
     def add(self, part: int, outcome: Outcome) -> None:
-        """Note that a part is done."""
+        """Record that a part is done."""
         self.parts.add(part)
         self.worst = worst_outcome(self.worst, outcome)
 
 
 class Journal:
-    """What is done, as of a checkpoint and ever since. It is told by the output that was read, then by the run."""
+    """What is done: as of a checkpoint, then as read from the output, then as reported by the run."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._before = checkpoint
-        self._begun = monotonic()
+        self._started = monotonic()
         self.done = IntervalSet(checkpoint.done)
-        self.families = {
-            seq: PartProgress(IntervalSet(pieces.parts), pieces.worst) for seq, pieces in checkpoint.pieces.items()
+        self.parts = {
+            seq: PartProgress(IntervalSet(saved.parts), saved.worst) for seq, saved in checkpoint.parts.items()
         }
         self.counts = Counter(
             {Outcome.OK: checkpoint.ok, Outcome.FAILED: checkpoint.failed, Outcome.FILTERED: checkpoint.filtered}
@@ -52,38 +52,40 @@ class Journal:
         return self._before.run
 
     def record(self, seq: int, part: int | None, outcome: Outcome) -> None:
-        """An element, or a part of one, is done; a second word about it changes nothing."""
+        """Record that an element, or a part of one, is done. Recording it again changes nothing."""
         if seq in self.done:
             return
         if part is not None:
-            self.families.setdefault(seq, PartProgress()).add(part, outcome)
+            self.parts.setdefault(seq, PartProgress()).add(part, outcome)
             return
-        family = self.families.pop(seq, None)
-        if family is not None:
-            outcome = worst_outcome(outcome, family.worst)
+        progress = self.parts.pop(seq, None)
+        if progress is not None:
+            outcome = worst_outcome(outcome, progress.worst)
         self.done.add(seq)
         self.counts[outcome] += 1
 
     def on_settled(self, element: Element[Any], outcome: Outcome) -> None:
-        """What the ledger of the run tells: the line of this element, if it has one, is written."""
+        """Record an element that the ledger settled: its line, if it has one, is written."""
         if outcome is not Outcome.CANCELLED:
             self.record(element.seq, element.part, outcome)
 
     def record_skipped(self, seq: int) -> None:
-        """In an ordered run, all that came before a line is done: what has no line was filtered."""
+        """Record elements before a line of an ordered run: those without a line were filtered."""
         for start, stop in list(self.done.missing(0, seq)):
             for passed in range(start, stop):
-                family = self.families.get(passed)
-                self.record(passed, None, Outcome.FILTERED if family is None else family.worst)
+                progress = self.parts.get(passed)
+                self.record(passed, None, Outcome.FILTERED if progress is None else progress.worst)
 
     def checkpoint(self, offset: int) -> Checkpoint:
-        """How far the run is. `offset` is the size of the output with all that is done."""
+        """Return a checkpoint. `offset` is the size of the output, which contains everything that is done."""
         return replace(
             self._before,
-            seconds=round(self._before.seconds + monotonic() - self._begun, 3),
+            seconds=round(self._before.seconds + monotonic() - self._started, 3),
             offset=offset,
             done=list(self.done),
-            pieces={seq: SavedPartProgress(list(family.parts), family.worst) for seq, family in self.families.items()},
+            parts={
+                seq: SavedPartProgress(list(progress.parts), progress.worst) for seq, progress in self.parts.items()
+            },
             ok=self.counts[Outcome.OK],
             failed=self.counts[Outcome.FAILED],
             filtered=self.counts[Outcome.FILTERED],
@@ -91,13 +93,13 @@ class Journal:
         )
 
     def end_of(self, summary: Summary) -> EndRecord:
-        """The end record of the whole run, that of the processes before included."""
+        """Return the end record of the whole run, including its earlier processes."""
         ok, failed, filtered = (self.counts[one] for one in (Outcome.OK, Outcome.FAILED, Outcome.FILTERED))
         return replace(
-            summary.end(),
+            summary.end_record(),
             received=ok + failed + filtered + summary.cancelled,
             ok=ok,
             failed=failed,
             filtered=filtered,
-            seconds=round(self._before.seconds + monotonic() - self._begun, 6),
+            seconds=round(self._before.seconds + monotonic() - self._started, 6),
         )

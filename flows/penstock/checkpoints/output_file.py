@@ -1,4 +1,4 @@
-"""The result file of a run: one writer at a time."""
+"""The result file of a run, which has one writer at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from penstock.support.tasks import to_thread_uncancellable
 
 
 class Output(Protocol):
-    """Takes lines, and returns when it can take more."""
+    """Writes lines. `write` returns when more can be written."""
 
     async def write(self, data: bytes) -> None: ...
 
@@ -26,75 +26,75 @@ class Output(Protocol):
 
 
 class FileOutput:
-    """A regular file. `path` None: one that is open already, such as standard output."""
+    """A regular file. With `path` None, a file that is already open, such as standard output."""
 
     def __init__(self, descriptor: int, path: str | None = None) -> None:
         self.descriptor = descriptor
         self.path = path
         self.offset = 0
-        """Bytes in the file up to the end of the last write that has returned."""
+        """Bytes in the file up to the end of the last completed write."""
 
     @classmethod
     def open(cls, path: str) -> FileOutput:
-        """Open a file, and be its only writer, but leave what is in it. Raises `OutputUnusable`."""
+        """Open a file and lock it, but keep its content. Raises `OutputUnusable`."""
         if is_compressed(path):
-            raise OutputUnusable(path, f"it would not be compressed; leave --output out: … | gzip > {path}")
+            raise OutputUnusable(path, f"results are not compressed; remove --output and use: … | gzip > {path}")
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
             output = cls(os.open(path, flags, 0o666), path)
         except OSError as error:
             raise OutputUnusable(path, error.strerror or str(error)) from error
         try:
-            output.claim()
+            output.lock()
         except BaseException:
             output.close()
             raise
         return output
 
-    def claim(self) -> None:
-        """Be the only writer. Raises `OutputUnusable`."""
+    def lock(self) -> None:
+        """Lock the file, so that it has one writer. Raises `OutputUnusable`."""
         if not is_regular(self.descriptor):
-            raise OutputUnusable(self.path or "", "it is no regular file")
+            raise OutputUnusable(self.path or "", "it is not a regular file")
         if fcntl is not None:
             try:
                 fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise OutputUnusable(self.path or "", "somebody else is writing to it") from None
+                raise OutputUnusable(self.path or "", "another process is writing to it") from None
 
     @property
     def size(self) -> int:
-        """Bytes in the file."""
+        """The size of the file in bytes."""
         return os.fstat(self.descriptor).st_size
 
-    def cut(self, size: int) -> None:
-        """Keep the first bytes of the file, and go on behind them."""
+    def truncate(self, size: int) -> None:
+        """Truncate the file to a size and continue from there."""
         os.ftruncate(self.descriptor, size)
         os.lseek(self.descriptor, size, os.SEEK_SET)
         self.offset = size
 
     async def write(self, data: bytes) -> None:
-        """Write all of it. Raises `OutputUnusable`."""
+        """Write all data. Raises `OutputUnusable`."""
         if data:
             await to_thread_uncancellable(partial(self._write, data))
             self.offset += len(data)
 
     def sync(self) -> None:
-        """Have everything on the disk."""
+        """Sync the file to disk."""
         os.fsync(self.descriptor)
 
-    def check_place(self) -> None:
-        """Raise `OutputUnusable` if what was written is not in the file of that name any more."""
+    def check_not_replaced(self) -> None:
+        """Raise `OutputUnusable` if the file at the path is no longer the one that is open."""
         if self.path is None:
             return
         try:
-            there = os.path.samestat(os.stat(self.path), os.fstat(self.descriptor))
+            current = os.path.samestat(os.stat(self.path), os.fstat(self.descriptor))
         except FileNotFoundError:
-            there = False
-        if not there:
+            current = False
+        if not current:
             raise OutputUnusable(self.path, "it was removed or replaced while it was written")
 
     def close(self) -> None:
-        """Let go of the file, if it is ours."""
+        """Close the file, if this object opened it."""
         if self.path is not None:
             os.close(self.descriptor)
 
@@ -108,5 +108,5 @@ class FileOutput:
 
 
 def is_regular(descriptor: int) -> bool:
-    """Whether a descriptor is that of a file on a disk."""
+    """Return whether a descriptor is that of a regular file."""
     return stat.S_ISREG(os.fstat(descriptor).st_mode)

@@ -1,12 +1,12 @@
-"""Going on where a process was killed: the output file tells what is done, and the checkpoint where to look.
+"""Resume a run that was killed: find out from the checkpoint and the output file what is done.
 
-The checkpoint says what is done up to an offset of the output, both durable. Behind it, whole lines say what else is
-done; the first that is none, such as half a line at the end, is cut off with all behind it. What has no line by then
-is run. An element that was filtered since the checkpoint has none and is filtered once more; one whose letter was
-stored, but not its line, is known by the letter, and gets its line from it.
+The checkpoint says what is done up to an offset of the output; both are durable. After the offset, complete lines say
+what else is done. The first invalid line, such as a partial one at the end, is removed with everything after it.
+Elements without a line are run. An element that was filtered since the checkpoint has no line, and is filtered again.
+An element whose letter was stored without its line is found by the letter, and gets its line from it.
 
-An element in parts is done when all its parts are. If it is not, it is run again, and the parts that have their lines
-are passed over by their numbers: so its parts have to come out the same, and in the same order, each time.
+An element with parts is done when all its parts are. Otherwise it is run again, and parts that have their lines are
+skipped by their numbers. So its parts must be the same, in the same order, each time.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from penstock.support.tasks import to_thread_uncancellable
 
 
 class ResumeState(NamedTuple):
-    """What a resumable run begins with: what is done, and where its lines are."""
+    """What is done at the start of a resumed run, and the output to continue."""
 
     journal: Journal
     output: FileOutput
 
 
 class Line(Struct):
-    """What a line of the output tells."""
+    """A line of the output."""
 
     ok: bool | None = None
     seq: int = -1
@@ -55,63 +55,61 @@ class Line(Struct):
     end: EndRecord | None = None
 
 
-def open_resumable(
-    path: str, output_path: str, made_of: dict[str, str], *, ordered: bool, restart: bool
-) -> ResumeState:
-    """Find out what is done, and get the output ready to be continued. Raises `CheckpointInvalid`, `OutputUnusable`.
+def open_resumable(path: str, output_path: str, inputs: dict[str, str], *, ordered: bool, restart: bool) -> ResumeState:
+    """Find out what is done, and prepare the output. Raises `CheckpointInvalid`, `OutputUnusable`.
 
-    With `restart`, what is there is thrown away.
+    With `restart`, checkpoint and output are discarded.
     """
     check_regular(path)
     output = FileOutput.open(output_path)
     try:
-        remove_temp_files(path)  # whoever has the output has the checkpoint
+        remove_temp_files(path)  # the lock of the output also protects the checkpoint
         checkpoint = None if restart else read_checkpoint(path)
         if checkpoint is None:
-            _begin(path, output, made_of, restart=restart)
+            _begin(path, output, inputs, restart=restart)
             checkpoint = read_checkpoint(path)
             assert checkpoint is not None
-        _check(path, checkpoint, made_of, output)
+        _check(path, checkpoint, inputs, output)
         journal = Journal(checkpoint)
-        output.cut(read_lines(output, checkpoint.offset, journal, ordered=ordered))
+        output.truncate(read_lines(output, checkpoint.offset, journal, ordered=ordered))
     except BaseException:
         output.close()
         raise
     return ResumeState(journal, output)
 
 
-def _begin(path: str, output: FileOutput, made_of: dict[str, str], *, restart: bool) -> None:
+def _begin(path: str, output: FileOutput, inputs: dict[str, str], *, restart: bool) -> None:
     if output.size and not restart:
         raise OutputUnusable(
-            str(output.path), f"it is not empty, and there is no checkpoint {path} for it; to throw it away: --restart"
+            str(output.path), f"it is not empty, and there is no checkpoint {path} for it; to discard it: --restart"
         )
     try:
         if os.path.exists(path):
-            os.unlink(path)  # before the output is emptied: a checkpoint never knows more than the output has
+            os.unlink(path)  # before the output is emptied: a checkpoint must never claim more than the output has
             sync_parent(path)
-        output.cut(0)
+        output.truncate(0)
         output.sync()
-        write_checkpoint(path, Checkpoint(run=new_id(), inputs=made_of, started_at=now()))
+        write_checkpoint(path, Checkpoint(run=new_id(), inputs=inputs, started_at=now()))
         sync_parent(str(output.path))
     except OSError as error:
         raise CheckpointInvalid(path, f"it cannot be written: {error.strerror or error}") from error
 
 
-def _check(path: str, checkpoint: Checkpoint, made_of: dict[str, str], output: FileOutput) -> None:
-    for name, value in made_of.items():
+def _check(path: str, checkpoint: Checkpoint, inputs: dict[str, str], output: FileOutput) -> None:
+    for name, value in inputs.items():
         before = checkpoint.inputs.get(name, "none")
         if before != value:
             raise CheckpointInvalid(
                 path, f"it is of a run with another {name}: {before}; now it is {value}{RESTART_ADVICE}"
             )
-    whole = not checkpoint.offset or os.pread(output.descriptor, 1, checkpoint.offset - 1) == b"\n"
-    if output.size < checkpoint.offset or not whole:
-        lost = f"{output.path} has not the {checkpoint.offset} bytes that were written to it"
+    complete = not checkpoint.offset or os.pread(output.descriptor, 1, checkpoint.offset - 1) == b"\n"
+    if output.size < checkpoint.offset or not complete:
+        lost = f"{output.path} lacks some of the {checkpoint.offset} bytes that were written to it"
         raise CheckpointInvalid(path, lost + RESTART_ADVICE)
 
 
 def read_lines(output: FileOutput, offset: int, journal: Journal, *, ordered: bool) -> int:
-    """Note in the journal what the lines behind an offset tell; returns where the last whole one ends."""
+    """Record in the journal the lines after an offset. Return where the last complete one ends."""
     decode = msgspec.json.Decoder(Line).decode
     with open(os.dup(output.descriptor), "rb") as file:
         file.seek(offset)
@@ -135,28 +133,28 @@ def read_lines(output: FileOutput, offset: int, journal: Journal, *, ordered: bo
 
 
 async def find_letters(store: DeadLetterStore, journal: Journal) -> dict[int, DeadLetter]:
-    """The letters of this run whose elements have no line. Raises `StoreError`.
+    """Return the letters of this run whose elements have no line. Raises `StoreError`.
 
     Letters are selected by run and seq, never by time: the clock may have been set back, by any amount, during the run
     or between two processes of it.
     """
-    wanted = DeadLetterQuery(run=journal.run, min_seq=journal.done.low)  # all elements below `low` are done
-    found: dict[int, DeadLetter] = {}
+    query = DeadLetterQuery(run=journal.run, min_seq=journal.done.first_missing)  # all elements below are done
+    letters: dict[int, DeadLetter] = {}
     after: str | None = None
     while True:
-        page = await store.page(wanted, after=after, limit=1000)
-        found |= {letter.seq: letter for letter in page.letters if letter.seq not in journal.done}
+        page = await store.page(query, after=after, limit=1000)
+        letters |= {letter.seq: letter for letter in page.letters if letter.seq not in journal.done}
         if page.next is None:
-            return found
+            return letters
         after = page.next
 
 
 class ResumedNdjson(NdjsonFormat):
-    """Lines of NDJSON; a part that has its line already gets none."""
+    """NDJSON lines of a resumed run. A part that has its line already gets no second one."""
 
     def __init__(self, journal: Journal) -> None:
         self._written: Mapping[int, IntervalSet] = {
-            seq: IntervalSet(list(family.parts)) for seq, family in journal.families.items()
+            seq: IntervalSet(list(progress.parts)) for seq, progress in journal.parts.items()
         }
         if self._written:
             self.success = self._success
@@ -178,11 +176,11 @@ class ResumedNdjson(NdjsonFormat):
 
 
 async def save(path: str, output: FileOutput, checkpoint: Checkpoint) -> None:
-    """Make a checkpoint durable, after the output that it speaks of. Raises `CheckpointInvalid`, `OutputUnusable`."""
+    """Save a checkpoint durably, after the output that it describes. Raises `CheckpointInvalid`, `OutputUnusable`."""
 
     def write() -> None:
         output.sync()
-        output.check_place()
+        output.check_not_replaced()
         write_checkpoint(path, checkpoint)
 
     try:

@@ -19,9 +19,8 @@ from penstock.flowfile.load import FlowFile, load
 from penstock.flowfile.shared import check_shared, is_shared
 from penstock.graph.details import format_size
 from penstock.settings import SettingsError, load_settings
-from penstock.sinks import check_outlets
-from penstock.steps.memory_bound import MemoryBound
-from penstock.steps.step import walk
+from penstock.sinks import check_sinks
+from penstock.steps import MemoryBound, walk
 from penstock.support.terminal import write_data, write_text
 
 
@@ -72,7 +71,7 @@ def check_file(path: Path, conflicts: NameConflicts) -> dict[str, Any]:
         file = load(path)
         if (conflict := conflicts.add(file)) is not None:
             raise FlowFileError([conflict])
-        check_outlets(file.flow.all_sinks.values(), locks=False)
+        check_sinks(file.flow.all_sinks.values(), locks=False)
     except FlowFileError as error:
         return failed(path, error.mistakes, error.more)
     except SinkWriteFailed as error:

@@ -18,7 +18,7 @@ from penstock.deadletters.store import PAGE, PAGE_LIMIT, STATES, DeadLetterQuery
 from penstock.deadletters.stores import MEMORY, create_store, normalize_url
 from penstock.errors import FlowDefinitionError, StoreError
 from penstock.support.ids import id_of
-from penstock.support.json_encoding import encode_json as encode_json
+from penstock.support.json_encoding import encode_json
 from penstock.support.terminal import write_data
 from penstock.support.text import printable
 

@@ -1,7 +1,7 @@
-"""What the parts of one run share: its window and accounts, its tasks, its meters, and where faults go.
+"""The context of one run, shared by its parts: window, ledger, tasks, duration histograms, and fault handling.
 
-The scope travels the way Rx has for such things: it is the scheduler that is passed upstream at subscription. So
-reactivex's own timed operators run on the event loop too, instead of starting a thread per timer.
+It is passed upstream as the scheduler of subscriptions, the mechanism that Rx has for this. So reactivex's own timed
+operators run on the event loop too, instead of starting a thread per timer.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from penstock.support.tasks import detach
 T = TypeVar("T")
 
 CANCEL_SECONDS = 5.0
-"""How long a cancelled task may take to end before it is given up (and reported)."""
+"""Seconds that a cancelled task has to end before it is abandoned and reported."""
 
 CLOSE_SECONDS = 2 * CANCEL_SECONDS
-"""How long the parts of a run may take to close. Each may have tasks of its own to cancel first."""
+"""Seconds that the parts of a run have to close. Each may have to cancel tasks first."""
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds, in seconds, of a step's duration buckets."""
+"""Upper bounds, in seconds, of the buckets of a step's durations."""
 
 
 def cancel(task: asyncio.Task[None]) -> None:
-    """Cancel a task, as a Disposable does it; one that disposes of itself, by completing, is not cancelled for it."""
+    """Cancel a task that a Disposable stands for, unless it is the current one, which completes by itself."""
     if not task.done() and task is not asyncio.current_task():
         task.cancel()
 
 
 class DurationHistogram:
-    """How long elements spent in a step: plain numbers, in the buckets of a Prometheus histogram."""
+    """Durations of elements in a step, in the buckets of a Prometheus histogram."""
 
     __slots__ = ("counts", "total")
 
@@ -56,14 +56,14 @@ class DurationHistogram:
 
 
 class RunContext(AsyncIOScheduler):
-    """One run, as seen by its parts."""
+    """One run, as its parts see it."""
 
     def __init__(
         self,
         window: Window,
         *,
         name: str = "run",
-        meters: dict[str, DurationHistogram] | None = None,
+        histograms: dict[str, DurationHistogram] | None = None,
         on_fault: Callable[[BaseException], None] | None = None,
         ordered: bool = False,
         ledger: Ledger | None = None,
@@ -74,98 +74,99 @@ class RunContext(AsyncIOScheduler):
         self.name = name
         self.window = window
         self.ledger = ledger or Ledger(window)
-        self.meters = {} if meters is None else meters
+        self.histograms = {} if histograms is None else histograms
         self.fairness = fairness or FairScheduler()
-        """How it shares the event loop with other runs."""
+        """How this run shares the event loop with others."""
         self.ordered = ordered
-        """True when results are to come in the order of the input."""
+        """Whether results are reported in input order."""
         self.input_closed = False
-        """True when the source is to stop, or has."""
+        """Whether the source has ended or must end."""
         self.draining = False
-        """True when the source was stopped before its end."""
+        """Whether the source was stopped before its end."""
         self.done: asyncio.Future[None] = self.loop.create_future()
-        """Done when the sink has finished, or the run was aborted."""
+        """Resolved when the consumer has completed or the run was aborted."""
         self.source_error: RunError | None = None
-        """Why the source broke, if it did."""
+        """Why the source failed, if it did."""
         self._on_fault = on_fault
         self._source: str | None = None
         self._closing = False
-        self._admitting = asyncio.Lock()
+        self._late_element_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drain_calls: list[Callable[[], object]] = []
         self._close_calls: list[Callable[[], list[asyncio.Future[Any]]]] = []
 
     @staticmethod
-    def of(scheduler: abc.SchedulerBase | None, what: str) -> RunContext:
-        """The scope that a subscription runs in; raises `NotInsideRun` outside of a run."""
+    def of(scheduler: abc.SchedulerBase | None, subject: str) -> RunContext:
+        """Return the context that a subscription runs in. Raises `NotInsideRun` outside of a run."""
         if not isinstance(scheduler, RunContext):
-            raise NotInsideRun(what)
+            raise NotInsideRun(subject)
         return scheduler
 
     async def add_late_element(self, value: T) -> Element[T]:
-        """An element that no source gave out: it takes a credit, counts as received, and comes last."""
-        async with self._admitting:  # the ends of several branches may come together
+        """Create an element for a value produced at the end of the stream. Acquires a credit and counts as received."""
+        async with self._late_element_lock:  # several branches may end at the same time
             while not self.window.acquire(1):
                 await self.window.wait_for_capacity()
         element = Element(value, self.ledger.received - self.ledger.dropped, self.ledger, value)
         self.ledger.received += 1
         return element
 
-    def meter(self, step: str) -> DurationHistogram:
-        """The meter of a step, shared by all runs of its flow."""
-        meter = self.meters.get(step)
-        if meter is None:
-            meter = self.meters[step] = DurationHistogram()
-        return meter
+    def histogram(self, step: str) -> DurationHistogram:
+        """Return the duration histogram of a step, shared by all runs of its flow."""
+        histogram = self.histograms.get(step)
+        if histogram is None:
+            histogram = self.histograms[step] = DurationHistogram()
+        return histogram
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Start a task that belongs to this run and ends with it."""
+        """Start a task that belongs to this run and is cancelled with it."""
         task = self.loop.create_task(work, name=f"{self.name}:{name}")
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._task_done)
         return task
 
     def emit(self, observer: abc.ObserverBase[list[Element[T]]], elements: list[Element[T]]) -> bool:
-        """Hand elements on from a task or a timer; an error downstream is a fault of the flow.
+        """Emit elements from a task or a timer. An error downstream is reported as a fault of the run.
 
-        (Rx has no one to tell there: an exception behind an asynchronous boundary is swallowed and the stream hangs.)
+        Rx has no channel for such an error: an exception behind an asynchronous boundary is swallowed, and the stream
+        hangs.
         """
         try:
             observer.on_next(elements)
-        except BaseException as error:  # CancelledError too: nothing is awaited here, so it is not us who is cancelled
-            self._break(error)
+        except BaseException as error:  # also CancelledError: nothing is awaited here, so this task was not cancelled
+            self._report_downstream_error(error)
             return False
         return True
 
     def complete(self, observer: abc.ObserverBase[list[Element[T]]]) -> None:
-        """Tell from a timer that no element will come any more; as with `emit`, an error is a fault of the flow."""
+        """Complete a stream from a timer. As with `emit`, an error downstream is reported as a fault of the run."""
         try:
             observer.on_completed()
         except BaseException as error:
-            self._break(error)
+            self._report_downstream_error(error)
 
     def invoke_action(self, action: abc.ScheduledAction[Any], state: Any = None) -> abc.DisposableBase:
-        """Do what a timed operator of reactivex had scheduled; an error in it is a fault of the flow."""
+        """Run an action that a timed operator of reactivex scheduled. An error is reported as a fault of the run."""
         try:
             return super().invoke_action(action, state)
         except BaseException as error:
-            self._break(error)
+            self._report_downstream_error(error)
             return Disposable()
 
-    def _break(self, error: BaseException) -> None:
+    def _report_downstream_error(self, error: BaseException) -> None:
         self.report_fault(error)
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise error
 
     def report_fault(self, error: BaseException) -> None:
-        """The flow itself broke."""
+        """Report that the run itself failed, not one element."""
         if self._on_fault is None:
-            self.loop.call_exception_handler({"message": f"a flow broke in {self.name}", "exception": error})
+            self.loop.call_exception_handler({"message": f"a flow failed in {self.name}", "exception": error})
         else:
             self._on_fault(error)
 
     def begin_source(self, name: str) -> bool:
-        """A source begins; False, and a fault of the flow, when another one has begun before."""
+        """Register the source of the run. Reports a fault and returns False if the run has a source already."""
         if self._source is not None:
             self.report_fault(MultipleSources(self._source, name))
             return False
@@ -173,43 +174,43 @@ class RunContext(AsyncIOScheduler):
         return True
 
     def fail_source(self, error: RunError) -> None:
-        """The source broke: nothing further comes, and the run will end as failed."""
+        """Record that the source failed: it emits nothing more, and the run will end as failed."""
         self.input_closed = True
         self.source_error = error
 
     def on_drain(self, call: Callable[[], object]) -> None:
-        """Have `call` made when the run is to take no further input."""
+        """Call `call` when the input of the run is closed."""
         self._drain_calls.append(call)
 
     def on_close(self, call: Callable[[], list[asyncio.Future[Any]]]) -> None:
-        """Have `call` made when the run is over, however it ended; what it returns is waited for."""
+        """Call `call` when the run is over, however it ended. The futures that it returns are awaited."""
         self._close_calls.append(call)
 
     def drain(self) -> None:
-        """Take no further input; what is in flight goes on."""
+        """Accept no further input. Elements in flight continue."""
         if not self.input_closed:
             self.draining = True
             self.close_input()
 
     def close_input(self) -> None:
-        """Take no further input because none is needed."""
+        """Accept no further input, because none is needed."""
         if not self.input_closed:
             self.input_closed = True
             for call in self._drain_calls:
                 call()
 
     def reap_finished_tasks(self) -> None:
-        """Take note of tasks that ended in this turn of the event loop, which tells of them in the next one only.
+        """Handle tasks that ended in this iteration of the event loop, whose callbacks run in the next one only.
 
         So their faults are known before the run is closed.
         """
         for task in [task for task in self._tasks if task.done()]:
-            self._ended(task)
+            self._task_done(task)
 
     async def aclose(self) -> tuple[list[str], list[BaseException]]:
-        """Cancel what is left of the run and wait for its end.
+        """Cancel the remaining tasks of the run and wait for their end.
 
-        Returns the names of what refuses to end, and the errors of what broke while it closed.
+        Returns the names of tasks that did not end, and the errors raised while closing.
         """
         self._closing = True
         for task in self._tasks:
@@ -217,20 +218,20 @@ class RunContext(AsyncIOScheduler):
         done: set[asyncio.Future[Any]] = set()
         late: set[asyncio.Future[Any]] = set()
         errors: list[BaseException] = []
-        if waits := self._begin_to_close(errors):  # side by side
+        if waits := self._start_closing(errors):  # concurrently
             done, late = await asyncio.wait(waits, timeout=CLOSE_SECONDS)
             for wait in late:
                 wait.cancel()
-        if left := late | self._tasks:
-            await asyncio.wait(left, timeout=CANCEL_SECONDS)
+        if others := late | self._tasks:
+            await asyncio.wait(others, timeout=CANCEL_SECONDS)
         self._drop_references()
         for wait in late:
             detach(wait)
         errors += [error for wait in done | late if (error := _error(wait)) is not None]
         return [*map(_name, late), *(task.get_name() for task in self._tasks if not task.done())], errors
 
-    def _begin_to_close(self, errors: list[BaseException]) -> list[asyncio.Future[Any]]:
-        """Tell all who want to know that the run is over; one that breaks keeps no other from it."""
+    def _start_closing(self, errors: list[BaseException]) -> list[asyncio.Future[Any]]:
+        """Call all `on_close` callbacks. An error of one does not prevent the others."""
         waits: list[asyncio.Future[Any]] = []
         for call in self._close_calls:
             try:
@@ -240,34 +241,34 @@ class RunContext(AsyncIOScheduler):
         return waits
 
     def _drop_references(self) -> None:
-        """Refer no longer to those who refer to this scope.
+        """Drop the references to objects that refer to this context.
 
-        So reference counting frees all that a run was made of. Left to the garbage collector, which has to look for it
-        among everything, that cost as much as half of a small run.
+        So reference counting frees all parts of a run. Left to the garbage collector, which searches for them among all
+        objects, that cost as much as half of a small run.
         """
         self._drain_calls.clear()
         self._close_calls.clear()
-        self._on_fault = _pass_over
+        self._on_fault = _ignore_fault
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
         if task not in self._tasks:
             return
         self._tasks.remove(task)
         if task.cancelled():
-            if not self._closing:  # by whatever it awaited; nobody else would end the run
+            if not self._closing:  # the awaited object was cancelled; end the run
                 self.report_fault(CancelledFromOutside(task.get_name()))
         elif (error := task.exception()) is not None:
             self.report_fault(error)
 
 
 class BranchContext(RunContext):
-    """One run, as seen by the steps of a branch: all is the run's, but its input is not theirs to close."""
+    """The run context inside a branch. Delegates to the run, but cannot close its input."""
 
     def __init__(self, run: RunContext) -> None:
         super().__init__(
             run.window,
             name=run.name,
-            meters=run.meters,
+            histograms=run.histograms,
             on_fault=run.report_fault,
             ordered=run.ordered,
             ledger=run.ledger,
@@ -294,7 +295,7 @@ class BranchContext(RunContext):
         self._run.on_close(call)
 
     def close_input(self) -> None:
-        """Other branches may need further input."""
+        """Do nothing: other branches may need further input."""
 
 
 def _name(work: asyncio.Future[Any]) -> str:
@@ -302,9 +303,9 @@ def _name(work: asyncio.Future[Any]) -> str:
 
 
 def _error(work: asyncio.Future[Any]) -> BaseException | None:
-    """The error that some work ended in, if it did."""
+    """Return the error that a future ended with, if it did."""
     return work.exception() if work.done() and not work.cancelled() else None
 
 
-def _pass_over(_: BaseException) -> None:
-    """What happens to faults once a run is over."""
+def _ignore_fault(_: BaseException) -> None:
+    """Ignore a fault after the end of the run."""

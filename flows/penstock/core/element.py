@@ -1,10 +1,10 @@
-"""What travels through a flow, and how it is settled.
+"""Elements: values on their way through a flow, and how they are settled.
 
-An element is one value on its way, with its place in the input and, once a step could not deal with it, its
-failure. What travels between steps is a short list of them (`Elements`), because a notification of reactivex costs
-more than most steps do; steps are written and understood element by element all the same.
+An element is one value with its position in the input and, if a step failed, its failure. Steps exchange short lists
+of elements (`Elements`), because a notification of reactivex costs more than most steps do; steps are described
+element by element all the same.
 
-Settling is the one exit: exactly once for every element, and its credit returns to the window exactly then.
+Every element is settled exactly once, and its credit returns to the window at that moment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 MESSAGE_LIMIT = 2_000
-"""Characters kept of an error's message: it is stored, sent and printed, so it needs an end."""
+"""Characters kept of an error message, because it is stored, sent and printed."""
 
 
 class Outcome(StrEnum):
@@ -35,16 +35,16 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
     __hash__ = str.__hash__
-    """The hash of an Enum is a call of Python code, and accounts are kept by outcome."""
+    """The hash of an Enum is a call of Python code, and the ledger counts by outcome."""
 
 
 OK, FAILED, FILTERED, CANCELLED = Outcome
-# The members by names of their own, for the path that every element takes: looking one up in its class costs 75 ns on
-# Python 3.11, a name 5.
+# Module-level names of the members, for the hot path: an attribute lookup in the class costs 75 ns on Python 3.11, a
+# global name 5 ns.
 
 
 class Failure(Struct, frozen=True, gc=False):
-    """Why an element failed: at which step, by which error, after how many attempts."""
+    """Why an element failed: the step, the error, and the number of attempts."""
 
     step: str
     type: str
@@ -65,17 +65,17 @@ class Failure(Struct, frozen=True, gc=False):
 
     @classmethod
     def rejected(cls, step: str, type: str, message: str, cause: BaseException | None = None) -> Failure:
-        """The failure of an element that a step rejects, without an exception of that type."""
+        """Create the failure of an element that a step rejects, without an exception of that type."""
         because = f"{cause.__class__.__name__}: {describe(cause)}"[:MESSAGE_LIMIT] if cause else None
         return cls(step, type, message[:MESSAGE_LIMIT], cause=because)
 
 
 UNKNOWN = Failure("?", "?", "?")
-"""The failure of an element whose step, somebody's own, said that it failed and not why."""
+"""The failure of an element that a user's step marked as failed without a reason."""
 
 
 class PartCounter(Protocol):
-    """Counts the parts of elements: the ledger of the run."""
+    """Counts the parts of elements; implemented by the ledger of the run."""
 
     def count_part(self) -> None:
         """Count one more part of an element."""
@@ -83,14 +83,14 @@ class PartCounter(Protocol):
 
 
 class Element(Struct, Generic[T], eq=False, gc=False):
-    """A value that travels, its place in the input, and what was decided about it.
+    """A value with its position in the input and its outcome.
 
-    `outcome` is set by the step that decides (a filter, a failure, the end of a branch); from then on later steps let
-    the element pass untouched until the end of the flow settles it. At the end nothing decided is a success too. A
-    part, made by `flat_map`, has a `parent`, and the parent is settled when all its parts are.
+    `outcome` is set by the step that decides it (a filter, a failure, the end of a branch). Later steps let the element
+    pass unchanged until the end of the flow settles it. An element without an outcome at the end is a success. A part,
+    made by `flat_map`, has a `parent`, which is settled when all its parts are.
 
-    The garbage collector does not look at elements (`gc=False`), for there are many. So nothing that they refer to may
-    refer back to them, or it is never freed.
+    The garbage collector does not track elements (`gc=False`), because there are many. So no object that they refer to
+    may refer back to them: the cycle would never be freed.
     """
 
     value: T
@@ -108,7 +108,7 @@ class Element(Struct, Generic[T], eq=False, gc=False):
     dead_letter_id: str | None = None
     parent: Element[Any] | None = None
     part: int | None = None
-    family: Parts | None = None
+    parts: Parts | None = None
 
     def fail(self, step: str, error: BaseException, attempts: int = 1) -> None:
         """Mark this element as failed at a step."""
@@ -117,65 +117,65 @@ class Element(Struct, Generic[T], eq=False, gc=False):
 
     @property
     def ok(self) -> bool:
-        """Whether this element is a success, once the steps are behind it."""
+        """Whether this element is a success, after the last step."""
         return self.outcome is None or self.outcome is OK
 
     @property
     def root(self) -> Element[Any]:
-        """The element of the input that this one is, or is a part of."""
+        """The element of the input that this element is, or is a part of."""
         element: Element[Any] = self
         while element.parent is not None:
             element = element.parent
         return element
 
-    def begin_parts(self, released: Callable[[int], None]) -> None:
-        """Begin to replace this element by parts; `released` is told how many of them were settled.
+    def begin_parts(self, on_settled: Callable[[int], None]) -> None:
+        """Start to replace this element by parts. `on_settled` is called with the number of parts that were settled.
 
-        It must not belong to anything that refers to elements: see above.
+        It must not belong to an object that refers to elements: see the class docstring.
         """
-        self.family = Parts(released)
+        self.parts = Parts(on_settled)
 
     def add_part(self, value: Any) -> Element[Any]:
-        """One more part of this element."""
-        family = self.family
-        assert family is not None
+        """Create one more part of this element."""
+        parts = self.parts
+        assert parts is not None
         part: Element[Any] = Element(value, self.seq, self.ledger, self.input, key=self.key)
-        part.parent, part.part = self, family.made
-        family.made += 1
-        family.open += 1
+        part.parent, part.part = self, parts.created
+        parts.created += 1
+        parts.open += 1
         self.ledger.count_part()
         return part
 
     def close_parts(self) -> None:
-        """No further part of this element will be made. Say so before the last one leaves."""
-        assert self.family is not None
-        self.family.complete = True
+        """Declare that no further part will be made. Called before the last part is emitted."""
+        assert self.parts is not None
+        self.parts.complete = True
 
 
 Path = tuple[int, ...]
-"""Where an element stands: its place in the input, and if it is a part, its number, at each depth."""
+"""The position of an element: its number in the input and, for a part, its number at each depth."""
 
 
 def path_of(element: Element[Any]) -> Path:
-    """Where an element stands."""
+    """Return the position of an element."""
     if element.parent is None:
         return (element.seq,)
     return (*path_of(element.parent), element.part or 0)
 
 
 class Parts(Struct, eq=False):
-    """The parts of one element: how many are open, and what becomes of the whole."""
+    """The parts of one element: how many are open, and the worst outcome so far."""
 
-    released: Callable[[int], None]
-    made: int = 0
+    on_settled: Callable[[int], None]
+    created: int = 0
     open: int = 0
     complete: bool = False
-    """True when no further part will be made."""
+    """Whether no further part will be made."""
     worst: Outcome = FILTERED
 
     def ends_with(self, part: Element[Any]) -> bool:
-        """Whether a part is the last one, and no further will come."""
-        return self.complete and part.part == self.made - 1
+        """Return whether a part is the last one."""
+        return self.complete and part.part == self.created - 1
 
 
 def message_of(error: BaseException) -> str:
@@ -184,7 +184,7 @@ def message_of(error: BaseException) -> str:
 
 
 Elements: TypeAlias = list[Element[T]]
-"""What one notification carries: a few elements, at least one."""
+"""The elements of one notification; at least one."""
 
 Operator: TypeAlias = Callable[[Observable[list[Element[A]]]], Observable[list[Element[B]]]]
-"""One operator of a flow."""
+"""An operator of a flow."""

@@ -21,23 +21,23 @@ _RANK = {FILTERED: 0, OK: 1, CANCELLED: 2, FAILED: 3}
 
 
 def worst_outcome(one: Outcome, other: Outcome) -> Outcome:
-    """What an element comes to whose parts came to these."""
+    """Return the outcome of an element whose parts have these outcomes."""
     return one if _RANK[one] >= _RANK[other] else other
 
 
 class Ledger:
-    """The accounts of one run: what it received, and how each element was settled.
+    """The counters of one run: elements received, and settled by outcome.
 
-    `received == ok + failed + filtered + cancelled + in_flight` at every moment, and `in_flight` is 0 once closed.
+    `received == ok + failed + filtered + cancelled + in_flight` holds at every moment. `in_flight` is 0 after `close`.
     """
 
     __slots__ = (
-        "_lettered",
+        "_failed_with_letter",
         "closed",
         "dropped",
         "letters",
         "on_settled",
-        "parts",
+        "open_parts",
         "peak_parts",
         "received",
         "settled",
@@ -52,20 +52,20 @@ class Ledger:
         self.letters: Counter[str] = Counter()
         self.closed = False
         self.on_settled: Callable[[Element[Any], Outcome], None] | None = None
-        """Told of each element as it is settled, of parts too: for who keeps a record of what is done."""
-        self.parts = 0
-        """Parts that are open; they have no credit of their own."""
+        """Called for each settled element and part, for a journal of what is done."""
+        self.open_parts = 0
+        """Parts not yet settled. They hold no credits."""
         self.peak_parts = 0
-        """The most that ever were."""
-        self._lettered = 0
+        """The maximum of `open_parts` so far."""
+        self._failed_with_letter = 0
 
     @property
     def in_flight(self) -> int:
-        """Elements received and not settled."""
+        """Elements received and not yet settled."""
         return self.received - sum(self.settled.values())
 
     def settle(self, elements: Iterable[Element[Any]], outcome: Outcome) -> None:
-        """Settle elements, once each, and give their credits back.
+        """Settle elements, once each, and return their credits.
 
         Raises `SettledTwice` for an element that was settled before.
         """
@@ -82,21 +82,21 @@ class Ledger:
             count += 1
             size += element.size
             if element.dead_letter_id is not None:
-                self._lettered -= 1
+                self._failed_with_letter -= 1
         if count:
             self.settled[outcome] += count
             self.window.release(count, size)
 
     def count_part(self) -> None:
-        """Count a part that was made of an element."""
-        self.parts += 1
-        if self.parts > self.peak_parts:
-            self.peak_parts = self.parts
+        """Count a new part of an element."""
+        self.open_parts += 1
+        if self.open_parts > self.peak_parts:
+            self.peak_parts = self.open_parts
 
     def settle_accepted(self, elements: list[Element[Any]]) -> None:
-        """Settle elements that a sink accepted, each as was decided on its way.
+        """Settle elements that a consumer accepted, each with its own outcome.
 
-        What nobody decided about, and is no part, is by far the most, and is settled in one pass.
+        Fast path: elements without an outcome and without a parent, which are by far the most frequent, in one pass.
         """
         size = 0
         unwatched = self.on_settled is None
@@ -117,7 +117,7 @@ class Ledger:
             self.settle(alike, outcome)
 
     def count_dropped(self, count: int) -> None:
-        """Count elements that a buffer dropped before they took a credit: received, and filtered. Not after the run."""
+        """Count elements that a buffer dropped: as received and filtered. They had no credits. No-op after `close`."""
         if self.closed:
             return
         self.received += count
@@ -125,31 +125,31 @@ class Ledger:
         self.settled[FILTERED] += count
 
     def mark_stored(self, elements: Sequence[Element[Any]], letters: Sequence[str]) -> None:
-        """Note that failed elements have durable letters: from now on they count as failed, come what may.
+        """Record that failed elements have durable letters: from now on they count as failed, even if cancelled.
 
-        The letter of a part is that of the element that it is a part of.
+        The letter of a part belongs to its root element.
         """
         for element, letter in zip(elements, letters, strict=True):
             (element if element.parent is None else element.root).dead_letter_id = letter
-        self._lettered += len(elements)
+        self._failed_with_letter += len(elements)
         self.letters.update([element.failure.step for element in elements if element.failure is not None])
 
     def close(self) -> None:
-        """End the accounts: what is still open is cancelled, save what already has a durable letter."""
+        """Close the ledger: open elements count as cancelled, except those that already have a durable letter."""
         if self.closed:
             return
         self.closed = True
-        self.settled[FAILED] += self._lettered
-        self._lettered = 0
+        self.settled[FAILED] += self._failed_with_letter
+        self._failed_with_letter = 0
         self.settled[CANCELLED] += self.in_flight
         self.window.reset()
 
     def _settle_part(self, parent: Element[Any], outcome: Outcome) -> None:
-        family = parent.family
-        assert family is not None
-        family.open -= 1
-        self.parts -= 1
-        family.worst = worst_outcome(family.worst, outcome)
-        family.released(1)
-        if family.complete and not family.open:
-            self.settle((parent,), family.worst)
+        parts = parent.parts
+        assert parts is not None
+        parts.open -= 1
+        self.open_parts -= 1
+        parts.worst = worst_outcome(parts.worst, outcome)
+        parts.on_settled(1)
+        if parts.complete and not parts.open:
+            self.settle((parent,), parts.worst)

@@ -1,8 +1,8 @@
-"""What sources and operators give out: an Observable that costs little to subscribe to inside of a run.
+"""Base classes of operators: observables that are cheap to subscribe to inside a run, sync and async operators.
 
-reactivex lays an observer, a trampoline, two disposables and their locks around every subscription. A run of a few
-orders spent a fifth of its time on them. Between the parts of one run nobody needs them: they live on one event loop,
-and what they have in common is disposed of by the run.
+reactivex puts an observer, a trampoline, two disposables and their locks around every subscription, a fifth of the
+time of a run of a few orders. Between the parts of one run they are not needed: all parts run on one event loop, and
+the run disposes of them together.
 """
 
 from __future__ import annotations
@@ -16,13 +16,61 @@ from reactivex import Observable, abc
 
 from penstock.core.context import DurationHistogram, RunContext
 from penstock.core.element import Element, Operator
-from penstock.services import Service
 
 T = TypeVar("T")
 
+Downstream: TypeAlias = abc.ObserverBase[list[Element[Any]]]
+"""The observer that receives what a step emits."""
+
+ERRORS = (Exception, CancelledError)
+"""Errors of a plain function that concern one value only. Reading a cancelled future raises `CancelledError`."""
+
+
+def sync_operator(name: str, function: Callable[[list[Any]], None]) -> Operator[Any, Any]:
+    """Make a synchronous operator: apply a function to the elements of each notification and record its duration."""
+
+    def step(source: Observable[list[Any]]) -> Observable[list[Any]]:
+        def subscribe(
+            observer: abc.ObserverBase[list[Any]], scheduler: abc.SchedulerBase | None = None
+        ) -> abc.DisposableBase:
+            histogram = RunContext.of(scheduler, f"step {name}").histogram(name)
+
+            def on_next(elements: list[Any]) -> None:
+                start = perf_counter()
+                function(elements)
+                histogram.add((perf_counter() - start) / len(elements), len(elements))
+                observer.on_next(elements)
+
+            return source.subscribe(on_next, observer.on_error, observer.on_completed, scheduler=scheduler)
+
+        return RunObservable(subscribe)
+
+    return step
+
+
+class Stage(Protocol):
+    """An asynchronous step in one run."""
+
+    def on_next(self, elements: list[Element[Any]]) -> None: ...
+
+    def on_completed(self) -> None: ...
+
+
+def async_operator(name: str, create_stage: Callable[[Downstream, RunContext], Stage]) -> Operator[Any, Any]:
+    """Make an asynchronous operator. `create_stage` creates its stateful object for each run."""
+
+    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
+        def subscribe(observer: Downstream, scheduler: abc.SchedulerBase | None = None) -> abc.DisposableBase:
+            stage = create_stage(observer, RunContext.of(scheduler, f"step {name}"))
+            return source.subscribe(stage.on_next, observer.on_error, stage.on_completed, scheduler=scheduler)
+
+        return RunObservable(subscribe)
+
+    return step
+
 
 class RunObservable(Observable[T]):
-    """An Observable whose subscriptions inside of a run are direct; outside of one it is like any other."""
+    """An Observable with direct subscriptions inside a run. Outside of a run it behaves like any other."""
 
     def subscribe(
         self,
@@ -43,7 +91,7 @@ class RunObservable(Observable[T]):
 
 
 class DirectObserver(abc.ObserverBase[T]):
-    """Three functions as an Observer that hears nothing after the end."""
+    """An Observer made of three functions. Ignores notifications after the end."""
 
     __slots__ = ("_ended", "_on_completed", "_on_error", "_on_next")
 
@@ -70,91 +118,24 @@ class DirectObserver(abc.ObserverBase[T]):
             self._on_completed()
 
 
-ERRORS = (Exception, CancelledError)
-"""What a plain function may raise about one value. A cancelled future raises the second when asked."""
-
-
-def sync_operator(name: str, work: Callable[[list[Any]], None]) -> Operator[Any, Any]:
-    """A step that has `work` deal with the elements of each notification and passes them all on."""
-
-    def step(source: Observable[list[Any]]) -> Observable[list[Any]]:
-        def subscribe(
-            observer: abc.ObserverBase[list[Any]], scheduler: abc.SchedulerBase | None = None
-        ) -> abc.DisposableBase:
-            meter = RunContext.of(scheduler, f"step {name}").meter(name)
-
-            def on_next(elements: list[Any]) -> None:
-                start = perf_counter()
-                work(elements)
-                meter.add((perf_counter() - start) / len(elements), len(elements))
-                observer.on_next(elements)
-
-            return source.subscribe(on_next, observer.on_error, observer.on_completed, scheduler=scheduler)
-
-        return RunObservable(subscribe)
-
-    return step
-
-
 def callable_name(function: Callable[..., Any], default: str) -> str:
-    """What a step is called when nobody named it: its function's name, if that has one worth showing."""
+    """Return the default name of a step: the name of its function, unless it is a lambda."""
     name = getattr(function, "__name__", default)
     return default if name == "<lambda>" else str(name)
 
 
-Downstream: TypeAlias = abc.ObserverBase[list[Element[Any]]]
-"""Who takes what a step gives out."""
-
-
-class Stage(Protocol):
-    """What a step is in one run."""
-
-    def on_next(self, elements: list[Element[Any]]) -> None: ...
-
-    def on_completed(self) -> None: ...
-
-
-def async_operator(name: str, make: Callable[[Downstream, RunContext], Stage]) -> Operator[Any, Any]:
-    """A step for which `make` makes a stage in each run, told who takes what it gives out, and the run."""
-
-    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
-        def subscribe(observer: Downstream, scheduler: abc.SchedulerBase | None = None) -> abc.DisposableBase:
-            stage = make(observer, RunContext.of(scheduler, f"step {name}"))
-            return source.subscribe(stage.on_next, observer.on_error, stage.on_completed, scheduler=scheduler)
-
-        return RunObservable(subscribe)
-
-    return step
-
-
-def as_service(
-    call: Callable[[Any], Any] | Service,
-    name: str | None,
-    *,
-    step: str,
-    max_in_flight: int,
-    timeout: float,
-    attempts: int,
-) -> Service:
-    """What a step calls: the service that it was given, or one made of a function and called as that or the step is."""
-    if isinstance(call, Service):
-        return call
-    name = name or callable_name(call, step)
-    return Service(name, call, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
-
-
 def mark_entered(elements: Sequence[Element[Any]], now: float) -> None:
-    """Note when elements came into a step."""
+    """Record when elements entered a step."""
     for element in elements:
         element.entered_at = now
 
 
-def record_durations(meter: DurationHistogram, elements: Sequence[Element[Any]], now: float) -> None:
-    """Count how long elements were in a step; those that came in together are counted together."""
+def record_durations(histogram: DurationHistogram, elements: Sequence[Element[Any]], now: float) -> None:
+    """Record how long elements were in a step. Consecutive elements that entered together are counted together."""
     entered, count = elements[0].entered_at, 0
     for element in elements:
         if element.entered_at != entered:
-            meter.add(now - entered, count)
+            histogram.add(now - entered, count)
             entered, count = element.entered_at, 0
         count += 1
-    meter.add(now - entered, count)
+    histogram.add(now - entered, count)

@@ -56,19 +56,19 @@ def redact(element: Element[Any], paths: Sequence[str]) -> Element[Any]:
 
 def _redact(element: Element[Any], paths: list[list[str]]) -> Element[Any]:
     original = _to_plain(element.root.input)
-    found = (
+    results = (
         None
         if element.partial_results is None
         else {name: _plain_result(result) for name, result in element.partial_results.items()}
     )
-    roots = [original, _to_plain(element.value), found, *(found or {}).values()]
+    roots = [original, _to_plain(element.value), results, *(results or {}).values()]
     texts = {text for root in roots for text in _texts_at(root, paths)}
     secrets = sorted(texts, key=len, reverse=True)  # the longest first, because one may be a part of another
     failure = element.failure
     return msgspec.structs.replace(
         element,
         input=_redact_input(element.root.input, original, paths),
-        partial_results=found and _mask_value(_redact_results(found, paths), secrets),
+        partial_results=results and _mask_value(_redact_results(results, paths), secrets),
         key=REDACTED if str(element.key) in secrets else element.key,
         failure=failure
         and _with_texts(
@@ -92,9 +92,9 @@ def _redact_input(original: Any, plain: Any, paths: list[list[str]]) -> Any:
     return RedactedInput.of(encode_json(redacted), original)
 
 
-def _redact_results(found: dict[str, Any], paths: list[list[str]]) -> dict[str, Any]:
+def _redact_results(results: dict[str, Any], paths: list[list[str]]) -> dict[str, Any]:
     """Remove the fields at the paths, looked up in all results together and in each one."""
-    return {name: _without_paths(result, paths) for name, result in _without_paths(found, paths).items()}
+    return {name: _without_paths(result, paths) for name, result in _without_paths(results, paths).items()}
 
 
 def _mask_value(value: Any, secrets: Sequence[str]) -> Any:

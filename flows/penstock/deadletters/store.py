@@ -29,7 +29,7 @@ PAGE_LIMIT = 1000
 PAGE_BYTES = 4 * 1024 * 1024
 """The size of inputs and partial results after which a page is full.
 
-A page is read, sent and shown in one piece, and a letter may be as large as an input may be.
+A page is read, sent and shown at once, and a letter may be as large as an input may be.
 """
 
 UNUSABLE_SECONDS = 30.0

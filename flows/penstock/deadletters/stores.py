@@ -85,7 +85,7 @@ def create_store(
 class Stores:
     """The open stores of a process, by URL.
 
-    With `separate_writer=True`, each file is written by a subprocess of its own.
+    With `separate_writer=True`, each file is written by a separate subprocess.
     """
 
     def __init__(self, *, separate_writer: bool = False) -> None:
@@ -117,12 +117,12 @@ class Stores:
 
     def usable(self) -> dict[str, bool]:
         """Return for each display name whether all open stores of that name can store letters."""
-        found: dict[str, bool] = {}
+        usable: dict[str, bool] = {}
         for store in self.all():
             problem = store.problem()
             name = _CREDENTIALS.sub("//", sanitize(store.url))
-            found[name] = found.get(name, True) and (problem is None or not problem.lasting)
-        return found
+            usable[name] = usable.get(name, True) and (problem is None or not problem.lasting)
+        return usable
 
     def statistics(self) -> StoreStatistics:
         """Return the counters of all stores, including stores closed earlier; letters are counted in open stores."""
@@ -182,5 +182,5 @@ async def find_letter(stores: Sequence[DeadLetterStore], id: str) -> DeadLetter 
 
 
 def _key(store: str | DeadLetterStore) -> str:
-    """The key of a store in a dictionary: its URL, or its identity."""
+    """Return the key of a store in a dictionary: its URL, or its identity."""
     return normalize_url(store) if isinstance(store, str) else f"{store.url}#{id(store)}"

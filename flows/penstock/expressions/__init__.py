@@ -1,4 +1,4 @@
-"""Expressions of CEL on values, for flows that are written down: `value.pricing.price < 5000`."""
+"""CEL expressions on a value, for flow files: `value.pricing.price < 5000`."""
 
 from penstock.expressions.expression import Assign, Expression, Fields, as_predicate
 

@@ -1,9 +1,9 @@
-"""How long CEL may take at most for a value, so that no value can block the event loop.
+"""Estimate how long CEL may take for a value, so that no value can block the event loop.
 
-CEL counts the iterations of loops (10,000 at most), but not what each of them costs: a list may be searched in every
-iteration, a text may be replaced by itself. It holds the GIL and cannot be interrupted, so that a thread would not
-help. Therefore the cost is estimated before: from the tree of the expression and from the number of values and
-characters that it reads. All estimates are upper bounds.
+CEL limits the iterations of loops (10,000), but not the cost of an iteration: a list may be searched in every one, a
+text may be replaced by itself. It holds the GIL and cannot be interrupted, so a thread would not help. Therefore the
+cost is estimated beforehand, from the tree of the expression and from the number of values and characters that it
+reads. All estimates are upper bounds.
 
 The prices below were measured with cel-expr-python 0.1.3 on one core of a shared virtual machine, and rounded up.
 Worst cases, each with the largest input that was allowed under LIMIT, are in tests/flows/test_expression_cost.py.
@@ -24,25 +24,25 @@ from penstock.expressions.paths import MISSING, Path, at, path_of
 from penstock.expressions.tree import Call, Const, Fold, Ident, MakeList, MakeMap, Node, Select
 
 COST_LIMIT = 100_000_000.0
-"""Nanoseconds that one evaluation may take, as estimated."""
+"""Maximum estimated nanoseconds of one evaluation."""
 
 MAX_ITERATIONS = 10_000
-"""Iterations of loops in one evaluation; CEL ends with an error after them."""
+"""Maximum iterations of loops in one evaluation. CEL fails after them."""
 
 SLICE = 100
-"""Elements of a list that are given to CEL at once where a loop makes a list of a list.
+"""Elements of a list that are passed to CEL at once if a loop makes a list of a list.
 
-CEL copies the list for each element that is appended: 0.16 s for 2,000 elements, 4 s for 10,000."""
+CEL copies the list for each appended element: 0.16 s for 2,000 elements, 4 s for 10,000."""
 
 VALUE = 8
-"""Characters that count as much as a value, a number for example, where one figure stands for both."""
+"""The number of characters that cost as much as a value, such as a number, where one figure stands for both."""
 
 _STEP = 200.0
 """A call, a field, an iteration."""
 _IN = 500.0
-"""Giving CEL a value."""
+"""Passing a value to CEL."""
 _OUT = 700.0
-"""Taking a value back, and putting the fields of objects in order."""
+"""Taking a value from CEL, and restoring the order of the fields of objects."""
 _COMPARE = 200.0
 """Comparing two values that are part of lists or objects."""
 _APPEND = 50.0
@@ -50,14 +50,14 @@ _APPEND = 50.0
 _CHARACTER = 10.0
 """Reading or writing a character of a text."""
 _SEARCH = 0.05
-"""Comparing one character of a text with one of what is looked for."""
+"""Comparing one character of a text with one of a searched text."""
 _PATTERN = 25.0
 """Matching one character of a text with one state of a regular expression."""
 _STATES = 1000
-"""States that one character of a regular expression may stand for at most: `a{1000}`."""
+"""Maximum states that one character of a regular expression may need: `a{1000}`."""
 
 _LEVELS = 8
-"""Levels of a value whose largest parts are known, each for itself."""
+"""Levels of a value for which the largest parts are known separately."""
 
 _DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else byte for byte in range(256))
 _LONG_NUMBER = b"0" * 19
@@ -72,7 +72,7 @@ class CostExceeded(Exception):
 
 
 class MaxSizes(NamedTuple):
-    """How large a value is at most."""
+    """The maximum size of a value."""
 
     length: float
     values: float
@@ -80,68 +80,68 @@ class MaxSizes(NamedTuple):
 
 
 class Size(NamedTuple):
-    """How large a value is. Within a loop the first three are the mean over its iterations.
+    """The size of a value. Within a loop the first three fields are the mean over its iterations.
 
-    The mean is right for what is linear in the size, whichever values are large. A product of two sizes has to be one
-    of a mean and a maximum: the sum of a * b is at most the sum of a, times the largest b.
+    The mean is right for costs that are linear in the size, whichever values are large. A product of two sizes must be
+    one of a mean and a maximum: the sum of a * b is at most the sum of a, times the largest b.
     """
 
     length: float
     """Elements of a list, or fields of an object."""
     values: float
-    """Values in it, at any depth, and it itself."""
+    """Values in it, at any depth, including itself."""
     characters: float
     levels: tuple[MaxSizes, ...]
-    """How large it is at most, then its largest elements or fields, then theirs …; the last is for all below, too."""
+    """The maximum sizes of the value, of its elements or fields, of theirs, and so on; the last also for all below."""
 
     @property
-    def most(self) -> MaxSizes:
-        """How large it is at most."""
+    def maximum(self) -> MaxSizes:
+        """The maximum size of the value."""
         return self.levels[0]
 
     def joined(self, other: Size) -> Size:
-        """Both together."""
+        """Return the size of both together."""
         (one, *_), (another, *_) = self.levels, other.levels
         whole = MaxSizes(one.length + another.length, one.values + another.values, one.characters + another.characters)
         length, values, characters = self.length + other.length, self.values + other.values, self[2] + other[2]
         return Size(length, values, characters, (whole, *_max_of(self.inner, other.inner)))
 
     def either(self, other: Size) -> Size:
-        """One of both, another one in each iteration: the mean may be larger than both means."""
+        """Return the size of one of both, which may differ per iteration: the mean may exceed both means."""
         levels = _max_of(self.levels, other.levels)
-        most = levels[0]
+        maximum = levels[0]
         return Size(
-            min(self.length + other.length, most.length),
-            min(self.values + other.values, most.values),
-            min(self.characters + other.characters, most.characters),
+            min(self.length + other.length, maximum.length),
+            min(self.values + other.values, maximum.values),
+            min(self.characters + other.characters, maximum.characters),
             levels,
         )
 
     @property
     def inner(self) -> tuple[MaxSizes, ...]:
-        """How large the elements or fields are at most."""
+        """The maximum sizes of the elements or fields."""
         return self.levels[1:] or self.levels
 
     def part(self) -> Size:
-        """One of its elements or fields."""
-        most = self.inner[0]
-        values = min(self.values, most.values)
-        return Size(min(values, most.length), values, min(self.characters, most.characters), self.inner)
+        """Return the size of one of its elements or fields."""
+        maximum = self.inner[0]
+        values = min(self.values, maximum.values)
+        return Size(min(values, maximum.length), values, min(self.characters, maximum.characters), self.inner)
 
     def largest(self) -> Size:
-        """The same, each time as large as it is at most."""
-        return Size(*self.most, self.levels)
+        """Return the size with the maximum in every iteration."""
+        return Size(*self.maximum, self.levels)
 
 
 def _max_of(one: tuple[MaxSizes, ...], other: tuple[MaxSizes, ...]) -> tuple[MaxSizes, ...]:
-    """The larger of both at each level."""
+    """Return the larger of both at each level."""
     if len(one) < len(other):
         one, other = other, one
     return tuple(MaxSizes(*map(max, a, b)) for a, b in zip_longest(one, other, fillvalue=other[-1]))
 
 
 def fixed(length: float, values: float, characters: float) -> Size:
-    """A size that is the same in each iteration."""
+    """Return a size that is the same in each iteration."""
     return Size(length, values, characters, (MaxSizes(max(length, values), values, characters),))
 
 
@@ -149,19 +149,19 @@ SCALAR = fixed(1, 1, 0)
 EMPTY = fixed(0, 0, 0)
 
 
-def text_of(characters: float, most: float) -> Size:
-    """The size of a text."""
-    return Size(1, 1, characters, (MaxSizes(1, 1, most),))
+def text_of(characters: float, maximum: float) -> Size:
+    """Return the size of a text."""
+    return Size(1, 1, characters, (MaxSizes(1, 1, maximum),))
 
 
 def is_small(value: Any, threshold: int) -> bool:
-    """Whether a value is certainly below a size, and holds nothing that CEL cannot take.
+    """Return whether a value is certainly below a size, and contains nothing that CEL does not support.
 
-    It is looked at as JSON, which takes a fifth of the time of `measure`.
+    Examines its JSON, which takes a fifth of the time of `measure`.
     """
     try:
         content = _encode(value)
-    except Exception:  # values that were made by Python, and halves of surrogate pairs
+    except Exception:  # values from Python code, and lone surrogates
         return False
     return (
         len(content) * (VALUE / 2 + 1) <= threshold  # a value has at least two characters
@@ -171,9 +171,9 @@ def is_small(value: Any, threshold: int) -> bool:
 
 
 def measure(value: Any) -> tuple[int, int]:
-    """How many values and names of fields there are in a value, at any depth, and how many characters.
+    """Return the number of values and field names in a value, at any depth, and the number of characters.
 
-    Raises `ValueError` for what CEL cannot take: "NUL" or "integer".
+    Raises `ValueError` for values that CEL does not support: "NUL" or "integer".
     """
     values: list[Any] = [value]
     names: list[Any] = []
@@ -194,19 +194,19 @@ def measure(value: Any) -> tuple[int, int]:
 
 
 def size_of(value: Any, *, levels: bool = False) -> Size:
-    """The size of a value; with how large its parts are at most, for each of its levels, if that is asked for."""
+    """Return the size of a value; with `levels`, also the maximum sizes at each of its levels."""
     values, characters = measure(value)
     length = len(cast("list[object]", value)) if isinstance(value, (dict, list)) else 1
     if levels:
         return Size(length, values, characters, levels_of(value))
-    # The first level is exact, as the length of a list matters most.
+    # The first level is exact, because the length of a list matters most.
     return Size(
         length, values, characters, (MaxSizes(length, values, characters), MaxSizes(values, values, characters))
     )
 
 
 def levels_of(value: Any) -> tuple[MaxSizes, ...]:
-    """How large a value is, its largest element or field, the largest of theirs, and so on."""
+    """Return the maximum sizes of a value, of its elements or fields, of theirs, and so on."""
     rows: list[list[Any]] = [[value]]
     while row := [
         part
@@ -238,7 +238,7 @@ def levels_of(value: Any) -> tuple[MaxSizes, ...]:
                 name = max(name, *names) if names else name
             values.append(count)
             characters.append(written)
-        # A loop through an object goes through the names of its fields.
+        # A loop over an object iterates over the names of its fields.
         found[-1] = found[-1]._replace(characters=max(found[-1].characters, name))
         found.append(MaxSizes(length, max(values), max(characters)))
         below, below_characters = iter(values), iter(characters)
@@ -250,7 +250,7 @@ def levels_of(value: Any) -> tuple[MaxSizes, ...]:
 
 
 class Estimate:
-    """What the evaluation of an expression costs, with sizes of what it reads."""
+    """Estimates the cost of evaluating an expression, given the sizes of its inputs."""
 
     def __init__(
         self, tree: Node, variable: str, paths: frozenset[Path], sliced: Path | None, repeated: frozenset[Path]
@@ -260,7 +260,7 @@ class Estimate:
         self._paths = paths
         self._sliced = sliced
         self._repeated = repeated
-        """The paths that CEL is given anew with each slice."""
+        """The paths that are passed to CEL again with each slice."""
 
     def check(self, value: Any) -> None:
         """Raise `CostExceeded` if the evaluation for this value may take too long."""
@@ -272,7 +272,7 @@ class Estimate:
 
         if not too_much():
             return
-        if sum(map(_input_cost, sizes.values())) > COST_LIMIT:  # it would take long to look at the levels, too
+        if sum(map(_input_cost, sizes.values())) > COST_LIMIT:  # examining the levels would take long, too
             raise CostExceeded
         sizes = {path: size_of(there, levels=True) for path, there in found.items()}
         if too_much():
@@ -280,9 +280,9 @@ class Estimate:
 
     @cached_property
     def threshold(self) -> int:
-        """The size, in characters, up to which no value is too much: a power of two.
+        """The size, in characters, up to which every value is cheap enough: a power of two.
 
-        As if all of it were at each path that is read, in the worst shape. Computed with the first value.
+        Assumes that all of it is at each path that is read, in the worst shape. Computed with the first value.
         """
 
         def too_much(exponent: int) -> bool:
@@ -305,7 +305,7 @@ class Estimate:
 
 
 def _input_cost(size: Size) -> float:
-    """What it costs to give CEL a value of this size."""
+    """Return the cost of passing a value of this size to CEL."""
     return size.values * _IN + size.characters
 
 
@@ -320,7 +320,7 @@ class _Visit:
         self.slices = 1.0
 
     def size(self, node: Node, scope: dict[str, Size], times: float, *, top: bool = False) -> Size:
-        """The size of what a node gives; adds up what it costs."""
+        """Return the size of a node's result, and add its cost."""
         if self._variable not in scope and (path := path_of(node, self._variable, optional=True)) is not None:
             self.cost += times * _STEP * (1 + len(path))
             return self._sizes(path)
@@ -348,33 +348,34 @@ class _Visit:
         whole, levels = EMPTY, SCALAR.levels
         for size in sizes:
             whole, levels = whole.joined(size), _max_of(levels, size.levels)
-        length, (_, values, characters) = float(len(nodes)), whole.most
-        most = MaxSizes(length, values + 1, characters)
-        return Size(length, whole.values + 1, whole.characters, (most, *levels))
+        length, (_, values, characters) = float(len(nodes)), whole.maximum
+        maximum = MaxSizes(length, values + 1, characters)
+        return Size(length, whole.values + 1, whole.characters, (maximum, *levels))
 
     def _fold(self, node: Fold, scope: dict[str, Size], times: float, *, sliced: bool) -> Size:
         range = self.size(node.range, scope, times)
         start = self.size(node.start, scope, times)
         count = range.length if sliced else min(range.length, MAX_ITERATIONS)
-        # All iterations of an evaluation together are at most ITERATIONS, or it ends with an error.
+        # All iterations of an evaluation together are at most MAX_ITERATIONS, or it ends with an error.
         inner = min(times * count, max(times, MAX_ITERATIONS * self.slices))
         # The iterations before the end may be those with the largest elements: all together are as large as all ranges.
         share = times / inner if inner else 0.0
-        most = range.inner[0]
-        values, characters = min(range.values * share, most.values), min(range.characters * share, most.characters)
-        element = Size(min(values, most.length), values, characters, range.inner)
-        # What is as large as the range has the most iterations: the mean over these is not the mean outside.
+        maximum = range.inner[0]
+        values = min(range.values * share, maximum.values)
+        characters = min(range.characters * share, maximum.characters)
+        element = Size(min(values, maximum.length), values, characters, range.inner)
+        # A value as large as the range has the most iterations: the mean over these is not the mean outside.
         outside = {name: size.largest() for name, size in scope.items()}
         inside = {**outside, node.variable: element, node.accumulator: SCALAR if node.makes_list else start}
         self.size(node.condition, inside, inner)
         if node.makes_list:
-            longest = min(range.most.length, SLICE if sliced else MAX_ITERATIONS)
+            longest = min(range.maximum.length, SLICE if sliced else MAX_ITERATIONS)
             self.cost += inner * longest * _APPEND
             one = self.size(_appended(node.step), inside, inner)
             self.size(node.step, inside, inner)
             mean = inner / times if times else 0.0
-            longest = min(range.most.length, count if sliced else MAX_ITERATIONS)
-            whole = MaxSizes(longest, longest * one.most.values + 1, longest * one.most.characters)
+            longest = min(range.maximum.length, count if sliced else MAX_ITERATIONS)
+            whole = MaxSizes(longest, longest * one.maximum.values + 1, longest * one.maximum.characters)
             return Size(mean, mean * one.values + 1, mean * one.characters, (whole, *one.levels))
         after = start.either(self.size(node.step, inside, inner))
         return self.size(node.result, {**scope, node.accumulator: after}, times)
@@ -404,34 +405,36 @@ class _Visit:
                 self.cost += times * text.characters * _CHARACTER
                 return SCALAR
             case ("contains" | "startsWith" | "endsWith" | "indexOf" | "lastIndexOf", [_, part, *_]):
-                self.cost += times * text.characters * (_CHARACTER + _SEARCH * part.most.characters)
+                self.cost += times * text.characters * (_CHARACTER + _SEARCH * part.maximum.characters)
                 return SCALAR
             case ("matches", [_, pattern]):
                 states = self._states(nodes[1], pattern)
                 self.cost += times * (states * 100 + text.characters * (_CHARACTER + states * _PATTERN))
                 return SCALAR
             case ("replace", [_, old, new, *_]):
-                written = text.characters + (text.characters + 1) * new.most.characters
-                most = text.most.characters + (text.most.characters + 1) * new.most.characters
-                self.cost += times * (written * 2 * _CHARACTER + text.characters * _SEARCH * old.most.characters)
-                return text_of(written, most)
+                written = text.characters + (text.characters + 1) * new.maximum.characters
+                maximum = text.maximum.characters + (text.maximum.characters + 1) * new.maximum.characters
+                self.cost += times * (written * 2 * _CHARACTER + text.characters * _SEARCH * old.maximum.characters)
+                return text_of(written, maximum)
             case ("split", [_, mark, *_]):
-                self.cost += times * text.characters * (3 * _STEP + _SEARCH * mark.most.characters)
-                most = text.most.characters
-                levels = MaxSizes(most + 1, most + 2, most), MaxSizes(1, 1, most)
+                self.cost += times * text.characters * (3 * _STEP + _SEARCH * mark.maximum.characters)
+                maximum = text.maximum.characters
+                levels = MaxSizes(maximum + 1, maximum + 2, maximum), MaxSizes(1, 1, maximum)
                 return Size(text.characters + 1, text.characters + 2, text.characters, levels)
             case ("join", [listed, *marks]):
-                between = marks[0].most.characters if marks else 0.0
+                between = marks[0].maximum.characters if marks else 0.0
                 joined = listed.characters + listed.values * between
                 self.cost += times * (joined * 2 * _CHARACTER + listed.values * _STEP)
-                return text_of(joined, listed.most.characters + listed.most.values * between)
+                return text_of(joined, listed.maximum.characters + listed.maximum.values * between)
             case ("format", [_, whole]):  # a number has at most 309 digits and 100 decimals
                 made = 2 * characters + 450 * whole.values
                 self.cost += times * (made * _CHARACTER + whole.values * _STEP)
-                return text_of(made, 2 * (text.most.characters + whole.most.characters) + 450 * whole.most.values)
+                return text_of(
+                    made, 2 * (text.maximum.characters + whole.maximum.characters) + 450 * whole.maximum.values
+                )
             case ("strings.quote", _):
                 self.cost += times * text.characters * 6 * _CHARACTER
-                return text_of(6 * text.characters, 6 * text.most.characters)
+                return text_of(6 * text.characters, 6 * text.maximum.characters)
             case _:
                 whole = EMPTY
                 for arg in args:
@@ -440,18 +443,18 @@ class _Visit:
                 return whole.either(text_of(40, 40))
 
     def _states(self, node: Node, pattern: Size) -> float:
-        """States of the automaton of a regular expression."""
+        """Return the number of states of the automaton of a regular expression."""
         path = path_of(node, self._variable)
         text = node.value if isinstance(node, Const) else None if path is None else self._values(path)
         if isinstance(text, str) and (len(text) <= _STATES or isinstance(node, Const)):
             return float(states_of(text))
-        return 1 + pattern.most.characters * _STATES
+        return 1 + pattern.maximum.characters * _STATES
 
 
 @lru_cache(maxsize=64)
 def states_of(pattern: str) -> int:
-    """States of the automaton of a regular expression; 1 for one that is none, which CEL will say."""
-    re2: Any = import_module("re2")  # with the first expression that matches something
+    """Return the number of states of a regular expression's automaton; 1 for an invalid one, which CEL reports."""
+    re2: Any = import_module("re2")  # imported with the first expression that needs it
     options = re2.Options()
     options.log_errors = False
     try:
@@ -461,7 +464,7 @@ def states_of(pattern: str) -> int:
 
 
 def _appended(step: Node) -> Node:
-    """What a loop that makes a list appends to it in each iteration: x of `result + [x]`."""
+    """Return the value that a loop appends to its list in each iteration: x of `result + [x]`."""
     match step:
         case Call("_?_:_", (_, one, _)):
             return _appended(one)

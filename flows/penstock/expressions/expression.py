@@ -1,11 +1,11 @@
-"""Small expressions on values, for flows that are written down: `value.pricing.price < 5000`.
+"""Small expressions on values, for flow files: `value.pricing.price < 5000`.
 
 The language is CEL, the Common Expression Language (https://cel.dev), evaluated by Google's own implementation: it
-always ends, has no side effects and no way out to Python or the machine, and is checked when a flow is loaded. (Tried:
-a CEL in Rust is three times slower and brings a terminal's worth of packages, the one in Python is thirty times
+always terminates, has no side effects and no access to Python or the machine, and is checked when a flow is loaded.
+(Tried: a CEL in Rust is three times slower and needs the packages of a terminal, the one in Python is thirty times
 slower; JMESPath finds values but does not compute.)
 
-CEL does not mix whole numbers and fractions: `double(value.quantity) * 1.5`. Whole numbers have 64 bits.
+CEL does not mix integers and fractions: `double(value.quantity) * 1.5`. Integers have 64 bits.
 
 An expression that is a path of fields, such as `value.pricing.price`, is evaluated here, without CEL.
 """
@@ -32,7 +32,7 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """An expression on one variable, which can be called like a function. Raises `InvalidExpression` when it is made.
+    """An expression on one variable, called like a function. The constructor raises `InvalidExpression`.
 
     >>> Expression("value.price * 2")({"price": 21})
     42
@@ -41,7 +41,7 @@ class Expression:
     text: str
     variable: str = "value"
     result_type: str = field(init=False, compare=False, repr=False)
-    """The type of what it gives, as CEL names it: `BOOL`, `INT`, `DYN` when that cannot be known …"""
+    """The type of the result, as CEL names it: `BOOL`, `INT`, `DYN` if it is unknown …"""
     _path: Path | None = field(init=False, compare=False, repr=False)
     _program: Program | None = field(init=False, compare=False, repr=False)
 
@@ -55,7 +55,7 @@ class Expression:
         object.__setattr__(self, "result_type", kind)
 
     def __call__(self, value: Any) -> Any:
-        """The result for a value; raises `ExpressionFailed`, for example for a field that is not there."""
+        """Return the result for a value. Raises `ExpressionFailed`, for example if a field is missing."""
         if not isinstance(value, _KNOWN):
             value = msgspec.to_builtins(value)
         path = self._path
@@ -72,10 +72,10 @@ class Expression:
 
 
 def _program(text: str, variable: str) -> Program:
-    """The expression for CEL, which is imported with the first one: it takes 14 MB."""
-    if (nul := text.find("\0")) >= 0:  # CEL would not see what follows
+    """Compile an expression by CEL, which is imported with the first one: it takes 14 MB."""
+    if (nul := text.find("\0")) >= 0:  # CEL would ignore the rest
         line, column = text.count("\n", 0, nul) + 1, nul - text.rfind("\n", 0, nul)
-        raise InvalidExpression(text, "it contains the character NUL; in a text within it, write \\u0000", line, column)
+        raise InvalidExpression(text, "it contains the character NUL; in a text literal, write \\u0000", line, column)
     from penstock.expressions.program import Program
 
     try:
@@ -85,22 +85,22 @@ def _program(text: str, variable: str) -> Program:
 
 
 def _copy(value: Any, text: str) -> Any:
-    """A copy of a list or an object, of plain values, as CEL makes one: what is done to it does not change the item."""
+    """Copy a list or an object of plain values, as CEL does, so that changes of the copy do not change the item."""
     try:
         return msgspec.to_builtins(value, builtin_types=(bytes, bytearray))
     except (TypeError, RecursionError) as error:
-        raise ExpressionFailed(text, f"gives no plain value: {error}") from None
+        raise ExpressionFailed(text, f"the result is not a plain value: {error}") from None
 
 
 def as_predicate(function: Callable[[Any], object]) -> Callable[[Any], object]:
-    """A function that decides. An expression has to give true or false: neither "false" nor 0 is taken for one."""
+    """Return a predicate. An expression must return true or false: "false" and 0 are not converted."""
     if not isinstance(function, Expression):
         return function
 
     def decide(value: Any) -> bool:
         result = function(value)
         if type(result) is not bool:
-            raise ExpressionFailed(function.text, f"gives {str(result)[:40]!r}, wanted is true or false")
+            raise ExpressionFailed(function.text, f"expected true or false, got {str(result)[:40]!r}")
         return result
 
     return decide
@@ -108,7 +108,7 @@ def as_predicate(function: Callable[[Any], object]) -> Callable[[Any], object]:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """A mapping of names to expressions, called to make an object: each field is what its expression gives."""
+    """A mapping of names to expressions. A call makes an object with the result of each expression as a field."""
 
     fields: Mapping[str, Expression]
 
@@ -118,7 +118,7 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """The same, but the fields are put into the value, which keeps its others."""
+    """A mapping of names to expressions. A call sets these fields in the value, and keeps its others."""
 
     fields: Mapping[str, Expression]
 
@@ -126,5 +126,5 @@ class Assign:
         if not isinstance(value, dict):
             value = msgspec.to_builtins(value)
         if not isinstance(value, dict):
-            raise InvalidItem(f"only an object has fields to be set, got {type(value).__name__}")
+            raise InvalidItem(f"set: expected an object, got {type(value).__name__}")
         return {**value, **{name: expression(value) for name, expression in self.fields.items()}}

@@ -1,4 +1,4 @@
-"""What is wrong with an expression, or why it has no result for a value, in words that help."""
+"""Explain why an expression is invalid, or has no result for a value."""
 
 from __future__ import annotations
 
@@ -6,63 +6,63 @@ import re
 from collections.abc import Iterator
 from typing import Any, cast
 
-_PLACE = re.compile(r"<input>:(\d+):(\d+): (.*)")
+_LOCATION = re.compile(r"<input>:(\d+):(\d+): (.*)")
 _KEY = re.compile(r"Key not found in map : \"?(.*?)\"?$", re.DOTALL)
 _TYPE_PREFIX = re.compile(r"^[A-Z_]+: ")
 
 NOT_AN_OBJECT = "Applying SELECT to non-message type"
-"""What CEL says of a field of what is no object."""
+"""CEL's message for a field of a value that is not an object."""
 
 
 def missing(key: str) -> str:
-    """What CEL says of a field that is not there."""
+    """Return CEL's message for a missing field."""
     return f'Key not found in map : "{key}"'
 
 
-def failure(said: str, text: str) -> str:
-    """Why there is no result, from what CEL said."""
-    reason = _TYPE_PREFIX.sub("", said)
+def failure(message: str, text: str) -> str:
+    """Convert a message of CEL to the reason why there is no result."""
+    reason = _TYPE_PREFIX.sub("", message)
     if "overload" in reason and "int64" in reason and "double" in reason:
-        return f"{reason}; whole numbers and fractions do not mix: write double(…) around the whole number"
+        return f"{reason}; integers and fractions cannot be mixed: write double(…) around the integer"
     if found := _KEY.match(reason):
         return f"{reason}; {_missing_key_advice(found[1], text)}"
     return reason
 
 
-def too_many_iterations(most: int) -> str:
-    """Why an expression with loops was given up."""
+def too_many_iterations(limit: int) -> str:
+    """Explain that the loops of an expression exceeded the limit."""
     return (
-        f"it needs more than {most:,} iterations: all those of all(), exists(), exists_one(), map() and filter() "
-        "together, where those of a loop within a loop are multiplied; shorten the list, or use a function in Python"
+        f"it needs more than {limit:,} iterations: those of all(), exists(), exists_one(), map() and filter() "
+        "are added, and those of nested loops multiplied; shorten the list, or use a function in Python"
     )
 
 
 def missing_message(kind: str, given: Any, variable: str) -> str:
-    """Why CEL is not given a value: of what kind that is which it cannot take."""
+    """Explain that CEL does not support a kind of value that the input contains."""
     path = next(_missing_paths(kind, given, variable), variable)
     if kind == "NUL":
         return (
             f"{path} contains the character NUL (U+0000), at which CEL would cut it off; only expressions that are a "
-            "path of fields, such as value.a.b, take it"
+            "path of fields, such as value.a.b, accept it"
         )
     return (
-        f"{path} is an integer of more than 64 bits, which CEL does not have; only expressions that are a path of "
-        "fields, such as value.a.b, take it"
+        f"{path} is an integer of more than 64 bits, which CEL does not support; only expressions that are a path of "
+        "fields, such as value.a.b, accept it"
     )
 
 
-def explain(said: str, text: str) -> tuple[str, int, int]:
-    """What is wrong, and where in the expression, from 1 on."""
-    if "recursion" in said:
-        return "it is nested too deeply; compute parts of it in steps of their own, such as set", 1, 1
-    found = _PLACE.search(said)
+def explain(message: str, text: str) -> tuple[str, int, int]:
+    """Return the reason why an expression is invalid, and its line and column, from 1."""
+    if "recursion" in message:
+        return "it is nested too deeply; compute parts of it in earlier steps, such as set", 1, 1
+    found = _LOCATION.search(message)
     if found is None:
-        return said.split("\n")[0], 1, 1
+        return message.split("\n")[0], 1, 1
     line, column, reason = int(found[1]), int(found[2]), found[3]
     if reason.startswith("undeclared reference to"):
         name = reason.split("'")[1]
         column = max(1, text.split("\n")[line - 1].find(name) + 1)
-        reason = f"there is no {name!r} here"
+        reason = f"unknown name {name!r}"
     elif reason.startswith("Syntax error:"):
         reason = reason.split(" expecting ")[0].removeprefix("Syntax error: ")
         reason = "it ends too early" if "<EOF>" in reason else reason
@@ -70,14 +70,14 @@ def explain(said: str, text: str) -> tuple[str, int, int]:
 
 
 def _missing_key_advice(key: str, text: str) -> str:
-    """What to do about a key that a value has not: a field of it, or one that is looked up among others."""
+    """Return advice for a missing key: a field of the value, or a key in a literal map."""
     if field := _field_access(text, key):
-        return f"say what stands for a field that may be missing: has({field}) ? {field} : 0"
-    return "if that is no failure, look it up with [?…] and say what stands for it: {'a': 1}[?value.x].orValue(0)"
+        return f"handle a field that may be missing: has({field}) ? {field} : 0"
+    return "handle a key that may be missing: {'a': 1}[?value.x].orValue(0)"
 
 
 def _field_access(text: str, key: str) -> str | None:
-    """The path in an expression that ends with a key. Not a pattern: the key may be a text of the input, and long."""
+    """Return the path in an expression that ends with a key. No regular expression: the key may be long input text."""
     end = 0
     while (found := text.find(f".{key}", end)) >= 0:
         end = found + 1 + len(key)
@@ -90,9 +90,9 @@ def _field_access(text: str, key: str) -> str | None:
 
 
 def _missing_paths(kind: str, given: Any, variable: str) -> Iterator[str]:
-    """Where in a value there is what CEL cannot take."""
-    waiting: list[tuple[str, Any]] = [(variable, given)]
-    for path, value in waiting:
+    """Yield the locations in a value of what CEL does not support."""
+    pending: list[tuple[str, Any]] = [(variable, given)]
+    for path, value in pending:
         if isinstance(value, str):
             if kind == "NUL" and "\0" in value:
                 yield path
@@ -103,6 +103,6 @@ def _missing_paths(kind: str, given: Any, variable: str) -> Iterator[str]:
             for key, inner in cast("dict[object, Any]", value).items():
                 if kind == "NUL" and isinstance(key, str) and "\0" in key:
                     yield f"the name of a field of {path}"
-                waiting.append((f"{path}.{key}", inner))
+                pending.append((f"{path}.{key}", inner))
         elif isinstance(value, list):
-            waiting.extend((f"{path}[{number}]", inner) for number, inner in enumerate(cast("list[object]", value)))
+            pending.extend((f"{path}[{number}]", inner) for number, inner in enumerate(cast("list[object]", value)))

@@ -1,11 +1,10 @@
-"""The order of the fields of objects that CEL gives back.
+"""Restore the order of fields in objects that CEL returns.
 
-CEL keeps objects in hash tables whose seed is an address, so that it differs between processes. The order is therefore
-restored here. An object that has the fields of an object in the expression's text is in the order of the text; else it
-is in the order of the first object of the input that is equal to it, or that has the same fields; else its fields are
-sorted by name.
+CEL keeps objects in hash tables whose seed is an address, so their order differs between processes. An object with the
+fields of an object literal in the expression gets the order of the literal; else the order of the first object of the
+input that is equal to it, or that has the same fields; else its fields are sorted by name.
 
-The same holds for the order in which `map` and `filter` go through the fields of an object: see `OrderedLoops`.
+The same applies to the order in which `map` and `filter` iterate over the fields of an object: see `OrderedLoops`.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 class Literals:
-    """The objects in the text of an expression, by their fields."""
+    """The object literals of an expression, by their fields."""
 
     def __init__(self, tree: Node) -> None:
         self._whole: dict[frozenset[Any], Fields] = {}
         self._partial: list[tuple[frozenset[Any], Fields]] = []
-        """Of objects with optional fields: those that are always there, and all."""
+        """Literals with optional fields: the fields that are always present, and all fields."""
         for node in _nodes(tree):
             if isinstance(node, MakeMap) and all(isinstance(key, Const) for key, _ in node.entries):
                 fields = tuple(cast("Const", key).value for key, _ in node.entries)
@@ -43,7 +42,7 @@ class Literals:
                     self._whole.setdefault(frozenset(fields), fields)
 
     def order(self, fields: Fields) -> Fields | None:
-        """The order of these fields in the first object that may be the one."""
+        """Return the order of these fields in the first literal that may have made the object."""
         if not self._whole and not self._partial:
             return None
         named = frozenset(fields)
@@ -56,7 +55,7 @@ class Literals:
 
 
 def restore_order(result: Any, literals: Literals, given: Any) -> None:
-    """Put the fields of all objects in a result in order; `given` is what CEL was given."""
+    """Restore the order of fields in all objects of a result. `given` is the input of CEL."""
     known: Inputs | None = None
     contents: dict[int, int] = {}
     orders: dict[Fields, Fields] = {}
@@ -83,7 +82,7 @@ def restore_order(result: Any, literals: Literals, given: Any) -> None:
 
 
 def values_in(value: Any) -> list[Any]:
-    """A value and all that are in it, without recursion, for it may be deep: from the outside in, without keys."""
+    """Return a value and everything in it except keys, from the outside in. No recursion, because it may be deep."""
     values = [value]
     for inner in values:
         if type(inner) is _OBJECT:
@@ -94,7 +93,7 @@ def values_in(value: Any) -> list[Any]:
 
 
 class Inputs:
-    """The objects that CEL was given, by their fields."""
+    """The objects in the input of CEL, by their fields."""
 
     def __init__(self, given: Any) -> None:
         self.contents = Contents()
@@ -106,14 +105,14 @@ class Inputs:
         self._equal: dict[int, Fields] | None = None
 
     def order(self, fields: Fields) -> Fields | None:
-        """The order of these fields; None if it differs between objects."""
+        """Return the order of these fields; None if it differs between objects."""
         orders = self._orders.get(frozenset(fields))
         if orders is None:
             return tuple(sorted(fields, key=_by_name))
         return orders[0] if len(orders) == 1 else None
 
     def order_of(self, result: dict[Any, Any], content: int) -> Fields:
-        """The order of the fields of the first object that is equal to one that CEL gave back."""
+        """Return the order of the fields of the first input object that is equal to one that CEL returned."""
         if self._equal is None:
             several = {fields for fields, orders in self._orders.items() if len(orders) > 1}
             objects = [inner for inner in self._objects if frozenset(inner) in several]
@@ -123,15 +122,15 @@ class Inputs:
 
 
 class Contents:
-    """Numbers for values: equal values have the same, whatever the order of the fields of their objects."""
+    """Numbers for values: equal values have the same number, whatever the order of fields."""
 
     def __init__(self) -> None:
         self._numbers: dict[Any, int] = {}
 
     def numbers(self, value: Any) -> dict[int, int]:
-        """The numbers of all lists and objects in a value, by their ids.
+        """Return the numbers of all lists and objects in a value, by their `id()`.
 
-        From the inside out: each is known by the numbers of what is in it, so that nothing is looked at twice.
+        From the inside out: a value is identified by the numbers of its parts, so that each part is visited once.
         """
         known = self._numbers
         found: dict[int, int] = {}
@@ -159,7 +158,7 @@ def _by_name(field: Any) -> tuple[str, Any]:
 
 
 def _encoded(value: Any) -> bytes:
-    """A value that JSON has no type for, such as a time."""
+    """Encode a value that JSON has no type for, such as a time."""
     try:
         return msgspec.json.encode(value)
     except (TypeError, ValueError, RecursionError):
@@ -167,20 +166,20 @@ def _encoded(value: Any) -> bytes:
 
 
 class OrderedLoops:
-    """The loops of an expression that make a list, and where the objects come from whose fields they may go through."""
+    """The loops of an expression that make a list, and the origin of objects over whose fields they may iterate."""
 
     def __init__(self, tree: Node, variable: str) -> None:
         self.outer: dict[int, Fold] = {}
-        """Loops whose range can be computed on its own."""
+        """Loops whose range can be computed separately."""
         self.sources: dict[int, set[Path]] = {}
-        """Where in the value there may be an object that a loop goes through; of all loops that make a list."""
+        """The paths in the value of objects that a loop may iterate over; for all loops that make a list."""
         self.literal: set[int] = set()
-        """Loops that may go through an object of the expression's text."""
+        """Loops that may iterate over an object literal of the expression."""
         self._variable = variable
         self._visit(tree, {})
 
     def _visit(self, node: Node, scope: dict[str, Node | None]) -> None:
-        """Look for loops; `scope` has the ranges of the variables of the loops around, None for accumulators."""
+        """Find loops. `scope` has the ranges of the variables of outer loops, None for accumulators."""
         if isinstance(node, Fold):
             inside = {**scope, node.variable: node.range, node.accumulator: None}
             if node.makes_list:
@@ -196,7 +195,7 @@ class OrderedLoops:
                 self._visit(child, scope)
 
     def _sources(self, node: Node, scope: dict[str, Node | None], loop: int) -> Iterator[Path]:
-        """The paths of what a node may give, as far as it is part of the value."""
+        """Yield the paths of a node's possible results, as far as they are parts of the value."""
         match node:
             case Ident(name) if name in scope:
                 outer = scope[name]

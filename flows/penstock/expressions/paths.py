@@ -1,4 +1,4 @@
-"""Which fields of the value an expression reads, so that CEL is given those and nothing else."""
+"""Find the fields that an expression reads, so that only these are passed to CEL."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Path: TypeAlias = tuple[str, ...]
 """The names of the fields that lead to a value; `()` is the value itself."""
 
 Reads: TypeAlias = "dict[str, Reads] | None"
-"""The fields that are read, and of each the fields that are read of it; None: everything."""
+"""The fields that are read, with the fields that are read of each; None for all fields."""
 
 ANY = "*"
-"""In place of a name in a list of sources: every element of a list and every field of an object."""
+"""Stands in a list of sources for every element of a list and every field of an object."""
 
 MISSING: Any = object()
 
@@ -28,11 +28,11 @@ _RESERVED = frozenset(
         *("namespace", "null", "package", "return", "true", "var", "void", "while"),
     )
 )
-"""Words that CEL does not accept as names everywhere; a path with one of them is left to CEL."""
+"""Words that CEL does not accept as names everywhere. A path that contains one is evaluated by CEL."""
 
 
 def plain_path(text: str, variable: str) -> Path | None:
-    """The path that an expression is, recognised without CEL: `value.a.b`; None for anything else."""
+    """Return the path if an expression is one, `value.a.b`, without parsing it by CEL; else None."""
     if (found := _PLAIN.fullmatch(text)) is None:
         return None
     first, *names = re.split(rf"{_SPACE}\.{_SPACE}", found[1])
@@ -40,7 +40,7 @@ def plain_path(text: str, variable: str) -> Path | None:
 
 
 def path_of(node: Node, variable: str, *, optional: bool = False) -> Path | None:
-    """The path that an expression is, of `value.a` and `value['a']`, and if `optional` of `value.?a`; or None."""
+    """Return the path if an expression is one: `value.a`, `value['a']`, with `optional` also `value.?a`; else None."""
     match node:
         case Ident(name):
             return () if name == variable else None
@@ -56,7 +56,7 @@ def path_of(node: Node, variable: str, *, optional: bool = False) -> Path | None
 
 
 def children(node: Node) -> tuple[Node, ...]:
-    """The nodes right below a node."""
+    """Return the direct children of a node."""
     match node:
         case Select(operand, _, _):
             return (operand,)
@@ -73,7 +73,7 @@ def children(node: Node) -> tuple[Node, ...]:
 
 
 def paths_read(node: Node, variable: str) -> Iterator[Path]:
-    """The paths that an expression reads. A loop may have a variable of the same name, which hides the value."""
+    """Yield the paths that an expression reads. A loop variable of the same name hides the value."""
     if (path := path_of(node, variable, optional=True)) is not None:
         yield path
     elif isinstance(node, Select) and (path := path_of(node.operand, variable, optional=True)) is not None:
@@ -87,9 +87,9 @@ def paths_read(node: Node, variable: str) -> Iterator[Path]:
 
 
 def reads_of(paths: Iterator[Path]) -> Reads:
-    """The paths as a tree."""
+    """Convert paths to a tree."""
     reads: dict[str, Reads] = {}
-    for path in sorted(paths, key=len):  # what is read as a whole comes first
+    for path in sorted(paths, key=len):  # a path that is read completely comes before its extensions
         if not path:
             return None
         _add(reads, path)
@@ -105,7 +105,7 @@ def _add(reads: dict[str, Reads], path: Path) -> None:
 
 
 def part_of(value: Any, reads: Reads) -> Any:
-    """The part of a value that is read. What is no object is passed on, for CEL to say that it has no fields."""
+    """Return the part of a value that is read. A value other than an object is returned, so that CEL reports it."""
     if reads is None or not isinstance(value, dict):
         return value
     fields = cast("dict[str, Any]", value)
@@ -117,7 +117,7 @@ def part_of(value: Any, reads: Reads) -> Any:
 
 
 def at(value: Any, path: Path) -> Any:
-    """What is at a path, or MISSING."""
+    """Return the value at a path, or MISSING."""
     for name in path:
         if not isinstance(value, dict) or name not in value:
             return MISSING
@@ -126,7 +126,7 @@ def at(value: Any, path: Path) -> Any:
 
 
 def all_at(value: Any, path: Path) -> Iterator[Any]:
-    """All that is at a path with `ANY` in it."""
+    """Yield all values at a path that contains `ANY`."""
     found = [value]
     for name in path:
         if name == ANY:

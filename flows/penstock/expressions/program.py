@@ -1,4 +1,4 @@
-"""An expression as CEL evaluates it: what it is given, what it may cost, and what becomes of its result."""
+"""An expression evaluated by CEL: its input, its cost limit, and its result."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from penstock.expressions.tree import Const, Fold, tree_of, with_expression, wit
 _CONTAINERS = frozenset({dict, list})
 
 _RANGE = "@range"
-"""Begins the names of variables that stand for the ranges of loops. No name in the text of an expression begins so."""
+"""The prefix of variables that stand for the ranges of loops. No name in an expression can begin with it."""
 
 
 class Program:
-    """A compiled expression on one variable. Raises `RuntimeError` with CEL's message when it is made."""
+    """A compiled expression on one variable. The constructor raises `RuntimeError` with CEL's message."""
 
     def __init__(self, text: str, variable: str) -> None:
         self._text = text
@@ -32,7 +32,7 @@ class Program:
         self.tree = tree_of(self._serialized)
         self.kind: str = whole.return_type().name()
         self.path = path_of(self.tree, variable)
-        """The path that the expression is, if it is one."""
+        """The path, if the expression is one."""
         paths = frozenset(paths_read(self.tree, variable))
         self._reads = reads_of(iter(paths))
         self._literals = Literals(self.tree)
@@ -41,15 +41,15 @@ class Program:
         self._paths_looped = [path for path in sources if ANY not in path]
         self._looped_within = [path for path in sources if ANY in path]
         self._sliced = self._sliced_path()
-        """The path of the list that the expression is a loop through, if that makes a list."""
+        """The path of the list, if the expression is a loop over it that makes a list."""
         repeated = self._paths_in_loop() if self._sliced is not None else frozenset[Path]()
         self._reads_in_loop = reads_of(iter(repeated))
         self._estimate = Estimate(self.tree, variable, paths, self._sliced, repeated)
         self._programs: dict[frozenset[int], Any] = {frozenset(): whole}
-        """The program, and those with variables in place of the ranges of loops."""
+        """The program, and programs with variables in place of the ranges of loops."""
 
     def result(self, value: Any) -> Any:
-        """The result for a value; raises `ExpressionFailed`."""
+        """Return the result for a value. Raises `ExpressionFailed`."""
         given = part_of(value, self._reads)
         if not is_small(given, self._estimate.threshold):
             self._check(value, given)
@@ -66,7 +66,7 @@ class Program:
         return self._in_order(found, given)
 
     def _check(self, value: Any, given: Any) -> None:
-        """Refuse what CEL cannot take, and what would keep it busy for too long."""
+        """Reject values that CEL does not support, and values for which it would block for too long."""
         try:
             count, characters = measure(given)
         except ValueError as error:
@@ -78,8 +78,8 @@ class Program:
         except CostExceeded:
             raise ExpressionFailed(
                 self._text,
-                f"the fields that it reads are too large for it: {count} values with {characters} characters could "
-                "block the service; compute parts of it in steps of their own, or use a function in Python",
+                f"the fields that it reads are too large: {count} values with {characters} characters could block the "
+                "service; compute parts of it in earlier steps, or use a function in Python",
             ) from None
 
     def _sliced_path(self) -> Path | None:
@@ -89,24 +89,24 @@ class Program:
         return path_of(tree.range, self._variable) or None
 
     def _paths_in_loop(self) -> frozenset[Path]:
-        """What such a loop reads besides its list."""
+        """Return the paths that the loop reads besides its list."""
         assert isinstance(self.tree, Fold)
         return frozenset(paths_read(replace(self.tree, range=Const(None)), self._variable))
 
     def _in_slices(self, given: Any, ranges: dict[int, Any], listed: list[Any]) -> list[Any]:
-        """The result of a loop through a list, a part of the list at a time."""
+        """Evaluate a loop over a list in slices of the list."""
         assert isinstance(self.tree, Fold)
         program = self._with_ranges(frozenset(ranges) | {self.tree.id})
-        rest = part_of(given, self._reads_in_loop)
+        others = part_of(given, self._reads_in_loop)
         made: list[Any] = []
         for start in range(0, len(listed), SLICE):
             names = _named({**ranges, self.tree.id: listed[start : start + SLICE]})
-            made += self._evaluated(program, {self._variable: rest, **names})
+            made += self._evaluated(program, {self._variable: others, **names})
         restore_order(made, self._literals, given)
         return made
 
     def _goes_through_objects(self, value: Any) -> bool:
-        """Whether a loop that makes a list goes through the fields of an object, of which the order matters."""
+        """Return whether a loop that makes a list iterates over the fields of an object, whose order matters."""
         for path in self._paths_looped:
             found = at(value, path)
             if isinstance(found, dict) and len(cast("dict[str, Any]", found)) > 1:
@@ -118,14 +118,14 @@ class Program:
         )
 
     def _ranges(self, given: Any) -> dict[int, Any]:
-        """What loops go through, computed before, so that the fields of objects are gone through in order."""
+        """Compute the ranges of loops first, so that the fields of objects are visited in order."""
         for number, paths in self._loops.sources.items():
             if number not in self._loops.outer and any(
                 isinstance(found, dict) for path in paths for found in all_at(given, path)
             ):
                 raise ExpressionFailed(
                     self._text,
-                    "a map() or filter() within another loop goes through the fields of an object, whose order CEL "
+                    "a map() or filter() inside another loop iterates over the fields of an object, whose order CEL "
                     "does not keep; use a function in Python",
                 )
         ranges: dict[int, Any] = {}
@@ -133,13 +133,13 @@ class Program:
             program = self._environment.deserialize(with_expression(self._serialized, loop.range_bytes))
             try:
                 found = self._in_order(self._evaluated(program, {self._variable: given}), given)
-            except ExpressionFailed:  # which is no failure where the loop is not evaluated
+            except ExpressionFailed:  # no failure if the loop is not evaluated
                 continue
             ranges[number] = list(cast("dict[str, Any]", found)) if isinstance(found, dict) else found
         return ranges
 
     def _with_ranges(self, loops: frozenset[int]) -> Any:
-        """The program with variables in place of the ranges of some loops."""
+        """Return the program with variables in place of the ranges of some loops."""
         if loops not in self._programs:
             names = {number: f"{_RANGE}{number}" for number in loops}
             self._programs[loops] = self._environment.deserialize(with_ranges(self._serialized, names))
@@ -156,7 +156,7 @@ class Program:
             plain = result.plain_value()
         except (TypeError, ValueError, SystemError):
             raise ExpressionFailed(
-                self._text, "gives no plain value; say what stands for a value that may be missing: .orValue(0)"
+                self._text, "the result is not a plain value; handle a value that may be missing: .orValue(0)"
             ) from None
         if isinstance(plain, str) and result.type() == cel().Type.ERROR:
             raise ExpressionFailed(self._text, failure(plain, self._text))
@@ -174,13 +174,13 @@ def _named(ranges: dict[int, Any]) -> dict[str, Any]:
 
 @cache
 def cel() -> Any:
-    """The library of Google: 14 MB that flows without expressions do not need."""
+    """Import Google's library: 14 MB that flows without expressions do not need."""
     return import_module("cel_expr_python.cel")
 
 
 @cache
 def environment(variable: str) -> Any:
-    """What an expression on one variable may use."""
+    """Create the environment of expressions on one variable."""
     extensions = [
         getattr(import_module(f"cel_expr_python.ext.ext_{name.lower()}"), f"Ext{name}")()
         for name in ("Strings", "Math", "Optional")

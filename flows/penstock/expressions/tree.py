@@ -1,7 +1,7 @@
-"""The syntax tree of a compiled expression, read from the protobuf message that CEL serializes it to.
+"""The syntax tree of a compiled expression, read from the protobuf message to which CEL serializes it.
 
-The messages and the numbers of their fields are those of cel/expr/checked.proto and cel/expr/syntax.proto
-(https://github.com/google/cel-spec). Reading them here saves the protobuf package, and needs no second parser for CEL.
+Messages and field numbers are those of cel/expr/checked.proto and cel/expr/syntax.proto
+(https://github.com/google/cel-spec). Reading them here avoids the protobuf package and a second parser for CEL.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class MakeList:
 
 @dataclass(frozen=True, slots=True)
 class MakeMap:
-    """`{key: value}`, with the numbers of the entries that are written `?key: value`."""
+    """`{key: value}`, with the numbers of the entries written as `?key: value`."""
 
     entries: tuple[tuple[Node, Node], ...]
     optional: frozenset[int]
@@ -60,7 +60,7 @@ class MakeMap:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """A loop: what the macros `all`, `exists`, `exists_one`, `map` and `filter` are expanded to."""
+    """A loop: the expansion of the macros `all`, `exists`, `exists_one`, `map` and `filter`."""
 
     id: int
     variable: str
@@ -74,8 +74,8 @@ class Fold:
 
     @property
     def makes_list(self) -> bool:
-        """Whether the result is a list in the order of the range, as of `map` and `filter`."""
-        return isinstance(self.start, MakeList) and not isinstance(self.step, Ident)  # as of optMap
+        """Whether the result is a list in the order of the range, as with `map` and `filter`."""
+        return isinstance(self.start, MakeList) and not isinstance(self.step, Ident)  # as with optMap
 
 
 Node: TypeAlias = Const | Ident | Select | Call | MakeList | MakeMap | Fold
@@ -89,25 +89,25 @@ _EXPRESSIONS_OF: Mapping[str, Mapping[int, str]] = {
     "entry": {3: "expr", 4: "expr"},
     "fold": {2: "expr", 4: "expr", 5: "expr", 6: "expr", 7: "expr"},
 }
-"""The fields of each message that hold an expression, or a message that holds one."""
+"""The fields of each message that contain an expression, or a message that contains one."""
 
 _NEW_ID = 1_000_000
-"""The id of an inserted node: CEL numbers nodes from 1 and has a name on record for some of them."""
+"""The id of an inserted node. CEL numbers nodes from 1, and keeps names for some of them."""
 
 
 def tree_of(serialized: bytes) -> Node:
-    """The tree of a serialized expression."""
+    """Return the tree of a serialized expression."""
     return _node(_one(_one(serialized, 2), 4))
 
 
 def with_expression(serialized: bytes, expression: bytes) -> bytes:
-    """A serialized expression whose expression is another one, with the same types on record."""
+    """Replace the expression in a serialized expression, keeping its types."""
     checked = [(field, expression if field == 4 else value) for field, value in _fields(_one(serialized, 2))]
     return _message((field, _message(checked) if field == 2 else value) for field, value in _fields(serialized))
 
 
 def with_ranges(serialized: bytes, names: Mapping[int, str]) -> bytes:
-    """A serialized expression in which the ranges of some folds, by their ids, are replaced by variables."""
+    """Replace the ranges of some folds, by their ids, by variables in a serialized expression."""
     return with_expression(serialized, _replaced(_one(_one(serialized, 2), 4), "expr", names))
 
 
@@ -195,7 +195,7 @@ def _text(data: bytes, field: int) -> str:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protobuf message: numbers as int, all others as bytes."""
+    """Yield the fields of a protobuf message: numbers as int, all others as bytes."""
     at = 0
     while at < len(data):
         tag, at = _number(data, at)
@@ -221,7 +221,7 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _message(fields: Iterable[tuple[int, int | bytes]]) -> bytes:
-    """The fields as a protobuf message. Doubles are not among them: constants are copied as they are."""
+    """Encode fields as a protobuf message. Doubles do not occur: constants are copied as they are."""
     made = bytearray()
     for field, value in fields:
         if isinstance(value, int):

@@ -5,23 +5,24 @@ Each method returns a new flow, so a description can be shared and continued. Er
 
 from __future__ import annotations
 
-import inspect
+import builtins
 import typing
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from re import fullmatch
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, cast, final, overload
 
+from msgspec import Struct
 from reactivex import Observable
+from typing_extensions import TypeVar
 
-from penstock import steps as operators
 from penstock.core import window
-from penstock.core.element import Element, Operator
-from penstock.core.operators import as_service, callable_name
+from penstock.core.element import Operator
 from penstock.deadletters import DeadLetterStore, validate_store_url
 from penstock.errors import FlowDefinitionError
 from penstock.flow.item_type import FIELD, field_hint, fields_of, item_type_error
+from penstock.flow.merge import merge_into, services_and_merge
 from penstock.flow.serving import ServingOptions, Worker
 from penstock.results import DiscardResults, ResultConsumer
 from penstock.runtime.run import Run
@@ -30,49 +31,131 @@ from penstock.runtime.stream import Results
 from penstock.runtime.summary import Summary
 from penstock.runtime.wiring import RunPlan
 from penstock.services import MAX_IN_FLIGHT, Service
-from penstock.services.service import functions_of
+from penstock.services.service import is_service
 from penstock.sinks import Sink
 from penstock.sources import Source
-from penstock.steps.memory_bound import MemoryBound, bound_of
-from penstock.steps.step import NamedStep, Way, walk
+from penstock.steps import (
+    Batch,
+    Branch,
+    CustomOperator,
+    Enrich,
+    Fail,
+    Filter,
+    FlatMap,
+    Map,
+    MapAsync,
+    MemoryBound,
+    Route,
+    Step,
+    Tap,
+    Throttle,
+    Through,
+    To,
+    decode,
+    walk,
+)
+from penstock.steps.fail import DEFAULT_TYPE
+from penstock.steps.flat_map import MAX_PARTS
+from penstock.steps.step import as_service, check_function
 from penstock.steps.through import MAX_PARTS as THROUGH_PARTS
 from penstock.support.text import suggest
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeVar as TypeVarWithDefault
+    from _typeshed import DataclassInstance
 
-    A = TypeVarWithDefault("A", default=Any)  # `Flow("name")` is a flow of any items
-else:
-    A = TypeVar("A")
+In = TypeVar("In", contravariant=True, default=Any)
+"""The type of the items. `Flow("name")` is a flow of any items."""
+Out = TypeVar("Out", covariant=True, default=In)
+"""The type of the values after the last step. `Flow[Order]` is a flow without steps, or one that keeps the type."""
+A = TypeVar("A", default=Any)
+B = TypeVar("B", default=A)
+T = TypeVar("T")
+X = TypeVar("X")
+F = TypeVar("F")
+FunctionIn = TypeVar("FunctionIn", contravariant=True)
+FunctionOut = TypeVar("FunctionOut", covariant=True)
+R1 = TypeVar("R1")
+R2 = TypeVar("R2")
+R3 = TypeVar("R3")
+R4 = TypeVar("R4")
+R5 = TypeVar("R5")
+StructT = TypeVar("StructT", bound=Struct)
+DataclassT = TypeVar("DataclassT", bound="DataclassInstance")
 
-B = TypeVar("B")
+Call: TypeAlias = Service[A, B] | Callable[[A], Awaitable[B]]
+"""What a step calls for one value."""
+
+
+class _Function(Protocol[FunctionIn, FunctionOut]):
+    """A function that a step calls. (mypy infers the response of a Callable too late for a lambda as `merge`.)"""
+
+    def __call__(self, value: FunctionIn, /) -> Awaitable[FunctionOut]: ...
+
+
+Function: TypeAlias = Service[A, B] | _Function[A, B]
+Services: TypeAlias = Mapping[str, Call[A, Any]] | None
+"""Services by the names of their responses."""
+Input: TypeAlias = Source[A] | Source[builtins.bytes] | Source[Mapping[str, Any]]
+"""Where items come from: as they are, or as JSON."""
 
 __all__ = ["Flow", "Otherwise", "ServingOptions", "When", "Worker"]
 
 
-@dataclass(frozen=True, slots=True)
-class When:
+@dataclass(frozen=True)  # with slots too, `When[int]` raises TypeError on Python 3.11 when it is called
+class When(Generic[A, B]):
     """A branch of `route` for the values for which a condition is true.
 
     `steps` adds the steps of the branch to an empty flow. Values at the end of the branch continue after `route`; with
     `final` they are results.
     """
 
-    condition: Callable[[Any], object]
-    steps: Callable[[Flow[Any]], Flow[Any]] | None = None
+    condition: Callable[[A], object]
+    steps: Callable[[Flow[A, A]], Flow[A, B]] | None = None
     final: bool = False
 
+    if TYPE_CHECKING:  # a default of B is not enough for mypy
 
-@dataclass(frozen=True, slots=True)
-class Otherwise:
+        @overload
+        def __init__(
+            self: When[A, A],  # pyright: ignore[reportInvalidTypeVarUse] - with another variable it finds no type
+            condition: Callable[[A], object],
+            steps: None = None,
+            final: bool = False,
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self, condition: Callable[[A], object], steps: Callable[[Flow[A, A]], Flow[A, B]], final: bool = False
+        ) -> None: ...
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Otherwise(Generic[A, B]):
     """A branch of `route` for the values that no other branch takes."""
 
-    steps: Callable[[Flow[Any]], Flow[Any]] | None = None
+    steps: Callable[[Flow[A, A]], Flow[A, B]] | None = None
     final: bool = False
 
+    if TYPE_CHECKING:
 
+        @overload
+        def __init__(
+            self: Otherwise[A, A],  # pyright: ignore[reportInvalidTypeVarUse]
+            steps: None = None,
+            final: bool = False,
+        ) -> None: ...
+
+        @overload
+        def __init__(self, steps: Callable[[Flow[A, A]], Flow[A, B]], final: bool = False) -> None: ...
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+@final
 @dataclass(frozen=True)  # with slots too, `Flow[int]("name")` raises TypeError on Python 3.11
-class Flow(Generic[A]):
+class Flow(Generic[In, Out]):
     """A description of what happens to items, from decoding to dead letters.
 
     >>> flow = Flow("doubles").map(lambda number: number * 2, name="double").filter(lambda number: number > 2)
@@ -87,11 +170,11 @@ class Flow(Generic[A]):
     """
 
     name: str
-    item: type[A] | None = None
+    item: type[Any] | None = None
     key: str | None = None
     elements: int = window.ELEMENTS
     bytes: int = window.BYTES
-    steps: tuple[NamedStep, ...] = field(default=(), kw_only=True)
+    steps: tuple[Step, ...] = field(default=(), kw_only=True)
     store: str | DeadLetterStore | None = field(default=None, kw_only=True)
     redacted: tuple[str, ...] = field(default=(), kw_only=True)
     """Paths of fields that are removed from dead letters: `card.number`."""
@@ -104,6 +187,34 @@ class Flow(Generic[A]):
     description: str = field(default="", kw_only=True)
     _outer_names: frozenset[str] = field(default=frozenset(), kw_only=True, repr=False, compare=False)
     """Names of steps outside of the branch that this flow is."""
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self: Flow[T, T],
+            name: str,
+            item: type[T],
+            key: str | None = None,
+            elements: int = ...,
+            bytes: int = ...,
+            *,
+            description: str = "",
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self,
+            name: str,
+            item: None = None,
+            key: str | None = None,
+            elements: int = ...,
+            bytes: int = ...,
+            *,
+            description: str = "",
+        ) -> None: ...
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").isalnum():
@@ -124,104 +235,240 @@ class Flow(Generic[A]):
                 f"flow {self.name}: key: the item has no field {self.key!r}{field_hint(self.key, fields)}"
             )
 
-    def map(self, function: Callable[[A], B], *, name: str | None = None) -> Flow[B]:
+    def map(self, function: Callable[[Out], T], *, name: str | None = None) -> Flow[In, T]:
         """Replace each value by the result of a plain, quick function. A function that waits belongs in `map_async`."""
-        _check_plain("map", function)
-        return self._add("map", name or callable_name(function, "map"), function=function)
+        return self.step(Map(function, name=name or ""))
 
-    def filter(self, predicate: Callable[[A], object], *, name: str | None = None) -> Flow[A]:
+    def filter(self, predicate: Callable[[Out], object], *, name: str | None = None) -> Flow[In, Out]:
         """Keep the values for which a predicate is true; settle the others as filtered."""
-        _check_plain("filter", predicate)
-        return self._add("filter", name or callable_name(predicate, "filter"), predicate=predicate)
+        return self.step(Filter(predicate, name=name or ""))
 
     def fail(
         self,
-        when: Callable[[A], object] | None = None,
+        when: Callable[[Out], object] | None = None,
         *,
-        reason: str | Callable[[A], object],
-        type: str = operators.DEFAULT_TYPE,
+        reason: str | Callable[[Out], object],
+        type: str = DEFAULT_TYPE,
         name: str | None = None,
-    ) -> Flow[A]:
+    ) -> Flow[In, Out]:
         """Fail the values for which a condition is true, or all values without one; they become dead letters.
 
         `reason` becomes the message: a text in which `{field}` stands for a field of the value, or a function that
         computes it. `type` is the type of the failure.
         """
-        if when is not None:
-            _check_plain("the condition of fail", when)
-        if not isinstance(reason, str):
-            _check_plain("the reason of fail", reason)
-        default = "fail" if when is None else callable_name(when, "fail")
-        return self._add("fail", name or default, when=when, reason=reason, type=type)
+        return self.step(Fail(when, reason=reason, type=type, name=name or ""))
 
-    def tap(self, function: Callable[[A], object], *, name: str | None = None) -> Flow[A]:
+    def tap(self, function: Callable[[Out], object], *, name: str | None = None) -> Flow[In, Out]:
         """Call a plain, quick function with each value; the value continues unchanged."""
-        _check_plain("tap", function)
-        return self._add("tap", name or callable_name(function, "tap"), look=function)
+        return self.step(Tap(function, name=name or ""))
 
     def flat_map(
-        self, items: Callable[[A], Iterable[B]], *, max_parts: int = operators.MAX_PARTS, name: str | None = None
-    ) -> Flow[B]:
+        self, items: Callable[[Out], Iterable[T]], *, max_parts: int = MAX_PARTS, name: str | None = None
+    ) -> Flow[In, T]:
         """Replace each value by the values of an iterable, its parts. An element is settled when all its parts are.
 
         At most `max_parts` of one run are in flight, so the iterable may be endless.
         """
-        _check_plain("flat_map", items)
-        return self._add("flat_map", name or callable_name(items, "flat_map"), function=items, max_parts=max_parts)
+        return self.step(FlatMap(items, max_parts=max_parts, name=name or ""))
 
     def map_async(
         self,
-        service: Callable[[A], Any] | Service,
+        service: Service[Out, T] | Callable[[Out], Awaitable[T]],
         *,
         max_in_flight: int = MAX_IN_FLIGHT,
         timeout: float = 30.0,
         attempts: int = 1,
         ordered: bool = False,
         name: str | None = None,
-    ) -> Flow[Any]:
+    ) -> Flow[In, T]:
         """Replace each value by the response of a coroutine function or a `Service`.
 
         A function becomes a service with `max_in_flight` calls in flight, and `timeout` seconds for each of `attempts`.
         A `Service` has its own limits. With `ordered`, elements continue in input order.
         """
-        service = _service(name, "map_async", service, max_in_flight, timeout, attempts)
-        return self._add("map_async", name or service.name, call=service, ordered=ordered)
+        called = as_service(
+            service, name, default="map_async", max_in_flight=max_in_flight, timeout=timeout, attempts=attempts
+        )
+        return self.step(MapAsync(called, ordered=ordered, name=name or ""))
+
+    @overload
+    def enrich(
+        self,
+        services: Services[Out] = None,
+        /,
+        *,
+        into: type[T],
+        merge: None = None,
+        name: str = ...,
+        **more: Call[Out, Any],
+    ) -> Flow[In, T]: ...
+
+    @overload
+    def enrich(
+        self,
+        services: Services[Out] = None,
+        /,
+        *,
+        into: None = None,
+        merge: Callable[[Out, dict[str, Any]], T],
+        name: str = ...,
+        **more: Call[Out, Any],
+    ) -> Flow[In, T]: ...
+
+    @overload
+    def enrich(
+        self: Flow[In, StructT],
+        services: Services[StructT] = None,
+        /,
+        *,
+        into: None = None,
+        merge: None = None,
+        name: str = ...,
+        **more: Call[StructT, Any],
+    ) -> Flow[In, StructT]: ...
+
+    @overload
+    def enrich(
+        self: Flow[In, DataclassT],
+        services: Services[DataclassT] = None,
+        /,
+        *,
+        into: None = None,
+        merge: None = None,
+        name: str = ...,
+        **more: Call[DataclassT, Any],
+    ) -> Flow[In, DataclassT]: ...
+
+    @overload
+    def enrich(
+        self: Flow[In, Mapping[str, Any]],
+        services: Services[Out] = None,
+        /,
+        *,
+        into: None = None,
+        merge: None = None,
+        name: str = ...,
+        **more: Call[Out, Any],
+    ) -> Flow[In, dict[str, Any]]: ...
+
+    @overload
+    def enrich(self, a: Function[Out, R1], /, *, merge: Callable[[Out, R1], T], name: str = ...) -> Flow[In, T]: ...
+
+    @overload
+    def enrich(
+        self, a: Function[Out, R1], b: Function[Out, R2], /, *, merge: Callable[[Out, R1, R2], T], name: str = ...
+    ) -> Flow[In, T]: ...
+
+    @overload
+    def enrich(
+        self,
+        a: Function[Out, R1],
+        b: Function[Out, R2],
+        c: Function[Out, R3],
+        /,
+        *,
+        merge: Callable[[Out, R1, R2, R3], T],
+        name: str = ...,
+    ) -> Flow[In, T]: ...
+
+    @overload
+    def enrich(
+        self,
+        a: Function[Out, R1],
+        b: Function[Out, R2],
+        c: Function[Out, R3],
+        d: Function[Out, R4],
+        /,
+        *,
+        merge: Callable[[Out, R1, R2, R3, R4], T],
+        name: str = ...,
+    ) -> Flow[In, T]: ...
+
+    @overload
+    def enrich(
+        self,
+        a: Function[Out, R1],
+        b: Function[Out, R2],
+        c: Function[Out, R3],
+        d: Function[Out, R4],
+        e: Function[Out, R5],
+        /,
+        *,
+        merge: Callable[[Out, R1, R2, R3, R4, R5], T],
+        name: str = ...,
+    ) -> Flow[In, T]: ...
 
     def enrich(
         self,
-        services: Mapping[str, Service | Callable[[Any], Any]] | None = None,
+        services: Any = None,
         /,
-        *,
+        *others: Any,
+        into: type[Any] | None = None,
+        merge: Callable[..., Any] | None = None,
         name: str = "enrich",
-        merge: operators.Merge | None = None,
-        **more: Service | Callable[[Any], Any],
-    ) -> Flow[Any]:
+        **more: Any,
+    ) -> Flow[In, Any]:
         """Call several services concurrently and merge their responses into the value by name.
 
-        A dict gets a key for each response, a Struct or dataclass its field of that name; for other values pass
-        `merge(value, responses)`. Pass a mapping of services for responses called `name` or `merge`. A function becomes
-        a service with 256 calls in flight and one attempt of 30 s. A value fails at the service that failed.
+        A dict gets a key for each response, a Struct or dataclass its field of that name. `into` is the type that the
+        fields of the value and the responses are converted to, and `merge(value, responses)` returns the merged value.
+        Pass a mapping of services for responses called `name`, `merge` or `into`. A function becomes a service with 256
+        calls in flight and one attempt of 30 s. A value fails at the service that failed.
+
+        With services and no names, `merge` gets each response as an argument: then type checkers know its type.
+
+        >>> flow.enrich(pricing=price_of, inventory=stock_of)
+        >>> flow.enrich(price_of, stock_of, merge=lambda order, price, stock: Offer(order.id, price, stock))
         """
-        if isinstance(cast(object, name), Service) or isinstance(cast(object, merge), Service):
-            raise FlowDefinitionError("enrich: name and merge are options; write enrich({'name': service})")
-        if services is not None and not isinstance(cast(object, services), Mapping):
-            raise FlowDefinitionError("enrich: each service needs a name for its response: enrich(pricing=price_of)")
-        named = {**(services or {}), **more}
-        if not named:
-            raise FlowDefinitionError("enrich: expected at least one service: enrich(pricing=price_of)")
-        fields = None if typing.is_typeddict(self.item) or self.steps or merge else fields_of(self.item)
+        if any(map(is_service, (name, merge, into))):
+            raise FlowDefinitionError("enrich: name, merge and into are options; write enrich({'name': service})")
+        if merge is not None:
+            check_function("enrich: merge", merge)
+        named, combine = services_and_merge((services, *others), more, merge)
+        if into is not None:
+            combine = merge_into(into, named, combine)
+        fields = None if typing.is_typeddict(self.item) or self.steps or combine else fields_of(self.item)
         for key in named:
             if fields is not None and key not in fields:
                 raise FlowDefinitionError(
                     f"enrich: {getattr(self.item, '__name__', self.item)} has no field {key!r} for the response; "
                     f"add the field, or pass merge={field_hint(key, fields)}"
                 )
-        called = {key: _service(key, key, service) for key, service in named.items()}
-        return self._add("enrich", name, services=called, merge=merge)
+        called = {key: as_service(service, key, default=key) for key, service in named.items()}
+        return self.step(Enrich(called, merge=combine, name=name))
+
+    if TYPE_CHECKING:
+
+        @overload
+        def batch(
+            self,
+            service: Service[list[Out], Sequence[T | Exception]]
+            | Callable[[list[Out]], Awaitable[Sequence[T | Exception]]],
+            *,
+            size: int,
+            max_wait: float,
+            max_in_flight: int = MAX_IN_FLIGHT,
+            timeout: float = 30.0,
+            attempts: int = 1,
+            name: str | None = None,
+        ) -> Flow[In, T]: ...
+
+        @overload
+        def batch(
+            self,
+            service: Callable[[list[Out]], Sequence[T | Exception]],
+            *,
+            size: int,
+            max_wait: float,
+            max_in_flight: int = MAX_IN_FLIGHT,
+            timeout: float = 30.0,
+            attempts: int = 1,
+            name: str | None = None,
+        ) -> Flow[In, T]: ...
 
     def batch(
         self,
-        service: Callable[[list[A]], Any] | Service,
+        service: Service[list[Any], Any] | Callable[[list[Any]], Any],
         *,
         size: int,
         max_wait: float,
@@ -229,93 +476,122 @@ class Flow(Generic[A]):
         timeout: float = 30.0,
         attempts: int = 1,
         name: str | None = None,
-    ) -> Flow[Any]:
+    ) -> Flow[In, Any]:
         """Collect values, call a service once for all of them, and replace each by its own response.
 
         The call is made when `size` values are there, or the first has waited for `max_wait` seconds. It receives a
         list and returns a list of the same length and order; an exception in it fails its value alone. The other
         options are those of `map_async`.
         """
-        service = _service(name, "batch", service, max_in_flight, timeout, attempts, many=True)
-        return self._add("batch", name or service.name, call=service, size=size, max_wait=max_wait)
+        called = as_service(
+            service,
+            name,
+            default="batch",
+            batch=True,
+            max_in_flight=max_in_flight,
+            timeout=timeout,
+            attempts=attempts,
+        )
+        return self.step(Batch(called, size=size, max_wait=max_wait, name=name or ""))
 
-    def throttle(self, rate: float, *, burst: int = 1, name: str = "throttle") -> Flow[A]:
+    def throttle(self, rate: float, *, burst: int = 1, name: str = "throttle") -> Flow[In, Out]:
         """Limit the rate, in elements per second, with up to `burst` at once after a pause."""
-        return self._add("throttle", name, rate=rate, burst=burst)
+        return self.step(Throttle(rate, burst=burst, name=name))
 
     def through(
         self,
-        operator: Callable[[Observable[A]], Observable[B]],
+        operator: Callable[[Observable[Out]], Observable[T]],
         *,
         max_parts: int = THROUGH_PARTS,
         name: str = "through",
-    ) -> Flow[B]:
+    ) -> Flow[In, T]:
         """Send the values through a synchronous operator of reactivex, such as `distinct_until_changed()`.
 
         One value that the operator emits replaces its input, none filters it, several (at most `max_parts`) become its
         parts. A value that the operator emits when it completes becomes a new element. An operator that emits on
         subscription, such as `start_with`, is rejected: put those values into the source.
         """
-        _check_plain("through", operator)
-        return self._add("through", name, operator=operator, max_parts=max_parts)
+        return self.step(Through(operator, max_parts=max_parts, name=name))
 
+    @overload
     def route(
-        self, branches: Mapping[str, When | Otherwise] | None = None, *, name: str = "route", **more: When | Otherwise
-    ) -> Flow[Any]:
+        self,
+        branches: Mapping[str, When[Out, T]] | None = None,
+        /,
+        *,
+        otherwise: Otherwise[Out, X],
+        name: str = "route",
+        **more: When[Out, T],
+    ) -> Flow[In, T | X]: ...
+
+    @overload
+    def route(
+        self,
+        branches: Mapping[str, When[Out, T] | Otherwise[Out, T]] | None = None,
+        /,
+        *,
+        name: str = "route",
+        **more: When[Out, T] | Otherwise[Out, T],
+    ) -> Flow[In, Out | T]: ...
+
+    def route(self, branches: Mapping[str, Any] | None = None, /, *, name: str = "route", **more: Any) -> Flow[In, Any]:
         """Send each value along the first branch whose condition is true; values that no branch takes continue.
+
+        A branch called `otherwise` tells type checkers that no value is left over.
 
         >>> flow = Flow("parcels").route(
         ...     heavy=When(lambda parcel: parcel["kg"] > 30, lambda heavy: heavy.map(by_truck), final=True),
-        ...     light=Otherwise(lambda light: light.map(by_bike)),
+        ...     otherwise=Otherwise(lambda light: light.map(by_bike)),
         ... )
         """
         named = {**(branches or {}), **more}
         if not named:
             raise FlowDefinitionError("route: expected at least one branch: route(big=When(is_big, steps))")
-        if any(isinstance(branch, Otherwise) for branch in list(named.values())[:-1]):
-            raise FlowDefinitionError("route: Otherwise takes all values; make it the last branch")
         name = self._unique_name(name)
         taken = {*self._used_names, name}
-        made: list[Way] = []
+        cases: list[Branch] = []
         for key, branch in named.items():
             where = f"branch {key} of {name}"
-            _check_branch(where, branch)
+            if not isinstance(cast(object, branch), (When, Otherwise)):
+                raise FlowDefinitionError(
+                    f"{where}: expected When(condition, steps) or Otherwise(steps), got {branch!r}"
+                )
             empty = self._branch(frozenset(taken))
             steps = () if branch.steps is None else _steps_of(empty, branch.steps(empty), where)
             taken |= {step.name for step in walk(steps)}
-            made.append(Way(key, branch.condition if isinstance(branch, When) else None, steps, branch.final))
-        return self._add("route", name, ways=tuple(made))
+            cases.append(Branch(key, getattr(branch, "condition", None), steps, branch.final))
+        return self.step(Route(tuple(cases), name=name))
 
-    def to(self, *sinks: Sink, timeout: float = 30.0, name: str = "to") -> Flow[A]:
+    def to(self, *sinks: Sink[Out], timeout: float = 30.0, name: str = "to") -> Flow[In, Out]:
         """Write each value to sinks; it continues, unchanged, when all of them have accepted it.
 
         `timeout` is in seconds, for opening a sink and for one write. A value that a sink rejects fails. If a sink
         cannot be opened, the values of that write fail; the others wait for the next attempt.
         """
-        if not sinks:
-            raise FlowDefinitionError("to: expected at least one sink: to(FileSink('out.ndjson'))")
-        for sink in sinks:
-            if not hasattr(sink, "write"):
-                raise FlowDefinitionError(f"to: expected sinks such as FileSink('out.ndjson'), got {sink!r}")
-        return self._add("to", name, outlets=sinks, timeout=timeout)
+        return self.step(To(sinks, timeout=timeout, name=name))
 
-    def operator(self, operator: Operator[A, B], *, max_parts: int = 0, name: str | None = None) -> Flow[B]:
+    def operator(self, operator: Operator[Out, T], *, max_parts: int = 0, name: str | None = None) -> Flow[In, T]:
         """Add an operator of your own, on streams of elements.
 
         `max_parts` is how many parts it may have in flight; it counts into the memory bound.
         """
-        _check_plain("operator", operator)
-        return self._add("step", name or callable_name(operator, "operator"), step=operator, max_parts=max_parts)
+        return self.step(CustomOperator(operator, max_parts=max_parts, name=name or ""))
 
-    def apply(self, steps: Callable[[Flow[A]], Flow[B]]) -> Flow[B]:
+    def step(self, step: Step) -> Flow[In, Any]:
+        """Add a step as a record, such as one of your own. A name that is taken gets a number."""
+        if self.store is not None and not self._outer_names:
+            raise FlowDefinitionError(f"step {step.name}: no step may follow dead_letters; put it before")
+        return replace(self, steps=(*self.steps, replace(step, name=self._unique_name(step.name))))
+
+    def apply(self, steps: Callable[[Flow[In, Out]], F]) -> F:
         """Add steps that several flows share: a function from flow to flow."""
         return steps(self)
 
-    def window(self, elements: int, bytes: int | None = None) -> Flow[A]:
+    def window(self, elements: int, bytes: int | None = None) -> Flow[In, Out]:
         """Set the window: how many elements, and how many bytes of input, one run may hold."""
         return replace(self, elements=elements, bytes=self.bytes if bytes is None else bytes)
 
-    def dead_letters(self, store: str | DeadLetterStore, *, redact: Iterable[str] = ()) -> Flow[A]:
+    def dead_letters(self, store: str | DeadLetterStore, *, redact: Iterable[str] = ()) -> Flow[In, Out]:
         """Keep failed elements in a store, given as an object or its URL. No step may follow.
 
         `redact` are paths of fields that are removed from dead letters: `card.number`.
@@ -333,15 +609,15 @@ class Flow(Generic[A]):
             )
         return replace(self, store=store, redacted=paths)
 
-    def order(self) -> Flow[A]:
+    def order(self) -> Flow[In, Out]:
         """Return results in input order."""
         return replace(self, ordered=True)
 
-    def samples(self, make: Callable[[int], A]) -> Flow[A]:
+    def samples(self, make: Callable[[int], In]) -> Flow[In, Out]:
         """Set the function that returns the sample item with a number, from 1."""
         return replace(self, sample_factory=make)
 
-    def worker(self, name: str, source: Source[Any], schedule: Schedule | None = None) -> Flow[A]:
+    def worker(self, name: str, source: Source[Any], schedule: Schedule | None = None) -> Flow[In, Out]:
         """Add a worker: a run in the background of the service, once unless a schedule is given."""
         validate_schedule(schedule)
         if any(worker.name == name for worker in self.workers):
@@ -357,11 +633,11 @@ class Flow(Generic[A]):
         max_line: int | None = None,
         max_body: int | None = None,
         max_count: int | None = None,
-    ) -> Flow[A]:
+    ) -> Flow[In, Out]:
         """Set how the flow is served over HTTP; see `ServingOptions`."""
         return replace(self, serving=ServingOptions(name, http, max_runs, max_line, max_body, max_count))
 
-    def services(self, others: Mapping[str, Service]) -> Flow[A]:
+    def services(self, others: Mapping[str, Service]) -> Flow[In, Out]:
         """Replace the services with these names. Raises `FlowDefinitionError` for a name that the flow does not have.
 
         >>> flow = orders.services({"pricing": Service("pricing", lambda order: {"price": 1})})
@@ -369,10 +645,10 @@ class Flow(Generic[A]):
         _check_known(self.name, "service", others, [service.name for service in self.all_services])
         return replace(self, steps=tuple(step.with_services(others) for step in self.steps))
 
-    def sinks(self, others: Mapping[str, Sink]) -> Flow[A]:
+    def sinks(self, others: Mapping[str, Sink]) -> Flow[In, Out]:
         """Replace the sinks with these names. Raises `FlowDefinitionError` for a name that the flow does not have."""
         _check_known(self.name, "sink", others, self.all_sinks)
-        return replace(self, steps=tuple(step.with_outlets(others) for step in self.steps))
+        return replace(self, steps=tuple(step.with_sinks(others) for step in self.steps))
 
     @property
     def path_name(self) -> str | None:
@@ -387,29 +663,29 @@ class Flow(Generic[A]):
     @property
     def all_services(self) -> tuple[Service, ...]:
         """The services that the steps call, each once."""
-        return tuple({id(service): service for step in walk(self.steps) for service in step.services}.values())
+        called = (service for step in walk(self.steps) for service in step.services.values())
+        return tuple({id(service): service for service in called}.values())
 
     @property
     def all_sinks(self) -> dict[str, Sink]:
         """The sinks that the steps write to, by name."""
-        return {name: sink for step in walk(self.steps) for name, sink in step.outlets.items()}
+        return {name: sink for step in walk(self.steps) for name, sink in step.sinks.items()}
 
     @property
     def timed_steps(self) -> tuple[str, ...]:
         """The steps that measure how long elements spend in them."""
-        own = (step.name for step in walk(self.steps) if step.kind not in ("flat_map", "through", "throttle", "step"))
-        return ("decode", *own, "encode")
+        return ("decode", *(step.name for step in walk(self.steps) if step.is_timed), "encode")
 
     @property
     def failure_points(self) -> tuple[str, ...]:
         """Where an element can fail: the names that failures have."""
-        named = (step.places for step in walk(self.steps))
-        return ("source", "decode", *(name for names in named for name in names), "encode")
+        points = (point for step in walk(self.steps) for point in step.failure_points)
+        return ("source", "decode", *points, "encode")
 
     @cached_property
     def memory_bound(self) -> MemoryBound:
         """The maximum that one run can hold."""
-        return bound_of(self.steps, elements=self.elements, bytes=self.bytes)
+        return MemoryBound.of(self.steps, elements=self.elements, bytes=self.bytes)
 
     def plan(self) -> RunPlan:
         """Return what a run needs."""
@@ -417,8 +693,7 @@ class Flow(Generic[A]):
 
     @cached_property
     def _plan(self) -> RunPlan:
-        decode = operators.decode(self.item, key=self.key)
-        steps = (decode, *(step.apply for step in self.steps))
+        steps = (decode(self.item, key=self.key), *(step.operator() for step in self.steps))
         return RunPlan(
             self.name,
             steps,
@@ -430,13 +705,7 @@ class Flow(Generic[A]):
             self.ordered,
         )
 
-    def start(
-        self,
-        source: Observable[list[Element[Any]]],
-        consumer: ResultConsumer | None = None,
-        *,
-        ordered: bool | None = None,
-    ) -> Run:
+    def start(self, source: Input[In], consumer: ResultConsumer | None = None, *, ordered: bool | None = None) -> Run:
         """Start a run and return it, to drain or to abort it: `await run.finished` gives its summary.
 
         `consumer` takes the results, such as `LineWriter`; without one they are discarded. `ordered` keeps the order of
@@ -445,11 +714,7 @@ class Flow(Generic[A]):
         return Run(self.plan(), source, DiscardResults() if consumer is None else consumer, ordered=ordered)
 
     async def run(
-        self,
-        source: Observable[list[Element[Any]]],
-        consumer: ResultConsumer | None = None,
-        *,
-        ordered: bool | None = None,
+        self, source: Input[In], consumer: ResultConsumer | None = None, *, ordered: bool | None = None
     ) -> Summary:
         """Run the flow until the source has ended and all elements are settled.
 
@@ -466,7 +731,7 @@ class Flow(Generic[A]):
             await run.finished
             raise
 
-    def stream(self, source: Observable[list[Element[Any]]], *, ordered: bool | None = None) -> Results[Any]:
+    def stream(self, source: Input[In], *, ordered: bool | None = None) -> Results[Out]:
         """Run the flow and take its results one by one, each as soon as it is ready; see `Results`.
 
         `ordered` keeps the order of the input.
@@ -495,14 +760,6 @@ class Flow(Generic[A]):
         """Return an empty flow for the steps of a branch, which must not have names that are taken."""
         return replace(self, item=None, key=None, steps=(), _outer_names=taken)
 
-    def _add(self, kind: str, name: str, **options: Any) -> Flow[Any]:
-        """Return the flow with one more step. A name that is taken gets a number."""
-        if self.store is not None and not self._outer_names:
-            raise FlowDefinitionError(f"step {name}: no step may follow dead_letters; put it before")
-        step = NamedStep(kind, self._unique_name(name), options)
-        _ = step.apply  # raises for options out of range
-        return replace(self, steps=(*self.steps, step))
-
 
 def check_item(item: Any) -> None:
     """Raise `FlowDefinitionError` for a type that items cannot be decoded to."""
@@ -525,7 +782,7 @@ def _check_known(flow: str, kind: str, names: Iterable[str], known: Iterable[str
             raise FlowDefinitionError(f"flow {flow} has no {kind} {name!r}; {hint}")
 
 
-def _steps_of(empty: Flow[Any], branch: Flow[Any], where: str) -> tuple[NamedStep, ...]:
+def _steps_of(empty: Flow[Any], branch: Flow[Any], where: str) -> tuple[Step, ...]:
     """Return the steps of a branch. Raise for options of a flow, which would be ignored in a branch."""
     if not isinstance(cast(object, branch), Flow):
         raise FlowDefinitionError(f"{where}: expected a function that returns the flow with its steps, got {branch!r}")
@@ -540,41 +797,3 @@ def _steps_of(empty: Flow[Any], branch: Flow[Any], where: str) -> tuple[NamedSte
         if is_set:
             raise FlowDefinitionError(f"{where}: a branch has steps only; set {option} on the flow itself")
     return branch.steps
-
-
-def _check_plain(subject: str, function: object) -> None:
-    """Raise for what is not callable, and for a coroutine function: nothing would await its result."""
-    if not callable(function):
-        raise FlowDefinitionError(f"{subject}: expected a function, got {function!r}")
-    if any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in functions_of(function)):
-        raise FlowDefinitionError(
-            f"{subject}: expected a plain function, and {callable_name(function, 'this')} is a coroutine function; "
-            "use map_async"
-        )
-
-
-def _check_branch(where: str, branch: object) -> None:
-    if not isinstance(branch, (When, Otherwise)):
-        raise FlowDefinitionError(f"{where}: expected When(condition, steps) or Otherwise(steps), got {branch!r}")
-    if isinstance(branch, When):
-        _check_plain(f"the condition of {where}", branch.condition)
-
-
-def _service(
-    name: str | None,
-    default: str,
-    service: Any,
-    max_in_flight: int = MAX_IN_FLIGHT,
-    timeout: float = 30.0,
-    attempts: int = 1,
-    *,
-    many: bool = False,
-) -> Service:
-    """Return the service that a step calls; make one of a function. `many`: whether it gets a list of values."""
-    if not isinstance(service, Service) and not callable(service):
-        raise FlowDefinitionError(f"{name or default}: expected a function or a Service, got {service!r}")
-    made = as_service(service, name, step=default, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
-    if getattr(made.function, "is_batch", many) is not many:
-        expected = "one value: use map_async or enrich" if many else "a list of values: use batch"
-        raise FlowDefinitionError(f"service {made.name} takes {expected}")
-    return made

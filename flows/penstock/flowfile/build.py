@@ -19,7 +19,7 @@ from penstock.flowfile.services import called, outlet_of, source_of
 from penstock.runtime.schedule import Cron, Every, Once, Schedule
 from penstock.services import Service
 from penstock.sinks import Sink
-from penstock.steps import DEFAULT_TYPE
+from penstock.steps.fail import DEFAULT_TYPE
 from penstock.steps.through import MAX_PARTS as THROUGH_PARTS
 
 Fragment = Callable[[Flow[Any]], Flow[Any]]

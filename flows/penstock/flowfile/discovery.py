@@ -14,7 +14,7 @@ from penstock.flowfile.field_types import is_in_python
 from penstock.flowfile.load import FlowFile
 from penstock.flowfile.read_document import FORMATS, read_document
 from penstock.flowfile.reader import text_at
-from penstock.sinks import Sharing
+from penstock.sinks import SinkFiles
 
 _BEGINNING = 65_536
 """Bytes of a file that is too large in which the name of a flow is looked for."""
@@ -84,7 +84,7 @@ class NameConflicts:
     def __init__(self) -> None:
         self._names: dict[str, FlowFile] = {}
         self._paths: dict[str, FlowFile] = {}
-        self._sharing = Sharing()
+        self._sharing = SinkFiles()
 
     def add(self, file: FlowFile) -> Diagnostic | None:
         """Take in a flow; what is wrong, if it cannot be served beside those before it, as `serve` will say."""
@@ -100,7 +100,7 @@ class NameConflicts:
         if said is not None:
             return Diagnostic(SourceLocation(str(file.path)), said, hint="give it another name")
         outlets = file.flow.all_sinks.values()
-        if (clash := self._sharing.clash(outlets)) is not None:
+        if (clash := self._sharing.find_conflict(outlets)) is not None:
             return Diagnostic(SourceLocation(str(file.path)), str(clash))
         self._sharing.add(outlets, f"the flow {name!r}")
         return None

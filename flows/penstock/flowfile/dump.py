@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import yaml
 
-from penstock.core.operators import callable_name
 from penstock.core.window import BYTES, ELEMENTS
 from penstock.errors import FlowDefinitionError, FlowFileError
 from penstock.expressions import Assign
@@ -34,8 +33,26 @@ from penstock.flowfile.quantities import show_duration, show_rate, show_size
 from penstock.flowfile.yaml_reader import resolve
 from penstock.runtime.schedule import Cron, Every
 from penstock.services import Service
-from penstock.steps import DEFAULT_TYPE, MAX_PARTS
-from penstock.steps.step import NamedStep, walk
+from penstock.steps import (
+    Batch,
+    Branch,
+    CustomOperator,
+    Enrich,
+    Fail,
+    Filter,
+    FlatMap,
+    Map,
+    MapAsync,
+    Route,
+    Step,
+    Tap,
+    Throttle,
+    Through,
+    To,
+    walk,
+)
+from penstock.steps.fail import DEFAULT_TYPE
+from penstock.steps.flat_map import MAX_PARTS
 from penstock.steps.through import MAX_PARTS as THROUGH_PARTS
 
 
@@ -73,7 +90,7 @@ class _Dump:
         self._flow = flow
         self._services: dict[str, Service] = {}
         for step in walk(flow.steps):
-            for service in step.services:
+            for service in step.services.values():
                 self._register(service)
 
     def document(self) -> dict[str, Plain]:
@@ -141,63 +158,61 @@ class _Dump:
     def _name_of(self, service: Service) -> str:
         return next(name for name, known in self._services.items() if known == service)
 
-    def _step(self, step: NamedStep) -> Plain:
-        kind, options = step.kind, step.options
-        usual = kind
-        beside: dict[str, Plain] = {}
-        match kind:
-            case "map" | "filter" | "tap" | "flat_map":
-                function = next(iter(options.values()))
-                kind = "set" if isinstance(function, Assign) else kind
-                usual = "set" if isinstance(function, Assign) else callable_name(function, kind)
-                value: Plain = to_plain_function(function)
-                if kind == "flat_map" and options["max_parts"] != MAX_PARTS:
-                    value = {"items": value, "max_parts": options["max_parts"]}
-            case "fail":
-                when, reason = options["when"], options["reason"]
-                usual = kind if when is None else callable_name(when, kind)
+    def _step(self, step: Step) -> Plain:
+        kind, default_name = step.kind, step.default_name
+        options: dict[str, Plain] = {}
+        match step:
+            case Map() | Tap():
+                value: Plain = to_plain_function(step.function)
+                if isinstance(step.function, Assign):
+                    kind = default_name = "set"
+            case Filter():
+                value = to_plain_function(step.predicate)
+            case FlatMap():
+                value = to_plain_function(step.items)
+                value = value if step.max_parts == MAX_PARTS else {"items": value, "max_parts": step.max_parts}
+            case Fail():
+                reason = step.reason
                 value = drop_none(
                     {
-                        "when": None if when is None else to_plain_function(when),
+                        "when": None if step.when is None else to_plain_function(step.when),
                         "reason": reason if isinstance(reason, str) else {"expression": to_plain_function(reason)},
-                        "type": None if options["type"] == DEFAULT_TYPE else options["type"],
+                        "type": None if step.type == DEFAULT_TYPE else step.type,
                     }
                 )
-            case "map_async":
-                usual, value = options["call"].name, self._name_of(options["call"])
-                value = {"service": value, "ordered": True} if options["ordered"] else value
-            case "enrich":
-                value = {field: self._name_of(service) for field, service in options["services"].items()}
-                value = list(value) if all(field == name for field, name in value.items()) else value
-            case "batch":
-                usual, max_wait = options["call"].name, show_duration(options["max_wait"])
-                value = {"service": self._name_of(options["call"]), "size": options["size"], "max_wait": max_wait}
-            case "throttle":
-                value = show_rate(options["rate"])
-                value = {"rate": value, "burst": options["burst"]} if options["burst"] != 1 else value
-            case "through":
-                value = reference_of(options["operator"])
-                if options["max_parts"] != THROUGH_PARTS:
-                    value = {"operator": value, "max_parts": options["max_parts"]}
-            case "step":
-                usual, value = callable_name(options["step"], kind), reference_of(options["step"])
-                if options["max_parts"]:
-                    value = {"operator": value, "max_parts": options["max_parts"]}
-            case "to":
-                outlets = [to_plain_sink(outlet) for outlet in options["outlets"]]
-                value = outlets[0] if len(outlets) == 1 else outlets
-                if options["timeout"] != 30.0:
-                    beside["timeout"] = show_duration(options["timeout"])
+            case MapAsync():
+                value = self._name_of(step.service)
+                value = {"service": value, "ordered": True} if step.ordered else value
+            case Enrich():
+                named = {field: self._name_of(service) for field, service in step.fields.items()}
+                value = list(named) if all(field == name for field, name in named.items()) else dict(named)
+                options["merge"] = None if step.merge is None else reference_of(step.merge)
+            case Batch():
+                max_wait = show_duration(step.max_wait)
+                value = {"service": self._name_of(step.service), "size": step.size, "max_wait": max_wait}
+            case Throttle():
+                value = show_rate(step.rate)
+                value = value if step.burst == 1 else {"rate": value, "burst": step.burst}
+            case Through() | CustomOperator():
+                default = THROUGH_PARTS if isinstance(step, Through) else 0
+                kind = "through" if isinstance(step, Through) else "step"
+                value = reference_of(step.function)
+                value = value if step.max_parts == default else {"operator": value, "max_parts": step.max_parts}
+            case To():
+                sinks = [to_plain_sink(sink) for sink in step.targets]
+                value = sinks[0] if len(sinks) == 1 else sinks
+                options["timeout"] = None if step.timeout == 30.0 else show_duration(step.timeout)
+            case Route():
+                value = {branch.name: self._branch(branch) for branch in step.cases}
             case _:
-                value = {way.name: self._way(way) for way in step.ways}
-        if options.get("merge") is not None:
-            beside["merge"] = reference_of(options["merge"])
-        return {kind: value, **({} if step.name == usual else {"name": step.name}), **beside}
+                raise FlowDefinitionError(f"step {step.name}: flow files have no step {step.kind!r}")
+        name = None if step.name == default_name else step.name
+        return {kind: value, **drop_none({"name": name, **options})}
 
-    def _way(self, way: Any) -> Plain:
-        steps = [self._step(step) for step in way.steps]
-        when = None if way.when is None else to_plain_function(way.when)
-        return drop_none({"when": when, "steps": steps or None, "final": way.final or None})
+    def _branch(self, branch: Branch) -> Plain:
+        steps = [self._step(step) for step in branch.steps]
+        when = None if branch.when is None else to_plain_function(branch.when)
+        return drop_none({"when": when, "steps": steps or None, "final": branch.final or None})
 
     def _worker(self, worker: Worker) -> Plain:
         when: dict[str, Plain] = {}

@@ -232,7 +232,7 @@ class Expr(Form):
         try:
             expression = Expression(text, self.variable)
         except InvalidExpression as error:
-            there = f"there is {self.variable}" if error.reason.startswith("there is no") else ""
+            there = f"there is {self.variable}" if error.reason.startswith("unknown name") else ""
             where = f"at its column {error.column}" if error.line == 1 else f"in its line {error.line}"
             mistakes.add(node, f"{node.shown()} is no expression: {error.reason} ({where})", hint=there or None)
             return MISSING

@@ -101,7 +101,8 @@ def source_of(chosen: Chosen, flow: Flow[Any]) -> Source[Any]:
         case "file":
             return from_file(chosen.value, **options)
         case "directory":
-            return from_directory(chosen.value, **options)
+            arguments = {"every": "poll_interval", "done": "processed_dir"}
+            return from_directory(chosen.value, **{arguments.get(name, name): options[name] for name in options})
         case "stdin":
             return from_stdin(**options)
         case "ticks":

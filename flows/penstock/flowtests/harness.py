@@ -19,7 +19,7 @@ from penstock.results import LineWriter
 from penstock.runtime.run import Run
 from penstock.services.http_service import HttpRequestSpec
 from penstock.sources import Source, from_async_iterable, from_iterable
-from penstock.steps.step import walk
+from penstock.steps import Batch, walk
 
 
 class FlowTestHarness:
@@ -55,7 +55,7 @@ class FlowTestHarness:
             LineWriter(self.client.write),
             kind="test",
             ordered=flow.ordered if case.ordered is None else case.ordered,
-            chance=self._chance("dead letters"),
+            rng=self._chance("dead letters"),
         )
         run.ledger.on_settled = self.register.settled
         return run
@@ -102,7 +102,7 @@ def source_of(flow: Flow[Any], case: FlowTest) -> Source[bytes]:
 
 def _services(flow: Flow[Any], case: FlowTest, trace: Trace) -> dict[str, FakeService]:
     """What plays the services of a flow, by their names."""
-    many = {service.name for step in walk(flow.steps) if step.kind == "batch" for service in step.services}
+    many = {service.name for step in walk(flow.steps) if isinstance(step, Batch) for service in step.services.values()}
     known: dict[str, Any] = {}
     for service in flow.all_services:
         if known.setdefault(service.name, service) != service:

@@ -73,7 +73,7 @@ class ElementRecorder:
 
     def settled(self, element: Element[Any], outcome: Outcome) -> None:
         """Note what the client hears nothing of."""
-        unheard = outcome in (Outcome.FILTERED, Outcome.CANCELLED) and element.family is None
+        unheard = outcome in (Outcome.FILTERED, Outcome.CANCELLED) and element.parts is None
         if unheard and element.root.seq in self.inputs:
             part = "" if element.part is None else f", part {element.part}"
             self._trace.add(f"{outcome.value}: {self.label(element.root)}{part}")
@@ -108,6 +108,6 @@ def outcome_of(element: Element[Any]) -> Outcome:
     """How an element was settled, after its run."""
     if not element.settled:
         return Outcome.CANCELLED if element.dead_letter_id is None else Outcome.FAILED
-    if element.family is not None:
-        return element.family.worst
+    if element.parts is not None:
+        return element.parts.worst
     return element.outcome or Outcome.OK

@@ -1,4 +1,4 @@
-"""What a file holds, as its name tells it: NDJSON or CSV, compressed or not."""
+"""File formats: NDJSON or CSV, compressed or not, as the file name says."""
 
 from __future__ import annotations
 
@@ -9,57 +9,59 @@ from penstock.errors import FlowDefinitionError
 
 
 class Format(StrEnum):
-    """How the values of a file are written."""
+    """The format of the values in a file."""
 
     NDJSON = "ndjson"
-    """A value a line, as JSON."""
+    """One JSON value per line."""
     CSV = "csv"
-    """A row a value, whose fields are named by the first row (RFC 4180)."""
+    """One row per value; the first row names the fields (RFC 4180)."""
 
 
 SUFFIXES = {".ndjson": Format.NDJSON, ".jsonl": Format.NDJSON, ".csv": Format.CSV}
 
 
 def is_compressed(path: str) -> bool:
-    """Whether a file is compressed with gzip, by its name."""
+    """Return whether a file is compressed with gzip, according to its name."""
     return path.lower().endswith(".gz")
 
 
 def known_format(path: str) -> Format | None:
-    """The format that the name of a file tells; None when it tells none."""
+    """Return the format that the name of a file indicates; None if it indicates none."""
     return SUFFIXES.get(_suffix(path))
 
 
 def format_of(path: str, format: Format | str | None = None) -> Format:
-    """The format of a file: the given one, or the one that its name tells.
+    """Return the format of a file: the given one, or the one that its name indicates.
 
-    Raises `FlowDefinitionError` when there is none.
+    Raises `FlowDefinitionError` if the name indicates none.
     """
     if format is not None:
         return named_format(format)
-    found = known_format(path)
-    if found is not None:
-        return found
+    known = known_format(path)
+    if known is not None:
+        return known
     if _suffix(path) == ".json":
         raise FlowDefinitionError(
-            f"{path} is one JSON document, which cannot be streamed; write a value a line instead "
-            f"(jq -c '.[]' {path} > values.ndjson), or say the format ndjson if it is written so already"
+            f"{path}: a JSON document cannot be streamed; write one value per line instead "
+            f"(jq -c '.[]' {path} > values.ndjson), or set the format to ndjson if it has one value per line"
         )
-    raise FlowDefinitionError(f"{path} does not tell its format by its name; say the format: ndjson or csv")
+    raise FlowDefinitionError(f"{path}: its name indicates no format; set the format to ndjson or csv")
 
 
 def named_format(format: Format | str) -> Format:
-    """A format by its name. Raises `FlowDefinitionError` for others."""
+    """Return a format by its name. Raises `FlowDefinitionError` for an unknown one."""
     try:
         return Format(format)
     except ValueError:
-        raise FlowDefinitionError(f"a format is one of {', '.join(Format)}, got {format!r}") from None
+        raise FlowDefinitionError(f"format: expected one of {', '.join(Format)}, got {format!r}") from None
 
 
 def check_delimiter(delimiter: str) -> None:
-    """Raise `FlowDefinitionError` for what cannot part the cells of a row."""
+    """Raise `FlowDefinitionError` for a delimiter that cannot separate cells."""
     if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n':
-        raise FlowDefinitionError(f"a delimiter is one ASCII character, no quote and no end of line, got {delimiter!r}")
+        raise FlowDefinitionError(
+            f"delimiter: expected one ASCII character other than a quote or a line break, got {delimiter!r}"
+        )
 
 
 def _suffix(path: str) -> str:

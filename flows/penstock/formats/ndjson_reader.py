@@ -9,17 +9,15 @@ from typing import Any, Protocol
 from penstock.formats.rejected import OversizedInput
 
 LINE_LIMIT = 1024 * 1024
-"""Bytes that one line may have unless told otherwise."""
-
+"""Default maximum of bytes in one line."""
 
 BOM = b"\xef\xbb\xbf"
-
 
 _is_blank: Callable[[Any], bool] = bytes.isspace
 
 
 class Splitter(Protocol):
-    """What makes lines of chunks."""
+    """Splits chunks of bytes into lines."""
 
     def feed(self, chunk: bytes) -> list[bytes]: ...
 
@@ -27,54 +25,54 @@ class Splitter(Protocol):
 
 
 class LineSplitter:
-    """Splits chunks into lines without copying more than the piece between two chunks.
+    """Splits chunks into lines. Copies only the parts of a line that spans chunks.
 
-    Knows `\\n` and `\\r\\n`, passes over blank lines and a byte order mark at the start, and gives a last line
-    without newline at the end. A line over the limit comes out as a `OversizedInput`: its first bytes and its length.
+    Accepts `\\n` and `\\r\\n`, skips blank lines and a byte order mark at the start, and returns a last line without
+    newline at the end. A line over the limit becomes an `OversizedInput`: its first bytes and its length.
     """
 
     def __init__(self, limit: int = LINE_LIMIT) -> None:
         if limit < 1:
-            raise ValueError(f"a line needs at least 1 byte, got limit {limit!r}")
+            raise ValueError(f"limit: expected at least 1 byte for a line, got {limit!r}")
         self._limit = limit
-        self._rest = bytearray()
+        self._buffered = bytearray()
         self._skipped = 0
-        self._blank = True  # so far, all that was skipped
+        self._blank = True  # whether all skipped bytes were whitespace
         self._return = False
         self._started = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The lines that a chunk completes."""
+        """Return the lines that a chunk completes."""
         if b"\n" not in chunk:
-            self._keep(chunk)
+            self._buffer(chunk)
             return []
-        if chunk.isspace():  # of blank lines alone, which a small compressed body has gigabytes of: one will do
+        if chunk.isspace():  # only blank lines, of which a small compressed body may contain gigabytes: keep one
             start, _, rest = chunk.partition(b"\n")
             chunk = b"%b\n%b" % (start, rest.rpartition(b"\n")[2])
         first, *lines = chunk.split(b"\n")
-        self._keep(first)
+        self._buffer(first)
         last = lines.pop()
-        lines.insert(0, self._take())
-        self._keep(last)
+        lines.insert(0, self._take_line())
+        self._buffer(last)
         return self._clean(lines, chunk)
 
     def finish(self) -> list[bytes]:
-        """The last line, if the input did not end with a newline."""
-        return self._clean([line := self._take()], line)
+        """Return the last line, if the input did not end with a newline."""
+        return self._clean([line := self._take_line()], line)
 
-    def _keep(self, piece: bytes) -> None:
-        room = self._limit + 2 - len(self._rest)  # two more: a \r, and one to know that it is too long
+    def _buffer(self, chunk: bytes) -> None:
+        room = self._limit + 2 - len(self._buffered)  # two more: a \r, and one byte that shows it is too long
         if not self._started:
             room += len(BOM)
-        self._rest += piece[:room]
-        if len(piece) > room:
-            self._skipped += len(piece) - room
-            self._blank = self._blank and piece[room:].isspace()
-            self._return = piece.endswith(b"\r")
+        self._buffered += chunk[:room]
+        if len(chunk) > room:
+            self._skipped += len(chunk) - room
+            self._blank = self._blank and chunk[room:].isspace()
+            self._return = chunk.endswith(b"\r")
 
-    def _take(self) -> bytes:
-        line = bytes(self._rest)
-        self._rest.clear()
+    def _take_line(self) -> bytes:
+        line = bytes(self._buffered)
+        self._buffered.clear()
         if not self._started:
             self._started = True
             line = line.removeprefix(BOM)
@@ -85,7 +83,7 @@ class LineSplitter:
         return line
 
     def _clean(self, lines: list[bytes], chunk: bytes) -> list[bytes]:
-        """Lines without `\\r`, blank ones left out, long ones shortened. What is done for each line is done in C."""
+        """Remove `\\r` and blank lines, and shorten long lines. All work per line is done in C."""
         if b"\r" in chunk or lines[0].endswith(b"\r"):
             lines = [line if isinstance(line, OversizedInput) else line.removesuffix(b"\r") for line in lines]
         first = lines[0]

@@ -5,33 +5,33 @@ from __future__ import annotations
 from penstock.errors import ElementTooLarge
 
 EXCERPT = 4096
-"""Bytes kept of an input that is too large to be taken."""
+"""Bytes kept of an input that is too large."""
 
 
 class RejectedInput(bytes):
-    """An input that is no item, as it came. It fails where it was to be read, so that its bytes are kept."""
+    """An input that cannot be read, as received. The step that would read it fails it, so that its bytes are kept."""
 
-    refusal: Exception
+    error: Exception
     """Why it cannot be read."""
 
     @classmethod
-    def of_bytes(cls, value: bytes, refusal: Exception) -> RejectedInput:
-        """The bytes, and why they cannot be read."""
-        unreadable = cls(value)
-        unreadable.refusal = refusal
-        return unreadable
+    def of_bytes(cls, value: bytes, error: Exception) -> RejectedInput:
+        """Create an input with the reason why it cannot be read."""
+        rejected = cls(value)
+        rejected.error = error
+        return rejected
 
 
 class OversizedInput(RejectedInput):
-    """The beginning of an input that is too large; the rest was passed over."""
+    """The beginning of an input that is too large. The rest was discarded."""
 
     length: int
     limit: int
 
     @classmethod
     def of(cls, value: bytes, length: int, limit: int) -> OversizedInput:
-        """The beginning of `value`, of which there were `length` bytes."""
+        """Create the input from the beginning of `value`, which had `length` bytes."""
         excerpt = cls(value[: min(EXCERPT, limit)])
         excerpt.length, excerpt.limit = length, limit
-        excerpt.refusal = ElementTooLarge(length, limit)
+        excerpt.error = ElementTooLarge(length, limit)
         return excerpt

@@ -1,4 +1,4 @@
-"""Values as the bytes of a file: a line of NDJSON or a row of CSV each; one that cannot be written is refused alone."""
+"""Encode values as lines of NDJSON or rows of CSV. A value that cannot be encoded is rejected alone."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from penstock.support.json_encoding import may_contain_null, reject_non_finite
 
 _encode = msgspec.json.Encoder().encode
 
-Refusals = Sequence[Exception | None] | None
-"""For each value why it was not written; None when all were."""
+WriteErrors = Sequence[Exception | None] | None
+"""The error of each value, or None if it was written; None alone if all were written."""
 
 
 class Writer(Protocol):
-    """How values become bytes."""
+    """Encodes values as bytes."""
 
-    def write(self, values: Sequence[Any]) -> tuple[bytes, Refusals]: ...
+    def write(self, values: Sequence[Any]) -> tuple[bytes, WriteErrors]: ...
 
 
 class NdjsonWriter:
-    """A line a value."""
+    """Writes one value per line."""
 
-    def write(self, values: Sequence[Any]) -> tuple[bytes, Refusals]:
-        """The lines of the values that can be written, and what is to be said of the others."""
+    def write(self, values: Sequence[Any]) -> tuple[bytes, WriteErrors]:
+        """Return the lines of the values that can be written, and the errors of the others."""
         try:
             lines = [_encode(value) + b"\n" for value in values]
             data = b"".join(lines)
@@ -38,22 +38,22 @@ class NdjsonWriter:
                     if may_contain_null(line):
                         reject_non_finite(value)
             return data, None
-        except Exception:  # one of them cannot be written; which one, the slow way finds out
+        except Exception:  # one value cannot be written; find out which one
             return one_by_one(values, _line)
 
 
 class CsvWriter:
-    """A row a value. The columns are the given ones, or the fields of the first value; a header comes before it."""
+    """Writes one value per row. Columns are the given ones or the fields of the first value, after a header."""
 
     def __init__(self, columns: Sequence[str] | None = None, *, header: bool = True) -> None:
         self._columns = None if columns is None else tuple(columns)
-        self._named = columns is not None
+        self._explicit = columns is not None
         self._header = header
         self._text = io.StringIO(newline="")
-        self._csv = csv.writer(self._text)  # whose rows end with \r\n, as RFC 4180 has it
+        self._csv = csv.writer(self._text)  # its rows end with \r\n, as in RFC 4180
 
-    def write(self, values: Sequence[Any]) -> tuple[bytes, Refusals]:
-        """The rows of the values that can be written, and what is to be said of the others."""
+    def write(self, values: Sequence[Any]) -> tuple[bytes, WriteErrors]:
+        """Return the rows of the values that can be written, and the errors of the others."""
         rows, refusals = one_by_one(values, self._row)
         if rows and self._header:
             assert self._columns is not None
@@ -64,15 +64,15 @@ class CsvWriter:
     def _row(self, value: Any) -> bytes:
         fields = msgspec.to_builtins(value)
         if not isinstance(fields, Mapping):
-            raise TypeError("it has no fields; a row of CSV is made of an object")
+            raise TypeError("expected an object with fields for a CSV row")
         fields = cast("Mapping[str, Any]", fields)
         columns = self._columns or tuple(fields)
         if not columns:
-            raise TypeError("it has no fields; a row of CSV needs at least one")
+            raise TypeError("expected an object with at least one field for a CSV row")
         missing = [column for column in columns if column not in fields]
         unknown = [field for field in fields if field not in columns]
         if missing or unknown:
-            raise ColumnMismatch(missing, unknown, named=self._named)
+            raise ColumnMismatch(missing, unknown, explicit=self._explicit)
         row = self._line([_cell(fields[column]) for column in columns])
         self._columns = columns
         return row
@@ -85,39 +85,39 @@ class CsvWriter:
 
 
 def make_writer(format: Format, fields: Sequence[str] | None = None, *, header: bool = True) -> Writer:
-    """What writes values in a format."""
+    """Create a writer for a format."""
     return CsvWriter(fields, header=header) if format is Format.CSV else NdjsonWriter()
 
 
 def check_fields(format: Format, fields: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The columns that were asked for. Raises `FlowDefinitionError` for what cannot be columns."""
+    """Check the columns of a CSV writer. Raises `FlowDefinitionError` for invalid ones."""
     if fields is None:
         return None
     if format is not Format.CSV:
         raise FlowDefinitionError(
-            f"fields are the columns of CSV, got {list(fields)!r} for {format}; say the format csv to have them"
+            f"fields: expected only with CSV, got {list(fields)!r} for {format}; set the format to csv"
         )
     columns = tuple(fields)
     if isinstance(fields, str) or not columns or len(set(columns)) < len(columns) or not all(columns):
-        raise FlowDefinitionError(f"fields are the names of the columns, at least one, none twice, got {fields!r}")
+        raise FlowDefinitionError(f"fields: expected the names of the columns, each once, got {fields!r}")
     return columns
 
 
-def one_by_one(values: Sequence[Any], write: Callable[[Any], bytes]) -> tuple[bytes, Refusals]:
-    """The bytes of each value that can be written; the others are refused alone."""
+def one_by_one(values: Sequence[Any], write: Callable[[Any], bytes]) -> tuple[bytes, WriteErrors]:
+    """Encode values one by one. Return the bytes of those that can be written, and the errors of the others."""
     written: list[bytes] = []
-    refusals: list[Exception | None] = []
+    errors: list[Exception | None] = []
     for value in values:
         try:
             written.append(write(value))
-            refusals.append(None)
+            errors.append(None)
         except ColumnMismatch as error:
-            refusals.append(error)
+            errors.append(error)
         except Exception as error:
-            refusal = EncodingFailed(f"the value cannot be written: {describe(error)}")
-            refusal.__cause__ = error
-            refusals.append(refusal)
-    return b"".join(written), refusals if any(refusals) else None
+            failure = EncodingFailed(f"the value cannot be written: {describe(error)}")
+            failure.__cause__ = error
+            errors.append(failure)
+    return b"".join(written), errors if any(errors) else None
 
 
 def _json(value: Any) -> bytes:
@@ -132,7 +132,7 @@ def _line(value: Any) -> bytes:
 
 
 def _cell(value: Any) -> str:
-    """A text as it is, nothing as nothing, anything else as JSON."""
+    """Encode a cell: text unchanged, None as an empty cell, anything else as JSON."""
     if isinstance(value, str):
         return value
     return "" if value is None else _json(value).decode()

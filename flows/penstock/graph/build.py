@@ -11,9 +11,8 @@ from penstock.flow.flow import Flow
 from penstock.graph import details
 from penstock.graph.model import BranchNode, Dependency, Graph, Node, NodeKind, StepNode, clean
 from penstock.runtime import FlowStatistics
-from penstock.services import Service
-from penstock.sinks import Sink
-from penstock.steps.step import NamedStep, Way
+from penstock.services.service import is_service
+from penstock.steps import Branch, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,27 +104,24 @@ class _GraphBuilder:
         name = details.store_label(flow.store)
         return Node(self._id("dead-letters"), "store", name, "dead letters", redacted, counts)
 
-    def _step(self, step: NamedStep) -> StepNode:
+    def _step(self, step: Step) -> StepNode:
         caption = details.kind_label(step.kind)
-        node = self._node(f"step.{step.name}", "step", step.name, caption, details.step_details(step), *step.places)
+        node = self._node(f"step.{step.name}", "step", step.name, caption, step.summary(), *step.failure_points)
         dependencies = tuple(self._dependencies(step))
-        branches = [self._branch(step, branch) for branch in step.ways]
-        if branches and all(branch.when is not None for branch in step.ways):
+        branches = [self._branch(step, branch) for branch in step.branches]
+        if branches and all(branch.when is not None for branch in step.branches):
             branches.append(BranchNode(None))
-        return StepNode(node, dependencies, tuple(branches), filters=step.kind == "filter")
+        return StepNode(node, dependencies, tuple(branches), filters=step.is_filter)
 
-    def _branch(self, step: NamedStep, branch: Way) -> BranchNode:
-        texts = details.branch_details(branch)
-        node = self._node(f"branch.{step.name}.{branch.name}", "branch", branch.name, "branch", texts)
+    def _branch(self, step: Step, branch: Branch) -> BranchNode:
+        node = self._node(f"branch.{step.name}.{branch.name}", "branch", branch.name, "branch", branch.summary())
         return BranchNode(node, tuple(map(self._step, branch.steps)), branch.final)
 
-    def _dependencies(self, step: NamedStep) -> Iterable[Dependency]:
-        keys = list(step.options["services"]) if step.kind == "enrich" else []
-        for number, service in enumerate(step.services):
-            label = keys[number] if keys and keys[number] != service.name else ""
+    def _dependencies(self, step: Step) -> Iterable[Dependency]:
+        for key, service in step.services.items():
+            label = key if key != service.name else ""
             yield self._dependency(service, "service", service.name, details.service_details(service), label)
-        sinks: Iterable[Sink] = step.options["outlets"] if step.kind == "to" else ()
-        for sink in sinks:
+        for sink in step.sinks.values():
             yield self._dependency(sink, "sink", sink.name or step.name, details.sink_details(sink))
 
     def _dependency(
@@ -135,7 +131,7 @@ class _GraphBuilder:
         first = id(item) not in self._shared
         if first:
             counts: tuple[tuple[str, int], ...] = ()
-            if self._counters and isinstance(item, Service):
+            if self._counters and is_service(item):
                 now = item.statistics()
                 calls = sum(now.results.values())
                 counts = (("calls", calls), ("in flight", now.in_flight), ("waiting", now.waiting))

@@ -7,51 +7,14 @@ import re
 from typing import Any
 
 from penstock.deadletters import DeadLetterStore
-from penstock.expressions import Assign, Expression, Fields
 from penstock.flow.flow import Flow
 from penstock.flow.serving import Worker
 from penstock.runtime.schedule import Once
 from penstock.services import Service
 from penstock.sinks import Sink
-from penstock.steps.step import NamedStep, Way
+from penstock.support.text import format_duration
 
 _PASSWORD = re.compile(r"(://[^:/@\s]*):[^/\s]+@")
-
-
-def step_details(step: NamedStep) -> tuple[str, ...]:
-    """Describe the options of a step, except its kind, its name, its services and its sinks."""
-    options = step.options
-    match step.kind:
-        case "map":
-            return function_details(options["function"], step.name)
-        case "filter":
-            return tuple(f"only {text}" for text in function_details(options["predicate"], step.name))
-        case "fail":
-            when, reason = options["when"], options["reason"]
-            condition = () if when is None else tuple(f"if {text}" for text in function_details(when, step.name))
-            return (*condition, f"{options['type']}: {reason}" if isinstance(reason, str) else options["type"])
-        case "tap":
-            return function_details(options["look"], step.name)
-        case "flat_map":
-            return (*function_details(options["function"], step.name), f"max {options['max_parts']:,} parts")
-        case "map_async":
-            return ("in order",) if options.get("ordered") else ()
-        case "enrich":
-            return function_details(options["merge"], step.name) if options.get("merge") else ()
-        case "batch":
-            return (f"size {options['size']}, max wait {format_duration(options['max_wait'])}",)
-        case "throttle":
-            burst = options.get("burst", 1)
-            return (f"{options['rate']:g}/s", *((f"burst {burst}",) if burst > 1 else ()))
-        case "through":
-            return function_details(options["operator"], step.name)
-        case _:
-            return ()
-
-
-def branch_details(branch: Way) -> tuple[str, ...]:
-    """Describe which values take a branch."""
-    return ("otherwise",) if branch.when is None else function_details(branch.when, branch.name)
 
 
 def service_details(service: Service) -> tuple[str, ...]:
@@ -93,18 +56,6 @@ def window_label(flow: Flow[Any]) -> str:
     return f"window {flow.elements:,} elements, {format_size(flow.bytes)}"
 
 
-def function_details(function: object, name: str = "") -> tuple[str, ...]:
-    """Return the text of an expression, or the name of a Python function if it differs from `name`."""
-    match function:
-        case Expression():
-            return (function.text,)
-        case Fields() | Assign():
-            return tuple(f"{key} = {expression.text}" for key, expression in function.fields.items())
-        case _:
-            function_name = getattr(function, "__name__", "<lambda>")
-            return () if function_name in ("<lambda>", name) else (str(function_name),)
-
-
 def schedule_label(schedule: object) -> str:
     """Describe a schedule by the name of its class and its options: `every 1h`, `cron 0 6 * * *`."""
     if isinstance(schedule, Once) or not dataclasses.is_dataclass(schedule):
@@ -124,20 +75,6 @@ def kind_label(kind: str) -> str:
 def hide_password(url: str) -> str:
     """Replace the password in a URL by `…`."""
     return _PASSWORD.sub(r"\1:…@", url)
-
-
-def format_duration(seconds: float) -> str:
-    """Format a duration.
-
-    >>> format_duration(0.02), format_duration(2), format_duration(90)
-    ('20ms', '2s', '1m 30s')
-    """
-    if seconds < 1:
-        return f"{seconds * 1000:g}ms"
-    if seconds < 60 or seconds != int(seconds):
-        return f"{seconds:g}s"
-    parts = ((int(seconds) // 3600, "h"), (int(seconds) // 60 % 60, "m"), (int(seconds) % 60, "s"))
-    return " ".join(f"{number}{unit}" for number, unit in parts if number)
 
 
 def format_size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""What runs tell the people who watch them: logs and metrics."""
+"""Observability: logs and metrics."""
 
 from penstock.observe.collector import HttpCounters, MetricSources, ReloadCounters
 from penstock.observe.logs import LEVELS, LogFile, configure_logging

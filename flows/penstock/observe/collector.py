@@ -1,4 +1,7 @@
-"""What the parts can tell: for each series, the numbers that they hold at this moment."""
+"""Read the value of each metric from the counters of the process.
+
+The docstring of a function is the help text of its series.
+"""
 
 from __future__ import annotations
 
@@ -21,36 +24,36 @@ KINDS = ("http", "worker")
 REASONS = ("completed", "draining", "disconnected", "stalled", "aborted", "failed")
 
 Readings: TypeAlias = Iterable[tuple[tuple[str, ...], float | DurationHistogram]]
-"""Label values, and the number that goes with them."""
+"""Label values, and the value of the series for them."""
 
 
 class HttpCounters:
-    """What the HTTP side counts."""
+    """Counters of the HTTP API."""
 
     def __init__(self) -> None:
-        self.answered: Counter[tuple[str, str, str]] = Counter()
-        """Requests answered, by route, method and status."""
-        self.refused: Counter[str] = Counter()
-        """Requests refused before a run was started, by the refusal's name."""
+        self.responses: Counter[tuple[str, str, str]] = Counter()
+        """Responses, by route, method and status."""
+        self.rejected: Counter[str] = Counter()
+        """Requests rejected before a run was started, by problem code."""
 
 
 class ReloadCounters:
-    """What was loaded while the service ran."""
+    """Counters of flows that were loaded while the service ran."""
 
     def __init__(self) -> None:
         self.active: dict[str, int] = {}
-        """The revision that new runs take, by flow."""
+        """The revision that new runs use, by flow."""
         self.outcomes: Counter[tuple[str, str]] = Counter()
-        """Flows that were loaded, by name and outcome; the name is empty for those that are not known any more."""
+        """Loaded flows, by name and outcome. The name is empty for removed flows."""
 
     def forget(self, flow: str) -> None:
-        """Count a flow among those that are not known any more."""
+        """Move the counts of a removed flow to the empty name."""
         for key in [key for key in self.outcomes if key[0] == flow]:
             self.outcomes["", key[1]] += self.outcomes.pop(key)
 
 
 class MetricSources(Struct, frozen=True, eq=False):
-    """What is watched."""
+    """The objects that metrics are read from."""
 
     supervisor: Supervisor
     requests: HttpCounters
@@ -59,173 +62,173 @@ class MetricSources(Struct, frozen=True, eq=False):
     logs: LogFile | None = None
 
 
-def _flows(of: MetricSources) -> Iterator[tuple[tuple[str], FlowStatistics]]:
-    for name, totals in of.supervisor.totals.items():
-        yield (name,), totals
+def _flows(sources: MetricSources) -> Iterator[tuple[tuple[str], FlowStatistics]]:
+    for name, statistics in sources.supervisor.flow_statistics.items():
+        yield (name,), statistics
 
 
-def received_total(of: MetricSources) -> Readings:
+def received_total(sources: MetricSources) -> Readings:
     """Elements received."""
-    return ((flow, totals.received) for flow, totals in _flows(of))
+    return ((flow, statistics.received) for flow, statistics in _flows(sources))
 
 
-def settled_total(of: MetricSources) -> Readings:
+def settled_total(sources: MetricSources) -> Readings:
     """Elements settled, by outcome."""
-    for flow, totals in _flows(of):
+    for flow, statistics in _flows(sources):
         for outcome in Outcome:
-            yield (*flow, outcome.value), totals.settled(outcome)
+            yield (*flow, outcome.value), statistics.settled(outcome)
 
 
-def dropped_total(of: MetricSources) -> Readings:
-    """Elements that a full buffer dropped; they are among the filtered."""
-    return ((flow, totals.dropped) for flow, totals in _flows(of))
+def dropped_total(sources: MetricSources) -> Readings:
+    """Elements dropped by a full buffer; they are also counted as filtered."""
+    return ((flow, statistics.dropped) for flow, statistics in _flows(sources))
 
 
-def in_flight(of: MetricSources) -> Readings:
+def in_flight(sources: MetricSources) -> Readings:
     """Elements received and not settled."""
-    return ((flow, totals.in_flight) for flow, totals in _flows(of))
+    return ((flow, statistics.in_flight) for flow, statistics in _flows(sources))
 
 
-def window_capacity(of: MetricSources) -> Readings:
-    """Elements that the open runs may hold."""
-    return ((flow, totals.capacity) for flow, totals in _flows(of))
+def window_capacity(sources: MetricSources) -> Readings:
+    """Maximum elements in flight of all open runs together."""
+    return ((flow, statistics.capacity) for flow, statistics in _flows(sources))
 
 
-def backpressure_seconds_total(of: MetricSources) -> Readings:
-    """Time that sources stood waiting for credits."""
-    return ((flow, totals.waited) for flow, totals in _flows(of))
+def backpressure_seconds_total(sources: MetricSources) -> Readings:
+    """Time that sources waited for credits."""
+    return ((flow, statistics.wait_seconds) for flow, statistics in _flows(sources))
 
 
-def time_since_progress_seconds(of: MetricSources) -> Readings:
-    """Time that a run with elements in flight has not moved, as seen from scrape to scrape."""
+def time_since_progress_seconds(sources: MetricSources) -> Readings:
+    """Time that a run with elements in flight has made no progress, as observed from scrape to scrape."""
     now = asyncio.get_running_loop().time()
-    return ((flow, totals.seconds_without_progress(now)) for flow, totals in _flows(of))
+    return ((flow, statistics.seconds_without_progress(now)) for flow, statistics in _flows(sources))
 
 
-def step_duration_seconds(of: MetricSources) -> Readings:
+def step_duration_seconds(sources: MetricSources) -> Readings:
     """Time that an element spent in a step."""
-    for flow, totals in _flows(of):
-        for step, meter in totals.meters.items():
-            yield (*flow, step), meter
+    for flow, statistics in _flows(sources):
+        for step, histogram in statistics.histograms.items():
+            yield (*flow, step), histogram
 
 
-def service_calls_total(of: MetricSources) -> Readings:
-    """Attempts, by what came of them."""
-    for name, calls in of.supervisor.calls.items():
+def service_calls_total(sources: MetricSources) -> Readings:
+    """Attempts to call a service, by result."""
+    for name, calls in sources.supervisor.service_counters.items():
         for result, number in calls.statistics().results.items():
             yield (name, result), number
 
 
-def service_in_flight(of: MetricSources) -> Readings:
-    """Calls under way."""
-    return (((name,), calls.statistics().in_flight) for name, calls in of.supervisor.calls.items())
+def service_in_flight(sources: MetricSources) -> Readings:
+    """Calls in flight."""
+    return (((name,), calls.statistics().in_flight) for name, calls in sources.supervisor.service_counters.items())
 
 
-def service_waiting(of: MetricSources) -> Readings:
-    """Calls that wait for their turn or their next attempt."""
-    return (((name,), calls.statistics().waiting) for name, calls in of.supervisor.calls.items())
+def service_waiting(sources: MetricSources) -> Readings:
+    """Calls that wait for other calls, for the rate limit, or for their next attempt."""
+    return (((name,), calls.statistics().waiting) for name, calls in sources.supervisor.service_counters.items())
 
 
-def service_max_in_flight(of: MetricSources) -> Readings:
-    """Calls that may be under way at once."""
-    return (((name,), calls.statistics().max_in_flight) for name, calls in of.supervisor.calls.items())
+def service_max_in_flight(sources: MetricSources) -> Readings:
+    """Maximum calls in flight."""
+    return (((name,), calls.statistics().max_in_flight) for name, calls in sources.supervisor.service_counters.items())
 
 
-def service_retries_total(of: MetricSources) -> Readings:
-    """Attempts after the first."""
-    return (((name,), calls.statistics().retries) for name, calls in of.supervisor.calls.items())
+def service_retries_total(sources: MetricSources) -> Readings:
+    """Attempts after the first one of a call."""
+    return (((name,), calls.statistics().retries) for name, calls in sources.supervisor.service_counters.items())
 
 
-def dead_letters_total(of: MetricSources) -> Readings:
+def dead_letters_total(sources: MetricSources) -> Readings:
     """Dead letters stored, by step."""
-    for flow, totals in _flows(of):
-        steps = {**dict.fromkeys(totals.places, 0), **totals.letters}
+    for flow, statistics in _flows(sources):
+        steps = {**dict.fromkeys(statistics.failure_points, 0), **statistics.letters}
         for step, number in steps.items():
             yield (*flow, step), number
 
 
-def dead_letters_stored(of: MetricSources) -> Readings:
+def dead_letters_stored(sources: MetricSources) -> Readings:
     """Dead letters in the stores, by state."""
-    states = Counter(dict.fromkeys(STATES, 0))
-    states.update(of.supervisor.stores.statistics().counts)
+    states = Counter[str](dict.fromkeys(STATES, 0))
+    states.update(sources.supervisor.stores.statistics().counts)
     return (((state,), number) for state, number in states.items())
 
 
-def dead_letter_store_commits_total(of: MetricSources) -> Readings:
+def dead_letter_store_commits_total(sources: MetricSources) -> Readings:
     """Commits of dead letters."""
-    yield (), of.supervisor.stores.statistics().commits
+    yield (), sources.supervisor.stores.statistics().commits
 
 
-def dead_letter_store_commit_seconds_total(of: MetricSources) -> Readings:
+def dead_letter_store_commit_seconds_total(sources: MetricSources) -> Readings:
     """Time spent in commits of dead letters."""
-    yield (), of.supervisor.stores.statistics().commit_seconds
+    yield (), sources.supervisor.stores.statistics().commit_seconds
 
 
-def dead_letter_store_restarts_total(of: MetricSources) -> Readings:
-    """Processes that wrote dead letters, ended before their time and were started again."""
-    yield (), of.supervisor.stores.statistics().restarts
+def dead_letter_store_restarts_total(sources: MetricSources) -> Readings:
+    """Processes that wrote dead letters, ended unexpectedly and were restarted."""
+    yield (), sources.supervisor.stores.statistics().restarts
 
 
-def dead_letter_store_usable(of: MetricSources) -> Readings:
+def dead_letter_store_usable(sources: MetricSources) -> Readings:
     """Whether dead letters can be stored: 1, or 0 when the store is damaged, replaced or has failed for 30 seconds."""
-    return (((name,), usable) for name, usable in of.supervisor.stores.usable().items())
+    return (((name,), usable) for name, usable in sources.supervisor.stores.usable().items())
 
 
-def dead_letter_store_failures_total(of: MetricSources) -> Readings:
-    """Failed tries to store dead letters."""
-    yield (), of.supervisor.store_failures
+def dead_letter_store_failures_total(sources: MetricSources) -> Readings:
+    """Failed attempts to store dead letters."""
+    yield (), sources.supervisor.store_failures
 
 
-def runs_active(of: MetricSources) -> Readings:
+def runs_active(sources: MetricSources) -> Readings:
     """Open runs."""
-    for flow, totals in _flows(of):
-        for kind, number in (dict.fromkeys(KINDS, 0) | totals.active()).items():
+    for flow, statistics in _flows(sources):
+        for kind, number in (dict.fromkeys(KINDS, 0) | statistics.active()).items():
             yield (*flow, kind), number
 
 
-def runs_total(of: MetricSources) -> Readings:
+def runs_total(sources: MetricSources) -> Readings:
     """Runs that ended, by reason."""
-    for flow, totals in _flows(of):
+    for flow, statistics in _flows(sources):
         known = {(kind, reason): 0 for kind in KINDS for reason in REASONS}
-        for (kind, reason), number in (known | totals.ended).items():
+        for (kind, reason), number in (known | statistics.ended).items():
             yield (*flow, kind, reason), number
 
 
-def worker_restarts_total(of: MetricSources) -> Readings:
-    """Workers started again after their run broke."""
-    return ((worker, of.supervisor.restarts[worker]) for worker in of.supervisor.workers)
+def worker_restarts_total(sources: MetricSources) -> Readings:
+    """Workers restarted after a failed run."""
+    return ((worker, sources.supervisor.restarts[worker]) for worker in sources.supervisor.workers)
 
 
-def worker_reschedules_total(of: MetricSources) -> Readings:
+def worker_reschedules_total(sources: MetricSources) -> Readings:
     """Next runs of cron workers that were moved to an earlier time because the clock was set back."""
-    return ((worker, of.supervisor.reschedules[worker]) for worker in of.supervisor.workers)
+    return ((worker, sources.supervisor.reschedules[worker]) for worker in sources.supervisor.workers)
 
 
-def flow_revision(of: MetricSources) -> Readings:
-    """The revision that new runs of a flow take."""
-    return (((flow,), number) for flow, number in of.reloads.active.items())
+def flow_revision(sources: MetricSources) -> Readings:
+    """The revision that new runs of a flow use."""
+    return (((flow,), number) for flow, number in sources.reloads.active.items())
 
 
-def flow_reloads_total(of: MetricSources) -> Readings:
-    """Flows that were loaded again, by what came of it; without the name of a flow what could not be read as one."""
-    return iter(of.reloads.outcomes.items())
+def flow_reloads_total(sources: MetricSources) -> Readings:
+    """Flows loaded again, by outcome; without a flow name if the file could not be read as a flow."""
+    return iter(sources.reloads.outcomes.items())
 
 
-def http_requests_total(of: MetricSources) -> Readings:
-    """Requests answered."""
-    return iter(of.requests.answered.items())
+def http_requests_total(sources: MetricSources) -> Readings:
+    """HTTP requests, by route, method and status."""
+    return iter(sources.requests.responses.items())
 
 
-def http_rejected_total(of: MetricSources) -> Readings:
-    """Requests refused before a run was started."""
-    return (((reason,), number) for reason, number in of.requests.refused.items())
+def http_rejected_total(sources: MetricSources) -> Readings:
+    """Requests rejected before a run was started, by reason."""
+    return (((reason,), number) for reason, number in sources.requests.rejected.items())
 
 
-def log_lines_lost_total(of: MetricSources) -> Readings:
+def log_lines_lost_total(sources: MetricSources) -> Readings:
     """Log lines that could not be written."""
-    yield (), 0 if of.logs is None else of.logs.lost
+    yield (), 0 if sources.logs is None else sources.logs.lost
 
 
-def build_info(of: MetricSources) -> Readings:
-    """Always 1; the labels tell what runs."""
-    yield (of.version, platform.python_version()), 1
+def build_info(sources: MetricSources) -> Readings:
+    """Always 1; the labels have the versions."""
+    yield (sources.version, platform.python_version()), 1

@@ -1,4 +1,4 @@
-"""Logs: events with keys, as JSON lines, or in colours on a terminal."""
+"""Log events with keys, as JSON lines or in colours on a terminal."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 
 class LogFile:
-    """Where log lines are written to. One that cannot be written, because the disk is full or the reader of a pipe is
-    gone, is lost and counted: it must not break what it tells of.
+    """The destination of log lines. Lines that cannot be written are counted, because logging must not break a run.
+
+    Writes fail when the disk is full or the reader of a pipe has exited.
     """
 
     def __init__(self, stream: TextIO) -> None:
         binary = stream.buffer
-        # Without a buffer, in which what could not be written would stay and be in the way.
+        # Unbuffered: a buffer would keep the data of a failed write, and block later ones.
         self._file = cast("BinaryIO", getattr(binary, "raw", binary))
         self.lost = 0
-        """Lines lost so far."""
+        """The number of lines lost so far."""
 
     def write(self, line: bytes) -> None:
-        """Write one line, or lose it."""
+        """Write one line, or count it as lost."""
         try:
             if self._file.write(line) != len(line):
                 self.lost += 1
-        except (OSError, ValueError):  # ValueError: it was closed
+        except (OSError, ValueError):  # ValueError: the stream was closed
             self.lost += 1
 
     def flush(self) -> None:
-        """Nothing is buffered."""
+        """Do nothing: there is no buffer."""
 
 
 def configure_logging(form: str = "auto", level: str = "info", stream: TextIO | None = None) -> LogFile:
-    """Send logs to standard error: `json`, `console`, or `auto`: for people on a terminal, JSON elsewhere.
+    """Write logs to standard error: as `json`, for the `console`, or `auto`: console on a terminal, else JSON.
 
-    Gives the file, which counts the lines that could not be written.
+    Returns the log file, which counts the lines that could not be written.
     """
     out = sys.stderr if stream is None else stream
     console = form == "console" or (form == "auto" and out.isatty())
@@ -82,7 +83,7 @@ def _to_json_for_terminal(event: dict[str, Any], **_: Any) -> bytes:
 
 
 class _Forward(logging.Handler):
-    """Lines of other libraries, as events of ours."""
+    """Forwards log records of other libraries as events."""
 
     def emit(self, record: logging.LogRecord) -> None:
         exception = record.exc_info if record.exc_info and record.exc_info[1] else None
@@ -96,7 +97,7 @@ class _Forward(logging.Handler):
 
 
 def _message(record: logging.LogRecord) -> str:
-    """What a library says; the pieces of it if they do not fit together, which is no reason to break its work."""
+    """Format the message of a record; its parts if they do not fit together, because logging must not raise."""
     try:
         return record.getMessage()
     except Exception:

@@ -1,6 +1,6 @@
-"""The series that Prometheus scrapes, named once, and the collector that reads the parts' plain numbers for them.
+"""All Prometheus series, named once, and the collector that reads their values at scrape time.
 
-Nothing is counted here: parts keep plain numbers, and the collector asks for them when it is scraped.
+Nothing is counted here: the parts of the process have plain counters, which the collector reads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from penstock.core.context import BUCKETS, DurationHistogram
-from penstock.observe import collector as readings
+from penstock.observe import collector
 from penstock.observe.collector import MetricSources, Readings
 from penstock.support.text import sanitize
 
@@ -22,7 +22,7 @@ Counter, Gauge, Histogram = CounterMetricFamily, GaugeMetricFamily, HistogramMet
 
 
 class MetricSpec(NamedTuple):
-    """One series: its kind, its labels, and the function that reads it, which gives it its name and its help."""
+    """One series: its kind, its labels, and the function that reads it, which also gives its name and help."""
 
     kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
     labels: tuple[str, ...]
@@ -30,46 +30,46 @@ class MetricSpec(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The full name."""
+        """The full name of the series."""
         return f"penstock_{self.read.__name__}"
 
     @property
     def help(self) -> str:
-        """What it says."""
+        """The help text of the series."""
         return (self.read.__doc__ or "").rstrip(".")
 
 
 TABLE = (
-    MetricSpec(Counter, ("flow",), readings.received_total),
-    MetricSpec(Counter, ("flow", "outcome"), readings.settled_total),
-    MetricSpec(Counter, ("flow",), readings.dropped_total),
-    MetricSpec(Gauge, ("flow",), readings.in_flight),
-    MetricSpec(Gauge, ("flow",), readings.window_capacity),
-    MetricSpec(Counter, ("flow",), readings.backpressure_seconds_total),
-    MetricSpec(Gauge, ("flow",), readings.time_since_progress_seconds),
-    MetricSpec(Histogram, ("flow", "step"), readings.step_duration_seconds),
-    MetricSpec(Counter, ("service", "result"), readings.service_calls_total),
-    MetricSpec(Gauge, ("service",), readings.service_in_flight),
-    MetricSpec(Gauge, ("service",), readings.service_waiting),
-    MetricSpec(Gauge, ("service",), readings.service_max_in_flight),
-    MetricSpec(Counter, ("service",), readings.service_retries_total),
-    MetricSpec(Counter, ("flow", "step"), readings.dead_letters_total),
-    MetricSpec(Gauge, ("state",), readings.dead_letters_stored),
-    MetricSpec(Counter, (), readings.dead_letter_store_commits_total),
-    MetricSpec(Counter, (), readings.dead_letter_store_commit_seconds_total),
-    MetricSpec(Counter, (), readings.dead_letter_store_failures_total),
-    MetricSpec(Gauge, ("store",), readings.dead_letter_store_usable),
-    MetricSpec(Counter, (), readings.dead_letter_store_restarts_total),
-    MetricSpec(Gauge, ("flow", "kind"), readings.runs_active),
-    MetricSpec(Counter, ("flow", "kind", "reason"), readings.runs_total),
-    MetricSpec(Counter, ("flow", "worker"), readings.worker_restarts_total),
-    MetricSpec(Counter, ("flow", "worker"), readings.worker_reschedules_total),
-    MetricSpec(Gauge, ("flow",), readings.flow_revision),
-    MetricSpec(Counter, ("flow", "outcome"), readings.flow_reloads_total),
-    MetricSpec(Counter, ("route", "method", "status"), readings.http_requests_total),
-    MetricSpec(Counter, ("reason",), readings.http_rejected_total),
-    MetricSpec(Counter, (), readings.log_lines_lost_total),
-    MetricSpec(Gauge, ("version", "python"), readings.build_info),
+    MetricSpec(Counter, ("flow",), collector.received_total),
+    MetricSpec(Counter, ("flow", "outcome"), collector.settled_total),
+    MetricSpec(Counter, ("flow",), collector.dropped_total),
+    MetricSpec(Gauge, ("flow",), collector.in_flight),
+    MetricSpec(Gauge, ("flow",), collector.window_capacity),
+    MetricSpec(Counter, ("flow",), collector.backpressure_seconds_total),
+    MetricSpec(Gauge, ("flow",), collector.time_since_progress_seconds),
+    MetricSpec(Histogram, ("flow", "step"), collector.step_duration_seconds),
+    MetricSpec(Counter, ("service", "result"), collector.service_calls_total),
+    MetricSpec(Gauge, ("service",), collector.service_in_flight),
+    MetricSpec(Gauge, ("service",), collector.service_waiting),
+    MetricSpec(Gauge, ("service",), collector.service_max_in_flight),
+    MetricSpec(Counter, ("service",), collector.service_retries_total),
+    MetricSpec(Counter, ("flow", "step"), collector.dead_letters_total),
+    MetricSpec(Gauge, ("state",), collector.dead_letters_stored),
+    MetricSpec(Counter, (), collector.dead_letter_store_commits_total),
+    MetricSpec(Counter, (), collector.dead_letter_store_commit_seconds_total),
+    MetricSpec(Counter, (), collector.dead_letter_store_failures_total),
+    MetricSpec(Gauge, ("store",), collector.dead_letter_store_usable),
+    MetricSpec(Counter, (), collector.dead_letter_store_restarts_total),
+    MetricSpec(Gauge, ("flow", "kind"), collector.runs_active),
+    MetricSpec(Counter, ("flow", "kind", "reason"), collector.runs_total),
+    MetricSpec(Counter, ("flow", "worker"), collector.worker_restarts_total),
+    MetricSpec(Counter, ("flow", "worker"), collector.worker_reschedules_total),
+    MetricSpec(Gauge, ("flow",), collector.flow_revision),
+    MetricSpec(Counter, ("flow", "outcome"), collector.flow_reloads_total),
+    MetricSpec(Counter, ("route", "method", "status"), collector.http_requests_total),
+    MetricSpec(Counter, ("reason",), collector.http_rejected_total),
+    MetricSpec(Counter, (), collector.log_lines_lost_total),
+    MetricSpec(Gauge, ("version", "python"), collector.build_info),
 )
 
 SERIES: tuple[str, ...] = tuple(series.name for series in TABLE)
@@ -77,16 +77,16 @@ SERIES: tuple[str, ...] = tuple(series.name for series in TABLE)
 
 
 class PenstockCollector(Collector):
-    """Reads what is watched at scrape time."""
+    """Reads all series at scrape time."""
 
-    def __init__(self, watched: MetricSources) -> None:
-        self._watched = watched
+    def __init__(self, sources: MetricSources) -> None:
+        self._sources = sources
 
     def collect(self) -> Iterable[Metric]:
-        """One family for every series."""
+        """Yield one metric family for every series."""
         for series in TABLE:
             metric = series.kind(series.name, series.help, labels=series.labels)
-            for values, number in series.read(self._watched):
+            for values, number in series.read(self._sources):
                 labels = [sanitize(value) for value in values]
                 if isinstance(metric, HistogramMetricFamily):
                     assert isinstance(number, DurationHistogram)
@@ -97,12 +97,12 @@ class PenstockCollector(Collector):
             yield metric
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: a registry would scrape to find out."""
+        """Return nothing, because a registry would scrape otherwise."""
         return ()
 
 
 def registry_for(collector: Collector) -> CollectorRegistry:
-    """A registry with Penstock's series, the process's and the garbage collector's."""
+    """Make a registry with the series of Penstock, of the process and of the garbage collector."""
     registry = CollectorRegistry()
     registry.register(collector)
     ProcessCollector(registry=registry)
@@ -110,11 +110,11 @@ def registry_for(collector: Collector) -> CollectorRegistry:
     return registry
 
 
-def _buckets(meter: DurationHistogram) -> list[tuple[str, float]]:
-    """The buckets as Prometheus wants them: cumulative, the last one without a bound."""
+def _buckets(histogram: DurationHistogram) -> list[tuple[str, float]]:
+    """Return cumulative buckets, as Prometheus requires. The last one has no bound."""
     total = 0
     buckets: list[tuple[str, float]] = []
-    for bound, count in zip((*map(str, BUCKETS), "+Inf"), meter.counts, strict=True):
+    for bound, count in zip((*map(str, BUCKETS), "+Inf"), histogram.counts, strict=True):
         total += count
         buckets.append((bound, total))
     return buckets

@@ -1,4 +1,4 @@
-"""What runs flows: a run, and the supervisor of all of them."""
+"""Running flows: a run, and the supervisor of all runs of a process."""
 
 from penstock.runtime.counters import FlowStatistics, ServiceCounters
 from penstock.runtime.run import Run

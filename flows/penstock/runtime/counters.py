@@ -1,4 +1,4 @@
-"""The numbers of a flow: of the runs that are open, and of those that ended. Plain, for whoever asks."""
+"""Counters of flows and services, over open and ended runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from penstock.core.ledger import Ledger
 from penstock.core.window import Window
 from penstock.services import Service, ServiceStatistics
 
-EARLIER = "(earlier)"
-"""The step that letters are counted at whose own step is gone: all accounts have to agree, and series to be few."""
+REMOVED = "(removed)"
+"""The step that counts the letters of removed steps: totals stay correct, and the number of series small."""
 
 
 class RunCounters(Protocol):
-    """A run, as far as its numbers go."""
+    """The part of a run that has its counters."""
 
     kind: str
     window: Window
@@ -26,44 +26,44 @@ class RunCounters(Protocol):
 
 
 class FlowStatistics:
-    """What one flow did in this process so far."""
+    """Counters of one flow in this process."""
 
     def __init__(self, flow: str) -> None:
         self.flow = flow
-        self.meters: dict[str, DurationHistogram] = {}
+        self.histograms: dict[str, DurationHistogram] = {}
         self.open: set[RunCounters] = set()
         self.ended: Counter[tuple[str, str]] = Counter()
-        """Runs that ended, by kind and reason."""
-        self.places: tuple[str, ...] = ()
-        """Where its elements may fail."""
+        """Ended runs, by kind and reason."""
+        self.failure_points: tuple[str, ...] = ()
+        """The steps at which its elements may fail."""
         self.store_failures = 0
         self._progress: dict[RunCounters, tuple[tuple[int, int], float]] = {}
         self._received = 0
         self._dropped = 0
         self._settled: Counter[Outcome] = Counter()
         self._letters: Counter[str] = Counter()
-        self._waited = 0.0
+        self._wait_seconds = 0.0
 
-    def register_steps(self, places: Iterable[str], steps: Iterable[str]) -> None:
-        """Where its elements may fail, and which of its steps are measured, beside what is known already."""
-        self.places = tuple(dict.fromkeys((*self.places, *places)))
+    def register_steps(self, failure_points: Iterable[str], steps: Iterable[str]) -> None:
+        """Add steps: those at which elements may fail, and those whose duration is measured."""
+        self.failure_points = tuple(dict.fromkeys((*self.failure_points, *failure_points)))
         for step in steps:
-            self.meters.setdefault(step, DurationHistogram())
+            self.histograms.setdefault(step, DurationHistogram())
 
-    def unregister_steps(self, places: Collection[str], steps: Collection[str]) -> None:
-        """Keep these places and steps only: the runs that knew others have ended."""
-        self.places = tuple(place for place in self.places if place in places)
-        for step in [step for step in self.meters if step not in steps]:
-            del self.meters[step]
-        for step in [step for step in self._letters if step not in (*places, EARLIER)]:
-            self._letters[EARLIER] += self._letters.pop(step)
+    def unregister_steps(self, failure_points: Collection[str], steps: Collection[str]) -> None:
+        """Keep only these steps. The runs that had others have ended."""
+        self.failure_points = tuple(point for point in self.failure_points if point in failure_points)
+        for step in [step for step in self.histograms if step not in steps]:
+            del self.histograms[step]
+        for step in [step for step in self._letters if step not in (*failure_points, REMOVED)]:
+            self._letters[REMOVED] += self._letters.pop(step)
 
     def begin(self, run: RunCounters) -> None:
-        """Count a run among the open ones."""
+        """Add an open run."""
         self.open.add(run)
 
     def end(self, run: RunCounters, reason: str) -> None:
-        """Add up a run that ended."""
+        """Add the counters of a run that ended."""
         self.open.discard(run)
         self._progress.pop(run, None)
         self.ended[run.kind, reason] += 1
@@ -73,7 +73,7 @@ class FlowStatistics:
             self._settled[outcome] += count
         for step, count in run.ledger.letters.items():
             self._letters[step] += count
-        self._waited += run.window.wait_seconds
+        self._wait_seconds += run.window.wait_seconds
 
     @property
     def received(self) -> int:
@@ -82,39 +82,42 @@ class FlowStatistics:
 
     @property
     def dropped(self) -> int:
-        """Elements that a full buffer dropped; they are among the filtered."""
+        """Elements dropped by a full buffer. They are also counted as filtered."""
         return self._dropped + sum(run.ledger.dropped for run in self.open)
 
     @property
     def in_flight(self) -> int:
-        """Elements received and not settled."""
+        """Elements received and not yet settled."""
         return sum(run.ledger.in_flight for run in self.open)
 
     @property
     def capacity(self) -> int:
-        """Elements that the open runs may hold."""
+        """Maximum elements in flight of all open runs together."""
         return sum(run.window.elements for run in self.open)
 
     @property
-    def waited(self) -> float:
-        """Seconds that sources stood waiting for credits."""
-        return self._waited + sum(run.window.wait_seconds for run in self.open)
+    def wait_seconds(self) -> float:
+        """Seconds that sources waited for credits."""
+        return self._wait_seconds + sum(run.window.wait_seconds for run in self.open)
 
     @property
     def letters(self) -> Counter[str]:
-        """Dead letters stored, by step."""
+        """Stored dead letters, by step."""
         return sum((run.ledger.letters for run in self.open), self._letters.copy())
 
     def settled(self, outcome: Outcome) -> int:
-        """Elements settled with an outcome."""
+        """Return the number of elements settled with an outcome."""
         return self._settled[outcome] + sum(run.ledger.settled[outcome] for run in self.open)
 
     def active(self) -> Counter[str]:
-        """Open runs, by kind."""
+        """Count the open runs, by kind."""
         return Counter(run.kind for run in self.open)
 
     def seconds_without_progress(self, now: float) -> float:
-        """Seconds that the slowest open run has had elements in flight without moving, as seen from call to call."""
+        """Return how long the slowest open run has had elements in flight without progress, in seconds.
+
+        Progress is observed from call to call.
+        """
         longest = 0.0
         for run in self.open:
             mark = run.ledger.received, run.ledger.in_flight
@@ -131,7 +134,7 @@ class ServiceCounters:
 
     def __init__(self) -> None:
         self.services: list[Service] = []
-        """Those in use."""
+        """The services in use."""
         self._past_results: Counter[str] = Counter()
         self._past_retries = 0
 
@@ -141,7 +144,7 @@ class ServiceCounters:
             service.retain()
             self.services.append(service)
 
-    def leave(self, service: Service) -> list[asyncio.Future[Any]]:
+    def release(self, service: Service) -> list[asyncio.Future[Any]]:
         """Release a service that is not used any more. Its counts stay. Return the futures to wait for."""
         self.services = [known for known in self.services if known is not service]
         past = service.statistics()

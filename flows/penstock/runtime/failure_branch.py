@@ -1,4 +1,4 @@
-"""The failure branch: nothing that failed goes on before its dead letter is durable."""
+"""The failure branch: store the dead letter of each failed element before its result is reported."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from penstock.support.tasks import detach
 
 log = get_logger()
 
-GROUP = 512
-"""Elements whose letters are stored by one call: once there are as many, the next ones wait for the next call."""
+BATCH_SIZE = 512
+"""Maximum elements whose letters are stored by one call. Further elements wait for the next call."""
 
-CHANCE = random.Random()  # noqa: S311 - jitter, no secret
-"""Of all runs that bring none of their own: seeding one costs more than what a small run does with it."""
+RNG = random.Random()  # noqa: S311 - jitter, no secret
+"""The default for all runs: seeding a new one costs more than a small run uses it."""
 
-Write = Callable[[list[Element[Any]]], list[DeadLetter]]
+MakeLetters = Callable[[list[Element[Any]]], list[DeadLetter]]
 
-Trouble = Callable[[BaseException, float | None], None]
-"""Is told that the store failed, and the seconds until the next try; None if there is none, because the run is over."""
+OnError = Callable[[BaseException, float | None], None]
+"""Called when the store failed, with the seconds until the next attempt; None if the run is over."""
 
 _parent = attrgetter("parent")
 _letter = attrgetter("dead_letter_id")
@@ -39,29 +39,31 @@ _letter = attrgetter("dead_letter_id")
 
 def dead_letter(
     store: DeadLetterStore,
-    write: Write,
+    make_letters: MakeLetters,
     *,
     backoff: Backoff | None = None,
-    on_trouble: Trouble | None = None,
-    chance: random.Random | None = None,
+    on_error: OnError | None = None,
+    rng: random.Random | None = None,
 ) -> Operator[Any, Any]:
     """Store the letter of each failed element, many in one durable commit.
 
-    If the store fails, the elements wait unsettled, so the source pauses; the store is tried again with backoff, for as
-    long as the run lasts, and `on_trouble` is told. Parts of one element share one letter.
+    If the store fails, the elements wait unsettled, so the source pauses. The store is tried again with backoff for as
+    long as the run lasts, and `on_error` is called each time. Parts of one element share one letter.
 
-    **Takes in** failed elements. **Holds back** until their letters are durable. **Gives out** the same elements, now
-    with their letters' ids, in the same order. **Ends** when its input has and all letters are stored.
+    **Accepts** failed elements. **Backpressures when** their letters are not durable yet. **Emits** the same elements,
+    now with the ids of their letters, in the same order. **Completes when** its input has completed and all letters are
+    stored.
     """
     backoff = backoff or Backoff(first=0.1, cap=5.0)
-    return async_operator("dead_letter", partial(DeadLetterStage, store, write, backoff, on_trouble, chance))
+    return async_operator("dead_letter", partial(DeadLetterStage, store, make_letters, backoff, on_error, rng))
 
 
 @dataclass(slots=True, eq=False)
 class LetterBatch:
-    """Failed elements that are stored by one call: all of them, the new letters, and of which element each tells.
+    """Failed elements that are stored by one call.
 
-    Parts of one element share a letter, so there may be fewer letters than elements.
+    `sources` are the elements that the letters describe. Parts of one element share a letter, so there may be fewer
+    letters than elements.
     """
 
     elements: list[Element[Any]] = field(default_factory=list[Element[Any]])
@@ -70,75 +72,75 @@ class LetterBatch:
     parts: bool = False
     """Whether some of the elements are parts, which may share a letter."""
     uncertain_because: str | None = None
-    """Why the letters may be stored though the store failed."""
+    """Why the letters may be stored although the store failed."""
 
-    def note(self, error: BaseException) -> None:
-        """The store failed."""
+    def note_error(self, error: BaseException) -> None:
+        """Record that the store failed."""
         if isinstance(error, WriterCrashed):
             self.uncertain_because = describe(error)
 
     def log_uncertain(self, run: str) -> None:
-        """Log that letters may be stored whose elements are about to be settled as cancelled."""
+        """Log that letters may be stored although their elements are about to be settled as cancelled."""
         if self.uncertain_because is not None:
             log.error("store.write_uncertain", run=run, letters=len(self.letters), error=self.uncertain_because)
 
     def log_late_result(self, run: str, error: BaseException | None) -> None:
-        """Log what became of letters after nobody waited any more."""
+        """Log the result of a commit that ended after the run."""
         reason = None if error is None else describe(error)
         log.warning("store.write_finished_late", run=run, letters=len(self.letters), stored=error is None, error=reason)
 
 
 class DeadLetterStage:
-    """The letters of one run, on their way to the store.
+    """Stores the letters of one run.
 
-    A letter is written when its element comes in, so that there is little left to do between two commits.
+    A letter is created when its element arrives, so that little work is left between two commits.
     """
 
     def __init__(
         self,
         store: DeadLetterStore,
-        write: Write,
+        make_letters: MakeLetters,
         backoff: Backoff,
-        on_trouble: Trouble | None,
-        chance: random.Random | None,
+        on_error: OnError | None,
+        rng: random.Random | None,
         observer: Downstream,
-        scope: RunContext,
+        context: RunContext,
     ) -> None:
         self._store = store
-        self._write = write
+        self._make_letters = make_letters
         self._backoff = backoff
-        self._on_trouble = on_trouble
+        self._on_error = on_error
         self._observer = observer
-        self._scope = scope
-        self._chance = chance or CHANCE
-        self._mails: deque[LetterBatch] = deque()
+        self._context = context
+        self._rng = rng or RNG
+        self._batches: deque[LetterBatch] = deque()
         self._pending: set[int] = set()
-        """The `id()` of roots whose letter was written for one of their parts, and is not durable yet."""
+        """The `id()` of roots that have a letter for one of their parts that is not durable yet."""
         self._task: asyncio.Task[None] | None = None
         self._ended = False
 
     def on_next(self, elements: list[Element[Any]]) -> None:
-        """Take failed elements in; the first starts the task that stores their letters."""
-        if not self._mails or len(self._mails[-1].elements) >= GROUP:
-            self._mails.append(LetterBatch())
-        mail = self._mails[-1]
-        mail.elements += elements
+        """Create the letters of failed elements. The first call starts the task that stores them."""
+        if not self._batches or len(self._batches[-1].elements) >= BATCH_SIZE:
+            self._batches.append(LetterBatch())
+        batch = self._batches[-1]
+        batch.elements += elements
         if any(map(_parent, elements)) or any(map(_letter, elements)):
-            mail.parts = True
+            batch.parts = True
             elements = self._first_of_each_root(elements)
-        mail.sources += elements
-        mail.letters += self._write(elements)
+        batch.sources += elements
+        batch.letters += self._make_letters(elements)
         if self._task is None:
-            self._task = self._scope.spawn(self._run(), "dead letters")
+            self._task = self._context.spawn(self._run(), "dead letters")
 
     def on_completed(self) -> None:
-        """No further element will come."""
+        """Complete when all letters are stored."""
         self._ended = True
         if self._task is None:
             self._observer.on_completed()
 
     def _first_of_each_root(self, elements: list[Element[Any]]) -> list[Element[Any]]:
-        """The elements whose root has no letter yet, one for each root."""
+        """Return the elements whose root has no letter yet, one for each root."""
         firsts: list[Element[Any]] = []
         for element in elements:
             root = element.root
@@ -148,63 +150,63 @@ class DeadLetterStage:
         return firsts
 
     async def _run(self) -> None:
-        while self._mails:
-            mail = self._mails.popleft()
-            if mail.letters:
-                await self._store_all(mail)
-            self._note(mail)
-            if not self._scope.emit(self._observer, mail.elements):
+        while self._batches:
+            batch = self._batches.popleft()
+            if batch.letters:
+                await self._store_all(batch)
+            self._mark_stored(batch)
+            if not self._context.emit(self._observer, batch.elements):
                 return
         self._task = None
         if self._ended:
             self._observer.on_completed()
 
-    async def _store_all(self, mail: LetterBatch) -> None:
+    async def _store_all(self, batch: LetterBatch) -> None:
         attempt = 0
         while True:
             storing: asyncio.Future[None] | None = None
             try:
-                storing = asyncio.ensure_future(self._store.add(mail.letters))
+                storing = asyncio.ensure_future(self._store.add(batch.letters))
                 await asyncio.shield(storing)
                 return
             except asyncio.CancelledError:
                 if storing is not None:
-                    await self._await_commit(mail, storing)
+                    await self._await_commit(batch, storing)
                 raise
             except Exception as error:
                 attempt += 1
-                wait = self._backoff.seconds(attempt, self._chance)
-                self._tell_trouble(mail, error, wait)
+                wait = self._backoff.seconds(attempt, self._rng)
+                self._report_error(batch, error, wait)
             try:
                 await asyncio.sleep(wait)
             except asyncio.CancelledError:
-                mail.log_uncertain(self._scope.name)
+                batch.log_uncertain(self._context.name)
                 raise
 
-    async def _await_commit(self, mail: LetterBatch, storing: asyncio.Future[None]) -> None:
-        """The commit goes on whatever we do, so its end decides: a durable letter means a failed element."""
-        patience = min(self._store.timeout, CANCEL_SECONDS / 2)
-        await asyncio.wait((storing,), timeout=patience)
+    async def _await_commit(self, batch: LetterBatch, storing: asyncio.Future[None]) -> None:
+        """Wait for a commit, which continues after a cancellation. A durable letter means `failed`."""
+        timeout = min(self._store.timeout, CANCEL_SECONDS / 2)
+        await asyncio.wait((storing,), timeout=timeout)
         if not storing.done():
-            log.error("store.write_uncertain", run=self._scope.name, letters=len(mail.letters), waited=patience)
-            detach(storing, partial(mail.log_late_result, self._scope.name))
+            log.error("store.write_uncertain", run=self._context.name, letters=len(batch.letters), waited=timeout)
+            detach(storing, partial(batch.log_late_result, self._context.name))
         elif storing.cancelled():
-            mail.log_uncertain(self._scope.name)
+            batch.log_uncertain(self._context.name)
         elif (error := storing.exception()) is None:
-            self._note(mail)
+            self._mark_stored(batch)
         else:
-            self._tell_trouble(mail, error, None)
-            mail.log_uncertain(self._scope.name)
+            self._report_error(batch, error, None)
+            batch.log_uncertain(self._context.name)
 
-    def _tell_trouble(self, mail: LetterBatch, error: BaseException, wait: float | None) -> None:
-        mail.note(error)
-        if self._on_trouble is not None:
-            self._on_trouble(error, wait)
+    def _report_error(self, batch: LetterBatch, error: BaseException, wait: float | None) -> None:
+        batch.note_error(error)
+        if self._on_error is not None:
+            self._on_error(error, wait)
 
-    def _note(self, mail: LetterBatch) -> None:
-        self._scope.ledger.mark_stored(mail.sources, [letter.id for letter in mail.letters])
-        if mail.parts:
-            for element in mail.elements:
+    def _mark_stored(self, batch: LetterBatch) -> None:
+        self._context.ledger.mark_stored(batch.sources, [letter.id for letter in batch.letters])
+        if batch.parts:
+            for element in batch.elements:
                 root = element.root
                 element.dead_letter_id = root.dead_letter_id
                 self._pending.discard(id(root))

@@ -1,4 +1,4 @@
-"""The guard process: kills its parent when that ignores stop signals. Run as a script; see `hard_stop`.
+"""The guard process: kills its parent if that ignores stop signals. Run as a script; see `hard_stop`.
 
 Arguments: the process id of the parent, and the seconds that it has after its first stop signal (`inf` for no limit).
 Standard input is a socket on which the parent's C-level signal handler writes the number of each signal. The guard
@@ -18,16 +18,16 @@ import time
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 EXIT_SECONDS = 1.0
-"""Seconds after the third signal that the parent has to exit by itself, which includes its last log line."""
+"""Seconds after the third signal that the parent has to exit, including its last log line."""
 
 DUMP_SECONDS = 0.25
-"""Seconds that the parent has to write where it is stuck."""
+"""Seconds that the parent has to write its traceback."""
 
 
 def main() -> None:
     """Guard the parent until it ends."""
     parent, seconds = int(sys.argv[1]), float(sys.argv[2])
-    for number in (*STOP_SIGNALS, signal.SIGHUP):  # they are meant for the parent
+    for number in (*STOP_SIGNALS, signal.SIGHUP):  # these signals are meant for the parent
         signal.signal(number, signal.SIG_IGN)
     os.set_blocking(0, False)
     signals = 0
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def wait_for_input(deadline: float) -> bool:
-    """Wait until there is input; returns False when the deadline comes first."""
+    """Wait for input. Return False if the deadline comes first."""
     while (left := deadline - time.monotonic()) > 0:
         if select.select([0], [], [], min(left, 3600.0))[0]:
             return True
@@ -61,13 +61,13 @@ def wait_for_input(deadline: float) -> bool:
 
 
 def kill(parent: int) -> None:
-    """Have the parent write where it is stuck, then kill it and report that."""
+    """Have the parent write its traceback, then kill it and report that."""
     for number, pause in ((signal.SIGUSR2, DUMP_SECONDS), (signal.SIGKILL, 0.0)):
-        if os.getppid() != parent:  # it has ended, and its id may belong to another process
+        if os.getppid() != parent:  # the parent has ended, and its id may belong to another process
             return
         os.kill(parent, number)
         time.sleep(pause)
-    signal.alarm(1)  # nobody may read what this writes
+    signal.alarm(1)  # the reader of standard error may not read
     os.write(2, b"penstock: killed process %d: it was stuck and did not stop in time\n" % parent)
 
 

@@ -88,7 +88,7 @@ def _exit_later(seconds: float) -> None:
 
 
 def _standard_error() -> int | None:
-    """The file descriptor of standard error; None if it is closed: another file may have that number then."""
+    """Return the file descriptor of standard error; None if it is closed, because another file may have its number."""
     if sys.__stderr__ is None:
         return None
     try:
@@ -168,7 +168,7 @@ class _Guard:
 def _start(line: socket.socket, seconds: float) -> subprocess.Popen[bytes]:
     """Start the guard process. Raises `OSError`.
 
-    It has a session of its own, so that Ctrl-C and a closed terminal do not end it.
+    It has its own session, so that Ctrl-C and a closed terminal do not end it.
     """
     if not sys.executable or hasattr(sys, "frozen"):  # a frozen program would start itself
         raise OSError(0, "there is no Python interpreter to run it")

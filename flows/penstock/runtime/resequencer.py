@@ -1,4 +1,4 @@
-"""Results, put back in the order of the input."""
+"""Reorder results into the order of the input."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from penstock.core.element import Element, Path, path_of
 
 
 class Resequencer:
-    """Holds elements until all that came before them have passed; never more than the window holds.
+    """Holds elements until all earlier ones have passed. Never holds more than the window.
 
-    It has to be shown every element of the run exactly once, the filtered ones included, and an element that was parted
-    before through its parts. Parts stand in the place of their element. `first` is the seq that it begins with.
+    Receives every element of the run exactly once, including filtered ones, and an element with parts through its
+    parts. Parts take the position of their element. `first_seq` is the first sequence number.
     """
 
-    def __init__(self, pass_on: Callable[[list[Element[Any]]], None], first: int = 0) -> None:
-        self._pass_on = pass_on
-        self._first = first
+    def __init__(self, forward: Callable[[list[Element[Any]]], None], first_seq: int = 0) -> None:
+        self._forward = forward
+        self._first_seq = first_seq
         self._waiting: list[tuple[Path, Element[Any]]] = []
         self._last: tuple[Path, Element[Any]] | None = None
 
     def __call__(self, elements: list[Element[Any]]) -> None:
-        """Take elements in any order and pass on those whose turn it is."""
+        """Accept elements in any order and forward those that are next."""
         for element in elements:
             heappush(self._waiting, (path_of(element), element))
         ready: list[Element[Any]] = []
@@ -31,21 +31,21 @@ class Resequencer:
             self._last = heappop(self._waiting)
             ready.append(self._last[1])
         if ready:
-            self._pass_on(ready)
+            self._forward(ready)
 
     def _is_next(self, path: Path) -> bool:
-        """Whether nothing can come between the last element that passed and the one at `path`."""
+        """Return whether no element can come between the last one that passed and the one at `path`."""
         if self._last is None:
-            return path[0] == self._first and not any(path[1:])
+            return path[0] == self._first_seq and not any(path[1:])
         passed, element = self._last
         common = 0
         while passed[common] == path[common]:
             common += 1
         if path[common] != passed[common] + 1 or any(path[common + 1 :]):
             return False
-        for _ in passed[common + 1 :]:  # further down, what passed has to be the last of its kind
+        for _ in passed[common + 1 :]:  # at each deeper level, the passed element must be the last part
             parent = element.parent
-            if parent is None or parent.family is None or not parent.family.ends_with(element):
+            if parent is None or parent.parts is None or not parent.parts.ends_with(element):
                 return False
             element = parent
         return True

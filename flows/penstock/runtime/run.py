@@ -1,4 +1,4 @@
-"""A run: one live execution of a flow, from its first credit to its summary."""
+"""A run: one execution of a flow, from its first credit to its summary."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ log = get_logger()
 
 
 class Run:
-    """One run of a flow. `await run.finished` returns its `Summary`, and raises no error of the run.
+    """One execution of a flow. `await run.finished` returns its `Summary` and raises no error of the flow.
 
-    A run that resumes another one takes its `id`, and the `first` seq that its source will emit: an ordered run begins
-    there.
+    A resumed run takes the `id` of the earlier run. `first_seq` is the first number its source emits; the results of an
+    ordered run start there.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Run:
         kind: str = "run",
         ordered: bool | None = None,
         stores: Stores | None = None,
-        totals: FlowStatistics | None = None,
-        turns: FairScheduler | None = None,
+        statistics: FlowStatistics | None = None,
+        fairness: FairScheduler | None = None,
         on_end: Callable[[Run, Summary], None] | None = None,
         id: str | None = None,
-        first: int = 0,
-        chance: random.Random | None = None,
+        first_seq: int = 0,
+        rng: random.Random | None = None,
     ) -> None:
         if not hasattr(source, "subscribe"):
             raise FlowDefinitionError(
@@ -80,82 +80,82 @@ class Run:
         self.kind = kind
         self.started_at: datetime = now()
         self.window = Window(plan.elements, plan.bytes)
-        self.totals = totals or FlowStatistics(plan.name)
-        self.scope = RunContext(
+        self.statistics = statistics or FlowStatistics(plan.name)
+        self.context = RunContext(
             self.window,
             name=f"{plan.name}:{self.id}",
-            meters=self.totals.meters,
+            histograms=self.statistics.histograms,
             on_fault=self._on_fault,
             ordered=plan.ordered if ordered is None else ordered,
-            fairness=turns,
+            fairness=fairness,
         )
-        self.ledger = self.scope.ledger
+        self.ledger = self.context.ledger
         self.reason: str | None = None
         self._source = source
         self._consumer = consumer
-        self._first = first
+        self._first_seq = first_seq
         self._stores = stores or Stores()
         self._own_stores = stores is None
         self._on_end = on_end
-        self._chance = chance
-        self._started = self.scope.loop.time()
+        self._rng = rng
+        self._started = self.context.loop.time()
         self._drain_reason = "draining"
         self._aborted = False
         self.error: BaseException | None = None
-        """What broke, if something did."""
-        self._wires = CompositeDisposable()
+        """The error that made the run fail, if it did."""
+        self._subscriptions = CompositeDisposable()
         self._waiters: set[asyncio.Future[Summary]] = set()
         self._result: Summary | BaseException | None = None
-        """What those who wait are told: the summary, or what kept the run from having one."""
+        """The result for all waiters: the summary, or the exception that prevented it."""
         self._log = log.bind(flow=plan.name, run=self.id, kind=kind, **_version(plan))
-        self.totals.begin(self)
-        self.scope.fairness.begin(self._started)
-        self._task = self.scope.loop.create_task(self._main(), name=f"run:{self.id}")
+        self.statistics.begin(self)
+        self.context.fairness.begin(self._started)
+        self._task = self.context.loop.create_task(self._main(), name=f"run:{self.id}")
 
     @property
     def revision(self) -> int | None:
-        """Which version of its flow it is a run of, in a service that can load another."""
+        """The revision of the flow, in a service that can load several."""
         return self.plan.revision
 
     @property
     def finished(self) -> asyncio.Future[Summary]:
-        """A future for the summary, done when the run is over. Cancelling it does not cancel the run.
+        """A future for the summary. Cancelling the future does not cancel the run.
 
-        (The run completes the future itself: a shield around its task costs two more iterations of the event loop.)
+        The run resolves its futures itself: a shield of its task would cost two more iterations of the event loop.
         """
-        waiter: asyncio.Future[Summary] = self.scope.loop.create_future()
+        waiter: asyncio.Future[Summary] = self.context.loop.create_future()
         if self._result is not None:
-            _tell(waiter, self._result)
+            _resolve(waiter, self._result)
         else:
             self._waiters.add(waiter)
             waiter.add_done_callback(self._waiters.discard)
         return waiter
 
     def drain(self, reason: str = "draining") -> None:
-        """Take no further input and finish the elements in flight. Does nothing if the input has ended."""
-        if not self.scope.input_closed:
+        """Accept no further input and finish the elements in flight. Does nothing if the input has ended already."""
+        if not self.context.input_closed:
             self._drain_reason = reason
-        self.scope.drain()
+        self.context.drain()
 
     def abort(self, reason: str = "aborted") -> None:
-        """Cancel the run now. Elements in flight are settled as cancelled. The first reason is kept."""
+        """Cancel everything now. Elements in flight are settled as cancelled. The first reason is kept."""
         if self.reason is None:
             self.reason = reason
             self._aborted = True
-            if not self.scope.done.done():
-                self.scope.done.set_result(None)
+            if not self.context.done.done():
+                self.context.done.set_result(None)
 
     async def _main(self) -> None:
         try:
             self._result = await self._run_and_close()
-        except BaseException as error:  # a bug in here, or the end of the event loop
+        except BaseException as error:  # a bug in this class, or the shutdown of the event loop
             self._result = error
             raise
         finally:
             assert self._result is not None
-            with suppress(RuntimeError):  # the event loop was closed, and with it whoever waited
+            with suppress(RuntimeError):  # the event loop was closed, and with it all waiters
                 for waiter in list(self._waiters):
-                    _tell(waiter, self._result)
+                    _resolve(waiter, self._result)
 
     async def _run_and_close(self) -> Summary:
         try:
@@ -174,58 +174,64 @@ class Run:
         return summary
 
     async def _run(self) -> None:
-        where = self.plan.dead_letters
-        store = None if where is None else self._stores.opened(where)
-        if where is not None and store is None:
-            opening = asyncio.ensure_future(self._stores.get(where))
-            await asyncio.wait((opening, self.scope.done), return_when=asyncio.FIRST_COMPLETED)
+        dead_letters = self.plan.dead_letters
+        store = None if dead_letters is None else self._stores.opened(dead_letters)
+        if dead_letters is not None and store is None:
+            opening = asyncio.ensure_future(self._stores.get(dead_letters))
+            await asyncio.wait((opening, self.context.done), return_when=asyncio.FIRST_COMPLETED)
             if not opening.done():  # aborted meanwhile
                 opening.cancel()
                 detach(opening)
                 await asyncio.wait((opening,), timeout=CANCEL_SECONDS)
                 return
             store = opening.result()
-        if not self.scope.done.done():
-            self._wire(store)
-            await self.scope.done
-            self.scope.reap_finished_tasks()
+        if not self.context.done.done():
+            self._connect(store)
+            await self.context.done
+            self.context.reap_finished_tasks()
 
-    def _wire(self, store: DeadLetterStore | None) -> None:
+    def _connect(self, store: DeadLetterStore | None) -> None:
         letters = None
         if store is not None:
-            letters = dead_letter(store, self._letters, on_trouble=self._on_store_error, chance=self._chance)
+            letters = dead_letter(store, self._make_dead_letters, on_error=self._on_store_error, rng=self._rng)
         connect(
-            self._source, self.plan.steps, self._consumer, self.scope, self._wires, letters=letters, first=self._first
+            self._source,
+            self.plan.steps,
+            self._consumer,
+            self.context,
+            self._subscriptions,
+            letters=letters,
+            first_seq=self._first_seq,
         )
 
     async def _close(self) -> Summary:
         if self.reason is None:
-            self.error = self.scope.source_error
-            self.reason = "failed" if self.error else self._drain_reason if self.scope.draining else "completed"
+            self.error = self.context.source_error
+            self.reason = "failed" if self.error else self._drain_reason if self.context.draining else "completed"
         try:
-            self._wires.dispose()
-        except Exception as broken:  # of an operator that breaks while it is taken down
+            self._subscriptions.dispose()
+        except Exception as broken:  # an operator that raises while it is disposed
             self._fail(broken)
-        stuck, errors = await self.scope.aclose()
+        stuck, errors = await self.context.aclose()
         for error in errors:
             self._fail(error)
         self._notify_end()
         if self.error is None and not self._aborted and (law := self._check_invariants()) is not None:
             self._fail(law)
         self.ledger.close()
-        self.totals.end(self, self.reason or "failed")
-        self.scope.fairness.end()
+        self.statistics.end(self, self.reason or "failed")
+        self.context.fairness.end()
         summary = self._summary()
-        with suppress(Exception):  # a log that breaks must not keep the run from its end
+        with suppress(Exception):  # a log that cannot be written must not prevent the end of the run
             self._log_end(summary, stuck)
         return summary
 
     def _notify_end(self) -> None:
-        """Tell source and sink that the run is over. One that breaks over it does not keep the run from its end."""
-        over = getattr(self._source, "on_run_end", None)  # not all Observables have it
+        """Notify source and consumer that the run is over. An error in one does not prevent the end of the run."""
+        on_run_end = getattr(self._source, "on_run_end", None)  # not every Observable has it
         calls: list[Callable[[], object]] = [self._consumer.close]
-        if over is not None:
-            calls.insert(0, partial(over, self.ledger))
+        if on_run_end is not None:
+            calls.insert(0, partial(on_run_end, self.ledger))
         for call in calls:
             try:
                 call()
@@ -233,13 +239,13 @@ class Run:
                 self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        """Take note of what went wrong at the end. The first error and the reason of an abort stay."""
+        """Record an error of the closing phase. The first error and the reason of an abort are kept."""
         self.error = self.error or error
         if not self._aborted:
             self.reason = "failed"
 
     def _check_invariants(self) -> RunError | None:
-        """A bug that the accounts show: an element that was not settled, or a bound that did not hold."""
+        """Return the bug that the counters reveal: unsettled elements, or an exceeded memory bound."""
         if self.ledger.in_flight:
             return UnsettledElements(self.ledger.in_flight)
         held, bound = self.window.peak + self.ledger.peak_parts, self.plan.bound
@@ -250,16 +256,16 @@ class Run:
             self._log.error("run.tasks_not_cancelled", tasks=stuck)
         if isinstance(self.error, SourceFailed):
             self._log.warning("source.failed", error=describe(self.error))
-        elif isinstance(self.error, ResponseTooLarge):  # the client hears what to do; nothing here is broken
+        elif isinstance(self.error, ResponseTooLarge):  # the message tells the client what to do; no bug here
             self._log.warning("response.too_large", limit=self.error.limit)
         elif self.error is not None:
-            bug = None if isinstance(self.error, PenstockError) else self.error  # those of our tree say it all
+            bug = None if isinstance(self.error, PenstockError) else self.error  # our own exceptions need no traceback
             self._log.error("run.failed", error=describe(self.error), exc_info=bug)
-        late = self.scope.source_error
-        if late is not None and late is not self.error:  # it broke while the run was taken down
+        late = self.context.source_error
+        if late is not None and late is not self.error:  # the source failed while the run was closed
             self._log.warning("source.failed", error=describe(late))
         dropped = {"dropped": self.ledger.dropped} if self.ledger.dropped else {}
-        self._log.info("run.ended", **summary.facts(), **dropped)
+        self._log.info("run.ended", **summary.log_fields(), **dropped)
 
     def _summary(self) -> Summary:
         settled = self.ledger.settled
@@ -273,7 +279,7 @@ class Run:
             settled[Outcome.FAILED],
             settled[Outcome.FILTERED],
             settled[Outcome.CANCELLED],
-            round(self.scope.loop.time() - self._started, 6),
+            round(self.context.loop.time() - self._started, 6),
             message_of(self.error) if self.error is not None else None,
         )
 
@@ -283,23 +289,23 @@ class Run:
         elif self.reason is None:
             self.error = error
             self.abort("failed")
-        elif self.error is None or describe(error) != describe(self.error):  # which others of its elements raise, too
+        elif self.error is None or describe(error) != describe(self.error):  # other elements often raise the same error
             self._log.warning("run.late_error", error=describe(error))
 
     def _on_store_error(self, error: BaseException, wait: float | None) -> None:
-        self.totals.store_failures += 1
+        self.statistics.store_failures += 1
         self._log.warning(
             "store.write_failed", error=describe(error), retry_in=None if wait is None else round(wait, 3)
         )
 
-    def _letters(self, elements: list[Element[Any]]) -> list[DeadLetter]:
+    def _make_dead_letters(self, elements: list[Element[Any]]) -> list[DeadLetter]:
         if paths := self.plan.redacted:
             elements = [redact(element, paths) for element in elements]
         return make_dead_letters(self.plan.name, self.id, self.started_at, elements, self.plan.revision)
 
 
-def _tell(waiter: asyncio.Future[Summary], result: Summary | BaseException) -> None:
-    """Tell one who waits for a run what came of it."""
+def _resolve(waiter: asyncio.Future[Summary], result: Summary | BaseException) -> None:
+    """Resolve a waiter with the result of the run."""
     if waiter.done():
         return
     if isinstance(result, asyncio.CancelledError):
@@ -311,5 +317,5 @@ def _tell(waiter: asyncio.Future[Summary], result: Summary | BaseException) -> N
 
 
 def _version(plan: RunPlan) -> dict[str, Any]:
-    """The version of the flow, where it has one, as each log line of the run has it."""
+    """Return the version of the flow for log lines; empty if it has none."""
     return {} if plan.revision is None else {"revision": plan.revision, "digest": plan.digest}

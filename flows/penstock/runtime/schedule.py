@@ -1,6 +1,6 @@
-"""When a worker runs: once, every so many seconds, or at the moments of a cron expression in a time zone.
+"""Schedules of workers: once, periodically, or at the times of a cron expression in a time zone.
 
-Pure: a schedule is told the time, and never looks at a clock.
+Pure: a schedule receives the time and never reads a clock.
 """
 
 from __future__ import annotations
@@ -21,68 +21,70 @@ from penstock.support.text import suggest
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """One run, at once."""
+    """Run once, at the start."""
 
-    def next_after(self, moment: datetime) -> datetime | None:  # noqa: ARG002 - the word of all schedules
-        """There is none."""
+    def next_after(self, moment: datetime) -> datetime | None:  # noqa: ARG002 - same signature as other schedules
+        """Return None: there is no second run."""
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """A run at once, and the next one so many seconds after the end of the one before."""
+    """Run at the start, and again `seconds` after the end of each run."""
 
     seconds: float
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < float("inf"):
-            raise FlowDefinitionError(f"a worker runs every so many seconds, more than 0, got {self.seconds!r}")
+            raise FlowDefinitionError(f"every: expected a number of seconds > 0, got {self.seconds!r}")
 
     def next_after(self, moment: datetime) -> datetime | None:
-        """The moment that many seconds later, in UTC."""
-        return _in_utc(moment) + timedelta(seconds=self.seconds)
+        """Return the time `seconds` later, in UTC."""
+        return _to_utc(moment) + timedelta(seconds=self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """Runs at the moments of a cron expression of five fields: minute, hour, day of month, month, day of week.
+    """Run at the times of a cron expression of five fields: minute, hour, day of month, month, day of week.
 
-    Knows `*`, lists, ranges, steps, names (`MON-FRI`, `JAN`), `L` for the last day of a month, `MON#1` for the first
-    Monday. If neither of the two fields for days begins with `*`, one that fits is enough, as in other crons.
+    Supports `*`, lists, ranges, steps, names (`MON-FRI`, `JAN`), `L` for the last day of a month, and `MON#1` for the
+    first Monday. If neither of the two day fields begins with `*`, a day that matches one of them is enough, as in
+    other crons.
 
-    When clocks change, it does what the cron of Debian does. If hour and minute are given: a moment that is skipped
-    in spring comes at the first minute after the gap, and one that there is twice in autumn comes once, at the first.
-    If one of them begins with `*`: it goes by time that passes, so that `*/30 * * * *` comes every half hour, always.
+    Changes of daylight saving time follow Debian's cron. If hour and minute are given, a time that is skipped in spring
+    is replaced by the first minute after the gap, and a time that occurs twice in autumn counts once, the first time.
+    If one of the two fields begins with `*`, elapsed time counts, so that `*/30 * * * *` runs every half hour in any
+    case.
     """
 
     expression: str
-    zone: str = "UTC"
-    _zone: ZoneInfo = field(init=False, repr=False, compare=False)
+    timezone: str = "UTC"
+    _timezone: ZoneInfo = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_zone", parse_timezone(self.zone))
+        object.__setattr__(self, "_timezone", parse_timezone(self.timezone))
         if len(self.expression.split()) != 5:
             raise FlowDefinitionError(
-                f"a cron expression has five fields: minute, hour, day of month, month, day of week; got "
-                f"{self.expression!r}; '0 6 * * MON-FRI' is six o'clock on working days"
+                f"cron expression {self.expression!r}: expected five fields: minute, hour, day of month, month, day of "
+                "week; '0 6 * * MON-FRI' is six o'clock on working days"
             )
         try:
             CronSim(self.expression, datetime(2000, 1, 1, tzinfo=UTC))
         except (CronSimError, AssertionError, ValueError) as error:
-            wrong = str(error).removeprefix("Bad ") or "field"
+            part = str(error).removeprefix("Bad ") or "field"
             raise FlowDefinitionError(
-                f"the {wrong} in the cron expression {self.expression!r} is none; "
+                f"invalid {part} in cron expression {self.expression!r}; "
                 "'0 6 * * MON-FRI' is six o'clock on working days"
             ) from error
         if self.next_after(datetime(2000, 1, 1, tzinfo=UTC)) is None:
-            raise FlowDefinitionError(f"the moment of the cron expression {self.expression!r} never comes")
+            raise FlowDefinitionError(f"cron expression {self.expression!r}: it matches no date")
 
     def next_after(self, moment: datetime) -> datetime | None:
-        """The first moment later than the given one, in UTC; None if there is none within 50 years."""
-        after = _in_utc(moment)
-        for found in CronSim(self.expression, after.astimezone(self._zone)):
+        """Return the first matching time after the given one, in UTC; None if there is none within 50 years."""
+        after = _to_utc(moment)
+        for found in CronSim(self.expression, after.astimezone(self._timezone)):
             due = found.astimezone(UTC)
-            if due > after:  # of an hour that there is twice, cronsim names the first, though it may be over
+            if due > after:  # for an hour that occurs twice, cronsim returns the first one, which may have passed
                 return due
         return None
 
@@ -91,48 +93,48 @@ Schedule: TypeAlias = Once | Every | Cron
 
 
 def validate_schedule(schedule: object) -> None:
-    """Raise `FlowDefinitionError` for what is no schedule, and is not None."""
+    """Raise `FlowDefinitionError` for anything but a schedule or None."""
     if schedule is not None and not isinstance(schedule, Once | Every | Cron):
-        perhaps = f"; perhaps Every({schedule!r})" if isinstance(schedule, int | float) else ""
+        advice = f"; did you mean Every({schedule!r})?" if isinstance(schedule, int | float) else ""
         raise FlowDefinitionError(
-            f"a schedule is Once(), Every(seconds) or Cron(expression), got {schedule!r}{perhaps}"
+            f"schedule: expected Once(), Every(seconds) or Cron(expression), got {schedule!r}{advice}"
         )
 
 
 def parse_timezone(name: str) -> ZoneInfo:
-    """A time zone by its name. Raises `FlowDefinitionError` for an unknown one, with the nearest that there is."""
+    """Return a time zone by its name. Raises `FlowDefinitionError` for an unknown one, with the most similar name."""
     try:
         return ZoneInfo(name)
-    except (OSError, ValueError, KeyError):  # which of them depends on what is wrong with the name
-        raise FlowDefinitionError(f"there is no time zone {name!r}{_hint(name)}") from None
+    except (OSError, ValueError, KeyError):  # depends on the invalid name
+        raise FlowDefinitionError(f"unknown time zone {name!r}{_hint(name)}") from None
 
 
 def fire_times(schedule: Schedule, after: datetime, until: datetime) -> Iterator[datetime]:
-    """The moments of a schedule after one time, up to another."""
+    """Yield the times of a schedule after one time, up to another."""
 
-    def following() -> Iterator[datetime]:
+    def all_after() -> Iterator[datetime]:
         due = schedule.next_after(after)
         while due is not None:
             yield due
             due = schedule.next_after(due)
 
-    return takewhile(lambda due: due <= until, following())
+    return takewhile(lambda due: due <= until, all_after())
 
 
-def _in_utc(moment: datetime) -> datetime:
+def _to_utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
-        raise ValueError(f"a moment has a time zone, got {moment!r} without")
+        raise ValueError(f"expected a time with a time zone, got {moment!r}")
     return moment.astimezone(UTC)
 
 
 @cache
-def _zones() -> dict[str, str]:
-    """Return the names of all time zones by their last part. Python reads a folder for them each time."""
+def _timezones() -> dict[str, str]:
+    """Return the names of all time zones by their last part. Cached, because Python reads a folder for them."""
     return {zone.rpartition("/")[2]: zone for zone in available_timezones()}
 
 
 def _hint(name: str) -> str:
-    """Return the time zone that a mistyped name may have meant."""
-    cities = _zones()
+    """Suggest the time zone that a mistyped name may have meant."""
+    cities = _timezones()
     meant = suggest(name, cities.values()) or cities.get(suggest(name.rpartition("/")[2], cities) or "")
     return f"; did you mean {meant!r}?" if meant else "; zones are named like 'Europe/Berlin', or 'UTC'"

@@ -1,4 +1,4 @@
-"""The phases of stopping, as a table: what each event leads to. No I/O here."""
+"""Shutdown: the phases and their transitions as a table without I/O, and closing the stores."""
 
 from __future__ import annotations
 
@@ -10,61 +10,59 @@ from penstock.errors import describe
 from penstock.support.logger import get_logger
 from penstock.support.tasks import detach
 
+STORE_SECONDS = 2.0
+"""Seconds to close the stores; the same again after cancelling."""
+
+log = get_logger()
+
 
 class Phase(StrEnum):
-    """How far the process is on its way down."""
+    """The phase of the process, from serving to its exit."""
 
     SERVING = "serving"
     DRAINING = "draining"
-    """No new runs, no further input; what is in flight goes on."""
+    """No new runs and no further input; elements in flight continue."""
     ABORTING = "aborting"
     """Everything is being cancelled."""
     STOPPED = "stopped"
-    """No run is open; clients have a moment to take what is theirs."""
-    LEAVING = "leaving"
-    """Nobody is waited for any more."""
+    """No run is open; clients have a moment to read their responses."""
+    DISCONNECTING = "disconnecting"
+    """Connections are closed without waiting for clients."""
     EXITING = "exiting"
-    """The process ends now, stuck or not."""
+    """The process exits now, even if it is stuck."""
 
 
 class Event(StrEnum):
-    """What may happen meanwhile."""
+    """An event that may change the phase."""
 
     SIGNAL = "signal"
-    GRACE_OVER = "grace_over"
-    HARD_OVER = "hard_over"
-    EMPTY = "empty"
-    """The last run has ended."""
+    GRACE_EXPIRED = "grace_expired"
+    HARD_TIMEOUT = "hard_timeout"
+    ALL_RUNS_ENDED = "all_runs_ended"
 
 
 TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     (Phase.SERVING, Event.SIGNAL): Phase.DRAINING,
     (Phase.DRAINING, Event.SIGNAL): Phase.ABORTING,
-    (Phase.DRAINING, Event.GRACE_OVER): Phase.ABORTING,
-    (Phase.DRAINING, Event.EMPTY): Phase.STOPPED,
+    (Phase.DRAINING, Event.GRACE_EXPIRED): Phase.ABORTING,
+    (Phase.DRAINING, Event.ALL_RUNS_ENDED): Phase.STOPPED,
     (Phase.ABORTING, Event.SIGNAL): Phase.EXITING,
-    (Phase.ABORTING, Event.HARD_OVER): Phase.EXITING,
-    (Phase.ABORTING, Event.EMPTY): Phase.STOPPED,
-    (Phase.STOPPED, Event.SIGNAL): Phase.LEAVING,
-    (Phase.STOPPED, Event.HARD_OVER): Phase.EXITING,
-    (Phase.LEAVING, Event.SIGNAL): Phase.EXITING,
-    (Phase.LEAVING, Event.HARD_OVER): Phase.EXITING,
+    (Phase.ABORTING, Event.HARD_TIMEOUT): Phase.EXITING,
+    (Phase.ABORTING, Event.ALL_RUNS_ENDED): Phase.STOPPED,
+    (Phase.STOPPED, Event.SIGNAL): Phase.DISCONNECTING,
+    (Phase.STOPPED, Event.HARD_TIMEOUT): Phase.EXITING,
+    (Phase.DISCONNECTING, Event.SIGNAL): Phase.EXITING,
+    (Phase.DISCONNECTING, Event.HARD_TIMEOUT): Phase.EXITING,
 }
 
 
 def next_phase(phase: Phase, event: Event) -> Phase:
-    """The phase that an event leads to; most events change nothing in most phases."""
+    """Return the phase after an event. Most events do not change most phases."""
     return TRANSITIONS.get((phase, event), phase)
 
 
-log = get_logger()
-
-STORE_SECONDS = 2.0
-"""That stores have to close, and as long again once they are told to give up."""
-
-
 async def close_stores(stores: Stores) -> None:
-    """Close stores. What breaks or hangs meanwhile is left, and said: all that was told as stored is stored."""
+    """Close stores. Log an error or a timeout and continue: every letter reported as stored is stored."""
     closing = asyncio.ensure_future(stores.aclose())
     await asyncio.wait((closing,), timeout=STORE_SECONDS)
     if not closing.done():

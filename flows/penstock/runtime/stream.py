@@ -86,4 +86,4 @@ class Results(AsyncIterator[Result[T]], Generic[T]):
         """Abort the run of a loop that was left: its results cannot be taken any more."""
         if self._run is not None and not self._over:
             with suppress(RuntimeError):  # the event loop is closed
-                self._run.scope.loop.call_soon_threadsafe(self._run.abort, "disconnected")
+                self._run.context.loop.call_soon_threadsafe(self._run.abort, "disconnected")

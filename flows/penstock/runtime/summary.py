@@ -1,4 +1,4 @@
-"""What became of a run: its numbers, its reason, and its end record."""
+"""Summaries: the result of one run, and of all runs that a shutdown ended."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from penstock.support.text import sanitize
 
 
 class Summary(Struct, frozen=True):
-    """What became of a run: `received == ok + failed + filtered + cancelled`."""
+    """The counters and the end of a run: `received == ok + failed + filtered + cancelled`."""
 
     run: str
     flow: str
     kind: str
     reason: str
-    """`completed`, `draining` (took no further input), `disconnected` (the reader closed the connection), `stalled`,
-    `aborted`, `failed`."""
+    """`completed`, `draining` (accepted no further input), `disconnected` (the reader closed the connection),
+    `stalled`, `aborted`, `failed`."""
     received: int
     ok: int
     failed: int
@@ -29,10 +29,10 @@ class Summary(Struct, frozen=True):
     cancelled: int
     seconds: float
     error: str | None = None
-    """What broke, when the reason is `failed`."""
+    """The error, if the reason is `failed`."""
 
-    def end(self) -> EndRecord:
-        """The summary as the end record of a stream."""
+    def end_record(self) -> EndRecord:
+        """Return the end record of the result stream."""
         return EndRecord(
             self.reason,
             self.received,
@@ -44,8 +44,8 @@ class Summary(Struct, frozen=True):
             sanitize(self.error) if self.error else UNSET,
         )
 
-    def facts(self) -> dict[str, Any]:
-        """What a log line of the run holds beside its ids."""
+    def log_fields(self) -> dict[str, Any]:
+        """Return the fields of a log line, without the ids."""
         return {
             name: value
             for name, value in msgspec.structs.asdict(self).items()
@@ -54,7 +54,7 @@ class Summary(Struct, frozen=True):
 
 
 class ShutdownReport(Struct, frozen=True):
-    """What became of the runs that were open when the stop began."""
+    """Summary of the runs ended by a shutdown."""
 
     runs: int
     reasons: dict[str, int]
@@ -66,12 +66,12 @@ class ShutdownReport(Struct, frozen=True):
 
     @property
     def forced(self) -> bool:
-        """Whether anything was cancelled, instead of being finished."""
+        """Whether elements were cancelled instead of finished."""
         return self.cancelled > 0 or self.reasons.get("aborted", 0) > 0
 
     @classmethod
     def of(cls, summaries: Iterable[Summary]) -> ShutdownReport:
-        """Several runs, added up."""
+        """Add up several runs."""
         ended = list(summaries)
         return cls(
             len(ended),

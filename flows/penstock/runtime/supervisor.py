@@ -1,4 +1,4 @@
-"""The supervisor: it knows all runs of the process, keeps workers going, and takes everything down in order."""
+"""The supervisor: starts and tracks all runs of the process, runs workers, and shuts everything down in order."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ log = get_logger()
 Elements = Observable[list[Element[Any]]]
 
 WorkerName = tuple[str, str]
-"""The names of a flow and of a worker of it."""
+"""The name of a flow, and the name of one of its workers."""
 
 
 class RunnableFlow(Protocol):
-    """A flow, as far as the supervisor knows it."""
+    """The part of a flow that the supervisor uses."""
 
     @property
     def name(self) -> str: ...
@@ -55,66 +55,69 @@ class RunnableFlow(Protocol):
 
 
 class Supervisor:
-    """All runs of a process. `max_runs` bounds those that are started with `limited=True` (streams of clients).
+    """All runs of a process. `max_runs` limits those started with `limited=True` (streams of clients).
 
-    With `apart=True`, dead letters in files are written by processes of their own, one for each file.
+    With `separate_writer=True`, dead letters in files are written by subprocesses, one for each file.
     """
 
-    def __init__(self, *, max_runs: int = 100, chance: random.Random | None = None, apart: bool = False) -> None:
-        self.stores = Stores(separate_writer=apart)
-        self.turns = FairScheduler()
-        self.totals: dict[str, FlowStatistics] = {}
-        self.calls: dict[str, ServiceCounters] = {}
-        """What the services did, by their names."""
+    def __init__(self, *, max_runs: int = 100, rng: random.Random | None = None, separate_writer: bool = False) -> None:
+        self.stores = Stores(separate_writer=separate_writer)
+        self.fairness = FairScheduler()
+        self.flow_statistics: dict[str, FlowStatistics] = {}
+        self.service_counters: dict[str, ServiceCounters] = {}
+        """Counters of the services, by service name."""
         self.runs: dict[str, Run] = {}
         self.restarts: Counter[WorkerName] = Counter()
-        """How often each worker was started again after its run broke."""
+        """How often each worker was restarted after a failed run."""
         self.reschedules: Counter[WorkerName] = Counter()
         """How often the next run of each worker was moved to an earlier time because the clock was set back."""
         self.phase = Phase.SERVING
         self.max_runs = max_runs
-        self._forgotten_failures = 0
+        self._removed_store_failures = 0
         self._limited: set[object] = set()
-        """The ids of the runs that are limited, and what stands for places that are held without one."""
-        self._gathering: set[asyncio.Task[Any]] = set()
-        """Those that hold a place while they gather the input of their run."""
+        """The ids of limited runs, and a placeholder for each slot that is held without a run."""
+        self._reserving: set[asyncio.Task[Any]] = set()
+        """Tasks that hold a slot while they read the input of their run."""
         self.workers: dict[WorkerName, asyncio.Task[None]] = {}
-        """The tasks that keep background runs going."""
+        """The tasks of workers."""
         self._backoff = Backoff(first=1.0, cap=60.0)
-        self._chance = chance or random.Random()  # noqa: S311 - jitter, no secret
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._empty = asyncio.Event()
         self._empty.set()
         self._ended: list[Summary] = []
 
     async def add(self, flow: RunnableFlow) -> None:
-        """Make a flow, or another version of it, known: its store is open, its numbers count. Raises `StoreError`."""
-        where = flow.plan().dead_letters
-        if where is not None:
-            await self.stores.get(where)
-        totals = self.totals.setdefault(flow.name, FlowStatistics(flow.name))
-        totals.register_steps(flow.failure_points, flow.timed_steps)
+        """Register a flow, or another revision of it: open its store and add its counters. Raises `StoreError`."""
+        dead_letters = flow.plan().dead_letters
+        if dead_letters is not None:
+            await self.stores.get(dead_letters)
+        statistics = self.flow_statistics.setdefault(flow.name, FlowStatistics(flow.name))
+        statistics.register_steps(flow.failure_points, flow.timed_steps)
         for service in flow.all_services:
-            self.calls.setdefault(service.name, ServiceCounters()).use(service)
+            self.service_counters.setdefault(service.name, ServiceCounters()).use(service)
 
-    async def remove(self, flow: RunnableFlow, rest: Collection[RunnableFlow], *, keep: Collection[str] = ()) -> None:
-        """A flow, or a version of it, has no runs any more: let go of what only it used.
+    async def remove(
+        self, flow: RunnableFlow, others: Collection[RunnableFlow], *, keep_open: Collection[str] = ()
+    ) -> None:
+        """Unregister a flow, or a revision of it, that has no open runs. Close what only this flow used.
 
-        `rest` are all that are still in use, `keep` the URLs of stores that stay open in any case.
+        `others` are the flows still in use, `keep_open` the URLs of stores that stay open in any case.
         """
-        others = [other for other in rest if other.name == flow.name]
-        if flow.name in self.totals:
-            places = {place for other in others for place in other.failure_points}
-            self.totals[flow.name].unregister_steps(places, {step for other in others for step in other.timed_steps})
-        in_use = {id(service) for other in rest for service in other.all_services}
+        same_name = [other for other in others if other.name == flow.name]
+        if flow.name in self.flow_statistics:
+            failure_points = {point for other in same_name for point in other.failure_points}
+            steps = {step for other in same_name for step in other.timed_steps}
+            self.flow_statistics[flow.name].unregister_steps(failure_points, steps)
+        in_use = {id(service) for other in others for service in other.all_services}
         waits: list[asyncio.Future[Any]] = []
         for service in flow.all_services:
-            if id(service) not in in_use and service.name in self.calls:
-                waits += self.calls[service.name].leave(service)
-                if not self.calls[service.name].services:
-                    del self.calls[service.name]
-        where = flow.plan().dead_letters
-        if isinstance(where, str):
-            await self.stores.close(where, others=[*keep, *(other.plan().dead_letters for other in rest)])
+            if id(service) not in in_use and service.name in self.service_counters:
+                waits += self.service_counters[service.name].release(service)
+                if not self.service_counters[service.name].services:
+                    del self.service_counters[service.name]
+        dead_letters = flow.plan().dead_letters
+        if isinstance(dead_letters, str):
+            await self.stores.close(dead_letters, others=[*keep_open, *(other.plan().dead_letters for other in others)])
         if waits:
             await asyncio.wait(waits)
 
@@ -122,23 +125,24 @@ class Supervisor:
         self,
         flow: RunnableFlow,
         source: Elements,
-        sink: ResultConsumer,
+        consumer: ResultConsumer,
         *,
         kind: str = "run",
         ordered: bool | None = None,
         limited: bool = False,
     ) -> Run:
-        """Start a run. Raises `ShuttingDown` or `TooManyRuns`, and then has not touched the source."""
+        """Start a run. Raises `ShuttingDown` or `TooManyRuns`; the source is not subscribed then."""
         self.check(limited=limited)
         run = Run(
             flow.plan(),
             source,
-            sink,
+            consumer,
             kind=kind,
             ordered=ordered,
             stores=self.stores,
-            totals=self.totals.get(flow.name) or self.totals.setdefault(flow.name, FlowStatistics(flow.name)),
-            turns=self.turns,
+            statistics=self.flow_statistics.get(flow.name)
+            or self.flow_statistics.setdefault(flow.name, FlowStatistics(flow.name)),
+            fairness=self.fairness,
             on_end=self._on_end,
         )
         self.runs[run.id] = run
@@ -149,42 +153,42 @@ class Supervisor:
 
     @contextmanager
     def reserve_slot(self) -> Generator[None, None, None]:
-        """Hold the place of a run that is to be started when this is left, while its input is still gathered.
+        """Hold the slot of a run while its input is read. The run is started when this context exits.
 
-        A stop ends the wait for that input: then it raises `ShuttingDown`.
+        A shutdown ends the wait for the input and raises `ShuttingDown`.
         """
         self.check(limited=True)
         task = asyncio.current_task()
         assert task is not None
-        self._gathering.add(task)
+        self._reserving.add(task)
         try:
             yield
         except asyncio.CancelledError:
-            if task in self._gathering or task.uncancel():  # it was not the stop that cancelled it, or not alone
+            if task in self._reserving or task.uncancel():  # not cancelled by the shutdown, or not only by it
                 raise
             raise ShuttingDown from None
         finally:
-            self._gathering.discard(task)
+            self._reserving.discard(task)
 
     @contextmanager
     def hold_slot(self) -> Generator[None, None, None]:
-        """Hold the place of a run, which is started unlimited, until what it gave is delivered too.
+        """Hold the slot of a run that is started unlimited, until its results are delivered too.
 
         Raises `ShuttingDown` or `TooManyRuns`.
         """
         self.check(limited=True)
-        place = object()
-        self._limited.add(place)
+        slot = object()
+        self._limited.add(slot)
         try:
             yield
         finally:
-            self._limited.discard(place)
+            self._limited.discard(slot)
 
     def check(self, *, limited: bool = False) -> None:
-        """Raise what `start` would raise."""
+        """Raise `ShuttingDown` or `TooManyRuns` if `start` would."""
         if self.phase is not Phase.SERVING:
             raise ShuttingDown
-        if limited and len(self._limited) + len(self._gathering) >= self.max_runs:
+        if limited and len(self._limited) + len(self._reserving) >= self.max_runs:
             raise TooManyRuns(self.max_runs)
 
     def start_worker(
@@ -196,19 +200,18 @@ class Supervisor:
         schedule: Schedule | None = None,
         now: Callable[[], datetime] = now,
     ) -> None:
-        """Run a flow in the background on its schedule (default: once); after a break again with backoff.
+        """Run a flow in the background on its schedule (default: once), and again with backoff after a failed run.
 
-        `now` is the clock on the wall, which a `Cron` goes by. Raises `FlowDefinitionError` while the flow has a
-        worker of that
-        name.
+        `now` is the wall clock, which a `Cron` follows. Raises `FlowDefinitionError` if the flow has a running worker
+        of that name.
         """
         validate_schedule(schedule)
         if not callable(make_source):
             raise FlowDefinitionError(
-                f"worker {name!r} needs a function that makes a source: lambda: from_iterable([…])"
+                f"worker {name!r}: expected a function that creates a source, such as lambda: from_iterable([…])"
             )
         if (before := self.workers.get((flow.name, name))) is not None and not before.done():
-            raise FlowDefinitionError(f"flow {flow.name} has a worker {name!r} at work; give this one another name")
+            raise FlowDefinitionError(f"flow {flow.name} already runs a worker {name!r}; give this one another name")
         worker = RunningWorker(
             flow.name,
             name,
@@ -218,28 +221,29 @@ class Supervisor:
             restarts=self.restarts,
             reschedules=self.reschedules,
             backoff=self._backoff,
-            chance=self._chance,
+            rng=self._rng,
             now=now,
         )
         self.workers[flow.name, name] = asyncio.get_running_loop().create_task(
-            worker.work(), name=f"worker:{flow.name}:{name}"
+            worker.run(), name=f"worker:{flow.name}:{name}"
         )
 
     @property
     def store_failures(self) -> int:
-        """Failed tries to store dead letters, those of flows that are forgotten included."""
-        return self._forgotten_failures + sum(totals.store_failures for totals in self.totals.values())
+        """Failed attempts to store dead letters, including those of removed flows."""
+        current = sum(statistics.store_failures for statistics in self.flow_statistics.values())
+        return self._removed_store_failures + current
 
     def runs_of(self, plan: RunPlan) -> list[Run]:
-        """The open runs of one version of a flow."""
+        """Return the open runs of one revision of a flow."""
         return [run for run in self.runs.values() if run.plan.name == plan.name and run.revision == plan.revision]
 
     def runs_by_revision(self, flow: str) -> Counter[int | None]:
-        """How many runs of each version of a flow are open."""
+        """Count the open runs of each revision of a flow."""
         return Counter(run.revision for run in self.runs.values() if run.plan.name == flow)
 
     async def stop_workers(self, flow: RunnableFlow) -> None:
-        """End the workers of a flow: no further runs, those that are open are drained. Returns when they have ended."""
+        """Stop the workers of a flow: start no further runs, drain open ones, and wait for their end."""
         names = [name for name in self.workers if name[0] == flow.name]
         tasks = [self.workers.pop(name) for name in names]
         for task in tasks:
@@ -250,15 +254,15 @@ class Supervisor:
         await asyncio.gather(*tasks, *(run.finished for run in runs), return_exceptions=True)
 
     def remove_counters(self, flow: str) -> None:
-        """Forget what was counted for a flow that will not be run again."""
-        if (totals := self.totals.pop(flow, None)) is not None:
-            self._forgotten_failures += totals.store_failures
+        """Remove the counters of a flow that will not be run again."""
+        if (statistics := self.flow_statistics.pop(flow, None)) is not None:
+            self._removed_store_failures += statistics.store_failures
         for counts in (self.restarts, self.reschedules):
             for worker in [worker for worker in counts if worker[0] == flow]:
                 del counts[worker]
 
     def signal(self, event: Event) -> Phase:
-        """Take note of an event on the way down, and do what the new phase asks for."""
+        """Handle an event of the shutdown and enter the phase that it leads to."""
         phase = next_phase(self.phase, event)
         if phase is not self.phase:
             self.phase = phase
@@ -267,26 +271,26 @@ class Supervisor:
         return phase
 
     async def shut_down(self, grace: float) -> ShutdownReport:
-        """Drain all runs, abort what is left after `grace` seconds, and report. Safe to call once."""
+        """Drain all runs, abort those still open after `grace` seconds, and report. May be called once."""
         open_at_start = list(self.runs)
         self._ended.clear()
         self.signal(Event.SIGNAL)
-        timer = asyncio.get_running_loop().call_later(grace, self.signal, Event.GRACE_OVER)
+        timer = asyncio.get_running_loop().call_later(grace, self.signal, Event.GRACE_EXPIRED)
         for worker in self.workers.values():
             worker.cancel()
         await self._empty.wait()
         timer.cancel()
         await asyncio.gather(*self.workers.values(), return_exceptions=True)
-        self.signal(Event.EMPTY)
-        services = [service for calls in self.calls.values() for service in calls.services]
+        self.signal(Event.ALL_RUNS_ENDED)
+        services = [service for counters in self.service_counters.values() for service in counters.services]
         await asyncio.gather(*(wait for service in services for wait in service.release()))
-        await asyncio.sleep(0)  # in which their callers end
+        await asyncio.sleep(0)  # their tasks end in this iteration
         await close_stores(self.stores)
         return ShutdownReport.of([summary for summary in self._ended if summary.run in open_at_start])
 
     def _enter(self, phase: Phase) -> None:
-        while self._gathering:
-            self._gathering.pop().cancel()
+        while self._reserving:
+            self._reserving.pop().cancel()
         for run in list(self.runs.values()):
             if phase is Phase.DRAINING:
                 run.drain()

@@ -1,4 +1,4 @@
-"""A worker: a flow that runs in the background, on its schedule, and again with backoff when its run broke."""
+"""Workers: run a flow in the background on its schedule, and restart it with backoff after a failed run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from penstock.support.logger import get_logger
 log = get_logger()
 
 CLOCK_CHECK_SECONDS = 60.0
-"""Seconds after which a worker that waits for a moment looks at the clock again, which may have been set meanwhile."""
+"""Seconds between two checks of the clock while a worker waits, because the clock may be set."""
 
 MAX_MISSED_COUNTED = 1000
-"""Missed moments that are counted at most."""
+"""Maximum number of missed times that are counted."""
 
 
 class RunningWorker:
-    """Keeps one flow going, as long as `serving` says so. Its runs never overlap."""
+    """Runs one flow again and again while `serving` returns True. Its runs never overlap."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class RunningWorker:
         restarts: Counter[tuple[str, str]],
         reschedules: Counter[tuple[str, str]],
         backoff: Backoff,
-        chance: random.Random,
+        rng: random.Random,
         now: Callable[[], datetime],
     ) -> None:
         self._name = flow, name
@@ -48,12 +48,12 @@ class RunningWorker:
         self._restarts = restarts
         self._reschedules = reschedules
         self._backoff = backoff
-        self._chance = chance
+        self._rng = rng
         self._now = now
         self._log = log.bind(flow=flow, worker=name)
 
-    async def work(self) -> None:
-        """Run once, every so many seconds, or at the moments of a cron expression."""
+    async def run(self) -> None:
+        """Run once, periodically, or at the times of a cron expression."""
         match self._schedule:
             case Once():
                 await self._run_until_success()
@@ -65,7 +65,7 @@ class RunningWorker:
                 await self._run_cron(self._schedule)
 
     async def _run_cron(self, schedule: Cron) -> None:
-        """The wall clock decides. What becomes due while a run is under way is skipped, and said."""
+        """Run at the times of the wall clock. Times that pass during a run are skipped and logged."""
         due = schedule.next_after(self._now())
         while due is not None and self._serving():
             self._log.info("worker.scheduled", at=due.isoformat())
@@ -75,43 +75,43 @@ class RunningWorker:
             missed = list(islice(fire_times(schedule, due, ended), MAX_MISSED_COUNTED))
             if missed:
                 self._log.warning("worker.missed", first=missed[0].isoformat(), moments=len(missed))
-            due = schedule.next_after(max(due, ended))  # a clock that was set back brings no moment again
+            due = schedule.next_after(max(due, ended))  # a clock that was set back repeats no run
 
     async def _wait_until(self, due: datetime, schedule: Cron) -> datetime:
-        """Wait for a moment; returns it, or an earlier one if the clock was set far back meanwhile."""
-        while (left := (due - (now := self._now())).total_seconds()) > 0:
-            if left > CLOCK_CHECK_SECONDS and (sooner := sooner_than(due, schedule, now)) is not None:
+        """Wait until a time. Return it, or an earlier one if the clock was set far back in the meantime."""
+        while (remaining := (due - (now := self._now())).total_seconds()) > 0:
+            if remaining > CLOCK_CHECK_SECONDS and (sooner := earlier_fire_time(due, schedule, now)) is not None:
                 self._reschedules[self._name] += 1
                 self._log.warning("worker.rescheduled", due=due.isoformat(), at=sooner.isoformat())
                 due = sooner
             else:
-                await asyncio.sleep(min(left, CLOCK_CHECK_SECONDS))
+                await asyncio.sleep(min(remaining, CLOCK_CHECK_SECONDS))
         return due
 
     async def _run_until_success(self) -> None:
-        """Run until a run does not break; the waits between get longer and longer."""
-        breaks = 0
-        while self._serving() and (broke := await self._run()) is not None:
-            breaks += 1
-            wait = self._backoff.seconds(breaks, self._chance)
+        """Run until a run does not fail. The waits between attempts grow."""
+        failures = 0
+        while self._serving() and (error := await self._run_once()) is not None:
+            failures += 1
+            wait = self._backoff.seconds(failures, self._rng)
             self._restarts[self._name] += 1
-            self._log.warning("worker.restart", error=broke, restart_in=round(wait, 3), breaks=breaks)
+            self._log.warning("worker.restart", error=error, restart_in=round(wait, 3), failures=failures)
             await asyncio.sleep(wait)
 
-    async def _run(self) -> str | None:
-        """One run; returns what broke, if something did."""
+    async def _run_once(self) -> str | None:
+        """Run once. Return why the run failed, or None."""
         try:
             summary = await self._start().finished
-        except Exception as error:  # its source could not even be made
+        except Exception as error:  # the source could not be created
             return describe(error)
         return (summary.error or summary.reason) if summary.reason == "failed" else None
 
 
-def sooner_than(due: datetime, schedule: Cron, now: datetime) -> datetime | None:
-    """The next moment from now, if a moment that is due is later than the one after that; else None.
+def earlier_fire_time(due: datetime, schedule: Cron, now: datetime) -> datetime | None:
+    """Return the next time from now, if at least two times come before `due`; else None.
 
-    A clock that is set back a little brings no moment again: the one that had its run already is passed over. But if
-    there are more before the moment that is due, the clock was far ahead when that was chosen, or was set far back.
+    A clock that is set back a little repeats no run: one time before `due` is that of the run that has passed. With
+    more of them, the clock was far ahead when `due` was chosen, or was set far back.
     """
     first = schedule.next_after(now)
     second = None if first is None else schedule.next_after(first)

@@ -77,7 +77,7 @@ class CallQueue:
     """The calls of one step of one run. Contains at most as many as the window of the run.
 
     Results are collected during one iteration of the event loop and delivered together: to `on_results`, in the context
-    of the run. `on_fault` receives what `on_results` raised, and exceptions of the service that are no `Exception`.
+    of the run. `on_fault` receives what `on_results` raised, and exceptions of the service other than `Exception`.
     """
 
     __slots__ = (
@@ -87,8 +87,8 @@ class CallQueue:
         "_on_results",
         "_pool",
         "_timers",
-        "answered",
         "closed",
+        "completed",
         "context",
         "failed",
         "has_retries",
@@ -114,7 +114,7 @@ class CallQueue:
         self.failed = 0
         """How many of the results are `CallFailed`. Still set while they are delivered."""
         self.has_retries = False
-        self.answered: list[Any] = []
+        self.completed: list[Any] = []
         """Calls that ended in this iteration of the event loop; `results` has their results."""
         self.results: list[Any] = []
         self.iteration = 0
@@ -150,7 +150,7 @@ class CallQueue:
         """Add the result of a call that has waited. It is delivered with the others of this iteration."""
         if not self.notification_pending:
             self.notify_next_iteration()
-        self.answered.append(call)
+        self.completed.append(call)
         self.results.append(result)
 
     def retry_later(self, call: RetriedCall, seconds: float) -> None:
@@ -167,10 +167,10 @@ class CallQueue:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._count_results(self.answered)
+        self._count_results(self.completed)
         self.failed = 0
-        self.answered, self.results, self.started = [], [], []
-        # The callbacks refer to this queue: see Scope._let_go.
+        self.completed, self.results, self.started = [], [], []
+        # The callbacks refer to this queue: see `RunContext._drop_references`.
         self._on_results, self._on_fault = _ignore_results, None
         return self._pool.close_queue(self)
 
@@ -206,10 +206,10 @@ class CallQueue:
             if task.started_at < now:  # a task that waits for the rate limit starts its call later
                 task.started_at = now
         self.started.clear()
-        if not self.answered:
+        if not self.completed:
             return
-        calls, results = self.answered, self.results
-        self.answered, self.results = [], []
+        calls, results = self.completed, self.results
+        self.completed, self.results = [], []
         self._count_results(calls)
         if self.closed:
             self.failed = 0

@@ -138,7 +138,7 @@ class CallTask:
         # The notification is queued before the call can yield, and runs before this task continues. So another
         # iteration number then means that the call has waited.
         iteration = queue.iteration
-        add_call, add_result = queue.answered.append, queue.results.append
+        add_call, add_result = queue.completed.append, queue.results.append
         left = limit = min(limit, len(pending) + 1)
         attempt, pause = 1, 0.0
         result: Any = None

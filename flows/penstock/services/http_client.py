@@ -125,7 +125,7 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
 def connection_error_reason(error: Exception) -> str:
     """Describe a connection error in one line, without the host.
 
-    The host may come from a variable of the environment, and errors are read by more people than those who may know it.
+    The host may come from a variable of the environment, and errors are read by more people than may know it.
     """
     match error:
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
@@ -177,15 +177,15 @@ def _parse_error_body(body: Any) -> tuple[str, str | None]:
     """Return message and type of `{"error": {…}}`, `{"error": "…"}`, `{"message": …}` or a problem (RFC 9457)."""
     if not isinstance(body, dict):
         return "", None
-    facts = cast("dict[str, Any]", body)
-    error = facts.get("error")
+    fields = cast("dict[str, Any]", body)
+    error = fields.get("error")
     if isinstance(error, str):
         return error[:SERVICE_MESSAGE_LIMIT], None
     if isinstance(error, dict):
-        facts = cast("dict[str, Any]", error)
-    found = [facts.get(key) for key in ("message", "title", "detail")]
-    texts = [text for text in found if isinstance(text, str) and text]
-    kind = facts.get("type")
+        fields = cast("dict[str, Any]", error)
+    values = [fields.get(key) for key in ("message", "title", "detail")]
+    texts = [text for text in values if isinstance(text, str) and text]
+    kind = fields.get("type")
     known = kind if isinstance(kind, str) and ERROR_TYPE.fullmatch(kind) else None
     return ": ".join(texts)[:SERVICE_MESSAGE_LIMIT], known
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+import typing
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, overload
 
+import msgspec
 from msgspec import Struct
+from typing_extensions import TypeIs, TypeVar
 
 from penstock.services.bulkhead import Bulkhead
 from penstock.services.call_queue import CallQueue, ResultCallback
@@ -20,6 +24,10 @@ from penstock.support.tasks import call_without_stop_iteration
 
 if TYPE_CHECKING:
     from penstock.services.http_client import HttpClient
+
+T = TypeVar("T", default=Any)
+In = TypeVar("In", contravariant=True, default=Any)
+Out = TypeVar("Out", covariant=True, default=Any)
 
 MAX_IN_FLIGHT = 256
 """Default of `max_in_flight`."""
@@ -40,12 +48,12 @@ class ServiceStatistics(Struct, frozen=True):
     """Maximum of calls in flight."""
 
 
-class Service:
+class Service(Generic[In, Out]):
     """A function that steps call, with its limits: calls in flight, timeout, attempts and rate.
 
     `call` receives the value of an element and returns the response. It is a coroutine function, or a plain function
     that returns quickly. A function that blocks runs in a thread with `blocking=True`; the service then has
-    `max_in_flight` threads of its own. A timeout abandons a call in a thread but cannot stop it: the thread makes no
+    `max_in_flight` threads. A timeout abandons a call in a thread but cannot stop it: the thread makes no
     other call until the function returns.
 
     `timeout` is in seconds, for one attempt. `attempts` includes the first one. `retry_on` returns whether an error is
@@ -55,6 +63,39 @@ class Service:
     If `call` is an object with a coroutine method `on_idle` (looked up once, here), that method is awaited when no run
     uses the service and no supervisor retains it. The service may be called again later.
     """
+
+    if TYPE_CHECKING:
+        # A function that returns an awaitable first: with the other order its result would be the coroutine.
+        @overload
+        def __init__(
+            self,
+            name: str,
+            call: Callable[[In], Awaitable[Out]],
+            *,
+            max_in_flight: int = MAX_IN_FLIGHT,
+            timeout: float = 30.0,
+            attempts: int = 1,
+            backoff: Backoff | None = None,
+            retry_on: Callable[[BaseException], bool] = is_retryable,
+            rate: float | None = None,
+            rng: random.Random | None = None,
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self,
+            name: str,
+            call: Callable[[In], Out],
+            *,
+            max_in_flight: int = MAX_IN_FLIGHT,
+            timeout: float = 30.0,
+            attempts: int = 1,
+            backoff: Backoff | None = None,
+            retry_on: Callable[[BaseException], bool] = is_retryable,
+            blocking: bool = False,
+            rate: float | None = None,
+            rng: random.Random | None = None,
+        ) -> None: ...
 
     def __init__(
         self,
@@ -99,25 +140,27 @@ class Service:
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
         body: Any = None,
-        response: Callable[[Any], Any] | None = None,
+        response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         timeout: float = 30.0,
         attempts: int = 1,
         backoff: Backoff | None = None,
         rate: float | None = None,
-    ) -> Service:
+    ) -> Service[Any, T]:
         """Make a service that sends one HTTP request for each value; see `HttpCall` for how it is made.
 
-        `response` converts the JSON of the response. `limit` is its maximum size in bytes (default 1 MiB).
+        `response` is the type that the JSON of the response is converted to, or a function that converts it. `limit` is
+        its maximum size in bytes (default 1 MiB).
 
         >>> pricing = Service.http("pricing", "http://prices/{orderId}", timeout=2, attempts=3)
         """
         from penstock.services.http_service import RESPONSE_LIMIT, HttpCall, is_retryable_http
 
+        convert = _converter(response)
         return Service(
             name,
-            HttpCall(name, url, method, headers or {}, response, limit or RESPONSE_LIMIT, client, body=body),
+            HttpCall(name, url, method, headers or {}, convert, limit or RESPONSE_LIMIT, client, body=body),
             max_in_flight=max_in_flight,
             timeout=timeout,
             attempts=attempts,
@@ -135,29 +178,37 @@ class Service:
         method: str = "POST",
         headers: Mapping[str, str] | None = None,
         field: str | None = None,
-        response: Callable[[Any], Any] | None = None,
+        response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         timeout: float = 30.0,
         attempts: int = 1,
         backoff: Backoff | None = None,
         rate: float | None = None,
-    ) -> Service:
+    ) -> Service[list[Any], list[T]]:
         """Make a service that sends one HTTP request for many values; for the step `batch`.
 
         The request is a JSON array of the values, or of their `field`. The response must be an array of the same length
         and order. An item `{"error": {"type": …, "message": …}}` fails its element alone, and so does a value that
-        cannot be sent. `response` converts one item of the response.
+        cannot be sent. `response` is the type of one item of the response, or a function that converts it.
 
         >>> pricing = Service.http_batch("pricing", "http://prices", field="orderId")
         >>> step = batch(pricing, size=50, max_wait=0.02)
         """
         from penstock.services.http_service import RESPONSE_LIMIT, HttpBatchCall, is_retryable_http
 
+        convert = _converter(response)
         return Service(
             name,
             HttpBatchCall(
-                name, url, method, headers or {}, response, limit or RESPONSE_LIMIT, client, item_field=field
+                name,
+                url,
+                method,
+                headers or {},
+                convert,
+                limit or RESPONSE_LIMIT,
+                client,
+                item_field=field,
             ),
             max_in_flight=max_in_flight,
             timeout=timeout,
@@ -171,7 +222,7 @@ class Service:
         return f"Service({self.name!r}, max_in_flight={self.max_in_flight}, attempts={self.attempts})"
 
     def __eq__(self, other: object) -> bool:
-        return self._identity == other._identity if isinstance(other, Service) else NotImplemented
+        return self._identity == other._identity if is_service(other) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -207,7 +258,7 @@ class Service:
             max_in_flight=self.max_in_flight,
         )
 
-    def with_function(self, call: Callable[[Any], Any], *, rng: random.Random | None = None) -> Service:
+    def with_function(self, call: Callable[[Any], Any], *, rng: random.Random | None = None) -> Service[Any, Any]:
         """Return a service with the same limits, another function and its own bulkhead; for tests."""
         return Service(
             self.name,
@@ -233,7 +284,7 @@ class Service:
     def retain(self) -> None:
         """Keep the tasks of the bulkhead while no run uses the service.
 
-        Creating them anew costs a tenth of a run of few calls. A supervisor retains the services of its flows; they
+        Creating them again costs a tenth of a run of few calls. A supervisor retains the services of its flows; they
         belong to its event loop until it releases them.
         """
         self.bulkhead.retain()
@@ -266,9 +317,21 @@ def _check_limits(name: str, max_in_flight: int, timeout: float, attempts: int, 
         raise ValueError(f"service {name}: rate: expected a number of calls per second > 0, got {rate!r}")
 
 
+def is_service(call: object) -> TypeIs[Service[Any, Any]]:
+    """Return whether a step was given a service, and not a function."""
+    return isinstance(call, Service)
+
+
 def functions_of(call: object) -> tuple[object, object]:
     """Return what may be a coroutine function: the callable, and its method `__call__` if it is an object."""
     return call, getattr(call, "__call__", None)  # noqa: B004 - the method itself is examined, not its presence
+
+
+def _converter(response: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
+    """Return the function that converts a response: to a type, also to one such as `list[int]`, by msgspec."""
+    if isinstance(response, type) or typing.get_origin(response) is not None:
+        return partial(msgspec.convert, type=response)
+    return response
 
 
 def _as_coroutine_function(

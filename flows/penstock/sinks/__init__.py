@@ -6,9 +6,9 @@ has the methods of the protocol `Sink`.
 >>> flow = Flow("orders").to(FileSink("orders.ndjson"))
 """
 
-from penstock.sinks.file import FileSink, Sharing, check_outlets
+from penstock.sinks.file import FileSink, SinkFiles, check_sinks
 from penstock.sinks.shared import SharedSink
 from penstock.sinks.sink import Sink
 from penstock.sinks.stdout import DiscardSink, StdoutSink
 
-__all__ = ["DiscardSink", "FileSink", "SharedSink", "Sharing", "Sink", "StdoutSink", "check_outlets"]
+__all__ = ["DiscardSink", "FileSink", "SharedSink", "Sink", "SinkFiles", "StdoutSink", "check_sinks"]

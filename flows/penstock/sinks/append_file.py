@@ -1,4 +1,4 @@
-"""A file that is open for appending: locked, whole at its end, and given whole lines only."""
+"""A file that is open for appending: locked, with a complete end, and extended by complete lines only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from penstock.errors import OutletLocked, OutletTaken, SinkWriteFailed
+from penstock.errors import SinkAlreadyOpen, SinkLocked, SinkWriteFailed
 from penstock.formats.csv_reader import RowSplitter, cell_reader
 from penstock.formats.format import Format, is_compressed
 from penstock.formats.writers import Writer, make_writer
@@ -20,14 +20,14 @@ from penstock.support.logger import get_logger
 
 try:
     import fcntl
-except ImportError:  # on Windows, where whoever starts two writers of one file has to keep them apart
+except ImportError:  # on Windows, where the user has to prevent two writers of one file
     fcntl = None  # type: ignore[assignment]  # no module there
 
 log = get_logger()
 
 
 class FileFingerprint(NamedTuple):
-    """A file as it was closed; the same when it is opened again, its end need not be looked at."""
+    """The identity of a file when it was closed. If it is the same at the next open, its end need not be checked."""
 
     inode: int
     size: int
@@ -35,35 +35,34 @@ class FileFingerprint(NamedTuple):
 
     @classmethod
     def of(cls, descriptor: int) -> FileFingerprint:
-        facts = os.fstat(descriptor)
-        return cls(facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        status = os.fstat(descriptor)
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class AppendFile:
-    """Blocking calls, to be made in a thread, one at a time. What the system refuses them they raise as
-    `SinkWriteFailed`.
+    """An open file. Its calls block: make them in a thread, one at a time. They raise `SinkWriteFailed`.
 
-    `said` is what errors call the file: its path, without the values of variables that are secret.
+    `display_path` is the path in errors, without the values of secret variables.
     """
 
-    def __init__(self, path: str, format: Format, fields: Sequence[str] | None, said: str) -> None:
+    def __init__(self, path: str, format: Format, fields: Sequence[str] | None, display_path: str) -> None:
         self._path = path
-        self._said = said
+        self._display_path = display_path
         self._format = format
         self._fields = fields
-        self._settings = settings_said(format, fields)
+        self._settings = describe_settings(format, fields)
         self._descriptor = -1
         self._locked = False
         self._writer: Writer = make_writer(format, fields)
         self._compressor = zlib.compressobj(wbits=31) if is_compressed(path) else None
-        self._member = False
-        """True when a compressed member has begun, which has to be ended."""
-        self._whole: int | None = None
-        """Where half a write begins that could not be taken back."""
+        self._member_open = False
+        """Whether a compressed member was started and must be completed."""
+        self._partial_start: int | None = None
+        """The position of a partial write that could not be removed."""
 
     def open(self, closed: FileFingerprint | None = None) -> None:
-        """Open the file, and see to it that its end is whole, unless it is as it was `closed`."""
-        check_folder(self._path, self._said)
+        """Open the file. Move an incomplete end away, unless the file is unchanged since it was `closed`."""
+        check_folder(self._path, self._display_path)
         try:
             self._open_exclusive()
             if FileFingerprint.of(self._descriptor) != closed:
@@ -73,29 +72,31 @@ class AppendFile:
         except OSError as error:
             raise self._error(error) from error
         except zlib.error as error:
-            raise SinkWriteFailed(self._said, "it is no gzip file, or damaged; move it away") from error
+            raise SinkWriteFailed(
+                self._display_path, "it is not a gzip file, or it is damaged; move it away"
+            ) from error
 
     def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
-        """Append values; returns for each that cannot be written why. When it raises, nothing was written."""
-        writer, compressor, member = copy.copy(self._writer), self._compressor, self._member
+        """Append values. Return the errors of those that cannot be written. Writes nothing if it raises."""
+        writer, compressor, member = copy.copy(self._writer), self._compressor, self._member_open
         try:
-            data, refusals = self._writer.write(values)
+            data, errors = self._writer.write(values)
             if data and compressor is not None:
                 self._compressor = compressor.copy()
                 data = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
-                self._member = True
+                self._member_open = True
             if data:
                 self._append(data)
         except BaseException:
-            self._writer, self._compressor, self._member = writer, compressor, member
+            self._writer, self._compressor, self._member_open = writer, compressor, member
             raise
-        return refusals
+        return errors
 
     def finish(self) -> FileFingerprint:
-        """End what was begun, have all of it on the disk, and close."""
+        """Complete the last member, sync the file to disk, and close it."""
         try:
             self._truncate_partial()
-            if self._compressor is not None and self._member:
+            if self._compressor is not None and self._member_open:
                 self._append(self._compressor.flush())
             os.fsync(self._descriptor)
             return FileFingerprint.of(self._descriptor)
@@ -105,7 +106,7 @@ class AppendFile:
             self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file and release its lock."""
         if self._descriptor >= 0:
             with _LOCKING:
                 if self._locked:
@@ -115,7 +116,7 @@ class AppendFile:
             self._descriptor = -1
 
     def _append(self, data: bytes) -> None:
-        """Write all of it, or none."""
+        """Write all data or none."""
         left = memoryview(data)
         try:
             self._truncate_partial()
@@ -124,49 +125,54 @@ class AppendFile:
                 while left:
                     left = left[os.write(self._descriptor, left) :]
             except OSError:
-                self._whole = before
+                self._partial_start = before
                 self._truncate_partial()
                 raise
         except OSError as error:
             raise self._error(error) from error
 
     def _truncate_partial(self) -> None:
-        """Cut off half a write. If the system refuses that too, nothing is written behind it before it allows it."""
-        if self._whole is not None:
-            os.ftruncate(self._descriptor, self._whole)
-            self._whole = None
+        """Remove a partial write. If the system refuses that, nothing is written after it until it succeeds."""
+        if self._partial_start is not None:
+            os.ftruncate(self._descriptor, self._partial_start)
+            self._partial_start = None
 
     def _error(self, error: OSError) -> SinkWriteFailed:
-        return SinkWriteFailed(self._said, error.strerror or str(error))
+        return SinkWriteFailed(self._display_path, error.strerror or str(error))
 
     def _open_exclusive(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
         self._descriptor = os.open(self._path, flags, 0o666)
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-            raise SinkWriteFailed(self._said, "it is no regular file; for pipes use StandardOutput()")
+            raise SinkWriteFailed(self._display_path, "it is not a regular file; for pipes use StdoutSink()")
         with _LOCKING:
             own = identity(self._descriptor)
-            if (other := _LOCKED_HERE.get(own)) is not None:  # some file systems let a process lock a file twice
-                raise OutletTaken(self._said, self._settings, *other)
+            if (other := _LOCKED_HERE.get(own)) is not None:  # some file systems let one process lock a file twice
+                raise SinkAlreadyOpen(self._display_path, self._settings, *other)
             if fcntl is not None:
                 try:
                     fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise OutletLocked(self._said) from None
+                    raise SinkLocked(self._display_path) from None
             self._locked = True
-            _LOCKED_HERE[own] = self._said, self._settings
+            _LOCKED_HERE[own] = self._display_path, self._settings
 
     def _repair(self) -> None:
-        """Move an incomplete end, or a compressed file that has one, to PATH.torn."""
+        """Move an incomplete end to PATH.torn, or the whole file if it is compressed."""
         if self._compressor is None:
             torn = move_torn_tail(self._path, self._descriptor, self._format, f"{self._path}.torn")
             if torn:
-                log.warning("sink.torn_tail_moved", path=self._said, moved_bytes=torn, moved_to=f"{self._said}.torn")
+                log.warning(
+                    "sink.torn_tail_moved",
+                    path=self._display_path,
+                    moved_bytes=torn,
+                    moved_to=f"{self._display_path}.torn",
+                )
         elif not is_complete_gzip(self._path, self._format):
-            self._start_anew()
+            self._start_new_file()
 
-    def _start_anew(self) -> None:
-        """Move the whole file aside, because nothing that is appended to it could be read, and create an empty one."""
+    def _start_new_file(self) -> None:
+        """Move the whole file away, because data appended to it could not be read, and create an empty one."""
         is_link = os.path.islink(self._path)
         path = os.path.realpath(self._path) if is_link else self._path  # a link stays a link
         torn_path = unused_torn_path(path)
@@ -176,18 +182,19 @@ class AppendFile:
         self._open_exclusive()
         with open(path, "ab") as file:
             copy_permissions(torn_path, file)
-        moved_to = (path if is_link else self._said) + torn_path.removeprefix(path)
-        log.warning("sink.torn_tail_moved", path=self._said, moved_bytes=torn, moved_to=moved_to)
+        moved_to = (path if is_link else self._display_path) + torn_path.removeprefix(path)
+        log.warning("sink.torn_tail_moved", path=self._display_path, moved_bytes=torn, moved_to=moved_to)
 
     def _adopt_columns(self) -> None:
-        """Write to the columns that the file has, if it has some."""
+        """Use the columns of the file, if it has any."""
         columns = self._columns()
         if columns is None:
             return
         if self._fields is not None and set(columns) != set(self._fields):
-            there, wanted = ", ".join(columns), ", ".join(self._fields)
             raise SinkWriteFailed(
-                self._said, f"its columns are {there}, not {wanted}; name another file, or its columns"
+                self._display_path,
+                f"its columns are {', '.join(columns)}, expected {', '.join(self._fields)}; name another file, or its "
+                "columns",
             )
         self._writer = make_writer(self._format, columns, header=False)
 
@@ -196,72 +203,73 @@ class AppendFile:
         with gzip.open(self._path) if self._compressor is not None else open(self._path, "rb") as file:
             while chunk := file.read1(CHUNK):
                 if rows := splitter.feed(chunk):
-                    return _cells(self._said, rows[0].raw)
+                    return _cells(self._display_path, rows[0].raw)
         return None
 
 
-def check_folder(path: str, said: str) -> None:
-    """Raise `SinkWriteFailed` if the folder of a file is not there."""
+def check_folder(path: str, display_path: str) -> None:
+    """Raise `SinkWriteFailed` if the folder of a file does not exist."""
     if not os.path.isdir(os.path.dirname(path) or "."):
-        folder = os.path.dirname(said) or "for it"
-        raise SinkWriteFailed(said, f"there is no folder {folder}; make it, or name another")
+        folder = os.path.dirname(display_path)
+        subject = f"the folder {folder}" if folder else "its folder"
+        raise SinkWriteFailed(display_path, f"{subject} does not exist; create it, or name another file")
 
 
-def check_path(path: str, said: str) -> None:
-    """Raise `SinkWriteFailed` if a file cannot be appended to, or made, as far as that is known without doing it."""
-    check_folder(path, said)
+def check_path(path: str, display_path: str) -> None:
+    """Raise `SinkWriteFailed` if a file cannot be appended to or created, as far as can be known without doing so."""
+    check_folder(path, display_path)
     try:
-        facts = os.stat(path)
-    except OSError:  # it is not there yet; a link to nothing counts as that
+        status = os.stat(path)
+    except OSError:  # it does not exist yet; neither does the target of a dangling link
         if not os.access(os.path.dirname(path) or ".", os.W_OK | os.X_OK):
-            raise SinkWriteFailed(said, "its folder is not writable") from None
+            raise SinkWriteFailed(display_path, "its folder is not writable") from None
         return
-    if not stat.S_ISREG(facts.st_mode):
-        raise SinkWriteFailed(said, "it is no regular file; for pipes use StandardOutput()")
+    if not stat.S_ISREG(status.st_mode):
+        raise SinkWriteFailed(display_path, "it is not a regular file; for pipes use StdoutSink()")
     if not os.access(path, os.R_OK | os.W_OK):
-        raise SinkWriteFailed(said, "it is not readable and writable")
+        raise SinkWriteFailed(display_path, "it is not readable and writable")
 
 
-def check_unlocked(path: str, said: str) -> None:
-    """Raise `OutletLocked` if another process writes to a file. Files that this process writes to are fine."""
+def check_unlocked(path: str, display_path: str) -> None:
+    """Raise `SinkLocked` if another process writes to a file. Files that this process writes to pass."""
     if fcntl is None:
         return
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except OSError:  # it is not there, or cannot be opened: the check of the path, or the first write, tells
+    except OSError:  # it does not exist or cannot be opened: the path check, or the first write, reports that
         return
     try:
         with _LOCKING:
             if identity(descriptor) not in _LOCKED_HERE:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two checks do not disturb each other
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that checks do not block each other
     except BlockingIOError:
-        raise OutletLocked(said) from None
+        raise SinkLocked(display_path) from None
     except OSError:  # a file system without locks
         pass
     finally:
         os.close(descriptor)
 
 
-def identity(place: int | str) -> tuple[int, int]:
-    """What the system knows a file by, whatever its name. Raises `OSError` if there is none."""
-    facts = os.stat(place)
-    return facts.st_dev, facts.st_ino
+def identity(file: int | str) -> tuple[int, int]:
+    """Return device and inode of a path or descriptor. Raises `OSError` if there is no file."""
+    status = os.stat(file)
+    return status.st_dev, status.st_ino
 
 
-def settings_said(format: Format, fields: Sequence[str] | None) -> str:
-    """The settings of an outlet, for messages."""
+def describe_settings(format: Format, fields: Sequence[str] | None) -> str:
+    """Describe the settings of a sink for messages."""
     return format.value if fields is None else f"{format.value} with the fields {', '.join(fields)}"
 
 
 _LOCKED_HERE: dict[tuple[int, int], tuple[str, str]] = {}
-"""The files that this process holds locks of, by device and inode: what they are called, and how they are written."""
+"""The files locked by this process, by device and inode: their display paths and settings."""
 
 _LOCKING = threading.Lock()
-"""Held while one of them comes or goes, so that no lock of this process is taken for that of another."""
+"""Held while `_LOCKED_HERE` changes, so that a lock of this process is not taken for that of another."""
 
 
 def _cells(path: str, row: bytes) -> list[str]:
     try:
         return cell_reader()(row.decode())
     except ValueError as error:
-        raise SinkWriteFailed(path, f"its first row names no columns: {error}") from error
+        raise SinkWriteFailed(path, f"its first row is not a valid header: {error}") from error

@@ -1,7 +1,7 @@
-"""The one way to an outlet, for all runs of the process.
+"""SharedSink: one open sink for all runs of the process.
 
-It opens the outlet when the first value comes, lets one write through at a time, the runs in turn, and closes it when
-no run uses it any more.
+It opens the sink when the first value arrives, makes one call at a time, in the order of the runs, and closes the sink
+when no run uses it.
 """
 
 from __future__ import annotations
@@ -16,208 +16,208 @@ from penstock.errors import (
     CallCancelled,
     CallTimeout,
     InvalidCallResult,
-    OutletLocked,
-    OutletStillLocked,
-    OutletTaken,
     ReaderDisconnected,
+    SinkAlreadyOpen,
+    SinkLocked,
+    SinkStillLocked,
     SinkUnavailable,
     describe,
 )
 from penstock.services import Backoff
 from penstock.sinks.file import FileSink
 from penstock.sinks.sink import Sink
-from penstock.support.environment import shown
+from penstock.support.environment import display_text
 from penstock.support.logger import get_logger
 from penstock.support.tasks import detach
 
 log = get_logger()
 
 BACKOFF = Backoff(first=0.1, cap=5.0)
-"""How long values wait before an outlet that could not be opened is tried again."""
+"""The wait before a sink that could not be opened is tried again."""
 
 LOCK_POLL = 0.5
-"""Seconds between two attempts to open an outlet that another process has locked; `flock` with a wait would keep a
-thread that nothing can cancel."""
+"""Seconds between two attempts to open a sink that another process has locked. A blocking `flock` would occupy a
+thread that cannot be cancelled."""
 
 LOCK_SECONDS = 60.0
-"""For so long a run waits for an outlet that another process has locked; then the run fails."""
+"""Seconds that a run waits for a sink that another process has locked. Then the run fails."""
 
 LOCK_NOTICES = (0.0, 10.0, 60.0)
-"""After so many seconds of such a wait the log tells of it,"""
+"""Seconds of such a wait after which a warning is logged."""
 
 LOCK_NOTICE_PERIOD = 300.0
-"""and then every so many seconds."""
+"""Seconds between further warnings."""
 
 CANCEL_GRACE = 1.0
-"""Seconds that a cancelled call of an outlet may take to end before it is given up."""
+"""Seconds that a cancelled call of a sink has to end before it is abandoned."""
 
 
 class SharedSink:
-    """An outlet, and the runs that use it. `Valve.of(outlet)` gives the one of an outlet, `leave` it in the end."""
+    """A sink and the runs that use it. Each user calls `SharedSink.of(sink)` first and `release` at the end."""
 
-    def __init__(self, outlet: Sink, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, sink: Sink, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.users = 0
-        self.outlet = outlet
-        self._turn = asyncio.Lock()
+        self.sink = sink
+        self._lock = asyncio.Lock()
         self._opened = False
         self._failures = 0
-        """How often in a row the outlet could not be opened."""
+        """Consecutive failures to open the sink."""
         self._error: Exception | None = None
         self._retry_at = 0.0
         self._locked_since: float | None = None
-        """Since when all attempts found the outlet locked by another process."""
+        """The time since which all attempts found the sink locked by another process."""
         self._call: asyncio.Task[Any] | None = None
-        """The last call; one that was given up may be under way still, and then no other may begin."""
-        self._leaving = False
-        """Whether the outlet is to be closed when that one has ended."""
-        self._chance = random.Random()  # noqa: S311 - jitter, no secret
+        """The last call. If it was abandoned, it may still be running; then no other call may start."""
+        self._close_pending = False
+        """Whether the sink is to be closed when an abandoned call has ended."""
+        self._rng = random.Random()  # noqa: S311 - jitter, no secret
 
     @staticmethod
-    def of(outlet: Sink) -> SharedSink:
-        """The valve of an outlet, for one more user."""
+    def of(sink: Sink) -> SharedSink:
+        """Return the shared sink for a sink, and add a user."""
         loop = asyncio.get_running_loop()
-        valve = _valve_of(outlet)
-        if valve is None or valve.loop is not loop:
-            if valve is not None:
-                if valve.loop.is_running():
+        shared = _find_shared(sink)
+        if shared is None or shared.loop is not loop:
+            if shared is not None:
+                if shared.loop.is_running():
                     raise RuntimeError(
-                        f"outlet {_display_name(outlet)} is in use by another event loop; give each loop its own"
+                        f"sink {_display_name(sink)} is in use by another event loop; create one for each loop"
                     )
-                _OPEN_SINKS.pop(id(valve.outlet), None)
-            valve = _OPEN_SINKS[id(outlet)] = SharedSink(outlet, loop)
-        valve.users += 1
-        return valve
+                _OPEN_SINKS.pop(id(shared.sink), None)
+            shared = _OPEN_SINKS[id(sink)] = SharedSink(sink, loop)
+        shared.users += 1
+        return shared
 
     async def write(self, values: Sequence[Any], seconds: float) -> Sequence[Exception | None] | None:
-        """Write values when it is their turn; returns what the outlet says about each, or what it raised, for all.
+        """Write values after earlier writes. Return an error or None for each value, or None if all were written.
 
-        `seconds` is the time that the outlet gets for one call. What no element is to blame for is raised: that the
-        reader of standard output is gone (`ReaderDisconnected`), that another process kept the lock of the outlet for
-        `LOCK_SECONDS` (`OutletStillLocked`), and that this process has it open with other settings (`OutletTaken`).
+        `seconds` is the timeout of one call of the sink. Errors for which no element is at fault are raised: the reader
+        of standard output has disconnected (`ReaderDisconnected`), another process held the lock of the sink for
+        `LOCK_SECONDS` (`SinkStillLocked`), or this process has the file open with other settings (`SinkAlreadyOpen`).
         """
         failures, arrived = self._failures, self.loop.time()
         try:
-            async with self._turn:
+            async with self._lock:
                 if not self._opened:
                     await self._open(failures, arrived, seconds)
-                answers: Sequence[Exception | None] | None = await self._run_call(
-                    lambda: self.outlet.write(values), seconds
+                results: Sequence[Exception | None] | None = await self._run_call(
+                    lambda: self.sink.write(values), seconds
                 )
-            if answers is not None and len(answers) != len(values):
+            if results is not None and len(results) != len(values):
                 raise InvalidCallResult(
-                    f"{_display_name(self.outlet)} has to answer with None or with one entry for each value"
+                    f"{_display_name(self.sink)}: expected write() to return None or one entry for each value"
                 )
-        except (ReaderDisconnected, OutletStillLocked, OutletTaken):
-            raise  # a run has nothing to go on for without the reader of standard output, and cannot without the file
+        except (ReaderDisconnected, SinkStillLocked, SinkAlreadyOpen):
+            raise  # the run cannot continue without the reader of standard output, or without the file
         except Exception as error:
             return [error] * len(values)
-        return answers
+        return results
 
     async def release(self) -> None:
-        """One user less; after the last one the outlet is closed."""
+        """Remove a user; close the sink after the last one."""
         self.users -= 1
         if self.users:
             return
         try:
-            async with asyncio.timeout(CANCEL_SECONDS), self._turn:
+            async with asyncio.timeout(CANCEL_SECONDS), self._lock:
                 if self._opened and not self.users:
-                    await self._run_call(self._close_outlet, None)
+                    await self._run_call(self._close_sink, None)
         except Exception as error:
             reason = f"not within {CANCEL_SECONDS:g} s" if isinstance(error, TimeoutError) else describe(error)
-            log.error("sink.close_failed", sink=_display_name(self.outlet), error=reason)
+            log.error("sink.close_failed", sink=_display_name(self.sink), error=reason)
         self._forget()
 
     async def _open(self, failures: int, arrived: float, seconds: float) -> None:
-        """Open the outlet; an attempt that failed while these values waited for their turn counts for them too."""
+        """Open the sink. An attempt that failed while these values waited for the lock counts for them too."""
         if self._error is not None and self._failures > failures:
-            raise SinkUnavailable(_display_name(self.outlet), self._error)
+            raise SinkUnavailable(_display_name(self.sink), self._error)
         if self._failures:
             await asyncio.sleep(self._retry_at - self.loop.time())
         try:
             await self._open_unlocked(arrived, seconds)
-        except (OutletStillLocked, OutletTaken):
+        except (SinkStillLocked, SinkAlreadyOpen):
             raise
         except Exception as error:
             self._failures += 1
-            wait = BACKOFF.seconds(self._failures, self._chance)
+            wait = BACKOFF.seconds(self._failures, self._rng)
             self._error, self._retry_at = error, self.loop.time() + wait
-            title, reason = _display_name(self.outlet), describe(error)
+            title, reason = _display_name(self.sink), describe(error)
             log.warning("sink.open_failed", sink=title, error=reason, retry_in=round(wait, 3))
             raise SinkUnavailable(title, error) from error
         self._failures, self._error = 0, None
 
     async def _open_unlocked(self, arrived: float, seconds: float) -> None:
-        """Open the outlet; while another process holds its lock, wait: that is no failure of the elements.
+        """Open the sink. Waits while another process holds its lock, because the elements are not at fault.
 
-        The wait ends when the lock is free, when the run is cancelled, or `LOCK_SECONDS` after it began for the values
-        that arrived then, also if others were before them: `OutletStillLocked` is raised.
+        The wait ends when the lock is free, when the run is cancelled, or with `SinkStillLocked` after `LOCK_SECONDS`,
+        counted from the arrival of these values even if others were waiting before them.
         """
         notices = 0
         while True:
             try:
-                await self._run_call(self._open_outlet, seconds)
-            except OutletLocked as error:
+                await self._run_call(self._open_sink, seconds)
+            except SinkLocked as error:
                 now = self.loop.time()
                 if self._locked_since is None:
                     self._locked_since = now
                 waited = now - max(arrived, self._locked_since)
                 if waited >= LOCK_SECONDS:
-                    raise OutletStillLocked(error.outlet, LOCK_SECONDS) from None
+                    raise SinkStillLocked(error.sink, LOCK_SECONDS) from None
                 if waited >= _notice_after(notices):
                     notices += 1
-                    facts = {"waited": round(waited, 3), "gives_up_in": round(LOCK_SECONDS - waited, 3)}
-                    log.warning("sink.waiting", sink=_display_name(self.outlet), reason=error.reason, **facts)
+                    fields = {"waited": round(waited, 3), "gives_up_in": round(LOCK_SECONDS - waited, 3)}
+                    log.warning("sink.waiting", sink=_display_name(self.sink), reason=error.reason, **fields)
                 await asyncio.sleep(min(LOCK_POLL, LOCK_SECONDS - waited))
             else:
                 if notices:
                     waited = self.loop.time() - max(arrived, self._locked_since or arrived)
-                    log.warning("sink.lock_acquired", sink=_display_name(self.outlet), waited=round(waited, 3))
+                    log.warning("sink.lock_acquired", sink=_display_name(self.sink), waited=round(waited, 3))
                 self._locked_since = None
                 return
 
-    async def _open_outlet(self) -> None:
-        """The call itself tells that it is open: it may do so after everybody stopped waiting, or was cancelled."""
+    async def _open_sink(self) -> None:
+        """Open the sink and record that it is open: the caller may have timed out or been cancelled by then."""
         if not self._opened:
-            await self.outlet.open()
+            await self.sink.open()
             self._opened = True
 
-    async def _close_outlet(self) -> None:
-        """Once it has begun it counts as closed, however it ends."""
+    async def _close_sink(self) -> None:
+        """Close the sink. It counts as closed from the start, however the call ends."""
         self._opened = False
-        await self.outlet.aclose()
+        await self.sink.aclose()
 
     def _forget(self) -> None:
-        """Forget an outlet that nobody uses; not before a call that was given up has ended, and it is closed then."""
+        """Forget a sink without users. If an abandoned call is still running, close the sink after its end."""
         if self.users:
             return
         if self._call is not None and not self._call.done():
-            if not self._leaving:
-                self._leaving = True
+            if not self._close_pending:
+                self._close_pending = True
                 self._call.add_done_callback(self._close_late)
-        elif _OPEN_SINKS.get(id(self.outlet)) is self:
-            del _OPEN_SINKS[id(self.outlet)]
+        elif _OPEN_SINKS.get(id(self.sink)) is self:
+            del _OPEN_SINKS[id(self.sink)]
 
     def _close_late(self, _: asyncio.Task[Any]) -> None:
-        """The call that was given up has ended at last."""
-        self._leaving = False
+        """Close the sink after the end of an abandoned call."""
+        self._close_pending = False
         if self._opened and not self.users:
-            self._call = asyncio.create_task(self._close_outlet(), name=f"outlet:{_display_name(self.outlet)}")
-            detach(self._call, self._tell_late)
+            self._call = asyncio.create_task(self._close_sink(), name=f"sink:{_display_name(self.sink)}")
+            detach(self._call, self._log_late_error)
         self._forget()
 
-    def _tell_late(self, error: BaseException | None) -> None:
+    def _log_late_error(self, error: BaseException | None) -> None:
         if error is not None:
-            log.error("sink.close_failed", sink=_display_name(self.outlet), error=describe(error))
+            log.error("sink.close_failed", sink=_display_name(self.sink), error=describe(error))
 
     async def _run_call(self, begin: Callable[[], Coroutine[Any, Any, Any]], seconds: float | None) -> Any:
-        """Make a call of the outlet; one that takes longer, or whose run is cancelled, is cancelled too."""
+        """Make a call of the sink. Cancels it after a timeout, or when the run is cancelled."""
         if self._call is not None and not self._call.done():
             await asyncio.wait((self._call,), timeout=seconds)
             if not self._call.done():
-                raise CallTimeout(_display_name(self.outlet), seconds or CANCEL_SECONDS)
-        self._call = call = asyncio.create_task(begin(), name=f"outlet:{_display_name(self.outlet)}")
-        detach(call)  # whoever waits for it may be cancelled, also in the very turn in which it ends
+                raise CallTimeout(_display_name(self.sink), seconds or CANCEL_SECONDS)
+        self._call = call = asyncio.create_task(begin(), name=f"sink:{_display_name(self.sink)}")
+        detach(call)  # the caller may be cancelled, even in the iteration in which the call ends
         late = False
         try:
             await asyncio.wait((call,), timeout=seconds)
@@ -227,34 +227,34 @@ class SharedSink:
                 call.cancel()
                 await asyncio.wait((call,), timeout=CANCEL_GRACE)
                 if not call.done():
-                    log.error("sink.call_not_cancelled", sink=_display_name(self.outlet), waited=CANCEL_GRACE)
+                    log.error("sink.call_not_cancelled", sink=_display_name(self.sink), waited=CANCEL_GRACE)
         if not call.done() or (late and call.cancelled()):
-            raise CallTimeout(_display_name(self.outlet), seconds or CANCEL_SECONDS)
+            raise CallTimeout(_display_name(self.sink), seconds or CANCEL_SECONDS)
         if call.cancelled():
-            raise CallCancelled(_display_name(self.outlet))
+            raise CallCancelled(_display_name(self.sink))
         return call.result()
 
 
-def _valve_of(outlet: Sink) -> SharedSink | None:
-    """The valve in use for this outlet, or for one that is equal, or leads to the same file with the same settings."""
-    known = _OPEN_SINKS.get(id(outlet)) or next((v for v in _OPEN_SINKS.values() if v.outlet == outlet), None)
-    if known is None and isinstance(outlet, FileSink):
-        for valve in _OPEN_SINKS.values():
-            if isinstance(valve.outlet, FileSink) and outlet.shares(valve.outlet):
-                return valve
+def _find_shared(sink: Sink) -> SharedSink | None:
+    """Find the shared sink in use for this sink, an equal one, or one for the same file with the same settings."""
+    known = _OPEN_SINKS.get(id(sink)) or next((each for each in _OPEN_SINKS.values() if each.sink == sink), None)
+    if known is None and isinstance(sink, FileSink):
+        for shared in _OPEN_SINKS.values():
+            if isinstance(shared.sink, FileSink) and sink.can_share(shared.sink):
+                return shared
     return known
 
 
 def _notice_after(notices: int) -> float:
-    """After how many seconds of a wait the log tells of it again, when it did so a number of times."""
+    """Return after how many seconds of a wait the next warning is due, given the number of earlier ones."""
     more = notices - len(LOCK_NOTICES)
     return LOCK_NOTICES[notices] if more < 0 else LOCK_NOTICES[-1] + LOCK_NOTICE_PERIOD * (more + 1)
 
 
-def _display_name(outlet: Sink) -> str:
-    """What an outlet is called in logs and messages: its name, or its path, or its kind."""
-    return outlet.name or shown(str(getattr(outlet, "path", ""))) or type(outlet).__name__
+def _display_name(sink: Sink) -> str:
+    """Return the name of a sink for logs and messages: its name, its path, or its class."""
+    return sink.name or display_text(str(getattr(sink, "path", ""))) or type(sink).__name__
 
 
 _OPEN_SINKS: dict[int, SharedSink] = {}
-"""The valves in use, by the identity of their outlets: outlets need not be hashable."""
+"""The shared sinks in use, by the identity of their sinks, which need not be hashable."""

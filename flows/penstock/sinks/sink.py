@@ -1,30 +1,35 @@
-"""What an outlet is: a place outside that a flow delivers values to, beside its results."""
+"""The Sink protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from typing_extensions import TypeVar
 
-class Sink(Protocol):
-    """A file, a table, a topic: a place that takes values, many in one write.
+T = TypeVar("T", contravariant=True, default=Any)
 
-    Runs share an outlet. `to` opens it before the first write and closes it when no run uses it any more, and
-    makes one call at a time, so an outlet needs no lock. After a close it may be opened again.
+
+class Sink(Protocol[T]):
+    """A destination for values, such as a file, a table or a topic. One write takes many values.
+
+    Runs share a sink. The step `to` opens it before the first write, closes it when no run uses it, and makes one call
+    at a time, so a sink needs no lock. It may be opened again after it was closed.
     """
 
     name: str
-    """What failures of this outlet are called; empty for those that take the name of the step."""
+    """The name of this sink in failures; if empty, the name of the step is used."""
 
     async def open(self) -> None:
-        """Get ready for writes; raises if the outlet cannot take any. Cancelled or failed, it leaves nothing open."""
+        """Prepare for writes; raise if that is impossible. If cancelled or failed, it must leave nothing open."""
 
-    async def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
-        """Take values, in their order; return when they are as safe as this outlet makes them.
+    async def write(self, values: Sequence[T]) -> Sequence[Exception | None] | None:
+        """Write values in order. Return when they are as durable as this sink makes them.
 
-        Returns None when all were taken, or for each value None or the error that it was refused with. An error that
-        is raised refuses all of them. A write that is cancelled or refused leaves no half of a value behind.
+        Returns None if all values were written, or one entry for each value: None, or the error that it was rejected
+        with. A raised error rejects all values. A write that is cancelled or rejected must not leave a part of a value
+        behind.
         """
 
     async def aclose(self) -> None:
-        """Finish what was taken and let go of everything; also after a write that failed."""
+        """Complete pending work and release all resources, also after a failed write."""

@@ -1,4 +1,4 @@
-"""Outlets without a file: standard output, and nowhere."""
+"""Sinks without a file: standard output, and one that discards values."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from penstock.formats.writers import Writer, check_fields, make_writer
 from penstock.support.text import bytes_for_terminal
 
 PIPE_CHUNK = 4096
-"""Bytes that a pipe which is ready takes without making the writer wait (PIPE_BUF of POSIX, on Linux)."""
+"""Bytes that a ready pipe accepts without blocking the writer (PIPE_BUF of POSIX, on Linux)."""
 
 CLOSE_TIMEOUT = 1.0
-"""Seconds that the rest of a line may take when the outlet is closed."""
+"""Seconds to write the rest of a line when the sink is closed."""
 
 
 @dataclass(unsafe_hash=True, init=False)
 class StdoutSink:
-    """Writes values to standard output as `ndjson` or `csv`; a slow reader holds the flow back.
+    """Writes values to standard output as `ndjson` or `csv`. A slow reader causes backpressure.
 
-    A write that is cancelled in the middle of a line is finished before anything else is written. When the reader is
-    gone, `ReaderDisconnected` is raised.
+    If a write is cancelled within a line, the rest of the line is written before anything else. Raises
+    `ReaderDisconnected` when the reader has closed the pipe.
     """
 
     format: Format
@@ -33,7 +33,7 @@ class StdoutSink:
     descriptor: int
     name: str = field(compare=False)
     _writer: Writer = field(repr=False, compare=False)
-    _rest: bytes = field(repr=False, compare=False)
+    _unfinished: bytes = field(repr=False, compare=False)
 
     def __init__(
         self, format: Format | str = Format.NDJSON, *, fields: Sequence[str] | None = None, descriptor: int = 1
@@ -43,14 +43,14 @@ class StdoutSink:
         self.descriptor = descriptor
         self.name = ""
         self._writer = make_writer(self.format, self.fields)
-        self._rest = b""
+        self._unfinished = b""
 
     async def open(self) -> None:
-        """There is nothing to open."""
+        """Do nothing: the descriptor is open."""
 
     async def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
-        """Write values; returns for each that cannot be written why."""
-        data, refusals = self._writer.write(values)
+        """Write values. Return the errors of those that cannot be written."""
+        data, errors = self._writer.write(values)
         if os.isatty(self.descriptor):
             data = bytes_for_terminal(data)
         await self._finish_line()
@@ -61,22 +61,22 @@ class StdoutSink:
                 start += await send(self.descriptor, data[start:end])
                 while row < start:
                     row = self._end_of_row(data, row)
-                self._rest = data[start:row]
+                self._unfinished = data[start:row]
         except BrokenPipeError:
             raise ReaderDisconnected from None
-        self._rest = b""
-        return refusals
+        self._unfinished = b""
+        return errors
 
     async def aclose(self) -> None:
-        """Finish the line that a cancelled write was in the middle of, if the reader takes it soon."""
+        """Write the rest of a line whose write was cancelled, if the reader reads it soon."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._finish_line()
         except (TimeoutError, ReaderDisconnected):
-            self._rest = b""
+            self._unfinished = b""
 
     def _end_of_row(self, data: bytes, start: int) -> int:
-        """The position behind the row that begins at `start`; in CSV a newline inside of quotes ends none."""
+        """Return the position after the row that starts at `start`. In CSV, newlines inside quotes do not end a row."""
         end, quotes = start, 0
         while True:
             before, end = end, data.find(b"\n", end) + 1
@@ -88,41 +88,42 @@ class StdoutSink:
 
     async def _finish_line(self) -> None:
         try:
-            while self._rest:
-                self._rest = self._rest[await send(self.descriptor, self._rest[:PIPE_CHUNK]) :]
+            while self._unfinished:
+                self._unfinished = self._unfinished[await send(self.descriptor, self._unfinished[:PIPE_CHUNK]) :]
         except BrokenPipeError:
             raise ReaderDisconnected from None
 
 
 @dataclass(unsafe_hash=True)
 class DiscardSink:
-    """Takes every value and keeps none."""
+    """Accepts all values and discards them."""
 
     name: str = field(default="", compare=False)
 
     async def open(self) -> None:
-        """There is nothing to open."""
+        """Do nothing."""
 
     async def write(self, values: Sequence[Any]) -> None:
-        """Take values."""
+        """Discard values."""
 
     async def aclose(self) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
 
-async def send(descriptor: int, piece: bytes) -> int:
-    """Write when there is room, and no more than fits; returns how much. A cancel writes nothing.
+async def send(descriptor: int, chunk: bytes) -> int:
+    """Write when the descriptor is ready, at most what fits. Return the number of bytes written.
 
-    (Making the descriptor non-blocking would do it to all who share it, such as the shell.)
+    A cancelled call writes nothing. (A non-blocking descriptor would work too, but the mode is shared with other users
+    of the descriptor, such as the shell.)
     """
     loop = asyncio.get_running_loop()
-    room = asyncio.Event()
+    ready = asyncio.Event()
     try:
-        loop.add_writer(descriptor, room.set)
-    except (PermissionError, NotImplementedError):  # epoll knows no files: those always have room
-        return os.write(descriptor, piece)
+        loop.add_writer(descriptor, ready.set)
+    except (PermissionError, NotImplementedError):  # epoll does not support files, which are always ready
+        return os.write(descriptor, chunk)
     try:
-        await room.wait()
+        await ready.wait()
     finally:
         loop.remove_writer(descriptor)
-    return os.write(descriptor, piece)
+    return os.write(descriptor, chunk)

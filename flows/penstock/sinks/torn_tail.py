@@ -1,4 +1,4 @@
-"""Find the incomplete end that a killed process may leave in a file, and move it out of the way."""
+"""Find an incomplete end that a killed process left in a file, and move it away."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK = 256 * 1024
 
 
 class TailScanner:
-    """Find the end of the last complete value in a stream of chunks."""
+    """Finds the end of the last complete value in a stream of chunks."""
 
     def __init__(self, format: Format) -> None:
         self._rows = RowSplitter(limit=1) if format is Format.CSV else None
@@ -108,9 +108,9 @@ def unused_torn_path(path: str) -> str:
 
 def copy_permissions(path: str, file: BinaryIO) -> None:
     """Give a file the permissions of the file at `path`, and its owner and group where the system allows it."""
-    facts = os.stat(path)
+    status = os.stat(path)
     if hasattr(os, "chown"):
         with suppress(OSError):  # only root may change the owner; the group is changed separately
-            os.chown(file.fileno(), -1, facts.st_gid)
-            os.chown(file.fileno(), facts.st_uid, -1)
+            os.chown(file.fileno(), -1, status.st_gid)
+            os.chown(file.fileno(), status.st_uid, -1)
     shutil.copystat(path, file.name)

@@ -1,7 +1,7 @@
-"""NDJSON: one element a line, split from whole chunks of bytes.
+"""NDJSON sources: one element per line, from an async iterable of bytes or from standard input.
 
-The lines go out as they came, as bytes: reading them as JSON is the first step of the flow (`decode`), so that a line
-which is no JSON fails like any other element, with its bytes kept.
+Lines are emitted as bytes. The first step of the flow (`decode`) parses them, so that an invalid line fails like any
+other element, with its bytes kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from penstock.support.tasks import to_thread_uncancellable
 
 
 class NdjsonSource(Source[bytes]):
-    """The lines of a stream of chunks; reads one chunk ahead at most."""
+    """The lines of a stream of chunks. Reads at most one chunk ahead."""
 
     name = "ndjson"
 
@@ -27,33 +27,33 @@ class NdjsonSource(Source[bytes]):
         self._chunks = chunks
         self._limit = limit
 
-    async def produce(self, intake: Emitter[bytes]) -> None:
-        await emit_chunks(intake, self._chunks, LineSplitter(self._limit))
+    async def produce(self, emitter: Emitter[bytes]) -> None:
+        await emit_chunks(emitter, self._chunks, LineSplitter(self._limit))
 
 
-async def emit_chunks(intake: Emitter[bytes], stream: AsyncIterable[bytes], splitter: Splitter) -> None:
-    """Give out all lines of a stream of chunks, and close it however that ends."""
+async def emit_chunks(emitter: Emitter[bytes], stream: AsyncIterable[bytes], splitter: Splitter) -> None:
+    """Emit all lines of a stream of chunks, and close the stream however that ends."""
     chunks = aiter(stream)
     try:
         async for chunk in chunks:
             if lines := splitter.feed(chunk):
-                await intake.send(lines, list(map(len, lines)))
-            await intake.wait_for_capacity()
+                await emitter.send(lines, list(map(len, lines)))
+            await emitter.wait_for_capacity()
     finally:
         if (close := getattr(chunks, "aclose", None)) is not None:
             await close()
     if lines := splitter.finish():
-        await intake.send(lines, list(map(len, lines)))
+        await emitter.send(lines, list(map(len, lines)))
 
 
 def ndjson(chunks: AsyncIterable[bytes], *, limit: int = LINE_LIMIT) -> Source[bytes]:
-    """A source of lines of JSON from an async iterable of chunks of bytes. `limit` is the bytes a line may have."""
+    """Make a source of JSON lines from an async iterable of bytes. `limit` is the maximum of bytes in a line."""
     return NdjsonSource(chunks, limit)
 
 
 @dataclass(unsafe_hash=True)
 class StdinSource(Source[bytes]):
-    """The lines of an open file descriptor, which is not closed: it is not ours."""
+    """The lines of an open file descriptor, which is not closed: the caller owns it."""
 
     name = "standard input"
 
@@ -63,16 +63,16 @@ class StdinSource(Source[bytes]):
     def __post_init__(self) -> None:
         super().__init__()
 
-    async def produce(self, intake: Emitter[bytes]) -> None:
-        await NdjsonSource(chunks_of(self.descriptor), self.limit).produce(intake)
+    async def produce(self, emitter: Emitter[bytes]) -> None:
+        await NdjsonSource(chunks_of(self.descriptor), self.limit).produce(emitter)
 
 
 async def chunks_of(descriptor: int) -> AsyncIterator[bytes]:
-    """What can be read from a pipe, a terminal, a socket or a file, until its end.
+    """Yield the data of a pipe, a terminal, a socket or a file, until its end.
 
-    Where the event loop can tell that there is something to read, nothing is read before: so a cancel ends the wait, no
-    thread hangs in a read, and no input is taken that nobody will see. (Making the descriptor non-blocking would do as
-    well, but would do it to all who share it, such as the shell.) Regular files are always ready.
+    If the event loop can report readiness, nothing is read before: so a cancellation ends the wait, no thread hangs in
+    a read, and no input is consumed and then lost. (A non-blocking descriptor would work too, but the mode is shared
+    with other users of the descriptor, such as the shell.) Regular files are always ready.
     """
     while True:
         if not await is_readable_stdin(descriptor):
@@ -85,12 +85,12 @@ async def chunks_of(descriptor: int) -> AsyncIterator[bytes]:
 
 
 async def is_readable_stdin(descriptor: int) -> bool:
-    """Wait until there is something to read; returns False at once where the event loop cannot tell."""
+    """Wait until there is data to read. Return False at once if the event loop cannot tell."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     try:
         loop.add_reader(descriptor, ready.set)
-    except (PermissionError, NotImplementedError):  # epoll knows no files; Windows no descriptors
+    except (PermissionError, NotImplementedError):  # epoll does not support files, Windows no descriptors
         return False
     try:
         await ready.wait()
@@ -100,7 +100,7 @@ async def is_readable_stdin(descriptor: int) -> bool:
 
 
 def from_stdin(*, limit: int = LINE_LIMIT) -> Source[bytes]:
-    """A source of the lines of standard input. `limit` is the bytes that a line may have."""
+    """Make a source of the lines of standard input. `limit` is the maximum of bytes in a line."""
     if limit < 1:
-        raise ValueError(f"a line needs at least 1 byte, got limit {limit!r}")
+        raise ValueError(f"limit: expected at least 1 byte for a line, got {limit!r}")
     return StdinSource(limit)

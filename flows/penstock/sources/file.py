@@ -1,4 +1,4 @@
-"""Files as sources: a line of NDJSON or a row of CSV an element, read once from the beginning to the end."""
+"""Files as sources: one element per line of NDJSON or row of CSV, read once from beginning to end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OpenFile: TypeAlias = gzip.GzipFile | BufferedReader
 
 @dataclass(unsafe_hash=True)
 class File(Source[bytes]):
-    """The lines of one file. Each run opens it anew, and reads one chunk ahead at most."""
+    """The lines of one file. Each run opens it again, and reads at most one chunk ahead."""
 
     name = "file"
 
@@ -39,29 +39,29 @@ class File(Source[bytes]):
     def __post_init__(self) -> None:
         super().__init__()
 
-    async def produce(self, intake: Emitter[bytes]) -> None:
+    async def produce(self, emitter: Emitter[bytes]) -> None:
         splitter = make_splitter(self.format, self.limit, self.delimiter)
-        await emit_lines(intake, FileLineReader(substitute(self.path), splitter, said=self.path))
+        await emit_lines(emitter, FileLineReader(substitute(self.path), splitter, display_path=self.path))
 
 
 class FileLineReader:
-    """One pass over a file, in blocking calls: to be made in a thread, one at a time.
+    """Reads the lines of a file once. Its calls block: make them in a thread, one at a time.
 
-    `said` is what errors call the file: the path as it was written, so that they tell no variable of the environment.
+    `display_path` is the path in errors: before variables are substituted, because their values may be secret.
     """
 
-    def __init__(self, path: str, splitter: Splitter, *, said: str | None = None) -> None:
+    def __init__(self, path: str, splitter: Splitter, *, display_path: str | None = None) -> None:
         self.path = path
-        self._said = path if said is None else said
+        self._display_path = path if display_path is None else display_path
         self._splitter = splitter
         self._file: OpenFile | None = None
         self.at_end = False
-        """Whether the end of the file was reached: what `next` returned last is then a line without a line break."""
+        """Whether the end of the file was reached: the last result of `next` is a line without a line break."""
         self.position = 0
-        """Bytes of the file that were read so far, as they lie there: compressed, if they are."""
+        """Bytes of the file read so far, compressed if the file is."""
 
     def next(self) -> list[bytes] | None:
-        """The lines of the next chunk, which may be none; None at the end. Raises `FileReadFailed`."""
+        """Return the lines of the next chunk, maybe none; None at the end. Raises `FileReadFailed`."""
         if self.at_end:
             return None
         try:
@@ -74,53 +74,55 @@ class FileLineReader:
         except FileReadFailed:
             raise
         except FileNotFoundError:
-            raise FileReadFailed(self._said, "there is no such file") from None
+            raise FileReadFailed(self._display_path, "the file does not exist") from None
         except EOFError as error:
-            raise FileReadFailed(self._said, "its compressed data end too early; the file was cut off") from error
+            raise FileReadFailed(
+                self._display_path, "its compressed data end too early; the file was cut off"
+            ) from error
         except (gzip.BadGzipFile, zlib.error) as error:
-            raise FileReadFailed(self._said, f"its compressed data are damaged: {error}") from error
+            raise FileReadFailed(self._display_path, f"its compressed data are damaged: {error}") from error
         except OSError as error:
-            raise FileReadFailed(self._said, error.strerror or str(error)) from error
-        except Exception as error:  # whatever is wrong with one file is said of that file
-            raise FileReadFailed(self._said, describe(error)) from error
+            raise FileReadFailed(self._display_path, error.strerror or str(error)) from error
+        except Exception as error:  # any error of one file is reported for that file
+            raise FileReadFailed(self._display_path, describe(error)) from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
     def _open(self) -> OpenFile:
-        """The file, opened for reading, and decompressed if its name ends in `.gz`."""
+        """Open the file for reading, decompressed if its name ends in `.gz`."""
         path = self.path
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for its writer, and no cancel ends that
-            way_out = f"for pipes use standard input: from_stdin() with < {self._said}"
-            raise FileReadFailed(self._said, f"it is no regular file; {way_out}")
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe blocks until it has a writer, uncancellably
+            advice = f"for pipes use standard input: from_stdin() with < {self._display_path}"
+            raise FileReadFailed(self._display_path, f"it is not a regular file; {advice}")
         return gzip.open(path) if is_compressed(path) else open(path, "rb")
 
 
 def make_splitter(format: Format, limit: int = LINE_LIMIT, delimiter: str = ",") -> Splitter:
-    """What makes lines of the chunks of a file."""
+    """Create the splitter for the chunks of a file."""
     return CsvSplitter(limit, delimiter) if format is Format.CSV else LineSplitter(limit)
 
 
 class Lines(Protocol):
-    """Lines that are read in blocking calls."""
+    """Lines that are read by blocking calls."""
 
     def next(self) -> list[bytes] | None: ...
 
     def close(self) -> None: ...
 
 
-async def emit_lines(intake: Emitter[bytes], lines: Lines) -> None:
-    """Give out all lines of a file, and close it however that ends."""
+async def emit_lines(emitter: Emitter[bytes], lines: Lines) -> None:
+    """Emit all lines of a file, and close it however that ends."""
     try:
         while True:
-            await intake.wait_for_capacity()
-            found = await to_thread_uncancellable(lines.next)
-            if found is None:
+            await emitter.wait_for_capacity()
+            new_lines = await to_thread_uncancellable(lines.next)
+            if new_lines is None:
                 return
-            if found:
-                await intake.send(found, list(map(len, found)))
+            if new_lines:
+                await emitter.send(new_lines, list(map(len, new_lines)))
     finally:
         await to_thread_uncancellable(lines.close)
 
@@ -132,26 +134,26 @@ def from_file(
     limit: int = LINE_LIMIT,
     delimiter: str = ",",
 ) -> Source[bytes]:
-    """A source of the lines of a file: `.ndjson`, `.jsonl` or `.csv`, each also with `.gz`.
+    """Make a source of the lines of a file: `.ndjson`, `.jsonl` or `.csv`, each also with `.gz`.
 
-    `format` says what the name does not: `ndjson` or `csv`. `limit` is the bytes that a line or a row may have.
+    `format` is `ndjson` or `csv`, for other file names. `limit` is the maximum of bytes in a line or a row.
 
-    In CSV the first row names the fields, `delimiter` parts the cells, and each further row is an object whose values
-    are texts. A row that does not fit fails in the flow, with its text kept. A file that is missing, or whose
-    compression is damaged, breaks the source after what could be read.
+    In CSV the first row names the fields, `delimiter` separates the cells, and each further row becomes an object whose
+    values are texts. A row that does not match fails in the flow, with its text kept. A missing file, or damaged
+    compression, fails the source after the data that could be read.
     """
-    where = fspath(path)
-    found = format_of(where, format)
-    check_reading(found, limit, delimiter)
-    return File(where, found, limit, delimiter)
+    path = fspath(path)
+    resolved = format_of(path, format)
+    check_reading(resolved, limit, delimiter)
+    return File(path, resolved, limit, delimiter)
 
 
 def check_reading(format: Format | None, limit: int, delimiter: str) -> None:
-    """Raise for arguments that cannot be meant."""
+    """Raise `ValueError` or `FlowDefinitionError` for invalid arguments."""
     if limit < 1:
-        raise ValueError(f"a line needs at least 1 byte, got limit {limit!r}")
+        raise ValueError(f"limit: expected at least 1 byte for a line, got {limit!r}")
     check_delimiter(delimiter)
     if format is Format.NDJSON and delimiter != ",":
         raise FlowDefinitionError(
-            f"a delimiter is for CSV, got {delimiter!r} for NDJSON; say the format csv if it is CSV"
+            f"delimiter: expected only with CSV, got {delimiter!r} for NDJSON; set the format to csv if it is CSV"
         )

@@ -52,7 +52,7 @@ class PushSource(Source[T], Generic[T]):
     >>> readings.close()
     """
 
-    name = "push source"
+    name = "push"
 
     def __init__(self, capacity: int, overflow: Overflow | str = Overflow.BACKPRESSURE) -> None:
         super().__init__()
@@ -130,13 +130,13 @@ class PushSource(Source[T], Generic[T]):
         self._error = self._error or error
         self._arrived.set()
 
-    async def produce(self, intake: Emitter[T]) -> None:
+    async def produce(self, emitter: Emitter[T]) -> None:
         if self._ledger is not None:
             raise PushSourceClosed
-        self._ledger, self._thread = intake.ledger, get_ident()
+        self._ledger, self._thread = emitter.ledger, get_ident()
         self._ledger.count_dropped(self._dropped_before_start)
         self._dropped_before_start = 0
-        await self._emit_all(intake)
+        await self._emit_all(emitter)
 
     def on_run_end(self, ledger: Ledger) -> None:
         if self._ledger is None:  # the run ended before it subscribed
@@ -150,11 +150,11 @@ class PushSource(Source[T], Generic[T]):
             self._buffer.popleft()
             self._drop()
 
-    async def _emit_all(self, intake: Emitter[T]) -> None:
+    async def _emit_all(self, emitter: Emitter[T]) -> None:
         while True:
-            await intake.wait_for_capacity()
+            await emitter.wait_for_capacity()
             if self._buffer:
-                await self._emit(intake)
+                await self._emit(emitter)
                 await asyncio.sleep(0)
             elif self._error is not None:
                 raise self._error
@@ -175,12 +175,12 @@ class PushSource(Source[T], Generic[T]):
         else:
             self._ledger.count_dropped(1)
 
-    async def _emit(self, intake: Emitter[T]) -> None:
-        quota = await intake.emit_quota(len(self._buffer))
-        if count := intake.acquire(quota):
+    async def _emit(self, emitter: Emitter[T]) -> None:
+        quota = await emitter.emit_quota(len(self._buffer))
+        if count := emitter.acquire(quota):
             values = [self._buffer.popleft() for _ in range(count)]
             self._room.set()
-            intake.emit(intake.make_elements(values))
+            emitter.emit(emitter.make_elements(values))
 
 
 def from_observable(
@@ -209,7 +209,7 @@ class FromObservable(Source[T]):
         self._capacity = capacity
         self._overflow = overflow
 
-    async def produce(self, intake: Emitter[T]) -> None:
+    async def produce(self, emitter: Emitter[T]) -> None:
         buffer: PushSource[Any] = PushSource(self._capacity, self._overflow)
         loop, thread = asyncio.get_running_loop(), get_ident()
 
@@ -229,10 +229,10 @@ class FromObservable(Source[T]):
             push,
             partial(in_run_thread, buffer.fail),
             partial(in_run_thread, buffer.close),
-            scheduler=intake.scheduler,
+            scheduler=emitter.scheduler,
         )
         try:
-            await buffer.produce(intake)
+            await buffer.produce(emitter)
         finally:
             subscription.dispose()
-            buffer.on_run_end(intake.ledger)
+            buffer.on_run_end(emitter.ledger)

@@ -1,35 +1,37 @@
-"""The steps of a flow: operators on Observables of elements, one module each."""
+"""The steps of a flow: one module each, with its record and its operator."""
 
-from penstock.steps.batch import batch
+from penstock.steps.batch import Batch
 from penstock.steps.decode import decode
-from penstock.steps.enrich import Merge, enrich
-from penstock.steps.fail import DEFAULT_TYPE, fail
-from penstock.steps.flat_map import MAX_PARTS, flat_map
-from penstock.steps.map_async import map_async
-from penstock.steps.route import Branch, route
-from penstock.steps.slices import sliced
-from penstock.steps.throttle import throttle
-from penstock.steps.through import through
-from penstock.steps.to import to
-from penstock.steps.values import filter, map, tap
+from penstock.steps.enrich import Enrich, Merge
+from penstock.steps.fail import Fail
+from penstock.steps.flat_map import FlatMap
+from penstock.steps.map_async import MapAsync
+from penstock.steps.route import Route
+from penstock.steps.step import Branch, MemoryBound, MemoryUse, Step, walk
+from penstock.steps.throttle import Throttle
+from penstock.steps.through import CustomOperator, Through
+from penstock.steps.to import To
+from penstock.steps.values import Filter, Map, Tap
 
 __all__ = [
-    "DEFAULT_TYPE",
-    "MAX_PARTS",
+    "Batch",
     "Branch",
+    "CustomOperator",
+    "Enrich",
+    "Fail",
+    "Filter",
+    "FlatMap",
+    "Map",
+    "MapAsync",
+    "MemoryBound",
+    "MemoryUse",
     "Merge",
-    "batch",
+    "Route",
+    "Step",
+    "Tap",
+    "Throttle",
+    "Through",
+    "To",
     "decode",
-    "enrich",
-    "fail",
-    "filter",
-    "flat_map",
-    "map",
-    "map_async",
-    "route",
-    "sliced",
-    "tap",
-    "throttle",
-    "through",
-    "to",
+    "walk",
 ]

@@ -1,52 +1,78 @@
-"""One call for many values, for services that answer for many at once."""
+"""Call a service once for many values."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard
 
 from msgspec import Struct
 
 from penstock.core.context import RunContext
 from penstock.core.element import Element, Operator
-from penstock.core.operators import Downstream, as_service, async_operator, mark_entered, record_durations
+from penstock.core.operators import Downstream, async_operator, mark_entered, record_durations
 from penstock.errors import InvalidCallResult
-from penstock.services import MAX_IN_FLIGHT, CallFailed, Service
+from penstock.services import CallFailed, Service
+from penstock.steps.step import (
+    MemoryUse,
+    Step,
+    as_service,
+    check_count,
+    check_seconds,
+    response_memory,
+    set_option,
+)
+from penstock.support.text import format_duration
 
-A = TypeVar("A")
 
+@dataclass(frozen=True)
+class Batch(Step):
+    """Collect values, call a service once for all of them, and replace each by its own response.
 
-def batch(
-    call: Callable[[list[A]], Any] | Service,
-    *,
-    size: int,
-    max_wait: float,
-    max_in_flight: int = MAX_IN_FLIGHT,
-    timeout: float = 30.0,
-    attempts: int = 1,
-    name: str | None = None,
-) -> Operator[A, Any]:
-    """Gather values, ask once for all of them, and give each its own answer.
+    The service, or function, takes a list of values and returns a list of the same length, in the same order; an
+    exception in it fails its element alone. A call that fails for good fails all its elements. The call is made when
+    `size` elements are there, or the first has waited for `max_wait` seconds.
 
-    `call` is a coroutine function or a `Service` that takes a list of values and answers with a list of the same
-    length, in the same order; an answer that is an exception fails its element alone. A call that fails for good
-    fails all elements it was made for.
+    **Accepts** elements. **Backpressures when** the service makes `max_in_flight` calls: further elements wait, within
+    the window. **Emits** each element with its own response. **Completes when** its input completes and every response
+    is there.
 
-    **Takes in** elements; calls when `size` are together or the first has waited `max_wait`. **Holds back** calls
-    beyond `max_in_flight`; their elements wait, within the window. **Gives out** each element with its own answer.
-    **Ends** when its input has and every answer is there.
-
-    >>> step = batch(prices_of, size=50, max_wait=0.02, timeout=2)
+    >>> step = Batch(Service("prices", prices_of, timeout=2), size=50, max_wait=0.02)
     """
-    if size < 1 or size % 1 or not max_wait > 0:
-        raise ValueError(
-            f"batch needs a size, a whole number of at least 1, and max_wait above 0, got {size!r} and {max_wait!r}"
-        )
-    service = as_service(call, name, step="batch", max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
-    title = name or service.name
-    return async_operator(title, partial(BatchStage, title, service, size, max_wait))
+
+    service: Service
+    size: int = field(kw_only=True)
+    max_wait: float = field(kw_only=True)
+
+    kind = "batch"
+
+    def __post_init__(self) -> None:
+        set_option(self, "service", as_service(self.service, self.name, default="batch", batch=True))
+        check_count("size", self.size)
+        check_seconds("max_wait", self.max_wait)
+        super().__post_init__()
+
+    def operator(self) -> Operator[Any, Any]:
+        return async_operator(self.name, partial(BatchStage, self.name, self.service, self.size, self.max_wait))
+
+    @property
+    def default_name(self) -> str:
+        return self.service.name
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        return {self.service.name: self.service}
+
+    def with_services(self, others: Mapping[str, Service]) -> Step:
+        return replace(self, service=others.get(self.service.name, self.service))
+
+    def memory_bound(self, held: int) -> MemoryUse | None:
+        return response_memory(self, held)
+
+    def summary(self) -> tuple[str, ...]:
+        return (f"size {self.size}, max wait {format_duration(self.max_wait)}",)
 
 
 class PendingBatch(Struct, eq=False):
@@ -73,7 +99,7 @@ class BatchStage:
         self._max_wait = max_wait
         self._observer = observer
         self._scope = scope
-        self._meter = scope.meter(name)
+        self._meter = scope.histogram(name)
         self._gathered: list[Element[Any]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._open = 0

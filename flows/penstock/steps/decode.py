@@ -47,9 +47,9 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
             value: Any = element.value
             try:
                 if isinstance(value, bytes):
-                    if type(value) is not bytes and (refusal := getattr(value, "refusal", None)) is not None:
+                    if type(value) is not bytes and (error := getattr(value, "error", None)) is not None:
                         # Not raised: its traceback would refer to the element that refers to it (see `Element`).
-                        element.fail(name, refusal)
+                        element.fail(name, error)
                         continue
                     element.value = value = read(value)
                 if opened:

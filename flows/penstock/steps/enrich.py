@@ -1,55 +1,86 @@
-"""Several services asked side by side, their answers merged into the value."""
+"""Call several services concurrently and merge their responses into the value."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import iscoroutine
 from itertools import compress
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import msgspec
 
 from penstock.core.context import RunContext
 from penstock.core.element import Element, Operator
 from penstock.core.operators import ERRORS, Downstream, async_operator, record_durations
+from penstock.errors import FlowDefinitionError
 from penstock.services import CallFailed, CallQueue, Service
+from penstock.steps.step import (
+    MemoryUse,
+    Step,
+    as_service,
+    check_function,
+    describe_function,
+    response_memory,
+    set_option,
+)
 from penstock.support.tasks import reject_awaitable
-
-A = TypeVar("A")
 
 Merge = Callable[[Any, dict[str, Any]], Any]
 
 
-def enrich(
-    services: Mapping[str, Service | Callable[[Any], Any]] | None = None,
-    /,
-    *,
-    name: str = "enrich",
-    merge: Merge | None = None,
-    **more: Service | Callable[[Any], Any],
-) -> Operator[A, Any]:
-    """Ask several services about each value at the same time, and merge their answers into it by name.
+@dataclass(frozen=True)
+class Enrich(Step):
+    """Call several services with each value concurrently, and merge their responses into the value by name.
 
-    A dict gets a key for each service, a Struct or dataclass its field of that name; `merge(value, answers)`
-    does it for anything else. A mapping of services may be given too, for answers that are to be called `name` or
-    `merge`. A failed attempt of one service does not repeat the others. A service that failed for good gives the
-    element's failure its step: the name of the service. What the others found is kept with the dead letter.
+    `fields` are the services by the name of their response; a function becomes a service with the default limits. A
+    dict gets a key for each response, a Struct or dataclass its field of that name; for other values pass
+    `merge(value, responses)`. A failed attempt of one service does not repeat the others. If a service fails for good,
+    the failure has its name as the step; the responses of the others are kept with the dead letter.
 
-    **Takes in** elements. **Holds back** calls beyond the `max_in_flight` of a service; their elements wait, within
-    the window. **Gives out** each element when all its answers are there. **Ends** when its input has and every
-    answer is there.
+    **Accepts** elements. **Backpressures when** a service makes `max_in_flight` calls: further elements wait, within
+    the window. **Emits** each element when all its responses are there. **Completes when** its input completes and
+    every response is there.
 
-    >>> step = enrich(pricing=price_of, inventory=Service("inventory", stock_of, timeout=2, attempts=2))
+    >>> step = Enrich({"pricing": price_of, "inventory": Service("inventory", stock_of, timeout=2, attempts=2)})
     """
-    named = {**(services or {}), **more}
-    if not named:
-        raise ValueError("enrich needs at least one service: enrich(pricing=price_of)")
-    asked = {key: service if isinstance(service, Service) else Service(key, service) for key, service in named.items()}
 
-    return async_operator(name, partial(EnrichStage, name, asked, merge))
+    fields: Mapping[str, Service]
+    merge: Merge | None = field(default=None, kw_only=True)
+
+    kind = "enrich"
+
+    def __post_init__(self) -> None:
+        if not self.fields:
+            raise FlowDefinitionError("enrich: expected at least one service: enrich(pricing=price_of)")
+        if self.merge is not None:
+            check_function("enrich: merge", self.merge)
+        called = {key: as_service(service, key, default=key) for key, service in self.fields.items()}
+        set_option(self, "fields", called)
+        super().__post_init__()
+
+    def operator(self) -> Operator[Any, Any]:
+        return async_operator(self.name, partial(EnrichStage, self.name, dict(self.fields), self.merge))
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        return self.fields
+
+    @property
+    def failure_points(self) -> tuple[str, ...]:
+        return (*self.fields, self.name)
+
+    def with_services(self, others: Mapping[str, Service]) -> Step:
+        return replace(self, fields={key: others.get(service.name, service) for key, service in self.fields.items()})
+
+    def memory_bound(self, held: int) -> MemoryUse | None:
+        return response_memory(self, held)
+
+    def summary(self) -> tuple[str, ...]:
+        return () if self.merge is None else describe_function(self.merge, self.name)
 
 
 class PendingBatch:
@@ -92,7 +123,7 @@ class EnrichStage:
         self._merge = merge
         self._observer = observer
         self._scope = scope
-        self._meter = scope.meter(name)
+        self._meter = scope.histogram(name)
         self._open = 0
         self._ended = False
         self._queues: list[CallQueue] = []

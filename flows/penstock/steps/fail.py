@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 from penstock.core.element import FAILED, Element, Failure, Operator
 from penstock.core.operators import ERRORS, callable_name, sync_operator
 from penstock.errors import InvalidItem, describe
+from penstock.expressions import as_predicate
 from penstock.services.template import Text, parse_fields
+from penstock.steps.slices import in_slices
+from penstock.steps.step import Step, check_function, describe_function
 from penstock.support.environment import variable_names
 from penstock.support.json_encoding import encode_json
 from penstock.support.tasks import reject_awaitable
-
-A = TypeVar("A")
 
 DEFAULT_TYPE = "Rejected"
 """The type of the failures, unless the step names another one."""
@@ -23,54 +25,75 @@ TYPE_PATTERN = "[A-Za-z_][A-Za-z0-9_]{0,63}"
 """The pattern of a type of failures."""
 
 
-def fail(
-    when: Callable[[A], object] | None = None,
-    *,
-    reason: str | Callable[[A], object],
-    type: str = DEFAULT_TYPE,
-    name: str | None = None,
-) -> Operator[A, A]:
+@dataclass(frozen=True)
+class Fail(Step):
     """Fail the values for which a plain, quick condition is true; without a condition, fail all values.
 
     `reason` becomes the message of the failure. A text is taken literally, except that `{field}` stands for a field of
     the value (`{card.number}` for a field of a field) and `{{` for a brace; a function computes it from the value.
-    A reason that cannot be computed does not save the value: it fails with the same type, and the message says so.
+    If the reason cannot be computed, the value fails with the same type, and the message says so.
 
     **Accepts** elements. **Backpressures when** never. **Emits** each element; rejected ones as failed.
     **Completes when** its input completes.
 
-    >>> step = fail(lambda order: order["quantity"] < 1, reason="quantity {quantity} is below 1", type="BadQuantity")
+    >>> step = Fail(lambda order: order["quantity"] < 1, reason="quantity {quantity} is below 1", type="BadQuantity")
     """
-    name = name or (callable_name(when, "fail") if when is not None else "fail")
-    if not re.fullmatch(TYPE_PATTERN, type):
-        raise ValueError(f"type: expected a name of at most 64 letters, digits and _, got {type!r}")
-    message = Template(reason) if isinstance(reason, str) else reason
-    reject = _Rejection(name, type, message)
 
-    def work_all(elements: list[Element[Any]]) -> None:
-        for element in elements:
-            if element.outcome is None:
-                reject(element)
+    when: Callable[[Any], object] | None = None
+    reason: str | Callable[[Any], object] = field(kw_only=True)
+    type: str = field(default=DEFAULT_TYPE, kw_only=True)
 
-    if when is None:
-        return sync_operator(name, work_all)
-    condition = when
+    kind = "fail"
 
-    def work(elements: list[Element[Any]]) -> None:
-        for element in elements:
-            if element.outcome is None:
-                try:
-                    verdict = condition(element.value)
-                    if not verdict:
-                        continue
-                    if verdict is not True:
-                        reject_awaitable(verdict, "the condition")
-                except ERRORS as error:
-                    element.fail(name, error)
-                else:
+    def __post_init__(self) -> None:
+        if self.when is not None:
+            check_function("fail: when", self.when)
+        if isinstance(self.reason, str):
+            Template(self.reason)
+        else:
+            check_function("fail: reason", self.reason)
+        if not re.fullmatch(TYPE_PATTERN, self.type):
+            raise ValueError(f"type: expected a name of at most 64 letters, digits and _, got {self.type!r}")
+        super().__post_init__()
+
+    def operator(self) -> Operator[Any, Any]:
+        name = self.name
+        message = Template(self.reason) if isinstance(self.reason, str) else self.reason
+        reject = _Rejection(name, self.type, message)
+
+        def work_all(elements: list[Element[Any]]) -> None:
+            for element in elements:
+                if element.outcome is None:
                     reject(element)
 
-    return sync_operator(name, work)
+        if self.when is None:
+            return in_slices(name, sync_operator(name, work_all), self.reason)
+        condition = as_predicate(self.when)
+
+        def work(elements: list[Element[Any]]) -> None:
+            for element in elements:
+                if element.outcome is None:
+                    try:
+                        verdict = condition(element.value)
+                        if not verdict:
+                            continue
+                        if verdict is not True:
+                            reject_awaitable(verdict, "the condition")
+                    except ERRORS as error:
+                        element.fail(name, error)
+                    else:
+                        reject(element)
+
+        return in_slices(name, sync_operator(name, work), self.when, self.reason)
+
+    @property
+    def default_name(self) -> str:
+        return "fail" if self.when is None else callable_name(self.when, "fail")
+
+    def summary(self) -> tuple[str, ...]:
+        condition = () if self.when is None else describe_function(self.when, self.name)
+        message = f"{self.type}: {self.reason}" if isinstance(self.reason, str) else self.type
+        return (*(f"if {text}" for text in condition), message)
 
 
 class Template:

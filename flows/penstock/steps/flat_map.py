@@ -1,12 +1,13 @@
-"""Many values for one."""
+"""Replace each value by several."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable, Disposable
@@ -14,50 +15,73 @@ from reactivex.disposable import CompositeDisposable, Disposable
 from penstock.core.context import RunContext, cancel
 from penstock.core.element import FAILED, FILTERED, Element, Failure, Operator, Path, path_of
 from penstock.core.operators import ERRORS, RunObservable, callable_name
+from penstock.steps.step import MemoryUse, Step, check_count, check_function, describe_function
 from penstock.support.tasks import reject_awaitable
 
-A = TypeVar("A")
-B = TypeVar("B")
-
 MAX_PARTS = 256
-"""Parts that the step may have in flight at once, unless told otherwise."""
+"""Default of `max_parts`: parts of one run in flight at once."""
 
 
-def flat_map(
-    function: Callable[[A], Iterable[B]], *, max_parts: int = MAX_PARTS, name: str | None = None
-) -> Operator[A, B]:
+@dataclass(frozen=True)
+class FlatMap(Step):
     """Replace each value by the values of an iterable, its parts.
 
     A part has the `seq` of its element and a number, `part`. The element is settled when all its parts are: as failed
     if one of them failed (it then has one dead letter, with its original input), else as ok; without parts as filtered.
-    Iterables are advanced only as far as there is room for parts, so an endless one is no danger.
+    An iterable is advanced only while parts are free, so it may be endless.
 
-    **Takes in** elements. **Holds back** while `max_parts` parts are open downstream; waiting elements stay within
-    the window. In an ordered run the earliest of them may have one part open in any case. **Gives out** the parts, in
-    the order in which their elements came, in an ordered run the earliest first. **Ends** when its input has and the
-    last part was made.
+    **Accepts** elements. **Backpressures when** `max_parts` parts are in flight downstream: elements wait, within the
+    window. In an ordered run the earliest of them may have one more part in flight. **Emits** the parts, in the order
+    in which their elements came; in an ordered run the earliest first. **Completes when** its input completes and the
+    last part is emitted.
 
-    >>> step = flat_map(lambda order: order["lines"], name="lines")
+    >>> step = FlatMap(lambda order: order["lines"], name="lines")
     """
-    if max_parts < 1:
-        raise ValueError(f"flat_map needs max_parts of at least 1, got {max_parts!r}")
-    name = name or callable_name(function, "flat_map")
 
-    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
-        def subscribe(
-            observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
-        ) -> abc.DisposableBase:
-            scope = RunContext.of(scheduler, f"step {name}")
-            expansion = FlatMapStage(name, function, max_parts, observer, scope)
-            task = scope.spawn(expansion.run(), f"step:{name}")
-            subscription = source.subscribe(
-                expansion.on_next, observer.on_error, expansion.on_completed, scheduler=scheduler
-            )
-            return CompositeDisposable(subscription, Disposable(lambda: cancel(task)))
+    items: Callable[[Any], Iterable[Any]]
+    max_parts: int = field(default=MAX_PARTS, kw_only=True)
 
-        return RunObservable(subscribe)
+    kind = "flat_map"
+    is_timed = False
 
-    return step
+    def __post_init__(self) -> None:
+        check_function("flat_map", self.items)
+        check_count("max_parts", self.max_parts)
+        super().__post_init__()
+
+    def operator(self) -> Operator[Any, Any]:
+        name, items, max_parts = self.name, self.items, self.max_parts
+
+        def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
+            def subscribe(
+                observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
+            ) -> abc.DisposableBase:
+                scope = RunContext.of(scheduler, f"step {name}")
+                expansion = FlatMapStage(name, items, max_parts, observer, scope)
+                task = scope.spawn(expansion.run(), f"step:{name}")
+                subscription = source.subscribe(
+                    expansion.on_next, observer.on_error, expansion.on_completed, scheduler=scheduler
+                )
+                return CompositeDisposable(subscription, Disposable(lambda: cancel(task)))
+
+            return RunObservable(subscribe)
+
+        return step
+
+    @property
+    def default_name(self) -> str:
+        return callable_name(self.items, "flat_map")
+
+    @property
+    def makes_parts(self) -> bool:
+        return True
+
+    def memory_bound(self, held: int) -> MemoryUse | None:
+        why = f"max_parts: {self.max_parts}, and in an ordered run one for each of {held} that may wait"
+        return MemoryUse(self.name, self.max_parts + held, 0, why, (self.name,))
+
+    def summary(self) -> tuple[str, ...]:
+        return (*describe_function(self.items, self.name), f"max {self.max_parts:,} parts")
 
 
 class ExpansionState:
@@ -162,12 +186,12 @@ class FlatMapStage:
         self._observer.on_completed()
 
     def _may_go_on(self, element: Element[Any]) -> bool:
-        return self._room.free > 0 or (self._scope.ordered and (element.family is None or not element.family.open))
+        return self._room.free > 0 or (self._scope.ordered and (element.parts is None or not element.parts.open))
 
     def _go_on(self, unfolding: ExpansionState) -> list[Element[Any]]:
         """The next parts of an element, as many as there is room for; the element itself if it has none."""
         element = unfolding.element
-        if element.family is None:
+        if element.parts is None:
             try:
                 unfolding.begin(self._function)
             except ERRORS as error:

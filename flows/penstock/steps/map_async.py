@@ -1,47 +1,66 @@
-"""One answer of a service for one value, many at a time."""
+"""Call a service for each value, many at a time."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from penstock.core.context import RunContext
 from penstock.core.element import Element, Operator
-from penstock.core.operators import Downstream, as_service, async_operator, mark_entered, record_durations
-from penstock.services import MAX_IN_FLIGHT, CallFailed, Service
-
-A = TypeVar("A")
-B = TypeVar("B")
+from penstock.core.operators import Downstream, async_operator, mark_entered, record_durations
+from penstock.services import CallFailed, Service
+from penstock.steps.step import MemoryUse, Step, as_service, response_memory, set_option
 
 _PENDING: list[Any] = []
 """Marks an element whose answer is still to come."""
 
 
-def map_async(
-    call: Callable[[A], Any] | Service,
-    *,
-    max_in_flight: int = MAX_IN_FLIGHT,
-    timeout: float = 30.0,
-    attempts: int = 1,
-    ordered: bool = False,
-    name: str | None = None,
-) -> Operator[A, Any]:
-    """Replace each value by the answer of a coroutine function or a `Service`.
+@dataclass(frozen=True)
+class MapAsync(Step):
+    """Replace each value by the response of a service, or of a coroutine function.
 
-    `max_in_flight`, `timeout` (seconds, of one attempt) and `attempts` describe the service that is made of a
-    function; a `Service` brings its own. With `ordered` the elements go on in the order in which they came.
+    A function becomes a service with the default limits. With `ordered`, elements continue in the order in which they
+    came.
 
-    **Takes in** elements. **Holds back** calls beyond `max_in_flight`; their elements wait, within the window.
-    **Gives out** each element with its answer, as soon as it is there, or in order; one whose call failed for good
-    goes on as failed. **Ends** when its input has and every answer is there.
+    **Accepts** elements. **Backpressures when** the service makes `max_in_flight` calls: further elements wait, within
+    the window. **Emits** each element with its response, at once or in order; one whose call failed for good as failed.
+    **Completes when** its input completes and every response is there.
 
-    >>> step = map_async(lookup, max_in_flight=32, timeout=2, attempts=3)
+    >>> step = MapAsync(Service("lookup", lookup, max_in_flight=32, timeout=2, attempts=3))
     """
-    service = as_service(call, name, step="map_async", max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
-    title = name or service.name
-    return async_operator(title, partial(OrderedCalls if ordered else UnorderedCalls, title, service))
+
+    service: Service
+    ordered: bool = field(default=False, kw_only=True)
+
+    kind = "map_async"
+
+    def __post_init__(self) -> None:
+        set_option(self, "service", as_service(self.service, self.name, default="map_async"))
+        super().__post_init__()
+
+    def operator(self) -> Operator[Any, Any]:
+        stage = OrderedCalls if self.ordered else UnorderedCalls
+        return async_operator(self.name, partial(stage, self.name, self.service))
+
+    @property
+    def default_name(self) -> str:
+        return self.service.name
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        return {self.service.name: self.service}
+
+    def with_services(self, others: Mapping[str, Service]) -> Step:
+        return replace(self, service=others.get(self.service.name, self.service))
+
+    def memory_bound(self, held: int) -> MemoryUse | None:
+        return response_memory(self, held)
+
+    def summary(self) -> tuple[str, ...]:
+        return ("in order",) if self.ordered else ()
 
 
 class UnorderedCalls:
@@ -51,7 +70,7 @@ class UnorderedCalls:
         self._name = name
         self._observer = observer
         self._scope = scope
-        self._meter = scope.meter(name)
+        self._meter = scope.histogram(name)
         self._open = 0
         self._ended = False
         self._queue = service.open_queue(self.on_answers, scope.report_fault)

@@ -1,15 +1,12 @@
-"""Different steps for different values: the step that flow files call `route`.
-
-(The operator `route` is another matter: it parts the results of a run, at its end.)
-"""
+"""Send values through different branches of steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from reactivex import Observable, Observer, abc
 from reactivex.disposable import CompositeDisposable, Disposable
@@ -17,64 +14,101 @@ from reactivex.disposable import CompositeDisposable, Disposable
 from penstock.core.context import BranchContext, RunContext
 from penstock.core.element import OK, Element, Operator
 from penstock.core.operators import ERRORS, RunObservable
+from penstock.errors import FlowDefinitionError
+from penstock.expressions import as_predicate
+from penstock.services import Service
+from penstock.sinks import Sink
+from penstock.steps.slices import in_slices
+from penstock.steps.step import Branch, Step, check_function, set_option
 from penstock.support.tasks import reject_awaitable
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """A way that some elements take: those for whose values `when` is true, through steps of their own."""
-
-    name: str
-    when: Callable[[Any], object] | None = None
-    """A plain, quick function; None: everything that no branch before took."""
-    steps: tuple[Operator[Any, Any], ...] = ()
-    final: bool = False
-    """True: what comes out is finished, and the steps after the branches leave it alone."""
-
-
-def route(branches: Sequence[Branch], *, name: str = "route") -> Operator[Any, Any]:
+@dataclass(frozen=True)
+class Route(Step):
     """Send each value through the steps of the first branch whose condition is true.
 
-    Values that no branch takes go on as they are. What comes out of a branch goes on to the steps that follow, or is
-    a result if the branch ends. Inside a branch `through` with an operator that completes (`take`) leaves the input
-    of the run open: what comes into the branch later is filtered.
+    Values that no branch takes continue as they are. What a branch emits continues after `Route`, or is a result if the
+    branch is final. In a branch, a `Through` whose operator completes (`take`) leaves the input of the run open: what
+    enters the branch later is filtered.
 
-    **Takes in** elements. **Holds back** never; the steps of a branch may, and the other branches go on. **Gives out**
-    the elements as the branches do, which may overtake each other; an element for which a condition raised goes on as
-    failed. **Ends** when its input and all branches have.
+    **Accepts** elements. **Backpressures when** a step of a branch does; the other branches continue. **Emits** the
+    elements as the branches do, which may overtake each other; an element whose condition raised as failed.
+    **Completes when** its input and all branches complete.
 
-    >>> express = Branch("express", lambda order: order["express"], (map(weigh),))
-    >>> step = branch([express, Branch("others", final=True)])
+    >>> express = Branch("express", lambda order: order["express"], (Map(weigh),))
+    >>> step = Route((express, Branch("others", final=True)))
     """
-    _check(branches, name)
-    branches = tuple(branches)
 
-    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
-        def subscribe(
-            observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
-        ) -> abc.DisposableBase:
-            scope = RunContext.of(scheduler, f"step {name}")
-            junction = RouteStage(name, branches, observer, scope)
-            wires = junction.connect(scope)
-            return CompositeDisposable(
-                source.subscribe(junction.on_next, observer.on_error, junction.on_completed, scheduler=scheduler),
-                *wires,
-            )
+    cases: tuple[Branch, ...]
 
-        return RunObservable(subscribe)
+    kind = "route"
 
-    return step
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        set_option(self, "cases", tuple(self.cases))
+        if not self.cases:
+            raise FlowDefinitionError(f"{self.name}: expected at least one branch")
+        names: set[str] = set()
+        for number, branch in enumerate(self.cases, 1):
+            if branch.name in names:
+                raise FlowDefinitionError(f"{self.name}: two branches are called {branch.name!r}")
+            names.add(branch.name)
+            if branch.when is not None:
+                check_function(f"branch {branch.name} of {self.name}: when", branch.when)
+            elif number < len(self.cases):
+                raise FlowDefinitionError(
+                    f"{self.name}: branch {branch.name!r} takes all values; make it the last branch"
+                )
+
+    def operator(self) -> Operator[Any, Any]:
+        name = self.name
+        conditions = [always if branch.when is None else as_predicate(branch.when) for branch in self.cases]
+        chains = [tuple(step.operator() for step in branch.steps) for branch in self.cases]
+        branches = [BranchPlan(*each) for each in zip(conditions, chains, (b.final for b in self.cases), strict=True)]
+
+        def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
+            def subscribe(
+                observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
+            ) -> abc.DisposableBase:
+                scope = RunContext.of(scheduler, f"step {name}")
+                junction = RouteStage(name, branches, observer, scope)
+                wires = junction.connect(scope)
+                return CompositeDisposable(
+                    source.subscribe(junction.on_next, observer.on_error, junction.on_completed, scheduler=scheduler),
+                    *wires,
+                )
+
+            return RunObservable(subscribe)
+
+        return in_slices(name, step, *(branch.when for branch in self.cases))
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        return self.cases
+
+    def with_services(self, others: Mapping[str, Service]) -> Step:
+        return self._on_steps(lambda step: step.with_services(others))
+
+    def with_sinks(self, others: Mapping[str, Sink]) -> Step:
+        return self._on_steps(lambda step: step.with_sinks(others))
+
+    def _on_steps(self, change: Callable[[Step], Step]) -> Step:
+        """Return the step with changed steps in its branches."""
+        cases = (replace(branch, steps=tuple(change(step) for step in branch.steps)) for branch in self.cases)
+        return replace(self, cases=tuple(cases))
 
 
-def _check(branches: Sequence[Branch], name: str) -> None:
-    names = [branch.name for branch in branches]
-    if not names:
-        raise ValueError(f"{name} needs at least one branch")
-    for number, branch in enumerate(branches):
-        if branch.name in names[:number]:
-            raise ValueError(f"{name} has two branches called {branch.name!r}")
-        if branch.when is None and number < len(names) - 1:
-            raise ValueError(f"branch {branch.name!r} of {name} takes everything; put it behind {names[-1]!r}")
+class BranchPlan(NamedTuple):
+    """A branch with its operators."""
+
+    when: Callable[[Any], object]
+    steps: tuple[Operator[Any, Any], ...]
+    final: bool
+
+
+def always(_: Any) -> bool:
+    """Take all values."""
+    return True
 
 
 class BranchInput:
@@ -99,16 +133,16 @@ class RouteStage:
     def __init__(
         self,
         name: str,
-        branches: tuple[Branch, ...],
+        branches: Sequence[BranchPlan],
         observer: abc.ObserverBase[list[Element[Any]]],
         scope: RunContext,
     ) -> None:
         self._name = name
         self._branches = branches
         self._entrances = [BranchInput() if branch.steps else None for branch in branches]
-        self._conditions = [(number, branch.when or _always) for number, branch in enumerate(branches)]
+        self._conditions = [(number, branch.when) for number, branch in enumerate(branches)]
         self._observer = observer
-        self._meter = scope.meter(name)
+        self._meter = scope.histogram(name)
         self._open = 1 + sum(entrance is not None for entrance in self._entrances)
         """The input, and the branches that may still give something out."""
 
@@ -174,7 +208,3 @@ class RouteStage:
         self._open -= 1
         if not self._open:
             self._observer.on_completed()
-
-
-def _always(_: Any) -> bool:
-    return True

@@ -11,6 +11,7 @@ from penstock.core.context import RunContext
 from penstock.core.element import Element, Operator
 from penstock.core.fairness import BUSY_SECONDS
 from penstock.core.operators import Downstream, async_operator
+from penstock.expressions import Assign, Expression, Fields
 
 FIRST = 4
 """Elements in the first slice of a run."""
@@ -29,6 +30,14 @@ def sliced(name: str) -> Operator[Any, Any]:
     them. **Emits** the elements, in the same order. **Completes when** its input has and no element waits.
     """
     return async_operator(name, Slices)
+
+
+def in_slices(name: str, operator: Operator[Any, Any], *functions: object) -> Operator[Any, Any]:
+    """Put slices in front of an operator if one of its functions is an expression."""
+    if not any(isinstance(function, Expression | Fields | Assign) for function in functions):
+        return operator
+    slices = sliced(name)
+    return lambda source: operator(slices(source))
 
 
 class Slices:
@@ -59,7 +68,7 @@ class Slices:
             self._observer.on_completed()
 
     def _is_spent(self) -> bool:
-        return self._scope.fairness.is_spent(self._scope.loop)
+        return self._scope.fairness.is_budget_spent(self._scope.loop)
 
     def _go_on(self) -> None:
         """Forward the elements that wait, as far as this iteration of the event loop has time for them."""

@@ -1,167 +1,260 @@
-"""The steps of a flow as data: what kind each is, what it is called, and what it was given.
+"""Describe a step of a flow: the base of all steps, branches, and the memory bound of a flow.
 
-Two flows are equal when their steps say the same, so a flow can be written down, read again, and compared.
+A step is a frozen record with its options, in one module with its operator. Records are compared by value, so a flow
+can be written to a file, read again, and compared. To add a step, write a module with a subclass of `Step`, and its
+syntax in flow files.
 """
 
 from __future__ import annotations
 
+import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from penstock import steps as operators
-from penstock.core.element import Operator
-from penstock.expressions import Assign, Expression, Fields, as_predicate
-from penstock.services import Service
+from reactivex import Observable
+
+from penstock.core.element import Element, Operator
+from penstock.core.operators import callable_name
+from penstock.errors import FlowDefinitionError
+from penstock.expressions import Assign, Expression, Fields
+from penstock.services import MAX_IN_FLIGHT, Service
+from penstock.services.http_service import HttpRequestSpec
+from penstock.services.service import functions_of, is_service
 from penstock.sinks import Sink
+
+Stream = Observable[list[Element[Any]]]
 
 
 @dataclass(frozen=True)
-class Way:
-    """One branch of a step `route`: which values take it, and the steps on it.
+class Step(ABC):
+    """One step of a flow.
 
-    Without `when` it takes what no branch before it took. What reaches its end goes on behind the step, or,
-    with `end`, is finished.
+    A subclass is a frozen dataclass. It checks its options in `__post_init__`, which calls `super().__post_init__()`,
+    and raises `ValueError` for those out of range, `FlowDefinitionError` for those that make no sense.
+    """
+
+    name: str = field(default="", kw_only=True)
+    """The name in failures, metrics and dead letters. Default: `default_name`. A flow makes names unique."""
+
+    kind: ClassVar[str]
+    """The name of the step in flow files."""
+    is_timed: ClassVar[bool] = True
+    """Whether the operator measures how long elements are in it."""
+    is_filter: ClassVar[bool] = False
+    """Whether the purpose of the step is to filter elements."""
+    is_resumable: ClassVar[bool] = True
+    """Whether another process can continue a run: False for a step that remembers earlier elements."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            set_option(self, "name", self.default_name)
+
+    @abstractmethod
+    def operator(self) -> Operator[Any, Any]:
+        """Make the operator. A flow makes it once, for all its runs."""
+
+    def __call__(self, source: Stream) -> Stream:
+        """Apply the operator, so that a step can stand in a `pipe` of operators."""
+        return self.operator()(source)
+
+    @property
+    def default_name(self) -> str:
+        """The name of a step to which none is given."""
+        return self.kind
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        """The services that this step calls, by the name of their response; usually the name of the service."""
+        return {}
+
+    @property
+    def sinks(self) -> Mapping[str, Sink]:
+        """The sinks that this step writes to, by name."""
+        return {}
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """The branches, whose steps are part of the flow."""
+        return ()
+
+    @property
+    def failure_points(self) -> tuple[str, ...]:
+        """The names that failures in this step can have."""
+        return (self.name,)
+
+    @property
+    def makes_parts(self) -> bool:
+        """Whether this step can replace an element by several parts."""
+        return False
+
+    def with_services(self, others: Mapping[str, Service]) -> Step:  # noqa: ARG002 - for steps that call some
+        """Return the step with other services in place of those with these names."""
+        return self
+
+    def with_sinks(self, others: Mapping[str, Sink]) -> Step:  # noqa: ARG002 - for steps that write to some
+        """Return the step with other sinks in place of those with these names."""
+        return self
+
+    def memory_bound(self, held: int) -> MemoryUse | None:  # noqa: ARG002 - for steps that add something
+        """Return what this step adds to the memory of one run in which up to `held` elements reach it."""
+        return None
+
+    def summary(self) -> tuple[str, ...]:
+        """Describe the options in a few words each, for a graph; not the name, the services and the sinks."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One branch of `route`: which values take it, and its steps.
+
+    Without `when` it takes all values that no branch before it took. Values at its end continue after `route`; with
+    `final` they are results.
     """
 
     name: str
-    when: Callable[[Any], object] | None
-    steps: tuple[NamedStep, ...] = ()
+    when: Callable[[Any], object] | None = None
+    steps: tuple[Step, ...] = ()
     final: bool = False
 
-
-@dataclass(frozen=True)
-class NamedStep:
-    """A step of a flow. `options` are what the operator of its kind takes."""
-
-    kind: str
-    name: str
-    options: Mapping[str, Any]
-
-    @cached_property
-    def apply(self) -> Operator[Any, Any]:
-        """The operator; raises `ValueError` for options that are out of bounds.
-
-        What evaluates expressions gets its elements in slices: one of them may take long for a hostile value.
-        """
-        operator = self._operator
-        if not self._evaluates:
-            return operator
-        slices = operators.sliced(self.name)
-        return lambda source: operator(slices(source))
-
-    @property
-    def _evaluates(self) -> bool:
-        """Whether this step evaluates expressions on many elements at once. (`flat_map` takes them one by one.)"""
-        given = (*self.options.values(), *(way.when for way in self.ways))
-        return self.kind != "flat_map" and any(isinstance(value, Expression | Fields | Assign) for value in given)
-
-    @property
-    def _operator(self) -> Operator[Any, Any]:
-        options = self.options
-        match self.kind:
-            case "enrich":
-                return operators.enrich(options["services"], name=self.name, merge=options["merge"])
-            case "route":
-                ways = [
-                    operators.Branch(
-                        way.name,
-                        None if way.when is None else as_predicate(way.when),
-                        tuple(step.apply for step in way.steps),
-                        way.final,
-                    )
-                    for way in self.ways
-                ]
-                return operators.route(ways, name=self.name)
-            case "to":
-                return operators.to(*options["outlets"], timeout=options["timeout"], name=self.name)
-            case "step":
-                own: Operator[Any, Any] = options["step"]
-                return own
-            case "filter":
-                return operators.filter(as_predicate(options["predicate"]), name=self.name)
-            case "fail":
-                when = options["when"]
-                return operators.fail(
-                    None if when is None else as_predicate(when),
-                    reason=options["reason"],
-                    type=options["type"],
-                    name=self.name,
-                )
-            case kind:
-                make: Callable[..., Operator[Any, Any]] = getattr(operators, kind)
-                return make(**options, name=self.name)
-
-    @property
-    def services(self) -> tuple[Service, ...]:
-        """The services that this step calls itself."""
-        match self.kind:
-            case "enrich":
-                return tuple(self.options["services"].values())
-            case "map_async" | "batch":
-                return (self.options["call"],)
-            case _:
-                return ()
-
-    @property
-    def outlets(self) -> dict[str, Sink]:
-        """The outlets that this step hands values to, by name; one without takes the step's, a second a number."""
-        named: dict[str, Sink] = {}
-        for outlet in self.options.get("outlets", ()):
-            name = outlet.name or self.name
-            named[name if name not in named else f"{name}.{len(named) + 1}"] = outlet
-        return named
-
-    @property
-    def ways(self) -> tuple[Way, ...]:
-        """The branches, of a step that has some."""
-        ways: tuple[Way, ...] = self.options.get("ways", ())
-        return ways
-
-    @property
-    def places(self) -> tuple[str, ...]:
-        """The names that failures in this step itself carry."""
-        match self.kind:
-            case "enrich":
-                return (*self.options["services"], self.name)
-            case "to":
-                return (*(outlet.name for outlet in self.options["outlets"] if outlet.name), self.name)
-            case _:
-                return (self.name,)
-
-    def with_services(self, others: Mapping[str, Service]) -> NamedStep:
-        """The same step, calling other services in the place of those with these names."""
-        match self.kind:
-            case "enrich":
-                asked = {key: others.get(service.name, service) for key, service in self.options["services"].items()}
-                changed: dict[str, Any] = {"services": asked}
-            case "map_async" | "batch":
-                changed = {"call": others.get(self.options["call"].name, self.options["call"])}
-            case "route":
-                return self._on_ways(lambda step: step.with_services(others))
-            case _:
-                return self
-        return replace(self, options={**self.options, **changed})
-
-    def with_outlets(self, others: Mapping[str, Sink]) -> NamedStep:
-        """The same step, handing values to other outlets in the place of those with these names."""
-        if self.kind == "route":
-            return self._on_ways(lambda step: step.with_outlets(others))
-        if self.kind != "to":
-            return self
-        outlets = tuple(others.get(name, outlet) for name, outlet in self.outlets.items())
-        return replace(self, options={**self.options, "outlets": outlets})
-
-    def _on_ways(self, change: Callable[[NamedStep], NamedStep]) -> NamedStep:
-        """The same step, with other steps on its branches."""
-        ways = (replace(way, steps=tuple(change(step) for step in way.steps)) for way in self.ways)
-        return replace(self, options={**self.options, "ways": tuple(ways)})
+    def summary(self) -> tuple[str, ...]:
+        """Describe which values take the branch."""
+        return ("otherwise",) if self.when is None else describe_function(self.when, self.name)
 
 
-def walk(steps: Iterable[NamedStep]) -> Iterator[NamedStep]:
-    """All steps, those on branches included, in the order in which they are written."""
+def walk(steps: Iterable[Step]) -> Iterator[Step]:
+    """Yield all steps, each followed by those on its branches."""
     for step in steps:
         yield step
-        for way in step.ways:
-            yield from walk(way.steps)
+        for branch in step.branches:
+            yield from walk(branch.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """What one step adds to the memory of a run: elements that are parts of others, and bytes."""
+
+    step: str
+    elements: int
+    bytes: int
+    why: str
+    open: tuple[str, ...] = ()
+    """Functions whose results have no limit in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBound:
+    """The maximum of elements and bytes that one run can hold.
+
+    Elements are counted exactly: a run that holds more is reported as a bug. Bytes are those of values as JSON: of the
+    input, and of responses of services. Python needs about five times as much. Results of functions are not included;
+    `open` names those functions.
+    """
+
+    parts: tuple[MemoryUse, ...]
+
+    @classmethod
+    def of(cls, steps: Iterable[Step], *, elements: int, bytes: int) -> MemoryBound:
+        """Return the bound of a flow with these steps and this window, in any order of results."""
+        parts = [MemoryUse("source", elements, bytes, f"the window: {elements} elements, and their input")]
+        held = elements
+        for step in walk(steps):
+            added = step.memory_bound(held)
+            if added is not None:
+                parts.append(added)
+                held += added.elements
+        return cls(tuple(parts))
+
+    @property
+    def elements(self) -> int:
+        """Elements in all."""
+        return sum(part.elements for part in self.parts)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in all."""
+        return sum(part.bytes for part in self.parts)
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """The functions whose results have no limit, each once."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.open))
+
+
+def response_memory(step: Step, held: int) -> MemoryUse:
+    """Return the memory of the responses to `held` calls of each service of a step. Only HTTP has a limit."""
+    size, names = 0, list[str]()
+    for service in step.services.values():
+        if isinstance(service.function, HttpRequestSpec):
+            size += held * service.function.limit
+        else:
+            names.append(service.name)
+    why = f"a response for each of {held}" if size else "results of functions"
+    return MemoryUse(step.name, 0, size, why, tuple(names))
+
+
+def as_service(
+    service: Callable[[Any], Any] | Service,
+    name: str | None,
+    *,
+    default: str,
+    batch: bool = False,
+    max_in_flight: int = MAX_IN_FLIGHT,
+    timeout: float = 30.0,
+    attempts: int = 1,
+) -> Service:
+    """Return the service that a step calls. A function becomes one, called `name` or like the function.
+
+    `batch`: whether the service takes a list of values. Raises `FlowDefinitionError` for one that does not fit.
+    """
+    if not is_service(service):
+        if not callable(service):
+            raise FlowDefinitionError(f"{name or default}: expected a function or a Service, got {service!r}")
+        name = name or callable_name(service, default)
+        service = Service(name, service, max_in_flight=max_in_flight, timeout=timeout, attempts=attempts)
+    if getattr(service.function, "is_batch", batch) is not batch:
+        expected = "one value: use map_async or enrich" if batch else "a list of values: use batch"
+        raise FlowDefinitionError(f"service {service.name} takes {expected}")
+    return service
+
+
+def set_option(step: Step, option: str, value: object) -> None:
+    """Set an option of a frozen record in its `__post_init__`."""
+    object.__setattr__(step, option, value)
+
+
+def check_function(subject: str, function: object) -> None:
+    """Raise for what is not callable, and for a coroutine function: nothing would await its result."""
+    if not callable(function):
+        raise FlowDefinitionError(f"{subject}: expected a function, got {function!r}")
+    if any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in functions_of(function)):
+        raise FlowDefinitionError(
+            f"{subject}: expected a plain function, and {callable_name(function, 'this')} is a coroutine function; "
+            "use map_async"
+        )
+
+
+def check_count(option: str, number: float, *, min: int = 1) -> None:
+    """Raise `ValueError` for an option that is not an integer, or below the minimum."""
+    if number < min or number % 1:
+        raise ValueError(f"{option}: expected an integer >= {min}, got {number!r}")
+
+
+def check_seconds(option: str, seconds: float) -> None:
+    """Raise `ValueError` for a duration that is not above 0."""
+    if not seconds > 0:
+        raise ValueError(f"{option}: expected a number of seconds > 0, got {seconds!r}")
+
+
+def describe_function(function: object, name: str = "") -> tuple[str, ...]:
+    """Return the text of an expression, or the name of a Python function if it differs from `name`."""
+    match function:
+        case Expression():
+            return (function.text,)
+        case Fields() | Assign():
+            return tuple(f"{key} = {expression.text}" for key, expression in function.fields.items())
+        case _:
+            function_name = getattr(function, "__name__", "<lambda>")
+            return () if function_name in ("<lambda>", name) else (str(function_name),)

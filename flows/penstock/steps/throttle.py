@@ -1,38 +1,54 @@
-"""No more than so many a second."""
+"""Limit the rate of elements."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from penstock.core.context import RunContext
 from penstock.core.element import Element, Operator
 from penstock.core.operators import Downstream, async_operator
+from penstock.steps.step import Step, check_count
 
-A = TypeVar("A")
 
+@dataclass(frozen=True)
+class Throttle(Step):
+    """Limit the rate, in elements per second, with up to `burst` at once after a pause.
 
-def throttle(rate: float, *, burst: int = 1, name: str = "throttle") -> Operator[A, A]:
-    """Let elements through at a rate, in elements per second, with up to `burst` at once after a pause.
+    A token bucket: it fills with `rate` tokens per second up to `burst`, and an element takes one. Timers are accurate
+    to about a millisecond, so a rate of more than some hundred per second needs a larger `burst`.
 
-    A token bucket: it fills with `rate` tokens a second up to `burst`, and an element takes one. Timers are good to a
-    millisecond or so, so a rate of more than some hundred a second is reached with a larger `burst` only.
+    **Accepts** elements. **Backpressures when** they come faster than the rate: they wait, within the window, so the
+    source slows to the rate. **Emits** the same elements in the same order. **Completes when** its input completes and
+    no element waits.
 
-    **Takes in** elements. **Holds back** those that come faster; they wait, within the window, so the source slows to
-    the rate. **Gives out** the same elements in the same order. **Ends** when its input has and none waits.
-
-    >>> step = throttle(100, burst=10)
+    >>> step = Throttle(100, burst=10)
     """
-    if not rate > 0 or burst < 1:
-        raise ValueError(f"throttle needs a rate above 0 and a burst of at least 1, got {rate!r} and {burst!r}")
 
-    return async_operator(name, partial(TokenBucket, rate, burst))
+    rate: float
+    burst: int = field(default=1, kw_only=True)
+
+    kind = "throttle"
+    is_timed = False
+
+    def __post_init__(self) -> None:
+        if not self.rate > 0:
+            raise ValueError(f"rate: expected a number of elements per second > 0, got {self.rate!r}")
+        check_count("burst", self.burst)
+        super().__post_init__()
+
+    def operator(self) -> Operator[Any, Any]:
+        return async_operator(self.name, partial(TokenBucket, self.rate, self.burst))
+
+    def summary(self) -> tuple[str, ...]:
+        return (f"{self.rate:g}/s", *((f"burst {self.burst}",) if self.burst > 1 else ()))
 
 
 class TokenBucket:
-    """The tokens of one run, and the elements that wait for them."""
+    """The tokens of one run, and the elements that wait for one."""
 
     def __init__(self, rate: float, burst: int, observer: Downstream, scope: RunContext) -> None:
         self._rate = rate
@@ -47,7 +63,7 @@ class TokenBucket:
         scope.on_close(self._close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
-        """Let through what there are tokens for; elements that were decided before pass."""
+        """Forward elements for which there is a token, and those that have an outcome already."""
         passing = [element for element in elements if element.outcome is not None]
         self._waiting.extend(element for element in elements if element.outcome is None)
         if passing:
@@ -56,7 +72,7 @@ class TokenBucket:
             self._let_through()
 
     def on_completed(self) -> None:
-        """No further element will come."""
+        """Complete when no element waits."""
         self._ended = True
         if not self._waiting:
             self._observer.on_completed()
@@ -66,7 +82,7 @@ class TokenBucket:
         now = self._scope.loop.time()
         self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
         self._filled = now
-        # A hair less than a token is a token: the clock's own error must not cost a round of waiting.
+        # Tolerate clock rounding, so that a timer that fires early does not wait again.
         count = min(len(self._waiting), int(self._tokens + 1e-6))
         self._tokens -= count
         through = [self._waiting.popleft() for _ in range(count)]

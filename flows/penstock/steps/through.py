@@ -1,9 +1,10 @@
-"""Any synchronous operator of reactivex, on the values."""
+"""Apply operators of reactivex: a synchronous one on the values, or one of your own on the elements."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 from reactivex import Observable, Subject, abc
 from reactivex.disposable import CompositeDisposable, SerialDisposable
@@ -12,49 +13,103 @@ from reactivex.scheduler import ImmediateScheduler
 
 from penstock.core.context import RunContext
 from penstock.core.element import FILTERED, Element, Operator
+from penstock.core.operators import callable_name
 from penstock.errors import FlowDefinitionError, TimedOperatorNotSupported, TooManyParts, UnattributedValue
-
-A = TypeVar("A")
-B = TypeVar("B")
-
+from penstock.steps.step import MemoryUse, Step, check_count, check_function, describe_function
 
 MAX_PARTS = 16
-"""Values that an operator may make of one unless told otherwise."""
+"""Default of `max_parts`: values that an operator may emit for one."""
 
 
-def through(
-    operator: Callable[[Observable[A]], Observable[B]], *, max_parts: int = MAX_PARTS, name: str = "through"
-) -> Operator[A, B]:
-    """Send the values through a synchronous reactivex operator, with the credits kept right.
+@dataclass(frozen=True)
+class Through(Step):
+    """Send the values through a synchronous operator of reactivex.
 
-    What the operator gives out belongs to the element that went in: one value replaces its own, none settles it as
-    filtered, several, `max_parts` at most, become its parts (as with `flat_map`). A value that the operator gives out
-    at its end (`reduce`, `last`, a rest of `buffer_with_count`) belongs to none: it becomes an element of its own,
-    which comes last and is counted as received like the others. If the operator raises, the element fails and the
-    operator starts anew, without what it remembered. If it completes (`take`), the run takes no further input.
+    What the operator emits belongs to the element that went in: one value replaces its value, none settles it as
+    filtered, several (at most `max_parts`) become its parts, as with `FlatMap`. A value that the operator emits when it
+    completes (`reduce`, `last`, the rest of `buffer_with_count`) becomes a new element, which comes last and counts as
+    received. If the operator raises, the element fails and the operator starts again, without its state. If it
+    completes (`take`), the run takes no further input.
 
-    **Takes in** elements. **Holds back** never. **Gives out** as the operator does. **Ends** when its input does.
+    **Accepts** elements. **Backpressures when** never. **Emits** what the operator emits. **Completes when** its input
+    completes.
 
     >>> from reactivex import operators as ops
-    >>> step = through(ops.distinct_until_changed())
+    >>> step = Through(ops.distinct_until_changed())
     """
-    if max_parts < 1:
-        raise ValueError(f"through needs max_parts of at least 1, got {max_parts!r}")
 
-    def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
-        def subscribe(
-            observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
-        ) -> abc.DisposableBase:
-            scope = RunContext.of(scheduler, f"step {name}")
-            passage = ThroughStage(name, operator, max_parts, observer, scope)
-            subscription = source.subscribe(
-                passage.on_next, observer.on_error, passage.on_completed, scheduler=scheduler
-            )
-            return CompositeDisposable(subscription, passage.inner)
+    function: Callable[[Observable[Any]], Observable[Any]]
+    max_parts: int = field(default=MAX_PARTS, kw_only=True)
 
-        return Observable(subscribe)
+    kind = "through"
+    is_timed = False
+    is_resumable = False
 
-    return step
+    def __post_init__(self) -> None:
+        check_function("through", self.function)
+        check_count("max_parts", self.max_parts)
+        super().__post_init__()
+
+    def operator(self) -> Operator[Any, Any]:
+        name, function, max_parts = self.name, self.function, self.max_parts
+
+        def step(source: Observable[list[Element[Any]]]) -> Observable[list[Element[Any]]]:
+            def subscribe(
+                observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
+            ) -> abc.DisposableBase:
+                scope = RunContext.of(scheduler, f"step {name}")
+                stage = ThroughStage(name, function, max_parts, observer, scope)
+                subscription = source.subscribe(
+                    stage.on_next, observer.on_error, stage.on_completed, scheduler=scheduler
+                )
+                return CompositeDisposable(subscription, stage.inner)
+
+            return Observable(subscribe)
+
+        return step
+
+    @property
+    def makes_parts(self) -> bool:
+        return True
+
+    def memory_bound(self, held: int) -> MemoryUse | None:
+        return MemoryUse(self.name, held * self.max_parts, 0, f"max_parts: {self.max_parts} of each", (self.name,))
+
+    def summary(self) -> tuple[str, ...]:
+        return describe_function(self.function, self.name)
+
+
+@dataclass(frozen=True)
+class CustomOperator(Step):
+    """Apply an operator on streams of elements, which has at most `max_parts` parts in flight.
+
+    It accepts lists of elements and emits each of them once, after it has set a new value or an outcome.
+    """
+
+    function: Operator[Any, Any]
+    max_parts: int = field(default=0, kw_only=True)
+
+    kind = "operator"
+    is_timed = False
+
+    def __post_init__(self) -> None:
+        check_function("operator", self.function)
+        check_count("max_parts", self.max_parts, min=0)
+        super().__post_init__()
+
+    def operator(self) -> Operator[Any, Any]:
+        return self.function
+
+    @property
+    def default_name(self) -> str:
+        return callable_name(self.function, "operator")
+
+    @property
+    def makes_parts(self) -> bool:
+        return self.max_parts > 0
+
+    def memory_bound(self, held: int) -> MemoryUse | None:  # noqa: ARG002 - `max_parts` is a limit for the whole run
+        return MemoryUse(self.name, self.max_parts, 0, f"max_parts: {self.max_parts} of the operator", (self.name,))
 
 
 class ThroughStage:

@@ -1,44 +1,74 @@
-"""A copy of each value to places outside, on its way."""
+"""Write each value to one or more sinks and pass it on."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from penstock.core.context import CANCEL_SECONDS, RunContext
 from penstock.core.element import Element, Operator
 from penstock.core.operators import Downstream, async_operator, mark_entered, record_durations
+from penstock.errors import FlowDefinitionError
 from penstock.sinks import SharedSink, Sink
-
-A = TypeVar("A")
+from penstock.steps.step import Step, check_seconds, set_option
 
 GROUP = 1024
-"""Values in one write at most."""
+"""Maximum of values in one write."""
 
 
-def to(*outlets: Sink, timeout: float = 30.0, name: str = "to") -> Operator[A, A]:
-    """Hand each value to one or several outlets; it goes on, unchanged, when all of them took it.
+@dataclass(frozen=True)
+class To(Step):
+    """Write each value to one or several sinks; it continues, unchanged, when all of them have accepted it.
 
-    An element whose value an outlet refuses fails, with the outlet's name as the step if it has one; what others took
-    of it meanwhile stays taken, and so may what a write that timed out had begun. `timeout` is in seconds, for one
-    write (and for opening the outlet). All runs share an outlet: it is opened for the first value, written to by one
-    run at a time, and closed after the last run.
+    An element whose value a sink rejects fails, with the name of the sink as the step if it has one. What other sinks
+    have written of it stays written, and so may a part of a write that timed out. `timeout` is in seconds, for one
+    write and for opening a sink. All runs share a sink: it is opened for the first value, written to by one run at a
+    time, and closed after the last run.
 
-    **Takes in** elements. **Holds back** while a write is under way; their elements wait, within the window, and go out
-    together in the next write. When an outlet cannot be opened, those of that write fail, and the others wait for the
-    next try, with backoff up to 5 s. **Gives out** the same elements in the same order. **Ends** when its input has and
-    all values are delivered.
+    **Accepts** elements. **Backpressures when** a write is in progress: elements wait, within the window, and are
+    written together in the next write. If a sink cannot be opened, the elements of that write fail and the others wait
+    for the next attempt, with backoff up to 5 s. **Emits** the same elements in the same order. **Completes when** its
+    input completes and all values are written.
 
-    >>> step = to(orders_file, audit_file, name="files")
+    >>> step = To((orders_file, audit_file), name="files")
     """
-    if not outlets:
-        raise ValueError("to needs at least one outlet: to(file)")
-    if not timeout > 0:
-        raise ValueError(f"to needs a timeout above 0 seconds, got {timeout!r}")
 
-    return async_operator(name, partial(ToStage, name, outlets, timeout))
+    targets: tuple[Sink, ...]
+    timeout: float = field(default=30.0, kw_only=True)
+
+    kind = "to"
+
+    def __post_init__(self) -> None:
+        set_option(self, "targets", tuple(self.targets))
+        if not self.targets:
+            raise FlowDefinitionError("to: expected at least one sink: to(FileSink('out.ndjson'))")
+        for sink in self.targets:
+            if not hasattr(sink, "write"):
+                raise FlowDefinitionError(f"to: expected sinks such as FileSink('out.ndjson'), got {sink!r}")
+        check_seconds("timeout", self.timeout)
+        super().__post_init__()
+
+    def operator(self) -> Operator[Any, Any]:
+        return async_operator(self.name, partial(ToStage, self.name, self.targets, self.timeout))
+
+    @property
+    def sinks(self) -> Mapping[str, Sink]:
+        """The sinks by name. A sink without a name has that of the step; the second of a name gets a number."""
+        named: dict[str, Sink] = {}
+        for sink in self.targets:
+            name = sink.name or self.name
+            named[name if name not in named else f"{name}.{len(named) + 1}"] = sink
+        return named
+
+    @property
+    def failure_points(self) -> tuple[str, ...]:
+        return (*(sink.name for sink in self.targets if sink.name), self.name)
+
+    def with_sinks(self, others: Mapping[str, Sink]) -> Step:
+        return replace(self, targets=tuple(others.get(name, sink) for name, sink in self.sinks.items()))
 
 
 def _leave(valve: SharedSink) -> list[asyncio.Future[Any]]:
@@ -60,7 +90,7 @@ class ToStage:
         self._timeout = timeout
         self._observer = observer
         self._scope = scope
-        self._meter = scope.meter(name)
+        self._meter = scope.histogram(name)
         self._gathered: list[Element[Any]] = []
         self._task: asyncio.Task[None] | None = None
         self._ended = False

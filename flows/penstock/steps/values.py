@@ -1,86 +1,141 @@
-"""One value for one value."""
+"""Map, filter or inspect values one by one, with plain functions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from inspect import iscoroutine
-from typing import Any, TypeVar
+from typing import Any
 
 from penstock.core.element import FILTERED, Element, Operator
 from penstock.core.operators import ERRORS, callable_name, sync_operator
+from penstock.expressions import as_predicate
+from penstock.steps.slices import in_slices
+from penstock.steps.step import Step, check_function, describe_function
 from penstock.support.tasks import reject_awaitable
 
-A = TypeVar("A")
-B = TypeVar("B")
 
+@dataclass(frozen=True)
+class Map(Step):
+    """Replace each value by the result of a plain, quick function. A function that waits belongs in `MapAsync`.
 
-def map(function: Callable[[A], B], *, name: str | None = None) -> Operator[A, B]:
-    """Replace each value by what a plain, quick function makes of it.
+    **Accepts** elements. **Backpressures when** never. **Emits** each element with its new value; an element whose
+    function raised as failed. **Completes when** its input completes.
 
-    **Takes in** elements. **Holds back** never. **Gives out** each element with its new value; an element whose
-    function raised goes on as failed. **Ends** when its input does.
-
-    >>> step = map(lambda order: order | {"total": order["quantity"] * order["price"]}, name="total")
+    >>> step = Map(lambda order: order | {"total": order["quantity"] * order["price"]}, name="total")
     """
-    name = name or callable_name(function, "map")
 
-    def work(elements: list[Element[Any]]) -> None:
-        for element in elements:
-            if element.outcome is None:
-                try:
-                    value = function(element.value)
-                    if iscoroutine(value):
-                        reject_awaitable(value, "the function")
-                    element.value = value
-                except ERRORS as error:
-                    element.fail(name, error)
+    function: Callable[[Any], Any]
 
-    return sync_operator(name, work)
+    kind = "map"
+
+    def __post_init__(self) -> None:
+        check_function("map", self.function)
+        super().__post_init__()
+
+    def operator(self) -> Operator[Any, Any]:
+        name, function = self.name, self.function
+
+        def work(elements: list[Element[Any]]) -> None:
+            for element in elements:
+                if element.outcome is None:
+                    try:
+                        value = function(element.value)
+                        if iscoroutine(value):
+                            reject_awaitable(value, "the function")
+                        element.value = value
+                    except ERRORS as error:
+                        element.fail(name, error)
+
+        return in_slices(name, sync_operator(name, work), function)
+
+    @property
+    def default_name(self) -> str:
+        return callable_name(self.function, "map")
+
+    def summary(self) -> tuple[str, ...]:
+        return describe_function(self.function, self.name)
 
 
-def filter(predicate: Callable[[A], object], *, name: str | None = None) -> Operator[A, A]:
-    """Let through the values for which a plain, quick predicate is true.
+@dataclass(frozen=True)
+class Filter(Step):
+    """Keep the values for which a plain, quick predicate is true.
 
-    **Takes in** elements. **Holds back** never. **Gives out** each element; one that the predicate does not want
-    is settled as `filtered` at the end of the flow, one for which it raised goes on as failed. **Ends** when its input
-    does.
+    **Accepts** elements. **Backpressures when** never. **Emits** each element: as filtered if the predicate is false,
+    as failed if it raised. **Completes when** its input completes.
 
-    >>> step = filter(lambda order: order["quantity"] > 0, name="not empty")
+    >>> step = Filter(lambda order: order["quantity"] > 0, name="not empty")
     """
-    name = name or callable_name(predicate, "filter")
 
-    def work(elements: list[Element[Any]]) -> None:
-        for element in elements:
-            if element.outcome is None:
-                try:
-                    verdict = predicate(element.value)
-                    if not verdict:
-                        element.outcome = FILTERED
-                    elif verdict is not True:
-                        reject_awaitable(verdict, "the predicate")
-                except ERRORS as error:
-                    element.fail(name, error)
+    predicate: Callable[[Any], object]
 
-    return sync_operator(name, work)
+    kind = "filter"
+    is_filter = True
+
+    def __post_init__(self) -> None:
+        check_function("filter", self.predicate)
+        super().__post_init__()
+
+    def operator(self) -> Operator[Any, Any]:
+        name, predicate = self.name, as_predicate(self.predicate)
+
+        def work(elements: list[Element[Any]]) -> None:
+            for element in elements:
+                if element.outcome is None:
+                    try:
+                        verdict = predicate(element.value)
+                        if not verdict:
+                            element.outcome = FILTERED
+                        elif verdict is not True:
+                            reject_awaitable(verdict, "the predicate")
+                    except ERRORS as error:
+                        element.fail(name, error)
+
+        return in_slices(name, sync_operator(name, work), self.predicate)
+
+    @property
+    def default_name(self) -> str:
+        return callable_name(self.predicate, "filter")
+
+    def summary(self) -> tuple[str, ...]:
+        return tuple(f"only {text}" for text in describe_function(self.predicate, self.name))
 
 
-def tap(look: Callable[[A], object], *, name: str | None = None) -> Operator[A, A]:
-    """Call a plain, quick function with each value and let the value go on unchanged.
+@dataclass(frozen=True)
+class Tap(Step):
+    """Call a plain, quick function with each value, and leave the value as it is.
 
-    **Takes in** elements. **Holds back** never. **Gives out** the same elements; one for which the function raised
-    goes on as failed. **Ends** when its input does.
+    **Accepts** elements. **Backpressures when** never. **Emits** the same elements; one whose function raised as
+    failed. **Completes when** its input completes.
 
-    >>> step = tap(print)
+    >>> step = Tap(print)
     """
-    name = name or callable_name(look, "tap")
 
-    def work(elements: list[Element[Any]]) -> None:
-        for element in elements:
-            if element.outcome is None:
-                try:
-                    if (said := look(element.value)) is not None:
-                        reject_awaitable(said, "the function")
-                except ERRORS as error:
-                    element.fail(name, error)
+    function: Callable[[Any], object]
 
-    return sync_operator(name, work)
+    kind = "tap"
+
+    def __post_init__(self) -> None:
+        check_function("tap", self.function)
+        super().__post_init__()
+
+    def operator(self) -> Operator[Any, Any]:
+        name, function = self.name, self.function
+
+        def work(elements: list[Element[Any]]) -> None:
+            for element in elements:
+                if element.outcome is None:
+                    try:
+                        if (result := function(element.value)) is not None:
+                            reject_awaitable(result, "the function")
+                    except ERRORS as error:
+                        element.fail(name, error)
+
+        return in_slices(name, sync_operator(name, work), function)
+
+    @property
+    def default_name(self) -> str:
+        return callable_name(self.function, "tap")
+
+    def summary(self) -> tuple[str, ...]:
+        return describe_function(self.function, self.name)

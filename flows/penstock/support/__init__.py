@@ -1,1 +1,1 @@
-"""General helpers that know nothing of flows."""
+"""General helpers, independent of flows."""

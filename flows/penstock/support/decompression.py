@@ -1,6 +1,6 @@
-"""Compressed bodies, read piece by piece: no piece is large, whatever it was compressed from, and no end is missed.
+"""Incremental decoders for compressed request bodies: gzip, deflate and zstd, in chunks of limited size.
 
-aiohttp could do it, but takes a gzip or zstd body that breaks off for a complete one; orders would be lost quietly.
+aiohttp has decoders too, but accepts a gzip or zstd body that was cut off as complete, so orders would be lost.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ else:
     from backports import zstd
 
 CHUNK = 256 * 1024
-"""Bytes that are decompressed in one go."""
+"""Maximum bytes of one decompressed chunk."""
 
 WINDOW_LOG = 23
-"""How far back zstd may refer, as a power of two: 8 MiB, which RFC 9659 has for HTTP. A decoder holds that much."""
+"""The maximum zstd window, as a power of two: 8 MiB, as RFC 9659 defines for HTTP. A decoder allocates that much."""
 
 EMPTY_PARTS = 32
-"""Members or frames without content that are passed over in one turn of the event loop."""
+"""Members or frames without content that are skipped in one iteration of the event loop."""
 
 
 class BodyDecodeFailed(PenstockError):
-    """A compressed body is not what it says, or breaks off before its end."""
+    """A compressed body is invalid, or cut off."""
 
     def __init__(self, encoding: str, reason: str) -> None:
         super().__init__(f"the {encoding} body {reason}")
@@ -37,30 +37,30 @@ class BodyDecodeFailed(PenstockError):
 
 
 def decompressed(chunks: AsyncIterable[bytes], encoding: str) -> AsyncIterable[bytes]:
-    """The content of a body in an encoding of `negotiation.ENCODINGS`. Reading it raises `BodyDecodeFailed`."""
+    """Decode a body in one of `negotiation.ENCODINGS`. Reading the result raises `BodyDecodeFailed`."""
     return chunks if encoding == "identity" else _decompress(chunks, encoding)
 
 
 async def _decompress(chunks: AsyncIterable[bytes], encoding: str) -> AsyncIterator[bytes]:
-    """The event loop gets its turn after each piece: a small body may hold gigabytes of nothing."""
+    """Decode chunks, and yield to the event loop after each: a small body may contain gigabytes of empty parts."""
     decoder: Decoder = Zstd() if encoding == "zstd" else Zlib(encoding)
     empty = 0
     try:
         async for chunk in chunks:
-            for piece in decoder.feed(chunk):
-                if piece:
-                    yield piece
+            for content in decoder.feed(chunk):
+                if content:
+                    yield content
                 elif (empty := empty + 1) % EMPTY_PARTS:
                     continue
                 await asyncio.sleep(0)
     except (zlib.error, zstd.ZstdError) as error:
         raise BodyDecodeFailed(encoding, f"cannot be decompressed: {error}") from error
     if not decoder.complete:
-        raise BodyDecodeFailed(encoding, "breaks off before its end")
+        raise BodyDecodeFailed(encoding, "is cut off before its end")
 
 
 class Decoder(Protocol):
-    """What decompresses."""
+    """An incremental decoder."""
 
     @property
     def complete(self) -> bool:
@@ -68,19 +68,19 @@ class Decoder(Protocol):
         ...
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The content of further bytes, in pieces; also an empty one for each part that ends without content."""
+        """Yield the content of further bytes in chunks, and an empty chunk for each part that ends without content."""
         ...
 
 
 class Zlib:
-    """gzip, of one member or several, and deflate, with zlib's header or bare, as both are found in the wild."""
+    """gzip, of one or several members, and deflate, with or without zlib's header, because both are in use."""
 
     def __init__(self, encoding: str) -> None:
         self._gzip = encoding == "gzip"
         self._object: Any = None
         self._begun = False
         self._full = False
-        """True after a piece that ended at its limit: there may be more inside, though all input is taken."""
+        """Whether the last chunk ended at its limit: the decoder may have more content without further input."""
 
     @property
     def complete(self) -> bool:
@@ -90,31 +90,31 @@ class Zlib:
         while data or self._full:
             if self._object is None:
                 if self._gzip and self._begun:
-                    data = data.lstrip(b"\0")  # padding behind a member is no content, as `gzip` and Python have it
+                    data = data.lstrip(b"\0")  # zero bytes after a member are padding, as in `gzip` and Python
                     if not data:
                         return
                 self._object = zlib.decompressobj(self._bits(data[0]))
                 self._begun = True
-            piece = self._object.decompress(data, CHUNK)
-            self._full = len(piece) == CHUNK and not self._object.eof
-            if piece or self._object.eof:
-                yield piece
+            chunk = self._object.decompress(data, CHUNK)
+            self._full = len(chunk) == CHUNK and not self._object.eof
+            if chunk or self._object.eof:
+                yield chunk
             data = self._object.unconsumed_tail
             if self._object.eof:
                 data = self._object.unused_data
                 self._object = None
                 if not self._gzip and data:
-                    raise zlib.error("there is something behind its end")
+                    raise zlib.error("there is data after its end")
 
     def _bits(self, first: int) -> int:
-        """How zlib is to read (its `wbits`): a gzip header, zlib's header, or none."""
+        """Return `wbits`, which selects a gzip header, zlib's header, or none."""
         if self._gzip:
             return 31
         return 15 if first & 0x0F == 8 else -15
 
 
 class Zstd:
-    """zstd, of one frame or several."""
+    """zstd, of one or several frames."""
 
     def __init__(self) -> None:
         self._object = self._decompressor()
@@ -131,9 +131,9 @@ class Zstd:
                     return
                 self._object = self._decompressor()
             self._begun = True
-            piece = self._object.decompress(data, CHUNK)
-            if piece or self._object.eof:
-                yield piece
+            chunk = self._object.decompress(data, CHUNK)
+            if chunk or self._object.eof:
+                yield chunk
             data = self._object.unused_data if self._object.eof else b""
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""`${NAME}` and `${NAME:-default}` in texts: what differs from machine to machine, and what must stay secret.
+"""Substitute `${NAME}` and `${NAME:-default}` in texts: settings of one machine, and secrets.
 
-Descriptions keep the text as it is written; it is filled in only where it is used. So what stands in a variable is in
-no dump, no log and no error of a description.
+Descriptions keep the text as it is written; variables are substituted only where it is used. So the value of a variable
+is in no dump, no log and no error of a description.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<defa
 
 
 class Placeholder(str):
-    """What stands for a variable that is not set, where nothing will run. It is false, so a default is preferred."""
+    """Stands for a variable that is not set, when nothing will run. It is false, so that a default is preferred."""
 
     __slots__ = ()
 
@@ -26,25 +26,24 @@ class Placeholder(str):
 
 
 class Span(NamedTuple):
-    """A part of a text with variables: text as it is written, or the value of a variable (or its default)."""
+    """A part of a text with variables: literal text, or the value of a variable (or its default)."""
 
     text: str
     variable: str | None = None
-    """The name of the variable; None for text as it is written."""
+    """The name of the variable; None for literal text."""
 
 
 def spans(text: str, environment: Mapping[str, str] = os.environ) -> Iterator[Span]:
-    """The parts of a text in order, variables filled in. Raises `MissingVariable` for one that is not set.
+    """Yield the parts of a text in order, variables substituted. Raises `MissingVariable` for one that is not set.
 
-    For texts that have a syntax of their own, such as templates: the value of a variable must not be parsed as that.
+    For texts with a syntax, such as templates: the value of a variable must not be parsed as a part of them.
 
     >>> [tuple(span) for span in spans("$$ ${A:-{x}.", {})]
     [('$', None), (' ', None), ('{x', 'A'), ('.', None)]
     """
     position, end = 0, text.rfind("}") + 1
-    for found in _VARIABLE.finditer(
-        text, 0, end
-    ):  # no variable ends later; each `${` there would be followed to the end
+    # No variable ends after the last brace. Without this limit, each `${` would be scanned to the end of the text.
+    for found in _VARIABLE.finditer(text, 0, end):
         if position < found.start():
             yield Span(text[position : found.start()])
         position = found.end()
@@ -54,11 +53,11 @@ def spans(text: str, environment: Mapping[str, str] = os.environ) -> Iterator[Sp
 
 
 def substitute(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """A text with its variables filled in; `$$` stands for `$`. Raises `MissingVariable` for one that is not set.
+    """Substitute the variables in a text; `$$` stands for `$`. Raises `MissingVariable` for one that is not set.
 
-    As in a shell, the default counts for a variable that is empty, too.
+    As in a shell, the default is also used for a variable that is empty.
 
-    >>> filled("${SCHEME:-http}://$$host", {})
+    >>> substitute("${SCHEME:-http}://$$host", {})
     'http://$host'
     """
     return "".join(span.text for span in spans(text, environment))
@@ -76,11 +75,13 @@ def _value(found: re.Match[str], environment: Mapping[str, str]) -> str:
 _SECRET = re.compile(r"secret|token|passw|pwd|key|credential|auth", re.IGNORECASE)
 
 
-def shown(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """A text with its variables filled in, for messages: variables that are not set, or whose name says that they are
-    secret (SECRET, TOKEN, PASSWORD, KEY, CREDENTIAL, AUTH), stay as they are written.
+def display_text(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Substitute the variables in a text for messages.
 
-    >>> shown("${OUT:-out}/${API_TOKEN}.csv", {"API_TOKEN": "t0p"})
+    Variables that are not set, and those whose name indicates a secret (SECRET, TOKEN, PASSWORD, KEY, CREDENTIAL,
+    AUTH), are left as they are written.
+
+    >>> display_text("${OUT:-out}/${API_TOKEN}.csv", {"API_TOKEN": "t0p"})
     'out/${API_TOKEN}.csv'
     """
 
@@ -97,5 +98,5 @@ def shown(text: str, environment: Mapping[str, str] = os.environ) -> str:
 
 
 def variable_names(text: str) -> list[str]:
-    """The names of the variables in a text."""
+    """Return the names of the variables in a text."""
     return [found["name"] for found in _VARIABLE.finditer(text, 0, text.rfind("}") + 1) if found["name"]]

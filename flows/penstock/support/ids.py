@@ -1,4 +1,4 @@
-"""Ids of runs and letters, which sort by the time at which they were made; and that time."""
+"""Generate ids of runs and letters, which sort by creation time (UUIDv7), and read the clock that they use."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 CLOCK_SLACK = timedelta(minutes=1)
-"""How far the clock may have been set back between a letter's time and its id, in letters of older versions."""
+"""How far the clock may have been set back between the time of a letter and its id, in letters of older versions."""
 
-getrandbits = Random().getrandbits  # noqa: S311 - ids tell things apart, they keep no secret
+getrandbits = Random().getrandbits  # noqa: S311 - ids must be unique, not secret
 
 
 class UuidGenerator:
-    """Makes UUIDs of version 7 that grow, also within a millisecond (RFC 9562, sections 5.7 and 6.2, method 2).
+    """Generates UUIDs of version 7 that increase, also within a millisecond (RFC 9562, sections 5.7 and 6.2, method 2).
 
-    48 bits of milliseconds, then 74 bits of chance, to which a smaller chance is added while the millisecond lasts. The
-    last 48 bits are counted by themselves, because writing only their digits anew halves the time of an id.
+    48 bits of milliseconds, then 74 random bits, to which smaller random numbers are added within the millisecond. The
+    last 48 bits are counted separately, because formatting only these digits halves the time of an id.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class UuidGenerator:
         milliseconds = time.time_ns() // 1_000_000 if at is None else (at - _EPOCH) // _MILLISECOND
         if milliseconds > self._milliseconds:
             self._milliseconds = milliseconds
-            self._begin(getrandbits(25))  # the highest bit is left for what is added
+            self._begin(getrandbits(25))  # the highest bit is reserved for additions
         ids: list[str] = []
         for _ in range(count):
             self._tail += getrandbits(32) + 1
@@ -50,29 +50,29 @@ class UuidGenerator:
 
 
 new_ids = UuidGenerator()
-"""So many new ids, each larger than all that this process made before, and none older than the time `at`."""
+"""Generate ids, each larger than all earlier ones of this process, and none older than the time `at`."""
 
 
 def new_id() -> str:
-    """A new id, larger than all that this process made before."""
+    """Generate an id, larger than all earlier ones of this process."""
     return new_ids(1)[0]
 
 
 def id_of(text: str) -> str:
-    """The id that a text names, as stores compare it; raises `ValueError` for one that is none."""
+    """Return an id in the form in which stores compare it. Raises `ValueError` for an invalid one."""
     try:
         return str(UUID(text))
     except ValueError:
-        raise ValueError(f"no id of a dead letter: {text!r}") from None
+        raise ValueError(f"invalid id of a dead letter: {text!r}") from None
 
 
 def id_at(time: datetime, *, slack: timedelta = timedelta()) -> str:
-    """A text that sorts before all ids that are made at a time, less some slack, or later; and after all others."""
-    milliseconds = max(0, (time - _EPOCH - slack) // _MILLISECOND)  # the time itself may be the first that there is
+    """Return a text that sorts before all ids created at a time minus `slack`, or later, and after all earlier ids."""
+    milliseconds = max(0, (time - _EPOCH - slack) // _MILLISECOND)  # the time may be the earliest possible one
     digits = f"{milliseconds:012x}"
     return f"{digits[:8]}-{digits[8:]}"
 
 
 def now() -> datetime:
-    """The time, in UTC, of the same clock that ids are made with."""
+    """Return the time in UTC, from the clock that ids use."""
     return _EPOCH + timedelta(microseconds=time.time_ns() // 1000)

@@ -1,4 +1,4 @@
-"""Blocking calls, made in a thread so that the event loop goes on."""
+"""Run blocking calls in threads, detach futures, and reject awaitables."""
 
 from __future__ import annotations
 
@@ -13,19 +13,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def call_without_stop_iteration(call: Callable[[], T]) -> T:
-    """What a call gives. A `StopIteration`, which no future takes, is raised as `RuntimeError`."""
-    try:
-        return call()
-    except StopIteration as error:
-        raise RuntimeError(f"it raised {error!r}") from error
-
-
 async def to_thread_uncancellable(call: Callable[[], T]) -> T:
     """Make a short blocking call in a thread.
 
-    A thread cannot be cancelled. So a cancel that comes meanwhile is passed on when the call has returned: what it
-    works on may then be closed, and nothing of it is left behind.
+    A thread cannot be cancelled. A cancellation that arrives in the meantime is raised when the call has returned: the
+    caller may then close the resources that the call used.
     """
     future = asyncio.get_running_loop().run_in_executor(None, partial(call_without_stop_iteration, call))
     cancelled: asyncio.CancelledError | None = None
@@ -35,52 +27,62 @@ async def to_thread_uncancellable(call: Callable[[], T]) -> T:
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        future.exception()  # looked at, or asyncio would complain that nobody did
+        future.exception()  # retrieve it, so that asyncio does not warn about it
         raise cancelled
     return future.result()
 
 
 def to_daemon_thread(call: Callable[[], T], name: str) -> asyncio.Future[T]:
-    """Make a blocking call that may hang, in a thread that nobody shares, and that the end of the process ends."""
+    """Make a blocking call that may hang, in a separate thread, which ends with the process."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
-    detach(future)  # whoever still waits for it
+    detach(future)  # the caller may stop waiting
 
-    def tell(done: Callable[[], None]) -> None:
+    def resolve(set_outcome: Callable[[], None]) -> None:
         if not future.done():
-            done()
+            set_outcome()
 
-    def work() -> None:
+    def run() -> None:
         try:
-            done = partial(future.set_result, call_without_stop_iteration(call))
-        except BaseException as error:  # SystemExit too: it is whoever waits that is to hear of it
-            done = partial(future.set_exception, error)
-        with suppress(RuntimeError):  # the event loop was closed meanwhile
-            loop.call_soon_threadsafe(tell, done)
+            set_outcome = partial(future.set_result, call_without_stop_iteration(call))
+        except BaseException as error:  # also SystemExit, which is meant for the caller
+            set_outcome = partial(future.set_exception, error)
+        with suppress(RuntimeError):  # the event loop was closed in the meantime
+            loop.call_soon_threadsafe(resolve, set_outcome)
 
-    threading.Thread(target=work, name=name, daemon=True).start()
+    threading.Thread(target=run, name=name, daemon=True).start()
     return future
 
 
-def detach(work: asyncio.Future[Any], tell: Callable[[BaseException | None], None] | None = None) -> None:
-    """Wait for it no longer. `tell` hears how it ended, when it does: with which error, or None.
+def call_without_stop_iteration(call: Callable[[], T]) -> T:
+    """Return the result of a call. Raises `RuntimeError` instead of `StopIteration`, which futures do not accept."""
+    try:
+        return call()
+    except StopIteration as error:
+        raise RuntimeError(f"it raised {error!r}") from error
 
-    An error is looked at here, or asyncio would complain that nobody did. Work that is cancelled tells nothing.
+
+def detach(future: asyncio.Future[Any], on_done: Callable[[BaseException | None], None] | None = None) -> None:
+    """Stop waiting for a future. `on_done` is called with its error, or None; not if it is cancelled.
+
+    Retrieves the exception so that asyncio does not warn about it.
     """
 
-    def look(ended: asyncio.Future[Any]) -> None:
-        if ended.cancelled():
+    def retrieve(done: asyncio.Future[Any]) -> None:
+        if done.cancelled():
             return
-        error = ended.exception()
-        if tell is not None:
-            tell(error)
+        error = done.exception()
+        if on_done is not None:
+            on_done(error)
 
-    work.add_done_callback(look)
+    future.add_done_callback(retrieve)
 
 
-def reject_awaitable(given: object, what: str) -> None:
-    """Raise `TypeError` if `what` gave something to be awaited: it would count as true, and do nothing."""
-    if isawaitable(given):
-        if iscoroutine(given):
-            given.close()  # nobody will await it
-        raise TypeError(f"{what} gave an awaitable, which nobody awaits here; use map_async, or a plain function")
+def reject_awaitable(value: object, subject: str) -> None:
+    """Raise `TypeError` if a function that must be synchronous returned an awaitable, which would count as true."""
+    if isawaitable(value):
+        if iscoroutine(value):
+            value.close()  # otherwise Python warns that it was never awaited
+        raise TypeError(
+            f"{subject}: expected a plain function, got one that returns an awaitable; use map_async for it"
+        )

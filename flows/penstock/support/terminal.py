@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from penstock.support.text import for_terminal, printable, sanitize
 
-if TYPE_CHECKING:  # structlog is imported late: help has no use for it
+if TYPE_CHECKING:  # structlog is imported late: `--help` does not need it
     from structlog.typing import EventDict, ExcInfo, Processor
 
 
 def console_lines(out: TextIO) -> list[Processor]:
-    """The processors that make a log line for people, in colours on a terminal.
+    """Return the processors that render log lines for a console, in colours on a terminal.
 
     Tracebacks are plain: where rich is installed, structlog's own show the values of all variables, which may be secret
     and fill the screen.
@@ -33,15 +33,15 @@ def _printable_values(_logger: Any, _method: str, event: EventDict) -> EventDict
 def _traceback(out: TextIO, error: ExcInfo) -> None:
     from structlog.dev import plain_traceback
 
-    told = io.StringIO()
-    plain_traceback(told, error)
-    out.write("\n".join(map(printable, told.getvalue().split("\n"))))
+    text = io.StringIO()
+    plain_traceback(text, error)
+    out.write("\n".join(map(printable, text.getvalue().split("\n"))))
 
 
 class MessageStream:
     """A text stream that drops text which cannot be written, instead of raising `OSError`.
 
-    Messages go to it: on a full disk, or when their reader has gone, the command goes on, and its exit code stays.
+    It is for messages: on a full disk, or when their reader has exited, the command continues and keeps its exit code.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -90,7 +90,7 @@ def command_streams() -> Generator[None]:
 
 
 def write_text(text: str) -> None:
-    """Write text for people to standard output, in its encoding."""
+    """Write text to standard output, in its encoding; escape unprintable characters on a terminal."""
     sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()  # an error of writing is raised here, not while Python ends
 

@@ -1,4 +1,4 @@
-"""Escape text that cannot be encoded or printed, and suggest the name that was meant."""
+"""Escape text that cannot be encoded or printed, format durations, and suggest the name that was meant."""
 
 from __future__ import annotations
 
@@ -62,6 +62,20 @@ def suggest(name: str, known: Iterable[str]) -> str | None:
     spelled = {_spelling(one): one for one in known}
     close = get_close_matches(_spelling(name), spelled, 1)
     return spelled[close[0]] if close else None
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration.
+
+    >>> format_duration(0.02), format_duration(2), format_duration(90)
+    ('20ms', '2s', '1m 30s')
+    """
+    if seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    if seconds < 60 or seconds != int(seconds):
+        return f"{seconds:g}s"
+    parts = ((int(seconds) // 3600, "h"), (int(seconds) // 60 % 60, "m"), (int(seconds) % 60, "s"))
+    return " ".join(f"{number}{unit}" for number, unit in parts if number)
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from penstock.flow.serving import RESERVED
 from penstock.flowfile import Diagnostic, SourceLocation
-from penstock.sinks import Sharing
+from penstock.sinks import SinkFiles
 from penstock_http.deployments.revision import FlowCandidate, Revision
 
 MAX_FLOWS = 1000
@@ -33,7 +33,7 @@ def find_conflicts(
         replaced = {candidate.flow.name for candidate in accepted}
         replaced |= {name for name, candidate in removals.items() if candidate not in conflicts}
         staying = [revision for revision in active if revision.name not in replaced]
-        sharing = Sharing()
+        sharing = SinkFiles()
         for revision in staying:
             sharing.add(revision.flow.all_sinks.values(), f"the flow {revision.name!r}")
         paths = {path: revision.name for revision in staying if (path := revision.path_name) is not None}
@@ -44,7 +44,7 @@ def find_conflicts(
 
 
 def _check_each(
-    candidates: Iterable[FlowCandidate], paths: dict[str, str], registered: Collection[str], sharing: Sharing
+    candidates: Iterable[FlowCandidate], paths: dict[str, str], registered: Collection[str], sharing: SinkFiles
 ) -> dict[FlowCandidate, list[Diagnostic]]:
     """Return the candidates that conflict with an earlier one, or with a flow that uses their path or file.
 
@@ -57,14 +57,14 @@ def _check_each(
         name, path = candidate.flow.name, candidate.flow.path_name
         sinks = candidate.flow.all_sinks.values()
         if name in sources:
-            message = f"there is a flow {name!r} in {sources[name]} already"
+            message = f"flow {name!r} is already defined in {sources[name]}"
         elif path in RESERVED:
-            message = f"no flow can be served as {path!r}: that path is the service's own"
+            message = f"the path {path!r} is reserved"
         elif path in paths:
-            message = f"the flow {paths[path]!r} is served as {path!r} already"
+            message = f"the path {path!r} is already used by flow {paths[path]!r}"
         elif name not in names and len(names) >= MAX_FLOWS:
-            message = f"there are {MAX_FLOWS} flows already"
-        elif (clash := sharing.clash(sinks)) is not None:
+            message = f"there are already {MAX_FLOWS} flows, which is the limit"
+        elif (clash := sharing.find_conflict(sinks)) is not None:
             found[candidate] = [Diagnostic(SourceLocation(candidate.source), str(clash))]
             continue
         else:
@@ -74,5 +74,5 @@ def _check_each(
             if path is not None:
                 paths[path] = name
             continue
-        found[candidate] = [Diagnostic(SourceLocation(candidate.source), message, hint="give it another name")]
+        found[candidate] = [Diagnostic(SourceLocation(candidate.source), message, hint="use another name")]
     return found

@@ -14,7 +14,7 @@ from msgspec import Struct
 from penstock.errors import ShuttingDown
 from penstock.flow.flow import Flow
 from penstock.flowfile.diagnostics import MAX_MISTAKES
-from penstock.steps.step import walk
+from penstock.steps import walk
 from penstock.support.ids import now
 from penstock_http.deployments.file_watcher import FileStamps, WatchedFiles
 from penstock_http.deployments.loader import FlowLoader, LoaderBusy, LoadQueue, LoadTimeout, ScanResult, scan

@@ -149,7 +149,7 @@ class RegisteredFlow:
 def share_services(flow: Flow[Any], in_use: Mapping[str, Sequence[Service]]) -> Flow[Any]:
     """Return the flow with each service replaced by an equal one that is in use already.
 
-    `in_use` holds the services in use by name. Sharing them means that one bulkhead protects one dependency, in all
+    `in_use` holds the services in use by name. SinkFiles them means that one bulkhead protects one dependency, in all
     revisions of all flows.
     """
     by_name: dict[str, list[Service]] = defaultdict(list)

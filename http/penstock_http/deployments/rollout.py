@@ -84,7 +84,7 @@ class Rollout:
         """Close the stores and release the services that only this revision used."""
         others = [other for other in self._in_use() if other is not revision]
         try:
-            await self._supervisor.remove(revision, others, keep=(self._keep_open,))
+            await self._supervisor.remove(revision, others, keep_open=(self._keep_open,))
         except StoreError as error:
             log.warning("store.write_failed", flow=revision.name, error=describe(error))
 

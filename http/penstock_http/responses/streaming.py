@@ -149,7 +149,7 @@ async def finish_stream(
     transport = request.transport
     try:
         if is_complete:
-            writing = output.end(format.end(summary.end()))
+            writing = output.end(format.end(summary.end_record()))
             if transport is not None and transport.get_write_buffer_size():
                 timeout = END_RECORD_TIMEOUT if summary.reason == "stalled" else stall_timeout
                 await StallDetector(timeout, 0).write(writing, 0)

@@ -163,7 +163,7 @@ async def respond_buffered(
     if isinstance(run.error, PenstockError) and (rejection := rejection_for(run.error)) is not None:
         raise rejection
     results = b",".join(b"".join(output.chunks).splitlines())
-    document = b'{"results":[%b],"end":%b}\n' % (results, msgspec.json.encode(summary.end()))
+    document = b'{"results":[%b],"end":%b}\n' % (results, msgspec.json.encode(summary.end_record()))
     status = _status(summary, body_failed=body is not None and isinstance(run.error, SourceFailed))
     headers = HEADERS | run_headers(run) | ({"Retry-After": str(RETRY_SECONDS)} if status == 503 else {})
     if len(document) <= CHUNK_SIZE:
@@ -186,7 +186,7 @@ def _is_reconnect(request: web.Request) -> bool:
 
 def _stop_reconnecting(request: web.Request, state: AppState) -> web.Response:
     """Return 204 without a run, so that an EventSource stops reconnecting (WHATWG HTML, section 9.2.3)."""
-    state.counters.refused["cannot_resume"] += 1
+    state.counters.rejected["cannot_resume"] += 1
     log.info("http.rejected", path=request.path, status=204, reason="cannot_resume")
     return web.Response(status=204, headers=HEADERS)
 

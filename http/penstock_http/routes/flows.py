@@ -11,7 +11,7 @@ from penstock.core.element import Outcome
 from penstock.flow.flow import Flow
 from penstock.flowfile.limits import MAX_BYTES
 from penstock.runtime import FlowStatistics
-from penstock.steps.step import NamedStep
+from penstock.steps import Step
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus
 from penstock_http.deployments.revision import RegisteredFlow
 from penstock_http.media import json_response
@@ -77,7 +77,7 @@ async def delete_flow(request: web.Request) -> web.Response:
 
 def describe(state: AppState, registered: RegisteredFlow, *, trusted: bool) -> dict[str, Any]:
     """Return a flow as JSON values: its definition, its revisions and its counts."""
-    totals = state.supervisor.totals.get(registered.name) or FlowStatistics(registered.name)
+    totals = state.supervisor.flow_statistics.get(registered.name) or FlowStatistics(registered.name)
     active = registered.active
     runs = state.supervisor.runs_by_revision(registered.name)
     return {
@@ -120,13 +120,13 @@ def describe_definition(flow: Flow[Any]) -> dict[str, Any]:
     }
 
 
-def describe_steps(steps: Iterable[NamedStep], branch: str | None = None) -> Iterator[dict[str, Any]]:
+def describe_steps(steps: Iterable[Step], branch: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield each step, followed by the steps of its branches. `branch` is the branch of the steps, as STEP.BRANCH."""
     for step in steps:
-        services = [service.name for service in step.services]
+        services = [service.name for service in step.services.values()]
         yield {"name": step.name, "kind": step.kind, "branch": branch, "services": services}
-        for way in step.ways:
-            yield from describe_steps(way.steps, f"{step.name}.{way.name}")
+        for inner in step.branches:
+            yield from describe_steps(inner.steps, f"{step.name}.{inner.name}")
 
 
 async def _read_flow(request: web.Request, state: AppState) -> str:

@@ -25,7 +25,7 @@ async def show_graph(request: web.Request) -> web.Response:
     state = request.app[STATE]
     flow = state.active_revision(request.match_info["name"]).flow
     format = format_of(request)
-    totals = state.supervisor.totals.get(flow.name) or FlowStatistics(flow.name)
+    totals = state.supervisor.flow_statistics.get(flow.name) or FlowStatistics(flow.name)
     text = TEXT_FORMATS[format](build_graph(flow, FlowCounters.of(totals)))
     charset = None if format == "json" else "utf-8"
     return web.Response(body=text.encode(), content_type=MEDIA_TYPES[format], charset=charset, headers=HEADERS)

@@ -22,7 +22,7 @@ from penstock.runtime import Every, Once, Supervisor
 from penstock.services import Service
 from penstock.services.http_client import HttpClient
 from penstock.settings import Settings
-from penstock.sinks import check_outlets
+from penstock.sinks import check_sinks
 from penstock_http.deployments.file_watcher import WatchedFiles
 from penstock_http.deployments.loader import FlowLoader, scan
 from penstock_http.deployments.reload import Reloader
@@ -77,7 +77,7 @@ def python_flow(name: str, settings: Settings) -> FlowCandidate:
     """
     found = find_flow(name)
     flow = found.flow
-    check_outlets(flow.all_sinks.values(), locks=True)
+    check_sinks(flow.all_sinks.values(), locks=True)
     has_default_window = (flow.elements, flow.bytes) == (ELEMENTS, BYTES)
     flow = _apply_settings(flow, settings, window=has_default_window, dead_letters=flow.store is None)
     return FlowCandidate(flow, found.digest, name)
@@ -85,7 +85,7 @@ def python_flow(name: str, settings: Settings) -> FlowCandidate:
 
 def with_defaults(file: FlowFile, settings: Settings) -> Flow[Any]:
     """Return the flow of a file, with the settings as defaults. `--workers 0` removes its workers."""
-    check_outlets(file.flow.all_sinks.values(), locks=True)
+    check_sinks(file.flow.all_sinks.values(), locks=True)
     return _apply_settings(
         file.flow,
         settings,

@@ -106,7 +106,7 @@ class AcceptErrorHandler:
         ):
             loop.default_exception_handler(context)
             return
-        self._counters.refused["no_descriptor"] += 1
+        self._counters.rejected["no_descriptor"] += 1
         if loop.time() >= self._next_warning:
             self._next_warning = loop.time() + 1
             log.warning("http.accept_failed", error=error.strerror, hint="raise the limit: ulimit -n")
@@ -181,8 +181,8 @@ class Connection(RequestHandler):
         if isinstance(exc, LineTooLong):
             status, message = 431, f"the request line and each header can have at most {self.max_field_size} bytes"
         code = "headers_too_large" if status == 431 else "bad_request" if status < 500 else "internal_error"
-        self._counters.refused[code] += 1
-        self._counters.answered["none", "other", str(status)] += 1
+        self._counters.rejected[code] += 1
+        self._counters.responses["none", "other", str(status)] += 1
         log.info("http.rejected", status=status, reason=code, error=str(exc))
         response = problem(status, (message or "an error occurred inside the service").split("\n")[0], code)
         response.force_close()

@@ -45,7 +45,7 @@ async def serve(
     """
     loop = asyncio.get_running_loop()
     sighup = sighup_event(loop)
-    supervisor = Supervisor(max_runs=settings.max_runs, apart=True)
+    supervisor = Supervisor(max_runs=settings.max_runs, separate_writer=True)
     counters, reload_counters = HttpCounters(), ReloadCounters()
     client = HttpClient()
     registry = FlowRegistry(supervisor, reload_counters, keep_open=settings.dead_letters)

@@ -19,7 +19,7 @@ from penstock.errors import CheckpointInvalid, FlowDefinitionError, PenstockErro
 from penstock.formats.format import Format
 from penstock.observe import configure_logging
 from penstock.results import EndRecord
-from penstock.sinks import check_outlets
+from penstock.sinks import check_sinks
 
 
 @click.command(
@@ -85,7 +85,7 @@ def run_flow(options: RunOptions) -> int:
     try:
         found = find_flow(options.flow)
         found = found._replace(flow=with_overrides(found.flow, options))
-        check_outlets(found.flow.all_sinks.values(), locks=True)
+        check_sinks(found.flow.all_sinks.values(), locks=True)
         job = job_from_options(found, options)
     except (FlowDefinitionError, ValueError, CheckpointInvalid) as error:
         return print_error("run", error, 2)

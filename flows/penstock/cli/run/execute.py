@@ -1,35 +1,41 @@
-"""One run from the command line, from its start to its end record, its summary and its exit code."""
+"""Execute one run from the command line: signals, checkpoints, end record, summary and exit code."""
 
 from __future__ import annotations
 
 import asyncio
 import shlex
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TextIO
+
+import structlog
 
 from penstock.checkpoints.journal import Journal
 from penstock.checkpoints.output_file import FileOutput, Output
 from penstock.checkpoints.resume import ResumedNdjson, find_letters, save
 from penstock.cli.run.inputs import FileInput
 from penstock.cli.run.progress import Progress, ProgressSnapshot, summary_line
-from penstock.cli.run.signals import signal_handlers
 from penstock.core.element import Outcome
 from penstock.deadletters import Stores
 from penstock.deadletters.stores import MEMORY, normalize_url
 from penstock.errors import OutputUnusable, ReaderDisconnected
 from penstock.flow.flow import Flow
 from penstock.results import EndRecord, LineWriter, end_line
-from penstock.runtime import Run, Summary
+from penstock.runtime import Event, Phase, Run, Summary
+from penstock.runtime.hard_stop import HardStop
+from penstock.runtime.shutdown import next_phase
 from penstock.sources import Source
 from penstock.support.text import printable
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 @dataclass(kw_only=True)
 class Resumable:
-    """What a run that can be resumed has beside: its journal, and where its checkpoints are."""
+    """What a resumable run has in addition: its journal, its checkpoint file, and how its source is made."""
 
     journal: Journal
     path: str
@@ -40,22 +46,22 @@ class Resumable:
 
 @dataclass(kw_only=True)
 class Job:
-    """What was asked for."""
+    """A run to execute."""
 
     flow: Flow[Any]
     output: Output
     source: Source[Any] | None = None
     resumable: Resumable | None = None
     ordered: bool = False
-    share: Callable[[], float] | None = None
-    """How much of the input was read, where that can be known."""
+    fraction_read: Callable[[], float] | None = None
+    """Returns how much of the input was read, from 0 to 1, if that can be known."""
     progress: bool = False
     quiet: bool = False
     messages: TextIO = field(default_factory=lambda: sys.stderr)
 
 
 async def execute(job: Job) -> int:
-    """Run a job; returns 0 if all is well, 1 if anything failed, or the run did not come to its end."""
+    """Execute a job. Return 0 if all is well, 1 if an element failed or the run did not complete."""
     stores = Stores(separate_writer=True)
     try:
         return await _Execution(job, stores).run()
@@ -64,7 +70,7 @@ async def execute(job: Job) -> int:
 
 
 class _Execution:
-    """A job that is under way."""
+    """A job that is being executed."""
 
     def __init__(self, job: Job, stores: Stores) -> None:
         self._job = job
@@ -72,10 +78,10 @@ class _Execution:
         self._aborted = asyncio.Event()
 
     async def run(self) -> int:
-        """Run it; returns the exit code."""
+        """Run the job; return the exit code."""
         run, source = await self._start()
         if isinstance(source, FileInput):
-            self._job.share = lambda: source.share_read
+            self._job.fraction_read = lambda: source.fraction_read
         resumable = self._job.resumable
 
         def abort() -> None:
@@ -85,27 +91,29 @@ class _Execution:
         with signal_handlers(run.drain, abort):
             helpers = [asyncio.create_task(self._draw(run), name="penstock:progress")] if self._job.progress else []
             if resumable is not None:
-                helpers.append(asyncio.create_task(self._save_often(run, resumable), name="penstock:checkpoints"))
+                helpers.append(
+                    asyncio.create_task(self._save_periodically(run, resumable), name="penstock:checkpoints")
+                )
             summary = await run.finished
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
-            end = summary.end() if resumable is None else resumable.journal.end_of(summary)
-            told = await self._tell_end(end, run)
+            end = summary.end_record() if resumable is None else resumable.journal.end_of(summary)
+            written = await self._write_end_record(end, run)
             if resumable is not None:
-                resumable.journal.end = end if told else None
+                resumable.journal.end = end if written else None
                 await _save(resumable)
         if summary.reason != "disconnected":
             self._summarize(summary, end)
-        return 0 if end.reason == "completed" and told and not end.failed else 1
+        return 0 if end.reason == "completed" and written and not end.failed else 1
 
     async def _start(self) -> tuple[Run, Source[Any]]:
         job = self._job
         plan = job.flow.plan()
         if job.resumable is None:
             assert job.source is not None
-            sink = LineWriter(job.output.write)
-            return Run(plan, job.source, sink, ordered=job.ordered, stores=self._stores), job.source
+            consumer = LineWriter(job.output.write)
+            return Run(plan, job.source, consumer, ordered=job.ordered, stores=self._stores), job.source
 
         journal = job.resumable.journal
         letters = {}
@@ -119,25 +127,25 @@ class _Execution:
             ordered=job.ordered,
             stores=self._stores,
             id=journal.run,
-            first=journal.done.low,
+            first_seq=journal.done.first_missing,
         )
         run.ledger.on_settled = journal.on_settled
         return run, source
 
-    async def _save_often(self, run: Run, resumable: Resumable) -> None:
-        """Write checkpoints until cancelled. One that cannot be written ends the run: it could not be resumed."""
+    async def _save_periodically(self, run: Run, resumable: Resumable) -> None:
+        """Write checkpoints until cancelled. If one cannot be written, the run ends: it could not be resumed."""
         try:
             while True:
                 await asyncio.sleep(resumable.every)
                 await _save(resumable)
-        except Exception as error:  # also a bug: without checkpoints the run could not be resumed
-            run.scope.report_fault(error)
+        except Exception as error:  # also a bug in this code
+            run.context.report_fault(error)
 
     async def _draw(self, run: Run) -> None:
-        await Progress(self._job.flow.name, lambda: self._standing(run), self._job.messages).draw()
+        await Progress(self._job.flow.name, lambda: self._progress(run), self._job.messages).draw()
 
-    def _standing(self, run: Run) -> ProgressSnapshot:
-        ledger, share = run.ledger, self._job.share
+    def _progress(self, run: Run) -> ProgressSnapshot:
+        ledger, fraction_read = run.ledger, self._job.fraction_read
         settled = ledger.settled if self._job.resumable is None else self._job.resumable.journal.counts
         ok, failed, filtered = (settled[one] for one in (Outcome.OK, Outcome.FAILED, Outcome.FILTERED))
         return ProgressSnapshot(
@@ -146,36 +154,69 @@ class _Execution:
             failed,
             filtered,
             ledger.in_flight,
-            None if share is None else share(),
+            None if fraction_read is None else fraction_read(),
         )
 
-    async def _tell_end(self, end: EndRecord, run: Run) -> bool:
-        """Write the end record, unless the output was cut; it stays open for those who go on with it."""
+    async def _write_end_record(self, end: EndRecord, run: Run) -> bool:
+        """Write the end record. Not if the output was cut off, nor if the run is to be resumed."""
         ended = ("completed",) if self._job.resumable is not None else ("completed", "draining", "failed")
         if end.reason not in ended or isinstance(run.error, OutputUnusable):
             return False
-        telling = asyncio.ensure_future(self._job.output.write(end_line(end)))
+        writing = asyncio.ensure_future(self._job.output.write(end_line(end)))
         aborted = asyncio.ensure_future(self._aborted.wait())
-        await asyncio.wait((telling, aborted), return_when=asyncio.FIRST_COMPLETED)
-        for task in (telling, aborted):
+        await asyncio.wait((writing, aborted), return_when=asyncio.FIRST_COMPLETED)
+        for task in (writing, aborted):
             task.cancel()
         with suppress(asyncio.CancelledError, ReaderDisconnected):
-            await telling
+            await writing
             return True
         return False
 
     def _summarize(self, summary: Summary, end: EndRecord) -> None:
         if self._job.quiet:
             return
-        job, say = self._job, self._job.messages.write
-        say(summary_line(job.flow.name, end) + "\n")
+        job, write = self._job, self._job.messages.write
+        write(summary_line(job.flow.name, end) + "\n")
         if summary.error is not None:
-            say(f"  the run broke: {printable(summary.error)}\n")
+            write(f"  the run failed: {printable(summary.error)}\n")
         if end.failed and (job.flow.store is None or isinstance(job.flow.store, str)):
-            say(dead_letter_hint(job.flow.store, summary.run))
+            write(dead_letter_hint(job.flow.store, summary.run))
         if job.resumable is not None and end.reason != "completed":
-            say("  the same command goes on from here\n")
+            write("  the same command continues from here\n")
         job.messages.flush()
+
+
+@contextmanager
+def signal_handlers(drain: Callable[[], object], abort: Callable[[], object]) -> Generator[None]:
+    """Let SIGINT and SIGTERM end a run within this context; restore the earlier handlers after it.
+
+    The first signal drains the run, the second aborts it, the third exits the process.
+    """
+    loop = asyncio.get_running_loop()
+    phase = Phase.SERVING
+    hard_stop = HardStop(lambda event: log.error(event))
+
+    def step() -> None:
+        nonlocal phase
+        phase = next_phase(phase, Event.SIGNAL)
+        if phase is Phase.DRAINING:
+            drain()
+        elif phase is Phase.ABORTING:
+            abort()
+
+    def on_signal(*_: object) -> None:
+        hard_stop.on_signal()
+        loop.call_soon_threadsafe(step)  # Windows does not support loop.add_signal_handler
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        hard_stop.close()
 
 
 async def _save(resumable: Resumable) -> None:
@@ -183,9 +224,9 @@ async def _save(resumable: Resumable) -> None:
 
 
 def dead_letter_hint(url: str | None, run: str) -> str:
-    """How to look at what failed, as a line of the summary."""
+    """Return the line of the summary that says how to list the dead letters."""
     if url is None:
-        return "  nothing of what failed was kept; to keep it: --dead-letters sqlite:///FILE\n"
+        return "  dead letters were not stored; to store them: --dead-letters sqlite:///FILE\n"
     if normalize_url(url) == MEMORY:
-        return "  what failed was kept in memory and is gone; to keep it: --dead-letters sqlite:///FILE\n"
-    return f"  what failed: penstock dead-letters list --dead-letters {shlex.quote(url)} --run {run}\n"
+        return "  dead letters were stored in memory and are lost; to keep them: --dead-letters sqlite:///FILE\n"
+    return f"  dead letters: penstock dead-letters list --dead-letters {shlex.quote(url)} --run {run}\n"

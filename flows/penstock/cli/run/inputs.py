@@ -1,4 +1,4 @@
-"""Where the elements of a run come from, and how far into its input it is."""
+"""Sources of `penstock run`: a file that can be resumed, and standard input."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from penstock.sources.file import FileLineReader, make_splitter
 from penstock.support.tasks import to_thread_uncancellable
 
 HEAD = 64 * 1024
-"""Bytes at the beginning of a file that it is known again by."""
+"""Bytes at the beginning of a file that identify it."""
 
 
 class FileInput(Source[bytes]):
-    """The lines of a file, those left out that are done; the others keep their numbers.
+    """The lines of a file without those that are done. The others keep their numbers.
 
-    Of an element that has a letter already, nothing is left to do but its line: it is given out as failed.
+    An element that has a letter already lacks only its line: it is emitted as failed.
     """
 
     name = "file"
@@ -45,39 +45,39 @@ class FileInput(Source[bytes]):
         """The number of the next line."""
 
     @property
-    def share_read(self) -> float:
+    def fraction_read(self) -> float:
         """How much was read, from 0 to 1."""
         return min(1.0, self._lines.position / self._size) if self._size else 1.0
 
-    async def produce(self, intake: Emitter[bytes]) -> None:
+    async def produce(self, emitter: Emitter[bytes]) -> None:
         try:
             before = await to_thread_uncancellable(partial(file_identity, self.path))
             while True:
-                await intake.wait_for_capacity()
+                await emitter.wait_for_capacity()
                 lines = await to_thread_uncancellable(self._lines.next)
                 if lines is None:
                     break
-                await self._give_out(intake, lines)
+                await self._emit_unfinished(emitter, lines)
             if await to_thread_uncancellable(partial(_identity_if_exists, self.path)) != before:
                 raise FileReadFailed(self.path, "it changed while it was read")
         finally:
             await to_thread_uncancellable(self._lines.close)
 
-    async def _give_out(self, intake: Emitter[bytes], lines: list[bytes]) -> None:
+    async def _emit_unfinished(self, emitter: Emitter[bytes], lines: list[bytes]) -> None:
         first = self.received
         for start, stop in self._done.missing(first, first + len(lines)):
-            for begin, end in self._stretches(start, stop):
+            for begin, end in self._split_at_letters(start, stop):
                 letter = self._letters.get(begin)
-                intake.seq, self.received = begin, end
+                emitter.seq, self.received = begin, end
                 chosen = lines[begin - first : end - first]
                 if letter is None:
-                    await intake.send(chosen, list(map(len, chosen)))
+                    await emitter.send(chosen, list(map(len, chosen)))
                 else:
-                    await emit_failed_element(intake, chosen[0], letter)
+                    await emit_failed_element(emitter, chosen[0], letter)
         self.received = first + len(lines)
 
-    def _stretches(self, start: int, stop: int) -> Iterable[tuple[int, int]]:
-        """The lines from one to another, each that has a letter by itself."""
+    def _split_at_letters(self, start: int, stop: int) -> Iterable[tuple[int, int]]:
+        """Yield ranges of lines; each line that has a letter is a range of its own."""
         for seq in sorted(seq for seq in self._letters if start <= seq < stop):
             if start < seq:
                 yield start, seq
@@ -87,20 +87,20 @@ class FileInput(Source[bytes]):
             yield start, stop
 
 
-async def emit_failed_element(intake: Emitter[bytes], line: bytes, letter: DeadLetter) -> None:
-    """Give out an element whose letter was stored before: it stays failed, and no second letter is written.
+async def emit_failed_element(emitter: Emitter[bytes], line: bytes, letter: DeadLetter) -> None:
+    """Emit an element whose letter was stored before. It stays failed, and no second letter is stored.
 
-    When it was a part of it that failed, it runs again, because the other parts have to.
+    If a part of it failed, the element runs again, because the other parts have to.
     """
-    await intake.wait_for_capacity()
-    intake.acquire(1)
-    element: Element[Any] = Element(line, intake.seq, intake.ledger, line)
+    await emitter.wait_for_capacity()
+    emitter.acquire(1)
+    element: Element[Any] = Element(line, emitter.seq, emitter.ledger, line)
     if letter.part is None:
         element.key = letter.key
         element.outcome = Outcome.FAILED
         element.failure = Failure(letter.step, letter.type, letter.message, letter.attempts, letter.cause)
-    intake.ledger.mark_stored([element], [letter.id])
-    intake.emit([element])
+    emitter.ledger.mark_stored([element], [letter.id])
+    emitter.emit([element])
 
 
 class PipeInput(Source[bytes]):
@@ -114,25 +114,25 @@ class PipeInput(Source[bytes]):
         self._limit = limit
         self.descriptor = descriptor
 
-    async def produce(self, intake: Emitter[bytes]) -> None:
-        await emit_chunks(intake, chunks_of(self.descriptor), make_splitter(self._format, self._limit))
+    async def produce(self, emitter: Emitter[bytes]) -> None:
+        await emit_chunks(emitter, chunks_of(self.descriptor), make_splitter(self._format, self._limit))
 
 
 def size_of(path: str) -> int | None:
-    """Bytes of a regular file; None for anything else."""
+    """Return the size of a regular file in bytes; None for anything else."""
     try:
-        facts = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return facts.st_size if stat.S_ISREG(facts.st_mode) else None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def stdin_fraction(descriptor: int = 0) -> Callable[[], float] | None:
-    """How much of standard input was read, from 0 to 1, if it is a file."""
-    facts = os.fstat(descriptor)
-    if not stat.S_ISREG(facts.st_mode) or not facts.st_size:
+    """Return a function that says how much of standard input was read, from 0 to 1; None if it is not a file."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:
         return None
-    return lambda: min(1.0, os.lseek(descriptor, 0, os.SEEK_CUR) / facts.st_size)
+    return lambda: min(1.0, os.lseek(descriptor, 0, os.SEEK_CUR) / status.st_size)
 
 
 def _identity_if_exists(path: str) -> str | None:
@@ -143,8 +143,8 @@ def _identity_if_exists(path: str) -> str | None:
 
 
 def file_identity(path: str) -> str:
-    """What a file is known again by. Raises `OSError`."""
+    """Return a text that identifies the content of a file. Raises `OSError`."""
     with open(path, "rb") as file:
         head = hashlib.sha256(file.read(HEAD)).hexdigest()[:12]
-        facts = os.fstat(file.fileno())
-    return f"{os.path.realpath(path)} of {facts.st_size} bytes, changed at {facts.st_mtime_ns}, beginning with {head}"
+        status = os.fstat(file.fileno())
+    return f"{os.path.realpath(path)} of {status.st_size} bytes, changed at {status.st_mtime_ns}, beginning with {head}"

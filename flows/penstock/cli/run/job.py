@@ -1,4 +1,4 @@
-"""What `penstock run` is asked for by its flags, as a job; what cannot be meant is refused before anything begins."""
+"""Make a job from the options of `penstock run`. Invalid combinations are rejected before anything starts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,25 @@ from typing import Any
 
 from penstock.checkpoints.resume import open_resumable
 from penstock.cli.run.execute import Job, Resumable
-from penstock.cli.run.file_conflicts import FileRole, appended_files, check_not_written, files_of, files_read
 from penstock.cli.run.find_flow import LoadedFlow
 from penstock.cli.run.inputs import FileInput, PipeInput, file_identity, size_of, stdin_fraction
-from penstock.cli.run.outputs import is_stdout, open_output, open_stdout
+from penstock.cli.run.outputs import (
+    FileRole,
+    appended_files,
+    check_not_written,
+    files_of,
+    files_read,
+    is_stdout,
+    open_output,
+    open_stdout,
+)
 from penstock.errors import FlowDefinitionError
 from penstock.flow.flow import Flow
 from penstock.formats.format import Format, format_of
 from penstock.sinks import StdoutSink
 from penstock.sources import Source, generate
 from penstock.sources.byte_stream import StdinSource
-from penstock.steps.step import walk
+from penstock.steps import walk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +54,7 @@ class RunOptions:
 
 
 def with_overrides(flow: Flow[Any], options: RunOptions) -> Flow[Any]:
-    """The flow, with what the flags say instead."""
+    """Apply the options that override settings of the flow."""
     if options.window is not None:
         flow = flow.window(options.window)
     if options.dead_letters is not None:
@@ -55,13 +63,11 @@ def with_overrides(flow: Flow[Any], options: RunOptions) -> Flow[Any]:
 
 
 def job_from_options(found: LoadedFlow, options: RunOptions) -> Job:
-    """What is to be run. Raises `PenstockError`, `OSError` and `ValueError` for what cannot be meant."""
+    """Make the job. Raises `PenstockError`, `OSError` or `ValueError` for invalid options."""
     flow = found.flow
     ordered = flow.ordered if options.order is None else options.order == "input"
     if writes_to_stdout(flow) and is_stdout(options.output):
-        raise FlowDefinitionError(
-            "this flow writes to standard output itself; give its results a place of their own: --output"
-        )
+        raise FlowDefinitionError("this flow writes to standard output itself; write its results to a file: --output")
     if options.checkpoint is not None or options.restart:
         return resumable_job(found, options, ordered=ordered)
 
@@ -70,23 +76,23 @@ def job_from_options(found: LoadedFlow, options: RunOptions) -> Job:
     read = [*files_of(found.files), *files_read(source)]
     check_files(flow, options.output, read)
     if isinstance(source, PipeInput) and os.isatty(source.descriptor) and not options.quiet:
-        sys.stderr.write("penstock run: items are read from the terminal, a line each; Ctrl-D ends them\n")
+        sys.stderr.write("penstock run: reading items from the terminal, one per line; Ctrl-D ends the input\n")
     output = open_stdout() if options.output in (None, "-") else open_output(options.output)
     return Job(
         flow=flow,
         source=source,
         output=output,
         ordered=ordered,
-        share=stdin_fraction() if isinstance(source, PipeInput) else None,
+        fraction_read=stdin_fraction() if isinstance(source, PipeInput) else None,
         progress=shows_progress(options),
         quiet=options.quiet,
     )
 
 
 def make_source(flow: Flow[Any], options: RunOptions) -> Source[Any]:
-    """Where the items come from."""
+    """Make the source of the run."""
     if options.format is not None and (options.worker or options.samples):
-        raise FlowDefinitionError("--format is for --input and standard input")
+        raise FlowDefinitionError("--format: expected only with --input or standard input")
     if options.worker is not None:
         workers = {worker.name: worker for worker in flow.workers}
         if options.worker not in workers:
@@ -97,8 +103,8 @@ def make_source(flow: Flow[Any], options: RunOptions) -> Source[Any]:
     if options.samples is not None:
         if flow.sample_factory is None:
             raise FlowDefinitionError(
-                f"flow {flow.name} has no samples; say with samples: in its file, or .samples(…) in Python, "
-                "what they are, or use --input"
+                f"flow {flow.name} has no samples; define them with samples: in its file, or .samples(…) in Python, "
+                "or use --input"
             )
         return generate(options.samples, flow.sample_factory)
     if options.input in (None, "-"):
@@ -108,16 +114,14 @@ def make_source(flow: Flow[Any], options: RunOptions) -> Source[Any]:
 
 
 def resumable_job(found: LoadedFlow, options: RunOptions, *, ordered: bool) -> Job:
-    """A run that a later process can go on with."""
+    """Make a job that a later process can resume."""
     flow = found.flow
     if options.checkpoint is None:
-        raise FlowDefinitionError("--restart is for runs with --checkpoint")
+        raise FlowDefinitionError("--restart: expected only with --checkpoint")
     if options.input in (None, "-"):
-        raise FlowDefinitionError(
-            "a run can go on only with an input that can be read again; name a file: --input FILE"
-        )
+        raise FlowDefinitionError("--checkpoint needs an input that can be read again; name a file: --input FILE")
     if options.output in (None, "-"):
-        raise FlowDefinitionError("a run finds out from its output what is done; name a file: --output FILE")
+        raise FlowDefinitionError("--checkpoint needs an output that can be read again; name a file: --output FILE")
     check_input(options.input)
     check_different(options.input, options.output, options.checkpoint)
     read = [*files_of(found.files), FileRole("the input", options.input)]
@@ -125,7 +129,7 @@ def resumable_job(found: LoadedFlow, options: RunOptions, *, ordered: bool) -> J
     check_not_written(f"the checkpoint {options.checkpoint}", options.checkpoint, [*read, *appended_files(flow)])
     check_steps(flow)
     format = input_format(options.input, options.format)
-    made_of = {
+    inputs = {
         "flow": f"{flow.name} with the digest {found.digest}",
         "input": file_identity(options.input),
         "format": str(format),
@@ -134,7 +138,7 @@ def resumable_job(found: LoadedFlow, options: RunOptions, *, ordered: bool) -> J
         "store of dead letters": flow.dead_letter_url or "none",
     }
     journal, output = open_resumable(
-        options.checkpoint, options.output, made_of, ordered=ordered, restart=options.restart
+        options.checkpoint, options.output, inputs, ordered=ordered, restart=options.restart
     )
     return Job(
         flow=flow,
@@ -153,19 +157,19 @@ def resumable_job(found: LoadedFlow, options: RunOptions, *, ordered: bool) -> J
 
 
 def check_input(path: str) -> None:
-    """Raise for a file that is none, before anything is begun."""
+    """Raise `FlowDefinitionError` unless the input is a regular file."""
     if not os.path.exists(path):
-        raise FlowDefinitionError(f"there is no file {path}")
+        raise FlowDefinitionError(f"the file {path} does not exist")
     if os.path.isdir(path):
         raise FlowDefinitionError(
             f"{path} is a directory; name a file in it, or a worker whose source it is: --worker NAME"
         )
     if size_of(path) is None:
-        raise FlowDefinitionError(f"{path} is no regular file; leave --input out: … < {path}")
+        raise FlowDefinitionError(f"{path} is not a regular file; remove --input and use: … < {path}")
 
 
 def input_format(path: str, format: str | None) -> Format:
-    """The format of the input file. Raises `FlowDefinitionError` when neither its name nor the flag tells it."""
+    """Return the format of the input file. Raises `FlowDefinitionError` if neither its name nor the option tells it."""
     try:
         return format_of(path, format)
     except FlowDefinitionError as error:
@@ -173,7 +177,7 @@ def input_format(path: str, format: str | None) -> Format:
 
 
 def check_open(source: Source[Any]) -> None:
-    """Raise when standard input is to be read and was closed, as by a shell's `<&-`."""
+    """Raise `FlowDefinitionError` if standard input is to be read and was closed, as by a shell's `<&-`."""
     if not isinstance(source, PipeInput | StdinSource):
         return
     try:
@@ -185,53 +189,53 @@ def check_open(source: Source[Any]) -> None:
 
 
 def check_files(flow: Flow[Any], output: str | None, read: Sequence[FileRole]) -> None:
-    """Raise when the results would go into a file that is read or added to, or a step adds to one that is read."""
-    added_to = list(appended_files(flow))
+    """Raise `FlowDefinitionError` if an output is also read or appended to, or a sink is also read."""
+    appended = list(appended_files(flow))
     if output in (None, "-"):
-        check_not_written("standard output", 1, [*read, *added_to], way="name another file: --output FILE")
+        check_not_written("standard output", 1, [*read, *appended], advice="name another file: --output FILE")
     else:
-        check_not_written(f"the output {output}", output, [*read, *added_to])
-    for role, path in added_to:
+        check_not_written(f"the output {output}", output, [*read, *appended])
+    for role, path in appended:
         check_not_written(role, path, read)
 
 
 def check_different(*paths: str) -> None:
-    """Raise when two of the files are the same."""
-    places = [os.path.realpath(path) for path in paths]
-    if len(set(places)) < len(places):
-        raise FlowDefinitionError(f"the input, the output and the checkpoint are three files, got {', '.join(paths)}")
+    """Raise `FlowDefinitionError` if two of the files are the same."""
+    resolved = [os.path.realpath(path) for path in paths]
+    if len(set(resolved)) < len(resolved):
+        raise FlowDefinitionError(
+            f"input, output and checkpoint: expected three different files, got {', '.join(paths)}"
+        )
 
 
 def check_steps(flow: Flow[Any]) -> None:
-    """Raise for steps that cannot go on where another process was killed."""
+    """Raise `FlowDefinitionError` for steps that cannot be resumed."""
     makers = 0
     for step in walk(flow.steps):
-        if step.kind == "through":
+        if not step.is_resumable:
             raise FlowDefinitionError(
-                f"step {step.name} of flow {flow.name} keeps in memory what passed, which no checkpoint holds; "
+                f"step {step.name} of flow {flow.name} keeps state in memory, which a checkpoint does not contain; "
                 "run it without --checkpoint"
             )
-        makers += step.kind == "flat_map" or bool(step.options.get("max_parts"))
+        makers += step.makes_parts
     if makers > 1:
         raise FlowDefinitionError(
-            f"flow {flow.name} makes parts in more than one step, and its lines do not tell parts of parts apart; "
+            f"flow {flow.name} makes parts in more than one step, and result lines do not identify parts of parts; "
             "run it without --checkpoint"
         )
 
 
 def writes_to_stdout(flow: Flow[Any]) -> bool:
-    """Whether a step delivers to standard output."""
-    return any(
-        isinstance(outlet, StdoutSink) for step in walk(flow.steps) for outlet in step.options.get("outlets", ())
-    )
+    """Return whether a step writes to standard output."""
+    return any(isinstance(sink, StdoutSink) for step in walk(flow.steps) for sink in step.sinks.values())
 
 
 def shows_progress(options: RunOptions) -> bool:
-    """On a terminal, unless the results are shown on it themselves."""
+    """Return whether to show progress: on a terminal, unless results are shown on it."""
     shown = is_stdout(options.output) and os.isatty(1)
     return not options.quiet and sys.stderr.isatty() and not shown
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Names for a sentence."""
+    """Join names for a sentence."""
     return ", ".join(names) or "none"

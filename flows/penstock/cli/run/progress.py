@@ -1,4 +1,4 @@
-"""The progress of a run, as one line on a terminal that is drawn again and again, and its summary at the end."""
+"""The progress of a run, redrawn as one line on a terminal, and the summary line at its end."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from typing import NamedTuple, TextIO
 from penstock.results import EndRecord
 
 PAUSE = 0.25
-"""Seconds between two drawings."""
+"""Seconds between two redraws."""
 
 RECENT = 20
-"""Drawings that the rate is taken over: 5 seconds."""
+"""Redraws over which the rate is computed: 5 seconds."""
 
 
 class ProgressSnapshot(NamedTuple):
-    """How a run stands."""
+    """The counters of a run at one moment."""
 
     received: int
     ok: int
     failed: int
     filtered: int
     in_flight: int
-    share: float | None
-    """How much of the input was read, from 0 to 1, where that is known."""
+    fraction_read: float | None
+    """How much of the input was read, from 0 to 1, if that is known."""
 
 
 class Progress:
-    """Draws how a run stands. Asks `look`, and never holds the run up."""
+    """Draws the progress of a run, without blocking it. Calls `snapshot` before each redraw."""
 
-    def __init__(self, name: str, look: Callable[[], ProgressSnapshot], stream: TextIO) -> None:
+    def __init__(self, name: str, snapshot: Callable[[], ProgressSnapshot], stream: TextIO) -> None:
         self._name = name
-        self._look = look
+        self._snapshot = snapshot
         self._stream = stream
         self._loop = asyncio.get_running_loop()
-        self._begun = self._loop.time()
+        self._started = self._loop.time()
         self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT)
 
     async def draw(self) -> None:
-        """Draw until cancelled, then leave an empty line behind."""
+        """Draw until cancelled, then leave an empty line."""
         try:
             while True:
-                standing = self._look()
+                progress = self._snapshot()
                 now = self._loop.time()
-                self._recent.append((now, standing.received - standing.in_flight))
-                text = progress_line(self._name, standing, self._rate(), now - self._begun)
+                self._recent.append((now, progress.received - progress.in_flight))
+                text = progress_line(self._name, progress, self._rate(), now - self._started)
                 self._put(f"\r{text[: self._width()]}\x1b[K")
                 await asyncio.sleep(PAUSE)
         finally:
@@ -67,22 +67,22 @@ class Progress:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except OSError:  # the terminal is gone; the run goes on
+        except OSError:  # the terminal was closed; the run continues
             pass
 
 
-def progress_line(name: str, standing: ProgressSnapshot, rate: float, seconds: float) -> str:
-    """How a run stands, in one line."""
-    share = "" if standing.share is None else f"{standing.share:4.0%}  "
-    filtered = f"  {standing.filtered:,} filtered" if standing.filtered else ""
+def progress_line(name: str, progress: ProgressSnapshot, rate: float, seconds: float) -> str:
+    """Format the progress of a run as one line."""
+    fraction = "" if progress.fraction_read is None else f"{progress.fraction_read:4.0%}  "
+    filtered = f"  {progress.filtered:,} filtered" if progress.filtered else ""
     return (
-        f"{name}  {share}{standing.received:,} received  {standing.ok:,} ok  {standing.failed:,} failed{filtered}  "
-        f"{standing.in_flight:,} in flight  {rate:,.0f}/s  {clock(seconds)}"
+        f"{name}  {fraction}{progress.received:,} received  {progress.ok:,} ok  {progress.failed:,} failed{filtered}  "
+        f"{progress.in_flight:,} in flight  {rate:,.0f}/s  {clock(seconds)}"
     )
 
 
 def summary_line(name: str, end: EndRecord) -> str:
-    """What became of a run, in one line."""
+    """Format the result of a run as one line."""
     parts = [f"{end.received:,} received", f"{end.ok:,} ok", f"{end.failed:,} failed"]
     parts += [f"{end.filtered:,} filtered"] if end.filtered else []
     parts += [f"{end.cancelled:,} cancelled"] if end.cancelled else []
@@ -91,9 +91,9 @@ def summary_line(name: str, end: EndRecord) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A time for people: 0.31 s, 12 s, 4:05, 1:04:05."""
+    """Format a duration: 0.31 s, 12 s, 4:05, 1:04:05."""
     if seconds < 60:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

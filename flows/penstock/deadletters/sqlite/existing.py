@@ -37,14 +37,14 @@ def ensure_readable(path: Path, config: WriterConfig) -> None:
     """
     uri = f"{database_uri(path)}?{urlencode(open_mode(path, read_only=True))}"
     with closing(sqlite3.connect(uri, uri=True, timeout=config.busy_seconds, isolation_level=None)) as connection:
-        found = schema_version(connection)
-    if found == 0:
+        version = schema_version(connection)
+    if version == 0:
         raise StoreMissing(config.url)
-    if found > len(MIGRATIONS):
-        raise StoreTooNew(config.url, found, len(MIGRATIONS))
-    if found < len(MIGRATIONS):
+    if version > len(MIGRATIONS):
+        raise StoreTooNew(config.url, version, len(MIGRATIONS))
+    if version < len(MIGRATIONS):
         if not _is_writable(path):
-            raise StoreTooOld(config.url, found, len(MIGRATIONS))
+            raise StoreTooOld(config.url, version, len(MIGRATIONS))
         writer = Writer(config)
         writer.open()
         writer.close()

@@ -77,13 +77,13 @@ def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
 
 
 def _migrate(connection: sqlite3.Connection, url: str) -> None:
-    found = schema_version(connection)
-    if found > len(MIGRATIONS):
-        raise StoreTooNew(url, found, len(MIGRATIONS))
+    current = schema_version(connection)
+    if current > len(MIGRATIONS):
+        raise StoreTooNew(url, current, len(MIGRATIONS))
 
-    if found == 0:
+    if current == 0:
         connection.execute("CREATE TABLE letters_schema (version INTEGER NOT NULL PRIMARY KEY, applied_at TEXT)")
-    for version, statements in enumerate(MIGRATIONS[found:], start=found + 1):
+    for version, statements in enumerate(MIGRATIONS[current:], start=current + 1):
         for statement in statements:
             connection.execute(statement)
         connection.execute("INSERT INTO letters_schema VALUES (?, datetime('now'))", (version,))

@@ -1,4 +1,4 @@
-"""Runs the queries of a store in a thread, on a connection of their own."""
+"""Runs the queries of a store in a thread, on a separate connection."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DELETE_ROWS = 500
 class QueryThread:
     """Reads, updates and deletes letters. In WAL mode, reading does not block a commit of the writer, nor vice versa.
 
-    The thread uses the synchronous driver: an asynchronous one for SQLite is a thread too, with a queue of its own.
+    The thread uses the synchronous driver: an asynchronous one for SQLite is a thread too, with its own queue.
     """
 
     def __init__(self, path: Path, busy_seconds: float, *, read_only: bool = False) -> None:
@@ -141,9 +141,9 @@ class QueryThread:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._execute, query)
 
     def _execute(self, query: Callable[[Connection], T]) -> T:
-        if (found := file_identity(self._path)) != self._file:  # another file is at the path
+        if (identity := file_identity(self._path)) != self._file:  # another file is at the path
             self._engine.dispose()
-            self._file = found
+            self._file = identity
         with self._engine.connect() as connection:
             return query(connection)
 

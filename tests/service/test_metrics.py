@@ -1,4 +1,4 @@
-"""What operators see: /metrics in both formats, /health, /flows; and the numbers, which agree with each other."""
+"""`/metrics`, `/health` and `/flows`, and that their numbers agree."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ OUTCOMES = ("ok", "failed", "filtered", "cancelled")
 
 @pytest.fixture(scope="module")
 def mixture(server: Process) -> dict[str, float]:
-    """Runs of all kinds; gives what their end records and log lines add up to."""
-    server.ask("GET", "/orders/bulk?count=100")
-    server.ask("GET", "/orders/bulk?count=100", Accept="application/json")
+    """Run requests of all kinds. Returns the sums of their end records and log lines."""
+    server.request("GET", "/orders/bulk?count=100")
+    server.request("GET", "/orders/bulk?count=100", Accept="application/json")
     server.post({"orderId": 1}, {"orderId": "x"}, "no order", {"orderId": 3})
-    server.ask("POST", "/orders/bulk", b"", Content_Type=NDJSON)
-    server.ask("POST", "/orders/bulk", b"no gzip", Content_Type=NDJSON, Content_Encoding="gzip")
-    server.ask("POST", "/orders/bulk", b"[", Content_Type="application/json")
+    server.request("POST", "/orders/bulk", b"", Content_Type=NDJSON)
+    server.request("POST", "/orders/bulk", b"no gzip", Content_Type=NDJSON, Content_Encoding="gzip")
+    server.request("POST", "/orders/bulk", b"[", Content_Type="application/json")
     with server.connect() as client:
         client.request("GET", "/orders/bulk?count=1000000")
-        client.answer().next()
+        client.response().next()
         client.reset()
     with server.connect() as client:
         client.upload()
-        answer = client.answer()
+        response = client.response()
         client.chunk(orders(50))
-        answer.next()
-        client.leave()
+        response.next()
+        client.close()
     until(lambda: server.metric("penstock_runs_active") == 0)
-    runs = until(lambda: len(found := server.said("run.ended")) >= 6 and found)
+    runs = until(lambda: len(found := server.logged("run.ended")) >= 6 and found)
     assert {run["reason"] for run in runs} >= {"completed", "disconnected"}
     return {name: sum(run[name] for run in runs) for name in ("received", *OUTCOMES)} | {"runs": len(runs)}
 
 
 def test_every_element_is_accounted_for(server: Process, mixture: dict[str, float]) -> None:
-    """received = ok + failed + filtered + cancelled, and the log, the metrics and the dead letters say the same."""
+    """received = ok + failed + filtered + cancelled, and the log, the metrics and the dead letters agree."""
     received = server.metric("penstock_received_total", flow="orders")
     settled = {outcome: server.metric("penstock_settled_total", outcome=outcome) for outcome in OUTCOMES}
     assert received == sum(settled.values()) == mixture["received"]
@@ -53,86 +53,91 @@ def test_every_element_is_accounted_for(server: Process, mixture: dict[str, floa
     assert server.metric("penstock_dead_letters_stored") == settled["failed"]
     assert server.metric("penstock_runs_total") == mixture["runs"]
     assert server.metric("penstock_in_flight") == server.metric("penstock_window_capacity") == 0
-    described = server.ask("GET", "/flows/orders").json()
+    described = server.request("GET", "/flows/orders").json()
     assert (described["received"], described["settled"], described["inFlight"]) == (received, settled, 0)
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS, "text/plain;version=0.0.4", "text/plain;version=x", "*/*"])
 def test_metrics_can_be_parsed(server: Process, mixture: dict[str, float], accept: str) -> None:
-    """As OpenMetrics by its own strict parser, and as the older text; each series that is promised is there."""
-    answer = server.ask("GET", "/metrics", Accept=accept)
+    """By the strict OpenMetrics parser, and in the older text format; each documented series exists."""
+    response = server.request("GET", "/metrics", Accept=accept)
     strict = accept == OPENMETRICS
-    assert answer.headers["content-type"].startswith("application/openmetrics-text" if strict else "text/plain")
+    assert response.headers["content-type"].startswith("application/openmetrics-text" if strict else "text/plain")
     parser = openmetrics if strict else text_format
-    families = list(parser.text_string_to_metric_families(answer.body.decode()))
+    families = list(parser.text_string_to_metric_families(response.body.decode()))
     names = {sample.name for family in families for sample in family.samples}
     for series in SERIES:
         assert {series, f"{series}_total", f"{series}_bucket", f"{series}_info"} & names, series
     assert all(family.documentation for family in families)
 
 
-def test_labels_are_few_and_bounded(server: Process, mixture: dict[str, float]) -> None:
-    """Never an id, a path, a message: whatever clients invent, there are no new series for it."""
+def test_clients_cannot_create_label_values(server: Process, mixture: dict[str, float]) -> None:
+    """No label is an id, a path or a message."""
     for path in ("/a", "/b", "/orders/bulk?count=7", "/dead-letters/1", "/dead-letters/2", "/x/bulk"):
-        server.ask("GET", path)
-    before = len(server.ask("GET", "/metrics").body.splitlines())
+        server.request("GET", path)
+    before = len(server.request("GET", "/metrics").body.splitlines())
     for number in range(20):
         for path in (f"/{number}", f"/x{number}/bulk", f"/dead-letters/{number}x", f"/flows/{number}"):
-            server.ask("GET", path)
-        server.ask(f"M{number}", "/")
+            server.request("GET", path)
+        server.request(f"M{number}", "/")
         server.post({"orderId": f"bad {number}"})
-    after = server.ask("GET", "/metrics").body.decode()
+    after = server.request("GET", "/metrics").body.decode()
     assert len(after.splitlines()) - before < 12
     assert not re.search(r"[0-9a-f]{8}-[0-9a-f]{4}-7", after)
 
 
 def test_requests_are_counted_by_route_method_and_status(server: Process) -> None:
-    """`http_requests_total` counts each answer once, refusals too, which `http_rejected_total` counts by reason."""
+    """Each response counts once. Rejections count in `http_rejected_total` by reason, too."""
 
     def counted(**labels: str) -> float:
         return server.metric("penstock_http_requests_total", **labels)
 
     bulk = {"route": "/{name}/bulk"}
     good, bad = counted(**bulk, method="GET", status="200"), counted(**bulk, method="GET", status="400")
-    refused = server.metric("penstock_http_rejected_total", reason="bad_parameter")
-    server.ask("GET", "/orders/bulk?count=1")
-    server.ask("GET", "/orders/bulk?count=0")
+    rejected = server.metric("penstock_http_rejected_total", reason="bad_parameter")
+    server.request("GET", "/orders/bulk?count=1")
+    server.request("GET", "/orders/bulk?count=0")
     assert counted(**bulk, method="GET", status="200") == good + 1
     assert counted(**bulk, method="GET", status="400") == bad + 1
-    assert server.metric("penstock_http_rejected_total", reason="bad_parameter") == refused + 1
+    assert server.metric("penstock_http_rejected_total", reason="bad_parameter") == rejected + 1
 
 
-def test_a_run_can_be_watched_while_it_lasts(server: Process) -> None:
-    """Open runs, what they hold and what they may hold are in the metrics at once, not when they end."""
+def test_metrics_show_open_runs(server: Process) -> None:
+    """Open runs, their elements in flight and their capacity are in the metrics before they end."""
+    until(lambda: server.metric("penstock_runs_active") == 0)  # the worker has ended
     with server.connect() as client:
         client.upload()
-        assert client.answer().status == 200
+        assert client.response().status == 200
         assert server.metric("penstock_runs_active", flow="orders", kind="http") == 1
         assert server.metric("penstock_window_capacity", flow="orders") == 256
-        assert server.ask("GET", "/flows/orders").json()["runs"] == {"http": 1}
+        assert server.request("GET", "/flows/orders").json()["runs"] == {"http": 1}
         client.chunk(b"")
     until(lambda: server.metric("penstock_runs_active") == 0)
 
 
-def test_health_says_alive_and_ready(server: Process) -> None:
-    """And is not kept by anyone on the way."""
+def test_health_is_live_and_ready(server: Process) -> None:
+    """The responses must not be cached."""
     for name in ("live", "ready"):
-        answer = server.ask("GET", f"/health/{name}")
-        assert (answer.status, answer.json(), answer.headers["cache-control"]) == (200, {"status": name}, "no-store")
+        response = server.request("GET", f"/health/{name}")
+        assert (response.status, response.json(), response.headers["cache-control"]) == (
+            200,
+            {"status": name},
+            "no-store",
+        )
 
 
 def test_flows_are_described(server: Process) -> None:
-    """What is served: steps, services, window, and where failures go."""
-    answer = server.ask("GET", "/flows")
-    assert answer.headers["cache-control"] == "no-store"
-    (flow,) = answer.json()["flows"]
+    """Steps, services, window, and the dead-letter store."""
+    response = server.request("GET", "/flows")
+    assert response.headers["cache-control"] == "no-store"
+    (flow,) = response.json()["flows"]
     assert (flow["name"], flow["path"], flow["key"]) == ("orders", "/orders/bulk", "orderId")
     assert flow["window"]["elements"] == 256
     assert [service["name"] for service in flow["services"]] == ["pricing", "inventory"]
     assert flow["deadLetters"].startswith("sqlite:///")
 
 
-def test_the_build_says_what_it_is(server: Process) -> None:
-    """Version and Python, as labels of a 1."""
+def test_build_info_has_the_versions(server: Process) -> None:
+    """The versions of Penstock and Python are labels of a 1."""
     version = server.event("http.listening")["version"]
     assert server.metric("penstock_build_info", version=version) == 1

@@ -1,4 +1,4 @@
-"""One flow, every runner, the same answers: over HTTP, as a worker, by `penstock run`, and by `stream()`."""
+"""One flow gives the same results over HTTP, as a worker, with `penstock run` and with `stream()`."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ Outcome = dict[str, Any]
 
 
 def items() -> list[bytes]:
-    """Good ones, heavy ones, filtered ones, failing ones at three places, and what is no parcel."""
+    """Valid, slow, filtered and invalid items, and items that fail in three steps."""
     lines = [json.dumps({"id": n, "kg": [0.5, 40.0, 0.0, 7.0][n % 4]}).encode() for n in range(1, 41)]
     return [*lines, b"{}", b"oops", b'{"id":0,"kg":1}', b'{"id":1,"kg":"much"}']
 
 
 @pytest.fixture
 def flow(tmp_path: Path) -> Path:
-    """The flow file, in a folder of its own with the module and the input."""
+    """The flow file, in a folder with its module and its input."""
     text = FLOW.replace("OUT", str(tmp_path / "out")).replace("DB", str(tmp_path / "letters.db"))
     (tmp_path / "parcel_services.py").write_text(SERVICES)
     (tmp_path / "in").write_bytes(b"\n".join(items()) + b"\n")
@@ -63,8 +63,8 @@ def flow(tmp_path: Path) -> Path:
     return file
 
 
-def told(records: list[Outcome]) -> dict[int, Outcome]:
-    """What became of each item, by its number, without what differs from run to run."""
+def comparable(records: list[Outcome]) -> dict[int, Outcome]:
+    """The outcome of each item by its number, without what differs between runs."""
     return {
         record["seq"]: {name: value for name, value in record.items() if name != "deadLetter"}
         for record in records
@@ -73,7 +73,7 @@ def told(records: list[Outcome]) -> dict[int, Outcome]:
 
 
 def streamed(file: Path) -> list[Outcome]:
-    """By a loop in a program."""
+    """With a loop in a program."""
 
     async def body() -> AsyncIterator[bytes]:
         yield b"\n".join(items())
@@ -93,28 +93,28 @@ def streamed(file: Path) -> list[Outcome]:
 
 
 def run_by_command(file: Path) -> list[Outcome]:
-    """By `penstock run`."""
+    """With `penstock run`."""
     done = forking.run(
         "run", str(file), "--quiet", input=b"\n".join(items()), capture_output=True, timeout=HANG_SECONDS
     )
-    assert done.returncode == 1, done.stderr  # something failed, as it has to
+    assert done.returncode == 1, done.stderr  # some items fail by design
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_every_runner_gives_the_same_outcome_for_each_item(flow: Path, serve: Serve) -> None:
-    """Values, failures and what is filtered: alike for each item, whoever runs the flow."""
-    by_stream = told(streamed(flow))
-    by_command = told(run_by_command(flow))
+    """The same values, failures and filtered items."""
+    by_stream = comparable(streamed(flow))
+    by_command = comparable(run_by_command(flow))
     delivered = (flow.parent / "out").read_bytes().splitlines()
     server = serve(flow, "--workers", 1)
     ended = server.event("run.ended", kind="worker")
     until(lambda: (flow.parent / "out").read_bytes().count(b"\n") == len(delivered) // 2 * 3)
     by_worker = [json.loads(line) for line in (flow.parent / "out").read_bytes().splitlines()[len(delivered) :]]
-    answer = server.ask("POST", "/parcels/bulk", b"\n".join(items()), Content_Type="application/x-ndjson")
-    by_http = told([json.loads(line) for line in answer.body.splitlines()])
+    response = server.request("POST", "/parcels/bulk", b"\n".join(items()), Content_Type="application/x-ndjson")
+    by_http = comparable([json.loads(line) for line in response.body.splitlines()])
 
     failures = {seq: one["error"] for seq, one in by_stream.items() if not one["ok"]}
-    letters = server.ask("GET", f"/dead-letters?run={ended['run']}&limit=100").json()["letters"]
+    letters = server.request("GET", f"/dead-letters?run={ended['run']}&limit=100").json()["letters"]
     assert {one["error"]["step"] for one in by_stream.values() if not one["ok"]} == {"decode", "stock", "map"}
     assert by_command == by_stream
     assert by_http == by_stream

@@ -1,4 +1,4 @@
-"""The way down: graceful first, hard after a deadline, and told in one line."""
+"""Shutdown: graceful first, forced after a timeout, and reported in the log."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SLOW = ("--latency-scale", 1000, "--grace-period", 60)
 
 
 def begin(client: Client, count: int = 3, start: int = 1) -> Any:
-    """An upload that goes on, with some orders sent."""
+    """Start an upload with some orders, and leave it open."""
     client.upload()
-    answer = client.answer()
+    response = client.response()
     client.chunk(orders(count, start=start))
-    return answer
+    return response
 
 
 def refuses(server: Process) -> bool:
-    """Whether new connections are refused."""
+    """Return whether new connections are refused."""
     try:
         socket.create_connection((server.host, server.port), 2).close()
     except ConnectionRefusedError:
@@ -45,48 +45,48 @@ def test_an_open_stream_is_drained(serve: Serve, number: signal.Signals) -> None
     server = serve("--latency-scale", 20, "--grace-period", 60)
     with server.connect() as client, server.connect() as idle:
         idle.request("GET", "/health/ready")
-        assert idle.answer().complete().status == 200
-        answer = begin(client, 6)
+        assert idle.response().complete().status == 200
+        response = begin(client, 6)
         until(lambda: server.metric("penstock_in_flight") == 6)
         server.signal(number)
         until(lambda: refuses(server))
-        end = answer.complete().end
+        end = response.complete().end
         assert (end["reason"], end["received"], end["ok"], end["failed"], end["cancelled"]) == ("draining", 6, 4, 2, 0)
-        assert not answer.cut
+        assert not response.cut
     assert server.wait() == 0
     report = server.event("shutdown.completed")
     assert (report["forced"], report["runs"], report["reasons"]) == (False, 1, {"draining": 1})
     assert (report["received"], report["ok"], report["failed"], report["cancelled"]) == (6, 4, 2, 0)
-    assert len(server.said("shutdown.completed")) == 1
+    assert len(server.logged("shutdown.completed")) == 1
 
 
-def test_what_was_not_received_can_be_sent_again(serve: Serve) -> None:
-    """`received` says where to go on: with the rest sent to the next process each order is answered exactly once."""
+def test_a_client_can_continue_with_the_next_process(serve: Serve) -> None:
+    """`received` is the number of items to skip. Sent to two processes like this, each item has one result."""
     count = 20_000
     lines = orders(count).splitlines(keepends=True)
     first = serve()
     with first.connect(receive_buffer=65_536) as client:
         client.request("POST", "/orders/bulk", Content_Type=NDJSON, Content_Length=str(sum(map(len, lines))))
-        answer = client.answer()
+        response = client.response()
         client.push(b"".join(lines), 0.1)
-        answer.next()
+        response.next()
         first.signal(signal.SIGTERM)
-        answer.complete()
-    received = answer.end["received"]
-    assert answer.end["reason"] == "draining"
+        response.complete()
+    received = response.end["received"]
+    assert response.end["reason"] == "draining"
     assert 0 < received < count
     assert first.wait() == 0
     second = serve()
-    rest = second.ask("POST", "/orders/bulk", b"".join(lines[received:]), Content_Type=NDJSON)
+    rest = second.request("POST", "/orders/bulk", b"".join(lines[received:]), Content_Type=NDJSON)
 
     def ids(records: list[dict[str, Any]]) -> list[int]:
         return [record["value"]["orderId"] if record["ok"] else record["key"] for record in records]
 
-    assert sorted(ids(answer.results) + ids(rest.results)) == list(range(1, count + 1))
+    assert sorted(ids(response.results) + ids(rest.results)) == list(range(1, count + 1))
 
 
-def test_readiness_is_red_while_it_drains(serve: Serve) -> None:
-    """On a connection that was open before: ready is 503, alive is 200, a new stream is rejected as `shutting_down`."""
+def test_readiness_fails_while_draining(serve: Serve) -> None:
+    """On an open connection: ready is 503, live is 200, and a new stream is rejected as `shutting_down`."""
     server = serve(*SLOW)
     kept = [server.connect() for _ in range(3)]
     with server.connect() as client:
@@ -94,93 +94,93 @@ def test_readiness_is_red_while_it_drains(serve: Serve) -> None:
         until(lambda: server.metric("penstock_in_flight") == 3)
         server.signal(signal.SIGTERM)
         server.event("shutdown.phase", phase="draining")
-        answers = []
+        responses = []
         for connection, path in zip(kept, ("/health/ready", "/health/live", "/orders/bulk"), strict=True):
             with connection:
                 connection.request("GET", path)
-                answers.append(connection.answer().complete())
-    ready, live, bulk = answers
+                responses.append(connection.response().complete())
+    ready, live, bulk = responses
     assert (ready.status, ready.json()) == (503, {"status": "draining"})
     assert live.status == 200
     assert (bulk.status, bulk.json()["code"], "retry-after" in bulk.headers) == (503, "shutting_down", True)
 
 
-def test_a_stop_that_takes_too_long_is_forced(serve: Serve) -> None:
-    """After `--grace-period` seconds the rest is cancelled, not failed; its stream is cut and the exit code is 1."""
+def test_the_grace_period_ends_with_an_abort(serve: Serve) -> None:
+    """The remaining elements are cancelled, not failed; the stream is cut and the exit code is 1."""
     with simulating("--hang-rate", 1) as hanging:
         server = serve(
             "--grace-period", 0.3, "--pricing-url", f"http://{hanging.host}:{hanging.port}/prices/{{orderId}}"
         )
         with server.connect() as client:
-            answer = begin(client)
+            response = begin(client)
             until(lambda: server.metric("penstock_in_flight") == 3)
             started = time.monotonic()
             server.signal(signal.SIGTERM)
-            assert answer.complete().cut
+            assert response.complete().cut
             assert server.wait() == 1
             assert time.monotonic() - started >= 0.3
         report = server.event("shutdown.completed")
         assert (report["forced"], report["reasons"], report["cancelled"]) == (True, {"aborted": 1}, 3)
         assert report["failed"] == 0
-        calls = hanging.ask("GET", "/statistics").json()["prices"]
+        calls = hanging.request("GET", "/statistics").json()["prices"]
         assert (calls["begun"], calls["cancelled"]) == (3, 3)
 
 
 def test_a_second_signal_aborts_at_once(serve: Serve) -> None:
-    """Whoever sends it again does not want to wait for `--grace-period`."""
+    """Without waiting for `--grace-period`."""
     server = serve(*SLOW)
     with server.connect() as client:
-        answer = begin(client)
+        response = begin(client)
         until(lambda: server.metric("penstock_in_flight") == 3)
         server.signal(signal.SIGTERM)
         server.event("shutdown.phase", phase="draining")
         server.signal(signal.SIGINT)
-        assert answer.complete().cut
+        assert response.complete().cut
         assert server.wait() == 1
     assert server.event("shutdown.completed")["cancelled"] == 3
 
 
-def test_two_signals_at_the_same_moment_are_two(serve: Serve) -> None:
-    """The second one aborts, however soon it comes; the log stays one of JSON."""
+def test_two_signals_at_once_abort(serve: Serve) -> None:
+    """However soon the second one comes, it aborts; the log stays valid JSON."""
     server = serve(*SLOW)
     with server.connect() as client:
-        answer = begin(client)
+        response = begin(client)
         until(lambda: server.metric("penstock_in_flight") == 3)
         server.signal(signal.SIGTERM)
         server.signal(signal.SIGINT)
         assert server.wait() == 1
-        assert answer.complete().cut
+        assert response.complete().cut
     assert server.event("shutdown.completed")["cancelled"] == 3
     assert server.noise == []
 
 
-def test_an_idle_connection_does_not_hold_up_a_stop(serve: Serve) -> None:
-    """Connections that are kept alive, and ones that never said anything, are closed at once."""
+def test_an_idle_connection_does_not_delay_the_shutdown(serve: Serve) -> None:
+    """Idle connections, used or not, are closed at once."""
     server = serve("--keep-alive", 600, "--grace-period", 600)
     with server.connect() as idle, server.connect():
         idle.request("GET", "/health/live")
-        idle.answer().complete()
+        idle.response().complete()
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 
 
-def test_a_client_that_goes_on_sending_sees_the_end_of_its_stream(serve: Serve) -> None:
-    """Closing on a client that sends resets it and may take the end record along, so it is heard for a while."""
+def test_a_client_that_keeps_sending_receives_the_end_record(serve: Serve) -> None:
+    """Closing would reset its connection and might lose the end record, so the server keeps reading for a while."""
     server = serve()
     with server.connect() as client:
-        answer = begin(client)
-        assert answer.next()["ok"]
+        response = begin(client)
+        assert response.next()["ok"]
         server.signal(signal.SIGTERM)
         for number in range(20):
             try:
                 client.chunk(orders(100, start=1000 * number))
             except OSError:
                 break
-        assert answer.complete().end["reason"] == "draining"
+        assert response.complete().end["reason"] == "draining"
     assert server.wait() == 0
 
 
-def test_a_connection_that_was_made_before_the_stop_gets_an_answer(serve: Serve) -> None:
+def test_a_connection_in_the_backlog_gets_a_response(serve: Serve) -> None:
     """It waits in the backlog of the kernel when the signal arrives, with more others than one iteration accepts."""
     server = serve()
     with ExitStack() as stack:
@@ -190,43 +190,41 @@ def test_a_connection_that_was_made_before_the_stop_gets_an_answer(serve: Serve)
             client.request("GET", "/health/ready")
         server.signal(signal.SIGTERM)
         server.signal(signal.SIGCONT)
-        statuses = {client.answer().complete().status for client in clients}
+        statuses = {client.response().complete().status for client in clients}
     assert statuses <= {200, 503}
     assert server.wait() == 0
 
 
-def test_an_array_that_is_still_arriving_is_refused(serve: Serve) -> None:
-    """Nothing of it was taken, and its client is told to send it again, now and not when the process is gone."""
+def test_an_array_that_is_still_arriving_is_rejected(serve: Serve) -> None:
+    """None of it was processed, and the client learns it at once."""
     server = serve()
     with server.connect() as client:
         headers = {"Content_Type": "application/json", "Content_Length": "1000", "Expect": "100-continue"}
         client.request("POST", "/orders/bulk", **headers)
-        assert client.answer().status == 100
-        client.send(
-            b'[{"orderId":1},'
-        )  # whether it is read before the signal comes or after it, the answer is the same
+        assert client.response().status == 100
+        client.send(b'[{"orderId":1},')  # the response is the same whether it is read before or after the signal
         server.signal(signal.SIGTERM)
-        answer = client.answer().complete()
-    assert (answer.status, answer.json()["code"]) == (503, "shutting_down")
-    assert answer.headers["retry-after"]
+        response = client.response().complete()
+    assert (response.status, response.json()["code"]) == (503, "shutting_down")
+    assert response.headers["retry-after"]
     assert server.wait() == 0
 
 
-def test_a_second_signal_after_all_was_settled_is_no_forced_stop(serve: Serve) -> None:
-    """Nobody is waited for any more, but nothing was cut: the exit code says so, and so does the next start."""
+def test_a_second_signal_after_the_last_run_is_not_a_forced_shutdown(serve: Serve) -> None:
+    """It only skips waiting for clients; nothing is cut, and the exit code is 0."""
     server = serve()
     with server.connect() as client:
-        answer = begin(client)
-        assert answer.next()["ok"]
+        response = begin(client)
+        assert response.next()["ok"]
         server.signal(signal.SIGTERM)
         server.event("shutdown.phase", phase="stopped")
         server.signal(signal.SIGINT)
         assert server.wait() == 0
-        assert answer.complete().end["reason"] == "draining"
+        assert response.complete().end["reason"] == "draining"
     assert server.event("shutdown.completed")["forced"] is False
 
 
-# Each blocks the event loop, with more and more that does not run: the loop; other threads; signal handlers.
+# Each blocks the event loop; the second one also blocks other threads, and the third one also signal handlers.
 STUCK = """
 import re, time, asyncio, pathlib
 
@@ -256,7 +254,7 @@ SERVICE = "services: {later: {call: 'stuck:in_c_later', timeout: 60s}}\n"
 
 @pytest.fixture
 def stuck(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Starts a server that works on an order with a function of `STUCK`."""
+    """Start a server that processes an order with a function of `STUCK`."""
     with ExitStack() as stack:
 
         def start(step: str, *flags: object) -> Process:
@@ -274,8 +272,8 @@ def stuck(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 
 @pytest.mark.parametrize(("function", "code"), [("in_python", 1), ("in_c_with_signals", 1), ("in_c", -signal.SIGKILL)])
-def test_a_stuck_process_ends_in_time(stuck: Callable[..., Process], function: str, code: int) -> None:
-    """After `--grace-period` + `--exit-timeout`, also when no Python code can run; then it says where it was stuck."""
+def test_a_stuck_process_exits_in_time(stuck: Callable[..., Process], function: str, code: int) -> None:
+    """After `--grace-period` + `--exit-timeout`, even if no Python code can run; the log shows where it is stuck."""
     process = stuck(f"{{tap: 'stuck:{function}'}}", "--grace-period", 0.2, "--exit-timeout", 0.3)
 
     process.signal(signal.SIGTERM)
@@ -287,8 +285,8 @@ def test_a_stuck_process_ends_in_time(stuck: Callable[..., Process], function: s
         assert any(f"in {function}" in line for line in process.noise)
 
 
-def test_a_process_that_gets_stuck_while_it_stops_ends_in_time(stuck: Callable[..., Process], tmp_path: Path) -> None:
-    """The watchdog that the first signal started needs no Python code; the exit code is that of a forced stop."""
+def test_a_process_that_gets_stuck_during_shutdown_exits_in_time(stuck: Callable[..., Process], tmp_path: Path) -> None:
+    """The watchdog that the first signal started needs no Python code; the exit code is that of a forced shutdown."""
     process = stuck("{map_async: later}", "--grace-period", 1, "--exit-timeout", 1)
 
     process.signal(signal.SIGTERM)
@@ -300,19 +298,19 @@ def test_a_process_that_gets_stuck_while_it_stops_ends_in_time(stuck: Callable[.
 
 
 @pytest.mark.parametrize(("function", "code"), [("in_python", 1), ("in_c_with_signals", 1), ("in_c", -signal.SIGKILL)])
-def test_a_third_signal_ends_a_stuck_process(stuck: Callable[..., Process], function: str, code: int) -> None:
+def test_a_third_signal_kills_a_stuck_process(stuck: Callable[..., Process], function: str, code: int) -> None:
     """Long before `--grace-period` is over."""
     process = stuck(f"{{tap: 'stuck:{function}'}}", "--grace-period", 1000, "--exit-timeout", 1000)
 
     for _ in range(3):
         process.signal(signal.SIGTERM)
-        time.sleep(0.1)  # the kernel merges signals that the process has not seen yet
+        time.sleep(0.1)  # the kernel merges signals that the process has not received yet
 
     assert process.wait() == code
 
 
-def test_a_guard_process_that_is_killed_is_not_missed(serve: Serve) -> None:
-    """A stop is still seen at once, and all is settled."""
+def test_shutdown_works_without_the_guard_process(serve: Serve) -> None:
+    """A signal still starts the shutdown at once, and every element is settled."""
     server = serve()
     (guard,) = (pid for pid in children_of(server.pid) if b"guard.py" in command_of(pid))
 
@@ -325,7 +323,7 @@ def test_a_guard_process_that_is_killed_is_not_missed(serve: Serve) -> None:
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
 def test_the_guard_process_ends_with_the_service(serve: Serve, ending: signal.Signals) -> None:
-    """However that ends."""
+    """However the service ends."""
     server = serve()
     (guard,) = (pid for pid in children_of(server.pid) if b"guard.py" in command_of(pid))
 
@@ -335,11 +333,11 @@ def test_the_guard_process_ends_with_the_service(serve: Serve, ending: signal.Si
     until(lambda: not running(guard))
 
 
-def test_a_store_that_hangs_does_not_keep_a_stop_from_its_report(serve: Serve) -> None:
-    """The letters are not told as stored; the stop is told, with all accounts, and the writer is ended."""
+def test_a_hanging_store_does_not_prevent_the_shutdown_report(serve: Serve) -> None:
+    """Its dead letters are not reported as stored; the report has all counts, and the writer process is killed."""
     flags = ("--latency-scale", 0, "--grace-period", 0.5, "--exit-timeout", 60)
     server = serve(*flags, excused=("store.write_uncertain", "store.close_failed"))
-    server.post({"orderId": 3})  # the writer starts with the first letter
+    server.post({"orderId": 3})  # the writer starts with the first dead letter
     (writer,) = writers_of(server.popen.pid)
     os.kill(writer, signal.SIGSTOP)
     with server.connect() as client:
@@ -348,6 +346,6 @@ def test_a_store_that_hangs_does_not_keep_a_stop_from_its_report(serve: Serve) -
         server.signal(signal.SIGTERM)
         assert server.wait() == 1
     assert server.event("shutdown.completed")["cancelled"] == 1
-    assert server.said("store.close_failed")
-    assert not server.said("shutdown.deadline_exceeded")
+    assert server.logged("store.close_failed")
+    assert not server.logged("shutdown.deadline_exceeded")
     until(lambda: not running(writer))

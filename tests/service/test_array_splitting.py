@@ -1,4 +1,4 @@
-"""JSON arrays taken apart into the bytes of their items, also when an item is no JSON."""
+"""Splitting JSON arrays into the bytes of their items, also if an item is not valid JSON."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ BROKEN = st.sampled_from(['{"id":01}', "NaN", '"\\ud800"', '{"a":[{"b":nul}]}', 
 
 
 @given(st.lists(VALUES.map(json.dumps) | BROKEN), BROKEN, BLANKS)
-def test_an_item_that_is_no_json_leaves_the_others_as_they_came(others: list[str], bad: str, blank: str) -> None:
-    """Brackets, commas and strings tell where an item ends, whatever is in it."""
+def test_an_invalid_item_does_not_change_the_others(others: list[str], bad: str, blank: str) -> None:
+    """Brackets, commas and strings mark the end of an item, whatever it contains."""
     items = [*others, bad, *others]
     body = f"{blank}[{blank}" + f"{blank},{blank}".join(items) + f"{blank}]{blank}"
     assert asyncio.run(split_array(bytearray(body.encode()))) == [item.encode() for item in items]
 
 
 @given(st.lists(VALUES.map(json.dumps) | BROKEN))
-def test_a_byte_order_mark_before_the_array_changes_nothing(items: list[str]) -> None:
-    """Windows tools write one at the start of a file, and curl sends it as it is."""
+def test_a_byte_order_mark_before_the_array_is_ignored(items: list[str]) -> None:
+    """Windows tools write one at the start of a file, and curl sends it unchanged."""
     body = "[" + ",".join(items) + "]"
     assert asyncio.run(split_array(bytearray(body.encode("utf-8-sig")))) == [item.encode() for item in items]

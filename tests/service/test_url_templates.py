@@ -1,4 +1,4 @@
-"""Addresses and headers of services: the value of a variable is data, and invalid ones are reported before a run."""
+"""URLs and headers of HTTP services: values of variables are literal, and invalid ones are reported before a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from penstock.services.http_client import HttpClient
 from penstock.services.http_service import HttpCall
 from penstock.services.template import HeaderTemplate
 from penstock.services.url_template import UrlTemplate
-from service.test_http_services import ask, client, raw_server, server
+from service.test_http_services import call, client, raw_server, server
 
 __all__ = ["client"]
 
@@ -28,21 +28,21 @@ HEADER_TEXT = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]),
 
 @given(HEADER_TEXT)
 def test_the_value_of_a_variable_is_literal_in_a_header(token: str) -> None:
-    """Braces in it are neither fields nor escapes."""
+    """Braces in the value are neither fields nor escapes."""
     header = HeaderTemplate("Authorization", "Bearer ${TOKEN} {id} {{}}", {"TOKEN": token})
     assert header.render({"id": 7}) == f"Bearer {token} 7 {{}}"
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1))
 def test_the_value_of_a_variable_is_literal_in_a_query_and_a_password(secret: str) -> None:
-    """It keeps its place whatever it holds: it begins no fragment, and names no field."""
+    """A `#` or braces in the value start neither a fragment nor a field."""
     url = URL(UrlTemplate("http://h/x?key=${SECRET}&id={id}", {"SECRET": secret}).render({"id": 7}), encoded=True)
     assert (url.path, dict(url.query), url.fragment) == ("/x", {"key": secret, "id": "7"}, "")
 
 
 @given(st.text(st.characters(codec="latin-1", exclude_categories=["Cc"], exclude_characters=":"), min_size=1))
 def test_the_value_of_a_variable_is_literal_in_a_password(secret: str) -> None:
-    """An @, a slash or a # in it do not change the host."""
+    """An `@`, a slash or a `#` in the value does not change the host."""
     url = URL(UrlTemplate("http://me:${SECRET}@h/x", {"SECRET": secret}).render({}), encoded=True)
     assert (url.user, url.password, url.host, url.path) == ("me", secret, "h", "/x")
 
@@ -59,10 +59,8 @@ def test_the_value_of_a_variable_is_literal_in_a_password(secret: str) -> None:
         ("http://h/${PATH}/{id}", {"PATH": "v1/a{id}?b#c"}, "http://h/v1/a%7Bid%7D%3Fb%23c/7"),
     ],
 )
-def test_a_variable_may_hold_the_beginning_or_a_part_of_an_address(
-    template: str, variables: dict[str, str], url: str
-) -> None:
-    """The base of an address is taken as it is, a part of the path percent-encoded."""
+def test_a_variable_can_be_the_base_or_a_part_of_a_url(template: str, variables: dict[str, str], url: str) -> None:
+    """The base of a URL is used as it is; a part of the path is percent-encoded."""
     assert UrlTemplate(template, variables).render({"id": 7}) == url
 
 
@@ -97,13 +95,16 @@ INVALID_ADDRESSES: list[tuple[str, dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("template", "variables", "message"), INVALID_ADDRESSES)
-def test_an_address_that_can_never_be_called_is_refused_without_its_variables(
+def test_an_invalid_url_is_rejected_without_the_value_of_its_variable(
     template: str, variables: dict[str, str], message: str
 ) -> None:
-    """When the flow is read, so by `check` too. The value of a variable may be a secret."""
-    with pytest.raises(ValueError, match=message) as refused:
+    """It is rejected when the flow is loaded, also by `check`.
+
+    The message leaves out the value, which may be a secret.
+    """
+    with pytest.raises(ValueError, match=message) as rejected:
         UrlTemplate(template, variables)
-    assert "s3cret" not in str(refused.value)
+    assert "s3cret" not in str(rejected.value)
 
 
 @pytest.mark.parametrize(
@@ -122,13 +123,11 @@ def test_an_address_that_can_never_be_called_is_refused_without_its_variables(
         ("Content-length", "5", "", "header Content-length: it is set for each request"),
     ],
 )
-def test_a_header_that_can_never_be_sent_is_refused_without_its_value(
-    name: str, template: str, token: str, message: str
-) -> None:
-    """When the flow is read; the message names the header and the variable."""
-    with pytest.raises(ValueError, match=message) as refused:
+def test_an_invalid_header_is_rejected_without_its_value(name: str, template: str, token: str, message: str) -> None:
+    """It is rejected when the flow is loaded; the message names the header and the variable."""
+    with pytest.raises(ValueError, match=message) as rejected:
         HeaderTemplate(name, template, {"TOKEN": token})
-    assert "s3" not in str(refused.value)
+    assert "s3" not in str(rejected.value)
 
 
 FLOW = """\
@@ -146,74 +145,74 @@ steps: [{enrich: [s]}]
         ({"PORT": "80", "TOKEN": "t\n"}, "f.yaml:3:12: header Authorization: the variable TOKEN contains"),
     ],
 )
-def test_what_a_variable_breaks_is_a_mistake_of_the_flow_file(variables: dict[str, str], message: str) -> None:
-    """So `check` reports it, and nothing starts with it."""
-    with pytest.raises(FlowFileError) as refused:
+def test_an_invalid_variable_is_an_error_of_the_flow_file(variables: dict[str, str], message: str) -> None:
+    """`check` reports it, and nothing starts with it."""
+    with pytest.raises(FlowFileError) as rejected:
         loads(FLOW, Path("f.yaml"), environment=variables)
-    assert message in str(refused.value)
+    assert message in str(rejected.value)
 
 
 @pytest.mark.parametrize(
     "template", ["http://${A}:${B}/{id}", "${A}://${B}", "http://u:${A}@h/", "${A}", "http://h:${A}", "http://h?x=${A}"]
 )
-def test_variables_may_be_unset_where_nothing_will_run(template: str) -> None:
-    """`penstock test` and `dump` need none."""
+def test_variables_can_be_unset_if_nothing_runs(template: str) -> None:
+    """`penstock test` and `dump` need no variables."""
     assert UrlTemplate(template, PlaceholderEnvironment({})).template == template
 
 
-def test_a_password_in_the_address_excludes_the_header_authorization() -> None:
-    """The client would refuse each request."""
+def test_a_password_in_the_url_excludes_the_header_authorization() -> None:
+    """The HTTP client would reject each request with both."""
     with pytest.raises(ValueError, match="remove one"):
         Service.http("s", "http://me:p@h/", headers={"authorization": "Bearer x"})
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\0", "\u20ac", "\ud800"])
-async def test_a_field_that_no_header_can_hold_fails_its_element_once(client: HttpClient, text: str) -> None:
+async def test_an_invalid_header_value_fails_its_element_without_a_retry(client: HttpClient, text: str) -> None:
     """Another attempt would fail in the same way."""
     service = Service.http(
         "s", "http://127.0.0.1:1/", client=client, headers={"X-Name": "{name}"}, attempts=5, backoff=NONE
     )
-    (failed,) = await ask(service, {"name": text})
+    (failed,) = await call(service, {"name": text})
     assert (type(failed.error), failed.attempts) == (InvalidItem, 1)
     assert "the field name cannot be sent in a header" in str(failed.error)
 
 
-async def test_a_request_that_the_client_refuses_fails_its_element_once(client: HttpClient) -> None:
-    """Whatever it refuses: a method that is none, say."""
+async def test_a_request_that_the_client_rejects_fails_its_element_without_a_retry(client: HttpClient) -> None:
+    """For example a request with an invalid method."""
     service = Service.http("s", "http://127.0.0.1:1/", client=client, method="G\nT", attempts=5, backoff=NONE)
-    (failed,) = await ask(service, {})
+    (failed,) = await call(service, {})
     assert (type(failed.error), failed.attempts) == (InvalidItem, 1)
 
 
 @pytest.mark.parametrize("token", ["a{id}b", "s3cr{et", "a{{b}}c", "ä"])
-async def test_a_service_receives_a_token_as_it_is(client: HttpClient, token: str) -> None:
+async def test_a_service_receives_a_token_unchanged(client: HttpClient, token: str) -> None:
     """Over a real connection."""
 
     async def reply(request: web.Request) -> web.StreamResponse:
         return web.json_response(request.headers["X-Token"])
 
     async with server(reply) as url:
-        call = HttpCall("s", url, headers={"X-Token": "${TOKEN}"}, client=client, environment={"TOKEN": token})
-        service = Service("s", call)
-        assert await ask(service, {"id": 7}) == [token]
+        http_call = HttpCall("s", url, headers={"X-Token": "${TOKEN}"}, client=client, environment={"TOKEN": token})
+        service = Service("s", http_call)
+        assert await call(service, {"id": 7}) == [token]
 
 
 @pytest.mark.parametrize("status", [200, 503])
-async def test_an_answer_may_begin_with_a_byte_order_mark(client: HttpClient, status: int) -> None:
-    """Its JSON is read as without, that of a refusal too."""
+async def test_a_response_can_start_with_a_byte_order_mark(client: HttpClient, status: int) -> None:
+    """Its JSON is read as without one, in error responses too."""
     body = b'\xef\xbb\xbf{"message": "none left"}'
     answer = b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
     async with raw_server(answer) as url:
-        (found,) = await ask(Service.http("s", url, client=client, backoff=NONE), {})
-    said: Any = found if status == 200 else found.error.reason
-    assert said in ({"message": "none left"}, "none left")
+        (found,) = await call(Service.http("s", url, client=client, backoff=NONE), {})
+    message: Any = found if status == 200 else found.error.reason
+    assert message in ({"message": "none left"}, "none left")
 
 
-async def test_an_answer_of_a_byte_order_mark_alone_is_empty(client: HttpClient) -> None:
-    """As an answer without content."""
+async def test_a_response_of_only_a_byte_order_mark_is_empty(client: HttpClient) -> None:
+    """It counts as a response without content."""
 
     async def reply(_: web.Request) -> web.StreamResponse:
         return web.Response(body=b"\xef\xbb\xbf")
 
     async with server(reply) as url:
-        assert await ask(Service.http("s", url, client=client), {}) == [None]
+        assert await call(Service.http("s", url, client=client), {}) == [None]

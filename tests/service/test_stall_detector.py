@@ -1,4 +1,4 @@
-"""How slow a client may be, in virtual time: only time in which the process ran counts."""
+"""The stall detector, in virtual time: only time in which the process ran counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pauses(loop: asyncio.AbstractEventLoop, times: dict[float, float]) -> None:
 
 
 def waits(stall: float, arrives: float | None, times: dict[float, float]) -> float:
-    """Wait for a client whose bytes arrive at a time, or never; returns when that ended."""
+    """Wait for a client whose bytes arrive at a time, or never. Returns when the wait ended."""
 
     async def main() -> float:
         loop = asyncio.get_running_loop()
@@ -32,24 +32,24 @@ def waits(stall: float, arrives: float | None, times: dict[float, float]) -> flo
     return run(main())
 
 
-def test_a_client_that_does_not_move_stalls() -> None:
-    """After that many seconds, to a check."""
+def test_a_client_without_progress_stalls() -> None:
+    """After the timeout, at the next check."""
     with pytest.raises(TimeoutError):
         waits(4, 4 + 2 * CHECK_SECONDS, {})
 
 
-def test_a_client_that_moves_in_time_does_not_stall() -> None:
-    """Also when it takes nearly as long as it may."""
+def test_a_client_with_progress_in_time_does_not_stall() -> None:
+    """Even shortly before the timeout."""
     assert waits(4, 3.9, {}) == pytest.approx(3.9)
 
 
 @pytest.mark.parametrize("times", [{1.0: 7.0}, {1.0: 60.0, 62.0: 60.0}])
-def test_a_pause_of_the_process_is_no_stall(times: dict[float, float]) -> None:
-    """However long it is: of each check, one interval counts at most."""
+def test_a_pause_of_the_process_is_not_a_stall(times: dict[float, float]) -> None:
+    """However long it is: it counts as at most one interval between two checks."""
     assert waits(4, 1 + sum(times.values()) + 1.5, times) > 4
 
 
-def test_a_client_that_does_not_move_after_a_pause_stalls() -> None:
+def test_a_client_without_progress_after_a_pause_stalls() -> None:
     """The pause only delays it."""
     with pytest.raises(TimeoutError):
         waits(4, 70, {1.0: 60.0})

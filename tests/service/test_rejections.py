@@ -1,4 +1,4 @@
-"""Refusals before a stream starts: problem documents with a status that fits and a sentence that helps."""
+"""Requests that are rejected: problem documents with a suitable status and a helpful message."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import socket
 import pytest
 
 from service.processes import Process, until
-from service.wire import NDJSON, Answer, orders
+from service.wire import NDJSON, Response, orders
 
 FLAGS = ("--max-body", 20_000, "--max-count", 500, "--max-runs", 2, "--max-header", 2000, "--keep-alive", 1)
 
 BULK = "/orders/bulk"
 
 
-def refusal(answer: Answer, status: int) -> str:
-    """The sentence of a problem document, whose form is checked (RFC 9457)."""
-    document = answer.json()
-    assert (answer.status, document["status"]) == (status, status)
-    assert answer.headers["content-type"] == "application/problem+json"
+def rejection(response: Response, status: int) -> str:
+    """The message of a problem document, whose format is checked (RFC 9457)."""
+    document = response.json()
+    assert (response.status, document["status"]) == (status, status)
+    assert response.headers["content-type"] == "application/problem+json"
     assert document["type"]
     assert document["title"]
     return str(document["detail"])
@@ -49,14 +49,14 @@ def refusal(answer: Answer, status: int) -> str:
         ("/dead-letters?setp=decode", "did you mean 'step'?"),
     ],
 )
-def test_a_wrong_parameter_is_refused_with_a_hint(server: Process, path: str, hint: str) -> None:
-    """A mistyped name or a value out of range is never passed over."""
-    assert hint in refusal(server.ask("GET", path), 400)
+def test_an_invalid_parameter_is_rejected_with_a_hint(server: Process, path: str, hint: str) -> None:
+    """An unknown name or an invalid value is never ignored."""
+    assert hint in rejection(server.request("GET", path), 400)
 
 
-def test_a_count_belongs_to_a_get(server: Process) -> None:
-    """A POST says how many by what it sends."""
-    assert "count" in refusal(server.post({"orderId": 1}, query="?count=3"), 400)
+def test_count_is_a_parameter_of_get(server: Process) -> None:
+    """A POST has as many items as its body."""
+    assert "count" in rejection(server.post({"orderId": 1}, query="?count=3"), 400)
 
 
 @pytest.mark.parametrize(
@@ -74,16 +74,19 @@ def test_a_count_belongs_to_a_get(server: Process) -> None:
         ("POST", "/health/live", 405, "does not support POST"),
     ],
 )
-def test_what_is_not_there_is_refused_with_what_is(
+def test_unknown_paths_and_methods_are_rejected_with_the_known_ones(
     server: Process, method: str, path: str, status: int, hint: str
 ) -> None:
-    """404 and 405 say where else to go."""
-    assert hint in refusal(server.ask(method, path), status)
+    """404 and 405 name alternatives."""
+    assert hint in rejection(server.request(method, path), status)
 
 
-def test_a_405_names_the_methods_that_there_are(server: Process) -> None:
-    """RFC 9110, section 15.5.6: `Allow` is a must. HEAD cannot say how a stream would go, so it is none of them."""
-    put, head = server.ask("PUT", BULK), server.ask("HEAD", BULK)
+def test_a_405_names_the_allowed_methods(server: Process) -> None:
+    """RFC 9110, section 15.5.6, requires `Allow`.
+
+    HEAD is not supported, because it cannot tell how a stream would end.
+    """
+    put, head = server.request("PUT", BULK), server.request("HEAD", BULK)
     assert put.headers["allow"].replace(" ", "").split(",") == ["GET", "POST"]
     assert (head.status, head.headers["allow"]) == (405, put.headers["allow"])
 
@@ -103,17 +106,17 @@ def test_a_405_names_the_methods_that_there_are(server: Process) -> None:
         ("GET", "/%00", {}, 404),
     ],
 )
-def test_what_is_no_text_is_refused_like_anything_else(
+def test_bytes_that_are_not_utf_8_are_rejected_like_others(
     server: Process, method: str, path: str, headers: dict[str, str], status: int
 ) -> None:
-    """Bytes that are no UTF-8, in a header or a path, break nothing that wants to quote them."""
-    refusal(server.ask(method, path, b"" if method == "POST" else None, **headers), status)
+    """In a header or a path; the messages quote them."""
+    rejection(server.request(method, path, b"" if method == "POST" else None, **headers), status)
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/xml, image/*", "*/*;q=0", "application/json;q=0"])
-def test_a_form_that_there_is_not_is_refused(server: Process, accept: str) -> None:
-    """406 names the forms that there are."""
-    assert NDJSON in refusal(server.ask("GET", BULK, Accept=accept), 406)
+def test_an_unsupported_accept_is_rejected(server: Process, accept: str) -> None:
+    """406 names the supported media types."""
+    assert NDJSON in rejection(server.request("GET", BULK, Accept=accept), 406)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +130,10 @@ def test_a_form_that_there_is_not_is_refused(server: Process, accept: str) -> No
     ],
     ids=["none", "csv", "form", "br", "gzip twice"],
 )
-def test_a_body_of_another_kind_is_refused(server: Process, headers: dict[str, str]) -> None:
-    """415 names what a body may be."""
-    said = refusal(server.ask("POST", BULK, b'{"orderId":1}\n', **headers), 415)
-    assert NDJSON in said or "gzip" in said
+def test_a_body_of_another_type_is_rejected(server: Process, headers: dict[str, str]) -> None:
+    """415 names the supported types."""
+    message = rejection(server.request("POST", BULK, b'{"orderId":1}\n', **headers), 415)
+    assert NDJSON in message or "gzip" in message
 
 
 @pytest.mark.parametrize(
@@ -168,66 +171,66 @@ def test_a_body_of_another_kind_is_refused(server: Process, headers: dict[str, s
         "another end",
     ],
 )
-def test_a_body_that_is_no_array_is_refused(server: Process, body: bytes, hint: str) -> None:
-    """400, before anything was started."""
-    assert hint in refusal(server.ask("POST", BULK, body, Content_Type="application/json"), 400)
+def test_a_body_that_is_not_an_array_is_rejected(server: Process, body: bytes, hint: str) -> None:
+    """400, before a run starts."""
+    assert hint in rejection(server.request("POST", BULK, body, Content_Type="application/json"), 400)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_an_array_that_is_too_large_is_refused(server: Process, pack: type[bytes]) -> None:
-    """413, measured after decompression: a small body must not become a large one unseen."""
+def test_a_large_array_is_rejected(server: Process, pack: type[bytes]) -> None:
+    """413, measured after decompression."""
     body = pack(json.dumps([{"orderId": id} for id in range(1, 3000)]).encode())
     headers = {"Content_Type": "application/json"} | ({} if pack is bytes else {"Content_Encoding": "gzip"})
-    assert NDJSON in refusal(server.ask("POST", BULK, body, **headers), 413)
+    assert NDJSON in rejection(server.request("POST", BULK, body, **headers), 413)
 
 
-def test_an_answer_that_is_too_large_for_one_piece_is_refused(server: Process) -> None:
-    """413 says how to get it: as a stream."""
-    answer = server.ask("GET", f"{BULK}?count=500", Accept="application/json")
-    assert NDJSON in refusal(answer, 413)
+def test_results_that_are_too_large_for_one_document_are_rejected(server: Process) -> None:
+    """The 413 recommends a stream."""
+    response = server.request("GET", f"{BULK}?count=500", Accept="application/json")
+    assert NDJSON in rejection(response, 413)
     assert server.event("response.too_large")["level"] == "warning"
-    assert server.ask("GET", f"{BULK}?count=500").end["received"] == 500
+    assert server.request("GET", f"{BULK}?count=500").end["received"] == 500
 
 
-def test_too_many_streams_are_refused_and_taken_again_later(server: Process) -> None:
-    """503 with `Retry-After`, for lines, arrays and samples alike; when a stream has ended there is room again."""
+def test_too_many_streams_are_rejected(server: Process) -> None:
+    """503 with `Retry-After`, for lines, arrays and samples; when a stream ends, the next one is accepted."""
     first, second = server.connect(), server.connect()
     with first, second:
         for client in (first, second):
             client.upload()
-            assert client.answer().status == 200
-        refused = [
-            server.ask("GET", BULK),
+            assert client.response().status == 200
+        rejected = [
+            server.request("GET", BULK),
             server.post({"orderId": 1}),
-            server.ask("POST", BULK, b"[]", Content_Type="application/json"),
+            server.request("POST", BULK, b"[]", Content_Type="application/json"),
         ]
-        assert ["2 runs are open" in refusal(answer, 503) for answer in refused] == [True] * 3
-        assert [answer.headers["retry-after"].isdigit() for answer in refused] == [True] * 3
-        assert server.ask("GET", "/health/ready").status == 200
-        assert server.ask("GET", "/metrics").status == 200
+        assert ["2 runs are open" in rejection(response, 503) for response in rejected] == [True] * 3
+        assert [response.headers["retry-after"].isdigit() for response in rejected] == [True] * 3
+        assert server.request("GET", "/health/ready").status == 200
+        assert server.request("GET", "/metrics").status == 200
         first.chunk(b"")
-        until(lambda: server.ask("GET", f"{BULK}?count=1").status == 200)
+        until(lambda: server.request("GET", f"{BULK}?count=1").status == 200)
         second.chunk(b"")
 
 
 @pytest.mark.parametrize(
     "lines", ["X-Large: " + "x" * 3000, "\r\n".join(f"X-{n}: {'x' * 100}" for n in range(2000))], ids=["one", "many"]
 )
-def test_headers_that_are_too_large_are_refused(server: Process, lines: str) -> None:
-    """431 for one header over the limit; for too many of them the connection is refused, in words or by its end."""
+def test_large_headers_are_rejected(server: Process, lines: str) -> None:
+    """431 for one large header; too many of them are rejected or the connection is closed."""
     with server.connect() as client:
         try:
             client.send(f"GET {BULK} HTTP/1.1\r\nHost: 127.0.0.1\r\n{lines}\r\n\r\n".encode())
-            answer = client.answer().complete()
-            assert answer.status in (400, 431)
-            refusal(answer, answer.status)
+            response = client.response().complete()
+            assert response.status in (400, 431)
+            rejection(response, response.status)
         except (ConnectionResetError, BrokenPipeError):
             assert "X-1" in lines
 
 
-def test_a_request_line_that_is_too_long_is_refused(server: Process) -> None:
-    """The same limit holds for the first line."""
-    refusal(server.ask("GET", f"{BULK}?x={'x' * 3000}"), 431)
+def test_a_long_request_line_is_rejected(server: Process) -> None:
+    """It has the same limit as headers."""
+    rejection(server.request("GET", f"{BULK}?x={'x' * 3000}"), 431)
 
 
 @pytest.mark.parametrize(
@@ -243,19 +246,19 @@ def test_a_request_line_that_is_too_long_is_refused(server: Process) -> None:
     ],
     ids=["rubbish", "TLS hello", "version", "header", "smuggling", "negative length", "NUL"],
 )
-def test_what_is_no_http_is_refused(server: Process, text: bytes) -> None:
-    """A problem document, and the end of the connection."""
+def test_invalid_http_is_rejected(server: Process, text: bytes) -> None:
+    """With a problem document, and the connection is closed."""
     with server.connect() as client:
         client.send(text)
-        refusal(client.answer().complete(), 400)
+        rejection(client.response().complete(), 400)
         assert client.closed()
 
 
-def test_a_header_that_never_ends_is_not_waited_for(server: Process) -> None:
-    """A connection that does not get its head together is closed after `--keep-alive` seconds, byte by byte or not."""
+def test_headers_must_arrive_in_time(server: Process) -> None:
+    """A connection whose head is not complete after `--keep-alive` seconds is closed, also if bytes arrive slowly."""
     with server.connect() as slow, server.connect() as silent:
         slow.sock.settimeout(0.2)
-        # It takes 30 s in all; the default of --keep-alive is 75 s.
+        # The loop takes 30 s at most; the default of --keep-alive is 75 s.
         for byte in b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: " + b"x" * 100:
             try:
                 slow.send(bytes([byte]))
@@ -270,11 +273,11 @@ def test_a_header_that_never_ends_is_not_waited_for(server: Process) -> None:
         assert silent.closed()
 
 
-def test_connections_that_say_nothing_hold_nobody_up(server: Process) -> None:
-    """Many connections that say nothing leave room for one that does."""
+def test_silent_connections_do_not_block_others(server: Process) -> None:
+    """200 of them."""
     silent = [socket.create_connection((server.host, server.port)) for _ in range(200)]
     try:
-        assert server.ask("POST", BULK, orders(3), Content_Type=NDJSON).end["received"] == 3
+        assert server.request("POST", BULK, orders(3), Content_Type=NDJSON).end["received"] == 3
     finally:
         for sock in silent:
             sock.close()
