@@ -26,18 +26,21 @@ FOLDERS = (".", "flows", "flows/docs", "http", "http/docs")
 PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
 README = ROOT / "README.md"
 API = ROOT / "http/docs/api.md"
-WALKED = [README, *(ROOT / page for page in ("flows/docs/tutorial.md", "flows/docs/recipes.md", "http/docs/clients.md"))]
+WALKED = [
+    README,
+    *(ROOT / page for page in ("flows/docs/tutorial.md", "flows/docs/recipes.md", "http/docs/clients.md")),
+]
 """Pages whose blocks are performed in order, in an empty folder: files are saved, commands run, outputs compared."""
 ARROW = "# → "
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The blocks of a language on a page."""
+    """Return the blocks of a language on a page."""
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def perform(block: str, names: dict[str, Any]) -> int:
-    """Run a block; what stands behind an arrow has to be what its expression gives. Returns the number of arrows."""
+    """Run a block, and compare each value after an arrow with that of its expression. Returns the number of arrows."""
     lines = block.splitlines()
     arrows = 0
     for statement in statements_of(ast.parse(block)):
@@ -46,8 +49,8 @@ def perform(block: str, names: dict[str, Any]) -> int:
             lines[end - 1 : end + 1] if lines[end:] and lines[end].startswith(ARROW) else lines[end - 1 : end]
         )
         if isinstance(statement, ast.Expr) and ARROW in here:
-            said = eval(compile(ast.Expression(shown(statement.value)), "README", "eval"), names)
-            assert repr(said) == here.split(ARROW)[1]
+            value = eval(compile(ast.Expression(shown(statement.value)), "README", "eval"), names)
+            assert repr(value) == here.split(ARROW)[1]
             arrows += 1
         else:
             exec(compile(ast.Module([statement], []), "README", "exec"), names)
@@ -55,7 +58,7 @@ def perform(block: str, names: dict[str, Any]) -> int:
 
 
 def statements_of(program: ast.Module) -> list[ast.stmt]:
-    """The statements of a program, those too that it runs only when it is started itself."""
+    """Return the statements of a program, including those under `if __name__ == "__main__"`."""
     found: list[ast.stmt] = []
     for statement in program.body:
         started = isinstance(statement, ast.If) and ast.unparse(statement.test) == "__name__ == '__main__'"
@@ -64,19 +67,19 @@ def statements_of(program: ast.Module) -> list[ast.stmt]:
 
 
 def shown(value: ast.expr) -> ast.expr:
-    """The expression whose value a reader sees: of `print(…)`, what is printed."""
+    """Return the expression whose value the page shows: of `print(…)`, its argument."""
     printed = isinstance(value, ast.Call) and ast.unparse(value.func) == "print"
     return value.args[0] if printed else value
 
 
 def name_of(page: Path) -> str:
-    """The path of a page in the repository, as the id of a test."""
+    """Return the path of a page in the repository, as the id of a test."""
     return str(page.relative_to(ROOT))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page == README or page not in WALKED], ids=name_of)
 def test_the_python_of_a_page_runs(page: Path) -> None:
-    """From top to bottom, and each arrow points to what comes out."""
+    """From top to bottom, with the values that the page shows after the arrows."""
     names: dict[str, Any] = {"__name__": "readme"}
     written = blocks(page, "python")
     with capture_logs():
@@ -89,7 +92,7 @@ def test_the_python_of_a_page_runs(page: Path) -> None:
 def test_a_reader_can_follow_a_page_line_by_line(page: Path, tmp_path: Path) -> None:
     """From an empty folder, with the servers left running: every command succeeds and prints what the page shows.
 
-    The section "Test it" of the README is left out: its command runs this test. Programs for Node are left out without it.
+    The section "Test it" of the README is left out: its command runs this test. Without Node, so are its programs.
     """
     text = re.sub(r"^## Test it\n.*?(?=^## |\Z)", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     if shutil.which("node") is None:
@@ -121,7 +124,7 @@ def test_mermaid_parses_the_pictures_of_the_documents() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_the_flow_files_of_a_page_are_well(page: Path) -> None:
+def test_the_flow_files_of_a_page_are_valid(page: Path) -> None:
     """They load, and their tests pass."""
     for number, block in enumerate(block for block in blocks(page, "yaml") if block.startswith("flow:")):
         file = loads(block, f"{page.stem}-{number}.yaml")
@@ -131,7 +134,7 @@ def test_the_flow_files_of_a_page_are_well(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     """To files of the repository, and to headings that exist."""
     links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8"))
     targets = [((page.parent / path) if path else page, anchor) for path, anchor in links]
@@ -140,7 +143,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of the headings of a page, as GitHub makes them, and those written in HTML."""
+    """Return the anchors of the headings of a page, as GitHub makes them, and those written in HTML."""
     text = page.read_text(encoding="utf-8")
     headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings} | set(
@@ -149,16 +152,16 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_curl_asks_for_paths_that_exist(page: Path) -> None:
-    """Every path behind `localhost:8080` is one that the application answers."""
+def test_curl_requests_paths_that_exist(page: Path) -> None:
+    """Every path after `localhost:8080` is a route of the application."""
     canonical = {resource.canonical for resource in application_resources()}
     patterns = [re.compile(re.sub(r"\{\w+\}", "[^/]+", path) + "$") for path in canonical]
-    asked = re.findall(r"localhost:8080(/[\w/.{}$-]*)", page.read_text(encoding="utf-8"))
-    assert [path for path in asked if not any(pattern.match(path) for pattern in patterns)] == []
+    requested = re.findall(r"localhost:8080(/[\w/.{}$-]*)", page.read_text(encoding="utf-8"))
+    assert [path for path in requested if not any(pattern.match(path) for pattern in patterns)] == []
 
 
 def application_resources() -> Any:
-    """What the application answers, read from its router."""
+    """Return the routes of the application."""
     from penstock.observe import HttpCounters, MetricSources, PenstockCollector, ReloadCounters
     from penstock.runtime import Supervisor
     from penstock_http.deployments.file_watcher import WatchedFiles
@@ -180,7 +183,7 @@ def application_resources() -> Any:
 
 
 @pytest.mark.parametrize("setting", fields(Settings), ids=lambda setting: setting.name)
-def test_every_setting_is_told(setting: Any) -> None:
+def test_every_setting_is_documented(setting: Any) -> None:
     """With its flag (or variable) and its default, in the table of the API's page."""
     page = API.read_text(encoding="utf-8")
     name = f"--{setting.name.replace('_', '-')}" if setting.metadata["flag"] else f"PENSTOCK_{setting.name.upper()}"
@@ -191,11 +194,11 @@ def test_every_setting_is_told(setting: Any) -> None:
     assert shown == (f"{default:g}" if isinstance(default, float) else str(default) or "none")
 
 
-def test_no_setting_is_told_that_is_none() -> None:
-    """A flag that went away goes away from the table too."""
+def test_only_settings_are_documented() -> None:
+    """The table has no options that do not exist."""
     page = API.read_text(encoding="utf-8")
-    told = set(re.findall(r"^\| `--([\w-]+)` \|", page, re.MULTILINE))
-    assert told <= {setting.name.replace("_", "-") for setting in fields(Settings)}
+    documented = set(re.findall(r"^\| `--([\w-]+)` \|", page, re.MULTILINE))
+    assert documented <= {setting.name.replace("_", "-") for setting in fields(Settings)}
 
 
 def test_every_problem_code_is_documented() -> None:

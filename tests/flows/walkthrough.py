@@ -54,8 +54,8 @@ def commands_of(block: str) -> list[str]:
 class Walkthrough:
     """A folder in which the blocks of a page are performed.
 
-    `activated`: the environment is active from the start, as pages say that assume an installed Penstock. A command ends
-    with exit code 0, or with the one in its comment `# exit code 1`.
+    `activated`: the environment is active from the start, for pages that assume an installed Penstock. The exit code of
+    a command must be 0, or the one in its comment `# exit code 1`.
 
     Only two things differ from what a reader does. `python3 -m venv` makes an environment whose `python` and `penstock`
     are those that run the tests, and whose `pip` does nothing. Ports are replaced by free ones, the same one for each
