@@ -159,7 +159,7 @@ def test_a_missing_output_folder_is_told_before_anything_runs(tmp_path: Path, co
     process = run(tmp_path, command, "f.yaml", *flags, capture_output=True)
     told = (process.stderr + process.stdout).decode()
     assert process.returncode == code
-    assert "out/x.ndjson cannot be written: there is no folder out; make it, or name another" in told
+    assert "out/x.ndjson cannot be written: the folder out does not exist; create it, or name another" in told
     assert "${OUT" not in told
 
 

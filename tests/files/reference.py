@@ -5,28 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from penstock.cli.schema import KINDS
 from penstock.flowfile.field_types import Duration, Expr, Function, Rate, Reference, Size
 from penstock.flowfile.forms.choices import Either, OneKey
 from penstock.flowfile.forms.containers import ListOf, MapOf
-from penstock.flowfile.forms.form import Form, Lazy
-from penstock.flowfile.forms.record import Field, Record
+from penstock.flowfile.forms.form import Converted, Form, Lazy
+from penstock.flowfile.forms.record import Key, OpenRecord, Record, keys_of
 from penstock.flowfile.forms.scalars import AnyValue, Boolean, Integer, Number, Text
 from penstock.flowfile.item_types import FIELD, FIELDS
-from penstock.flowfile.models import FLOW, OUTLET, SERVICE, SERVICE_NAME, SERVICES, SOURCE, STEP, STEPS
-from penstock.flowtests.forms import CASES, EVENT, EXPECT, RULE, WANTED, OpenRecord
+from penstock.flowfile.services import SERVICE, SERVICE_NAME, SERVICES, SINK, SOURCE
+from penstock.flowfile.steps import STEP, STEPS
+from penstock.flowtests.models import EVENT, RULE, TESTS, WANTED, Expectation
 
-TABLES: Mapping[str, Form] = {
-    "The keys of a flow": FLOW,
+TABLES: Mapping[str, Form[Any]] = {
+    "The keys of a flow": KINDS["flow"],
     "Items": FIELD,
     "Services": SERVICE,
     "Steps": STEP,
-    "Sinks": OUTLET,
+    "Sinks": SINK,
     "Sources": SOURCE,
-    "Tests": CASES,
+    "Tests": TESTS,
     "Rules": RULE,
     "Events": EVENT,
-    "What is expected": EXPECT,
+    "What is expected": Record(Expectation),
 }
 """The sections of the page that have a table, each with its form."""
 
@@ -38,17 +41,16 @@ ELSEWHERE = (
     (STEPS, "list: [steps](#steps)"),
     (SERVICES, "NAME: [service](#services)"),
     (SERVICE_NAME, "a service"),
-    (OUTLET, "[sink](#sinks)"),
+    (SINK, "[sink](#sinks)"),
     (SOURCE, "[source](#sources)"),
-    (CASES, "list: [tests](#tests)"),
+    (TESTS, "list: [tests](#tests)"),
     (RULE, "[rule](#rules)"),
     (EVENT, "[event](#events)"),
-    (EXPECT, "[expected](#what-is-expected)"),
     (WANTED, "number, or list"),
 )
 """Forms with a section of their own, to which the tables link."""
 
-WORDS: tuple[tuple[type[Form], str], ...] = (
+WORDS: tuple[tuple[type[Form[Any]], str], ...] = (
     (Duration, "duration"),
     (Size, "size"),
     (Rate, "rate"),
@@ -68,57 +70,68 @@ def table(title: str) -> str:
     return "\n".join(["| key | value | |", "|---|---|---|", *rows]) + "\n"
 
 
-def _rows(shape: Form, path: str, root: bool = False) -> Iterator[tuple[str, str, str]]:
+def _rows(shape: Form[Any], path: str, root: bool = False) -> Iterator[tuple[str, str, str]]:
     """Yield the rows of the keys of a form, and of the forms of their values."""
-    if not root and _elsewhere(shape) is not None:
+    if not root and (_elsewhere(shape) is not None or (isinstance(shape, Record) and shape.model is Expectation)):
         return
     match shape:
         case Lazy():
-            yield from _rows(shape.shape(), path, root)
+            yield from _rows(shape.form(), path, root)
+        case Converted():
+            yield from _rows(shape.form, path)
         case ListOf():
-            yield from _rows(shape.shape, path)
+            yield from _rows(shape.form, path)
         case MapOf():
-            yield from _rows(shape.shape, f"{path}NAME.")
+            yield from _rows(shape.form, f"{path}NAME.")
         case Either():
-            for one in shape.shapes:
+            for one in shape.forms:
                 yield from _rows(one, path)
         case Record() | OpenRecord():
-            yield from _fields(shape.fields, path)
+            yield from _fields(shape.keys, path)
         case OneKey():
-            yield from _fields({name: Field(one) for name, one in shape.alternatives.items()}, path)
-            yield from _fields(shape.beside or {}, path)
+            yield from _fields({name: Key(one) for name, one in shape.alternatives.items()}, path)
+            yield from _fields({name: key for name, (_, key) in keys_of(shape.beside).items()}, path)
         case _:
             pass
 
 
-def _fields(fields: Mapping[str, Field], path: str) -> Iterator[tuple[str, str, str]]:
+def _fields(fields: Mapping[str, Key], path: str) -> Iterator[tuple[str, str, str]]:
     for name, field in fields.items():
         needed = ", required" if field.required else ""
-        about = field.about or field.shape.about
-        yield f"`{path}{name}`", f"{_words(field.shape)}{needed}", about
-        yield from _rows(field.shape, f"{path}{name}.")
+        yield f"`{path}{name}`", f"{_words(field.form)}{needed}", field.description or _description(field.form)
+        yield from _rows(field.form, f"{path}{name}.")
 
 
-def _words(shape: Form) -> str:
+def _description(form: Form[Any]) -> str:
+    return form.description or (_description(form.form) if isinstance(form, Converted) else "")
+
+
+def _words(shape: Form[Any]) -> str:
     """Return the type of a value, in a few words."""
     if (link := _elsewhere(shape)) is not None:
         return link
     match shape:
         case Text() if shape.choices and len(shape.choices) < 6:
             return ", ".join(f"`{choice}`" for choice in shape.choices)
+        case Converted():
+            return _words(shape.form)
+        case Record() if shape.short is not None:
+            return f"{_words(shape.keys[shape.short].form)}, or mapping"
+        case Record() if shape.model is Expectation:
+            return "[expected](#what-is-expected)"
         case Either():
-            return ", or ".join(_words(one) for one in shape.shapes)
+            return ", or ".join(_words(one) for one in shape.forms)
         case ListOf():
-            return f"list: {_words(shape.shape)}"
+            return f"list: {_words(shape.form)}"
         case MapOf():
-            return f"NAME: {_words(shape.shape)}"
+            return f"NAME: {_words(shape.form)}"
         case Record() | OneKey() | OpenRecord():
             return "mapping"
         case _:
             return next((words for kind, words in WORDS if isinstance(shape, kind)), "text")
 
 
-def _elsewhere(shape: Form) -> str | None:
+def _elsewhere(shape: Form[Any]) -> str | None:
     return next((link for one, link in ELSEWHERE if one is shape), None)
 
 

@@ -133,27 +133,27 @@ def test_all_formats_give_the_same_nodes():
 @pytest.mark.parametrize(
     ("text", "file", "line", "column", "said"),
     [
-        ("a: 1\nb: 2\na: 3\n", "a.yaml", 3, 1, '"a" stands twice'),
-        ('{"a": 1,\n "a": 2}', "a.json", 2, 2, '"a" stands twice'),
+        ("a: 1\nb: 2\na: 3\n", "a.yaml", 3, 1, 'duplicate key "a"'),
+        ('{"a": 1,\n "a": 2}', "a.json", 2, 2, 'duplicate key "a"'),
         ("a:\n\tb: 1\n", "a.yaml", 2, 1, "tab"),
         ("a: b: c\n", "a.yaml", 1, 5, "colon"),
-        ("a:\n  - b\n c: d\n", "a.yaml", 3, 2, "indented"),
-        ('a: "x\nb: 1\n', "a.yaml", 1, 4, "quotes does not end"),
-        ("a: [1, 2\nb: 3\n", "a.yaml", 1, 4, "misses a comma"),
+        ("a:\n  - b\n c: d\n", "a.yaml", 3, 2, "indentation"),
+        ('a: "x\nb: 1\n', "a.yaml", 1, 4, "quotes is not closed"),
+        ("a: [1, 2\nb: 3\n", "a.yaml", 1, 4, "a comma is missing"),
         ("a: @x\n", "a.yaml", 1, 4, "quotes"),
-        ("a: &x [*x]\n", "a.yaml", 1, 8, "stands inside"),
+        ("a: &x [*x]\n", "a.yaml", 1, 8, "refers to a value that contains it"),
         ("limits: &limits 1\na: *limit\n", "a.yaml", 2, 4, 'did you mean "limits"?'),
-        ("a: !env HOME\n", "a.yaml", 1, 4, "the tag !env"),
-        ("a: !!str 5\n", "a.yaml", 1, 4, "the tag !!str"),
+        ("a: !env HOME\n", "a.yaml", 1, 4, "tag !env"),
+        ("a: !!str 5\n", "a.yaml", 1, 4, "tag !!str"),
         ("x: &x {a: 1}\ny:\n  <<: *x\n", "a.yaml", 3, 3, "merge key"),
         ("a: 1\n---\nb: 1\n", "a.yaml", 2, 1, "second document"),
-        ("a: 1\n? [b]\n: 2\n", "a.yaml", 2, 3, "a list of 1 as a key"),
+        ("a: 1\n? [b]\n: 2\n", "a.yaml", 2, 3, "expected a string as a key, got a list of 1"),
         ("a: 1\nb: \x07\n", "a.yaml", 2, 4, "U+0007"),
         ("[" * 101 + "]" * 101, "a.yaml", 1, 101, "100 levels"),
         ("[" * 101 + "]" * 101, "a.json", 1, 101, "100 levels"),
         ("[" * 100_000, "a.json", 1, 101, "100 levels"),
         ('{"[": "\\"[",\n "a": ' + "[" * 100_000 + "]" * 100_000 + "}", "a.json", 2, 106, "100 levels"),
-        ("x: 'a\u2028b\x85c\u2029'\na: 1\na: 2\n", "a.yaml", 3, 1, '"a" stands twice'),
+        ("x: 'a\u2028b\x85c\u2029'\na: 1\na: 2\n", "a.yaml", 3, 1, 'duplicate key "a"'),
         ("x: 'a\u2028b'\na: @x\n", "a.yaml", 2, 4, "quotes"),
         ("x: 'a\u2028b'\na:\n\tb: 1\n", "a.yaml", 3, 1, "tab"),
         ("- " * 100_000, "a.yaml", 1, 201, "100 levels"),
@@ -162,8 +162,8 @@ def test_all_formats_give_the_same_nodes():
         ("1" * 5000, "a.json", 1, 1, "limit"),
         ("", "a.json", 1, 1, "expecting value"),
         ("a: 1", "a.txt", 1, 1, ".yaml, .yml, .json"),
-        ('flow = "a"', "a.toml", 1, 1, "not written in TOML; write it as YAML or JSON"),
-        ('{"a": "\\ud800"}', "a.json", 1, 7, "U+D800 may not stand in a flow file"),
+        ('flow = "a"', "a.toml", 1, 1, "cannot be written in TOML; write it as YAML or JSON"),
+        ('{"a": "\\ud800"}', "a.json", 1, 7, "U+D800 is not allowed in flow files"),
         ('{"\\u0000": 1}', "a.json", 1, 2, "U+0000"),
         ('a: "x\\0"', "a.yaml", 1, 4, "U+0000"),
         ('"\\0": 1', "a.yaml", 1, 1, "U+0000"),
@@ -226,7 +226,7 @@ def test_an_alias_counts_as_the_text_that_it_stands_for():
     """A text of 20 kB and 60 aliases of it: more than 1 MiB."""
     text = f"a: &x {'x' * 20_000}\nb: [{', '.join(['*x'] * 60)}]\n"
     assert [said for _, _, said in mistakes(text, "a.yaml")] == [
-        "a.yaml:2:209: the texts up to here have more than 1048576 bytes; write out less, or use fewer aliases"
+        "a.yaml:2:209: more than 1048576 bytes of strings up to here; use fewer aliases"
     ]
 
 
@@ -260,10 +260,8 @@ def test_plain_data_comes_back_from_its_node(data):
 
 def test_a_mistake_reads_like_a_compiler_error():
     found = Diagnostics()
-    found.add(
-        SourceLocation("orders.yaml", 12, 5), 'found "pricng"', allowed=["pricing", "inventory"], nearest="pricng"
-    )
-    line = 'orders.yaml:12:5: found "pricng", allowed are pricing, inventory; did you mean "pricing"?'
+    found.unknown(node_of("pricng", SourceLocation("orders.yaml", 12, 5)), "service", ["pricing", "inventory"])
+    line = 'orders.yaml:12:5: unknown service "pricng": did you mean "pricing"?'
     assert [str(mistake) for mistake in found] == [line]
 
 

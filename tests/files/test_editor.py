@@ -72,10 +72,10 @@ SAID = [
     '3: Value is not accepted. Valid values: "integer", "number", "string", "boolean", "object", "array", "any", '
     '"integer?", "number?", "string?", "boolean?", "object?", "array?", "any?".',
     "3: Property tpe is not allowed.",
-    "5: wanted is a duration such as 250ms, 2s or 1h30m of more than 0",
-    "6: wanted is a mapping with one of call, get, post, put, patch, delete",
+    "5: expected a duration > 0 such as 250ms, 2s or 1h30m",
+    "6: expected a mapping with one of call, get, post, put, patch, delete",
     "8: Property filtr is not allowed.",
-    f"8: wanted is a mapping with one of {STEPS}",
+    f"8: expected a mapping with one of {STEPS}",
     "9: Matches multiple schemas when only one must validate.",
     '11: Missing property "service".',
     "13: Property okay is not allowed.",
@@ -95,9 +95,9 @@ async def complaints_about(one: Editor, text: str) -> list[str]:
 
 
 OFFERED = {
-    "flow: f\n|": ["steps", "services", "dead_letters", "window", "workers", "tests", "use", "key", "item"],
+    "flow: f\n|": ["steps", "services", "dead_letters", "window", "workers", "tests", "include", "key", "item"],
     "flow: f\nsteps:\n  - |": ["enrich", "filter", "map", "batch", "route", "to", "apply", "name"],
-    "flow: f\nsteps:\n  - route:\n      big:\n        |": ["when", "steps", "end"],
+    "flow: f\nsteps:\n  - route:\n      big:\n        |": ["when", "steps", "final"],
     "flow: f\nservices:\n  pricing:\n    |": ["call", "get", "post", "timeout", "attempts", "max_in_flight"],
     "flow: f\norder: |": ["completion", "input"],
     "flow: f\nitem:\n  id: |": ["integer", "string", "string?"],
@@ -127,5 +127,5 @@ async def test_a_key_is_explained(server: Path) -> None:
     async with editor(server) as one:
         uri, _ = await one.open(headed(server, text))
         assert "How much one run may hold" in await one.hover(uri, 1, 2)
-        assert "Let through the values for which this is true" in await one.hover(uri, 3, 5)
-        assert "How long one attempt may take" in await one.hover(uri, 5, 8)
+        assert "Keep the values for which this is true" in await one.hover(uri, 3, 5)
+        assert "The time for one attempt" in await one.hover(uri, 5, 8)

@@ -19,9 +19,10 @@ from penstock import from_iterable
 from penstock.errors import ExpressionFailed, FlowFileError
 from penstock.expressions import Expression
 from penstock.flowfile import load, loads
-from penstock.flowfile.discovery import holds_flow
+from penstock.flowfile.discovery import check_shared, holds_flow
 from penstock.flowfile.item_types import item_type
-from penstock.flowfile.shared import check_shared
+from penstock.flowtests.load import load as load_tests
+from penstock.flowtests.load import loads as load_with_tests
 from penstock.testing import run
 
 BAD = """\
@@ -44,33 +45,30 @@ workers:
 """
 
 SAID = """\
-bad.yaml:1:7: found "orders x", wanted is a name of letters, digits, - and _
-bad.yaml:2:1: found "ky", allowed are flow, description, include, item, key, window, services, templates, steps, \
-order, dead_letters, samples, serve, workers, tests; did you mean "key"?
-bad.yaml:3:24: found "integr", allowed are integer, number, string, boolean, object, array, any, integer?, number?, \
-string?, boolean?, object?, array?, any?; did you mean "integer"?
-bad.yaml:4:20: found 0, wanted is a whole number of at least 1
-bad.yaml:4:30: found "16Mb", wanted is a size such as 16MiB, 64kB or 512B of more than 0
+bad.yaml:1:7: invalid name "orders x": use letters, digits, - and _
+bad.yaml:2:1: unknown key "ky": did you mean "key"?
+bad.yaml:3:24: type: unknown value "integr": did you mean "integer"?
+bad.yaml:4:20: elements: expected an integer >= 1, got 0
+bad.yaml:4:30: bytes: expected a size > 0 such as 16MiB, 64kB or 512B, got "16Mb"
 bad.yaml:6:18: the variable NOWHERE is not set; set it, or give it a default: ${NOWHERE:-default}
-bad.yaml:6:58: found "2 seconds", wanted is a duration such as 250ms, 2s or 1h30m of more than 0; did you mean "2s"?
-bad.yaml:7:21: penstock.orders has no 'inventry'; did you mean "inventory"?
-bad.yaml:7:59: found "two", wanted is a whole number of at least 1
-bad.yaml:9:14: there is no service "pricng", allowed are inventory, pricing; did you mean "pricing"?
-bad.yaml:10:5: found "filtr", allowed are map, set, filter, fail, tap, flat_map, map_async, enrich, batch, throttle, \
-through, route, to, step, apply, name, merge, timeout; did you mean "filter"?
-bad.yaml:11:13: "vlue.price < 5000" is no expression: unknown name 'vlue.price' (at its column 1); there is value
-bad.yaml:12:13: "value.price + 1" gives INT, wanted is an expression like value.amount > 10
-bad.yaml:13:10: "value.a +" is no expression: it ends too early (at its column 10)
-bad.yaml:14:54: there is no template "pack"; describe it under templates:
+bad.yaml:6:58: timeout: expected a duration > 0 such as 250ms, 2s or 1h30m, got "2 seconds": did you mean "2s"?
+bad.yaml:7:21: penstock.orders has no "inventry": did you mean "inventory"?
+bad.yaml:7:59: attempts: expected an integer >= 1, got "two"
+bad.yaml:9:14: unknown service "pricng": did you mean "pricing"?
+bad.yaml:10:5: unknown step "filtr": did you mean "filter"?
+bad.yaml:11:13: invalid expression "vlue.price < 5000" (column 1): unknown name 'vlue.price'; the variable is value
+bad.yaml:12:13: filter: expected a Boolean expression such as value.amount > 10, got one of type INT: "value.price + 1"
+bad.yaml:13:10: invalid expression "value.a +" (column 10): it ends too early
+bad.yaml:14:54: unknown template "pack"; describe it under templates:
 bad.yaml:16:37: cron expression '30 4 * *': expected five fields: minute, hour, day of month, month, day of week; \
 '0 6 * * MON-FRI' is six o'clock on working days
-bad.yaml:16:59: unknown time zone 'Europe/Berln'; did you mean 'Europe/Berlin'?
+bad.yaml:16:59: unknown time zone 'Europe/Berln': did you mean 'Europe/Berlin'?
 """
 
 
 def mistakes(text: str, **environment: str) -> list[str]:
     with pytest.raises(FlowFileError) as caught:
-        loads(text, "bad.yaml", environment=environment)
+        load_with_tests(text, "bad.yaml", environment=environment)
     return str(caught.value).splitlines()
 
 
@@ -82,14 +80,14 @@ def test_all_mistakes_are_said_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("steps: []", '1:1: "flow" is missing'),
-        ("flow: f\nkey: id\nitem: {no: string}", '2:6: the item has no field "id" for a key, allowed is no'),
+        ("steps: []", '1:1: missing "flow": expected a name of letters, digits, - and _'),
+        ("flow: f\nkey: id\nitem: {no: string}", '2:6: unknown item field "id": expected no'),
         ("flow: f\nitem: {n: {type: string, pattern: '('}}", "2:11: the pattern is no regular expression of RE2"),
-        ("flow: f\nitem: {n: {type: array, items: integer?}}", "2:11: what a list has in it cannot be left out"),
-        ("flow: f\nitem: {n: {type: string, enum: [a], pattern: b}}", "2:11: enum says which values there are"),
-        ("flow: f\nitem: {n: {type: integer, enum: [1], minimum: 1}}", "leave out minimum"),
-        ("flow: f\nitem: {n: {type: string, enum: [1]}}", "a field of type string never has the value 1 of its enum"),
-        ("flow: f\nitem: {n: {enum: [99999999999999999999999]}}", "2:11: these rules do not fit together"),
+        ("flow: f\nitem: {n: {type: array, items: integer?}}", "2:11: items: an item of a list cannot be optional"),
+        ("flow: f\nitem: {n: {type: string, enum: [a], pattern: b}}", "2:11: enum and pattern exclude each other"),
+        ("flow: f\nitem: {n: {type: integer, enum: [1], minimum: 1}}", "remove minimum"),
+        ("flow: f\nitem: {n: {type: string, enum: [1]}}", "2:11: enum: 1 is not a value of type string"),
+        ("flow: f\nitem: {n: {enum: [99999999999999999999999]}}", "2:11: these rules cannot be combined"),
         (
             "flow: f\nservices: {s: {post: 'http://h', batch: true}}\nsteps: [{map_async: s}]",
             "3:10: service s takes a list of values: use batch",
@@ -98,79 +96,85 @@ def test_all_mistakes_are_said_at_once() -> None:
             "flow: f\nservices: {s: {get: 'http://h/{id}'}}\nsteps: [{batch: {service: s, size: 2, max_wait: 1s}}]",
             "3:10: service s takes one value: use map_async or enrich",
         ),
-        ("flow: f\nitem: nowhere:Item", "2:7: there is no module nowhere; install it, or put it beside the flow file"),
-        ("flow: f\nsteps: [{tap: penstock.orders:PRICING_SECONDS}]", "2:15: penstock.orders:PRICING_SECONDS is float"),
-        ("flow: f\nsteps: [{filter: 'true', merge: 'operator:add'}]", "2:33: merge stands beside filter"),
-        ("flow: f\nservices: {s: {call: operator:add, headers: {}}}", "2:22: headers is for a service over HTTP"),
-        ("flow: f\nservices: {s: {get: 'http://h', blocking: true}}", "2:21: blocking is for a function"),
+        ("flow: f\nitem: nowhere:Item", '2:7: no module "nowhere"; install it, or put it beside'),
+        (
+            "flow: f\nsteps: [{tap: penstock.orders:PRICING_SECONDS}]",
+            "2:15: penstock.orders:PRICING_SECONDS:",
+        ),
+        ("flow: f\nsteps: [{filter: 'true', merge: 'operator:add'}]", "2:33: merge: only for the step enrich"),
+        ("flow: f\nservices: {s: {call: operator:add, headers: {}}}", "2:22: headers: only for services with get"),
+        ("flow: f\nservices: {s: {get: 'http://h', blocking: true}}", "2:21: blocking: only for services with call"),
         ("flow: f\nservices: {s: {get: 'ftp://h'}}", "2:21: expected a URL like http://host/path/{field}"),
         (
             "flow: f\nservices: {s: {get: 'http://h/{id}', batch: true}}",
             "2:21: s: a request for many values cannot contain a field",
         ),
-        ("flow: f\nworkers: {A: {source: {generate: 3}}}", "2:14: generate makes samples of the flow"),
-        ("flow: f\nworkers: {A: {source: {stdin: true}, every: 1s, cron: '* * * * *'}}", "2:49: a worker runs every"),
+        ("flow: f\nworkers: {A: {source: {generate: 3}}}", "2:14: generate: the flow has no samples"),
+        (
+            "flow: f\nworkers: {A: {source: {stdin: true}, every: 1s, cron: '* * * * *'}}",
+            '2:49: "every" and "cron" exclude',
+        ),
         (
             "flow: f\nworkers: {A: {source: {call: 'asyncio:get_running_loop'}}}",
-            "2:14: the function for the source broke: RuntimeError: no running event loop",
+            "2:14: the function for the source failed: RuntimeError: no running event loop",
         ),
         ("flow: f\nworkers: {A: {source: {file: a.json}}}", "2:14: a.json: a JSON document cannot be streamed"),
         ("flow: f\ndead_letters: postgres://x", "2:15: unknown dead-letter store 'postgres://x'"),
-        ("flow: f\ntemplates: {t: [{apply: t}]}\nsteps: [{apply: t}]", 'the template "t" applies itself'),
-        ("", "1:1: the file is empty; `penstock new NAME` begins one"),
-        ("# nothing yet\n", "1:1: the file is empty; `penstock new NAME` begins one"),
+        ("flow: f\ntemplates: {t: [{apply: t}]}\nsteps: [{apply: t}]", 'template "t" applies itself'),
+        ("", "1:1: the file is empty; `penstock new NAME` creates one"),
+        ("# nothing yet\n", "1:1: the file is empty; `penstock new NAME` creates one"),
         (
             "flow: f\ntemplates: {t: [{apply: u}], u: [{apply: t}]}\nsteps: [{apply: t}, {apply: u}]",
-            "2:35: templates apply each other in a circle: t → u → t",
+            "2:35: templates apply each other in a cycle: t → u → t",
         ),
-        ("flow: f\ntemplates: {t: [{apply: t}]}", '2:18: the template "t" applies itself'),
+        ("flow: f\ntemplates: {t: [{apply: t}]}", '2:18: template "t" applies itself'),
         (
             "flow: f\ntemplates: {a: [], t: [{route: {r: {steps: [{apply: u}]}}}], u: [{apply: a}, {apply: t}]}",
-            "2:79: templates apply each other in a circle: t → u → t",
+            "2:79: templates apply each other in a cycle: t → u → t",
         ),
         (
             "flow: f\nservices: {s: {call: operator:neg, get: 'http://h'}}",
-            '2:36: "get" stands beside "call", wanted is only one of them; leave one out',
+            '2:36: "call" and "get" exclude each other: remove one',
         ),
-        ("flow: f\nsteps: [{tap: operator:neg, map: operator:neg}]", "only one of them; make it an item of its own"),
+        ("flow: f\nsteps: [{tap: operator:neg, map: operator:neg}]", '"tap" and "map" are two steps: write them as'),
         ("flow: f\nservices: {s: {get: 'http://[h/{id}'}}", "expected the name or the IP address of a host"),
         (
             "flow: f\nsteps: [{route: {a: {final: true}, b: {when: 'true'}}}]",
             "2:10: route: branch 'a' takes all values",
         ),
-        ("flow: f\ninclude: [nowhere.yaml]", "2:11: the file nowhere.yaml cannot be read: No such file or directory"),
+        ("flow: f\ninclude: [nowhere.yaml]", "2:11: cannot read nowhere.yaml: No such file or directory"),
         (
             "flow: f\ninclude: [nowhere.yaml, a.yaml, ./a.yaml]",
-            '2:33: "./a.yaml" is named twice; name it once',
+            '2:33: "./a.yaml" is included twice; remove one',
         ),
         (
             "flow: f\nitem: {id: {type: integer, minimum: 1e30}}",
-            "2:12: minimum of a whole number is from -9223372036854775808 to 9223372036854775807, got 1e+30",
+            "2:12: minimum: expected a number from -9223372036854775808 to 9223372036854775807, got 1e+30",
         ),
         (
             f"flow: f\nsteps: [{{map: '{'(' * 400}1{')' * 400}'}}]",
-            "is no expression: it is nested too deeply; compute parts of it in earlier steps",
+            "it is nested too deeply; compute parts of it in earlier steps",
         ),
-        (f"flow: f\nsteps: [{{map: 'value{'.a' * 400}'}}]", "is no expression: it is nested too deeply"),
+        (f"flow: f\nsteps: [{{map: 'value{'.a' * 400}'}}]", "it is nested too deeply"),
         ("flow: f\nitem: math:sqrt", "2:7: item: expected a type that JSON can be decoded to"),
         ("flow: f\nitem: math:pi", "2:7: item: expected a type that JSON can be decoded to"),
         ("flow: f\nitem: sys:path", "2:7: item: expected a type that JSON can be decoded to"),
         (
             "flow: f\nservices: {s: {get: 'http://h'}, t: {get: 'http://i', name: s}}\nsteps: [{enrich: [s, t]}]",
-            '2:61: "t" and "s" are both called "s"; name them apart',
+            '2:61: "t" and "s" have the same name "s"; give them different names',
         ),
         (
             "flow: f\nservices: {t: {get: 'http://i', name: s}, s: {get: 'http://h'}}\nsteps: [{enrich: [s, t]}]",
-            '2:52: "s" and "t" are both called "s"; name them apart',
+            '2:52: "s" and "t" have the same name "s"; give them different names',
         ),
         *(
             (
                 f"flow: f\ndead_letters: {{store: memory, redact: [{path!r}]}}",
-                '2:40: found "' + path + '", wanted is names of fields with dots between them, such as card.number',
+                '2:40: invalid path "' + path + '": use field names with dots between them, such as card.number',
             )
             for path in ("", "a..b", "card.*", ".", "a.", "items[0].x", " a")
         ),
-        ("flow: f\ntests: [{name: t, given: [1]}]", '2:9: "expect" is missing'),
+        ("flow: f\ntests: [{name: t, given: [1]}]", '2:9: missing "expect": expected a mapping'),
     ],
 )
 def test_a_mistake_says_where_and_what_to_do(text: str, says: str) -> None:
@@ -256,8 +260,8 @@ def test_an_answer_may_be_called_name() -> None:
 def test_a_wrong_key_hides_nothing() -> None:
     """The rest is built without the key."""
     assert mistakes("flow: f\nitem: {orderId: integer}\nkey: orderid\nworkers: {A: {source: {generate: 3}}}") == [
-        'bad.yaml:3:6: the item has no field "orderid" for a key, allowed is orderId; did you mean "orderId"?',
-        "bad.yaml:4:14: generate makes samples of the flow: say with `samples:` what they are",
+        'bad.yaml:3:6: unknown item field "orderid": did you mean "orderId"?',
+        "bad.yaml:4:14: generate: the flow has no samples; describe them under samples:",
     ]
 
 
@@ -279,7 +283,7 @@ def test_a_part_that_cannot_be_read_hides_nothing_in_the_others() -> None:
     """Keys, stores and sources are checked beside it; what refers to a part that is wrong is no further mistake."""
     found = mistakes(HIDING)
     assert [line.split(":")[1] for line in found] == ["1", "3", "4", "6", "8", "9", "10"]
-    assert 'the item has no field "nokey" for a key, allowed is id' in found[1]
+    assert 'unknown item field "nokey": expected id' in found[1]
     assert "x.txt: its name indicates no format" in found[3]
     assert "unknown dead-letter store 'foo'" in found[6]
 
@@ -293,17 +297,17 @@ def test_a_wrong_source_does_not_hide_a_wrong_schedule(source: str) -> None:
             f"  B: {{source: {source}, timezone: UTC}}"
         )
     )
-    assert "a worker runs every so often, or as cron says" in found
-    assert "timezone is for cron" in found
+    assert '"every" and "cron" exclude each other' in found
+    assert "timezone: only with cron" in found
 
 
 def test_tests_are_looked_at_beside_other_mistakes(tmp_path: Path) -> None:
     """What is wrong in the flow hides nothing in its tests, and a step that is not there for a mistake is no other."""
     wrong = "[{name: t, given: {generate: 1}, expect: {failed: [{step: price, ky: 1}]}}]"
     head = "flow: f\nsteps:\n- {map_async: s, name: price}\n"
-    no_service = 'bad.yaml:3:15: there is no service "s"; describe it under services:'
-    no_samples = ":26: the flow f has no samples, wanted is a list of values"
-    no_field = 'found "ky", allowed are key, seq, part, step, type, message, attempts, input; did you mean "key"?'
+    no_service = 'bad.yaml:3:15: unknown service "s"; describe it under services:'
+    no_samples = ":26: generate: flow f has no samples; list the values"
+    no_field = 'unknown key "ky": did you mean "key"?'
     assert mistakes(f"{head}tests: {wrong}") == [
         no_service,
         f"bad.yaml:4{no_samples}",
@@ -314,12 +318,12 @@ def test_tests_are_looked_at_beside_other_mistakes(tmp_path: Path) -> None:
     file.write_text(head)
     beside.write_text(f"tests: {wrong}")
     with pytest.raises(FlowFileError) as caught:
-        load(file)
+        load_tests(file)
     assert [mistake.place.file for mistake in caught.value.mistakes] == [str(beside), str(beside), str(file)]
 
     beside.write_text("tests: [")
     with pytest.raises(FlowFileError) as caught:
-        load(file)
+        load_tests(file)
     assert [mistake.place.file for mistake in caught.value.mistakes] == [str(beside), str(file)]
 
 
@@ -351,7 +355,7 @@ def test_a_flow_file_is_not_used_by_another(tmp_path: Path) -> None:
     with pytest.raises(FlowFileError) as caught:
         load(file)
     assert str(caught.value) == (
-        f"{file}:2:11: a flow file cannot be used by another; put what is shared into a file without flow:"
+        f"{file}:2:11: a flow file cannot be included in another; move what is shared into a file without flow:"
     )
 
 
@@ -414,7 +418,7 @@ def test_a_circle_is_told_once(tmp_path: Path) -> None:
     assert len(mistakes(text)) == 1
     shared = tmp_path / "shared.yaml"
     shared.write_text("templates: {t: [{apply: t}]}")
-    with pytest.raises(FlowFileError, match='the template "t" applies itself'):
+    with pytest.raises(FlowFileError, match='template "t" applies itself'):
         check_shared(shared)
 
 
@@ -428,15 +432,15 @@ def test_a_pipe_is_no_flow_file(tmp_path: Path, name: str) -> None:
     assert holds_flow(tmp_path / "pipe.yaml")
     result = invoke("check", tmp_path / name)
     assert result.exit_code == 1
-    assert "cannot be read: it is no regular file" in result.stdout
+    assert "it is not a regular file" in result.stdout
 
 
 def test_a_text_that_nothing_can_hold_ends_in_a_sentence(tmp_path: Path) -> None:
     """JSON has ways to write down half a character, and one that no path can have."""
     for number, text in enumerate(
         (
-            r'{"flow":"u","use":["\u0000"],"steps":[]}',
-            r'{"flow":"u","use":["\ud800"]}',
+            r'{"flow":"u","include":["\u0000"],"steps":[]}',
+            r'{"flow":"u","include":["\ud800"]}',
             r'{"flow":"u","steps":[{"map":"\ud800"}]}',
             r'{"flow":"u","steps":[{"mapp\ud800":"value"}]}',
             r'{"flow":"u","steps":[{"mapp\ud800":"value","mapp\ud800":"value"}]}',
@@ -446,7 +450,7 @@ def test_a_text_that_nothing_can_hold_ends_in_a_sentence(tmp_path: Path) -> None
         path.write_text(text)
         result = invoke("check", path)
         assert result.exit_code == 1
-        assert " may not stand in a flow file; take it out\n" in result.stdout
+        assert " is not allowed in flow files; remove it\n" in result.stdout
 
 
 def test_bounds_of_whole_numbers_may_have_64_bits() -> None:
@@ -471,10 +475,10 @@ def test_check_refuses_what_could_not_be_served(tmp_path: Path) -> None:
     told = [line.removeprefix(f"{tmp_path}/") for line in result.stdout.splitlines()]
     assert result.exit_code == 1
     assert [line for line in told if not line.endswith("1 error")] == [
-        f"b.yaml: there is a flow 'a' in {tmp_path / 'a.yaml'} already; give it another name",
-        "c.yaml: the flow 'a' is served as 'a' already; give it another name",
-        "d.yaml: no flow can be served as 'health': that path is the service's own; give it another name",
-        "e.yaml: no flow can be served as 'dead-letters': that path is the service's own; give it another name",
+        f"b.yaml: flow 'a' is already defined in {tmp_path / 'a.yaml'}; use another name",
+        "c.yaml: the path 'a' is already used by flow 'a'; use another name",
+        "d.yaml: the path 'health' is reserved; use another name",
+        "e.yaml: the path 'dead-letters' is reserved; use another name",
     ]
 
 
@@ -496,8 +500,8 @@ def test_check_knows_files_that_flow_files_use(tmp_path: Path) -> None:
     told = result.stdout
     assert result.exit_code == 1
     assert f"{wrong}:1:21: expected a URL" in told
-    assert f'{wrong}:2:29: there is no service "r"' in told
-    assert f'{flow}:1:1: "flow" is missing' in told
+    assert f'{wrong}:2:29: unknown service "r"' in told
+    assert f'{flow}:1:1: missing "flow"' in told
 
 
 @pytest.mark.parametrize("steps", ["{filter: value.a}", "{route: {yes: {when: value.a, final: true}}}"])

@@ -8,17 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from penstock.flowfile import (
-    Diagnostics,
-    Duration,
-    Rate,
-    Size,
-    SourceLocation,
-    node_of,
-    show_duration,
-    show_rate,
-    show_size,
-)
+from penstock.flowfile import Diagnostics, SourceLocation, node_of, show_duration, show_rate, show_size
+from penstock.flowfile.field_types import Duration, Rate, Size
 from penstock.flowfile.quantities import read_duration, read_rate, read_size
 
 HERE = SourceLocation("here", 1, 1)
@@ -74,17 +65,17 @@ def test_what_is_no_rate_is_none(text):
 @example(0.1 + 0.2)
 @example(10.0**12)
 def test_a_shown_duration_reads_as_the_same(seconds):
-    assert read(Duration(least=0), show_duration(seconds)) == seconds
+    assert read(Duration(min=0), show_duration(seconds)) == seconds
 
 
 @given(st.integers(0, 10**30) | st.integers(0, 10**6).map(lambda count: count * 1024))
 def test_a_shown_size_reads_as_the_same(bytes):
-    assert read(Size(least=0), show_size(bytes)) == bytes
+    assert read(Size(min=0), show_size(bytes)) == bytes
 
 
 @given(st.one_of(FLOATS, st.tuples(AMOUNTS, st.sampled_from("smh")).map(lambda parts: read_rate("/".join(parts)))))
 def test_a_shown_rate_reads_as_the_same(rate):
-    assert read(Rate(least=0), show_rate(rate)) == rate
+    assert read(Rate(min=0), show_rate(rate)) == rate
 
 
 @given(st.lists(AMOUNTS, min_size=4, max_size=4))

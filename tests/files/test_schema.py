@@ -16,8 +16,9 @@ from jsonschema import Draft202012Validator
 
 from invoking import invoke
 from penstock.cli.schema import KINDS, make_schema
-from penstock.flowfile import Diagnostics, Form, SourceLocation, node_of, read_document
+from penstock.flowfile import Diagnostics, SourceLocation, node_of, read_document
 from penstock.flowfile.field_types import importing_from
+from penstock.flowfile.forms.form import Form
 
 ROOT = Path(__file__).parents[2] / "flows"
 EXAMPLES = ROOT / "examples"
@@ -26,9 +27,10 @@ DOCUMENTS = {file: read_document(file.read_text(encoding="utf-8"), file.name).pl
 VALIDATORS = {kind: Draft202012Validator(make_schema(kind)) for kind in KINDS}
 
 MEANING = re.compile(
-    r"is no expression|gives [A-Z]|there is no module|cannot be imported|has no '|cannot be called"
-    r"|cron expression|unknown time zone|is for a field of type|enum takes"
-    r"|no regular expression|cannot be left out|these rules do not fit|enum says|its enum"
+    r"invalid expression|got one of type|no module|cannot import|has no \"|expected a function, got"
+    r"|cron expression|unknown time zone|only for fields of type|enum: expected strings, integers and"
+    r"|is not a value of type|enum and"
+    r"|no regular expression|cannot be optional|cannot be combined|missing \"at\"|not allowed with|to be later than"
 )
 """What is wrong with the meaning of a text, or with values together: the business of `check` alone."""
 
@@ -45,7 +47,7 @@ def kind_of(file: Path) -> str:
 def mistakes_of(kind: str, document: Any) -> list[str]:
     """What the shape of the file finds, as `check` does before it looks at names."""
     mistakes = Diagnostics()
-    shape: Form = KINDS[kind]
+    shape: Form[Any] = KINDS[kind]
     with importing_from(EXAMPLES):
         shape.read(node_of(document, SourceLocation("f.yaml", 1, 1)), mistakes)
     return [str(mistake) for mistake in mistakes]

@@ -2,61 +2,67 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from penstock.errors import FlowDefinitionError, FlowFileError
-from penstock.flowfile import (
-    MISSING,
-    AnyValue,
-    Boolean,
-    Diagnostics,
-    Duration,
-    Either,
-    Field,
-    Integer,
-    Lazy,
-    ListOf,
-    MapOf,
-    Number,
-    OneKey,
-    Rate,
-    Record,
-    Size,
-    SourceLocation,
-    Text,
-    node_of,
-    read_document,
-)
+from penstock.flowfile import Diagnostics, SourceLocation, node_of, read_document
+from penstock.flowfile.field_types import Duration, Rate, Size
+from penstock.flowfile.forms.choices import Either, OneKey, one_or_more
+from penstock.flowfile.forms.containers import ListOf, MapOf
+from penstock.flowfile.forms.form import MISSING, Lazy
+from penstock.flowfile.forms.record import Located, Record, defaulted, optional, required
+from penstock.flowfile.forms.scalars import AnyValue, Boolean, Integer, Number, Text
 
 HERE = SourceLocation("here", 1, 1)
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch(Located):
+    size: int = required(Integer(min=1, max=100))
+    steps: Any = optional(Lazy("steps", lambda: STEPS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside(Located):
+    name: str | None = optional(Text(pattern="[a-z]+"), "what the step is called")
+
+
 STEP = OneKey(
     {
-        "filter": Text(about="keeps the elements for which this holds"),
-        "batch": Either(Integer(least=1, most=100), Record({"size": Field(Integer(least=1), required=True)})),
+        "filter": Text(description="keeps the elements for which this holds"),
+        "batch": Record(Batch, "size"),
         "each": Lazy("steps", lambda: STEPS),
     },
-    beside={"name": Field(Text(pattern="[a-z]+"), about="what the step is called")},
+    beside=Beside,
+    noun="step",
+    separate="are two steps: write them as two list items",
 )
-STEPS = ListOf(STEP, least=1)
-FLOW = Record(
-    {
-        "name": Field(Text(pattern="[a-z]+"), required=True),
-        "steps": Field(Lazy("steps", lambda: STEPS), required=True, about="what is done, in this order"),
-        "overflow": Field(Text(choices=("backpressure", "fail")), default="backpressure"),
-        "timeout": Field(Duration(), default="10s", about="what one attempt may take"),
-        "delay": Field(Duration(least=0)),
-        "memory": Field(Size()),
-        "limit": Field(Rate()),
-        "ratio": Field(Number(least=0, most=1)),
-        "ordered": Field(Boolean()),
-        "services": Field(MapOf(Either(Text(), Integer()), key_pattern="[a-z]+")),
-        "extra": Field(AnyValue()),
-    }
-)
+STEPS = ListOf(STEP, min=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowRead(Located):
+    name: str = required(Text(pattern="[a-z]+", noun="name", allowed="a to z"))
+    steps: Any = required(Lazy("steps", lambda: STEPS), "what is done, in this order")
+    overflow: str = defaulted(Text(choices=("backpressure", "fail")), "backpressure")
+    timeout: float = defaulted(Duration(), "10s", "what one attempt may take")
+    delay: float | None = optional(Duration(min=0))
+    memory: int | None = optional(Size())
+    limit: float | None = optional(Rate())
+    ratio: float | None = optional(Number(min=0, max=1))
+    ordered: bool | None = optional(Boolean())
+    services: Any = optional(MapOf(Either(Text(), Integer()), keys=Text(pattern="[a-z]+")))
+    extra: Any = optional(AnyValue())
+    from_here: int | None = optional(Integer(), key="from")
+
+
+FLOW = Record(FlowRead)
 
 
 def read(shape, text):
@@ -72,6 +78,7 @@ def accepts(shape, data):
     return not mistakes
 
 
+NAMES_READ = ("overflow", "timeout", "delay", "memory", "limit", "ratio", "ordered", "services", "extra")
 FULL = """\
 name: orders
 steps:
@@ -94,8 +101,8 @@ extra: [1, {a: null}]
 def test_what_is_right_is_read():
     flow, mistakes = read(FLOW, FULL)
     assert mistakes == []
-    assert {name: flow[name] for name in flow if name != "steps"} == {
-        "name": "orders",
+    assert flow.name == "orders"
+    assert {name: getattr(flow, name) for name in NAMES_READ} == {
         "overflow": "backpressure",
         "timeout": 2.0,
         "delay": 0.0,
@@ -106,21 +113,37 @@ def test_what_is_right_is_read():
         "services": {"pricing": "http://127.0.0.1", "inventory": 3},
         "extra": [1, {"a": None}],
     }
-    assert [step.kind for step in flow["steps"]] == ["filter", "each"]
-    assert [step.beside["name"] for step in flow["steps"]] == ["positive", None]
-    assert flow["steps"][1].value[1].value["size"] == 5
+    assert [step.kind for step in flow.steps] == ["filter", "each"]
+    assert [step.beside.name for step in flow.steps] == ["positive", None]
+    assert [step.value.size for step in flow.steps[1].value] == [10, 5]
+
+
+def test_a_value_alone_is_read_as_the_mapping_that_it_stands_for():
+    alone, complete = read(STEPS, "- batch: 10\n- batch: {size: 10}\n")[0]
+    assert alone.value == complete.value == Batch(size=10)
+    assert [alone.value.has("size"), complete.value.has("size")] == [False, True]
+
+
+def test_a_key_may_have_another_name_than_its_attribute():
+    assert read(FLOW, "name: a\nsteps: [filter: x]\nfrom: 3\n")[0].from_here == 3
+
+
+def test_one_value_or_several_are_a_tuple():
+    form = one_or_more(Integer(min=1))
+    assert [read(form, text)[0] for text in ("3", "[3, 4]")] == [(3,), (3, 4)]
+    assert [len(read(form, text)[1]) for text in ("0", "[0, 1]", "[]", "x")] == [1, 1, 1, 1]
 
 
 def test_what_was_read_knows_where_it_stood():
     flow, _ = read(FLOW, FULL)
-    positive = flow["steps"][0]
-    places = [flow.at("timeout"), positive.key, positive.at, positive.beside.at("name"), flow["steps"][1].value[0].at]
+    positive = flow.steps[0]
+    places = [flow.at("timeout"), positive.key, positive.at, positive.beside.at("name"), flow.steps[1].value[0].at]
     assert [(node.place.line, node.place.column) for node in places] == [(8, 10), (3, 5), (3, 13), (4, 11), (6, 16)]
 
 
 def test_what_was_left_out_has_its_default_and_the_place_of_the_whole():
     flow, _ = read(FLOW, "name: a\nsteps: [filter: x]\n")
-    assert (flow["timeout"], flow["ratio"], "timeout" in flow, "name" in flow) == (10.0, None, False, True)
+    assert (flow.timeout, flow.ratio, flow.has("timeout"), flow.has("name")) == (10.0, None, False, True)
     assert flow.at("timeout") is flow.node
 
 
@@ -151,27 +174,26 @@ def test_all_mistakes_are_told_at_once_each_at_its_place():
     flow, mistakes = read(FLOW, WRONG)
     assert flow is MISSING
     assert [line.removeprefix("a.yaml:") for line in mistakes] == [
-        '1:1: found "nam", allowed are name, steps, overflow, timeout, delay, memory, limit, ratio, ordered, services, '
-        'extra; did you mean "name"?',
-        '1:1: "name" is missing, wanted is a text like [a-z]+',
-        '3:5: found "filtr", allowed are filter, batch, each, name; did you mean "filter"?',
-        '5:5: "batch" stands beside "filter", wanted is only one of them; leave one out',
-        "6:12: found 0, wanted is a whole number from 1 to 100",
-        "7:5: found a mapping, wanted is a mapping with one of filter, batch, each",
-        "8:13: found 5, wanted is a text; put it into quotes",
-        '9:5: found "nme", allowed are filter, batch, each, name; did you mean "name"?',
-        "10:11: found an empty list, wanted is a list of at least 1",
-        "11:12: found a list of 1, wanted is a whole number from 1 to 100 or a mapping",
-        '12:11: found "fial", allowed are backpressure, fail; did you mean "fail"?',
-        '13:10: found "5 seconds", wanted is a duration such as 250ms, 2s or 1h30m of more than 0; did you mean "5s"?',
-        "14:8: found -1, wanted is a duration such as 250ms, 2s or 1h30m",
-        "15:9: found 1.5, wanted is a size such as 16MiB, 64kB or 512B of more than 0",
-        '16:8: found "fast", wanted is a rate such as 10/s, 600/m or 5000/h of more than 0',
-        "17:8: found nan, wanted is a number from 0 to 1",
-        '18:10: found "yes", wanted is true or false',
-        '19:12: found the name "Pricing", wanted is a name like [a-z]+',
-        "19:21: found an empty list, wanted is a text or a whole number",
-        "19:32: found nothing, wanted is a text or a whole number; give it a value, or leave it out",
+        '1:1: unknown key "nam": did you mean "name"?',
+        '1:1: missing "name": expected a name of a to z',
+        '3:5: unknown step "filtr": did you mean "filter"?',
+        '5:5: "filter" and "batch" are two steps: write them as two list items',
+        "6:12: batch: expected an integer from 1 to 100, got 0",
+        "7:5: steps: expected a mapping with one of filter, batch, each, got a mapping",
+        "8:13: filter: expected a string, got 5; put it in quotes",
+        '9:5: unknown key "nme": did you mean "name"?',
+        "10:11: each: expected a list of at least 1, got an empty list",
+        "11:12: batch: expected an integer from 1 to 100 or a mapping, got a list of 1",
+        '12:11: overflow: unknown value "fial": did you mean "fail"?',
+        '13:10: timeout: expected a duration > 0 such as 250ms, 2s or 1h30m, got "5 seconds": did you mean "5s"?',
+        "14:8: delay: expected a duration >= 0 such as 250ms, 2s or 1h30m, got -1",
+        "15:9: memory: expected a size > 0 such as 16MiB, 64kB or 512B, got 1.5",
+        '16:8: limit: expected a rate > 0 such as 10/s, 600/m or 5000/h, got "fast"',
+        "17:8: ratio: expected a number from 0 to 1, got nan",
+        '18:10: ordered: expected true or false, got "yes"',
+        '19:12: Pricing: expected a string that matches [a-z]+, got "Pricing"',
+        "19:21: Pricing: expected a string or an integer, got an empty list",
+        "19:32: stock: expected a string or an integer, got nothing; give it a value or remove the key",
     ]
 
 
@@ -191,34 +213,41 @@ def test_numbers_are_finite(shape, text):
     assert len(read(shape, text)[1]) == 1
 
 
-def test_what_make_refuses_is_a_mistake_of_the_record():
-    def make(read):
-        if read["least"] > read["most"]:
-            raise ValueError("least is larger than most")
-        return range(read["least"], read["most"])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds(Located):
+    min: int = required(Integer())
+    max: int = defaulted(Integer(), 10)
 
-    bounds = Record({"least": Field(Integer(), required=True), "most": Field(Integer(), default=10)}, make)
-    assert read(bounds, "least: 3") == (range(3, 10), [])
-    assert read(ListOf(bounds), "- least: 1\n- least: 11\n")[1] == ["a.yaml:2:3: least is larger than most"]
+    def range(self):
+        """The numbers between the bounds."""
+        if self.min > self.max:
+            raise ValueError("min is larger than max")
+        return range(self.min, self.max)
 
 
-def test_make_is_not_asked_about_what_is_wrong_already():
-    def make(read):
+def test_what_a_conversion_refuses_is_a_mistake_at_the_value():
+    bounds = Record(Bounds).then(Bounds.range)
+    assert read(bounds, "min: 3") == (range(3, 10), [])
+    assert read(ListOf(bounds), "- min: 1\n- min: 11\n")[1] == ["a.yaml:2:3: min is larger than max"]
+
+
+def test_a_conversion_is_not_asked_about_what_is_wrong_already():
+    def make(value):
         raise AssertionError
 
-    assert len(read(Record({"a": Field(Integer())}, make), "a: x")[1]) == 1
+    assert len(read(Record(Bounds).then(make), "min: x")[1]) == 1
 
 
-def test_a_flow_error_of_make_is_a_mistake_too():
-    def make(read):
+def test_a_flow_error_of_a_conversion_is_a_mistake_too():
+    def make(value):
         raise FlowDefinitionError("there is no such service")
 
-    assert read(Record({}, make), "{}")[1] == ["a.yaml:1:1: there is no such service"]
+    assert read(AnyValue().then(make), "{}")[1] == ["a.yaml:1:1: there is no such service"]
 
 
 def test_a_default_has_to_be_right():
     with pytest.raises(ValueError, match="soon"):
-        Field(Duration(), default="soon")
+        defaulted(Duration(), "soon")
 
 
 def test_alternatives_have_to_differ_in_kind():
@@ -228,12 +257,12 @@ def test_alternatives_have_to_differ_in_kind():
 
 def test_a_key_cannot_stand_beside_itself():
     with pytest.raises(ValueError, match="name"):
-        OneKey({"name": Text()}, beside={"name": Field(Text())})
+        OneKey({"name": Text()}, beside=Beside)
 
 
 def test_an_amount_is_bounded_by_nothing_or_by_zero():
     with pytest.raises(ValueError, match="5"):
-        Duration(least=5)
+        Duration(min=5)
 
 
 def test_the_schema_is_one():
@@ -271,7 +300,7 @@ def steps(or_else):
     def step(inner):
         kinds = {
             "filter": or_else(st.just("x")),
-            "batch": or_else(st.integers(1, 100) | st.fixed_dictionaries({"size": st.integers(1, 200)})),
+            "batch": or_else(st.integers(1, 100) | st.fixed_dictionaries({"size": st.integers(1, 100)})),
             "each": or_else(inner),
         }
         names = {"name": or_else(st.just("abc"))}
@@ -334,36 +363,39 @@ LEAVES = [
     Text(pattern="a|b"),
     Text(choices=("a", "fail")),
     Integer(),
-    Integer(least=1, most=100),
-    Number(least=0.5),
-    Number(most=2),
+    Integer(min=1, max=100),
+    Number(min=0.5),
+    Number(max=2),
     Boolean(),
     AnyValue(),
     Duration(),
-    Duration(least=0),
+    Duration(min=0),
     Size(),
-    Size(least=0),
+    Size(min=0),
     Rate(),
-    Rate(least=0),
-    ListOf(Integer(), least=1),
-    MapOf(Text(), key_pattern="a"),
+    Rate(min=0),
+    ListOf(Integer(), min=1),
+    MapOf(Text(), keys=Text(pattern="a")),
     Either(Text(), Integer()),
+    one_or_more(Integer()),
+    Boolean(only_true=True),
+    Record(Batch, "size"),
 ]
 
 
-@pytest.mark.parametrize("shape", LEAVES, ids=repr)
+@pytest.mark.parametrize("shape", LEAVES, ids=lambda shape: type(shape).__name__)
 @given(data=ANY | st.floats(allow_nan=False, allow_infinity=False) | st.text("0123456789.dhms/kMGiB", max_size=6))
 def test_the_schema_of_each_shape_takes_exactly_what_it_reads(shape, data):
     assert accepts(shape, data) == Draft202012Validator(shape.schema()).is_valid(data)
 
 
-@pytest.mark.parametrize("shape", LEAVES, ids=repr)
+@pytest.mark.parametrize("shape", LEAVES, ids=lambda shape: type(shape).__name__)
 def test_the_schema_and_read_agree_on_every_sample(shape):
     taken = [sample for sample in SAMPLES if accepts(shape, sample)]
     assert taken == [sample for sample in SAMPLES if Draft202012Validator(shape.schema()).is_valid(sample)]
 
 
-@pytest.mark.parametrize("shape", LEAVES, ids=repr)
+@pytest.mark.parametrize("shape", LEAVES, ids=lambda shape: type(shape).__name__)
 def test_no_shape_takes_everything_or_nothing(shape):
     """Else the comparison with the schema would compare nothing."""
     samples = [None, True, 1, 0.75, 1.0, "a", "2s", "1B", "1/s", [], [1], {"a": "x"}]

@@ -16,9 +16,10 @@ from invoking import invoke
 from penstock import Flow
 from penstock.cli.test import flow_file, run_tests
 from penstock.flowfile.diagnostics import Diagnostics
+from penstock.flowfile.forms.form import MISSING
 from penstock.flowfile.placeholders import PlaceholderEnvironment
-from penstock.flowfile.read_document import read_document
-from penstock.flowtests import CASES, FlowTest, load_tests
+from penstock.flowfile.reader import read_document
+from penstock.flowtests import TESTS, FlowTest, check_tests
 from penstock.services.http_service import HttpCall
 from penstock.support.environment import substitute
 
@@ -37,8 +38,8 @@ class Loaded:
 def load(path: Path, *, environment: Mapping[str, str]) -> Loaded:
     """Reads a file that holds nothing but tests."""
     mistakes = Diagnostics()
-    read = CASES.read(read_document(path.read_text(), path.name), mistakes)
-    tests = load_tests(read, mistakes, ORDERS)
+    read = TESTS.read(read_document(path.read_text(), path.name), mistakes)
+    tests = () if read is MISSING else check_tests(read, ORDERS, mistakes)
     mistakes.check()
     return Loaded(tests)
 
@@ -75,7 +76,7 @@ def test_a_file_with_mistakes_does_not_keep_others_from_being_played(write: Any,
     wrong = write("wrong.yaml", "[{name: a, given: [], expect: {}}]")
     assert run_tests([Path(wrong), Path(write("good.yaml", GOOD))], load) == 2
     said = capsys.readouterr()
-    assert "  ! wrong.yaml:1:31: nothing is expected, " in said.out
+    assert "  ! wrong.yaml:1:31: expect: expected at least" in said.out
     assert "1 passed, 1 file with mistakes in " in said.out
     assert said.err == ""
 
@@ -85,7 +86,7 @@ def test_people_are_told_of_mistakes_also_where_programs_read_the_report(write: 
     assert run_tests([Path(wrong)], load, format="json") == 2
     said = capsys.readouterr()
     assert json.loads(said.out)["diagnostics"] == 1
-    assert said.err.startswith("penstock test: wrong.yaml:1:31: nothing is expected")
+    assert said.err.startswith("penstock test: wrong.yaml:1:31: expect: expected")
 
 
 def test_a_file_that_is_not_there_is_a_mistake(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +192,7 @@ def test_junit_goes_to_a_file_and_text_to_people(write: Any, capsys: pytest.Capt
     assert failure.text == "ok: expected 1, got 0\nseed 0"
     (error,) = second[0]
     assert error.tag == "error"
-    assert error.get("message", "").startswith("wrong.yaml:1:31: nothing is expected")
+    assert error.get("message", "").startswith("wrong.yaml:1:31: expect: expected")
 
 
 def test_a_report_that_cannot_be_written_is_said(write: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,7 @@ def test_all_differences_are_said_at_once() -> None:
 def test_a_rule_that_decided_nothing_is_a_difference() -> None:
     text = "{given: {generate: 1}, when: {inventory: {orderId: 7, call: 2, from: 1s, raises: no}}, expect: {ok: 1}}"
     assert found(text) == [
-        "when: orders.yaml:1:58: the rule of inventory (orderId = 7, call 2, from 1 s) decided none of its 1 calls"
+        "when: orders.yaml:1:58: the rule of inventory (orderId = 7, call 2, from 1 s) applied to none of its 1 calls"
     ]
 
 

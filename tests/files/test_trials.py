@@ -18,8 +18,9 @@ from penstock import Backoff, Flow, Service
 from penstock.core.element import Outcome
 from penstock.errors import FlowDefinitionError, RunError
 from penstock.flow.flow import Otherwise, When
+from penstock.flowfile.models import Window
 from penstock.flowtests import FlowTest, FlowTestRun, run_test, verify
-from penstock.flowtests.models import Expectation, Raises, StoreOutage, StubRule
+from penstock.flowtests.models import Expectation, StoreOutage, StubError, StubRule
 from penstock.flowtests.tracing import outcome_of
 
 PRICES: Flow[Any] = Flow("prices", key="id").enrich(price=Service.http("price", "http://127.0.0.1:1/{id}", attempts=3))
@@ -412,10 +413,6 @@ def test_what_happens_at_the_same_time_happens_in_turn() -> None:
     assert found(text % ", ".join(map(str, range(1, 21)))) == []
 
 
-class Refused(Exception):
-    """What the rules of random tests raise."""
-
-
 @settings(max_examples=60, deadline=None)
 @given(plan=plans(sources=("iterable",), events=(None,), stores=(None,)), seed=st.integers(0, 9), data=st.data())
 def test_any_test_of_any_flow_has_the_same_trace_again_and_agrees_with_its_summary(
@@ -430,12 +427,12 @@ def test_any_test_of_any_flow_has_the_same_trace_again_and_agrees_with_its_summa
         name="any",
         given=tuple({"id": number} for number in range(plan.count)),
         expected=Expectation(),
-        rules={name: (StubRule(deed=Raises(Refused), attempts=(1,)), StubRule(delay=0.3)) for name in chosen},
+        rules={name: (StubRule(raises=StubError(message="no"), attempts=(1,)), StubRule(delay=0.3)) for name in chosen},
         every=data.draw(st.sampled_from((0.0, 0.4))),
         client_delay=plan.pace,
-        elements=plan.elements,
-        ordered=plan.ordered,
-        downtimes=data.draw(st.sampled_from(((), (StoreOutage(0.5, 2.0),)))),
+        window=Window(elements=plan.elements),
+        order="input" if plan.ordered else "completion",
+        events=data.draw(st.sampled_from(((), (StoreOutage(0.5, 2.0),)))),
     )
     first, again = run_test(flow(), case, seed=seed), run_test(flow(), case, seed=seed)
     assert first.trace == again.trace

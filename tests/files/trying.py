@@ -7,8 +7,9 @@ from typing import Any
 
 from penstock import Flow
 from penstock.flowfile.diagnostics import Diagnostics
-from penstock.flowfile.read_document import read_document
-from penstock.flowtests import CASES, FlowTest, FlowTestResult, load_tests, run_test, verify
+from penstock.flowfile.forms.form import MISSING
+from penstock.flowfile.reader import read_document
+from penstock.flowtests import TESTS, FlowTest, FlowTestResult, check_tests, run_test, verify
 from penstock.orders import orders_flow
 
 
@@ -35,8 +36,8 @@ DELIVERED = ORDERS.to(Folder())
 def cases(text: str, flow: Flow[Any] = ORDERS) -> tuple[FlowTest, ...]:
     """The tests that a section `tests` has; raises `FlowFileError` for its mistakes."""
     mistakes = Diagnostics()
-    read = CASES.read(read_document(dedent(text), "orders.yaml"), mistakes)
-    found = load_tests(read, mistakes, flow)
+    read = TESTS.read(read_document(dedent(text), "orders.yaml"), mistakes)
+    found = () if read is MISSING else check_tests(read, flow, mistakes)
     mistakes.check()
     return found
 

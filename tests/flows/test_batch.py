@@ -47,7 +47,7 @@ def test_an_answer_of_the_wrong_shape_fails_its_group(answer: Any) -> None:
     told = results(Flow("f").batch(lambda _: answer, size=2, max_wait=1, name="both"), [1, 2])
 
     assert [None if result.ok else result.failure.type for result in told] == ["InvalidCallResult"] * 2
-    assert told[0].failure.message == "both has to answer with a list of 2, one for each value"
+    assert told[0].failure.message == "both: expected a list of 2 responses, one for each value"
 
 
 def test_an_answer_that_is_an_exception_fails_its_element_alone() -> None:

@@ -73,7 +73,7 @@ def test_a_value_that_cannot_be_merged_into_fails_and_the_sentence_says_what_to_
     (told,) = results(Flow("f").enrich(a=price), [5])
 
     assert told.failure.step == "enrich"
-    assert "give it merge=" in told.failure.message
+    assert "pass merge=" in told.failure.message
 
 
 def test_the_failure_names_the_service_and_the_others_answers_are_kept() -> None:

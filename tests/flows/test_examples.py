@@ -12,8 +12,9 @@ import pytest
 
 from invoking import invoke
 from penstock.flowfile import dump, load, loads
-from penstock.flowfile.shared import is_shared
+from penstock.flowfile.discovery import is_shared
 from penstock.flowtests import FlowTestResult, run_test, verify
+from penstock.flowtests import load as load_tests
 from penstock.flowtests.report import FileReport, as_text
 from penstock.graph import TEXT_FORMATS, build_graph
 from waiting import HANG_SECONDS
@@ -44,7 +45,7 @@ def test_an_example_file_is_well(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_the_tests_of_an_example_file_pass(file: Path) -> None:
     """There are at least two, and whatever chance draws."""
-    loaded = load(file)
+    loaded = load_tests(file)
     assert len(loaded.tests) >= 2
     for seed in (None, 1, 2):
         verdicts: list[FlowTestResult] = [verify(run_test(loaded.flow, case, seed=seed)) for case in loaded.tests]

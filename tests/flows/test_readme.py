@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 
 from flows.walkthrough import blocks_of, walkthrough
 from npm import installed
-from penstock.flowfile import loads
 from penstock.flowtests import run_test, verify
+from penstock.flowtests.load import loads
 from penstock.settings import Settings
 from penstock_http.app import make_app
 

@@ -228,4 +228,4 @@ def test_an_operator_that_takes_nothing_closes_the_input() -> None:
 def test_an_operator_that_was_not_called_is_said_to_be_so() -> None:
     """Its name without the parentheses is a function too."""
     flow = Flow[Any]("f").through(ops.distinct_until_changed)  # type: ignore[arg-type]  # the mistake
-    assert "with its parentheses?" in str(summary_of(flow, [1]).error)
+    assert "call its factory" in str(summary_of(flow, [1]).error)

@@ -80,7 +80,7 @@ SOURCES: dict[str, tuple[Callable[[Reading], Source[Any]], int]] = {
     "iterable": (lambda reading: from_iterable(reading.values()), 0),
     "async iterable": (lambda reading: from_async_iterable(reading.values_later()), 0),
     "ndjson": (lambda reading: ndjson(reading.chunks()), 1),
-    "push source": (lambda reading: reading.feed(), 6),
+    "push": (lambda reading: reading.feed(), 6),
 }
 """Every source by its name, and how many values it may have read beyond its credits."""
 

@@ -298,5 +298,5 @@ def test_cancelling_reaches_the_calls_under_way(name: str) -> None:
 @step_for_what_is_good
 def test_a_step_works_inside_a_run_only(name: str) -> None:
     """Subscribed without a scope, a step says how to start it; nothing was begun."""
-    with pytest.raises(NotInsideRun, match=r"use flow.start\(source, sink\) or flow.stream\(source\)"):
+    with pytest.raises(NotInsideRun, match=r"use flow.run\(source\) or flow.stream\(source\)"):
         STEPS[name]()(Observable(lambda *_: None)).subscribe(lambda _: None)

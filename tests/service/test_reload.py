@@ -189,7 +189,7 @@ def test_an_invalid_file_never_replaces_a_revision(serve: Serve, folder: Path) -
     write(folder / "b.yaml", flow("b", 2))
     assert outcomes(reload(server)) == {"a": "rejected", "b": "accepted"}
     shown = server.request("GET", "/flows/a").json()
-    mistake = {"file": str(folder / "a.yaml"), "line": 7, "column": 1, "message": 'found "stepz"'}
+    mistake = {"file": str(folder / "a.yaml"), "line": 7, "column": 1, "message": 'unknown key "stepz"'}
     assert (shown["active"], shown["lastReload"]["outcome"]) == (1, "rejected")
     assert mistake.items() <= shown["lastReload"]["diagnostics"][0].items()
     assert server.event("flow.invalid", flow="a", line=7, column=1)["hint"] == 'did you mean "steps"?'

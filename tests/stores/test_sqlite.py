@@ -281,8 +281,8 @@ async def test_who_may_not_write_hears_that_a_schema_is_older(url, monkeypatch, 
         await opened(url, create=False, read_only=True)
 
     assert str(caught.value) == (
-        f"the dead letters at {url} have schema 1, this Penstock reads schema {len(MIGRATIONS)}, and the file or its "
-        "folder is not writable; list them once as a user who may write both, which brings the file up to date"
+        f"the dead letters at {url} have schema 1, this Penstock reads schema {len(MIGRATIONS)}, and the file or "
+        "its folder is not writable; list them once as a user who may write to both, which migrates the file"
     )
     assert versions(url) == [1]
 

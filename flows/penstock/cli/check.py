@@ -14,9 +14,8 @@ import click
 from penstock.cli.options import FILE, Command, print_error, usage_error
 from penstock.errors import FlowDefinitionError, FlowFileError, SinkWriteFailed
 from penstock.flowfile.diagnostics import Diagnostic, SourceLocation
-from penstock.flowfile.discovery import NameConflicts, files_of
-from penstock.flowfile.load import FlowFile, load
-from penstock.flowfile.shared import check_shared, is_shared
+from penstock.flowfile.discovery import NameConflicts, check_shared, files_of, is_shared
+from penstock.flowtests.load import TestedFlow, load
 from penstock.graph.details import format_size
 from penstock.settings import SettingsError, load_settings
 from penstock.sinks import check_sinks
@@ -68,7 +67,8 @@ def check_file(path: Path, conflicts: NameConflicts) -> dict[str, Any]:
     try:
         if is_shared(path):
             return {"file": str(path), "ok": True, "shared": True, "counts": check_shared(path)}
-        file = load(path)
+        tested = load(path)
+        file = tested.file
         if (conflict := conflicts.add(file)) is not None:
             raise FlowFileError([conflict])
         check_sinks(file.flow.all_sinks.values(), locks=False)
@@ -80,7 +80,7 @@ def check_file(path: Path, conflicts: NameConflicts) -> dict[str, Any]:
         "file": str(path),
         "ok": True,
         "flow": file.flow.name,
-        "counts": counts(file),
+        "counts": counts(tested),
         "memory": memory_report(file.flow.memory_bound),
     }
 
@@ -91,14 +91,14 @@ def failed(path: Path, diagnostics: Sequence[Diagnostic], more: int) -> dict[str
     return {"file": str(path), "ok": False, "diagnostics": documents, "more": more}
 
 
-def counts(file: FlowFile) -> dict[str, int]:
+def counts(tested: TestedFlow) -> dict[str, int]:
     """Count the parts of a flow."""
-    flow = file.flow
+    flow = tested.flow
     return {
         "steps": len(list(walk(flow.steps))),
         "services": len(flow.all_services),
         "workers": len(flow.workers),
-        "tests": len(file.tests),
+        "tests": len(tested.tests),
     }
 
 

@@ -9,7 +9,7 @@ from string import Template
 import click
 
 from penstock.cli.options import Command, print_error, usage_error
-from penstock.flowfile.models import NAME
+from penstock.flowfile.steps import NAME
 from penstock.support.terminal import write_text
 
 DIRECTORY = click.Path(readable=False, file_okay=False, path_type=Path)
@@ -69,8 +69,8 @@ def new(name: str, directory: Path) -> int:
     NAME is the name of the flow, which is served at /NAME/bulk.
     """
     flow = name.removesuffix(".yaml")
-    if not re.fullmatch(NAME, flow):
-        raise usage_error(f"invalid name {name!r}: use letters, digits, - and _")
+    if not re.fullmatch(NAME.pattern or "", flow):
+        raise usage_error(f"invalid {NAME.noun} {name!r}: use {NAME.allowed}")
     path = directory / f"{flow}.yaml"
     try:
         with path.open("x", encoding="utf-8") as file:

@@ -8,10 +8,17 @@ from typing import Any
 import click
 
 from penstock.cli.options import Command
-from penstock.flowfile.models import FLOW, SHARED_FILE, TESTS_FILE
+from penstock.flowfile.forms.form import Form
+from penstock.flowfile.forms.record import Record
+from penstock.flowfile.models import SHARED_FILE, FlowModel
+from penstock.flowtests.models import TESTS, TESTS_FILE
 from penstock.support.terminal import write_data
 
-KINDS = {"flow": FLOW, "shared": SHARED_FILE, "tests": TESTS_FILE}
+KINDS: dict[str, Form[Any]] = {
+    "flow": Record(FlowModel, replaced={"tests": TESTS}),
+    "shared": SHARED_FILE,
+    "tests": TESTS_FILE,
+}
 """The kinds of files: a flow, services and templates that flows include, and tests beside a flow."""
 
 

@@ -11,20 +11,18 @@ import click
 from penstock.cli.graph import is_same_file
 from penstock.cli.options import FILE, Command, not_negative, print_error
 from penstock.errors import FlowDefinitionError
-from penstock.flowfile.discovery import files_of
-from penstock.flowfile.load import FlowFile, load
+from penstock.flowfile.discovery import files_of, is_shared
 from penstock.flowfile.placeholders import PlaceholderEnvironment
-from penstock.flowfile.reader import tests_beside
-from penstock.flowfile.shared import is_shared
 from penstock.flowtests.execute import run_test
+from penstock.flowtests.load import TestedFlow, load, tests_beside
 from penstock.flowtests.report import FileReport, as_json, as_junit, as_text
 from penstock.flowtests.verdict import verify
 from penstock.support.terminal import write_data
 
 FORMATS: dict[str, Callable[..., str]] = {"text": as_text, "json": as_json, "junit": as_junit}
 
-Load = Callable[..., FlowFile]
-"""Loads the flow file at a path, with an `environment`. Raises `FlowFileError` with all errors in it."""
+Load = Callable[..., TestedFlow]
+"""Loads the flow file at a path with its tests, with an `environment`. Raises `FlowFileError` with all errors in it."""
 
 
 @click.command(
@@ -104,9 +102,9 @@ def overwritten_file(output: str, paths: Iterable[Path]) -> Path | None:
 
 def _run_file(path: Path, load: Load, environment: Mapping[str, str], only: str | None, seed: int | None) -> FileReport:
     try:
-        file = load(path, environment=environment)
-        chosen = [case for case in file.tests if only is None or only in case.name]
-        return FileReport(str(path), tuple(verify(run_test(file.flow, case, seed=seed)) for case in chosen))
+        tested = load(path, environment=environment)
+        chosen = [case for case in tested.tests if only is None or only in case.name]
+        return FileReport(str(path), tuple(verify(run_test(tested.flow, case, seed=seed)) for case in chosen))
     except (FlowDefinitionError, OSError) as error:
         return FileReport(str(path), mistakes=(str(error),))
 

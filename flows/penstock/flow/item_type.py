@@ -1,4 +1,4 @@
-"""The fields of a type of items, and which of them was meant by a name that is none."""
+"""Read the fields of an item type, and suggest the field that was meant by an unknown name."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from penstock.support.text import suggest
 
 _NAME = r"[^.*\[\]\s](?:[^.*\[\]]*[^.*\[\]\s])?"
 FIELD = rf"{_NAME}(?:\.{_NAME})*"
-"""The pattern of a field by its path: names with dots between them, without stars and without numbers of items."""
+"""The pattern of the path of a field: names with dots between them, without `*` and `[0]`."""
 
 
 def fields_of(item: Any) -> list[str] | None:
-    """The fields that a type of items has; None when it does not say."""
+    """Return the fields of an item type; None if it does not declare any."""
     if typing.is_typeddict(item):
         return list(typing.get_type_hints(item))
     if isinstance(item, type) and issubclass(item, msgspec.Struct):
@@ -27,20 +27,20 @@ def fields_of(item: Any) -> list[str] | None:
     return None
 
 
-@lru_cache(16)  # each step makes a flow of its own, with the same type; more would retain types of flows that are gone
+@lru_cache(16)  # each step makes a flow with the same type; a larger cache would retain the types of deleted flows
 def item_type_error(item: Any) -> str | None:
-    """Why items cannot be of this type; None when they can."""
+    """Return why items cannot be decoded to a type; None if they can."""
     try:
         msgspec.json.Decoder(item)
-    except NameError:  # of a type that is defined further down
+    except NameError:  # a forward reference to a type that is not defined yet
         return None
-    except Exception as error:  # whatever msgspec meets in a type that others wrote
+    except Exception as error:  # msgspec may raise anything for the type of a user
         return str(error)
     return None
 
 
 def field_hint(name: str, fields: list[str]) -> str:
-    """Return the end of a message about an unknown field: the one that was meant, and all that there are."""
+    """Return the end of a message about an unknown field: the nearest field, and all fields."""
     meant = suggest(name, fields)
     hint = f"; did you mean {meant!r}?" if meant else ""
     return f"{hint} (fields: {', '.join(fields)})"

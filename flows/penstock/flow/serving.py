@@ -1,4 +1,4 @@
-"""How the service keeps a flow: its workers in the background, and how it is served over HTTP."""
+"""Describe how the service runs a flow: its workers, and how it is served over HTTP."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from penstock.runtime.schedule import Once, Schedule
 from penstock.sources import Source
 
 RESERVED = ("dead-letters", "flows", "health")
-"""Names that no flow can be served as: their paths are the service's own."""
+"""Names that no flow can be served as: the service uses their paths."""
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A run of a flow in the background: where its items come from, and when it runs."""
+    """A run of a flow in the background: its source and its schedule."""
 
     name: str
     source: Source[Any]
@@ -23,17 +23,17 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class ServingOptions:
-    """How a flow is served over HTTP, at `/NAME/bulk`. A limit that is None is the service's own."""
+    """Options of a flow served over HTTP at `/NAME/bulk`. For a limit of None, the limit of the service applies."""
 
     name: str | None = None
-    """The name in its path; None for the flow's own."""
+    """The name in the path. Default: the name of the flow."""
     http: bool = True
-    """False for a flow that only its workers run."""
+    """Whether the flow is served; False if only its workers run it."""
     max_runs: int | None = None
-    """Streams of this flow that may be open at once."""
+    """Maximum of open streams of this flow."""
     max_line: int | None = None
-    """Bytes that one line may have."""
+    """Maximum of bytes in a line."""
     max_body: int | None = None
-    """Bytes that a JSON body, or an answer in one piece, may have."""
+    """Maximum of bytes in a JSON body, or in a response that is not streamed."""
     max_count: int | None = None
-    """Samples that one GET may ask for."""
+    """Maximum of samples in a GET request."""

@@ -1,4 +1,4 @@
-"""Where something stands in a file: line and column, counted from 1."""
+"""Errors in files: their locations, messages and suggestions."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.errors import FlowFileError
 from penstock.support.text import suggest
 
+if TYPE_CHECKING:
+    from penstock.flowfile.document import Node
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class SourceLocation:
-    """A place in a file, shown as `file:line:column`, which editors and terminals can jump to; or a file as a whole."""
+    """A location in a file, shown as `file:line:column`, which editors and terminals can open; or a complete file."""
 
     file: str
     line: int = 0
-    """0 for the file as a whole."""
+    """Counted from 1; 0 for the complete file."""
     column: int = 0
 
     def __str__(self) -> str:
@@ -26,14 +29,14 @@ class SourceLocation:
 
 
 class HasLocation(Protocol):
-    """Anything that knows its place."""
+    """A value with a location."""
 
     @property
     def place(self) -> SourceLocation: ...
 
 
 class LineIndex:
-    """The lines of a text, to turn offsets into places."""
+    """The line starts of a text, to convert offsets into locations."""
 
     __slots__ = ("_file", "_starts")
 
@@ -42,17 +45,17 @@ class LineIndex:
         self._starts = [0, *(offset + 1 for offset, character in enumerate(text) if character == "\n")]
 
     def place(self, offset: int) -> SourceLocation:
-        """The place of the character at this offset."""
+        """Return the location of the character at an offset."""
         line = bisect_right(self._starts, offset)
         return SourceLocation(self._file, line, offset - self._starts[line - 1] + 1)
 
 
 _BRACKET = re.compile(r"""\"(?:\\.|[^\"\\])*\" | (?P<open>[{\[]) | (?P<close>[}\]])""", re.DOTALL | re.VERBOSE)
-"""Brackets of JSON; those inside strings are skipped."""
+"""Matches the brackets of JSON and skips those inside strings."""
 
 
 def too_deep(text: str, lines: LineIndex, deepest: int) -> SourceLocation:
-    """Where brackets stand more than so many levels inside one another, in a text that is too deep to be read."""
+    """Return the location where brackets are nested too deeply, in a text that is too deep to be parsed."""
     depth = 0
     for found in _BRACKET.finditer(text):
         depth += (found["open"] is not None) - (found["close"] is not None)
@@ -63,26 +66,28 @@ def too_deep(text: str, lines: LineIndex, deepest: int) -> SourceLocation:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One mistake, and the way out of it.
+    """One error, and how to correct it.
 
-    Shown in one line that begins like a compiler's:
-    `orders.yaml:12:5: found "pricng", allowed are pricing, inventory; did you mean "pricing"?`
+    Shown in one line that begins like a compiler's: `orders.yaml:12:5: unknown service "pricng": did you mean
+    "pricing"?`, or `orders.yaml:4:20: elements: expected an integer >= 1, got 0`.
     """
 
     place: SourceLocation
     message: str
-    """What is wrong, as a clause: `found "pricng"`."""
+    """The error as a sentence, with the expected value where there is one."""
     expected: str = ""
-    """What would be right, as a clause: `allowed are pricing, inventory`."""
+    """The expected value alone: `an integer >= 1`, `one of pricing, inventory`."""
     hint: str | None = None
-    """What to do about it: `did you mean "pricing"?`."""
+    """How to correct it: `did you mean "pricing"?`."""
 
     def __str__(self) -> str:
-        said = f"{self.message}, {self.expected}" if self.expected else self.message
-        return f"{self.place}: {said}; {self.hint}" if self.hint else f"{self.place}: {said}"
+        if self.hint is None:
+            return f"{self.place}: {self.message}"
+        separator = ": " if self.hint.endswith("?") else "; "
+        return f"{self.place}: {self.message}{separator}{self.hint}"
 
     def document(self) -> dict[str, Any]:
-        """Return the mistake as JSON values. What is not known is None."""
+        """Return the error as JSON values. What is not known is None."""
         return {
             "file": self.place.file,
             "line": self.place.line or None,
@@ -93,26 +98,26 @@ class Diagnostic:
         }
 
 
-MAX_MISTAKES = 100
-"""Mistakes that are reported; of further ones only their number is."""
+MAX_DIAGNOSTICS = 100
+"""How many errors are kept. Further ones are only counted."""
 
 MAX_VALUES = 20_000
-"""Values that a document may hold, keys included; an alias counts as what it stands for."""
+"""How many values a document may contain, keys included. An alias counts as the value that it refers to."""
 
 MAX_EXPRESSIONS = 200_000
-"""Characters of all expressions of a flow together."""
+"""How many characters all expressions of a flow may have together."""
 
-_SENTENCE = 500
-"""Characters kept of a sentence; it may quote what stands in the file."""
+_MAX_MESSAGE = 500
+"""Characters kept of a message, which may quote the file."""
 
-_ALLOWED = 30
-"""Allowed words that are listed."""
+_MAX_NAMES = 30
+"""How many names are listed as expected."""
 
-_LONGEST = 64
-"""Characters kept of a word that is listed."""
+_MAX_NAME = 64
+"""Characters kept of a name that is listed."""
 
 _COMPARISONS = 5_000
-"""Comparisons of words that are made to find the ones that were meant. Each takes some 30 µs."""
+"""How many names are compared to find the nearest one. One comparison takes about 30 µs."""
 
 
 _RENAMED: Mapping[str, tuple[str, ...]] = {
@@ -140,106 +145,121 @@ _RENAMED: Mapping[str, tuple[str, ...]] = {
 
 
 class Budget:
-    """An amount that reading the files of one flow may use. Raises `FlowFileError` when it is used up."""
+    """An amount that reading the files of one flow may use. Raises `FlowFileError` when it is exceeded."""
 
-    __slots__ = ("_hint", "_limit", "_mistakes", "_used", "_what")
+    __slots__ = ("_diagnostics", "_hint", "_limit", "_unit", "_used")
 
-    def __init__(self, mistakes: Diagnostics, limit: int, what: str, hint: str) -> None:
-        self._mistakes = mistakes
+    def __init__(self, diagnostics: Diagnostics, limit: int, unit: str, hint: str) -> None:
+        self._diagnostics = diagnostics
         self._limit = limit
-        self._what = what
+        self._unit = unit
         self._hint = hint
         self._used = 0
 
     def add(self, amount: int, where: SourceLocation | HasLocation) -> None:
-        """Use some of it for what stands at a place."""
+        """Use a part of it for the value at a location."""
         self._used += amount
         if self._used > self._limit:
-            found = f"found more than {self._limit} {self._what} up to here"
-            self._mistakes.add(where, found, wanted=f"at most {self._limit}", hint=self._hint)
-            self._mistakes.check()
+            self._diagnostics.exceeded(where, f"{self._unit} up to here", self._limit, hint=self._hint)
+            self._diagnostics.check()
 
 
 class Diagnostics:
-    """The mistakes of a file, each once, in the order of their places; the first `MAX_MISTAKES` that were found.
+    """The errors in a file, each once, in the order of their locations; the first `MAX_DIAGNOSTICS` that were found.
 
-    It goes with everything that is read for one flow, so it holds its budgets, too.
+    One object is passed to everything that is read for one flow, so it also has the budgets.
     """
 
-    __slots__ = ("_comparisons", "_found", "_seen", "expressions", "more", "values")
+    __slots__ = ("_comparisons", "_found", "_seen", "expressions", "more", "subject", "values")
 
     def __init__(self) -> None:
         self._found: list[Diagnostic] = []
-        self._seen: set[tuple[SourceLocation, str, str]] = set()
+        self._seen: set[tuple[SourceLocation, str]] = set()
         self._comparisons = _COMPARISONS
         self.more = 0
-        """How many mistakes were found beyond those that are kept."""
-        self.values = Budget(self, MAX_VALUES, "values", "split the flow into several; aliases count, too")
-        self.expressions = Budget(
-            self, MAX_EXPRESSIONS, "characters of expressions", "call functions of Python instead"
-        )
+        """How many errors were found in addition to those that are kept."""
+        self.subject = ""
+        """The key whose value is being read."""
+        self.values = Budget(self, MAX_VALUES, "values", "split the flow into several; aliases count too")
+        self.expressions = Budget(self, MAX_EXPRESSIONS, "characters of expressions", "call Python functions instead")
 
     def __iter__(self) -> Iterator[Diagnostic]:
-        return iter(sorted(self._found, key=lambda mistake: mistake.place))
+        return iter(sorted(self._found, key=lambda one: one.place))
 
     def __len__(self) -> int:
         return len(self._found) + self.more
 
     def add(
+        self, where: SourceLocation | HasLocation, message: str, *, expected: str = "", hint: str | None = None
+    ) -> None:
+        """Add an error at a location or a node."""
+        place = where if isinstance(where, SourceLocation) else where.place
+        message = _cut(message, _MAX_MESSAGE)
+        if self._is_new(place, message):
+            self._found.append(Diagnostic(place, message, expected, hint))
+
+    def reject(self, node: Node, expected: str, *, hint: str | None = None) -> None:
+        """Add the error that a node is not the expected value of the current subject."""
+        subject = f"{self.subject}: " if self.subject else ""
+        self.add(node, f"{subject}expected {expected}, got {node.shown()}", expected=expected, hint=hint)
+
+    def unknown(
         self,
-        where: SourceLocation | HasLocation,
-        sentence: str,
+        node: Node,
+        noun: str,
+        names: Iterable[str],
         *,
-        wanted: str = "",
-        allowed: Iterable[str] = (),
-        nearest: str | None = None,
+        similar: Iterable[str] = (),
+        prefix: str = "",
         hint: str | None = None,
     ) -> None:
-        """Note a mistake at a place, or at a node.
+        """Add the error that the name at a node is none of the known ones. Suggests the most similar name.
 
-        `wanted` says what would be right; `allowed` are the words that would be, of which the one that is spelled
-        most like `nearest` becomes the hint unless another `hint` is given.
+        `similar` are further names that may be suggested.
         """
-        place = where if isinstance(where, SourceLocation) else where.place
-        sentence = _cut(sentence, _SENTENCE)
-        if not self._is_new(place, sentence, wanted):
-            return
-        words = list(allowed)
-        clauses = [f"wanted is {wanted}"] if wanted else []
-        clauses += [f"allowed {'is' if len(words) == 1 else 'are'} {_listed(words)}"] if words else []
-        close = self.closest(nearest, words) if nearest is not None else None
-        hint = hint or (f'did you mean "{close}"?' if close is not None else None)
-        self._found.append(Diagnostic(place, sentence, ", ".join(clauses), hint))
+        names = list(names)
+        expected = f"one of {_listed(names)}" if len(names) > 1 else names[0] if names else ""
+        nearest = self.closest(str(node.value), [*names, *similar])
+        if nearest is not None:
+            hint = f'did you mean "{nearest}"?'
+        message = f"{prefix}unknown {noun} {node.shown()}"
+        self.add(
+            node, message if hint or not expected else f"{message}: expected {expected}", expected=expected, hint=hint
+        )
+
+    def exceeded(self, where: SourceLocation | HasLocation, unit: str, limit: int, *, hint: str | None = None) -> None:
+        """Add the error that a limit is exceeded."""
+        self.add(where, f"more than {limit} {unit}", expected=f"at most {limit}", hint=hint)
 
     def extend(self, error: FlowFileError) -> None:
-        """Note the mistakes that the reading of another file ended with."""
-        for mistake in error.mistakes:
-            if self._is_new(mistake.place, mistake.message, mistake.expected):
-                self._found.append(mistake)
+        """Add the errors with which another file could not be read."""
+        for one in error.mistakes:
+            if self._is_new(one.place, one.message):
+                self._found.append(one)
         self.more += error.more
 
-    def _is_new(self, place: SourceLocation, sentence: str, wanted: str) -> bool:
-        """Whether a mistake is to be kept; one beyond those that are kept is counted."""
-        if (key := (place, sentence, wanted)) in self._seen:
+    def _is_new(self, place: SourceLocation, message: str) -> bool:
+        """Return whether an error is to be kept. Counts one that is beyond the maximum."""
+        if (key := (place, message)) in self._seen:
             return False
         self._seen.add(key)
-        if len(self._found) < MAX_MISTAKES:
+        if len(self._found) < MAX_DIAGNOSTICS:
             return True
         self.more += 1
         return False
 
-    def closest(self, word: str, words: Sequence[str]) -> str | None:
-        """The nearest of the words, as long as there were not too many comparisons before."""
-        for renamed in _RENAMED.get(word, ()):
-            if renamed in words:
+    def closest(self, name: str, names: Sequence[str]) -> str | None:
+        """Return the most similar name, unless too many names were compared before."""
+        for renamed in _RENAMED.get(name, ()):
+            if renamed in names:
                 return renamed
-        if len(words) > self._comparisons:
+        if len(names) > self._comparisons:
             return None
-        self._comparisons -= len(words)
-        return suggest(word, words)
+        self._comparisons -= len(names)
+        return suggest(name, names)
 
     def check(self) -> None:
-        """Raise `FlowFileError` when there are any."""
+        """Raise `FlowFileError` if there are errors."""
         if self._found:
             raise FlowFileError(list(self), self.more)
 
@@ -248,7 +268,7 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
-def _listed(words: Sequence[str]) -> str:
-    """Words for a sentence, cut to a length that can be read."""
-    shown = ", ".join(_cut(word, _LONGEST) for word in words[:_ALLOWED])
-    return f"{shown} and {len(words) - _ALLOWED} more" if len(words) > _ALLOWED else shown
+def _listed(names: Sequence[str]) -> str:
+    """Join names for a message, cut to a readable length."""
+    shown = ", ".join(_cut(name, _MAX_NAME) for name in names[:_MAX_NAMES])
+    return f"{shown} and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else shown

@@ -1,4 +1,4 @@
-"""A value of a document together with its place in the file."""
+"""A value of a document with its location in the file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from penstock.flowfile.diagnostics import Diagnostics, SourceLocation
 Kind = Literal["mapping", "list", "text", "integer", "number", "boolean", "null"]
 
 DEEPEST = 100
-"""How many mappings and lists a document may hold inside one another."""
+"""How deep mappings and lists may be nested."""
 
-TOO_DEEP = f"more than {DEEPEST} levels inside one another"
+TOO_DEEP = f"more than {DEEPEST} levels of nesting"
 
 _SHOWN = 40
 
@@ -60,7 +60,7 @@ class Node:
         return self.value
 
     def shown(self) -> str:
-        """What stands here in a few words, for the sentence of a mistake."""
+        """Describe the value in a few words, for messages."""
         if self.kind == "mapping":
             return "a mapping"
         if self.kind == "list":
@@ -111,12 +111,12 @@ def node_of(value: Any, place: SourceLocation) -> Node:
 _REFUSED = re.compile("[\0\ud800-\udfff]")
 
 
-def check_characters(node: Node, mistakes: Diagnostics) -> Node:
-    """The node, if it is no text with half a surrogate pair or U+0000 in it; a mistake and another text otherwise.
+def check_characters(node: Node, diagnostics: Diagnostics) -> Node:
+    """Return the node; add an error and replace the character if it is a string with a lone surrogate or U+0000.
 
-    No name, path or address holds them: they cannot be written to a terminal, opened, compiled or sent.
+    No name, path or URL can contain them: they cannot be written to a terminal, opened, compiled or sent.
     """
     if node.kind != "text" or (found := _REFUSED.search(node.value)) is None:
         return node
-    mistakes.add(node, f"the character U+{ord(found[0]):04X} may not stand in a flow file", hint="take it out")
+    diagnostics.add(node, f"character U+{ord(found[0]):04X} is not allowed in flow files", hint="remove it")
     return Node("text", _REFUSED.sub("\ufffd", node.value), node.place)

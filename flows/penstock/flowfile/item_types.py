@@ -1,13 +1,13 @@
-"""The items of a flow, described in its file: which fields they have, and what may stand in each.
+"""Item types of flow files: rules for fields become a TypedDict.
 
-The rules become a TypedDict, so that what the file says is checked by the same code as a type of Python. Fields
-that are not named are let through unchanged.
+So items are validated by the same code as those of a type in Python. Fields that are not named pass unchanged.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from math import ceil, floor
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
@@ -18,11 +18,11 @@ from msgspec import Meta
 
 from penstock.flow.item_type import fields_of
 from penstock.flowfile.diagnostics import Diagnostics
-from penstock.flowfile.document import quoted
+from penstock.flowfile.document import Node
 from penstock.flowfile.forms.choices import Either
 from penstock.flowfile.forms.containers import ListOf, MapOf
 from penstock.flowfile.forms.form import Form, Lazy
-from penstock.flowfile.forms.record import Field, Read, Record
+from penstock.flowfile.forms.record import Located, Record, optional
 from penstock.flowfile.forms.scalars import AnyValue, Boolean, Integer, Number, Text
 from penstock.steps.patterns import pattern
 
@@ -35,12 +35,12 @@ TYPES: dict[str, Any] = {
     "array": list[Any],
     "any": Any,
 }
-"""The types of fields, by the names that JSON Schema gives them."""
+"""The types of fields, by their names in JSON Schema."""
 
 _MADE: WeakValueDictionary[str, Any] = WeakValueDictionary()
-"""The types of items by their rules, as long as a flow uses them.
+"""The item types by their rules, while a flow uses them.
 
-A cache of the last thousand kept 5 kB of each type with 2 fields that a reload had replaced, and 20 kB with 40 fields.
+A cache of the last thousand retained 5 kB for each type with 2 fields that a reload had replaced, 20 kB with 40 fields.
 """
 
 _BOUNDS = {
@@ -52,38 +52,39 @@ _BOUNDS = {
     "max_length": "max_length",
 }
 
-_LEAST, _MOST = -(2**63), 2**63 - 1
-"""Bounds of whole numbers have 64 bits."""
+_MIN, _MAX = -(2**63), 2**63 - 1
+"""Bounds of integers have 64 bits."""
 
 _NAMES = [f"{name}{optional}" for optional in ("", "?") for name in TYPES]
-_TYPE = Text(choices=_NAMES, about="The type of the field; with ? at its end the field may be left out")
+_TYPE = Text(choices=_NAMES, description="The type of the field; with ? at its end the field may be left out")
 
-FIELD: Form = Lazy("field", lambda: Either(_TYPE, _RULES))
-"""The rules of one field: its type, or a mapping that says more."""
+FIELD: Form[Any] = Lazy("field", lambda: Either(_TYPE, _RULES))
+"""The rules of one field: its type, or a mapping of rules."""
 
 FIELDS = MapOf(FIELD)
 
-_RULES: Form = Record(
-    {
-        "type": Field(_TYPE, about="The type of the field; with ? at its end the field may be left out"),
-        "enum": Field(ListOf(AnyValue(), least=1), about="The values that the field may have"),
-        "minimum": Field(Number(), about="The least number"),
-        "maximum": Field(Number(), about="The greatest number"),
-        "above": Field(Number(), about="The number has to be greater than this"),
-        "below": Field(Number(), about="The number has to be less than this"),
-        "min_length": Field(Integer(least=0), about="The least length of a text or list"),
-        "max_length": Field(Integer(least=0), about="The greatest length of a text or list"),
-        "pattern": Field(Text(), about="A regular expression of RE2 that has to be found in the text"),
-        "items": Field(FIELD, about="The rules of each value of a list"),
-        "fields": Field(FIELDS, about="The rules of the fields of an object"),
-        "optional": Field(Boolean(), about="Whether the field may be left out"),
-    },
-    make=lambda read: _checked(read.node.plain()),
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldRules(Located):
+    type: str | None = optional(_TYPE, "The type of the field; with ? at its end the field may be left out")
+    enum: tuple[Any, ...] | None = optional(ListOf(AnyValue(), min=1), "The values that the field may have")
+    minimum: float | None = optional(Number(), "The smallest number")
+    maximum: float | None = optional(Number(), "The largest number")
+    above: float | None = optional(Number(), "The number must be greater than this")
+    below: float | None = optional(Number(), "The number must be less than this")
+    min_length: int | None = optional(Integer(min=0), "The minimum length of a string or list")
+    max_length: int | None = optional(Integer(min=0), "The maximum length of a string or list")
+    pattern: str | None = optional(Text(), "A regular expression of RE2 that must occur in the string")
+    items: Any = optional(FIELD, "The rules of each value of a list")
+    fields: dict[str, Any] | None = optional(FIELDS, "The rules of the fields of an object")
+    optional: bool | None = optional(Boolean(), "Whether the field may be left out")
+
+
+_RULES: Form[Any] = Record(FieldRules).then(lambda rules: _checked(rules.node.plain()))
 
 
 def item_type(rules: Mapping[str, Any]) -> Any:
-    """The type for items with these rules, the same one for the same rules as long as it is in use."""
+    """Return the type for items with these rules: the same one for the same rules while it is in use."""
     text = json.dumps(rules)
     made = _MADE.get(text)
     if made is None:
@@ -91,18 +92,17 @@ def item_type(rules: Mapping[str, Any]) -> Any:
     return made
 
 
-def key_of(read: Read, item: Any, mistakes: Diagnostics) -> str | None:
-    """The key of a flow; None, and a mistake at its place, when the items have no such field."""
-    key: str | None = read["key"]
+def check_key(key: Node, item: Any, diagnostics: Diagnostics) -> str | None:
+    """Return the key of a flow; add an error and return None if the items have no such field."""
     fields = fields_of(item)
-    if key is None or fields is None or key in fields:
-        return key
-    mistakes.add(read.at("key"), f"the item has no field {quoted(key)} for a key", allowed=fields, nearest=key)
+    if fields is None or key.value in fields:
+        return str(key.value)
+    diagnostics.unknown(key, "item field", fields)
     return None
 
 
 def rules_of(item: Any) -> dict[str, Any] | None:
-    """The rules that a type was made of; None for one that was written in Python."""
+    """Return the rules that a type was made from; None for a type that was written in Python."""
     return cast("dict[str, Any] | None", getattr(item, "__rules__", None))
 
 
@@ -115,7 +115,7 @@ def _typed_dict(rules: str) -> Any:
 
 
 def _hint(rule: Any) -> Any:
-    """The annotation of a field."""
+    """Return the annotation of a field."""
     rules: dict[str, Any] = {"type": rule} if isinstance(rule, str) else rule
     name, optional = rules.get("type", "any").removesuffix("?"), rules.get("type", "").endswith("?")
     hint: Any = TYPES[name]
@@ -136,7 +136,7 @@ def _hint(rule: Any) -> Any:
 
 
 def _checked(rules: dict[str, Any]) -> dict[str, Any]:
-    """The rules, if they fit together; raises `ValueError`."""
+    """Return rules that can be combined. Raises `ValueError` for others."""
     name = rules.get("type", "array" if "items" in rules else "object" if "fields" in rules else "any")
     kind = name.removesuffix("?")
     for words, kinds in (
@@ -148,13 +148,13 @@ def _checked(rules: dict[str, Any]) -> dict[str, Any]:
     ):
         for word in words:
             if word in rules and kind not in kinds:
-                raise ValueError(f"{word} is for a field of type {' or '.join(kinds)}, not {kind}")
+                raise ValueError(f"{word}: only for fields of type {' or '.join(kinds)}, not {kind}")
     if "enum" in rules:
         _check_enum(rules, kind)
     if kind == "integer":
         _check_bounds(rules)
     if _may_be_left_out(rules.get("items", {})):
-        raise ValueError("what a list has in it cannot be left out; leave out ? and optional of items")
+        raise ValueError("items: an item of a list cannot be optional; remove ? and optional")
     hinted = rules | {"type": kind, "optional": False}
     try:
         msgspec.json.Decoder(_hint(hinted))
@@ -163,7 +163,7 @@ def _checked(rules: dict[str, Any]) -> dict[str, Any]:
         NotImplementedError,
         OverflowError,
     ) as error:  # all that msgspec raises
-        raise ValueError(f"these rules do not fit together: {error}") from error
+        raise ValueError(f"these rules cannot be combined: {error}") from error
     return rules if "type" in rules else rules | ({"type": name} if name != "any" else {})
 
 
@@ -173,20 +173,20 @@ def _may_be_left_out(rule: Any) -> bool:
 
 
 def _check_bounds(rules: dict[str, Any]) -> None:
-    """Refuse bounds of whole numbers that have more than 64 bits, or leave no whole number of 64 bits."""
+    """Reject bounds of integers that have more than 64 bits, or that no integer of 64 bits satisfies."""
     for word in ("minimum", "maximum", "above", "below"):
-        least, most = _LEAST + (word == "below"), _MOST - (word == "above")
-        if word in rules and not least <= rules[word] <= most:
-            raise ValueError(f"{word} of a whole number is from {least} to {most}, got {rules[word]}")
+        low, high = _MIN + (word == "below"), _MAX - (word == "above")
+        if word in rules and not low <= rules[word] <= high:
+            raise ValueError(f"{word}: expected a number from {low} to {high}, got {rules[word]}")
 
 
 def _check_enum(rules: dict[str, Any], kind: str) -> None:
-    """Refuse values that no field of this type has, and further rules: an enum says it all."""
+    """Reject values that no field of this type can have, and further rules."""
     if not all(isinstance(value, str | int | None) for value in rules["enum"]):
-        raise ValueError("enum takes texts, whole numbers and null")
+        raise ValueError("enum: expected strings, integers and null")
     if more := next((word for word in (*_BOUNDS, "pattern", "items", "fields") if word in rules), None):
-        raise ValueError(f"enum says which values there are; leave out {more}")
+        raise ValueError(f"enum and {more} exclude each other: remove {more}")
     allowed = {"string": str, "integer": int, "number": int, "any": object}.get(kind, ())
     for value in rules["enum"]:
         if value is not None and not isinstance(value, allowed):
-            raise ValueError(f"a field of type {kind} never has the value {value!r} of its enum")
+            raise ValueError(f"enum: {value!r} is not a value of type {kind}")

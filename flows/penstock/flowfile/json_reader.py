@@ -1,4 +1,4 @@
-"""JSON with places: the standard library says whether it is valid, a walk over the text finds where things stand."""
+"""JSON with locations: the standard library validates it, a walk over the text locates the values."""
 
 from __future__ import annotations
 
@@ -13,63 +13,63 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _SEPARATOR = re.compile(r"[ \t\r\n]*[,:]?[ \t\r\n]*")
 
 
-def read_json(text: str, file: str, mistakes: Diagnostics) -> Node:
-    """The nodes of a JSON text. After a syntax error there is nothing but that one mistake."""
+def read_json(text: str, file: str, diagnostics: Diagnostics) -> Node:
+    """Return the nodes of a JSON text. A syntax error is the only error that is reported."""
     nothing = Node("null", None, SourceLocation(file, 1, 1))
     try:
         json.loads(text)
     except json.JSONDecodeError as error:
-        mistakes.add(SourceLocation(file, error.lineno, error.colno), f"this is no valid JSON: {_lower(error.msg)}")
+        diagnostics.add(SourceLocation(file, error.lineno, error.colno), f"invalid JSON: {_lower(error.msg)}")
         return nothing
     except RecursionError:
-        mistakes.add(too_deep(text, LineIndex(text, file), DEEPEST), TOO_DEEP)
+        diagnostics.add(too_deep(text, LineIndex(text, file), DEEPEST), TOO_DEEP)
         return nothing
     except ValueError as error:  # a number of thousands of digits
-        mistakes.add(nothing, f"this JSON cannot be read: {_lower(str(error))}")
+        diagnostics.add(nothing, f"invalid JSON: {_lower(str(error))}")
         return nothing
-    return _Walk(text, file, mistakes).document()
+    return _Walk(text, file, diagnostics).document()
 
 
 class _Walk:
-    """Goes through a text that is known to be valid."""
+    """Walks over a text that is known to be valid."""
 
-    def __init__(self, text: str, file: str, mistakes: Diagnostics) -> None:
+    def __init__(self, text: str, file: str, diagnostics: Diagnostics) -> None:
         self._text = text
         self._lines = LineIndex(text, file)
-        self._mistakes = mistakes
+        self._diagnostics = diagnostics
         self._decoder = json.JSONDecoder()
 
     def document(self) -> Node:
         return self._value(_SPACE.match(self._text).end(), 0)[0]  # type: ignore[union-attr]  # matches anything
 
     def _value(self, start: int, depth: int) -> tuple[Node, int]:
-        self._mistakes.values.add(1, self._lines.place(start))
+        self._diagnostics.values.add(1, self._lines.place(start))
         first = self._text[start]
         if first not in "{[":
             return self._scalar(start)
 
         place = self._lines.place(start)
         if depth == DEEPEST:
-            self._mistakes.add(place, TOO_DEEP)
-            self._mistakes.check()  # going deeper could exhaust the stack
+            self._diagnostics.add(place, TOO_DEEP)
+            self._diagnostics.check()  # going deeper could exhaust the stack
         return self._mapping(start, place, depth + 1) if first == "{" else self._list(start, place, depth + 1)
 
     def _scalar(self, start: int) -> tuple[Node, int]:
         value, end = self._decoder.raw_decode(self._text, start)
         node = Node(scalar_kind(value), value, self._lines.place(start))
         if isinstance(value, float) and not isfinite(value):
-            self._mistakes.add(node, f"found {self._text[start:end][:40]}", wanted="a finite number")
-        return check_characters(node, self._mistakes), end
+            self._diagnostics.add(node, f"expected a finite number, got {self._text[start:end][:40]}")
+        return check_characters(node, self._diagnostics), end
 
     def _mapping(self, start: int, place: SourceLocation, depth: int) -> tuple[Node, int]:
         pairs: dict[str, tuple[Node, Node]] = {}
         at = self._past(start + 1)
         while self._text[at] != "}":
-            self._mistakes.values.add(1, place)
+            self._diagnostics.values.add(1, place)
             key, at = self._scalar(at)
             value, at = self._value(self._past(at), depth)
             if key.value in pairs:
-                self._mistakes.add(key, f"{quoted(key.value)} stands twice in this mapping", hint="keep one of them")
+                self._diagnostics.add(key, f"duplicate key {quoted(key.value)}", hint="remove one of them")
             pairs.setdefault(key.value, (key, value))
             at = self._past(at)
         return Node("mapping", tuple(pairs.values()), place), at + 1
@@ -84,7 +84,7 @@ class _Walk:
         return Node("list", tuple(items), place), at + 1
 
     def _past(self, at: int) -> int:
-        """The next thing after spaces, a comma or a colon."""
+        """Return the offset after spaces, a comma or a colon."""
         return _SEPARATOR.match(self._text, at).end()  # type: ignore[union-attr]  # matches anything
 
 

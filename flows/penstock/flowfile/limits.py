@@ -1,4 +1,4 @@
-"""How large a flow file may be. Whatever stays within these limits is checked in about a second."""
+"""Limits on the size of flow files. A file within these limits is checked in about a second."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from penstock.flowfile.diagnostics import Diagnostics, SourceLocation
 from penstock.flowfile.document import Node
 
 MAX_BYTES = 1 << 20
-"""Bytes of a flow file, together with the files that it uses and its tests."""
+"""Bytes of a flow file, its included files and its tests together."""
 
 MAX_STEPS = 1_000
-"""Steps of a flow; those on branches and in templates count, and those of a template each time it is applied."""
+"""Steps of a flow, including those on branches, and those of a template each time it is applied."""
 
 MAX_NESTING = 25
-"""Branches and templates within one another."""
+"""How deep branches and templates may be nested."""
 
 MAX_EXPRESSION = 10_000
 """Characters of one expression."""
@@ -32,38 +32,37 @@ _LIMITS = {
     "tests": MAX_TESTS,
     "include": MAX_USED_FILES,
 }
-"""The limits of the sections of a file."""
+"""How many entries the sections of a file may have."""
 
-_COUNTED = {"include": "files that are used"}
+_UNITS = {"include": "included files"}
 
 
 class Limits:
-    """Counts what the files of one flow hold together. Raises `FlowFileError` as soon as it is too much."""
+    """Counts what the files of one flow contain. Raises `FlowFileError` as soon as a limit is exceeded."""
 
-    def __init__(self, mistakes: Diagnostics) -> None:
-        self._mistakes = mistakes
+    def __init__(self, diagnostics: Diagnostics) -> None:
+        self._diagnostics = diagnostics
         self._bytes = 0
         self._counts = dict.fromkeys([*_LIMITS, "steps"], 0)
 
     def add_text(self, text: str, file: str) -> None:
-        """Count the text of a file."""
+        """Count the bytes of a file."""
         self._bytes += len(text.encode("utf-8", "replace"))
         if self._bytes > MAX_BYTES:
-            place = SourceLocation(file, 1, 1)
-            found = f"found {self._bytes} bytes in the flow file, the files that it uses and its tests together"
-            self._refuse(place, found, MAX_BYTES, "bytes")
+            self._refuse(
+                SourceLocation(file, 1, 1), "bytes in the flow file, its included files and its tests", MAX_BYTES
+            )
 
     def add_document(self, node: Node) -> None:
-        """Count the values, steps, services … in a document."""
-        self._mistakes.values.add(sum(1 for _ in _nodes(node)), node.place)
+        """Count the values, steps, services and other entries of a document."""
+        self._diagnostics.values.add(sum(1 for _ in _nodes(node)), node.place)
         for name, limit in _LIMITS.items():
             section = node.get(name)
             parts: Sequence[Node] = () if section is None else _parts(section)
             before = self._counts[name]
             self._counts[name] = before + len(parts)
             if self._counts[name] > limit:
-                what = _COUNTED.get(name, name)
-                self._refuse(parts[limit - before].place, f"found {self._counts[name]} {what}", limit, what)
+                self._refuse(parts[limit - before].place, _UNITS.get(name, name), limit)
         for steps in (node.get("steps"), *(node.get("templates") or _NONE).values()):
             self._add_steps(steps)
 
@@ -71,27 +70,27 @@ class Limits:
         for step in steps.value if steps is not None and steps.kind == "list" else ():
             self._counts["steps"] += 1
             if self._counts["steps"] > MAX_STEPS:
-                self._refuse(step.place, f"found step number {MAX_STEPS + 1}", MAX_STEPS, "steps")
+                self._refuse(step.place, "steps", MAX_STEPS)
             for branch in (step.get("route") or _NONE).values():
                 self._add_steps(branch.get("steps"))
 
-    def _refuse(self, place: SourceLocation, found: str, limit: int, what: str) -> None:
-        self._mistakes.add(place, found, wanted=f"at most {limit} {what}", hint="split the flow into several")
-        self._mistakes.check()
+    def _refuse(self, place: SourceLocation, unit: str, limit: int) -> None:
+        self._diagnostics.exceeded(place, unit, limit, hint="split the flow into several")
+        self._diagnostics.check()
 
 
 _NONE = Node("mapping", (), SourceLocation("", 1, 1))
 
 
 def _parts(section: Node) -> Sequence[Node]:
-    """The keys of a mapping, or the items of a list."""
+    """Return the keys of a mapping, or the items of a list."""
     if section.kind == "mapping":
         return [key for key, _ in section.value]
     return section.value if section.kind == "list" else ()
 
 
 def _nodes(node: Node) -> Iterator[Node]:
-    """A node and all within it."""
+    """Yield a node and all nodes inside it."""
     yield node
     for inner in node.value if node.kind == "list" else ():
         yield from _nodes(inner)

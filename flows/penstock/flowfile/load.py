@@ -1,13 +1,13 @@
-"""Flow files become flows: everything that is wrong is said at once, each at its place."""
+"""Load flow files. All errors are reported at once, each at its location."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from penstock.errors import FlowDefinitionError
 from penstock.flow.flow import Flow, check_item
@@ -16,145 +16,151 @@ from penstock.flowfile.diagnostics import Diagnostics
 from penstock.flowfile.document import Node, quoted
 from penstock.flowfile.field_types import importing_from
 from penstock.flowfile.forms.choices import Chosen
-from penstock.flowfile.forms.record import Read
-from penstock.flowfile.item_types import item_type, key_of
-from penstock.flowfile.placeholders import with_substitutes
-from penstock.flowfile.reader import NOTHING, FileReader, tests_beside, text_of
-from penstock.flowfile.references import ReferenceChecker, check_circles
-from penstock.flowfile.services import service_of
-from penstock.flowtests.load import load_tests
-from penstock.flowtests.models import FlowTest
+from penstock.flowfile.item_types import check_key, item_type
+from penstock.flowfile.models import FlowModel, Shared
+from penstock.flowfile.placeholders import with_placeholders
+from penstock.flowfile.reader import NOTHING, FileReader, text_of
+from penstock.flowfile.references import ReferenceChecker, check_cycles
+from penstock.flowfile.services import ServiceOptions, make_service
+from penstock.flowfile.steps import ReadStep
 from penstock.services import Service
 
 
 @dataclass(frozen=True, slots=True)
 class FlowFile:
-    """A flow, and the file that it was read from."""
+    """A flow, and the file from which it was loaded."""
 
     flow: Flow[Any]
     path: Path
     text: str
     files: tuple[Path, ...]
-    """All files that were read: the file itself, and those that it uses."""
+    """All files that were read: the file itself, and those that it includes."""
     declared: frozenset[str]
-    """What the file says itself, by the names at its top; the rest are defaults."""
+    """The keys at the top of the file; the others have defaults."""
 
     digest: str
-    """A short text that tells this content from any other, that of the used files included."""
+    """A short hash of the content, including that of the included files."""
 
-    tests: tuple[FlowTest, ...] = ()
-    """The tests in the file, and in the one beside it: `NAME.test.yaml`."""
+    tests: Node | None = None
+    """The tests in the file, not yet read; see `penstock.flowtests.load`."""
 
 
 def load(path: str | Path, *, environment: Mapping[str, str] = os.environ) -> FlowFile:
-    """The flow in a file of YAML or JSON. Raises `FlowFileError` with every mistake."""
+    """Load the flow in a file of YAML or JSON. Raises `FlowFileError` with all errors."""
     path = Path(path)
-    beside = tests_beside(path)
-    tests = beside if beside.exists() else None
-    return loads(text_of(path), path, environment=environment, tests=tests)
+    return loads(text_of(path), path, environment=environment)
 
 
-def loads(
-    text: str,
-    path: str | Path,
-    *,
-    environment: Mapping[str, str] = os.environ,
-    tests: Path | None = None,
-) -> FlowFile:
-    """The flow in a text; `path` is the name that mistakes carry, and files that it uses lie beside it.
+def loads(text: str, path: str | Path, *, environment: Mapping[str, str] = os.environ) -> FlowFile:
+    """Load the flow in a text. `path` is the name in locations, and included files are found relative to it.
 
-    `tests` is a file with further tests.
+    Raises `FlowFileError` with all errors.
     """
-    path = Path(path)
-    mistakes = Diagnostics()
-    with importing_from(path.parent):
-        reading = _Reading(environment, mistakes)
-        flow, read = reading.flow(text, path, tests)
-    mistakes.check()
-    assert flow is not None
-    digest = hashlib.sha256("\0".join(reading.documents.texts).encode()).hexdigest()[:12]
-    return FlowFile(flow, path, text, tuple(reading.documents.files), frozenset(read), digest, reading.tests)
+    return FlowReading(text, Path(path), environment).file()
 
 
-class _Reading:
-    """The reading of a flow file and of the files that it uses."""
+class FlowReading:
+    """Reads a flow file and its included files, and collects their errors in `diagnostics`.
 
-    def __init__(self, environment: Mapping[str, str], mistakes: Diagnostics) -> None:
+    Raises `FlowFileError` at once for errors after which nothing can be checked, such as a syntax error.
+    """
+
+    def __init__(self, text: str, path: Path, environment: Mapping[str, str]) -> None:
+        self.diagnostics = Diagnostics()
+        self.reader = FileReader(environment, self.diagnostics)
+        self.flow: Flow[Any] | None = None
+        """The flow, as far as it could be built."""
+        self.valid = False
+        """Whether all values in the file could be read."""
+        self.complete = False
+        """Whether the flow has all its steps."""
+        self.tests: Node | None = None
+        self._text = text
+        self._path = path
         self._environment = environment
-        self._mistakes = mistakes
-        self.documents = FileReader(environment, mistakes)
-        self.tests: tuple[FlowTest, ...] = ()
+        self._declared: frozenset[str] = frozenset()
+        with importing_from(path.parent):
+            self._read()
 
-    def flow(self, text: str, path: Path, tests: Path | None) -> tuple[Flow[Any] | None, Iterable[str]]:
-        """The flow, if it has no mistake, and what is said in its file."""
-        node, read, complete = self.documents.flow(text, path)
-        used = [self.documents.shared(path.parent, name) for name in self._used(node.get("include"))]
-        self._check_names([node, *(shared for shared, _ in used)])
-        check_schedules(node.get("workers"), self._mistakes)
-        beside = None if tests is None else self.documents.tests(tests)
+    def file(self) -> FlowFile:
+        """Return the flow file. Raises `FlowFileError` if there are errors."""
+        self.diagnostics.check()
+        assert self.flow is not None
+        digest = hashlib.sha256("\0".join(self.reader.texts).encode()).hexdigest()[:12]
+        files = tuple(self.reader.files)
+        return FlowFile(self.flow, self._path, self._text, files, self._declared, digest, self.tests)
+
+    def _read(self) -> None:
+        node, read, self.valid = self.reader.flow(self._text, self._path)
+        included = [self.reader.shared(self._path.parent, name) for name in self._included(node.get("include"))]
+        self._check_names([node, *(shared for shared, _ in included)])
+        check_schedules(node.get("workers"), self.diagnostics)
         if read is None:
-            return None, ()
-        if not complete:
-            read = with_substitutes(read)
-        parts = [part for _, part in used if isinstance(part, Read)]
-        services = self._services([*parts, read])
-        templates = self._all("templates", [*parts, read])
-        item = item_type(read["item"]) if isinstance(read["item"], Mapping) else read["item"]
+            return
+        self.tests = read.tests
+        self._declared = frozenset(name for name, _ in read.node.items())
+        if not self.valid:
+            read = with_placeholders(read)
+        self._build(read, [*(part for _, part in included if part is not None), read])
+
+    def _build(self, read: FlowModel, parts: Sequence[Shared | FlowModel]) -> None:
+        written = self._all_services(parts)
+        services = self._make_services(written)
+        rules: object = read.item
+        item: Any = item_type(cast("dict[str, Any]", rules)) if isinstance(rules, dict) else rules
         try:
             check_item(item)
         except FlowDefinitionError as error:
-            self._mistakes.add(read.at("item"), str(error))
+            self.diagnostics.add(read.at("item"), str(error))
             item = None
-        building = FlowBuilder(services, templates, self._mistakes)
+        key = None if read.key is None else check_key(read.at("key"), item, self.diagnostics)
+        builder = FlowBuilder(services, self._all_templates(parts), self.diagnostics)
         try:
-            flow = building.flow(read, item, key_of(read, item, self._mistakes))
+            self.flow = builder.flow(read, item, key)
         except (FlowDefinitionError, ValueError, TypeError) as error:
-            self._mistakes.add(read.node, str(error))
-            return None, ()
-        self._check_apart(flow, services, self._all("services", [*parts, read]))
-        self.tests = tuple(
-            case
-            for part in (read["tests"], beside)
-            for case in load_tests(part if complete else None, self._mistakes, flow, complete=building.complete)
-        )
-        return flow, [name for name, _ in read.node.items()]
+            self.diagnostics.add(read.node, str(error))
+            return
+        self.complete = builder.complete
+        self._check_service_names(self.flow, services, written)
 
-    def _used(self, uses: Node | None) -> Iterator[Node]:
-        """The names of the files that are used, each once."""
+    def _included(self, include: Node | None) -> Iterator[Node]:
+        """Yield the names of the included files, each once."""
         seen: set[str] = set()
-        for name in uses.value if uses is not None and uses.kind == "list" else ():
-            plain = os.path.normpath(str(name.value))
-            if plain in seen:
-                self._mistakes.add(name, f"{name.shown()} is named twice", hint="name it once")
+        for name in include.value if include is not None and include.kind == "list" else ():
+            path = os.path.normpath(str(name.value))
+            if path in seen:
+                self.diagnostics.add(name, f"{name.shown()} is included twice", hint="remove one")
                 continue
-            seen.add(plain)
+            seen.add(path)
             yield name
 
     def _check_names(self, nodes: list[Node]) -> None:
-        """Look at the names that steps call, in all files."""
+        """Check the names that steps use, in all files."""
         services, templates = (
-            frozenset(name for node in nodes for name, _ in (node.get(what) or NOTHING).items())
-            for what in ("services", "templates")
+            frozenset(name for node in nodes for name, _ in (node.get(section) or NOTHING).items())
+            for section in ("services", "templates")
         )
-        names = ReferenceChecker(services, templates, self._mistakes)
+        names = ReferenceChecker(services, templates, self.diagnostics)
         for node in nodes:
             names.check(node.get("steps"))
             for steps in (node.get("templates") or NOTHING).values():
                 names.check(steps)
         written = {name: steps for node in nodes for name, steps in (node.get("templates") or NOTHING).items()}
-        check_circles(nodes[0].get("steps"), written, self._mistakes)
+        check_cycles(nodes[0].get("steps"), written, self.diagnostics)
 
-    def _services(self, parts: list[Read]) -> dict[str, Service]:
+    def _make_services(self, written: Mapping[str, Chosen[ServiceOptions]]) -> dict[str, Service]:
         made: dict[str, Service] = {}
-        for name, chosen in self._all("services", parts).items():
+        for name, chosen in written.items():
             try:
-                made[name] = service_of(name, chosen, self._environment)
+                made[name] = make_service(name, chosen, self._environment)
             except (FlowDefinitionError, ValueError, TypeError) as error:
-                self._mistakes.add(chosen.at, str(error))
+                self.diagnostics.add(chosen.at, str(error))
         return made
 
-    def _check_apart(self, flow: Flow[Any], services: Mapping[str, Service], written: Mapping[str, Chosen]) -> None:
-        """Note services that the steps call and that have one name: metrics and tests could not tell them apart."""
+    def _check_service_names(
+        self, flow: Flow[Any], services: Mapping[str, Service], written: Mapping[str, Chosen[ServiceOptions]]
+    ) -> None:
+        """Add errors for services of the flow that share a name: metrics and tests could not distinguish them."""
         called, names = flow.all_services, dict[str, str]()
         for key, service in services.items():
             if service not in called:
@@ -162,18 +168,29 @@ class _Reading:
             first = names.setdefault(service.name, key)
             if services[first] != service:
                 chosen = written[key]
-                where = chosen.beside.at("name") if "name" in chosen.beside else chosen.at
-                said = f"{quoted(key)} and {quoted(first)} are both called {quoted(service.name)}"
-                self._mistakes.add(where, said, hint="name them apart")
+                where = chosen.beside.at("name") if chosen.beside.has("name") else chosen.at
+                message = f"{quoted(key)} and {quoted(first)} have the same name {quoted(service.name)}"
+                self.diagnostics.add(where, message, hint="give them different names")
 
-    def _all(self, name: str, parts: list[Read]) -> dict[str, Any]:
-        """The services or templates of all files."""
-        found: dict[str, Any] = {}
+    def _all_services(self, parts: Sequence[Shared | FlowModel]) -> dict[str, Chosen[ServiceOptions]]:
+        """Return the services of all files."""
+        found: dict[str, Chosen[ServiceOptions]] = {}
         for part in parts:
-            for key, value in part.mapping(name).items():
-                if key in found:
-                    self._mistakes.add(
-                        part.at(name).key(key) or part.node, f"{quoted(key)} is in a file that is used, too"
-                    )
-                found[key] = value
+            for name, service in (part.services or {}).items():
+                self._check_new(part, "services", name, found)
+                found[name] = service
         return found
+
+    def _all_templates(self, parts: Sequence[Shared | FlowModel]) -> dict[str, tuple[ReadStep, ...]]:
+        """Return the templates of all files."""
+        found: dict[str, tuple[ReadStep, ...]] = {}
+        for part in parts:
+            for name, steps in (part.templates or {}).items():
+                self._check_new(part, "templates", name, found)
+                found[name] = steps
+        return found
+
+    def _check_new(self, part: Shared | FlowModel, section: str, name: str, found: Mapping[str, object]) -> None:
+        if name in found:
+            key = part.at(section).key(name) or part.node
+            self.diagnostics.add(key, f"{quoted(name)} is already defined in an included file")

@@ -1,34 +1,32 @@
-"""A flow file with mistakes, made whole as far as it goes: what is wrong in one part hides nothing in the others."""
+"""Replace invalid parts of a flow file by placeholders, so that checking can continue."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import replace
 
 from penstock.flowfile.diagnostics import Diagnostics
 from penstock.flowfile.document import Node
 from penstock.flowfile.forms.form import MISSING
-from penstock.flowfile.forms.record import Read
-from penstock.flowfile.models import WORKER
+from penstock.flowfile.models import WORKER, FlowModel, Worker
 from penstock.support.environment import Placeholder
 
 
-def with_substitutes(read: Read) -> Read:
-    """What could be read of a flow, with something in the place of what others refer to: nobody is to miss it.
+def with_placeholders(read: FlowModel) -> FlowModel:
+    """Return what was read of a flow, with placeholders for invalid parts that others refer to.
 
-    A flow is made of it only to find further mistakes, and never given out.
+    A flow is built from it only to find further errors, and never used.
     """
-    values = {**read.values, "flow": read["flow"] or "flow"}
-    if "samples" in read and read["samples"] is None:
-        values["samples"] = _sample
-    if "workers" in read and read["workers"] is None:
-        values["workers"] = dict(workers_in(read.at("workers")))
-    return Read(read.node, values)
+    samples = read.samples or (_sample if read.has("samples") else None)
+    workers = read.workers
+    if workers is None and read.has("workers"):
+        workers = dict(valid_workers(read.at("workers")))
+    return replace(read, flow=read.flow or "flow", samples=samples, workers=workers)
 
 
-def workers_in(node: Node) -> list[tuple[str, Read]]:
-    """Those workers that can be read; what is wrong with the others has been told."""
-    read: list[tuple[str, Any]] = [(name, WORKER.read(worker, Diagnostics())) for name, worker in node.items()]
+def valid_workers(node: Node) -> list[tuple[str, Worker]]:
+    """Return the workers that can be read; the errors of the others are reported already."""
+    read = [(name, WORKER.read(worker, Diagnostics())) for name, worker in node.items()]
     return [(name, worker) for name, worker in read if worker is not MISSING]
 
 
@@ -37,7 +35,7 @@ def _sample(number: int) -> int:
 
 
 PLACEHOLDER = Placeholder("http://unset")
-"""It can stand for an address, for a part of one, and for any text."""
+"""It can be a URL, a part of one, and any string."""
 
 
 class PlaceholderEnvironment(Mapping[str, str]):

@@ -1,141 +1,174 @@
-"""The files that a flow is written in: itself, those that it uses, and its tests; each is read by its shape."""
+"""Read the files of a flow: its own, those that it includes, and its tests."""
 
 from __future__ import annotations
 
 import errno
 import stat
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import TypeVar
 
 from penstock.errors import FlowFileError, MissingVariable
 from penstock.flowfile.diagnostics import Diagnostics, SourceLocation
 from penstock.flowfile.document import Node
-from penstock.flowfile.forms.form import MISSING
-from penstock.flowfile.forms.record import Read
+from penstock.flowfile.forms.form import MISSING, Form, Missing
+from penstock.flowfile.forms.record import keys_of
+from penstock.flowfile.json_reader import read_json
 from penstock.flowfile.limits import MAX_BYTES, Limits
-from penstock.flowfile.models import FLOW, SHARED, SHARED_FILE, TESTS_FILE
-from penstock.flowfile.read_document import check_ending, read_document
+from penstock.flowfile.models import FLOW, SHARED_FILE, FlowModel, Shared
+from penstock.flowfile.yaml_reader import read_yaml
 from penstock.support.environment import substitute
+
+T = TypeVar("T")
+
+FORMATS = {"yaml": read_yaml, "yml": read_yaml, "json": read_json}
+"""The formats, by the suffixes of their files."""
 
 NOTHING = Node("mapping", (), SourceLocation("", 1, 1))
 
 
-class FileReader:
-    """What was read, together with what is wrong in it."""
+def read_document(text: str, file: str, format: str | None = None) -> Node:
+    """Return the document in a text. `file` is the name in locations, and its suffix tells the format.
 
-    def __init__(self, environment: Mapping[str, str], mistakes: Diagnostics) -> None:
+    YAML and JSON give the same nodes. YAML is read by the rules of YAML 1.2: `on`, `no`, `1:30`, `12_000` and dates are
+    strings. Raises `FlowFileError` with all errors that do not depend on what the document is for: syntax errors,
+    duplicate keys, and parts of YAML that flow files may not use.
+    """
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
+
+    diagnostics = Diagnostics()
+    suffix = format or PurePath(file).suffix.removeprefix(".").lower()
+    if format is None:
+        check_suffix(file, diagnostics)
+    if suffix not in FORMATS:
+        expected = f"one of {', '.join(f'.{known}' for known in FORMATS)}"
+        message = f"unknown file suffix: expected {expected}"
+        diagnostics.add(SourceLocation(file, 1, 1), message, expected=expected)
+        diagnostics.check()
+    node = FORMATS[suffix](text.removeprefix("\ufeff"), file, diagnostics)
+    diagnostics.check()
+    return node
+
+
+def check_suffix(file: str, diagnostics: Diagnostics) -> None:
+    """Raise `FlowFileError` for a TOML file."""
+    if PurePath(file).suffix.lower() == ".toml":
+        message = "flow files cannot be written in TOML"
+        diagnostics.add(SourceLocation(file, 1, 1), message, hint="write it as YAML or JSON")
+        diagnostics.check()
+
+
+class FileReader:
+    """Reads the files of one flow, and collects their errors."""
+
+    def __init__(self, environment: Mapping[str, str], diagnostics: Diagnostics) -> None:
         self._environment = environment
-        self._mistakes = mistakes
-        self._limits = Limits(mistakes)
+        self._diagnostics = diagnostics
+        self._limits = Limits(diagnostics)
         self.files: list[Path] = []
         self.texts: list[str] = []
 
-    def flow(self, text: str, path: Path) -> tuple[Node, Read | None, bool]:
-        """The document of a flow, what its shape made of it, and whether that is all. Raises `FlowFileError`.
+    def flow(self, text: str, path: Path) -> tuple[Node, FlowModel | None, bool]:
+        """Return the document of a flow, what was read of it, and whether that is all. Raises `FlowFileError`.
 
-        None for what is no mapping.
+        What was read is None for a document that is not a mapping.
         """
-        self._note(text, path)
+        self._add(text, path)
         node = read_document(text, str(path)) if text.strip("\ufeff \t\r\n") else NOTHING
         if node.kind == "null" or node.value == ():
             place = SourceLocation(str(path), 1, 1)
-            self._mistakes.add(place, "the file is empty", hint="`penstock new NAME` begins one")
+            self._diagnostics.add(place, "the file is empty", hint="`penstock new NAME` creates one to start from")
             return NOTHING, None, False
         self._limits.add_document(node)
         self._check_variables(node)
         if node.kind != "mapping":
-            FLOW.reject(node, self._mistakes)
+            FLOW.reject(node, self._diagnostics)
             return node, None, False
-        return node, *FLOW.parts(node, self._mistakes)
+        return node, *FLOW.parts(node, self._diagnostics)
 
-    def shared(self, folder: Path, name: Node) -> tuple[Node, Any]:
-        """The same of a file that is used by its name. Raises `FlowFileError` for what is no document."""
+    def shared(self, folder: Path, name: Node) -> tuple[Node, Shared | None]:
+        """Return the document of an included file, and what was read of it. Raises `FlowFileError`."""
         path = folder / str(name.value)
         try:
             text = text_at(path)
         except (OSError, UnicodeDecodeError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8"
-            self._mistakes.add(name, f"the file {path} cannot be read: {reason}")
-            return NOTHING, MISSING
-        self._note(text, path)
+            self._diagnostics.add(name, f"cannot read {path}: {reason}")
+            return NOTHING, None
+        self._add(text, path)
         node = read_document(text, str(path))
         self._limits.add_document(node)
         if node.get("flow") is not None:
-            hint = "put what is shared into a file without flow:"
-            self._mistakes.add(name, "a flow file cannot be used by another", hint=hint)
-            names = tuple(pair for pair in node.value if pair[0].value in SHARED)  # nobody is to miss them here
-            return Node("mapping", names, node.place), MISSING
+            hint = "move what is shared into a file without flow:"
+            self._diagnostics.add(name, "a flow file cannot be included in another", hint=hint)
+            names = tuple(pair for pair in node.value if pair[0].value in keys_of(Shared))  # so that they are known
+            return Node("mapping", names, node.place), None
         self._check_variables(node)
-        return node, SHARED_FILE.read(node, self._mistakes)
+        read = SHARED_FILE.read(node, self._diagnostics)
+        return node, None if read is MISSING else read
 
-    def tests(self, path: Path) -> Any:
-        """The tests in a file of their own."""
+    def other(self, path: Path, form: Form[T]) -> T | Missing:
+        """Read a further file of the flow by its form, such as its tests."""
         self.files.append(path)
         try:
             text = text_of(path)
             self._limits.add_text(text, str(path))
             node = read_document(text, str(path))
             self._limits.add_document(node)
-            read = TESTS_FILE.read(node, self._mistakes)
+            return form.read(node, self._diagnostics)
         except FlowFileError as error:
-            self._mistakes.extend(error)
-            return None
-        return read["tests"] if isinstance(read, Read) else None
+            self._diagnostics.extend(error)
+            return MISSING
 
-    def _note(self, text: str, path: Path) -> None:
+    def _add(self, text: str, path: Path) -> None:
         self._limits.add_text(text, str(path))
         self.files.append(path)
         self.texts.append(text)
 
     def _check_variables(self, node: Node) -> None:
-        for text_node in (one for name, part in node.items() if name != "tests" for one in texts_in(part)):
+        for text_node in (one for name, part in node.items() if name != "tests" for one in strings_in(part)):
             try:
                 substitute(text_node.value, self._environment)
             except MissingVariable as error:
-                self._mistakes.add(text_node, str(error))
+                self._diagnostics.add(text_node, str(error))
 
 
-def tests_beside(path: Path) -> Path:
-    """The file in which further tests of a flow file may lie: `NAME.test.yaml` beside `NAME.yaml`."""
-    return path.parent / f"{path.stem}.test{path.suffix}"
-
-
-def texts_in(node: Node) -> Iterator[Node]:
-    """All texts in a document."""
+def strings_in(node: Node) -> Iterator[Node]:
+    """Yield all strings in a document."""
     if node.kind == "text":
         yield node
     elif node.kind == "list":
         for item in node.value:
-            yield from texts_in(item)
+            yield from strings_in(item)
     for value in node.values():
-        yield from texts_in(value)
+        yield from strings_in(value)
 
 
 def text_of(path: Path) -> str:
-    """The text of a file; raises `FlowFileError`."""
-    mistakes = Diagnostics()
-    check_ending(str(path), mistakes)
+    """Return the text of a file. Raises `FlowFileError`."""
+    diagnostics = Diagnostics()
+    check_suffix(str(path), diagnostics)
     try:
         return text_at(path)
     except UnicodeDecodeError as error:
-        mistakes.add(SourceLocation(str(path), 1, 1), f"the file is not UTF-8 (byte {error.start})")
+        diagnostics.add(SourceLocation(str(path), 1, 1), f"the file is not UTF-8 (byte {error.start})")
     except OSError as error:
-        mistakes.add(SourceLocation(str(path), 1, 1), f"the file cannot be read: {error.strerror or error}")
-    mistakes.check()
+        diagnostics.add(SourceLocation(str(path), 1, 1), f"cannot read the file: {error.strerror or error}")
+    diagnostics.check()
     return ""
 
 
 def text_at(path: Path) -> str:
-    """The text at a path; raises `OSError` and `UnicodeDecodeError`.
+    """Return the text of a file or of a character device such as a terminal. Raises `OSError` and `UnicodeDecodeError`.
 
-    Of files and devices such as a terminal only: whoever opens a pipe waits for another to write to it.
+    Pipes are rejected: opening one waits until another process writes to it.
     """
     mode = path.stat().st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISBLK(mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise OSError(errno.EFBIG, f"it has more than {MAX_BYTES} bytes, the limit of flow files", str(path))
-    return data.decode().replace("\r\n", "\n").replace("\r", "\n")  # as text files are read
+    return data.decode().replace("\r\n", "\n").replace("\r", "\n")  # as Python reads text files

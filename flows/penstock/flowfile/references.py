@@ -1,4 +1,4 @@
-"""Are the names right that steps call? Looked at in the document itself, so that no other mistake hides these."""
+"""Check the names of services and templates in steps, in the document itself, so that other errors hide none."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from penstock.flowfile.document import Node, quoted
 
 
 class ReferenceChecker:
-    """The services and templates that steps may name."""
+    """The services and templates that steps may use."""
 
-    def __init__(self, services: frozenset[str], templates: frozenset[str], mistakes: Diagnostics) -> None:
+    def __init__(self, services: frozenset[str], templates: frozenset[str], diagnostics: Diagnostics) -> None:
         self._services = services
         self._templates = templates
-        self._mistakes = mistakes
+        self._diagnostics = diagnostics
 
     def check(self, steps: Node | None) -> None:
-        """Note every name in a list of steps that there is nothing of."""
+        """Add an error for each unknown name in a list of steps."""
         for step in () if steps is None or steps.kind != "list" else steps.value:
             for kind, value in step.items():
                 self._check_step(kind, value)
@@ -34,13 +34,12 @@ class ReferenceChecker:
 
     def _known(self, name: Node, known: frozenset[str], what: str) -> None:
         if name.kind == "text" and name.value not in known:
-            sentence = f"there is no {what} {name.shown()}"
             hint = None if known else f"describe it under {what}s:"
-            self._mistakes.add(name, sentence, allowed=sorted(known), nearest=name.value, hint=hint)
+            self._diagnostics.unknown(name, what, sorted(known), hint=hint)
 
 
 def _services_in(kind: str, value: Node) -> Iterator[Node]:
-    """The nodes that name services."""
+    """Yield the nodes with names of services."""
     if value.kind == "text":
         yield value
     elif value.kind == "list":
@@ -51,21 +50,21 @@ def _services_in(kind: str, value: Node) -> Iterator[Node]:
         yield service
 
 
-def check_circles(steps: Node | None, templates: Mapping[str, Node], mistakes: Diagnostics) -> None:
-    """Note every circle once, where it closes. What the flow's own steps apply is looked at first."""
-    _Search(templates, mistakes).look_at(steps, ())
+def check_cycles(steps: Node | None, templates: Mapping[str, Node], diagnostics: Diagnostics) -> None:
+    """Add an error for each cycle of templates, where it closes. Starts with the steps of the flow."""
+    _Search(templates, diagnostics).search(steps, ())
 
 
 class _Search:
-    """Goes down from a list of steps into the templates that these apply."""
+    """Follows a list of steps into the templates that it applies."""
 
-    def __init__(self, templates: Mapping[str, Node], mistakes: Diagnostics) -> None:
+    def __init__(self, templates: Mapping[str, Node], diagnostics: Diagnostics) -> None:
         self._templates = templates
-        self._mistakes = mistakes
+        self._diagnostics = diagnostics
         self._seen: set[str] = set()
 
-    def look_at(self, steps: Node | None, way: tuple[str, ...]) -> None:
-        """Look at steps to which these templates lead, and at the end at those that nothing led to."""
+    def search(self, steps: Node | None, way: tuple[str, ...]) -> None:
+        """Search steps that are reached through these templates, and at the end the templates that are not used."""
         for where, name in _applied(steps):
             self._go_to(name, where, way)
         if not way:
@@ -77,17 +76,17 @@ class _Search:
             self._note(where, way[way.index(name) :])
         elif name in self._templates and name not in self._seen:
             self._seen.add(name)
-            self.look_at(self._templates[name], (*way, name))
+            self.search(self._templates[name], (*way, name))
 
-    def _note(self, where: Node, circle: tuple[str, ...]) -> None:
-        if len(circle) == 1:
-            self._mistakes.add(where, f"the template {quoted(circle[0])} applies itself")
+    def _note(self, where: Node, cycle: tuple[str, ...]) -> None:
+        if len(cycle) == 1:
+            self._diagnostics.add(where, f"template {quoted(cycle[0])} applies itself")
         else:
-            self._mistakes.add(where, f"templates apply each other in a circle: {' → '.join([*circle, circle[0]])}")
+            self._diagnostics.add(where, f"templates apply each other in a cycle: {' → '.join([*cycle, cycle[0]])}")
 
 
 def _applied(steps: Node | None) -> Iterator[tuple[Node, str]]:
-    """The names of the templates that these steps apply, each with the word `apply` that says so."""
+    """Yield the templates that steps apply, each with the node of its key `apply`."""
     for step in steps.value if steps is not None and steps.kind == "list" else ():
         for key, value in step.value if step.kind == "mapping" else ():
             if key.value == "apply" and value.kind == "text":

@@ -1,135 +1,379 @@
-"""What a flow file says of the world outside: services, sources and outlets, made of what was read."""
+"""Services, sinks and sources of flow files: their forms, how they are made, and how they are dumped."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeGuard, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 from penstock.errors import FlowDefinitionError
-from penstock.expressions import Expression, Fields
+from penstock.expressions import Assign, Expression, Fields
 from penstock.flow.flow import Flow
-from penstock.flowfile.forms.choices import Chosen
-from penstock.flowfile.forms.record import Read
-from penstock.flowfile.models import METHODS
+from penstock.flowfile.field_types import Duration, Rate, Reference, Size, function_or_fields
+from penstock.flowfile.forms.choices import Chosen, Either, OneKey
+from penstock.flowfile.forms.containers import ListOf, MapOf
+from penstock.flowfile.forms.form import Form
+from penstock.flowfile.forms.record import Located, Record, keys_of, optional
+from penstock.flowfile.forms.scalars import Boolean, Integer, Number, Text, word
+from penstock.flowfile.quantities import show_duration, show_rate, show_size
+from penstock.formats.ndjson_reader import LINE_LIMIT
 from penstock.services import MAX_IN_FLIGHT, NONE, Backoff, Service, is_retryable
-from penstock.services.http_service import RESPONSE_LIMIT, HttpBatchCall, HttpCall, is_retryable_http
+from penstock.services.http_service import RESPONSE_LIMIT, HttpBatchCall, HttpCall, HttpRequestSpec, is_retryable_http
 from penstock.sinks import DiscardSink, FileSink, Sink, StdoutSink
 from penstock.sources import Source, from_directory, from_file, from_stdin, generate, ticks
+from penstock.sources.byte_stream import StdinSource
+from penstock.sources.directory import STABLE_FOR, Directory
+from penstock.sources.file import File
+from penstock.sources.iterables import Generated, Ticks
+
+Plain = Any
+"""Data that YAML and JSON can represent."""
+
+METHODS = ("get", "post", "put", "patch", "delete")
+
+IDENTIFIER = "[A-Za-z_][A-Za-z0-9_]*"
+SERVICE_NAME = Text(
+    pattern=IDENTIFIER,
+    noun="name",
+    allowed="letters, digits and _, with no digit first",
+    description="The name of a service",
+)
+
+FORMAT = word({"ndjson": "One value per line, as JSON", "csv": "One value per row; the first row has the field names"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackoffOptions(Located):
+    first: float | None = optional(Duration(), "The longest wait before the second attempt")
+    factor: float | None = optional(Number(min=1), "Each further wait is this many times longer")
+    cap: float | None = optional(Duration(), "The longest wait; it also limits Retry-After")
+
+    def backoff(self) -> Backoff:
+        """Make the backoff; keys that are left out have the defaults of `Backoff`."""
+        given = {"first": self.first, "factor": self.factor, "cap": self.cap}
+        return Backoff(**{name: value for name, value in given.items() if value is not None})
+
+
+BACKOFF: Form[Backoff] = Either(
+    word({"none": "No wait: the next attempt follows at once"}).then(lambda _: NONE),
+    Record(BackoffOptions).then(BackoffOptions.backoff),
+)
+
+URL = Text(description="The URL; {field} is replaced by a field of the value, ${NAME:-default} by a variable")
+
+
+BATCH: Form[bool | str] = Either(cast("Form[Any]", Boolean()), Text())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceOptions(Located):
+    name: str | None = optional(Text(), "The name in metrics and logs, if it differs from the one here")
+    timeout: float | None = optional(Duration(), "The time for one attempt (30s)")
+    attempts: int | None = optional(Integer(min=1), "How often a call is tried, including the first time (1)")
+    backoff: Backoff | None = optional(BACKOFF, "The wait between attempts: exponential, with full jitter")
+    max_in_flight: int | None = optional(Integer(min=1), "How many calls may run at once, over all runs (256)")
+    rate: float | None = optional(Rate(), "How many calls may start per second, over all runs: 10/s, 600/m")
+    blocking: bool | None = optional(Boolean(), "Whether the function blocks and needs threads of its own")
+    headers: dict[str, str] | None = optional(
+        MapOf(Text()), "Headers of each request; {field} and ${NAME} are replaced"
+    )
+    body: Any = optional(function_or_fields(), "The body of the request, sent as JSON")
+    response: Any = optional(function_or_fields("response"), "Which part of the JSON response is the result")
+    limit: int | None = optional(Size(), "How many bytes a response may have (1MiB)")
+    batch: bool | str | None = optional(
+        BATCH, "One request for many values: true, or the field of each value that is sent"
+    )
+
+
+SERVICE = OneKey(
+    {
+        "call": Reference(description="A Python function, module:name; plain, or a coroutine function"),
+        **dict.fromkeys(METHODS, URL),
+    },
+    beside=ServiceOptions,
+)
+"""A service: a function outside the flow that steps call."""
+
+SERVICES = MapOf(SERVICE, keys=SERVICE_NAME)
 
 _HTTP_ONLY = ("headers", "body", "response", "limit", "batch")
 _CALL_ONLY = ("blocking",)
-_ARGUMENTS = {"poll_interval": "every", "processed_dir": "done"}
-"""Keyword arguments of sources that are not named like the keys of a file."""
 
 
-def service_of(name: str, chosen: Chosen, environment: Mapping[str, str]) -> Service:
-    """The service that a file describes under a name; raises `FlowDefinitionError` or `ValueError`."""
-    beside = chosen.beside
-    title: str = beside["name"] or name
+def make_service(name: str, chosen: Chosen[ServiceOptions], environment: Mapping[str, str]) -> Service:
+    """Make the service that a file describes under a name. Raises `FlowDefinitionError` or `ValueError`."""
+    options = chosen.beside
+    title = options.name or name
     over_http = chosen.kind in METHODS
-    for word in _CALL_ONLY if over_http else _HTTP_ONLY:
-        if word in beside:
-            kind = "a function" if over_http else f"a service over HTTP ({', '.join(METHODS)})"
-            raise FlowDefinitionError(f"{word} is for {kind}, and {name} is none")
+    for key in _CALL_ONLY if over_http else _HTTP_ONLY:
+        if options.has(key):
+            kind = "services with call" if over_http else f"services with {', '.join(METHODS)}"
+            raise FlowDefinitionError(f"{key}: only for {kind}; {name} has {chosen.kind}")
     call: Callable[[Any], Any] = _http_call(title, chosen, environment) if over_http else chosen.value
     return Service(
         title,
         call,
-        max_in_flight=beside["max_in_flight"] or MAX_IN_FLIGHT,
-        timeout=beside["timeout"] or 30.0,
-        attempts=beside["attempts"] or 1,
-        backoff=_backoff(beside["backoff"]),
+        max_in_flight=options.max_in_flight or MAX_IN_FLIGHT,
+        timeout=options.timeout or 30.0,
+        attempts=options.attempts or 1,
+        backoff=options.backoff,
         retry_on=is_retryable_http if over_http else is_retryable,
-        blocking=bool(beside["blocking"]),
-        rate=beside["rate"],
+        blocking=bool(options.blocking),
+        rate=options.rate,
     )
 
 
-def _http_call(title: str, chosen: Chosen, environment: Mapping[str, str]) -> HttpCall | HttpBatchCall:
-    beside = chosen.beside
+def _http_call(title: str, chosen: Chosen[ServiceOptions], environment: Mapping[str, str]) -> HttpCall | HttpBatchCall:
+    options = chosen.beside
     common: dict[str, Any] = {
         "service": title,
         "url": chosen.value,
         "method": chosen.kind.upper(),
-        "headers": beside["headers"] or {},
-        "response": called(beside["response"]),
-        "limit": beside["limit"] or RESPONSE_LIMIT,
+        "headers": options.headers or {},
+        "response": options.response,
+        "limit": options.limit or RESPONSE_LIMIT,
         "environment": environment,
     }
-    many = beside["batch"]
-    if not many:
-        return HttpCall(**common, body=called(beside["body"]))
-    if beside["body"] is not None:
-        raise FlowDefinitionError("the body of a service that answers for many is the list of them; leave body out")
-    return HttpBatchCall(**common, item_field=many if isinstance(many, str) else None)
+    if not options.batch:
+        return HttpCall(**common, body=options.body)
+    if options.body is not None:
+        raise FlowDefinitionError("body: not allowed with batch; the body is the list of values")
+    return HttpBatchCall(**common, item_field=options.batch if isinstance(options.batch, str) else None)
 
 
-def called(value: Any) -> Any:
-    """A function, or fields that make an object."""
-    return Fields(cast("dict[str, Expression]", value)) if isinstance(value, dict) else value
+def dump_service(name: str, service: Service) -> Plain:
+    """Return a service under its name in the file as plain data."""
+    call = service.function
+    if service.retry_on not in (is_retryable, is_retryable_http):
+        raise FlowDefinitionError(
+            f"service {service.name} has its own retry_on, which a flow file cannot contain; leave it out"
+        )
+    own = _dump_http(call) if isinstance(call, HttpRequestSpec) else {"call": reference_of(call)}
+    return {
+        **own,
+        **drop_none(
+            {
+                "name": None if service.name == name else service.name,
+                "timeout": None if service.timeout == 30.0 else show_duration(service.timeout),
+                "attempts": None if service.attempts == 1 else service.attempts,
+                "backoff": _dump_backoff(service.backoff),
+                "max_in_flight": None if service.max_in_flight == MAX_IN_FLIGHT else service.max_in_flight,
+                "rate": None if service.rate is None else show_rate(service.rate),
+                "blocking": service.blocking or None,
+            }
+        ),
+    }
 
 
-def _backoff(value: Any) -> Backoff | None:
-    if value is None:
-        return None
-    if not isinstance(value, Read):
-        return NONE
-    return Backoff(**{name: value[name] for name in value if value[name] is not None})
+def _dump_http(call: HttpRequestSpec) -> dict[str, Plain]:
+    more: dict[str, Plain] = {
+        "headers": dict(call.headers) or None,
+        "response": None if call.response is None else dump_function(call.response, "response"),
+        "limit": None if call.limit == RESPONSE_LIMIT else show_size(call.limit),
+    }
+    if isinstance(call, HttpCall) and call.body is not None:
+        more["body"] = dump_function(call.body)
+    if isinstance(call, HttpBatchCall):
+        more["batch"] = call.item_field or True
+    return {call.method.lower(): call.url, **drop_none(more)}
 
 
-def source_of(chosen: Chosen, flow: Flow[Any]) -> Source[Any]:
-    """The source that a worker of a flow names; raises `FlowDefinitionError` or `ValueError`."""
-    beside = chosen.beside
-    for word, kinds in (
-        ("format", ("file", "directory")),
-        ("limit", ("file", "directory", "stdin")),
-        ("delimiter", ("file", "directory")),
-        ("pattern", ("directory",)),
-        ("processed_dir", ("directory",)),
-        ("poll_interval", ("directory",)),
-        ("stable_for", ("directory",)),
-        ("count", ("ticks",)),
-    ):
-        if word in beside and chosen.kind not in kinds:
-            raise FlowDefinitionError(f"{word} is for a source {' or '.join(kinds)}, not for {chosen.kind}")
-    options = {_ARGUMENTS.get(name, name): beside[name] for name in beside if beside[name] is not None}
+def _dump_backoff(backoff: Backoff) -> Plain:
+    if backoff == NONE:
+        return "none"
+    default = Backoff()
+    return (
+        drop_none(
+            {
+                "first": None if backoff.first == default.first else show_duration(backoff.first),
+                "factor": None if backoff.factor == default.factor else backoff.factor,
+                "cap": None if backoff.cap == default.cap else show_duration(backoff.cap),
+            }
+        )
+        or None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSinkOptions(Located):
+    format: str | None = optional(FORMAT, "The format, if the file name does not tell it")
+    fields: tuple[str, ...] | None = optional(ListOf(Text(), min=1), "The columns of a CSV file")
+
+
+def _make_file_sink(chosen: Chosen[FileSinkOptions]) -> Sink:
+    return FileSink(chosen.value, format=chosen.beside.format, fields=chosen.beside.fields)
+
+
+SINK: Either[Callable[[], Sink]] = Either(
+    word({"stdout": "Standard output, one line per value", "discard": "Accept the values and drop them"}).then(
+        lambda name: StdoutSink if name == "stdout" else DiscardSink
+    ),
+    OneKey(
+        {"file": Text(description="The file to append to: .ndjson or .csv, each also with .gz")}, FileSinkOptions
+    ).then(lambda chosen: lambda: _make_file_sink(chosen)),
+)
+"""A sink, read as a function that makes it: errors in its options belong to the step that writes to it."""
+
+
+def dump_sink(sink: Sink) -> Plain:
+    """Return a sink as plain data."""
+    if sink.name:
+        raise FlowDefinitionError(
+            f"sink {sink.name!r} has its own name, which a flow file cannot contain; name the step"
+        )
+    match sink:
+        case FileSink():
+            fields = None if sink.fields is None else list(sink.fields)
+            return drop_none({"file": sink.path, "format": str(sink.format), "fields": fields})
+        case StdoutSink() if sink == StdoutSink():
+            return "stdout"
+        case DiscardSink():
+            return "discard"
+        case _:
+            raise FlowDefinitionError(f"sink {sink!r} cannot be written to a flow file; use a file, stdout or discard")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions(Located):
+    format: str | None = optional(FORMAT, "The format, if the file name does not tell it")
+    limit: int | None = optional(Size(), "How many bytes one line may have (1MiB)")
+    delimiter: str | None = optional(Text(), "The character between the cells of a CSV row (,)")
+    pattern: str | None = optional(Text(), "Which files of a directory are read")
+    poll_interval: float | None = optional(Duration(), "How often a directory is checked (1s)")
+    stable_for: float | None = optional(Duration(), "How long a file must be unchanged before it is read (10s)")
+    processed_dir: str | None = optional(Text(), "The subdirectory to which processed files are moved (done)")
+    count: int | None = optional(Integer(min=1), "How many ticks")
+
+
+SOURCE = OneKey(
+    {
+        "generate": Integer(min=1, description="This many samples of the flow"),
+        "file": Text(description="The lines of a file: .ndjson or .csv, each also with .gz"),
+        "directory": Text(description="The lines of all files in a directory, including later ones"),
+        "stdin": Boolean(description="The lines of standard input"),
+        "ticks": Duration(description="The numbers 0, 1, 2 …, one per interval"),
+        "call": Reference(description="A function that returns a source, such as one for a message broker"),
+    },
+    beside=SourceOptions,
+)
+"""The source of a worker."""
+
+_SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
+    "format": ("file", "directory"),
+    "limit": ("file", "directory", "stdin"),
+    "delimiter": ("file", "directory"),
+    "pattern": ("directory",),
+    "poll_interval": ("directory",),
+    "stable_for": ("directory",),
+    "processed_dir": ("directory",),
+    "count": ("ticks",),
+}
+"""Which sources have which keys."""
+
+
+def make_source(chosen: Chosen[SourceOptions], flow: Flow[Any]) -> Source[Any]:
+    """Make the source of a worker of a flow. Raises `FlowDefinitionError` or `ValueError`."""
+    for key, kinds in _SOURCE_KEYS.items():
+        if chosen.beside.has(key) and chosen.kind not in kinds:
+            raise FlowDefinitionError(f"{key}: only for sources with {' or '.join(kinds)}, not {chosen.kind}")
+    given = {name: getattr(chosen.beside, attribute) for name, (attribute, _) in keys_of(SourceOptions).items()}
+    options: dict[str, Any] = {name: one for name, one in given.items() if one is not None}
     match chosen.kind:
         case "generate":
             if flow.sample_factory is None:
-                raise FlowDefinitionError("generate makes samples of the flow: say with `samples:` what they are")
+                raise FlowDefinitionError("generate: the flow has no samples; describe them under samples:")
             return generate(chosen.value, flow.sample_factory)
         case "file":
             return from_file(chosen.value, **options)
         case "directory":
-            arguments = {"every": "poll_interval", "done": "processed_dir"}
-            return from_directory(chosen.value, **{arguments.get(name, name): options[name] for name in options})
+            return from_directory(chosen.value, **options)
         case "stdin":
             return from_stdin(**options)
         case "ticks":
             return ticks(chosen.value, **options)
         case _:
-            return _source_by_call(chosen.value)
+            return _call_for_source(chosen.value)
 
 
-def _source_by_call(make: Callable[[], Any]) -> Source[Any]:
+def _call_for_source(make: Callable[[], object]) -> Source[Any]:
     try:
         source = make()
     except FlowDefinitionError:
         raise
     except Exception as error:
-        raise FlowDefinitionError(f"the function for the source broke: {type(error).__name__}: {error}") from error
-    if not _is_source(source):
-        raise FlowDefinitionError(f"a function for a source has to give a Source, got {type(source).__name__}")
-    return source
+        raise FlowDefinitionError(f"the function for the source failed: {type(error).__name__}: {error}") from error
+    if not isinstance(source, Source):
+        raise FlowDefinitionError(
+            f"the function for the source: expected it to return a Source, got {type(source).__name__}"
+        )
+    return source  # pyright: ignore[reportUnknownVariableType]  # of a source of any type
 
 
-def _is_source(found: Any) -> TypeGuard[Source[Any]]:
-    return isinstance(found, Source)
+def dump_source(source: Source[Any], samples: Any) -> Plain:
+    """Return a source of a worker, in a flow with these samples, as plain data."""
+    match source:
+        case Generated(total, make) if make == samples:
+            return {"generate": total}
+        case Ticks(seconds, total):
+            return drop_none({"ticks": show_duration(seconds), "count": total})
+        case StdinSource(limit):
+            return {"stdin": True, **omit_default(LINE_LIMIT, limit=limit)}
+        case File(path, format, limit, delimiter):
+            return {
+                "file": path,
+                "format": str(format),
+                **omit_default(LINE_LIMIT, limit=limit),
+                **omit_default(",", delimiter=delimiter),
+            }
+        case Directory(path, pattern, every, stable_for, done, format, limit, delimiter):
+            return {
+                "directory": path,
+                **omit_default("*", pattern=pattern),
+                **({} if every == 1.0 else {"poll_interval": show_duration(every)}),
+                **({} if stable_for == STABLE_FOR else {"stable_for": show_duration(stable_for)}),
+                **omit_default("done", processed_dir=done),
+                **({} if format is None else {"format": str(format)}),
+                **omit_default(LINE_LIMIT, limit=limit),
+                **omit_default(",", delimiter=delimiter),
+            }
+        case _:
+            raise FlowDefinitionError(f"source {source.name} cannot be written to a flow file")
 
 
-def outlet_of(value: Any) -> Sink:
-    """The outlet that a step `to` names; raises `FlowDefinitionError` or `ValueError`."""
-    if isinstance(value, str):
-        return StdoutSink() if value == "stdout" else DiscardSink()
-    beside: Read = value.beside
-    return FileSink(value.value, format=beside["format"], fields=beside["fields"])
+def dump_function(function: Any, variable: str = "value") -> Plain:
+    """Return a function as it is written: an expression, a mapping of expressions, or a reference."""
+    if isinstance(function, Expression):
+        if function.variable != variable:
+            raise FlowDefinitionError(
+                f"expression {function.text!r}: expected the variable {variable}, got {function.variable}"
+            )
+        return function.text
+    if isinstance(function, (Fields, Assign)):
+        return {name: dump_function(expression, variable) for name, expression in function.fields.items()}
+    return reference_of(function)
+
+
+def drop_none(values: Mapping[str, Plain]) -> dict[str, Plain]:
+    """Return the values without those that are None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def omit_default(default: Any, **value: Plain) -> dict[str, Plain]:
+    """Return a named value, or nothing if it is the default. An integer is a size."""
+    return {name: show_size(one) if type(one) is int else one for name, one in value.items() if one != default}
+
+
+def reference_of(function: Any) -> str:
+    """Return the `module:name` of a Python object. Raises `FlowDefinitionError` if it cannot be imported by that."""
+    module = str(getattr(function, "__module__", "__main__"))
+    name = str(getattr(function, "__qualname__", "?"))
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not function or module == "__main__":
+        raise FlowDefinitionError(
+            f"{function!r} cannot be imported by its name; define it with def or class at the top of a module, "
+            "or write it as an expression"
+        )
+    return f"{module}:{name}"

@@ -1,7 +1,7 @@
-"""What a word of YAML is that stands without quotes: the core schema of YAML 1.2.
+"""YAML 1.2 with locations: PyYAML parses, the core schema of YAML 1.2 decides what a scalar without quotes is.
 
-See https://yaml.org/spec/1.2.2/#1032-tag-resolution. YAML 1.1, which PyYAML follows, takes `no` for false, `1:30` for
-90 and `12_000` for a number; here they are texts.
+See https://yaml.org/spec/1.2.2/#1032-tag-resolution. YAML 1.1, which PyYAML implements, reads `no` as false, `1:30` as
+90 and `12_000` as a number; here they are strings.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WORDS: dict[str, tuple[Kind, Any]] = {
 
 
 def resolve(word: str) -> tuple[Kind, Any]:
-    """The kind and the value of a plain word."""
+    """Return the kind and the value of a scalar without quotes."""
     if word in _WORDS:
         return _WORDS[word]
     if _INTEGER.fullmatch(word):
@@ -44,32 +44,32 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, whe
 _UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SENTENCES: dict[str, tuple[str, str | None]] = {
     "nesting depth": (TOO_DEEP, None),
-    "tab character": ("a tab in the indentation", "indent with spaces"),
-    "cannot start any token": ("this character cannot begin a value", "put the text into quotes"),
-    "mapping values are not allowed": ("a second colon, or a wrong indentation", "put a text with a colon into quotes"),
-    "expected ':'": ("a key without its colon", "write `name: value`"),
-    "expected key": ("this line is indented like none above it", "align it with its neighbours"),
-    "<block end>": ("this line is indented like none above it", "align it with its neighbours"),
-    "'-' indicator": ("this line is indented like none above it", "align it with its neighbours"),
+    "tab character": ("tab in the indentation", "indent with spaces"),
+    "cannot start any token": ("a value cannot start with this character", "put the string in quotes"),
+    "mapping values are not allowed": ("second colon, or wrong indentation", "put a string with a colon in quotes"),
+    "expected ':'": ("key without a colon", "write `name: value`"),
+    "expected key": ("indentation differs from the lines above", "align it with them"),
+    "<block end>": ("indentation differs from the lines above", "align it with them"),
+    "'-' indicator": ("indentation differs from the lines above", "align it with them"),
     "expected ',' or": (
-        "a list or mapping in brackets does not end, or misses a comma",
-        "close it; put a text with { or } or a comma into quotes",
+        "list or mapping in brackets is not closed, or a comma is missing",
+        "close it; put a string with { or } or a comma in quotes",
     ),
-    "unexpected end of stream": ("a text in quotes does not end", "close the quotes"),
-    "unknown escape character": ("an unknown escape in double quotes", "use single quotes, or double the backslash"),
+    "unexpected end of stream": ("string in quotes is not closed", "close the quotes"),
+    "unknown escape character": ("unknown escape in double quotes", "use single quotes, or double the backslash"),
 }
-"""What PyYAML says, what that means, and the way out."""
+"""Messages of PyYAML, what they mean, and how to correct the error."""
 
 
-def read_yaml(text: str, file: str, mistakes: Diagnostics) -> Node:
-    """The nodes of a YAML text. Keys are texts whatever they look like; tags and merge keys are refused."""
+def read_yaml(text: str, file: str, diagnostics: Diagnostics) -> Node:
+    """Return the nodes of a YAML text. All keys are strings; tags and merge keys are rejected."""
     nothing = Node("null", None, SourceLocation(file, 1, 1))
     lines = LineIndex(text, file)  # the parser would count U+2028 and the like as line breaks, which no editor does
     if unreadable := _UNREADABLE.search(text):
         place = lines.place(unreadable.start())
-        mistakes.add(place, f"the character U+{ord(unreadable[0]):04X} may not stand in YAML", hint="take it out")
+        diagnostics.add(place, f"character U+{ord(unreadable[0]):04X} is not allowed in YAML", hint="remove it")
         return nothing
-    composer = _Composer(yaml.parse(text, Loader=_LOADER), lines, mistakes)
+    composer = _Composer(yaml.parse(text, Loader=_LOADER), lines, diagnostics)
     try:
         return composer.document() or nothing
     except yaml.MarkedYAMLError as error:
@@ -77,7 +77,7 @@ def read_yaml(text: str, file: str, mistakes: Diagnostics) -> Node:
         mark = (error.context_mark if endless else None) or error.problem_mark
         place = lines.place(mark.index) if mark else nothing.place
         found, hint = _sentence(error, text, place)
-        mistakes.add(place, found, hint=hint)
+        diagnostics.add(place, found, hint=hint)
         return nothing
 
 
@@ -88,30 +88,32 @@ def _sentence(error: yaml.MarkedYAMLError, text: str, place: SourceLocation) -> 
     if rest.startswith("\t"):
         return _SENTENCES["tab character"]
     known = next((said for words, said in _SENTENCES.items() if words in problem), None)
-    return known or (f"this is no valid YAML: {problem}", None)
+    return known or (f"invalid YAML: {problem}", None)
 
 
 class _Composer:
-    """Makes nodes of the parser's events."""
+    """Makes nodes from the events of the parser."""
 
-    def __init__(self, events: Iterator[Any], lines: LineIndex, mistakes: Diagnostics) -> None:
+    def __init__(self, events: Iterator[Any], lines: LineIndex, diagnostics: Diagnostics) -> None:
         self._events = events
         self._lines = lines
-        self._mistakes = mistakes
+        self._diagnostics = diagnostics
         self._anchors: dict[str, tuple[Node, int, int, int]] = {}
-        """What each anchor stands for, how many nodes that is, how many levels, and how many characters."""
+        """For each anchor its node, and how many nodes, levels and characters that has."""
         self._open: set[str] = set()
         self._count = 0
         self._reach = 0
         self._length = 0
-        """Characters of all texts, those that aliases stand for included."""
+        """Characters of all strings, including those that aliases refer to."""
 
     def document(self) -> Node | None:
         root: Node | None = None
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    self._mistakes.add(self._place(event), "a second document begins here", hint="give it its own file")
+                    self._diagnostics.add(
+                        self._place(event), "second document in the file", hint="put it in its own file"
+                    )
                     break
                 root = self._node(next(self._events), 0)
         return root
@@ -121,7 +123,7 @@ class _Composer:
             return self._alias(event, depth)
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            self._mistakes.add(self._place(event), f"found the tag {tag}", hint="tags mean nothing here, leave it out")
+            self._diagnostics.add(self._place(event), f"tag {tag} is not allowed", hint="remove it")
 
         if event.anchor is not None:
             return self._anchored(event, depth)
@@ -143,9 +145,9 @@ class _Composer:
     def _alias(self, event: Any, depth: int) -> Node:
         place, name = self._place(event), event.anchor
         if name in self._open:
-            self._mistakes.add(place, f"the alias *{name} stands inside of what it stands for", hint="write it out")
+            self._diagnostics.add(place, f"alias *{name} refers to a value that contains it", hint="write it out")
         elif name not in self._anchors:
-            self._mistakes.add(place, f"nothing above is marked &{name}", allowed=self._anchors, nearest=name)
+            self._diagnostics.unknown(Node("text", name, place), "anchor", self._anchors)
         else:
             node, size, levels, length = self._anchors[name]
             self._add(size, length, event)
@@ -154,21 +156,21 @@ class _Composer:
         return Node("null", None, place)
 
     def _add(self, nodes: int, characters: int, event: Any) -> None:
-        """Count nodes and the characters of texts; raises `FlowFileError` when there are too many."""
+        """Count nodes and the characters of strings. Raises `FlowFileError` if there are too many."""
         self._count += nodes
         self._length += characters
         if self._count > MAX_VALUES:
-            self._mistakes.values.add(self._count, self._place(event))
+            self._diagnostics.values.add(self._count, self._place(event))
         if self._length > MAX_BYTES:
-            hint = "write out less, or use fewer aliases"
-            self._mistakes.add(self._place(event), f"the texts up to here have more than {MAX_BYTES} bytes", hint=hint)
-            self._mistakes.check()
+            hint = "use fewer aliases"
+            self._diagnostics.exceeded(self._place(event), "bytes of strings up to here", MAX_BYTES, hint=hint)
+            self._diagnostics.check()
 
     def _scalar(self, event: Any) -> Node:
         self._add(0, len(event.value), event)
         plain = not event.style
         kind, value = resolve(event.value) if plain else ("text", event.value)
-        return check_characters(Node(kind, value, self._place(event)), self._mistakes)
+        return check_characters(Node(kind, value, self._place(event)), self._diagnostics)
 
     def _collection(self, event: Any, depth: int) -> Node:
         place = self._place(event)
@@ -185,7 +187,7 @@ class _Composer:
             if key is None:
                 continue
             if key.value in pairs:
-                self._mistakes.add(key, f"{quoted(key.value)} stands twice in this mapping", hint="keep one of them")
+                self._diagnostics.add(key, f"duplicate key {quoted(key.value)}", hint="remove one of them")
             pairs.setdefault(key.value, (key, value))
         return list(pairs.values())
 
@@ -193,19 +195,19 @@ class _Composer:
         node = self._node(event, depth)
         if isinstance(event, yaml.ScalarEvent):
             if event.value == "<<" and not event.style:
-                self._mistakes.add(node, "found the merge key <<", hint="write the keys out where they belong")
+                self._diagnostics.add(node, "merge key << is not allowed", hint="write the keys out")
                 return None
-            return check_characters(Node("text", event.value, node.place), self._mistakes)
+            return check_characters(Node("text", event.value, node.place), self._diagnostics)
         if node.kind == "text":
             return node
-        self._mistakes.add(node, f"found {node.shown()} as a key", wanted="a text")
+        self._diagnostics.add(node, f"expected a string as a key, got {node.shown()}", expected="a string")
         return None
 
     def _go_to(self, depth: int, place: SourceLocation) -> None:
         self._reach = max(self._reach, depth)
         if depth > DEEPEST:
-            self._mistakes.add(place, TOO_DEEP)
-            self._mistakes.check()  # going deeper could exhaust the stack
+            self._diagnostics.add(place, TOO_DEEP)
+            self._diagnostics.check()  # going deeper could exhaust the stack
 
     def _until(self, end: type) -> Iterator[Any]:
         while not isinstance(event := next(self._events), end):

@@ -45,7 +45,7 @@ class FlowTestRun:
     peak_calls: Mapping[str, int]
     in_flight: int
     unused: tuple[tuple[str, RuleCounter], ...]
-    """Rules that decided nothing, each with the name of its service."""
+    """Rules that applied to no call, each with the name of its service."""
     missed: tuple[str, ...]
     """Events that were to happen after the run was over."""
     troubles: tuple[str, ...]
@@ -77,8 +77,8 @@ async def _play(flow: Flow[Any], case: FlowTest, seed: int) -> FlowTestRun:
     loop.set_exception_handler(lambda _, context: troubles.append(f"broke outside of the run: {_broken(context)}"))
     stage = FlowTestHarness(flow, case, seed)
     run = stage.start()
-    missed = [event.what.shown for event in case.events]
-    alarms = [loop.call_later(event.at, _fire_event, event, stage, run, missed) for event in case.events]
+    missed = [event.event.shown for event in case.scheduled]
+    alarms = [loop.call_later(event.at, _fire_event, event, stage, run, missed) for event in case.scheduled]
     summary = await _finished(run, troubles)
     for alarm in alarms:
         alarm.cancel()
@@ -98,7 +98,7 @@ async def _play(flow: Flow[Any], case: FlowTest, seed: int) -> FlowTestRun:
         {name: actor.calls for name, actor in actors.items()},
         {name: actor.most for name, actor in actors.items()},
         run.window.peak,
-        tuple((name, part) for name, actor in actors.items() for part in actor.rules.parts if not part.decided),
+        tuple((name, part) for name, actor in actors.items() for part in actor.rules.parts if not part.applied),
         tuple(missed),
         tuple(troubles),
         tuple(stage.trace.lines),
@@ -129,9 +129,9 @@ async def _finished(run: Run, troubles: list[str]) -> Summary:
 
 def _fire_event(event: ScheduledEvent, stage: FlowTestHarness, run: Run, missed: list[str]) -> None:
     """An event comes about."""
-    missed.remove(event.what.shown)
-    stage.trace.add(event.what.shown)
-    match event.what:
+    missed.remove(event.event.shown)
+    stage.trace.add(event.event.shown)
+    match event.event:
         case RunEvent.DRAIN:
             run.drain()
         case RunEvent.ABORT:

@@ -12,7 +12,7 @@ import msgspec
 
 from penstock.deadletters import DeadLetter, MemoryStore
 from penstock.errors import ElementError, ReaderDisconnected, StoreError, describe
-from penstock.flowtests.models import Hangs, Raises, Returns, StoreOutage, StubRule
+from penstock.flowtests.models import StoreOutage, StubRule
 from penstock.flowtests.rules import RuleSet
 from penstock.flowtests.tracing import ElementRecorder, Trace, format_value, to_plain
 
@@ -67,7 +67,7 @@ class Fake:
         """Let the time pass that a call takes: that of its slowest value."""
         if seconds := max((rule.delay for rule in decided if rule is not None), default=0.0):
             await asyncio.sleep(seconds)
-        if any(rule is not None and isinstance(rule.deed, Hangs) for rule in decided):
+        if any(rule is not None and rule.action == "hangs" for rule in decided):
             await asyncio.Event().wait()
 
 
@@ -96,15 +96,15 @@ class FakeService(Fake):
     async def _answer(self, value: Any) -> Any:
         (rule,) = decided = self.decide([value])
         await self.wait(decided)
-        return await self._ask(value, [value]) if _leaves_it(rule) else _done(rule, value)
+        return await self._ask(value, [value]) if _is_real(rule) else self._respond(rule, value)
 
     async def _answers(self, values: list[Any]) -> list[Any]:
         decided = self.decide(values)
         await self.wait(decided)
-        if (failure := _of_the_whole(decided)) is not None:
+        if (failure := self._failure_of_all(decided)) is not None:
             raise failure
-        answers = [_settled(rule, value) for rule, value in zip(decided, values, strict=True)]
-        left = [place for place, rule in enumerate(decided) if _leaves_it(rule)]
+        answers = [self._result(rule, value) for rule, value in zip(decided, values, strict=True)]
+        left = [place for place, rule in enumerate(decided) if _is_real(rule)]
         if left:
             asked = [values[place] for place in left]
             for place, answer in zip(left, await self._ask(asked, asked), strict=True):
@@ -118,6 +118,29 @@ class FakeService(Fake):
             raise UnstubbedCall(f"{self.title} is asked over HTTP, and no rule of the test fits this call")
         answer = self._real(question)
         return await answer if inspect.isawaitable(answer) else answer
+
+    def _failure_of_all(self, decided: Sequence[StubRule | None]) -> Exception | None:
+        """Return the error of a call for many values that fails, and is repeated, as a unit.
+
+        Its rule depends on no value.
+        """
+        first = decided[0]
+        if first is None or first.by_value or any(rule is not first for rule in decided):
+            return None
+        return None if first.raises is None else first.raises.make(self.title)
+
+    def _respond(self, rule: StubRule | None, value: Any) -> Any:
+        """Return the response of a rule, or raise its error."""
+        result = self._result(rule, value)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def _result(self, rule: StubRule | None, value: Any) -> Any:
+        """Return the response of a rule, or its error."""
+        if rule is None or rule.action is None:
+            return None
+        return rule.respond(to_plain(value)) if rule.raises is None else rule.raises.make(self.title)
 
     def _shown(self, value: Any) -> str:
         return ", ".join(map(self.trace.name_of, value)) if self._many else self.trace.name_of(value)
@@ -143,7 +166,7 @@ class FakeSink(Fake):
             await self.wait(decided)
             answers: list[Exception | None] = []
             for rule, value in zip(decided, values, strict=True):
-                refused = rule.deed.make() if rule is not None and isinstance(rule.deed, Raises) else None
+                refused = None if rule is None or rule.raises is None else rule.raises.make(self.title)
                 answers.append(refused)
                 if refused is None:
                     self.kept.append(to_plain(value))
@@ -154,36 +177,9 @@ class FakeSink(Fake):
         self.opened = False
 
 
-def _of_the_whole(decided: Sequence[StubRule | None]) -> Exception | None:
-    """The error of a call for many as a whole, which is tried again as a whole: its rule looks at no value."""
-    first = decided[0]
-    if first is None or first.for_some or any(rule is not first for rule in decided):
-        return None
-    return first.deed.make() if isinstance(first.deed, Raises) else None
-
-
-def _leaves_it(rule: StubRule | None) -> bool:
-    """Whether the real function is to answer."""
-    return rule is None or rule.deed is None
-
-
-def _done(rule: StubRule | None, value: Any) -> Any:
-    """What a rule says to a value; raises if it says so."""
-    answer = _settled(rule, value)
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _settled(rule: StubRule | None, value: Any) -> Any:
-    """The same, where an error is an answer too."""
-    match rule and rule.deed:
-        case Returns(make):
-            return make(to_plain(value))
-        case Raises(make):
-            return make()
-        case _:
-            return None
+def _is_real(rule: StubRule | None) -> bool:
+    """Return whether the real function is to be called."""
+    return rule is None or rule.action is None
 
 
 class FailingStore(MemoryStore):

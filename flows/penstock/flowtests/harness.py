@@ -12,6 +12,7 @@ import msgspec
 
 from penstock.errors import FlowDefinitionError
 from penstock.flow.flow import Flow
+from penstock.flowfile.models import Window
 from penstock.flowtests.fakes import FailingStore, Fake, FakeClient, FakeService, FakeSink
 from penstock.flowtests.models import FlowTest
 from penstock.flowtests.tracing import ElementRecorder, Trace
@@ -28,11 +29,11 @@ class FlowTestHarness:
     def __init__(self, flow: Flow[Any], case: FlowTest, seed: int) -> None:
         self.trace = Trace(flow.key)
         self.register = ElementRecorder(self.trace)
-        self.client = FakeClient(case.client_delay, self.register, self.trace)
-        self.store = FailingStore(case.downtimes, self.trace)
+        self.client = FakeClient(case.client_delay or 0.0, self.register, self.trace)
+        self.store = FailingStore(case.outages, self.trace)
         self.services = _services(flow, case, self.trace)
         self.outlets = {
-            name: FakeSink(name, outlet.name, case.rules.get(name, ()), self.trace)
+            name: FakeSink(name, outlet.name, (case.rules or {}).get(name, ()), self.trace)
             for name, outlet in flow.all_sinks.items()
         }
         self._flow = flow
@@ -54,7 +55,7 @@ class FlowTestHarness:
             source_of(flow, case),
             LineWriter(self.client.write),
             kind="test",
-            ordered=flow.ordered if case.ordered is None else case.ordered,
+            ordered=flow.ordered if case.order is None else case.order == "input",
             rng=self._chance("dead letters"),
         )
         run.ledger.on_settled = self.register.settled
@@ -63,14 +64,15 @@ class FlowTestHarness:
     def _staged(self) -> Flow[Any]:
         """The flow, with all that is played in the place of what is real."""
         case, flow = self._case, self._flow
+        window = case.window or Window()
         played = {
             service.name: service.with_function(self.services[service.name], rng=self._chance(service.name))
             for service in flow.all_services
         }
         return replace(
             flow.services(played).sinks(self.outlets),
-            elements=case.elements or flow.elements,
-            bytes=case.bytes or flow.bytes,
+            elements=window.elements or flow.elements,
+            bytes=window.bytes or flow.bytes,
             store=self.store,
         )
 
@@ -94,7 +96,7 @@ def source_of(flow: Flow[Any], case: FlowTest) -> Source[bytes]:
     async def paced() -> AsyncIterator[bytes]:
         for number, line in enumerate(lines()):
             if number:
-                await asyncio.sleep(case.every)
+                await asyncio.sleep(case.every or 0.0)
             yield line
 
     return from_async_iterable(paced(), size=len) if case.every else from_iterable(lines(), size=len)
@@ -112,7 +114,7 @@ def _services(flow: Flow[Any], case: FlowTest, trace: Trace) -> dict[str, FakeSe
     return {
         name: FakeService(
             name,
-            case.rules.get(name, ()),
+            (case.rules or {}).get(name, ()),
             trace,
             None if isinstance(service.function, HttpRequestSpec) else service.function,
             many=name in many,

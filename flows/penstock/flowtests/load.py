@@ -1,287 +1,182 @@
-"""From the section `tests` of a flow file to tests that can be played; what the flow knows nothing of is a mistake."""
+"""Load the tests of a flow, and check their names against the flow."""
 
 from __future__ import annotations
 
-import builtins
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
-from types import new_class
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from penstock.errors import ElementError, InvalidExpression, ServiceErrorResponse
-from penstock.expressions import Expression, Fields
 from penstock.flow.flow import Flow
 from penstock.flowfile.diagnostics import Diagnostics
 from penstock.flowfile.document import Node, quoted
-from penstock.flowfile.forms.choices import Chosen
 from penstock.flowfile.forms.form import MISSING
-from penstock.flowfile.forms.record import Read
-from penstock.flowfile.limits import MAX_EXPRESSION
+from penstock.flowfile.load import FlowFile, FlowReading
+from penstock.flowfile.reader import text_of
 from penstock.flowtests.compare import FAILED, LETTER
-from penstock.flowtests.forms import OpenRead
 from penstock.flowtests.models import (
-    CountRange,
+    ACTIONS,
+    TESTS,
+    TESTS_FILE,
     Expectation,
     FlowTest,
-    Hangs,
-    Raises,
-    Returns,
-    RunEvent,
-    ScheduledEvent,
-    StoreOutage,
+    StubError,
     StubRule,
+    check_times,
 )
 
 
-def load_tests(read: Any, mistakes: Diagnostics, flow: Flow[Any], *, complete: bool = True) -> tuple[FlowTest, ...]:
-    """The tests of a flow, of what the shape `CASES` read. Mistakes are noted; a test that has one is left out.
+@dataclass(frozen=True, slots=True)
+class TestedFlow:
+    """A flow file with its tests."""
 
-    A flow that is not `complete` lacks steps, so names that it does not know may be right.
+    __test__ = False  # it is not a class of tests for pytest
+
+    file: FlowFile
+    tests: tuple[FlowTest, ...]
+    """The tests in the file, and those in the file beside it: `NAME.test.yaml`."""
+
+    @property
+    def flow(self) -> Flow[Any]:
+        """The flow."""
+        return self.file.flow
+
+
+def load(path: str | Path, *, environment: Mapping[str, str] = os.environ) -> TestedFlow:
+    """Load a flow file with its tests. Raises `FlowFileError` with all errors of both."""
+    path = Path(path)
+    beside = tests_beside(path)
+    return loads(text_of(path), path, environment=environment, tests=beside if beside.exists() else None)
+
+
+def loads(
+    text: str, path: str | Path, *, environment: Mapping[str, str] = os.environ, tests: Path | None = None
+) -> TestedFlow:
+    """Load the flow in a text with its tests, and those in the file `tests`. Raises `FlowFileError` with all errors."""
+    reading = FlowReading(text, Path(path), environment)
+    diagnostics = reading.diagnostics
+    diagnostics.subject = "tests"
+    own = None if reading.tests is None else TESTS.read(reading.tests, diagnostics)
+    diagnostics.subject = ""
+    more = None if tests is None else reading.reader.other(tests, TESTS_FILE)
+    valid: tuple[FlowTest, ...] = ()
+    if reading.flow is not None and reading.valid:
+        for part in (own, None if more is None or more is MISSING else more.tests):
+            if part is not None and part is not MISSING:
+                valid += check_tests(part, reading.flow, diagnostics, complete=reading.complete)
+    return TestedFlow(reading.file(), valid)
+
+
+def tests_beside(path: Path) -> Path:
+    """Return the file that may have further tests of a flow file: `NAME.test.yaml` beside `NAME.yaml`."""
+    return path.parent / f"{path.stem}.test{path.suffix}"
+
+
+def check_tests(
+    tests: Sequence[FlowTest], flow: Flow[Any], diagnostics: Diagnostics, *, complete: bool = True
+) -> tuple[FlowTest, ...]:
+    """Return the tests of a flow that have no errors; add the errors of the others.
+
+    A flow that is not `complete` lacks steps, so unknown names are not errors.
     """
-    if read is None or read is MISSING:
-        return ()
-    tests: Sequence[Read] = read
     names: set[str] = set()
-    cases: list[FlowTest] = []
+    valid: list[FlowTest] = []
+    known = KnownNames(flow, diagnostics, complete=complete)
     for test in tests:
-        before = len(mistakes)
-        if test["name"] in names:
-            mistakes.add(test.at("name"), f"found a second test {quoted(test['name'])}", wanted="a name of its own")
-        names.add(test["name"])
-        case = _case(test, mistakes, flow, KnownNames(flow, complete, mistakes))
-        if len(mistakes) == before:
-            cases.append(case)
-    return tuple(cases)
+        before = len(diagnostics)
+        if test.name in names:
+            diagnostics.add(test.at("name"), f"a second test has the name {quoted(test.name)}", hint="rename it")
+        names.add(test.name)
+        if isinstance(test.given, int) and flow.sample_factory is None:
+            diagnostics.add(test.at("given"), f"generate: flow {flow.name} has no samples", hint="list the values")
+        _check_rules(test, known, diagnostics)
+        _check_expectation(test.expected, known, diagnostics)
+        if len(diagnostics) == before:
+            valid.append(test)
+    return tuple(valid)
 
 
-def _case(test: Read, mistakes: Diagnostics, flow: Flow[Any], names: KnownNames) -> FlowTest:
-    given, window = test["given"], test["window"]
-    if isinstance(given, Read):
-        given = given["generate"]
-        if flow.sample_factory is None:
-            mistakes.add(test.at("given"), f"the flow {flow.name} has no samples", wanted="a list of values")
-    events, downtimes = _events(test, mistakes)
-    return FlowTest(
-        name=test["name"],
-        given=given,
-        expected=_expected(test["expect"], mistakes, names),
-        rules=_rules(test, mistakes, names),
-        events=events,
-        downtimes=downtimes,
-        every=test["every"] or 0.0,
-        client_delay=test["client_delay"] or 0.0,
-        elements=window["elements"] if isinstance(window, Read) else window,
-        bytes=window["bytes"] if isinstance(window, Read) else None,
-        ordered=None if test["order"] is None else test["order"] == "input",
-        seed=test["seed"],
-        place=test.node.place,
-    )
+def _check_rules(test: FlowTest, known: KnownNames, diagnostics: Diagnostics) -> None:
+    known.check(test.node.get("when"), known.called, "service")
+    for name, rules in (test.rules or {}).items():
+        for rule in rules:
+            _check_rule(rule, diagnostics, is_sink=name in known.sinks and name not in known.services)
 
 
-def _rules(test: Read, mistakes: Diagnostics, names: KnownNames) -> dict[str, tuple[StubRule, ...]]:
-    names.check(test, "when", names.called, "service")
-    written: Mapping[str, OpenRead | tuple[OpenRead, ...]] = test["when"] or {}
-    return {
-        name: tuple(
-            rule_of(name, rule, mistakes, is_outlet=name in names.outlets and name not in names.services)
-            for rule in (one if isinstance(one, tuple) else (one,))
-        )
-        for name, one in written.items()
-    }
-
-
-def _events(test: Read, mistakes: Diagnostics) -> tuple[tuple[ScheduledEvent, ...], tuple[StoreOutage, ...]]:
-    events: list[ScheduledEvent] = []
-    downtimes: list[StoreOutage] = []
-    chosen: Chosen
-    for chosen in test["events"] or ():
-        beside, kind = chosen.beside, chosen.kind
-        strangers = ("at",) if kind == "store" else ("from", "to")
-        for name in strangers:
-            if name in beside:
-                mistakes.add(beside.at(name), f'found "{name}" beside "{kind}"', allowed=_times_of(kind))
-        if kind == "store":
-            if beside["to"] is not None and beside["to"] <= (beside["from"] or 0):
-                mistakes.add(beside.at("to"), 'found a "to" that is not after "from"')
-            downtimes.append(StoreOutage(beside["from"] or 0.0, beside["to"]))
-            continue
-        if chosen.value is False:
-            mistakes.add(chosen.at, "found false", wanted="true, or the event left out")
-        if "at" not in beside:
-            mistakes.add(chosen.key, f'"{kind}" does not say when', wanted='"at" beside it')
-        events.append(ScheduledEvent(beside["at"] or 0.0, RunEvent(kind), beside.node.place))
-    return tuple(events), tuple(downtimes)
-
-
-def _times_of(kind: str) -> tuple[str, ...]:
-    return ("from", "to") if kind == "store" else ("at",)
-
-
-def _expected(read: Read, mistakes: Diagnostics, names: KnownNames) -> Expectation:
-    if all(name not in read for name in read):
-        mistakes.add(read.node, "nothing is expected", wanted="at least one expectation", hint="such as ok: 3")
-    for name in ("calls", "peak_calls"):
-        names.check(read, name, names.called, "service")
-    names.check(read, "delivered", names.outlets, "outlet")
-    names.check_records(read, "failed", FAILED)
-    names.check_records(read, "dead_letters", LETTER)
-    values = {name: read[name] for name in read}
-    for name in ("calls", "peak_calls"):
-        counts: Mapping[str, Any] = read[name] or {}
-        values[name] = {service: _bounds(one) for service, one in counts.items()}
-    values["in_flight"] = None if read["in_flight"] is None else _bounds(read["in_flight"])
-    values["delivered"] = read["delivered"] or {}
-    return Expectation(**values)
-
-
-def _bounds(read: Any) -> CountRange:
-    return CountRange(read["min"] or 0, read["max"]) if isinstance(read, Read) else CountRange(read, read)
-
-
-DEEDS = ("returns", "expression", "raises", "hangs")
-
-
-def rule_of(name: str, read: OpenRead, mistakes: Diagnostics, *, is_outlet: bool) -> StubRule:
-    """The rule for a service or an outlet of this name; what is wrong with it is noted."""
-    fields = read.fields
-    said = [name for name in DEEDS if name in fields]
-    if len(said) > 1:
-        mistakes.add(fields.at(said[1]), f'"{said[1]}" stands beside "{said[0]}"', wanted="only one of them")
-    if not said and "delay" not in fields:
-        mistakes.add(read.node, "the rule does not say what happens", wanted=f"one of {', '.join((*DEEDS, 'after'))}")
-    if is_outlet and said and said[0] in ("returns", "expression"):
-        mistakes.add(fields.at(said[0]), f'an outlet has no use for "{said[0]}"', allowed=("raises", "hangs", "delay"))
-    if fields["to"] is not None and fields["to"] <= (fields["from"] or 0):
-        mistakes.add(fields.at("to"), 'found a "to" that is not after "from"')
-    return StubRule(
-        deed=_deed(name, said[0], fields, mistakes) if said else None,
-        delay=fields["delay"] or 0.0,
-        fields=read.others,
-        condition=None if fields["if"] is None else _condition(fields["if"], fields.at("if"), mistakes),
-        calls=_numbers(fields["call"]),
-        attempts=_numbers(fields["attempt"]),
-        since=fields["from"] or 0.0,
-        until=fields["to"],
-        place=read.node.place,
-    )
-
-
-def _numbers(read: Any) -> tuple[int, ...]:
-    return (read,) if isinstance(read, int) else tuple(read or ())
-
-
-def _deed(name: str, word: str, fields: Read, mistakes: Diagnostics) -> Returns | Raises | Hangs | None:
-    value, node = fields[word], fields.at(word)
-    match word:
-        case "returns":
-            return Returns(lambda _: deepcopy(value))
-        case "expression":
-            return _computed(value, node, mistakes)
-        case "raises":
-            return _raised(name, value, node, mistakes)
-        case _:
-            if value is False:
-                mistakes.add(node, "found false", wanted="true, or the word left out")
-            return Hangs()
-
-
-def _computed(value: Any, node: Node, mistakes: Diagnostics) -> Returns | None:
-    if isinstance(value, str):
-        expression = _expression(value, node, mistakes)
-        return None if expression is None else Returns(expression)
-    parts = {name: _expression(text, node.get(name) or node, mistakes) for name, text in value.items()}
-    known = {name: part for name, part in parts.items() if part is not None}
-    return Returns(Fields(known)) if len(known) == len(parts) else None
-
-
-def _condition(text: str, node: Node, mistakes: Diagnostics) -> Expression | None:
-    expression = _expression(text, node, mistakes)
-    if expression is not None and expression.result_type not in ("BOOL", "DYN"):
-        mistakes.add(
-            node, f"found an expression that gives {expression.result_type}", wanted="one that is true or false"
-        )
-    return expression
-
-
-def _expression(text: str, node: Node, mistakes: Diagnostics) -> Expression | None:
-    mistakes.expressions.add(len(text), node)
-    if len(text) > MAX_EXPRESSION:
-        wanted = f"at most {MAX_EXPRESSION} characters"
-        mistakes.add(node, f"found an expression of {len(text)} characters", wanted=wanted)
-        return None
+def _check_rule(rule: StubRule, diagnostics: Diagnostics, *, is_sink: bool) -> None:
+    actions = [name for name in ACTIONS if rule.has(name)]
+    if len(actions) > 1:
+        message = f"{quoted(actions[0])} and {quoted(actions[1])} exclude each other: remove one"
+        diagnostics.add(rule.at(actions[1]), message)
+    if not actions and not rule.has("delay"):
+        expected = f"one of {', '.join((*ACTIONS, 'delay'))}"
+        diagnostics.add(rule.node, f"the rule has no action: expected {expected}", expected=expected)
+    if is_sink and actions and actions[0] in ("returns", "expression"):
+        message = f"{actions[0]}: not allowed for a sink: use raises, hangs or delay"
+        diagnostics.add(rule.at(actions[0]), message)
     try:
-        return Expression(text)
-    except InvalidExpression as error:
-        mistakes.add(
-            node, f"found the expression {error.text!r}: {error.reason}", hint=f"look at column {error.column}"
-        )
-        return None
+        check_times(rule.since, rule.until)
+    except ValueError as error:
+        diagnostics.add(rule.at("to"), str(error))
+    if rule.raises is not None:
+        _check_error(rule.raises, rule.at("raises"), diagnostics)
 
 
-def _raised(name: str, value: Any, node: Node, mistakes: Diagnostics) -> Raises | None:
-    if isinstance(value, str):
-        return Raises(_errors("Scripted", value, retryable=True))
-    if value["status"] is not None:
-        if "retryable" in value:
-            mistakes.add(value.at("retryable"), '"retryable" stands beside "status"', wanted="only the status")
-        status, message, kind = value["status"], value["message"] or "", value["type"]
-        return Raises(lambda: ServiceErrorResponse(name, status, message, value["retry_after"], kind))
-    if "retry_after" in value:
-        mistakes.add(value.at("retry_after"), 'found "retry_after" without a status', wanted="a status beside it")
-    if value["message"] is None and value["type"] is None:
-        mistakes.add(node, "the error says nothing", wanted="a message, a type or a status")
-    make = _errors(value["type"] or "Scripted", value["message"] or "", retryable=value["retryable"] is not False)
+def _check_error(error: StubError, node: Node, diagnostics: Diagnostics) -> None:
+    if error.status is not None:
+        if error.has("retryable"):
+            message = '"status" and "retryable" exclude each other: remove "retryable"'
+            diagnostics.add(error.at("retryable"), message)
+        return
+    if error.has("retry_after"):
+        diagnostics.add(error.at("retry_after"), "retry_after: only with status")
+    if error.message is None and error.type is None:
+        diagnostics.add(node, "the error is empty: expected a message, a type or a status")
     try:
-        make()
+        error.make("service")
     except Exception:
-        mistakes.add(value.at("type"), f"an error {value['type']} is not made of a message", wanted="another type")
-        return None
-    return Raises(make)
+        message = f"type: {error.type} cannot be made from a message"
+        diagnostics.add(error.at("type"), message, hint="use another class")
 
 
-def _errors(type_name: str, message: str, *, retryable: bool) -> Callable[[], Exception]:
-    """Makes errors of a type by its name: one of Python's, or one that is made for it."""
-    known = getattr(builtins, type_name, None)
-    base: type[Exception] = known if isinstance(known, type) and issubclass(known, Exception) else ElementError
-    error: Callable[[str], Exception] = new_class(
-        type_name, (base,), exec_body=lambda body: body.update(retryable=retryable)
-    )
-    return lambda: error(message)
+def _check_expectation(expected: Expectation, known: KnownNames, diagnostics: Diagnostics) -> None:
+    if not expected.node.value:
+        diagnostics.add(expected.node, "expect: expected at least one key, such as ok: 3")
+    for name in ("calls", "peak_calls"):
+        known.check(expected.node.get(name), known.called, "service")
+    known.check(expected.node.get("delivered"), known.sinks, "sink")
+    known.check_records(expected.node.get("failed"), FAILED)
+    known.check_records(expected.node.get("dead_letters"), LETTER)
 
 
 class KnownNames:
-    """What a flow has names for. One that is not complete may have more, so no name is wrong there."""
+    """The names in a flow. A flow that is not complete may have further ones, so no name is an error there."""
 
-    def __init__(self, flow: Flow[Any], complete: bool, mistakes: Diagnostics) -> None:
+    def __init__(self, flow: Flow[Any], diagnostics: Diagnostics, *, complete: bool) -> None:
         self.services = sorted({service.name for service in flow.all_services})
-        self.outlets = list(flow.all_sinks)
-        self._places = flow.failure_points
+        self.sinks = list(flow.all_sinks)
+        self._failure_points = flow.failure_points
         self._complete = complete
-        self._mistakes = mistakes
+        self._diagnostics = diagnostics
 
     @property
     def called(self) -> list[str]:
-        """What is called: services and outlets."""
-        return [*self.services, *sorted(set(self.outlets) - set(self.services))]
+        """The services and sinks."""
+        return [*self.services, *sorted(set(self.sinks) - set(self.services))]
 
-    def check(self, read: Read, field: str, names: Sequence[str], what: str) -> None:
-        """The names under a field have to be those of services or outlets."""
-        node = read.node.get(field)
-        for key, _ in node.value if node is not None and self._complete else ():
-            if key.value in names:
-                continue
-            if names:
-                self._mistakes.add(key, f"found {key.shown()}", allowed=names, nearest=key.value)
-            else:
-                self._mistakes.add(key, f"found {key.shown()}, but the flow has no {what}")
+    def check(self, node: Node | None, names: Sequence[str], noun: str) -> None:
+        """Check that the keys of a mapping are names of services or sinks."""
+        for key, _ in node.value if node is not None and node.kind == "mapping" and self._complete else ():
+            if key.value not in names:
+                hint = None if names else f"the flow has no {noun}"
+                self._diagnostics.unknown(key, noun, names, hint=hint)
 
-    def check_records(self, read: Read, field: str, fields: Iterable[str]) -> None:
-        """Records of failures have fields of their own, and steps that the flow has."""
-        node = read.node.get(field)
+    def check_records(self, node: Node | None, fields: Iterable[str]) -> None:
+        """Check the keys of records of failures, and that their steps are in the flow."""
         for item in node.value if node is not None and node.kind == "list" else ():
             for key, value in item.value if item.kind == "mapping" else ():
                 if key.value not in fields:
-                    self._mistakes.add(key, f"found {key.shown()}", allowed=fields, nearest=key.value)
-                elif key.value == "step" and self._complete and value.value not in self._places:
-                    nearest = str(value.value)
-                    self._mistakes.add(value, f"found {value.shown()}", allowed=self._places, nearest=nearest)
+                    self._diagnostics.unknown(key, "key", fields)
+                elif key.value == "step" and self._complete and value.value not in self._failure_points:
+                    self._diagnostics.unknown(value, "step", self._failure_points)

@@ -92,8 +92,8 @@ def _verdict(verdict: FlowTestResult, trace: bool) -> Iterator[str]:
     duration = format_seconds(played.summary.seconds)
     yield f"  {mark} {played.case.name} ({duration}, really {played.real_seconds * 1000:.0f} ms)"
     if not verdict.passed:
-        if played.case.place is not None:
-            yield f"      at {played.case.place}"
+        if played.case.location is not None:
+            yield f"      at {played.case.location}"
         yield from (f"      {line}" for line in in_detail(verdict).splitlines())
     if trace:
         yield from (f"      {line}" for line in traced(verdict))
@@ -101,7 +101,7 @@ def _verdict(verdict: FlowTestResult, trace: bool) -> Iterator[str]:
 
 def _document(verdict: FlowTestResult, trace: bool) -> dict[str, Any]:
     played = verdict.played
-    place = played.case.place
+    place = played.case.location
     summary = {
         name: value for name, value in msgspec.structs.asdict(played.summary).items() if name not in ("run", "kind")
     }
@@ -154,9 +154,9 @@ def _case(suite: Element, file: str, verdict: FlowTestResult, trace: bool) -> No
         classname=_clean(file),
         time=f"{played.real_seconds:.6f}",
     )
-    if played.case.place is not None:
-        case.set("file", _clean(played.case.place.file))  # which may be the file beside the flow's
-        case.set("line", str(played.case.place.line))
+    if played.case.location is not None:
+        case.set("file", _clean(played.case.location.file))  # which may be the file beside the flow's
+        case.set("line", str(played.case.location.line))
     if not verdict.passed:
         first = str(verdict.differences[0]).splitlines()[0]
         failure = SubElement(case, "failure", message=_clean(first), type=verdict.differences[0].what)

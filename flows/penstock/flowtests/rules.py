@@ -1,4 +1,4 @@
-"""Which rule of a test decides a call: the first that fits the value, the time, and the number of the call."""
+"""Choose the rule that applies to a call: the first that matches the value, the time, and the number of the call."""
 
 from __future__ import annotations
 
@@ -16,59 +16,59 @@ from penstock.flowtests.tracing import format_value, to_plain
 
 @dataclass(slots=True, eq=False)
 class RuleCounter:
-    """A rule of a test that is played, and how often it fitted."""
+    """A rule of a test that runs, and how often it matched."""
 
     rule: StubRule
-    fitted: int = 0
-    decided: int = 0
+    matched: int = 0
+    applied: int = 0
     last: int = 0
-    """The call that it was last counted for."""
+    """The call for which it was counted last."""
 
 
 class RuleSet:
-    """The rules for one service, as the calls come."""
+    """The rules of one service, with their counts."""
 
     def __init__(self, rules: Sequence[StubRule]) -> None:
         self.parts = tuple(RuleCounter(rule) for rule in rules)
         self.calls = 0
-        self._asked: Counter[str] = Counter()
+        self._attempts: Counter[str] = Counter()
 
     def begin(self) -> None:
-        """One more call is made."""
+        """Count a call."""
         self.calls += 1
 
     def decide(self, value: Any, now: float) -> StubRule | None:
-        """The rule for a value of this call. All rules count the calls that they fit, whichever of them decides."""
+        """Return the rule for a value of this call. All rules count the calls that they match, whichever applies."""
         known = to_plain(value)
         attempt = self._attempt(value)
         chosen: RuleCounter | None = None
         for part in self.parts:
-            if not _fits(part.rule, known, now):
+            if not _matches(part.rule, known, now):
                 continue
-            if part.rule.for_some or part.last != self.calls:
-                part.fitted += 1
+            if part.rule.by_value or part.last != self.calls:
+                part.matched += 1
                 part.last = self.calls
-            if chosen is None and _is_among(part.fitted, part.rule.calls) and _is_among(attempt, part.rule.attempts):
+            if chosen is None and _is_among(part.matched, part.rule.calls) and _is_among(attempt, part.rule.attempts):
                 chosen = part
         if chosen is None:
             return None
-        chosen.decided += 1
+        chosen.applied += 1
         return chosen.rule
 
     def _attempt(self, value: Any) -> int:
-        """How often this value was asked about, this time included; equal values are one."""
+        """Return how often the service was called for a value, including this time. Equal values count as one."""
         try:
             question = msgspec.json.encode(value, enc_hook=repr).decode()
         except Exception:
             question = repr(value)
-        self._asked[question] += 1
-        return self._asked[question]
+        self._attempts[question] += 1
+        return self._attempts[question]
 
 
-def _fits(rule: StubRule, value: Any, now: float) -> bool:
+def _matches(rule: StubRule, value: Any, now: float) -> bool:
     if now < rule.since or (rule.until is not None and now >= rule.until):
         return False
-    if not all(json_equal(wanted, _at_path(value, path)) for path, wanted in rule.fields.items()):
+    if not all(json_equal(wanted, _at_path(value, path)) for path, wanted in rule.others.items()):
         return False
     if rule.condition is None:
         return True
@@ -78,7 +78,7 @@ def _fits(rule: StubRule, value: Any, now: float) -> bool:
         return False
 
 
-def _is_among(number: int, numbers: tuple[int, ...]) -> bool:
+def _is_among(number: int, numbers: tuple[int, ...] | None) -> bool:
     return not numbers or number in numbers
 
 
@@ -86,7 +86,7 @@ _NOTHING = object()
 
 
 def _at_path(value: Any, path: str) -> Any:
-    """What a value has at a path of fields; a field whose name has a dot in it goes before a path."""
+    """Return the value at a path of fields. A field whose name contains a dot comes before a path."""
     if isinstance(value, dict):
         known = cast("dict[str, Any]", value)
         if path in known:
@@ -98,7 +98,7 @@ def _at_path(value: Any, path: str) -> Any:
 
 
 def json_equal(wanted: Any, found: Any) -> bool:
-    """Whether two values are the same in JSON: `true` is no number, 1 and 1.0 are one."""
+    """Return whether two values are equal in JSON: `true` is not a number, 1 and 1.0 are equal."""
     if isinstance(wanted, dict) and isinstance(found, dict):
         one, other = cast("Mapping[str, Any]", wanted), cast("Mapping[str, Any]", found)
         return one.keys() == other.keys() and all(json_equal(one[name], other[name]) for name in one)
@@ -108,13 +108,13 @@ def json_equal(wanted: Any, found: Any) -> bool:
     return isinstance(wanted, bool) == isinstance(found, bool) and bool(wanted == found)
 
 
-def described(rule: StubRule) -> str:
-    """A rule by what it fits: `for orderId = 3, call 1`."""
-    said = [f"{path} = {format_value(value)}" for path, value in rule.fields.items()]
+def describe_rule(rule: StubRule) -> str:
+    """Describe which calls a rule matches: `orderId = 3, call 1`."""
+    parts = [f"{path} = {format_value(value)}" for path, value in rule.others.items()]
     if rule.condition is not None:
-        said.append(str(getattr(rule.condition, "text", "a condition")))
-    said += [f"call {', '.join(map(str, rule.calls))}"] if rule.calls else []
-    said += [f"attempt {', '.join(map(str, rule.attempts))}"] if rule.attempts else []
+        parts.append(str(getattr(rule.condition, "text", "a condition")))
+    parts += [f"call {', '.join(map(str, rule.calls))}"] if rule.calls else []
+    parts += [f"attempt {', '.join(map(str, rule.attempts))}"] if rule.attempts else []
     if rule.since or rule.until is not None:
-        said.append(f"from {rule.since:g} s" + ("" if rule.until is None else f" to {rule.until:g} s"))
-    return ", ".join(said) or "all calls"
+        parts.append(f"from {rule.since:g} s" + ("" if rule.until is None else f" to {rule.until:g} s"))
+    return ", ".join(parts) or "all calls"

@@ -10,7 +10,7 @@ from penstock.core.element import Outcome
 from penstock.flowtests import compare as items
 from penstock.flowtests.compare import differences
 from penstock.flowtests.execute import FlowTestRun
-from penstock.flowtests.rules import described, json_equal
+from penstock.flowtests.rules import describe_rule, json_equal
 from penstock.flowtests.tracing import format_seconds, format_value
 
 CLOSE = 1e-6
@@ -90,7 +90,7 @@ def _lists(played: FlowTestRun) -> Iterator[tuple[str, tuple[str, ...]]]:
     ):
         if wanted is not None:
             yield what, differences(wanted, came)
-    for outlet, wanted in expected.delivered.items():
+    for outlet, wanted in (expected.delivered or {}).items():
         yield f"delivered to {outlet}", differences(wanted, items.delivered(played, outlet))
     if expected.order is not None:
         order = items.order(played)
@@ -107,10 +107,10 @@ def _numbers(played: FlowTestRun) -> Iterator[tuple[str, str]]:
         ("calls", expected.calls, played.calls),
         ("peak_calls", expected.peak_calls, played.peak_calls),
     ):
-        for name, bounds in wanted.items():
-            if not bounds.holds(came[name]):
+        for name, bounds in (wanted or {}).items():
+            if not bounds.contains(came[name]):
                 yield what, f"of {name} expected {bounds}, got {came[name]}"
-    if expected.in_flight is not None and not expected.in_flight.holds(played.in_flight):
+    if expected.in_flight is not None and not expected.in_flight.contains(played.in_flight):
         yield "in_flight", f"expected {expected.in_flight}, got {played.in_flight}"
 
 
@@ -142,8 +142,8 @@ def _laws(played: FlowTestRun) -> Iterator[tuple[str, str]]:
     for trouble in played.troubles:
         yield "run", trouble
     for name, part in played.unused:
-        place = f"{part.rule.place}: " if part.rule.place else ""
+        place = f"{part.rule.node.place}: " if part.rule.node.place.line else ""
         calls = played.calls[name]
-        yield "when", f"{place}the rule of {name} ({described(part.rule)}) decided none of its {calls} calls"
+        yield "when", f"{place}the rule of {name} ({describe_rule(part.rule)}) applied to none of its {calls} calls"
     for event in played.missed:
         yield "events", f"{event}: the run was over before, after {format_seconds(summary.seconds)}"

@@ -18,6 +18,9 @@ from cronsim import CronSim, CronSimError
 from penstock.errors import FlowDefinitionError
 from penstock.support.text import suggest
 
+_CRON_FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
+"""The fields of a cron expression, as cronsim calls them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Once:
@@ -71,13 +74,11 @@ class Cron:
         try:
             CronSim(self.expression, datetime(2000, 1, 1, tzinfo=UTC))
         except (CronSimError, AssertionError, ValueError) as error:
-            part = str(error).removeprefix("Bad ") or "field"
-            raise FlowDefinitionError(
-                f"invalid {part} in cron expression {self.expression!r}; "
-                "'0 6 * * MON-FRI' is six o'clock on working days"
-            ) from error
+            field = str(error).removeprefix("Bad ") or "field"
+            value = dict(zip(_CRON_FIELDS, self.expression.split(), strict=True)).get(field, repr(self.expression))
+            raise FlowDefinitionError(f"invalid {field} {value} in cron expression") from error
         if self.next_after(datetime(2000, 1, 1, tzinfo=UTC)) is None:
-            raise FlowDefinitionError(f"cron expression {self.expression!r}: it matches no date")
+            raise FlowDefinitionError(f"cron expression {self.expression!r} never matches a date")
 
     def next_after(self, moment: datetime) -> datetime | None:
         """Return the first matching time after the given one, in UTC; None if there is none within 50 years."""
@@ -137,4 +138,4 @@ def _hint(name: str) -> str:
     """Suggest the time zone that a mistyped name may have meant."""
     cities = _timezones()
     meant = suggest(name, cities.values()) or cities.get(suggest(name.rpartition("/")[2], cities) or "")
-    return f"; did you mean {meant!r}?" if meant else "; zones are named like 'Europe/Berlin', or 'UTC'"
+    return f": did you mean {meant!r}?" if meant else "; use a name such as 'Europe/Berlin', or 'UTC'"

@@ -83,7 +83,7 @@ class PendingBatch(Struct, eq=False):
 
 
 class BatchStage:
-    """The groups of one run."""
+    """Collects the elements of one run into batches."""
 
     def __init__(
         self,
@@ -99,16 +99,16 @@ class BatchStage:
         self._max_wait = max_wait
         self._observer = observer
         self._scope = scope
-        self._meter = scope.histogram(name)
+        self._histogram = scope.histogram(name)
         self._gathered: list[Element[Any]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._open = 0
         self._ended = False
-        self._queue = service.open_queue(self.on_answers, scope.report_fault)
+        self._queue = service.open_queue(self.on_results, scope.report_fault)
         scope.on_close(self._close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
-        """Gather elements; those that were decided before pass."""
+        """Collect elements; forward elements that have an outcome already."""
         live = [element for element in elements if element.outcome is None]
         mark_entered(live, self._scope.loop.time())
         self._open += len(live)
@@ -120,39 +120,39 @@ class BatchStage:
         if self._gathered and self._timer is None:
             self._timer = self._scope.loop.call_later(self._max_wait, self._call)
 
-    def on_answers(self, groups: Sequence[PendingBatch], answers: Sequence[Any]) -> None:
-        """Give each element its own answer."""
-        for group, answer in zip(groups, answers, strict=True):
-            elements = group.elements
-            if type(answer) is CallFailed:
+    def on_results(self, batches: Sequence[PendingBatch], responses: Sequence[Any]) -> None:
+        """Replace each value by its own response."""
+        for batch, response in zip(batches, responses, strict=True):
+            elements = batch.elements
+            if type(response) is CallFailed:
                 for element in elements:
-                    element.fail(self._name, answer.error, answer.attempts)
-            elif not _is_list(answer) or len(answer) != len(elements):
-                wrong = InvalidCallResult(
-                    f"{self._name} has to answer with a list of {len(elements)}, one for each value"
+                    element.fail(self._name, response.error, response.attempts)
+            elif not _is_list(response) or len(response) != len(elements):
+                error = InvalidCallResult(
+                    f"{self._name}: expected a list of {len(elements)} responses, one for each value"
                 )
                 for element in elements:
-                    element.fail(self._name, wrong)
+                    element.fail(self._name, error)
             else:
-                self._assign(elements, answer)
+                self._assign(elements, response)
             self._open -= len(elements)
-            record_durations(self._meter, elements, self._scope.loop.time())
+            record_durations(self._histogram, elements, self._scope.loop.time())
             self._scope.emit(self._observer, elements)
         self._complete()
 
     def on_completed(self) -> None:
-        """No further element will come; what is gathered is not to wait for more."""
+        """Call the service for the rest: no further element will come."""
         self._ended = True
         if self._gathered:
             self._call()
         self._complete()
 
-    def _assign(self, elements: list[Element[Any]], answers: Sequence[Any]) -> None:
-        for element, answer in zip(elements, answers, strict=True):
-            if isinstance(answer, BaseException):
-                element.fail(self._name, answer)
+    def _assign(self, elements: list[Element[Any]], responses: Sequence[Any]) -> None:
+        for element, response in zip(elements, responses, strict=True):
+            if isinstance(response, BaseException):
+                element.fail(self._name, response)
             else:
-                element.value = answer
+                element.value = response
 
     def _call(self) -> None:
         if self._timer is not None:
@@ -171,5 +171,5 @@ class BatchStage:
         return self._queue.close()
 
 
-def _is_list(answer: Any) -> TypeGuard[list[Any]]:
-    return isinstance(answer, list)
+def _is_list(response: Any) -> TypeGuard[list[Any]]:
+    return isinstance(response, list)

@@ -1,4 +1,4 @@
-"""The first step of a flow: what came in, read as an item and checked."""
+"""Decode the input of a flow to items and validate them: the first step of each flow."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ A = TypeVar("A")
 
 
 def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "decode") -> Operator[Any, A]:
-    """Read bytes as JSON and check every value against the type of the flow's items.
+    """Decode bytes as JSON, and validate every value against the type of the items.
 
-    With a TypedDict the value is a dict: the fields that it names are checked, all others stay as they are; a whole
-    number in a field of type `float` becomes a fraction, as that type has it. With any
-    other type that msgspec knows (a Struct, a dataclass) the value is made an instance of it. Without a type every
-    JSON value is an item. `key` names the field that tells items apart for people.
+    With a TypedDict the value is a dict: its fields are validated, other keys stay as they are, and an integer in a
+    field of type `float` becomes a float. With any other type that msgspec knows (a Struct, a dataclass) the value is
+    converted to it. Without a type every JSON value is an item. `key` is the field that identifies an item in results
+    and dead letters.
 
-    **Takes in** elements of bytes or of values. **Holds back** never. **Gives out** each element with its item; one
-    that is none goes on as failed: `MalformedJson`, `InvalidItem`, `ElementTooLarge`, or as its source says.
-    **Ends** when its input
-    does.
+    **Accepts** elements of bytes or of values. **Backpressures when** never. **Emits** each element with its item; an
+    invalid one as failed: `MalformedJson`, `InvalidItem`, `ElementTooLarge`, or the error of its source.
+    **Completes when** its input completes.
     """
     read = msgspec.json.Decoder().decode
     convert = msgspec.convert
@@ -67,7 +66,7 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
                 element.key = fields.get(key) if type(element.value) is dict else _key(fields, key)
 
     def work(elements: list[Element[Any]]) -> None:
-        """Lines that all are good items of a TypedDict, the usual case, are checked in one go for half the cost."""
+        """Fast path: lines that are all valid items of a TypedDict are validated together, for half the cost."""
         lines = [element.value for element in elements if element.outcome is None]
         if not opened or len(lines) < len(elements) or set(map(type, lines)) != {bytes}:
             one_by_one(elements)
@@ -78,7 +77,7 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
             if patterns is not None:
                 for value in values:
                     reject_unmatched(patterns, value)
-        except Exception:  # one of them is none; which one, the slow way finds out
+        except Exception:  # one of them is invalid; the slow path finds out which
             one_by_one(elements)
             return
         if to_fractions is not None:
@@ -92,7 +91,7 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
 
 
 def _struct_of(item: Any) -> Any:
-    """A Struct with the fields of a TypedDict: checking against it costs a sixth of checking against the TypedDict."""
+    """Make a Struct with the fields of a TypedDict. Validating against it takes a sixth of the time."""
     hints = typing.get_type_hints(item, include_extras=True)
     fields: list[Any] = []
     for number, (field, hint) in enumerate(hints.items()):
@@ -109,7 +108,7 @@ def _struct_of(item: Any) -> Any:
 
 
 def _to_fractions(hint: Any) -> Callable[[Any], Any] | None:
-    """What gives a checked value of a type with fractions in the place of whole numbers; None if the type has none."""
+    """Return a function that converts integers in fields of type `float`; None if the type has no such fields."""
     hint = _bare(hint)
     if hint is float:
         return lambda value: float(value) if type(value) is int else value
@@ -125,7 +124,7 @@ def _to_fractions(hint: Any) -> Callable[[Any], Any] | None:
 
 
 def _bare(hint: Any) -> Any:
-    """A type without what is said around it: that it may be left out, its bounds."""
+    """Return a type without `Required`, `NotRequired` and `Annotated`."""
     while typing.get_origin(hint) in (typing.Required, typing.NotRequired, typing.Annotated):
         hint = typing.get_args(hint)[0]
     return hint
@@ -140,19 +139,19 @@ def _each_of_fields(made: dict[str, Callable[[Any], Any]], value: dict[str, Any]
 
 
 def _key(value: Any, field: str) -> Any:
-    """A field's value; bytes, texts and lists have attributes too, which are no fields."""
+    """Return the value of a field. Attributes of bytes, texts, numbers and lists are not fields."""
     if isinstance(value, dict):
         return cast("dict[str, Any]", value).get(field)
     if isinstance(value, bytes | str | int | float | list):
         return None
     try:
         return getattr(value, field, None)
-    except Exception:  # a property that breaks: the item is none the worse for it, it has no key
+    except Exception:  # a property that raises: the item is valid, it just has no key
         return None
 
 
 def _refusal(error: Exception, value: Any) -> Exception:
-    """The error as one of this library's, in words that its reader can use; `value` is what was decoded or checked."""
+    """Return the error of msgspec as one of this library; `value` is what was decoded or validated."""
     match error:
         case msgspec.ValidationError():
             return InvalidItem(str(error))

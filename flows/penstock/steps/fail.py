@@ -19,7 +19,7 @@ from penstock.support.json_encoding import encode_json
 from penstock.support.tasks import reject_awaitable
 
 DEFAULT_TYPE = "Rejected"
-"""The type of the failures, unless the step names another one."""
+"""Default of `type`."""
 
 TYPE_PATTERN = "[A-Za-z_][A-Za-z0-9_]{0,63}"
 """The pattern of a type of failures."""
@@ -97,7 +97,7 @@ class Fail(Step):
 
 
 class Template:
-    """A text with places for fields: `quantity {quantity} is below 1`. Raises `ValueError` if it is wrong."""
+    """A text with placeholders for fields: `quantity {quantity} is below 1`. Raises `ValueError` if it is invalid."""
 
     __slots__ = ("_pieces", "text")
 
@@ -144,7 +144,7 @@ class _Rejection:
 
 
 def _field_of(value: Any, path: str) -> Any:
-    """A field of a mapping or an attribute, or a field of a field; raises `InvalidItem` if there is none."""
+    """Return a key of a mapping or an attribute, by its path. Raises `InvalidItem` if it is missing."""
     found = value
     for part in path.split("."):
         try:
@@ -155,5 +155,5 @@ def _field_of(value: Any, path: str) -> Any:
 
 
 def _shown(value: object) -> str:
-    """A text as it is, anything else as JSON."""
+    """Return a text as it is, any other value as JSON."""
     return value if isinstance(value, str) else encode_json(value).decode()

@@ -85,7 +85,7 @@ class FlatMap(Step):
 
 
 class ExpansionState:
-    """An element that is being replaced by parts, and what its parts are made of."""
+    """An element that is being replaced by parts, and the iterator over their values."""
 
     __slots__ = ("element", "lookahead", "step", "values")
 
@@ -94,17 +94,17 @@ class ExpansionState:
         self.step = step
         self.values: Iterator[Any] = iter(())
         self.lookahead: Any = _END
-        """The value of the next part: one is looked at ahead, to know which one is the last."""
+        """The value of the next part. It is read ahead, to know which part is the last."""
 
     def begin(self, function: Callable[[Any], Iterable[Any]]) -> None:
-        """Look at the first value. Raises what the function raises."""
+        """Read the first value. Raises what the function raises."""
         values = function(self.element.value)
         reject_awaitable(values, "the function")
         self.values = iter(values)
         self.lookahead = next(self.values, _END)
 
     def next(self) -> Any:
-        """The value of the next part; `FailedPart` when the iterable broke there, which ends it."""
+        """Return the value of the next part. A `FailedPart`, where the iterable raised, is the last one."""
         value = self.lookahead
         try:
             self.lookahead = _END if isinstance(value, FailedPart) else next(self.values, _END)
@@ -114,7 +114,7 @@ class ExpansionState:
 
 
 class PartBudget:
-    """Room for parts. Elements refer to it, so it must not refer to any: see `Element.expand`."""
+    """How many more parts may be in flight. Elements refer to it, so it refers to none: see `Element.begin_parts`."""
 
     __slots__ = ("changed", "free")
 
@@ -123,18 +123,18 @@ class PartBudget:
         self.changed = asyncio.Event()
 
     def released(self, parts: int) -> None:
-        """Parts were settled."""
+        """Count parts that were settled."""
         self.free += parts
         self.changed.set()
 
 
 class FlatMapStage:
-    """Makes the parts of one run, as far as there is room for them.
+    """Makes the parts of one run, within the budget.
 
-    In an ordered run parts wait at the end for those of earlier elements, and hold their room meanwhile. An earlier
-    element may come here later, on its way through a slow service or a branch. So it goes first when it comes, and one
-    part of it is made whether there is room or not: nothing waits for anything but what is earlier, and the earliest
-    always goes on. That is one part beyond `max_parts` for each element in the window, at most.
+    In an ordered run, parts wait at the end for those of earlier elements, and use the budget meanwhile. An earlier
+    element may arrive here later, after a slow service or a branch. Then it goes first, and one part of it is made even
+    if the budget is used up: elements wait only for earlier ones, and the earliest always continues. So each element in
+    the window may have one part beyond `max_parts`.
     """
 
     def __init__(
@@ -147,16 +147,16 @@ class FlatMapStage:
     ) -> None:
         self._name = name
         self._function = function
-        self._room = PartBudget(max_parts)
+        self._budget = PartBudget(max_parts)
         self._observer = observer
         self._scope = scope
         self._waiting: list[tuple[Path, ExpansionState]] = []
-        """A heap: the next one first."""
+        """A heap: the next element first."""
         self._arrivals = count()
         self._ended = False
 
     def on_next(self, elements: list[Element[Any]]) -> None:
-        """Put elements in line; those that were decided before pass."""
+        """Add elements to those that wait; forward elements that have an outcome already."""
         passing: list[Element[Any]] = []
         for element in elements:
             if element.outcome is None:
@@ -164,61 +164,62 @@ class FlatMapStage:
                 heappush(self._waiting, (place, ExpansionState(element, self._name)))
             else:
                 passing.append(element)
-        self._room.changed.set()
+        self._budget.changed.set()
         if passing:
             self._observer.on_next(passing)
 
     def on_completed(self) -> None:
-        """No further element will come."""
+        """End the task after the last part."""
         self._ended = True
-        self._room.changed.set()
+        self._budget.changed.set()
 
     async def run(self) -> None:
-        """Expand one element after the other, or the earliest first."""
+        """Expand elements as they came; in an ordered run the earliest first."""
         while self._waiting or not self._ended:
-            if self._waiting and self._may_go_on(self._waiting[0][1].element):
-                if not self._scope.emit(self._observer, self._go_on(self._waiting[0][1])):
+            if self._waiting and self._may_expand(self._waiting[0][1].element):
+                if not self._scope.emit(self._observer, self._next_parts(self._waiting[0][1])):
                     return
                 await asyncio.sleep(0)
             else:
-                self._room.changed.clear()
-                await self._room.changed.wait()
+                self._budget.changed.clear()
+                await self._budget.changed.wait()
         self._observer.on_completed()
 
-    def _may_go_on(self, element: Element[Any]) -> bool:
-        return self._room.free > 0 or (self._scope.ordered and (element.parts is None or not element.parts.open))
+    def _may_expand(self, element: Element[Any]) -> bool:
+        return self._budget.free > 0 or (self._scope.ordered and (element.parts is None or not element.parts.open))
 
-    def _go_on(self, unfolding: ExpansionState) -> list[Element[Any]]:
-        """The next parts of an element, as many as there is room for; the element itself if it has none."""
-        element = unfolding.element
+    def _next_parts(self, expansion: ExpansionState) -> list[Element[Any]]:
+        """Return the next parts of an element, within the budget; the element itself if it has no parts."""
+        element = expansion.element
         if element.parts is None:
             try:
-                unfolding.begin(self._function)
+                expansion.begin(self._function)
             except ERRORS as error:
                 element.fail(self._name, error)
-            if unfolding.lookahead is _END:
+            if expansion.lookahead is _END:
                 element.outcome = element.outcome or FILTERED
                 heappop(self._waiting)
                 return [element]
-            element.begin_parts(self._room.released)
+            element.begin_parts(self._budget.released)
         parts: list[Element[Any]] = []
-        room = max(self._room.free, 1)
-        while unfolding.lookahead is not _END and len(parts) < room:
-            value = unfolding.next()
+        room = max(self._budget.free, 1)
+        while expansion.lookahead is not _END and len(parts) < room:
+            value = expansion.next()
             parts.append(part := element.add_part(value))
             if isinstance(value, FailedPart):
                 part.outcome, part.failure = FAILED, value.failure
-        self._room.free -= len(parts)
-        if unfolding.lookahead is _END:
+        self._budget.free -= len(parts)
+        if expansion.lookahead is _END:
             element.close_parts()
             heappop(self._waiting)
         return parts
 
 
 class FailedPart:
-    """Stands for the part at which an iterable broke.
+    """Marks the part at which an iterable raised.
 
-    It has the failure, not the error: that refers by its traceback to the elements which refer to this (see `Element`).
+    It holds the failure, not the error: the traceback of the error refers to elements that refer to this (see
+    `Element`).
     """
 
     def __init__(self, failure: Failure) -> None:

@@ -15,7 +15,7 @@ from penstock.services import CallFailed, Service
 from penstock.steps.step import MemoryUse, Step, as_service, response_memory, set_option
 
 _PENDING: list[Any] = []
-"""Marks an element whose answer is still to come."""
+"""Marks an element whose response is not there yet."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,20 @@ class MapAsync(Step):
 
 
 class UnorderedCalls:
-    """The calls of one run; elements go on as their answers come."""
+    """Makes the calls of one run. Elements continue as their responses arrive."""
 
     def __init__(self, name: str, service: Service, observer: Downstream, scope: RunContext) -> None:
         self._name = name
         self._observer = observer
         self._scope = scope
-        self._meter = scope.histogram(name)
+        self._histogram = scope.histogram(name)
         self._open = 0
         self._ended = False
-        self._queue = service.open_queue(self.on_answers, scope.report_fault)
+        self._queue = service.open_queue(self.on_results, scope.report_fault)
         scope.on_close(self._queue.close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
-        """Have the calls made; elements that were decided before pass."""
+        """Submit the calls; forward elements that have an outcome already."""
         live = [element for element in elements if element.outcome is None]
         mark_entered(live, self._scope.loop.time())
         self._open += len(live)
@@ -85,20 +85,20 @@ class UnorderedCalls:
             self._observer.on_next([element for element in elements if element.outcome is not None])
         self._queue.submit(live)
 
-    def on_answers(self, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> None:
-        """Pass on what has its answer."""
-        for element, answer in zip(elements, answers, strict=True):
-            if type(answer) is CallFailed:
-                element.fail(self._name, answer.error, answer.attempts)
+    def on_results(self, elements: Sequence[Element[Any]], responses: Sequence[Any]) -> None:
+        """Forward the elements with their responses."""
+        for element, response in zip(elements, responses, strict=True):
+            if type(response) is CallFailed:
+                element.fail(self._name, response.error, response.attempts)
             else:
-                element.value = answer
+                element.value = response
         self._open -= len(elements)
-        record_durations(self._meter, elements, self._scope.loop.time())
+        record_durations(self._histogram, elements, self._scope.loop.time())
         self._scope.emit(self._observer, list(elements))
         self._complete()
 
     def on_completed(self) -> None:
-        """No further element will come."""
+        """Complete when all responses are there."""
         self._ended = True
         self._complete()
 
@@ -108,7 +108,7 @@ class UnorderedCalls:
 
 
 class OrderedCalls(UnorderedCalls):
-    """The same, but an element waits for those that came before it."""
+    """Makes the calls of one run. An element waits for those that came before it."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -124,14 +124,14 @@ class OrderedCalls(UnorderedCalls):
         self._queue.submit(live)
         self._advance()
 
-    def on_answers(self, elements: Sequence[Element[Any]], answers: Sequence[Any]) -> None:
-        for element, answer in zip(elements, answers, strict=True):
+    def on_results(self, elements: Sequence[Element[Any]], responses: Sequence[Any]) -> None:
+        for element, response in zip(elements, responses, strict=True):
             element.pending_results = None
-            if type(answer) is CallFailed:
-                element.fail(self._name, answer.error, answer.attempts)
+            if type(response) is CallFailed:
+                element.fail(self._name, response.error, response.attempts)
             else:
-                element.value = answer
-        record_durations(self._meter, elements, self._scope.loop.time())
+                element.value = response
+        record_durations(self._histogram, elements, self._scope.loop.time())
         self._advance()
         self._complete()
 

@@ -1,4 +1,4 @@
-"""Patterns of fields, which are matched in linear time whatever the text is.
+"""Match patterns of fields in linear time.
 
 Python's `re` and msgspec, which uses it, try all ways in which a pattern may match: `^([a-z0-9]+[._-]?)+@x$` takes a
 minute for 28 times `a` and a `!`. RE2 (https://github.com/google/re2) goes through the text once. So the patterns of
@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 KEY = "penstock_pattern"
-"""Under which `Meta.extra` has the pattern of a text."""
+"""The key of the pattern in `Meta.extra`."""
 
 SECONDS_PER_STATE = 25e-9
 """Seconds that RE2 takes at most for a character of the text and a state of the pattern."""
@@ -34,11 +34,11 @@ class Unmatched(NamedTuple):
 
 
 Check = Callable[[Any], Unmatched | None]
-"""Looks for a text that does not match its pattern, in a value that is right otherwise."""
+"""Finds a text that does not match its pattern, in a value that is valid otherwise."""
 
 
 def pattern(text: str) -> Meta:
-    """What says, in a type, that a text has to match a pattern. The JSON Schema of the type has it, too.
+    """Return the annotation of a text that must match a pattern. It is in the JSON Schema of the type, too.
 
     Raises `ValueError` for a pattern that RE2 does not know.
     """
@@ -47,7 +47,7 @@ def pattern(text: str) -> Meta:
 
 
 def check_patterns(item: Any) -> Check | None:
-    """What looks for a text that does not match, in values of a type; None if the type has no patterns."""
+    """Return the check of the patterns of a type; None if the type has no patterns."""
     if (found := _pattern_of(item)) is not None:
         return _matcher(found)
     hint = item
@@ -90,7 +90,7 @@ def _matcher(text: str) -> Check:
     except re2.error as error:
         reason = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
         raise ValueError(
-            f"the pattern is no regular expression of RE2: {reason}; RE2 has no lookaround, no backreferences, no "
+            f"pattern: not a regular expression of RE2: {reason}; RE2 has no lookaround, no backreferences, no "
             f"possessive repetitions, and none of more than 1000 times, see https://github.com/google/re2/wiki/Syntax"
         ) from None
     search: Callable[[bytes], Any] = compiled.search

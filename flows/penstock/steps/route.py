@@ -71,10 +71,10 @@ class Route(Step):
                 observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
             ) -> abc.DisposableBase:
                 scope = RunContext.of(scheduler, f"step {name}")
-                junction = RouteStage(name, branches, observer, scope)
-                wires = junction.connect(scope)
+                stage = RouteStage(name, branches, observer, scope)
+                wires = stage.connect(scope)
                 return CompositeDisposable(
-                    source.subscribe(junction.on_next, observer.on_error, junction.on_completed, scheduler=scheduler),
+                    source.subscribe(stage.on_next, observer.on_error, stage.on_completed, scheduler=scheduler),
                     *wires,
                 )
 
@@ -112,7 +112,7 @@ def always(_: Any) -> bool:
 
 
 class BranchInput:
-    """Where elements come into a branch: the source of its steps, for their one subscriber."""
+    """The source of the steps of a branch, for one subscriber."""
 
     def __init__(self) -> None:
         self.observer: abc.ObserverBase[list[Element[Any]]] | None = None
@@ -120,15 +120,15 @@ class BranchInput:
     def subscribe(
         self, observer: abc.ObserverBase[list[Element[Any]]], _: abc.SchedulerBase | None = None
     ) -> abc.DisposableBase:
-        """Take what comes into the branch."""
+        """Subscribe to the elements that enter the branch."""
         if self.observer is not None:
-            raise RuntimeError("the entrance of a branch takes one subscriber")
+            raise RuntimeError("the input of a branch allows one subscriber")
         self.observer = observer
         return Disposable()
 
 
 class RouteStage:
-    """The branches of one run, and the elements on their way into them and out."""
+    """Sends the elements of one run into the branches, and forwards what comes out."""
 
     def __init__(
         self,
@@ -139,49 +139,49 @@ class RouteStage:
     ) -> None:
         self._name = name
         self._branches = branches
-        self._entrances = [BranchInput() if branch.steps else None for branch in branches]
+        self._inputs = [BranchInput() if branch.steps else None for branch in branches]
         self._conditions = [(number, branch.when) for number, branch in enumerate(branches)]
         self._observer = observer
-        self._meter = scope.histogram(name)
-        self._open = 1 + sum(entrance is not None for entrance in self._entrances)
-        """The input, and the branches that may still give something out."""
+        self._histogram = scope.histogram(name)
+        self._open = 1 + sum(input is not None for input in self._inputs)
+        """How many of the input and the branches have not completed."""
 
     def connect(self, scope: RunContext) -> list[abc.DisposableBase]:
-        """Subscribe to what the branches give out."""
+        """Subscribe to the outputs of the branches."""
         inside = BranchContext(scope)
         wires: list[abc.DisposableBase] = []
-        for branch, entrance in zip(self._branches, self._entrances, strict=True):
-            if entrance is not None:
-                way = reduce(lambda stream, step: step(stream), branch.steps, Observable(entrance.subscribe))
+        for branch, input in zip(self._branches, self._inputs, strict=True):
+            if input is not None:
+                output = reduce(lambda stream, step: step(stream), branch.steps, Observable(input.subscribe))
                 take = self._finish if branch.final else self._observer.on_next
-                wires.append(way.subscribe(Observer(take, self._observer.on_error, self._end_one), scheduler=inside))
+                wires.append(output.subscribe(Observer(take, self._observer.on_error, self._end_one), scheduler=inside))
         return wires
 
     def on_next(self, elements: list[Element[Any]]) -> None:
-        """Send each element its way; those that go the same way stay together."""
+        """Send each element to its branch; elements for the same branch stay together."""
         start = perf_counter()
-        ways: list[list[Element[Any]]] = [[] for _ in self._branches]
-        passing: list[Element[Any]] = []
+        groups: list[list[Element[Any]]] = [[] for _ in self._branches]
+        others: list[Element[Any]] = []
         for element in elements:
-            (passing if (number := self._choose(element)) is None else ways[number]).append(element)
-        self._meter.add((perf_counter() - start) / len(elements), len(elements))
-        if passing:
-            self._observer.on_next(passing)
-        for branch, entrance, way in zip(self._branches, self._entrances, ways, strict=True):
-            if not way:
+            (others if (number := self._choose(element)) is None else groups[number]).append(element)
+        self._histogram.add((perf_counter() - start) / len(elements), len(elements))
+        if others:
+            self._observer.on_next(others)
+        for branch, input, group in zip(self._branches, self._inputs, groups, strict=True):
+            if not group:
                 continue
-            if entrance is not None and entrance.observer is not None:
-                entrance.observer.on_next(way)
+            if input is not None and input.observer is not None:
+                input.observer.on_next(group)
             elif branch.final:
-                self._finish(way)
+                self._finish(group)
             else:
-                self._observer.on_next(way)
+                self._observer.on_next(group)
 
     def on_completed(self) -> None:
-        """No further element will come into any branch."""
-        for entrance in self._entrances:
-            if entrance is not None and entrance.observer is not None:
-                entrance.observer.on_completed()
+        """Complete the inputs of all branches."""
+        for input in self._inputs:
+            if input is not None and input.observer is not None:
+                input.observer.on_completed()
         self._end_one()
 
     def _choose(self, element: Element[Any]) -> int | None:

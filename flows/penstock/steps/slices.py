@@ -41,7 +41,7 @@ def in_slices(name: str, operator: Operator[Any, Any], *functions: object) -> Op
 
 
 class Slices:
-    """The elements of one run that wait for their slice."""
+    """Holds the elements of one run that wait for their slice."""
 
     def __init__(self, observer: Downstream, scope: RunContext) -> None:
         self._observer = observer
@@ -52,7 +52,7 @@ class Slices:
         scope.on_close(self._close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
-        """Forward elements, or have them wait."""
+        """Forward elements at once, or let them wait."""
         if self._waiting:
             self._waiting.extend(elements)
         elif len(elements) <= self._most and not self._is_spent():
@@ -62,7 +62,7 @@ class Slices:
             self._go_on()
 
     def on_completed(self) -> None:
-        """No further element will come."""
+        """Complete when no element waits."""
         self._ended = True
         if not self._waiting:
             self._observer.on_completed()
@@ -71,14 +71,14 @@ class Slices:
         return self._scope.fairness.is_budget_spent(self._scope.loop)
 
     def _go_on(self) -> None:
-        """Forward the elements that wait, as far as this iteration of the event loop has time for them."""
+        """Forward elements that wait, as long as this iteration of the event loop has time."""
         while self._waiting and not self._is_spent():
             self._forward_slice()
         if self._waiting:
             self._scope.fairness.call_later(self._do_waiting, self._scope.loop)
 
     def _do_waiting(self) -> None:
-        """Forward one slice at least: it was the turn of this run."""
+        """Forward at least one slice, when it is the turn of this run."""
         if not self._waiting:  # the run was closed
             return
         self._forward_slice()

@@ -113,7 +113,7 @@ class CustomOperator(Step):
 
 
 class ThroughStage:
-    """The operator of one run, and the elements on both sides of it."""
+    """Runs the operator in one run, and attributes what it emits to elements."""
 
     def __init__(
         self,
@@ -131,15 +131,15 @@ class ThroughStage:
         self.inner = SerialDisposable()
         self._values: list[Any] = []
         self._open = False
-        """True while a value is on its way through: only then may the operator give something out."""
+        """Whether a value is being sent: only then may the operator emit."""
         self._error: Exception | None = None
         self._finished = False
         self._ending = False
-        """True at the end, when what the operator kept comes out."""
+        """Whether the input has completed, and the operator emits what it kept."""
         self._start()
 
     def on_next(self, elements: list[Element[Any]]) -> None:
-        """Send each value through; elements that were decided before pass."""
+        """Send each value through; forward elements that have an outcome already."""
         out: list[Element[Any]] = []
         for element in elements:
             if element.outcome is not None:
@@ -153,17 +153,17 @@ class ThroughStage:
             self._observer.on_next(out)
 
     def on_completed(self) -> None:
-        """Let the operator give out what it kept."""
+        """Complete the operator, and emit what it kept."""
         self._ending = True
         if not self._finished:
             self._push(self._input.on_completed)
         if self._values or self._error is not None:
-            self._scope.spawn(self._give_rest(), f"step:{self._name}")
+            self._scope.spawn(self._emit_rest(), f"step:{self._name}")
         else:
             self._observer.on_completed()
 
-    async def _give_rest(self) -> None:
-        """Values without an element get one of their own, as there is room."""
+    async def _emit_rest(self) -> None:
+        """Emit the values that belong to no element as new elements, when there are credits."""
         for value in self._values:
             element = await self._scope.add_late_element(value)
             if not self._scope.emit(self._observer, [element]):
@@ -182,12 +182,12 @@ class ThroughStage:
         output = self._operator(self._input)
         if not hasattr(output, "subscribe"):
             raise FlowDefinitionError(
-                f"the operator in step {self._name} gave no Observable; is it called, with its parentheses?"
+                f"step {self._name}: expected an operator that returns an Observable; call its factory: ops.skip(1)"
             )
         self.inner.disposable = output.subscribe(
             self._on_value, self._on_error, self._on_finish, scheduler=ImmediateScheduler.singleton()
         )
-        if self._finished:  # it takes nothing at all
+        if self._finished:  # it completed on subscription
             self._scope.close_input()
 
     def _push(self, push: Callable[[], None]) -> None:

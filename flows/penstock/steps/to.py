@@ -71,17 +71,17 @@ class To(Step):
         return replace(self, targets=tuple(others.get(name, sink) for name, sink in self.sinks.items()))
 
 
-def _leave(valve: SharedSink) -> list[asyncio.Future[Any]]:
-    return [asyncio.ensure_future(valve.release())]
+def _release(sink: SharedSink) -> list[asyncio.Future[Any]]:
+    return [asyncio.ensure_future(sink.release())]
 
 
 class ToStage:
-    """The values of one run, on their way to the outlets."""
+    """Writes the values of one run."""
 
     def __init__(
         self,
         name: str,
-        outlets: Sequence[Sink],
+        sinks: Sequence[Sink],
         timeout: float,
         observer: Downstream,
         scope: RunContext,
@@ -90,20 +90,20 @@ class ToStage:
         self._timeout = timeout
         self._observer = observer
         self._scope = scope
-        self._meter = scope.histogram(name)
+        self._histogram = scope.histogram(name)
         self._gathered: list[Element[Any]] = []
         self._task: asyncio.Task[None] | None = None
         self._ended = False
-        self._valves: list[SharedSink] = []
-        self._names = [outlet.name or name for outlet in outlets]
-        """What failures of each outlet are called."""
-        for outlet in outlets:
-            valve = SharedSink.of(outlet)
-            scope.on_close(partial(_leave, valve))
-            self._valves.append(valve)
+        self._sinks: list[SharedSink] = []
+        self._names = [sink.name or name for sink in sinks]
+        """The step that failures of each sink name."""
+        for sink in sinks:
+            shared = SharedSink.of(sink)
+            scope.on_close(partial(_release, shared))
+            self._sinks.append(shared)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
-        """Gather elements; those that were decided before pass. The first starts the task that delivers them."""
+        """Collect elements, and start the task that writes them; forward elements that have an outcome already."""
         live = [element for element in elements if element.outcome is None]
         mark_entered(live, self._scope.loop.time())
         if len(live) < len(elements):
@@ -114,7 +114,7 @@ class ToStage:
                 self._task = self._scope.spawn(self._run(), f"step:{self._name}")
 
     def on_completed(self) -> None:
-        """No further element will come."""
+        """Complete when all values are written."""
         self._ended = True
         if self._task is None:
             self._observer.on_completed()
@@ -123,7 +123,7 @@ class ToStage:
         while self._gathered:
             group, self._gathered = self._gathered[:GROUP], self._gathered[GROUP:]
             await self._deliver(group)
-            record_durations(self._meter, group, self._scope.loop.time())
+            record_durations(self._histogram, group, self._scope.loop.time())
             if not self._scope.emit(self._observer, group):
                 return
         self._task = None
@@ -132,26 +132,26 @@ class ToStage:
 
     async def _deliver(self, group: list[Element[Any]]) -> None:
         values = tuple(element.value for element in group)
-        if len(self._valves) == 1:
-            answers = [await self._valves[0].write(values, self._timeout)]
+        if len(self._sinks) == 1:
+            results = [await self._sinks[0].write(values, self._timeout)]
         else:
-            answers = await self._write_to_all(values)
-        for outlet, refusals in zip(self._names, answers, strict=True):
-            for element, refusal in zip(group, refusals or (), strict=False):
-                if refusal is not None and element.outcome is None:
-                    element.fail(outlet, refusal)
+            results = await self._write_to_all(values)
+        for name, errors in zip(self._names, results, strict=True):
+            for element, error in zip(group, errors or (), strict=False):
+                if error is not None and element.outcome is None:
+                    element.fail(name, error)
 
     async def _write_to_all(self, values: tuple[Any, ...]) -> list[Sequence[Exception | None] | None]:
-        """Write side by side. When the reader of one is gone, the others are not to write on without a run."""
+        """Write concurrently. If one write raises, such as for a pipe without a reader, cancel the others."""
         name = f"{self._scope.name}:step:{self._name}"
-        writes = [asyncio.create_task(valve.write(values, self._timeout), name=name) for valve in self._valves]
+        writes = [asyncio.create_task(sink.write(values, self._timeout), name=name) for sink in self._sinks]
         try:
             await asyncio.wait(writes, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            if left := [write for write in writes if not write.done()]:
-                for write in left:
-                    write.cancel()  # once: a second time would cut short what a valve does about the first
-                await asyncio.wait(left, timeout=CANCEL_SECONDS)
+            if pending := [write for write in writes if not write.done()]:
+                for write in pending:
+                    write.cancel()  # once: a second cancel would interrupt the cleanup after the first
+                await asyncio.wait(pending, timeout=CANCEL_SECONDS)
         for write in writes:
             if write.done() and not write.cancelled() and (error := write.exception()) is not None:
                 raise error

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from penstock.errors import ShuttingDown
 from penstock.flow.flow import Flow
-from penstock.flowfile.diagnostics import MAX_MISTAKES
+from penstock.flowfile.diagnostics import MAX_DIAGNOSTICS
 from penstock.steps import walk
 from penstock.support.ids import now
 from penstock_http.deployments.file_watcher import FileStamps, WatchedFiles
@@ -213,9 +213,9 @@ class Reloader:
         }
         log.info("reload.completed", cause=cause, flows=outcomes)
         diagnostics = [(result.flow, diagnostic) for result in results for diagnostic in result.diagnostics]
-        for flow, diagnostic in diagnostics[:MAX_MISTAKES]:
+        for flow, diagnostic in diagnostics[:MAX_DIAGNOSTICS]:
             log.warning("flow.invalid", flow=flow, **diagnostic.document())
-        more = sum(result.more_diagnostics for result in results) + max(0, len(diagnostics) - MAX_MISTAKES)
+        more = sum(result.more_diagnostics for result in results) + max(0, len(diagnostics) - MAX_DIAGNOSTICS)
         if more:
             log.warning("reload.diagnostics_omitted", cause=cause, count=more)
         return results

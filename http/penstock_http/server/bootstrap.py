@@ -15,7 +15,7 @@ from penstock.cli.run.find_flow import find_flow
 from penstock.core.window import BYTES, ELEMENTS
 from penstock.errors import FlowDefinitionError, PenstockError
 from penstock.flow.flow import Flow
-from penstock.flowfile.diagnostics import MAX_MISTAKES
+from penstock.flowfile.diagnostics import MAX_DIAGNOSTICS
 from penstock.flowfile.load import FlowFile, load, loads
 from penstock.orders import sample_orders, simulated_inventory, simulated_pricing
 from penstock.runtime import Every, Once, Supervisor
@@ -146,5 +146,5 @@ def _http_service(name: str, url: str, settings: Settings, client: HttpClient) -
 def _error_lines(results: Sequence[DeploymentResult]) -> list[str]:
     """Return the errors of all flows, one line each, up to a maximum."""
     lines = [str(diagnostic) for result in results for diagnostic in result.diagnostics]
-    more = sum(result.more_diagnostics for result in results) + max(0, len(lines) - MAX_MISTAKES)
-    return [*lines[:MAX_MISTAKES], *([f"and {more} more"] if more else [])]
+    more = sum(result.more_diagnostics for result in results) + max(0, len(lines) - MAX_DIAGNOSTICS)
+    return [*lines[:MAX_DIAGNOSTICS], *([f"and {more} more"] if more else [])]

@@ -1,1 +1,1 @@
-"""Forms: what a part of a flow file may contain, and the JSON Schema for it."""
+"""Forms: declare what a document may contain, validate it, and describe it as JSON Schema."""

@@ -1,86 +1,90 @@
-"""Shapes that are one of several: told apart by the kind of the value, or by the one key of a mapping."""
+"""Forms of one of several values, distinguished by the kind of the value or by the one key of a mapping."""
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 from penstock.flowfile.diagnostics import Diagnostics
 from penstock.flowfile.document import Kind, Node
-from penstock.flowfile.forms.form import MISSING, Form, Missing, Schema
-from penstock.flowfile.forms.record import Field, Read, mapping_rules, read_field, unknown_keys
-
-NOT_FOR_ALL = frozenset({"$ref", "anyOf", "description", "enum", "oneOf"})
-"""What a piece of schema says of values of any type; all else that shapes say is about one type only."""
-
-APART = "make it an item of its own"
-"""What to do about a second key where there is a list of such mappings."""
+from penstock.flowfile.forms.containers import ListOf
+from penstock.flowfile.forms.form import MISSING, Form, Missing, Schema, T, T_co, joined
+from penstock.flowfile.forms.record import Key, R, keys_of, mapping_rules
 
 
 @dataclass(frozen=True, slots=True)
-class Either(Form):
-    """One of several shapes; which one is seen by the kind of the node, so no two of them may be of one kind."""
+class Either(Form[T_co]):
+    """One of several forms, chosen by the kind of the node; so no two of them may accept the same kind."""
 
-    shapes: tuple[Form, ...]
+    forms: tuple[Form[T_co], ...]
 
-    def __init__(self, *shapes: Form, about: str = "") -> None:
-        object.__setattr__(self, "shapes", shapes)
-        object.__setattr__(self, "about", about)
+    def __init__(self, *forms: Form[T_co], description: str = "") -> None:
+        object.__setattr__(self, "forms", forms)
+        object.__setattr__(self, "description", description)
 
     @property
     def json_types(self) -> frozenset[Kind]:
-        all: list[Kind] = [kind for shape in self.shapes for kind in shape.json_types]
+        all: list[Kind] = [kind for form in self.forms for kind in form.json_types]
         if len(set(all)) < len(all):
-            raise ValueError(f"the alternatives of an Either have to differ in kind, got {self.expected}")
+            raise ValueError(f"the forms of an Either must differ in kind, got {self.expected}")
         return frozenset(all)
 
     @property
     def expected(self) -> str:
-        return " or ".join(shape.expected for shape in self.shapes)
+        return " or ".join(form.expected for form in self.forms)
 
-    def read(self, node: Node, mistakes: Diagnostics, /) -> Any:
+    def read(self, node: Node, diagnostics: Diagnostics, /) -> T_co | Missing:
         if node.kind not in self.json_types:
-            return self.reject(node, mistakes)
-        return next(shape for shape in self.shapes if node.kind in shape.json_types).read(node, mistakes)
+            return self.reject(node, diagnostics)
+        return next(form for form in self.forms if node.kind in form.json_types).read(node, diagnostics)
 
     def json_schema(self, definitions: dict[str, Schema], /) -> Schema:
         if not self.json_types:
-            raise ValueError("an Either needs at least one shape")
-        return joined([shape.schema_part(definitions) for shape in self.shapes])
+            raise ValueError("an Either needs at least one form")
+        return joined([form.schema_part(definitions) for form in self.forms])
+
+
+def one_or_more(form: Form[T], *, description: str = "") -> Form[tuple[T, ...]]:
+    """Return the form of one value or a list of them, read as a tuple."""
+    several: ListOf[T] = ListOf(form, min=1)
+    alternatives: tuple[Form[T], ...] = form.forms if isinstance(form, Either) else (form,)
+    return Either(*(alone.then(_in_tuple) for alone in alternatives), several, description=description)
+
+
+def _in_tuple(value: T) -> tuple[T, ...]:
+    return (value,)
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """What was read under the one key of a `OneKey`."""
+class Chosen(Generic[R]):
+    """The value that was read under the one key of a `OneKey`."""
 
     kind: str
     """The key."""
     key: Node
-    """Where the key stands."""
     value: Any
     at: Node
-    """Where the value stands."""
-    beside: Read
-    """What stands beside the key."""
+    """The node of the value."""
+    beside: R
+    """The other keys of the mapping."""
 
 
 @dataclass(frozen=True, slots=True)
-class OneKey(Form):
-    """A mapping with exactly one of these keys, which says what it is; the fields of `beside` may stand next to it.
+class OneKey(Form[Chosen[R]], Generic[R]):
+    """A mapping with exactly one of several keys, which says what it is, and the keys of a record beside it.
 
-    Read as a `Chosen`.
+    `noun` is what a key is called in messages. `separate` says how to write two of them.
     """
 
-    alternatives: Mapping[str, Form]
-    beside: Mapping[str, Field] | None = None
-    second: str = "leave one out"
-    """What to do about a second key."""
+    alternatives: Mapping[str, Form[Any]]
+    beside: type[R]
+    noun: str = "key"
+    separate: str = "exclude each other: remove one"
 
     def __post_init__(self) -> None:
-        if both := set(self.alternatives) & set(self.beside or {}):
-            raise ValueError(f"{', '.join(sorted(both))} cannot be a key and stand beside it")
+        if both := set(self.alternatives) & set(keys_of(self.beside)):
+            raise ValueError(f"{', '.join(sorted(both))}: expected either an alternative or a key beside it")
 
     @property
     def json_types(self) -> frozenset[Kind]:
@@ -90,51 +94,31 @@ class OneKey(Form):
     def expected(self) -> str:
         return f"a mapping with one of {', '.join(self.alternatives)}"
 
-    def read(self, node: Node, mistakes: Diagnostics, /) -> Chosen | Missing:
+    def read(self, node: Node, diagnostics: Diagnostics, /) -> Chosen[R] | Missing:
         if node.kind != "mapping":
-            return self.reject(node, mistakes)
+            return self.reject(node, diagnostics)
 
-        fields = self.beside or {}
+        options = keys_of(self.beside)
         pairs: list[tuple[Node, Node]] = [pair for pair in node.value if pair[0].value in self.alternatives]
-        unknown = unknown_keys(node, [*self.alternatives, *fields], mistakes)
-        values = [self.alternatives[key.value].read(value, mistakes) for key, value in pairs]
-        beside = {name: read_field(name, field, node, mistakes) for name, field in fields.items()}
+        unknown = [key for key, _ in node.value if key.value not in self.alternatives and key.value not in options]
+        for key in unknown:
+            noun, names = ("key", options) if pairs else (self.noun, self.alternatives)
+            diagnostics.unknown(key, noun, names, similar=[*self.alternatives, *options])
+        values = [Key(self.alternatives[key.value]).read(key.value, node, diagnostics) for key, _ in pairs]
+        beside = {attribute: option.read(name, node, diagnostics) for name, (attribute, option) in options.items()}
         if not pairs and not unknown:
-            self.reject(node, mistakes)
+            self.reject(node, diagnostics)
         for key, _ in pairs[1:]:
-            sentence = f"{key.shown()} stands beside {pairs[0][0].shown()}"
-            mistakes.add(key, sentence, wanted="only one of them", hint=self.second)
+            message = f"{pairs[0][0].shown()} and {key.shown()} {self.separate}"
+            diagnostics.add(key, message, expected=f"one {self.noun}")
         if len(pairs) != 1 or unknown or any(value is MISSING for value in (*values, *beside.values())):
             return MISSING
         key, at = pairs[0]
-        return Chosen(key.value, key, values[0], at, Read(node, beside))
+        return Chosen(key.value, key, values[0], at, self.beside(**beside, node=node))
 
     def json_schema(self, definitions: dict[str, Schema], /) -> Schema:
-        keys = {name: Field(shape) for name, shape in self.alternatives.items()}
-        said = f"wanted is {self.expected}"  # editors show it; without it, that the first of them is missing
-        one = [{"required": [name], "errorMessage": said} for name in self.alternatives]
-        return {**mapping_rules({**keys, **(self.beside or {})}, definitions), "oneOf": one}
-
-
-def joined(pieces: list[Schema]) -> Schema:
-    """The schema of what is one of these, which differ in type.
-
-    It is one piece as far as it goes: with several, editors have to guess which one was meant, and guess wrong.
-    """
-    plain = [piece for piece in pieces if not NOT_FOR_ALL & piece.keys()]
-    others = [piece for piece in pieces if piece not in plain]
-    if not plain:
-        return {"anyOf": others}
-    types = [type for piece in plain for type in types_of(piece)]
-    one: Schema = dict(ChainMap({"type": types}, *plain)) if len(plain) > 1 else plain[0]
-    if not others:
-        return one
-    if all("enum" in piece for piece in others):
-        return {**one, "type": ["string", *types], "anyOf": [*others, {"type": types}]}
-    return {"anyOf": [*others, one]}
-
-
-def types_of(piece: Schema) -> list[str]:
-    """The types that a piece of schema names."""
-    types: str | list[str] = piece["type"]
-    return [types] if isinstance(types, str) else types
+        keys = {name: Key(form) for name, form in self.alternatives.items()}
+        beside = {name: key for name, (_, key) in keys_of(self.beside).items()}
+        message = f"expected {self.expected}"  # without it editors say that the first of the keys is missing
+        one = [{"required": [name], "errorMessage": message} for name in self.alternatives]
+        return {**mapping_rules({**keys, **beside}, definitions), "oneOf": one}

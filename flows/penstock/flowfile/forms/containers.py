@@ -1,22 +1,22 @@
-"""Shapes of lists and mappings that hold any number of values of one shape."""
+"""Forms of lists and mappings that contain any number of values of one form."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from penstock.flowfile.diagnostics import Diagnostics
 from penstock.flowfile.document import Kind, Node
-from penstock.flowfile.forms.form import MISSING, Form, Missing, Schema, complete
+from penstock.flowfile.forms.form import MISSING, Form, Missing, Schema, T, T_co
+from penstock.flowfile.forms.scalars import Text
 
 
 @dataclass(frozen=True, slots=True)
-class ListOf(Form):
-    """A list of values of one shape, read as a tuple."""
+class ListOf(Form[tuple[T_co, ...]]):
+    """A list of values of one form, read as a tuple."""
 
-    shape: Form
-    least: int = 0
+    form: Form[T_co]
+    min: int = 0
 
     @property
     def json_types(self) -> frozenset[Kind]:
@@ -24,25 +24,25 @@ class ListOf(Form):
 
     @property
     def expected(self) -> str:
-        return f"a list of at least {self.least}" if self.least else "a list"
+        return f"a list of at least {self.min}" if self.min else "a list"
 
-    def read(self, node: Node, mistakes: Diagnostics, /) -> tuple[Any, ...] | Missing:
-        if node.kind != "list" or len(node.value) < self.least:
-            return self.reject(node, mistakes)
-        values = tuple(self.shape.read(item, mistakes) for item in node.value)
+    def read(self, node: Node, diagnostics: Diagnostics, /) -> tuple[T_co, ...] | Missing:
+        if node.kind != "list" or len(node.value) < self.min:
+            return self.reject(node, diagnostics)
+        values: tuple[Any, ...] = tuple(self.form.read(item, diagnostics) for item in node.value)
         return MISSING if any(value is MISSING for value in values) else values
 
     def json_schema(self, definitions: dict[str, Schema], /) -> Schema:
-        least = {"minItems": self.least} if self.least else {}
-        return {"type": "array", "items": self.shape.schema_part(definitions), **least}
+        min = {"minItems": self.min} if self.min else {}
+        return {"type": "array", "items": self.form.schema_part(definitions), **min}
 
 
 @dataclass(frozen=True, slots=True)
-class MapOf(Form):
-    """Values of one shape under names of the user's choice, read as a dict; `key_pattern` is for a whole name."""
+class MapOf(Form[dict[str, T]]):
+    """Values of one form under keys that the user chooses, read as a dict. `keys` is the form of the keys."""
 
-    shape: Form
-    key_pattern: str | None = None
+    form: Form[T]
+    keys: Text | None = None
 
     @property
     def json_types(self) -> frozenset[Kind]:
@@ -52,22 +52,22 @@ class MapOf(Form):
     def expected(self) -> str:
         return "a mapping"
 
-    def read(self, node: Node, mistakes: Diagnostics, /) -> dict[str, Any] | Missing:
+    def read(self, node: Node, diagnostics: Diagnostics, /) -> dict[str, T] | Missing:
         if node.kind != "mapping":
-            return self.reject(node, mistakes)
-        values = {key.value: self._value(key, value, mistakes) for key, value in node.value}
-        return MISSING if any(value is MISSING for value in values.values()) else values
-
-    def _value(self, key: Node, value: Node, mistakes: Diagnostics) -> Any:
-        read = self.shape.read(value, mistakes)
-        if self.key_pattern is None or re.fullmatch(self.key_pattern, key.value):
-            return read
-        mistakes.add(key, f"found the name {key.shown()}", wanted=f"a name like {self.key_pattern}")
-        return MISSING
+            return self.reject(node, diagnostics)
+        subject = diagnostics.subject
+        values: dict[str, Any] = {}
+        for key, value in node.value:
+            diagnostics.subject = key.value
+            values[key.value] = self.form.read(value, diagnostics)
+            if self.keys is not None and self.keys.read(key, diagnostics) is MISSING:
+                values[key.value] = MISSING
+        diagnostics.subject = subject
+        return MISSING if any(value is MISSING for value in values.values()) else cast("dict[str, T]", values)
 
     def json_schema(self, definitions: dict[str, Schema], /) -> Schema:
         names: Schema = {}
-        if self.key_pattern is not None:
-            said = f"wanted is a name like {self.key_pattern}"
-            names = {"propertyNames": {"pattern": complete(self.key_pattern), "patternErrorMessage": said}}
-        return {"type": "object", **names, "additionalProperties": self.shape.schema_part(definitions)}
+        if self.keys is not None:
+            rules = self.keys.json_schema(definitions)
+            names = {"propertyNames": {name: rule for name, rule in rules.items() if name != "type"}}
+        return {"type": "object", **names, "additionalProperties": self.form.schema_part(definitions)}

@@ -1,4 +1,4 @@
-"""Shapes of single values: texts, numbers, flags, and whatever a user likes."""
+"""Forms of single values: strings, numbers, booleans, and any data."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from penstock.flowfile.forms.form import MISSING, Form, Missing, Schema, complet
 
 
 @dataclass(frozen=True, slots=True)
-class Text(Form):
-    """A text; one that matches `pattern` as a whole, or one of `choices`.
+class Text(Form[str]):
+    """A string: any, one that matches `pattern` completely, or one of `choices`.
 
-    A pattern keeps to what Python and ECMA 262 have in common: `[0-9]`, not `\\d`.
+    Patterns use the syntax that Python and ECMA 262 share: `[0-9]`, not `\\d`. `noun` and `allowed` describe the
+    pattern in messages: a `name` of `letters, digits, - and _`.
     """
 
     pattern: str | None = None
+    noun: str = "string"
+    allowed: str = ""
     choices: Sequence[str] = ()
     meanings: Sequence[str] = ()
-    """What each of the choices means."""
-    said: str = ""
-    """What a text is that matches the pattern, in words."""
+    """The meaning of each choice."""
 
     @property
     def json_types(self) -> frozenset[Kind]:
@@ -33,19 +34,28 @@ class Text(Form):
 
     @property
     def expected(self) -> str:
-        return self.said or (f"a text like {self.pattern}" if self.pattern else "a text")
+        if self.choices:
+            return f"one of {', '.join(self.choices)}" if len(self.choices) > 1 else self.choices[0]
+        if self.allowed:
+            return f"a {self.noun} of {self.allowed}"
+        return f"a string that matches {self.pattern}" if self.pattern else "a string"
 
-    def read(self, node: Node, mistakes: Diagnostics, /) -> str | Missing:
+    def read(self, node: Node, diagnostics: Diagnostics, /) -> str | Missing:
         if node.kind != "text":
             scalar = node.kind in ("integer", "number", "boolean")
-            return self.reject(node, mistakes, "put it into quotes" if scalar else None)
+            return self.reject(node, diagnostics, "put it in quotes" if scalar else None)
 
         text: str = node.value
         if self.choices and text not in self.choices:
-            mistakes.add(node, f"found {node.shown()}", allowed=self.choices, nearest=text)
+            subject = f"{diagnostics.subject}: " if diagnostics.subject else ""
+            diagnostics.unknown(node, "value", self.choices, prefix=subject)
             return MISSING
         if self.pattern is not None and not re.fullmatch(self.pattern, text):
-            return self.reject(node, mistakes)
+            if not self.allowed:
+                return self.reject(node, diagnostics)
+            message = f"invalid {self.noun} {node.shown()}: use {self.allowed}"
+            diagnostics.add(node, message, expected=self.expected)
+            return MISSING
         return text
 
     def json_schema(self, _definitions: dict[str, Schema], /) -> Schema:
@@ -55,21 +65,21 @@ class Text(Form):
         if self.meanings:
             rules["enumDescriptions"] = list(self.meanings)
         if self.pattern is not None:
-            rules |= {"pattern": complete(self.pattern), "patternErrorMessage": f"wanted is {self.expected}"}
+            rules |= {"pattern": complete(self.pattern), "patternErrorMessage": f"expected {self.expected}"}
         return rules
 
 
 def word(meanings: Mapping[str, str]) -> Text:
-    """The shape of one of these words, each with what it means."""
+    """Return the form of one of several words, each with its meaning."""
     return Text(choices=tuple(meanings), meanings=tuple(meanings.values()))
 
 
 @dataclass(frozen=True, slots=True)
-class Number(Form):
-    """A finite number from `least` to `most`."""
+class Number(Form[float]):
+    """A finite number from `min` to `max`."""
 
-    least: float | None = None
-    most: float | None = None
+    min: float | None = None
+    max: float | None = None
 
     @property
     def json_types(self) -> frozenset[Kind]:
@@ -77,23 +87,23 @@ class Number(Form):
 
     @property
     def expected(self) -> str:
-        return f"a number{_between(self.least, self.most)}"
+        return f"a number{_range(self.min, self.max)}"
 
-    def read(self, node: Node, mistakes: Diagnostics, /) -> float | Missing:
-        if node.kind not in self.json_types or not finite(node.value) or not _fits(node.value, self.least, self.most):
-            return self.reject(node, mistakes)
+    def read(self, node: Node, diagnostics: Diagnostics, /) -> float | Missing:
+        if node.kind not in self.json_types or not finite(node.value) or not _fits(node.value, self.min, self.max):
+            return self.reject(node, diagnostics)
         return float(node.value)
 
     def json_schema(self, _definitions: dict[str, Schema], /) -> Schema:
-        return {"type": "number", **_bounds(self.least, self.most)}
+        return {"type": "number", **_bounds(self.min, self.max)}
 
 
 @dataclass(frozen=True, slots=True)
-class Integer(Form):
-    """A whole number from `least` to `most`; 2.0 is one, as in JSON Schema."""
+class Integer(Form[int]):
+    """An integer from `min` to `max`; 2.0 is one, as in JSON Schema."""
 
-    least: int | None = None
-    most: int | None = None
+    min: int | None = None
+    max: int | None = None
 
     @property
     def json_types(self) -> frozenset[Kind]:
@@ -101,20 +111,22 @@ class Integer(Form):
 
     @property
     def expected(self) -> str:
-        return f"a whole number{_between(self.least, self.most)}"
+        return f"an integer{_range(self.min, self.max)}"
 
-    def read(self, node: Node, mistakes: Diagnostics, /) -> int | Missing:
-        if not integral(node) or not _fits(node.value, self.least, self.most):
-            return self.reject(node, mistakes)
+    def read(self, node: Node, diagnostics: Diagnostics, /) -> int | Missing:
+        if not integral(node) or not _fits(node.value, self.min, self.max):
+            return self.reject(node, diagnostics)
         return int(node.value)
 
     def json_schema(self, _definitions: dict[str, Schema], /) -> Schema:
-        return {"type": "integer", **_bounds(self.least, self.most)}
+        return {"type": "integer", **_bounds(self.min, self.max)}
 
 
 @dataclass(frozen=True, slots=True)
-class Boolean(Form):
-    """`true` or `false`."""
+class Boolean(Form[bool]):
+    """`true` or `false`; only `true` with `only_true`."""
+
+    only_true: bool = False
 
     @property
     def json_types(self) -> frozenset[Kind]:
@@ -122,18 +134,20 @@ class Boolean(Form):
 
     @property
     def expected(self) -> str:
-        return "true or false"
+        return "true" if self.only_true else "true or false"
 
-    def read(self, node: Node, mistakes: Diagnostics, /) -> bool | Missing:
-        return node.value if node.kind == "boolean" else self.reject(node, mistakes)
+    def read(self, node: Node, diagnostics: Diagnostics, /) -> bool | Missing:
+        if self.only_true and node.value is False:
+            return self.reject(node, diagnostics, "remove the key")
+        return bool(node.value) if node.kind == "boolean" else self.reject(node, diagnostics)
 
     def json_schema(self, _definitions: dict[str, Schema], /) -> Schema:
-        return {"type": "boolean"}
+        return {"type": "boolean", **({"const": True} if self.only_true else {})}
 
 
 @dataclass(frozen=True, slots=True)
-class AnyValue(Form):
-    """Any value, read as plain data."""
+class AnyValue(Form[Any]):
+    """Any value, returned as plain data."""
 
     @property
     def json_types(self) -> frozenset[Kind]:
@@ -141,9 +155,9 @@ class AnyValue(Form):
 
     @property
     def expected(self) -> str:
-        return "anything"
+        return "a value"
 
-    def read(self, node: Node, _mistakes: Diagnostics, /) -> Any:
+    def read(self, node: Node, _diagnostics: Diagnostics, /) -> Any:
         return node.plain()
 
     def json_schema(self, _definitions: dict[str, Schema], /) -> Schema:
@@ -151,7 +165,7 @@ class AnyValue(Form):
 
 
 def finite(number: float) -> bool:
-    """Whether this is neither infinite, nor no number, nor too large for a float."""
+    """Return whether a number is neither infinite, nor NaN, nor too large for a float."""
     try:
         return isfinite(number)
     except OverflowError:
@@ -159,20 +173,20 @@ def finite(number: float) -> bool:
 
 
 def integral(node: Node) -> bool:
-    """Whether the node is a whole number."""
+    """Return whether a node is an integer."""
     return node.kind == "integer" or (node.kind == "number" and float(node.value).is_integer())
 
 
-def _fits(number: float, least: float | None, most: float | None) -> bool:
-    return (least is None or number >= least) and (most is None or number <= most)
+def _fits(number: float, min: float | None, max: float | None) -> bool:
+    return (min is None or number >= min) and (max is None or number <= max)
 
 
-def _between(least: float | None, most: float | None) -> str:
-    if least is None:
-        return "" if most is None else f" of at most {most}"
-    return f" of at least {least}" if most is None else f" from {least} to {most}"
+def _range(min: float | None, max: float | None) -> str:
+    if min is None:
+        return "" if max is None else f" <= {max}"
+    return f" >= {min}" if max is None else f" from {min} to {max}"
 
 
-def _bounds(least: float | None, most: float | None) -> Schema:
-    bounds = {"minimum": least, "maximum": most}
+def _bounds(min: float | None, max: float | None) -> Schema:
+    bounds = {"minimum": min, "maximum": max}
     return {name: bound for name, bound in bounds.items() if bound is not None}
