@@ -82,7 +82,7 @@ def test_all_mistakes_are_said_at_once() -> None:
     [
         ("steps: []", '1:1: missing "flow": expected a name of letters, digits, - and _'),
         ("flow: f\nkey: id\nitem: {no: string}", '2:6: unknown item field "id": expected no'),
-        ("flow: f\nitem: {n: {type: string, pattern: '('}}", "2:11: the pattern is no regular expression of RE2"),
+        ("flow: f\nitem: {n: {type: string, pattern: '('}}", "2:11: pattern: not a regular expression of RE2"),
         ("flow: f\nitem: {n: {type: array, items: integer?}}", "2:11: items: an item of a list cannot be optional"),
         ("flow: f\nitem: {n: {type: string, enum: [a], pattern: b}}", "2:11: enum and pattern exclude each other"),
         ("flow: f\nitem: {n: {type: integer, enum: [1], minimum: 1}}", "remove minimum"),
