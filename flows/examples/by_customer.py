@@ -1,4 +1,4 @@
-"""What each customer's events come to: an operator of reactivex, which etl.yaml sends its values through."""
+"""Sum up amounts by customer: an operator of reactivex, for etl.yaml."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ Sums = dict[str, float]
 
 
 def summed(events: Observable[dict[str, Any]]) -> Observable[dict[str, Any]]:
-    """One value for each customer, when the events are over. Only the sums are held, not the events."""
+    """Emit one value for each customer when the events have ended. Keeps the sums only, not the events."""
     nothing: Sums = {}
     return events.pipe(ops.reduce(_add, nothing), ops.flat_map(_values))
 

@@ -1,6 +1,6 @@
-"""A flow file in a program of your own: services of this process in the place of those it names, results as they come.
+"""Run a flow file in a program, with services of this process instead of those over HTTP.
 
-Leaving the block ends the run and waits until nothing of it is left: here the program needs five results only.
+The program needs five results only. Leaving the block ends the run and waits for its end.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ SERVICES = {"pricing": Service("pricing", price, timeout=2), "inventory": Servic
 
 async def main() -> list[Result[Any]]:
     flow = load(Path(__file__).with_name("orders.yaml")).flow.services(SERVICES)
-    orders = from_iterable({"orderId": number} for number in itertools.count(1))  # it never ends, and is never flooded
+    orders = from_iterable({"orderId": number} for number in itertools.count(1))  # endless, limited by the window
     first: list[Result[Any]] = []
     async with flow.window(8).stream(orders) as results:
         async for result in results:

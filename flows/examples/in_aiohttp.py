@@ -1,6 +1,6 @@
-"""A flow in an aiohttp application of your own: bodies stream in, results stream out, a stop takes runs down in order.
+"""Serve a flow in an aiohttp application: streamed bodies, streamed results, graceful shutdown.
 
-Run as a program, it asks itself once.
+Run as a program, it sends one request to itself.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ SUPERVISOR = web.AppKey("supervisor", Supervisor)
 
 
 async def shares(request: web.Request) -> web.StreamResponse:
-    """A share for each line of the body, as soon as it is ready; a client that leaves ends its run."""
+    """Return a share for each line of the body, as soon as it is ready. A disconnect ends the run."""
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
     await response.prepare(request)
     run = request.app[SUPERVISOR].start(FLOW, ndjson(request.content.iter_any()), LineWriter(response.write))
@@ -32,7 +32,7 @@ async def begin(app: web.Application) -> None:
 
 
 async def stop(app: web.Application) -> None:
-    """What is in flight is finished, for ten seconds; aiohttp waits for the handlers after this."""
+    """Let runs finish for ten seconds. aiohttp waits for the handlers afterwards."""
     await app[SUPERVISOR].shut_down(grace=10)
 
 
@@ -49,8 +49,8 @@ async def main() -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/shares"
-    async with ClientSession() as client, client.post(url, data=b"3\n0\n4\n") as answer:
-        print(await answer.text(), end="")
+    async with ClientSession() as client, client.post(url, data=b"3\n0\n4\n") as response:
+        print(await response.text(), end="")
     await runner.cleanup()
 
 

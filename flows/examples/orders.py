@@ -1,4 +1,4 @@
-r"""Orders in NDJSON, an order a line, to results, a result a line: price and stock are asked side by side.
+r"""Enrich orders with price and stock: NDJSON from standard input, one result per line to standard output.
 
 printf '{"orderId":1}\n{"orderId":"two"}\noops\n' | python flows/examples/orders.py
 """

@@ -17,7 +17,7 @@ A name is imported when it is first used, so that `penstock --help` does not imp
 
 from importlib import import_module as _import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "Backoff": "services",

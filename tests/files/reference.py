@@ -1,8 +1,10 @@
-"""The tables of the reference page: what each key is for, in the words of the model."""
+"""Generate the tables of the flow-file reference from the forms: `python -m files.reference`, in the folder `tests`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from penstock.cli.schema import KINDS
@@ -22,14 +24,16 @@ TABLES: Mapping[str, Form[Any]] = {
     "Items": FIELD,
     "Services": SERVICE,
     "Steps": STEP,
-    "Outlets": SINK,
+    "Sinks": SINK,
     "Sources": SOURCE,
     "Tests": TESTS,
     "Rules": RULE,
     "Events": EVENT,
     "What is expected": Record(Expectation),
 }
-"""The sections of the page that have a table, each with what it is about."""
+"""The sections of the page that have a table, each with its form."""
+
+PAGE = Path(__file__).parents[2] / "flows/docs/flow-files.md"
 
 ELSEWHERE = (
     (FIELD, "[rules](#items)"),
@@ -37,14 +41,14 @@ ELSEWHERE = (
     (STEPS, "list: [steps](#steps)"),
     (SERVICES, "NAME: [service](#services)"),
     (SERVICE_NAME, "a service"),
-    (SINK, "[sink](#outlets)"),
+    (SINK, "[sink](#sinks)"),
     (SOURCE, "[source](#sources)"),
     (TESTS, "list: [tests](#tests)"),
     (RULE, "[rule](#rules)"),
     (EVENT, "[event](#events)"),
     (WANTED, "number, or list"),
 )
-"""What is told of in a place of its own."""
+"""Forms with a section of their own, to which the tables link."""
 
 WORDS: tuple[tuple[type[Form[Any]], str], ...] = (
     (Duration, "duration"),
@@ -61,13 +65,13 @@ WORDS: tuple[tuple[type[Form[Any]], str], ...] = (
 
 
 def table(title: str) -> str:
-    """The table of a section."""
+    """Return the table of a section."""
     rows = [f"| {' | '.join(cells)} |" for cells in _rows(TABLES[title], "", True)]
     return "\n".join(["| key | value | |", "|---|---|---|", *rows]) + "\n"
 
 
 def _rows(shape: Form[Any], path: str, root: bool = False) -> Iterator[tuple[str, str, str]]:
-    """The rows of the keys in a shape, and of what is within those."""
+    """Yield the rows of the keys of a form, and of the forms of their values."""
     if not root and (_elsewhere(shape) is not None or (isinstance(shape, Record) and shape.model is Expectation)):
         return
     match shape:
@@ -93,7 +97,7 @@ def _rows(shape: Form[Any], path: str, root: bool = False) -> Iterator[tuple[str
 
 def _fields(fields: Mapping[str, Key], path: str) -> Iterator[tuple[str, str, str]]:
     for name, field in fields.items():
-        needed = ", needed" if field.required else ""
+        needed = ", required" if field.required else ""
         yield f"`{path}{name}`", f"{_words(field.form)}{needed}", field.description or _description(field.form)
         yield from _rows(field.form, f"{path}{name}.")
 
@@ -103,7 +107,7 @@ def _description(form: Form[Any]) -> str:
 
 
 def _words(shape: Form[Any]) -> str:
-    """What may stand there, in a few words."""
+    """Return the type of a value, in a few words."""
     if (link := _elsewhere(shape)) is not None:
         return link
     match shape:
@@ -129,3 +133,16 @@ def _words(shape: Form[Any]) -> str:
 
 def _elsewhere(shape: Form[Any]) -> str | None:
     return next((link for one, link in ELSEWHERE if one is shape), None)
+
+
+def with_tables(text: str) -> str:
+    """Return the text of the page with all tables generated anew."""
+    for title in TABLES:
+        section = re.compile(rf"(^#+ {re.escape(title)}\n(?:(?!^#).*\n)*?)^\| key \|.*\n(?:\|.*\n)+", re.MULTILINE)
+        text, count = section.subn(lambda match, title=title: match[1] + table(title), text)
+        assert count == 1, title
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,10 +1,12 @@
-"""The words of the project are true: their Python runs, their paths exist, their settings are the settings."""
+"""The documents are true: their code runs, their outputs are those of the commands, their links and settings exist."""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,23 +15,32 @@ import pytest
 from structlog.testing import capture_logs
 
 from flows.walkthrough import blocks_of, walkthrough
+from npm import installed
 from penstock.flowtests import run_test, verify
 from penstock.flowtests.load import loads
 from penstock.settings import Settings
 from penstock_http.app import make_app
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / page for page in ("README.md", "flows/README.md", "flows/FILES.md", "http/README.md", "CHANGELOG.md")]
+FOLDERS = (".", "flows", "flows/docs", "http", "http/docs")
+PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
+README = ROOT / "README.md"
+API = ROOT / "http/docs/api.md"
+WALKED = [
+    README,
+    *(ROOT / page for page in ("flows/docs/tutorial.md", "flows/docs/recipes.md", "http/docs/clients.md")),
+]
+"""Pages whose blocks are performed in order, in an empty folder: files are saved, commands run, outputs compared."""
 ARROW = "# → "
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The blocks of a language on a page."""
+    """Return the blocks of a language on a page."""
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def perform(block: str, names: dict[str, Any]) -> int:
-    """Run a block; what stands behind an arrow has to be what its expression gives. Returns the number of arrows."""
+    """Run a block, and compare each value after an arrow with that of its expression. Returns the number of arrows."""
     lines = block.splitlines()
     arrows = 0
     for statement in statements_of(ast.parse(block)):
@@ -38,8 +49,8 @@ def perform(block: str, names: dict[str, Any]) -> int:
             lines[end - 1 : end + 1] if lines[end:] and lines[end].startswith(ARROW) else lines[end - 1 : end]
         )
         if isinstance(statement, ast.Expr) and ARROW in here:
-            said = eval(compile(ast.Expression(shown(statement.value)), "README", "eval"), names)
-            assert repr(said) == here.split(ARROW)[1]
+            value = eval(compile(ast.Expression(shown(statement.value)), "README", "eval"), names)
+            assert repr(value) == here.split(ARROW)[1]
             arrows += 1
         else:
             exec(compile(ast.Module([statement], []), "README", "exec"), names)
@@ -47,7 +58,7 @@ def perform(block: str, names: dict[str, Any]) -> int:
 
 
 def statements_of(program: ast.Module) -> list[ast.stmt]:
-    """The statements of a program, those too that it runs only when it is started itself."""
+    """Return the statements of a program, including those under `if __name__ == "__main__"`."""
     found: list[ast.stmt] = []
     for statement in program.body:
         started = isinstance(statement, ast.If) and ast.unparse(statement.test) == "__name__ == '__main__'"
@@ -56,14 +67,19 @@ def statements_of(program: ast.Module) -> list[ast.stmt]:
 
 
 def shown(value: ast.expr) -> ast.expr:
-    """The expression whose value a reader sees: of `print(…)`, what is printed."""
+    """Return the expression whose value the page shows: of `print(…)`, its argument."""
     printed = isinstance(value, ast.Call) and ast.unparse(value.func) == "print"
     return value.args[0] if printed else value
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def name_of(page: Path) -> str:
+    """Return the path of a page in the repository, as the id of a test."""
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page == README or page not in WALKED], ids=name_of)
 def test_the_python_of_a_page_runs(page: Path) -> None:
-    """From top to bottom, and each arrow points to what comes out."""
+    """From top to bottom, with the values that the page shows after the arrows."""
     names: dict[str, Any] = {"__name__": "readme"}
     written = blocks(page, "python")
     with capture_logs():
@@ -72,21 +88,43 @@ def test_the_python_of_a_page_runs(page: Path) -> None:
 
 
 @pytest.mark.skipif(not all(map(shutil.which, ("bash", "curl", "gzip"))), reason="needs bash, curl and gzip")
-def test_a_reader_can_follow_the_readme_line_by_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", WALKED, ids=name_of)
+def test_a_reader_can_follow_a_page_line_by_line(page: Path, tmp_path: Path) -> None:
     """From an empty folder, with the servers left running: every command succeeds and prints what the page shows.
 
-    The section "Test it" is left out: its command runs this test.
+    The section "Test it" of the README is left out: its command runs this test. Without Node, so are its programs.
     """
-    page = re.sub(r"^## Test it\n.*?(?=^## )", "", ROOT.joinpath("README.md").read_text(), flags=re.M | re.S)
-    with walkthrough(tmp_path) as walking:
-        for block in blocks_of(page):
+    text = re.sub(r"^## Test it\n.*?(?=^## |\Z)", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    if shutil.which("node") is None:
+        text = re.sub(r"^node .*\n", "", text, flags=re.M)
+    with walkthrough(tmp_path, activated=page != README) as walking:
+        for block in blocks_of(text):
             walking.perform(block)
         codes = walking.stop()
-    assert codes == [0, 0, 0]
+    assert codes == [0] * len(codes)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_flow_files_of_a_page_are_well(page: Path) -> None:
+@pytest.mark.node
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js with npm: apt-get install nodejs npm")
+def test_mermaid_parses_the_pictures_of_the_documents() -> None:
+    """Each picture is valid syntax."""
+    pictures = [picture for page in PAGES for picture in blocks(page, "mermaid")]
+    done = subprocess.run(
+        ["node", "parse.mjs"],
+        cwd=installed(ROOT / "tests/graph/mermaid"),
+        input=json.dumps(pictures),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    errors = json.loads(done.stdout)
+    assert len(errors) == len(pictures) > 0
+    assert [pair for pair in zip(errors, pictures, strict=True) if pair[0]] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_flow_files_of_a_page_are_valid(page: Path) -> None:
     """They load, and their tests pass."""
     for number, block in enumerate(block for block in blocks(page, "yaml") if block.startswith("flow:")):
         file = loads(block, f"{page.stem}-{number}.yaml")
@@ -95,24 +133,35 @@ def test_the_flow_files_of_a_page_are_well(page: Path) -> None:
             assert verdict.passed, verdict
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
-    """Within the repository."""
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
-    assert [link for link in links if not (page.parent / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_have_targets(page: Path) -> None:
+    """To files of the repository, and to headings that exist."""
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8"))
+    targets = [((page.parent / path) if path else page, anchor) for path, anchor in links]
+    assert [str(file) for file, _ in targets if not file.exists()] == []
+    assert [f"{file}#{anchor}" for file, anchor in targets if anchor and anchor not in anchors(file)] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_curl_asks_for_paths_that_exist(page: Path) -> None:
-    """Every path behind `localhost:8080` is one that the application answers."""
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub makes them, and those written in HTML."""
+    text = page.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings} | set(
+        re.findall(r'<a id="([\w-]+)">', text)
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_curl_requests_paths_that_exist(page: Path) -> None:
+    """Every path after `localhost:8080` is a route of the application."""
     canonical = {resource.canonical for resource in application_resources()}
     patterns = [re.compile(re.sub(r"\{\w+\}", "[^/]+", path) + "$") for path in canonical]
-    asked = re.findall(r"localhost:8080(/[\w/.{}$-]*)", page.read_text(encoding="utf-8"))
-    assert [path for path in asked if not any(pattern.match(path) for pattern in patterns)] == []
+    requested = re.findall(r"localhost:8080(/[\w/.{}$-]*)", page.read_text(encoding="utf-8"))
+    assert [path for path in requested if not any(pattern.match(path) for pattern in patterns)] == []
 
 
 def application_resources() -> Any:
-    """What the application answers, read from its router."""
+    """Return the routes of the application."""
     from penstock.observe import HttpCounters, MetricSources, PenstockCollector, ReloadCounters
     from penstock.runtime import Supervisor
     from penstock_http.deployments.file_watcher import WatchedFiles
@@ -134,9 +183,9 @@ def application_resources() -> Any:
 
 
 @pytest.mark.parametrize("setting", fields(Settings), ids=lambda setting: setting.name)
-def test_every_setting_is_told(setting: Any) -> None:
-    """With its flag (or variable) and its default, in the table of http/README.md."""
-    page = (ROOT / "http/README.md").read_text(encoding="utf-8")
+def test_every_setting_is_documented(setting: Any) -> None:
+    """With its flag (or variable) and its default, in the table of the API's page."""
+    page = API.read_text(encoding="utf-8")
     name = f"--{setting.name.replace('_', '-')}" if setting.metadata["flag"] else f"PENSTOCK_{setting.name.upper()}"
     row = re.search(rf"^\| `{name}` \| ([^|]*) \|", page, re.MULTILINE)
     assert row is not None
@@ -145,8 +194,18 @@ def test_every_setting_is_told(setting: Any) -> None:
     assert shown == (f"{default:g}" if isinstance(default, float) else str(default) or "none")
 
 
-def test_no_setting_is_told_that_is_none() -> None:
-    """A flag that went away goes away from the table too."""
-    page = (ROOT / "http/README.md").read_text(encoding="utf-8")
-    told = set(re.findall(r"^\| `--([\w-]+)` \|", page, re.MULTILINE))
-    assert told <= {setting.name.replace("_", "-") for setting in fields(Settings)}
+def test_only_settings_are_documented() -> None:
+    """The table has no options that do not exist."""
+    page = API.read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `--([\w-]+)` \|", page, re.MULTILINE))
+    assert documented <= {setting.name.replace("_", "-") for setting in fields(Settings)}
+
+
+def test_every_problem_code_is_documented() -> None:
+    """The codes in the source are in the table of the API's page, and no others."""
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "http/penstock_http").rglob("*.py"))
+    rows = re.findall(r"^\| [45]\d\d[^|]* \| ([^|]*) \|", API.read_text(encoding="utf-8"), re.MULTILINE)
+    documented = set(re.findall(r"`(\w+)`", " ".join(rows)))
+    rejected = r'(?:RequestRejected\(|Error, |Down, |Runs, |TooLarge, )\s*[45]\d\d,\s+"([a-z_]+)"'
+    assert set(re.findall(rejected, source)) <= documented
+    assert [code for code in documented if f'"{code}"' not in source] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,9 +19,11 @@ from waiting import HANG_SECONDS, end, until
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-SAVED = re.compile(r"saved? (?:this )?as `([\w.]+)`")
+SAVED = re.compile(r"[Ss]aved?\s+(?:this\s+)?as\s+`([\w.]+)`")
 PORT = re.compile(r"(?<=localhost:)80\d\d|(?<=--port )80\d\d")
 DEFAULT_PORT = "8080"
+EXIT_CODE = re.compile(r"# exit code (\d)")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 SECONDS = re.compile(r'"seconds":[\d.e-]+')
 ELLIPSIS = "…"
@@ -51,28 +54,37 @@ def commands_of(block: str) -> list[str]:
 class Walkthrough:
     """A folder in which the blocks of a page are performed.
 
+    `activated`: the environment is active from the start, for pages that assume an installed Penstock. The exit code of
+    a command must be 0, or the one in its comment `# exit code 1`.
+
     Only two things differ from what a reader does. `python3 -m venv` makes an environment whose `python` and `penstock`
     are those that run the tests, and whose `pip` does nothing. Ports are replaced by free ones, the same one for each
     number throughout, so that this works on machines where 8080 is taken.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, activated: bool = False) -> None:
         self._folder = folder / "here"
         self._logs = folder
         self._shims = folder / "shims"
         self._folder.mkdir()
         make_shims(self._shims)
+        if activated:
+            shutil.copytree(self._shims / "environment", self._folder / ".venv")
         self._ports: dict[str, str] = {}
         self._servers: list[tuple[subprocess.Popen[bytes], Path]] = []
         self._outputs: list[str] = []
         """Standard output of each command of the last shell block."""
 
     def perform(self, block: Block) -> None:
-        """Perform one block: save a file, run commands, or compare what the commands printed."""
+        """Perform one block: save a file, run commands, or compare what the commands printed.
+
+        A block that the page does not say to save is only shown.
+        """
         if block.language == "sh":
             self._outputs = [self._run(self._with_ports(command)) for command in commands_of(block.text)]
         elif block.language:
-            (self._folder / SAVED.findall(block.prose)[-1]).write_text(block.text)
+            for name in SAVED.findall(block.prose)[-1:]:
+                (self._folder / name).write_text(self._with_ports(block.text))
         else:
             self._compare(block.text.splitlines())
 
@@ -90,7 +102,7 @@ class Walkthrough:
             end(server)
 
     def _run(self, command: str) -> str:
-        if "penstock serve" in command:
+        if "penstock serve" in command or "penstock simulate" in command:
             self._serve(command)
             return ""
         done = subprocess.run(
@@ -103,7 +115,8 @@ class Walkthrough:
             timeout=HANG_SECONDS,
             check=False,
         )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        code = int(EXIT_CODE.findall(command)[0]) if EXIT_CODE.search(command) else 0
+        assert done.returncode == code, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def _serve(self, command: str) -> None:
@@ -147,17 +160,17 @@ class Walkthrough:
 
 
 @contextmanager
-def walkthrough(folder: Path) -> Iterator[Walkthrough]:
+def walkthrough(folder: Path, *, activated: bool = False) -> Iterator[Walkthrough]:
     """A walkthrough whose servers are ended with the block."""
     with ExitStack() as stack:
-        walking = Walkthrough(folder)
+        walking = Walkthrough(folder, activated=activated)
         stack.callback(walking.close)
         yield walking
 
 
 def masked(line: str) -> str:
     """A line without what differs from run to run."""
-    return SECONDS.sub('"seconds":0', UUID.sub("ID", line))
+    return TIME.sub("TIME", SECONDS.sub('"seconds":0', UUID.sub("ID", line)))
 
 
 def free_port() -> int:
