@@ -202,7 +202,7 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("none.yaml", "the file cannot be read"),
+        ("none.yaml", "cannot read the file: No such file"),
         ("none", "the file none does not exist; a flow in Python is named with its module: none:NAME"),
         ("waits:make", "waits:make: expected a plain function, got a coroutine function"),
         ("waits:make_many", "got a coroutine function"),
@@ -243,7 +243,7 @@ def test_what_cannot_be_meant_is_refused_with_a_sentence(
     (folder / "stdout.yaml").write_text("flow: f\nsteps:\n  - to: stdout\n")
     (folder / "parts.yaml").write_text("flow: f\nsteps:\n  - flat_map: value\n  - flat_map: value\n")
     own = "{operator: operator:pos, max_parts: 2}"
-    (folder / "own.yaml").write_text(f"flow: f\nsteps:\n  - flat_map: value\n  - step: {own}\n")
+    (folder / "own.yaml").write_text(f"flow: f\nsteps:\n  - flat_map: value\n  - operator: {own}\n")
     before = sorted(folder.iterdir())
     result = invoke("run", *words.split())
     assert (result.exit_code, result.stdout) == (2, "")

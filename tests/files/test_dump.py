@@ -354,7 +354,7 @@ def test_what_no_file_can_say_is_refused(flow: Flow[Any]) -> None:
     [
         Flow[Any]("f").map(lambda value: value),
         Flow[Any]("f").worker("A", generate(2, abs)),
-        loads("flow: f\nsteps:\n- step: named:made\n", "f.yaml").flow,
+        loads("flow: f\nsteps:\n- operator: named:made\n", "f.yaml").flow,
     ],
     ids=["a lambda", "a source of its own", "an object made by a function"],
 )

@@ -154,4 +154,4 @@ def test_all_errors_of_python_and_files_are_reported_together(
     assert [line.split(": ")[0] for line in lines] == ["penstock serve"] * 3
     assert "shop:broken failed: ZeroDivisionError" in lines[0]
     assert "shop has no gone" in lines[1]
-    assert "bad.yaml:2:1: found" in lines[2]
+    assert 'bad.yaml:2:1: unknown key "ky"' in lines[2]

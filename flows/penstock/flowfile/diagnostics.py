@@ -137,6 +137,7 @@ _RENAMED: Mapping[str, tuple[str, ...]] = {
     "most": ("max",),
     "nowhere": ("discard",),
     "pace": ("client_delay",),
+    "step": ("operator",),
     "use": ("include",),
     "within": ("max_wait", "max_duration"),
     "zone": ("timezone",),

@@ -388,7 +388,7 @@ SYNTAX: Mapping[str, StepSyntax[Any, Any]] = {
     "through": THROUGH,
     "route": ROUTE,
     "to": TO,
-    "step": STEP_OPERATOR,
+    "operator": STEP_OPERATOR,
     "apply": APPLY,
 }
 """The steps by their keys."""
