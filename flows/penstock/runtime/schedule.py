@@ -75,7 +75,8 @@ class Cron:
             CronSim(self.expression, datetime(2000, 1, 1, tzinfo=UTC))
         except (CronSimError, AssertionError, ValueError) as error:
             field = str(error).removeprefix("Bad ") or "field"
-            value = dict(zip(_CRON_FIELDS, self.expression.split(), strict=True)).get(field, repr(self.expression))
+            values: dict[str, str] = dict(zip(_CRON_FIELDS, self.expression.split(), strict=True))
+            value = values.get(field, repr(self.expression))
             raise FlowDefinitionError(f"invalid {field} {value} in cron expression") from error
         if self.next_after(datetime(2000, 1, 1, tzinfo=UTC)) is None:
             raise FlowDefinitionError(f"cron expression {self.expression!r} never matches a date")
