@@ -11,11 +11,11 @@ from dataclasses import replace
 from importlib.resources import as_file, files
 from typing import Any
 
-from penstock.cli.run.find_flow import find_flow
 from penstock.core.window import BYTES, ELEMENTS
 from penstock.errors import FlowDefinitionError, PenstockError
 from penstock.flow.flow import Flow
 from penstock.flowfile.diagnostics import MAX_DIAGNOSTICS
+from penstock.flowfile.find_flow import find_flow
 from penstock.flowfile.load import FlowFile, load, loads
 from penstock.orders import sample_orders, simulated_inventory, simulated_pricing
 from penstock.runtime import Every, Once, Supervisor

@@ -12,10 +12,10 @@ import click
 from penstock.checkpoints.resume import save
 from penstock.cli.options import FILE, Command, positive, print_error, seconds, usage_error
 from penstock.cli.run.execute import Job, Resumable, execute
-from penstock.cli.run.find_flow import find_flow
 from penstock.cli.run.job import RunOptions, job_from_options, with_overrides
 from penstock.cli.run.progress import summary_line
 from penstock.errors import CheckpointInvalid, FlowDefinitionError, PenstockError
+from penstock.flowfile.find_flow import find_flow
 from penstock.formats.format import Format
 from penstock.observe import configure_logging
 from penstock.results import EndRecord

@@ -11,7 +11,6 @@ from typing import Any
 
 from penstock.checkpoints.resume import open_resumable
 from penstock.cli.run.execute import Job, Resumable
-from penstock.cli.run.find_flow import LoadedFlow
 from penstock.cli.run.inputs import FileInput, PipeInput, file_identity, size_of, stdin_fraction
 from penstock.cli.run.outputs import (
     FileRole,
@@ -25,6 +24,7 @@ from penstock.cli.run.outputs import (
 )
 from penstock.errors import FlowDefinitionError
 from penstock.flow.flow import Flow
+from penstock.flowfile.find_flow import LoadedFlow
 from penstock.formats.format import Format, format_of
 from penstock.sinks import StdoutSink
 from penstock.sources import Source, generate

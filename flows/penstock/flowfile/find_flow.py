@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, cast
 
 from penstock.errors import FlowDefinitionError
 from penstock.flow.flow import Flow
-from penstock.flowfile import load
 from penstock.flowfile.field_types import importing_from, is_in_python
+from penstock.flowfile.load import load
 from penstock.flowfile.reader import FORMATS
 from penstock.services.service import functions_of
 
