@@ -247,7 +247,7 @@ BATCH = StepSyntax[BatchOptions, records.Batch](
     _dump_batch,
 )
 
-# throttle, through, step
+# throttle, through, operator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +294,7 @@ THROUGH = StepSyntax[ThroughOptions, records.Through](
     records.Through,
     lambda step, _: _dump_operator(step, THROUGH_PARTS),
 )
-STEP_OPERATOR = StepSyntax[OperatorOptions, records.CustomOperator](
+OPERATOR = StepSyntax[OperatorOptions, records.CustomOperator](
     Record(OperatorOptions, "operator", description="An operator of your own, on streams of elements"),
     lambda flow, options, _, named, __: flow.operator(options.operator, max_parts=options.max_parts or 0, **named),
     records.CustomOperator,
@@ -388,7 +388,7 @@ SYNTAX: Mapping[str, StepSyntax[Any, Any]] = {
     "through": THROUGH,
     "route": ROUTE,
     "to": TO,
-    "operator": STEP_OPERATOR,
+    "operator": OPERATOR,
     "apply": APPLY,
 }
 """The steps by their keys."""
