@@ -1,6 +1,7 @@
 """Steps of flow files: for each step its form, how it is built, and how it is dumped.
 
-A new step has its record in `penstock.steps` and one entry here.
+To add a step: write its record in a module of `penstock.steps` and export it there; add a method to `Flow`; add an
+entry to `SYNTAX`.
 """
 
 from __future__ import annotations
@@ -410,7 +411,7 @@ def misplaced_keys(step: ReadStep) -> list[tuple[str, str]]:
 
 
 def build_step(flow: Flow[Any], step: ReadStep, builder: Builder) -> Flow[Any]:
-    """Return the flow with a step. Raises `FlowDefinitionError`, `ValueError` or `TypeError`."""
+    """Return the flow with the step added. Raises `FlowDefinitionError`, `ValueError` or `TypeError`."""
     name = step.beside.name
     return SYNTAX[step.kind].build(flow, step.value, step.beside, {} if name is None else {"name": name}, builder)
 

@@ -132,7 +132,7 @@ class Supervisor:
         ordered: bool | None = None,
         limited: bool = False,
     ) -> Run:
-        """Start a run. Raises `ShuttingDown` or `TooManyRuns`; the source is not subscribed then."""
+        """Start a run. Raises `ShuttingDown` or `TooManyRuns` before it subscribes to the source."""
         self.check(limited=limited)
         run = Run(
             flow.plan(),

@@ -113,7 +113,7 @@ class CustomOperator(Step):
 
 
 class ThroughStage:
-    """Runs the operator in one run, and attributes what it emits to elements."""
+    """Runs the operator in one run, and assigns each emitted value to its element."""
 
     def __init__(
         self,

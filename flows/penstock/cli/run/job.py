@@ -173,7 +173,7 @@ def input_format(path: str, format: str | None) -> Format:
     try:
         return format_of(path, format)
     except FlowDefinitionError as error:
-        raise FlowDefinitionError(f"{error} (--format ndjson, --format csv)") from error
+        raise FlowDefinitionError(f"{error}; use --format ndjson or --format csv") from error
 
 
 def check_open(source: Source[Any]) -> None:
@@ -237,5 +237,5 @@ def shows_progress(options: RunOptions) -> bool:
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Join names for a sentence."""
+    """Join names with commas; `none` if there are none."""
     return ", ".join(names) or "none"
