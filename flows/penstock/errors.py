@@ -126,7 +126,7 @@ class UnattributedValue(RunError):
 
 
 class SettledTwice(RunError):
-    """An element was settled a second time: a bug in a step or a sink."""
+    """An element was settled a second time: a bug in a step or the result consumer."""
 
     def __init__(self, seq: int, outcome: str) -> None:
         super().__init__(f"element {seq} cannot be settled as {outcome}: it has been settled before")
@@ -143,10 +143,12 @@ class MemoryBoundExceeded(RunError):
 
 
 class UnsettledElements(RunError):
-    """A run ended before all its elements were settled: a step or a sink lost some."""
+    """A run ended before all its elements were settled: a step or the result consumer lost some."""
 
     def __init__(self, count: int) -> None:
-        super().__init__(f"the stream ended with {count} elements that were never settled; a step or a sink lost them")
+        super().__init__(
+            f"the stream ended with {count} elements that were never settled; a step or the result consumer lost them"
+        )
         self.count = count
 
 
@@ -350,7 +352,7 @@ class SinkWriteFailed(PenstockError):
     """A sink cannot be opened or written to."""
 
     def __init__(self, sink: str, reason: str) -> None:
-        super().__init__(f"{sink} cannot be written: {reason}")
+        super().__init__(f"{sink} cannot be written to: {reason}")
         self.sink = sink
         self.reason = reason
 
@@ -517,7 +519,7 @@ class WriterCrashed(StoreError):
     """The writer process ended unexpectedly. Its current letters may be stored; storing them again is safe."""
 
     def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"the process that writes the dead letters at {url} ended ({reason}); it is started again")
+        super().__init__(f"the process that writes the dead letters at {url} ended ({reason}); it will be restarted")
         self.url = url
         self.reason = reason
 

@@ -81,7 +81,7 @@ def orders_flow(
     inventory: Service | Callable[[Order], Any] | None = None,
     dead_letters: str | DeadLetterStore | None = None,
 ) -> Flow[Order, dict[str, Any]]:
-    """Make the flow that is served by default. It uses the simulated services unless others are given."""
+    """Make the flow of `orders.yaml` in Python. It uses the simulated services unless others are given."""
     flow = Flow("orders", Order, key="orderId").enrich(
         pricing=pricing or simulated_pricing(), inventory=inventory or simulated_inventory()
     )

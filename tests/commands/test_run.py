@@ -217,7 +217,7 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
         ("asyncio:get_running_loop", "asyncio:get_running_loop failed: RuntimeError: no running event loop"),
         ("flow.yaml --input none.ndjson", "the file none.ndjson does not exist"),
         ("flow.yaml --input .", "is a directory"),
-        ("flow.yaml --input flow.yaml", "set the format to ndjson or csv (--format ndjson, --format csv)"),
+        ("flow.yaml --input flow.yaml", "set the format to ndjson or csv; use --format ndjson or --format csv"),
         ("flow.yaml --worker daily", "has no worker 'daily' (workers: nightly)"),
         ("flow.yaml --samples 3 --format csv", "--format: expected only with --input"),
         ("flow.yaml --restart", "--restart: expected only with --checkpoint"),

@@ -159,7 +159,7 @@ def test_a_missing_output_folder_is_told_before_anything_runs(tmp_path: Path, co
     process = run(tmp_path, command, "f.yaml", *flags, capture_output=True)
     told = (process.stderr + process.stdout).decode()
     assert process.returncode == code
-    assert "out/x.ndjson cannot be written: the folder out does not exist; create it, or name another" in told
+    assert "out/x.ndjson cannot be written to: the folder out does not exist; create it, or name another" in told
     assert "${OUT" not in told
 
 
@@ -183,7 +183,7 @@ def test_one_output_file_written_in_two_ways_is_told_before_anything_runs(
     told = (process.stderr + process.stdout).decode()
     assert process.returncode == code
     assert (
-        "./out.csv cannot be written: it is the same file as out.csv (csv), and this sink is csv with the fields n"
+        "./out.csv cannot be written to: it is the same file as out.csv (csv), and this sink is csv with the fields n"
         in told
     )
     assert not (tmp_path / "out.csv").exists()
@@ -198,7 +198,7 @@ def test_one_output_file_of_two_flows_written_in_two_ways_is_told(tmp_path: Path
     process = run(tmp_path, command, "a.yaml", "b.yaml", *flags, capture_output=True)
     told = (process.stderr + process.stdout).decode()
     assert process.returncode == {"check": 1, "serve": 2}[command]
-    assert "b.yaml: ./out.csv cannot be written: it is the same file as out.csv of the flow 'a' (csv)" in told
+    assert "b.yaml: ./out.csv cannot be written to: it is the same file as out.csv of the flow 'a' (csv)" in told
     if command == "check":
         (tmp_path / "b.yaml").write_text("flow: b\nsteps: [{to: {file: ./out.csv}}]\n")
         assert run(tmp_path, command, "a.yaml", "b.yaml", *flags, capture_output=True).returncode == 0
@@ -231,7 +231,7 @@ def test_a_lock_that_stays_ends_a_run(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     process = run(tmp_path, "run", "shop:flow", "--input", "in.ndjson", capture_output=True, env=environment)
     end = json.loads(process.stdout.splitlines()[-1])["end"]
-    sentence = "out.ndjson cannot be written: another process has been writing to it for 0.2 s; stop that process"
+    sentence = "out.ndjson cannot be written to: another process has been writing to it for 0.2 s; stop that process"
     assert process.returncode == 1
     assert (end["reason"], end["cancelled"], end["failed"]) == ("failed", 2, 0)
     assert sentence in process.stderr.decode()

@@ -107,7 +107,7 @@ def test_all_mistakes_are_said_at_once() -> None:
         ("flow: f\nservices: {s: {get: 'ftp://h'}}", "2:21: expected a URL like http://host/path/{field}"),
         (
             "flow: f\nservices: {s: {get: 'http://h/{id}', batch: true}}",
-            "2:21: s: a request for many values cannot contain a field",
+            "2:21: s: the URL and headers of a batch request cannot contain fields",
         ),
         ("flow: f\nworkers: {A: {source: {generate: 3}}}", "2:14: generate: the flow has no samples"),
         (

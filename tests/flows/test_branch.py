@@ -441,6 +441,7 @@ def test_branches_that_make_no_sense_are_refused(branches: list[Branch], message
         lambda branch: branch.window(3),
         lambda branch: branch.order(),
         lambda branch: branch.worker("a", from_iterable([1])),
+        lambda branch: branch.serve(http=False),
     ],
 )
 def test_a_branch_says_steps_and_nothing_else(more: Callable[[Flow[Any]], Flow[Any]]) -> None:

@@ -290,7 +290,7 @@ def test_errors_do_not_name_what_a_secret_variable_holds(
 
     with capture_logs() as logs:
         (error,) = really(main())
-    assert str(error) == f"{path} could not be opened: {path} cannot be written: {reason}"
+    assert str(error) == f"{path} could not be opened: {path} cannot be written to: {reason}"
     assert [(entry["event"], entry["sink"]) for entry in logs] == [("sink.open_failed", path)]
     assert str(tmp_path) not in f"{error} {logs}"
 
@@ -303,7 +303,7 @@ def test_errors_name_the_resolved_path(tmp_path: Path, monkeypatch: pytest.Monke
             check_sinks([FileSink("${OUT:-out}/a.ndjson")], locks=locks)
         folder = tmp_path / "none"
         reason = f"the folder {folder} does not exist; create it, or name another file"
-        assert str(caught.value) == f"{folder}/a.ndjson cannot be written: {reason}"
+        assert str(caught.value) == f"{folder}/a.ndjson cannot be written to: {reason}"
 
 
 @contextmanager
@@ -363,8 +363,8 @@ def test_a_lock_that_stays_ends_the_run_and_fails_no_element(tmp_path: Path) -> 
         summary, seconds, kept = virtual(main())
     assert (summary.reason, summary.cancelled, summary.failed, kept) == ("failed", 3, 0, 0)
     assert summary.error == (
-        f"{path} cannot be written: another process has been writing to it for 60 s; stop that process, or give each "
-        "process its own file"
+        f"{path} cannot be written to: another process has been writing to it for 60 s; stop that process, or give "
+        "each process its own file"
     )
     assert seconds == pytest.approx(LOCK_SECONDS)
     assert waits(logs) == [("sink.waiting", 0), ("sink.waiting", 10)]
@@ -499,7 +499,7 @@ def test_one_file_with_two_settings_is_a_fault_of_the_run(tmp_path: Path, kind: 
         summary, seconds, kept = virtual(main())
     assert (summary.reason, summary.cancelled, seconds, kept) == ("failed", 1, 0, 0)
     assert summary.error == (
-        f"{other} cannot be written: this process is already writing to the same file as {path} (csv), and this "
+        f"{other} cannot be written to: this process is already writing to the same file as {path} (csv), and this "
         "sink is csv with the fields id; give both the same format and fields, or two files"
     )
 
@@ -513,8 +513,8 @@ def test_one_file_with_two_settings_is_refused_before_anything_runs(tmp_path: Pa
     with pytest.raises(SinkConflict) as caught:
         check_sinks([FileSink(path), DiscardSink(), FileSink(other, format="csv", fields=["a", "b"])], locks=locks)
     assert str(caught.value) == (
-        f"{other} cannot be written: it is the same file as {path} (csv), and this sink is csv with the fields a, b; "
-        "give both the same format and fields, or two files"
+        f"{other} cannot be written to: it is the same file as {path} (csv), and this sink is csv with the fields a, "
+        "b; give both the same format and fields, or two files"
     )
 
 

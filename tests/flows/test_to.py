@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from laws.virtual import quiet, timers, within
-from penstock import Flow, from_async_iterable, from_iterable, steps
+from penstock import Flow, Otherwise, from_async_iterable, from_iterable, steps
 from penstock.core.context import CANCEL_SECONDS
 from penstock.errors import FlowDefinitionError, ReaderDisconnected
 from penstock.results import DiscardResults, Result
@@ -640,3 +640,33 @@ def test_a_cancelled_delivery_does_not_cut_short_an_outlet_that_still_opens() ->
 
     quiet(main())
     assert reluctant.calls == ["open", "close"]
+
+
+def test_two_sinks_with_one_name_are_rejected() -> None:
+    """One of them would be missing wherever the sinks of a flow are listed or replaced by name."""
+    message = "two sinks of flow f are named 'shelf'; give them different names"
+    with pytest.raises(FlowDefinitionError, match=message):
+        flow_of(Shelf("shelf")).to(Shelf("shelf"))
+    with pytest.raises(FlowDefinitionError, match=message):
+        flow_of(Shelf("shelf")).route(all=Otherwise(lambda branch: branch.to(Shelf("shelf"))))
+    with pytest.raises(FlowDefinitionError, match="two sinks of flow f are named 'shelf'"):
+        flow_of(Shelf("a")).to(Shelf("b")).sinks({"a": Shelf("shelf"), "b": Shelf("shelf")}).all_sinks  # noqa: B018
+
+
+def test_equal_sinks_may_have_one_name() -> None:
+    """They are one sink that several steps write to."""
+    shelf = Shelf("shelf")
+    assert flow_of(shelf).to(shelf).all_sinks == {"shelf": shelf}
+
+
+def test_a_sink_without_a_name_is_shown_by_its_url_without_the_password() -> None:
+    """As by the path of a file."""
+
+    class Table(Shelf):
+        url = "db://shop:secret@db.example/orders"
+
+        async def open(self) -> None:
+            raise OSError("no route")
+
+    _, logs = loudly(flow_of(Table()).run(from_iterable([1])))
+    assert {log["sink"] for log in logs if log["event"] == "sink.open_failed"} == {"db://…@db.example/orders"}

@@ -112,7 +112,7 @@ def test_an_output_file_that_stays_locked_ends_the_response_as_failed(
     sent = server.request("POST", "/locking/bulk", b"1\n2\n", Content_Type=NDJSON)
 
     assert (sent.end["reason"], sent.end["cancelled"], sent.end["failed"]) == ("failed", 2, 0)
-    assert "out.ndjson cannot be written: another process has been writing to it for 0.2 s" in sent.end["error"]
+    assert "out.ndjson cannot be written to: another process has been writing to it for 0.2 s" in sent.end["error"]
     assert server.request("GET", "/dead-letters").json()["letters"] == []
     assert server.request("GET", "/health/ready").status == 200
 

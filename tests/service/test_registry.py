@@ -349,8 +349,8 @@ def test_flows_that_write_one_file_must_write_it_in_the_same_way(tmp_path: Path)
         outcomes = [result.outcome for result in taken]
         assert outcomes == ["accepted", "accepted", "rejected", "rejected", "accepted", "accepted"]
         assert [str(taken[number].diagnostics[0]).split(", and ")[0] for number in (2, 3)] == [
-            f"c.yaml: {same} cannot be written: it is the same file as {path} of the flow 'a' (csv)",
-            f"a.yaml: {path} cannot be written: it is the same file as {same} of the flow 'b' (csv)",
+            f"c.yaml: {same} cannot be written to: it is the same file as {path} of the flow 'a' (csv)",
+            f"a.yaml: {path} cannot be written to: it is the same file as {same} of the flow 'b' (csv)",
         ]
 
     run_in_virtual_time(scenario)

@@ -105,7 +105,7 @@ async def test_callers_hear_that_the_writer_ended_and_the_next_ones_get_another(
     first, second = await asyncio.gather(*adding, return_exceptions=True)
     await store.add([early, late])
 
-    assert re.search(rf"letters at {url} ended \(signal 9\); it is started again", str(first))
+    assert re.search(rf"letters at {url} ended \(signal 9\); it will be restarted", str(first))
     assert isinstance(first, WriterCrashed)
     assert second is None
     assert store.statistics().counts == {"waiting": 2}

@@ -1,8 +1,8 @@
 """Elements: values on their way through a flow, and how they are settled.
 
 An element is one value with its position in the input and, if a step failed, its failure. Steps exchange short lists
-of elements (`Elements`), because a notification of reactivex costs more than most steps do; steps are described
-element by element all the same.
+of elements, because a notification of reactivex costs more than most steps do; the documentation of steps describes
+what they do with one element.
 
 Every element is settled exactly once, and its credit returns to the window at that moment.
 """
@@ -182,9 +182,6 @@ def message_of(error: BaseException) -> str:
     """Return the message of an error, cut to `MESSAGE_LIMIT` characters."""
     return describe(error)[:MESSAGE_LIMIT]
 
-
-Elements: TypeAlias = list[Element[T]]
-"""The elements of one notification; at least one."""
 
 Operator: TypeAlias = Callable[[Observable[list[Element[A]]]], Observable[list[Element[B]]]]
 """An operator of a flow."""

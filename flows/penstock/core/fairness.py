@@ -1,8 +1,9 @@
 """Fairness: large runs yield the event loop while other runs start; deadlines that tolerate a paused process.
 
-A large run keeps the loop busy: every iteration processes hundreds of its elements. A small run beside it needs about a
-dozen iterations from its request to its response, and would wait for the work of the large one in each of them. So for
-a while after a run started beside others, large runs emit fewer elements at a time, and skip iterations in between.
+A large run keeps the loop busy: every iteration processes hundreds of its elements. A small run that starts meanwhile
+needs about a dozen iterations from its request to its response, and would wait for the work of the large one in each of
+them. So for a while after a run started while others are open, large runs emit fewer elements at a time, and skip
+iterations in between.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ runs.
 
 Measured with requests of 10 orders, one after another, during an upload of 1,000,000 that waits for no service: their
 p99 was 4 to 6 times that of an idle process without yielding, 4.5 times with 4 iterations, 2.5 with 12, 2.3 with 20,
-and 1.5 with 12 iterations and batches of 128. An upload beside which a request starts every half second takes 15 %
+and 1.5 with 12 iterations and batches of 128. An upload during which a request starts every half second takes 15 %
 longer for it.
 """
 
 YIELD_SECONDS = 1.0
-"""Seconds after the start of a run beside others during which large runs yield."""
+"""Seconds after the start of a run, while others are open, during which large runs yield."""
 
 BUSY_SECONDS = 0.05
 """Seconds of synchronous work in one iteration of the event loop after which further slices wait for the next one."""
 
 
 class FairScheduler:
-    """Tells large runs when to yield. Runs that share an event loop share one of these."""
+    """Decides when large runs yield. Runs on one event loop share one scheduler."""
 
     __slots__ = ("_busy_until", "_open_runs", "_scheduled", "_waiting", "_yield_until")
 

@@ -1,4 +1,4 @@
-"""Base classes of operators: observables that are cheap to subscribe to inside a run, sync and async operators.
+"""Make operators of functions or of stages, with subscriptions that are cheap inside a run.
 
 reactivex puts an observer, a trampoline, two disposables and their locks around every subscription, a fifth of the
 time of a run of a few orders. Between the parts of one run they are not needed: all parts run on one event loop, and

@@ -1,8 +1,8 @@
 """Credits: how many elements and bytes of a run may be in flight.
 
 A source acquires a credit and the bytes of an element before it emits it; settling the element releases them. So
-`free + in flight == capacity` at every moment, and the operators between source and sink can hold no more than the
-window, whichever they are.
+`free + in flight == capacity` at every moment, and the operators between the source and the result consumer can hold no
+more than the window, whichever they are.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def create_store(
 
     With `create=False`, opening a database that does not exist raises `StoreMissing` instead of creating it.
     With `read_only=True`, letters can only be read, and no write permission is needed.
-    With `separate_writer=True`, a subprocess writes to the file, starting with the first letter.
+    With `separate_writer=True`, a subprocess writes to the file; it is started for the first letter.
     """
     validate_store_url(url)
     resolved = normalize_url(url)

@@ -122,7 +122,7 @@ class Inputs:
 
 
 class Contents:
-    """Numbers for values: equal values have the same number, whatever the order of fields."""
+    """Assigns numbers to values; equal values get the same number, whatever the order of their fields."""
 
     def __init__(self) -> None:
         self._numbers: dict[Any, int] = {}

@@ -166,7 +166,8 @@ class Flow(Generic[In, Out]):
     Each method returns the flow with one more step or option. A value whose function raises, or whose call fails after
     its last attempt, fails at that step; the others continue. A step is named after its function unless `name` is
     given; a name that is taken gets a number. Options out of range raise `ValueError`, steps that make no sense
-    `FlowDefinitionError`, both at once. When a step backpressures and completes is documented in `penstock.steps`.
+    `FlowDefinitionError`, both when the method is called. When a step backpressures and completes is documented in
+    `penstock.steps`.
     """
 
     name: str
@@ -581,7 +582,10 @@ class Flow(Generic[In, Out]):
         """Add a step as a record, such as one of your own. A name that is taken gets a number."""
         if self.store is not None and not self._outer_names:
             raise FlowDefinitionError(f"step {step.name}: no step may follow dead_letters; put it before")
-        return replace(self, steps=(*self.steps, replace(step, name=self._unique_name(step.name))))
+        steps = (*self.steps, replace(step, name=self._unique_name(step.name)))
+        if any(inner.sinks for inner in walk(steps[-1:])):
+            _sinks_of(self.name, steps)
+        return replace(self, steps=steps)
 
     def apply(self, steps: Callable[[Flow[In, Out]], F]) -> F:
         """Add steps that several flows share: a function from flow to flow."""
@@ -668,8 +672,8 @@ class Flow(Generic[In, Out]):
 
     @property
     def all_sinks(self) -> dict[str, Sink]:
-        """The sinks that the steps write to, by name."""
-        return {name: sink for step in walk(self.steps) for name, sink in step.sinks.items()}
+        """The sinks that the steps write to, by name. Raises `FlowDefinitionError` for two with one name."""
+        return _sinks_of(self.name, self.steps)
 
     @property
     def timed_steps(self) -> tuple[str, ...]:
@@ -782,6 +786,17 @@ def _check_known(flow: str, kind: str, names: Iterable[str], known: Iterable[str
             raise FlowDefinitionError(f"flow {flow} has no {kind} {name!r}; {hint}")
 
 
+def _sinks_of(flow: str, steps: Iterable[Step]) -> dict[str, Sink]:
+    """Return the sinks of steps by name. Raise `FlowDefinitionError` for two sinks with one name that are not equal."""
+    sinks: dict[str, Sink] = {}
+    for step in walk(steps):
+        for name, sink in step.sinks.items():
+            other = sinks.setdefault(name, sink)
+            if other is not sink and other != sink:
+                raise FlowDefinitionError(f"two sinks of flow {flow} are named {name!r}; give them different names")
+    return sinks
+
+
 def _steps_of(empty: Flow[Any], branch: Flow[Any], where: str) -> tuple[Step, ...]:
     """Return the steps of a branch. Raise for options of a flow, which would be ignored in a branch."""
     if not isinstance(cast(object, branch), Flow):
@@ -792,6 +807,7 @@ def _steps_of(empty: Flow[Any], branch: Flow[Any], where: str) -> tuple[Step, ..
         "window": branch.name == empty.name and (branch.elements, branch.bytes) != (empty.elements, empty.bytes),
         "samples": branch.sample_factory is not None and branch.sample_factory is not empty.sample_factory,
         "worker": bool(branch.workers) and branch.workers != empty.workers,
+        "serve": branch.serving not in (ServingOptions(), empty.serving),
     }
     for option, is_set in options.items():
         if is_set:

@@ -58,7 +58,7 @@ class FlowBuilder:
         if read.serve is not None:
             flow = self._try(read.at("serve"), flow, partial(_serve, read.serve))
         if read.dead_letters is not None:
-            flow = self._try(read.at("dead_letters"), flow, partial(_keep_dead_letters, read.dead_letters))
+            flow = self._try(read.at("dead_letters"), flow, partial(_set_dead_letters, read.dead_letters))
         return flow
 
     def steps(self, flow: Flow[Any], steps: tuple[ReadStep, ...]) -> Flow[Any]:
@@ -146,5 +146,5 @@ def _serve(serve: Serve, flow: Flow[Any]) -> Flow[Any]:
     )
 
 
-def _keep_dead_letters(dead_letters: DeadLetters, flow: Flow[Any]) -> Flow[Any]:
+def _set_dead_letters(dead_letters: DeadLetters, flow: Flow[Any]) -> Flow[Any]:
     return flow.dead_letters(dead_letters.store, redact=dead_letters.redact or ())

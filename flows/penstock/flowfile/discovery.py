@@ -1,4 +1,4 @@
-"""Find flow files in directories, flows in modules, and flows that cannot be served together."""
+"""Find flow files in directories, and flows that cannot be served together."""
 
 from __future__ import annotations
 

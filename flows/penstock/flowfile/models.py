@@ -1,4 +1,7 @@
-"""The forms of flow files: they validate them and describe them to editors."""
+"""The forms of flow files: they validate them and describe them to editors.
+
+To add a key: declare a field here, apply it in `penstock.flowfile.build`, and dump it in `penstock.flowfile.dump`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Steps of flow files: for each step its form, how it is built, and how it is dumped.
 
-A new step has its record in `penstock.steps` and one entry here.
+To add a step: write its record in a module of `penstock.steps` and export it there; add a method to `Flow`; add an
+entry to `SYNTAX`.
 """
 
 from __future__ import annotations
@@ -247,7 +248,7 @@ BATCH = StepSyntax[BatchOptions, records.Batch](
     _dump_batch,
 )
 
-# throttle, through, step
+# throttle, through, operator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +295,7 @@ THROUGH = StepSyntax[ThroughOptions, records.Through](
     records.Through,
     lambda step, _: _dump_operator(step, THROUGH_PARTS),
 )
-STEP_OPERATOR = StepSyntax[OperatorOptions, records.CustomOperator](
+OPERATOR = StepSyntax[OperatorOptions, records.CustomOperator](
     Record(OperatorOptions, "operator", description="An operator of your own, on streams of elements"),
     lambda flow, options, _, named, __: flow.operator(options.operator, max_parts=options.max_parts or 0, **named),
     records.CustomOperator,
@@ -388,7 +389,7 @@ SYNTAX: Mapping[str, StepSyntax[Any, Any]] = {
     "through": THROUGH,
     "route": ROUTE,
     "to": TO,
-    "operator": STEP_OPERATOR,
+    "operator": OPERATOR,
     "apply": APPLY,
 }
 """The steps by their keys."""
@@ -410,7 +411,7 @@ def misplaced_keys(step: ReadStep) -> list[tuple[str, str]]:
 
 
 def build_step(flow: Flow[Any], step: ReadStep, builder: Builder) -> Flow[Any]:
-    """Return the flow with a step. Raises `FlowDefinitionError`, `ValueError` or `TypeError`."""
+    """Return the flow with the step added. Raises `FlowDefinitionError`, `ValueError` or `TypeError`."""
     name = step.beside.name
     return SYNTAX[step.kind].build(flow, step.value, step.beside, {} if name is None else {"name": name}, builder)
 

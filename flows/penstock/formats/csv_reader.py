@@ -109,7 +109,7 @@ class CsvSplitter:
 
 
 class RowSplitter:
-    """Splits chunks into rows. Buffers at most the limit of one row.
+    """Splits chunks into rows. Buffers at most one row, up to its size limit.
 
     Accepts `\\n` and `\\r\\n`, newlines inside quotes, and a byte order mark at the start. Skips empty rows.
     """

@@ -48,7 +48,7 @@ def build_graph(flow: Flow[Any], counters: FlowCounters | None = None) -> Graph:
 
 
 class _GraphBuilder:
-    """Builds the graph of one flow: gives out ids, and finds services and sinks that several steps share."""
+    """Builds the graph of one flow: assigns ids, and finds services and sinks that several steps share."""
 
     def __init__(self, flow: Flow[Any], counters: FlowCounters | None) -> None:
         self._flow = flow

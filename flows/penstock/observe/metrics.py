@@ -1,6 +1,6 @@
-"""All Prometheus series, named once, and the collector that reads their values at scrape time.
+"""Define all Prometheus series, and the collector that reads them.
 
-Nothing is counted here: the parts of the process have plain counters, which the collector reads.
+Nothing is counted here: the parts of the process have plain counters, which are read at each scrape.
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ class Run:
                 self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        """Record an error of the closing phase. The first error and the reason of an abort are kept."""
+        """Record an error of the closing phase, unless there is an earlier one. An abort keeps its reason."""
         self.error = self.error or error
         if not self._aborted:
             self.reason = "failed"

@@ -1,4 +1,4 @@
-"""Shutdown: the phases and their transitions as a table without I/O, and closing the stores."""
+"""Shut down the process: a table of the phases and their transitions, without I/O, and the closing of stores."""
 
 from __future__ import annotations
 

@@ -30,7 +30,8 @@ from penstock.support.logger import get_logger
 
 log = get_logger()
 
-Elements = Observable[list[Element[Any]]]
+ElementStream = Observable[list[Element[Any]]]
+"""The elements that a source emits."""
 
 WorkerName = tuple[str, str]
 """The name of a flow, and the name of one of its workers."""
@@ -124,14 +125,14 @@ class Supervisor:
     def start(
         self,
         flow: RunnableFlow,
-        source: Elements,
+        source: ElementStream,
         consumer: ResultConsumer,
         *,
         kind: str = "run",
         ordered: bool | None = None,
         limited: bool = False,
     ) -> Run:
-        """Start a run. Raises `ShuttingDown` or `TooManyRuns`; the source is not subscribed then."""
+        """Start a run. Raises `ShuttingDown` or `TooManyRuns` before it subscribes to the source."""
         self.check(limited=limited)
         run = Run(
             flow.plan(),
@@ -195,7 +196,7 @@ class Supervisor:
         self,
         name: str,
         flow: RunnableFlow,
-        make_source: Callable[[], Elements],
+        make_source: Callable[[], ElementStream],
         *,
         schedule: Schedule | None = None,
         now: Callable[[], datetime] = now,

@@ -78,7 +78,7 @@ class RunningWorker:
             due = schedule.next_after(max(due, ended))  # a clock that was set back repeats no run
 
     async def _wait_until(self, due: datetime, schedule: Cron) -> datetime:
-        """Wait until a time. Return it, or an earlier one if the clock was set far back in the meantime."""
+        """Wait until `due` and return it. If the clock was set far back, wait for and return an earlier fire time."""
         while (remaining := (due - (now := self._now())).total_seconds()) > 0:
             if remaining > CLOCK_CHECK_SECONDS and (sooner := earlier_fire_time(due, schedule, now)) is not None:
                 self._reschedules[self._name] += 1

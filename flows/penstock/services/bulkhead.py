@@ -53,7 +53,7 @@ class Bulkhead:
         self.idle: list[CallTask] = []
         """Tasks that wait for calls."""
         self._waking = False
-        """True while a task that was woken has not begun to look for calls."""
+        """True from waking a task until it checks for calls."""
         self._waiting_for_rate = False
         """True while a task waits until the rate allows the next call."""
         self._retained = 0

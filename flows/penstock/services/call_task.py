@@ -259,7 +259,7 @@ class CallTask:
 
 
 class TimeoutSweeper:
-    """Cancels the calls that exceed the timeout, and again after each further timeout.
+    """Cancels calls that exceed the timeout, and cancels them again after each further timeout if they have not ended.
 
     One timer serves all tasks of a bulkhead: a timer for each call would cost more than most calls do.
     """

@@ -116,7 +116,7 @@ class HttpBatchCall(HttpRequestSpec):
         super().__post_init__()
         if self.url_template.has_fields or any(header.has_fields for header in self.header_templates.values()):
             raise ValueError(
-                f"{self.service}: a request for many values cannot contain a field of one value in its URL or headers, "
+                f"{self.service}: the URL and headers of a batch request cannot contain fields of a value, "
                 f"got {display_url(self.url)}"
             )
 

@@ -57,8 +57,8 @@ class Service(Generic[In, Out]):
     other call until the function returns.
 
     `timeout` is in seconds, for one attempt. `attempts` includes the first one. `retry_on` returns whether an error is
-    worth another attempt (default: all errors without `retryable = False`). `rate` is in calls per second, over all
-    runs and attempts (default: unlimited).
+    retryable (default: all errors without `retryable = False`). `rate` is in calls per second, over all runs and
+    attempts (default: unlimited).
 
     If `call` is an object with a coroutine method `on_idle` (looked up once, here), that method is awaited when no run
     uses the service and no supervisor retains it. The service may be called again later.
@@ -193,7 +193,7 @@ class Service(Generic[In, Out]):
         cannot be sent. `response` is the type of one item of the response, or a function that converts it.
 
         >>> pricing = Service.http_batch("pricing", "http://prices", field="orderId")
-        >>> step = batch(pricing, size=50, max_wait=0.02)
+        >>> step = Batch(pricing, size=50, max_wait=0.02)
         """
         from penstock.services.http_service import RESPONSE_LIMIT, HttpBatchCall, is_retryable_http
 

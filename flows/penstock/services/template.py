@@ -65,7 +65,7 @@ class HeaderTemplate:
         if not HEADER_NAME.fullmatch(name):
             raise ValueError(f"invalid header name {name!r}: expected letters, digits and -")
         if name.lower() in FRAMING_HEADERS:
-            raise ValueError(f"header {name}: it is set for each request: remove it")
+            raise ValueError(f"header {name} is set automatically; remove it")
         try:
             self._parts = [_header_part(part) for part in parse_template(template, environment)]
         except ValueError as error:

@@ -79,7 +79,12 @@ class UrlTemplate:
 
 def display_url(template: str) -> str:
     """Return a URL for an error message, quoted, without user and password."""
-    return repr(re.sub(r"//[^/?]*@", "//…@", template, count=1))
+    return repr(hide_credentials(template))
+
+
+def hide_credentials(url: str) -> str:
+    """Return a URL without user and password."""
+    return re.sub(r"//[^/?]*@", "//…@", url, count=1)
 
 
 def _assemble(template: str, parts: Sequence[Part]) -> tuple[list[str], list[str]]:
@@ -197,7 +202,7 @@ def _split_port(host_and_port: str) -> tuple[str, str | None]:
 
 
 def _check_host(host: str, template: str) -> str:
-    """Return the host in ASCII. Raises `ValueError` for a name that cannot exist."""
+    """Return the host in ASCII. Raises `ValueError` for an invalid host name."""
     try:
         if host.startswith("["):
             if not host.endswith("]"):

@@ -1,4 +1,4 @@
-"""Sinks: where the step `to` writes values, beside the results of the flow.
+"""Sinks: where the step `to` writes values, in addition to the results of the flow.
 
 `FileSink` appends to a file, `StdoutSink` writes to standard output, `DiscardSink` keeps nothing. A sink of your own
 has the methods of the protocol `Sink`.

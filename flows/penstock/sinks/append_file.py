@@ -231,7 +231,7 @@ def check_path(path: str, display_path: str) -> None:
 
 
 def check_unlocked(path: str, display_path: str) -> None:
-    """Raise `SinkLocked` if another process writes to a file. Files that this process writes to pass."""
+    """Raise `SinkLocked` if another process has locked a file. Locks of this process are ignored."""
     if fcntl is None:
         return
     try:

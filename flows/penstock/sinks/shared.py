@@ -24,6 +24,7 @@ from penstock.errors import (
     describe,
 )
 from penstock.services import Backoff
+from penstock.services.url_template import hide_credentials
 from penstock.sinks.file import FileSink
 from penstock.sinks.sink import Sink
 from penstock.support.environment import display_text
@@ -89,20 +90,20 @@ class SharedSink:
         shared.users += 1
         return shared
 
-    async def write(self, values: Sequence[Any], seconds: float) -> Sequence[Exception | None] | None:
+    async def write(self, values: Sequence[Any], timeout: float) -> Sequence[Exception | None] | None:
         """Write values after earlier writes. Return an error or None for each value, or None if all were written.
 
-        `seconds` is the timeout of one call of the sink. Errors for which no element is at fault are raised: the reader
-        of standard output has disconnected (`ReaderDisconnected`), another process held the lock of the sink for
+        `timeout` is in seconds, for one call of the sink. Errors for which no element is at fault are raised: the
+        reader of standard output has disconnected (`ReaderDisconnected`), another process held the lock of the sink for
         `LOCK_SECONDS` (`SinkStillLocked`), or this process has the file open with other settings (`SinkAlreadyOpen`).
         """
         failures, arrived = self._failures, self.loop.time()
         try:
             async with self._lock:
                 if not self._opened:
-                    await self._open(failures, arrived, seconds)
+                    await self._open(failures, arrived, timeout)
                 results: Sequence[Exception | None] | None = await self._run_call(
-                    lambda: self.sink.write(values), seconds
+                    lambda: self.sink.write(values), timeout
                 )
             if results is not None and len(results) != len(values):
                 raise InvalidCallResult(
@@ -128,14 +129,14 @@ class SharedSink:
             log.error("sink.close_failed", sink=_display_name(self.sink), error=reason)
         self._forget()
 
-    async def _open(self, failures: int, arrived: float, seconds: float) -> None:
+    async def _open(self, failures: int, arrived: float, timeout: float) -> None:
         """Open the sink. An attempt that failed while these values waited for the lock counts for them too."""
         if self._error is not None and self._failures > failures:
             raise SinkUnavailable(_display_name(self.sink), self._error)
         if self._failures:
             await asyncio.sleep(self._retry_at - self.loop.time())
         try:
-            await self._open_unlocked(arrived, seconds)
+            await self._open_unlocked(arrived, timeout)
         except (SinkStillLocked, SinkAlreadyOpen):
             raise
         except Exception as error:
@@ -147,7 +148,7 @@ class SharedSink:
             raise SinkUnavailable(title, error) from error
         self._failures, self._error = 0, None
 
-    async def _open_unlocked(self, arrived: float, seconds: float) -> None:
+    async def _open_unlocked(self, arrived: float, timeout: float) -> None:
         """Open the sink. Waits while another process holds its lock, because the elements are not at fault.
 
         The wait ends when the lock is free, when the run is cancelled, or with `SinkStillLocked` after `LOCK_SECONDS`,
@@ -156,7 +157,7 @@ class SharedSink:
         notices = 0
         while True:
             try:
-                await self._run_call(self._open_sink, seconds)
+                await self._run_call(self._open_sink, timeout)
             except SinkLocked as error:
                 now = self.loop.time()
                 if self._locked_since is None:
@@ -210,17 +211,17 @@ class SharedSink:
         if error is not None:
             log.error("sink.close_failed", sink=_display_name(self.sink), error=describe(error))
 
-    async def _run_call(self, begin: Callable[[], Coroutine[Any, Any, Any]], seconds: float | None) -> Any:
+    async def _run_call(self, begin: Callable[[], Coroutine[Any, Any, Any]], timeout: float | None) -> Any:
         """Make a call of the sink. Cancels it after a timeout, or when the run is cancelled."""
         if self._call is not None and not self._call.done():
-            await asyncio.wait((self._call,), timeout=seconds)
+            await asyncio.wait((self._call,), timeout=timeout)
             if not self._call.done():
-                raise CallTimeout(_display_name(self.sink), seconds or CANCEL_SECONDS)
+                raise CallTimeout(_display_name(self.sink), timeout or CANCEL_SECONDS)
         self._call = call = asyncio.create_task(begin(), name=f"sink:{_display_name(self.sink)}")
         detach(call)  # the caller may be cancelled, even in the iteration in which the call ends
         late = False
         try:
-            await asyncio.wait((call,), timeout=seconds)
+            await asyncio.wait((call,), timeout=timeout)
         finally:
             if not call.done():
                 late = True
@@ -229,7 +230,7 @@ class SharedSink:
                 if not call.done():
                     log.error("sink.call_not_cancelled", sink=_display_name(self.sink), waited=CANCEL_GRACE)
         if not call.done() or (late and call.cancelled()):
-            raise CallTimeout(_display_name(self.sink), seconds or CANCEL_SECONDS)
+            raise CallTimeout(_display_name(self.sink), timeout or CANCEL_SECONDS)
         if call.cancelled():
             raise CallCancelled(_display_name(self.sink))
         return call.result()
@@ -252,8 +253,9 @@ def _notice_after(notices: int) -> float:
 
 
 def _display_name(sink: Sink) -> str:
-    """Return the name of a sink for logs and messages: its name, its path, or its class."""
-    return sink.name or display_text(str(getattr(sink, "path", ""))) or type(sink).__name__
+    """Return the name of a sink for logs and messages: its name, its path, its URL, or its class."""
+    target = getattr(sink, "path", None) or getattr(sink, "url", None) or ""
+    return sink.name or hide_credentials(display_text(str(target))) or type(sink).__name__
 
 
 _OPEN_SINKS: dict[int, SharedSink] = {}

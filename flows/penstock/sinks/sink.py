@@ -14,7 +14,11 @@ class Sink(Protocol[T]):
     """A destination for values, such as a file, a table or a topic. One write takes many values.
 
     Runs share a sink. The step `to` opens it before the first write, closes it when no run uses it, and makes one call
-    at a time, so a sink needs no lock. It may be opened again after it was closed.
+    at a time, so a sink needs no lock. It may be opened again after it was closed. Sinks that are equal (`==`) are
+    opened once and shared.
+
+    A sink may have an attribute `path` or `url`. Graphs show it, and logs and messages do for a sink without a name,
+    both without passwords.
     """
 
     name: str

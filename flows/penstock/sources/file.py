@@ -139,8 +139,8 @@ def from_file(
     `format` is `ndjson` or `csv`, for other file names. `limit` is the maximum of bytes in a line or a row.
 
     In CSV the first row names the fields, `delimiter` separates the cells, and each further row becomes an object whose
-    values are texts. A row that does not match fails in the flow, with its text kept. A missing file, or damaged
-    compression, fails the source after the data that could be read.
+    values are texts. A row that does not match the header becomes a failed element that keeps its text. A missing file,
+    or damaged compression, fails the source after the data that could be read.
     """
     path = fspath(path)
     resolved = format_of(path, format)

@@ -75,7 +75,7 @@ class Batch(Step):
         return (f"size {self.size}, max wait {format_duration(self.max_wait)}",)
 
 
-class PendingBatch(Struct, eq=False):
+class BatchCall(Struct, eq=False):
     """Elements that one call is made for."""
 
     elements: list[Element[Any]]
@@ -92,35 +92,35 @@ class BatchStage:
         size: int,
         max_wait: float,
         observer: Downstream,
-        scope: RunContext,
+        context: RunContext,
     ) -> None:
         self._name = name
         self._size = size
         self._max_wait = max_wait
         self._observer = observer
-        self._scope = scope
-        self._histogram = scope.histogram(name)
-        self._gathered: list[Element[Any]] = []
+        self._context = context
+        self._histogram = context.histogram(name)
+        self._pending: list[Element[Any]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._open = 0
         self._ended = False
-        self._queue = service.open_queue(self.on_results, scope.report_fault)
-        scope.on_close(self._close)
+        self._queue = service.open_queue(self.on_results, context.report_fault)
+        context.on_close(self._close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Collect elements; forward elements that have an outcome already."""
         live = [element for element in elements if element.outcome is None]
-        mark_entered(live, self._scope.loop.time())
+        mark_entered(live, self._context.loop.time())
         self._open += len(live)
-        self._gathered += live
+        self._pending += live
         if len(live) < len(elements):
             self._observer.on_next([element for element in elements if element.outcome is not None])
-        while len(self._gathered) >= self._size:
+        while len(self._pending) >= self._size:
             self._call()
-        if self._gathered and self._timer is None:
-            self._timer = self._scope.loop.call_later(self._max_wait, self._call)
+        if self._pending and self._timer is None:
+            self._timer = self._context.loop.call_later(self._max_wait, self._call)
 
-    def on_results(self, batches: Sequence[PendingBatch], responses: Sequence[Any]) -> None:
+    def on_results(self, batches: Sequence[BatchCall], responses: Sequence[Any]) -> None:
         """Replace each value by its own response."""
         for batch, response in zip(batches, responses, strict=True):
             elements = batch.elements
@@ -136,14 +136,14 @@ class BatchStage:
             else:
                 self._assign(elements, response)
             self._open -= len(elements)
-            record_durations(self._histogram, elements, self._scope.loop.time())
-            self._scope.emit(self._observer, elements)
+            record_durations(self._histogram, elements, self._context.loop.time())
+            self._context.emit(self._observer, elements)
         self._complete()
 
     def on_completed(self) -> None:
         """Call the service for the rest: no further element will come."""
         self._ended = True
-        if self._gathered:
+        if self._pending:
             self._call()
         self._complete()
 
@@ -158,8 +158,8 @@ class BatchStage:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        elements, self._gathered = self._gathered[: self._size], self._gathered[self._size :]
-        self._queue.submit((PendingBatch(elements, [element.value for element in elements]),))
+        elements, self._pending = self._pending[: self._size], self._pending[self._size :]
+        self._queue.submit((BatchCall(elements, [element.value for element in elements]),))
 
     def _complete(self) -> None:
         if self._ended and not self._open:

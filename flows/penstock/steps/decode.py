@@ -33,8 +33,8 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
     read = msgspec.json.Decoder().decode
     convert = msgspec.convert
     opened = typing.is_typeddict(item)
-    wanted: Any = _struct_of(item) if opened else item
-    all_wanted: Any = list[wanted]
+    target: Any = _struct_of(item) if opened else item
+    target_list: Any = list[target]
     to_fractions = _to_fractions(item) if opened else None
     patterns = check_patterns(item) if opened else None
     checked = item is not None
@@ -52,15 +52,15 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
                         continue
                     element.value = value = read(value)
                 if opened:
-                    convert(value, wanted)
+                    convert(value, target)
                     if patterns is not None:
                         reject_unmatched(patterns, value)
                     if to_fractions is not None:
                         element.value = to_fractions(value)
-                elif checked and type(value) is not wanted:
-                    element.value = convert(value, wanted)
+                elif checked and type(value) is not target:
+                    element.value = convert(value, target)
             except Exception as error:
-                element.fail(name, _refusal(error, value))
+                element.fail(name, _to_error(error, value))
             if key is not None:
                 fields: Any = element.value
                 element.key = fields.get(key) if type(element.value) is dict else _key(fields, key)
@@ -73,7 +73,7 @@ def decode(item: type[A] | None = None, *, key: str | None = None, name: str = "
             return
         try:
             values: list[dict[str, Any]] = [read(line) for line in lines]
-            convert(values, all_wanted)
+            convert(values, target_list)
             if patterns is not None:
                 for value in values:
                     reject_unmatched(patterns, value)
@@ -150,7 +150,7 @@ def _key(value: Any, field: str) -> Any:
         return None
 
 
-def _refusal(error: Exception, value: Any) -> Exception:
+def _to_error(error: Exception, value: Any) -> Exception:
     """Return the error of msgspec as one of this library; `value` is what was decoded or validated."""
     match error:
         case msgspec.ValidationError():

@@ -83,7 +83,7 @@ class Enrich(Step):
         return () if self.merge is None else describe_function(self.merge, self.name)
 
 
-class PendingBatch:
+class ResponseBatch:
     """Elements that came together, and for each service a column of responses, if it responded to all of them at once.
 
     Services that do not wait respond to whole batches, and then nothing is stored per element. When responses come in
@@ -100,8 +100,8 @@ class PendingBatch:
 
     def split(self) -> None:
         """Store with each element its responses so far, followed by how many are missing."""
-        for place, element in enumerate(self.elements):
-            results = [None if column is None else column[place] for column in self.columns]
+        for index, element in enumerate(self.elements):
+            results = [None if column is None else column[index] for column in self.columns]
             element.pending_results = [*results, self.missing]
             element.entered_at = self.entered
         self.elements = []
@@ -116,22 +116,22 @@ class EnrichStage:
         services: dict[str, Service],
         merge: Merge | None,
         observer: Downstream,
-        scope: RunContext,
+        context: RunContext,
     ) -> None:
         self._name = name
         self._names = list(services)
         self._merge = merge
         self._observer = observer
-        self._scope = scope
-        self._histogram = scope.histogram(name)
+        self._context = context
+        self._histogram = context.histogram(name)
         self._open = 0
         self._ended = False
         self._queues: list[CallQueue] = []
-        self._batches: list[deque[PendingBatch]] = []
+        self._batches: list[deque[ResponseBatch]] = []
         """For each service, the batches to which it has not responded, oldest first."""
         for number, service in enumerate(services.values()):
-            queue = service.open_queue(partial(self.on_results, number), scope.report_fault)
-            scope.on_close(queue.close)
+            queue = service.open_queue(partial(self.on_results, number), context.report_fault)
+            context.on_close(queue.close)
             self._queues.append(queue)
             self._batches.append(deque())
 
@@ -143,7 +143,7 @@ class EnrichStage:
         if not live:
             return
         self._open += len(live)
-        batch = PendingBatch(live, len(self._names), self._scope.loop.time())
+        batch = ResponseBatch(live, len(self._names), self._context.loop.time())
         for batches, queue in zip(self._batches, self._queues, strict=True):
             batches.append(batch)
             queue.submit(live)
@@ -172,7 +172,7 @@ class EnrichStage:
         self._ended = True
         self._complete()
 
-    def _add_column(self, batch: PendingBatch, number: int, responses: Sequence[Any]) -> None:
+    def _add_column(self, batch: ResponseBatch, number: int, responses: Sequence[Any]) -> None:
         """Store the responses of a service to a whole batch."""
         if self._queues[number].failed:
             self._fail(number, batch.elements, responses)
@@ -180,7 +180,7 @@ class EnrichStage:
         batch.missing -= 1
         if not batch.missing:
             self._merge_columns(batch.elements, cast("list[Sequence[Any]]", batch.columns))
-            self._histogram.add(self._scope.loop.time() - batch.entered, len(batch.elements))
+            self._histogram.add(self._context.loop.time() - batch.entered, len(batch.elements))
             self._forward(batch.elements)
 
     def _add_results(self, number: int, elements: Sequence[Element[Any]], responses: Sequence[Any]) -> None:
@@ -197,7 +197,7 @@ class EnrichStage:
             for element in complete:
                 self._merge_responses(element, cast("list[Any]", element.pending_results))
                 element.pending_results = None
-            record_durations(self._histogram, complete, self._scope.loop.time())
+            record_durations(self._histogram, complete, self._context.loop.time())
             self._forward(complete)
 
     def _fail(self, number: int, elements: Sequence[Element[Any]], responses: Sequence[Any]) -> None:
@@ -256,7 +256,7 @@ class EnrichStage:
     def _forward(self, elements: list[Element[Any]]) -> None:
         """Forward elements that have all their responses."""
         self._open -= len(elements)
-        self._scope.emit(self._observer, elements)
+        self._context.emit(self._observer, elements)
         self._complete()
 
     def _complete(self) -> None:

@@ -56,9 +56,9 @@ class FlatMap(Step):
             def subscribe(
                 observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
             ) -> abc.DisposableBase:
-                scope = RunContext.of(scheduler, f"step {name}")
-                expansion = FlatMapStage(name, items, max_parts, observer, scope)
-                task = scope.spawn(expansion.run(), f"step:{name}")
+                context = RunContext.of(scheduler, f"step {name}")
+                expansion = FlatMapStage(name, items, max_parts, observer, context)
+                task = context.spawn(expansion.run(), f"step:{name}")
                 subscription = source.subscribe(
                     expansion.on_next, observer.on_error, expansion.on_completed, scheduler=scheduler
                 )
@@ -143,13 +143,13 @@ class FlatMapStage:
         function: Callable[[Any], Iterable[Any]],
         max_parts: int,
         observer: abc.ObserverBase[list[Element[Any]]],
-        scope: RunContext,
+        context: RunContext,
     ) -> None:
         self._name = name
         self._function = function
         self._budget = PartBudget(max_parts)
         self._observer = observer
-        self._scope = scope
+        self._context = context
         self._waiting: list[tuple[Path, ExpansionState]] = []
         """A heap: the next element first."""
         self._arrivals = count()
@@ -160,8 +160,8 @@ class FlatMapStage:
         passing: list[Element[Any]] = []
         for element in elements:
             if element.outcome is None:
-                place = path_of(element) if self._scope.ordered else (next(self._arrivals),)
-                heappush(self._waiting, (place, ExpansionState(element, self._name)))
+                position = path_of(element) if self._context.ordered else (next(self._arrivals),)
+                heappush(self._waiting, (position, ExpansionState(element, self._name)))
             else:
                 passing.append(element)
         self._budget.changed.set()
@@ -177,7 +177,7 @@ class FlatMapStage:
         """Expand elements as they came; in an ordered run the earliest first."""
         while self._waiting or not self._ended:
             if self._waiting and self._may_expand(self._waiting[0][1].element):
-                if not self._scope.emit(self._observer, self._next_parts(self._waiting[0][1])):
+                if not self._context.emit(self._observer, self._next_parts(self._waiting[0][1])):
                     return
                 await asyncio.sleep(0)
             else:
@@ -186,7 +186,7 @@ class FlatMapStage:
         self._observer.on_completed()
 
     def _may_expand(self, element: Element[Any]) -> bool:
-        return self._budget.free > 0 or (self._scope.ordered and (element.parts is None or not element.parts.open))
+        return self._budget.free > 0 or (self._context.ordered and (element.parts is None or not element.parts.open))
 
     def _next_parts(self, expansion: ExpansionState) -> list[Element[Any]]:
         """Return the next parts of an element, within the budget; the element itself if it has no parts."""

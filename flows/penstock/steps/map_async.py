@@ -66,20 +66,20 @@ class MapAsync(Step):
 class UnorderedCalls:
     """Makes the calls of one run. Elements continue as their responses arrive."""
 
-    def __init__(self, name: str, service: Service, observer: Downstream, scope: RunContext) -> None:
+    def __init__(self, name: str, service: Service, observer: Downstream, context: RunContext) -> None:
         self._name = name
         self._observer = observer
-        self._scope = scope
-        self._histogram = scope.histogram(name)
+        self._context = context
+        self._histogram = context.histogram(name)
         self._open = 0
         self._ended = False
-        self._queue = service.open_queue(self.on_results, scope.report_fault)
-        scope.on_close(self._queue.close)
+        self._queue = service.open_queue(self.on_results, context.report_fault)
+        context.on_close(self._queue.close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Submit the calls; forward elements that have an outcome already."""
         live = [element for element in elements if element.outcome is None]
-        mark_entered(live, self._scope.loop.time())
+        mark_entered(live, self._context.loop.time())
         self._open += len(live)
         if len(live) < len(elements):
             self._observer.on_next([element for element in elements if element.outcome is not None])
@@ -93,8 +93,8 @@ class UnorderedCalls:
             else:
                 element.value = response
         self._open -= len(elements)
-        record_durations(self._histogram, elements, self._scope.loop.time())
-        self._scope.emit(self._observer, list(elements))
+        record_durations(self._histogram, elements, self._context.loop.time())
+        self._context.emit(self._observer, list(elements))
         self._complete()
 
     def on_completed(self) -> None:
@@ -118,7 +118,7 @@ class OrderedCalls(UnorderedCalls):
         live = [element for element in elements if element.outcome is None]
         for element in live:
             element.pending_results = _PENDING
-        mark_entered(live, self._scope.loop.time())
+        mark_entered(live, self._context.loop.time())
         self._line.extend(elements)
         self._open += len(elements)
         self._queue.submit(live)
@@ -131,7 +131,7 @@ class OrderedCalls(UnorderedCalls):
                 element.fail(self._name, response.error, response.attempts)
             else:
                 element.value = response
-        record_durations(self._histogram, elements, self._scope.loop.time())
+        record_durations(self._histogram, elements, self._context.loop.time())
         self._advance()
         self._complete()
 
@@ -142,4 +142,4 @@ class OrderedCalls(UnorderedCalls):
             ready.append(line.popleft())
         if ready:
             self._open -= len(ready)
-            self._scope.emit(self._observer, ready)
+            self._context.emit(self._observer, ready)

@@ -70,12 +70,12 @@ class Route(Step):
             def subscribe(
                 observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
             ) -> abc.DisposableBase:
-                scope = RunContext.of(scheduler, f"step {name}")
-                stage = RouteStage(name, branches, observer, scope)
-                wires = stage.connect(scope)
+                context = RunContext.of(scheduler, f"step {name}")
+                stage = RouteStage(name, branches, observer, context)
+                subscriptions = stage.connect(context)
                 return CompositeDisposable(
                     source.subscribe(stage.on_next, observer.on_error, stage.on_completed, scheduler=scheduler),
-                    *wires,
+                    *subscriptions,
                 )
 
             return RunObservable(subscribe)
@@ -135,27 +135,29 @@ class RouteStage:
         name: str,
         branches: Sequence[BranchPlan],
         observer: abc.ObserverBase[list[Element[Any]]],
-        scope: RunContext,
+        context: RunContext,
     ) -> None:
         self._name = name
         self._branches = branches
         self._inputs = [BranchInput() if branch.steps else None for branch in branches]
         self._conditions = [(number, branch.when) for number, branch in enumerate(branches)]
         self._observer = observer
-        self._histogram = scope.histogram(name)
+        self._histogram = context.histogram(name)
         self._open = 1 + sum(input is not None for input in self._inputs)
         """How many of the input and the branches have not completed."""
 
-    def connect(self, scope: RunContext) -> list[abc.DisposableBase]:
+    def connect(self, context: RunContext) -> list[abc.DisposableBase]:
         """Subscribe to the outputs of the branches."""
-        inside = BranchContext(scope)
-        wires: list[abc.DisposableBase] = []
+        inside = BranchContext(context)
+        subscriptions: list[abc.DisposableBase] = []
         for branch, input in zip(self._branches, self._inputs, strict=True):
             if input is not None:
                 output = reduce(lambda stream, step: step(stream), branch.steps, Observable(input.subscribe))
                 take = self._finish if branch.final else self._observer.on_next
-                wires.append(output.subscribe(Observer(take, self._observer.on_error, self._end_one), scheduler=inside))
-        return wires
+                subscriptions.append(
+                    output.subscribe(Observer(take, self._observer.on_error, self._end_one), scheduler=inside)
+                )
+        return subscriptions
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Send each element to its branch; elements for the same branch stay together."""

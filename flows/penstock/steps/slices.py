@@ -43,19 +43,19 @@ def in_slices(name: str, operator: Operator[Any, Any], *functions: object) -> Op
 class Slices:
     """Holds the elements of one run that wait for their slice."""
 
-    def __init__(self, observer: Downstream, scope: RunContext) -> None:
+    def __init__(self, observer: Downstream, context: RunContext) -> None:
         self._observer = observer
-        self._scope = scope
-        self._most = FIRST
+        self._context = context
+        self._slice_size = FIRST
         self._waiting: deque[Element[Any]] = deque()
         self._ended = False
-        scope.on_close(self._close)
+        context.on_close(self._close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Forward elements at once, or let them wait."""
         if self._waiting:
             self._waiting.extend(elements)
-        elif len(elements) <= self._most and not self._is_spent():
+        elif len(elements) <= self._slice_size and not self._is_spent():
             self._forward(elements)
         else:
             self._waiting.extend(elements)
@@ -68,14 +68,14 @@ class Slices:
             self._observer.on_completed()
 
     def _is_spent(self) -> bool:
-        return self._scope.fairness.is_budget_spent(self._scope.loop)
+        return self._context.fairness.is_budget_spent(self._context.loop)
 
     def _go_on(self) -> None:
         """Forward elements that wait, as long as this iteration of the event loop has time."""
         while self._waiting and not self._is_spent():
             self._forward_slice()
         if self._waiting:
-            self._scope.fairness.call_later(self._do_waiting, self._scope.loop)
+            self._context.fairness.call_later(self._do_waiting, self._context.loop)
 
     def _do_waiting(self) -> None:
         """Forward at least one slice, when it is the turn of this run."""
@@ -84,13 +84,13 @@ class Slices:
         self._forward_slice()
         self._go_on()
         if self._ended and not self._waiting:
-            self._scope.complete(self._observer)
+            self._context.complete(self._observer)
 
     def _forward_slice(self) -> None:
-        count = min(self._most, len(self._waiting))
+        count = min(self._slice_size, len(self._waiting))
         elements = [self._waiting.popleft() for _ in range(count)]
         begun = perf_counter()
-        if not self._scope.emit(self._observer, elements):
+        if not self._context.emit(self._observer, elements):
             self._waiting.clear()
         self._adapt(perf_counter() - begun, count)
 
@@ -102,9 +102,9 @@ class Slices:
     def _adapt(self, seconds: float, count: int) -> None:
         """Choose the size of the next slice by the duration of one of `count` elements."""
         if seconds > BUSY_SECONDS / 2:
-            self._most = max(1, count // 4)
-        elif count == self._most < UNLIMITED:
-            self._most *= 2
+            self._slice_size = max(1, count // 4)
+        elif count == self._slice_size < UNLIMITED:
+            self._slice_size *= 2
 
     def _close(self) -> list[asyncio.Future[Any]]:
         self._waiting.clear()

@@ -1,8 +1,10 @@
 """Describe a step of a flow: the base of all steps, branches, and the memory bound of a flow.
 
 A step is a frozen record with its options, in one module with its operator. Records are compared by value, so a flow
-can be written to a file, read again, and compared. To add a step, write a module with a subclass of `Step`, and its
-syntax in flow files.
+can be written to a file, read again, and compared.
+
+To add a step: write its record in a module of `penstock.steps` and export it there; add a method to `Flow`; add an
+entry to `SYNTAX` in `penstock.flowfile.steps`.
 """
 
 from __future__ import annotations

@@ -50,17 +50,17 @@ class Throttle(Step):
 class TokenBucket:
     """The tokens of one run, and the elements that wait for one."""
 
-    def __init__(self, rate: float, burst: int, observer: Downstream, scope: RunContext) -> None:
+    def __init__(self, rate: float, burst: int, observer: Downstream, context: RunContext) -> None:
         self._rate = rate
         self._burst = burst
         self._observer = observer
-        self._scope = scope
+        self._context = context
         self._tokens = float(burst)
-        self._filled = scope.loop.time()
+        self._filled = context.loop.time()
         self._waiting: deque[Element[Any]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._ended = False
-        scope.on_close(self._close)
+        context.on_close(self._close)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Forward elements for which there is a token, and those that have an outcome already."""
@@ -79,7 +79,7 @@ class TokenBucket:
 
     def _let_through(self) -> None:
         self._timer = None
-        now = self._scope.loop.time()
+        now = self._context.loop.time()
         self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
         self._filled = now
         # Tolerate clock rounding, so that a timer that fires early does not wait again.
@@ -87,11 +87,11 @@ class TokenBucket:
         self._tokens -= count
         through = [self._waiting.popleft() for _ in range(count)]
         if self._waiting:
-            self._timer = self._scope.loop.call_later((1 - self._tokens) / self._rate, self._let_through)
+            self._timer = self._context.loop.call_later((1 - self._tokens) / self._rate, self._let_through)
         if through:
-            self._scope.emit(self._observer, through)
+            self._context.emit(self._observer, through)
         if self._ended and not self._waiting:
-            self._scope.complete(self._observer)
+            self._context.complete(self._observer)
 
     def _close(self) -> list[asyncio.Future[Any]]:
         if self._timer is not None:

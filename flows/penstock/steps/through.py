@@ -57,8 +57,8 @@ class Through(Step):
             def subscribe(
                 observer: abc.ObserverBase[list[Element[Any]]], scheduler: abc.SchedulerBase | None = None
             ) -> abc.DisposableBase:
-                scope = RunContext.of(scheduler, f"step {name}")
-                stage = ThroughStage(name, function, max_parts, observer, scope)
+                context = RunContext.of(scheduler, f"step {name}")
+                stage = ThroughStage(name, function, max_parts, observer, context)
                 subscription = source.subscribe(
                     stage.on_next, observer.on_error, stage.on_completed, scheduler=scheduler
                 )
@@ -113,7 +113,7 @@ class CustomOperator(Step):
 
 
 class ThroughStage:
-    """Runs the operator in one run, and attributes what it emits to elements."""
+    """Runs the operator in one run, and assigns each emitted value to its element."""
 
     def __init__(
         self,
@@ -121,13 +121,13 @@ class ThroughStage:
         operator: Callable[[Observable[Any]], Observable[Any]],
         max_parts: int,
         observer: abc.ObserverBase[list[Element[Any]]],
-        scope: RunContext,
+        context: RunContext,
     ) -> None:
         self._name = name
         self._operator = operator
         self._max_parts = max_parts
         self._observer = observer
-        self._scope = scope
+        self._context = context
         self.inner = SerialDisposable()
         self._values: list[Any] = []
         self._open = False
@@ -158,20 +158,20 @@ class ThroughStage:
         if not self._finished:
             self._push(self._input.on_completed)
         if self._values or self._error is not None:
-            self._scope.spawn(self._emit_rest(), f"step:{self._name}")
+            self._context.spawn(self._emit_rest(), f"step:{self._name}")
         else:
             self._observer.on_completed()
 
     async def _emit_rest(self) -> None:
         """Emit the values that belong to no element as new elements, when there are credits."""
         for value in self._values:
-            element = await self._scope.add_late_element(value)
-            if not self._scope.emit(self._observer, [element]):
+            element = await self._context.add_late_element(value)
+            if not self._context.emit(self._observer, [element]):
                 return
         if self._error is not None:
-            element = await self._scope.add_late_element(None)
+            element = await self._context.add_late_element(None)
             element.fail(self._name, self._error)
-            if not self._scope.emit(self._observer, [element]):
+            if not self._context.emit(self._observer, [element]):
                 return
         self._observer.on_completed()
 
@@ -188,7 +188,7 @@ class ThroughStage:
             self._on_value, self._on_error, self._on_finish, scheduler=ImmediateScheduler.singleton()
         )
         if self._finished:  # it completed on subscription
-            self._scope.close_input()
+            self._context.close_input()
 
     def _push(self, push: Callable[[], None]) -> None:
         self._open = True
@@ -206,7 +206,7 @@ class ThroughStage:
             self._start()
             return
         if self._finished:
-            self._scope.close_input()
+            self._context.close_input()
         self._attribute(element, out)
 
     def _attribute(self, element: Element[Any], out: list[Element[Any]]) -> None:
@@ -228,7 +228,7 @@ class ThroughStage:
                 raise TooManyParts(self._name, self._max_parts)
             self._values.append(value)
         else:
-            self._scope.report_fault(UnattributedValue(self._name))
+            self._context.report_fault(UnattributedValue(self._name))
 
     def _on_error(self, error: Exception) -> None:
         self._error = TimedOperatorNotSupported(self._name) if isinstance(error, WouldBlockException) else error

@@ -84,14 +84,14 @@ class ToStage:
         sinks: Sequence[Sink],
         timeout: float,
         observer: Downstream,
-        scope: RunContext,
+        context: RunContext,
     ) -> None:
         self._name = name
         self._timeout = timeout
         self._observer = observer
-        self._scope = scope
-        self._histogram = scope.histogram(name)
-        self._gathered: list[Element[Any]] = []
+        self._context = context
+        self._histogram = context.histogram(name)
+        self._pending: list[Element[Any]] = []
         self._task: asyncio.Task[None] | None = None
         self._ended = False
         self._sinks: list[SharedSink] = []
@@ -99,19 +99,19 @@ class ToStage:
         """The step that failures of each sink name."""
         for sink in sinks:
             shared = SharedSink.of(sink)
-            scope.on_close(partial(_release, shared))
+            context.on_close(partial(_release, shared))
             self._sinks.append(shared)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Collect elements, and start the task that writes them; forward elements that have an outcome already."""
         live = [element for element in elements if element.outcome is None]
-        mark_entered(live, self._scope.loop.time())
+        mark_entered(live, self._context.loop.time())
         if len(live) < len(elements):
             self._observer.on_next([element for element in elements if element.outcome is not None])
         if live:
-            self._gathered += live
+            self._pending += live
             if self._task is None:
-                self._task = self._scope.spawn(self._run(), f"step:{self._name}")
+                self._task = self._context.spawn(self._run(), f"step:{self._name}")
 
     def on_completed(self) -> None:
         """Complete when all values are written."""
@@ -120,17 +120,17 @@ class ToStage:
             self._observer.on_completed()
 
     async def _run(self) -> None:
-        while self._gathered:
-            group, self._gathered = self._gathered[:GROUP], self._gathered[GROUP:]
-            await self._deliver(group)
-            record_durations(self._histogram, group, self._scope.loop.time())
-            if not self._scope.emit(self._observer, group):
+        while self._pending:
+            group, self._pending = self._pending[:GROUP], self._pending[GROUP:]
+            await self._write(group)
+            record_durations(self._histogram, group, self._context.loop.time())
+            if not self._context.emit(self._observer, group):
                 return
         self._task = None
         if self._ended:
             self._observer.on_completed()
 
-    async def _deliver(self, group: list[Element[Any]]) -> None:
+    async def _write(self, group: list[Element[Any]]) -> None:
         values = tuple(element.value for element in group)
         if len(self._sinks) == 1:
             results = [await self._sinks[0].write(values, self._timeout)]
@@ -143,7 +143,7 @@ class ToStage:
 
     async def _write_to_all(self, values: tuple[Any, ...]) -> list[Sequence[Exception | None] | None]:
         """Write concurrently. If one write raises, such as for a pipe without a reader, cancel the others."""
-        name = f"{self._scope.name}:step:{self._name}"
+        name = f"{self._context.name}:step:{self._name}"
         writes = [asyncio.create_task(sink.write(values, self._timeout), name=name) for sink in self._sinks]
         try:
             await asyncio.wait(writes, return_when=asyncio.FIRST_EXCEPTION)

@@ -1,7 +1,6 @@
-"""Substitute `${NAME}` and `${NAME:-default}` in texts: settings of one machine, and secrets.
+"""Substitute `${NAME}` and `${NAME:-default}` in strings, for machine-specific settings and secrets.
 
-Descriptions keep the text as it is written; variables are substituted only where it is used. So the value of a variable
-is in no dump, no log and no error of a description.
+Descriptions store the text without substitution, so values never appear in dumps, logs or errors.
 """
 
 from __future__ import annotations

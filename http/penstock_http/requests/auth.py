@@ -38,7 +38,7 @@ def require_token(request: web.Request, action: str) -> None:
         raise RequestRejected(
             403,
             "unauthorized",
-            f"without a token, only requests from this machine can {action}: set PENSTOCK_TOKEN and restart",
+            f"only requests from this machine can {action} without a token; set PENSTOCK_TOKEN and restart",
         )
 
 

@@ -74,7 +74,7 @@ async def get_bulk(request: web.Request) -> web.StreamResponse:
         samples = revision.flow.sample_factory
         if samples is None:
             raise RequestRejected(
-                405, "no_samples", f"flow {revision.name} has no sample items; POST some", {"Allow": "POST"}
+                405, "no_samples", f"flow {revision.name} has no samples; send items with POST", {"Allow": "POST"}
             )
         max_count = revision.flow.serving.max_count or state.settings.max_count
         count = negotiation.integer_parameter(request.query, "count", min(DEFAULT_COUNT, max_count), 1, max_count)

@@ -35,7 +35,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 @dataclass(kw_only=True)
 class Resumable:
-    """What a resumable run has in addition: its journal, its checkpoint file, and how its source is made."""
+    """The journal, the checkpoint file and the source factory of a resumable run."""
 
     journal: Journal
     path: str

@@ -51,14 +51,14 @@ class FileInput(Source[bytes]):
 
     async def produce(self, emitter: Emitter[bytes]) -> None:
         try:
-            before = await to_thread_uncancellable(partial(file_identity, self.path))
+            before = await to_thread_uncancellable(partial(input_fingerprint, self.path))
             while True:
                 await emitter.wait_for_capacity()
                 lines = await to_thread_uncancellable(self._lines.next)
                 if lines is None:
                     break
                 await self._emit_unfinished(emitter, lines)
-            if await to_thread_uncancellable(partial(_identity_if_exists, self.path)) != before:
+            if await to_thread_uncancellable(partial(_fingerprint_if_exists, self.path)) != before:
                 raise FileReadFailed(self.path, "it changed while it was read")
         finally:
             await to_thread_uncancellable(self._lines.close)
@@ -135,14 +135,14 @@ def stdin_fraction(descriptor: int = 0) -> Callable[[], float] | None:
     return lambda: min(1.0, os.lseek(descriptor, 0, os.SEEK_CUR) / status.st_size)
 
 
-def _identity_if_exists(path: str) -> str | None:
+def _fingerprint_if_exists(path: str) -> str | None:
     try:
-        return file_identity(path)
+        return input_fingerprint(path)
     except OSError:
         return None
 
 
-def file_identity(path: str) -> str:
+def input_fingerprint(path: str) -> str:
     """Return a text that identifies the content of a file. Raises `OSError`."""
     with open(path, "rb") as file:
         head = hashlib.sha256(file.read(HEAD)).hexdigest()[:12]

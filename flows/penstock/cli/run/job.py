@@ -11,13 +11,13 @@ from typing import Any
 
 from penstock.checkpoints.resume import open_resumable
 from penstock.cli.run.execute import Job, Resumable
-from penstock.cli.run.inputs import FileInput, PipeInput, file_identity, size_of, stdin_fraction
+from penstock.cli.run.inputs import FileInput, PipeInput, input_fingerprint, size_of, stdin_fraction
 from penstock.cli.run.outputs import (
     FileRole,
     appended_files,
     check_not_written,
-    files_of,
     files_read,
+    flow_file_roles,
     is_stdout,
     open_output,
     open_stdout,
@@ -73,7 +73,7 @@ def job_from_options(found: LoadedFlow, options: RunOptions) -> Job:
 
     source = make_source(flow, options)
     check_open(source)
-    read = [*files_of(found.files), *files_read(source)]
+    read = [*flow_file_roles(found.files), *files_read(source)]
     check_files(flow, options.output, read)
     if isinstance(source, PipeInput) and os.isatty(source.descriptor) and not options.quiet:
         sys.stderr.write("penstock run: reading items from the terminal, one per line; Ctrl-D ends the input\n")
@@ -124,14 +124,14 @@ def resumable_job(found: LoadedFlow, options: RunOptions, *, ordered: bool) -> J
         raise FlowDefinitionError("--checkpoint needs an output that can be read again; name a file: --output FILE")
     check_input(options.input)
     check_different(options.input, options.output, options.checkpoint)
-    read = [*files_of(found.files), FileRole("the input", options.input)]
+    read = [*flow_file_roles(found.files), FileRole("the input", options.input)]
     check_files(flow, options.output, read)
     check_not_written(f"the checkpoint {options.checkpoint}", options.checkpoint, [*read, *appended_files(flow)])
     check_steps(flow)
     format = input_format(options.input, options.format)
     inputs = {
         "flow": f"{flow.name} with the digest {found.digest}",
-        "input": file_identity(options.input),
+        "input": input_fingerprint(options.input),
         "format": str(format),
         "output": os.path.realpath(options.output),
         "order of results": "input" if ordered else "completion",
@@ -173,7 +173,7 @@ def input_format(path: str, format: str | None) -> Format:
     try:
         return format_of(path, format)
     except FlowDefinitionError as error:
-        raise FlowDefinitionError(f"{error} (--format ndjson, --format csv)") from error
+        raise FlowDefinitionError(f"{error}; use --format ndjson or --format csv") from error
 
 
 def check_open(source: Source[Any]) -> None:
@@ -237,5 +237,5 @@ def shows_progress(options: RunOptions) -> bool:
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Join names for a sentence."""
+    """Join names with commas; `none` if there are none."""
     return ", ".join(names) or "none"

@@ -100,11 +100,11 @@ def open_stdout(descriptor: int = 1) -> Output:
 def check_not_written(name: str, file: str | int, files: Iterable[FileRole], advice: str = "name another file") -> None:
     """Raise `FlowDefinitionError` if a path or descriptor that is to be written is one of these files."""
     for role, used in files:
-        if same_file(file, used):
+        if same_regular_file(file, used):
             raise FlowDefinitionError(f"{name} is the same file as {role}, which would be overwritten; {advice}")
 
 
-def same_file(file: str | int, other: str | int) -> bool:
+def same_regular_file(file: str | int, other: str | int) -> bool:
     """Return whether two paths or descriptors name the same regular file, or will once it exists."""
     status, other_status = file_at(file), file_at(other)
     if status is not None and other_status is not None:
@@ -134,7 +134,7 @@ def appended_files(flow: Flow[Any]) -> Iterator[FileRole]:
             yield FileRole(f"the dead letters at {url}", path.removeprefix(SQLITE) + suffix)
 
 
-def files_of(paths: Iterable[Path]) -> list[FileRole]:
+def flow_file_roles(paths: Iterable[Path]) -> list[FileRole]:
     """Return the files that a flow was loaded from."""
     return [FileRole(f"{path}, from which the flow is loaded", str(path)) for path in paths]
 

@@ -205,7 +205,7 @@ class WriterSubprocess:
 
 
 class _ExitProtocol(asyncio.SubprocessProtocol):
-    """Tells a `WriterSubprocess` when it has started and exited.
+    """Notifies a `WriterSubprocess` when it has started and exited.
 
     The reference is weak: asyncio keeps this object until the process exits (in a thread, on Python 3.11), and the
     process exits when its socket is closed, so a store that was forgotten in a closed event loop would never be freed.
