@@ -17,7 +17,7 @@ from penstock.flowfile.forms.scalars import AnyValue, Boolean, Integer, Number, 
 from penstock.flowfile.item_types import FIELD, FIELDS
 from penstock.flowfile.services import SERVICE, SERVICE_NAME, SERVICES, SINK, SOURCE
 from penstock.flowfile.steps import STEP, STEPS
-from penstock.flowtests.models import EVENT, RULE, TESTS, WANTED, Expectation
+from penstock.flowtests.models import EVENT, EXPECTED_ITEMS, RULE, TESTS, Expectation
 
 TABLES: Mapping[str, Form[Any]] = {
     "The keys of a flow": KINDS["flow"],
@@ -46,7 +46,7 @@ ELSEWHERE = (
     (TESTS, "list: [tests](#tests)"),
     (RULE, "[rule](#rules)"),
     (EVENT, "[event](#events)"),
-    (WANTED, "number, or list"),
+    (EXPECTED_ITEMS, "number, or list"),
 )
 """Forms with a section of their own, to which the tables link."""
 

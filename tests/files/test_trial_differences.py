@@ -1,4 +1,4 @@
-"""What a test that fails says: the words, exactly."""
+"""The exact messages of tests that fail."""
 
 from __future__ import annotations
 
@@ -19,36 +19,35 @@ from penstock.flowtests.rules import json_equal
 SCRIPT = (
     "given: {generate: 3}, when: {pricing: {returns: {price: 5}, delay: 1ms}, inventory: {orderId: 3, raises: out}}"
 )
-REASON = "\n  failed at inventory: Scripted: out (key 3)"
+REASON = "\n  failed at inventory: StubError: out (key 3)"
 
 
 @pytest.mark.parametrize(
     ("expected", "said"),
     [
         ("ok: 3", "ok: expected 3, got 2: 1, 2" + REASON),
-        ("ok: [1, 2, 3]", "ok: expected 3, got 2\n  did not come: 3" + REASON),
+        ("ok: [1, 2, 3]", "ok: expected 3, got 2\n  missing: 3" + REASON),
         (
             "ok: [1]",
             "ok: expected 1, got 2\n"
-            '  not expected: {"orderId": 2, "pricing": {"price": 5}, "inventory": {"inStock": true}}' + REASON,
+            '  unexpected: {"orderId": 2, "pricing": {"price": 5}, "inventory": {"inStock": true}}' + REASON,
         ),
         (
             "ok: [{orderId: 1, pricing: {price: 1001}}, {orderId: 2, note: x}]",
-            'ok: not those expected\n  1: pricing.price is 5, expected 1001\n  2: note is not there, expected "x"'
-            + REASON,
+            'ok: different items\n  1: pricing.price is 5, expected 1001\n  2: note is missing, expected "x"' + REASON,
         ),
         (
             "failed: [{key: 3, step: pricing}]",
-            'failed: not those expected\n  3: step is "inventory", expected "pricing"',
+            'failed: different items\n  3: step is "inventory", expected "pricing"',
         ),
         ("dead_letters: 0", "dead_letters: expected 0, got 1: 3"),
-        ("filtered: [1]", "filtered: expected 1, got 0\n  did not come: 1" + REASON),
+        ("filtered: [1]", "filtered: expected 1, got 0\n  missing: 1" + REASON),
         ("received: 4", "received: expected 4, got 3"),
         ("order: [1, 2, 3]", "order: expected [1, 2, 3]\n     got [3, 1, 2]"),
-        ("calls: {inventory: 3}", "calls: of inventory expected 3, got 4"),
-        ("calls: {inventory: {min: 5}}", "calls: of inventory expected at least 5, got 4"),
-        ("calls: {inventory: {min: 1, max: 2}}", "calls: of inventory expected 1 to 2, got 4"),
-        ("peak_calls: {pricing: {max: 2}}", "peak_calls: of pricing expected at most 2, got 3"),
+        ("calls: {inventory: 3}", "calls: inventory: expected 3, got 4"),
+        ("calls: {inventory: {min: 5}}", "calls: inventory: expected at least 5, got 4"),
+        ("calls: {inventory: {min: 1, max: 2}}", "calls: inventory: expected 1 to 2, got 4"),
+        ("peak_calls: {pricing: {max: 2}}", "peak_calls: pricing: expected at most 2, got 3"),
         ("in_flight: {max: 2}", "in_flight: expected at most 2, got 3"),
         ("seconds: 100ms", "seconds: expected 0.1 s, got 0.15 s"),
         ("max_duration: 0.149", "max_duration: expected at most 0.149 s, got 0.15 s"),
@@ -61,9 +60,9 @@ def test_what_is_not_as_expected_is_said(expected: str, said: str) -> None:
 
 def test_what_an_outlet_was_not_handed_is_said() -> None:
     assert found("{given: {generate: 1}, expect: {delivered: {audit: [{orderId: 2}]}}}", DELIVERED) == [
-        "delivered to audit: not those expected\n"
-        '  did not come: {"orderId": 2}\n'
-        '  not expected: {"orderId": 1, "pricing": {"price": 1001}, "inventory": {"inStock": true}}'
+        "delivered to audit: different items\n"
+        '  missing: {"orderId": 2}\n'
+        '  unexpected: {"orderId": 1, "pricing": {"price": 1001}, "inventory": {"inStock": true}}'
     ]
 
 
@@ -96,25 +95,25 @@ def test_a_rule_that_decided_nothing_is_a_difference() -> None:
 
 def test_an_event_that_came_too_late_is_a_difference() -> None:
     text = "{given: {generate: 1}, events: [{at: 9s, client: disconnects}], expect: {ok: 1}}"
-    assert found(text) == ["events: the client disconnects: the run was over before, after 0.15 s"]
+    assert found(text) == ["events: the client disconnects: the run ended earlier, after 0.15 s"]
 
 
 def test_letters_that_do_not_agree_with_failures_are_a_difference() -> None:
-    played = verdict("{given: {generate: 3}, expect: {failed: [3]}}").played
-    assert [str(one) for one in verify(replace(played, letters=())).differences] == [
-        "run: 1 failed, but 0 dead letters are kept"
+    run = verdict("{given: {generate: 3}, expect: {failed: [3]}}").run
+    assert [str(one) for one in verify(replace(run, letters=())).differences] == [
+        "run: 1 failed, but 0 dead letters were stored"
     ]
 
 
 def test_elements_that_are_lost_are_a_difference() -> None:
-    played = verdict("{given: {generate: 2}, expect: {ok: 2}}").played
-    lost = msgspec.structs.replace(played.summary, ok=1)
-    assert [str(one) for one in verify(replace(played, summary=lost)).differences] == ["run: received 2, but settled 1"]
+    run = verdict("{given: {generate: 2}, expect: {ok: 2}}").run
+    lost = msgspec.structs.replace(run.summary, ok=1)
+    assert [str(one) for one in verify(replace(run, summary=lost)).differences] == ["run: received 2, but settled 1"]
 
 
 def test_long_values_are_shortened() -> None:
     (said,) = found("{given: ['\"" + "x" * 500 + "\"'], expect: {ok: []}}", Flow[Any]("f"))
-    assert said == f'ok: expected 0, got 1\n  not expected: "{"x" * 199}…'
+    assert said == f'ok: expected 0, got 1\n  unexpected: "{"x" * 199}…'
 
 
 def test_true_is_no_number_and_a_whole_fraction_is_one() -> None:
@@ -153,4 +152,4 @@ def test_each_item_serves_one_expectation_and_the_best_pairing_is_found(wanted: 
 
 
 def test_an_order_that_expects_more_than_comes_is_no_success() -> None:
-    assert found("{given: [], expect: {ok: [1]}}", ORDERS) == ["ok: expected 1, got 0\n  did not come: 1"]
+    assert found("{given: [], expect: {ok: [1]}}", ORDERS) == ["ok: expected 1, got 0\n  missing: 1"]

@@ -117,8 +117,7 @@ def test_a_rule_answers_with_a_status() -> None:
 
 def test_a_call_over_http_without_a_rule_says_what_to_script() -> None:
     assert found("{given: [{id: 1}, {id: 2}], when: {price: {id: 2, returns: 5}}, expect: {received: 2}}", PRICES) == [
-        "run: price is asked over HTTP, which no test does, and no rule fits its call for 1; "
-        "script it: when: {price: {returns: …}}"
+        "run: price is an HTTP service and no rule matches its call for 1; add a rule: when: {price: {returns: …}}"
     ]
 
 
@@ -243,7 +242,7 @@ def test_while_the_store_is_down_failures_wait() -> None:
         """
     tried = verdict(text)
     assert tried.passed
-    assert 5.0 <= tried.played.summary.seconds < 10.0
+    assert 5.0 <= tried.run.summary.seconds < 10.0
 
 
 def test_a_letter_that_was_stored_before_the_client_left_counts_as_failed() -> None:
@@ -336,7 +335,7 @@ def test_a_flow_that_breaks_fails_the_test_whatever_is_expected() -> None:
 
     flow = Flow[Any]("f").samples(broken)
     assert found("{given: {generate: 1}, expect: {received: 0}}", flow) == [
-        "run: broke: the source iterable failed: a bug"
+        "run: failed: the source iterable failed: a bug"
     ]
     assert found("{given: {generate: 1}, expect: {reason: failed}}", flow) == []
 
@@ -349,7 +348,7 @@ def test_a_test_that_leaves_something_behind_fails() -> None:
         return value
 
     (difference,) = found("{given: [1], expect: {ok: [1]}}", Flow[Any]("f").map_async(start))
-    assert difference.startswith("run: left behind: the task forgotten, the timer")
+    assert difference.startswith("run: not released: the task forgotten, the timer")
 
 
 def test_what_breaks_beside_the_run_fails_the_test() -> None:
@@ -357,7 +356,7 @@ def test_what_breaks_beside_the_run_fails_the_test() -> None:
         asyncio.get_running_loop().call_soon(lambda: 1 // 0)
 
     assert found("{given: [1], expect: {ok: [1]}}", Flow[Any]("f").tap(look)) == [
-        "run: broke outside of the run: integer division or modulo by zero"
+        "run: error outside of the run: integer division or modulo by zero"
     ]
 
 
@@ -370,14 +369,16 @@ def test_a_run_without_end_is_cut_after_a_day() -> None:
 
 def test_two_different_services_of_one_name_cannot_be_played() -> None:
     flow = Flow[Any]("f").map_async(echo, name="s").enrich(s=echo, name="t").map_async(run_test, name="s")
-    with pytest.raises(FlowDefinitionError, match="two different services of flow f are called s; name them apart"):
+    with pytest.raises(
+        FlowDefinitionError, match="two different services of flow f have the name s; give them different names"
+    ):
         verdict("{given: [1], expect: {ok: 1}}", flow)
 
 
 def test_a_ten_minute_backoff_is_no_wait() -> None:
     service = Service("s", echo, attempts=2, backoff=Backoff(first=1200, cap=1200))
     text = "{given: [1], when: {s: {call: 1, raises: no}}, seed: 4, expect: {ok: [1]}}"
-    assert verdict(text, Flow[Any]("f").map_async(service)).played.summary.seconds > 60
+    assert verdict(text, Flow[Any]("f").map_async(service)).run.summary.seconds > 60
 
 
 def test_the_seed_decides_what_is_left_to_chance_and_nothing_else_does() -> None:
@@ -388,14 +389,14 @@ def test_the_seed_decides_what_is_left_to_chance_and_nothing_else_does() -> None
     (plain,) = cases("[{name: a, given: [1], expect: {ok: 1}}]", drawn)
     (down,) = cases("[{name: a, given: ['?'], events: [{store: down, to: 1s}], expect: {failed: 1}}]")
     for flow, one in ((retried, case), (drawn, plain), (ORDERS, down)):
-        first, again, other = (_told(run_test(flow, one, seed=seed)) for seed in (1, 1, 2))
+        first, again, other = (_outcome(run_test(flow, one, seed=seed)) for seed in (1, 1, 2))
         assert first == again
         assert first != other
 
 
-def _told(played: FlowTestRun) -> Any:
+def _outcome(run: FlowTestRun) -> Any:
     """What happened and what came out, without the ids of letters."""
-    return played.trace, [record.get("value") for record in played.results]
+    return run.trace, [record.get("value") for record in run.results]
 
 
 def test_what_is_drawn_elsewhere_goes_on_undisturbed() -> None:
@@ -436,7 +437,7 @@ def test_any_test_of_any_flow_has_the_same_trace_again_and_agrees_with_its_summa
     )
     first, again = run_test(flow(), case, seed=seed), run_test(flow(), case, seed=seed)
     assert first.trace == again.trace
-    fates = [outcome_of(element) for element in first.register.elements.values()]
+    fates = [outcome_of(element) for element in first.recorder.elements.values()]
     summary = first.summary
     assert [fates.count(outcome) for outcome in Outcome] == [
         summary.ok,
@@ -444,4 +445,4 @@ def test_any_test_of_any_flow_has_the_same_trace_again_and_agrees_with_its_summa
         summary.filtered,
         summary.cancelled,
     ]
-    assert [str(one) for one in verify(first).differences if one.what == "run"] == []
+    assert [str(one) for one in verify(first).differences if one.subject == "run"] == []

@@ -1,4 +1,4 @@
-"""What the tests of trials share: flows to test, and sections `tests` written down."""
+"""Flows, and functions that run tests of them, for the tests of flow tests."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from penstock.orders import orders_flow
 
 
 class Folder:
-    """An outlet outside of the machine: no test may touch it."""
+    """A sink that no test may use."""
 
     def __init__(self, name: str = "audit") -> None:
         self.name = name
 
     async def open(self) -> None:
-        raise AssertionError("a test opened an outlet")
+        raise AssertionError("a test opened a sink")
 
     async def write(self, values: Any) -> None:
-        raise AssertionError("a test wrote to an outlet")
+        raise AssertionError("a test wrote to a sink")
 
     async def aclose(self) -> None:
-        raise AssertionError("a test closed an outlet")
+        raise AssertionError("a test closed a sink")
 
 
 ORDERS: Flow[Any] = orders_flow().samples(lambda number: {"orderId": number})
@@ -34,16 +34,16 @@ DELIVERED = ORDERS.to(Folder())
 
 
 def cases(text: str, flow: Flow[Any] = ORDERS) -> tuple[FlowTest, ...]:
-    """The tests that a section `tests` has; raises `FlowFileError` for its mistakes."""
-    mistakes = Diagnostics()
-    read = TESTS.read(read_document(dedent(text), "orders.yaml"), mistakes)
-    found = () if read is MISSING else check_tests(read, flow, mistakes)
-    mistakes.check()
+    """Return the tests of a section `tests`. Raises `FlowFileError` with its errors."""
+    diagnostics = Diagnostics()
+    read = TESTS.read(read_document(dedent(text), "orders.yaml"), diagnostics)
+    found = () if read is MISSING else check_tests(read, flow, diagnostics)
+    diagnostics.check()
     return found
 
 
 def verdict(text: str, flow: Flow[Any] = ORDERS) -> FlowTestResult:
-    """The verdict on one test, written without its name."""
+    """Run one test, which is written without its name."""
     text = dedent(text).strip()
     lines = [f"{{name: a test, {text[1:]}"] if text.startswith("{") else ["name: a test", *text.splitlines()]
     (case,) = cases("- " + "\n  ".join(lines), flow)
@@ -51,5 +51,5 @@ def verdict(text: str, flow: Flow[Any] = ORDERS) -> FlowTestResult:
 
 
 def found(text: str, flow: Flow[Any] = ORDERS) -> list[str]:
-    """What a test finds fault with."""
+    """Run one test and return its differences."""
     return [str(difference) for difference in verdict(text, flow).differences]

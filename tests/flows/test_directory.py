@@ -45,12 +45,12 @@ class Gate(ResultConsumer):
         if self.closed:
             self.held += value
         else:
-            self.scope.ledger.settle_accepted(value)
+            self.context.ledger.settle_accepted(value)
 
     def let_through(self) -> None:
         self.closed = False
         held, self.held = self.held, []
-        self.scope.ledger.settle_accepted(held)
+        self.context.ledger.settle_accepted(held)
         if self.ended:
             self.complete()
 

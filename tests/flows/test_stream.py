@@ -73,7 +73,7 @@ def test_a_consumer_takes_the_results_of_a_run() -> None:
 
         def on_next(self, value: list[Any]) -> None:
             self.taken += [element.value for element in value]
-            self.scope.ledger.settle_accepted(value)
+            self.context.ledger.settle_accepted(value)
 
     summary = quiet(Flow("f").run(from_iterable([1, 2]), Taker()))
     assert (summary.ok, Taker.taken) == (2, [1, 2])

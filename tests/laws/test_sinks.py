@@ -114,7 +114,7 @@ def test_a_sink_serves_one_run(name: str) -> None:
         await Flow("f").start(from_iterable([1]), sink).finished
         return await Flow("f").start(from_iterable([1]), sink).finished
 
-    assert quiet(main()).error == "a sink serves one run; make another"
+    assert quiet(main()).error == "the consumer was used in a run before: create one for each run"
 
 
 @every_sink

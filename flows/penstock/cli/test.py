@@ -71,12 +71,12 @@ def run_tests(
     if (problem := _write_report(reports, format, output, trace=trace)) is not None:
         return print_error("test", problem, 2)
     if format != "text" and output is None:  # standard output has no text report
-        for message in (message for report in reports for message in report.mistakes):
+        for message in (message for report in reports for message in report.errors):
             print_error("test", message)
-    if not any(report.verdicts or report.mistakes for report in reports):
+    if not any(report.results or report.errors for report in reports):
         names = ", ".join(map(str, paths))
         return print_error("test", f"{names}: {why_no_tests(only, shared=not flows)}", 2)
-    if any(report.mistakes for report in reports):
+    if any(report.errors for report in reports):
         return 2
     return 1 if any(report.failed for report in reports) else 0
 
@@ -106,7 +106,7 @@ def _run_file(path: Path, load: Load, environment: Mapping[str, str], only: str 
         chosen = [case for case in tested.tests if only is None or only in case.name]
         return FileReport(str(path), tuple(verify(run_test(tested.flow, case, seed=seed)) for case in chosen))
     except (FlowDefinitionError, OSError) as error:
-        return FileReport(str(path), mistakes=(str(error),))
+        return FileReport(str(path), errors=(str(error),))
 
 
 def _write_report(reports: Sequence[FileReport], format: str, output: str | None, *, trace: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""Tests of flows in virtual time: their forms, how the real engine runs them, and how results are compared."""
+"""Tests of flows: their forms in files, running them in virtual time, and comparing their results."""
 
 from penstock.flowtests.execute import FlowTestRun, run_test
 from penstock.flowtests.load import TestedFlow, check_tests, load

@@ -1,4 +1,4 @@
-"""Compares what was expected with what came, and says in words where they part."""
+"""Compare the items of a test run with the expected ones, and describe the differences."""
 
 from __future__ import annotations
 
@@ -16,215 +16,215 @@ from penstock.flowtests.rules import json_equal
 from penstock.flowtests.tracing import format_value, outcome_of
 
 
-def differences(wanted: Any, items: Sequence[Item]) -> tuple[str, ...]:
-    """In which ways items are not as many, or not those, that were wanted; nothing when they are."""
-    if isinstance(wanted, int):
-        if wanted == len(items):
+def differences(expected: Any, items: Sequence[Item]) -> tuple[str, ...]:
+    """Describe how items differ from the expected number or list; the result is empty if they do not differ."""
+    if isinstance(expected, int):
+        if expected == len(items):
             return ()
-        return (f"expected {wanted}, got {len(items)}{_named(items)}",)
+        return (f"expected {expected}, got {len(items)}{_name_list(items)}",)
 
-    pairs = _matched(wanted, items)
-    lacking = [place for place in range(len(wanted)) if place not in pairs]
-    left = [place for place in range(len(items)) if place not in pairs.values()]
-    if not lacking and not left:
+    pairs = _match(expected, items)
+    missing = [index for index in range(len(expected)) if index not in pairs]
+    unexpected = [index for index in range(len(items)) if index not in pairs.values()]
+    if not missing and not unexpected:
         return ()
-    lines = [f"expected {len(wanted)}, got {len(items)}" if len(wanted) != len(items) else "not those expected"]
-    for place in lacking:
-        nearest = _nearest(wanted[place], [items[other] for other in left])
+    lines = [f"expected {len(expected)}, got {len(items)}" if len(expected) != len(items) else "different items"]
+    for index in missing:
+        nearest = _nearest(expected[index], [items[other] for other in unexpected])
         if nearest is None:
-            lines.append(f"  did not come: {format_value(wanted[place])}")
+            lines.append(f"  missing: {format_value(expected[index])}")
         else:
-            other = left.pop(nearest)
-            lines += [
-                f"  {format_value(items[other].name)}: {line}" for line in explain(wanted[place], items[other].facts)
-            ]
-    lines += [f"  not expected: {format_value(items[place].facts)}" for place in left]
+            item = items[unexpected.pop(nearest)]
+            lines += [f"  {format_value(item.name)}: {line}" for line in explain(expected[index], item.value)]
+    lines += [f"  unexpected: {format_value(items[index].value)}" for index in unexpected]
     return tuple(lines)
 
 
-def matches(wanted: Any, item: Item) -> bool:
-    """Whether an item is the one that is wanted: by its name, or by the fields that are named."""
-    if isinstance(wanted, dict):
-        return contains(wanted, item.facts)
-    return json_equal(wanted, item.name)
+def matches(expected: Any, item: Item) -> bool:
+    """Return whether an item is an expected one: by its name, or by the fields that are expected."""
+    if isinstance(expected, dict):
+        return contains(expected, item.value)
+    return json_equal(expected, item.name)
 
 
-def contains(wanted: Any, found: Any) -> bool:
-    """Whether a value has all that is wanted; what is not named does not count."""
-    return next(explain(wanted, found), None) is None
+def contains(expected: Any, found: Any) -> bool:
+    """Return whether a value has all expected fields; it may have more."""
+    return next(explain(expected, found), None) is None
 
 
-def explain(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
-    """Where a value is not as wanted: `pricing.price is 1001, expected 1000`."""
-    if isinstance(wanted, dict) and isinstance(found, dict):
+def explain(expected: Any, found: Any, path: str = "") -> Iterator[str]:
+    """Describe where a value differs from the expected one: `pricing.price is 1001, expected 1000`."""
+    if isinstance(expected, dict) and isinstance(found, dict):
         known = cast("Mapping[str, Any]", found)
-        for name, value in cast("Mapping[str, Any]", wanted).items():
+        for name, value in cast("Mapping[str, Any]", expected).items():
             inner = f"{path}.{name}" if path else name
             if name in known:
                 yield from explain(value, known[name], inner)
-            elif value is not None:  # what is not there is nothing
-                yield f"{inner} is not there, expected {format_value(value)}"
-    elif (pairs := _pairs(wanted, found)) is not None:
-        for place, (one, other) in enumerate(pairs):
-            yield from explain(one, other, f"{path}[{place}]")
-    elif not json_equal(wanted, found):
-        yield f"{path or 'it'} is {format_value(found)}, expected {format_value(wanted)}"
+            elif value is not None:  # null is expected of a missing field
+                yield f"{inner} is missing, expected {format_value(value)}"
+    elif (pairs := _pairs(expected, found)) is not None:
+        for index, (one, other) in enumerate(pairs):
+            yield from explain(one, other, f"{path}[{index}]")
+    elif not json_equal(expected, found):
+        yield f"{path or 'it'} is {format_value(found)}, expected {format_value(expected)}"
 
 
-def _pairs(wanted: Any, found: Any) -> list[tuple[Any, Any]] | None:
-    """Two lists of one length, place by place; None for anything else."""
-    if not isinstance(wanted, list | tuple) or not isinstance(found, list | tuple):
+def _pairs(expected: Any, found: Any) -> list[tuple[Any, Any]] | None:
+    """Return the pairs of items of two lists of the same length; None for anything else."""
+    if not isinstance(expected, list | tuple) or not isinstance(found, list | tuple):
         return None
-    these, those = cast("Sequence[Any]", wanted), cast("Sequence[Any]", found)
+    these, those = cast("Sequence[Any]", expected), cast("Sequence[Any]", found)
     return list(zip(these, those, strict=True)) if len(these) == len(those) else None
 
 
-def _matched(wanted: Sequence[Any], items: Sequence[Item]) -> dict[int, int]:
-    """As many of what is wanted as can be, each with an item of its own that fits (Kuhn's algorithm)."""
+def _match(expected: Sequence[Any], items: Sequence[Item]) -> dict[int, int]:
+    """Match as many expected items as possible, each with a different item (Kuhn's algorithm). Returns indexes."""
 
-    def fitting(want: int) -> Iterator[int]:
-        """The items that fit, beginning at the same place of the list: most come in the order that is expected."""
-        for place in chain(range(want, len(items)), range(min(want, len(items)))):
-            if matches(wanted[want], items[place]):
-                yield place
+    def candidates(index: int) -> Iterator[int]:
+        """Yield the items that match, starting at the same index: most items have the expected order."""
+        for other in chain(range(index, len(items)), range(min(index, len(items)))):
+            if matches(expected[index], items[other]):
+                yield other
 
     owners: dict[int, int] = {}
-    for start in range(len(wanted)):
-        _find_one(start, fitting, owners)
-    return {want: place for place, want in owners.items()}
+    for start in range(len(expected)):
+        _augment(start, candidates, owners)
+    return {owner: item for item, owner in owners.items()}
 
 
-def _find_one(start: int, fitting: Callable[[int], Iterator[int]], owners: dict[int, int]) -> None:
-    """Find an item for one more, by having others take another of theirs."""
-    came_from: dict[int, int] = {}
-    line = [start]
-    for want in line:
-        for place in fitting(want):
-            if place in came_from:
+def _augment(start: int, candidates: Callable[[int], Iterator[int]], owners: dict[int, int]) -> None:
+    """Match one more expected item, if others can be matched with different items."""
+    reached_from: dict[int, int] = {}
+    queue = [start]
+    for expected in queue:
+        for item in candidates(expected):
+            if item in reached_from:
                 continue
-            came_from[place] = want
-            if place not in owners:
-                free: int | None = place
+            reached_from[item] = expected
+            if item not in owners:
+                free: int | None = item
                 while free is not None:
-                    owner = came_from[free]
-                    before = next((other for other, who in owners.items() if who == owner), None)
+                    owner = reached_from[free]
+                    before = next((other for other, current in owners.items() if current == owner), None)
                     if before is not None:
                         del owners[before]
                     owners[free] = owner
                     free = before
                 return
-            line.append(owners[place])
+            queue.append(owners[item])
 
 
-def _nearest(wanted: Any, items: Sequence[Item]) -> int | None:
-    """The place of the item that was most likely meant: it has some of the fields that are wanted."""
-    if not isinstance(wanted, dict):
+def _nearest(expected: Any, items: Sequence[Item]) -> int | None:
+    """Return the index of the item that was most likely meant: it has the most of the expected fields."""
+    if not isinstance(expected, dict):
         return None
-    fields = cast("Mapping[str, Any]", wanted)
-    scores = [sum(contains({name: value}, item.facts) for name, value in fields.items()) for item in items]
+    fields = cast("Mapping[str, Any]", expected)
+    scores = [sum(contains({name: value}, item.value) for name, value in fields.items()) for item in items]
     best = max(scores, default=0)
     return scores.index(best) if best else None
 
 
-def _named(items: Sequence[Item], most: int = 10) -> str:
-    names = [format_value(item.name, 60) for item in items[:most]] + (["…"] if len(items) > most else [])
+def _name_list(items: Sequence[Item], limit: int = 10) -> str:
+    names = [format_value(item.name, 60) for item in items[:limit]] + (["…"] if len(items) > limit else [])
     return f": {', '.join(names)}" if names else ""
 
 
-FAILED = ("key", "seq", "part", "step", "type", "message", "attempts", "input")
+FAILURE_FIELDS = ("key", "seq", "part", "step", "type", "message", "attempts", "input")
 """The fields of a failed item."""
 
-LETTER = ("key", "seq", "part", "step", "type", "message", "attempts", "cause", "input", "partial_results")
+LETTER_FIELDS = ("key", "seq", "part", "step", "type", "message", "attempts", "cause", "input", "partial_results")
 """The fields of a dead letter."""
 
 
 class Item(Struct, frozen=True):
-    """One thing that came: what it goes by where only keys are named, and all that is known of it."""
+    """An item of a test run."""
 
     name: Any
-    facts: Any
+    """Its key; in a flow without keys its value."""
+    value: Any
+    """Its value, or the record of its failure."""
 
 
-def results(played: FlowTestRun, *, ok: bool) -> list[Item]:
-    """The results that the client was told, or those of failures also where it was not told any more."""
+def results(run: FlowTestRun, *, ok: bool) -> list[Item]:
+    """Return the results that the client received. Failures that it did not receive any more are included."""
     if ok:
-        return [_success(played, record) for record in played.results if record["ok"]]
-    told = {record["seq"] for record in played.results if not record["ok"]}
-    untold = [
+        return [_success(run, record) for record in run.results if record["ok"]]
+    received = {record["seq"] for record in run.results if not record["ok"]}
+    others = [
         element
-        for seq, element in played.register.elements.items()
-        if seq not in told and outcome_of(element) is Outcome.FAILED
+        for seq, element in run.recorder.elements.items()
+        if seq not in received and outcome_of(element) is Outcome.FAILED
     ]
-    failed = [_failure(played, record) for record in played.results if not record["ok"]]
-    return failed + [_untold(played, element) for element in untold]
+    failed = [_failure(run, record) for record in run.results if not record["ok"]]
+    return failed + [_failed_element(run, element) for element in others]
 
 
-def elements(played: FlowTestRun, outcome: Outcome) -> list[Item]:
-    """The elements that were settled in one way, as they came in."""
-    register = played.register
+def elements(run: FlowTestRun, outcome: Outcome) -> list[Item]:
+    """Return the elements with an outcome, as they were received."""
+    recorder = run.recorder
     return [
-        Item(_name(played, element.key, register.inputs[seq]), register.inputs[seq])
-        for seq, element in register.elements.items()
+        Item(_name(run, element.key, recorder.inputs[seq]), recorder.inputs[seq])
+        for seq, element in recorder.elements.items()
         if outcome_of(element) is outcome
     ]
 
 
-def letters(played: FlowTestRun) -> list[Item]:
-    """The dead letters that were stored."""
-    return [_letter(played, letter) for letter in played.letters]
+def letters(run: FlowTestRun) -> list[Item]:
+    """Return the dead letters that were stored."""
+    return [_letter(run, letter) for letter in run.letters]
 
 
-def delivered(played: FlowTestRun, outlet: str) -> list[Item]:
-    """What an outlet was handed."""
-    return [Item(_key(played, value), value) for value in played.delivered[outlet]]
+def delivered(run: FlowTestRun, sink: str) -> list[Item]:
+    """Return the values that a sink accepted."""
+    return [Item(_key(run, value), value) for value in run.delivered[sink]]
 
 
-def order(played: FlowTestRun) -> list[Any]:
-    """What the results go by, in the order in which the client was told them."""
-    return [(_success if record["ok"] else _failure)(played, record).name for record in played.results]
+def order(run: FlowTestRun) -> list[Any]:
+    """Return the names of the results, in the order in which the client received them."""
+    return [(_success if record["ok"] else _failure)(run, record).name for record in run.results]
 
 
-def _success(played: FlowTestRun, record: Mapping[str, Any]) -> Item:
-    element = played.register.elements[record["seq"]]
-    return Item(_name(played, element.key, record["value"]), record["value"])
+def _success(run: FlowTestRun, record: Mapping[str, Any]) -> Item:
+    element = run.recorder.elements[record["seq"]]
+    return Item(_name(run, element.key, record["value"]), record["value"])
 
 
-def _failure(played: FlowTestRun, record: Mapping[str, Any]) -> Item:
-    original = played.register.inputs[record["seq"]]
-    key = played.register.elements[record["seq"]].key
+def _failure(run: FlowTestRun, record: Mapping[str, Any]) -> Item:
+    original = run.recorder.inputs[record["seq"]]
+    key = run.recorder.elements[record["seq"]].key
     part = {"part": record["part"]} if "part" in record else {}
     return Item(
-        _name(played, key, original),
+        _name(run, key, original),
         {"key": key, "seq": record["seq"], **part, **record["error"], "input": original},
     )
 
 
-def _untold(played: FlowTestRun, element: Element[Any]) -> Item:
+def _failed_element(run: FlowTestRun, element: Element[Any]) -> Item:
     failure = element.failure or UNKNOWN
     error = {name: getattr(failure, name) for name in ("step", "type", "message", "attempts")}
-    return _failure(played, {"seq": element.seq, "error": error})
+    return _failure(run, {"seq": element.seq, "error": error})
 
 
-def _letter(played: FlowTestRun, letter: DeadLetter) -> Item:
+def _letter(run: FlowTestRun, letter: DeadLetter) -> Item:
     text = letter.input.decode("utf-8", "replace")
     try:
         original = msgspec.json.decode(letter.input)
     except Exception:
         original = text
-    known = {name: getattr(letter, name) for name in LETTER} | {"input": original}
-    facts = {name: value for name, value in known.items() if value is not None or name == "key"}
-    return Item(_name(played, letter.key, original), msgspec.to_builtins(facts, enc_hook=repr))
+    known = {name: getattr(letter, name) for name in LETTER_FIELDS} | {"input": original}
+    fields = {name: value for name, value in known.items() if value is not None or name == "key"}
+    return Item(_name(run, letter.key, original), msgspec.to_builtins(fields, enc_hook=repr))
 
 
-def _key(played: FlowTestRun, value: Any) -> Any:
-    """What a value goes by: the field that is the flow's key, if it has it."""
-    key = played.flow.key
+def _key(run: FlowTestRun, value: Any) -> Any:
+    """Return the name of a value: its key field, or the value itself without one."""
+    key = run.flow.key
     if key is None or not isinstance(value, dict):
         return value
     fields = cast("dict[str, Any]", value)
     return fields.get(key, fields)
 
 
-def _name(played: FlowTestRun, key: Any, value: Any) -> Any:
-    """What an item goes by: its key, or in a flow without keys its value."""
-    return value if played.flow.key is None else key
+def _name(run: FlowTestRun, key: Any, value: Any) -> Any:
+    """Return the name of an item: its key; in a flow without keys its value."""
+    return value if run.flow.key is None else key

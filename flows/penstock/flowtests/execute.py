@@ -1,4 +1,4 @@
-"""Plays a test: the real engine in virtual time, from the source to the dead letters and the client's lines."""
+"""Run a test: the real engine in virtual time, from the source to the dead letters and the records for the client."""
 
 from __future__ import annotations
 
@@ -24,90 +24,92 @@ from penstock.runtime.run import Run
 from penstock.runtime.summary import Summary
 from penstock.testing import VirtualTimeLoop
 
-LONGEST = 86_400.0
-"""Seconds of virtual time that a test may take: a day. One that takes longer hangs."""
+MAX_VIRTUAL_SECONDS = 86_400.0
+"""The maximum duration of a test, in seconds of virtual time: a day. A test that takes longer hangs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FlowTestRun:
-    """What came of a test."""
+    """What happened when a test ran."""
 
     case: FlowTest
     flow: Flow[Any]
     seed: int
     summary: Summary
     results: tuple[Mapping[str, Any], ...]
-    """The records that the client was told, in their order."""
-    register: ElementRecorder
+    """The records that the client received, in their order."""
+    recorder: ElementRecorder
     letters: tuple[DeadLetter, ...]
     delivered: Mapping[str, Sequence[Any]]
+    """The values that each sink accepted."""
     calls: Mapping[str, int]
     peak_calls: Mapping[str, int]
     in_flight: int
+    """The maximum of elements in flight."""
     unused: tuple[tuple[str, RuleCounter], ...]
-    """Rules that applied to no call, each with the name of its service."""
+    """The rules that applied to no call, each with the name of its service."""
     missed: tuple[str, ...]
-    """Events that were to happen after the run was over."""
-    troubles: tuple[str, ...]
-    """What may never be, whatever is expected."""
+    """The events that were scheduled for a time after the end of the run."""
+    problems: tuple[str, ...]
+    """Problems that make every test fail, whatever it expects."""
     trace: tuple[tuple[float, str], ...]
     real_seconds: float
 
 
 def run_test(flow: Flow[Any], case: FlowTest, *, seed: int | None = None) -> FlowTestRun:
-    """Play a test of a flow; `seed` takes the place of the test's own.
+    """Run a test of a flow. `seed` replaces the seed of the test.
 
-    Raises `FlowDefinitionError` if it cannot be played.
+    Raises `FlowDefinitionError` if the flow cannot be tested.
     """
     seed = case.seed if seed is None else seed
     before = random.getstate()
-    random.seed(seed)  # what the functions of the flow draw themselves has to be the same each time too
+    random.seed(seed)  # functions of the flow that use `random` have to draw the same numbers each time
     try:
         with capture_logs(), asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-            return runner.run(_play(flow, case, seed))
+            return runner.run(_run(flow, case, seed))
     finally:
         random.setstate(before)
 
 
-async def _play(flow: Flow[Any], case: FlowTest, seed: int) -> FlowTestRun:
+async def _run(flow: Flow[Any], case: FlowTest, seed: int) -> FlowTestRun:
     began = perf_counter()
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
-    troubles: list[str] = []
-    loop.set_exception_handler(lambda _, context: troubles.append(f"broke outside of the run: {_broken(context)}"))
-    stage = FlowTestHarness(flow, case, seed)
-    run = stage.start()
+    problems: list[str] = []
+    loop.set_exception_handler(lambda _, context: problems.append(f"error outside of the run: {_describe(context)}"))
+    harness = FlowTestHarness(flow, case, seed)
+    run = harness.start()
     missed = [event.event.shown for event in case.scheduled]
-    alarms = [loop.call_later(event.at, _fire_event, event, stage, run, missed) for event in case.scheduled]
-    summary = await _finished(run, troubles)
-    for alarm in alarms:
-        alarm.cancel()
-    stage.trace.add(f"the end: {summary.reason}")
-    actors = stage.actors
-    troubles += [text for name, service in stage.services.items() for text in _unstubbed_calls(name, service)]
-    troubles += _leaks(loop, run, stage)
+    timers = [loop.call_later(event.at, _fire_event, event, harness, run, missed) for event in case.scheduled]
+    summary = await _finished(run, problems)
+    for timer in timers:
+        timer.cancel()
+    harness.trace.add(f"run ended: {summary.reason}")
+    fakes = harness.fakes
+    problems += [text for name, service in harness.services.items() for text in _unstubbed_calls(name, service)]
+    problems += _leaks(loop, run, harness)
     return FlowTestRun(
         case,
         flow,
         seed,
         summary,
-        tuple(stage.client.records),
-        stage.register,
-        tuple(await _letters(stage.store)),
-        {name: outlet.kept for name, outlet in stage.outlets.items()},
-        {name: actor.calls for name, actor in actors.items()},
-        {name: actor.most for name, actor in actors.items()},
+        tuple(harness.client.records),
+        harness.recorder,
+        tuple(await _letters(harness.store)),
+        {name: sink.delivered for name, sink in harness.sinks.items()},
+        {name: fake.calls for name, fake in fakes.items()},
+        {name: fake.peak_calls for name, fake in fakes.items()},
         run.window.peak,
-        tuple((name, part) for name, actor in actors.items() for part in actor.rules.parts if not part.applied),
+        tuple((name, rule) for name, fake in fakes.items() for rule in fake.rules.counters if not rule.applied),
         tuple(missed),
-        tuple(troubles),
-        tuple(stage.trace.lines),
+        tuple(problems),
+        tuple(harness.trace.lines),
         perf_counter() - began,
     )
 
 
 async def _letters(store: DeadLetterStore) -> list[DeadLetter]:
-    """All of them, however many pages they fill."""
+    """Return the dead letters of all pages."""
     page = await store.page(DeadLetterQuery(), limit=CAPACITY)
     letters = page.letters
     while page.next is not None:
@@ -116,51 +118,50 @@ async def _letters(store: DeadLetterStore) -> list[DeadLetter]:
     return letters
 
 
-async def _finished(run: Run, troubles: list[str]) -> Summary:
-    """The summary of a run; one that hangs is a finding, and no reason to wait for ever."""
+async def _finished(run: Run, problems: list[str]) -> Summary:
+    """Wait for the end of a run. A run that hangs is aborted and becomes a problem."""
     try:
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(MAX_VIRTUAL_SECONDS):
             return await run.finished
     except TimeoutError:
-        troubles.append(f"the run did not end within {format_seconds(LONGEST)} of virtual time")
+        problems.append(f"the run did not end within {format_seconds(MAX_VIRTUAL_SECONDS)} of virtual time")
         run.abort()
         return await run.finished
 
 
-def _fire_event(event: ScheduledEvent, stage: FlowTestHarness, run: Run, missed: list[str]) -> None:
-    """An event comes about."""
+def _fire_event(event: ScheduledEvent, harness: FlowTestHarness, run: Run, missed: list[str]) -> None:
     missed.remove(event.event.shown)
-    stage.trace.add(event.event.shown)
+    harness.trace.add(event.event.shown)
     match event.event:
         case RunEvent.DRAIN:
             run.drain()
         case RunEvent.ABORT:
             run.abort()
         case RunEvent.CLIENT_DISCONNECTS:
-            stage.client.gone = True
+            harness.client.disconnected = True
             run.abort("disconnected")
 
 
 def _unstubbed_calls(name: str, service: FakeService) -> list[str]:
-    asked = list(dict.fromkeys(service.unscripted))
-    if not asked:
+    unstubbed = list(dict.fromkeys(service.unstubbed))
+    if not unstubbed:
         return []
     return [
-        f"{name} is asked over HTTP, which no test does, and no rule fits its call for {', '.join(asked)}; "
-        f"script it: when: {{{name}: {{returns: …}}}}"
+        f"{name} is an HTTP service and no rule matches its call for {', '.join(unstubbed)}; "
+        f"add a rule: when: {{{name}: {{returns: …}}}}"
     ]
 
 
-def _leaks(loop: VirtualTimeLoop, run: Run, stage: FlowTestHarness) -> list[str]:
-    """What a run may not leave, however it ended."""
+def _leaks(loop: VirtualTimeLoop, run: Run, harness: FlowTestHarness) -> list[str]:
+    """Return a problem if tasks, timers, calls or sinks remain after the end of the run."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    left = sorted(f"the task {task.get_name().replace(run.id, 'run')}" for task in tasks)
-    left += [f"the timer {timer}" for timer in loop.timers()]
-    left += [f"a call of {name}" for name, actor in stage.actors.items() if actor.under_way]
-    left += [f"the outlet {name}, open" for name, outlet in stage.outlets.items() if outlet.opened]
-    return [f"left behind: {', '.join(left)}"] if left else []
+    remaining = sorted(f"the task {task.get_name().replace(run.id, 'run')}" for task in tasks)
+    remaining += [f"the timer {timer}" for timer in loop.timers()]
+    remaining += [f"a call of {name}" for name, fake in harness.fakes.items() if fake.open_calls]
+    remaining += [f"the open sink {name}" for name, sink in harness.sinks.items() if sink.opened]
+    return [f"not released: {', '.join(remaining)}"] if remaining else []
 
 
-def _broken(context: Mapping[str, Any]) -> str:
+def _describe(context: Mapping[str, Any]) -> str:
     error = context.get("exception")
     return describe(error) if isinstance(error, BaseException) else str(context.get("message"))

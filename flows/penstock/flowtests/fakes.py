@@ -1,4 +1,4 @@
-"""What plays the services and outlets of a flow in a test: its rules first, else the real function, in virtual time."""
+"""Fake services, sinks, store and client for tests. Rules decide; without one, a service calls its real function."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ from penstock.flowtests.tracing import ElementRecorder, Trace, format_value, to_
 
 
 class UnstubbedCall(ElementError):
-    """A call that would leave the machine, for which the test has no rule."""
+    """A call of an HTTP service for which the test has no rule."""
 
     retryable = False
 
 
 class Fake:
-    """What is the same for all that is played: the rules, the calls counted, the trace."""
+    """The base of fake services and sinks: applies rules, counts calls, and traces them."""
 
     def __init__(self, title: str, rules: Sequence[StubRule], trace: Trace) -> None:
         self.title = title
         self.rules = RuleSet(rules)
-        self.under_way = 0
-        self.most = 0
-        """The most calls that were under way at once."""
+        self.open_calls = 0
+        self.peak_calls = 0
+        """The maximum of concurrent calls."""
         self.trace = trace
 
     @property
     def calls(self) -> int:
-        """How often it was called."""
+        """Return how often it was called."""
         return self.rules.calls
 
     @contextmanager
-    def call(self, what: str) -> Generator[None]:
-        """One call, from its beginning to its end, however it ends."""
+    def call(self, values: str) -> Generator[None]:
+        """Count and trace a call for some values, from its start to its end."""
         self.rules.begin()
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-        self.trace.add(f"{self.title}: call for {what}")
+        self.open_calls += 1
+        self.peak_calls = max(self.peak_calls, self.open_calls)
+        self.trace.add(f"{self.title}: call for {values}")
         try:
             yield
         except asyncio.CancelledError:
-            self.trace.add(f"{self.title}: call for {what} was cancelled")
+            self.trace.add(f"{self.title}: call for {values} was cancelled")
             raise
         except Exception as error:
-            self.trace.add(f"{self.title}: raised {type(error).__name__} for {what}: {describe(error)}")
+            self.trace.add(f"{self.title}: raised {type(error).__name__} for {values}: {describe(error)}")
             raise
         else:
-            self.trace.add(f"{self.title}: answered for {what}")
+            self.trace.add(f"{self.title}: responded for {values}")
         finally:
-            self.under_way -= 1
+            self.open_calls -= 1
 
     def decide(self, values: Sequence[Any]) -> list[StubRule | None]:
-        """The rules for the values of a call."""
+        """Return the rules for the values of a call."""
         return [self.rules.decide(value, self.trace.now) for value in values]
 
     async def wait(self, decided: Sequence[StubRule | None]) -> None:
-        """Let the time pass that a call takes: that of its slowest value."""
+        """Wait for the longest delay of the rules of a call; forever if one of them hangs."""
         if seconds := max((rule.delay for rule in decided if rule is not None), default=0.0):
             await asyncio.sleep(seconds)
         if any(rule is not None and rule.action == "hangs" for rule in decided):
@@ -72,52 +72,52 @@ class Fake:
 
 
 class FakeService(Fake):
-    """The function of a service in a test. `real` is its own; None for one that would leave the machine."""
+    """The function of a service in a test. `real` is its real function; None for an HTTP service."""
 
     def __init__(
-        self, title: str, rules: Sequence[StubRule], trace: Trace, real: Callable[[Any], Any] | None, *, many: bool
+        self, title: str, rules: Sequence[StubRule], trace: Trace, real: Callable[[Any], Any] | None, *, is_batch: bool
     ) -> None:
         super().__init__(title, rules, trace)
-        self.unscripted: list[str] = []
-        """What it was asked about without a rule for it."""
+        self.unstubbed: list[str] = []
+        """The names of the values of HTTP calls without a rule."""
         self._real = real
-        self._many = many
+        self._is_batch = is_batch
 
     async def __call__(self, value: Any) -> Any:
-        """The answer for a value, or for a list of them."""
-        with self.call(self._shown(value)):
-            return await self._answers(value) if self._many else await self._answer(value)
+        """Return the response for a value, or the responses for a list of values."""
+        with self.call(self._names_of(value)):
+            return await self._respond_batch(value) if self._is_batch else await self._respond_one(value)
 
     async def on_idle(self) -> None:
         """Call the idle hook of the real function, if it has one."""
         if (on_idle := getattr(self._real, "on_idle", None)) is not None:
             await on_idle()
 
-    async def _answer(self, value: Any) -> Any:
+    async def _respond_one(self, value: Any) -> Any:
         (rule,) = decided = self.decide([value])
         await self.wait(decided)
-        return await self._ask(value, [value]) if _is_real(rule) else self._respond(rule, value)
+        return await self._call_real(value, [value]) if _calls_real(rule) else self._respond(rule, value)
 
-    async def _answers(self, values: list[Any]) -> list[Any]:
+    async def _respond_batch(self, values: list[Any]) -> list[Any]:
         decided = self.decide(values)
         await self.wait(decided)
         if (failure := self._failure_of_all(decided)) is not None:
             raise failure
-        answers = [self._result(rule, value) for rule, value in zip(decided, values, strict=True)]
-        left = [place for place, rule in enumerate(decided) if _is_real(rule)]
-        if left:
-            asked = [values[place] for place in left]
-            for place, answer in zip(left, await self._ask(asked, asked), strict=True):
-                answers[place] = answer
-        return answers
+        responses = [self._result(rule, value) for rule, value in zip(decided, values, strict=True)]
+        remaining = [index for index, rule in enumerate(decided) if _calls_real(rule)]
+        if remaining:
+            batch = [values[index] for index in remaining]
+            for index, response in zip(remaining, await self._call_real(batch, batch), strict=True):
+                responses[index] = response
+        return responses
 
-    async def _ask(self, question: Any, values: Sequence[Any]) -> Any:
-        """What the real function answers."""
+    async def _call_real(self, argument: Any, values: Sequence[Any]) -> Any:
+        """Return the response of the real function. Raises `UnstubbedCall` for an HTTP service."""
         if self._real is None:
-            self.unscripted += [self.trace.name_of(value) for value in values]
-            raise UnstubbedCall(f"{self.title} is asked over HTTP, and no rule of the test fits this call")
-        answer = self._real(question)
-        return await answer if inspect.isawaitable(answer) else answer
+            self.unstubbed += [self.trace.name_of(value) for value in values]
+            raise UnstubbedCall(f"{self.title}: no rule of the test matches this call, and tests make no HTTP requests")
+        response = self._real(argument)
+        return await response if inspect.isawaitable(response) else response
 
     def _failure_of_all(self, decided: Sequence[StubRule | None]) -> Exception | None:
         """Return the error of a call for many values that fails, and is repeated, as a unit.
@@ -142,58 +142,58 @@ class FakeService(Fake):
             return None
         return rule.respond(to_plain(value)) if rule.raises is None else rule.raises.make(self.title)
 
-    def _shown(self, value: Any) -> str:
-        return ", ".join(map(self.trace.name_of, value)) if self._many else self.trace.name_of(value)
+    def _names_of(self, value: Any) -> str:
+        return ", ".join(map(self.trace.name_of, value)) if self._is_batch else self.trace.name_of(value)
 
 
 class FakeSink(Fake):
-    """An outlet in a test: it keeps what it is handed, and refuses what its rules say."""
+    """A sink in a test: keeps the values that it receives, and rejects those for which a rule raises an error."""
 
     def __init__(self, title: str, name: str, rules: Sequence[StubRule], trace: Trace) -> None:
         super().__init__(title, rules, trace)
-        self.kept: list[Any] = []
+        self.delivered: list[Any] = []
         self.opened = False
         self.name = name
 
     async def open(self) -> None:
-        """Get ready for writes."""
+        """Open the sink."""
         self.opened = True
 
     async def write(self, values: Sequence[Any]) -> Sequence[Exception | None]:
-        """Take values, or refuse some."""
+        """Keep values. Returns an error for each value that is rejected."""
         with self.call(", ".join(map(self.trace.name_of, values))):
             decided = self.decide(values)
             await self.wait(decided)
-            answers: list[Exception | None] = []
+            errors: list[Exception | None] = []
             for rule, value in zip(decided, values, strict=True):
-                refused = None if rule is None or rule.raises is None else rule.raises.make(self.title)
-                answers.append(refused)
-                if refused is None:
-                    self.kept.append(to_plain(value))
-            return answers
+                error = None if rule is None or rule.raises is None else rule.raises.make(self.title)
+                errors.append(error)
+                if error is None:
+                    self.delivered.append(to_plain(value))
+            return errors
 
     async def aclose(self) -> None:
-        """Let go of everything."""
+        """Close the sink."""
         self.opened = False
 
 
-def _is_real(rule: StubRule | None) -> bool:
+def _calls_real(rule: StubRule | None) -> bool:
     """Return whether the real function is to be called."""
     return rule is None or rule.action is None
 
 
 class FailingStore(MemoryStore):
-    """Keeps letters, except while it is down."""
+    """A store in memory that fails during outages."""
 
-    def __init__(self, downtimes: Sequence[StoreOutage], trace: Trace) -> None:
+    def __init__(self, outages: Sequence[StoreOutage], trace: Trace) -> None:
         super().__init__()
-        self._downtimes = downtimes
+        self._outages = outages
         self._trace = trace
 
     async def add(self, letters: Sequence[DeadLetter]) -> None:
-        """Keep letters; all or none."""
+        """Store letters: all or none."""
         now = self._trace.now
-        if any(one.since <= now and (one.until is None or now < one.until) for one in self._downtimes):
+        if any(outage.since <= now and (outage.until is None or now < outage.until) for outage in self._outages):
             self._trace.add("dead letters: the store is down")
             raise StoreError("the store is down")
         await super().add(letters)
@@ -202,28 +202,28 @@ class FailingStore(MemoryStore):
 
 
 class FakeClient:
-    """Reads results, `delay` seconds for each."""
+    """A client that takes `delay` seconds for each result."""
 
-    def __init__(self, delay: float, register: ElementRecorder, trace: Trace) -> None:
+    def __init__(self, delay: float, recorder: ElementRecorder, trace: Trace) -> None:
         self.records: list[dict[str, Any]] = []
-        """What it was told, in the order in which it came."""
-        self.gone = False
+        """The records that it received, in their order."""
+        self.disconnected = False
         self._delay = delay
-        self._register = register
+        self._recorder = recorder
         self._trace = trace
 
     async def write(self, data: bytes) -> None:
-        """Take lines. Those of one write count when all of it is taken, as its elements are settled then."""
+        """Receive the lines of one write. They are recorded together at its end, when its elements are settled."""
         lines = data.splitlines()
         if self._delay:
             await asyncio.sleep(self._delay * len(lines))
-        if self.gone:
+        if self.disconnected:
             raise ReaderDisconnected
         for line in lines:
-            self._take(msgspec.json.decode(line))
+            self._receive(msgspec.json.decode(line))
 
-    def _take(self, record: dict[str, Any]) -> None:
-        label = self._register.label(self._register.elements[record["seq"]])
+    def _receive(self, record: dict[str, Any]) -> None:
+        label = self._recorder.label(self._recorder.elements[record["seq"]])
         part = f", part {record['part']}" if "part" in record else ""
         if record["ok"]:
             self._trace.add(f"ok: {label}{part}")

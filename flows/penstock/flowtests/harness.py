@@ -1,4 +1,4 @@
-"""Sets the stage for a test: the flow as it is, with all that is outside of it played."""
+"""Build the test run: the real flow with fake services, sinks, store and client."""
 
 from __future__ import annotations
 
@@ -24,65 +24,65 @@ from penstock.steps import Batch, walk
 
 
 class FlowTestHarness:
-    """All that takes part in one test. Raises `FlowDefinitionError` for a flow that cannot be played."""
+    """The flow and the fakes of one test. Raises `FlowDefinitionError` for a flow that cannot be tested."""
 
     def __init__(self, flow: Flow[Any], case: FlowTest, seed: int) -> None:
         self.trace = Trace(flow.key)
-        self.register = ElementRecorder(self.trace)
-        self.client = FakeClient(case.client_delay or 0.0, self.register, self.trace)
+        self.recorder = ElementRecorder(self.trace)
+        self.client = FakeClient(case.client_delay or 0.0, self.recorder, self.trace)
         self.store = FailingStore(case.outages, self.trace)
         self.services = _services(flow, case, self.trace)
-        self.outlets = {
-            name: FakeSink(name, outlet.name, (case.rules or {}).get(name, ()), self.trace)
-            for name, outlet in flow.all_sinks.items()
+        self.sinks = {
+            name: FakeSink(name, sink.name, (case.rules or {}).get(name, ()), self.trace)
+            for name, sink in flow.all_sinks.items()
         }
         self._flow = flow
         self._case = case
         self._seed = seed
 
     @property
-    def actors(self) -> dict[str, Fake]:
-        """What plays services and outlets, by their names."""
-        return {**self.outlets, **self.services}
+    def fakes(self) -> dict[str, Fake]:
+        """Return the fake services and sinks by name."""
+        return {**self.sinks, **self.services}
 
     def start(self) -> Run:
-        """Start the run: the plan of the flow, with two steps more that only look."""
-        case, flow = self._case, self._staged()
+        """Start the run: the plan of the flow with two more steps, which record the elements."""
+        case, flow = self._case, self._with_fakes()
         plan = flow.plan()
         first, *others = plan.steps
         run = Run(
-            msgspec.structs.replace(plan, steps=(first, self.register.step(), *others, self.register.step())),
+            msgspec.structs.replace(plan, steps=(first, self.recorder.step(), *others, self.recorder.step())),
             source_of(flow, case),
             LineWriter(self.client.write),
             kind="test",
             ordered=flow.ordered if case.order is None else case.order == "input",
-            rng=self._chance("dead letters"),
+            rng=self._rng("dead letters"),
         )
-        run.ledger.on_settled = self.register.settled
+        run.ledger.on_settled = self.recorder.settled
         return run
 
-    def _staged(self) -> Flow[Any]:
-        """The flow, with all that is played in the place of what is real."""
+    def _with_fakes(self) -> Flow[Any]:
+        """Return the flow with fakes instead of its services, sinks and store."""
         case, flow = self._case, self._flow
         window = case.window or Window()
-        played = {
-            service.name: service.with_function(self.services[service.name], rng=self._chance(service.name))
+        services = {
+            service.name: service.with_function(self.services[service.name], rng=self._rng(service.name))
             for service in flow.all_services
         }
         return replace(
-            flow.services(played).sinks(self.outlets),
+            flow.services(services).sinks(self.sinks),
             elements=window.elements or flow.elements,
             bytes=window.bytes or flow.bytes,
             store=self.store,
         )
 
-    def _chance(self, what: str) -> random.Random:
-        """What one part draws from, so that it does not depend on what the others draw."""
-        return random.Random(f"{self._seed} {what}")  # noqa: S311 - jitter, the same each time
+    def _rng(self, user: str) -> random.Random:
+        """Return the random numbers of one user, which are independent of those of the others."""
+        return random.Random(f"{self._seed} {user}")  # noqa: S311 - jitter, reproducible
 
 
 def source_of(flow: Flow[Any], case: FlowTest) -> Source[bytes]:
-    """What comes in, as the bytes that a client would send."""
+    """Return the source of the input, as the bytes that a client would send."""
 
     def lines() -> Iterator[bytes]:
         if isinstance(case.given, int):
@@ -103,13 +103,15 @@ def source_of(flow: Flow[Any], case: FlowTest) -> Source[bytes]:
 
 
 def _services(flow: Flow[Any], case: FlowTest, trace: Trace) -> dict[str, FakeService]:
-    """What plays the services of a flow, by their names."""
-    many = {service.name for step in walk(flow.steps) if isinstance(step, Batch) for service in step.services.values()}
+    """Return the fake services of a flow by name."""
+    batched = {
+        service.name for step in walk(flow.steps) if isinstance(step, Batch) for service in step.services.values()
+    }
     known: dict[str, Any] = {}
     for service in flow.all_services:
         if known.setdefault(service.name, service) != service:
             raise FlowDefinitionError(
-                f"two different services of flow {flow.name} are called {service.name}; name them apart"
+                f"two different services of flow {flow.name} have the name {service.name}; give them different names"
             )
     return {
         name: FakeService(
@@ -117,7 +119,7 @@ def _services(flow: Flow[Any], case: FlowTest, trace: Trace) -> dict[str, FakeSe
             (case.rules or {}).get(name, ()),
             trace,
             None if isinstance(service.function, HttpRequestSpec) else service.function,
-            many=name in many,
+            is_batch=name in batched,
         )
         for name, service in known.items()
     }

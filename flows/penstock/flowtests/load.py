@@ -14,7 +14,7 @@ from penstock.flowfile.document import Node, quoted
 from penstock.flowfile.forms.form import MISSING
 from penstock.flowfile.load import FlowFile, FlowReading
 from penstock.flowfile.reader import text_of
-from penstock.flowtests.compare import FAILED, LETTER
+from penstock.flowtests.compare import FAILURE_FIELDS, LETTER_FIELDS
 from penstock.flowtests.models import (
     ACTIONS,
     TESTS,
@@ -31,7 +31,7 @@ from penstock.flowtests.models import (
 class TestedFlow:
     """A flow file with its tests."""
 
-    __test__ = False  # it is not a class of tests for pytest
+    __test__ = False  # not a test class for pytest
 
     file: FlowFile
     tests: tuple[FlowTest, ...]
@@ -146,8 +146,8 @@ def _check_expectation(expected: Expectation, known: KnownNames, diagnostics: Di
     for name in ("calls", "peak_calls"):
         known.check(expected.node.get(name), known.called, "service")
     known.check(expected.node.get("delivered"), known.sinks, "sink")
-    known.check_records(expected.node.get("failed"), FAILED)
-    known.check_records(expected.node.get("dead_letters"), LETTER)
+    known.check_records(expected.node.get("failed"), FAILURE_FIELDS)
+    known.check_records(expected.node.get("dead_letters"), LETTER_FIELDS)
 
 
 class KnownNames:

@@ -1,4 +1,4 @@
-"""The forms of tests in flow files: what comes in, what services do, what happens to the run, and what is expected."""
+"""The forms of tests in flow files: their input, the rules of services, the events of the run, and the expectations."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ COUNT: Form[CountRange] = Either(
     Integer(min=0).then(lambda number: CountRange(min=number, max=number)), Record(CountRange)
 )
 
-Wanted: TypeAlias = "int | tuple[Any, ...]"
-"""How many, or which: keys, or records of which only the named fields are compared."""
+ExpectedItems: TypeAlias = "int | tuple[Any, ...]"
+"""A number of items; or the items: keys, or records of which only the named fields are compared."""
 
-WANTED: Form[Wanted] = Either(
+EXPECTED_ITEMS: Form[ExpectedItems] = Either(
     Integer(min=0), ListOf(AnyValue(description="A key, or a record of which only the named fields are compared"))
 )
 
@@ -64,13 +64,15 @@ WANTED: Form[Wanted] = Either(
 class Expectation(Located):
     """What is expected of a test. Nothing else is compared."""
 
-    received: int | None = optional(Integer(min=0), "How many items came in")
-    ok: Wanted | None = optional(WANTED, "The results: how many, or which, in any order")
-    failed: Wanted | None = optional(WANTED, "The failed elements")
-    filtered: Wanted | None = optional(WANTED, "The filtered items, as they came in")
-    cancelled: Wanted | None = optional(WANTED, "The cancelled items, as they came in")
-    dead_letters: Wanted | None = optional(WANTED, "The stored dead letters; they always have to match failed")
-    delivered: dict[str, Wanted] | None = optional(MapOf(WANTED), "The values that each sink accepted")
+    received: int | None = optional(Integer(min=0), "How many items were received")
+    ok: ExpectedItems | None = optional(EXPECTED_ITEMS, "The results: how many, or which, in any order")
+    failed: ExpectedItems | None = optional(EXPECTED_ITEMS, "The failed elements")
+    filtered: ExpectedItems | None = optional(EXPECTED_ITEMS, "The filtered items, as they were received")
+    cancelled: ExpectedItems | None = optional(EXPECTED_ITEMS, "The cancelled items, as they were received")
+    dead_letters: ExpectedItems | None = optional(
+        EXPECTED_ITEMS, "The stored dead letters; they always have to match failed"
+    )
+    delivered: dict[str, ExpectedItems] | None = optional(MapOf(EXPECTED_ITEMS), "The values that each sink accepted")
     order: tuple[Any, ...] | None = optional(ListOf(AnyValue()), "The keys of all results, in their order")
     calls: dict[str, CountRange] | None = optional(MapOf(COUNT), "How often each service was called, with all attempts")
     peak_calls: dict[str, CountRange] | None = optional(MapOf(COUNT), "The maximum of concurrent calls of each service")
@@ -98,12 +100,12 @@ class StubError(Located):
         message = self.message or ""
         if self.status is not None:
             return ServiceErrorResponse(service, self.status, message, self.retry_after, self.type)
-        return _error_class(self.type or "Scripted", self.retryable is not False)(message)
+        return _error_class(self.type or "StubError", self.retryable is not False)(message)
 
 
 @cache
 def _error_class(name: str, retryable: bool) -> Callable[[str], Exception]:
-    """Return a class of errors by its name: a subclass of Python's own one, or one that is made for the test."""
+    """Return a class of errors by its name: a subclass of Python's own one, or a new one."""
     known = getattr(builtins, name, None)
     base: type[Exception] = known if isinstance(known, type) and issubclass(known, Exception) else ElementError
     return new_class(name, (base,), exec_body=lambda body: body.update(retryable=retryable))
@@ -143,12 +145,12 @@ class StubRule(Located):
 
     @property
     def action(self) -> str | None:
-        """What the rule does; None for a rule that only has a delay."""
+        """Return the name of the action; None for a rule that has only a delay."""
         return next((name for name in ACTIONS if self.has(name) or getattr(self, name) is not None), None)
 
     @property
     def by_value(self) -> bool:
-        """Whether the rule depends on the value: then it is for single values, also in a call for many."""
+        """Return whether the rule depends on the value. Then it applies to single values of a batch."""
         return bool(self.others or self.condition or self.attempts)
 
     def respond(self, value: Any) -> Any:
@@ -170,7 +172,7 @@ class RunEvent(StrEnum):
 
     @property
     def shown(self) -> str:
-        """The event in words."""
+        """Return the event in words."""
         return "the client disconnects" if self is RunEvent.CLIENT_DISCONNECTS else self.value
 
 
@@ -270,17 +272,17 @@ class FlowTest(Located):
 
     @property
     def location(self) -> SourceLocation | None:
-        """Where the test is written; None for a test that was made in Python."""
+        """Return the location of the test; None for a test that was created in Python."""
         return self.node.place if self.node.place.line else None
 
     @property
     def scheduled(self) -> list[ScheduledEvent]:
-        """The events of the run."""
+        """Return the events of the run."""
         return [event for event in self.events or () if isinstance(event, ScheduledEvent)]
 
     @property
     def outages(self) -> list[StoreOutage]:
-        """The times in which dead letters cannot be stored."""
+        """Return the times in which dead letters cannot be stored."""
         return [event for event in self.events or () if isinstance(event, StoreOutage)]
 
 
@@ -293,7 +295,7 @@ TESTS: Form[tuple[FlowTest, ...]] = ListOf(
 class TestsFile(Located):
     """A file of tests beside that of a flow."""
 
-    __test__ = False  # it is not a class of tests for pytest
+    __test__ = False  # not a test class for pytest
 
     tests: tuple[FlowTest, ...] = required(TESTS, "Tests of the flow, in virtual time")
 

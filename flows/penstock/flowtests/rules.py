@@ -29,7 +29,7 @@ class RuleSet:
     """The rules of one service, with their counts."""
 
     def __init__(self, rules: Sequence[StubRule]) -> None:
-        self.parts = tuple(RuleCounter(rule) for rule in rules)
+        self.counters = tuple(RuleCounter(rule) for rule in rules)
         self.calls = 0
         self._attempts: Counter[str] = Counter()
 
@@ -42,14 +42,18 @@ class RuleSet:
         known = to_plain(value)
         attempt = self._attempt(value)
         chosen: RuleCounter | None = None
-        for part in self.parts:
-            if not _matches(part.rule, known, now):
+        for counter in self.counters:
+            if not _matches(counter.rule, known, now):
                 continue
-            if part.rule.by_value or part.last != self.calls:
-                part.matched += 1
-                part.last = self.calls
-            if chosen is None and _is_among(part.matched, part.rule.calls) and _is_among(attempt, part.rule.attempts):
-                chosen = part
+            if counter.rule.by_value or counter.last != self.calls:
+                counter.matched += 1
+                counter.last = self.calls
+            if (
+                chosen is None
+                and _is_among(counter.matched, counter.rule.calls)
+                and _is_among(attempt, counter.rule.attempts)
+            ):
+                chosen = counter
         if chosen is None:
             return None
         chosen.applied += 1
@@ -58,17 +62,17 @@ class RuleSet:
     def _attempt(self, value: Any) -> int:
         """Return how often the service was called for a value, including this time. Equal values count as one."""
         try:
-            question = msgspec.json.encode(value, enc_hook=repr).decode()
+            argument = msgspec.json.encode(value, enc_hook=repr).decode()
         except Exception:
-            question = repr(value)
-        self._attempts[question] += 1
-        return self._attempts[question]
+            argument = repr(value)
+        self._attempts[argument] += 1
+        return self._attempts[argument]
 
 
 def _matches(rule: StubRule, value: Any, now: float) -> bool:
     if now < rule.since or (rule.until is not None and now >= rule.until):
         return False
-    if not all(json_equal(wanted, _at_path(value, path)) for path, wanted in rule.others.items()):
+    if not all(json_equal(expected, _at_path(value, path)) for path, expected in rule.others.items()):
         return False
     if rule.condition is None:
         return True
@@ -97,15 +101,15 @@ def _at_path(value: Any, path: str) -> Any:
     return _NOTHING
 
 
-def json_equal(wanted: Any, found: Any) -> bool:
+def json_equal(expected: Any, found: Any) -> bool:
     """Return whether two values are equal in JSON: `true` is not a number, 1 and 1.0 are equal."""
-    if isinstance(wanted, dict) and isinstance(found, dict):
-        one, other = cast("Mapping[str, Any]", wanted), cast("Mapping[str, Any]", found)
+    if isinstance(expected, dict) and isinstance(found, dict):
+        one, other = cast("Mapping[str, Any]", expected), cast("Mapping[str, Any]", found)
         return one.keys() == other.keys() and all(json_equal(one[name], other[name]) for name in one)
-    if isinstance(wanted, list | tuple) and isinstance(found, list | tuple):
-        these, those = cast("Sequence[Any]", wanted), cast("Sequence[Any]", found)
+    if isinstance(expected, list | tuple) and isinstance(found, list | tuple):
+        these, those = cast("Sequence[Any]", expected), cast("Sequence[Any]", found)
         return len(these) == len(those) and all(map(json_equal, these, those))
-    return isinstance(wanted, bool) == isinstance(found, bool) and bool(wanted == found)
+    return isinstance(expected, bool) == isinstance(found, bool) and bool(expected == found)
 
 
 def describe_rule(rule: StubRule) -> str:

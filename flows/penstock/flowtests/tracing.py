@@ -1,4 +1,4 @@
-"""What happened in a test, as lines with their times; the same test with the same seed gives the same ones."""
+"""Trace the events of a test with their times. The same test with the same seed has the same trace."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import msgspec
 from penstock.core.element import Element, Operator, Outcome
 from penstock.core.operators import sync_operator
 
-SHOWN = 200
-"""Characters of a value that are shown."""
+MAX_LENGTH = 200
+"""The maximum length of a value in messages, in characters."""
 
 
 class Trace:
-    """Lines, each with its second of virtual time. No ids and no times of day are in them."""
+    """Events, each with its time in virtual seconds. They contain no ids and no times of day."""
 
     def __init__(self, key: str | None) -> None:
         self.lines: list[tuple[float, str]] = []
@@ -26,15 +26,15 @@ class Trace:
 
     @property
     def now(self) -> float:
-        """Seconds since the test began."""
+        """Return the seconds since the start of the test."""
         return round(self._loop.time() - self._began, 9)
 
-    def add(self, what: str) -> None:
-        """Note what happens now."""
-        self.lines.append((self.now, what))
+    def add(self, event: str) -> None:
+        """Add an event that happens now."""
+        self.lines.append((self.now, event))
 
     def name_of(self, value: Any) -> str:
-        """What a value is called: by its key, or in short by itself."""
+        """Return the name of a value: its key, or the shortened value in a flow without keys."""
         known = to_plain(value)
         if self._key is not None and isinstance(known, dict) and self._key in known:
             return format_value(cast("dict[str, Any]", known)[self._key])
@@ -42,7 +42,7 @@ class Trace:
 
 
 def to_plain(value: Any) -> Any:
-    """A value as JSON has it: dicts, lists and scalars; what JSON does not know as its `repr`."""
+    """Convert a value to JSON values: dicts, lists and scalars. Other objects become their `repr`."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     try:
@@ -51,61 +51,61 @@ def to_plain(value: Any) -> Any:
         return repr(value)
 
 
-def format_value(value: Any, limit: int = SHOWN) -> str:
-    """A value in one line, shortened when it is long."""
+def format_value(value: Any, limit: int = MAX_LENGTH) -> str:
+    """Format a value as one line of JSON, shortened to a maximum length."""
     text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def format_seconds(seconds: float) -> str:
-    """A time of virtual time, or a span: `0.25 s`."""
+    """Format a time or a duration: `0.25 s`."""
     return f"{round(seconds, 6):.10g} s"
 
 
 class ElementRecorder:
-    """All elements that a run received, by their numbers. Tests are small: they are all kept."""
+    """Records all elements that a run received, by seq. Tests are small, so all are kept."""
 
     def __init__(self, trace: Trace) -> None:
         self.elements: dict[int, Element[Any]] = {}
         self.inputs: dict[int, Any] = {}
-        """What came in, as JSON has it."""
+        """The values that were received, as JSON values."""
         self._trace = trace
 
     def settled(self, element: Element[Any], outcome: Outcome) -> None:
-        """Note what the client hears nothing of."""
-        unheard = outcome in (Outcome.FILTERED, Outcome.CANCELLED) and element.parts is None
-        if unheard and element.root.seq in self.inputs:
+        """Trace an outcome that the client does not receive: filtered or cancelled."""
+        hidden = outcome in (Outcome.FILTERED, Outcome.CANCELLED) and element.parts is None
+        if hidden and element.root.seq in self.inputs:
             part = "" if element.part is None else f", part {element.part}"
             self._trace.add(f"{outcome.value}: {self.label(element.root)}{part}")
 
     def step(self) -> Operator[Any, Any]:
-        """A step that notes what passes it, and changes nothing."""
-        return sync_operator("test", self._note)
+        """Return an operator that records the elements, and does not change them."""
+        return sync_operator("test", self._record)
 
     def label(self, element: Element[Any]) -> str:
-        """What an element is called in the trace."""
+        """Return the name of an element in the trace."""
         if element.key is not None:
             return self._trace.name_of(element.key)
         return f"#{element.seq} {self._trace.name_of(self.inputs[element.seq])}"
 
-    def _note(self, elements: list[Element[Any]]) -> None:
+    def _record(self, elements: list[Element[Any]]) -> None:
         for element in elements:
             root = element.root
             if root.seq not in self.elements:
                 self.elements[root.seq] = root
                 self.inputs[root.seq] = _input(root)
-                self._trace.add(f"came in: {self.label(root)}")
+                self._trace.add(f"received: {self.label(root)}")
 
 
 def _input(element: Element[Any]) -> Any:
-    """What came in: the value, or the text where it is none."""
+    """Return the value that was received, or the text of an input that could not be decoded."""
     if element.outcome is None or not isinstance(element.value, bytes):
         return to_plain(element.value)
     return to_plain(element.input)
 
 
 def outcome_of(element: Element[Any]) -> Outcome:
-    """How an element was settled, after its run."""
+    """Return the outcome of an element after its run."""
     if not element.settled:
         return Outcome.CANCELLED if element.dead_letter_id is None else Outcome.FAILED
     if element.parts is not None:

@@ -1,4 +1,4 @@
-"""Where results go: Observers that settle what they accepted."""
+"""Results of runs, the consumers that receive them, and the records that are sent to clients."""
 
 from penstock.results.consumer import DiscardResults, ResultConsumer
 from penstock.results.line_writer import LineWriter

@@ -1,4 +1,4 @@
-"""A sink: the Observer at the end of a run, which settles what it accepted."""
+"""The consumer at the end of a run: it receives the results and settles their elements."""
 
 from __future__ import annotations
 
@@ -11,54 +11,55 @@ from penstock.core.element import Element, Operator
 
 
 class ResultConsumer(abc.ObserverBase[list[Element[Any]]]):
-    """Takes the results of one run: the successes, and the failures once their letters are durable.
+    """Receives the results of one run: successes, and failures once their dead letters are stored.
 
-    A subclass writes `on_next`, which has to see to it that every element is settled (`scope.ledger.accept`) once it
-    was really taken, and may write `prepare`, `open` and `on_completed`. By `finish` it says that all is done.
+    A subclass implements `on_next`. It settles each element with `context.ledger.settle_accepted(elements)` when its
+    result was delivered. A subclass that delivers results later overrides `on_completed` too, and calls `complete` when
+    all elements are settled. `open`, `close` and `final_operator` may be overridden as well.
     """
 
     def __init__(self) -> None:
-        self._scope: RunContext | None = None
+        self._context: RunContext | None = None
 
     @property
-    def scope(self) -> RunContext:
-        """The run that this sink serves."""
-        if self._scope is None:
-            raise RuntimeError("this sink was not opened by a run")
-        return self._scope
+    def context(self) -> RunContext:
+        """Return the context of the run. Raises `RuntimeError` before `open`."""
+        if self._context is None:
+            raise RuntimeError("the consumer is not open: a run opens it")
+        return self._context
 
-    def final_operator(self, *, ordered: bool) -> Operator[Any, Any] | None:  # noqa: ARG002 - for sinks that need to know
-        """A last step for the values before they are parted, such as writing them as bytes.
+    def final_operator(self, *, ordered: bool) -> Operator[Any, Any] | None:  # noqa: ARG002 - for subclasses
+        """Return an operator to put after the last step, such as one that encodes the values; None for none.
 
-        `ordered` tells that elements may be put back in order after it.
+        `ordered`: elements may be put back in order after the operator.
         """
         return None
 
-    def open(self, scope: RunContext) -> None:
-        """Get ready for a run. A sink serves one."""
-        if self._scope is not None:
-            raise RuntimeError("a sink serves one run; make another")
-        self._scope = scope
+    def open(self, context: RunContext) -> None:
+        """Prepare for a run. Raises `RuntimeError` if the consumer was used in a run before."""
+        if self._context is not None:
+            raise RuntimeError("the consumer was used in a run before: create one for each run")
+        self._context = context
 
     def on_error(self, error: Exception) -> None:
-        """The flow broke."""
-        self.scope.report_fault(error)
+        """Report that the flow failed as a whole."""
+        self.context.report_fault(error)
 
     def on_completed(self) -> None:
-        """No further element will come."""
+        """Finish after the last element."""
         self.complete()
 
     def close(self) -> None:
-        """The run is over, however it ended; what is left is not to be settled any more."""
+        """Release resources at the end of the run. Elements that remain must not be settled any more."""
 
     def complete(self) -> None:
-        """All that came was settled."""
-        if not self.scope.done.done():
-            self.scope.done.set_result(None)
+        """Report that all elements are settled."""
+        if not self.context.done.done():
+            self.context.done.set_result(None)
 
 
 class DiscardResults(ResultConsumer):
-    """Takes every result and keeps none: for runs whose steps are all that matters."""
+    """Discards all results, for runs of which only the effects of the steps matter."""
 
     def on_next(self, value: list[Element[Any]]) -> None:
-        self.scope.ledger.settle_accepted(value)
+        self.context.ledger.settle_accepted(value)

@@ -1,4 +1,4 @@
-"""The sink that writes results as lines of bytes: to a client, a file, a pipe."""
+"""Write results as records of bytes: to a client, a file or a pipe."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from penstock.results.records import NdjsonFormat, RecordFormat
 
 
 class LineWriter(ResultConsumer):
-    """Writes many results at a time with one writer task, and settles them after the write that holds them.
+    """Writes results in groups, in one task, and settles them after their write.
 
-    `write` takes bytes and returns when it can take more; that is how a slow reader slows the source. When the
-    reader is gone it raises `ReaderDisconnected` or a `ConnectionError`, and the run ends as `disconnected`.
+    `write` returns when more can be written, so a slow reader slows the source. It raises `ReaderDisconnected` or a
+    `ConnectionError` when the reader has disconnected; the run then ends as `disconnected`.
     """
 
     def __init__(self, write: Callable[[bytes], Awaitable[object]], form: RecordFormat | None = None) -> None:
@@ -29,14 +29,14 @@ class LineWriter(ResultConsumer):
         self._arrived: asyncio.Future[None] | None = None
         self._ended = False
         self.writing = False
-        """True while a write has not returned: the reader is what the run waits for."""
+        """True during a write: the run waits for the reader."""
 
     def final_operator(self, *, ordered: bool) -> Operator[Any, Any]:
         return encode(self._form.success, None if ordered else self._form.encode_successes)
 
-    def open(self, scope: RunContext) -> None:
-        super().open(scope)
-        scope.spawn(self._write_all(), "writer")
+    def open(self, context: RunContext) -> None:
+        super().open(context)
+        context.spawn(self._write_all(), "writer")
 
     def on_next(self, value: list[Element[Any]]) -> None:
         self._waiting += value
@@ -47,22 +47,22 @@ class LineWriter(ResultConsumer):
         self._wake()
 
     async def _write_all(self) -> None:
-        form, ledger = self._form, self.scope.ledger
+        form, ledger = self._form, self.context.ledger
         while True:
             while elements := self._waiting:
                 self._waiting = []
-                lines = [form.failure(one) if one.outcome is FAILED else one.value for one in elements]
+                lines = [form.failure(element) if element.outcome is FAILED else element.value for element in elements]
                 self.writing = True
                 try:
                     await self._write(b"".join(lines))
-                except ConnectionError as error:  # what sockets and aiohttp say of a reader that is gone
+                except ConnectionError as error:  # sockets and aiohttp raise this for a reader that has disconnected
                     raise ReaderDisconnected from error
                 self.writing = False
                 ledger.settle_accepted(elements)
             if self._ended:
                 self.complete()
                 return
-            self._arrived = self.scope.loop.create_future()
+            self._arrived = self.context.loop.create_future()
             await self._arrived
 
     def _wake(self) -> None:
@@ -76,38 +76,39 @@ def encode(
     *,
     name: str = "encode",
 ) -> Operator[Any, bytes]:
-    """Replace each value by the bytes that `write` makes of its element.
+    """Replace each value by the bytes that `write` returns for its element.
 
-    It is a step, and not the sink's affair, so that a value which cannot be written fails like any other element.
+    This is an operator, and not a part of the consumer, so that an element whose value cannot be encoded fails like any
+    other element.
 
-    With `write_all`, which writes several in one go for less, the first of the elements that travel together gets the
-    bytes of all of them and the others none. That is for sinks which write them in the order in which they come.
+    `write_all` encodes a group of elements faster: the first element of the group gets the bytes of all, the others get
+    none. Use it only for consumers that write the elements in the order in which they receive them.
 
-    **Takes in** elements. **Holds back** never. **Gives out** each element with its bytes; one that cannot be written,
-    such as one with a NaN in it, goes on as failed: `EncodingFailed`. **Ends** when its input does.
+    **Accepts** elements. **Backpressures when** never. **Emits** each element with its bytes; an element whose value
+    cannot be encoded, such as one with a NaN, as failed: `EncodingFailed`. **Completes when** its input completes.
     """
 
-    def one_by_one(elements: list[Element[Any]]) -> None:
+    def encode_each(elements: list[Element[Any]]) -> None:
         for element in elements:
             try:
                 element.value = write(element)
             except Exception as error:
-                refusal = EncodingFailed(f"the value cannot be written as JSON: {describe(error)}")
-                refusal.__cause__ = error
-                element.fail(name, refusal)
+                failure = EncodingFailed(f"the value cannot be written as JSON: {describe(error)}")
+                failure.__cause__ = error
+                element.fail(name, failure)
 
-    def work(elements: list[Element[Any]]) -> None:
+    def encode_group(elements: list[Element[Any]]) -> None:
         live = [element for element in elements if element.outcome is None or element.outcome is OK]
         if write_all is None or not live:
-            one_by_one(live)
+            encode_each(live)
             return
         try:
             written = write_all(live)
-        except Exception:  # one of them cannot be written; which one, the slow way finds out
-            one_by_one(live)
+        except Exception:  # one value cannot be encoded; encode each alone to find it
+            encode_each(live)
             return
         for element in live:
             element.value = b""
         live[0].value = written
 
-    return sync_operator(name, work)
+    return sync_operator(name, encode_group)

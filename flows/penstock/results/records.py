@@ -1,4 +1,4 @@
-"""The records that tell of a run: a line for each result, and one for its end.
+"""Records that are sent to clients: one for each result of a run, and one for its end.
 
 {"ok":true,"seq":0,"value":…}
 {"ok":false,"seq":2,"key":3,"error":{"step":…,"type":…,"message":…,"attempts":2},"deadLetter":"…"}
@@ -21,7 +21,7 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class SuccessRecord(Struct, gc=False):
-    """A value that made it to the end."""
+    """The record of an element that succeeded."""
 
     ok: bool
     seq: int
@@ -30,7 +30,7 @@ class SuccessRecord(Struct, gc=False):
 
 
 class ErrorInfo(Struct, gc=False):
-    """What a client is told of a failure."""
+    """A failure, as it is sent to clients."""
 
     step: str
     type: str
@@ -39,18 +39,18 @@ class ErrorInfo(Struct, gc=False):
 
 
 class FailureRecord(Struct, gc=False):
-    """A value that failed."""
+    """The record of an element that failed."""
 
     ok: bool
     seq: int
     part: int | UnsetType
     key: Any
     error: ErrorInfo
-    deadLetter: str | UnsetType  # noqa: N815 - the name in the contract
+    deadLetter: str | UnsetType  # noqa: N815 - the name in the HTTP API
 
 
 class EndRecord(Struct, rename="camel"):
-    """What became of all of them."""
+    """The end of a run: its reason, counts and duration."""
 
     reason: str
     received: int
@@ -67,7 +67,7 @@ class _EndRecord(Struct):
 
 
 def success_line(element: Element[Any]) -> bytes:
-    """The line of an element that made it. Raises `ValueError` for NaN and infinities."""
+    """Return the line of an element that succeeded. Raises `ValueError` for NaN and infinities."""
     line = _encode(
         SuccessRecord(True, element.seq, element.value)
         if element.part is None
@@ -79,7 +79,7 @@ def success_line(element: Element[Any]) -> bytes:
 
 
 def success_lines(elements: list[Element[Any]]) -> bytes:
-    """The lines of elements that made it: half the cost of one line after the other. Raises as for one of them."""
+    """Return the lines of elements that succeeded, in half the time of single calls. Raises like `success_line`."""
     lines = _encode_lines(
         [
             SuccessRecord(True, element.seq, element.value)
@@ -94,15 +94,17 @@ def success_lines(elements: list[Element[Any]]) -> bytes:
 
 
 def _check_all(elements: list[Element[Any]], lines: list[bytes]) -> None:
-    """Look into the values in whose lines something became `null`."""
-    aligned = len(lines) == len(elements) + 1  # JSON has no line breaks, save what somebody put in ready made
+    """Check the values whose lines contain `null`, which is also how NaN and infinities are encoded."""
+    aligned = (
+        len(lines) == len(elements) + 1
+    )  # JSON has no line breaks, except in parts that were encoded before (msgspec.Raw)
     for element, line in zip(elements, lines, strict=False):
         if may_contain_null(line) or not aligned:
             reject_non_finite(element.value)
 
 
 def failure_line(element: Element[Any]) -> bytes:
-    """The line of an element that failed."""
+    """Return the line of an element that failed."""
     failure = element.failure or UNKNOWN
     record = FailureRecord(
         False,
@@ -116,12 +118,12 @@ def failure_line(element: Element[Any]) -> bytes:
 
 
 def end_line(end: EndRecord) -> bytes:
-    """The last line."""
+    """Return the last line."""
     return _encode(_EndRecord(end)) + b"\n"
 
 
 class RecordFormat(Protocol):
-    """How records become bytes."""
+    """Encodes records as bytes."""
 
     media_type: str
     opening: bytes
@@ -137,7 +139,7 @@ class RecordFormat(Protocol):
 
 
 class NdjsonFormat:
-    """A record a line."""
+    """Writes each record as a line of JSON."""
 
     media_type = "application/x-ndjson"
     opening = b""
@@ -148,17 +150,17 @@ class NdjsonFormat:
 
 
 class ServerSentEvents:
-    """A record an event: `result` with the seq as its id (and the part, if it is one), then `end`.
+    """Writes each record as an event: `result`, whose id is the seq (and the part, if any), and `end` at the end.
 
-    An EventSource connects again when a stream ends. It sends `Last-Event-ID` only if it has received an id, so the
-    stream opens with a block that sets one: also a client that has received no result yet can be told from a new one.
+    An EventSource reconnects when a stream ends. It sends `Last-Event-ID` only if it has received an id, so the stream
+    opens with a block that sets one. It distinguishes a client that reconnects before its first result from a new one.
     (A block without `data` sets the id and dispatches no event; WHATWG HTML, section 9.2.6.)
     """
 
     media_type = "text/event-stream"
     opening = b"retry: 10000\nid: start\n\n"
-    """`retry` is the time in milliseconds before a client connects again. That request only gets 204, so the time may
-    be long: pages that do not call `close()` make fewer requests, also while the service restarts."""
+    """`retry` is the time in milliseconds before a client reconnects. That request only gets 204, so a long time is
+    fine: pages that do not call `close()` send fewer requests, also while the service restarts."""
 
     def success(self, element: Element[Any]) -> bytes:
         return self._event(element, success_line(element))

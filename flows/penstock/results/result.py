@@ -23,20 +23,20 @@ class Ok(Struct, Generic[T], frozen=True):
     """
 
     value: T
-    """What the flow made of the element."""
+    """The final value of the element."""
     seq: int
-    """The position of the element in the input, from 0 on."""
+    """The position of the element in the input, starting at 0."""
     key: Any = None
     """The key of the element, in a flow with a `key`."""
     part: int | None = None
-    """The number of the part, if a step such as `flat_map` made it of an element."""
+    """The index of the part, if a step such as `flat_map` split the element."""
 
     ok: ClassVar[Literal[True]] = True
 
     @property
     def failure(self) -> Never:
         """Raise `AttributeError`: this element did not fail."""
-        raise AttributeError(f"element {self.seq} did not fail, it has no failure; check result.ok first")
+        raise AttributeError(f"element {self.seq} did not fail, so it has no failure; check result.ok first")
 
 
 @final
@@ -46,11 +46,11 @@ class Failed(Struct, frozen=True):
     failure: Failure
     """Where and why it failed."""
     seq: int
-    """The position of the element in the input, from 0 on."""
+    """The position of the element in the input, starting at 0."""
     key: Any = None
     """The key of the element, in a flow with a `key`."""
     part: int | None = None
-    """The number of the part, if a step such as `flat_map` made it of an element."""
+    """The index of the part, if a step such as `flat_map` split the element."""
     dead_letter: str | None = None
     """The id of its dead letter, in a flow that stores dead letters."""
 
@@ -61,13 +61,13 @@ class Failed(Struct, frozen=True):
         """Raise `AttributeError`: an element that failed has no value."""
         failure = self.failure
         raise AttributeError(
-            f"element {self.seq} failed at step {failure.step}, it has no value; check result.ok first "
+            f"element {self.seq} failed at step {failure.step}, so it has no value; check result.ok first "
             f"({failure.type}: {failure.message})"
         )
 
 
 Result: TypeAlias = Ok[T] | Failed
-"""What became of one element. `isinstance` takes the two classes: `isinstance(result, Failed)`."""
+"""The result of one element. Distinguish the two with `isinstance(result, Failed)`, `match` or `result.ok`."""
 
 
 def result_of(element: Element[Any]) -> Result[Any]:

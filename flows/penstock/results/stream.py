@@ -1,4 +1,4 @@
-"""The sink of `flow.stream()`: results one by one, as the consumer asks for them."""
+"""Return results one by one, for `flow.stream()`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from penstock.results.result import Result, result_of
 
 
 class ResultStream(ResultConsumer):
-    """Keeps results until they are asked for, and settles each when it is handed over."""
+    """Buffers results until they are requested, and settles each one when it is returned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,15 +33,15 @@ class ResultStream(ResultConsumer):
         self.on_completed()
 
     async def next(self) -> Result[Any] | None:
-        """The next result; None when there is none any more."""
+        """Return the next result, or None after the last one."""
         while not self._waiting:
             if self._ended:
-                if self._scope is not None:  # a run that broke before it began has not opened it
+                if self._context is not None:  # a run that failed before it started has not opened the stream
                     self.complete()
                 return None
             self._arrived.clear()
             await self._arrived.wait()
         element = self._waiting.popleft()
         result = result_of(element)
-        self.scope.ledger.settle_accepted([element])
+        self.context.ledger.settle_accepted([element])
         return result
