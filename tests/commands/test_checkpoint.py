@@ -87,7 +87,7 @@ def test_a_complete_run_does_nothing_and_says_so(done: Path) -> None:
     (done / "calls.txt").unlink()
     code, _, said = run(done, *RUN)
     assert (code, calls(done), (done / "out.ndjson").read_bytes()) == (1, [], before)
-    assert "the run had completed before" in said
+    assert "the run had completed before; to run it again: --restart" in said
 
 
 def test_a_run_that_was_killed_before_its_last_checkpoint_is_complete_too(done: Path) -> None:

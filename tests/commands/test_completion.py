@@ -167,7 +167,7 @@ def test_help_can_be_written_in_every_encoding() -> None:
         (("chek",), "No such command 'chek'. Did you mean 'check'"),
         (("dead-leters", "list"), "Did you mean 'dead-letters'?"),
         (("simulat",), "Did you mean 'simulate'?"),
-        (("quux",), "No such command 'quux'."),
+        (("quux",), "No such command 'quux'. `penstock --help` lists all commands."),
         (("run", "--imput", "x"), "--input"),
         (("serve", "--grace", "1"), "--grace-period"),
     ],

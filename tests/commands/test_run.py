@@ -222,6 +222,8 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
         ("flow.yaml --samples 3 --format csv", "--format: expected only with --input"),
         ("flow.yaml --restart", "--restart: expected only with --checkpoint"),
         ("flow.yaml --checkpoint c.json", "--input FILE"),
+        ("flow.yaml --checkpoint c.json --worker nightly", "--checkpoint needs --input FILE instead of --worker"),
+        ("flow.yaml --checkpoint c.json --samples 3", "--checkpoint needs --input FILE instead of --samples"),
         ("flow.yaml --checkpoint c.json --input in.ndjson", "--output FILE"),
         ("flow.yaml --checkpoint in.ndjson --input in.ndjson --output o", "expected three different files"),
         ("parts.yaml --checkpoint c.json --input in.ndjson --output o", "parts in more than one step"),

@@ -47,7 +47,7 @@ workers:
 SAID = """\
 bad.yaml:1:7: invalid name "orders x": use letters, digits, - and _
 bad.yaml:2:1: unknown key "ky": did you mean "key"?
-bad.yaml:3:24: type: unknown value "integr": did you mean "integer"?
+bad.yaml:3:24: type: unknown type "integr": did you mean "integer"?
 bad.yaml:4:20: elements: expected an integer >= 1, got 0
 bad.yaml:4:30: bytes: expected a size > 0 such as 16MiB, 64kB or 512B, got "16Mb"
 bad.yaml:6:18: the variable NOWHERE is not set; set it, or give it a default: ${NOWHERE:-default}

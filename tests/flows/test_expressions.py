@@ -237,6 +237,14 @@ def test_too_many_iterations_are_a_clear_failure() -> None:
         Expression("value.l.all(x, value.l.all(y, true))")({"l": [1] * 200})
 
 
+@pytest.mark.parametrize("text", ["value.n * value.t", "value.t + value.i", "value.t < value.i", "-value.t"])
+def test_values_of_different_types_have_the_advice_to_convert(text: str) -> None:
+    with pytest.raises(ExpressionFailed, match=r"\); convert with double\(…\), int\(…\) or string\(…\)$"):
+        Expression(text)({"n": 1.5, "i": 2, "t": "x"})
+    with pytest.raises(ExpressionFailed, match=r"_\+_\(null_type, int64\)$"):
+        Expression("value.o + 1")({"o": None})
+
+
 def test_a_missing_key_of_any_length_and_kind_is_said() -> None:
     with pytest.raises(ExpressionFailed, match="Key not found"):
         Expression("{'a': 1}[value.k]")({"k": ".*(" * 100_000})

@@ -70,7 +70,7 @@ class CommandGroup(click.Group):
         from difflib import get_close_matches
 
         close = get_close_matches(name, {*COMMANDS, *_plugin_names()})
-        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else " `penstock --help` lists all commands."
         raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

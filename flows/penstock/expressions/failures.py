@@ -8,6 +8,7 @@ from typing import Any, cast
 
 _LOCATION = re.compile(r"<input>:(\d+):(\d+): (.*)")
 _KEY = re.compile(r"Key not found in map : \"?(.*?)\"?$", re.DOTALL)
+_CONVERTIBLE = re.compile(r"overloads found : \S*_\((?:(?:string|u?int64|double)(?:, )?)+\)$")
 _TYPE_PREFIX = re.compile(r"^[A-Z_]+: ")
 
 NOT_AN_OBJECT = "Applying SELECT to non-message type"
@@ -24,6 +25,8 @@ def failure(message: str, text: str) -> str:
     reason = _TYPE_PREFIX.sub("", message)
     if "overload" in reason and "int64" in reason and "double" in reason:
         return f"{reason}; integers and fractions cannot be mixed: write double(…) around the integer"
+    if _CONVERTIBLE.search(reason):
+        return f"{reason}; convert with double(…), int(…) or string(…)"
     if found := _KEY.match(reason):
         return f"{reason}; {_missing_key_advice(found[1], text)}"
     return reason

@@ -56,7 +56,9 @@ _MIN, _MAX = -(2**63), 2**63 - 1
 """Bounds of integers have 64 bits."""
 
 _NAMES = [f"{name}{optional}" for optional in ("", "?") for name in TYPES]
-_TYPE = Text(choices=_NAMES, description="The type of the field; with ? at its end the field may be left out")
+_TYPE = Text(
+    noun="type", choices=_NAMES, description="The type of the field; with ? at its end the field may be left out"
+)
 
 FIELD: Form[Any] = Lazy("field", lambda: Either(_TYPE, _RULES))
 """The rules of one field: its type, or a mapping of rules."""

@@ -18,8 +18,14 @@ from cronsim import CronSim, CronSimError
 from penstock.errors import FlowDefinitionError
 from penstock.support.text import suggest
 
-_CRON_FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
-"""The fields of a cron expression, as cronsim calls them."""
+_CRON_FIELDS = {
+    "minute": "0-59",
+    "hour": "0-23",
+    "day-of-month": "1-31",
+    "month": "1-12 or JAN-DEC",
+    "day-of-week": "0-7 or SUN-SAT",
+}
+"""The fields of a cron expression, as cronsim calls them, with their values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +80,22 @@ class Cron:
         try:
             CronSim(self.expression, datetime(2000, 1, 1, tzinfo=UTC))
         except (CronSimError, AssertionError, ValueError) as error:
-            field = str(error).removeprefix("Bad ") or "field"
-            values: dict[str, str] = dict(zip(_CRON_FIELDS, self.expression.split(), strict=True))
-            value = values.get(field, repr(self.expression))
-            raise FlowDefinitionError(f"invalid {field} {value} in cron expression") from error
+            raise FlowDefinitionError(self._reason(str(error).removeprefix("Bad "))) from error
         if self.next_after(datetime(2000, 1, 1, tzinfo=UTC)) is None:
-            raise FlowDefinitionError(f"cron expression {self.expression!r} never matches a date")
+            raise FlowDefinitionError(self._no_date())
+
+    def _reason(self, field: str) -> str:
+        """Say what is wrong with the field that cronsim rejects."""
+        values: dict[str, str] = dict(zip(_CRON_FIELDS, self.expression.split(), strict=True))
+        if field not in values:
+            return f"invalid {field or 'field'} {self.expression!r} in cron expression"
+        value = values[field]
+        if field == "day-of-month" and _is_day_of_month(value):  # rejected because the months are shorter
+            return self._no_date()
+        return f"invalid {field} {value} in cron expression: expected {_CRON_FIELDS[field]}"
+
+    def _no_date(self) -> str:
+        return f"cron expression {self.expression!r}: no date matches; change the day of month or the month"
 
     def next_after(self, moment: datetime) -> datetime | None:
         """Return the first matching time after the given one, in UTC; None if there is none within 50 years."""
@@ -121,6 +137,14 @@ def fire_times(schedule: Schedule, after: datetime, until: datetime) -> Iterator
             due = schedule.next_after(due)
 
     return takewhile(lambda due: due <= until, all_after())
+
+
+def _is_day_of_month(value: str) -> bool:
+    try:
+        CronSim(f"0 0 {value} * *", datetime(2000, 1, 1, tzinfo=UTC))
+    except (CronSimError, AssertionError, ValueError):
+        return False
+    return True
 
 
 def _to_utc(moment: datetime) -> datetime:

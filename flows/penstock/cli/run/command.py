@@ -107,5 +107,7 @@ def report_complete(job: Job, resumable: Resumable, end: EndRecord) -> int:
     """Report that the checkpoint is of a run that completed. Returns the exit code that the run had."""
     asyncio.run(save(resumable.path, resumable.output, resumable.journal.checkpoint(resumable.output.offset)))
     if not job.quiet:
-        job.messages.write(f"{summary_line(job.flow.name, end)}\n  the run had completed before; nothing to do\n")
+        job.messages.write(
+            f"{summary_line(job.flow.name, end)}\n  the run had completed before; to run it again: --restart\n"
+        )
     return 1 if end.failed else 0

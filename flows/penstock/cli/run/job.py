@@ -118,6 +118,8 @@ def resumable_job(found: LoadedFlow, options: RunOptions, *, ordered: bool) -> J
     flow = found.flow
     if options.checkpoint is None:
         raise FlowDefinitionError("--restart: expected only with --checkpoint")
+    if (other := "--worker" if options.worker else "--samples" if options.samples else None) is not None:
+        raise FlowDefinitionError(f"--checkpoint needs --input FILE instead of {other}")
     if options.input in (None, "-"):
         raise FlowDefinitionError("--checkpoint needs an input that can be read again; name a file: --input FILE")
     if options.output in (None, "-"):

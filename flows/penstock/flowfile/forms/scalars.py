@@ -18,7 +18,7 @@ class Text(Form[str]):
     """A string: any, one that matches `pattern` completely, or one of `choices`.
 
     Patterns use the syntax that Python and ECMA 262 share: `[0-9]`, not `\\d`. `noun` and `allowed` describe the
-    pattern in messages: a `name` of `letters, digits, - and _`.
+    pattern in messages: a `name` of `letters, digits, - and _`. `noun` also says what the choices are.
     """
 
     pattern: str | None = None
@@ -48,7 +48,7 @@ class Text(Form[str]):
         text: str = node.value
         if self.choices and text not in self.choices:
             subject = f"{diagnostics.subject}: " if diagnostics.subject else ""
-            diagnostics.unknown(node, "value", self.choices, prefix=subject)
+            diagnostics.unknown(node, "value" if self.noun == "string" else self.noun, self.choices, prefix=subject)
             return MISSING
         if self.pattern is not None and not re.fullmatch(self.pattern, text):
             if not self.allowed:
