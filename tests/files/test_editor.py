@@ -65,7 +65,7 @@ tests:
   - {name: a test, given: [1], expect: {okay: 1}}
 """
 
-STEPS = "map, set, filter, fail, tap, flat_map, map_async, enrich, batch, throttle, through, route, to, step, apply"
+STEPS = "map, set, filter, fail, tap, flat_map, map_async, enrich, batch, throttle, through, route, to, operator, apply"
 
 SAID = [
     "2: Property windw is not allowed.",
