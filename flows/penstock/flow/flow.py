@@ -30,7 +30,7 @@ from penstock.runtime.schedule import Once, Schedule, validate_schedule
 from penstock.runtime.stream import Results
 from penstock.runtime.summary import Summary
 from penstock.runtime.wiring import RunPlan
-from penstock.services import MAX_IN_FLIGHT, Service
+from penstock.services import MAX_IN_FLIGHT, TIMEOUT, Service
 from penstock.services.service import is_service
 from penstock.sinks import Sink
 from penstock.sources import Source
@@ -58,6 +58,7 @@ from penstock.steps.fail import DEFAULT_TYPE
 from penstock.steps.flat_map import MAX_PARTS
 from penstock.steps.step import as_service, check_function
 from penstock.steps.through import MAX_PARTS as THROUGH_PARTS
+from penstock.steps.to import TIMEOUT as WRITE_TIMEOUT
 from penstock.support.text import suggest
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ class Flow(Generic[In, Out]):
         service: Service[Out, T] | Callable[[Out], Awaitable[T]],
         *,
         max_in_flight: int = MAX_IN_FLIGHT,
-        timeout: float = 30.0,
+        timeout: float = TIMEOUT,
         attempts: int = 1,
         ordered: bool = False,
         name: str | None = None,
@@ -449,7 +450,7 @@ class Flow(Generic[In, Out]):
             size: int,
             max_wait: float,
             max_in_flight: int = MAX_IN_FLIGHT,
-            timeout: float = 30.0,
+            timeout: float = TIMEOUT,
             attempts: int = 1,
             name: str | None = None,
         ) -> Flow[In, T]: ...
@@ -462,7 +463,7 @@ class Flow(Generic[In, Out]):
             size: int,
             max_wait: float,
             max_in_flight: int = MAX_IN_FLIGHT,
-            timeout: float = 30.0,
+            timeout: float = TIMEOUT,
             attempts: int = 1,
             name: str | None = None,
         ) -> Flow[In, T]: ...
@@ -474,7 +475,7 @@ class Flow(Generic[In, Out]):
         size: int,
         max_wait: float,
         max_in_flight: int = MAX_IN_FLIGHT,
-        timeout: float = 30.0,
+        timeout: float = TIMEOUT,
         attempts: int = 1,
         name: str | None = None,
     ) -> Flow[In, Any]:
@@ -563,7 +564,7 @@ class Flow(Generic[In, Out]):
             cases.append(Branch(key, getattr(branch, "condition", None), steps, branch.final))
         return self.step(Route(tuple(cases), name=name))
 
-    def to(self, *sinks: Sink[Out], timeout: float = 30.0, name: str = "to") -> Flow[In, Out]:
+    def to(self, *sinks: Sink[Out], timeout: float = WRITE_TIMEOUT, name: str = "to") -> Flow[In, Out]:
         """Write each value to sinks; it continues, unchanged, when all of them have accepted it.
 
         `timeout` is in seconds, for opening a sink and for one write. A value that a sink rejects fails. If a sink

@@ -18,7 +18,7 @@ from penstock.flowfile.forms.record import Located, Record, keys_of, optional
 from penstock.flowfile.forms.scalars import Boolean, Integer, Number, Text, word
 from penstock.flowfile.quantities import show_duration, show_rate, show_size
 from penstock.formats.ndjson_reader import LINE_LIMIT
-from penstock.services import MAX_IN_FLIGHT, NONE, Backoff, Service, is_retryable
+from penstock.services import MAX_IN_FLIGHT, NONE, TIMEOUT, Backoff, Service, is_retryable
 from penstock.services.http_service import RESPONSE_LIMIT, HttpBatchCall, HttpCall, HttpRequestSpec, is_retryable_http
 from penstock.sinks import DiscardSink, FileSink, Sink, StdoutSink
 from penstock.sources import Source, from_directory, from_file, from_stdin, generate, ticks
@@ -115,7 +115,7 @@ def make_service(name: str, chosen: Chosen[ServiceOptions], environment: Mapping
         title,
         call,
         max_in_flight=options.max_in_flight or MAX_IN_FLIGHT,
-        timeout=options.timeout or 30.0,
+        timeout=options.timeout or TIMEOUT,
         attempts=options.attempts or 1,
         backoff=options.backoff,
         retry_on=is_retryable_http if over_http else is_retryable,
@@ -155,7 +155,7 @@ def dump_service(name: str, service: Service) -> Plain:
         **drop_none(
             {
                 "name": None if service.name == name else service.name,
-                "timeout": None if service.timeout == 30.0 else show_duration(service.timeout),
+                "timeout": None if service.timeout == TIMEOUT else show_duration(service.timeout),
                 "attempts": None if service.attempts == 1 else service.attempts,
                 "backoff": _dump_backoff(service.backoff),
                 "max_in_flight": None if service.max_in_flight == MAX_IN_FLIGHT else service.max_in_flight,

@@ -28,6 +28,7 @@ from penstock.steps import Step
 from penstock.steps.fail import DEFAULT_TYPE, TYPE_PATTERN, Template
 from penstock.steps.flat_map import MAX_PARTS
 from penstock.steps.through import MAX_PARTS as THROUGH_PARTS
+from penstock.steps.to import TIMEOUT as WRITE_TIMEOUT
 
 NAME = Text(pattern="[A-Za-z0-9_][A-Za-z0-9_-]*", noun="name", allowed="letters, digits, - and _")
 """A name that is a part of paths and metrics."""
@@ -355,12 +356,12 @@ ROUTE = StepSyntax[dict[str, BranchOptions], records.Route](
 def _build_to(
     flow: Flow[Any], sinks: tuple[Callable[[], Sink], ...], options: StepOptions, named: dict[str, Any], _: Builder
 ) -> Flow[Any]:
-    return flow.to(*(make() for make in sinks), timeout=options.timeout or 30.0, **named)
+    return flow.to(*(make() for make in sinks), timeout=options.timeout or WRITE_TIMEOUT, **named)
 
 
 def _dump_to(step: records.To, _: Dumper) -> Dumped:
     sinks = [dump_sink(sink) for sink in step.targets]
-    timeout = None if step.timeout == 30.0 else show_duration(step.timeout)
+    timeout = None if step.timeout == WRITE_TIMEOUT else show_duration(step.timeout)
     return Dumped(sinks[0] if len(sinks) == 1 else sinks, {"timeout": timeout})
 
 

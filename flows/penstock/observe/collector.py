@@ -18,10 +18,9 @@ from penstock.core.context import DurationHistogram
 from penstock.core.element import Outcome
 from penstock.deadletters.store import STATES
 from penstock.observe.logs import LogFile
-from penstock.runtime import FlowStatistics, Supervisor
+from penstock.runtime import EndReason, FlowStatistics, Supervisor
 
 KINDS = ("http", "worker")
-REASONS = ("completed", "draining", "disconnected", "stalled", "aborted", "failed")
 
 Readings: TypeAlias = Iterable[tuple[tuple[str, ...], float | DurationHistogram]]
 """Label values, and the value of the series for them."""
@@ -189,7 +188,7 @@ def runs_active(sources: MetricSources) -> Readings:
 def runs_total(sources: MetricSources) -> Readings:
     """Runs that ended, by reason."""
     for flow, statistics in _flows(sources):
-        known = {(kind, reason): 0 for kind in KINDS for reason in REASONS}
+        known = {(kind, reason): 0 for kind in KINDS for reason in EndReason}
         for (kind, reason), number in (known | statistics.ended).items():
             yield (*flow, kind, reason), number
 

@@ -4,12 +4,13 @@ from penstock.runtime.counters import FlowStatistics, ServiceCounters
 from penstock.runtime.run import Run
 from penstock.runtime.schedule import Cron, Every, Once, Schedule
 from penstock.runtime.shutdown import Event, Phase
-from penstock.runtime.summary import ShutdownReport, Summary
+from penstock.runtime.summary import EndReason, ShutdownReport, Summary
 from penstock.runtime.supervisor import Supervisor
 from penstock.runtime.wiring import RunPlan
 
 __all__ = [
     "Cron",
+    "EndReason",
     "Event",
     "Every",
     "FlowStatistics",

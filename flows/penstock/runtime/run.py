@@ -35,7 +35,7 @@ from penstock.results import ResultConsumer
 from penstock.runtime.counters import FlowStatistics
 from penstock.runtime.failure_branch import dead_letter
 from penstock.runtime.shutdown import close_stores
-from penstock.runtime.summary import Summary
+from penstock.runtime.summary import EndReason, Summary
 from penstock.runtime.wiring import RunPlan, connect
 from penstock.support.ids import new_id, now
 from penstock.support.logger import get_logger
@@ -90,7 +90,7 @@ class Run:
             fairness=fairness,
         )
         self.ledger = self.context.ledger
-        self.reason: str | None = None
+        self.reason: EndReason | None = None
         self._source = source
         self._consumer = consumer
         self._first_seq = first_seq
@@ -99,7 +99,7 @@ class Run:
         self._on_end = on_end
         self._rng = rng
         self._started = self.context.loop.time()
-        self._drain_reason = "draining"
+        self._drain_reason = EndReason.DRAINING
         self._aborted = False
         self.error: BaseException | None = None
         """The error that made the run fail, if it did."""
@@ -131,16 +131,16 @@ class Run:
             waiter.add_done_callback(self._waiters.discard)
         return waiter
 
-    def drain(self, reason: str = "draining") -> None:
+    def drain(self, reason: str = EndReason.DRAINING) -> None:
         """Accept no further input and finish the elements in flight. Does nothing if the input has ended already."""
         if not self.context.input_closed:
-            self._drain_reason = reason
+            self._drain_reason = EndReason(reason)
         self.context.drain()
 
-    def abort(self, reason: str = "aborted") -> None:
-        """Cancel everything now. Elements in flight are settled as cancelled. The first reason is kept."""
+    def abort(self, reason: str = EndReason.ABORTED) -> None:
+        """Cancel everything now. Elements in flight are settled as cancelled. Of several reasons the first is kept."""
         if self.reason is None:
-            self.reason = reason
+            self.reason = EndReason(reason)
             self._aborted = True
             if not self.context.done.done():
                 self.context.done.set_result(None)
@@ -207,7 +207,8 @@ class Run:
     async def _close(self) -> Summary:
         if self.reason is None:
             self.error = self.context.source_error
-            self.reason = "failed" if self.error else self._drain_reason if self.context.draining else "completed"
+            drained = self._drain_reason if self.context.draining else EndReason.COMPLETED
+            self.reason = EndReason.FAILED if self.error else drained
         try:
             self._subscriptions.dispose()
         except Exception as broken:  # an operator that raises while it is disposed
@@ -219,7 +220,7 @@ class Run:
         if self.error is None and not self._aborted and (law := self._check_invariants()) is not None:
             self._fail(law)
         self.ledger.close()
-        self.statistics.end(self, self.reason or "failed")
+        self.statistics.end(self, self.reason or EndReason.FAILED)
         self.context.fairness.end()
         summary = self._summary()
         with suppress(Exception):  # a log that cannot be written must not prevent the end of the run
@@ -242,7 +243,7 @@ class Run:
         """Record an error of the closing phase, unless there is an earlier one. An abort keeps its reason."""
         self.error = self.error or error
         if not self._aborted:
-            self.reason = "failed"
+            self.reason = EndReason.FAILED
 
     def _check_invariants(self) -> RunError | None:
         """Return the bug that the counters reveal: unsettled elements, or an exceeded memory bound."""
@@ -273,7 +274,7 @@ class Run:
             self.id,
             self.plan.name,
             self.kind,
-            self.reason or "failed",
+            self.reason or EndReason.FAILED,
             self.ledger.received,
             settled[Outcome.OK],
             settled[Outcome.FAILED],
@@ -285,10 +286,10 @@ class Run:
 
     def _on_fault(self, error: BaseException) -> None:
         if isinstance(error, ReaderDisconnected):
-            self.abort("disconnected")
+            self.abort(EndReason.DISCONNECTED)
         elif self.reason is None:
             self.error = error
-            self.abort("failed")
+            self.abort(EndReason.FAILED)
         elif self.error is None or describe(error) != describe(self.error):  # other elements often raise the same error
             self._log.warning("run.late_error", error=describe(error))
 

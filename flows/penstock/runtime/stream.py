@@ -9,6 +9,7 @@ from typing import Generic, Self, TypeVar
 from penstock.errors import RunError
 from penstock.results import Result, ResultConsumer, ResultStream
 from penstock.runtime.run import Run
+from penstock.runtime.summary import EndReason
 
 T = TypeVar("T", covariant=True)
 
@@ -73,7 +74,7 @@ class Results(AsyncIterator[Result[T]], Generic[T]):
         """Abort the run if it is not over, and wait until nothing of it is left."""
         self._over = True
         if self._run is not None:
-            self._run.abort("disconnected")
+            self._run.abort(EndReason.DISCONNECTED)
             await self._run.finished
 
     async def _end(self, run: Run) -> None:
@@ -86,4 +87,4 @@ class Results(AsyncIterator[Result[T]], Generic[T]):
         """Abort the run of a loop that was left: its results cannot be taken any more."""
         if self._run is not None and not self._over:
             with suppress(RuntimeError):  # the event loop is closed
-                self._run.context.loop.call_soon_threadsafe(self._run.abort, "disconnected")
+                self._run.context.loop.call_soon_threadsafe(self._run.abort, EndReason.DISCONNECTED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -13,15 +14,29 @@ from penstock.results import EndRecord
 from penstock.support.text import sanitize
 
 
+class EndReason(StrEnum):
+    """Why a run ended."""
+
+    COMPLETED = "completed"
+    DRAINING = "draining"
+    """It accepted no further input."""
+    DISCONNECTED = "disconnected"
+    """The reader closed the connection."""
+    STALLED = "stalled"
+    ABORTED = "aborted"
+    FAILED = "failed"
+
+    __repr__ = str.__repr__
+    """Logs as text show the repr of fields."""
+
+
 class Summary(Struct, frozen=True):
     """The counters and the end of a run: `received == ok + failed + filtered + cancelled`."""
 
     run: str
     flow: str
     kind: str
-    reason: str
-    """`completed`, `draining` (accepted no further input), `disconnected` (the reader closed the connection),
-    `stalled`, `aborted`, `failed`."""
+    reason: EndReason
     received: int
     ok: int
     failed: int
@@ -67,7 +82,7 @@ class ShutdownReport(Struct, frozen=True):
     @property
     def forced(self) -> bool:
         """Whether elements were cancelled instead of finished."""
-        return self.cancelled > 0 or self.reasons.get("aborted", 0) > 0
+        return self.cancelled > 0 or self.reasons.get(EndReason.ABORTED, 0) > 0
 
     @classmethod
     def of(cls, summaries: Iterable[Summary]) -> ShutdownReport:

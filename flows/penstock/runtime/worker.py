@@ -12,6 +12,7 @@ from itertools import islice
 from penstock.errors import describe
 from penstock.runtime.run import Run
 from penstock.runtime.schedule import Cron, Every, Once, Schedule, fire_times
+from penstock.runtime.summary import EndReason
 from penstock.services import Backoff
 from penstock.support.logger import get_logger
 
@@ -104,7 +105,7 @@ class RunningWorker:
             summary = await self._start().finished
         except Exception as error:  # the source could not be created
             return describe(error)
-        return (summary.error or summary.reason) if summary.reason == "failed" else None
+        return (summary.error or summary.reason) if summary.reason is EndReason.FAILED else None
 
 
 def earlier_fire_time(due: datetime, schedule: Cron, now: datetime) -> datetime | None:

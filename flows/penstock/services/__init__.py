@@ -2,11 +2,12 @@
 
 from penstock.services.call_queue import CallFailed, CallQueue
 from penstock.services.retry import NONE, Backoff, is_retryable
-from penstock.services.service import MAX_IN_FLIGHT, Service, ServiceStatistics
+from penstock.services.service import MAX_IN_FLIGHT, TIMEOUT, Service, ServiceStatistics
 
 __all__ = [
     "MAX_IN_FLIGHT",
     "NONE",
+    "TIMEOUT",
     "Backoff",
     "CallFailed",
     "CallQueue",

@@ -32,6 +32,9 @@ Out = TypeVar("Out", covariant=True, default=Any)
 MAX_IN_FLIGHT = 256
 """Default of `max_in_flight`."""
 
+TIMEOUT = 30.0
+"""Default of `timeout`: seconds for one attempt."""
+
 
 class ServiceStatistics(Struct, frozen=True):
     """What a service did so far, and what it does now."""
@@ -73,7 +76,7 @@ class Service(Generic[In, Out]):
             call: Callable[[In], Awaitable[Out]],
             *,
             max_in_flight: int = MAX_IN_FLIGHT,
-            timeout: float = 30.0,
+            timeout: float = TIMEOUT,
             attempts: int = 1,
             backoff: Backoff | None = None,
             retry_on: Callable[[BaseException], bool] = is_retryable,
@@ -88,7 +91,7 @@ class Service(Generic[In, Out]):
             call: Callable[[In], Out],
             *,
             max_in_flight: int = MAX_IN_FLIGHT,
-            timeout: float = 30.0,
+            timeout: float = TIMEOUT,
             attempts: int = 1,
             backoff: Backoff | None = None,
             retry_on: Callable[[BaseException], bool] = is_retryable,
@@ -103,7 +106,7 @@ class Service(Generic[In, Out]):
         call: Callable[[Any], Any],
         *,
         max_in_flight: int = MAX_IN_FLIGHT,
-        timeout: float = 30.0,
+        timeout: float = TIMEOUT,
         attempts: int = 1,
         backoff: Backoff | None = None,
         retry_on: Callable[[BaseException], bool] = is_retryable,
@@ -143,7 +146,7 @@ class Service(Generic[In, Out]):
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
-        timeout: float = 30.0,
+        timeout: float = TIMEOUT,
         attempts: int = 1,
         backoff: Backoff | None = None,
         rate: float | None = None,
@@ -181,7 +184,7 @@ class Service(Generic[In, Out]):
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
-        timeout: float = 30.0,
+        timeout: float = TIMEOUT,
         attempts: int = 1,
         backoff: Backoff | None = None,
         rate: float | None = None,

@@ -18,6 +18,9 @@ from penstock.steps.step import Step, check_seconds, set_option
 GROUP = 1024
 """Maximum of values in one write."""
 
+TIMEOUT = 30.0
+"""Default of `timeout`: seconds for one write."""
+
 
 @dataclass(frozen=True)
 class To(Step):
@@ -37,7 +40,7 @@ class To(Step):
     """
 
     targets: tuple[Sink, ...]
-    timeout: float = field(default=30.0, kw_only=True)
+    timeout: float = field(default=TIMEOUT, kw_only=True)
 
     kind = "to"
 

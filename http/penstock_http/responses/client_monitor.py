@@ -16,7 +16,7 @@ from aiohttp import web
 
 from penstock.core.fairness import Stopwatch
 from penstock.results import LineWriter
-from penstock.runtime import Run
+from penstock.runtime import EndReason, Run
 from penstock_http.requests.stall_detector import CHECK_SECONDS, StallDetector
 
 try:
@@ -93,7 +93,7 @@ class ClientMonitor:
     def _check(self, seconds: float) -> bool:
         """Check the client after some seconds. Returns False to stop monitoring."""
         if has_disconnected(self._transport):
-            self._run.abort("disconnected")
+            self._run.abort(EndReason.DISCONNECTED)
             return False
         transferred = self._bytes_transferred()
         self._stall_detector.record_bytes(max(0, transferred - self._transferred))
@@ -124,9 +124,9 @@ class ClientMonitor:
             in_flight=self._run.ledger.in_flight,
         )
         if waits_for_input:
-            self._run.drain("stalled")
+            self._run.drain(EndReason.STALLED)
         else:
-            self._run.abort("stalled")
+            self._run.abort(EndReason.STALLED)
 
 
 def unsent_bytes(transport: asyncio.BaseTransport | None) -> int:

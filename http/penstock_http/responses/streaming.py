@@ -11,7 +11,7 @@ from aiohttp import web
 
 from penstock.errors import ReaderDisconnected, ResponseTooLarge
 from penstock.results import LineWriter, RecordFormat
-from penstock.runtime import Run, Summary
+from penstock.runtime import EndReason, Run, Summary
 from penstock_http.requests.stall_detector import StallDetector
 from penstock_http.responses.client_monitor import ClientMonitor, RequestBody
 
@@ -101,11 +101,11 @@ async def wait_for_run(
             if opening:
                 await output.write(opening)
         summary = await run.finished
-        if summary.reason == "disconnected":
+        if summary.reason is EndReason.DISCONNECTED:
             raise ConnectionResetError("the client disconnected")
         return summary
     except (asyncio.CancelledError, ConnectionError, ReaderDisconnected) as error:
-        run.abort("disconnected")
+        run.abort(EndReason.DISCONNECTED)
         await run.finished
         if request.transport is not None:
             request.transport.abort()
@@ -145,13 +145,13 @@ async def finish_stream(
     stall_timeout: float,
 ) -> None:
     """Write the end record. Cut the stream instead if the run was aborted or the client does not read."""
-    is_complete = summary.reason != "aborted"
+    is_complete = summary.reason is not EndReason.ABORTED
     transport = request.transport
     try:
         if is_complete:
             writing = output.end(format.end(summary.end_record()))
             if transport is not None and transport.get_write_buffer_size():
-                timeout = END_RECORD_TIMEOUT if summary.reason == "stalled" else stall_timeout
+                timeout = END_RECORD_TIMEOUT if summary.reason is EndReason.STALLED else stall_timeout
                 await StallDetector(timeout, 0).write(writing, 0)
             else:  # the record is small and nothing is buffered before it, so the write does not wait for the client
                 await writing

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from penstock.errors import PenstockError, SourceFailed
 from penstock.results import LineWriter, NdjsonFormat, RecordFormat, ResultConsumer, ServerSentEvents
-from penstock.runtime import Run, Summary
+from penstock.runtime import EndReason, Run, Summary
 from penstock.sources import Source, from_iterable, generate, ndjson
 from penstock.support.decompression import decompressed
 from penstock_http.deployments.revision import Revision
@@ -194,11 +194,11 @@ def _stop_reconnecting(request: web.Request, state: AppState) -> web.Response:
 def _status(summary: Summary, *, body_failed: bool) -> int:
     """Return the status of a response in one document."""
     match summary.reason:
-        case "completed":
+        case EndReason.COMPLETED:
             return 207 if summary.failed else 200
-        case "stalled":
+        case EndReason.STALLED:
             return 408
-        case "failed":
+        case EndReason.FAILED:
             return 400 if body_failed else 500
         case _:
             return 503

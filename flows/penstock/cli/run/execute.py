@@ -24,7 +24,7 @@ from penstock.deadletters.stores import MEMORY, normalize_url
 from penstock.errors import OutputUnusable, ReaderDisconnected
 from penstock.flow.flow import Flow
 from penstock.results import EndRecord, LineWriter, end_line
-from penstock.runtime import Event, Phase, Run, Summary
+from penstock.runtime import EndReason, Event, Phase, Run, Summary
 from penstock.runtime.hard_stop import HardStop
 from penstock.runtime.shutdown import next_phase
 from penstock.sources import Source
@@ -103,9 +103,9 @@ class _Execution:
             if resumable is not None:
                 resumable.journal.end = end if written else None
                 await _save(resumable)
-        if summary.reason != "disconnected":
+        if summary.reason is not EndReason.DISCONNECTED:
             self._summarize(summary, end)
-        return 0 if end.reason == "completed" and written and not end.failed else 1
+        return 0 if end.reason == EndReason.COMPLETED and written and not end.failed else 1
 
     async def _start(self) -> tuple[Run, Source[Any]]:
         job = self._job
@@ -159,7 +159,8 @@ class _Execution:
 
     async def _write_end_record(self, end: EndRecord, run: Run) -> bool:
         """Write the end record. Not if the output was cut off, nor if the run is to be resumed."""
-        ended = ("completed",) if self._job.resumable is not None else ("completed", "draining", "failed")
+        complete = (EndReason.COMPLETED,)
+        ended = complete if self._job.resumable is not None else (*complete, EndReason.DRAINING, EndReason.FAILED)
         if end.reason not in ended or isinstance(run.error, OutputUnusable):
             return False
         writing = asyncio.ensure_future(self._job.output.write(end_line(end)))
@@ -181,7 +182,7 @@ class _Execution:
             write(f"  the run failed: {printable(summary.error)}\n")
         if end.failed and (job.flow.store is None or isinstance(job.flow.store, str)):
             write(dead_letter_hint(job.flow.store, summary.run))
-        if job.resumable is not None and end.reason != "completed":
+        if job.resumable is not None and end.reason != EndReason.COMPLETED:
             write("  the same command continues from here\n")
         job.messages.flush()
 
