@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from laws.virtual import results
 from penstock import from_iterable
 from penstock.errors import ExpressionFailed, FlowFileError
 from penstock.expressions import Expression
-from penstock.flowfile import load, loads
+from penstock.flowfile import load, loads, references
 from penstock.flowfile.discovery import check_shared, holds_flow
 from penstock.flowfile.item_types import item_type
+from penstock.flowfile.steps import MAP_ASYNC
 from penstock.flowtests.load import load as load_tests
 from penstock.flowtests.load import loads as load_with_tests
 from penstock.testing import run
@@ -299,6 +301,22 @@ def test_a_wrong_source_does_not_hide_a_wrong_schedule(source: str) -> None:
     )
     assert '"every" and "cron" exclude each other' in found
     assert "timezone: only with cron" in found
+
+
+def test_a_step_that_is_left_out_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a step whose syntax does not say which of its nodes name services."""
+    forgetful = {**references.SYNTAX, "map_async": replace(MAP_ASYNC, services=lambda _: ())}
+    monkeypatch.setattr(references, "SYNTAX", forgetful)
+    assert mistakes("flow: f\nsteps:\n- {map_async: s}\n") == ['bad.yaml:3:4: unknown service "s"']
+
+
+@pytest.mark.parametrize(
+    "step", ["map_async: S", "batch: {service: S, size: 2, max_wait: 1s}", "enrich: {a: S}", "enrich: [S]"]
+)
+def test_each_step_with_services_says_where_it_names_them(step: str) -> None:
+    """So that a misspelt service is reported there."""
+    (found,) = mistakes(f"flow: f\nservices: {{s: {{call: operator:neg}}}}\nsteps:\n- {step}\n")
+    assert found.startswith(f'bad.yaml:4:{step.index("S") + 3}: unknown service "S"')
 
 
 def test_tests_are_looked_at_beside_other_mistakes(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from penstock.core.window import BYTES, ELEMENTS
 from penstock.errors import FlowDefinitionError
 from penstock.flow.flow import Flow
 from penstock.flowfile.diagnostics import Diagnostics
-from penstock.flowfile.document import Node
+from penstock.flowfile.document import Node, quoted
 from penstock.flowfile.limits import MAX_NESTING, MAX_STEPS
 from penstock.flowfile.models import DeadLetters, FlowModel, Serve, Window, Worker
 from penstock.flowfile.services import make_source
@@ -22,7 +22,7 @@ Fragment = Callable[[Flow[Any]], Flow[Any]]
 
 
 class AlreadyReported(Exception):
-    """The error is among the diagnostics already."""
+    """A step cannot be built because of an error that was reported when its file was checked."""
 
 
 class FlowBuilder:
@@ -66,7 +66,7 @@ class FlowBuilder:
         if steps and self._depth == MAX_NESTING:
             message = f"steps in branches and templates are nested more than {MAX_NESTING} deep"
             self._diagnostics.add(steps[0].key, message, hint="use fewer branches inside each other")
-            raise AlreadyReported
+            raise AlreadyReported(message)
         self._depth += 1
         for step in steps:
             self._count += 1
@@ -85,13 +85,13 @@ class FlowBuilder:
     def service(self, name: str) -> Service:
         """Return a service. Raises `AlreadyReported` for one that is unknown or invalid."""
         if name not in self._services:
-            raise AlreadyReported
+            raise AlreadyReported(f"unknown service {quoted(name)}")
         return self._services[name]
 
     def template(self, flow: Flow[Any], name: str) -> Flow[Any]:
         """Return the flow with the steps of a template. Raises `AlreadyReported` for one that is unknown or invalid."""
         if name in self._applying or name not in self._templates:
-            raise AlreadyReported
+            raise AlreadyReported(f"unknown template {quoted(name)}")
         self._applying.append(name)
         try:
             return self.steps(flow, self._templates[name])
@@ -102,7 +102,9 @@ class FlowBuilder:
         """Return the changed flow; after an error the flow itself."""
         try:
             return change(flow)
-        except AlreadyReported:
+        except AlreadyReported as error:
+            if not self._diagnostics:  # such as for a step whose syntax does not say where it names services
+                self._diagnostics.add(node, str(error))
             return flow
         except (FlowDefinitionError, ValueError, TypeError) as error:
             self._diagnostics.add(node, str(error))

@@ -23,14 +23,14 @@ MAX_SERVICES = 200
 MAX_TEMPLATES = 100
 MAX_WORKERS = 50
 MAX_TESTS = 1_000
-MAX_USED_FILES = 20
+MAX_INCLUDED_FILES = 20
 
 _LIMITS = {
     "services": MAX_SERVICES,
     "templates": MAX_TEMPLATES,
     "workers": MAX_WORKERS,
     "tests": MAX_TESTS,
-    "include": MAX_USED_FILES,
+    "include": MAX_INCLUDED_FILES,
 }
 """How many entries the sections of a file may have."""
 
@@ -49,7 +49,7 @@ class Limits:
         """Count the bytes of a file."""
         self._bytes += len(text.encode("utf-8", "replace"))
         if self._bytes > MAX_BYTES:
-            self._refuse(
+            self._exceed(
                 SourceLocation(file, 1, 1), "bytes in the flow file, its included files and its tests", MAX_BYTES
             )
 
@@ -62,7 +62,7 @@ class Limits:
             before = self._counts[name]
             self._counts[name] = before + len(parts)
             if self._counts[name] > limit:
-                self._refuse(parts[limit - before].place, _UNITS.get(name, name), limit)
+                self._exceed(parts[limit - before].place, _UNITS.get(name, name), limit)
         for steps in (node.get("steps"), *(node.get("templates") or _NONE).values()):
             self._add_steps(steps)
 
@@ -70,16 +70,23 @@ class Limits:
         for step in steps.value if steps is not None and steps.kind == "list" else ():
             self._counts["steps"] += 1
             if self._counts["steps"] > MAX_STEPS:
-                self._refuse(step.place, "steps", MAX_STEPS)
-            for branch in (step.get("route") or _NONE).values():
-                self._add_steps(branch.get("steps"))
+                self._exceed(step.place, "steps", MAX_STEPS)
+            for inner in nested_steps(step):
+                self._add_steps(inner)
 
-    def _refuse(self, place: SourceLocation, unit: str, limit: int) -> None:
+    def _exceed(self, place: SourceLocation, unit: str, limit: int) -> None:
         self._diagnostics.exceeded(place, unit, limit, hint="split the flow into several")
         self._diagnostics.check()
 
 
 _NONE = Node("mapping", (), SourceLocation("", 1, 1))
+
+
+def nested_steps(step: Node) -> Iterator[Node]:
+    """Yield the lists of steps inside a step: those of the branches of `route`."""
+    for branch in (step.get("route") or _NONE).values():
+        if (steps := branch.get("steps")) is not None:
+            yield steps
 
 
 def _parts(section: Node) -> Sequence[Node]:

@@ -1,4 +1,4 @@
-"""Check the names of services and templates in steps, in the document itself, so that other errors hide none."""
+"""Check the names of services and templates in steps. Checks the document itself, so that no other error hides one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from penstock.flowfile.diagnostics import Diagnostics
 from penstock.flowfile.document import Node, quoted
+from penstock.flowfile.limits import nested_steps
+from penstock.flowfile.steps import SYNTAX
 
 
 class ReferenceChecker:
@@ -21,33 +23,20 @@ class ReferenceChecker:
         for step in () if steps is None or steps.kind != "list" else steps.value:
             for kind, value in step.items():
                 self._check_step(kind, value)
+            for inner in nested_steps(step):
+                self.check(inner)
 
     def _check_step(self, kind: str, value: Node) -> None:
         if kind == "apply":
-            self._known(value, self._templates, "template")
-        elif kind == "route":
-            for branch in value.values():
-                self.check(branch.get("steps"))
-        elif kind in ("enrich", "map_async", "batch"):
-            for name in _services_in(kind, value):
-                self._known(name, self._services, "service")
+            self._check_name(value, self._templates, "template")
+        elif kind in SYNTAX:
+            for name in SYNTAX[kind].services(value):
+                self._check_name(name, self._services, "service")
 
-    def _known(self, name: Node, known: frozenset[str], what: str) -> None:
+    def _check_name(self, name: Node, known: frozenset[str], noun: str) -> None:
         if name.kind == "text" and name.value not in known:
-            hint = None if known else f"describe it under {what}s:"
-            self._diagnostics.unknown(name, what, sorted(known), hint=hint)
-
-
-def _services_in(kind: str, value: Node) -> Iterator[Node]:
-    """Yield the nodes with names of services."""
-    if value.kind == "text":
-        yield value
-    elif value.kind == "list":
-        yield from value.value
-    elif kind == "enrich":
-        yield from value.values()
-    elif (service := value.get("service")) is not None:
-        yield service
+            hint = None if known else f"describe it under {noun}s:"
+            self._diagnostics.unknown(name, noun, sorted(known), hint=hint)
 
 
 def check_cycles(steps: Node | None, templates: Mapping[str, Node], diagnostics: Diagnostics) -> None:
@@ -56,29 +45,29 @@ def check_cycles(steps: Node | None, templates: Mapping[str, Node], diagnostics:
 
 
 class _Search:
-    """Follows a list of steps into the templates that it applies."""
+    """Searches steps, and the templates that they apply."""
 
     def __init__(self, templates: Mapping[str, Node], diagnostics: Diagnostics) -> None:
         self._templates = templates
         self._diagnostics = diagnostics
         self._seen: set[str] = set()
 
-    def search(self, steps: Node | None, way: tuple[str, ...]) -> None:
-        """Search steps that are reached through these templates, and at the end the templates that are not used."""
+    def search(self, steps: Node | None, path: tuple[str, ...]) -> None:
+        """Search steps that are reached through a path of templates; for an empty path also the templates not used."""
         for where, name in _applied(steps):
-            self._go_to(name, where, way)
-        if not way:
+            self._go_to(name, where, path)
+        if not path:
             for name, node in self._templates.items():
                 self._go_to(name, node, ())
 
-    def _go_to(self, name: str, where: Node, way: tuple[str, ...]) -> None:
-        if name in way:
-            self._note(where, way[way.index(name) :])
+    def _go_to(self, name: str, where: Node, path: tuple[str, ...]) -> None:
+        if name in path:
+            self._report(where, path[path.index(name) :])
         elif name in self._templates and name not in self._seen:
             self._seen.add(name)
-            self.search(self._templates[name], (*way, name))
+            self.search(self._templates[name], (*path, name))
 
-    def _note(self, where: Node, cycle: tuple[str, ...]) -> None:
+    def _report(self, where: Node, cycle: tuple[str, ...]) -> None:
         if len(cycle) == 1:
             self._diagnostics.add(where, f"template {quoted(cycle[0])} applies itself")
         else:
@@ -91,6 +80,5 @@ def _applied(steps: Node | None) -> Iterator[tuple[Node, str]]:
         for key, value in step.value if step.kind == "mapping" else ():
             if key.value == "apply" and value.kind == "text":
                 yield key, value.value
-            elif key.value == "route":
-                for branch in value.values():
-                    yield from _applied(branch.get("steps"))
+        for inner in nested_steps(step):
+            yield from _applied(inner)

@@ -6,7 +6,7 @@ entry to `SYNTAX`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,6 +14,7 @@ from penstock import steps as records
 from penstock.errors import FlowDefinitionError
 from penstock.expressions import Assign
 from penstock.flow.flow import Flow, Otherwise, When
+from penstock.flowfile.document import Node
 from penstock.flowfile.field_types import Duration, Expr, Function, Rate, Reference, checked, function_or_fields
 from penstock.flowfile.forms.choices import Chosen, Either, OneKey, one_or_more
 from penstock.flowfile.forms.containers import ListOf, MapOf
@@ -89,6 +90,8 @@ class StepSyntax(Generic[T, S]):
     record: type[S] | None = None
     """The record of the step; None for a key that only adds other steps."""
     dump: Callable[[S, Dumper], Dumped] | None = None
+    services: Callable[[Node], Iterable[Node]] = lambda _: ()
+    """Returns the nodes inside the value that name services. The value may be invalid."""
 
 
 # map, set, filter, tap
@@ -180,6 +183,12 @@ FLAT_MAP = StepSyntax[FlatMapOptions, records.FlatMap](
 # map_async, enrich, batch
 
 
+def _named_services(value: Node) -> Iterable[Node]:
+    """Return the node of the service: the value itself, or its key `service`."""
+    service = value.get("service") if value.kind == "mapping" else value
+    return () if service is None else (service,)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapAsyncOptions(Located):
     service: str = required(SERVICE_NAME, "The service to call")
@@ -198,6 +207,7 @@ MAP_ASYNC = StepSyntax[MapAsyncOptions, records.MapAsync](
     ),
     records.MapAsync,
     _dump_map_async,
+    _named_services,
 )
 
 
@@ -225,6 +235,7 @@ ENRICH = StepSyntax[dict[str, str], records.Enrich](
     _build_enrich,
     records.Enrich,
     _dump_enrich,
+    lambda value: value.value if value.kind == "list" else value.values(),
 )
 
 
@@ -247,6 +258,7 @@ BATCH = StepSyntax[BatchOptions, records.Batch](
     ),
     records.Batch,
     _dump_batch,
+    _named_services,
 )
 
 # throttle, through, operator
