@@ -216,7 +216,8 @@ def test_an_output_in_a_folder_that_does_not_exist_is_refused(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("none.yaml", "cannot read the file: No such file"),
+        ("none.yaml", "penstock run: none.yaml: the file does not exist\n"),
+        (".", "penstock run: .: this is a directory; name a flow file in it\n"),
         ("none", "the file none does not exist; a flow in Python is named with its module: none:NAME"),
         ("waits:make", "waits:make: expected a plain function, got a coroutine function"),
         ("waits:make_many", "got a coroutine function"),
