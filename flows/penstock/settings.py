@@ -237,6 +237,8 @@ def _convert(name: str, value: Any, origin: str) -> Any:
         converted = kind(value)
     except (TypeError, ValueError):
         expected = {"int": "an integer", "float": "a number"}.get(kind.__name__, "a text")
+        if kind is float and "seconds" in meta["help"].lower():
+            expected = "a number of seconds, such as 5"
         shown = repr(value) if meta["flag"] else type(value).__name__  # the value of a secret is not shown
         raise SettingsError(f"{origin}: expected {expected}, got {shown}") from None
     if kind is str:

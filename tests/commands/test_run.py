@@ -199,10 +199,25 @@ def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path
     assert (code, "there is no folder" in said, "Traceback" in said) == (1, True, False)
 
 
+@pytest.mark.parametrize("more", ["", "--checkpoint c.json"])
+def test_an_output_in_a_folder_that_does_not_exist_is_refused(
+    folder: Path, more: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is named, and what to do."""
+    monkeypatch.chdir(folder)
+    result = invoke("run", "flow.yaml", "--input", "in.ndjson", "--output", "nodir/x", *more.split())
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "penstock run: the output nodir/x cannot be used: the folder nodir does not exist; create it, or name another "
+        "file\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("none.yaml", "cannot read the file: No such file"),
+        ("none.yaml", "penstock run: none.yaml: the file does not exist\n"),
+        (".", "penstock run: .: this is a directory; name a flow file in it\n"),
         ("none", "the file none does not exist; a flow in Python is named with its module: none:NAME"),
         ("waits:make", "waits:make: expected a plain function, got a coroutine function"),
         ("waits:make_many", "got a coroutine function"),

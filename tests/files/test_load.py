@@ -98,6 +98,32 @@ def test_all_mistakes_are_said_at_once() -> None:
             "flow: f\nservices: {s: {get: 'http://h/{id}'}}\nsteps: [{batch: {service: s, size: 2, max_wait: 1s}}]",
             "3:10: service s takes one value: use map_async or enrich",
         ),
+        (
+            "flow: f\nitem: [id]",
+            "2:7: item: expected a reference such as module:name or a mapping, got a list of 1; "
+            "write fields with their types, such as {id: string}",
+        ),
+        (
+            "flow: f\nservices: {s: {call: operator:neg}}\nsteps: [{enrich: s}]",
+            '3:18: enrich: expected a list of at least 1 or a mapping, got "s"; '
+            "put the names of services in brackets, such as [stock]",
+        ),
+        (
+            "flow: f\nworkers:\n  w: {source: {file: in.csv}, cron: * * * * *}",
+            "a value cannot start with * or &; put a string that starts with * or & in quotes",
+        ),
+        (
+            "flow: f\nsteps:\n  - filter: !value.ok",
+            "3:13: tag !value.ok is not allowed; remove it, or put a string that starts with ! in quotes",
+        ),
+        (
+            "flow: f\nsteps:\n  - filter: !value['ok']",
+            "3:19: a tag is not allowed; put a string that starts with ! in quotes",
+        ),
+        (
+            "flow: f\nsteps:\n  - filter: *ok",
+            '3:13: unknown anchor "ok"; put a string that starts with * in quotes',
+        ),
         ("flow: f\nitem: nowhere:Item", '2:7: no module "nowhere"; install it, or put it beside'),
         (
             "flow: f\nsteps: [{tap: penstock.orders:PRICING_SECONDS}]",

@@ -54,6 +54,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"window": "0"}, "--window: expected a value >= 1"),
     ({"window": "1.5"}, "--window: expected an integer"),
+    ({"stall_timeout": "5s"}, "--stall-timeout: expected a number of seconds, such as 5, got '5s'"),
+    ({"min_rate": "fast"}, "--min-rate: expected a number, got 'fast'"),
     ({"window": ""}, "--window"),
     ({"stall_timeout": "0"}, "--stall-timeout"),
     ({"stall_timeout": "nan"}, "--stall-timeout"),

@@ -155,7 +155,18 @@ def test_nothing_found_is_no_failure(store):
     code, out, err = run("list", "--flow", "sales")
 
     assert (code, out) == (0, b"")
-    assert "no dead letters" in err
+    assert (
+        err == "sqlite:///penstock.db has no dead letters that match; name another database with --dead-letters URL\n"
+    )
+    assert run("list", "--flow", "sales", "--dead-letters", "sqlite:///penstock.db")[2].endswith("letters that match\n")
+
+
+def test_an_empty_store_has_no_letters_whether_they_match_or_not(store):
+    """Only with a filter it is said that none match."""
+    store()
+
+    assert run("list")[2].startswith("sqlite:///penstock.db has no dead letters; name another")
+    assert run("list", "--after", new_id())[2].startswith("sqlite:///penstock.db has no dead letters that match")
 
 
 def test_a_letter_is_shown_with_everything(store):
@@ -232,7 +243,8 @@ def test_an_unknown_letter_is_a_failure(store):
     code, out, err = run("show", "0190")
 
     assert (code, out) == (1, b"")
-    assert "has no dead letter 0190" in err
+    assert "has no dead letter 0190; name another database with --dead-letters URL" in err
+    assert run("show", "0190", "--dead-letters", "sqlite:///penstock.db")[2].endswith("has no dead letter 0190\n")
 
 
 def test_the_store_is_the_flag_s_or_the_variable_s_or_the_default(store, monkeypatch, tmp_path):

@@ -43,7 +43,7 @@ class FileOutput:
         try:
             output = cls(os.open(path, flags, 0o666), path)
         except OSError as error:
-            raise OutputUnusable(path, error.strerror or str(error)) from error
+            raise OutputUnusable(path, _reason(path, error)) from error
         try:
             output.lock()
         except BaseException:
@@ -105,6 +105,14 @@ class FileOutput:
                 left = left[os.write(self.descriptor, left) :]
         except OSError as error:
             raise OutputUnusable(self.path or "standard output", error.strerror or str(error)) from error
+
+
+def _reason(path: str, error: OSError) -> str:
+    """Say why a file cannot be opened, and what to do if its folder does not exist."""
+    folder = os.path.dirname(path)
+    if isinstance(error, FileNotFoundError) and folder and not os.path.exists(folder):
+        return f"the folder {folder} does not exist; create it, or name another file"
+    return error.strerror or str(error)
 
 
 def is_regular(descriptor: int) -> bool:

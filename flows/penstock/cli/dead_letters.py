@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from penstock.cli.options import Command, positive, print_error, usage_error
 from penstock.deadletters.dead_letter import DeadLetter, as_document
@@ -130,6 +131,13 @@ def open_existing(url: str) -> DeadLetterStore:
     return create_store(url, create=False, read_only=True)
 
 
+def _default_store_advice() -> str:
+    """Name the option for another database, if the current command did not get it."""
+    context = click.get_current_context(silent=True)
+    given = context is None or context.get_parameter_source("url") != ParameterSource.DEFAULT
+    return "" if given else "; name another database with --dead-letters URL"
+
+
 async def list_letters(
     store: DeadLetterStore, query: DeadLetterQuery, after: str | None, limit: int, *, as_json: bool
 ) -> int:
@@ -144,7 +152,9 @@ async def list_letters(
             count += len(letters)
             last = letters[-1].id if more else ""
     if not count:
-        sys.stderr.write(f"{store.url} has no dead letters that match\n")
+        filtered = after is not None or query != DeadLetterQuery()
+        match = " that match" if filtered else ""
+        sys.stderr.write(f"{store.url} has no dead letters{match}{_default_store_advice()}\n")
     elif last:
         sys.stderr.write(f"there are more; continue with --after {last}\n")
     return 0
@@ -168,7 +178,7 @@ async def show_letter(store: DeadLetterStore, id: str, *, as_json: bool, as_inpu
     """Write one letter as text, as JSON, or only its input. Returns the exit code."""
     letter = await store.get(id)
     if letter is None:
-        return print_error("dead-letters", f"{store.url} has no dead letter {id}")
+        return print_error("dead-letters", f"{store.url} has no dead letter {id}{_default_store_advice()}")
     if as_input:
         return write_input(letter)
     if as_json:

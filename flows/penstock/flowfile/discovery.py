@@ -32,7 +32,9 @@ def files_of(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     if not (found := flow_files(path)):
-        raise FlowDefinitionError(f"no flow file in {path}; a flow file has the key flow at its top: flow: NAME")
+        raise FlowDefinitionError(
+            f"there is no flow file in {path}; a flow file has the key flow at its top: flow: NAME"
+        )
     return found
 
 

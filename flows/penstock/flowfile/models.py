@@ -85,7 +85,8 @@ class FlowModel(Located):
     description: str | None = optional(Text(), "What the flow does")
     include: tuple[str, ...] | None = optional(ListOf(Text()), "Files whose services and templates can be used here")
     item: Any = optional(
-        Either(Reference(callable=False), FIELDS), "The fields of an item and their rules, or module:Type"
+        Either(Reference(callable=False), FIELDS, hint="write fields with their types, such as {id: string}"),
+        "The fields of an item and their rules, or module:Type",
     )
     key: str | None = optional(Text(), "The field that identifies an item")
     window: Window | None = optional(Record(Window, "elements"), "How much one run may hold")

@@ -153,8 +153,12 @@ def text_of(path: Path) -> str:
         return text_at(path)
     except UnicodeDecodeError as error:
         diagnostics.add(SourceLocation(str(path), 1, 1), f"the file is not UTF-8 (byte {error.start})")
+    except FileNotFoundError:
+        diagnostics.add(SourceLocation(str(path)), "the file does not exist")
+    except IsADirectoryError:
+        diagnostics.add(SourceLocation(str(path)), "this is a directory", hint="name a flow file in it")
     except OSError as error:
-        diagnostics.add(SourceLocation(str(path), 1, 1), f"cannot read the file: {error.strerror or error}")
+        diagnostics.add(SourceLocation(str(path)), f"cannot read the file: {error.strerror or error}")
     diagnostics.check()
     return ""
 

@@ -231,6 +231,7 @@ ENRICH = StepSyntax[dict[str, str], records.Enrich](
         _ONE_EACH,
         MapOf(SERVICE_NAME),
         description="Call services concurrently; each response becomes a field, named like the service or as given",
+        hint="put the names of services in brackets, such as [stock]",
     ),
     _build_enrich,
     records.Enrich,

@@ -46,6 +46,8 @@ _SENTENCES: dict[str, tuple[str, str | None]] = {
     "nesting depth": (TOO_DEEP, None),
     "tab character": ("tab in the indentation", "indent with spaces"),
     "cannot start any token": ("a value cannot start with this character", "put the string in quotes"),
+    "alphabetic or numeric": ("a value cannot start with * or &", "put a string that starts with * or & in quotes"),
+    "whitespace or line break": ("a tag is not allowed", "put a string that starts with ! in quotes"),
     "mapping values are not allowed": ("second colon, or wrong indentation", "put a string with a colon in quotes"),
     "expected ':'": ("key without a colon", "write `name: value`"),
     "expected key": ("indentation differs from the lines above", "align it with them"),
@@ -123,7 +125,8 @@ class _Composer:
             return self._alias(event, depth)
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            self._diagnostics.add(self._place(event), f"tag {tag} is not allowed", hint="remove it")
+            hint = "remove it" if tag.startswith("!!") else "remove it, or put a string that starts with ! in quotes"
+            self._diagnostics.add(self._place(event), f"tag {tag} is not allowed", hint=hint)
 
         if event.anchor is not None:
             return self._anchored(event, depth)
@@ -147,7 +150,8 @@ class _Composer:
         if name in self._open:
             self._diagnostics.add(place, f"alias *{name} refers to a value that contains it", hint="write it out")
         elif name not in self._anchors:
-            self._diagnostics.unknown(Node("text", name, place), "anchor", self._anchors)
+            hint = None if self._anchors else "put a string that starts with * in quotes"
+            self._diagnostics.unknown(Node("text", name, place), "anchor", self._anchors, hint=hint)
         else:
             node, size, levels, length = self._anchors[name]
             self._add(size, length, event)

@@ -9,6 +9,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 from penstock.core.window import BYTES, ELEMENTS
@@ -34,9 +35,7 @@ class ConfigurationError(PenstockError):
     """The flows cannot be served. The message has one line per error."""
 
     def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__(
-            "\n".join(lines) or "there is no flow file there; a flow file has its name at the top: flow: NAME"
-        )
+        super().__init__("\n".join(lines))
 
 
 def make_loader(settings: Settings) -> FlowLoader:
@@ -44,13 +43,15 @@ def make_loader(settings: Settings) -> FlowLoader:
     return FlowLoader(load, loads, lambda file: with_defaults(file, settings))
 
 
-async def load_flows(reloader: Reloader, supervisor: Supervisor) -> None:
-    """Load and deploy all flows, or none. Raises `ConfigurationError`."""
+async def load_flows(reloader: Reloader, supervisor: Supervisor, paths: Sequence[Path]) -> None:
+    """Load and deploy all flows, or none. `paths` are the files and directories. Raises `ConfigurationError`."""
     results = await reloader.start()
     if not results or any(result.diagnostics for result in results):
         if supervisor.workers:  # the error is a store that cannot be opened: other flows may be deployed already
             await supervisor.shut_down(0)
-        raise ConfigurationError(_error_lines(results))
+        folders = ", ".join(map(str, paths))
+        nothing = f"there is no flow file in {folders}; a flow file has the key flow at its top: flow: NAME"
+        raise ConfigurationError(_error_lines(results) or [nothing])
 
 
 def python_flows(names: Sequence[str], files: WatchedFiles, settings: Settings) -> list[FlowCandidate]:

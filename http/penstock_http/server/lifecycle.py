@@ -54,7 +54,7 @@ async def serve(
     reloader = Reloader(registry, make_loader(settings), files, static)
     await supervisor.stores.get(settings.dead_letters)
     sock = listen(settings)
-    await load_flows(reloader, supervisor)
+    await load_flows(reloader, supervisor, files.paths)
     sources = MetricSources(supervisor, counters, version("penstock"), reload_counters, logs)
     state = AppState(settings, supervisor, registry, reloader, counters)
     app = make_app(state, PenstockCollector(sources))

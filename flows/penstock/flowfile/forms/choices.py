@@ -15,12 +15,17 @@ from penstock.flowfile.forms.record import Key, R, keys_of, mapping_rules
 
 @dataclass(frozen=True, slots=True)
 class Either(Form[T_co]):
-    """One of several forms, chosen by the kind of the node; so no two of them may accept the same kind."""
+    """One of several forms, chosen by the kind of the node; so no two of them may accept the same kind.
+
+    `hint` says in messages what to write instead of a value of another kind.
+    """
 
     forms: tuple[Form[T_co], ...]
+    hint: str | None = None
 
-    def __init__(self, *forms: Form[T_co], description: str = "") -> None:
+    def __init__(self, *forms: Form[T_co], description: str = "", hint: str | None = None) -> None:
         object.__setattr__(self, "forms", forms)
+        object.__setattr__(self, "hint", hint)
         object.__setattr__(self, "description", description)
 
     @property
@@ -36,7 +41,7 @@ class Either(Form[T_co]):
 
     def read(self, node: Node, diagnostics: Diagnostics, /) -> T_co | Missing:
         if node.kind not in self.json_types:
-            return self.reject(node, diagnostics)
+            return self.reject(node, diagnostics, self.hint)
         return next(form for form in self.forms if node.kind in form.json_types).read(node, diagnostics)
 
     def json_schema(self, definitions: dict[str, Schema], /) -> Schema:
