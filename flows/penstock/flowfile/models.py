@@ -96,14 +96,15 @@ class FlowModel(Located):
     templates: dict[str, tuple[ReadStep, ...]] | None = optional(MapOf(STEPS), "Lists of steps that apply uses by name")
     steps: tuple[ReadStep, ...] | None = optional(STEPS, "The steps that each item takes, from first to last")
     order: str | None = optional(
-        word({"completion": "As each is ready", "input": "In input order"}), "The order of results (completion)"
+        word({"completion": "As each is ready", "input": "In input order"}),
+        "The order of results; not that of values in sinks (completion)",
     )
     dead_letters: DeadLetters | None = optional(
         Record(DeadLetters, "store"), "Where failed items are stored: sqlite:///FILE or memory"
     )
     samples: Callable[[int], Any] | None = optional(
         Either(Reference(), MapOf(Expr("seq")).then(Fields)),
-        "The sample item with a number: its fields, computed from seq (1, 2 …), or a function",
+        "The sample item with a number (1, 2 …): its fields, computed from that number, seq; or a function",
     )
     serve: Serve | None = optional(SERVE, "How the flow is served over HTTP; false for workers only")
     workers: dict[str, Worker] | None = optional(MapOf(WORKER, keys=NAME), "Background runs, by name")

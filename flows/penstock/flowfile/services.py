@@ -45,9 +45,9 @@ FORMAT = word({"ndjson": "One value per line, as JSON", "csv": "One value per ro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackoffOptions(Located):
-    first: float | None = optional(Duration(), "The longest wait before the second attempt")
-    factor: float | None = optional(Number(min=1), "Each further wait is this many times longer")
-    cap: float | None = optional(Duration(), "The longest wait; it also limits Retry-After")
+    first: float | None = optional(Duration(), "The longest wait before the second attempt (50ms)")
+    factor: float | None = optional(Number(min=1), "How many times longer each further wait may be (2)")
+    cap: float | None = optional(Duration(), "The longest wait before any attempt; it also limits Retry-After (10s)")
 
     def backoff(self) -> Backoff:
         """Make the backoff; keys that are left out have the defaults of `Backoff`."""
@@ -71,7 +71,9 @@ class ServiceOptions(Located):
     name: str | None = optional(Text(), "The name in metrics and logs, if it differs from the one here")
     timeout: float | None = optional(Duration(), "The time for one attempt (30s)")
     attempts: int | None = optional(Integer(min=1), "How often a call is tried, including the first time (1)")
-    backoff: Backoff | None = optional(BACKOFF, "The wait between attempts: exponential, with full jitter")
+    backoff: Backoff | None = optional(
+        BACKOFF, "The wait between attempts: random, up to a limit that grows with each attempt; none: no wait"
+    )
     max_in_flight: int | None = optional(Integer(min=1), "How many calls may run at once, over all runs (256)")
     rate: float | None = optional(Rate(), "How many calls may start per second, over all runs: 10/s, 600/m")
     blocking: bool | None = optional(Boolean(), "Whether the function blocks and needs threads of its own")

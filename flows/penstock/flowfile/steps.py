@@ -287,13 +287,13 @@ THROTTLE = StepSyntax[ThrottleOptions, records.Throttle](
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThroughOptions(Located):
     operator: Any = required(Reference(), "The operator, module:name")
-    max_parts: int | None = optional(Integer(min=1), "How many values it may make of one (16)")
+    max_parts: int | None = optional(Integer(min=1), "How many values it may make of one value (16)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorOptions(Located):
     operator: Any = required(Reference(), "The operator, module:name")
-    max_parts: int | None = optional(Integer(min=0), "How many parts it may have in flight (0)")
+    max_parts: int | None = optional(Integer(min=0), "How many parts one run may have in flight; 0: it makes none (0)")
 
 
 def _dump_operator(step: records.Through | records.CustomOperator, default: int) -> Dumped:
@@ -324,7 +324,7 @@ class BranchOptions(Located):
     when: Any = optional(Function(gives=("BOOL",)), "Which values take this branch; all remaining ones if left out")
     steps: tuple[ReadStep, ...] | None = optional(STEPS, "The steps on this branch")
     final: bool | None = optional(
-        Boolean(), "Whether values are results at the end of the branch; they continue after route otherwise"
+        Boolean(), "true: values that reach the end of the branch skip the steps after route (false)"
     )
 
 
