@@ -25,10 +25,10 @@ class FlowDefinitionError(PenstockError):
 class FlowFileError(FlowDefinitionError):
     """A flow file is invalid. The message has one line per problem: `file:line:column: message`."""
 
-    def __init__(self, mistakes: Sequence[Any], more: int = 0) -> None:
-        lines = [str(mistake) for mistake in mistakes]
+    def __init__(self, diagnostics: Sequence[Any], more: int = 0) -> None:
+        lines = [str(diagnostic) for diagnostic in diagnostics]
         super().__init__("\n".join([*lines, f"and {more} more"] if more else lines))
-        self.mistakes = tuple(mistakes)
+        self.diagnostics = tuple(diagnostics)
         """The problems in the order of their locations, each a `penstock.flowfile.Diagnostic`."""
         self.more = more
         """The number of further problems that are not listed."""

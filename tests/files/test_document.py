@@ -30,7 +30,7 @@ def mistakes(text, file):
     """The mistakes of a text as (line, column, said)."""
     with pytest.raises(FlowFileError) as caught:
         read_document(text, file)
-    return [(found.place.line, found.place.column, str(found)) for found in caught.value.mistakes]
+    return [(found.location.line, found.location.column, str(found)) for found in caught.value.diagnostics]
 
 
 def placed(node):
@@ -104,7 +104,7 @@ def test_every_key_and_scalar_stands_where_its_place_says(text, file):
     for node in placed(read_document(text, file)):
         if not isinstance(node.value, tuple):
             shown = str(node.value).lower() if node.kind == "boolean" else str(node.value)
-            assert rest(text, node.place).lstrip("\"'").startswith(shown.strip().split("\n")[0][:3]) or "\n" in shown
+            assert rest(text, node.location).lstrip("\"'").startswith(shown.strip().split("\n")[0][:3]) or "\n" in shown
 
 
 WORDS = st.text("ab.#'\"[]{}=, \\é", max_size=6)
@@ -112,7 +112,7 @@ WORDS = st.text("ab.#'\"[]{}=, \\é", max_size=6)
 
 def stands_where_it_says(text, root):
     return all(
-        json.loads(json.dumps(node.value)) == json.JSONDecoder().raw_decode(rest(text, node.place))[0]
+        json.loads(json.dumps(node.value)) == json.JSONDecoder().raw_decode(rest(text, node.location))[0]
         for node in placed(root)
         if not isinstance(node.value, tuple)
     )
@@ -194,7 +194,7 @@ def test_aliases_stand_for_what_they_name():
 
 def test_an_alias_stands_at_its_own_place():
     root = read_document("a: &x 5\nb: *x\n", "a.yaml")
-    assert root.get("b").place == SourceLocation("a.yaml", 2, 4)
+    assert root.get("b").location == SourceLocation("a.yaml", 2, 4)
 
 
 def test_aliases_that_would_fill_the_memory_are_refused():

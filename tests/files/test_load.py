@@ -363,12 +363,12 @@ def test_tests_are_looked_at_beside_other_mistakes(tmp_path: Path) -> None:
     beside.write_text(f"tests: {wrong}")
     with pytest.raises(FlowFileError) as caught:
         load_tests(file)
-    assert [mistake.place.file for mistake in caught.value.mistakes] == [str(beside), str(beside), str(file)]
+    assert [mistake.location.file for mistake in caught.value.diagnostics] == [str(beside), str(beside), str(file)]
 
     beside.write_text("tests: [")
     with pytest.raises(FlowFileError) as caught:
         load_tests(file)
-    assert [mistake.place.file for mistake in caught.value.mistakes] == [str(beside), str(file)]
+    assert [mistake.location.file for mistake in caught.value.diagnostics] == [str(beside), str(file)]
 
 
 def test_files_are_told_apart(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_files_are_told_apart(tmp_path: Path) -> None:
     shared.write_text("services:\n  s: {call: operator:nog}\n")
     with pytest.raises(FlowFileError) as caught:
         load(file)
-    assert [mistake.place.file for mistake in caught.value.mistakes] == [str(file), str(shared)]
+    assert [mistake.location.file for mistake in caught.value.diagnostics] == [str(file), str(shared)]
 
 
 def test_a_flow_file_is_not_used_by_another(tmp_path: Path) -> None:

@@ -138,7 +138,13 @@ def test_what_was_read_knows_where_it_stood():
     flow, _ = read(FLOW, FULL)
     positive = flow.steps[0]
     places = [flow.at("timeout"), positive.key, positive.at, positive.beside.at("name"), flow.steps[1].value[0].at]
-    assert [(node.place.line, node.place.column) for node in places] == [(8, 10), (3, 5), (3, 13), (4, 11), (6, 16)]
+    assert [(node.location.line, node.location.column) for node in places] == [
+        (8, 10),
+        (3, 5),
+        (3, 13),
+        (4, 11),
+        (6, 16),
+    ]
 
 
 def test_what_was_left_out_has_its_default_and_the_place_of_the_whole():
@@ -202,7 +208,7 @@ def test_the_error_holds_all_mistakes_a_line_each():
     FLOW.read(read_document(WRONG, "a.yaml"), mistakes)
     with pytest.raises(FlowFileError) as caught:
         mistakes.check()
-    assert len(str(caught.value).splitlines()) == len(caught.value.mistakes) == 20
+    assert len(str(caught.value).splitlines()) == len(caught.value.diagnostics) == 20
 
 
 @pytest.mark.parametrize(
@@ -414,5 +420,5 @@ def test_every_mistake_has_its_place_in_the_document(data):
     mistakes = Diagnostics()
     FLOW.read(read_document(text, "a.json"), mistakes)
     for mistake in mistakes:
-        assert lines[mistake.place.line - 1][mistake.place.column - 1 :].strip()
-        assert lines[mistake.place.line - 1][mistake.place.column - 1] not in " ,:]}"
+        assert lines[mistake.location.line - 1][mistake.location.column - 1 :].strip()
+        assert lines[mistake.location.line - 1][mistake.location.column - 1] not in " ,:]}"

@@ -24,7 +24,7 @@ def mistakes(text: str, flow: Flow[Any] = ORDERS) -> list[str]:
     """What is wrong with tests, without the name of their file."""
     with pytest.raises(FlowFileError) as caught:
         cases(text, flow)
-    return [str(mistake).removeprefix("orders.yaml:") for mistake in caught.value.mistakes]
+    return [str(mistake).removeprefix("orders.yaml:") for mistake in caught.value.diagnostics]
 
 
 @pytest.mark.parametrize(

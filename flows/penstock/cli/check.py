@@ -73,7 +73,7 @@ def check_file(path: Path, conflicts: NameConflicts) -> dict[str, Any]:
             raise FlowFileError([conflict])
         check_sinks(file.flow.all_sinks.values(), locks=False)
     except FlowFileError as error:
-        return failed(path, error.mistakes, error.more)
+        return failed(path, error.diagnostics, error.more)
     except SinkWriteFailed as error:
         return failed(path, [Diagnostic(SourceLocation(str(path)), str(error))], 0)
     return {

@@ -32,7 +32,7 @@ class HasLocation(Protocol):
     """A value with a location."""
 
     @property
-    def place(self) -> SourceLocation: ...
+    def location(self) -> SourceLocation: ...
 
 
 class LineIndex:
@@ -44,7 +44,7 @@ class LineIndex:
         self._file = file
         self._starts = [0, *(offset + 1 for offset, character in enumerate(text) if character == "\n")]
 
-    def place(self, offset: int) -> SourceLocation:
+    def location(self, offset: int) -> SourceLocation:
         """Return the location of the character at an offset."""
         line = bisect_right(self._starts, offset)
         return SourceLocation(self._file, line, offset - self._starts[line - 1] + 1)
@@ -54,14 +54,14 @@ _BRACKET = re.compile(r"""\"(?:\\.|[^\"\\])*\" | (?P<open>[{\[]) | (?P<close>[}\
 """Matches the brackets of JSON and skips those inside strings."""
 
 
-def too_deep(text: str, lines: LineIndex, deepest: int) -> SourceLocation:
+def too_deep(text: str, lines: LineIndex, max_depth: int) -> SourceLocation:
     """Return the location where brackets are nested too deeply, in a text that is too deep to be parsed."""
     depth = 0
     for found in _BRACKET.finditer(text):
         depth += (found["open"] is not None) - (found["close"] is not None)
-        if depth > deepest:
-            return lines.place(found.start())
-    return lines.place(0)
+        if depth > max_depth:
+            return lines.location(found.start())
+    return lines.location(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ class Diagnostic:
     "pricing"?`, or `orders.yaml:4:20: elements: expected an integer >= 1, got 0`.
     """
 
-    place: SourceLocation
+    location: SourceLocation
     message: str
-    """The error as a sentence, with the expected value where there is one."""
+    """What is wrong, with the expected value if there is one."""
     expected: str = ""
     """The expected value alone: `an integer >= 1`, `one of pricing, inventory`."""
     hint: str | None = None
@@ -82,16 +82,16 @@ class Diagnostic:
 
     def __str__(self) -> str:
         if self.hint is None:
-            return f"{self.place}: {self.message}"
+            return f"{self.location}: {self.message}"
         separator = ": " if self.hint.endswith("?") else "; "
-        return f"{self.place}: {self.message}{separator}{self.hint}"
+        return f"{self.location}: {self.message}{separator}{self.hint}"
 
     def document(self) -> dict[str, Any]:
         """Return the error as JSON values. What is not known is None."""
         return {
-            "file": self.place.file,
-            "line": self.place.line or None,
-            "column": self.place.column or None,
+            "file": self.location.file,
+            "line": self.location.line or None,
+            "column": self.location.column or None,
             "message": self.message,
             "expected": self.expected or None,
             "hint": self.hint,
@@ -185,7 +185,7 @@ class Diagnostics:
         self.expressions = Budget(self, MAX_EXPRESSIONS, "characters of expressions", "call Python functions instead")
 
     def __iter__(self) -> Iterator[Diagnostic]:
-        return iter(sorted(self._found, key=lambda one: one.place))
+        return iter(sorted(self._found, key=lambda one: one.location))
 
     def __len__(self) -> int:
         return len(self._found) + self.more
@@ -194,10 +194,10 @@ class Diagnostics:
         self, where: SourceLocation | HasLocation, message: str, *, expected: str = "", hint: str | None = None
     ) -> None:
         """Add an error at a location or a node."""
-        place = where if isinstance(where, SourceLocation) else where.place
+        location = where if isinstance(where, SourceLocation) else where.location
         message = _cut(message, _MAX_MESSAGE)
-        if self._is_new(place, message):
-            self._found.append(Diagnostic(place, message, expected, hint))
+        if self._is_new(location, message):
+            self._found.append(Diagnostic(location, message, expected, hint))
 
     def reject(self, node: Node, expected: str, *, hint: str | None = None) -> None:
         """Add the error that a node is not the expected value of the current subject."""
@@ -234,14 +234,14 @@ class Diagnostics:
 
     def extend(self, error: FlowFileError) -> None:
         """Add the errors with which another file could not be read."""
-        for one in error.mistakes:
-            if self._is_new(one.place, one.message):
+        for one in error.diagnostics:
+            if self._is_new(one.location, one.message):
                 self._found.append(one)
         self.more += error.more
 
-    def _is_new(self, place: SourceLocation, message: str) -> bool:
+    def _is_new(self, location: SourceLocation, message: str) -> bool:
         """Return whether an error is to be kept. Counts one that is beyond the maximum."""
-        if (key := (place, message)) in self._seen:
+        if (key := (location, message)) in self._seen:
             return False
         self._seen.add(key)
         if len(self._found) < MAX_DIAGNOSTICS:

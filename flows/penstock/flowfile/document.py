@@ -1,4 +1,4 @@
-"""A value of a document with its location in the file."""
+"""The nodes of a document: values with their locations in the file."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from penstock.flowfile.diagnostics import Diagnostics, SourceLocation
 
 Kind = Literal["mapping", "list", "text", "integer", "number", "boolean", "null"]
 
-DEEPEST = 100
+MAX_DEPTH = 100
 """How deep mappings and lists may be nested."""
 
-TOO_DEEP = f"more than {DEEPEST} levels of nesting"
+TOO_DEEP = f"more than {MAX_DEPTH} levels of nesting"
 
-_SHOWN = 40
+_MAX_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A value and where it stands.
+    """A value and its location.
 
-    `value` is plain for a scalar, a tuple of nodes for a list, a tuple of pairs (key node, value node) for a
-    mapping. A mapping's keys are texts and differ from each other.
+    `value` is a Python value for a scalar, a tuple of nodes for a list, and a tuple of pairs (key node, value node) for
+    a mapping. The keys of a mapping are strings without duplicates.
     """
 
     kind: Kind
     value: Any
-    place: SourceLocation
+    location: SourceLocation
 
     def get(self, name: str) -> Node | None:
-        """The value under this key, if this is a mapping that has it."""
+        """Return the value of a key; None for other keys, and for a node that is not a mapping."""
         return next((value for key, value in self.items() if key == name), None)
 
     def key(self, name: str) -> Node | None:
-        """The key of this name itself, for its place."""
+        """Return the node of a key, such as for its location; None if there is none."""
         pairs = self.value if self.kind == "mapping" else ()
         return next((key for key, _ in pairs if key.value == name), None)
 
     def items(self) -> Iterator[tuple[str, Node]]:
-        """Names and values of a mapping; nothing for anything else."""
+        """Yield the keys and values of a mapping; nothing for other nodes."""
         if self.kind == "mapping":
             for key, value in self.value:
                 yield key.value, value
 
     def values(self) -> Iterator[Node]:
-        """The values of a mapping; nothing for anything else."""
+        """Yield the values of a mapping; nothing for other nodes."""
         return (value for _, value in self.items())
 
     def plain(self) -> Any:
-        """The same as dicts, lists and scalars."""
+        """Return the value as dicts, lists and scalars."""
         if self.kind == "mapping":
             return {name: value.plain() for name, value in self.items()}
         if self.kind == "list":
@@ -71,16 +71,16 @@ class Node:
             text: str = self.value
             return quoted(text)
         number = str(self.value)
-        return number.lower() if len(number) <= _SHOWN else f"{number[:_SHOWN]}…"
+        return number.lower() if len(number) <= _MAX_SHOWN else f"{number[:_MAX_SHOWN]}…"
 
 
 def quoted(text: str) -> str:
-    """A text in double quotes and in one line, shortened when it is long."""
-    return json.dumps(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…", ensure_ascii=False)
+    """Return a string in double quotes, in one line, shortened if it is long."""
+    return json.dumps(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…", ensure_ascii=False)
 
 
 def scalar_kind(value: object) -> Kind:
-    """The kind of a plain scalar."""
+    """Return the kind of a Python scalar. Raises `TypeError` for other values."""
     match value:
         case bool():
             return "boolean"
@@ -93,22 +93,22 @@ def scalar_kind(value: object) -> Kind:
         case str():
             return "text"
         case _:
-            raise TypeError(f"no document holds a {type(value).__name__}")
+            raise TypeError(f"expected a JSON value, got {type(value).__name__}")
 
 
-def node_of(value: Any, place: SourceLocation) -> Node:
-    """Plain data as a node, all of it at one place."""
+def node_of(value: Any, location: SourceLocation) -> Node:
+    """Return dicts, lists and scalars as a node. All its nodes get the same location."""
     if isinstance(value, Mapping):
         names = cast("Mapping[str, Any]", value)
-        pairs = ((Node("text", str(name), place), node_of(inner, place)) for name, inner in names.items())
-        return Node("mapping", tuple(pairs), place)
+        pairs = ((Node("text", str(name), location), node_of(inner, location)) for name, inner in names.items())
+        return Node("mapping", tuple(pairs), location)
     if isinstance(value, (list, tuple)):
         items = cast("Sequence[Any]", value)
-        return Node("list", tuple(node_of(item, place) for item in items), place)
-    return Node(scalar_kind(value), value, place)
+        return Node("list", tuple(node_of(item, location) for item in items), location)
+    return Node(scalar_kind(value), value, location)
 
 
-_REFUSED = re.compile("[\0\ud800-\udfff]")
+_FORBIDDEN = re.compile("[\0\ud800-\udfff]")
 
 
 def check_characters(node: Node, diagnostics: Diagnostics) -> Node:
@@ -116,7 +116,7 @@ def check_characters(node: Node, diagnostics: Diagnostics) -> Node:
 
     No name, path or URL can contain them: they cannot be written to a terminal, opened, compiled or sent.
     """
-    if node.kind != "text" or (found := _REFUSED.search(node.value)) is None:
+    if node.kind != "text" or (found := _FORBIDDEN.search(node.value)) is None:
         return node
     diagnostics.add(node, f"character U+{ord(found[0]):04X} is not allowed in flow files", hint="remove it")
-    return Node("text", _REFUSED.sub("\ufffd", node.value), node.place)
+    return Node("text", _FORBIDDEN.sub("\ufffd", node.value), node.location)

@@ -46,7 +46,7 @@ def check_same(flow: Flow[Any], text: str, format: str) -> None:
     try:
         again = loads(text, f"{flow.name}.{format}", environment=PlaceholderEnvironment(os.environ)).flow
     except FlowFileError as error:
-        raise FlowDefinitionError(f"flow {flow.name} cannot be dumped: {error.mistakes[0]}") from error
+        raise FlowDefinitionError(f"flow {flow.name} cannot be dumped: {error.diagnostics[0]}") from error
     if again != flow:
         raise FlowDefinitionError(f"flow {flow.name} cannot be dumped: it has an option that flow files do not have")
 

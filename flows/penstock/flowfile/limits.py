@@ -55,14 +55,14 @@ class Limits:
 
     def add_document(self, node: Node) -> None:
         """Count the values, steps, services and other entries of a document."""
-        self._diagnostics.values.add(sum(1 for _ in _nodes(node)), node.place)
+        self._diagnostics.values.add(sum(1 for _ in _nodes(node)), node.location)
         for name, limit in _LIMITS.items():
             section = node.get(name)
             parts: Sequence[Node] = () if section is None else _parts(section)
             before = self._counts[name]
             self._counts[name] = before + len(parts)
             if self._counts[name] > limit:
-                self._exceed(parts[limit - before].place, _UNITS.get(name, name), limit)
+                self._exceed(parts[limit - before].location, _UNITS.get(name, name), limit)
         for steps in (node.get("steps"), *(node.get("templates") or _NONE).values()):
             self._add_steps(steps)
 
@@ -70,12 +70,12 @@ class Limits:
         for step in steps.value if steps is not None and steps.kind == "list" else ():
             self._counts["steps"] += 1
             if self._counts["steps"] > MAX_STEPS:
-                self._exceed(step.place, "steps", MAX_STEPS)
+                self._exceed(step.location, "steps", MAX_STEPS)
             for inner in nested_steps(step):
                 self._add_steps(inner)
 
-    def _exceed(self, place: SourceLocation, unit: str, limit: int) -> None:
-        self._diagnostics.exceeded(place, unit, limit, hint="split the flow into several")
+    def _exceed(self, location: SourceLocation, unit: str, limit: int) -> None:
+        self._diagnostics.exceeded(location, unit, limit, hint="split the flow into several")
         self._diagnostics.check()
 
 

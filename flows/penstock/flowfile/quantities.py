@@ -1,7 +1,7 @@
-"""Durations, sizes and rates as people write them: `1h30m`, `16MiB`, `600/m`; from text to numbers and back.
+"""Convert durations, sizes and rates from text to numbers and back: `1h30m`, `16MiB`, `600/m`.
 
-Every quantity can also be written as a plain number: of seconds, of bytes, of elements a second. Whatever is read can
-be shown so that it reads as exactly the same number again.
+Each quantity can also be written as a number: of seconds, of bytes, of elements per second. A text made from a number
+reads as exactly the same number.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _BYTES = {
 }
 _PERIODS = {"s": 1, "m": 60, "h": 3600}
 
-_LONGEST = 10.0**12
-"""Seconds from which on no text is tried; 31,688 years."""
+_MAX_SECONDS = 10.0**12
+"""Longer durations are shown as numbers; 31,688 years."""
 
 DURATION = f"(?=[0-9])(?:{_AMOUNT}d)?(?:{_AMOUNT}h)?(?:{_AMOUNT}m)?(?:{_AMOUNT}s)?(?:{_AMOUNT}ms)?"
-"""The pattern of a duration, in the words that Python and JSON Schema share; it has to match the whole text."""
+"""The pattern of a duration, in the common syntax of Python and JSON Schema. It has to match the complete text."""
 SIZE = f"[0-9]{{1,15}}(?:{'|'.join(_BYTES)})"
 """The pattern of a size."""
 RATE = f"{_AMOUNT}/(?:{'|'.join(_PERIODS)})"
@@ -49,14 +49,14 @@ _UNITS = {spelled: unit for unit, others in _SPELLINGS.items() for spelled in ot
 
 
 def read_duration(text: str) -> float | None:
-    """Seconds of a duration such as `250ms`, `2s` or `1h30m`; None if it is none."""
+    """Return the seconds of a duration such as `250ms`, `2s` or `1h30m`; None for other texts."""
     if not re.fullmatch(DURATION, text):
         return None
     return float(sum(Fraction(amount) * _SECONDS[unit] for amount, unit in _PART.findall(text)))
 
 
 def read_size(text: str) -> int | None:
-    """Bytes of a size such as `16MiB` (times 1024) or `64kB` (times 1000); None if it is none."""
+    """Return the bytes of a size such as `16MiB` (times 1024²) or `64kB` (times 1000); None for other texts."""
     if not re.fullmatch(SIZE, text):
         return None
     amount = text.rstrip("BkMGKi")
@@ -64,7 +64,7 @@ def read_size(text: str) -> int | None:
 
 
 def read_rate(text: str) -> float | None:
-    """Elements a second of a rate such as `10/s`, `600/m` or `5000/h`; None if it is none."""
+    """Return the elements per second of a rate such as `10/s`, `600/m` or `5000/h`; None for other texts."""
     if not re.fullmatch(RATE, text):
         return None
     amount, _, period = text.partition("/")
@@ -72,8 +72,8 @@ def read_rate(text: str) -> float | None:
 
 
 def show_duration(seconds: float) -> str | float:
-    """The duration in its largest fitting units: `1h30m`, `2s`, `250ms`; the number itself if no text is exact."""
-    if not 0 <= seconds < _LONGEST:
+    """Return a duration in the largest units that fit: `1h30m`, `250ms`; the number itself if no text is exact."""
+    if not 0 <= seconds < _MAX_SECONDS:
         return seconds
     exact = Decimal(repr(float(seconds)))
     if 0 < exact < 1:
@@ -87,14 +87,14 @@ def show_duration(seconds: float) -> str | float:
 
 
 def show_size(bytes: int) -> str | int:
-    """The size in the largest unit that divides it: `16MiB`, `64kB`, `512B`; the number itself if it is too large."""
+    """Return a size in the largest unit that divides it: `16MiB`, `64kB`; the number itself if it is too large."""
     unit = next(unit for unit, factor in _BYTES.items() if bytes % factor == 0 and (bytes or unit == "B"))
     text = f"{bytes // _BYTES[unit]}{unit}"
     return text if read_size(text) == bytes else bytes
 
 
 def show_rate(per_second: float) -> str | float:
-    """The rate by second, minute or hour, where it is a short number: `10/s`, `5000/h`; else the number itself."""
+    """Return a rate per second, minute or hour as a short number: `10/s`, `5000/h`; the number itself if not exact."""
     for digits in (0, 3, 9):
         for period, seconds in _PERIODS.items():
             amount = round(Decimal(repr(float(per_second))) * seconds, digits) if per_second < 10**9 else Decimal(0)
@@ -105,7 +105,7 @@ def show_rate(per_second: float) -> str | float:
 
 
 def nearest_quantity(text: str, pattern: str) -> str | None:
-    """What was meant by a text that only spells its units in another way, such as `5 minutes` or `16mib`."""
+    """Return the valid text for other spellings of units, such as `5 minutes` or `16mib`; None if there is none."""
     compact = re.sub(r"\s+|,| and ", "", text)
     spelled = re.sub(r"[a-zA-Z]+", lambda word: _UNITS.get(word[0], word[0]), compact.replace("per", "/"))
     return next((meant for meant in (compact, spelled) if re.fullmatch(pattern, meant)), None)
@@ -116,6 +116,6 @@ def _if_exact(text: str, seconds: float) -> str | float:
 
 
 def _plain(number: Decimal) -> str:
-    """A decimal without an exponent and without zeros at its end."""
+    """Format a decimal without an exponent and without trailing zeros."""
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

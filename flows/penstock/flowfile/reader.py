@@ -77,8 +77,8 @@ class FileReader:
         self._add(text, path)
         node = read_document(text, str(path)) if text.strip("\ufeff \t\r\n") else NOTHING
         if node.kind == "null" or node.value == ():
-            place = SourceLocation(str(path), 1, 1)
-            self._diagnostics.add(place, "the file is empty", hint="`penstock new NAME` creates one to start from")
+            location = SourceLocation(str(path), 1, 1)
+            self._diagnostics.add(location, "the file is empty", hint="`penstock new NAME` creates one to start from")
             return NOTHING, None, False
         self._limits.add_document(node)
         self._check_variables(node)
@@ -103,7 +103,7 @@ class FileReader:
             hint = "move what is shared into a file without flow:"
             self._diagnostics.add(name, "a flow file cannot be included in another", hint=hint)
             names = tuple(pair for pair in node.value if pair[0].value in keys_of(Shared))  # so that they are known
-            return Node("mapping", names, node.place), None
+            return Node("mapping", names, node.location), None
         self._check_variables(node)
         read = SHARED_FILE.read(node, self._diagnostics)
         return node, None if read is MISSING else read

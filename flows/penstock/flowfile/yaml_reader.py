@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from penstock.flowfile.diagnostics import MAX_VALUES, Diagnostics, LineIndex, SourceLocation
-from penstock.flowfile.document import DEEPEST, TOO_DEEP, Kind, Node, check_characters, quoted
+from penstock.flowfile.document import MAX_DEPTH, TOO_DEEP, Kind, Node, check_characters, quoted
 from penstock.flowfile.limits import MAX_BYTES
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,400}|0o[0-7]{1,400}|0x[0-9a-fA-F]{1,400}")
@@ -41,8 +41,8 @@ def resolve(word: str) -> tuple[Kind, Any]:
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with libyaml
-_UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_SENTENCES: dict[str, tuple[str, str | None]] = {
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_MESSAGES: dict[str, tuple[str, str | None]] = {
     "nesting depth": (TOO_DEEP, None),
     "tab character": ("tab in the indentation", "indent with spaces"),
     "cannot start any token": ("a value cannot start with this character", "put the string in quotes"),
@@ -67,9 +67,9 @@ def read_yaml(text: str, file: str, diagnostics: Diagnostics) -> Node:
     """Return the nodes of a YAML text. All keys are strings; tags and merge keys are rejected."""
     nothing = Node("null", None, SourceLocation(file, 1, 1))
     lines = LineIndex(text, file)  # the parser would count U+2028 and the like as line breaks, which no editor does
-    if unreadable := _UNREADABLE.search(text):
-        place = lines.place(unreadable.start())
-        diagnostics.add(place, f"character U+{ord(unreadable[0]):04X} is not allowed in YAML", hint="remove it")
+    if forbidden := _FORBIDDEN.search(text):
+        location = lines.location(forbidden.start())
+        diagnostics.add(location, f"character U+{ord(forbidden[0]):04X} is not allowed in YAML", hint="remove it")
         return nothing
     composer = _Composer(yaml.parse(text, Loader=_LOADER), lines, diagnostics)
     try:
@@ -77,19 +77,19 @@ def read_yaml(text: str, file: str, diagnostics: Diagnostics) -> Node:
     except yaml.MarkedYAMLError as error:
         endless = "end of stream" in (error.problem or "") or "expected ',' or" in (error.problem or "")
         mark = (error.context_mark if endless else None) or error.problem_mark
-        place = lines.place(mark.index) if mark else nothing.place
-        found, hint = _sentence(error, text, place)
-        diagnostics.add(place, found, hint=hint)
+        location = lines.location(mark.index) if mark else nothing.location
+        found, hint = _message(error, text, location)
+        diagnostics.add(location, found, hint=hint)
         return nothing
 
 
-def _sentence(error: yaml.MarkedYAMLError, text: str, place: SourceLocation) -> tuple[str, str | None]:
+def _message(error: yaml.MarkedYAMLError, text: str, location: SourceLocation) -> tuple[str, str | None]:
     problem = error.problem or "unreadable"
     lines = text.split("\n")
-    rest = lines[place.line - 1][place.column - 1 :] if place.line <= len(lines) else ""
+    rest = lines[location.line - 1][location.column - 1 :] if location.line <= len(lines) else ""
     if rest.startswith("\t"):
-        return _SENTENCES["tab character"]
-    known = next((said for words, said in _SENTENCES.items() if words in problem), None)
+        return _MESSAGES["tab character"]
+    known = next((message for words, message in _MESSAGES.items() if words in problem), None)
     return known or (f"invalid YAML: {problem}", None)
 
 
@@ -114,7 +114,7 @@ class _Composer:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
                     self._diagnostics.add(
-                        self._place(event), "second document in the file", hint="put it in its own file"
+                        self._location(event), "second document in the file", hint="put it in its own file"
                     )
                     break
                 root = self._node(next(self._events), 0)
@@ -126,7 +126,7 @@ class _Composer:
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             hint = "remove it" if tag.startswith("!!") else "remove it, or put a string that starts with ! in quotes"
-            self._diagnostics.add(self._place(event), f"tag {tag} is not allowed", hint=hint)
+            self._diagnostics.add(self._location(event), f"tag {tag} is not allowed", hint=hint)
 
         if event.anchor is not None:
             return self._anchored(event, depth)
@@ -146,42 +146,42 @@ class _Composer:
         return node
 
     def _alias(self, event: Any, depth: int) -> Node:
-        place, name = self._place(event), event.anchor
+        location, name = self._location(event), event.anchor
         if name in self._open:
-            self._diagnostics.add(place, f"alias *{name} refers to a value that contains it", hint="write it out")
+            self._diagnostics.add(location, f"alias *{name} refers to a value that contains it", hint="write it out")
         elif name not in self._anchors:
             hint = None if self._anchors else "put a string that starts with * in quotes"
-            self._diagnostics.unknown(Node("text", name, place), "anchor", self._anchors, hint=hint)
+            self._diagnostics.unknown(Node("text", name, location), "anchor", self._anchors, hint=hint)
         else:
             node, size, levels, length = self._anchors[name]
             self._add(size, length, event)
-            self._go_to(depth + levels, place)
-            return Node(node.kind, node.value, place)
-        return Node("null", None, place)
+            self._go_to(depth + levels, location)
+            return Node(node.kind, node.value, location)
+        return Node("null", None, location)
 
     def _add(self, nodes: int, characters: int, event: Any) -> None:
         """Count nodes and the characters of strings. Raises `FlowFileError` if there are too many."""
         self._count += nodes
         self._length += characters
         if self._count > MAX_VALUES:
-            self._diagnostics.values.add(self._count, self._place(event))
+            self._diagnostics.values.add(self._count, self._location(event))
         if self._length > MAX_BYTES:
             hint = "use fewer aliases"
-            self._diagnostics.exceeded(self._place(event), "bytes of strings up to here", MAX_BYTES, hint=hint)
+            self._diagnostics.exceeded(self._location(event), "bytes of strings up to here", MAX_BYTES, hint=hint)
             self._diagnostics.check()
 
     def _scalar(self, event: Any) -> Node:
         self._add(0, len(event.value), event)
         plain = not event.style
         kind, value = resolve(event.value) if plain else ("text", event.value)
-        return check_characters(Node(kind, value, self._place(event)), self._diagnostics)
+        return check_characters(Node(kind, value, self._location(event)), self._diagnostics)
 
     def _collection(self, event: Any, depth: int) -> Node:
-        place = self._place(event)
-        self._go_to(depth, place)
+        location = self._location(event)
+        self._go_to(depth, location)
         if isinstance(event, yaml.MappingStartEvent):
-            return Node("mapping", tuple(self._pairs(depth)), place)
-        return Node("list", tuple(self._node(item, depth) for item in self._until(yaml.SequenceEndEvent)), place)
+            return Node("mapping", tuple(self._pairs(depth)), location)
+        return Node("list", tuple(self._node(item, depth) for item in self._until(yaml.SequenceEndEvent)), location)
 
     def _pairs(self, depth: int) -> list[tuple[Node, Node]]:
         pairs: dict[str, tuple[Node, Node]] = {}
@@ -201,21 +201,21 @@ class _Composer:
             if event.value == "<<" and not event.style:
                 self._diagnostics.add(node, "merge key << is not allowed", hint="write the keys out")
                 return None
-            return check_characters(Node("text", event.value, node.place), self._diagnostics)
+            return check_characters(Node("text", event.value, node.location), self._diagnostics)
         if node.kind == "text":
             return node
         self._diagnostics.add(node, f"expected a string as a key, got {node.shown()}", expected="a string")
         return None
 
-    def _go_to(self, depth: int, place: SourceLocation) -> None:
+    def _go_to(self, depth: int, location: SourceLocation) -> None:
         self._reach = max(self._reach, depth)
-        if depth > DEEPEST:
-            self._diagnostics.add(place, TOO_DEEP)
+        if depth > MAX_DEPTH:
+            self._diagnostics.add(location, TOO_DEEP)
             self._diagnostics.check()  # going deeper could exhaust the stack
 
     def _until(self, end: type) -> Iterator[Any]:
         while not isinstance(event := next(self._events), end):
             yield event
 
-    def _place(self, event: Any) -> SourceLocation:
-        return self._lines.place(event.start_mark.index)
+    def _location(self, event: Any) -> SourceLocation:
+        return self._lines.location(event.start_mark.index)

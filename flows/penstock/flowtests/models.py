@@ -273,7 +273,7 @@ class FlowTest(Located):
     @property
     def location(self) -> SourceLocation | None:
         """Return the location of the test; None for a test that was created in Python."""
-        return self.node.place if self.node.place.line else None
+        return self.node.location if self.node.location.line else None
 
     @property
     def scheduled(self) -> list[ScheduledEvent]:

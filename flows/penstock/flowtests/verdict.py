@@ -145,7 +145,7 @@ def _invariants(run: FlowTestRun) -> Iterator[tuple[str, str]]:
     for problem in run.problems:
         yield "run", problem
     for name, counter in run.unused:
-        location = f"{counter.rule.node.place}: " if counter.rule.node.place.line else ""
+        location = f"{counter.rule.node.location}: " if counter.rule.node.location.line else ""
         calls = run.calls[name]
         yield (
             "when",

@@ -126,7 +126,7 @@ def scan(loader: FlowLoader, files: WatchedFiles, names: Mapping[Path, str], sta
             found.read.update(sources)
     if found.failures:  # the error may be in an included file, and which files are included is not known then
         errors = (diagnostic for failure in found.failures for diagnostic in failure.diagnostics)
-        found.read.update(stamps, (Path(diagnostic.place.file) for diagnostic in errors))
+        found.read.update(stamps, (Path(diagnostic.location.file) for diagnostic in errors))
     # The stamps from before the scan are kept, so that the next check finds a file that changed while it was read.
     found.stamps = {path: before.get(path, after) for path, after in files.stamps(found.read).items()}
     return found

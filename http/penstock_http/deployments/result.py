@@ -76,5 +76,5 @@ def rejected_for(error: BaseException, flow: str, source: str, file: str) -> Dep
 def diagnostics_of(error: BaseException, file: str) -> list[Diagnostic]:
     """Return the diagnostics of an error that was raised while a flow was loaded, or one that describes the error."""
     if isinstance(error, FlowFileError):
-        return list(error.mistakes)
+        return list(error.diagnostics)
     return [Diagnostic(SourceLocation(file), describe(error))]
