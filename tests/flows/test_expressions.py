@@ -245,6 +245,17 @@ def test_values_of_different_types_have_the_advice_to_convert(text: str) -> None
         Expression("value.o + 1")({"o": None})
 
 
+@pytest.mark.parametrize("text", ["value.order.quantitty", "1 < value.order.quantitty"])
+def test_a_mistyped_field_has_the_advice_to_write_the_similar_one(text: str) -> None:
+    """Of the object in which it was searched, unless that has very many or very long keys."""
+    advice = "Or handle a field that may be missing: has"
+    with pytest.raises(ExpressionFailed, match=rf"; did you mean quantity\? {advice}\(value\.order\.quantitty\)"):
+        Expression(text)({"quantitie": 1, "order": {"quantity": 2}})
+    for order in ({"other": 1}, {"quantitty" * 50: 1}, {f"quantity{number}": 1 for number in range(100)}):
+        with pytest.raises(ExpressionFailed, match="; handle a field that may be missing"):
+            Expression(text)({"order": order})
+
+
 def test_a_missing_key_of_any_length_and_kind_is_said() -> None:
     with pytest.raises(ExpressionFailed, match="Key not found"):
         Expression("{'a': 1}[value.k]")({"k": ".*(" * 100_000})

@@ -62,11 +62,12 @@ class Expression:
         if path is None:
             assert self._program is not None
             return self._program.result(value)
+        whole = value
         for name in path:
             if not isinstance(value, _OBJECT):
                 raise ExpressionFailed(self.text, NOT_AN_OBJECT)
             if name not in value:
-                raise ExpressionFailed(self.text, failure(missing(name), self.text))
+                raise ExpressionFailed(self.text, failure(missing(name), self.text, {self.variable: whole}))
             value = value[name]
         return value if type(value) in _SCALARS else _copy(value, self.text)
 

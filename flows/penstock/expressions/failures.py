@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, cast
+
+from penstock.support.text import suggest
 
 _LOCATION = re.compile(r"<input>:(\d+):(\d+): (.*)")
 _KEY = re.compile(r"Key not found in map : \"?(.*?)\"?$", re.DOTALL)
 _CONVERTIBLE = re.compile(r"overloads found : \S*_\((?:(?:string|u?int64|double)(?:, )?)+\)$")
 _TYPE_PREFIX = re.compile(r"^[A-Z_]+: ")
+
+_MAX_KEYS, _LONGEST_KEY = 50, 60
+"""Objects with more keys, and longer keys, are not searched for a key that a mistyped one may have meant."""
 
 NOT_AN_OBJECT = "Applying SELECT to non-message type"
 """CEL's message for a field of a value that is not an object."""
@@ -20,15 +26,15 @@ def missing(key: str) -> str:
     return f'Key not found in map : "{key}"'
 
 
-def failure(message: str, text: str) -> str:
-    """Convert a message of CEL to the reason why there is no result."""
+def failure(message: str, text: str, variables: Mapping[str, Any]) -> str:
+    """Convert a message of CEL to the reason why there is no result for the values of the variables."""
     reason = _TYPE_PREFIX.sub("", message)
     if "overload" in reason and "int64" in reason and "double" in reason:
         return f"{reason}; integers and fractions cannot be mixed: write double(…) around the integer"
     if _CONVERTIBLE.search(reason):
         return f"{reason}; convert with double(…), int(…) or string(…)"
     if found := _KEY.match(reason):
-        return f"{reason}; {_missing_key_advice(found[1], text)}"
+        return f"{reason}; {_missing_key_advice(found[1], text, variables)}"
     return reason
 
 
@@ -72,11 +78,31 @@ def explain(message: str, text: str) -> tuple[str, int, int]:
     return reason, line, column
 
 
-def _missing_key_advice(key: str, text: str) -> str:
+def _missing_key_advice(key: str, text: str, variables: Mapping[str, Any]) -> str:
     """Return advice for a missing key: a field of the value, or a key in a literal map."""
     if field := _field_access(text, key):
-        return f"handle a field that may be missing: has({field}) ? {field} : 0"
+        meant = _similar_key(field, variables)
+        similar = "" if meant is None else f"did you mean {meant}? Or "
+        return f"{similar}handle a field that may be missing: has({field}) ? {field} : 0"
     return "handle a key that may be missing: {'a': 1}[?value.x].orValue(0)"
+
+
+def _similar_key(field: str, variables: Mapping[str, Any]) -> str | None:
+    """Return the key that a mistyped one may have meant, of the object in which it was searched."""
+    *names, key = field.split(".")
+    found: Any = variables
+    for name in names:
+        found = cast("Mapping[str, Any]", found).get(name) if isinstance(found, Mapping) else None
+    if not isinstance(found, dict) or key in found or len(cast("dict[str, Any]", found)) > _MAX_KEYS:
+        return None
+    keys = tuple(one for one in cast("dict[str, Any]", found) if len(one) <= _LONGEST_KEY and one.isidentifier())
+    return _suggested(key, keys)
+
+
+@lru_cache(256)
+def _suggested(key: str, keys: tuple[str, ...]) -> str | None:
+    """Suggest a key. Cached, because many items fail alike, and a comparison takes longer than an expression."""
+    return suggest(key, keys)
 
 
 def _field_access(text: str, key: str) -> str | None:

@@ -62,7 +62,7 @@ class Program:
             listed = at(value, self._sliced)
             if isinstance(listed, list) and len(cast("list[object]", listed)) > SLICE:
                 return self._in_slices(given, ranges, cast("list[object]", listed))
-        found = self._evaluated(self._with_ranges(frozenset(ranges)), {self._variable: given, **_named(ranges)})
+        found = self._evaluated(self._with_ranges(frozenset(ranges)), {self._variable: given, **_named(ranges)}, value)
         return self._in_order(found, given)
 
     def _check(self, value: Any, given: Any) -> None:
@@ -145,7 +145,8 @@ class Program:
             self._programs[loops] = self._environment.deserialize(with_ranges(self._serialized, names))
         return self._programs[loops]
 
-    def _evaluated(self, program: Any, data: dict[str, Any]) -> Any:
+    def _evaluated(self, program: Any, data: dict[str, Any], value: Any = None) -> Any:
+        """Evaluate a program. A failure suggests keys of the complete value, if that is given."""
         try:
             result = program.eval(data=data)
         except RuntimeError as error:
@@ -159,7 +160,7 @@ class Program:
                 self._text, "the result is not a plain value; handle a value that may be missing: .orValue(0)"
             ) from None
         if isinstance(plain, str) and result.type() == cel().Type.ERROR:
-            raise ExpressionFailed(self._text, failure(plain, self._text))
+            raise ExpressionFailed(self._text, failure(plain, self._text, {self._variable: value}))
         return plain
 
     def _in_order(self, result: Any, given: Any) -> Any:
