@@ -119,9 +119,9 @@ class PipeInput(Source[bytes]):
 
     @property
     def should_be_csv(self) -> bool:
-        """Whether NDJSON was expected, but the first line is no JSON, not even an invalid object or list."""
+        """Whether NDJSON was expected, but the first line has a comma and is no JSON, nor an invalid object or list."""
         line = self._head.removeprefix(BOM).lstrip().partition(b"\n")[0]
-        if self._format is not Format.NDJSON or not line or line.startswith((b"{", b"[")):
+        if self._format is not Format.NDJSON or b"," not in line or line.startswith((b"{", b"[")):
             return False
         try:
             msgspec.json.decode(line)
