@@ -193,10 +193,34 @@ def test_a_full_disk_behind_standard_output_is_said_in_a_sentence(
     assert "Traceback" not in said
 
 
-def test_a_fault_that_says_what_to_do_is_logged_without_a_traceback(folder: Path) -> None:
-    """Such as a folder for the dead letters that is not there."""
-    code, _, said = run(folder, "run", "flow.yaml", "--dead-letters", "sqlite:///none/a.db", stdin=b"1\n")
-    assert (code, "there is no folder" in said, "Traceback" in said) == (1, True, False)
+def test_a_missing_folder_for_the_dead_letters_is_said_before_anything_runs(folder: Path) -> None:
+    """In one sentence, without a log line."""
+    words = ("run", "flow.yaml", "--quiet", "--dead-letters", "sqlite:///none/a.db")
+    assert run(folder, *words, stdin=b"1\n") == (
+        1,
+        b"",
+        "penstock run: dead-letter store sqlite:///none/a.db: there is no folder none; create it, or name another "
+        "file\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "stdin", "hinted"),
+    [
+        ((), b"id,n\n1,2\n", True),
+        ((), b'\xef\xbb\xbf"id","n"\n1,2\n', True),
+        ((), b'{"id":}\n', False),
+        ((), b'{"id":1}\nid\n', False),
+        (("--format", "csv"), b"id,n\n1\n", False),
+        (("--quiet",), b"id,n\n1,2\n", False),
+    ],
+)
+def test_the_option_for_csv_is_named_once_if_the_input_does_not_begin_with_json(
+    folder: Path, flags: tuple[str, ...], stdin: bytes, hinted: bool
+) -> None:
+    """At the end, unless nothing is to be said."""
+    code, _, said = run(folder, "run", "flow.yaml", *flags, stdin=stdin)
+    assert (code, said.count("does not look like NDJSON; for CSV add --format csv")) == (1, int(hinted))
 
 
 @pytest.mark.parametrize("more", ["", "--checkpoint c.json"])

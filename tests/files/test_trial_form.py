@@ -87,6 +87,11 @@ def test_a_name_that_nothing_has_is_one_mistake(flow: Flow[Any]) -> None:
     assert said.startswith('1:30: unknown service "prcing": did you mean "pricing"?')
 
 
+def test_a_step_of_a_flow_without_steps_is_unknown_because_it_has_none() -> None:
+    text = "[{name: a, given: [], expect: {failed: [{step: price}]}}]"
+    assert mistakes(text, Flow("f")) == ['1:48: unknown step "price"; the flow has no steps']
+
+
 def test_an_outlet_without_a_name_goes_by_that_of_its_step() -> None:
     flow = ORDERS.to(Folder(""), Folder(""), name="files")
     text = "[{name: a, given: [], expect: {delivered: {files: 0, files.2: 0, files.3: 0}, failed: [{step: ''}]}}]"

@@ -157,6 +157,7 @@ class KnownNames:
         self.services = sorted({service.name for service in flow.all_services})
         self.sinks = list(flow.all_sinks)
         self._failure_points = flow.failure_points
+        self._has_steps = bool(flow.steps)
         self._complete = complete
         self._diagnostics = diagnostics
 
@@ -179,4 +180,5 @@ class KnownNames:
                 if key.value not in fields:
                     self._diagnostics.unknown(key, "key", fields)
                 elif key.value == "step" and self._complete and value.value not in self._failure_points:
-                    self._diagnostics.unknown(value, "step", self._failure_points)
+                    hint = None if self._has_steps else "the flow has no steps"
+                    self._diagnostics.unknown(value, "step", self._failure_points, hint=hint)

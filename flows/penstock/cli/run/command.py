@@ -12,7 +12,7 @@ import click
 from penstock.checkpoints.resume import save
 from penstock.cli.options import FILE, Command, positive, print_error, seconds, usage_error
 from penstock.cli.run.execute import Job, Resumable, execute
-from penstock.cli.run.job import RunOptions, job_from_options, with_overrides
+from penstock.cli.run.job import RunOptions, check_store_folder, job_from_options, with_overrides
 from penstock.cli.run.progress import summary_line
 from penstock.errors import CheckpointInvalid, FlowDefinitionError, PenstockError
 from penstock.flowfile.find_flow import find_flow
@@ -86,6 +86,7 @@ def run_flow(options: RunOptions) -> int:
         found = find_flow(options.flow)
         found = found._replace(flow=with_overrides(found.flow, options))
         check_sinks(found.flow.all_sinks.values(), locks=True)
+        check_store_folder(found.flow)
         job = job_from_options(found, options)
     except (FlowDefinitionError, ValueError, CheckpointInvalid) as error:
         return print_error("run", error, 2)

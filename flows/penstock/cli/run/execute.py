@@ -16,7 +16,7 @@ import structlog
 from penstock.checkpoints.journal import Journal
 from penstock.checkpoints.output_file import FileOutput, Output
 from penstock.checkpoints.resume import ResumedNdjson, find_letters, save
-from penstock.cli.run.inputs import FileInput
+from penstock.cli.run.inputs import FileInput, PipeInput
 from penstock.cli.run.progress import Progress, ProgressSnapshot, summary_line
 from penstock.core.element import Outcome
 from penstock.deadletters import Stores
@@ -182,6 +182,8 @@ class _Execution:
             write(f"  the run failed: {printable(summary.error)}\n")
         if end.failed and (job.flow.store is None or isinstance(job.flow.store, str)):
             write(dead_letter_hint(job.flow.store, summary.run))
+        if end.failed and isinstance(job.source, PipeInput) and job.source.should_be_csv:
+            write("  the input does not look like NDJSON; for CSV add --format csv\n")
         if job.resumable is not None and end.reason != EndReason.COMPLETED:
             write("  the same command continues from here\n")
         job.messages.flush()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from penstock.checkpoints.interval_set import IntervalSet
 from penstock.core.element import Element, Failure, Outcome
 from penstock.deadletters import DeadLetter
 from penstock.errors import FileReadFailed
 from penstock.formats.format import Format
-from penstock.formats.ndjson_reader import LINE_LIMIT
+from penstock.formats.ndjson_reader import BOM, LINE_LIMIT
 from penstock.sources import Emitter, Source
 from penstock.sources.byte_stream import chunks_of, emit_chunks
 from penstock.sources.file import FileLineReader, make_splitter
@@ -113,9 +115,27 @@ class PipeInput(Source[bytes]):
         self._format = format
         self._limit = limit
         self.descriptor = descriptor
+        self._head = b""
+
+    @property
+    def should_be_csv(self) -> bool:
+        """Whether NDJSON was expected, but the first line has a comma and is no JSON, nor an invalid object or list."""
+        line = self._head.removeprefix(BOM).lstrip().partition(b"\n")[0]
+        if self._format is not Format.NDJSON or b"," not in line or line.startswith((b"{", b"[")):
+            return False
+        try:
+            msgspec.json.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return True
+        return False
 
     async def produce(self, emitter: Emitter[bytes]) -> None:
-        await emit_chunks(emitter, chunks_of(self.descriptor), make_splitter(self._format, self._limit))
+        await emit_chunks(emitter, self._chunks(), make_splitter(self._format, self._limit))
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        async for chunk in chunks_of(self.descriptor):
+            self._head = self._head or chunk[:HEAD]
+            yield chunk
 
 
 def size_of(path: str) -> int | None:

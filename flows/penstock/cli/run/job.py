@@ -22,7 +22,9 @@ from penstock.cli.run.outputs import (
     open_output,
     open_stdout,
 )
-from penstock.errors import FlowDefinitionError
+from penstock.deadletters.store import SQLITE
+from penstock.deadletters.stores import normalize_url
+from penstock.errors import FlowDefinitionError, StoreError
 from penstock.flow.flow import Flow
 from penstock.flowfile.find_flow import LoadedFlow
 from penstock.formats.format import Format, format_of
@@ -199,6 +201,16 @@ def check_files(flow: Flow[Any], output: str | None, read: Sequence[FileRole]) -
         check_not_written(f"the output {output}", output, [*read, *appended])
     for role, path in appended:
         check_not_written(role, path, read)
+
+
+def check_store_folder(flow: Flow[Any]) -> None:
+    """Raise `StoreError` if the folder for the file of dead letters does not exist."""
+    url = flow.dead_letter_url
+    if url is None or not (path := normalize_url(url)).startswith(SQLITE):
+        return
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path.removeprefix(SQLITE)))):
+        folder = os.path.dirname(url.removeprefix(SQLITE)) or "for it"  # with the variables, whose values may be secret
+        raise StoreError(f"dead-letter store {url}: there is no folder {folder}; create it, or name another file")
 
 
 def check_different(*paths: str) -> None:
