@@ -142,7 +142,7 @@ def _run(arguments: list[str], *, output_closed: bool) -> int:
 
 
 def _load_plugin(name: str) -> click.Command | None:
-    """Import a command that an entry point names. Returns None if there is none."""
+    """Import a command that an entry point names. Return None if no entry point has the name."""
     from importlib.metadata import entry_points  # imported late: it takes longer than all of `penstock --help`
 
     for point in entry_points(group=PLUGINS, name=name):

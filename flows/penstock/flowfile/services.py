@@ -76,7 +76,7 @@ class ServiceOptions(Located):
     )
     max_in_flight: int | None = optional(Integer(min=1), "How many calls may run at once, over all runs (256)")
     rate: float | None = optional(Rate(), "How many calls may start per second, over all runs: 10/s, 600/m")
-    blocking: bool | None = optional(Boolean(), "Whether the function blocks and needs threads of its own")
+    blocking: bool | None = optional(Boolean(), "Whether the function blocks; it then runs in separate threads")
     headers: dict[str, str] | None = optional(
         MapOf(Text()), "Headers of each request; {field} and ${NAME} are replaced"
     )

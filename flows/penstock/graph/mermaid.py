@@ -84,7 +84,7 @@ def _node(node: Node, ids: dict[str, str]) -> str:
 
 
 def _label(name: str, *texts: str) -> str:
-    """Return a label: the name in bold, and each text on a line of its own."""
+    """Return a label: the name in bold, and each text on a separate line."""
     return "<br/>".join([f"<b>{escape(name)}</b>", *(escape(text) for text in texts if text)])
 
 

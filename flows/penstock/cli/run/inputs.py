@@ -79,7 +79,7 @@ class FileInput(Source[bytes]):
         self.received = first + len(lines)
 
     def _split_at_letters(self, start: int, stop: int) -> Iterable[tuple[int, int]]:
-        """Yield ranges of lines; each line that has a letter is a range of its own."""
+        """Yield ranges of lines; each line that has a dead letter is a separate range."""
         for seq in sorted(seq for seq in self._letters if start <= seq < stop):
             if start < seq:
                 yield start, seq

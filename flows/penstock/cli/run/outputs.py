@@ -115,7 +115,7 @@ def same_regular_file(file: str | int, other: str | int) -> bool:
 
 
 def file_at(file: str | int) -> os.stat_result | None:
-    """Return the status of a regular file; None for anything else, or if there is none."""
+    """Return the status of a regular file; None for anything else, or if no file exists."""
     try:
         status = os.stat(file)
     except OSError:

@@ -73,7 +73,7 @@ def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
             # SQLite's busy timeout does not apply to this change, and two processes may start at the same time.
             if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
                 raise
-        time.sleep(0.02)
+        time.sleep(0.02)  # the lock is held for milliseconds
 
 
 def _migrate(connection: sqlite3.Connection, url: str) -> None:

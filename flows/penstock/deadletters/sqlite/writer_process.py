@@ -76,7 +76,7 @@ class WriterProcess:
         await self._thread.open()
 
     def submit(self, batches: list[bytes], *, refresh: bool, on_done: OnDone) -> None:
-        """Send a group to the process. Starts one if there is none, except for a check before the first letter."""
+        """Send a group to the process. Start it if necessary, except for a check before the first letter."""
         if self._thread is None:
             self._send(batches, refresh=refresh, on_done=on_done)
         elif not batches:
