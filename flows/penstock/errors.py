@@ -533,6 +533,58 @@ class WriterStartFailed(StoreError):
         self.reason = reason
 
 
+class NotSupportedByStore(StoreError):
+    """The store is a log, whose records cannot be changed."""
+
+    def __init__(self, url: str, action: str) -> None:
+        super().__init__(
+            f"dead-letter store {url}: cannot {action}, because it is a log; list, export and redrive are possible, or "
+            "keep letters in a database: sqlite:///FILE or postgresql://HOST/DATABASE"
+        )
+        self.url = url
+        self.action = action
+
+
+class RedriveError(PenstockError):
+    """A redrive job cannot be created or changed."""
+
+
+class NoLetters(RedriveError):
+    """No waiting letter matches the query of a redrive."""
+
+    def __init__(self) -> None:
+        super().__init__("no waiting dead letter matches; list them: penstock dead-letters list --state waiting")
+
+
+class JobConflict(RedriveError):
+    """Another job has letters of the same group."""
+
+    def __init__(self, job: str, group: str) -> None:
+        super().__init__(
+            f"job {job} already redrives letters of group {group}; wait until it ends, or cancel it: "
+            f"penstock dead-letters cancel {job}"
+        )
+        self.job = job
+        self.group = group
+
+
+class JobNotFound(RedriveError):
+    """No redrive job has this id."""
+
+    def __init__(self, job: str) -> None:
+        super().__init__(f"unknown redrive job {job}; list them: penstock dead-letters jobs")
+        self.job = job
+
+
+class JobEnded(RedriveError):
+    """A redrive job that is completed or cancelled cannot be changed."""
+
+    def __init__(self, job: str, state: str) -> None:
+        super().__init__(f"job {job} is {state} and cannot be changed; create another one")
+        self.job = job
+        self.state = state
+
+
 class ShuttingDown(PenstockError):
     """The process is shutting down and starts no further runs."""
 

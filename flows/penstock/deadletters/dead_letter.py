@@ -47,6 +47,12 @@ class DeadLetter(Struct, frozen=True, gc=False):
     state: str = "waiting"
     revision: int | None = None
     """The revision of the flow that processed the element, as numbered by the process of the run."""
+    group: str | None = None
+    """The fingerprint of its group (`Group.id`). Set by the store; None in a letter that is not stored yet."""
+    redrives: int = 0
+    """How often it was redriven. A redrive that was cancelled does not count."""
+    header: str | None = None
+    """The header row of the CSV file, if the input is a row that could not be read."""
 
 
 def make_dead_letters(
@@ -104,6 +110,8 @@ def as_document(letter: DeadLetter) -> dict[str, Any]:
         **({} if letter.part is None else {"part": letter.part}),
         "key": letter.key,
         "state": letter.state,
+        "group": letter.group,
+        "redrives": letter.redrives,
         "error": {
             "step": letter.step,
             "type": letter.type,
@@ -112,6 +120,7 @@ def as_document(letter: DeadLetter) -> dict[str, Any]:
             "cause": letter.cause,
         },
         "input": original | {"size": letter.input_size, "complete": letter.input_size == len(letter.input)},
+        **({} if letter.header is None else {"header": letter.header}),
         "partialResults": letter.partial_results,
         "startedAt": letter.started_at.isoformat(),
         "failedAt": letter.failed_at.isoformat(),

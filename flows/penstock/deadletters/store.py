@@ -17,8 +17,8 @@ from penstock.support.json_encoding import encode_json
 SQLITE = "sqlite:///"
 """The beginning of the URL of a SQLite file."""
 
-STATES = ("waiting", "parked")
-"""The states of a letter."""
+STATES = ("waiting", "claimed", "resolved", "parked")
+"""The states of a letter. A claimed letter is being redriven; when its lease expires, it can be claimed again."""
 
 PAGE = 100
 """The default number of letters on a page."""
@@ -47,6 +47,9 @@ class DeadLetterQuery(Struct, frozen=True, kw_only=True):
     step: str | None = None
     type: str | None = None
     state: str | None = None
+    group: str | None = None
+    key: str | int | float | None = None
+    ids: tuple[str, ...] | None = None
     since: datetime | None = None
     """Failed at this time or later."""
     until: datetime | None = None

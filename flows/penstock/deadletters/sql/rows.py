@@ -18,7 +18,9 @@ Columns = list[Sequence[Any]]
 
 FIELDS = DeadLetter.__struct_fields__
 
-COLUMNS = tuple("found" if name == "partial_results" else name for name in FIELDS)
+_RENAMED = {"partial_results": "found", "group": "group_id"}
+
+COLUMNS = tuple(_RENAMED.get(name, name) for name in FIELDS)
 """The column of each field of a letter, in the same order. Columns keep their names when fields are renamed."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -82,6 +84,7 @@ _ENCODERS: dict[str, Callable[[Sequence[Any]], Sequence[Any]]] = {
     "step": _escape_surrogates,
     "message": _escape_surrogates,
     "cause": _escape_surrogates,
+    "header": _escape_surrogates,
     "key": _encode_json,
     "found": _encode_json,
     "started_at": _encode_times,

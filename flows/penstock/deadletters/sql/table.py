@@ -30,8 +30,8 @@ from penstock.deadletters.sql.rows import COLUMNS, to_microseconds
 from penstock.deadletters.store import DeadLetterQuery, GroupField
 from penstock.support.ids import CLOCK_SLACK, id_at
 
-_INTEGERS = {"seq", "part", "attempts", "input_size", "started_at", "failed_at", "revision"}
-_OPTIONAL = {"part", "key", "cause", "found", "revision"}
+_INTEGERS = {"seq", "part", "attempts", "input_size", "started_at", "failed_at", "revision", "redrives"}
+_OPTIONAL = {"part", "key", "cause", "found", "revision", "group_id", "header"}
 
 LETTERS = Table(
     "letters",

@@ -38,6 +38,11 @@ MIGRATIONS: list[list[str]] = [
     # A resumed run and `list --run` select the letters of one run. Times and ids cannot narrow that search, because the
     # clock may have been set back. Measured: a scan takes 9 s for a million letters, the index 1.3 µs more a letter.
     ["CREATE INDEX letters_by_run ON letters (run, id)"],
+    [
+        "ALTER TABLE letters ADD COLUMN group_id TEXT",
+        "ALTER TABLE letters ADD COLUMN redrives INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE letters ADD COLUMN header TEXT",
+    ],
 ]
 """The statements of each schema version. Released ones never change; new ones are appended."""
 

@@ -19,12 +19,12 @@ from penstock.deadletters.sqlite.migrations import prepare
 from penstock.errors import StoreError, StoreFileReplaced
 
 GROUP = 512
-"""Maximum number of letters in one statement. SQLite allows 32,766 values, these are 9,216."""
+"""Maximum number of letters in one statement. SQLite allows 32,766 values, these are 10,752."""
 
 WIDTH = len(COLUMNS)
 STATE = COLUMNS.index("state")
 INPUT = COLUMNS.index("input")
-OPTIONAL = tuple(COLUMNS.index(name) for name in ("part", "key", "cause", "found", "revision"))
+OPTIONAL = tuple(COLUMNS.index(name) for name in ("part", "key", "cause", "found", "revision", "group_id", "header"))
 
 # The driver searches for an adapter whenever it is passed None or `bytes` (CPython 3.11): 0.25 and 0.5 µs each, half
 # of its time for a row. So None is passed as NULL_MARKER, which no optional column contains, and bytes as `bytearray`.
