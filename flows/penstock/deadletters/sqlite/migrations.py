@@ -115,9 +115,8 @@ MIGRATIONS: list[list[str]] = [
             state TEXT NOT NULL,
             runner TEXT,
             leased_until INTEGER,
-            attempt INTEGER,
             PRIMARY KEY (job, letter_id)
-        )
+        ) WITHOUT ROWID
         """,
         "CREATE INDEX job_letters_by_state ON job_letters (job, batch, state, letter_id)",
         "CREATE INDEX job_letters_claimed ON job_letters (job, leased_until) WHERE state = 'claimed'",
@@ -134,7 +133,7 @@ MIGRATIONS: list[list[str]] = [
             outcome TEXT NOT NULL,
             error TEXT,
             PRIMARY KEY (letter_id, number)
-        )
+        ) WITHOUT ROWID
         """,
         """
         CREATE TABLE edits (
@@ -170,7 +169,11 @@ MIGRATIONS: list[list[str]] = [
         CREATE TRIGGER audit_rejects_delete BEFORE DELETE ON audit
         BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END
         """,
-        "CREATE TABLE copies (copy TEXT NOT NULL, letter_id TEXT NOT NULL, PRIMARY KEY (copy, letter_id))",
+        """
+        CREATE TABLE copies (
+            copy TEXT NOT NULL, letter_id TEXT NOT NULL, PRIMARY KEY (copy, letter_id)
+        ) WITHOUT ROWID
+        """,
         "CREATE INDEX copies_by_letter ON copies (letter_id)",
     ],
 ]
