@@ -17,8 +17,8 @@ from penstock.support.used_files import UsedFile
 class LocalSink(ABC):
     """Base of sinks that write to files or to standard output: they say which, before anything is opened.
 
-    A subclass also has the methods of `Sink`. Sinks that name one file must have the same settings; those that are
-    equal (`==`) have.
+    A subclass also has the methods of `Sink`. Two sinks that name one file must have the same settings: by default,
+    they must be equal (`==`).
     """
 
     name: str
@@ -36,7 +36,7 @@ class LocalSink(ABC):
         return type(self).__name__
 
     def has_same_settings(self, other: LocalSink) -> bool:
-        """Return whether a file of this sink may also be one of the other sink."""
+        """Return whether both write in the same way, so that they may name one file."""
         return self == other
 
 
