@@ -52,7 +52,7 @@ def normalize_url(url: str) -> str:
 def validate_store_url(url: str) -> None:
     """Raise `FlowDefinitionError` for an invalid store URL, and one of its subclasses if something is not there.
 
-    These are `MissingVariable` if one of its variables is not set, and `ExtraMissing` if its packages are not installed.
+    These are `MissingVariable`: a variable is not set, and `ExtraMissing`: the packages are not installed.
     """
     resolved = normalize_url(url)
     if _CONTROL.search(resolved):
