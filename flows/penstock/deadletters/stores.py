@@ -106,7 +106,7 @@ def create_store(
         return MemoryStore()
     kind, display_url = resolved.partition(":")[0], hide_password(url)
     if kind == "postgresql":
-        from penstock.deadletters.postgres import PostgresStore
+        from penstock.deadletters.postgres.store import PostgresStore
 
         return PostgresStore(resolved, create=create, display_url=display_url, read_only=read_only)
     if kind == "s3":
