@@ -192,8 +192,8 @@ class Copier:
             self._behind = (await self._outbox.count_uncopied()).get(self.name, 0)
 
     async def _await_letters(self, commits: int) -> None:
-        """Wait until this process has stored letters, for `POLL_SECONDS` at most, or until postponed letters are due."""
-        deadline = time.monotonic() + min(POLL_SECONDS, *self._postponed.values(), POLL_SECONDS)
+        """Wait until this process has stored letters or postponed ones are due, for `POLL_SECONDS` at most."""
+        deadline = time.monotonic() + min((POLL_SECONDS, *self._postponed.values()))
         while time.monotonic() < deadline and not self._stopping.is_set():
             if self._outbox.statistics().commits != commits:
                 return
