@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
+from penstock.deadletters.postgres.store import PostgresStore
 from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.deadletters.store import PAGE_BYTES
 from penstock.errors import StoreError
 from penstock.support.ids import new_id, new_ids, now
+from servers import PostgresServer, running
 from waiting import until_async
 
 NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)  # before all ids that are made here, as with letters of runs
@@ -26,7 +28,12 @@ NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)  # before all ids that are made here
 async def opened(kind, **settings):
     with TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/letters.db"
-        store = MemoryStore() if kind == "memory" else SqliteStore(url, separate_writer=kind == "process", **settings)
+        if kind == "memory":
+            store = MemoryStore()
+        elif kind == "postgres":
+            store = PostgresStore(running(PostgresServer).new_database(), **settings)
+        else:
+            store = SqliteStore(url, separate_writer=kind == "process", **settings)
         await store.open()
         try:
             yield store
@@ -34,7 +41,7 @@ async def opened(kind, **settings):
             await store.aclose()
 
 
-@pytest.fixture(params=["memory", "sqlite", "process"])
+@pytest.fixture(params=["memory", "sqlite", "process", "postgres"])
 def kind(request):
     return request.param
 
