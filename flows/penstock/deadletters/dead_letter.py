@@ -43,7 +43,10 @@ class DeadLetter(Struct, frozen=True, gc=False):
     attempts: int = 1
     cause: str | None = None
     partial_results: dict[str, Any] | None = None
-    """The results of the other services of the step, by name, when one of them failed."""
+    """The results that the failed step had from its other services, by name: see `core.partial_results`.
+
+    A redrive calls only the other services of that step again, unless it starts from the beginning.
+    """
     state: str = "waiting"
     revision: int | None = None
     """The revision of the flow that processed the element, as numbered by the process of the run."""
