@@ -210,8 +210,8 @@ class InvalidItem(ElementError):
 class MalformedRow(ElementError):
     """A row of a CSV file cannot be parsed, or does not match the header."""
 
-    def __init__(self, line: int, reason: str) -> None:
-        super().__init__(f"the row at line {line} cannot be read: {reason}")
+    def __init__(self, line: int | None, reason: str) -> None:
+        super().__init__(f"the row {'' if line is None else f'at line {line} '}cannot be read: {reason}")
         self.line = line
         self.reason = reason
 

@@ -87,7 +87,7 @@ def _with_texts(failure: Failure, message: str, cause: str | None) -> Failure:
 
 def _redact_input(original: Any, plain: Any, paths: list[list[str]]) -> Any:
     """Remove the secret fields from an input; returns the original if it has none."""
-    if plain is UNREADABLE:
+    if plain is UNREADABLE or getattr(original, "header", None) is not None:  # a cell of a row may look like JSON
         return RedactedInput.of(UNREADABLE, original)
     redacted = _without_paths(plain, paths)
     if redacted == plain and isinstance(original, bytes):
