@@ -53,6 +53,15 @@ class MissingVariable(FlowDefinitionError):
         self.name = name
 
 
+class ExtraMissing(FlowDefinitionError):
+    """An optional part of Penstock is used whose packages are not installed."""
+
+    def __init__(self, subject: str, extra: str) -> None:
+        super().__init__(f'{subject}: its packages are not installed; install them: pip install "penstock[{extra}]"')
+        self.subject = subject
+        self.extra = extra
+
+
 class RunError(PenstockError):
     """A run failed as a whole: because of its source, or of a bug in one of its parts."""
 

@@ -29,6 +29,8 @@ CAPACITY = 100_000
 class MemoryStore:
     """Keeps a bounded number of letters in memory. When it is full, `add` raises `StoreError`."""
 
+    editable = True
+
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.url = "memory:"
         self.timeout = 1.0
