@@ -63,9 +63,13 @@ class JobRunner(Protocol):
 
     async def drain(self) -> None: ...
 
+    async def abort(self) -> None: ...
+
 
 class LocalDesk:
     """The desk over the stores that `stores` returns, which are open. See `Desk`.
+
+    Without a redriver and a supervisor it does everything but run letters.
 
     With `foreground=True`, a job runs while `progress` is read; otherwise it runs in the background.
     """
@@ -74,8 +78,8 @@ class LocalDesk:
         self,
         stores: Callable[[], Sequence[DeadLetterStore]],
         flows: FlowLookup,
-        redriver: JobRunner,
-        supervisor: Supervisor,
+        redriver: JobRunner | None = None,
+        supervisor: Supervisor | None = None,
         *,
         foreground: bool = False,
     ) -> None:
@@ -153,10 +157,11 @@ class LocalDesk:
         if (log := self._log_of(query)) is not None:
             from penstock.redrive.logs import redrive_log
 
+            assert self._supervisor is not None, "needed to run letters"
             return await redrive_log(log, query, options, self._flows, self._supervisor)
         queue = await self._only_queue("redrive letters", _waiting(query))
         job = await queue.create_job(query, options, requester)
-        if not self._foreground:
+        if self._redriver is not None and not self._foreground:
             self._redriver.start(queue, job.id)
         return job
 
@@ -186,11 +191,18 @@ class LocalDesk:
             check_rate(rate)
         queue, _ = await self._find_job(id)
         job = await queue.change_job(id, requester, state=state, rate=rate)
+        if self._redriver is None:
+            return job
         if self._foreground and job.state != "running":
             await self._redriver.drain()
         elif not self._foreground and job.state == "running":
             self._redriver.start(queue, id)
         return job
+
+    async def abort(self) -> None:
+        """Cancel the letters in flight. They wait again."""
+        if self._redriver is not None:
+            await self._redriver.abort()
 
     async def progress(self, id: str) -> AsyncGenerator[Job]:
         """Yield a job after changes, until it is no longer running."""
@@ -214,7 +226,9 @@ class LocalDesk:
             job = fresh
             changed.set()
 
-        run = asyncio.create_task(self._redriver.run(queue, id, on_progress=on_progress), name=f"redrive:{id}")
+        redriver = self._redriver
+        assert redriver is not None, "needed to run letters"
+        run = asyncio.create_task(redriver.run(queue, id, on_progress=on_progress), name=f"redrive:{id}")
         run.add_done_callback(lambda _: changed.set())
         try:
             while not run.done():
@@ -225,7 +239,7 @@ class LocalDesk:
             yield run.result()
         finally:
             if not run.done():
-                await self._redriver.drain()
+                await redriver.drain()
                 await run
 
     async def park(self, query: DeadLetterQuery, requester: Requester) -> int:
