@@ -545,6 +545,19 @@ class NotSupportedByStore(StoreError):
         self.action = action
 
 
+class IncompleteInput(ElementError):
+    """A letter cannot be redriven, because only a part of its input was kept."""
+
+    def __init__(self, letter: str, size: int, kept: int) -> None:
+        super().__init__(
+            f"the input had {size} bytes, of which {kept} were kept, because it was too large or has redacted fields; "
+            f"replace it: penstock dead-letters edit {letter}"
+        )
+        self.letter = letter
+        self.size = size
+        self.kept = kept
+
+
 class RedriveError(PenstockError):
     """A redrive job cannot be created or changed."""
 
