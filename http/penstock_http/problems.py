@@ -182,4 +182,4 @@ def _route(request: web.Request) -> str:
 
 
 def _method(request: web.Request) -> str:
-    return request.method if request.method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS") else "other"
+    return request.method if request.method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"

@@ -48,7 +48,7 @@ def document(state: AppState) -> Part:
         "version": version("penstock"),
         "flows": list(state.registry.flows),
         "max_flow_file": min(state.settings.max_body, MAX_BYTES),
-        "security": [{"token": []}] if state.settings.token else [{}, {"token": []}],
+        "security": [{"token": []}] if state.settings.all_tokens else [{}, {"token": []}],
     }
     items, item_schemas = schemas_of(revision.flow.item for revision in revisions.values())
     paths = fill(fixed["paths"], values)

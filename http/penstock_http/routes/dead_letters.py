@@ -12,15 +12,13 @@ from penstock.support.ids import id_of
 from penstock_http.media import json_response
 from penstock_http.problems import RequestRejected
 from penstock_http.requests import negotiation
-from penstock_http.requests.auth import require_token
+from penstock_http.requests.auth import authorize
 from penstock_http.state import STATE
-
-ACTION = "see dead letters"
 
 
 async def list_dead_letters(request: web.Request) -> web.Response:
     """Respond with one page of dead letters, oldest first."""
-    require_token(request, ACTION)
+    authorize(request, "read")
     negotiation.reject_unknown_parameters(request, *DeadLetterQuery.__struct_fields__, "after", "limit")
     limit = negotiation.integer_parameter(request.query, "limit", PAGE, 1, PAGE_LIMIT)
     stores = request.app[STATE].supervisor.stores.all()
@@ -30,7 +28,7 @@ async def list_dead_letters(request: web.Request) -> web.Response:
 
 async def show_dead_letter(request: web.Request) -> web.Response:
     """Respond with one dead letter."""
-    require_token(request, ACTION)
+    authorize(request, "read")
     negotiation.reject_unknown_parameters(request)
     id = request.match_info["id"]
     with suppress(ValueError):  # a text that is not an id is not found either
