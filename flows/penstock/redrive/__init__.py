@@ -1,0 +1,1 @@
+"""Work with dead letters: plan, redrive, edit, mark, export and import them."""
