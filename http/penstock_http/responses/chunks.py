@@ -9,7 +9,7 @@ from contextlib import aclosing
 import structlog
 from aiohttp import HttpVersion11, hdrs, web
 
-from penstock.errors import PenstockError, ReaderDisconnected, ShuttingDown, describe
+from penstock.errors import PenstockError, ShuttingDown, describe
 from penstock_http.requests.negotiation import accepts_gzip
 from penstock_http.requests.stall_detector import StallDetector
 from penstock_http.responses.streaming import CHUNK_SIZE, StreamedResponse
@@ -18,6 +18,7 @@ from penstock_http.state import STATE, OpenStreams
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 HEADERS = {"Cache-Control": "no-store", "Vary": "Accept, Accept-Encoding", "X-Accel-Buffering": "no"}
+
 
 async def stream_chunks(
     request: web.Request, media_type: str, chunks: AsyncGenerator[bytes, None], *, flush: bool = False
@@ -76,4 +77,3 @@ async def _write_all(
             raise ShuttingDown
     if buffered:
         await stall_detector.write(output.write(bytes(buffered)), len(buffered))
-

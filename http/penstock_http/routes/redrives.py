@@ -11,7 +11,6 @@ import msgspec
 from aiohttp import web
 
 from penstock.deadletters.queue import Job, JobState
-from penstock.errors import RedriveError
 from penstock.redrive.documents import (
     check_rate,
     job_document,
@@ -28,7 +27,7 @@ from penstock_http.requests.auth import authorize
 from penstock_http.requests.json_body import JsonBody, converted, invalid_body, read_object
 from penstock_http.responses.chunks import stream_chunks
 from penstock_http.routes.letters import limit_of
-from penstock_http.state import STATE, OpenStreams
+from penstock_http.state import STATE
 
 OPTIONS = ("flow", "canary", "stopAt", "rate", "limit", "fromStart")
 """Fields of a redrive that are options of the job."""
@@ -40,7 +39,7 @@ PROGRESS_SECONDS = 1.0
 """Minimum seconds between two events with the progress of a job."""
 
 HEARTBEAT_SECONDS = 15.0
-"""Seconds without news after which a comment is sent, so that proxies keep the connection, and lost ones are noticed."""
+"""Seconds without news after which a comment is sent, so that proxies keep the connection and lost ones are noticed."""
 
 State = Literal["running", "paused", "cancelled"]
 
@@ -123,7 +122,7 @@ def _rate_of(body: JsonBody) -> float | Literal["keep"] | None:
 
 
 async def _events(request: web.Request, id: str) -> AsyncGenerator[bytes, None]:
-    """Yield events until the job is no longer running, or the service stops. Only in the first case the last is `end`."""
+    """Yield events until the job is no longer running, then `end`; or until the service stops, without `end`."""
     state = request.app[STATE]
     stopping = asyncio.create_task(state.streams.stopping.wait(), name="progress:stopping")
     loop = asyncio.get_running_loop()

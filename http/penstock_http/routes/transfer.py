@@ -54,9 +54,7 @@ async def import_letters(request: web.Request) -> web.Response:
     detector = StallDetector(state.settings.stall_timeout, state.settings.min_rate)
     with state.streams.enter():
         await send_continue(request)
-        letters = _letters(
-            decompressed(detector.read(request), encoding), LINE_FACTOR * state.settings.max_line + 4096
-        )
+        letters = _letters(decompressed(detector.read(request), encoding), LINE_FACTOR * state.settings.max_line + 4096)
         return json_response(import_document(await state.desk.import_letters(letters, Requester(name, reason))))
 
 
