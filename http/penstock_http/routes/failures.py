@@ -1,11 +1,11 @@
-"""`/runs/{id}/failures`: the failed items of one run with their inputs, as NDJSON or as CSV with the original columns."""
+"""`/runs/{id}/failures`: the failed items of one run with their input, as NDJSON or CSV with the original columns."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -31,7 +31,8 @@ MAX_COLUMNS = 1000
 VALUE = "value"
 """The name of the column for items that are not objects."""
 
-_decode = msgspec.json.Decoder().decode
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_text = msgspec.json.Decoder(str).decode
 
 
 async def list_failures(request: web.Request) -> web.StreamResponse:
@@ -119,19 +120,20 @@ def _cells(letter: DeadLetter) -> dict[str, str]:
     return {name: _cell(value) for name, value in fields.items()}
 
 
-def _fields(letter: DeadLetter) -> Mapping[str, Any] | None:
+def _fields(letter: DeadLetter) -> Mapping[str, msgspec.Raw] | None:
+    """Return the fields of an item as they were sent, or None if it is not an object."""
     try:
-        value = _decode(letter.input)
+        return _decode(letter.input)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else None
 
 
-def _cell(value: Any) -> str:
-    """Return a cell: text unchanged, null as an empty cell, anything else as JSON."""
-    if isinstance(value, str):
-        return value
-    return "" if value is None else encode_json(value).decode()
+def _cell(value: msgspec.Raw) -> str:
+    """Return a cell: text without quotes, null as an empty cell, anything else as JSON."""
+    data = bytes(value)
+    if data.startswith(b'"'):
+        return _decode_text(data)
+    return "" if data == b"null" else data.decode()
 
 
 def _split(row: str) -> list[str]:
