@@ -617,6 +617,27 @@ class SeveralStores(RedriveError):
         self.urls = urls
 
 
+class ServiceNotReached(PenstockError):
+    """A running Penstock service could not be reached, or the connection to it ended."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"the service at {url} cannot be reached: {reason}; start it, or name another with --url")
+        self.url = url
+        self.reason = reason
+
+
+class RequestRefused(PenstockError):
+    """A running Penstock service refused a request. `code` identifies the reason, `detail` is its message."""
+
+    def __init__(self, url: str, status: int, code: str, detail: str) -> None:
+        hint = "; set PENSTOCK_TOKEN to a token of the service" if status == 401 else ""
+        super().__init__(f"{url} responded {status}: {detail}{hint}")
+        self.url = url
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
 class ShuttingDown(PenstockError):
     """The process is shutting down and starts no further runs."""
 

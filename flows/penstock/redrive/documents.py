@@ -252,14 +252,13 @@ def bytes_document(data: bytes) -> dict[str, Any]:
 def bytes_of(document: Any) -> bytes:
     """Convert the document of an input back. Raises `ValueError`."""
     if isinstance(document, dict):
+        fields = cast("dict[str, Any]", document)
+        text, encoded = fields.get("text"), fields.get("base64")
         with suppress(binascii.Error, UnicodeEncodeError):
-            match document:
-                case {"text": str(text)}:
-                    return text.encode()
-                case {"base64": str(text)}:
-                    return base64.b64decode(text, validate=True)
-                case _:
-                    pass
+            if isinstance(text, str):
+                return text.encode()
+            if isinstance(encoded, str):
+                return base64.b64decode(encoded, validate=True)
     raise ValueError("input: expected an object with `text`, or with `base64` and valid Base64")
 
 
@@ -280,8 +279,8 @@ def _plain(value: Any) -> Any:
         return record_document(value)
     if isinstance(value, str | bytes):
         return value
-    if isinstance(value, Sequence):
-        return [_plain(each) for each in value]
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in cast("Sequence[Any]", value)]
     return value.isoformat() if hasattr(value, "isoformat") else value
 
 
