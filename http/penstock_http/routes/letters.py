@@ -34,9 +34,12 @@ async def list_letters(request: web.Request) -> web.Response:
 
 
 async def list_groups(request: web.Request) -> web.Response:
-    """Respond with one page of groups, the ones with the most recent letters first, and the total by state."""
+    """Respond with one page of groups, the ones with the most recent letters first, and the total by state.
+
+    Groups are selected by `flow`, `step`, `type` and `group` only, because they count all their letters.
+    """
     authorize(request, "read")
-    negotiation.reject_unknown_parameters(request, "flow", "step", "type", "group", "after", "limit")
+    negotiation.reject_unknown_parameters(request, *FILTERS, "after", "limit", repeatable="id")
     desk, query, limit = request.app[STATE].desk, query_of(request), limit_of(request)
     groups = await desk.groups(query, after=request.query.get("after"), limit=limit)
     return json_response(
