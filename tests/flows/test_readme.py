@@ -168,13 +168,15 @@ def application_resources() -> Any:
     from penstock_http.deployments.registry import FlowRegistry
     from penstock_http.deployments.reload import Reloader
     from penstock_http.server.bootstrap import make_loader
+    from penstock_http.server.dead_letters import DeadLetterWork
     from penstock_http.state import AppState
 
     async def make() -> Any:
         supervisor, requests = Supervisor(), HttpCounters()
         registry = FlowRegistry(supervisor, ReloadCounters())
         reloader = Reloader(registry, make_loader(Settings()), WatchedFiles())
-        state = AppState(Settings(), supervisor, registry, reloader, requests)
+        desk = DeadLetterWork(supervisor, registry).desk
+        state = AppState(Settings(), supervisor, registry, reloader, requests, desk)
         return make_app(state, PenstockCollector(MetricSources(supervisor, requests, "0"))).router.resources()
 
     from penstock.testing import run
