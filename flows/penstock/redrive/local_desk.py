@@ -113,10 +113,13 @@ class LocalDesk:
         """Return letters of all databases, oldest first, then of one log after the other."""
         stores = list(self._stores())
         if len(stores) == 1:
+            if after is not None and _is_queue(stores[0]):
+                after = id_of(after)
             return await stores[0].page(query, after=after, limit=limit)
         queues, logs = [each for each in stores if _is_queue(each)], [each for each in stores if not _is_queue(each)]
         index, _, cursor = (after or "").removeprefix(_LOG).partition(":")
         if after is None or not after.startswith(_LOG):
+            after = None if after is None else id_of(after)
             page = await merge_pages(queues, query, after=after, limit=limit)
             following = 0
         else:
