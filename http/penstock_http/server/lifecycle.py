@@ -13,6 +13,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from penstock.deadletters.store_url import hide_password
 from penstock.observe import HttpCounters, LogFile, MetricSources, PenstockCollector, ReloadCounters
 from penstock.runtime import Phase, Supervisor
 from penstock.services.http_client import HttpClient
@@ -76,7 +77,7 @@ async def serve(
         "http.listening",
         url=_url(sock),
         pid=os.getpid(),
-        dead_letters=settings.dead_letters,
+        dead_letters=hide_password(settings.dead_letters),
         version=version("penstock"),
     )
     tune_gc()
