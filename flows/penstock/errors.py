@@ -53,6 +53,15 @@ class MissingVariable(FlowDefinitionError):
         self.name = name
 
 
+class ExtraMissing(FlowDefinitionError):
+    """An optional part of Penstock is used whose packages are not installed."""
+
+    def __init__(self, subject: str, extra: str) -> None:
+        super().__init__(f'{subject}: its packages are not installed; install them: pip install "penstock[{extra}]"')
+        self.subject = subject
+        self.extra = extra
+
+
 class RunError(PenstockError):
     """A run failed as a whole: because of its source, or of a bug in one of its parts."""
 
@@ -210,8 +219,8 @@ class InvalidItem(ElementError):
 class MalformedRow(ElementError):
     """A row of a CSV file cannot be parsed, or does not match the header."""
 
-    def __init__(self, line: int, reason: str) -> None:
-        super().__init__(f"the row at line {line} cannot be read: {reason}")
+    def __init__(self, line: int | None, reason: str) -> None:
+        super().__init__(f"the row {'' if line is None else f'at line {line} '}cannot be read: {reason}")
         self.line = line
         self.reason = reason
 
@@ -543,6 +552,19 @@ class NotSupportedByStore(StoreError):
         )
         self.url = url
         self.action = action
+
+
+class IncompleteInput(ElementError):
+    """A letter cannot be redriven, because only a part of its input was kept."""
+
+    def __init__(self, letter: str, size: int, kept: int) -> None:
+        super().__init__(
+            f"the input had {size} bytes, of which {kept} were kept, because it was too large or has redacted fields; "
+            f"replace it: penstock dead-letters edit {letter}"
+        )
+        self.letter = letter
+        self.size = size
+        self.kept = kept
 
 
 class RedriveError(PenstockError):

@@ -110,7 +110,9 @@ class Settings:
     host: str = setting("127.0.0.1", "Address to listen on", check=_check_host)
     port: int = setting(8080, "Port to listen on; 0 takes a free one", max=65535)
     dead_letters: str = setting(
-        "sqlite:///penstock.db", "Dead-letter store: sqlite:///FILE or memory:", check=_check_store
+        "sqlite:///penstock.db",
+        "Dead-letter store: sqlite:///FILE, postgresql, s3, kafka or nats URL, or memory:",
+        check=_check_store,
     )
     window: int = setting(256, "Maximum elements in flight per run", min=1)
     window_bytes: int = setting(16 * 1024 * 1024, "Maximum bytes of input in flight per run", min=1)
@@ -166,8 +168,19 @@ class Settings:
         return (*self.tokens, *([default_token(self.token)] if self.token else []))
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.metadata["flag"])
+        shown = ", ".join(
+            f"{f.name}={_shown(f.name, getattr(self, f.name))}" for f in fields(self) if f.metadata["flag"]
+        )
         return f"Settings({shown})"
+
+
+def _shown(name: str, value: Any) -> str:
+    """Return a setting as text without passwords."""
+    if name != "dead_letters":
+        return repr(value)
+    from penstock.deadletters.store_url import hide_password
+
+    return repr(hide_password(value))
 
 
 def settings_options(command: F) -> F:

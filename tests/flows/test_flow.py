@@ -126,7 +126,7 @@ def test_names_are_made_unique() -> None:
         ),
         (lambda: Flow("f", "id"), "did you mean key='id'"),
         (lambda: Flow("f").enrich(Service("s", len)), "each service needs a name for its response"),
-        (lambda: Flow("f").dead_letters("redis://x"), "use sqlite:///FILE or memory"),
+        (lambda: Flow("f").dead_letters("redis://x"), "use sqlite:///FILE, postgresql://HOST/DATABASE,"),
         (
             lambda: Flow("f").dead_letters("memory:").map(str),
             "step str: no step may follow dead_letters; put it before",

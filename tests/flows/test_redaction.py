@@ -108,7 +108,7 @@ def test_redacted_fields_of_structs_and_tuples_are_not_kept() -> None:
     value = {"cards": ({"number": SECRET}, {"number": "5"}), "odd": object()}
     [letter] = letters_of(flow, value, redact=["card.number", "cards.number"])
 
-    assert letter.partial_results == {"card": {"number": "[redacted]", "codes": [1, 2]}}
+    assert letter.partial_results == {"card (not reused)": {"number": "[redacted]", "codes": [1, 2]}}
     assert json.loads(letter.input) == {"cards": [{"number": "[redacted]"}] * 2, "odd": "[redacted]"}
     assert letter.message == "no service for [redacted]"
 
@@ -128,12 +128,12 @@ def test_an_answer_does_not_tell_what_stood_in_a_field_of_it() -> None:
     [letter] = letters_of(flow, {"id": 1}, redact=["card.number", "card.pin"])
 
     assert letter.partial_results == {
-        "risk": {
+        "risk (not reused)": {
             "card": {"number": "[redacted]", "pin": "[redacted]"},
             "echo": "card [redacted]",
             "all": [{"[redacted]": "[redacted]", "n": 12345}, True],
         },
-        "other": ["<[redacted]>", None],
+        "other (not reused)": ["<[redacted]>", None],
     }
 
 
@@ -169,7 +169,7 @@ def test_an_answer_that_is_no_json_is_not_kept_at_all() -> None:
     flow = Flow[Any]("f").enrich(raw=lambda _: b"\xff 4111", even=lambda _: 2, other=broken)
     [letter] = letters_of(flow, {"id": 1}, redact=["card"])
 
-    assert letter.partial_results == {"raw": "[redacted]", "even": 2}
+    assert letter.partial_results == {"raw (not reused)": "[redacted]", "even": 2}
 
 
 def test_what_an_earlier_step_found_is_not_told_by_an_error() -> None:

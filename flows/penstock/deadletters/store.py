@@ -152,6 +152,17 @@ class StoreStatistics(Struct, frozen=True):
         )
 
 
+class LetterWriter(Protocol):
+    """Stores the letters of the failure branch of a run: a store, or a redrive job, which settles earlier letters."""
+
+    timeout: float
+    """Seconds that one `add` may take before its caller may stop waiting for it."""
+
+    def add(self, letters: Sequence[DeadLetter]) -> Awaitable[None]:
+        """Store letters durably, all or none. Cancelling the caller does not undo it. May raise `StoreError`."""
+        ...
+
+
 class DeadLetterStore(Protocol):
     """Stores dead letters. All runs of a process share one store.
 

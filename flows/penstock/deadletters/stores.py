@@ -7,10 +7,12 @@ import heapq
 import re
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
+from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
+from penstock.backends.extras import require_extra
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.memory import MemoryStore
 from penstock.deadletters.store import (
@@ -22,6 +24,7 @@ from penstock.deadletters.store import (
     PageBuilder,
     StoreStatistics,
 )
+from penstock.deadletters.store_url import SCHEMES, hide_password, invalid_url, parse_server_url
 from penstock.errors import FlowDefinitionError
 from penstock.support.environment import substitute
 from penstock.support.text import sanitize
@@ -29,10 +32,15 @@ from penstock.support.text import sanitize
 MEMORY = "memory:"
 """The URL of a store in memory."""
 
+POSTGRES = "postgresql://"
+"""The beginning of the URL of a PostgreSQL database."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-_CREDENTIALS = re.compile(r"//[^/@]*@")
-"""User and password in a URL."""
+USAGE = (
+    "sqlite:///FILE, postgresql://HOST/DATABASE, s3://BUCKET/PREFIX, kafka://HOST/TOPIC, nats://HOST/STREAM or memory:"
+)
+"""The URLs of all kinds of stores."""
 
 
 def normalize_url(url: str) -> str:
@@ -42,17 +50,36 @@ def normalize_url(url: str) -> str:
 
 
 def validate_store_url(url: str) -> None:
-    """Raise `FlowDefinitionError` for an invalid store URL, `MissingVariable` if one of its variables is not set."""
+    """Raise `FlowDefinitionError` for an invalid store URL, and one of its subclasses if something is not there.
+
+    These are `MissingVariable`: a variable is not set, and `ExtraMissing`: the packages are not installed.
+    """
     resolved = normalize_url(url)
     if _CONTROL.search(resolved):
-        raise FlowDefinitionError(
-            f"dead-letter store {url!r}: the URL contains a line break or another control character"
-        )
+        raise invalid_url(url, "the URL contains a line break or another control character")
     if resolved == MEMORY:
         return
-    if not resolved.startswith(SQLITE):
-        raise FlowDefinitionError(f"unknown dead-letter store {url!r}: use sqlite:///FILE or memory")
-    validate_file_url(resolved, url)
+    if resolved.startswith("sqlite:"):
+        validate_file_url(resolved, url)
+        return
+    scheme = SCHEMES.get(resolved.partition("://")[0])
+    if scheme is None:
+        raise FlowDefinitionError(f"unknown dead-letter store {hide_password(url)!r}: use {USAGE}")
+    if resolved.startswith(POSTGRES):
+        _validate_database_url(resolved, url)
+    else:
+        parse_server_url(resolved, url)
+    require_extra(scheme.extra, f"dead-letter store {hide_password(url)}")
+
+
+def _validate_database_url(resolved: str, url: str) -> None:
+    parts = urlsplit(resolved)
+    if not parts.path.strip("/"):
+        raise invalid_url(url, f"the database is missing; use {SCHEMES['postgresql'].usage}")
+    try:
+        parts.port  # noqa: B018 - raises
+    except ValueError:
+        raise invalid_url(url, f"invalid port; use {SCHEMES['postgresql'].usage}") from None
 
 
 def validate_file_url(resolved: str, url: str) -> None:
@@ -61,7 +88,7 @@ def validate_file_url(resolved: str, url: str) -> None:
     `url` is the URL before its variables were substituted.
     """
     if not resolved.startswith(SQLITE) or resolved in (SQLITE, f"{SQLITE}:memory:"):
-        raise FlowDefinitionError(f"dead-letter store {url!r}: the file name is missing; use sqlite:///FILE or memory")
+        raise invalid_url(url, "the file name is missing; use sqlite:///FILE or memory")
 
 
 def create_store(
@@ -77,6 +104,23 @@ def create_store(
     resolved = normalize_url(url)
     if resolved == MEMORY:
         return MemoryStore()
+    kind, display_url = resolved.partition(":")[0], hide_password(url)
+    if kind == "postgresql":
+        from penstock.deadletters.postgres import PostgresStore
+
+        return PostgresStore(resolved, create=create, display_url=display_url, read_only=read_only)
+    if kind == "s3":
+        from penstock.deadletters.s3 import S3Store
+
+        return S3Store(resolved, create=create, display_url=display_url, read_only=read_only)
+    if kind == "kafka":
+        from penstock.deadletters.kafka import KafkaStore
+
+        return KafkaStore(resolved, create=create, display_url=display_url, read_only=read_only)
+    if kind == "nats":
+        from penstock.deadletters.jetstream import JetStreamStore
+
+        return JetStreamStore(resolved, create=create, display_url=display_url, read_only=read_only)
     from penstock.deadletters.sqlite.store import SqliteStore
 
     return SqliteStore(resolved, create=create, display_url=url, separate_writer=separate_writer, read_only=read_only)
@@ -120,7 +164,7 @@ class Stores:
         usable: dict[str, bool] = {}
         for store in self.all():
             problem = store.problem()
-            name = _CREDENTIALS.sub("//", sanitize(store.url))
+            name = hide_password(sanitize(store.url))
             usable[name] = usable.get(name, True) and (problem is None or not problem.lasting)
         return usable
 

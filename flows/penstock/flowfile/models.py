@@ -46,7 +46,7 @@ class Window(Located):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetters(Located):
-    store: str = required(Text(), "sqlite:///FILE or memory")
+    store: str = required(Text(), "A URL: sqlite:///FILE, postgresql, s3, kafka, nats or memory")
     redact: tuple[str, ...] | None = optional(
         ListOf(FIELD_PATH), "Fields that are removed from dead letters: card.number"
     )
@@ -100,7 +100,8 @@ class FlowModel(Located):
         "The order of results; not that of values in sinks (completion)",
     )
     dead_letters: DeadLetters | None = optional(
-        Record(DeadLetters, "store"), "Where failed items are stored: sqlite:///FILE or memory"
+        Record(DeadLetters, "store"),
+        "Where failed items are stored, a URL: sqlite:///FILE, postgresql, s3, kafka, nats or memory",
     )
     samples: Callable[[int], Any] | None = optional(
         Either(Reference(), MapOf(Expr("seq")).then(Fields)),

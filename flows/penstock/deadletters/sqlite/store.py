@@ -54,6 +54,8 @@ class SqliteStore:
     `count`, and by `statistics` after `refresh_seconds` and one more call.
     """
 
+    editable = True
+
     def __init__(
         self,
         url: str,

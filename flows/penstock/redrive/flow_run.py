@@ -1,0 +1,135 @@
+"""One run of a flow for a redrive job: its letters become elements, and its outcomes settle the letters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from penstock.core.element import CANCELLED, FAILED, Element, Outcome
+from penstock.deadletters import DeadLetter
+from penstock.deadletters.queue import DeadLetterQueue, FailedAgain, JobOptions, Settlement
+from penstock.errors import describe
+from penstock.redrive.settler import Settler
+from penstock.redrive.source import RedriveSource
+from penstock.results import DiscardResults
+from penstock.runtime import EndReason, Supervisor
+from penstock.runtime.supervisor import RunnableFlow
+
+EXPECTED_ENDS = (EndReason.COMPLETED, EndReason.DRAINING, EndReason.ABORTED)
+
+
+class FlowRun:
+    """Runs letters through one revision of a flow.
+
+    The run's failure branch gets this object as its store: an element that fails again settles its letter, instead of
+    writing another one. Letters of elements that the flow itself added, such as sums at its end, are stored as usual.
+
+    `on_outcome` is called with each letter that has an outcome, which may not be durable yet; `on_end` when the run has
+    ended and all its letters are settled, with the error if it failed.
+    """
+
+    def __init__(
+        self,
+        flow: RunnableFlow,
+        supervisor: Supervisor,
+        queue: DeadLetterQueue,
+        settler: Settler,
+        options: JobOptions,
+        on_end: Callable[[FlowRun, str | None], None],
+    ) -> None:
+        self.flow = flow
+        self.timeout = queue.timeout
+        self.ended = False
+        self._queue = queue
+        self._settler = settler
+        self._on_end = on_end
+        self._open: dict[int, DeadLetter] = {}
+        """Letters in flight, by the sequence number of their elements."""
+        self._failed: set[int] = set()
+        """Elements whose letters failed again, until they are settled."""
+        self._source = RedriveSource(self._open.__setitem__, from_start=options.from_start)
+        self._run = supervisor.start(flow, self._source, DiscardResults(), kind="redrive", ordered=False, letters=self)
+        self._run.ledger.on_settled = self._on_settled
+        self.finished = asyncio.get_running_loop().create_task(self._finish(), name=f"redrive:{self._run.id}")
+
+    async def put(self, letters: Sequence[DeadLetter]) -> bool:
+        """Run letters, when those before have been emitted. Returns False, and takes none, if the run takes no more."""
+        return await self._source.put(letters)
+
+    def drain(self) -> None:
+        """Take no further letters; finish those in flight. The others are settled as cancelled."""
+        self._cancel(self._source.end())
+        self._run.drain()
+
+    def abort(self) -> None:
+        """Cancel all elements in flight."""
+        self._cancel(self._source.end())
+        self._run.abort()
+
+    async def add(self, letters: Sequence[DeadLetter]) -> None:
+        """Settle the letters of elements that failed again, durably. Store those of other elements."""
+        ours = [letter for letter in letters if letter.seq in self._open or letter.seq in self._failed]
+        if len(ours) < len(letters):
+            known = {letter.id for letter in ours}
+            await self._queue.add([letter for letter in letters if letter.id not in known])
+        settlements: list[Settlement] = []
+        for letter in ours:
+            if (original := self._open.pop(letter.seq, None)) is not None:
+                self._failed.add(letter.seq)
+                settlements.append(Settlement(original.id, "failed", failed_again(letter)))
+        if settlements:
+            await self._settler.settle(settlements)
+
+    def _on_settled(self, element: Element[object], outcome: Outcome) -> None:
+        if element.parent is not None:
+            return
+        self._failed.discard(element.seq)
+        letter = self._open.pop(element.seq, None)
+        if letter is None:
+            return
+        if outcome is FAILED and (failure := element.failure) is not None:  # without a letter of its own
+            error = FailedAgain(
+                step=failure.step,
+                type=failure.type,
+                message=failure.message,
+                attempts=failure.attempts,
+                cause=failure.cause,
+                partial_results=element.partial_results,
+                revision=self._run.revision,
+            )
+            self._settler.add(Settlement(letter.id, "failed", error))
+        else:
+            settled: Literal["cancelled", "resolved"] = "cancelled" if outcome in (CANCELLED, FAILED) else "resolved"
+            self._settler.add(Settlement(letter.id, settled))
+
+    async def _finish(self) -> None:
+        error: str | None = None
+        try:
+            summary = await self._run.finished
+            if summary.reason not in EXPECTED_ENDS:
+                error = f"run {summary.run} of the flow {summary.flow} ended as {summary.reason}: {summary.error}"
+        except Exception as bug:  # of the run itself, which has logged it
+            error = describe(bug)
+        finally:
+            self.ended = True
+            self._cancel([*self._source.end(), *self._open.values()])
+            self._open.clear()
+            self._on_end(self, error)
+
+    def _cancel(self, letters: Sequence[DeadLetter]) -> None:
+        for letter in letters:
+            self._settler.add(Settlement(letter.id, "cancelled"))
+
+
+def failed_again(letter: DeadLetter) -> FailedAgain:
+    """Return the fields of the letter that the failure branch made, for the letter that was redriven."""
+    return FailedAgain(
+        step=letter.step,
+        type=letter.type,
+        message=letter.message,
+        attempts=letter.attempts,
+        cause=letter.cause,
+        partial_results=letter.partial_results,
+        revision=letter.revision,
+    )
