@@ -1,4 +1,4 @@
-"""Redrive dead letters: run them again through their flows, as controlled jobs."""
+"""Redrive dead letters: run them again through their flows, as controlled jobs. Plan, edit, export and import them."""
 
 from penstock.redrive.flows import FlowLookup
 from penstock.redrive.redriver import Redriver

@@ -57,8 +57,8 @@ async def serve(
     await supervisor.stores.get(settings.dead_letters)
     sock = listen(settings)
     await load_flows(reloader, supervisor, files.paths)
-    sources = MetricSources(supervisor, counters, version("penstock"), reload_counters, logs)
     work = DeadLetterWork(supervisor, registry)
+    sources = MetricSources(supervisor, counters, version("penstock"), reload_counters, logs, work.readings)
     state = AppState(settings, supervisor, registry, reloader, counters, work.desk)
     app = make_app(state, PenstockCollector(sources))
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
@@ -73,6 +73,7 @@ async def serve(
     tasks = [loop.create_task(reload_on_signal(sighup, reloader), name="reload:signal")]
     if watch:
         tasks.append(loop.create_task(watch_files(reloader), name="reload:watch"))
+    work.start()
     log.info(
         "http.listening",
         url=_url(sock),
@@ -87,6 +88,7 @@ async def serve(
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await work.stop()
     await registry.aclose()
     report = await supervisor.shut_down(settings.grace_period)
     await close_connections(runner, supervisor)

@@ -59,14 +59,11 @@ async def follow(desk: Desk, id: str, place: DeskOptions, requester: Requester, 
 
 
 async def _read(desk: Desk, id: str, line: ProgressLine) -> Job:
-    job: Job | None = None
     progress: Any = desk.progress(id)
     async with aclosing(progress):
-        async for latest in progress:
-            job = latest
-            line.draw(latest)
-    assert job is not None, "progress yields the job at least once"
-    return job
+        async for job in progress:
+            line.draw(job)
+    return await desk.job(id)
 
 
 def _report(job: Job, place: DeskOptions, *, as_json: bool) -> int:

@@ -61,6 +61,11 @@ def job_options(function: F) -> F:
     return checked
 
 
+def options_from(through: str | None, *, canary: tuple[int, ...] | None, **options: Any) -> JobOptions:
+    """Make the options of a job from those of a command."""
+    return JobOptions(flow=through, canary=canary or (), **options)
+
+
 @click.command(cls=Command)
 @filter_options(state=False)
 @job_options
@@ -70,7 +75,7 @@ def plan(place: DeskOptions, query: DeadLetterQuery, as_json: bool, through: str
     """Show what `redrive` with the same options would do: letters, groups, calls of services, and duration."""
 
     async def work(desk: Desk) -> int:
-        planned = await desk.plan(query, JobOptions(flow=through, **options))
+        planned = await desk.plan(query, options_from(through, **options))
         if as_json:
             write_data(encode_json(plan_document(planned)) + b"\n")
         else:
@@ -106,7 +111,7 @@ def redrive(
     SIGINT pauses it after the letters in flight are settled, and `resume` continues it, also after a crash. With --url
     the job runs in the service, and SIGINT only ends the display of its progress.
     """
-    chosen = JobOptions(flow=through, **options)
+    chosen = options_from(through, **options)
 
     async def work(desk: Desk) -> int:
         if trials is not None:
