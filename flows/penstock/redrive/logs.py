@@ -153,7 +153,9 @@ class LogRedrive:
             run = self._run_of(name)
             if run is None or not await run.put([letter]):
                 self.add(Settlement(letter.id, "cancelled"))
-                self._error = self._error or f"the flow {name} is not loaded; load it, or use another one: --flow NAME"
+                self._error = (
+                    self._error or f"the flow {name} is not loaded; load it, or use another one: --through NAME"
+                )
 
     def _matches(self, letter: DeadLetter) -> bool:
         if self._query.group is not None and letter.group is None:
