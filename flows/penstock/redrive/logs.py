@@ -154,7 +154,7 @@ class LogRedrive:
             if run is None or not await run.put([letter]):
                 self.add(Settlement(letter.id, "cancelled"))
                 self._error = (
-                    self._error or f"the flow {name} is not loaded; load it, or use another one: --through NAME"
+                    self._error or f"the flow {name} is not loaded; load it, or use --through NAME"
                 )
 
     def _matches(self, letter: DeadLetter) -> bool:
