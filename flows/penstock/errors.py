@@ -631,6 +631,25 @@ class InvalidEdit(RedriveError):
         super().__init__(f"the new input is not valid JSON: {reason}")
 
 
+class InvalidAssignment(InvalidEdit):
+    """An assignment of an edit cannot be parsed. `column` is the position of the error, from 1, if it is known."""
+
+    def __init__(self, text: str, reason: str, column: int | None = None) -> None:
+        where = "" if column is None else f" (column {column})"
+        RedriveError.__init__(
+            self,
+            f"invalid assignment {text!r}: {reason}{where}; write FIELD=EXPRESSION, such as "
+            'currency="EUR" or amount=amount * 100',
+        )
+        self.text = text
+        self.reason = reason
+        self.column = column
+
+
+class NotEditable(RedriveError):
+    """Assignments cannot be applied to the input of a dead letter."""
+
+
 class SeveralStores(RedriveError):
     """A redrive or an edit works on the letters of one store, but the query matches letters of several."""
 
