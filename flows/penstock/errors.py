@@ -559,8 +559,8 @@ class IncompleteInput(ElementError):
 
     def __init__(self, letter: str, size: int, kept: int) -> None:
         super().__init__(
-            f"the input had {size} bytes, of which {kept} were kept, because it was too large or has redacted fields; "
-            f"replace it: penstock dead-letters edit {letter}"
+            f"the input of {size} bytes is not complete ({kept} bytes are stored): it was too large, or has redacted "
+            f"fields; replace it: penstock dead-letters edit {letter}"
         )
         self.letter = letter
         self.size = size

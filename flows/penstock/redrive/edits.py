@@ -120,7 +120,7 @@ class Assignments:
         A row of CSV is read with its header first. Fields that are not assigned stay as they are written, so no number
         loses digits. An input that the assignments do not change is returned as it is.
         """
-        if letter.input_size != len(letter.input):
+        if not letter.complete:
             raise NotEditable(str(IncompleteInput(letter.id, letter.input_size, len(letter.input))))
         before = letter.input if letter.header is None else _read_row(letter.header, letter.input)
         fields = _fields_of(before)
