@@ -127,7 +127,8 @@ class Emitter(Generic[T]):
         await self.wait_for_capacity()
         self._context.window.acquire(1)
         limit = self._context.window.bytes
-        kept = OversizedInput.of(value, size, limit) if isinstance(value, bytes) else None
+        header: str | None = getattr(value, "header", None)
+        kept = OversizedInput.of(value, size, limit, header) if isinstance(value, bytes) else None
         element: Element[Any] = Element(None, self.seq, self.ledger, kept)
         element.fail("source", ElementTooLarge(size, limit))
         self.emit([element])

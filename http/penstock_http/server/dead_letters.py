@@ -1,0 +1,71 @@
+"""Work on dead letters in the background while the service runs: redrive jobs, and numbers for metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import structlog
+
+from penstock.deadletters.log import is_queue
+from penstock.deadletters.queue import DeadLetterQueue
+from penstock.observe import DeadLetterReadings
+from penstock.redrive import Redriver
+from penstock.redrive.local_desk import LocalDesk
+from penstock.runtime import Supervisor
+from penstock_http.deployments.registry import FlowRegistry
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+RESTART_SECONDS = 15.0
+"""Seconds until work that failed is started again."""
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+class DeadLetterWork:
+    """Everything that happens to dead letters in the background.
+
+    The jobs themselves end with the supervisor: it drains their runs, and closes the stores after their letters are
+    settled.
+    """
+
+    def __init__(self, supervisor: Supervisor, registry: FlowRegistry) -> None:
+        self._supervisor = supervisor
+        self._redriver = Redriver(supervisor, registry)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.desk = LocalDesk(supervisor.stores.all, registry, self._redriver, supervisor)
+        self.readings = DeadLetterReadings()
+        self.readings.redriven = lambda: {
+            (flow, str(result)): number for (flow, result), number in self._redriver.statistics().letters.items()
+        }
+        self.readings.jobs_left = lambda: self._redriver.statistics().jobs
+
+    def start(self) -> None:
+        """Start the work. The stores are open."""
+        self._begin("jobs", lambda: self._redriver.watch(self._queues))  # also those that a crash left behind
+        self._begin("metrics", lambda: self.readings.keep_fresh(self._queues))
+
+    async def stop(self) -> None:
+        """Begin nothing new. Jobs are drained by the supervisor."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self, name: str, work: Work) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks.append(loop.create_task(_keep_running(name, work), name=f"dead-letters:{name}"))
+
+    def _queues(self) -> Sequence[DeadLetterQueue]:
+        return [store for store in self._supervisor.stores.all() if is_queue(store)]
+
+
+async def _keep_running(name: str, work: Work) -> None:
+    """Do some work until cancelled. An error that it does not handle is a bug, and must not end it for good."""
+    while True:
+        try:
+            return await work()
+        except Exception as error:
+            log.error("dead_letters.work_failed", work=name, restart_in=RESTART_SECONDS, exc_info=error)
+            await asyncio.sleep(RESTART_SECONDS)
