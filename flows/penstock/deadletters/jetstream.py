@@ -81,7 +81,7 @@ class JetStreamStore(BaseLog):
                     discard=api.DiscardPolicy.NEW,  # a full stream rejects letters instead of losing old ones
                 )
             )
-        subjects = info.config.subjects or []
+        subjects: list[str] = info.config.subjects or []
         if not subjects:
             raise StoreError(f"dead-letter store {self.url}: the stream has no subjects to publish to")
         if info.config.retention not in (None, api.RetentionPolicy.LIMITS):
@@ -141,7 +141,7 @@ class JetStreamStore(BaseLog):
             return f"{self._stream}.{name}"
         return ".".join(name if token in ("*", ">") else token for token in self._pattern.split("."))
 
-    async def _read(self, query: DeadLetterQuery, after: str | None) -> AsyncGenerator[Record, None]:
+    async def _read(self, _: DeadLetterQuery, after: str | None, /) -> AsyncGenerator[Record, None]:
         if after is not None and not after.isdecimal():
             raise self._invalid_cursor()
         self._check_connected()

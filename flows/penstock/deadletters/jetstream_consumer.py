@@ -11,9 +11,9 @@ from nats.js import api
 
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.log import CONSUMER_GROUP, LogBatch
-from penstock.deadletters.log_base import Recent
 from penstock.deadletters.open_batches import OpenBatches
 from penstock.deadletters.queue import LEASE_SECONDS
+from penstock.deadletters.recent import Recent
 from penstock.errors import StoreError, describe
 from penstock.support.logger import get_logger
 

@@ -1,5 +1,7 @@
 """The Kafka dead-letter store: a topic whose records are letters, keyed by the element's key."""
 
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import asyncio
@@ -130,11 +132,12 @@ class KafkaStore(BaseLog):
         found = await consumer._client._wait_on_metadata(self._topic)  # noqa: SLF001 - `partitions_for_topic` asks nobody
         return [TopicPartition(self._topic, partition) for partition in sorted(found)]
 
-    async def _read(self, query: DeadLetterQuery, after: str | None) -> AsyncGenerator[Record, None]:
+    async def _read(self, _: DeadLetterQuery, after: str | None, /) -> AsyncGenerator[Record, None]:
         """Read the partitions side by side, in the order of their timestamps."""
         if after is not None and not _CURSOR.fullmatch(after):
             raise self._invalid_cursor()
-        given = dict(map(int, pair.split(":")) for pair in (after or "").split(",") if pair)  # type: ignore[misc]
+        pairs = (pair.partition(":") for pair in (after or "").split(",") if pair)
+        given = {int(partition): int(offset) for partition, _, offset in pairs}
         async with running(self._address.make_consumer()) as consumer:
             topic = await self._partitions(consumer)
             begins = await consumer.beginning_offsets(topic)

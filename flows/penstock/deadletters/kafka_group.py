@@ -1,5 +1,7 @@
 """The consumer group of a Kafka topic of dead letters."""
 
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import asyncio
@@ -14,8 +16,8 @@ from penstock.backends.kafka import KafkaAddress, running
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.kafka_reader import BoundedReader
 from penstock.deadletters.log import CONSUMER_GROUP, LogBatch
-from penstock.deadletters.log_base import Recent
 from penstock.deadletters.open_batches import OpenBatches
+from penstock.deadletters.recent import Recent
 from penstock.errors import StoreError, describe
 from penstock.support.logger import get_logger
 
@@ -55,12 +57,16 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
         self.assigned = asyncio.Event()
         self.open = OpenBatches()
 
-    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+    async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride] - may be either
+        self, assigned: Iterable[TopicPartition]
+    ) -> None:
         """Begin with the partitions that the group has assigned."""
         self.reader.assign(assigned)
         self.assigned.set()
 
-    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride] - may be either
+        self, revoked: Iterable[TopicPartition]
+    ) -> None:
         """Wait for open batches before another consumer gets their partitions, then give the batches up."""
         revoked = list(revoked)
         self.reader.revoke(revoked)

@@ -1,7 +1,7 @@
 """The S3 dead-letter store: compressed NDJSON objects, which no one overwrites or deletes.
 
-The key of an object is `PREFIX/FLOW/DATE/ID.ndjson.zst`. The date is the day on which it was written, in UTC, and the id
-is a UUID of version 7, so that the objects of a flow sort by time.
+The key of an object is `PREFIX/FLOW/DATE/ID.ndjson.zst`. The date is the day on which it was written, in UTC, and the
+id is a UUID of version 7, so that the objects of a flow sort by time.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import sys
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from datetime import UTC
+from typing import Any
 
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 
 from penstock.backends.s3 import open_bucket
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.log import LogBatch
-from penstock.deadletters.log_base import BaseLog, Recent, Record
+from penstock.deadletters.log_base import BaseLog, Record
+from penstock.deadletters.recent import Recent
 from penstock.deadletters.s3_leases import MARKERS, ObjectLeases
 from penstock.deadletters.store import DeadLetterQuery
 from penstock.deadletters.store_url import parse_server_url
@@ -53,7 +55,7 @@ class S3Store(BaseLog):
         parts = parse_server_url(url, self.url)
         self._prefix = f"{parts.prefix}/" if parts.prefix else ""
         self._name = parts.name
-        self._bucket = open_bucket(parts.name, parts.options)
+        self._bucket: Any = open_bucket(parts.name, parts.options)
 
     async def _connect(self) -> None:
         try:
@@ -84,7 +86,7 @@ class S3Store(BaseLog):
         except AlreadyExistsError:  # the id is ours alone: the client has repeated a request whose reply was lost
             pass
 
-    async def _read(self, query: DeadLetterQuery, after: str | None) -> AsyncGenerator[Record, None]:
+    async def _read(self, query: DeadLetterQuery, after: str | None, /) -> AsyncGenerator[Record, None]:
         key, _, count = (after or "").partition("#")
         if after is not None and not (key.endswith(SUFFIX) and key.startswith(self._prefix) and count.isdecimal()):
             raise self._invalid_cursor()

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import msgspec
 from msgspec import Struct
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from penstock.deadletters.log import CONSUMER_GROUP
 from penstock.deadletters.open_batches import OpenBatches
@@ -21,9 +21,6 @@ from penstock.deadletters.queue import LEASE_SECONDS
 from penstock.errors import StoreError, describe
 from penstock.support.ids import new_id
 from penstock.support.logger import get_logger
-
-if TYPE_CHECKING:
-    from obstore.store import S3Store as Bucket
 
 log = get_logger()
 
@@ -33,7 +30,7 @@ MARKERS = f".{CONSUMER_GROUP}"
 SKEW = 5.0
 """Seconds by which the clocks of two processes may differ."""
 
-_LOST = (AlreadyExistsError, PreconditionError, NotFoundError, FileNotFoundError)
+_LOST = (AlreadyExistsError, PreconditionError, FileNotFoundError)
 
 
 class Lease(Struct, frozen=True):
@@ -51,7 +48,7 @@ DONE = b"done"
 class ObjectLeases:
     """The leases of one consumer. A task extends them until they are finished or closed."""
 
-    def __init__(self, bucket: Bucket, prefix: str, *, lease: float = LEASE_SECONDS) -> None:
+    def __init__(self, bucket: Any, prefix: str, *, lease: float = LEASE_SECONDS) -> None:
         self._bucket = bucket
         self._folder = f"{prefix}{MARKERS}/"
         self._lease = lease
