@@ -23,8 +23,8 @@ from penstock.backends.kafka import KafkaAddress, running, stop_producer
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.kafka_group import consume_group
 from penstock.deadletters.kafka_reader import BoundedReader
-from penstock.deadletters.log import LogBatch
 from penstock.deadletters.log_base import BaseLog, Record
+from penstock.deadletters.log_consumer import Batches
 from penstock.deadletters.store import DeadLetterQuery
 from penstock.deadletters.store_url import parse_server_url
 from penstock.errors import StoreError, describe
@@ -155,8 +155,8 @@ class KafkaStore(BaseLog):
                 cursor = ",".join(f"{each.partition}:{offset}" for each, offset in positions.items())
                 yield cursor, self._decode(record.value or b"", f"{oldest.partition}:{record.offset}")
 
-    def _consume(self) -> AsyncGenerator[LogBatch, None]:
-        return consume_group(self._address, self._topic, self._decode, self.timeout)
+    def _consume(self) -> Batches:
+        return consume_group(self._address, self._topic, self._decode, self.add, self.timeout)
 
     def _advice(self, error: Exception) -> tuple[str, bool]:
         if isinstance(error, UnknownTopicOrPartitionError):

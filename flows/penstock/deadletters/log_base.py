@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from msgspec.structs import replace
 
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.letter_documents import decode_letter, encode_letter
-from penstock.deadletters.log import LogBatch
 from penstock.deadletters.log_appender import LogAppender
+from penstock.deadletters.log_consumer import Batches, BatchIterator
 from penstock.deadletters.matching import matches
 from penstock.deadletters.not_editable import NotEditable
 from penstock.deadletters.recent import Recent
@@ -115,15 +115,10 @@ class BaseLog(NotEditable, ABC):
             raise self._to_store_error(error) from error
         return page.page(more=False)
 
-    async def consume(self) -> AsyncIterator[LogBatch]:
+    def consume(self) -> BatchIterator:
         """Receive the letters that the group has not acknowledged, up to the current end of the log."""
         self._check_open()
-        try:
-            async with aclosing(self._consume()) as batches:
-                async for batch in batches:
-                    yield batch
-        except Exception as error:
-            raise self._to_store_error(error) from error
+        return BatchIterator(self._consume(), self._to_store_error)
 
     def statistics(self) -> StoreStatistics:
         """Return the counters. Letters of a log are not counted. Never waits."""
@@ -177,8 +172,8 @@ class BaseLog(NotEditable, ABC):
         """Read records from a cursor to the current end. Records that cannot match the query may be left out."""
 
     @abstractmethod
-    def _consume(self) -> AsyncGenerator[LogBatch, None]:
-        """Receive batches for the consumer group."""
+    def _consume(self) -> Batches:
+        """Receive batches for the consumer group, then yield None."""
 
     @abstractmethod
     def _advice(self, error: Exception) -> tuple[str, bool]:

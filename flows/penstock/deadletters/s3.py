@@ -10,8 +10,9 @@ import asyncio
 import re
 import sys
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC
+from functools import partial
 from typing import Any
 
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
@@ -20,6 +21,7 @@ from penstock.backends.s3 import open_bucket
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.log import LogBatch
 from penstock.deadletters.log_base import BaseLog, Record
+from penstock.deadletters.log_consumer import Batches
 from penstock.deadletters.recent import Recent
 from penstock.deadletters.s3_leases import MARKERS, ObjectLeases
 from penstock.deadletters.store import DeadLetterQuery
@@ -143,7 +145,7 @@ class S3Store(BaseLog):
         """Return the name before which all objects were written that exist now."""
         return f"{id_at(now())}~"
 
-    async def _consume(self) -> AsyncGenerator[LogBatch, None]:
+    async def _consume(self) -> Batches:
         leases = ObjectLeases(self._bucket, self._prefix)
         recent = Recent()
         until = self._end()
@@ -158,12 +160,20 @@ class S3Store(BaseLog):
                     if name == done or not await leases.acquire(name):
                         continue
                     if letters := recent.unseen(await self._letters(key)):
-                        yield LogBatch(letters, lambda name=name: leases.finish(name))  # type: ignore[misc]
+                        yield LogBatch(letters, partial(self._finish, leases, name, len(letters)))
                     else:
                         await leases.finish(name)
-            await leases.open.wait()
+            yield None
         finally:
             await leases.aclose()
+
+    async def _finish(self, leases: ObjectLeases, name: str, count: int, again: Sequence[DeadLetter]) -> None:
+        if len(again) == count:
+            await leases.release(name)
+            return
+        if again:
+            await self.add(again)
+        await leases.finish(name)
 
     def _advice(self, error: Exception) -> tuple[str, bool]:
         if isinstance(error, FileNotFoundError):
