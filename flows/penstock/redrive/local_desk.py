@@ -289,7 +289,7 @@ class LocalDesk:
         selection: dict[str, Any] = query_document(query) | {"set": list(assignments)}
         for queue in self._queues("edit letters", query):
             async for letters in _editable(queue, query):
-                changes = [change(letter) for letter in letters]
+                changes = await change.changes(letters)
                 failed = [each for each in changes if each.after is None]
                 inputs = {each.id: each.after for each in changes if each.after not in (None, each.before)}
                 errors += len(failed)
