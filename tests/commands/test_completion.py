@@ -127,7 +127,7 @@ def test_fish_completes(tmp_path: Path, environment: dict[str, str]) -> None:
         text=True,
         check=True,
     )
-    assert {line.split("\t")[0] for line in told.stdout.splitlines()} == {"list", "show"}
+    assert {line.split("\t")[0] for line in told.stdout.splitlines()} == set(DEAD_LETTER_COMMANDS)
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed (apt-get install zsh)")
