@@ -59,8 +59,8 @@ def edit(
 ) -> int:
     """Change the input of waiting and parked letters. The input before the change stays in the history.
 
-    `edit ID --input FILE` replaces the input of one letter. `edit [filters] --set FIELD=EXPRESSION` changes all letters that match: it
-    shows five of them before and after, and asks, unless --yes.
+    `edit ID --input FILE` replaces the input of one letter. `edit [filters] --set FIELD=EXPRESSION` changes all letters
+    that match: it shows five of them before and after, and asks, unless --yes.
     """
     if (file is None) == (not assignments):
         raise usage_error("expected either --set FIELD=EXPRESSION or --input FILE")

@@ -79,9 +79,11 @@ async def open_desk(place: DeskOptions, *, write: bool, create: bool, redrive: b
         if not redrive:
             yield LocalDesk(lambda: stores, flows, foreground=True)
             return
+        from penstock.observe import configure_logging
         from penstock.redrive import Redriver
         from penstock.runtime import Supervisor
 
+        configure_logging("auto", "error")
         supervisor = Supervisor()
         redriver = Redriver(supervisor, flows)
         opened.push_async_callback(supervisor.shut_down, SHUTDOWN_SECONDS)
