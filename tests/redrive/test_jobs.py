@@ -441,11 +441,3 @@ def test_watch_takes_jobs_of_other_processes() -> None:
         await asyncio.wait((watching,))
 
     play(Pricing(), numbered(100), main)
-
-
-def test_partial_results_travel_with_the_elements() -> None:
-    """Results of services that did not fail are there, unless they have redacted fields or `from_start` is set."""
-    from penstock.redrive.source import reusable_results
-
-    kept = letter(1, partial_results={"stock": {"n": 1}, "card": {"number": "[redacted]"}})
-    assert reusable_results(kept) == {"stock": {"n": 1}}

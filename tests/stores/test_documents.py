@@ -38,7 +38,8 @@ from penstock.support.json_encoding import encode_json
 NOON = datetime(2030, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
 
 LETTER = DeadLetter(
-    "0190", "orders", "r", 1, "stock", "Late", "no", b'{"a_b":1}', 9, NOON, NOON, part=2, key=1.5, attempts=3,
+    "0190e0a0-0000-7000-8000-000000000000",
+    "orders", "r", 1, "stock", "Late", "no", b'{"a_b":1}', 9, NOON, NOON, part=2, key=1.5, attempts=3,
     cause="x", partial_results={"price_of": {"a_b": 1}}, state="parked", revision=4, redrives=2, header="id,a_b",
 )  # fmt: skip
 
@@ -163,29 +164,3 @@ def test_queries_are_checked(document, message):
     """A condition that is mistyped is refused: it would select more than was meant."""
     with pytest.raises(ValueError, match=re.escape(message)):
         query_of(document)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"error": None}, "not a dead letter: expected objects"),
-        ({"input": {}}, "input: expected an object with `text`"),
-        ({"input": {"base64": "?"}}, "input: expected an object with `text`"),
-        ({"state": "lost"}, "not a dead letter: state: expected one of"),
-        ({"seq": "1"}, "not a dead letter: seq: expected int, got str"),
-        ({"failedAt": "noon"}, "not a dead letter: "),
-    ],
-)
-def test_letters_are_checked(change, message):
-    """A document that is not a letter is refused before anything is stored."""
-    document = over_the_wire(letter_document(LETTER)) | change
-    with pytest.raises(ValueError, match=re.escape(message)):
-        letter_of(document)
-
-
-def test_a_letter_without_a_field_is_refused():
-    """The message names the missing field."""
-    document = over_the_wire(letter_document(LETTER))
-    del document["run"]
-    with pytest.raises(ValueError, match="not a dead letter: the field run is missing"):
-        letter_of(document)

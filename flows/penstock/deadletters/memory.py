@@ -52,8 +52,6 @@ class MemoryStore:
 
     editable = True
 
-    editable = True
-
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.url = "memory:"
         self.timeout = 1.0

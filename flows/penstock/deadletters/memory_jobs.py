@@ -228,7 +228,7 @@ class MemoryJobs:
         elif settlement.outcome == "failed":
             held.count(claim.batch, "failed")
             state = PARKED if letter.redrives >= held.job.options.limit else WAITING
-            self._letters.set_state(letter.id, state, **_fields(letter, error))
+            self._letters.set_state(letter.id, state, **replaced_fields(letter, error))
         else:
             self._letters.set_state(letter.id, WAITING, redrives=letter.redrives - 1)
             if held.job.state not in ENDED:
@@ -249,7 +249,7 @@ _ACTIONS: dict[JobState, AuditAction] = {"running": "resume", "paused": "pause",
 """The audited action that leads to a state."""
 
 
-def _fields(letter: DeadLetter, error: FailedAgain | None) -> dict[str, object]:
+def replaced_fields(letter: DeadLetter, error: FailedAgain | None) -> dict[str, object]:
     """Return the fields of a letter that a new error replaces."""
     if error is None:
         return {}

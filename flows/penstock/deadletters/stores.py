@@ -35,6 +35,9 @@ MEMORY = "memory:"
 POSTGRES = "postgresql://"
 """The beginning of the URL of a PostgreSQL database."""
 
+LOGS = ("s3", "kafka", "nats")
+"""The schemes of URLs of logs."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 USAGE = (
@@ -70,6 +73,11 @@ def validate_store_url(url: str) -> None:
     else:
         parse_server_url(resolved, url)
     require_extra(scheme.extra, f"dead-letter store {hide_password(url)}")
+
+
+def is_log_url(url: str) -> bool:
+    """Return whether a URL is that of a log, whose letters cannot be changed."""
+    return normalize_url(url).partition("://")[0] in LOGS
 
 
 def _validate_database_url(resolved: str, url: str) -> None:

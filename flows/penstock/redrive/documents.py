@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from penstock.deadletters.dead_letter import DeadLetter, as_document
+from penstock.deadletters.letter_documents import from_document
 from penstock.deadletters.queue import (
     REDRIVE_LIMIT,
     Attempt,
@@ -52,42 +53,9 @@ def letter_document(letter: DeadLetter, history: History | None = None) -> dict[
     }
 
 
-def letter_of(document: Mapping[str, Any]) -> DeadLetter:
+def letter_of(document: Any) -> DeadLetter:
     """Convert a document back to a letter, as `import` accepts it. Raises `ValueError`."""
-    try:
-        error, content = document["error"], document["input"]
-        data = bytes_of(content)
-        fields = {
-            "id": document["id"],
-            "flow": document["flow"],
-            "run": document["run"],
-            "seq": document["seq"],
-            "step": error["step"],
-            "type": error["type"],
-            "message": error["message"],
-            "attempts": error.get("attempts", 1),
-            "cause": error.get("cause"),
-            "input": data,
-            "input_size": content.get("size", len(data)),
-            "started_at": document["startedAt"],
-            "failed_at": document["failedAt"],
-            "part": document.get("part"),
-            "key": document.get("key"),
-            "partial_results": document.get("partialResults"),
-            "state": document.get("state", STATES[0]),
-            "revision": document.get("revision"),
-            "group": document.get("group"),
-            "redrives": document.get("redrives", 0),
-            "header": document.get("header"),
-        }
-    except KeyError as error:
-        raise ValueError(f"not a dead letter: the field {error.args[0]} is missing") from None
-    except (TypeError, AttributeError):
-        raise ValueError("not a dead letter: expected objects for the document, `error` and `input`") from None
-    letter = _convert(fields, DeadLetter, "not a dead letter")
-    if letter.state not in STATES:
-        raise ValueError(f"not a dead letter: state: expected one of {', '.join(STATES)}, got {letter.state!r}")
-    return letter
+    return from_document(document)
 
 
 def history_of(document: Mapping[str, Any]) -> History:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 from penstock.core.element import CANCELLED, FAILED, Element, Outcome
-from penstock.deadletters import DeadLetter
-from penstock.deadletters.queue import DeadLetterQueue, FailedAgain, JobOptions, Settlement
+from penstock.deadletters import DeadLetter, DeadLetterStore
+from penstock.deadletters.queue import FailedAgain, JobOptions, Settlement
 from penstock.errors import describe
-from penstock.redrive.settler import Settler
 from penstock.redrive.source import RedriveSource
 from penstock.results import DiscardResults
 from penstock.runtime import EndReason, Supervisor
@@ -19,30 +18,41 @@ from penstock.runtime.supervisor import RunnableFlow
 EXPECTED_ENDS = (EndReason.COMPLETED, EndReason.DRAINING, EndReason.ABORTED)
 
 
+class OutcomeReceiver(Protocol):
+    """Takes the outcomes of letters: a `Settler`, or the redrive of a log."""
+
+    def add(self, settlement: Settlement) -> None:
+        """Record the outcome of a letter soon."""
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Record the outcomes of letters that failed again, durably. Raises `StoreError`."""
+        ...
+
+
 class FlowRun:
     """Runs letters through one revision of a flow.
 
     The run's failure branch gets this object as its store: an element that fails again settles its letter, instead of
     writing another one. Letters of elements that the flow itself added, such as sums at its end, are stored as usual.
 
-    `on_outcome` is called with each letter that has an outcome, which may not be durable yet; `on_end` when the run has
-    ended and all its letters are settled, with the error if it failed.
+    `on_end` is called when the run has ended and all its letters have outcomes, with the error if it failed.
     """
 
     def __init__(
         self,
         flow: RunnableFlow,
         supervisor: Supervisor,
-        queue: DeadLetterQueue,
-        settler: Settler,
+        store: DeadLetterStore,
+        outcomes: OutcomeReceiver,
         options: JobOptions,
         on_end: Callable[[FlowRun, str | None], None],
     ) -> None:
         self.flow = flow
-        self.timeout = queue.timeout
+        self.timeout = store.timeout
         self.ended = False
-        self._queue = queue
-        self._settler = settler
+        self._store = store
+        self._outcomes = outcomes
         self._on_end = on_end
         self._open: dict[int, DeadLetter] = {}
         """Letters in flight, by the sequence number of their elements."""
@@ -56,6 +66,10 @@ class FlowRun:
     async def put(self, letters: Sequence[DeadLetter]) -> bool:
         """Run letters, when those before have been emitted. Returns False, and takes none, if the run takes no more."""
         return await self._source.put(letters)
+
+    def finish(self) -> None:
+        """Take no further letters; finish all that it has."""
+        self._source.finish()
 
     def drain(self) -> None:
         """Take no further letters; finish those in flight. The others are settled as cancelled."""
@@ -72,14 +86,14 @@ class FlowRun:
         ours = [letter for letter in letters if letter.seq in self._open or letter.seq in self._failed]
         if len(ours) < len(letters):
             known = {letter.id for letter in ours}
-            await self._queue.add([letter for letter in letters if letter.id not in known])
+            await self._store.add([letter for letter in letters if letter.id not in known])
         settlements: list[Settlement] = []
         for letter in ours:
             if (original := self._open.pop(letter.seq, None)) is not None:
                 self._failed.add(letter.seq)
                 settlements.append(Settlement(original.id, "failed", failed_again(letter)))
         if settlements:
-            await self._settler.settle(settlements)
+            await self._outcomes.settle(settlements)
 
     def _on_settled(self, element: Element[object], outcome: Outcome) -> None:
         if element.parent is not None:
@@ -98,10 +112,10 @@ class FlowRun:
                 partial_results=element.partial_results,
                 revision=self._run.revision,
             )
-            self._settler.add(Settlement(letter.id, "failed", error))
+            self._outcomes.add(Settlement(letter.id, "failed", error))
         else:
             settled: Literal["cancelled", "resolved"] = "cancelled" if outcome in (CANCELLED, FAILED) else "resolved"
-            self._settler.add(Settlement(letter.id, settled))
+            self._outcomes.add(Settlement(letter.id, settled))
 
     async def _finish(self) -> None:
         error: str | None = None
@@ -119,7 +133,7 @@ class FlowRun:
 
     def _cancel(self, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
-            self._settler.add(Settlement(letter.id, "cancelled"))
+            self._outcomes.add(Settlement(letter.id, "cancelled"))
 
 
 def failed_again(letter: DeadLetter) -> FailedAgain:

@@ -7,15 +7,17 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from msgspec.structs import replace
 
 from penstock.deadletters.dead_letter import DeadLetter
+from penstock.deadletters.log import is_queue
 from penstock.deadletters.queue import DeadLetterQueue, Group, History, Job, JobOptions, JobState, Requester
 from penstock.deadletters.store import PAGE, PAGE_BYTES, PAGE_LIMIT, DeadLetterQuery, DeadLetterStore, Page
 from penstock.deadletters.stores import find_letter, merge_pages, normalize_url
+from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import (
     InvalidEdit,
     JobNotFound,
@@ -27,12 +29,14 @@ from penstock.errors import (
 )
 from penstock.redrive.desk import SHOWN_CHANGES
 from penstock.redrive.documents import check_options, check_rate, query_document
+from penstock.redrive.flows import FlowLookup
 from penstock.redrive.records import AuditPage, Change, EditReport, ImportReport, LogReport, Plan, TryResult
 from penstock.support.ids import id_of
 from penstock.support.json_encoding import describe_json_error
 
 if TYPE_CHECKING:
-    from penstock.runtime.supervisor import RunnableFlow, Supervisor
+    from penstock.redrive.redriver import Redriver
+    from penstock.runtime.supervisor import Supervisor
 
 POLL_SECONDS = 1.0
 """Seconds between two checks of a job that runs in the background."""
@@ -44,28 +48,10 @@ _LOG = "log:"
 """The beginning of the cursor of a page of a log, when there are several stores."""
 
 
-class FlowLookup(Protocol):
-    """Finds flows by name."""
-
-    def flow(self, name: str) -> RunnableFlow | None:
-        """Return the current revision of a flow, or None."""
-        ...
-
-
-class JobRunner(Protocol):
-    """Runs jobs. `Redriver` implements it."""
-
-    async def run(
-        self, queue: DeadLetterQueue, job_id: str, *, on_progress: Callable[[Job], None] | None = None
-    ) -> Job: ...
-
-    def start(self, queue: DeadLetterQueue, job_id: str) -> None: ...
-
-    async def drain(self) -> None: ...
-
-
 class LocalDesk:
     """The desk over the stores that `stores` returns, which are open. See `Desk`.
+
+    Without a redriver and a supervisor it does everything but run letters.
 
     With `foreground=True`, a job runs while `progress` is read; otherwise it runs in the background.
     """
@@ -74,8 +60,8 @@ class LocalDesk:
         self,
         stores: Callable[[], Sequence[DeadLetterStore]],
         flows: FlowLookup,
-        redriver: JobRunner,
-        supervisor: Supervisor,
+        redriver: Redriver | None = None,
+        supervisor: Supervisor | None = None,
         *,
         foreground: bool = False,
     ) -> None:
@@ -109,10 +95,13 @@ class LocalDesk:
         """Return letters of all databases, oldest first, then of one log after the other."""
         stores = list(self._stores())
         if len(stores) == 1:
+            if after is not None and is_queue(stores[0]):
+                after = id_of(after)
             return await stores[0].page(query, after=after, limit=limit)
-        queues, logs = [each for each in stores if _is_queue(each)], [each for each in stores if not _is_queue(each)]
+        queues, logs = [each for each in stores if is_queue(each)], [each for each in stores if not is_queue(each)]
         index, _, cursor = (after or "").removeprefix(_LOG).partition(":")
         if after is None or not after.startswith(_LOG):
+            after = None if after is None else id_of(after)
             page = await merge_pages(queues, query, after=after, limit=limit)
             following = 0
         else:
@@ -153,10 +142,11 @@ class LocalDesk:
         if (log := self._log_of(query)) is not None:
             from penstock.redrive.logs import redrive_log
 
+            assert self._supervisor is not None, "needed to run letters"
             return await redrive_log(log, query, options, self._flows, self._supervisor)
         queue = await self._only_queue("redrive letters", _waiting(query))
         job = await queue.create_job(query, options, requester)
-        if not self._foreground:
+        if self._redriver is not None and not self._foreground:
             self._redriver.start(queue, job.id)
         return job
 
@@ -186,11 +176,18 @@ class LocalDesk:
             check_rate(rate)
         queue, _ = await self._find_job(id)
         job = await queue.change_job(id, requester, state=state, rate=rate)
+        if self._redriver is None:
+            return job
         if self._foreground and job.state != "running":
             await self._redriver.drain()
         elif not self._foreground and job.state == "running":
             self._redriver.start(queue, id)
         return job
+
+    async def abort(self) -> None:
+        """Cancel the letters in flight. They wait again."""
+        if self._redriver is not None:
+            await self._redriver.abort()
 
     async def progress(self, id: str) -> AsyncGenerator[Job]:
         """Yield a job after changes, until it is no longer running."""
@@ -214,7 +211,9 @@ class LocalDesk:
             job = fresh
             changed.set()
 
-        run = asyncio.create_task(self._redriver.run(queue, id, on_progress=on_progress), name=f"redrive:{id}")
+        redriver = self._redriver
+        assert redriver is not None, "needed to run letters"
+        run = asyncio.create_task(redriver.run(queue, id, on_progress=on_progress), name=f"redrive:{id}")
         run.add_done_callback(lambda _: changed.set())
         try:
             while not run.done():
@@ -225,7 +224,7 @@ class LocalDesk:
             yield run.result()
         finally:
             if not run.done():
-                await self._redriver.drain()
+                await redriver.drain()
                 await run
 
     async def park(self, query: DeadLetterQuery, requester: Requester) -> int:
@@ -345,7 +344,7 @@ class LocalDesk:
         if query is not None and (log := self._log_of(query)) is not None:
             raise NotSupportedByStore(log.url, action)
         stores = self._stores()
-        queues = [store for store in stores if _is_queue(store)]
+        queues = [store for store in stores if is_queue(store)]
         if stores and not queues:
             raise NotSupportedByStore(stores[0].url, action)
         return queues
@@ -365,9 +364,9 @@ class LocalDesk:
         """Return the log that has the letters of a query: the only store, or the one of the flow. None: no log has."""
         stores = self._stores()
         if len(stores) == 1:
-            return None if _is_queue(stores[0]) else stores[0]
+            return None if is_queue(stores[0]) else stores[0]
         found = self._store_of(query.flow, stores) if query.flow is not None else None
-        return None if found is None or _is_queue(found) else found
+        return None if found is None or is_queue(found) else found
 
     def _index_for(self, flow: str, queues: Sequence[DeadLetterQueue]) -> int:
         found = self._store_of(flow, queues)
@@ -376,7 +375,9 @@ class LocalDesk:
     def _store_of(self, name: str, stores: Sequence[DeadLetterStore]) -> DeadLetterStore | None:
         """Return the store of a flow among some stores."""
         flow = self._flows.flow(name)
-        place = None if flow is None else flow.plan().dead_letters
+        place: Any = None if flow is None else flow.plan().dead_letters
+        if isinstance(place, DeadLetterTarget):
+            place = place.store
         if isinstance(place, str):
             url = normalize_url(place)
             return next((store for store in stores if normalize_url(store.url) == url), None)
@@ -396,10 +397,6 @@ class LocalDesk:
             if (job := await queue.job(id)) is not None:
                 return queue, job
         raise JobNotFound(id)
-
-
-def _is_queue(store: DeadLetterStore) -> TypeGuard[DeadLetterQueue]:
-    return bool(getattr(store, "editable", True))
 
 
 def _waiting(query: DeadLetterQuery) -> DeadLetterQuery:

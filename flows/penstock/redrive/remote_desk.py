@@ -229,7 +229,7 @@ class RemoteDesk:
         try:
             return await self._send("POST", "/redrives", {"query": query_document(query), **chosen, **more})
         except RequestRefused as error:
-            if error.status == 404:
+            if error.code == "no_letters":
                 raise NoLetters from None
             raise
 

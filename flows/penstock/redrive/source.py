@@ -8,14 +8,10 @@ from typing import Any
 
 from penstock.core.element import Element
 from penstock.deadletters import DeadLetter
-from penstock.deadletters.redaction import REDACTED
 from penstock.errors import ElementTooLarge, IncompleteInput, MalformedRow
-from penstock.formats.csv_reader import CsvSplitter
+from penstock.formats.csv_reader import parse_row
 from penstock.formats.rejected import RejectedInput
 from penstock.sources.source import Emitter, Source
-from penstock.support.json_encoding import encode_json
-
-_REDACTED = REDACTED.encode()
 
 
 class RedriveSource(Source[bytes]):
@@ -35,6 +31,7 @@ class RedriveSource(Source[bytes]):
         self._taken = asyncio.Event()
         self._taken.set()
         self._ended = False
+        self._finishing = False
 
     async def put(self, letters: Sequence[DeadLetter]) -> bool:
         """Hand over letters when the letters before have been emitted. Returns False, and takes none, after the end."""
@@ -54,12 +51,19 @@ class RedriveSource(Source[bytes]):
         self._taken.set()
         return rest
 
+    def finish(self) -> None:
+        """Accept no further letters; emit those that are here."""
+        self._finishing = True
+        self._wake.set()
+
     async def produce(self, emitter: Emitter[Any]) -> None:
         while not self._ended:
             while self._letters:
                 await self._emit_some(emitter)
             self._taken.set()
             self._wake.clear()
+            if self._finishing:
+                return
             if not self._ended:
                 await self._wake.wait()
 
@@ -87,7 +91,7 @@ class RedriveSource(Source[bytes]):
             element.input = letter.input
             element.key = letter.key
             if not self._from_start:
-                element.partial_results = reusable_results(letter)
+                element.partial_results = letter.partial_results
             self._on_emit(element.seq, letter)
         del self._letters[:taken]
         emitter.emit(elements)
@@ -101,20 +105,9 @@ def value_of(letter: DeadLetter) -> bytes:
     if letter.header is None:
         return letter.input
     try:
-        splitter = CsvSplitter()
-        rows = [*splitter.feed(letter.header.encode() + b"\n" + letter.input), *splitter.finish()]
-    except ValueError as error:
-        return RejectedInput.of_bytes(letter.input, MalformedRow(1, str(error)))
-    if len(rows) != 1:
-        return RejectedInput.of_bytes(letter.input, MalformedRow(1, f"expected one row, got {len(rows)}"))
-    return rows[0]
-
-
-def reusable_results(letter: DeadLetter) -> dict[str, Any] | None:
-    """Return the results of services that need not be called again: those without redacted fields."""
-    if letter.partial_results is None:
-        return None
-    return {name: result for name, result in letter.partial_results.items() if _REDACTED not in encode_json(result)}
+        return parse_row(letter.header, letter.input)
+    except MalformedRow as error:
+        return RejectedInput.of_bytes(letter.input, error, letter.header)
 
 
 def _oversized(letter: DeadLetter, emitter: Emitter[Any], limit: int) -> Element[Any]:
