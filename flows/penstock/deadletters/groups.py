@@ -16,8 +16,8 @@ PATTERN_LIMIT = 2000
 CACHED = 1024
 """Messages whose patterns and fingerprints are kept: most failures repeat the same few messages."""
 
-# Each alternative begins where a token begins, and gives no characters back (`*+`), so the time is linear in the length of
-# the message. An apostrophe in a word, as in "can't", does not begin a quoted text.
+# Each alternative begins where a token begins, and gives no characters back (`*+`), so the time is linear in the length
+# of the message. An apostrophe in a word, as in "can't", does not begin a quoted text.
 _VARIABLE = re.compile(
     r"""
       (?P<quoted> "[^"]*" | `[^`]*` | “[^“”]*” | «[^«»]*» | (?<!\w)'[^']*'(?!\w) )
