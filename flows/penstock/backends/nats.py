@@ -21,9 +21,7 @@ REQUEST_SECONDS = 10.0
 """Timeout of one request to the server."""
 
 
-async def connect(
-    servers: Sequence[str], user: str | None, password: str | None, options: Mapping[str, str]
-) -> Client:
+async def connect(servers: Sequence[str], user: str | None, password: str | None, options: Mapping[str, str]) -> Client:
     """Connect to one of the servers. A user without a password is a token.
 
     When the connection breaks later, it is restored as soon as a server is reachable, without a limit of attempts.

@@ -95,9 +95,7 @@ class OpenMessages:
                 log.warning("store.lease_not_extended", error=describe(error))
 
 
-async def consume_stream(
-    client: Any, jetstream: Any, stream: str, decode: Decode
-) -> AsyncGenerator[LogBatch, None]:
+async def consume_stream(client: Any, jetstream: Any, stream: str, decode: Decode) -> AsyncGenerator[LogBatch, None]:
     """Receive batches up to the current end of the stream."""
     end = (await jetstream.stream_info(stream)).state.last_seq
     await jetstream.add_consumer(

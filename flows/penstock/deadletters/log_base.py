@@ -222,9 +222,7 @@ class BaseLog(ABC):
         try:
             return decode_letter(data)
         except ValueError as error:
-            log.warning(
-                "store.record_skipped", store=sanitize(self.url), position=str(position), error=describe(error)
-            )
+            log.warning("store.record_skipped", store=sanitize(self.url), position=str(position), error=describe(error))
             return None
 
     def _invalid_cursor(self) -> StoreError:
