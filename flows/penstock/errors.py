@@ -572,8 +572,8 @@ class IncompleteInput(ElementError):
 
     def __init__(self, letter: str, size: int, kept: int) -> None:
         super().__init__(
-            f"the input had {size} bytes, of which {kept} were kept, because it was too large or has redacted fields; "
-            f"replace it: penstock dead-letters edit {letter}"
+            f"the input of {size} bytes is not complete ({kept} bytes are stored): it was too large, or has redacted "
+            f"fields; replace it: penstock dead-letters edit {letter}"
         )
         self.letter = letter
         self.size = size
@@ -642,6 +642,25 @@ class InvalidEdit(RedriveError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the new input is not valid JSON: {reason}")
+
+
+class InvalidAssignment(InvalidEdit):
+    """An assignment of an edit cannot be parsed. `column` is the position of the error, from 1, if it is known."""
+
+    def __init__(self, text: str, reason: str, column: int | None = None) -> None:
+        where = "" if column is None else f" (column {column})"
+        RedriveError.__init__(
+            self,
+            f"invalid assignment {text!r}: {reason}{where}; write FIELD=EXPRESSION, such as "
+            'currency="EUR" or amount=amount * 100',
+        )
+        self.text = text
+        self.reason = reason
+        self.column = column
+
+
+class NotEditable(RedriveError):
+    """Assignments cannot be applied to the input of a dead letter."""
 
 
 class SeveralStores(RedriveError):

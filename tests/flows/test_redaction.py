@@ -208,6 +208,14 @@ def test_paths_are_several() -> None:
         Flow[Any]("f").dead_letters(MemoryStore(), redact="card")
 
 
+@pytest.mark.parametrize("secret", ["4", "4111", "4111411141", "41114111411141114111"])
+def test_a_redacted_input_is_never_complete(secret: str) -> None:
+    """Also if the secret is as long as what replaces it: redriving it would send [redacted] to a service."""
+    kept = letter_of({"card": secret}, "card")
+    assert json.loads(kept.input) == {"card": "[redacted]"}
+    assert (kept.complete, kept.input_size) == (False, len(secret) + 11)
+
+
 def test_what_is_no_json_is_not_kept_at_all() -> None:
     """In such an input nobody can tell the secret fields from the others."""
     assert letter_of(b'{"card": "4111', "card").input == b"[redacted: this input is not JSON]"

@@ -335,7 +335,7 @@ def test_an_incomplete_input_calls_no_service() -> None:
         failed = await desk.queue.get(cut.id)
         assert failed is not None
         assert (failed.step, failed.type) == ("decode", "IncompleteInput")
-        assert failed.message.startswith("the input had 100000 bytes, of which 9 were kept")
+        assert failed.message.startswith("the input of 100000 bytes is not complete (9 bytes are stored)")
 
     play(pricing, [cut], main)
     assert not pricing.calls

@@ -60,6 +60,11 @@ class DeadLetter(Struct, frozen=True, gc=False):
     `penstock.formats.csv_reader.parse_row` reads the row with it.
     """
 
+    @property
+    def complete(self) -> bool:
+        """Whether the input is stored as it was received. Only then can it be redriven."""
+        return self.input_size == len(self.input)
+
 
 def make_dead_letters(
     flow: str, run: str, started_at: datetime, elements: list[Element[Any]], revision: int | None = None
@@ -129,7 +134,7 @@ def as_document(letter: DeadLetter) -> dict[str, Any]:
             "attempts": letter.attempts,
             "cause": letter.cause,
         },
-        "input": original | {"size": letter.input_size, "complete": letter.input_size == len(letter.input)},
+        "input": original | {"size": letter.input_size, "complete": letter.complete},
         **({} if letter.header is None else {"header": letter.header}),
         "partialResults": letter.partial_results,
         "startedAt": letter.started_at.isoformat(),

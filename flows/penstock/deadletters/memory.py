@@ -181,7 +181,7 @@ class MemoryStore:
             by_state = (letter.id for state in (RESOLVED, PARKED, WAITING) for letter in left if letter.state == state)
             doomed.update(islice(by_state, len(left) - max))
         if doomed:
-            self._letters.record("expire", Requester("penstock"), DeadLetterQuery(flow=flow), len(doomed))
+            self._letters.record("expire", Requester("retention"), DeadLetterQuery(flow=flow), len(doomed))
         return self._remove(doomed)
 
     async def import_letters(self, letters: Sequence[DeadLetter], requester: Requester) -> int:

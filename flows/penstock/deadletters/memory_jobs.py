@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -104,7 +105,7 @@ class MemoryJobs:
             batches=tuple(BatchCounts(total=len(batch)) for batch in batches),
         )
         self._jobs[job.id] = MemoryJob(job, groups, batches)
-        self._letters.record("redrive", requester, query, len(waiting), job=job.id)
+        self._letters.record("redrive", requester, query, len(waiting), job=job.id, outcome="created")
         self._forget_old()
         return job
 
@@ -130,22 +131,15 @@ class MemoryJobs:
         held = self._held(id)
         if (before := held.job.state) in ENDED:
             raise JobEnded(id, before)
-        job = held.job
         if rate != "keep":
-            job = replace(job, options=replace(job.options, rate=rate))
-            if requester is not None:
-                self._letters.record("rate", requester, job.query, job=id)
-        if message is not None:
-            job = replace(job, message=message)
-        if state is not None and state != before:
-            ended_at = now() if state in ENDED else None
-            job = replace(job, state=state, ended_at=ended_at, message=message)
-            if requester is not None and (action := _ACTIONS.get(state)) is not None:
-                self._letters.record(action, requester, job.query, job.counts.open, job=id)
-        held.job = job
-        if job.state in ENDED:
+            held.job = replace(held.job, options=replace(held.job.options, rate=rate))
+        if state is not None:
+            held.job = replace(held.job, state=state, message=message, ended_at=now() if state in ENDED else None)
+        if state in ENDED:
             held.open.clear()
+            held.expires = 0.0
             self.release_expired()
+        self._record_change(held.job, requester, rate_changed=rate != "keep", state=state)
         return held.view(_time())
 
     def acquire(self, id: str, runner: str, lease: float) -> Job | None:
@@ -164,7 +158,8 @@ class MemoryJobs:
     def claim(self, id: str, runner: str, batch: int, count: int, lease: float) -> list[DeadLetter]:
         """Claim letters of one batch: those that wait, and those whose lease has expired."""
         held = self._held(id)
-        if held.job.state in ENDED or batch >= len(held.open):
+        is_free = held.job.runner in (None, runner) or held.expires <= _time()
+        if held.job.state != "running" or not is_free or batch >= len(held.open):
             return []
         claimed: list[DeadLetter] = []
         candidates = self._candidates(held, batch)
@@ -188,26 +183,29 @@ class MemoryJobs:
         return held.view(_time())
 
     def release_expired(self) -> None:
-        """Make the letters wait that are claimed for ended jobs by runners that do not work any more."""
+        """Let letters of paused and ended jobs wait again when their lease has expired: their runner was killed."""
         for held in self._jobs.values():
-            if held.job.state in ENDED:
-                for id in [id for id, claim in held.claims.items() if claim.expires <= _time()]:
-                    del held.claims[id]
-                    if id in self._letters.by_id:
-                        self._letters.set_state(id, WAITING)
+            if held.job.state != "running":
+                self._reopen_expired(held)
+
+    def _reopen_expired(self, held: MemoryJob) -> None:
+        """Make letters whose lease has expired open again, or park those that reached the limit."""
+        for id in [id for id, claim in held.claims.items() if claim.expires <= _time()]:
+            batch = held.claims.pop(id).batch
+            letter = self._letters.by_id.get(id)
+            if letter is None:
+                held.count(batch, "skipped")
+            elif letter.redrives >= held.job.options.limit:
+                held.count(batch, "failed")
+                self._letters.set_state(id, PARKED)
+            else:
+                self._letters.set_state(id, WAITING)
+                if held.job.state not in ENDED:
+                    held.open[batch].appendleft(id)
 
     def _candidates(self, held: MemoryJob, batch: int) -> Iterator[str]:
-        """Return letters that can be claimed now. Count those that cannot any more as skipped or failed."""
-        expired = [id for id, claim in held.claims.items() if claim.batch == batch and claim.expires <= _time()]
-        for id in expired:
-            letter = self._letters.by_id.get(id)
-            if letter is None or letter.redrives >= held.job.options.limit:
-                del held.claims[id]
-                held.count(batch, "skipped" if letter is None else "failed")
-                if letter is not None:
-                    self._letters.set_state(id, PARKED)
-            else:
-                yield id
+        """Return letters that can be claimed now. Count those that cannot any more as skipped."""
+        self._reopen_expired(held)
         waiting = held.open[batch]
         while waiting:
             id = waiting.popleft()
@@ -216,6 +214,20 @@ class MemoryJobs:
                 held.count(batch, "skipped")
             else:
                 yield id
+
+    def _record_change(
+        self, job: Job, requester: Requester | None, *, rate_changed: bool, state: JobState | None
+    ) -> None:
+        record = partial(self._letters.record, query=job.query, count=job.counts.total, job=job.id)
+        if requester is None:
+            if state in ("stopped", "completed"):  # the end of the redrive that its requester began
+                outcome = f"{state}: {job.counts.resolved} resolved, {job.counts.failed} failed"
+                record("redrive", Requester(job.requester, job.reason), outcome=outcome)
+            return
+        if rate_changed:
+            record("rate", requester, outcome="no limit" if job.options.rate is None else f"{job.options.rate:g}/s")
+        if state is not None and (action := _ACTIONS.get(state)) is not None:
+            record(action, requester)
 
     def _settle(self, held: MemoryJob, claim: Claim, settlement: Settlement) -> None:
         letter, error = self._letters.by_id[settlement.id], settlement.error

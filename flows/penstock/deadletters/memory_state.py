@@ -17,6 +17,7 @@ from penstock.deadletters.groups import fingerprint, pattern_of
 from penstock.deadletters.queue import Attempt, AuditAction, AuditRecord, Edit, Group, Requester
 from penstock.deadletters.store import STATES, DeadLetterQuery
 from penstock.support.ids import now
+from penstock.support.json_encoding import encode_json
 
 AUDIT_LIMIT = 100_000
 """Maximum audit records in memory. The oldest are discarded."""
@@ -106,6 +107,7 @@ class MemoryLetters:
         count: int = 0,
         *,
         job: str | None = None,
+        outcome: str = "done",
     ) -> None:
         """Add an audit record."""
         self._audited += 1
@@ -120,6 +122,7 @@ class MemoryLetters:
                 query=document,
                 job=job,
                 count=count,
+                outcome=outcome,
             )
         )
 
@@ -143,9 +146,14 @@ def matches(letter: DeadLetter, query: DeadLetterQuery) -> bool:
             (query.type, letter.type),
             (query.state, letter.state),
             (query.group, letter.group),
-            (query.key, letter.key),
         )
-    )
+    ) and (query.key is None or _is_key(query.key, letter.key))
+
+
+def _is_key(expected: str | float, key: str | float | None) -> bool:
+    """Compare keys. A text equals a number that is written so, too."""
+    encoded = encode_json(key).decode()
+    return encoded == encode_json(expected).decode() or (isinstance(expected, str) and encoded == expected)
 
 
 def as_query_document(query: DeadLetterQuery) -> Mapping[str, Any]:

@@ -30,8 +30,10 @@ class RedactedInput(bytes):
     def of(cls, value: bytes, original: Any) -> RedactedInput:
         """Create the stored input. The size of the original is not secret."""
         raw = original if isinstance(original, bytes) else encode_json(original)
-        redacted = cls(value)
-        redacted.length = getattr(raw, "length", len(raw))
+        length = getattr(raw, "length", len(raw))
+        # Of another size than the original, because only then the letter is known to be incomplete.
+        redacted = cls(value + b" " if len(value) == length else value)
+        redacted.length = length
         return redacted
 
 

@@ -45,6 +45,10 @@ CANDIDATES = 1000
 AUTOMATIC = Requester("automatic", "when: recovered")
 
 
+Outcome = Literal["resolved", "failed", "unknown"]
+"""`unknown`: nothing was tried."""
+
+
 class GroupState(Struct):
     """The probes of one group."""
 
@@ -62,6 +66,8 @@ class AutomaticRedriver:
     of the group has come for 30 seconds. If it fails, the next probe follows after a pause that doubles up to 10
     minutes. If it is resolved, all waiting letters of the group are redriven at the rate of the flow; that job stops
     when more than half of them fail again, and probing continues.
+
+    A letter that fails with another error moves to the group of that error, which gets the pause of this one.
 
     A probe chooses the letter with the fewest redrives, and never parks it. So 200 probes in vain, after which the
     group is left to a user, are spread over its letters: with fewer than 50 letters some may have reached the default
@@ -120,8 +126,9 @@ class AutomaticRedriver:
 
     async def _recover(self, state: GroupState, queue: DeadLetterQueue, group: Group, automatic: AutoRedrive) -> None:
         """Probe a group, and redrive it if the probe succeeded."""
+        moved: str | None = None
         try:
-            outcome = await self._probe(queue, group)
+            outcome, moved = await self._probe(queue, group)
             if outcome == "resolved":
                 state.pause, state.probes = FIRST_PAUSE, 0
                 outcome = await self._redrive(queue, group, automatic)
@@ -137,23 +144,25 @@ class AutomaticRedriver:
             state.probes += 1
             if state.probes == MAX_PROBES:
                 log.warning("redrive.automatic_gave_up", flow=group.flow, group=group.id, probes=state.probes)
+            if moved is not None:
+                self._groups[queue.url, moved] = GroupState(state.pause, state.probe_at, state.probes)
 
-    async def _probe(self, queue: DeadLetterQueue, group: Group) -> Literal["resolved", "failed", "unknown"]:
-        """Redrive one letter of a group."""
+    async def _probe(self, queue: DeadLetterQueue, group: Group) -> tuple[Outcome, str | None]:
+        """Redrive one letter of a group. Returns the outcome, and the group to which another error moved the letter."""
         page = await queue.page(DeadLetterQuery(group=group.id, state="waiting"), limit=CANDIDATES)
         if not page.letters:
-            return "unknown"
+            return "unknown", None
         letter: DeadLetter = min(page.letters, key=lambda letter: letter.redrives)
         query = DeadLetterQuery(group=group.id, ids=(letter.id,), state="waiting")
         job = await self._run(queue, query, JobOptions(limit=PROBE_LIMIT))
         log.info("redrive.probed", flow=group.flow, group=group.id, letter=letter.id, resolved=job.counts.resolved)
         if job.counts.resolved:
-            return "resolved"
-        return "failed" if job.counts.failed else "unknown"
+            return "resolved", None
+        after = await queue.get(letter.id)
+        moved = None if after is None or after.group == group.id else after.group
+        return ("failed" if job.counts.failed else "unknown"), moved
 
-    async def _redrive(
-        self, queue: DeadLetterQueue, group: Group, automatic: AutoRedrive
-    ) -> Literal["resolved", "failed", "unknown"]:
+    async def _redrive(self, queue: DeadLetterQueue, group: Group, automatic: AutoRedrive) -> Outcome:
         """Redrive all waiting letters of a group."""
         query = DeadLetterQuery(group=group.id, state="waiting")
         if not (await queue.count(query))[()]:

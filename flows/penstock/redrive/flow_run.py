@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from penstock.core.element import CANCELLED, FAILED, Element, Outcome
 from penstock.deadletters import DeadLetter, DeadLetterStore
 from penstock.deadletters.queue import FailedAgain, JobOptions, Settlement
-from penstock.errors import describe
+from penstock.errors import StoreError, describe
 from penstock.redrive.source import RedriveSource
 from penstock.results import DiscardResults
 from penstock.runtime import EndReason, Supervisor
@@ -87,13 +87,20 @@ class FlowRun:
         if len(ours) < len(letters):
             known = {letter.id for letter in ours}
             await self._store.add([letter for letter in letters if letter.id not in known])
+        originals: dict[int, DeadLetter] = {}
         settlements: list[Settlement] = []
         for letter in ours:
             if (original := self._open.pop(letter.seq, None)) is not None:
-                self._failed.add(letter.seq)
+                originals[letter.seq] = original
                 settlements.append(Settlement(original.id, "failed", failed_again(letter)))
-        if settlements:
-            await self._outcomes.settle(settlements)
+        self._failed |= originals.keys()
+        try:
+            if settlements:
+                await self._outcomes.settle(settlements)
+        except StoreError:  # the failure branch tries again
+            self._open |= originals
+            self._failed -= originals.keys()
+            raise
 
     def _on_settled(self, element: Element[object], outcome: Outcome) -> None:
         if element.parent is not None:

@@ -126,7 +126,10 @@ class LocalDesk:
 
         check_options(options)
         queue = await self._only_queue("plan a redrive", _waiting(query))
-        return await plan(queue, query, options, self._flows)
+        planned = await plan(queue, query, options, self._flows)
+        if not planned.letters:
+            raise NoLetters
+        return planned
 
     async def try_letters(self, query: DeadLetterQuery, options: JobOptions, count: int) -> list[TryResult]:
         """Run some letters without sinks."""
@@ -134,7 +137,9 @@ class LocalDesk:
 
         check_options(options)
         queue = await self._only_queue("try letters", _waiting(query))
-        return await try_letters(queue, query, options, self._flows, count)
+        if not (results := await try_letters(queue, query, options, self._flows, count)):
+            raise NoLetters
+        return results
 
     async def redrive(self, query: DeadLetterQuery, options: JobOptions, requester: Requester) -> Job | LogReport:
         """Create a job, and start it unless it is run by `progress`; or redrive the letters of a log."""
@@ -284,7 +289,7 @@ class LocalDesk:
         selection: dict[str, Any] = query_document(query) | {"set": list(assignments)}
         for queue in self._queues("edit letters", query):
             async for letters in _editable(queue, query):
-                changes = [change(letter) for letter in letters]
+                changes = await change.changes(letters)
                 failed = [each for each in changes if each.after is None]
                 inputs = {each.id: each.after for each in changes if each.after not in (None, each.before)}
                 errors += len(failed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import groupby
 
 from msgspec.structs import replace
 
@@ -86,7 +87,7 @@ class LogRedrive:
         try:
             async for batch in batches:
                 await self._begin(batch)
-                while len(set(self._batches.values())) >= MAX_BATCHES and not self._is_failed:
+                while self._in_progress >= MAX_BATCHES and not self._is_failed:
                     await self._wait()
                 if self._is_failed:
                     break
@@ -135,6 +136,11 @@ class LogRedrive:
             self._close_letter(letter.id, batch)
 
     @property
+    def _in_progress(self) -> int:
+        """Batches that are not acknowledged."""
+        return len(set(self._batches.values())) + len(self._tasks)
+
+    @property
     def _is_failed(self) -> bool:
         return self._error is not None or self._failure is not None
 
@@ -147,13 +153,20 @@ class LogRedrive:
         opened = OpenBatch(batch, chosen, [letter for letter in batch.letters if letter.id not in ids])
         self._batches |= dict.fromkeys(opened.letters, opened)
         self._report = replace(self._report, total=self._report.total + len(opened.letters))
-        for letter in opened.letters.values():
-            name = self._options.flow or letter.flow
-            await self._pacer.take(1)
+        for name, group in groupby(opened.letters.values(), lambda letter: self._options.flow or letter.flow):
+            await self._run_letters(name, list(group))
+
+    async def _run_letters(self, name: str, letters: list[DeadLetter]) -> None:
+        """Run letters through a flow, at the rate. They are cancelled if that is impossible."""
+        while letters:
+            count = await self._pacer.take(len(letters))
             run = self._run_of(name)
-            if run is None or not await run.put([letter]):
-                self.add(Settlement(letter.id, "cancelled"))
-                self._error = self._error or f"the flow {name} is not loaded; load it, or use another one: --flow NAME"
+            if run is None or not await run.put(letters[:count]):
+                for letter in letters:
+                    self.add(Settlement(letter.id, "cancelled"))
+                self._error = self._error or f"the flow {name} is not loaded; load it, or use --through NAME"
+                return
+            del letters[:count]
 
     def _matches(self, letter: DeadLetter) -> bool:
         if self._query.group is not None and letter.group is None:
@@ -170,7 +183,7 @@ class LogRedrive:
             self._runs[name] = run
         return run
 
-    def _on_run_end(self, run: FlowRun, error: str | None) -> None:
+    def _on_run_end(self, _: FlowRun, error: str | None) -> None:
         self._error = self._error or error
         self._changed.set()
 
@@ -180,7 +193,7 @@ class LogRedrive:
         if not batch.open and batch.done:
             task = asyncio.get_running_loop().create_task(self._acknowledge(batch), name="redrive:acknowledge")
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._acknowledged)
         self._changed.set()
 
     async def _acknowledge(self, batch: OpenBatch) -> None:
@@ -191,6 +204,9 @@ class LogRedrive:
             await batch.batch.ack()
         except Exception as error:
             self._failure = self._failure or error
+
+    def _acknowledged(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         self._changed.set()
 
     async def _wait(self) -> None:

@@ -73,7 +73,7 @@ class _Planner:
             )
         self._groups[group.id] = replace(group, letters=group.letters + 1)
         name = self._options.flow or letter.flow
-        if letter.input_size > len(letter.input):
+        if not letter.complete:
             self._incomplete += 1
         elif (flow := self._flows.flow(name)) is None:
             self._unknown[name] += 1
@@ -84,7 +84,7 @@ class _Planner:
 
     def _warnings(self, total: int) -> list[str]:
         warnings = [
-            f"{_letters_text(count)} of the flow {name}, which is not loaded: load it, or use --flow NAME"
+            f"{_letters_text(count)} of the flow {name}, which is not loaded: load it, or use --through NAME"
             for name, count in self._unknown.items()
         ]
         if self._incomplete:

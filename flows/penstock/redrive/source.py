@@ -99,7 +99,7 @@ class RedriveSource(Source[bytes]):
 
 def value_of(letter: DeadLetter) -> bytes:
     """Return the input of a letter as the step `decode` reads it. An input that cannot be read is rejected there."""
-    if letter.input_size > len(letter.input):
+    if not letter.complete:
         error = IncompleteInput(letter.id, letter.input_size, len(letter.input))
         return RejectedInput.of_bytes(letter.input, error)
     if letter.header is None:
