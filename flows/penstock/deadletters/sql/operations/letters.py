@@ -137,7 +137,7 @@ def edit(connection: Connection, changes: Mapping[str, bytes], requester: Reques
     rows = connection.execute(letters.with_for_update()).all()
     ids = [row.id for row in rows]
     last = select(EDITS.c.letter_id, func.max(EDITS.c.number)).where(among(EDITS.c.letter_id, ids))
-    numbers: dict[str, int] = dict(connection.execute(last.group_by(EDITS.c.letter_id)).tuples().all())
+    numbers = {id: number for id, number in connection.execute(last.group_by(EDITS.c.letter_id))}
     if rows:
         connection.execute(
             insert(EDITS),
