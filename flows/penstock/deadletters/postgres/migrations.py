@@ -152,6 +152,7 @@ MIGRATIONS: list[list[str]] = [
         CREATE TABLE copies (
             copy TEXT NOT NULL,
             letter_id TEXT NOT NULL,
+            leased_until BIGINT,
             PRIMARY KEY (copy, letter_id)
         )
         """,

@@ -11,11 +11,12 @@ from penstock.backends.postgres import PostgresServer
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.postgres.errors import concerns_store, to_store_error
 from penstock.deadletters.postgres.writer import PostgresWriter
+from penstock.deadletters.sql.queue import SqlQueue
 from penstock.deadletters.sql.rows import Columns, to_columns
 from penstock.deadletters.sqlite.group_commit import GroupCommitter
 from penstock.deadletters.sqlite.writer import WriterStatistics
 from penstock.deadletters.store import Problem, StoreStatistics
-from penstock.errors import FlowDefinitionError, StoreError, describe
+from penstock.errors import FlowDefinitionError, RedriveError, StoreError, describe
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -30,7 +31,7 @@ POOL_SECONDS = 30.0
 """How long a query waits for a connection of the pool."""
 
 
-class PostgresStore:
+class PostgresStore(SqlQueue):
     """Stores letters in the database that `postgresql://USER:PASSWORD@HOST:PORT/DATABASE?OPTIONS` names.
 
     Options are those of libpq, such as `sslmode` and `host` (for a folder of Unix sockets). The tables are in the
@@ -42,8 +43,6 @@ class PostgresStore:
     `statistics`: it sees them after `refresh_seconds` and one more call.
     """
 
-    editable = True
-
     def __init__(
         self,
         url: str,
@@ -52,7 +51,6 @@ class PostgresStore:
         refresh_seconds: float = 5.0,
         display_url: str | None = None,
         read_only: bool = False,
-        copies: Sequence[str] = (),
     ) -> None:
         self.url = display_url or url
         try:
@@ -61,7 +59,7 @@ class PostgresStore:
             raise FlowDefinitionError(
                 f"dead-letter store {self.url!r}: connect_timeout: expected a number of seconds"
             ) from None
-        self.copies = tuple(copies)
+        self.copies: tuple[str, ...] = ()
         self._create = create and not read_only
         self._read_only = read_only
         self._refresh_seconds = refresh_seconds
@@ -157,14 +155,23 @@ class PostgresStore:
             if engine is not None:
                 await engine.dispose()
 
-    async def _run(self, operation: Callable[[Connection], T], *, to_write: bool = False) -> T:
-        """Run a synchronous operation in one transaction."""
-        self._check_open(to_write=to_write)
+    async def _read(self, operation: Callable[[Connection], T]) -> T:
+        self._check_open()
+        return await self._run(operation)
+
+    async def _write(self, operation: Callable[[Connection], T]) -> T:
+        self._check_open(to_write=True)
         try:
-            async with self._queries().connect() as connection:
-                result = await connection.run_sync(operation)
-                await connection.commit()
-                return result
+            return await self._run(operation)
+        finally:
+            self._refreshed_at = 0.0  # the counts have changed
+
+    async def _run(self, operation: Callable[[Connection], T]) -> T:
+        try:
+            async with self._queries().begin() as connection:
+                return await connection.run_sync(operation)
+        except RedriveError:
+            raise
         except Exception as error:
             store_error = self._to_store_error(error)
             raise store_error from store_error.__cause__
