@@ -13,6 +13,7 @@ import pytest
 from invoking import invoke
 from penstock.deadletters import DeadLetter, as_document, create_store
 from penstock.support.ids import new_id, now
+from stores.letters import grouped
 from waiting import HANG_SECONDS, ending
 
 NOON = datetime(2020, 3, 1, 12, tzinfo=UTC)
@@ -24,7 +25,7 @@ def letter(seq=0, **facts):
         "type": "InventoryUnavailable", "message": "Inventory unavailable", "attempts": 2, "input": b'{"orderId":3}',
         "input_size": 13, "started_at": NOON, "failed_at": NOON + timedelta(seconds=seq),
     }  # fmt: skip
-    return DeadLetter(**(plain | facts))
+    return grouped(DeadLetter(**(plain | facts)))
 
 
 @pytest.fixture(autouse=True)
