@@ -1,4 +1,4 @@
-"""Work on dead letters in the background while the service runs: redrive jobs, and numbers for metrics."""
+"""Work on dead letters in the background while the service runs: redrive jobs, automatic ones, numbers for metrics."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from penstock.deadletters.log import is_queue
 from penstock.deadletters.queue import DeadLetterQueue
 from penstock.observe import DeadLetterReadings
 from penstock.redrive import Redriver
+from penstock.redrive.automatic import AutomaticRedriver
 from penstock.redrive.local_desk import LocalDesk
-from penstock.runtime import Supervisor
+from penstock.runtime import Phase, Supervisor
 from penstock_http.deployments.registry import FlowRegistry
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -27,13 +28,14 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 class DeadLetterWork:
     """Everything that happens to dead letters in the background.
 
-    The jobs themselves end with the supervisor: it drains their runs, and closes the stores after their letters are
-    settled.
+    When the service stops, nothing new begins, and the supervisor drains the jobs: it closes the stores after their
+    letters are settled.
     """
 
     def __init__(self, supervisor: Supervisor, registry: FlowRegistry) -> None:
         self._supervisor = supervisor
         self._redriver = Redriver(supervisor, registry)
+        self._automatic = AutomaticRedriver(self._redriver, self._queues, registry)
         self._tasks: list[asyncio.Task[None]] = []
         self.desk = LocalDesk(supervisor.stores.all, registry, self._redriver, supervisor)
         self.readings = DeadLetterReadings()
@@ -45,10 +47,11 @@ class DeadLetterWork:
     def start(self) -> None:
         """Start the work. The stores are open."""
         self._begin("jobs", lambda: self._redriver.watch(self._queues))  # also those that a crash left behind
+        self._begin("automatic", self._automatic.run)
         self._begin("metrics", lambda: self.readings.keep_fresh(self._queues))
 
     async def stop(self) -> None:
-        """Begin nothing new. Jobs are drained by the supervisor."""
+        """End the work. The supervisor has drained the jobs."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -58,6 +61,9 @@ class DeadLetterWork:
         self._tasks.append(loop.create_task(_keep_running(name, work), name=f"dead-letters:{name}"))
 
     def _queues(self) -> Sequence[DeadLetterQueue]:
+        """Return the stores to work on; none when the service stops."""
+        if self._supervisor.phase is not Phase.SERVING:
+            return []
         return [store for store in self._supervisor.stores.all() if is_queue(store)]
 
 
