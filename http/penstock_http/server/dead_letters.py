@@ -1,4 +1,7 @@
-"""Work on dead letters in the background while the service runs: redrive jobs, automatic ones, numbers for metrics."""
+"""Work on dead letters in the background while the service runs: redrives, retention, and numbers for metrics.
+
+Copies are delivered by the stores themselves.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from penstock.observe import DeadLetterReadings
 from penstock.redrive import Redriver
 from penstock.redrive.automatic import AutomaticRedriver
 from penstock.redrive.local_desk import LocalDesk
+from penstock.redrive.retention import KeptLetters, Retention, kept_letters
 from penstock.runtime import Phase, Supervisor
 from penstock_http.deployments.registry import FlowRegistry
 
@@ -34,20 +38,24 @@ class DeadLetterWork:
 
     def __init__(self, supervisor: Supervisor, registry: FlowRegistry) -> None:
         self._supervisor = supervisor
+        self._registry = registry
         self._redriver = Redriver(supervisor, registry)
         self._automatic = AutomaticRedriver(self._redriver, self._queues, registry)
+        self._retention = Retention(self._kept)
         self._tasks: list[asyncio.Task[None]] = []
         self.desk = LocalDesk(supervisor.stores.all, registry, self._redriver, supervisor)
         self.readings = DeadLetterReadings()
         self.readings.redriven = lambda: {
             (flow, str(result)): number for (flow, result), number in self._redriver.statistics().letters.items()
         }
+        self.readings.expired = lambda: self._retention.statistics().deleted
         self.readings.jobs_left = lambda: self._redriver.statistics().jobs
 
     def start(self) -> None:
         """Start the work. The stores are open."""
         self._begin("jobs", lambda: self._redriver.watch(self._queues))  # also those that a crash left behind
         self._begin("automatic", self._automatic.run)
+        self._begin("retention", self._retention.run)
         self._begin("metrics", lambda: self.readings.keep_fresh(self._queues))
 
     async def stop(self) -> None:
@@ -62,9 +70,16 @@ class DeadLetterWork:
 
     def _queues(self) -> Sequence[DeadLetterQueue]:
         """Return the stores to work on; none when the service stops."""
-        if self._supervisor.phase is not Phase.SERVING:
-            return []
-        return [store for store in self._supervisor.stores.all() if is_queue(store)]
+        return [store for store in self._supervisor.stores.all() if is_queue(store)] if self._is_serving else []
+
+    def _kept(self) -> list[KeptLetters]:
+        """Return the letters of the active revisions that have limits; none when the service stops."""
+        flows = [revision.flow for revision in self._registry.active] if self._is_serving else []
+        return kept_letters(flows, self._supervisor.stores)
+
+    @property
+    def _is_serving(self) -> bool:
+        return self._supervisor.phase is Phase.SERVING
 
 
 async def _keep_running(name: str, work: Work) -> None:
