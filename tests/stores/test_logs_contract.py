@@ -20,6 +20,9 @@ from servers import new_name
 from stores.letters import letter
 from waiting import HANG_SECONDS
 
+BUCKETS: dict[str, str] = {}
+"""The bucket of each server, by its endpoint."""
+
 
 @pytest.fixture(params=["s3", "kafka", "nats"])
 def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -33,7 +36,9 @@ def new_log(request: pytest.FixtureRequest, kind: str, monkeypatch: pytest.Monke
         server = request.getfixturevalue("s3_server")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        return f"s3://{server.new_bucket()}/letters?endpoint={server.endpoint}"
+        if server.endpoint not in BUCKETS:
+            BUCKETS[server.endpoint] = server.new_bucket()  # one for all tests: each takes a volume of the server
+        return f"s3://{BUCKETS[server.endpoint]}/{new_name()}/letters?endpoint={server.endpoint}"
     if kind == "kafka":
         return f"kafka://{request.getfixturevalue('kafka_server').address}/{new_name()}"
     return f"nats://127.0.0.1:{request.getfixturevalue('nats_server').port}/{new_name()}"

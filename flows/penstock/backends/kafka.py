@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -66,6 +67,7 @@ class KafkaAddress:
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            fetch_max_wait_ms=100,  # the ends of all partitions must be known before the first record is used
             max_partition_fetch_bytes=max(1024 * 1024, self.max_message_bytes),
             **options,
         )
@@ -84,6 +86,17 @@ class KafkaAddress:
             await stop_producer(producer)
             raise
         return producer
+
+
+@asynccontextmanager
+async def running(consumer: Any) -> AsyncIterator[Any]:
+    """Start a consumer, and stop it at the end."""
+    try:
+        await consumer.start()
+        yield consumer
+    finally:
+        await asyncio.sleep(0)  # aiokafka 0.14 raises `CancelledError` if it stops a task that has not run yet
+        await consumer.stop()
 
 
 async def stop_producer(producer: Any) -> None:

@@ -125,14 +125,7 @@ async def consume_stream(client: Any, jetstream: Any, stream: str, decode: Decod
                     break
                 continue
             held.begin(included)
-            letters: list[DeadLetter] = []
-            for message in included:
-                letter = decode(message.data, message.metadata.sequence.stream)
-                if letter is not None and not recent.has(letter):
-                    letters.append(letter)
-            for letter in letters:
-                recent.add(letter)
-            if letters:
+            if letters := recent.unseen(decode(each.data, each.metadata.sequence.stream) for each in included):
                 yield LogBatch(letters, lambda included=included: held.acknowledge(included))  # type: ignore[misc]
             else:
                 await held.acknowledge(included)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, NoReturn
 
@@ -301,6 +301,15 @@ class Recent:
     def has(self, letter: DeadLetter) -> bool:
         """Check whether a letter was added."""
         return (letter.id, letter.redrives, letter.state) in self._keys
+
+    def unseen(self, letters: Iterable[DeadLetter | None]) -> list[DeadLetter]:
+        """Return the letters that were not added before, and add them."""
+        found: list[DeadLetter] = []
+        for letter in letters:
+            if letter is not None and not self.has(letter):
+                self.add(letter)
+                found.append(letter)
+        return found
 
     def add(self, letter: DeadLetter) -> None:
         """Add a letter, and forget the oldest one above the size."""

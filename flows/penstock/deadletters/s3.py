@@ -155,13 +155,11 @@ class S3Store(BaseLog):
                         done = await anext(markers, None)
                     if name == done or not await leases.acquire(name):
                         continue
-                    letters = [each for each in await self._letters(key) if each is not None and not recent.has(each)]
-                    for letter in letters:
-                        recent.add(letter)
-                    if letters:
+                    if letters := recent.unseen(await self._letters(key)):
                         yield LogBatch(letters, lambda name=name: leases.finish(name))  # type: ignore[misc]
                     else:
                         await leases.finish(name)
+            await leases.open.wait()
         finally:
             await leases.aclose()
 

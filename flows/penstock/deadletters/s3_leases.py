@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
-from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 
 from penstock.deadletters.log import CONSUMER_GROUP
+from penstock.deadletters.open_batches import OpenBatches
 from penstock.deadletters.queue import LEASE_SECONDS
 from penstock.errors import StoreError, describe
 from penstock.support.ids import new_id
@@ -55,6 +56,7 @@ class ObjectLeases:
         self._folder = f"{prefix}{MARKERS}/"
         self._lease = lease
         self._owner = new_id()
+        self.open = OpenBatches()
         self._held: dict[str, str | None] = {}
         """The version (ETag) of each lease, by name."""
         self._lock = asyncio.Lock()
@@ -81,21 +83,25 @@ class ObjectLeases:
             except _LOST:
                 return False
         self._held[name] = found["e_tag"]
+        self.open.begin()
         if self._extending is None:
             self._extending = asyncio.get_running_loop().create_task(self._extend_all(), name="dead letters: leases")
         return True
 
     async def finish(self, name: str) -> None:
         """Mark an object as done. Raises `StoreError` if the lease was lost to another process."""
+        lost = StoreError(f"the lease of {name} was lost to another process; its letters may be redriven again")
         async with self._lock:
             if name not in self._held:
-                raise StoreError(f"the lease of {name} was lost; its letters may be redriven again")
+                raise lost
             try:
                 await self._replace(name, DONE)
             except _LOST:
-                del self._held[name]
-                raise StoreError(f"the lease of {name} was lost; its letters may be redriven again") from None
-            del self._held[name]
+                self._release(name)
+                raise lost from None
+            except BaseError as error:
+                raise StoreError(f"cannot mark {name} as done: {describe(error)}") from error
+            self._release(name)
 
     async def aclose(self) -> None:
         """Give up the leases of objects that are not done."""
@@ -120,10 +126,14 @@ class ObjectLeases:
                     try:
                         await self._replace(name, self._content())
                     except _LOST:
-                        del self._held[name]
+                        self._release(name)
                         log.warning("store.lease_lost", name=name)
                     except Exception as error:  # try again in a moment: two attempts fit into a lease
                         log.warning("store.lease_not_extended", name=name, error=describe(error))
+
+    def _release(self, name: str) -> None:
+        del self._held[name]
+        self.open.end()
 
     async def _replace(self, name: str, content: bytes) -> None:
         version = self._held[name]
