@@ -1,13 +1,17 @@
-"""Where the dead letters of a flow go, and how long they are kept."""
+"""Where the dead letters of a flow go, how long they are kept, and when they are redriven automatically."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from penstock.errors import FlowDefinitionError
+
+KEPT_STATES = ("resolved", "parked", "waiting")
+"""The states for which `keep` may have a maximum age. A claimed letter is being redriven, and is never deleted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +23,28 @@ class Keep:
     max: int | None = None
     """The maximum number of letters."""
 
+    @classmethod
+    def of(cls, limits: Mapping[str, Any]) -> Keep:
+        """Create limits from seconds by state and `max`. Raises `FlowDefinitionError`.
+
+        >>> Keep.of({"resolved": 7 * 86400, "max": 1_000_000}).max
+        1000000
+        """
+        seconds = {name: limit for name, limit in limits.items() if name != "max"}
+        for name, limit in seconds.items():
+            if name not in KEPT_STATES:
+                raise FlowDefinitionError(
+                    f"keep: unknown key {name!r}; expected {', '.join(KEPT_STATES)} with seconds, or max"
+                )
+            if not _is_number(limit) or not isfinite(limit) or limit <= 0:
+                raise FlowDefinitionError(f"keep: {name}: expected a number of seconds > 0, got {limit!r}")
+        max = limits.get("max")
+        if max is not None and (not _is_number(max) or max % 1 or max < 1):
+            raise FlowDefinitionError(f"keep: max: expected an integer >= 1, got {max!r}")
+        if max is None and not seconds:
+            raise FlowDefinitionError("keep: expected a limit, such as the seconds that resolved letters are kept")
+        return cls(seconds={name: float(limit) for name, limit in seconds.items()}, max=max)
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterTarget:
@@ -29,3 +55,17 @@ class DeadLetterTarget:
     copies: tuple[str, ...] = ()
     """URLs of stores that get every letter too, later and at least once."""
     keep: Keep | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoRedrive:
+    """When the letters of a flow are redriven automatically, and how fast."""
+
+    when: Literal["recovered"] = "recovered"
+    """`recovered`: when a service works again, the letters that failed because of it."""
+    rate: float | None = None
+    """Maximum letters per second; None: as fast as the services allow."""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

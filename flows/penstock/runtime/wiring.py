@@ -42,6 +42,8 @@ class RunPlan(Struct, frozen=True, eq=False):
     """The revision of the flow, in a service that can load several; it starts at 1 in each process."""
     digest: str | None = None
     """Identifies the version of the flow across processes."""
+    copies: tuple[str, ...] = ()
+    """URLs of stores that get every dead letter too, later."""
 
 
 def connect(

@@ -50,13 +50,18 @@ def from_row(row: Sequence[Any]) -> DeadLetter:
         if fields[name] is not None:
             fields[name] = json.loads(fields[name])
     for name in ("started_at", "failed_at"):
-        fields[name] = _EPOCH + fields[name] * _MICROSECOND
+        fields[name] = from_microseconds(fields[name])
     return DeadLetter(**fields)
 
 
 def to_microseconds(time: datetime) -> int:
     """Convert a time with a zone to microseconds since 1970. Exact for all years."""
     return (time - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(number: int) -> datetime:
+    """Convert microseconds since 1970 to a time in UTC."""
+    return _EPOCH + number * _MICROSECOND
 
 
 def _encode_times(column: Sequence[datetime]) -> Sequence[int]:

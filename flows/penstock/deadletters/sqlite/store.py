@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock.deadletters.dead_letter import DeadLetter
+from penstock.deadletters.sql.queue import SqlQueue
 from penstock.deadletters.sql.rows import to_columns
 from penstock.deadletters.sqlite.errors import to_store_error
 from penstock.deadletters.sqlite.existing import ensure_readable
@@ -19,27 +20,24 @@ from penstock.deadletters.sqlite.writer import WriterConfig, WriterStatistics
 from penstock.deadletters.sqlite.writer_process import WriterProcess
 from penstock.deadletters.sqlite.writer_thread import WriterThread
 from penstock.deadletters.store import (
-    PAGE,
     SQLITE,
-    DeadLetterQuery,
-    GroupField,
-    Page,
     Problem,
     StoreStatistics,
-    check_state,
 )
 from penstock.deadletters.stores import validate_file_url
-from penstock.errors import StoreError, StoreMissing, describe
+from penstock.errors import RedriveError, StoreError, StoreMissing, describe
 from penstock.support.tasks import to_thread_uncancellable
 from penstock.support.text import sanitize
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from penstock.deadletters.sqlite.query_thread import QueryThread
 
 T = TypeVar("T")
 
 
-class SqliteStore:
+class SqliteStore(SqlQueue):
     """Stores letters in the file that `sqlite:///FILE` names; an absolute path begins with four slashes.
 
     `display_url` is the URL before its variables were substituted, for errors. With `create=False`, `open` raises
@@ -50,8 +48,8 @@ class SqliteStore:
     With `separate_writer=True`, a subprocess writes the letters, starting with the first one: beside a busy event loop,
     a thread waits for the interpreter longer than it writes. On Windows, a thread writes them all the same.
 
-    Letters that another process adds, or that `update` and `delete` change, are seen at once by `get`, `page` and
-    `count`, and by `statistics` after `refresh_seconds` and one more call.
+    Letters that another process adds or changes are seen at once by all methods, but by `statistics` only after
+    `refresh_seconds` and one more call. Changes of this store are seen by the second next call of `statistics`.
     """
 
     editable = True
@@ -80,6 +78,7 @@ class SqliteStore:
         self._separate_writer = separate_writer and os.name == "posix"
         self._home: asyncio.AbstractEventLoop | None = None
         """The event loop that opened or closed the store last."""
+        self.copies: tuple[str, ...] = ()
         self._reset(WriterStatistics())
 
     async def open(self) -> None:
@@ -103,31 +102,8 @@ class SqliteStore:
             raise StoreError(
                 f"dead-letter store {self.url}: cannot convert a letter to a row: {describe(error)}"
             ) from error
+        self._backend.copies = self.copies
         return self._committer.add(columns, len(letters))
-
-    async def get(self, id: str) -> DeadLetter | None:
-        """Return the letter with this id, or None."""
-        return await self._query(lambda queries: queries.get(id))
-
-    async def page(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> Page:
-        """Return letters in the order of their ids, starting after an id."""
-        return await self._query(lambda queries: queries.page(query, after, limit))
-
-    async def count(self, query: DeadLetterQuery, *, by: Sequence[GroupField] = ()) -> Mapping[tuple[str, ...], int]:
-        """Count letters by the values of some fields. Without fields, the total is under the key `()`."""
-        return await self._query(lambda queries: queries.count(query, by))
-
-    async def update(self, ids: Sequence[str], *, state: str) -> int:
-        """Set the state of letters in one transaction; returns how many of the ids exist.
-
-        Raises `ValueError` for an unknown state.
-        """
-        check_state(state)
-        return await self._query(lambda queries: queries.update(ids, state), to_write=True)
-
-    async def delete(self, query: DeadLetterQuery) -> int:
-        """Delete letters in several transactions, so that the writer can commit in between; returns how many."""
-        return await self._query(lambda queries: queries.delete(query), to_write=True)
 
     def statistics(self) -> StoreStatistics:
         """Return the counters. Never waits."""
@@ -159,7 +135,8 @@ class SqliteStore:
     def _reset(self, statistics: WriterStatistics) -> None:
         """Create everything that belongs to one event loop."""
         backend = WriterProcess if self._separate_writer else WriterThread
-        self._committer = GroupCommitter[Any](backend(self._config, statistics), self._to_store_error)
+        self._backend = backend(self._config, statistics)
+        self._committer = GroupCommitter[Any](self._backend, self._to_store_error)
         self._queries: QueryThread | None = None
         self._lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -211,8 +188,18 @@ class SqliteStore:
             if queries is not None:
                 await queries.aclose()
 
-    async def _query(self, run: Callable[[QueryThread], Awaitable[T]], *, to_write: bool = False) -> T:
-        self._check_open(to_write=to_write)
+    async def _read(self, operation: Callable[[Connection], T]) -> T:
+        self._check_open()
+        return await self._run(operation, to_write=False)
+
+    async def _write(self, operation: Callable[[Connection], T]) -> T:
+        self._check_open(to_write=True)
+        try:
+            return await self._run(operation, to_write=True)
+        finally:
+            self._refreshed_at = 0.0  # the counts have changed
+
+    async def _run(self, operation: Callable[[Connection], T], *, to_write: bool) -> T:
         try:
             queries = self._queries
             if queries is None:  # in a thread, because importing SQLAlchemy takes 150 ms
@@ -223,7 +210,9 @@ class SqliteStore:
                 queries = self._queries = self._queries or module.QueryThread(
                     self._file, self._config.busy_seconds, read_only=self._read_only
                 )
-            return await run(queries)
+            return await (queries.write(operation) if to_write else queries.read(operation))
+        except RedriveError:
+            raise
         except Exception as error:
             store_error = self._to_store_error(error)
             raise store_error from store_error.__cause__

@@ -1,0 +1,52 @@
+"""The operations of a dead-letter queue as functions of a connection, for all SQL databases.
+
+Each one runs in a transaction of its caller: on SQLite in a thread, inside `BEGIN IMMEDIATE`; on PostgreSQL by
+`AsyncConnection.run_sync`. Operations on sets of any size take and return a `Progress`, and are called in further
+transactions until they are done.
+"""
+
+from penstock.deadletters.sql.operations.audit import Progress, read_audit
+from penstock.deadletters.sql.operations.claims import claim, settle
+from penstock.deadletters.sql.operations.jobs import acquire_job, change_job, create_job, find_job, list_jobs
+from penstock.deadletters.sql.operations.letters import (
+    add,
+    delete_letters,
+    edit,
+    import_letters,
+    mark,
+    purge,
+    update_state,
+)
+from penstock.deadletters.sql.operations.outbox import count_uncopied, mark_copied, postpone_uncopied, take_uncopied
+from penstock.deadletters.sql.operations.reading import count, get, groups, history, oldest_waiting, page
+from penstock.deadletters.sql.operations.retention import expire
+
+__all__ = [
+    "Progress",
+    "acquire_job",
+    "add",
+    "change_job",
+    "claim",
+    "count",
+    "count_uncopied",
+    "create_job",
+    "delete_letters",
+    "edit",
+    "expire",
+    "find_job",
+    "get",
+    "groups",
+    "history",
+    "import_letters",
+    "list_jobs",
+    "mark",
+    "mark_copied",
+    "oldest_waiting",
+    "page",
+    "postpone_uncopied",
+    "purge",
+    "read_audit",
+    "settle",
+    "take_uncopied",
+    "update_state",
+]
