@@ -1,10 +1,13 @@
 """Clients of Kafka and of brokers with its protocol: a producer, and consumers with and without a group."""
 
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -60,12 +63,13 @@ class KafkaAddress:
             return await self._start_producer(idempotent=False)
 
     def make_consumer(self, group: str | None = None, **options: Any) -> Any:
-        """Create a consumer, not started yet, that commits nothing by itself, and that reads from the beginning by default."""
+        """Create a consumer, not started yet. It commits nothing by itself, and begins with the oldest record."""
         return AIOKafkaConsumer(
             **self._options,
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            fetch_max_wait_ms=100,  # the ends of all partitions must be known before the first record is used
             max_partition_fetch_bytes=max(1024 * 1024, self.max_message_bytes),
             **options,
         )
@@ -84,6 +88,17 @@ class KafkaAddress:
             await stop_producer(producer)
             raise
         return producer
+
+
+@asynccontextmanager
+async def running(consumer: Any) -> AsyncGenerator[Any, None]:
+    """Start a consumer, and stop it at the end."""
+    try:
+        await consumer.start()
+        yield consumer
+    finally:
+        await asyncio.sleep(0)  # aiokafka 0.14 raises `CancelledError` if it stops a task that has not run yet
+        await consumer.stop()
 
 
 async def stop_producer(producer: Any) -> None:

@@ -1,12 +1,12 @@
 """The Kafka dead-letter store: a topic whose records are letters, keyed by the element's key."""
 
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import asyncio
 import re
-import time
-from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -19,11 +19,12 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
-from penstock.backends.kafka import KafkaAddress, stop_producer
+from penstock.backends.kafka import KafkaAddress, running, stop_producer
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.kafka_group import consume_group
-from penstock.deadletters.log import LogBatch
+from penstock.deadletters.kafka_reader import BoundedReader
 from penstock.deadletters.log_base import BaseLog, Record
+from penstock.deadletters.log_consumer import Batches
 from penstock.deadletters.store import DeadLetterQuery
 from penstock.deadletters.store_url import parse_server_url
 from penstock.errors import StoreError, describe
@@ -31,9 +32,6 @@ from penstock.support.text import sanitize
 
 MAX_IN_FLIGHT = 20_000
 """Letters that the producer may hold. More are rejected while the brokers are unreachable."""
-
-FETCH = 500
-"""Maximum number of records that are read at once."""
 
 _CURSOR = re.compile(r"\d+:\d+(?:,\d+:\d+)*")
 
@@ -77,12 +75,8 @@ class KafkaStore(BaseLog):
             await stop_producer(producer)
 
     async def _ping(self) -> None:
-        consumer = self._address.make_consumer()
-        try:
-            await consumer.start()
+        async with running(self._address.make_consumer()) as consumer:
             await self._partitions(consumer)
-        finally:
-            await consumer.stop()
 
     async def _append(self, letters: list[DeadLetter]) -> None:
         futures: list[asyncio.Future[Any]] = []
@@ -138,58 +132,31 @@ class KafkaStore(BaseLog):
         found = await consumer._client._wait_on_metadata(self._topic)  # noqa: SLF001 - `partitions_for_topic` asks nobody
         return [TopicPartition(self._topic, partition) for partition in sorted(found)]
 
-    async def _read(self, query: DeadLetterQuery, after: str | None) -> AsyncGenerator[Record, None]:
+    async def _read(self, _: DeadLetterQuery, after: str | None, /) -> AsyncGenerator[Record, None]:
         """Read the partitions side by side, in the order of their timestamps."""
         if after is not None and not _CURSOR.fullmatch(after):
             raise self._invalid_cursor()
-        given = dict(map(int, pair.split(":")) for pair in (after or "").split(",") if pair)  # type: ignore[misc]
-        consumer = self._address.make_consumer()
-        try:
-            await consumer.start()
-            partitions = await self._partitions(consumer)
-            begins = await consumer.beginning_offsets(partitions)
-            ends = await consumer.end_offsets(partitions)
-            positions = {each: max(begins[each], given.get(each.partition, 0)) for each in partitions}
-            unread = {each: deque[Any]() for each in partitions if positions[each] < ends[each]}
-            consumer.assign(list(unread))
-            for each in unread:
+        pairs = (pair.partition(":") for pair in (after or "").split(",") if pair)
+        given = {int(partition): int(offset) for partition, _, offset in pairs}
+        async with running(self._address.make_consumer()) as consumer:
+            topic = await self._partitions(consumer)
+            begins = await consumer.beginning_offsets(topic)
+            positions = {each: max(begins[each], given.get(each.partition, 0)) for each in topic}
+            consumer.assign(topic)
+            for each in topic:
                 consumer.seek(each, positions[each])
-            while unread:
-                if lacking := [each for each, records in unread.items() if not records]:
-                    await self._fill(consumer, lacking, unread, ends)
-                    continue
+            reader = BoundedReader(consumer, self.timeout)
+            reader.assign(topic)
+            while await reader.fill(all=True):
+                unread = {each: state.unread for each, state in reader.partitions.items() if state.unread}
                 oldest = min(unread, key=lambda each: unread[each][0].timestamp)
                 record = unread[oldest].popleft()
                 positions[oldest] = record.offset + 1
-                if record.offset + 1 >= ends[oldest]:
-                    del unread[oldest]
                 cursor = ",".join(f"{each.partition}:{offset}" for each, offset in positions.items())
                 yield cursor, self._decode(record.value or b"", f"{oldest.partition}:{record.offset}")
-        finally:
-            await consumer.stop()
 
-    async def _fill(
-        self,
-        consumer: Any,
-        lacking: list[TopicPartition],
-        unread: dict[TopicPartition, deque[Any]],
-        ends: Mapping[TopicPartition, int],
-    ) -> None:
-        """Fetch records of partitions, and leave out partitions that have none before their end."""
-        deadline = time.monotonic() + self.timeout
-        while time.monotonic() < deadline:
-            found = await consumer.getmany(*lacking, timeout_ms=500, max_records=FETCH)
-            for each, records in found.items():
-                unread[each] += [record for record in records if record.offset < ends[each]]
-            for each in lacking:
-                if not unread[each] and await consumer.position(each) >= ends[each]:  # only markers of transactions
-                    del unread[each]
-            if found or not all(each in unread for each in lacking):
-                return
-        raise TimeoutError
-
-    def _consume(self) -> AsyncGenerator[LogBatch, None]:
-        return consume_group(self._address, self._topic, self._partitions, self._decode, self.timeout)
+    def _consume(self) -> Batches:
+        return consume_group(self._address, self._topic, self._decode, self.add, self.timeout)
 
     def _advice(self, error: Exception) -> tuple[str, bool]:
         if isinstance(error, UnknownTopicOrPartitionError):

@@ -1,28 +1,29 @@
 """The consumer group of a Kafka topic of dead letters."""
 
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
-from penstock.backends.kafka import KafkaAddress
+from penstock.backends.kafka import KafkaAddress, running
 from penstock.deadletters.dead_letter import DeadLetter
+from penstock.deadletters.kafka_reader import BoundedReader
 from penstock.deadletters.log import CONSUMER_GROUP, LogBatch
-from penstock.deadletters.log_base import Recent
+from penstock.deadletters.log_consumer import Batches
 from penstock.deadletters.open_batches import OpenBatches
+from penstock.deadletters.recent import Recent
 from penstock.errors import StoreError, describe
 from penstock.support.logger import get_logger
 
 log = get_logger()
-
-FETCH = 500
-"""Maximum number of letters in a batch."""
 
 REVOKE_SECONDS = 20.0
 """Time for open batches when the group gives their partition to another consumer. Then they may be redriven twice."""
@@ -31,6 +32,8 @@ JOIN_SECONDS = 60.0
 """Time for the group to assign partitions."""
 
 Decode = Callable[[bytes, object], DeadLetter | None]
+
+Acknowledge = Callable[[Sequence[DeadLetter]], Awaitable[None]]
 
 
 class OpenBatch:
@@ -50,20 +53,29 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
     Kafka stores one position for each partition, so the position advances up to the first batch that is still open.
     """
 
-    def __init__(self, consumer: Any) -> None:
+    def __init__(self, consumer: Any, reader: BoundedReader, append: Acknowledge) -> None:
         self._consumer = consumer
+        self._append = append
+        self.recent = Recent()
+        self.reader = reader
         self._batches: dict[TopicPartition, deque[OpenBatch]] = {}
         self._committing = asyncio.Lock()
         self.assigned = asyncio.Event()
         self.open = OpenBatches()
 
-    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+    async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride] - may be either
+        self, assigned: Iterable[TopicPartition]
+    ) -> None:
         """Begin with the partitions that the group has assigned."""
-        self._batches = {partition: self._batches.get(partition, deque()) for partition in assigned}
+        self.reader.assign(assigned)
         self.assigned.set()
 
-    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride] - may be either
+        self, revoked: Iterable[TopicPartition]
+    ) -> None:
         """Wait for open batches before another consumer gets their partitions, then give the batches up."""
+        revoked = list(revoked)
+        self.reader.revoke(revoked)
         if any(self._batches.values()):
             try:
                 async with asyncio.timeout(REVOKE_SECONDS):
@@ -74,15 +86,18 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
             for batch in self._batches.pop(partition, ()):
                 if not batch.done:
                     self.open.end()
+                    self.recent = Recent()  # its letters must be received again
 
-    def begin(self, partition: TopicPartition, end: int) -> Callable[[], Awaitable[None]]:
+    def begin(self, partition: TopicPartition, end: int) -> Acknowledge:
         """Count a batch; returns the function that acknowledges it."""
         batch = OpenBatch(end)
         self._batches.setdefault(partition, deque()).append(batch)
         self.open.begin()
-        return lambda: self._acknowledge(partition, batch)
+        return partial(self._acknowledge, partition, batch)
 
-    async def _acknowledge(self, partition: TopicPartition, batch: OpenBatch) -> None:
+    async def _acknowledge(self, partition: TopicPartition, batch: OpenBatch, again: Sequence[DeadLetter]) -> None:
+        if again:
+            await self._append(again)
         batches = self._batches.get(partition, deque())
         if batch not in batches:
             raise StoreError(f"partition {partition.partition} was given to another consumer; letters may be repeated")
@@ -101,12 +116,8 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 async def consume_group(
-    address: KafkaAddress,
-    topic: str,
-    partitions_of: Callable[[Any], Awaitable[list[TopicPartition]]],
-    decode: Decode,
-    timeout: float,
-) -> AsyncGenerator[LogBatch, None]:
+    address: KafkaAddress, topic: str, decode: Decode, append: Acknowledge, timeout: float
+) -> Batches:
     """Receive batches of the partitions that the group assigns to this consumer, up to their current ends."""
     consumer = address.make_consumer(
         CONSUMER_GROUP,
@@ -115,46 +126,21 @@ async def consume_group(
         rebalance_timeout_ms=60_000,
         max_poll_interval_ms=3_600_000,  # a caller may take long for one batch; heartbeats show that it lives
     )
-    member = GroupMember(consumer)
-    recent = Recent()
-    try:
-        consumer.subscribe([topic], listener=member)
-        await consumer.start()
-        ends = await consumer.end_offsets(await partitions_of(consumer))
+    member = GroupMember(consumer, BoundedReader(consumer, timeout), append)
+    consumer.subscribe([topic], listener=member)
+    async with running(consumer):
         async with asyncio.timeout(JOIN_SECONDS):
             await member.assigned.wait()
-        finished: set[TopicPartition] = set()
-        progress = time.monotonic()
-        while reading := [each for each in consumer.assignment() if each not in finished and each in ends]:
-            found = await consumer.getmany(*reading, timeout_ms=500, max_records=FETCH)
-            for partition, records in found.items():
-                included = [record for record in records if record.offset < ends[partition]]
-                if records[-1].offset + 1 >= ends[partition]:
-                    finished.add(partition)
-                if not included:
+        while await member.reader.fill(all=False):
+            for partition, state in list(member.reader.partitions.items()):
+                if not state.unread or member.reader.partitions.get(partition) is not state:
                     continue
-                acknowledge = member.begin(partition, included[-1].offset + 1)
-                decoded = [decode(record.value or b"", f"{partition.partition}:{record.offset}") for record in included]
-                letters = [letter for letter in decoded if letter is not None and not recent.has(letter)]
-                for letter in letters:
-                    recent.add(letter)
-                if letters:
+                records = list(state.unread)
+                state.unread.clear()
+                acknowledge = member.begin(partition, records[-1].offset + 1)
+                decoded = [decode(record.value or b"", f"{partition.partition}:{record.offset}") for record in records]
+                if letters := member.recent.unseen(decoded):
                     yield LogBatch(letters, acknowledge)
                 else:
-                    await acknowledge()
-            if found:
-                progress = time.monotonic()
-                continue
-            async with asyncio.timeout(timeout):
-                finished |= {each for each in reading if await _has_ended(consumer, each, ends[each])}
-            if time.monotonic() - progress > timeout:
-                raise TimeoutError
-        await member.open.wait()
-    finally:
-        await consumer.stop()
-
-
-async def _has_ended(consumer: Any, partition: TopicPartition, end: int) -> bool:
-    if partition not in consumer.assignment():
-        return False
-    return bool(await consumer.position(partition) >= end)
+                    await acknowledge(())
+        yield None
