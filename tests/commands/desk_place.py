@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from commands import killing
-from service.processes import Process
+from service.processes import ROOT, Process, serving
 
 MODULE = '''\
 """Services that note their calls, and fail as files in the folder say."""
 
 import asyncio
 from pathlib import Path
+
+FOLDER = Path(__file__).parent
 
 
 class StockDown(Exception):
@@ -27,7 +30,7 @@ class NoCurrency(Exception):
 
 
 def note(name, value):
-    with open("calls.txt", "a") as calls:
+    with (FOLDER / "calls.txt").open("a") as calls:
         calls.write(f"{name} {value['id']}\\n")
 
 
@@ -40,9 +43,9 @@ async def price(value):
 
 async def stock(value):
     note("stock", value)
-    if Path("slow").exists():
+    if (FOLDER / "slow").exists():
         await asyncio.sleep(0.05)
-    if Path("down").exists() and value["id"] % 2:
+    if (FOLDER / "down").exists() and value["id"] % 2:
         raise StockDown(f"stock is down for {value['id']}")
     return {"left": 1}
 '''
@@ -75,17 +78,18 @@ class DeskPlace:
 
     def __init__(self, folder: Path, *, service: bool) -> None:
         self.folder = folder
-        store = "memory" if service else "sqlite:///letters.db"
+        store = f"sqlite:///{folder}/letters.db"
         (folder / "flows").mkdir()
         (folder / "shop_services.py").write_text(MODULE)
         (folder / "flows" / "shop.yaml").write_text(FLOW.replace("STORE", store))
         (folder / "flows" / "other.yaml").write_text(OTHER.replace("STORE", store))
         self.process: Process | None = None
         self._stack = ExitStack()
-        self.words: list[str] = ["--dead-letters", "sqlite:///letters.db", "--flows", "flows"]
+        self.words = ["--dead-letters", store, "--flows", "flows"]
         if service:
-            self.process = _serve(folder)
-            self._stack.callback(self.process.stop)
+            flags = (folder / "flows", "--dead-letters", store)
+            path = os.pathsep.join(map(str, (folder, ROOT / "flows", ROOT / "http")))
+            self.process = self._stack.enter_context(serving(folder, *flags, env={"PYTHONPATH": path}))
             self.words = ["--url", f"http://{self.process.host}:{self.process.port}"]
 
     def fail(self, items: list[dict[str, Any]], *, down: bool = True) -> None:
@@ -137,13 +141,3 @@ class DeskPlace:
     def close(self) -> None:
         """Stop the service, if there is one."""
         self._stack.close()
-
-
-def _serve(folder: Path) -> Process:
-    from service.processes import ROOT
-
-    path = f"{folder}:{ROOT / 'flows'}:{ROOT / 'http'}"
-    flags = ["flows", "--port", "0", "--dead-letters", "memory", "--log-format", "json"]
-    process = Process("serve", *flags, env={"PYTHONPATH": path}, cwd=folder)
-    process.listen()
-    return process
