@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from penstock.deadletters import DeadLetterQuery
+from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.deadletters.queue import FailedAgain, JobOptions, Requester, Settlement
 from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.errors import JobConflict, JobEnded, JobNotFound, NoLetters
@@ -19,6 +19,7 @@ from stores.letters import letter
 from waiting import HANG_SECONDS
 
 QUEUES = {
+    "memory": lambda _: MemoryStore(),
     "sqlite": lambda folder: SqliteStore(f"sqlite:///{folder}/letters.db", refresh_seconds=0),
     "process": lambda folder: SqliteStore(f"sqlite:///{folder}/letters.db", refresh_seconds=0, separate_writer=True),
 }
