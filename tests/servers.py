@@ -22,6 +22,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -52,6 +53,10 @@ os.execv(command[0], command)
 """Changes the user, asks the kernel to kill this process together with its parent, and becomes the server."""
 
 
+_launcher = ThreadPoolExecutor(1, "test servers")
+"""Starts all servers: the kernel kills them when the *thread* that started them ends, and this one does not."""
+
+
 class Server:
     """A server process with its data in a temporary folder."""
 
@@ -78,14 +83,15 @@ class Server:
             log = self.folder / "log"
             with log.open("wb") as output:
                 command = [sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()), self.user(), *self.command()]
-                self._process = subprocess.Popen(
+                self._process = _launcher.submit(
+                    subprocess.Popen,
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     cwd=self.folder,
                     env=os.environ | self.environment(),
-                )
+                ).result()
             while self._process.poll() is None:
                 if self.ready():
                     return

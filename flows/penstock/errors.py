@@ -533,6 +533,19 @@ class WriterCrashed(StoreError):
         self.reason = reason
 
 
+class StoreConnectionLost(WriterCrashed):
+    """The connection to the server was lost during a commit. The letters may be stored; storing them again is safe."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        StoreError.__init__(
+            self,
+            f"dead-letter store {url}: the connection was lost during a commit ({reason}); it will be opened again, and "
+            "letters that were stored are not stored twice",
+        )
+        self.url = url
+        self.reason = reason
+
+
 class WriterStartFailed(StoreError):
     """The writer process could not be started."""
 

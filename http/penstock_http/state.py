@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import msgspec
@@ -36,7 +36,7 @@ class OpenStreams:
         self.stopping = asyncio.Event()
 
     @contextmanager
-    def enter(self) -> Iterator[None]:
+    def enter(self) -> Generator[None, None, None]:
         """Count a stream. Raises 503 if too many are open, or if the service stops."""
         if self.stopping.is_set():
             raise ShuttingDown

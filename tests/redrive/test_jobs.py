@@ -299,7 +299,7 @@ def test_an_unknown_flow_stops_the_job() -> None:
         job = await desk.create()
         stopped = await desk.redriver.run(desk.queue, job.id)
         assert stopped.state == "stopped"
-        assert stopped.message == "the flow gone is not loaded; load it, or redrive through another one: --flow NAME"
+        assert stopped.message == "the flow gone is not loaded; load it, or redrive through another one: --through NAME"
         assert await desk.states() == {"waiting": 1}
         await desk.queue.change_job(job.id, ME, state="cancelled")
         again = await desk.queue.create_job(ALL, JobOptions(flow="orders"), ME)

@@ -64,7 +64,7 @@ def test_a_plan_counts_letters_groups_and_calls() -> None:
     assert made.services == {"stock": 4, "prices": 1}
     assert made.kept == {"prices": 3}
     assert made.warnings == [
-        "1 letter of the flow gone, which is not loaded: load it, or use --flow NAME",
+        "1 letter of the flow gone, which is not loaded: load it, or use --through NAME",
         "1 letter with an incomplete input, which fail again: edit them first",
     ]
     again: Plan = with_store(letters, lambda store: plan(store, ALL, JobOptions(from_start=True), Flows(flow)))
@@ -98,5 +98,7 @@ def test_a_trial_of_parts_returns_their_values() -> None:
 
 def test_a_trial_of_an_unknown_flow_is_rejected() -> None:
     """The message says what to do."""
-    with pytest.raises(RedriveError, match="the flow orders is not loaded; load it, or try another one: --flow NAME"):
+    with pytest.raises(
+        RedriveError, match="the flow orders is not loaded; load it, or try another one: --through NAME"
+    ):
         with_store([letter(7)], lambda store: try_letters(store, ALL, JobOptions(), Flows(), 1))

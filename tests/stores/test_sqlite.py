@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 from msgspec import Raw
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.dialects.sqlite import dialect
 
 from penstock.deadletters import DeadLetterQuery, create_store
+from penstock.deadletters.queue import FailedAgain, JobOptions, Requester, Settlement
+from penstock.deadletters.sql.queries import select_page, select_ranges
 from penstock.deadletters.sql.rows import COLUMNS, to_columns
-from penstock.deadletters.sql.table import LETTERS, select_page
+from penstock.deadletters.sql.table import METADATA
 from penstock.deadletters.sqlite.errors import to_store_error
 from penstock.deadletters.sqlite.migrations import MIGRATIONS, prepare
 from penstock.deadletters.sqlite.store import SqliteStore
@@ -239,8 +241,8 @@ async def test_a_newer_schema_is_refused(url, separate):
         await opened(url, separate_writer=separate)
 
 
-def make_old(url, version, old):
-    """A database of an older schema, with a letter."""
+def make_old(url, version, *old):
+    """A database of an older schema, with letters."""
     database = sqlite3.connect(url.removeprefix("sqlite:///"))
     with database:
         database.execute("CREATE TABLE letters_schema (version INTEGER NOT NULL PRIMARY KEY, applied_at TEXT)")
@@ -248,11 +250,12 @@ def make_old(url, version, old):
             for statement in statements:
                 database.execute(statement)
             database.execute("INSERT INTO letters_schema VALUES (?, '')", (number,))
-        row = [column[0] for column in to_columns([old])]
-        names = [name for name in COLUMNS if name != "revision"]
-        values = [value for name, value in zip(COLUMNS, row, strict=True) if name != "revision"]
-        marks = ",".join("?" * len(names))
-        database.execute(f"INSERT INTO letters ({','.join(names)}) VALUES ({marks})", values)
+        for letter in old:
+            row = dict(zip(COLUMNS, [column[0] for column in to_columns([letter])], strict=True))
+            for name in ("revision", "group_id", "redrives", "header"):  # which older schemas do not have
+                del row[name]
+            marks = ",".join("?" * len(row))
+            database.execute(f"INSERT INTO letters ({','.join(row)}) VALUES ({marks})", list(row.values()))
     database.close()
 
 
@@ -322,6 +325,23 @@ def versions(url):
     """The schemas that a database has had."""
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
         return [version for (version,) in database.execute("SELECT version FROM letters_schema ORDER BY version")]
+
+
+@pytest.mark.parametrize("version", range(1, 4))
+async def test_letters_of_before_there_were_groups_get_theirs(url, version, separate):
+    """With their counts by state, as if they were added now."""
+    old = [letter(message=f"no order {n}", state="parked" if n % 2 else "waiting") for n in range(7)]
+    make_old(url, version, *old, letter(message="other"))
+
+    store = await opened(url, separate_writer=separate)
+    groups = {group.pattern: group for group in await store.groups(DeadLetterQuery())}
+
+    assert groups["no order #"].counts == {"waiting": 4, "parked": 3}
+    assert groups["no order #"].id == old[0].group
+    assert (groups["no order #"].first_seen, groups["no order #"].last_seen) == (old[0].failed_at, old[-1].failed_at)
+    assert groups["other"].counts == {"waiting": 1}
+    assert store.statistics().counts == {"waiting": 5, "parked": 3}
+    await store.aclose()
 
 
 async def test_letters_of_before_there_were_revisions_are_kept(url, separate):
@@ -567,34 +587,85 @@ def test_what_the_disk_refuses_becomes_a_sentence_with_a_way_out(tmp_path, code,
     ("filter", "after", "plan"),
     [
         (DeadLetterQuery(), None, r"SCAN letters USING INDEX sqlite_autoindex_letters_1"),
-        (
-            DeadLetterQuery(flow="orders", step="inventory"),
-            None,
-            r"SCAN letters USING INDEX sqlite_autoindex_letters_1",
-        ),
-        (DeadLetterQuery(flow="orders", until=now()), "0190", r"SEARCH .* sqlite_autoindex_letters_1 \(id>\?\)"),
+        (DeadLetterQuery(until=now()), "0190", r"SEARCH .* sqlite_autoindex_letters_1 \(id>\?\)"),
         (DeadLetterQuery(since=now()), None, r"SEARCH .* sqlite_autoindex_letters_1 \(id>\?\)"),
         (DeadLetterQuery(run="r"), None, r"SEARCH .* letters_by_run \(run=\?\)"),
         (DeadLetterQuery(run="r", min_seq=5), "0190", r"SEARCH .* letters_by_run \(run=\? AND id>\?\)"),
-        (DeadLetterQuery(type="InvalidItem"), None, r"SEARCH .* letters_by_type \(type=\?\)"),
+        (DeadLetterQuery(state="waiting"), None, r"SEARCH .* letters_by_state \(state=\?\)"),
         (
-            DeadLetterQuery(type="InvalidItem", state="waiting", since=now()),
+            DeadLetterQuery(state="waiting", key=5, since=now()),
             "0190",
-            r"SEARCH .* letters_by_type .* id>\?\)",
+            r"SEARCH .* letters_by_state \(state=\? AND id>\?\)",
         ),
     ],
 )
 async def test_a_page_is_read_in_order_from_where_it_begins(url, filter, after, plan):
     """Whatever is asked for, letters come off an index in the order of ids: nothing is sorted, `since` skips ahead."""
     await (await opened(url)).aclose()
-    words = str(select_page(filter, after, 10).compile(dialect=dialect(), compile_kwargs={"literal_binds": True}))
-    database = sqlite3.connect(url.removeprefix("sqlite:///"))
 
-    plans = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {words}")]
-    database.close()
+    plans = plans_of(url, select_page(filter, after, 10))
 
     assert len(plans) == 1
     assert re.match(plan, plans[0]), plans
+
+
+async def test_a_page_of_groups_merges_the_first_letters_of_each(url):
+    """Of each group and state, the index yields the next ids in order; only these few are sorted."""
+    await (await opened(url)).aclose()
+    ranges = [("1-a", "waiting"), ("1-b", "parked")]
+
+    plans = plans_of(url, select_ranges(DeadLetterQuery(), ranges, "0190", 10))
+
+    index = r"SEARCH .* COVERING INDEX letters_by_group \(group_id=\? AND state=\? AND id>\?\)"
+    assert sum(bool(re.match(index, plan)) for plan in plans) == 2, plans
+    assert not any(plan.startswith("SCAN letters") for plan in plans), plans
+
+
+async def test_operations_scan_no_table_of_letters(url):
+    """Every statement of the life of a letter finds its rows by an index, however many letters there are."""
+    store, statements = await opened(url), []
+    await store.add([letter(message="a"), letter(message="b"), letter(message="c", type="Other")])
+    await store.count(DeadLetterQuery())  # connects
+    event.listen(store._queries._engine, "before_cursor_execute", lambda *facts: statements.append(facts[2:4]))
+    me, found = Requester("me"), await store.groups(DeadLetterQuery())
+    await store.page(DeadLetterQuery(state="waiting"))
+    await store.page(DeadLetterQuery(group=found[0].id))
+    await store.page(DeadLetterQuery(type="T", state="waiting"))
+    job = await store.create_job(DeadLetterQuery(type="T"), JobOptions(canary=(1,)), me)
+    await store.acquire_job(job.id, "runner")
+    (claimed,) = await store.claim(job.id, "runner", 0, 10)
+    await store.settle(
+        job.id, "runner", [Settlement(claimed.id, "failed", FailedAgain(step="s", type="T", message=""))]
+    )
+    await store.change_job(job.id, me, state="cancelled")
+    await store.mark(DeadLetterQuery(type="T"), "parked", me)
+    await store.purge(DeadLetterQuery(state="parked"), me)
+    await store.expire({"waiting": 0}, max=0)
+    await store.oldest_waiting()
+    await store.aclose()
+
+    explained = {
+        words: plans_of(url, words, values) for words, values in statements if words[:5] not in ("BEGIN", "COMMI")
+    }
+
+    assert len(explained) > 30
+    tables = "letters|job_letters|attempts|edits|copies"
+    scans = [
+        (words, plan)
+        for words, plans in explained.items()
+        for plan in plans
+        if re.match(rf"SCAN ({tables})\b(?! USING INDEX job_letters_claimed)", plan)
+    ]
+    assert not scans
+
+
+def plans_of(url, statement, values=()):
+    """How SQLite executes a statement."""
+    if not isinstance(statement, str):
+        statement = str(statement.compile(dialect=dialect(), compile_kwargs={"literal_binds": True}))
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
+        values = values[0] if isinstance(values, list) else values  # of many executions
+        return [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
 
 
 async def test_since_and_after_both_hold(url):
@@ -618,16 +689,27 @@ def test_the_table_of_the_queries_is_the_one_of_the_migrations(tmp_path):
     database = sqlite3.connect(tmp_path / "migrated.db", isolation_level=None)
     prepare(database, "sqlite:///x", create=True, timeout=1)
     database.close()
-    LETTERS.metadata.create_all(created)
+    METADATA.create_all(created)
 
     facts = []
     for engine in (migrated, created):
         found = inspect(engine)
-        columns = [(one["name"], str(one["type"]), one["nullable"]) for one in found.get_columns("letters")]
-        facts.append((sorted(columns), found.get_pk_constraint("letters"), found.get_indexes("letters")))
+        for table in METADATA.tables:
+            columns = [(one["name"], str(one["type"]), one["nullable"]) for one in found.get_columns(table)]
+            keys = found.get_pk_constraint(table)["constrained_columns"]
+            indexes = [
+                (one["name"], one["column_names"], str(one["dialect_options"].get("sqlite_where", "")))
+                for one in found.get_indexes(table)
+            ]
+            facts.append((engine.url.database[-10:], table, sorted(columns), keys, indexes))
+        with engine.connect() as connection:
+            triggers = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").scalars()
+            facts.append((engine.url.database[-10:], sorted(triggers)))
         engine.dispose()
 
-    assert facts[0] == facts[1]
+    half = len(facts) // 2
+    assert [fact[1:] for fact in facts[:half]] == [fact[1:] for fact in facts[half:]]
+    assert len(facts[-1][1]) == 2
 
 
 async def test_a_store_that_is_open_for_reading_changes_nothing(url):

@@ -13,8 +13,9 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from penstock.backends.extras import require_extra
+from penstock.deadletters.copies import Copies, CopyStatistics, is_outbox
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.memory import MemoryStore
+from penstock.deadletters.memory_outbox import MemoryOutboxStore
 from penstock.deadletters.store import (
     PAGE,
     SQLITE,
@@ -25,6 +26,7 @@ from penstock.deadletters.store import (
     StoreStatistics,
 )
 from penstock.deadletters.store_url import SCHEMES, hide_password, invalid_url, parse_server_url
+from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError
 from penstock.support.environment import substitute
 from penstock.support.text import sanitize
@@ -111,10 +113,10 @@ def create_store(
     validate_store_url(url)
     resolved = normalize_url(url)
     if resolved == MEMORY:
-        return MemoryStore()
+        return MemoryOutboxStore()
     kind, display_url = resolved.partition(":")[0], hide_password(url)
     if kind == "postgresql":
-        from penstock.deadletters.postgres import PostgresStore
+        from penstock.deadletters.postgres.store import PostgresStore
 
         return PostgresStore(resolved, create=create, display_url=display_url, read_only=read_only)
     if kind == "s3":
@@ -148,20 +150,42 @@ class Stores:
         self._closing: set[DeadLetterStore] = set()
         self._closed = StoreStatistics()
         """The counters of closed stores."""
+        self._copies: dict[str, Copies] = {}
+        """The copies of stores that have some, by the same keys."""
 
-    async def get(self, store: str | DeadLetterStore) -> DeadLetterStore:
-        """Return the store with a URL, or the given one. Opens it if it is not open."""
+    async def get(self, store: str | DeadLetterStore | DeadLetterTarget) -> DeadLetterStore:
+        """Return the store with a URL, or the given one. Opens it if it is not open, and starts its copies.
+
+        A store has one set of copies: those of all targets that name it. Raises `FlowDefinitionError` if it cannot have
+        copies.
+        """
         name = _key(store)
         async with self._locks.setdefault(name, asyncio.Lock()):  # concurrent callers open a store once
             if name not in self._stores:
-                opened = create_store(store, separate_writer=self._separate_writer) if isinstance(store, str) else store
+                primary = store.store if isinstance(store, DeadLetterTarget) else store
+                opened = self._create(primary) if isinstance(primary, str) else primary
                 await opened.open()
                 self._stores[name] = opened
+            if isinstance(store, DeadLetterTarget) and store.copies:
+                self._start_copies(name, store)
             return self._stores[name]
 
-    def opened(self, store: str | DeadLetterStore) -> DeadLetterStore | None:
-        """Return the store with a URL, or the given one, if it is open."""
-        return self._stores.get(_key(store))
+    def opened(self, store: str | DeadLetterStore | DeadLetterTarget) -> DeadLetterStore | None:
+        """Return the store with a URL, or the given one, if it is open and has the copies of a target."""
+        name = _key(store)
+        if isinstance(store, DeadLetterTarget) and store.copies:
+            copies = self._copies.get(name)
+            if copies is None or not copies.include(store.copies):
+                return None
+        return self._stores.get(name)
+
+    def copies(self) -> dict[tuple[str, str], CopyStatistics]:
+        """Return the counters of all copies, by the display names of the store and of the copy."""
+        return {
+            (hide_password(sanitize(self._stores[name].url)), copy): statistics
+            for name, copies in self._copies.items()
+            for copy, statistics in copies.statistics().items()
+        }
 
     def all(self) -> list[DeadLetterStore]:
         """Return the open stores."""
@@ -181,29 +205,53 @@ class Stores:
         closing = (replace(store.statistics(), counts={}) for store in self._closing)
         return sum((*(store.statistics() for store in self.all()), *closing), self._closed)
 
-    async def close(self, url: str, *, others: Iterable[str | DeadLetterStore | None] = ()) -> None:
+    async def close(
+        self, store: str | DeadLetterTarget, *, others: Iterable[str | DeadLetterStore | DeadLetterTarget | None] = ()
+    ) -> None:
         """Close the store with a URL, unless one of `others` is the same store, however its URL is written.
 
-        A store in memory stays open, because closing it would lose its letters.
+        A store in memory stays open, because closing it would lose its letters. Copies that none of `others` names are
+        closed in any case.
         """
-        name = normalize_url(url)
-        if name == MEMORY or name in {_key(other) for other in others if other is not None}:
+        name = _key(store)
+        same = [other for other in others if other is not None and _key(other) == name]
+        copies = self._copies.get(name)
+        if copies is not None:
+            await copies.retain(url for other in same if isinstance(other, DeadLetterTarget) for url in other.copies)
+        if name == MEMORY or same:
             return
-        if (store := self._stores.pop(name, None)) is not None:
-            self._closing.add(store)
+        self._copies.pop(name, None)
+        if (closing := self._stores.pop(name, None)) is not None:
+            self._closing.add(closing)
             try:
-                await store.aclose()
+                await closing.aclose()
             finally:
-                self._closing.discard(store)
-                self._closed += replace(store.statistics(), counts={})
+                self._closing.discard(closing)
+                self._closed += replace(closing.statistics(), counts={})
 
     async def aclose(self) -> None:
-        """Close all stores, then raise the first error."""
-        stores = self.all()
+        """Close all copies and all stores, then raise the first error."""
+        copies, stores = list(self._copies.values()), self.all()
+        self._copies.clear()
         self._stores.clear()
+        await asyncio.gather(*(each.aclose() for each in copies))
         for error in await asyncio.gather(*(store.aclose() for store in stores), return_exceptions=True):
             if error is not None:
                 raise error
+
+    def _create(self, url: str) -> DeadLetterStore:
+        return create_store(url, separate_writer=self._separate_writer)
+
+    def _start_copies(self, name: str, target: DeadLetterTarget) -> None:
+        store = self._stores[name]
+        if not is_outbox(store):
+            raise FlowDefinitionError(
+                f"dead-letter store {hide_password(target.store)!r}: a log does not record which letters were copied; "
+                "name a database as the store, and the log as a copy"
+            )
+        if name not in self._copies:
+            self._copies[name] = Copies(store, create_store)
+        self._copies[name].add(target.copies)
 
 
 async def merge_pages(
@@ -233,6 +281,8 @@ async def find_letter(stores: Sequence[DeadLetterStore], id: str) -> DeadLetter 
     return letter
 
 
-def _key(store: str | DeadLetterStore) -> str:
+def _key(store: str | DeadLetterStore | DeadLetterTarget) -> str:
     """Return the key of a store in a dictionary: its URL, or its identity."""
+    if isinstance(store, DeadLetterTarget):
+        store = store.store
     return normalize_url(store) if isinstance(store, str) else f"{store.url}#{id(store)}"

@@ -195,8 +195,10 @@ def dead_letters_expired_total(sources: MetricSources) -> Readings:
 
 def dead_letter_copies_behind(sources: MetricSources) -> Readings:
     """Dead letters that are stored and not yet copied, by copy."""
-    behind = sources.dead_letters.behind() or {"": 0}
-    return (((name,), number) for name, number in behind.items())
+    behind = Counter[str]()
+    for (_, copy), statistics in sources.supervisor.stores.copies().items():
+        behind[copy] += statistics.behind
+    return (((copy,), number) for copy, number in (behind or {"": 0}).items())
 
 
 def redrives_open(sources: MetricSources) -> Readings:

@@ -36,8 +36,6 @@ class DeadLetterReadings:
         """Redrives that this process worked on, by the state in which it left them."""
         self.expired: Numbers[str] = dict
         """Letters that this process deleted because of `keep`, by flow."""
-        self.behind: Numbers[str] = dict
-        """Letters that are not copied yet, by copy."""
         self.oldest: Mapping[str, datetime] = {}
         """When the oldest waiting letter of each flow failed."""
         self.jobs: Mapping[str, int] = {}

@@ -217,7 +217,7 @@ class JobRunner:
             self._retire(run)
             run = None
         if flow is None:
-            self._fail(f"the flow {name} is not loaded; load it, or redrive through another one: --flow NAME")
+            self._fail(f"the flow {name} is not loaded; load it, or redrive through another one: --through NAME")
             return None
         if run is None:
             try:

@@ -126,7 +126,10 @@ class LocalDesk:
 
         check_options(options)
         queue = await self._only_queue("plan a redrive", _waiting(query))
-        return await plan(queue, query, options, self._flows)
+        planned = await plan(queue, query, options, self._flows)
+        if not planned.letters:
+            raise NoLetters
+        return planned
 
     async def try_letters(self, query: DeadLetterQuery, options: JobOptions, count: int) -> list[TryResult]:
         """Run some letters without sinks."""
@@ -134,7 +137,9 @@ class LocalDesk:
 
         check_options(options)
         queue = await self._only_queue("try letters", _waiting(query))
-        return await try_letters(queue, query, options, self._flows, count)
+        if not (results := await try_letters(queue, query, options, self._flows, count)):
+            raise NoLetters
+        return results
 
     async def redrive(self, query: DeadLetterQuery, options: JobOptions, requester: Requester) -> Job | LogReport:
         """Create a job, and start it unless it is run by `progress`; or redrive the letters of a log."""

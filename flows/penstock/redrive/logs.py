@@ -164,7 +164,7 @@ class LogRedrive:
             if run is None or not await run.put(letters[:count]):
                 for letter in letters:
                     self.add(Settlement(letter.id, "cancelled"))
-                self._error = self._error or f"the flow {name} is not loaded; load it, or use another one: --flow NAME"
+                self._error = self._error or f"the flow {name} is not loaded; load it, or use --through NAME"
                 return
             del letters[:count]
 

@@ -84,7 +84,7 @@ class _Planner:
 
     def _warnings(self, total: int) -> list[str]:
         warnings = [
-            f"{_letters_text(count)} of the flow {name}, which is not loaded: load it, or use --flow NAME"
+            f"{_letters_text(count)} of the flow {name}, which is not loaded: load it, or use --through NAME"
             for name, count in self._unknown.items()
         ]
         if self._incomplete:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -292,7 +293,8 @@ async def _refusal(url: str, response: aiohttp.ClientResponse) -> RequestRefused
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
-        return (error.os_error.strerror or describe(error.os_error)).lower()
+        code = error.os_error.errno or 0  # negative for host names that cannot be resolved
+        return os.strerror(code).lower() if code > 0 else describe(error.os_error)
     if isinstance(error, TimeoutError):
         return "it did not respond in time"
     return describe(error)

@@ -46,7 +46,7 @@ async def try_letters(
     by_flow = sorted(letters, key=lambda letter: letter.flow)
     for name, group in groupby(by_flow, lambda letter: options.flow or letter.flow):
         if (flow := flows.flow(name)) is None:
-            raise RedriveError(f"the flow {name} is not loaded; load it, or try another one: --flow NAME")
+            raise RedriveError(f"the flow {name} is not loaded; load it, or try another one: --through NAME")
         definition = definition_of(flow)
         plan = definition.sinks({sink: DiscardSink(sink) for sink in definition.all_sinks}).plan()
         trial = Trial(replace(plan, dead_letters=None, revision=flow.plan().revision), options)

@@ -72,7 +72,8 @@ async def edit_letter(request: web.Request) -> web.Response:
     input = body.raw("input") if "input" in body else body.get("inputText", str, "", "a text").encode()
     desk = request.app[STATE].desk
     letter = await desk.edit(request.match_info["id"], input, body.requester(name))
-    return json_response(letter_document(*(await desk.show(letter.id) or (letter,))))
+    found = await desk.show(letter.id)  # None if it was purged in the meantime
+    return json_response(letter_document(letter) if found is None else letter_document(*found))
 
 
 async def list_audit(request: web.Request) -> web.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import FIRST_COMPLETED
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Literal, get_args
@@ -123,36 +124,30 @@ def _rate_of(body: JsonBody) -> float | Literal["keep"] | None:
 
 async def _events(request: web.Request, id: str) -> AsyncGenerator[bytes, None]:
     """Yield events until the job is no longer running, then `end`; or until the service stops, without `end`."""
-    state = request.app[STATE]
-    stopping = asyncio.create_task(state.streams.stopping.wait(), name="progress:stopping")
-    loop = asyncio.get_running_loop()
-    try:
-        async with aclosing(_progress(state.desk.progress(id))) as jobs:
-            following: asyncio.Task[Job | None] | None = None
-            try:
-                while not stopping.done():
-                    following = following or asyncio.create_task(anext(jobs, None), name=f"progress:{id}")
-                    await asyncio.wait(
-                        (following, stopping), timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                    )
-                    if not following.done():
-                        yield b": waiting\n\n"
-                        continue
-                    job, following = following.result(), None
-                    if job is None:
-                        return
-                    sent = loop.time()
-                    yield _event("progress", job)
-                    if job.state != "running":
-                        yield _event("end", job)
-                        return
-                    await asyncio.wait((stopping,), timeout=max(0.0, sent + PROGRESS_SECONDS - loop.time()))
-            finally:
-                if following is not None:
-                    following.cancel()
-                    await asyncio.wait((following,))
-    finally:
-        stopping.cancel()
+    state, loop = request.app[STATE], asyncio.get_running_loop()
+    async with aclosing(_progress(state.desk.progress(id))) as jobs:
+        stopping = loop.create_task(state.streams.stopping.wait(), name="progress:stopping")
+        following = loop.create_task(anext(jobs, None), name=f"progress:{id}")
+        try:
+            while not stopping.done():
+                await asyncio.wait({following, stopping}, timeout=HEARTBEAT_SECONDS, return_when=FIRST_COMPLETED)
+                if stopping.done():
+                    return
+                if not following.done():
+                    yield b": waiting\n\n"
+                    continue
+                if (job := following.result()) is None:
+                    return
+                following, sent = loop.create_task(anext(jobs, None), name=f"progress:{id}"), loop.time()
+                yield _event("progress", job)
+                if job.state != "running":
+                    yield _event("end", job)
+                    return
+                await asyncio.wait({stopping}, timeout=max(0.0, sent + PROGRESS_SECONDS - loop.time()))
+        finally:
+            for task in (following, stopping):
+                task.cancel()
+            await asyncio.gather(following, stopping, return_exceptions=True)
 
 
 async def _progress(jobs: Any) -> AsyncGenerator[Job, None]:

@@ -88,9 +88,9 @@ async def serve(
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await work.stop()
     await registry.aclose()
     report = await supervisor.shut_down(settings.grace_period)
+    await work.stop()
     await close_connections(runner, supervisor)
     await client.aclose()
     log.info("shutdown.completed", forced=report.forced, **msgspec.structs.asdict(report))

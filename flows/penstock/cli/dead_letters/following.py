@@ -18,6 +18,7 @@ from penstock.redrive.documents import job_document
 from penstock.redrive.local_desk import LocalDesk
 from penstock.support.json_encoding import encode_json
 from penstock.support.terminal import write_data
+from penstock.support.text import printable
 
 REDRAW_SECONDS = 0.1
 """The minimum between two redraws."""
@@ -69,6 +70,8 @@ async def _read(desk: Desk, id: str, line: ProgressLine) -> Job:
 def _report(job: Job, place: DeskOptions, *, as_json: bool) -> int:
     """Write the outcome of a job. Returns 0 if it completed and no letter failed again."""
     write_data(encode_json(job_document(job)) + b"\n" if as_json else f"{job_summary(job)}\n")
+    if job.message:
+        sys.stderr.write(f"{printable(job.message)}\n")
     if job.state in ("paused", "stopped", "running"):
         resume = f"penstock dead-letters resume {job.id}{place.words()}"
         sys.stderr.write(f"to continue: {resume}\n")

@@ -26,6 +26,7 @@ from penstock.cli.options import Command, positive
 from penstock.cli.run.progress import clock
 from penstock.deadletters.queue import REDRIVE_LIMIT, Job, JobOptions, Requester
 from penstock.deadletters.store import DeadLetterQuery
+from penstock.errors import NotSupportedByStore, RequestRefused
 from penstock.redrive.desk import Desk
 from penstock.redrive.documents import job_document, log_report_document, plan_document, try_document
 from penstock.redrive.records import LogReport, Plan, TryResult
@@ -116,8 +117,7 @@ def redrive(
     async def work(desk: Desk) -> int:
         if trials is not None:
             return _report_trials(await desk.try_letters(query, chosen, trials), as_json=as_json)
-        planned = await desk.plan(query, chosen)
-        if not confirm(list(plan_lines(planned)), f"Redrive {plural(planned.letters, 'letter')}?", yes=yes):
+        if not confirm(*await _announce(desk, query, chosen), yes=yes):
             return 1
         created = await desk.redrive(query, chosen, requester)
         if isinstance(created, LogReport):
@@ -148,6 +148,17 @@ def resume(place: DeskOptions, job: str, detach: bool, requester: Requester, as_
         return await follow(desk, job, place, requester, as_json=as_json)
 
     return with_desk(place, work, redrive=True)
+
+
+async def _announce(desk: Desk, query: DeadLetterQuery, options: JobOptions) -> tuple[list[str], str]:
+    """Return what a redrive would do, and the question."""
+    try:
+        planned = await desk.plan(query, options)
+    except (NotSupportedByStore, RequestRefused) as error:
+        if isinstance(error, RequestRefused) and error.code != "not_supported_by_store":
+            raise
+        return ["the letters are in a log, so their number is not known"], "Redrive all that match?"
+    return list(plan_lines(planned)), f"Redrive {plural(planned.letters, 'letter')}?"
 
 
 def plan_lines(planned: Plan) -> Iterator[str]:

@@ -130,8 +130,7 @@ def job_summary(job: Job) -> str:
     parts = [f"{counts.resolved:,} resolved", f"{counts.failed:,} failed again"]
     parts += [f"{counts.skipped:,} skipped"] if counts.skipped else []
     parts += [f"{counts.open:,} open"] if counts.open else []
-    why = f" ({printable(job.message)})" if job.message else ""
-    return f"job {job.id} is {job.state}{why}: {plural(counts.total, 'letter')}, {', '.join(parts)}"
+    return f"job {job.id} is {job.state}: {plural(counts.total, 'letter')}, {', '.join(parts)}"
 
 
 def audit_row(record: AuditRecord) -> Sequence[str]:

@@ -183,7 +183,13 @@ AUDIT = Table(
 
 Index("audit_by_job", AUDIT.c.job, AUDIT.c.number)
 
-COPIES = Table("copies", METADATA, _text("copy", primary_key=True), _text("letter_id", primary_key=True))
+COPIES = Table(
+    "copies",
+    METADATA,
+    _text("copy", primary_key=True),
+    _text("letter_id", primary_key=True),
+    _integer("leased_until", nullable=True),
+)
 """The outbox: letters that have not been copied yet, for each copy of the store."""
 
 Index("copies_by_letter", COPIES.c.letter_id)

@@ -170,7 +170,14 @@ MIGRATIONS: list[list[str]] = [
         CREATE TRIGGER audit_rejects_delete BEFORE DELETE ON audit
         BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END
         """,
-        "CREATE TABLE copies (copy TEXT NOT NULL, letter_id TEXT NOT NULL, PRIMARY KEY (copy, letter_id))",
+        """
+        CREATE TABLE copies (
+            copy TEXT NOT NULL,
+            letter_id TEXT NOT NULL,
+            leased_until INTEGER,
+            PRIMARY KEY (copy, letter_id)
+        )
+        """,
         "CREATE INDEX copies_by_letter ON copies (letter_id)",
     ],
 ]

@@ -31,7 +31,7 @@ def create_job(connection: Connection, query: DeadLetterQuery, options: JobOptio
     id, now = new_id(), clock(connection)
     _take_letters(connection, id, query, options.canary)
     sizes = select(JOB_LETTERS.c.batch, func.count()).where(JOB_LETTERS.c.job == id).group_by(JOB_LETTERS.c.batch)
-    totals = connection.execute(sizes).tuples().all()
+    totals = [(batch, total) for batch, total in connection.execute(sizes)]
     if not totals:
         raise NoLetters
     _reserve_groups(connection, id)
