@@ -38,8 +38,8 @@ from penstock.support.text import printable
     "assignments",
     metavar="FIELD=EXPRESSION",
     multiple=True,
-    help="Set a field to the value of a CEL expression, in which `value` is the input: --set 'currency=\"EUR\"' "
-    "--set 'amount=value.amount*100'. Dots name nested fields; repeatable.",
+    help="Set a field to the value of a CEL expression, in which the fields are variables, and `value` is the input: "
+    "--set 'currency=\"EUR\"' --set 'amount=amount*100'. Dots name nested fields; repeatable.",
 )
 @click.option("--input", "file", metavar="FILE", type=FILE, help="The new input of one letter, JSON; - reads it.")
 @all_option
