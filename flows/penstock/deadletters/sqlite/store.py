@@ -78,17 +78,8 @@ class SqliteStore(SqlQueue):
         self._separate_writer = separate_writer and os.name == "posix"
         self._home: asyncio.AbstractEventLoop | None = None
         """The event loop that opened or closed the store last."""
-        self._copies: tuple[str, ...] = ()
+        self.copies: tuple[str, ...] = ()
         self._reset(WriterStatistics())
-
-    @property
-    def copies(self) -> tuple[str, ...]:
-        """The names of the copies that new letters are recorded for. It may be replaced at any time."""
-        return self._copies
-
-    @copies.setter
-    def copies(self, names: tuple[str, ...]) -> None:
-        self._copies = self._backend.copies = names
 
     async def open(self) -> None:
         """Connect, create or migrate the schema, and count the letters.
@@ -111,6 +102,7 @@ class SqliteStore(SqlQueue):
             raise StoreError(
                 f"dead-letter store {self.url}: cannot convert a letter to a row: {describe(error)}"
             ) from error
+        self._backend.copies = self.copies
         return self._committer.add(columns, len(letters))
 
     def statistics(self) -> StoreStatistics:
@@ -144,7 +136,6 @@ class SqliteStore(SqlQueue):
         """Create everything that belongs to one event loop."""
         backend = WriterProcess if self._separate_writer else WriterThread
         self._backend = backend(self._config, statistics)
-        self._backend.copies = self._copies
         self._committer = GroupCommitter[Any](self._backend, self._to_store_error)
         self._queries: QueryThread | None = None
         self._lock = asyncio.Lock()
