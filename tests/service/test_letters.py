@@ -76,7 +76,14 @@ def test_letters_are_selected_by_key_group_and_ids(filled: Process, query: str, 
 
 @pytest.mark.parametrize(
     ("query", "name"),
-    [("id=x", "id"), ("key=1&key=2", "key"), ("state=ready", "state"), ("group=a&x=1", "'x'"), ("after=x", "after")],
+    [
+        ("id=x", "id"),
+        ("key=1&key=2", "key"),
+        ("state=ready", "state"),
+        ("group=a&x=1", "'x'"),
+        ("after=x", "after"),
+        ("flow=%00", "flow"),
+    ],
 )
 def test_an_invalid_filter_is_rejected(filled: Process, query: str, name: str) -> None:
     """400, with the name of the parameter."""
