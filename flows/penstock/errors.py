@@ -539,8 +539,8 @@ class StoreConnectionLost(WriterCrashed):
     def __init__(self, url: str, reason: str) -> None:
         StoreError.__init__(
             self,
-            f"dead-letter store {url}: the connection was lost during a commit ({reason}); it will be opened again, and "
-            "letters that were stored are not stored twice",
+            f"dead-letter store {url}: the connection was lost during a commit ({reason}); it will be opened again, "
+            "and letters that were stored are not stored twice",
         )
         self.url = url
         self.reason = reason

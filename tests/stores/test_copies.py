@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from penstock import Flow, from_iterable
 from penstock.deadletters import DeadLetter, MemoryStore, Stores
 from penstock.deadletters import stores as stores_module
 from penstock.deadletters.copies import BATCH, Copier, Copies
 from penstock.deadletters.memory_outbox import MemoryOutboxStore
 from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError, StoreError
-from stores.letters import letter
+from penstock.results import DiscardResults
+from penstock.runtime import Supervisor
+from stores.letters import letter, opened
 from waiting import until_async
 
 
@@ -159,7 +163,7 @@ async def test_a_store_has_the_copies_of_all_flows_that_name_it() -> None:
     await copies.aclose()
 
 
-async def test_a_flow_names_its_store_and_copies(tmp_path: Any) -> None:
+async def test_a_flow_names_its_store_and_copies(tmp_path: Path) -> None:
     """`Stores` opens both; the copy is not one of the stores that are listed."""
     stores = Stores()
     url = f"sqlite:///{tmp_path}/copy.db"
@@ -181,7 +185,7 @@ async def test_a_flow_names_its_store_and_copies(tmp_path: Any) -> None:
     await copy.aclose()
 
 
-async def test_an_unavailable_copy_does_not_keep_a_flow_from_starting(tmp_path: Any) -> None:
+async def test_an_unavailable_copy_does_not_keep_a_flow_from_starting(tmp_path: Path) -> None:
     """The store is open at once; the copy is tried again and again."""
     stores = Stores()
     target = DeadLetterTarget("memory", (f"sqlite:///{tmp_path}/missing/copy.db",))
@@ -203,3 +207,44 @@ async def test_a_log_cannot_have_copies() -> None:
     stores._stores["s3://bucket/letters"] = log
     with pytest.raises(FlowDefinitionError, match="a log does not record which letters were copied"):
         await stores.get(DeadLetterTarget("s3://bucket/letters", ("memory",)))
+
+
+def refuse(value: Any) -> Any:
+    """A step that fails."""
+    raise ValueError(value)
+
+
+async def test_the_letters_of_a_run_are_copied(tmp_path: Path) -> None:
+    """Also those that were stored just before the end of the process: closing the stores delivers them."""
+    copies = [f"sqlite:///{tmp_path}/{name}.db" for name in ("first", "second")]
+    flow = Flow[Any]("f").map(refuse).dead_letters(f"sqlite:///{tmp_path}/letters.db", copy=copies)
+    summary = await flow.start(from_iterable(range(700)), DiscardResults()).finished
+    assert summary.failed == 700
+    for url in copies:
+        store = await opened(url)
+        assert store.statistics().counts == {"waiting": 700}
+        await store.aclose()
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["thread", "process"])
+async def test_copies_follow_the_flows_of_a_service(tmp_path: Path, separate: bool) -> None:
+    """A new revision may add one or end one while the service runs."""
+    store, *copies = (f"sqlite:///{tmp_path}/{name}.db" for name in ("letters", "first", "second"))
+    supervisor = Supervisor(separate_writer=separate)
+    plain = Flow[Any]("f").map(refuse).dead_letters(store)
+    revisions = [plain, *(Flow[Any]("f").map(refuse).dead_letters(store, copy=[copy]) for copy in copies)]
+    before: Flow[Any] | None = None
+    for revision in revisions:
+        await supervisor.add(revision)
+        if before is not None:
+            await supervisor.remove(before, [revision])
+        before = revision
+        await supervisor.start(revision, from_iterable(range(20)), DiscardResults()).finished
+    primary = supervisor.stores.all()[0]
+    assert primary.statistics().counts == {"waiting": 60}
+    assert list(supervisor.stores.copies()) == [(store, copies[1])]
+    await supervisor.stores.aclose()
+    for url in copies:
+        copy = await opened(url)
+        assert copy.statistics().counts == {"waiting": 20}
+        await copy.aclose()

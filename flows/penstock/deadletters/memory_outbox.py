@@ -23,12 +23,14 @@ class MemoryOutboxStore(MemoryStore):
         self._uncopied: dict[str, dict[str, float]] = {}
         """By copy: the ids of letters that it needs, each with the end of its lease in the time of the event loop."""
 
-    async def add(self, letters: Sequence[DeadLetter]) -> None:
-        """Store letters, all or none, and record which copies need them. A letter whose id is stored is skipped."""
-        fresh = [letter.id for letter in letters if await self.get(letter.id) is None] if self.copies else []
-        await super().add(letters)
+    def _add(self, letters: Sequence[DeadLetter]) -> int:
+        """Store letters, all or none, and record which copies need them; returns how many were new."""
+        known = self._letters.by_id
+        fresh = [letter.id for letter in letters if letter.id not in known] if self.copies else []
+        added = super()._add(letters)
         for copy in self.copies:
             self._uncopied.setdefault(copy, {}).update(dict.fromkeys(fresh, 0.0))
+        return added
 
     async def take_uncopied(self, copy: str, count: int, lease: float) -> list[DeadLetter]:
         """Return letters that a copy needs, in the order in which they were stored. Forgets those that were deleted."""

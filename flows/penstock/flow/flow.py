@@ -751,10 +751,9 @@ class Flow(Generic[In, Out]):
             self.elements,
             self.bytes,
             self.memory_bound.elements,
-            self.store,
+            self.dead_letter_target if self.copies else self.store,
             self.redacted,
             self.ordered,
-            copies=self.copies,
         )
 
     def start(self, source: Input[In], consumer: ResultConsumer | None = None, *, ordered: bool | None = None) -> Run:

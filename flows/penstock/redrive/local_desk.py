@@ -16,6 +16,7 @@ from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.log import is_queue
 from penstock.deadletters.queue import DeadLetterQueue, Group, History, Job, JobOptions, JobState, Requester
 from penstock.deadletters.store import PAGE, PAGE_BYTES, PAGE_LIMIT, DeadLetterQuery, DeadLetterStore, Page
+from penstock.deadletters.store_url import hide_password
 from penstock.deadletters.stores import find_letter, merge_pages, normalize_url
 from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import (
@@ -384,8 +385,8 @@ class LocalDesk:
         if isinstance(place, DeadLetterTarget):
             place = place.store
         if isinstance(place, str):
-            url = normalize_url(place)
-            return next((store for store in stores if normalize_url(store.url) == url), None)
+            url = hide_password(normalize_url(place))
+            return next((store for store in stores if hide_password(normalize_url(store.url)) == url), None)
         return next((store for store in stores if store is place), None)
 
     async def _find(self, id: str) -> tuple[DeadLetterQueue, DeadLetter] | None:

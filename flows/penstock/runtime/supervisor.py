@@ -15,6 +15,7 @@ from reactivex import Observable
 from penstock.core.element import Element
 from penstock.core.fairness import FairScheduler
 from penstock.deadletters import LetterWriter, Stores
+from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError, ShuttingDown, TooManyRuns
 from penstock.results import DiscardResults, ResultConsumer
 from penstock.runtime.counters import FlowStatistics, ServiceCounters
@@ -119,7 +120,7 @@ class Supervisor:
                 if not self.service_counters[service.name].services:
                     del self.service_counters[service.name]
         dead_letters = flow.plan().dead_letters
-        if isinstance(dead_letters, str):
+        if isinstance(dead_letters, (str, DeadLetterTarget)):
             await self.stores.close(dead_letters, others=[*keep_open, *(other.plan().dead_letters for other in others)])
         if waits:
             await asyncio.wait(waits)

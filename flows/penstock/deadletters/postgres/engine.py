@@ -25,13 +25,16 @@ def create_engine(server: PostgresServer, pool_size: int, pool_seconds: float) -
 
 
 def _replace_nul(
-    _connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool
+    _connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
 ) -> tuple[str, Any]:
     r"""Replace NUL in texts, which PostgreSQL rejects, by the escape of JSON, `\u0000`."""
-    return statement, [_clean(row) for row in parameters] if many else _clean(parameters)
+    return statement, _clean(parameters)
 
 
-def _clean(row: Any) -> Any:
-    if not any(isinstance(value, str) and "\0" in value for value in row):
-        return row
-    return tuple(value.replace("\0", "\\u0000") if isinstance(value, str) else value for value in row)
+def _clean(value: Any) -> Any:
+    """Replace NUL in a value, in a row of values, or in rows."""
+    if isinstance(value, str):
+        return value.replace("\0", "\\u0000")
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_clean, value))  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return value
