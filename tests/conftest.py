@@ -9,6 +9,15 @@ import sys
 import structlog
 from hypothesis import settings
 
+from servers import (  # noqa: F401 - fixtures
+    _no_server_is_left,
+    durable_kafka_server,
+    kafka_server,
+    nats_server,
+    postgres_server,
+    s3_server,
+)
+
 settings.register_profile("penstock", deadline=None)  # a busy machine makes any example slow; a hang has a timeout
 settings.load_profile("penstock")
 

@@ -53,6 +53,15 @@ class MissingVariable(FlowDefinitionError):
         self.name = name
 
 
+class ExtraMissing(FlowDefinitionError):
+    """An optional part of Penstock is used whose packages are not installed."""
+
+    def __init__(self, subject: str, extra: str) -> None:
+        super().__init__(f'{subject}: its packages are not installed; install them: pip install "penstock[{extra}]"')
+        self.subject = subject
+        self.extra = extra
+
+
 class RunError(PenstockError):
     """A run failed as a whole: because of its source, or of a bug in one of its parts."""
 
@@ -210,8 +219,8 @@ class InvalidItem(ElementError):
 class MalformedRow(ElementError):
     """A row of a CSV file cannot be parsed, or does not match the header."""
 
-    def __init__(self, line: int, reason: str) -> None:
-        super().__init__(f"the row at line {line} cannot be read: {reason}")
+    def __init__(self, line: int | None, reason: str) -> None:
+        super().__init__(f"the row {'' if line is None else f'at line {line} '}cannot be read: {reason}")
         self.line = line
         self.reason = reason
 
@@ -524,6 +533,19 @@ class WriterCrashed(StoreError):
         self.reason = reason
 
 
+class StoreConnectionLost(WriterCrashed):
+    """The connection to the server was lost during a commit. The letters may be stored; storing them again is safe."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        StoreError.__init__(
+            self,
+            f"dead-letter store {url}: the connection was lost during a commit ({reason}); it will be opened again, "
+            "and letters that were stored are not stored twice",
+        )
+        self.url = url
+        self.reason = reason
+
+
 class WriterStartFailed(StoreError):
     """The writer process could not be started."""
 
@@ -543,6 +565,19 @@ class NotSupportedByStore(StoreError):
         )
         self.url = url
         self.action = action
+
+
+class IncompleteInput(ElementError):
+    """A letter cannot be redriven, because only a part of its input was kept."""
+
+    def __init__(self, letter: str, size: int, kept: int) -> None:
+        super().__init__(
+            f"the input of {size} bytes is not complete ({kept} bytes are stored): it was too large, or has redacted "
+            f"fields; replace it: penstock dead-letters edit {letter}"
+        )
+        self.letter = letter
+        self.size = size
+        self.kept = kept
 
 
 class RedriveError(PenstockError):
@@ -583,6 +618,78 @@ class JobEnded(RedriveError):
         super().__init__(f"job {job} is {state} and cannot be changed; create another one")
         self.job = job
         self.state = state
+
+
+class LetterNotFound(RedriveError):
+    """No dead letter has this id."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"unknown dead letter {id}; list them: penstock dead-letters list")
+        self.id = id
+
+
+class LetterNotEditable(RedriveError):
+    """A dead letter is claimed or resolved, so its input cannot be changed."""
+
+    def __init__(self, id: str, state: str) -> None:
+        super().__init__(f"dead letter {id} is {state}; only waiting and parked letters can be edited")
+        self.id = id
+        self.state = state
+
+
+class InvalidEdit(RedriveError):
+    """The new input of a dead letter is not JSON."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the new input is not valid JSON: {reason}")
+
+
+class InvalidAssignment(InvalidEdit):
+    """An assignment of an edit cannot be parsed. `column` is the position of the error, from 1, if it is known."""
+
+    def __init__(self, text: str, reason: str, column: int | None = None) -> None:
+        where = "" if column is None else f" (column {column})"
+        RedriveError.__init__(
+            self,
+            f"invalid assignment {text!r}: {reason}{where}; write FIELD=EXPRESSION, such as "
+            'currency="EUR" or amount=amount * 100',
+        )
+        self.text = text
+        self.reason = reason
+        self.column = column
+
+
+class NotEditable(RedriveError):
+    """Assignments cannot be applied to the input of a dead letter."""
+
+
+class SeveralStores(RedriveError):
+    """A redrive or an edit works on the letters of one store, but the query matches letters of several."""
+
+    def __init__(self, urls: list[str]) -> None:
+        super().__init__(f"the letters that match are in {' and '.join(urls)}; select those of one flow: --flow NAME")
+        self.urls = urls
+
+
+class ServiceNotReached(PenstockError):
+    """A running Penstock service could not be reached, or the connection to it ended."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"the service at {url} cannot be reached: {reason}; start it, or name another with --url")
+        self.url = url
+        self.reason = reason
+
+
+class RequestRefused(PenstockError):
+    """A running Penstock service refused a request. `code` identifies the reason, `detail` is its message."""
+
+    def __init__(self, url: str, status: int, code: str, detail: str) -> None:
+        hint = "; set PENSTOCK_TOKEN to a token of the service" if status == 401 else ""
+        super().__init__(f"{url} responded {status}: {detail}{hint}")
+        self.url = url
+        self.status = status
+        self.code = code
+        self.detail = detail
 
 
 class ShuttingDown(PenstockError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -13,6 +13,7 @@ import click
 
 from penstock.errors import PenstockError
 from penstock.support.text import suggest
+from penstock.tokens import InvalidToken, Token, default_token, digest_of, parse_tokens
 
 
 class SettingsError(PenstockError):
@@ -109,7 +110,9 @@ class Settings:
     host: str = setting("127.0.0.1", "Address to listen on", check=_check_host)
     port: int = setting(8080, "Port to listen on; 0 takes a free one", max=65535)
     dead_letters: str = setting(
-        "sqlite:///penstock.db", "Dead-letter store: sqlite:///FILE or memory:", check=_check_store
+        "sqlite:///penstock.db",
+        "Dead-letter store: sqlite:///FILE, postgresql, s3, kafka or nats URL, or memory:",
+        check=_check_store,
     )
     window: int = setting(256, "Maximum elements in flight per run", min=1)
     window_bytes: int = setting(16 * 1024 * 1024, "Maximum bytes of input in flight per run", min=1)
@@ -153,14 +156,31 @@ class Settings:
     )
     token: str = setting(
         "",
-        "Bearer token for dead letters and PUT; only by PENSTOCK_TOKEN or file",
+        "Bearer token with all scopes; only by PENSTOCK_TOKEN or file",
         flag=False,
         check=_check_token,
     )
+    tokens: tuple[Token, ...] = setting((), "Named tokens with scopes; only by file: [tokens.NAME]", flag=False)
+
+    @property
+    def all_tokens(self) -> tuple[Token, ...]:
+        """All tokens that are accepted: the named ones, and the one that has all scopes."""
+        return (*self.tokens, *([default_token(self.token)] if self.token else []))
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.metadata["flag"])
+        shown = ", ".join(
+            f"{f.name}={_shown(f.name, getattr(self, f.name))}" for f in fields(self) if f.metadata["flag"]
+        )
         return f"Settings({shown})"
+
+
+def _shown(name: str, value: Any) -> str:
+    """Return a setting as text without passwords."""
+    if name != "dead_letters":
+        return repr(value)
+    from penstock.deadletters.store_url import hide_password
+
+    return repr(hide_password(value))
 
 
 def settings_options(command: F) -> F:
@@ -187,9 +207,12 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
     file = flags.get("config") or environment.get("PENSTOCK_CONFIG")
     if file:
         given |= {name: (value, f"{name} in {file}") for name, value in _read(file).items()}
+    tokens, tokens_origin = given.pop("tokens", ({}, ""))
     for variable, value in environment.items():
         name = variable.removeprefix("PENSTOCK_").lower()
         if variable.startswith("PENSTOCK_") and name != "config" and not _is_of_kubernetes(variable, value):
+            if name == "tokens":
+                raise SettingsError(f"{variable}: named tokens are only read from a settings file, from [tokens.NAME]")
             if name not in known:
                 raise SettingsError(f"unknown variable {variable}{_hint(name, known)}")
             given[name] = value, variable
@@ -198,7 +221,18 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
         for name, value in flags.items()
         if name in known and value is not None
     }
-    return Settings(**{name: _convert(name, value, origin) for name, (value, origin) in given.items()})
+    settings = Settings(**{name: _convert(name, value, origin) for name, (value, origin) in given.items()})
+    return replace(settings, tokens=_tokens(tokens, tokens_origin, settings.token))
+
+
+def _tokens(table: Any, origin: str, default: str) -> tuple[Token, ...]:
+    try:
+        tokens = parse_tokens(table)
+        if default and (same := [each.name for each in tokens if each.digest == digest_of(default.encode())]):
+            raise InvalidToken(f"{same[0]}: has the same secret as PENSTOCK_TOKEN, which has all scopes")
+    except InvalidToken as error:
+        raise SettingsError(f"{origin}: {error}") from None
+    return tokens
 
 
 def _is_of_kubernetes(variable: str, value: str) -> bool:

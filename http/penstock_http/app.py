@@ -11,7 +11,7 @@ from penstock_http.openapi.document import openapi
 from penstock_http.problems import NOT_FOUND_ROUTE, problem_middleware
 from penstock_http.requests.body import ignore_expectation
 from penstock_http.requests.hosts import Origins
-from penstock_http.routes import bulk, dead_letters, flows, graph, system
+from penstock_http.routes import actions, bulk, failures, flows, graph, letters, redrives, system, transfer
 from penstock_http.state import STATE, AppState
 
 
@@ -23,13 +23,26 @@ def make_app(state: AppState, collector: PenstockCollector) -> web.Application:
         app.on_response_prepare.append(origins.add_headers)
     app[STATE] = state
     app[system.METRICS] = registry_for(collector)
-    get, post, put, delete = (
-        partial(add, expect_handler=ignore_expectation) for add in (web.get, web.post, web.put, web.delete)
+    get, post, put, patch, delete = (
+        partial(add, expect_handler=ignore_expectation) for add in (web.get, web.post, web.put, web.patch, web.delete)
     )
     app.add_routes(
         [
-            get("/dead-letters", dead_letters.list_dead_letters),
-            get("/dead-letters/{id}", dead_letters.show_dead_letter),
+            get("/dead-letters", letters.list_letters),
+            get("/dead-letters/audit", letters.list_audit),
+            post("/dead-letters/edits", actions.edit_all),
+            get("/dead-letters/export", transfer.export_letters),
+            get("/dead-letters/groups", letters.list_groups),
+            post("/dead-letters/import", transfer.import_letters),
+            post("/dead-letters/park", actions.park),
+            post("/dead-letters/purge", actions.purge),
+            get("/dead-letters/redrives", redrives.list_redrives),
+            post("/dead-letters/redrives", redrives.create_redrive),
+            get("/dead-letters/redrives/{id}", redrives.show_redrive),
+            patch("/dead-letters/redrives/{id}", redrives.change_redrive),
+            post("/dead-letters/unpark", actions.unpark),
+            get("/dead-letters/{id}", letters.show_letter),  # after the paths above, which it matches too
+            patch("/dead-letters/{id}", letters.edit_letter),
             get("/flows", flows.list_flows),
             get("/flows/{name}", flows.show_flow),
             put("/flows/{name}", flows.put_flow),
@@ -39,6 +52,7 @@ def make_app(state: AppState, collector: PenstockCollector) -> web.Application:
             get("/health/ready", system.ready),
             get("/metrics", system.metrics),
             get("/openapi.json", openapi),
+            get("/runs/{id}/failures", failures.list_failures),
             get("/{name}/bulk", bulk.get_bulk, allow_head=False),
             post("/{name}/bulk", bulk.post_bulk),
             web.route(

@@ -12,7 +12,24 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from penstock.errors import PenstockError, ResponseTooLarge, ShuttingDown, StoreError, TooManyRuns
+from penstock.errors import (
+    InvalidEdit,
+    InvalidExpression,
+    JobConflict,
+    JobEnded,
+    JobNotFound,
+    LetterNotEditable,
+    LetterNotFound,
+    NoLetters,
+    NotSupportedByStore,
+    PenstockError,
+    RedriveError,
+    ResponseTooLarge,
+    SeveralStores,
+    ShuttingDown,
+    StoreError,
+    TooManyRuns,
+)
 from penstock.observe import HttpCounters
 from penstock.support.json_encoding import encode_json
 from penstock.support.text import sanitize
@@ -71,10 +88,21 @@ class RequestRejected(PenstockError):
 ERROR_TABLE: tuple[tuple[type[PenstockError], int, str], ...] = (
     (ShuttingDown, 503, "shutting_down"),
     (TooManyRuns, 503, "too_many_runs"),
+    (NotSupportedByStore, 501, "not_supported_by_store"),
     (StoreError, 503, "store_unavailable"),
+    (LetterNotFound, 404, "dead_letter_not_found"),
+    (NoLetters, 404, "no_letters"),
+    (JobNotFound, 404, "job_not_found"),
+    (JobConflict, 409, "job_conflict"),
+    (JobEnded, 409, "job_ended"),
+    (LetterNotEditable, 409, "not_editable"),
+    (SeveralStores, 409, "several_stores"),
+    (InvalidEdit, 400, "invalid_body"),
+    (InvalidExpression, 400, "invalid_body"),
+    (RedriveError, 409, "redrive_rejected"),
     (ResponseTooLarge, 413, "response_too_large"),
 )
-"""Errors of the library that reject a request, each with its status and code."""
+"""Errors of the library that reject a request, each with its status and code. The first that fits counts."""
 
 
 def rejection_for(error: PenstockError) -> RequestRejected | None:
@@ -182,4 +210,4 @@ def _route(request: web.Request) -> str:
 
 
 def _method(request: web.Request) -> str:
-    return request.method if request.method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS") else "other"
+    return request.method if request.method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"

@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import msgspec
+from aiohttp import hdrs, web
 from msgspec import Struct
 
-from penstock.errors import TooManyRuns
+from penstock.errors import ShuttingDown, TooManyRuns
 from penstock.observe import HttpCounters
+from penstock.redrive.desk import Desk
 from penstock.runtime import Supervisor
 from penstock.settings import Settings
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.revision import RegisteredFlow, Revision
-from penstock_http.problems import RequestRejected
+from penstock_http.problems import RETRY_SECONDS, RequestRejected
+
+MAX_STREAMS = 50
+"""Maximum number of exports, lists of failures and progress streams that are open in a process.
+
+Each of them reads a store all the time.
+"""
+
+
+class OpenStreams:
+    """Counts open streams that are no runs, and ends them when the service stops."""
+
+    def __init__(self, limit: int = MAX_STREAMS) -> None:
+        self._limit = limit
+        self._open = 0
+        self.stopping = asyncio.Event()
+
+    @contextmanager
+    def enter(self) -> Generator[None, None, None]:
+        """Count a stream. Raises 503 if too many are open, or if the service stops."""
+        if self.stopping.is_set():
+            raise ShuttingDown
+        if self._open >= self._limit:
+            raise RequestRejected(
+                503,
+                "too_many_streams",
+                f"{self._limit} exports and progress streams are open, which is the limit; try again later",
+                {hdrs.RETRY_AFTER: str(RETRY_SECONDS)},
+            )
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
 
 
 class AppState(Struct, frozen=True, eq=False):
@@ -23,6 +62,8 @@ class AppState(Struct, frozen=True, eq=False):
     registry: FlowRegistry
     reloader: Reloader
     counters: HttpCounters
+    desk: Desk
+    streams: OpenStreams = msgspec.field(default_factory=OpenStreams)
 
     def revision_at(self, path_name: str) -> Revision:
         """Return the active revision of the flow that is served at `/NAME/bulk`. Raises 404."""

@@ -30,6 +30,7 @@ from penstock import (
     Service,
     When,
 )
+from penstock.deadletters.target import DeadLetterTarget, Keep
 from penstock.expressions import Assign, Fields
 from penstock.flowfile import dump, load, loads
 from penstock.flowfile.item_types import item_type
@@ -211,8 +212,17 @@ def flows(draw: st.DrawFn) -> Flow[Any]:
     )
     flow = flow.serve(**draw(serving))
     store = draw(st.sampled_from([None, "memory:", "sqlite:///${DIR:-.}/on.db"]))
-    return (
-        flow if store is None else flow.dead_letters(store, redact=draw(st.sampled_from([(), ("card.number", "no")])))
+    if draw(st.booleans()):
+        flow = flow.redrive(rate=draw(st.sampled_from([None, 50.0, 1 / 3])))
+    if store is None:
+        return flow
+    keep = st.dictionaries(st.sampled_from(["resolved", "parked", "waiting"]), st.sampled_from([0.25, 604800.0, 1e9]))
+    limits: dict[str, float] = draw(keep) | draw(st.sampled_from([{}, {"max": 1_000_000}]))
+    return flow.dead_letters(
+        store,
+        copy=draw(st.sampled_from([(), ("sqlite:///${DIR:-.}/copy.db", "memory")])) if store != "memory:" else (),
+        redact=draw(st.sampled_from([(), ("card.number", "no")])),
+        keep=limits or None,
     )
 
 
@@ -251,7 +261,12 @@ steps:
   - map_async: {service: pricing, ordered: true}
     name: again
 order: input
-dead_letters: {store: "memory:", redact: [card.number]}
+dead_letters:
+  store: sqlite:///orders.db
+  copy: [sqlite:///copy.db]
+  redact: [card.number]
+  keep: {resolved: 7d, waiting: 90d, max: 1000000}
+redrive: {when: recovered, rate: 50/s}
 samples: {orderId: seq}
 serve: {max_line: 64KiB}
 workers:
@@ -290,10 +305,27 @@ def test_a_file_says_what_the_builder_says() -> None:
         .samples(samples)
         .worker("A", generate(20, samples), Every(60))
         .serve(max_line=64 * 1024)
-        .dead_letters("memory:", redact=["card.number"])
+        .dead_letters(
+            "sqlite:///orders.db",
+            copy=["sqlite:///copy.db"],
+            redact=["card.number"],
+            keep={"resolved": 7 * 86400, "waiting": 90 * 86400, "max": 1_000_000},
+        )
+        .redrive(rate=50)
     )
 
     assert loads(ORDERS, "orders.yaml").flow == built
+    assert built.dead_letter_target == DeadLetterTarget(
+        "sqlite:///orders.db",
+        ("sqlite:///copy.db",),
+        Keep(seconds={"waiting": 7776000.0, "resolved": 604800.0}, max=1_000_000),
+    )
+
+
+def test_short_forms_of_dead_letters_are_written_back() -> None:
+    """One store, and a redrive without a rate, are one word each."""
+    text = "flow: f\ndead_letters: sqlite:///f.db\nredrive: recovered\n"
+    assert dump(loads(text, "f.yaml").flow) == text
 
 
 def test_the_orders_flow_is_its_file() -> None:

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from invoking import invoke
 from laws.virtual import results
 from penstock import from_iterable
+from penstock.backends.extras import EXTRAS
 from penstock.errors import ExpressionFailed, FlowFileError
 from penstock.expressions import Expression
 from penstock.flowfile import load, loads, references
@@ -202,6 +203,40 @@ def test_all_mistakes_are_said_at_once() -> None:
             )
             for path in ("", "a..b", "card.*", ".", "a.", "items[0].x", " a")
         ),
+        ("flow: f\ndead_letters: {store: postgres://x}", "2:23: unknown dead-letter store 'postgres://x'"),
+        (
+            "flow: f\ndead_letters: {store: nothing, copy: [memory, 'kafka:x']}",
+            "2:47: unknown dead-letter store 'kafka:x'",
+        ),
+        ("flow: f\ndead_letters: {store: 'sqlite:///a.db', copy: [memory, x]}", "2:56: unknown dead-letter store 'x'"),
+        (
+            "flow: f\ndead_letters: {store: 'sqlite:///a.db', copy: ['sqlite:///a.db']}",
+            "2:48: copy: sqlite:///a.db is named twice; remove one",
+        ),
+        (
+            "flow: f\ndead_letters: {store: 'kafka://u:p@h/t', copy: ['sqlite:///a.db', memory]}",
+            "2:48: copy: the store kafka://h/t is a log, which does not record which letters were copied;",
+        ),
+        (
+            "flow: f\ndead_letters: {store: 's3://bucket/letters', keep: {resolved: 7d}}",
+            "2:52: keep: s3://bucket/letters is a log, from which no single letters can be deleted; set the retention",
+        ),
+        (
+            "flow: f\nredrive: recovered\ndead_letters: 'nats://h/letters'",
+            "2:10: redrive: nats://h/letters is a log, in which the letters of one outage cannot be selected",
+        ),
+        (
+            "flow: f\ndead_letters: {store: memory, keep: {}}",
+            "2:37: keep: expected a limit, such as the seconds that resolved letters are kept",
+        ),
+        (
+            "flow: f\ndead_letters: {store: memory, keep: {resolved: 0, claimed: 1d}}",
+            "2:48: resolved: expected a duration > 0 such as",
+        ),
+        ("flow: f\ndead_letters: {store: memory, keep: {claimed: 1d}}", '2:38: unknown key "claimed"'),
+        ("flow: f\ndead_letters: {store: memory, keep: {max: 0}}", "2:43: max: expected an integer >= 1, got 0"),
+        ("flow: f\nredrive: always", '2:10: redrive: unknown value "always": expected recovered'),
+        ("flow: f\nredrive: {rate: 5/s}", '2:10: missing "when": expected recovered'),
         ("flow: f\ntests: [{name: t, given: [1]}]", '2:9: missing "expect": expected a mapping'),
     ],
 )
@@ -209,6 +244,16 @@ def test_a_mistake_says_where_and_what_to_do(text: str, says: str) -> None:
     """Each rule of the file, broken once."""
     found = mistakes(text)
     assert any(f"bad.yaml:{says}" in line or says in line for line in found), found
+
+
+def test_a_missing_extra_is_reported_where_its_store_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it; a copy needs its extra too."""
+    monkeypatch.setitem(EXTRAS, "kafka", "no_such_module")  # type: ignore[arg-type] - the mapping is read only elsewhere
+    text = "flow: f\ndead_letters: {store: memory, copy: ['kafka://h/t']}"
+    assert mistakes(text) == [
+        "bad.yaml:2:38: dead-letter store kafka://h/t: its packages are not installed; install them: "
+        'pip install "penstock[kafka]"'
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from laws.chunks import cut
 from penstock.errors import ElementTooLarge, MalformedRow
-from penstock.formats.csv_reader import CsvSplitter, RowSplitter, careful_reader, cell_reader
+from penstock.formats.csv_header import split_delimiter, with_delimiter
+from penstock.formats.csv_reader import CsvSplitter, RowSplitter, careful_reader, cell_reader, parse_row
 from penstock.formats.rejected import RejectedInput
 
 
@@ -125,6 +127,50 @@ def test_a_row_over_the_limit_keeps_its_beginning() -> None:
 
     assert [type(getattr(row, "error", None)) for row in found] == [ElementTooLarge, type(None)]
     assert found[0].error.length > 1_000_000  # type: ignore[attr-defined]
+
+
+@settings(deadline=None)
+@given(
+    fields=st.lists(st.text(st.sampled_from('ab,;"=\n\té'), max_size=4).map("sep={}".format), min_size=1, unique=True),
+    row=st.lists(cells, min_size=1, max_size=4),
+    delimiter=st.sampled_from(",;\t=|"),
+)  # fmt: skip
+def test_a_row_is_read_with_its_header_as_it_was_in_its_file(fields: list[str], row: list[str], delimiter: str) -> None:
+    """Whatever the delimiter and the names: the same JSON, or the same reason without the line."""
+    written = io.StringIO()
+    csv.writer(written, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerow(fields)
+    header = written.getvalue().removesuffix("\r\n")
+    written = io.StringIO()
+    csv.writer(written, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerow(row)
+    raw = written.getvalue().removesuffix("\r\n").encode()
+    (found,) = rows(header.encode() + b"\n" + raw, delimiter=delimiter)
+    kept = with_delimiter(header, delimiter)
+
+    assert split_delimiter(kept) == (header, delimiter)
+    if isinstance(found, RejectedInput):
+        assert found.header == kept
+        with pytest.raises(MalformedRow, match=re.escape(f"the row cannot be read: {found.error.reason}")):  # type: ignore[attr-defined]
+            parse_row(kept, raw)
+    else:
+        assert parse_row(kept, raw) == found
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "reason"),
+    [
+        ("a,b", b"", "expected one row, got 0"),
+        ("a,b", b"1,2\n3,4", "expected one row, got 2"),
+        ("a,b", b'1,"2', "a quote that is never closed"),
+        ("a,b", b"\xff,2", "not UTF-8 at byte 0 of the row"),
+        ("a,a", b"1,2", "its header names the field 'a' twice"),
+        ("sep=;\na,b", b"1;2", "it has 2 cells, the header names 1 field"),
+    ],
+)
+def test_a_row_that_cannot_be_read_says_why(header: str, row: bytes, reason: str) -> None:
+    """A letter may have been imported with anything in it."""
+    with pytest.raises(MalformedRow) as raised:
+        parse_row(header, row)
+    assert str(raised.value) == f"the row cannot be read: {reason}"
 
 
 def test_quotes_that_are_never_closed_fail_at_the_end() -> None:

@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, TypedDict
 
 import msgspec
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows.redriving import Redriven, letters_of
 from laws.virtual import quiet, results, summary_of
 from penstock import Flow, FlowDefinitionError, Service, from_iterable
 from penstock.deadletters import DeadLetterQuery, MemoryStore
@@ -103,6 +106,252 @@ def test_a_failed_attempt_of_one_does_not_repeat_the_others() -> None:
     results(Flow("f").enrich(price=counting("price", price), stock=counting("stock", refuse)), [{}])
 
     assert asked == {"price": 1, "stock": 3}
+
+
+class Calls:
+    """Services that count their calls, and refuse while they are down."""
+
+    def __init__(self) -> None:
+        self.count: Counter[str] = Counter()
+        self.down: set[str] = set()
+
+    def service(self, name: str, response: Any = None, *, waits: bool = True) -> Any:
+        async def call(value: Any) -> Any:
+            self.count[name] += 1
+            if waits:
+                await asyncio.sleep(value.get("seconds", 1))
+            if name in self.down:
+                raise ValueError(f"{name} is down")
+            return {"from": name} if response is None else response
+
+        return call
+
+
+def redriven(flow: Flow[Any], letters: Any, **options: Any) -> list[Any]:
+    """The values after a redrive, in input order."""
+    ended = sorted(results(flow, Redriven(letters, **options)), key=lambda result: result.seq)
+    assert all(result.ok for result in ended), ended
+    return [result.value for result in ended]
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["waiting", "at once"])
+def test_a_redriven_element_calls_only_the_service_that_failed(waits: bool) -> None:
+    """Pricing had responded when inventory failed; from the start it is called again."""
+    calls = Calls()
+    flow = Flow[Any]("f").enrich(
+        pricing=calls.service("pricing", waits=waits), inventory=calls.service("inventory", waits=waits)
+    )
+    calls.down = {"inventory"}
+    letters = letters_of(flow, [{"id": id} for id in range(3)])
+    assert [letter.partial_results for letter in letters] == [{"pricing": {"from": "pricing"}}] * 3
+
+    calls.down.clear()
+    calls.count.clear()
+    after = [{"id": id, "pricing": {"from": "pricing"}, "inventory": {"from": "inventory"}} for id in range(3)]
+    assert redriven(flow, letters) == after
+    assert calls.count == {"inventory": 3}
+
+    assert redriven(flow, letters, from_start=True) == after
+    assert calls.count == {"inventory": 6, "pricing": 3}
+
+
+def test_an_element_that_fails_again_keeps_its_results() -> None:
+    """Also those that came since; with all results there, nothing is called, only merged."""
+    calls = Calls()
+    failing = {"merge": True}
+
+    def merge(value: Any, responses: dict[str, Any]) -> Any:
+        if failing["merge"]:
+            raise RuntimeError("cannot merge")
+        return value | responses
+
+    services = {name: calls.service(name, name) for name in "abc"}
+    flow = Flow[Any]("f").enrich(services, merge=merge)
+    calls.down = {"b", "c"}
+    letters = letters_of(flow, [{}])
+    assert letters[0].partial_results == {"a": "a"}
+
+    calls.down = {"c"}
+    letters = letters_of(flow, Redriven(letters))
+    assert (letters[0].step, letters[0].partial_results) == ("c", {"a": "a", "b": "b"})
+
+    calls.down = set()
+    letters = letters_of(flow, Redriven(letters))
+    assert (letters[0].step, letters[0].partial_results) == ("enrich", {"a": "a", "b": "b", "c": "c"})
+    assert calls.count == {"a": 1, "b": 2, "c": 3}
+
+    failing["merge"] = False
+    assert redriven(flow, letters) == [{"a": "a", "b": "b", "c": "c"}]
+    assert calls.count == {"a": 1, "b": 2, "c": 3}
+
+
+def test_results_are_used_only_in_the_step_that_had_them() -> None:
+    """Two steps call services under the same names. The results of the second are not those of the first."""
+    calls = Calls()
+    flow = (
+        Flow[Any]("f")
+        .enrich(price=calls.service("list price", 1), stock=calls.service("stock", 2))
+        .map(lambda value: {"listed": value["price"]})
+        .enrich(price=calls.service("offer", 3), stock=calls.service("shop", 4), name="offer")
+    )
+    calls.down = {"shop"}
+    letters = letters_of(flow, [{}])
+    assert (letters[0].step, letters[0].partial_results) == ("stock", {"offer: price": 3})
+
+    calls.down.clear()
+    calls.count.clear()
+    assert redriven(flow, letters) == [{"listed": 1, "price": 3, "stock": 4}]
+    assert calls.count == {"list price": 1, "stock": 1, "shop": 1}
+
+
+def test_results_of_a_later_step_are_kept_when_an_earlier_one_fails() -> None:
+    """And those of an earlier step are not shown as those of a later one."""
+    calls = Calls()
+    flow = (
+        Flow[Any]("f")
+        .enrich(a=calls.service("a", 1))
+        .enrich(b=calls.service("b", 2), c=calls.service("c", 3), name="later")
+        .map(lambda value: {"sum": value["a"] // value["zero"]})
+    )
+    calls.down = {"c"}
+    letters = letters_of(flow, [{"zero": 0}])
+
+    calls.down = {"a"}
+    letters = letters_of(flow, Redriven(letters))
+    assert (letters[0].step, letters[0].partial_results) == ("a", {"later: b": 2})
+
+    calls.down = set()
+    calls.count.clear()
+    letters = letters_of(flow, Redriven(letters))
+    assert (letters[0].type, letters[0].partial_results) == ("ZeroDivisionError", None)
+    assert calls.count == {"a": 1, "c": 1}
+
+
+def test_a_renamed_response_is_called_again() -> None:
+    """The step does not know the service under its old name."""
+    calls = Calls()
+    before = Flow[Any]("f").enrich(price=calls.service("price", 1), stock=calls.service("stock", 2))
+    calls.down = {"stock"}
+    letters = letters_of(before, [{}])
+
+    calls.down.clear()
+    calls.count.clear()
+    after = Flow[Any]("f").enrich(cost=calls.service("price", 1), stock=calls.service("stock", 2))
+    assert redriven(after, letters) == [{"cost": 1, "stock": 2}]
+    assert calls.count == {"price": 1, "stock": 1}
+
+
+class Tone(StrEnum):
+    LOW = "low"
+
+
+@pytest.mark.parametrize(
+    ("response", "reused"),
+    [
+        ({"a": [1, -2.5, True, None, "Zoë"]}, True),
+        ([], True),
+        (None, True),
+        (2**63 - 1, True),
+        (Record(1), False),
+        ([Item(1)], False),
+        ((1, 2), False),
+        ({"n": float("nan")}, False),
+        ({1: "a"}, False),
+        (2**70, True),
+        (b"raw", False),
+        ("\ud800", False),
+        (Tone.LOW, False),
+        (Counter("a"), False),
+        (datetime(2026, 1, 1, tzinfo=UTC), False),
+    ],
+    ids=repr,
+)
+def test_only_results_that_json_returns_as_they_were_are_reused(response: Any, reused: bool) -> None:
+    """The letter says which are not, and a redrive calls their services again, from whatever store the letter comes."""
+    calls = Calls()
+
+    async def price(_: Any) -> Any:
+        calls.count["price"] += 1
+        return response
+
+    flow = Flow[Any]("f").enrich(price=price, stock=calls.service("stock"))
+    calls.down = {"stock"}
+    letters = letters_of(flow, [{}])
+    assert list(letters[0].partial_results or {}) == ["price" if reused else "price (not reused)"]
+
+    calls.down.clear()
+    [value] = redriven(flow, letters)
+    assert repr(value["price"]) == repr(response)
+    assert calls.count["price"] == (1 if reused else 2)
+
+
+def test_a_response_that_contains_itself_is_not_reused() -> None:
+    """JSON cannot represent it."""
+    calls = Calls()
+    endless: list[Any] = []
+    endless.append(endless)
+    calls.down = {"stock"}
+    [letter] = letters_of(
+        Flow[Any]("f").enrich(price=calls.service("price", endless), stock=calls.service("stock")), [{}]
+    )
+    assert list(letter.partial_results or {}) == ["price (not reused)"]
+
+
+def test_redacted_results_are_not_reused() -> None:
+    """The card would be called [redacted]."""
+    calls = Calls()
+    flow = (
+        Flow[Any]("f")
+        .enrich(
+            card=calls.service("card", {"number": "4111"}),
+            price=calls.service("price", 7),
+            stock=calls.service("stock"),
+            name="offer",
+        )
+        .dead_letters(MemoryStore(), redact=["card.number"])
+    )
+    calls.down = {"stock"}
+
+    async def main() -> Any:
+        store: Any = flow.store
+        await flow.start(from_iterable([{}]), DiscardResults()).finished
+        return (await store.page(DeadLetterQuery())).letters
+
+    letters = quiet(main())
+    assert letters[0].partial_results == {
+        "offer: card (not reused)": {"number": "[redacted]"},
+        "offer: price": 7,
+    }
+    calls.down.clear()
+    calls.count.clear()
+    assert redriven(flow, letters)[0]["card"] == {"number": "4111"}
+    assert calls.count == {"card": 1, "stock": 1}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([None, "", "a", "ab", "abc"]), st.integers(0, 2)), min_size=1, max_size=8),
+    st.booleans(),
+)
+def test_elements_with_and_without_results_fare_as_if_alone(given: list[tuple[str | None, int]], waits: bool) -> None:
+    """Whatever is kept, in whatever company: each service is called once for each element without its result."""
+    calls = Calls()
+    flow = Flow[Any]("f").enrich({name: calls.service(name, name, waits=waits) for name in "abc"})
+    [sample] = letters_of(Flow[Any]("f").map(lambda _: 1 // 0), [{}])
+    letters = [
+        msgspec.structs.replace(
+            sample,
+            input=msgspec.json.encode({"id": id, "seconds": seconds}),
+            partial_results=None if kept is None else {name: f"kept {name}" for name in kept},
+        )
+        for id, (kept, seconds) in enumerate(given)
+    ]
+
+    values = redriven(flow, letters)
+    assert values == [
+        {"id": id, "seconds": seconds, **{name: f"kept {name}" if name in (kept or "") else name for name in "abc"}}
+        for id, (kept, seconds) in enumerate(given)
+    ]
+    assert calls.count == Counter(name for kept, _ in given for name in "abc" if name not in (kept or ""))
 
 
 @given(st.lists(st.sampled_from(["ok", "fail", "late", "number", "lost"]), max_size=12), st.integers(1, 12))

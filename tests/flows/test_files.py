@@ -209,6 +209,31 @@ def test_a_bad_row_becomes_a_dead_letter_with_its_text(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("delimiter", "prefix"), [(",", ""), (";", "sep=;\n"), ("\t", "sep=\t\n")])
+@pytest.mark.parametrize("redact", [[], ["b"]], ids=["as it was", "redacted"])
+def test_letters_of_rows_that_cannot_be_read_keep_their_header(
+    tmp_path: Path, delimiter: str, prefix: str, redact: list[str]
+) -> None:
+    """With the delimiter; rows that were read are JSON, and name their fields themselves, also letters of parts."""
+    lines = ["a,b", "1,2", "4111", "x" * 50 + ",2", "3,4"]
+    (tmp_path / "a.csv").write_text("\n".join(lines).replace(",", delimiter))
+    store = MemoryStore()
+    flow = Flow[Any]("f").flat_map(lambda row: [row, row]).map(lambda _: 1 // 0).dead_letters(store, redact=redact)
+
+    async def main() -> Any:
+        await flow.start(from_file(tmp_path / "a.csv", delimiter=delimiter, limit=20), DiscardResults()).finished
+        return (await store.page(DeadLetterQuery())).letters
+
+    letters = sorted(really(main()), key=lambda letter: letter.seq)
+    header = None if redact else f"{prefix}a{delimiter}b"
+    assert [letter.header for letter in letters] == [None, header, header, None]
+    assert [letter.type for letter in letters] == [
+        "ZeroDivisionError", "MalformedRow", "ElementTooLarge", "ZeroDivisionError",
+    ]  # fmt: skip
+    assert (b"4111" in letters[1].input) is not redact
+    assert "4111" not in str(letters[1]) or not redact
+
+
 @pytest.mark.parametrize("end", ["drain", "abort"])
 @pytest.mark.parametrize("name", ["a.ndjson", "a.csv.gz"])
 def test_a_source_of_a_file_ends_when_it_is_told(tmp_path: Path, name: str, end: str) -> None:

@@ -126,7 +126,7 @@ def test_names_are_made_unique() -> None:
         ),
         (lambda: Flow("f", "id"), "did you mean key='id'"),
         (lambda: Flow("f").enrich(Service("s", len)), "each service needs a name for its response"),
-        (lambda: Flow("f").dead_letters("redis://x"), "use sqlite:///FILE or memory"),
+        (lambda: Flow("f").dead_letters("redis://x"), "use sqlite:///FILE, postgresql://HOST/DATABASE,"),
         (
             lambda: Flow("f").dead_letters("memory:").map(str),
             "step str: no step may follow dead_letters; put it before",
@@ -489,6 +489,61 @@ def test_fields_that_letters_do_not_keep_have_plain_paths(path: Any) -> None:
     ):
         Flow[Any]("f").dead_letters("memory", redact=["card.number", path])
     assert Flow[Any]("f").dead_letters("memory", redact=["card.number", "größe", "e mail", "@id"]).redacted
+
+
+@pytest.mark.parametrize(
+    ("keep", "says"),
+    [
+        ({}, "keep: expected a limit"),
+        ({"claimed": 1}, "keep: unknown key 'claimed'; expected resolved, parked, waiting with seconds, or max"),
+        ({"waiting": 0}, "keep: waiting: expected a number of seconds > 0, got 0"),
+        ({"waiting": "7d"}, "keep: waiting: expected a number of seconds > 0, got '7d'"),
+        ({"waiting": True}, "keep: waiting: expected a number of seconds > 0, got True"),
+        ({"parked": float("inf")}, "keep: parked: expected a number of seconds > 0, got inf"),
+        ({"max": 0.5}, "keep: max: expected an integer >= 1, got 0.5"),
+    ],
+)
+def test_limits_of_letters_that_limit_nothing_are_refused(keep: Any, says: str) -> None:
+    """A letter that is deleted too early is lost."""
+    with pytest.raises(FlowDefinitionError, match=re.escape(says)):
+        Flow[Any]("f").dead_letters("memory", keep=keep)
+
+
+class Log:
+    """A store whose letters cannot be changed."""
+
+    editable = False
+
+    async def add(self, letters: Any) -> None: ...
+
+
+@pytest.mark.parametrize("log", ["kafka://h/t", Log()], ids=["URL", "object"])
+@pytest.mark.parametrize(
+    ("build", "option"),
+    [
+        (lambda log: Flow("f").dead_letters(log, keep={"max": 1}), "keep: "),
+        (lambda log: Flow("f").dead_letters(log, copy=["memory"]), "copy: the store "),
+        (lambda log: Flow("f").dead_letters(log).redrive(), "redrive: "),
+        (lambda log: Flow("f").redrive(rate=5).dead_letters(log), "redrive: "),
+    ],
+)
+def test_what_a_log_cannot_do_is_said_when_the_flow_is_built(log: Any, build: Any, option: str) -> None:
+    """Nothing is emulated, and nothing is ignored."""
+    with pytest.raises(FlowDefinitionError, match=rf"^{option}.*(is a log|is an object; pass its URL)"):
+        build(log)
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("inf"), float("nan")])
+def test_a_rate_of_redrives_is_a_number_above_0(rate: float) -> None:
+    """Without a rate the services set the pace."""
+    with pytest.raises(ValueError, match=r"redrive: rate: expected a number per second > 0"):
+        Flow[Any]("f").redrive(rate=rate)
+
+
+def test_a_branch_has_no_redrive_of_its_own() -> None:
+    """It would be ignored."""
+    with pytest.raises(FlowDefinitionError, match="set redrive on the flow itself"):
+        Flow[Any]("f").route(a=When(bool, lambda steps: steps.redrive()))
 
 
 def test_services_and_outlets_that_a_flow_does_not_have_are_refused() -> None:

@@ -168,13 +168,15 @@ def application_resources() -> Any:
     from penstock_http.deployments.registry import FlowRegistry
     from penstock_http.deployments.reload import Reloader
     from penstock_http.server.bootstrap import make_loader
+    from penstock_http.server.dead_letters import DeadLetterWork
     from penstock_http.state import AppState
 
     async def make() -> Any:
         supervisor, requests = Supervisor(), HttpCounters()
         registry = FlowRegistry(supervisor, ReloadCounters())
         reloader = Reloader(registry, make_loader(Settings()), WatchedFiles())
-        state = AppState(Settings(), supervisor, registry, reloader, requests)
+        desk = DeadLetterWork(supervisor, registry).desk
+        state = AppState(Settings(), supervisor, registry, reloader, requests, desk)
         return make_app(state, PenstockCollector(MetricSources(supervisor, requests, "0"))).router.resources()
 
     from penstock.testing import run
@@ -187,11 +189,12 @@ def test_every_setting_is_documented(setting: Any) -> None:
     """With its flag (or variable) and its default, in the table of the API's page."""
     page = API.read_text(encoding="utf-8")
     name = f"--{setting.name.replace('_', '-')}" if setting.metadata["flag"] else f"PENSTOCK_{setting.name.upper()}"
-    row = re.search(rf"^\| `{name}` \| ([^|]*) \|", page, re.MULTILINE)
+    name = "[tokens.NAME]" if setting.name == "tokens" else name
+    row = re.search(rf"^\| `{re.escape(name)}` \| ([^|]*) \|", page, re.MULTILINE)
     assert row is not None
     shown = row[1].strip().strip("`").replace(" ", "")
     default = setting.default
-    assert shown == (f"{default:g}" if isinstance(default, float) else str(default) or "none")
+    assert shown == (f"{default:g}" if isinstance(default, float) else "none" if default in ("", ()) else str(default))
 
 
 def test_only_settings_are_documented() -> None:
@@ -206,6 +209,6 @@ def test_every_problem_code_is_documented() -> None:
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "http/penstock_http").rglob("*.py"))
     rows = re.findall(r"^\| [45]\d\d[^|]* \| ([^|]*) \|", API.read_text(encoding="utf-8"), re.MULTILINE)
     documented = set(re.findall(r"`(\w+)`", " ".join(rows)))
-    rejected = r'(?:RequestRejected\(|Error, |Down, |Runs, |TooLarge, )\s*[45]\d\d,\s+"([a-z_]+)"'
+    rejected = r'(?:RequestRejected\(|\(\w+, )\s*[45]\d\d,\s+"([a-z_]+)"'
     assert set(re.findall(rejected, source)) <= documented
     assert [code for code in documented if f'"{code}"' not in source] == []

@@ -108,7 +108,7 @@ def test_redacted_fields_of_structs_and_tuples_are_not_kept() -> None:
     value = {"cards": ({"number": SECRET}, {"number": "5"}), "odd": object()}
     [letter] = letters_of(flow, value, redact=["card.number", "cards.number"])
 
-    assert letter.partial_results == {"card": {"number": "[redacted]", "codes": [1, 2]}}
+    assert letter.partial_results == {"card (not reused)": {"number": "[redacted]", "codes": [1, 2]}}
     assert json.loads(letter.input) == {"cards": [{"number": "[redacted]"}] * 2, "odd": "[redacted]"}
     assert letter.message == "no service for [redacted]"
 
@@ -128,12 +128,12 @@ def test_an_answer_does_not_tell_what_stood_in_a_field_of_it() -> None:
     [letter] = letters_of(flow, {"id": 1}, redact=["card.number", "card.pin"])
 
     assert letter.partial_results == {
-        "risk": {
+        "risk (not reused)": {
             "card": {"number": "[redacted]", "pin": "[redacted]"},
             "echo": "card [redacted]",
             "all": [{"[redacted]": "[redacted]", "n": 12345}, True],
         },
-        "other": ["<[redacted]>", None],
+        "other (not reused)": ["<[redacted]>", None],
     }
 
 
@@ -169,7 +169,7 @@ def test_an_answer_that_is_no_json_is_not_kept_at_all() -> None:
     flow = Flow[Any]("f").enrich(raw=lambda _: b"\xff 4111", even=lambda _: 2, other=broken)
     [letter] = letters_of(flow, {"id": 1}, redact=["card"])
 
-    assert letter.partial_results == {"raw": "[redacted]", "even": 2}
+    assert letter.partial_results == {"raw (not reused)": "[redacted]", "even": 2}
 
 
 def test_what_an_earlier_step_found_is_not_told_by_an_error() -> None:
@@ -206,6 +206,14 @@ def test_paths_are_several() -> None:
     """One text would be taken for its letters, and nothing would be redacted."""
     with pytest.raises(FlowDefinitionError, match=r"redact=\['card'\]"):
         Flow[Any]("f").dead_letters(MemoryStore(), redact="card")
+
+
+@pytest.mark.parametrize("secret", ["4", "4111", "4111411141", "41114111411141114111"])
+def test_a_redacted_input_is_never_complete(secret: str) -> None:
+    """Also if the secret is as long as what replaces it: redriving it would send [redacted] to a service."""
+    kept = letter_of({"card": secret}, "card")
+    assert json.loads(kept.input) == {"card": "[redacted]"}
+    assert (kept.complete, kept.input_size) == (False, len(secret) + 11)
 
 
 def test_what_is_no_json_is_not_kept_at_all() -> None:

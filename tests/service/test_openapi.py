@@ -30,6 +30,7 @@ from penstock_http.deployments.revision import FlowCandidate
 from penstock_http.openapi.document import document
 from penstock_http.problems import NOT_FOUND_ROUTE
 from penstock_http.server.bootstrap import make_loader
+from penstock_http.server.dead_letters import DeadLetterWork
 from penstock_http.state import AppState
 from service.conftest import Serve
 from service.processes import Process, serving, until
@@ -43,6 +44,9 @@ BULK = "/orders/bulk"
 GRAPH = "/flows/{name}/graph"
 LETTERS = "/dead-letters"
 LETTER = "/dead-letters/{id}"
+REDRIVES = "/dead-letters/redrives"
+REDRIVE = "/dead-letters/redrives/{id}"
+FAILURES = "/runs/{id}/failures"
 
 Spec = dict[str, Any]
 
@@ -54,9 +58,14 @@ def spec(server: Process) -> Spec:
 
 
 @pytest.fixture(scope="module")
-def id(server: Process) -> str:
-    """The id of a dead letter."""
-    return next(record["deadLetter"] for record in server.post({"orderId": 3}).results)
+def ids(server: Process) -> dict[str, str]:
+    """The id of a dead letter, of its run, and of a redrive that has ended, by path."""
+    failed = server.post({"orderId": 3}, "rubbish")
+    letter = next(record["deadLetter"] for record in failed.results if record["seq"] == 0)
+    document = json.dumps({"query": {"ids": [letter]}}).encode()
+    job = server.request("POST", REDRIVES, document, Content_Type=JSON).json()["id"]
+    until(lambda: server.request("GET", f"{REDRIVES}/{job}").json()["state"] == "completed")
+    return {LETTER: letter, FAILURES: failed.headers["penstock-run"], REDRIVE: job}
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +140,58 @@ READINGS = [
     Case("GET", LETTER, 400, "bad_parameter", "?x=1"),
     Case("GET", LETTER, 403, "unauthorized", headers={"Forwarded": "for=203.0.113.7"}),
     Case("GET", LETTER, 404, "dead_letter_not_found"),
+    Case("GET", "/dead-letters/groups", 200, JSON),
+    Case("GET", "/dead-letters/groups", 400, "bad_parameter", "?limit=0"),
+    Case("GET", "/dead-letters/audit", 200, JSON),
+    Case("GET", "/dead-letters/audit", 400, "bad_parameter", "?requester=x"),
+    Case("GET", "/dead-letters/export", 200, NDJSON),
+    Case("GET", "/dead-letters/export", 400, "bad_parameter", "?limit=1"),
+    Case("GET", REDRIVES, 200, JSON),
+    Case("GET", REDRIVES, 400, "bad_parameter", "?state=ready"),
+    Case("GET", REDRIVE, 200, JSON),
+    Case("GET", REDRIVE, 200, SSE, headers={"Accept": SSE}),
+    Case("GET", REDRIVE, 404, "job_not_found"),
+    Case("GET", REDRIVE, 406, "not_acceptable", headers={"Accept": "text/csv"}),
+    Case("GET", FAILURES, 200, NDJSON),
+    Case("GET", FAILURES, 200, "text/csv", headers={"Accept": "text/csv"}),
+    Case("GET", FAILURES, 404, "run_not_found"),
+    Case("GET", FAILURES, 406, "not_acceptable", headers={"Accept": "text/html"}),
+]
+
+
+def body(method: str, path: str, status: int, expected: str, document: Any, **headers: str) -> Case:
+    """A request with a JSON document."""
+    return Case(method, path, status, expected, "", ARRAY | headers, json.dumps(document).encode())
+
+
+SELECTED = {"query": {"step": "inventory"}}
+SET = {"set": ['note="x"']}
+CHANGES = [
+    body("PATCH", LETTER, 200, JSON, {"input": {"orderId": 3}, "reason": "test"}),
+    body("PATCH", LETTER, 400, "invalid_body", {}),
+    body("PATCH", LETTER, 404, "dead_letter_not_found", {"input": 1}),
+    body("POST", "/dead-letters/park", 200, JSON, {"query": {"step": "nothing"}}),
+    body("POST", "/dead-letters/park", 400, "invalid_body", {}),
+    body("POST", "/dead-letters/park", 403, "unauthorized", {}, Forwarded="for=203.0.113.7"),
+    body("POST", "/dead-letters/park", 403, "cross_origin", {}, Origin="http://evil.example"),
+    body("POST", "/dead-letters/park", 413, "body_too_large", {"reason": "x" * 30_000}),
+    body("POST", "/dead-letters/park", 415, "unsupported_type", {}, Content_Type="text/plain"),
+    body("POST", "/dead-letters/unpark", 200, JSON, {"query": {"step": "nothing"}}),
+    body("POST", "/dead-letters/purge", 200, JSON, {"query": {"step": "nothing"}}),
+    body("POST", "/dead-letters/edits", 200, JSON, SELECTED | SET | {"preview": True}),
+    body("POST", "/dead-letters/edits", 200, JSON, SELECTED | SET),
+    body("POST", "/dead-letters/edits", 400, "invalid_body", SELECTED | {"set": ["note=("]}),
+    body("POST", REDRIVES, 200, JSON, SELECTED | {"plan": True}),
+    body("POST", REDRIVES, 200, JSON, SELECTED | {"try": 1}),
+    body("POST", REDRIVES, 201, JSON, {"query": {"step": "decode"}}),
+    body("POST", REDRIVES, 400, "invalid_body", {"canary": [0]}),
+    body("POST", REDRIVES, 404, "no_letters", {"query": {"step": "nothing"}}),
+    body("PATCH", REDRIVE, 400, "invalid_body", {}),
+    body("PATCH", REDRIVE, 404, "job_not_found", {"state": "paused"}),
+    body("PATCH", REDRIVE, 409, "job_ended", {"state": "paused"}),
+    Case("POST", "/dead-letters/import", 200, JSON, headers={"Content_Type": NDJSON}, body=b""),
+    Case("POST", "/dead-letters/import", 400, "malformed_body", headers={"Content_Type": NDJSON}, body=b"x"),
+    Case("POST", "/dead-letters/import", 415, "unsupported_type", headers={"Content_Type": JSON}, body=b"[]"),
 ]
 PUTS = [
     put(200, JSON, FLOW),
@@ -153,6 +214,7 @@ PUTS = [
 CASES = [
     *READINGS,
     *PUTS,
+    *CHANGES,
     *(case._replace(method="HEAD") for case in READINGS if not case.query),
     Case("GET", BULK, 200, NDJSON, "?count=4"),
     Case("GET", BULK, 200, SSE, "?count=4", {"Accept": SSE}),
@@ -277,7 +339,9 @@ def app_of(*flows: Flow[Any]) -> tuple[Any, Spec]:
         static = [FlowCandidate(flow, flow.name, "built in") for flow in flows]
         reloader = Reloader(registry, make_loader(Settings()), WatchedFiles(), static)
         await reloader.start()
-        state = AppState(Settings(), supervisor, registry, reloader, requests)
+        state = AppState(
+            Settings(), supervisor, registry, reloader, requests, DeadLetterWork(supervisor, registry).desk
+        )
         app = make_app(state, PenstockCollector(MetricSources(supervisor, requests, "0")))
         return app, json.loads(json.dumps(document(state)))
 
@@ -318,12 +382,16 @@ def name_of(case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_responses_are_as_described(server: Process, deploying: Process, spec: Spec, id: str, case: Case) -> None:
+def test_responses_are_as_described(
+    server: Process, deploying: Process, spec: Spec, ids: dict[str, str], case: Case
+) -> None:
     """The status, required headers, media type, and the body without additional properties."""
     if case.method == "PUT":
         server = deploying
     there = case.status == 404
-    path = case.path.replace("{id}", "nothing" if there else id).replace("{name}", "sales" if there else case.name)
+    path = case.path.replace("{id}", "nothing" if there else ids.get(case.path, "")).replace(
+        "{name}", "sales" if there else case.name
+    )
     response = server.request(case.method, path + case.query, case.body, **case.headers)
     assert response.status == case.status
     found = check(spec, response, case.method, case.path)
@@ -354,7 +422,8 @@ def test_operations_need_a_token_as_described(serve: Serve) -> None:
     for path, methods in spec["paths"].items():
         for method, operation in methods.items():
             response = server.request(method.upper(), path.replace("{id}", "x").replace("{name}", "orders"), **YAML)
-            assert (response.status == 401) == (operation.get("security") == [{"token": []}])
+            assert (response.status == 401) == ("security" in operation)
+            assert all(set(need) == {"token"} for need in operation.get("security", []))
             check(spec, response, method.upper(), path)
 
 
@@ -420,6 +489,18 @@ def test_flows_are_deleted_as_described(serve: Serve, spec: Spec) -> None:
     server.request("PUT", "/flows/fresh", FLOW.replace(b"orders", b"fresh"), **YAML)
     response = server.request("DELETE", "/flows/fresh")
     assert (response.status, check(spec, response, "DELETE", PUT)[0]["outcome"]) == (200, "removed")
+
+
+def test_a_second_redrive_of_a_group_is_rejected_as_described(server: Process, spec: Spec) -> None:
+    """409, as long as the first one has not ended. A change of the first is as described too."""
+    server.post({"orderId": 3}, {"orderId": 6})
+    document = json.dumps({"query": {"type": "InventoryUnavailable"}, "rate": 0.01}).encode()
+    first = server.request("POST", REDRIVES, document, **ARRAY)
+    second = server.request("POST", REDRIVES, document, **ARRAY)
+    assert (second.status, check(spec, second, "POST", REDRIVES)[0]["code"]) == (409, "job_conflict")
+    for change in ({"state": "paused"}, {"rate": None}, {"state": "cancelled", "reason": "test"}):
+        changed = server.request("PATCH", first.headers["location"], json.dumps(change).encode(), **ARRAY)
+        assert (changed.status, len(check(spec, changed, "PATCH", REDRIVE))) == (200, 1)
 
 
 def test_too_many_streams_are_rejected_as_described(server: Process, spec: Spec) -> None:
@@ -497,14 +578,14 @@ def test_parameters_have_the_described_bounds(server: Process, spec: Spec) -> No
         for parameter in spec["paths"][path]["get"]["parameters"]:
             if parameter["in"] != "query":
                 continue
-            name, schema = parameter["name"], parameter["schema"]
+            name, schema = parameter["name"], parameter["schema"].get("items", parameter["schema"])
             taken, rejected = ["2030-01-31T12:00:00Z"], []
             if "enum" in schema:
                 taken, rejected = schema["enum"], ["random"]
             elif schema["type"] == "integer":
                 taken = [schema["minimum"], schema["maximum"], schema["default"]]
                 rejected = [schema["minimum"] - 1, schema["maximum"] + 1]
-            elif schema.get("format") == "uuid":
+            elif schema.get("format") == "uuid" or name == "after":
                 taken, rejected = ["01890000-0000-7000-8000-000000000000"], ["zz", ""]
             elif "format" in schema:
                 rejected = ["yesterday"]

@@ -57,6 +57,11 @@ def run(*words):
     return result.exit_code, result.stdout_bytes, result.stderr
 
 
+def one_group():
+    (group,) = [json.loads(line)["id"] for line in run("groups", "--json")[1].splitlines()]
+    return group
+
+
 def cells(line):
     return [cell for cell in line.decode().split("  ") if cell]
 
@@ -65,7 +70,7 @@ def test_a_list_is_a_table_with_a_line_for_each_letter(store):
     """Id, time, flow, key, step, type and message, oldest first, under each other."""
     first, second = store(letter(3), letter(12, type="CallTimeout", message="late"))
 
-    code, out, err = run("list")
+    code, out, err = run("list", "--flow", "orders")
 
     head, *lines = out.splitlines()
     assert (code, err) == (0, "")
@@ -86,8 +91,10 @@ def test_json_is_a_document_a_line(store):
 
     assert code == 0
     assert [json.loads(line)["id"] for line in out.splitlines()] == [one.id for one in letters]
-    assert json.loads(out.splitlines()[1]) == as_document(letters[1])
-    assert run("show", letters[1].id, "--json")[1] == out.splitlines(keepends=True)[1]
+    document = json.loads(out.splitlines()[1])
+    assert document == as_document(letters[1]) | {"group": document["group"]}
+    shown = json.loads(run("show", letters[1].id, "--json")[1])
+    assert shown == json.loads(out.splitlines()[1]) | {"attempts": [], "edits": []}
 
 
 @pytest.mark.parametrize(
@@ -131,7 +138,7 @@ def test_a_list_of_large_letters_is_whole(store):
     """It holds as many as were asked for, though they fill several pages."""
     store(*(letter(seq=seq, input=b"x" * 1_500_000) for seq in range(8)))
 
-    code, out, err = run("list", "--limit", "7")
+    code, out, err = run("list", "--flow", "orders", "--limit", "7")
 
     assert (code, len(out.splitlines())) == (0, 1 + 7)
     assert "there are more" in err
@@ -141,7 +148,7 @@ def test_a_table_of_many_pages_has_one_head_and_stays_aligned(store):
     """Columns are as wide as the first page needs them; what is longer later is cut."""
     store(*map(letter, range(1001)), letter(1001, step="a step of a very long name"))
 
-    _, out, _ = run("list", "--limit", "2000")
+    _, out, _ = run("list", "--flow", "orders", "--limit", "2000")
 
     lines = out.decode().splitlines()
     assert len(lines) == 1003
@@ -192,6 +199,7 @@ def test_a_letter_is_shown_with_everything(store):
     assert out.decode().splitlines() == [
         f"id        {one.id}",
         "state     waiting",
+        f"group     {one_group()}",
         "flow      orders",
         "run       r",
         "revision  4",
@@ -205,6 +213,7 @@ def test_a_letter_is_shown_with_everything(store):
         "attempts  2",
         "cause     OSError: gone",
         'partial   {"pricing":1}',
+        "redrives  0",
         "input     13 bytes, 10 of them stored",
         "{",
         '"a":\\xff\\x1b}',
@@ -279,6 +288,7 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path):
         (["list", "--limit", "x"], "expected an integer >= 1, got 'x'"),
         (["list", "--since", "yesterday"], "since: expected a time like 2030-01-31T12:00:00Z, got 'yesterday'"),
         (["list", "--after", "zz"], "invalid id of a dead letter: 'zz'"),
+        (["park", "zz"], "invalid id of a dead letter: 'zz'"),
         (["list", "--until", ""], "until: expected a time"),
         (["list", "--dead-letters", "memory:"], "GET /dead-letters"),
         (["list", "--dead-letters", "redis://x"], "unknown dead-letter store 'redis://x'"),
@@ -324,7 +334,7 @@ def test_on_a_terminal_a_message_is_cut_to_the_width(store):
     store(letter(message="long " * 100))
     ours, theirs = pty.openpty()
     subprocess.run(
-        [sys.executable, "-m", "penstock", "dead-letters", "list"],
+        [sys.executable, "-m", "penstock", "dead-letters", "list", "--flow", "orders"],
         stdout=theirs,
         check=True,
         env=os.environ | {"COLUMNS": "150", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
@@ -340,7 +350,7 @@ def test_on_a_terminal_a_message_is_cut_to_the_width(store):
 def test_times_of_now_are_found_by_since(store):
     """What the list shows as a time can be given to `--since` as it is."""
     store(letter(1, failed_at=now()))
-    time = run("list")[1].splitlines()[1].split()[1].decode()
+    time = run("list", "--flow", "orders")[1].splitlines()[1].split()[1].decode()
 
     assert run("list", "--json", "--since", time)[1] != b""
 

@@ -10,7 +10,9 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from penstock.deadletters import DeadLetterQuery
+import servers
+from penstock.deadletters import DeadLetterQuery, MemoryStore
+from penstock.deadletters.postgres.store import PostgresStore
 from penstock.deadletters.queue import FailedAgain, JobOptions, Requester, Settlement
 from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.errors import JobConflict, JobEnded, JobNotFound, NoLetters
@@ -19,8 +21,10 @@ from stores.letters import letter
 from waiting import HANG_SECONDS
 
 QUEUES = {
+    "memory": lambda _: MemoryStore(),
     "sqlite": lambda folder: SqliteStore(f"sqlite:///{folder}/letters.db", refresh_seconds=0),
     "process": lambda folder: SqliteStore(f"sqlite:///{folder}/letters.db", refresh_seconds=0, separate_writer=True),
+    "postgres": lambda _: PostgresStore(servers.running(servers.PostgresServer).new_database(), refresh_seconds=0),
 }
 """Makes an empty queue in a folder."""
 

@@ -15,6 +15,7 @@ import pytest
 
 from penstock.deadletters import DeadLetterQuery, create_store
 from penstock.deadletters.queue import JobOptions, Requester
+from servers import PostgresServer, running
 from stores.letters import letter
 from waiting import HANG_SECONDS, ending_async
 
@@ -54,7 +55,10 @@ async def main(url, runner, lease):
 asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
 """
 
-URLS = {"sqlite": lambda folder: f"sqlite:///{folder}/letters.db"}
+URLS = {
+    "sqlite": lambda folder: f"sqlite:///{folder}/letters.db",
+    "postgres": lambda _: running(PostgresServer).new_database(),
+}
 """The URL of an empty queue."""
 
 

@@ -39,7 +39,7 @@ COMMANDS = {
     "test": LazyCommand("Run the tests of flow files in virtual time.", "penstock.cli.test"),
     "graph": LazyCommand("Draw a flow as a graph.", "penstock.cli.graph"),
     "schema": LazyCommand("Print the JSON Schema of flow files, for editors.", "penstock.cli.schema"),
-    "dead-letters": LazyCommand("List and show dead letters.", "penstock.cli.dead_letters"),
+    "dead-letters": LazyCommand("List, redrive, edit and delete dead letters.", "penstock.cli.dead_letters"),
     "simulate": LazyCommand("Serve simulated pricing and inventory services over HTTP."),
     "completion": LazyCommand("Print a completion script for bash, zsh or fish.", "penstock.cli.completion"),
 }

@@ -89,6 +89,10 @@ class Element(Struct, Generic[T], eq=False, gc=False):
     pass unchanged until the end of the flow settles it. An element without an outcome at the end is a success. A part,
     made by `flat_map`, has a `parent`, which is settled when all its parts are.
 
+    `partial_results` are the results that the step had in which it failed (see `penstock.core.partial_results`). An
+    element may arrive with those of its dead letter. Then the step `enrich` that had them calls only the services whose
+    results are missing. Results of earlier steps are not kept, and parts (`flat_map`) do not inherit any.
+
     The garbage collector does not track elements (`gc=False`), because there are many. So no object that they refer to
     may refer back to them: the cycle would never be freed.
     """

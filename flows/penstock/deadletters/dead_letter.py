@@ -43,7 +43,10 @@ class DeadLetter(Struct, frozen=True, gc=False):
     attempts: int = 1
     cause: str | None = None
     partial_results: dict[str, Any] | None = None
-    """The results of the other services of the step, by name, when one of them failed."""
+    """The results that the failed step had from its other services, by name: see `core.partial_results`.
+
+    A redrive calls only the other services of that step again, unless it starts from the beginning.
+    """
     state: str = "waiting"
     revision: int | None = None
     """The revision of the flow that processed the element, as numbered by the process of the run."""
@@ -52,7 +55,15 @@ class DeadLetter(Struct, frozen=True, gc=False):
     redrives: int = 0
     """How often it was redriven. A redrive that was cancelled does not count."""
     header: str | None = None
-    """The header row of the CSV file, if the input is a row that could not be read."""
+    """The header of the CSV file, with its delimiter, if the input is a row that could not be read.
+
+    `penstock.formats.csv_reader.parse_row` reads the row with it.
+    """
+
+    @property
+    def complete(self) -> bool:
+        """Whether the input is stored as it was received. Only then can it be redriven."""
+        return self.input_size == len(self.input)
 
 
 def make_dead_letters(
@@ -67,11 +78,12 @@ def make_dead_letters(
         failure = element.failure or UNKNOWN
         original = element.input if element.parent is None else element.root.input
         raw = original if isinstance(original, bytes) else encode_json(original)
-        size = len(raw)
+        size, header = len(raw), None
         if type(raw) is not bytes:
+            header = getattr(original, "header", None)
             raw, size = bytes(raw), getattr(original, "length", size)
         letters.append(
-            DeadLetter(  # by position: 17 keyword arguments take four times as long
+            DeadLetter(  # by position: 20 keyword arguments take four times as long
                 id,
                 flow,
                 run,
@@ -90,6 +102,9 @@ def make_dead_letters(
                 element.partial_results,
                 "waiting",
                 revision,
+                None,
+                0,
+                header,
             )
         )
     return letters
@@ -119,7 +134,7 @@ def as_document(letter: DeadLetter) -> dict[str, Any]:
             "attempts": letter.attempts,
             "cause": letter.cause,
         },
-        "input": original | {"size": letter.input_size, "complete": letter.input_size == len(letter.input)},
+        "input": original | {"size": letter.input_size, "complete": letter.complete},
         **({} if letter.header is None else {"header": letter.header}),
         "partialResults": letter.partial_results,
         "startedAt": letter.started_at.isoformat(),

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_right, insort
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
 from penstock.deadletters.dead_letter import DeadLetter
+from penstock.deadletters.memory_jobs import MemoryJobs, oldest
+from penstock.deadletters.memory_state import CLAIMED, PARKED, RESOLVED, WAITING, MemoryLetters
+from penstock.deadletters.queue import (
+    LEASE_SECONDS,
+    AuditRecord,
+    Edit,
+    Group,
+    History,
+    Job,
+    JobOptions,
+    JobState,
+    Requester,
+    Settlement,
+)
 from penstock.deadletters.store import (
     PAGE,
     DeadLetterQuery,
@@ -21,22 +37,28 @@ from penstock.deadletters.store import (
     check_state,
 )
 from penstock.errors import StoreError
+from penstock.support.ids import now
 
 CAPACITY = 100_000
 """The default maximum number of letters."""
 
 
 class MemoryStore:
-    """Keeps a bounded number of letters in memory. When it is full, `add` raises `StoreError`."""
+    """Keeps a bounded number of letters in memory. When it is full, `add` raises `StoreError`.
+
+    It is a `DeadLetterQueue`. Its leases follow the clock of the event loop. Of the audit it keeps the last 100,000
+    records, and of the jobs that ended the last 1,000.
+    """
+
+    editable = True
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.url = "memory:"
         self.timeout = 1.0
         self._commits = 0
         self._capacity = capacity
-        self._letters: dict[str, DeadLetter] = {}
-        self._ids: list[str] = []
-        """The ids of all letters, sorted."""
+        self._letters = MemoryLetters()
+        self._jobs = MemoryJobs(self._letters)
         self._problem: Problem | None = None
 
     async def open(self) -> None:
@@ -44,8 +66,13 @@ class MemoryStore:
 
     async def add(self, letters: Sequence[DeadLetter]) -> None:
         """Store letters, all or none. A letter whose id is already stored is skipped."""
-        fresh = {letter.id: letter for letter in letters if letter.id not in self._letters}
-        if len(self._letters) + len(fresh) > self._capacity:
+        self._add(letters)
+
+    def _add(self, letters: Sequence[DeadLetter]) -> int:
+        """Store letters; returns how many were new."""
+        known = self._letters.by_id
+        fresh = {letter.id: letter for letter in letters if letter.id not in known}
+        if len(known) + len(fresh) > self._capacity:
             error = StoreError(
                 f"dead letters in memory: the limit of {self._capacity} letters is reached; keep them in a database "
                 "instead: --dead-letters sqlite:///penstock.db"
@@ -55,50 +82,168 @@ class MemoryStore:
             raise error
         self._problem = None
         self._commits += 1
-        self._letters |= fresh
-        for id in fresh:
-            insort(self._ids, id)
+        self._letters.add(fresh.values())
+        return len(fresh)
 
     async def get(self, id: str) -> DeadLetter | None:
         """Return the letter with this id, or None."""
-        return self._letters.get(id)
+        return self._letters.by_id.get(id)
 
     async def page(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> Page:
         """Return letters in the order of their ids, starting after an id."""
         page = PageBuilder(limit)
-        start = 0 if after is None else bisect_right(self._ids, after)
-        for position in range(start, len(self._ids)):
-            letter = self._letters[self._ids[position]]
-            if _matches(letter, query) and not page.add(letter):
+        for letter in self._letters.matching(query, after):
+            if not page.add(letter):
                 return page.page(more=True)
         return page.page(more=False)
 
     async def count(self, query: DeadLetterQuery, *, by: Sequence[GroupField] = ()) -> Mapping[tuple[str, ...], int]:
         """Count letters by the values of some fields. Without fields, the total is under the key `()`."""
-        counts = Counter(tuple(str(getattr(letter, name)) for name in by) for letter in self._matching(query))
+        counts = Counter(tuple(str(getattr(letter, name)) for name in by) for letter in self._letters.matching(query))
         return dict(counts) if by else {(): counts[()]}
 
     async def update(self, ids: Sequence[str], *, state: str) -> int:
         """Set the state of letters; returns how many of the ids exist. Raises `ValueError` for an unknown state."""
         check_state(state)
-        known = {id for id in ids if id in self._letters}
+        known = {id for id in ids if id in self._letters.by_id}
         for id in known:
-            self._letters[id] = replace(self._letters[id], state=state)
+            self._letters.set_state(id, state)
         return len(known)
 
     async def delete(self, query: DeadLetterQuery) -> int:
         """Delete letters; returns how many."""
-        doomed = [letter.id for letter in self._matching(query)]
-        for id in doomed:
-            del self._letters[id]
+        return self._remove([letter.id for letter in self._letters.matching(query)])
+
+    async def groups(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> list[Group]:
+        """Return groups, the ones with the most recent letters first."""
+        shown = DeadLetterQuery(flow=query.flow, step=query.step, type=query.type, group=query.group)
+        groups = self._letters.groups(shown)
+        start = 1 + next((place for place, group in enumerate(groups) if group.id == after), -1)
+        return groups[start : start + limit]
+
+    async def history(self, id: str) -> History:
+        """Return what was done to a letter; empty if there is no such letter."""
+        history = self._letters.histories.get(id)
+        return History() if history is None else History(tuple(history.attempts), tuple(history.edits))
+
+    async def edit(
+        self, changes: Mapping[str, bytes], requester: Requester, *, query: Mapping[str, Any] | None = None
+    ) -> int:
+        """Replace the inputs of waiting or parked letters, by id; returns how many."""
+        edited = 0
+        for id, changed in changes.items():
+            letter = self._letters.by_id.get(id)
+            if letter is None or letter.state not in (WAITING, PARKED):
+                continue
+            before = Edit(
+                at=now(),
+                requester=requester.name,
+                reason=requester.reason,
+                input=letter.input,
+                header=letter.header,
+            )
+            self._letters.history(id).edits.append(before)
+            self._letters.by_id[id] = replace(letter, input=changed, input_size=len(changed), header=None)
+            edited += 1
+        self._letters.record("edit", requester, {"ids": list(changes)} if query is None else query, edited)
+        return edited
+
+    async def mark(self, query: DeadLetterQuery, state: Literal["waiting", "parked"], requester: Requester) -> int:
+        """Park waiting letters, or make parked letters wait; returns how many."""
+        before = PARKED if state == WAITING else WAITING
+        marked = [letter.id for letter in self._letters.matching(query) if letter.state == before]
+        for id in marked:
+            self._letters.set_state(id, state)
+        self._letters.record("park" if state == PARKED else "unpark", requester, query, len(marked))
+        return len(marked)
+
+    async def purge(self, query: DeadLetterQuery, requester: Requester) -> int:
+        """Delete letters that are not claimed, with their histories; returns how many."""
+        self._jobs.release_expired()
+        doomed = [letter.id for letter in self._letters.matching(query) if letter.state != CLAIMED]
+        self._letters.record("purge", requester, query, len(doomed))
+        return self._remove(doomed)
+
+    async def expire(self, keep: Mapping[str, float], *, max: int | None = None, flow: str | None = None) -> int:
+        """Delete letters whose age in their state exceeds `keep` (seconds by state), and the oldest above `max`."""
+        self._jobs.release_expired()
+        letters = list(self._letters.matching(DeadLetterQuery(flow=flow)))
+        time = now()
+        doomed = {
+            letter.id
+            for letter in letters
+            if letter.state != CLAIMED
+            and letter.state in keep
+            and time - self._letters.since(letter) > timedelta(seconds=keep[letter.state])
+        }
+        left = [letter for letter in letters if letter.id not in doomed]
+        if max is not None and len(left) > max:
+            by_state = (letter.id for state in (RESOLVED, PARKED, WAITING) for letter in left if letter.state == state)
+            doomed.update(islice(by_state, len(left) - max))
         if doomed:
-            self._ids = sorted(self._letters)
-            self._problem = None
-        return len(doomed)
+            self._letters.record("expire", Requester("retention"), DeadLetterQuery(flow=flow), len(doomed))
+        return self._remove(doomed)
+
+    async def import_letters(self, letters: Sequence[DeadLetter], requester: Requester) -> int:
+        """Store letters; returns how many were new. A claimed letter waits: its job belongs to another store."""
+        added = self._add([replace(letter, state=WAITING) if letter.state == CLAIMED else letter for letter in letters])
+        self._letters.record("import", requester, {}, added)
+        return added
+
+    async def create_job(self, query: DeadLetterQuery, options: JobOptions, requester: Requester) -> Job:
+        """Create a running job for the waiting letters that match now."""
+        return self._jobs.create(query, options, requester)
+
+    async def jobs(self, *, state: JobState | None = None, after: str | None = None, limit: int = PAGE) -> list[Job]:
+        """Return jobs, newest first, starting after an id."""
+        return self._jobs.page(state, after, limit)
+
+    async def job(self, id: str) -> Job | None:
+        """Return the job with this id, or None."""
+        return self._jobs.get(id)
+
+    async def change_job(
+        self,
+        id: str,
+        requester: Requester | None,
+        *,
+        state: JobState | None = None,
+        rate: float | Literal["keep"] | None = "keep",
+        message: str | None = None,
+    ) -> Job:
+        """Change the state or the rate of a job."""
+        return self._jobs.change(id, requester, state, rate, message)
+
+    async def acquire_job(self, id: str, runner: str, lease: float = LEASE_SECONDS) -> Job | None:
+        """Take or extend the lease on a running or paused job, and those on its letters that this runner claimed."""
+        return self._jobs.acquire(id, runner, lease)
+
+    async def claim(
+        self, id: str, runner: str, batch: int, count: int, lease: float = LEASE_SECONDS
+    ) -> list[DeadLetter]:
+        """Claim up to `count` letters of one batch of a job; record and count an attempt for each."""
+        return self._jobs.claim(id, runner, batch, count, lease)
+
+    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Job:
+        """Record the outcomes of claimed letters. Returns the job."""
+        return self._jobs.settle(id, runner, settlements)
+
+    async def audit(self, *, job: str | None = None, after: int | None = None, limit: int = PAGE) -> list[AuditRecord]:
+        """Return audit records, newest first, starting after a number."""
+        records = (
+            record
+            for record in reversed(self._letters.audit)
+            if (job is None or record.job == job) and (after is None or record.number < after)
+        )
+        return list(islice(records, limit))
+
+    async def oldest_waiting(self) -> Mapping[str, datetime]:
+        """Return when the oldest waiting letter of each flow failed."""
+        return oldest(self._letters)
 
     def statistics(self) -> StoreStatistics:
         """Return the counters."""
-        counts = Counter(letter.state for letter in self._letters.values())
+        counts = Counter(letter.state for letter in self._letters.by_id.values())
         return StoreStatistics(counts, commits=self._commits)
 
     def problem(self) -> Problem | None:
@@ -108,24 +253,8 @@ class MemoryStore:
     async def aclose(self) -> None:
         """Do nothing: the letters stay."""
 
-    def _matching(self, query: DeadLetterQuery) -> Iterator[DeadLetter]:
-        return (letter for letter in self._letters.values() if _matches(letter, query))
-
-
-def _matches(letter: DeadLetter, query: DeadLetterQuery) -> bool:
-    if query.since is not None and letter.failed_at < query.since:
-        return False
-    if query.until is not None and letter.failed_at >= query.until:
-        return False
-    if query.min_seq is not None and letter.seq < query.min_seq:
-        return False
-    return all(
-        expected is None or expected == actual
-        for expected, actual in (
-            (query.flow, letter.flow),
-            (query.run, letter.run),
-            (query.step, letter.step),
-            (query.type, letter.type),
-            (query.state, letter.state),
-        )
-    )
+    def _remove(self, ids: Sequence[str] | set[str]) -> int:
+        removed = self._letters.remove(ids)
+        if removed:
+            self._problem = None
+        return removed

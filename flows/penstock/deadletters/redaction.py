@@ -9,6 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from penstock.core.element import Element, Failure
+from penstock.core.partial_results import not_reused, service_of
 from penstock.errors import SERVICE_MESSAGE_LIMIT
 from penstock.support.json_encoding import encode_json
 
@@ -29,8 +30,10 @@ class RedactedInput(bytes):
     def of(cls, value: bytes, original: Any) -> RedactedInput:
         """Create the stored input. The size of the original is not secret."""
         raw = original if isinstance(original, bytes) else encode_json(original)
-        redacted = cls(value)
-        redacted.length = getattr(raw, "length", len(raw))
+        length = getattr(raw, "length", len(raw))
+        # Of another size than the original, because only then the letter is known to be incomplete.
+        redacted = cls(value + b" " if len(value) == length else value)
+        redacted.length = length
         return redacted
 
 
@@ -38,8 +41,9 @@ def redact(element: Element[Any], paths: Sequence[str]) -> Element[Any]:
     """Copy an element for its letter, without the fields at some paths (`card.number`), also inside lists.
 
     The paths are looked up in the input, in all partial results (`card.number` in the response of `card`), and in each
-    partial result. The secret values are also removed from the key, the error texts and the partial results. If that
-    fails, because a value is nested too deeply, nothing of them is stored.
+    partial result. A partial result from which something was removed cannot be reused. The secret values are also
+    removed from the key, the error texts and the partial results. If that fails, because a value is nested too deeply,
+    nothing of them is stored.
     """
     try:
         return _redact(element, [path.split(".") for path in paths])
@@ -61,14 +65,15 @@ def _redact(element: Element[Any], paths: list[list[str]]) -> Element[Any]:
         if element.partial_results is None
         else {name: _plain_result(result) for name, result in element.partial_results.items()}
     )
-    roots = [original, _to_plain(element.value), results, *(results or {}).values()]
+    by_service = ({service_of(name): result} for name, result in (results or {}).items())
+    roots = [original, _to_plain(element.value), *by_service, *(results or {}).values()]
     texts = {text for root in roots for text in _texts_at(root, paths)}
     secrets = sorted(texts, key=len, reverse=True)  # the longest first, because one may be a part of another
     failure = element.failure
     return msgspec.structs.replace(
         element,
         input=_redact_input(element.root.input, original, paths),
-        partial_results=results and _mask_value(_redact_results(results, paths), secrets),
+        partial_results=results and _redact_results(results, paths, secrets),
         key=REDACTED if str(element.key) in secrets else element.key,
         failure=failure
         and _with_texts(
@@ -84,7 +89,7 @@ def _with_texts(failure: Failure, message: str, cause: str | None) -> Failure:
 
 def _redact_input(original: Any, plain: Any, paths: list[list[str]]) -> Any:
     """Remove the secret fields from an input; returns the original if it has none."""
-    if plain is UNREADABLE:
+    if plain is UNREADABLE or getattr(original, "header", None) is not None:  # a cell of a row may look like JSON
         return RedactedInput.of(UNREADABLE, original)
     redacted = _without_paths(plain, paths)
     if redacted == plain and isinstance(original, bytes):
@@ -92,9 +97,15 @@ def _redact_input(original: Any, plain: Any, paths: list[list[str]]) -> Any:
     return RedactedInput.of(encode_json(redacted), original)
 
 
-def _redact_results(results: dict[str, Any], paths: list[list[str]]) -> dict[str, Any]:
-    """Remove the fields at the paths, looked up in all results together and in each one."""
-    return {name: _without_paths(result, paths) for name, result in _without_paths(results, paths).items()}
+def _redact_results(results: dict[str, Any], paths: list[list[str]], secrets: Sequence[str]) -> dict[str, Any]:
+    """Remove the fields at the paths, looked up by the service and in each result, and mark what was changed."""
+    redacted: dict[str, Any] = {}
+    for name, result in results.items():
+        service = service_of(name)
+        kept = _mask_value(_without_paths(_without_paths({service: result}, paths)[service], paths), secrets)
+        shown = _replace_secrets(name, secrets)
+        redacted[shown if kept == result else not_reused(shown)] = kept
+    return redacted
 
 
 def _mask_value(value: Any, secrets: Sequence[str]) -> Any:

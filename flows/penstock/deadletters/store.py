@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from penstock.deadletters.dead_letter import DeadLetter
@@ -61,7 +62,8 @@ class DeadLetterQuery(Struct, frozen=True, kw_only=True):
     def of(cls, texts: Mapping[str, str]) -> DeadLetterQuery:
         """Parse a query from texts, by field name.
 
-        Times are ISO 8601, in UTC unless they name a zone. Raises `ValueError` for an unknown state or an invalid time.
+        Times are ISO 8601, in UTC unless they name a zone. A key that is a number in JSON is one, `"3"` is a text.
+        Raises `ValueError` for an unknown state or an invalid time.
         """
         if (state := texts.get("state", STATES[0])) not in STATES:
             raise ValueError(f"state: expected one of {', '.join(STATES)}, got {state!r}")
@@ -71,6 +73,8 @@ class DeadLetterQuery(Struct, frozen=True, kw_only=True):
             step=texts.get("step"),
             type=texts.get("type"),
             state=texts.get("state"),
+            group=texts.get("group"),
+            key=_parse_key(texts.get("key")),
             since=_parse_time(texts, "since"),
             until=_parse_time(texts, "until"),
         )
@@ -148,6 +152,17 @@ class StoreStatistics(Struct, frozen=True):
         )
 
 
+class LetterWriter(Protocol):
+    """Stores the letters of the failure branch of a run: a store, or a redrive job, which settles earlier letters."""
+
+    timeout: float
+    """Seconds that one `add` may take before its caller may stop waiting for it."""
+
+    def add(self, letters: Sequence[DeadLetter]) -> Awaitable[None]:
+        """Store letters durably, all or none. Cancelling the caller does not undo it. May raise `StoreError`."""
+        ...
+
+
 class DeadLetterStore(Protocol):
     """Stores dead letters. All runs of a process share one store.
 
@@ -215,6 +230,14 @@ def check_state(state: str) -> None:
     """Raise `ValueError` for an unknown state."""
     if state not in STATES:
         raise ValueError(f"state: expected one of {', '.join(STATES)}, got {state!r}")
+
+
+def _parse_key(text: str | None) -> str | int | float | None:
+    try:
+        value = None if text is None else msgspec.json.decode(text, type=str | int | float)
+    except (msgspec.MsgspecError, UnicodeError):
+        return text
+    return value
 
 
 def _parse_time(texts: Mapping[str, str], name: str) -> datetime | None:

@@ -7,12 +7,15 @@ import heapq
 import re
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
+from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
+from penstock.backends.extras import require_extra
+from penstock.deadletters.copies import Copies, CopyStatistics, is_outbox
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.memory import MemoryStore
+from penstock.deadletters.memory_outbox import MemoryOutboxStore
 from penstock.deadletters.store import (
     PAGE,
     SQLITE,
@@ -22,6 +25,8 @@ from penstock.deadletters.store import (
     PageBuilder,
     StoreStatistics,
 )
+from penstock.deadletters.store_url import SCHEMES, hide_password, invalid_url, parse_server_url
+from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError
 from penstock.support.environment import substitute
 from penstock.support.text import sanitize
@@ -29,10 +34,18 @@ from penstock.support.text import sanitize
 MEMORY = "memory:"
 """The URL of a store in memory."""
 
+POSTGRES = "postgresql://"
+"""The beginning of the URL of a PostgreSQL database."""
+
+LOGS = ("s3", "kafka", "nats")
+"""The schemes of URLs of logs."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-_CREDENTIALS = re.compile(r"//[^/@]*@")
-"""User and password in a URL."""
+USAGE = (
+    "sqlite:///FILE, postgresql://HOST/DATABASE, s3://BUCKET/PREFIX, kafka://HOST/TOPIC, nats://HOST/STREAM or memory:"
+)
+"""The URLs of all kinds of stores."""
 
 
 def normalize_url(url: str) -> str:
@@ -42,17 +55,41 @@ def normalize_url(url: str) -> str:
 
 
 def validate_store_url(url: str) -> None:
-    """Raise `FlowDefinitionError` for an invalid store URL, `MissingVariable` if one of its variables is not set."""
+    """Raise `FlowDefinitionError` for an invalid store URL, and one of its subclasses if something is not there.
+
+    These are `MissingVariable`: a variable is not set, and `ExtraMissing`: the packages are not installed.
+    """
     resolved = normalize_url(url)
     if _CONTROL.search(resolved):
-        raise FlowDefinitionError(
-            f"dead-letter store {url!r}: the URL contains a line break or another control character"
-        )
+        raise invalid_url(url, "the URL contains a line break or another control character")
     if resolved == MEMORY:
         return
-    if not resolved.startswith(SQLITE):
-        raise FlowDefinitionError(f"unknown dead-letter store {url!r}: use sqlite:///FILE or memory")
-    validate_file_url(resolved, url)
+    if resolved.startswith("sqlite:"):
+        validate_file_url(resolved, url)
+        return
+    scheme = SCHEMES.get(resolved.partition("://")[0])
+    if scheme is None:
+        raise FlowDefinitionError(f"unknown dead-letter store {hide_password(url)!r}: use {USAGE}")
+    if resolved.startswith(POSTGRES):
+        _validate_database_url(resolved, url)
+    else:
+        parse_server_url(resolved, url)
+    require_extra(scheme.extra, f"dead-letter store {hide_password(url)}")
+
+
+def is_log_url(url: str) -> bool:
+    """Return whether a URL is that of a log, whose letters cannot be changed."""
+    return normalize_url(url).partition("://")[0] in LOGS
+
+
+def _validate_database_url(resolved: str, url: str) -> None:
+    parts = urlsplit(resolved)
+    if not parts.path.strip("/"):
+        raise invalid_url(url, f"the database is missing; use {SCHEMES['postgresql'].usage}")
+    try:
+        parts.port  # noqa: B018 - raises
+    except ValueError:
+        raise invalid_url(url, f"invalid port; use {SCHEMES['postgresql'].usage}") from None
 
 
 def validate_file_url(resolved: str, url: str) -> None:
@@ -61,7 +98,7 @@ def validate_file_url(resolved: str, url: str) -> None:
     `url` is the URL before its variables were substituted.
     """
     if not resolved.startswith(SQLITE) or resolved in (SQLITE, f"{SQLITE}:memory:"):
-        raise FlowDefinitionError(f"dead-letter store {url!r}: the file name is missing; use sqlite:///FILE or memory")
+        raise invalid_url(url, "the file name is missing; use sqlite:///FILE or memory")
 
 
 def create_store(
@@ -76,7 +113,24 @@ def create_store(
     validate_store_url(url)
     resolved = normalize_url(url)
     if resolved == MEMORY:
-        return MemoryStore()
+        return MemoryOutboxStore()
+    kind, display_url = resolved.partition(":")[0], hide_password(url)
+    if kind == "postgresql":
+        from penstock.deadletters.postgres.store import PostgresStore
+
+        return PostgresStore(resolved, create=create, display_url=display_url, read_only=read_only)
+    if kind == "s3":
+        from penstock.deadletters.s3 import S3Store
+
+        return S3Store(resolved, create=create, display_url=display_url, read_only=read_only)
+    if kind == "kafka":
+        from penstock.deadletters.kafka import KafkaStore
+
+        return KafkaStore(resolved, create=create, display_url=display_url, read_only=read_only)
+    if kind == "nats":
+        from penstock.deadletters.jetstream import JetStreamStore
+
+        return JetStreamStore(resolved, create=create, display_url=display_url, read_only=read_only)
     from penstock.deadletters.sqlite.store import SqliteStore
 
     return SqliteStore(resolved, create=create, display_url=url, separate_writer=separate_writer, read_only=read_only)
@@ -96,20 +150,42 @@ class Stores:
         self._closing: set[DeadLetterStore] = set()
         self._closed = StoreStatistics()
         """The counters of closed stores."""
+        self._copies: dict[str, Copies] = {}
+        """The copies of stores that have some, by the same keys."""
 
-    async def get(self, store: str | DeadLetterStore) -> DeadLetterStore:
-        """Return the store with a URL, or the given one. Opens it if it is not open."""
+    async def get(self, store: str | DeadLetterStore | DeadLetterTarget) -> DeadLetterStore:
+        """Return the store with a URL, or the given one. Opens it if it is not open, and starts its copies.
+
+        A store has one set of copies: those of all targets that name it. Raises `FlowDefinitionError` if it cannot have
+        copies.
+        """
         name = _key(store)
         async with self._locks.setdefault(name, asyncio.Lock()):  # concurrent callers open a store once
             if name not in self._stores:
-                opened = create_store(store, separate_writer=self._separate_writer) if isinstance(store, str) else store
+                primary = store.store if isinstance(store, DeadLetterTarget) else store
+                opened = self._create(primary) if isinstance(primary, str) else primary
                 await opened.open()
                 self._stores[name] = opened
+            if isinstance(store, DeadLetterTarget) and store.copies:
+                self._start_copies(name, store)
             return self._stores[name]
 
-    def opened(self, store: str | DeadLetterStore) -> DeadLetterStore | None:
-        """Return the store with a URL, or the given one, if it is open."""
-        return self._stores.get(_key(store))
+    def opened(self, store: str | DeadLetterStore | DeadLetterTarget) -> DeadLetterStore | None:
+        """Return the store with a URL, or the given one, if it is open and has the copies of a target."""
+        name = _key(store)
+        if isinstance(store, DeadLetterTarget) and store.copies:
+            copies = self._copies.get(name)
+            if copies is None or not copies.include(store.copies):
+                return None
+        return self._stores.get(name)
+
+    def copies(self) -> dict[tuple[str, str], CopyStatistics]:
+        """Return the counters of all copies, by the display names of the store and of the copy."""
+        return {
+            (hide_password(sanitize(self._stores[name].url)), copy): statistics
+            for name, copies in self._copies.items()
+            for copy, statistics in copies.statistics().items()
+        }
 
     def all(self) -> list[DeadLetterStore]:
         """Return the open stores."""
@@ -120,7 +196,7 @@ class Stores:
         usable: dict[str, bool] = {}
         for store in self.all():
             problem = store.problem()
-            name = _CREDENTIALS.sub("//", sanitize(store.url))
+            name = hide_password(sanitize(store.url))
             usable[name] = usable.get(name, True) and (problem is None or not problem.lasting)
         return usable
 
@@ -129,29 +205,53 @@ class Stores:
         closing = (replace(store.statistics(), counts={}) for store in self._closing)
         return sum((*(store.statistics() for store in self.all()), *closing), self._closed)
 
-    async def close(self, url: str, *, others: Iterable[str | DeadLetterStore | None] = ()) -> None:
+    async def close(
+        self, store: str | DeadLetterTarget, *, others: Iterable[str | DeadLetterStore | DeadLetterTarget | None] = ()
+    ) -> None:
         """Close the store with a URL, unless one of `others` is the same store, however its URL is written.
 
-        A store in memory stays open, because closing it would lose its letters.
+        A store in memory stays open, because closing it would lose its letters. Copies that none of `others` names are
+        closed in any case.
         """
-        name = normalize_url(url)
-        if name == MEMORY or name in {_key(other) for other in others if other is not None}:
+        name = _key(store)
+        same = [other for other in others if other is not None and _key(other) == name]
+        copies = self._copies.get(name)
+        if copies is not None:
+            await copies.retain(url for other in same if isinstance(other, DeadLetterTarget) for url in other.copies)
+        if name == MEMORY or same:
             return
-        if (store := self._stores.pop(name, None)) is not None:
-            self._closing.add(store)
+        self._copies.pop(name, None)
+        if (closing := self._stores.pop(name, None)) is not None:
+            self._closing.add(closing)
             try:
-                await store.aclose()
+                await closing.aclose()
             finally:
-                self._closing.discard(store)
-                self._closed += replace(store.statistics(), counts={})
+                self._closing.discard(closing)
+                self._closed += replace(closing.statistics(), counts={})
 
     async def aclose(self) -> None:
-        """Close all stores, then raise the first error."""
-        stores = self.all()
+        """Close all copies and all stores, then raise the first error."""
+        copies, stores = list(self._copies.values()), self.all()
+        self._copies.clear()
         self._stores.clear()
+        await asyncio.gather(*(each.aclose() for each in copies))
         for error in await asyncio.gather(*(store.aclose() for store in stores), return_exceptions=True):
             if error is not None:
                 raise error
+
+    def _create(self, url: str) -> DeadLetterStore:
+        return create_store(url, separate_writer=self._separate_writer)
+
+    def _start_copies(self, name: str, target: DeadLetterTarget) -> None:
+        store = self._stores[name]
+        if not is_outbox(store):
+            raise FlowDefinitionError(
+                f"dead-letter store {hide_password(target.store)!r}: a log does not record which letters were copied; "
+                "name a database as the store, and the log as a copy"
+            )
+        if name not in self._copies:
+            self._copies[name] = Copies(store, create_store)
+        self._copies[name].add(target.copies)
 
 
 async def merge_pages(
@@ -181,6 +281,8 @@ async def find_letter(stores: Sequence[DeadLetterStore], id: str) -> DeadLetter 
     return letter
 
 
-def _key(store: str | DeadLetterStore) -> str:
+def _key(store: str | DeadLetterStore | DeadLetterTarget) -> str:
     """Return the key of a store in a dictionary: its URL, or its identity."""
+    if isinstance(store, DeadLetterTarget):
+        store = store.store
     return normalize_url(store) if isinstance(store, str) else f"{store.url}#{id(store)}"

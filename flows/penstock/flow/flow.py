@@ -10,8 +10,9 @@ import typing
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from math import inf
 from re import fullmatch
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, cast, final, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, cast, final, overload
 
 from msgspec import Struct
 from reactivex import Observable
@@ -20,7 +21,9 @@ from typing_extensions import TypeVar
 from penstock.core import window
 from penstock.core.element import Operator
 from penstock.deadletters import DeadLetterStore, validate_store_url
+from penstock.deadletters.target import AutoRedrive, DeadLetterTarget, Keep
 from penstock.errors import FlowDefinitionError
+from penstock.flow.dead_letter_options import check_copies, check_keep, check_redrive
 from penstock.flow.item_type import FIELD, field_hint, fields_of, item_type_error
 from penstock.flow.merge import merge_into, services_and_merge
 from penstock.flow.serving import ServingOptions, Worker
@@ -180,6 +183,12 @@ class Flow(Generic[In, Out]):
     store: str | DeadLetterStore | None = field(default=None, kw_only=True)
     redacted: tuple[str, ...] = field(default=(), kw_only=True)
     """Paths of fields that are removed from dead letters: `card.number`."""
+    copies: tuple[str, ...] = field(default=(), kw_only=True)
+    """URLs of stores that get every dead letter too, later."""
+    keep: Keep | None = field(default=None, kw_only=True)
+    """How long dead letters are kept; None: for ever."""
+    auto_redrive: AutoRedrive | None = field(default=None, kw_only=True)
+    """When dead letters are redriven automatically; None: never."""
     ordered: bool = field(default=False, kw_only=True)
     """Whether results are in input order. A run may override it."""
     sample_factory: Callable[[int], Any] | None = field(default=None, kw_only=True)
@@ -596,23 +605,55 @@ class Flow(Generic[In, Out]):
         """Set the window: how many elements, and how many bytes of input, one run may hold."""
         return replace(self, elements=elements, bytes=self.bytes if bytes is None else bytes)
 
-    def dead_letters(self, store: str | DeadLetterStore, *, redact: Iterable[str] = ()) -> Flow[In, Out]:
+    def dead_letters(
+        self,
+        store: str | DeadLetterStore,
+        *,
+        copy: Iterable[str] = (),
+        redact: Iterable[str] = (),
+        keep: Keep | Mapping[str, float] | None = None,
+    ) -> Flow[In, Out]:
         """Keep failed elements in a store, given as an object or its URL. No step may follow.
 
-        `redact` are paths of fields that are removed from dead letters: `card.number`.
+        `copy` are URLs of further stores that get every letter too, later and at least once. `redact` are paths of
+        fields that are removed from dead letters: `card.number`. `keep` limits how long a service keeps letters:
+        seconds by state (`resolved`, `parked`, `waiting`), and `max` letters of the flow. By default it deletes none.
+
+        >>> flow.dead_letters("sqlite:///orders.db", keep={"resolved": 7 * 86400, "max": 1_000_000})
         """
         if isinstance(store, str):
             validate_store_url(store)
         elif not hasattr(store, "add"):
             raise FlowDefinitionError(f"dead_letters: expected a store such as 'sqlite:///FILE', got {store!r}")
-        if isinstance(redact, str):
-            raise FlowDefinitionError(f"redact: expected a list of paths: redact=[{redact!r}]")
-        paths = tuple(redact)
+        for option, value in (("redact", redact), ("copy", copy)):
+            if isinstance(value, str):
+                what = "paths" if option == "redact" else "URLs"
+                raise FlowDefinitionError(f"{option}: expected a list of {what}: {option}=[{value!r}]")
+        paths, copies = tuple(redact), tuple(copy)
         if wrong := [path for path in paths if not isinstance(cast(object, path), str) or not fullmatch(FIELD, path)]:
             raise FlowDefinitionError(
                 f"redact: expected names of fields with dots between them, such as card.number, got {wrong[0]!r}"
             )
-        return replace(self, store=store, redacted=paths)
+        check_copies(store, copies)
+        kept = keep if keep is None or isinstance(keep, Keep) else Keep.of(keep)
+        if kept is not None:
+            check_keep(store)
+        if self.auto_redrive is not None:
+            check_redrive(store)
+        return replace(self, store=store, redacted=paths, copies=copies, keep=kept)
+
+    def redrive(self, *, when: Literal["recovered"] = "recovered", rate: float | None = None) -> Flow[In, Out]:
+        """Let a service redrive dead letters automatically, at most `rate` per second.
+
+        `recovered`: when a service that elements failed at works again, those letters are redriven.
+        """
+        if when != "recovered":
+            raise FlowDefinitionError(f"redrive: when: expected 'recovered', got {when!r}")
+        if rate is not None and not 0 < rate < inf:
+            raise ValueError(f"redrive: rate: expected a number per second > 0, got {rate!r}")
+        if self.store is not None:
+            check_redrive(self.store)
+        return replace(self, auto_redrive=AutoRedrive(when=when, rate=rate))
 
     def order(self) -> Flow[In, Out]:
         """Return results in input order."""
@@ -666,6 +707,11 @@ class Flow(Generic[In, Out]):
         return self.store if self.store is None or isinstance(self.store, str) else self.store.url
 
     @property
+    def dead_letter_target(self) -> DeadLetterTarget | None:
+        """The URLs of the dead-letter stores, and how long letters are kept; None for a store that is an object."""
+        return DeadLetterTarget(self.store, self.copies, self.keep) if isinstance(self.store, str) else None
+
+    @property
     def all_services(self) -> tuple[Service, ...]:
         """The services that the steps call, each once."""
         called = (service for step in walk(self.steps) for service in step.services.values())
@@ -705,7 +751,7 @@ class Flow(Generic[In, Out]):
             self.elements,
             self.bytes,
             self.memory_bound.elements,
-            self.store,
+            self.dead_letter_target if self.copies else self.store,
             self.redacted,
             self.ordered,
         )
@@ -804,6 +850,7 @@ def _steps_of(empty: Flow[Any], branch: Flow[Any], where: str) -> tuple[Step, ..
         raise FlowDefinitionError(f"{where}: expected a function that returns the flow with its steps, got {branch!r}")
     options = {
         "dead_letters": branch.store is not None and branch.store is not empty.store,
+        "redrive": branch.auto_redrive is not None and branch.auto_redrive is not empty.auto_redrive,
         "order": branch.ordered and not empty.ordered,
         "window": branch.name == empty.name and (branch.elements, branch.bytes) != (empty.elements, empty.bytes),
         "samples": branch.sample_factory is not None and branch.sample_factory is not empty.sample_factory,

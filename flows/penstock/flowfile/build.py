@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal, cast
 
 from penstock.core.window import BYTES, ELEMENTS
+from penstock.deadletters.stores import is_log_url, validate_store_url
+from penstock.deadletters.target import KEPT_STATES
 from penstock.errors import FlowDefinitionError
 from penstock.flow.flow import Flow
 from penstock.flowfile.diagnostics import Diagnostics
 from penstock.flowfile.document import Node, quoted
 from penstock.flowfile.limits import MAX_NESTING, MAX_STEPS
-from penstock.flowfile.models import DeadLetters, FlowModel, Serve, Window, Worker
+from penstock.flowfile.models import DeadLetters, FlowModel, Redrive, Serve, Window, Worker
 from penstock.flowfile.services import make_source
 from penstock.flowfile.steps import ReadStep, build_step, misplaced_keys
 from penstock.runtime.schedule import Cron, Every, Once, Schedule
@@ -58,7 +60,9 @@ class FlowBuilder:
         if read.serve is not None:
             flow = self._try(read.at("serve"), flow, partial(_serve, read.serve))
         if read.dead_letters is not None:
-            flow = self._try(read.at("dead_letters"), flow, partial(_set_dead_letters, read.dead_letters))
+            flow = self._dead_letters(read.dead_letters, flow)
+        if read.redrive is not None:
+            flow = self._try(read.at("redrive"), flow, partial(_redrive, read.redrive))
         return flow
 
     def steps(self, flow: Flow[Any], steps: tuple[ReadStep, ...]) -> Flow[Any]:
@@ -110,6 +114,39 @@ class FlowBuilder:
             self._diagnostics.add(node, str(error))
             return flow
 
+    def _dead_letters(self, read: DeadLetters, flow: Flow[Any]) -> Flow[Any]:
+        """Return the flow with its stores, option by option, so that each error is reported at its own location."""
+        options: dict[str, Any] = {"redact": read.redact or (), "copy": (), "keep": None}
+
+        def change(flow: Flow[Any]) -> Flow[Any]:
+            return flow.dead_letters(read.store, **options)
+
+        written = zip(read.at("copy").value, read.copy or (), strict=False)
+        copies = [(node, url) for node, url in written if self._is_valid_url(node, url)]
+        if self._try(read.at("store"), flow, change) is flow:
+            return flow
+        if is_log_url(read.store):  # one error for all of them
+            copies = [(read.at("copy"), url) for _, url in copies[:1]]
+        for node, url in copies:
+            before, options["copy"] = options["copy"], (*options["copy"], url)
+            if self._try(node, flow, change) is flow:
+                options["copy"] = before
+        if read.keep is not None:
+            limits = {name: getattr(read.keep, name) for name in (*KEPT_STATES, "max")}
+            options["keep"] = {name: limit for name, limit in limits.items() if limit is not None}
+            if self._try(read.at("keep"), flow, change) is flow:
+                options["keep"] = None
+        return change(flow)
+
+    def _is_valid_url(self, node: Node, url: str) -> bool:
+        """Return whether the URL of a store is valid; add an error if it is not."""
+        try:
+            validate_store_url(url)
+        except FlowDefinitionError as error:
+            self._diagnostics.add(node, str(error))
+            return False
+        return True
+
     def _add_step(self, step: ReadStep, flow: Flow[Any]) -> Flow[Any]:
         for key, kind in misplaced_keys(step):
             message = f"{key}: only for the step {kind}, not {step.kind}"
@@ -148,5 +185,5 @@ def _serve(serve: Serve, flow: Flow[Any]) -> Flow[Any]:
     )
 
 
-def _set_dead_letters(dead_letters: DeadLetters, flow: Flow[Any]) -> Flow[Any]:
-    return flow.dead_letters(dead_letters.store, redact=dead_letters.redact or ())
+def _redrive(redrive: Redrive, flow: Flow[Any]) -> Flow[Any]:
+    return flow.redrive(when=cast("Literal['recovered']", redrive.when), rate=redrive.rate)

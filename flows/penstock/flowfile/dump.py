@@ -13,13 +13,14 @@ from typing import Any, cast
 import yaml
 
 from penstock.core.window import BYTES, ELEMENTS
+from penstock.deadletters.target import KEPT_STATES, Keep
 from penstock.errors import FlowDefinitionError, FlowFileError
 from penstock.flow.flow import Flow
 from penstock.flow.serving import Worker
 from penstock.flowfile.item_types import rules_of
 from penstock.flowfile.load import loads
 from penstock.flowfile.placeholders import PlaceholderEnvironment
-from penstock.flowfile.quantities import show_duration, show_size
+from penstock.flowfile.quantities import show_duration, show_rate, show_size
 from penstock.flowfile.services import Plain, drop_none, dump_function, dump_service, dump_source, reference_of
 from penstock.flowfile.steps import dump_step
 from penstock.flowfile.yaml_reader import resolve
@@ -74,6 +75,7 @@ class _FlowDumper:
             "steps": [self.step(step) for step in flow.steps] or None,
             "order": "input" if flow.ordered else None,
             "dead_letters": self._dead_letters(),
+            "redrive": self._redrive(),
             "samples": None if flow.sample_factory is None else dump_function(flow.sample_factory, "seq"),
             "serve": self._serve(),
             "workers": {worker.name: self._worker(worker) for worker in flow.workers} or None,
@@ -99,12 +101,21 @@ class _FlowDumper:
         return elements if size == BYTES else {"elements": elements, "bytes": show_size(size)}
 
     def _dead_letters(self) -> Plain:
-        store, redacted = self._flow.store, list(self._flow.redacted)
+        flow, store = self._flow, self._flow.store
         if store is not None and not isinstance(store, str):
-            raise FlowDefinitionError(
-                f"the dead-letter store of flow {self._flow.name} is an object; pass its URL instead"
-            )
-        return {"store": store, "redact": redacted} if redacted else store
+            raise FlowDefinitionError(f"the dead-letter store of flow {flow.name} is an object; pass its URL instead")
+        options: dict[str, Plain] = {
+            "copy": list(flow.copies) or None,
+            "redact": list(flow.redacted) or None,
+            "keep": None if flow.keep is None else _dump_keep(flow.keep),
+        }
+        return drop_none({"store": store, **options}) if any(options.values()) else store
+
+    def _redrive(self) -> Plain:
+        redrive = self._flow.auto_redrive
+        if redrive is None:
+            return None
+        return redrive.when if redrive.rate is None else {"when": redrive.when, "rate": show_rate(redrive.rate)}
 
     def _serve(self) -> Plain:
         serving = self._flow.serving
@@ -141,6 +152,11 @@ class _FlowDumper:
             case _:
                 pass
         return {"source": dump_source(worker.source, self._flow.sample_factory), **when}
+
+
+def _dump_keep(keep: Keep) -> Plain:
+    ages = {state: show_duration(keep.seconds[state]) for state in KEPT_STATES if state in keep.seconds}
+    return drop_none({**ages, "max": keep.max})
 
 
 class _YamlDumper(yaml.SafeDumper):

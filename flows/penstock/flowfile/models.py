@@ -12,7 +12,7 @@ from typing import Any
 from penstock.expressions import Fields
 from penstock.flow.item_type import FIELD
 from penstock.flowfile.document import Node
-from penstock.flowfile.field_types import CRON, TIMEZONE, Duration, Expr, Reference, Size
+from penstock.flowfile.field_types import CRON, TIMEZONE, Duration, Expr, Rate, Reference, Size
 from penstock.flowfile.forms.choices import Chosen, Either
 from penstock.flowfile.forms.containers import ListOf, MapOf
 from penstock.flowfile.forms.form import Form, NodeForm
@@ -44,12 +44,38 @@ class Window(Located):
     bytes: int | None = optional(Size(), "How many bytes of input may be in flight (16MiB)")
 
 
+_AGE = Duration()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep(Located):
+    resolved: float | None = optional(_AGE, "How long letters stay after they were redriven successfully: 7d")
+    parked: float | None = optional(_AGE, "How long letters stay after they were parked")
+    waiting: float | None = optional(_AGE, "How long letters wait")
+    max: int | None = optional(
+        Integer(min=1), "How many letters of the flow stay; the oldest are deleted first, resolved ones before others"
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetters(Located):
-    store: str = required(Text(), "sqlite:///FILE or memory")
+    store: str = required(Text(), "A URL: sqlite:///FILE, postgresql, s3, kafka, nats or memory")
+    copy: tuple[str, ...] | None = optional(
+        ListOf(Text()), "URLs of further stores that get every letter too, later and at least once"
+    )
     redact: tuple[str, ...] | None = optional(
         ListOf(FIELD_PATH), "Fields that are removed from dead letters: card.number"
     )
+    keep: Keep | None = optional(Record(Keep), "How long letters are kept; without it nothing is deleted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redrive(Located):
+    when: str = required(
+        word({"recovered": "When a service works again, the letters that failed because of it"}),
+        "When letters are redriven automatically",
+    )
+    rate: float | None = optional(Rate(), "How many letters per second; without it as fast as the services allow")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +126,10 @@ class FlowModel(Located):
         "The order of results; not that of values in sinks (completion)",
     )
     dead_letters: DeadLetters | None = optional(
-        Record(DeadLetters, "store"), "Where failed items are stored: sqlite:///FILE or memory"
+        Record(DeadLetters, "store"),
+        "Where failed items are stored, a URL: sqlite:///FILE, postgresql, s3, kafka, nats or memory",
     )
+    redrive: Redrive | None = optional(Record(Redrive, "when"), "When dead letters are redriven automatically")
     samples: Callable[[int], Any] | None = optional(
         Either(Reference(), MapOf(Expr("seq")).then(Fields)),
         "The sample item with a number (1, 2 …): its fields, computed from that number, seq; or a function",

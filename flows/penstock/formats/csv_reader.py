@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from penstock.errors import MalformedRow
+from penstock.formats.csv_header import split_delimiter, with_delimiter
 from penstock.formats.ndjson_reader import LINE_LIMIT
 from penstock.formats.rejected import OversizedInput, RejectedInput
 
@@ -56,14 +57,17 @@ class CsvSplitter:
     """Splits chunks of CSV into lines of JSON. Raises `ValueError` for an invalid header.
 
     A row with more or fewer cells than the header, or that is not UTF-8, becomes a `RejectedInput` with its bytes; a
-    row over the limit becomes an `OversizedInput`. A quote that is never closed includes all rows up to the next quote.
+    row over the limit becomes an `OversizedInput`. Both have the header. A quote that is never closed includes all rows
+    up to the next quote.
     """
 
     def __init__(self, limit: int = LINE_LIMIT, delimiter: str = ",") -> None:
         self._limit = limit
         self._rows = RowSplitter(limit, delimiter)
         self._cells = cell_reader(delimiter)
+        self._delimiter = delimiter
         self._fields: list[str] | None = None
+        self._header_text = ""
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the rows that a chunk completes."""
@@ -80,7 +84,7 @@ class CsvSplitter:
 
     def _read(self, row: Row) -> bytes:
         if row.length > self._limit:
-            return OversizedInput.of(row.raw, row.length, self._limit)
+            return OversizedInput.of(row.raw, row.length, self._limit, self._header_text)
         fields = self._fields
         assert fields is not None
         try:
@@ -90,7 +94,7 @@ class CsvSplitter:
                     f"it has {_count(len(cells), 'cell')}, the header names {_count(len(fields), 'field')}"
                 )
         except ValueError as error:
-            return RejectedInput.of_bytes(row.raw, MalformedRow(row.line, str(error)))
+            return RejectedInput.of_bytes(row.raw, MalformedRow(row.line, str(error)), self._header_text)
         return _encode(dict(zip(fields, cells, strict=True)))
 
     def _header(self, row: Row) -> list[str]:
@@ -105,7 +109,28 @@ class CsvSplitter:
                 raise ValueError(f"its header has no name for column {number + 1}; its first row names the fields")
             if field in fields[:number]:
                 raise ValueError(f"its header names the field {field!r} twice")
+        self._header_text = with_delimiter(_text(row), self._delimiter)
         return fields
+
+
+def parse_row(header: str, row: bytes) -> bytes:
+    """Convert one row to JSON, given the header of its file as it is kept with a dead letter.
+
+    Raises `MalformedRow`, also for a row that was cut.
+    """
+    text, delimiter = split_delimiter(header)
+    first = text.encode(errors="replace")
+    splitter = CsvSplitter(max(len(first), len(row), 1), delimiter)
+    try:
+        lines = splitter.feed(first + b"\n" + row) + splitter.finish()
+    except ValueError as error:
+        raise MalformedRow(None, str(error)) from None
+    if len(lines) != 1:
+        raise MalformedRow(None, f"expected one row, got {len(lines)}")
+    if isinstance(lines[0], RejectedInput):
+        rejected = lines[0].error
+        raise MalformedRow(None, rejected.reason if isinstance(rejected, MalformedRow) else str(rejected))
+    return lines[0]
 
 
 class RowSplitter:

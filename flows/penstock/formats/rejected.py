@@ -13,12 +13,14 @@ class RejectedInput(bytes):
 
     error: Exception
     """Why it cannot be read."""
+    header: str | None = None
+    """The header of its file, if it is a row of CSV: see `penstock.formats.csv_header`."""
 
     @classmethod
-    def of_bytes(cls, value: bytes, error: Exception) -> RejectedInput:
+    def of_bytes(cls, value: bytes, error: Exception, header: str | None = None) -> RejectedInput:
         """Create an input with the reason why it cannot be read."""
         rejected = cls(value)
-        rejected.error = error
+        rejected.error, rejected.header = error, header
         return rejected
 
 
@@ -29,9 +31,9 @@ class OversizedInput(RejectedInput):
     limit: int
 
     @classmethod
-    def of(cls, value: bytes, length: int, limit: int) -> OversizedInput:
+    def of(cls, value: bytes, length: int, limit: int, header: str | None = None) -> OversizedInput:
         """Create the input from the beginning of `value`, which had `length` bytes."""
         excerpt = cls(value[: min(EXCERPT, limit)])
-        excerpt.length, excerpt.limit = length, limit
+        excerpt.length, excerpt.limit, excerpt.header = length, limit, header
         excerpt.error = ElementTooLarge(length, limit)
         return excerpt

@@ -99,10 +99,11 @@ class _GraphBuilder:
         flow, counters = self._flow, self._counters
         if flow.store is None:
             return None
-        redacted = (f"redacts {', '.join(flow.redacted)}",) if flow.redacted else ()
+        texts = [f"redacts {', '.join(flow.redacted)}"] if flow.redacted else []
+        texts += [f"copy to {details.store_label(url)}" for url in flow.copies]
         counts = (("stored", sum(counters.dead_letters.values())),) if counters else ()
         name = details.store_label(flow.store)
-        return Node(self._id("dead-letters"), "store", name, "dead letters", redacted, counts)
+        return Node(self._id("dead-letters"), "store", name, "dead letters", tuple(texts), counts)
 
     def _step(self, step: Step) -> StepNode:
         caption = details.kind_label(step.kind)

@@ -9,18 +9,26 @@ import asyncio
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from itertools import product
+from typing import TypeAlias, get_args
 
 import msgspec
 from msgspec import Struct
 
 from penstock.core.context import DurationHistogram
 from penstock.core.element import Outcome
+from penstock.deadletters.queue import JobState
 from penstock.deadletters.store import STATES
+from penstock.observe.dead_letters import OPEN_STATES, DeadLetterReadings
 from penstock.observe.logs import LogFile
 from penstock.runtime import EndReason, FlowStatistics, Supervisor
+from penstock.support.ids import now
 
 KINDS = ("http", "worker")
+
+JOB_STATES: tuple[str, ...] = get_args(JobState)
+
+REDRIVE_RESULTS = ("resolved", "failed", "parked", "cancelled")
 
 Readings: TypeAlias = Iterable[tuple[tuple[str, ...], float | DurationHistogram]]
 """Label values, and the value of the series for them."""
@@ -59,11 +67,17 @@ class MetricSources(Struct, frozen=True, eq=False):
     version: str
     reloads: ReloadCounters = msgspec.field(default_factory=ReloadCounters)
     logs: LogFile | None = None
+    dead_letters: DeadLetterReadings = msgspec.field(default_factory=DeadLetterReadings)
 
 
 def _flows(sources: MetricSources) -> Iterator[tuple[tuple[str], FlowStatistics]]:
     for name, statistics in sources.supervisor.flow_statistics.items():
         yield (name,), statistics
+
+
+def _known(sources: MetricSources, flow: str) -> str:
+    """Return a flow as the value of a label: empty for flows that are not served, whose number has no limit."""
+    return flow if flow in sources.supervisor.flow_statistics else ""
 
 
 def received_total(sources: MetricSources) -> Readings:
@@ -100,8 +114,8 @@ def backpressure_seconds_total(sources: MetricSources) -> Readings:
 
 def time_since_progress_seconds(sources: MetricSources) -> Readings:
     """Time that a run with elements in flight has made no progress, as observed from scrape to scrape."""
-    now = asyncio.get_running_loop().time()
-    return ((flow, statistics.seconds_without_progress(now)) for flow, statistics in _flows(sources))
+    time = asyncio.get_running_loop().time()
+    return ((flow, statistics.seconds_without_progress(time)) for flow, statistics in _flows(sources))
 
 
 def step_duration_seconds(sources: MetricSources) -> Readings:
@@ -151,6 +165,52 @@ def dead_letters_stored(sources: MetricSources) -> Readings:
     states = Counter[str](dict.fromkeys(STATES, 0))
     states.update(sources.supervisor.stores.statistics().counts)
     return (((state,), number) for state, number in states.items())
+
+
+def dead_letters_oldest_waiting_seconds(sources: MetricSources) -> Readings:
+    """Time since the oldest waiting dead letter failed; 0 if none waits. Refreshed every 15 seconds."""
+    ages = dict.fromkeys(sources.supervisor.flow_statistics, 0.0)
+    for flow, failed_at in sources.dead_letters.oldest.items():
+        name = _known(sources, flow)
+        ages[name] = max(ages.get(name, 0.0), (now() - failed_at).total_seconds())
+    return (((flow,), age) for flow, age in ages.items())
+
+
+def dead_letters_redriven_total(sources: MetricSources) -> Readings:
+    """Dead letters redriven, by result."""
+    flows = sources.supervisor.flow_statistics
+    counts = Counter[tuple[str, str]](dict.fromkeys(product(flows, REDRIVE_RESULTS), 0))
+    for (flow, result), number in sources.dead_letters.redriven().items():
+        counts[_known(sources, flow), result] += number
+    return iter(counts.items())
+
+
+def dead_letters_expired_total(sources: MetricSources) -> Readings:
+    """Dead letters deleted because of their age or number, as the flow declares."""
+    counts = Counter[str](dict.fromkeys(sources.supervisor.flow_statistics, 0))
+    for flow, number in sources.dead_letters.expired().items():
+        counts[_known(sources, flow)] += number
+    return (((flow,), number) for flow, number in counts.items())
+
+
+def dead_letter_copies_behind(sources: MetricSources) -> Readings:
+    """Dead letters that are stored and not yet copied, by copy."""
+    behind = Counter[str]()
+    for (_, copy), statistics in sources.supervisor.stores.copies().items():
+        behind[copy] += statistics.behind
+    return (((copy,), number) for copy, number in (behind or {"": 0}).items())
+
+
+def redrives_open(sources: MetricSources) -> Readings:
+    """Redrives that have not ended, by state. Refreshed every 15 seconds."""
+    jobs = dict.fromkeys(OPEN_STATES, 0) | dict(sources.dead_letters.jobs)
+    return (((state,), number) for state, number in jobs.items())
+
+
+def redrives_total(sources: MetricSources) -> Readings:
+    """Redrives that this process worked on, by the state in which it left them."""
+    jobs = dict.fromkeys(JOB_STATES, 0) | dict(sources.dead_letters.jobs_left())
+    return (((state,), number) for state, number in jobs.items())
 
 
 def dead_letter_store_commits_total(sources: MetricSources) -> Readings:

@@ -14,7 +14,7 @@ from typing import Any
 from penstock.core.context import CANCEL_SECONDS, RunContext
 from penstock.core.element import Element, Operator
 from penstock.core.operators import Downstream, async_operator
-from penstock.deadletters import DeadLetter, DeadLetterStore
+from penstock.deadletters import DeadLetter, LetterWriter
 from penstock.errors import WriterCrashed, describe
 from penstock.services import Backoff
 from penstock.support.logger import get_logger
@@ -38,7 +38,7 @@ _letter = attrgetter("dead_letter_id")
 
 
 def dead_letter(
-    store: DeadLetterStore,
+    store: LetterWriter,
     make_letters: MakeLetters,
     *,
     backoff: Backoff | None = None,
@@ -98,7 +98,7 @@ class DeadLetterStage:
 
     def __init__(
         self,
-        store: DeadLetterStore,
+        store: LetterWriter,
         make_letters: MakeLetters,
         backoff: Backoff,
         on_error: OnError | None,

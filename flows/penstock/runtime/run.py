@@ -17,7 +17,7 @@ from penstock.core.context import CANCEL_SECONDS, RunContext
 from penstock.core.element import Element, Outcome, message_of
 from penstock.core.fairness import FairScheduler
 from penstock.core.window import Window
-from penstock.deadletters import DeadLetter, DeadLetterStore, Stores
+from penstock.deadletters import DeadLetter, LetterWriter, Stores
 from penstock.deadletters.dead_letter import make_dead_letters
 from penstock.deadletters.redaction import redact
 from penstock.errors import (
@@ -48,7 +48,7 @@ class Run:
     """One execution of a flow. `await run.finished` returns its `Summary` and raises no error of the flow.
 
     A resumed run takes the `id` of the earlier run. `first_seq` is the first number its source emits; the results of an
-    ordered run start there.
+    ordered run start there. `letters` takes the dead letters instead of the store of the plan, and stays open.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Run:
         id: str | None = None,
         first_seq: int = 0,
         rng: random.Random | None = None,
+        letters: LetterWriter | None = None,
     ) -> None:
         if not hasattr(source, "subscribe"):
             raise FlowDefinitionError(
@@ -98,6 +99,7 @@ class Run:
         self._own_stores = stores is None
         self._on_end = on_end
         self._rng = rng
+        self._letters = letters
         self._started = self.context.loop.time()
         self._drain_reason = EndReason.DRAINING
         self._aborted = False
@@ -175,7 +177,9 @@ class Run:
 
     async def _run(self) -> None:
         dead_letters = self.plan.dead_letters
-        store = None if dead_letters is None else self._stores.opened(dead_letters)
+        store = self._letters
+        if store is None and dead_letters is not None:
+            store = self._stores.opened(dead_letters)
         if dead_letters is not None and store is None:
             opening = asyncio.ensure_future(self._stores.get(dead_letters))
             await asyncio.wait((opening, self.context.done), return_when=asyncio.FIRST_COMPLETED)
@@ -190,7 +194,7 @@ class Run:
             await self.context.done
             self.context.reap_finished_tasks()
 
-    def _connect(self, store: DeadLetterStore | None) -> None:
+    def _connect(self, store: LetterWriter | None) -> None:
         letters = None
         if store is not None:
             letters = dead_letter(store, self._make_dead_letters, on_error=self._on_store_error, rng=self._rng)

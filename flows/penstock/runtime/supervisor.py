@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Awaitable, Callable, Collection, Generator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
@@ -14,7 +14,8 @@ from reactivex import Observable
 
 from penstock.core.element import Element
 from penstock.core.fairness import FairScheduler
-from penstock.deadletters import Stores
+from penstock.deadletters import LetterWriter, Stores
+from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError, ShuttingDown, TooManyRuns
 from penstock.results import DiscardResults, ResultConsumer
 from penstock.runtime.counters import FlowStatistics, ServiceCounters
@@ -86,6 +87,8 @@ class Supervisor:
         self._empty = asyncio.Event()
         self._empty.set()
         self._ended: list[Summary] = []
+        self.before_close: list[Callable[[], Awaitable[None]]] = []
+        """Awaited by a shutdown after all runs have ended, before it closes the stores."""
 
     async def add(self, flow: RunnableFlow) -> None:
         """Register a flow, or another revision of it: open its store and add its counters. Raises `StoreError`."""
@@ -117,7 +120,7 @@ class Supervisor:
                 if not self.service_counters[service.name].services:
                     del self.service_counters[service.name]
         dead_letters = flow.plan().dead_letters
-        if isinstance(dead_letters, str):
+        if isinstance(dead_letters, (str, DeadLetterTarget)):
             await self.stores.close(dead_letters, others=[*keep_open, *(other.plan().dead_letters for other in others)])
         if waits:
             await asyncio.wait(waits)
@@ -131,8 +134,12 @@ class Supervisor:
         kind: str = "run",
         ordered: bool | None = None,
         limited: bool = False,
+        letters: LetterWriter | None = None,
     ) -> Run:
-        """Start a run. Raises `ShuttingDown` or `TooManyRuns` before it subscribes to the source."""
+        """Start a run. Raises `ShuttingDown` or `TooManyRuns` before it subscribes to the source.
+
+        `letters` takes its dead letters instead of the store of the flow.
+        """
         self.check(limited=limited)
         run = Run(
             flow.plan(),
@@ -145,6 +152,7 @@ class Supervisor:
             or self.flow_statistics.setdefault(flow.name, FlowStatistics(flow.name)),
             fairness=self.fairness,
             on_end=self._on_end,
+            letters=letters,
         )
         self.runs[run.id] = run
         self._empty.clear()
@@ -286,6 +294,7 @@ class Supervisor:
         services = [service for counters in self.service_counters.values() for service in counters.services]
         await asyncio.gather(*(wait for service in services for wait in service.release()))
         await asyncio.sleep(0)  # their tasks end in this iteration
+        await asyncio.gather(*(call() for call in self.before_close), return_exceptions=True)
         await close_stores(self.stores)
         return ShutdownReport.of([summary for summary in self._ended if summary.run in open_at_start])
 

@@ -16,6 +16,7 @@ from penstock.core.element import FAILED, FILTERED, OK, Element, Operator
 from penstock.core.ledger import Ledger
 from penstock.core.operators import RunObservable, callable_name
 from penstock.deadletters import DeadLetterStore
+from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError
 from penstock.results import ResultConsumer
 from penstock.runtime.resequencer import Resequencer
@@ -32,8 +33,8 @@ class RunPlan(Struct, frozen=True, eq=False):
     bytes: int = window.BYTES
     bound: int | None = None
     """Maximum elements that one run can hold, including parts; None if it is unknown."""
-    dead_letters: str | DeadLetterStore | None = None
-    """A store or its URL. None: failures are reported and counted, but not stored."""
+    dead_letters: str | DeadLetterStore | DeadLetterTarget | None = None
+    """A store, its URL, or its URL with those of its copies. None: failures are reported and counted, not stored."""
     redacted: tuple[str, ...] = ()
     """Paths of fields to remove from dead letters."""
     ordered: bool = False

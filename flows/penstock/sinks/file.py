@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike, fspath
 from typing import Any
 
-from penstock.errors import MissingVariable, SinkConflict, SinkWriteFailed
+from penstock.errors import SinkWriteFailed
 from penstock.formats.format import Format, format_of
 from penstock.formats.writers import check_fields
 from penstock.sinks.append_file import (
@@ -18,15 +17,15 @@ from penstock.sinks.append_file import (
     check_path,
     check_unlocked,
     describe_settings,
-    identity,
 )
-from penstock.sinks.sink import Sink
+from penstock.sinks.local import LocalSink
 from penstock.support.environment import display_text, substitute
 from penstock.support.tasks import to_thread_uncancellable
+from penstock.support.used_files import UsedFile
 
 
 @dataclass(unsafe_hash=True, init=False)
-class FileSink:
+class FileSink(LocalSink):
     """Appends values to a file: `.ndjson`, `.jsonl` or `.csv`, each also with `.gz`; `format` is for other names.
 
     Each write appends complete lines at once. A failed write, for example on a full disk, leaves none of its lines.
@@ -63,6 +62,9 @@ class FileSink:
         self._file = None
         self._closed = None
 
+    def used_files(self) -> Iterable[UsedFile]:
+        return (UsedFile(f"the sink {self.path} of a step", substitute(self.path)),)
+
     def check(self, *, locks: bool) -> None:
         """Raise `SinkWriteFailed` if the file cannot be written; with `locks`, also if another process writes to it."""
         path, display_path = substitute(self.path), display_text(self.path)
@@ -75,27 +77,9 @@ class FileSink:
         """The format and fields, for messages."""
         return describe_settings(self.format, self.fields)
 
-    def file_keys(self) -> list[Hashable]:
-        """Return keys of the file: the path without links, and device and inode if the file exists.
-
-        Two sinks name one file if they have one of these in common.
-        """
-        try:
-            path = os.path.realpath(substitute(self.path))
-        except MissingVariable:
-            return []
-        try:
-            return [path, identity(path)]
-        except OSError:
-            return [path]
-
-    def has_same_settings(self, other: FileSink) -> bool:
-        """Return whether both have the same settings."""
-        return (self.format, self.fields) == (other.format, other.fields)
-
-    def can_share(self, other: FileSink) -> bool:
-        """Return whether both name one file and may share it."""
-        return self.has_same_settings(other) and not set(self.file_keys()).isdisjoint(other.file_keys())
+    def has_same_settings(self, other: LocalSink) -> bool:
+        """Return whether both have the same settings; their paths may differ."""
+        return isinstance(other, FileSink) and (self.format, self.fields) == (other.format, other.fields)
 
     async def open(self) -> None:
         """Open the file, creating it if it does not exist. Raises `SinkWriteFailed`."""
@@ -119,42 +103,3 @@ class FileSink:
         if file is not None:
             self._closed = None
             self._closed = await to_thread_uncancellable(file.finish)
-
-
-def check_sinks(sinks: Iterable[Sink], *, locks: bool) -> None:
-    """Raise `SinkWriteFailed` for the first file that cannot be written, before anything runs.
-
-    Raises `SinkConflict` for a file that two sinks name with different settings.
-    """
-    files = SinkFiles()
-    for sink in sinks:
-        if isinstance(sink, FileSink):
-            sink.check(locks=locks)
-            if (conflict := files.find_conflict([sink])) is not None:
-                raise conflict
-            files.add([sink])
-
-
-class SinkFiles:
-    """The files that sinks name, with their settings: sinks of one file must have the same."""
-
-    def __init__(self) -> None:
-        self._known: dict[Hashable, tuple[FileSink, str]] = {}
-
-    def find_conflict(self, sinks: Iterable[Sink]) -> SinkConflict | None:
-        """Return the first conflict of these sinks with known ones: the same file with other settings."""
-        for sink in sinks:
-            if isinstance(sink, FileSink):
-                for key in sink.file_keys():
-                    other, owner = self._known.get(key, (sink, ""))
-                    if not sink.has_same_settings(other):
-                        display_path, other_path = display_text(sink.path), display_text(other.path)
-                        return SinkConflict(display_path, sink.settings, other_path, other.settings, owner)
-        return None
-
-    def add(self, sinks: Iterable[Sink], owner: str = "") -> None:
-        """Add the files of sinks; `owner` is named in conflicts."""
-        for sink in sinks:
-            if isinstance(sink, FileSink):
-                for key in sink.file_keys():
-                    self._known.setdefault(key, (sink, owner))

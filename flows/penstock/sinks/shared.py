@@ -25,7 +25,7 @@ from penstock.errors import (
 )
 from penstock.services import Backoff
 from penstock.services.url_template import hide_credentials
-from penstock.sinks.file import FileSink
+from penstock.sinks.local import can_share
 from penstock.sinks.sink import Sink
 from penstock.support.environment import display_text
 from penstock.support.logger import get_logger
@@ -239,11 +239,7 @@ class SharedSink:
 def _find_shared(sink: Sink) -> SharedSink | None:
     """Find the shared sink in use for this sink, an equal one, or one for the same file with the same settings."""
     known = _OPEN_SINKS.get(id(sink)) or next((each for each in _OPEN_SINKS.values() if each.sink == sink), None)
-    if known is None and isinstance(sink, FileSink):
-        for shared in _OPEN_SINKS.values():
-            if isinstance(shared.sink, FileSink) and sink.can_share(shared.sink):
-                return shared
-    return known
+    return known or next((each for each in _OPEN_SINKS.values() if can_share(sink, each.sink)), None)
 
 
 def _notice_after(notices: int) -> float:

@@ -18,7 +18,8 @@ class Sink(Protocol[T]):
     opened once and shared.
 
     A sink may have an attribute `path` or `url`. Graphs show it, and logs and messages do for a sink without a name,
-    both without passwords.
+    both without passwords. A sink that writes to files of this machine is a subclass of `LocalSink`, so that
+    `penstock check`, `run` and `serve` can reject two uses of one file before anything is written.
     """
 
     name: str

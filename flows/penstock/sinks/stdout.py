@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.errors import ReaderDisconnected
 from penstock.formats.format import Format, named_format
 from penstock.formats.writers import Writer, check_fields, make_writer
+from penstock.sinks.local import LocalSink
 from penstock.support.text import bytes_for_terminal
+from penstock.support.used_files import UsedFile
 
 PIPE_CHUNK = 4096
 """Bytes that a ready pipe accepts without blocking the writer (PIPE_BUF of POSIX, on Linux)."""
@@ -21,7 +23,7 @@ CLOSE_TIMEOUT = 1.0
 
 
 @dataclass(unsafe_hash=True, init=False)
-class StdoutSink:
+class StdoutSink(LocalSink):
     """Writes values to standard output as `ndjson` or `csv`. A slow reader causes backpressure.
 
     If a write is cancelled within a line, the rest of the line is written before anything else. Raises
@@ -44,6 +46,9 @@ class StdoutSink:
         self.name = ""
         self._writer = make_writer(self.format, self.fields)
         self._unfinished = b""
+
+    def used_files(self) -> Iterable[UsedFile]:
+        return (UsedFile("standard output", self.descriptor),)
 
     async def open(self) -> None:
         """Do nothing: the descriptor is open."""

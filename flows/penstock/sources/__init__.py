@@ -15,6 +15,7 @@ from penstock.sources.file import from_file
 from penstock.sources.iterables import from_async_iterable, from_iterable, generate, ticks
 from penstock.sources.push import Overflow, PushSource, from_observable
 from penstock.sources.source import Emitter, Source
+from penstock.support.used_files import UsedFile
 
 __all__ = [
     "LINE_LIMIT",
@@ -25,6 +26,7 @@ __all__ = [
     "PushSource",
     "RejectedInput",
     "Source",
+    "UsedFile",
     "from_async_iterable",
     "from_directory",
     "from_file",

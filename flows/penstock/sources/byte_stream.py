@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from dataclasses import dataclass
 
 from penstock.formats.ndjson_reader import LINE_LIMIT, LineSplitter, Splitter
 from penstock.sources.file import CHUNK
 from penstock.sources.source import Emitter, Source
 from penstock.support.tasks import to_thread_uncancellable
+from penstock.support.used_files import UsedFile
 
 
 class NdjsonSource(Source[bytes]):
@@ -65,6 +66,9 @@ class StdinSource(Source[bytes]):
 
     async def produce(self, emitter: Emitter[bytes]) -> None:
         await NdjsonSource(chunks_of(self.descriptor), self.limit).produce(emitter)
+
+    def used_files(self) -> Iterable[UsedFile]:
+        return (UsedFile(self.name, self.descriptor),)
 
 
 async def chunks_of(descriptor: int) -> AsyncIterator[bytes]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -20,6 +23,7 @@ from penstock.support.environment import substitute
 from penstock.support.logger import get_logger
 from penstock.support.tasks import to_thread_uncancellable
 from penstock.support.text import sanitize
+from penstock.support.used_files import UsedFile
 
 log = get_logger()
 
@@ -74,6 +78,20 @@ class Directory(Source[bytes]):
 
     async def produce(self, emitter: Emitter[bytes]) -> None:
         await DirectoryReader(self, emitter).watch()
+
+    def used_files(self) -> Iterable[UsedFile]:
+        path = substitute(self.path)
+        for name in _file_names(path):
+            if fnmatchcase(name, self.pattern):
+                yield UsedFile(f"{name} in the source {self.path}", os.path.join(path, name))
+
+
+def _file_names(folder: str) -> list[str]:
+    """Return the names in a folder; none if it cannot be read, which the run will report."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 class DirectoryReader:

@@ -6,6 +6,7 @@ import gzip
 import os
 import stat
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BufferedReader
 from os import PathLike, fspath
@@ -18,6 +19,7 @@ from penstock.formats.ndjson_reader import LINE_LIMIT, LineSplitter, Splitter
 from penstock.sources.source import Emitter, Source
 from penstock.support.environment import substitute
 from penstock.support.tasks import to_thread_uncancellable
+from penstock.support.used_files import UsedFile
 
 CHUNK = 64 * 1024
 """Bytes read at a time."""
@@ -42,6 +44,9 @@ class File(Source[bytes]):
     async def produce(self, emitter: Emitter[bytes]) -> None:
         splitter = make_splitter(self.format, self.limit, self.delimiter)
         await emit_lines(emitter, FileLineReader(substitute(self.path), splitter, display_path=self.path))
+
+    def used_files(self) -> Iterable[UsedFile]:
+        return (UsedFile(f"the source {self.path}", substitute(self.path)),)
 
 
 class FileLineReader:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Generic, TypeVar
@@ -24,6 +24,7 @@ from penstock.core.ledger import Ledger
 from penstock.core.operators import RunObservable
 from penstock.errors import ElementTooLarge, SourceFailed
 from penstock.formats.rejected import OversizedInput
+from penstock.support.used_files import UsedFile
 
 T = TypeVar("T")
 Out = TypeVar("Out", covariant=True)
@@ -126,7 +127,8 @@ class Emitter(Generic[T]):
         await self.wait_for_capacity()
         self._context.window.acquire(1)
         limit = self._context.window.bytes
-        kept = OversizedInput.of(value, size, limit) if isinstance(value, bytes) else None
+        header: str | None = getattr(value, "header", None)
+        kept = OversizedInput.of(value, size, limit, header) if isinstance(value, bytes) else None
         element: Element[Any] = Element(None, self.seq, self.ledger, kept)
         element.fail("source", ElementTooLarge(size, limit))
         self.emit([element])
@@ -164,6 +166,23 @@ class Source(RunObservable[Any], Generic[Out]):  # of lists of elements; named h
     @abstractmethod
     async def produce(self, emitter: Emitter[Out]) -> None:
         """Emit all elements, then return."""
+
+    def used_files(self) -> Iterable[UsedFile]:
+        """Return the files that this source will read, as far as they are known before a run.
+
+        `penstock run` rejects a run that would write to one of them. Raises `MissingVariable`.
+        """
+        return ()
+
+    @property
+    def fraction_read(self) -> float | None:
+        """How much of the input was read in the current run, from 0 to 1; None if that is not known."""
+        return None
+
+    @property
+    def failure_hint(self) -> str | None:
+        """What to do if elements failed because all of the input is unexpected, such as another format; None if not."""
+        return None
 
     def on_run_end(self, ledger: Ledger) -> None:
         """Called when the run with this ledger is over, even if the source was never subscribed."""

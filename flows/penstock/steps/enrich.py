@@ -16,6 +16,7 @@ import msgspec
 from penstock.core.context import RunContext
 from penstock.core.element import Element, Operator
 from penstock.core.operators import ERRORS, Downstream, async_operator, record_durations
+from penstock.core.partial_results import name_results, results_of, without_results_of
 from penstock.errors import FlowDefinitionError
 from penstock.services import CallFailed, CallQueue, Service
 from penstock.steps.step import (
@@ -39,7 +40,9 @@ class Enrich(Step):
     `fields` are the services by the name of their response; a function becomes a service with the default limits. A
     dict gets a key for each response, a Struct or dataclass its field of that name; for other values pass
     `merge(value, responses)`. A failed attempt of one service does not repeat the others. If a service fails for good,
-    the failure has its name as the step; the responses of the others are kept with the dead letter.
+    the failure has its name as the step; the responses of the others are kept with the dead letter. When the letter is
+    redriven, this step calls only the services whose response was not kept. (Responses of earlier steps are not kept:
+    services that belong together stand in one step.)
 
     **Accepts** elements. **Backpressures when** a service makes `max_in_flight` calls: further elements wait, within
     the window. **Emits** each element when all its responses are there. **Completes when** its input completes and
@@ -137,9 +140,15 @@ class EnrichStage:
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Call all services; forward elements that have an outcome already."""
-        live = [element for element in elements if element.outcome is None]
+        live = [element for element in elements if element.outcome is None and element.partial_results is None]
         if len(live) < len(elements):
-            self._observer.on_next([element for element in elements if element.outcome is not None])
+            settled = [element for element in elements if element.outcome is not None]
+            if settled:
+                self._observer.on_next(settled)
+            if len(live) + len(settled) < len(elements):
+                live += self._reuse_results(
+                    [element for element in elements if element.outcome is None and element.partial_results is not None]
+                )
         if not live:
             return
         self._open += len(live)
@@ -147,6 +156,31 @@ class EnrichStage:
         for batches, queue in zip(self._batches, self._queues, strict=True):
             batches.append(batch)
             queue.submit(live)
+
+    def _reuse_results(self, elements: list[Element[Any]]) -> list[Element[Any]]:
+        """Call the services whose results are not kept. Returns the elements that have no result of this step."""
+        others: list[Element[Any]] = []
+        reusing: list[Element[Any]] = []
+        complete: list[Element[Any]] = []
+        calls: list[list[Element[Any]]] = [[] for _ in self._names]
+        for element in elements:
+            kept = results_of(self._name, self._names, element.partial_results or {})
+            if not kept:
+                others.append(element)
+                continue
+            missing = len(self._names) - len(kept)
+            element.pending_results = [*map(kept.get, self._names), missing]
+            element.entered_at = self._context.loop.time()
+            (reusing if missing else complete).append(element)
+            for name, calling in zip(self._names, calls, strict=True):
+                if name not in kept:
+                    calling.append(element)
+        self._open += len(reusing) + len(complete)
+        for queue, calling in zip(self._queues, calls, strict=True):
+            queue.submit(calling)
+        if complete:
+            self._complete_elements(complete)
+        return others
 
     def on_results(self, number: int, elements: Sequence[Element[Any]], responses: Sequence[Any]) -> None:
         """Store the responses of one service; forward the elements that have all of them."""
@@ -194,11 +228,15 @@ class EnrichStage:
                 complete.append(element)
         self._fail(number, elements, responses)
         if complete:
-            for element in complete:
-                self._merge_responses(element, cast("list[Any]", element.pending_results))
-                element.pending_results = None
-            record_durations(self._histogram, complete, self._context.loop.time())
-            self._forward(complete)
+            self._complete_elements(complete)
+
+    def _complete_elements(self, elements: list[Element[Any]]) -> None:
+        """Merge the responses of elements that have collected their own, and forward them."""
+        for element in elements:
+            self._merge_responses(element, cast("list[Any]", element.pending_results))
+            element.pending_results = None
+        record_durations(self._histogram, elements, self._context.loop.time())
+        self._forward(elements)
 
     def _fail(self, number: int, elements: Sequence[Element[Any]], responses: Sequence[Any]) -> None:
         """Fail the elements whose call failed. The first service that fails is the reason."""
@@ -235,23 +273,29 @@ class EnrichStage:
         if element.outcome is not None:
             self._keep_partial([element], [(response,) for response in responses[: len(self._names)]])
             return
+        named = dict(zip(self._names, responses, strict=False))
         try:
-            value = (self._merge or merged)(element.value, dict(zip(self._names, responses, strict=False)))
+            value = (self._merge or merged)(element.value, named.copy())
             if iscoroutine(value):
                 reject_awaitable(value, "merge")
             element.value = value
         except ERRORS as error:
             element.fail(self._name, error)
+            self._keep(element, named)
+            return
+        if element.partial_results is not None:
+            element.partial_results = without_results_of(self._name, self._names, element.partial_results)
 
     def _keep_partial(self, elements: list[Element[Any]], columns: Sequence[Sequence[Any]]) -> None:
         """Keep the other responses for elements that failed, for their dead letters."""
-        kept: list[dict[str, Any]] = [{} for _ in elements]
-        for name, column in zip(self._names, columns, strict=True):
-            for found, response in zip(kept, column, strict=True):
-                if type(response) is not CallFailed:
-                    found[name] = response
-        for element, found in zip(elements, kept, strict=True):
-            element.partial_results = found if element.partial_results is None else element.partial_results | found
+        for element, responses in zip(elements, zip(*columns, strict=True), strict=True):
+            named = zip(self._names, responses, strict=True)
+            self._keep(element, {name: response for name, response in named if type(response) is not CallFailed})
+
+    def _keep(self, element: Element[Any], responses: dict[str, Any]) -> None:
+        """Keep the responses for one element that failed."""
+        kept = name_results(self._name, responses)
+        element.partial_results = kept if element.partial_results is None else element.partial_results | kept
 
     def _forward(self, elements: list[Element[Any]]) -> None:
         """Forward elements that have all their responses."""

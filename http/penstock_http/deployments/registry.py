@@ -47,6 +47,11 @@ class FlowRegistry:
         """The active revisions that were uploaded over HTTP."""
         return [revision for revision in self.active if revision.source == UPLOADED]
 
+    def flow(self, name: str) -> Revision | None:
+        """Return the revision of a flow that new runs use, or None."""
+        found = self.flows.get(name)
+        return None if found is None else found.active
+
     async def deploy(
         self,
         *candidates: FlowCandidate,

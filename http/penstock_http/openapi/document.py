@@ -15,6 +15,7 @@ from aiohttp import web
 from penstock.flowfile.limits import MAX_BYTES
 from penstock.settings import Settings
 from penstock.support.tasks import to_thread_uncancellable
+from penstock.tokens import SCOPES
 from penstock_http.deployments.revision import Revision
 from penstock_http.media import JSON
 from penstock_http.routes.bulk import DEFAULT_COUNT
@@ -48,12 +49,14 @@ def document(state: AppState) -> Part:
         "version": version("penstock"),
         "flows": list(state.registry.flows),
         "max_flow_file": min(state.settings.max_body, MAX_BYTES),
-        "security": [{"token": []}] if state.settings.token else [{}, {"token": []}],
     }
+    for scope in SCOPES:
+        values[f"{scope}_security"] = [{"token": [scope]}] if state.settings.all_tokens else [{}, {"token": [scope]}]
     items, item_schemas = schemas_of(revision.flow.item for revision in revisions.values())
     paths = fill(fixed["paths"], values)
     for operations in paths.values():
-        operations["head"] = head_of(operations["get"], fixed)
+        if "get" in operations:
+            operations["head"] = head_of(operations["get"], fixed)
     for name, revision in revisions.items():
         paths[f"/{name}/bulk"] = bulk(revision, items.get(revision.flow.item, {}), state.settings)
     return {

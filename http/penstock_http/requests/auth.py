@@ -1,51 +1,63 @@
-"""Check that a client may read customer data or deploy flows.
+"""Check that a client may see, redrive, change or delete dead letters, or deploy flows.
 
-If a token is set, the client must send it. Otherwise the request must come from this machine.
+If tokens are set, the client must send one that has the scope. Otherwise the request must come from this machine.
 """
 
 from __future__ import annotations
 
-import hmac
+from aiohttp import hdrs, web
 
-from aiohttp import web
-
+from penstock.tokens import LOCAL_NAME, SCOPES, Token, find_token
 from penstock_http.problems import RequestRejected
 from penstock_http.requests.hosts import host_of, is_loopback, is_same_origin
 from penstock_http.state import STATE
 
 
-def require_token(request: web.Request, action: str) -> None:
-    """Raise 401 or 403 if the client may not do something. `action` completes the message, as in "see dead letters".
+def authorize(request: web.Request, scope: str) -> str:
+    """Return the name of the client if it has a scope. Raises 401 or 403.
 
-    Without a token, the request must be addressed to this machine and come from it. A request that came through a proxy
-    counts as one from elsewhere, whatever its address is.
+    Without tokens, the request must be addressed to this machine and come from it. A request that came through a proxy
+    counts as one from elsewhere, whatever its address is, and a page of another origin may only read.
     """
     settings = request.app[STATE].settings
-    if settings.token:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        # A header that is not UTF-8 contains surrogates; it is an invalid token like any other.
-        is_equal = hmac.compare_digest(token.encode("utf-8", "surrogateescape"), settings.token.encode())
-        if is_equal and scheme.lower() == "bearer":
-            return
-        raise RequestRejected(
-            401,
-            "unauthorized",
-            f"a token is needed to {action}: send Authorization: Bearer TOKEN",
-            {"WWW-Authenticate": 'Bearer realm="penstock"'},
-        )
+    if tokens := settings.all_tokens:
+        token = _token_of(request, tokens)
+        if token is None:
+            raise RequestRejected(
+                401,
+                "unauthorized",
+                f"a token is needed to {SCOPES[scope]}: send Authorization: Bearer TOKEN",
+                {hdrs.WWW_AUTHENTICATE: 'Bearer realm="penstock"'},
+            )
+        if scope not in token.scopes:
+            raise RequestRejected(
+                403,
+                "insufficient_scope",
+                f"the token {token.name} may not {SCOPES[scope]}: it needs the scope {scope}, and has "
+                f"{', '.join(each for each in SCOPES if each in token.scopes)}",
+                # RFC 6750, section 3.1
+                {hdrs.WWW_AUTHENTICATE: f'Bearer realm="penstock", error="insufficient_scope", scope="{scope}"'},
+                {"scope": scope},
+            )
+        return token.name
     is_local = is_loopback(settings.host) and is_loopback(request.remote or "") and _is_addressed_to_loopback(request)
     if not is_local or any(map(_is_added_by_proxies, request.headers)):
         raise RequestRejected(
             403,
             "unauthorized",
-            f"only requests from this machine can {action} without a token; set PENSTOCK_TOKEN and restart",
+            f"only requests from this machine can {SCOPES[scope]} without a token; set PENSTOCK_TOKEN and restart",
         )
+    # Web pages of other origins only get here if their origin is allowed. Without a token that is not enough.
+    origin = request.headers.get(hdrs.ORIGIN)
+    if scope != "read" and origin is not None and not is_same_origin(request, origin):
+        raise RequestRejected(403, "cross_origin", f"a page of {origin} cannot {SCOPES[scope]} without a token")
+    return LOCAL_NAME
 
 
 def is_trusted(request: web.Request) -> bool:
     """Return whether the client may read customer data."""
     try:
-        require_token(request, "see it")
+        authorize(request, "read")
     except RequestRejected:
         return False
     return True
@@ -58,11 +70,18 @@ def authorize_upload(request: web.Request) -> None:
         raise RequestRejected(
             403, "deployments_disabled", "deploying flows over HTTP is disabled; enable: --allow-deployments yes"
         )
-    require_token(request, "deploy flows")
-    # Web pages of other origins only get here if their origin is allowed. Without a token that is not enough.
-    origin = request.headers.get("Origin")
-    if origin is not None and not is_same_origin(request, origin) and not settings.token:
-        raise RequestRejected(403, "cross_origin", f"a page of {origin} cannot deploy flows without a token")
+    authorize(request, "flows")
+
+
+def _token_of(request: web.Request, tokens: tuple[Token, ...]) -> Token | None:
+    """Return the token that a request was sent with, None without a valid one."""
+    headers = request.headers.getall(hdrs.AUTHORIZATION, [])
+    if len(headers) != 1:
+        return None
+    scheme, _, secret = headers[0].partition(" ")
+    # A header that is not UTF-8 contains surrogates; it is an invalid token like any other.
+    token = find_token(tokens, secret.encode("utf-8", "surrogateescape"))
+    return token if scheme.lower() == "bearer" else None
 
 
 def _is_added_by_proxies(header: str) -> bool:

@@ -101,10 +101,15 @@ def boolean_parameter(query: Mapping[str, str], name: str) -> bool:
     return text == "true"
 
 
-def reject_unknown_parameters(request: web.Request, *names: str) -> None:
-    """Raise 400 for a query parameter that is unknown or repeated, so that none is ignored silently."""
-    for name in request.query:
-        if (times := len(request.query.getall(name))) > 1:
+def reject_unknown_parameters(request: web.Request, *names: str, repeatable: str | None = None) -> None:
+    """Raise 400 for a query parameter that is unknown or repeated, so that none is ignored silently.
+
+    Also for one that contains NUL, which not every store can search for.
+    """
+    for name, value in request.query.items():
+        if "\0" in value:
+            raise RequestRejected(400, "bad_parameter", f"{name}: contains the character NUL")
+        if name != repeatable and (times := len(request.query.getall(name))) > 1:
             raise RequestRejected(400, "bad_parameter", f"the parameter {name!r} is given {times} times")
         if name not in names:
             similar = suggest(name, names)

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from penstock.deadletters.store_url import hide_password
 from penstock.observe import HttpCounters, LogFile, MetricSources, PenstockCollector, ReloadCounters
 from penstock.runtime import Phase, Supervisor
 from penstock.services.http_client import HttpClient
@@ -24,6 +25,7 @@ from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.revision import FlowCandidate
 from penstock_http.server.bootstrap import builtin_flow, load_flows, make_loader
 from penstock_http.server.connection import BACKLOG, MAX_ACCEPTS, AcceptErrorHandler, Connection, listen, stop_listening
+from penstock_http.server.dead_letters import DeadLetterWork
 from penstock_http.server.signals import install_signals, reload_on_signal, sighup_event
 from penstock_http.state import AppState
 
@@ -55,8 +57,9 @@ async def serve(
     await supervisor.stores.get(settings.dead_letters)
     sock = listen(settings)
     await load_flows(reloader, supervisor, files.paths)
-    sources = MetricSources(supervisor, counters, version("penstock"), reload_counters, logs)
-    state = AppState(settings, supervisor, registry, reloader, counters)
+    work = DeadLetterWork(supervisor, registry)
+    sources = MetricSources(supervisor, counters, version("penstock"), reload_counters, logs, work.readings)
+    state = AppState(settings, supervisor, registry, reloader, counters, work.desk)
     app = make_app(state, PenstockCollector(sources))
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
@@ -70,21 +73,24 @@ async def serve(
     tasks = [loop.create_task(reload_on_signal(sighup, reloader), name="reload:signal")]
     if watch:
         tasks.append(loop.create_task(watch_files(reloader), name="reload:watch"))
+    work.start()
     log.info(
         "http.listening",
         url=_url(sock),
         pid=os.getpid(),
-        dead_letters=settings.dead_letters,
+        dead_letters=hide_password(settings.dead_letters),
         version=version("penstock"),
     )
     tune_gc()
     await stop.wait()
     await stop_listening(listener)
+    state.streams.stopping.set()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await registry.aclose()
     report = await supervisor.shut_down(settings.grace_period)
+    await work.stop()
     await close_connections(runner, supervisor)
     await client.aclose()
     log.info("shutdown.completed", forced=report.forced, **msgspec.structs.asdict(report))

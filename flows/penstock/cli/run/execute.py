@@ -16,7 +16,7 @@ import structlog
 from penstock.checkpoints.journal import Journal
 from penstock.checkpoints.output_file import FileOutput, Output
 from penstock.checkpoints.resume import ResumedNdjson, find_letters, save
-from penstock.cli.run.inputs import FileInput, PipeInput
+from penstock.cli.run.inputs import FileInput
 from penstock.cli.run.progress import Progress, ProgressSnapshot, summary_line
 from penstock.core.element import Outcome
 from penstock.deadletters import Stores
@@ -53,8 +53,6 @@ class Job:
     source: Source[Any] | None = None
     resumable: Resumable | None = None
     ordered: bool = False
-    fraction_read: Callable[[], float] | None = None
-    """Returns how much of the input was read, from 0 to 1, if that can be known."""
     progress: bool = False
     quiet: bool = False
     messages: TextIO = field(default_factory=lambda: sys.stderr)
@@ -80,8 +78,6 @@ class _Execution:
     async def run(self) -> int:
         """Run the job; return the exit code."""
         run, source = await self._start()
-        if isinstance(source, FileInput):
-            self._job.fraction_read = lambda: source.fraction_read
         resumable = self._job.resumable
 
         def abort() -> None:
@@ -89,7 +85,9 @@ class _Execution:
             run.abort()
 
         with signal_handlers(run.drain, abort):
-            helpers = [asyncio.create_task(self._draw(run), name="penstock:progress")] if self._job.progress else []
+            helpers = (
+                [asyncio.create_task(self._draw(run, source), name="penstock:progress")] if self._job.progress else []
+            )
             if resumable is not None:
                 helpers.append(
                     asyncio.create_task(self._save_periodically(run, resumable), name="penstock:checkpoints")
@@ -104,7 +102,7 @@ class _Execution:
                 resumable.journal.end = end if written else None
                 await _save(resumable)
         if summary.reason is not EndReason.DISCONNECTED:
-            self._summarize(summary, end)
+            self._summarize(summary, end, source)
         return 0 if end.reason == EndReason.COMPLETED and written and not end.failed else 1
 
     async def _start(self) -> tuple[Run, Source[Any]]:
@@ -141,11 +139,11 @@ class _Execution:
         except Exception as error:  # also a bug in this code
             run.context.report_fault(error)
 
-    async def _draw(self, run: Run) -> None:
-        await Progress(self._job.flow.name, lambda: self._progress(run), self._job.messages).draw()
+    async def _draw(self, run: Run, source: Source[Any]) -> None:
+        await Progress(self._job.flow.name, lambda: self._progress(run, source), self._job.messages).draw()
 
-    def _progress(self, run: Run) -> ProgressSnapshot:
-        ledger, fraction_read = run.ledger, self._job.fraction_read
+    def _progress(self, run: Run, source: Source[Any]) -> ProgressSnapshot:
+        ledger = run.ledger
         settled = ledger.settled if self._job.resumable is None else self._job.resumable.journal.counts
         ok, failed, filtered = (settled[one] for one in (Outcome.OK, Outcome.FAILED, Outcome.FILTERED))
         return ProgressSnapshot(
@@ -154,7 +152,7 @@ class _Execution:
             failed,
             filtered,
             ledger.in_flight,
-            None if fraction_read is None else fraction_read(),
+            source.fraction_read,
         )
 
     async def _write_end_record(self, end: EndRecord, run: Run) -> bool:
@@ -173,7 +171,7 @@ class _Execution:
             return True
         return False
 
-    def _summarize(self, summary: Summary, end: EndRecord) -> None:
+    def _summarize(self, summary: Summary, end: EndRecord, source: Source[Any]) -> None:
         if self._job.quiet:
             return
         job, write = self._job, self._job.messages.write
@@ -182,8 +180,8 @@ class _Execution:
             write(f"  the run failed: {printable(summary.error)}\n")
         if end.failed and (job.flow.store is None or isinstance(job.flow.store, str)):
             write(dead_letter_hint(job.flow.store, summary.run))
-        if end.failed and isinstance(job.source, PipeInput) and job.source.should_be_csv:
-            write("  the input does not look like NDJSON; for CSV add --format csv\n")
+        if end.failed and (hint := source.failure_hint) is not None:
+            write(f"  {hint}\n")
         if job.resumable is not None and end.reason != EndReason.COMPLETED:
             write("  the same command continues from here\n")
         job.messages.flush()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import cached_property, partial
 from typing import Any
 
 import msgspec
@@ -21,6 +20,7 @@ from penstock.sources import Emitter, Source
 from penstock.sources.byte_stream import chunks_of, emit_chunks
 from penstock.sources.file import FileLineReader, make_splitter
 from penstock.support.tasks import to_thread_uncancellable
+from penstock.support.used_files import UsedFile, file_at
 
 HEAD = 64 * 1024
 """Bytes at the beginning of a file that identify it."""
@@ -50,6 +50,9 @@ class FileInput(Source[bytes]):
     def fraction_read(self) -> float:
         """How much was read, from 0 to 1."""
         return min(1.0, self._lines.position / self._size) if self._size else 1.0
+
+    def used_files(self) -> Iterable[UsedFile]:
+        return (UsedFile("the input", self.path),)
 
     async def produce(self, emitter: Emitter[bytes]) -> None:
         try:
@@ -117,8 +120,26 @@ class PipeInput(Source[bytes]):
         self.descriptor = descriptor
         self._head = b""
 
+    def used_files(self) -> Iterable[UsedFile]:
+        return (UsedFile(self.name, self.descriptor),)
+
     @property
-    def should_be_csv(self) -> bool:
+    def fraction_read(self) -> float | None:
+        """How much was read, from 0 to 1; None if standard input is not a file."""
+        return min(1.0, os.lseek(self.descriptor, 0, os.SEEK_CUR) / self._size) if self._size else None
+
+    @cached_property
+    def _size(self) -> int:
+        """The size in bytes when it was first asked for; 0 for anything but a file."""
+        return size_of(self.descriptor) or 0
+
+    @property
+    def failure_hint(self) -> str | None:
+        """Suggest the option for CSV."""
+        return "the input does not look like NDJSON; for CSV add --format csv" if self._should_be_csv else None
+
+    @property
+    def _should_be_csv(self) -> bool:
         """Whether NDJSON was expected, but the first line has a comma and is no JSON, nor an invalid object or list."""
         line = self._head.removeprefix(BOM).lstrip().partition(b"\n")[0]
         if self._format is not Format.NDJSON or b"," not in line or line.startswith((b"{", b"[")):
@@ -138,21 +159,10 @@ class PipeInput(Source[bytes]):
             yield chunk
 
 
-def size_of(path: str) -> int | None:
-    """Return the size of a regular file in bytes; None for anything else."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
-def stdin_fraction(descriptor: int = 0) -> Callable[[], float] | None:
-    """Return a function that says how much of standard input was read, from 0 to 1; None if it is not a file."""
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or not status.st_size:
-        return None
-    return lambda: min(1.0, os.lseek(descriptor, 0, os.SEEK_CUR) / status.st_size)
+def size_of(file: str | int) -> int | None:
+    """Return the size of a regular file in bytes, by path or descriptor; None for anything else."""
+    status = file_at(file)
+    return None if status is None else status.st_size
 
 
 def _fingerprint_if_exists(path: str) -> str | None:

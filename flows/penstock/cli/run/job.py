@@ -11,16 +11,15 @@ from typing import Any
 
 from penstock.checkpoints.resume import open_resumable
 from penstock.cli.run.execute import Job, Resumable
-from penstock.cli.run.inputs import FileInput, PipeInput, input_fingerprint, size_of, stdin_fraction
+from penstock.cli.run.inputs import FileInput, PipeInput, input_fingerprint, size_of
 from penstock.cli.run.outputs import (
-    FileRole,
     appended_files,
     check_not_written,
-    files_read,
-    flow_file_roles,
+    flow_files,
     is_stdout,
     open_output,
     open_stdout,
+    writes_to_stdout,
 )
 from penstock.deadletters.store import SQLITE
 from penstock.deadletters.stores import normalize_url
@@ -28,10 +27,9 @@ from penstock.errors import FlowDefinitionError, StoreError
 from penstock.flow.flow import Flow
 from penstock.flowfile.find_flow import LoadedFlow
 from penstock.formats.format import Format, format_of
-from penstock.sinks import StdoutSink
 from penstock.sources import Source, generate
-from penstock.sources.byte_stream import StdinSource
 from penstock.steps import walk
+from penstock.support.used_files import UsedFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +72,10 @@ def job_from_options(found: LoadedFlow, options: RunOptions) -> Job:
         return resumable_job(found, options, ordered=ordered)
 
     source = make_source(flow, options)
-    check_open(source)
-    read = [*flow_file_roles(found.files), *files_read(source)]
-    check_files(flow, options.output, read)
-    if isinstance(source, PipeInput) and os.isatty(source.descriptor) and not options.quiet:
+    inputs = list(source.used_files())
+    check_open(inputs)
+    check_files(flow, options.output, [*flow_files(found.files), *inputs])
+    if options.worker is None and reads_terminal(inputs) and not options.quiet:
         sys.stderr.write("penstock run: reading items from the terminal, one per line; Ctrl-D ends the input\n")
     output = open_stdout() if options.output in (None, "-") else open_output(options.output)
     return Job(
@@ -85,7 +83,6 @@ def job_from_options(found: LoadedFlow, options: RunOptions) -> Job:
         source=source,
         output=output,
         ordered=ordered,
-        fraction_read=stdin_fraction() if isinstance(source, PipeInput) else None,
         progress=shows_progress(options),
         quiet=options.quiet,
     )
@@ -128,7 +125,7 @@ def resumable_job(found: LoadedFlow, options: RunOptions, *, ordered: bool) -> J
         raise FlowDefinitionError("--checkpoint needs an output that can be read again; name a file: --output FILE")
     check_input(options.input)
     check_different(options.input, options.output, options.checkpoint)
-    read = [*flow_file_roles(found.files), FileRole("the input", options.input)]
+    read = [*flow_files(found.files), UsedFile("the input", options.input)]
     check_files(flow, options.output, read)
     check_not_written(f"the checkpoint {options.checkpoint}", options.checkpoint, [*read, *appended_files(flow)])
     check_steps(flow)
@@ -180,27 +177,32 @@ def input_format(path: str, format: str | None) -> Format:
         raise FlowDefinitionError(f"{error}; use --format ndjson or --format csv") from error
 
 
-def check_open(source: Source[Any]) -> None:
+def check_open(inputs: Iterable[UsedFile]) -> None:
     """Raise `FlowDefinitionError` if standard input is to be read and was closed, as by a shell's `<&-`."""
-    if not isinstance(source, PipeInput | StdinSource):
-        return
-    try:
-        os.read(source.descriptor, 0)
-    except OSError as error:
-        raise FlowDefinitionError(
-            f"standard input cannot be read: {error.strerror}; name a file: --input FILE"
-        ) from error
+    for used in inputs:
+        if isinstance(used.file, int):
+            try:
+                os.read(used.file, 0)
+            except OSError as error:
+                raise FlowDefinitionError(
+                    f"{used.description} cannot be read: {error.strerror}; name a file: --input FILE"
+                ) from error
 
 
-def check_files(flow: Flow[Any], output: str | None, read: Sequence[FileRole]) -> None:
+def reads_terminal(inputs: Iterable[UsedFile]) -> bool:
+    """Return whether a terminal is read."""
+    return any(isinstance(used.file, int) and os.isatty(used.file) for used in inputs)
+
+
+def check_files(flow: Flow[Any], output: str | None, read: Sequence[UsedFile]) -> None:
     """Raise `FlowDefinitionError` if an output is also read or appended to, or a sink is also read."""
     appended = list(appended_files(flow))
     if output in (None, "-"):
         check_not_written("standard output", 1, [*read, *appended], advice="name another file: --output FILE")
     else:
         check_not_written(f"the output {output}", output, [*read, *appended])
-    for role, path in appended:
-        check_not_written(role, path, read)
+    for description, path in appended:
+        check_not_written(description, path, read)
 
 
 def check_store_folder(flow: Flow[Any]) -> None:
@@ -237,11 +239,6 @@ def check_steps(flow: Flow[Any]) -> None:
             f"flow {flow.name} makes parts in more than one step, and result lines do not identify parts of parts; "
             "run it without --checkpoint"
         )
-
-
-def writes_to_stdout(flow: Flow[Any]) -> bool:
-    """Return whether a step writes to standard output."""
-    return any(isinstance(sink, StdoutSink) for step in walk(flow.steps) for sink in step.sinks.values())
 
 
 def shows_progress(options: RunOptions) -> bool:

@@ -46,6 +46,9 @@ class SqlQueue(ABC):
 
     editable = True
 
+    copies: tuple[str, ...]
+    """The names of the copies that new letters are recorded for. It may be replaced at any time."""
+
     @abstractmethod
     async def _read(self, operation: Callable[[Connection], T]) -> T:
         """Run an operation that changes nothing. Raises `StoreError` for errors of the database."""
@@ -117,7 +120,9 @@ class SqlQueue(ABC):
 
     async def import_letters(self, letters: Sequence[DeadLetter], requester: Requester) -> int:
         """Store letters; returns how many were new."""
-        return await self._write(lambda connection: operations.import_letters(connection, letters, requester))
+        return await self._write(
+            lambda connection: operations.import_letters(connection, letters, requester, self.copies)
+        )
 
     async def create_job(self, query: DeadLetterQuery, options: JobOptions, requester: Requester) -> Job:
         """Create a running job for the waiting letters that match now."""
@@ -166,3 +171,19 @@ class SqlQueue(ABC):
     async def oldest_waiting(self) -> Mapping[str, datetime]:
         """Return when the oldest waiting letter of each flow failed."""
         return await self._read(lambda connection: operations.oldest_waiting(connection))
+
+    async def take_uncopied(self, copy: str, count: int, lease: float) -> list[DeadLetter]:
+        """Return letters that a copy needs, oldest first. No process gets them again for `lease` seconds."""
+        return await self._write(lambda connection: operations.take_uncopied(connection, copy, count, lease))
+
+    async def mark_copied(self, copy: str, ids: Sequence[str]) -> None:
+        """Record that a copy has letters."""
+        await self._write(lambda connection: operations.mark_copied(connection, copy, ids))
+
+    async def postpone_uncopied(self, copy: str, ids: Sequence[str], seconds: float) -> None:
+        """Change the lease of letters that a copy could not store: it ends in some seconds."""
+        await self._write(lambda connection: operations.postpone_uncopied(connection, copy, ids, seconds))
+
+    async def count_uncopied(self) -> Mapping[str, int]:
+        """Return how many letters each copy needs."""
+        return await self._read(lambda connection: operations.count_uncopied(connection))

@@ -187,7 +187,12 @@ AUDIT = Table(
 Index("audit_by_job", AUDIT.c.job, AUDIT.c.number)
 
 COPIES = Table(
-    "copies", METADATA, _text("copy", primary_key=True), _text("letter_id", primary_key=True), sqlite_with_rowid=False
+    "copies",
+    METADATA,
+    _text("copy", primary_key=True),
+    _text("letter_id", primary_key=True),
+    _integer("leased_until", nullable=True),
+    sqlite_with_rowid=False,
 )
 """The outbox: letters that have not been copied yet, for each copy of the store."""
 

@@ -82,9 +82,15 @@ class GroupCommitter(Generic[Batch]):
     here, or a second hop, would each cost one more iteration of a busy loop.
     """
 
-    def __init__(self, backend: WriterBackend[Batch], to_store_error: Callable[[Exception], StoreError]) -> None:
+    def __init__(
+        self,
+        backend: WriterBackend[Batch],
+        to_store_error: Callable[[Exception], StoreError],
+        concerns_store: Callable[[Exception], bool] = concerns_store,
+    ) -> None:
         self._backend = backend
         self._to_store_error = to_store_error
+        self._concerns_store = concerns_store
         self._pending: deque[PendingAdd[Batch]] = deque()
         self._refresh = False
         self.problem: Problem | None = None
@@ -190,7 +196,7 @@ class GroupCommitter(Generic[Batch]):
             self.problem = None
             if before is not None:
                 log.info("store.recovered", failed_seconds=round(time.monotonic() - before.since, 3))
-        elif concerns_store(first):
+        elif self._concerns_store(first):
             error = self._to_store_error(first)
             self.problem = Problem(error, time.monotonic() if before is None else before.since)
             if before is None or error.permanent > before.error.permanent:

@@ -171,7 +171,10 @@ MIGRATIONS: list[list[str]] = [
         """,
         """
         CREATE TABLE copies (
-            copy TEXT NOT NULL, letter_id TEXT NOT NULL, PRIMARY KEY (copy, letter_id)
+            copy TEXT NOT NULL,
+            letter_id TEXT NOT NULL,
+            leased_until INTEGER,
+            PRIMARY KEY (copy, letter_id)
         ) WITHOUT ROWID
         """,
         "CREATE INDEX copies_by_letter ON copies (letter_id)",

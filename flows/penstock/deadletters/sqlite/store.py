@@ -52,6 +52,8 @@ class SqliteStore(SqlQueue):
     `refresh_seconds` and one more call. Changes of this store are seen by the second next call of `statistics`.
     """
 
+    editable = True
+
     def __init__(
         self,
         url: str,
@@ -76,6 +78,7 @@ class SqliteStore(SqlQueue):
         self._separate_writer = separate_writer and os.name == "posix"
         self._home: asyncio.AbstractEventLoop | None = None
         """The event loop that opened or closed the store last."""
+        self.copies: tuple[str, ...] = ()
         self._reset(WriterStatistics())
 
     async def open(self) -> None:
@@ -99,6 +102,7 @@ class SqliteStore(SqlQueue):
             raise StoreError(
                 f"dead-letter store {self.url}: cannot convert a letter to a row: {describe(error)}"
             ) from error
+        self._backend.copies = self.copies
         return self._committer.add(columns, len(letters))
 
     def statistics(self) -> StoreStatistics:
@@ -131,7 +135,8 @@ class SqliteStore(SqlQueue):
     def _reset(self, statistics: WriterStatistics) -> None:
         """Create everything that belongs to one event loop."""
         backend = WriterProcess if self._separate_writer else WriterThread
-        self._committer = GroupCommitter[Any](backend(self._config, statistics), self._to_store_error)
+        self._backend = backend(self._config, statistics)
+        self._committer = GroupCommitter[Any](self._backend, self._to_store_error)
         self._queries: QueryThread | None = None
         self._lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -50,8 +50,6 @@ class WriterConfig(Struct, frozen=True):
     create: bool
     busy_seconds: float
     """How long a statement waits for the lock of another process."""
-    copies: tuple[str, ...] = ()
-    """The copies of the store: each letter is put into the outbox of each."""
 
     @property
     def timeout(self) -> float:
@@ -97,6 +95,8 @@ class Writer:
 
     def __init__(self, config: WriterConfig, statistics: WriterStatistics | None = None) -> None:
         self.statistics = statistics or WriterStatistics()
+        self.copies: tuple[str, ...] = ()
+        """The copies of the store: each letter is put into the outbox of each."""
         self._config = config
         self._database: sqlite3.Connection | None = None
         self._file = DatabaseFile(config.path, config.url)
@@ -285,11 +285,13 @@ class Writer:
         return found
 
     def _fill_outbox(self, batches: Sequence[Columns]) -> None:
-        if not self._config.copies:
+        if not self.copies:
             return
         ids = json.dumps([id for columns in batches for id in columns[ID]])
-        for copy in self._config.copies:
-            self._connection().execute("INSERT INTO copies SELECT ?, value FROM json_each(?)", (copy, ids))
+        for copy in self.copies:
+            self._connection().execute(
+                "INSERT INTO copies (copy, letter_id) SELECT ?, value FROM json_each(?)", (copy, ids)
+            )
 
     def _refresh_counts(self) -> None:
         try:

@@ -48,6 +48,7 @@ class AddMessage(Struct):
 
     batches: int
     refresh: bool
+    copies: tuple[str, ...]
 
 
 class ErrorMessage(Struct):
@@ -175,6 +176,7 @@ def process_messages(connection: socket.socket) -> NoReturn:
         while True:
             message = msgpack.decode(read_frame(stream), type=AddMessage)
             batches = [columns.decode(read_frame(stream)) for _ in range(message.batches)]
+            writer.copies = message.copies
             results = writer.write(batches, refresh=message.refresh)
             errors = [None if error is None else serialize_error(error) for error in results]
             connection.sendall(encode_frame(AddReply(errors, writer.statistics)))

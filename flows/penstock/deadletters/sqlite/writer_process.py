@@ -44,6 +44,8 @@ class WriterProcess:
 
     def __init__(self, config: WriterConfig, statistics: WriterStatistics | None = None) -> None:
         self.statistics = statistics or WriterStatistics()
+        self.copies: tuple[str, ...] = ()
+        """The copies of the store. It may be replaced at any time."""
         self._config = config
         self._thread: WriterThread | None = None
         """Has the database open until the first letter."""
@@ -129,7 +131,7 @@ class WriterProcess:
         if self._process is not None:
             self._process.poll()  # one that has ended in the meantime is replaced
         self._on_done, self._has_batches = on_done, bool(batches)
-        data = b"".join([encode_frame(AddMessage(len(batches), refresh)), *batches])
+        data = b"".join([encode_frame(AddMessage(len(batches), refresh, self.copies)), *batches])
         if self._process is None:
             # The thread has just counted the letters, and counting reads the whole table: 9 s for a million letters.
             data = encode_frame(OpenMessage(self._config, self.statistics, self._started)) + data

@@ -25,6 +25,15 @@ class WriterThread:
         return self._writer.statistics
 
     @property
+    def copies(self) -> tuple[str, ...]:
+        """The copies of the store. It may be replaced at any time."""
+        return self._writer.copies
+
+    @copies.setter
+    def copies(self, names: tuple[str, ...]) -> None:
+        self._writer.copies = names
+
+    @property
     def timeout(self) -> None:
         """None, because a thread cannot be stopped."""
         return None

@@ -17,6 +17,7 @@ from penstock.deadletters.sql.operations.letters import (
     purge,
     update_state,
 )
+from penstock.deadletters.sql.operations.outbox import count_uncopied, mark_copied, postpone_uncopied, take_uncopied
 from penstock.deadletters.sql.operations.reading import count, get, groups, history, oldest_waiting, page
 from penstock.deadletters.sql.operations.retention import expire
 from penstock.deadletters.sql.operations.settling import settle
@@ -28,6 +29,7 @@ __all__ = [
     "change_job",
     "claim",
     "count",
+    "count_uncopied",
     "create_job",
     "delete_letters",
     "edit",
@@ -39,10 +41,13 @@ __all__ = [
     "import_letters",
     "list_jobs",
     "mark",
+    "mark_copied",
     "oldest_waiting",
     "page",
+    "postpone_uncopied",
     "purge",
     "read_audit",
     "settle",
+    "take_uncopied",
     "update_state",
 ]

@@ -60,13 +60,15 @@ def _insert_new(connection: Connection, columns: Columns) -> Columns | None:
     return [[column[at] for at in places] for column in columns] if new else None
 
 
-def import_letters(connection: Connection, letters: Sequence[DeadLetter], requester: Requester) -> int:
+def import_letters(
+    connection: Connection, letters: Sequence[DeadLetter], requester: Requester, copies: Sequence[str] = ()
+) -> int:
     """Store letters whose ids are new; returns how many. Claimed ones wait, because their jobs are elsewhere."""
     columns = to_columns(letters)
     if columns:
         place = COLUMNS.index("state")
         columns[place] = ["waiting" if state == "claimed" else state for state in columns[place]]
-    count = sum(add(connection, [columns]).values()) if columns else 0
+    count = sum(add(connection, [columns], copies).values()) if columns else 0
     record(connection, "import", requester, "{}", count=count, outcome=f"skipped {len(letters) - count}")
     return count
 

@@ -1,0 +1,1 @@
+"""Clients of servers that are optional. Each module needs the extra of the same name."""

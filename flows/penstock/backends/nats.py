@@ -1,0 +1,62 @@
+"""A connection to NATS servers that is restored when it breaks."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nats.aio.client import Client
+from nats.errors import NoServersError
+
+from penstock.errors import describe
+from penstock.support.logger import get_logger
+
+log = get_logger()
+
+CONNECT_SECONDS = 5.0
+"""Timeout of one attempt to connect."""
+
+REQUEST_SECONDS = 10.0
+"""Timeout of one request to the server."""
+
+
+async def connect(servers: Sequence[str], user: str | None, password: str | None, options: Mapping[str, str]) -> Client:
+    """Connect to one of the servers. A user without a password is a token.
+
+    When the connection breaks later, it is restored as soon as a server is reachable, without a limit of attempts.
+    """
+    secure = options.get("tls") == "yes"
+    login: dict[str, Any] = {}
+    if user and password is None:
+        login = {"token": user}
+    elif user:
+        login = {"user": user, "password": password}
+    if "credentials" in options:
+        login["user_credentials"] = options["credentials"]
+    client = Client()
+    connected = False
+
+    async def on_error(error: Exception) -> None:
+        if connected:
+            log.warning("nats.error", error=describe(error))
+        elif not first:
+            first.append(error)
+
+    first: list[Exception] = []
+    try:
+        await client.connect(
+            [f"{'tls' if secure else 'nats'}://{server}" for server in servers],
+            error_cb=on_error,
+            name="penstock dead letters",
+            connect_timeout=int(CONNECT_SECONDS),
+            reconnect_time_wait=1,
+            max_reconnect_attempts=2,
+            tls=ssl.create_default_context() if secure else None,
+            **login,
+        )
+    except NoServersError:
+        raise (first[0] if first else NoServersError()) from None
+    connected = True
+    client.options["max_reconnect_attempts"] = -1
+    return client

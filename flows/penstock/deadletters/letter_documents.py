@@ -1,0 +1,117 @@
+"""Encode dead letters as JSON documents, complete and readable, and decode them again."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from penstock.deadletters.dead_letter import DeadLetter, as_document
+from penstock.deadletters.store import STATES
+from penstock.errors import describe
+from penstock.support.ids import id_of
+from penstock.support.json_encoding import encode_json
+from penstock.support.text import sanitize
+
+
+class _Error(Struct):
+    step: str
+    type: str
+    message: str
+    attempts: int = 1
+    cause: str | None = None
+
+
+class _Input(Struct):
+    size: int
+    text: str | None = None
+    base64: str | None = None
+
+
+class _Document(Struct, rename="camel"):
+    id: str
+    flow: str
+    run: str
+    seq: int
+    error: _Error
+    input: _Input
+    started_at: datetime
+    failed_at: datetime
+    part: int | None = None
+    key: str | int | float | None = None
+    state: str = "waiting"
+    revision: int | None = None
+    group: str | None = None
+    redrives: int = 0
+    header: str | None = None
+    partial_results: dict[str, Any] | None = None
+
+
+def encode_letter(letter: DeadLetter) -> bytes:
+    """Encode a letter as a JSON document in one line, without the line break, whatever it contains."""
+    return encode_json(as_document(letter))
+
+
+def decode_letter(data: bytes | str) -> DeadLetter:
+    """Decode a letter. Raises `ValueError` with the reason if the data is not the document of a letter."""
+    try:
+        document = json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {describe(error)}") from None
+    return from_document(document)
+
+
+def from_document(document: Any) -> DeadLetter:
+    """Convert a document of `as_document` to the letter. Other fields of the document are ignored.
+
+    Raises `ValueError` if a field is missing or invalid.
+    """
+    try:
+        found = msgspec.convert(document, _Document)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"not a dead letter: {error}") from None
+    if found.state not in STATES:
+        raise ValueError(f"not a dead letter: state: expected one of {', '.join(STATES)}, got {found.state!r}")
+    for name in ("started_at", "failed_at"):
+        if getattr(found, name).tzinfo is None:
+            raise ValueError(f"not a dead letter: {name}: expected a time with a zone")
+    return DeadLetter(
+        id=id_of(found.id),
+        flow=found.flow,
+        run=found.run,
+        seq=found.seq,
+        step=found.error.step,
+        type=found.error.type,
+        message=found.error.message,
+        input=_input(found.input),
+        input_size=found.input.size,
+        started_at=found.started_at,
+        failed_at=found.failed_at,
+        part=found.part,
+        key=found.key,
+        attempts=found.error.attempts,
+        cause=found.error.cause,
+        partial_results=found.partial_results,
+        state=found.state,
+        revision=found.revision,
+        group=found.group,
+        redrives=found.redrives,
+        header=found.header,
+    )
+
+
+def _input(found: _Input) -> bytes:
+    if found.text is not None:
+        return sanitize(found.text).encode()
+    if found.base64 is None:
+        raise ValueError("not a dead letter: input: expected the field text or base64")
+    try:
+        return base64.b64decode(found.base64, validate=True)
+    except ValueError:
+        raise ValueError("not a dead letter: input: base64 is invalid") from None

@@ -1,0 +1,1 @@
+"""The PostgreSQL dead-letter store."""
