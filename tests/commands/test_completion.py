@@ -14,6 +14,7 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from invoking import invoke
+from penstock.cli.dead_letters import COMMANDS as DEAD_LETTER_COMMANDS
 from penstock.cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,7 @@ LINES = [
     (("run", "--order", ""), {"input", "completion"}),
     (("run", "--format", ""), {"ndjson", "csv"}),
     (("run", "--window", ""), set()),
-    (("dead-letters", ""), {"list", "show"}),
+    (("dead-letters", ""), set(DEAD_LETTER_COMMANDS)),
     (("dead-letters", "list", "--sin"), {"--since"}),
     (("serve", "--log-f"), {"--log-format"}),
     (("completion", "z"), {"zsh"}),
@@ -111,7 +112,7 @@ def test_bash_completes(tmp_path: Path, environment: dict[str, str]) -> None:
     told = subprocess.run(
         ["bash", "-c", ask], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert (set(told.stdout.split()), told.stderr) == ({"list", "show"}, "")
+    assert (set(told.stdout.split()), told.stderr) == (set(DEAD_LETTER_COMMANDS), "")
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed (apt-get install fish)")
@@ -126,7 +127,7 @@ def test_fish_completes(tmp_path: Path, environment: dict[str, str]) -> None:
         text=True,
         check=True,
     )
-    assert {line.split("\t")[0] for line in told.stdout.splitlines()} == {"list", "show"}
+    assert {line.split("\t")[0] for line in told.stdout.splitlines()} == set(DEAD_LETTER_COMMANDS)
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed (apt-get install zsh)")

@@ -214,8 +214,8 @@ def test_all_mistakes_are_said_at_once() -> None:
             "2:48: copy: sqlite:///a.db is named twice; remove one",
         ),
         (
-            "flow: f\ndead_letters: {store: 'kafka://u:p@h/t', copy: ['sqlite:///a.db']}",
-            "2:49: copy: the store kafka://h/t is a log, which does not record which letters were copied;",
+            "flow: f\ndead_letters: {store: 'kafka://u:p@h/t', copy: ['sqlite:///a.db', memory]}",
+            "2:48: copy: the store kafka://h/t is a log, which does not record which letters were copied;",
         ),
         (
             "flow: f\ndead_letters: {store: 's3://bucket/letters', keep: {resolved: 7d}}",

@@ -13,35 +13,18 @@ import pytest
 from msgspec.structs import replace
 
 from penstock.deadletters import DeadLetterQuery, create_store
-from penstock.deadletters.log import LogBatch, LogStore, is_log, is_queue
+from penstock.deadletters.log import LogStore, is_queue
 from penstock.errors import NotSupportedByStore, StoreError
 from penstock.support.ids import now
-from servers import new_name
 from stores.letters import letter
+from stores.logs import consume, ids, new_log, open_log, read
 from waiting import HANG_SECONDS
-
-BUCKETS: dict[str, str] = {}
-"""The bucket of each server, by its endpoint."""
 
 
 @pytest.fixture(params=["s3", "kafka", "nats"])
-def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def url(request: pytest.FixtureRequest) -> str:
     """The URL of a log that is empty."""
-    return new_log(request, request.param, monkeypatch)
-
-
-def new_log(request: pytest.FixtureRequest, kind: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the URL of a log that is empty, on a real server."""
-    if kind == "s3":
-        server = request.getfixturevalue("s3_server")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        if server.endpoint not in BUCKETS:
-            BUCKETS[server.endpoint] = server.new_bucket()  # one for all tests: each takes a volume of the server
-        return f"s3://{BUCKETS[server.endpoint]}/{new_name()}/letters?endpoint={server.endpoint}"
-    if kind == "kafka":
-        return f"kafka://{request.getfixturevalue('kafka_server').address}/{new_name()}"
-    return f"nats://127.0.0.1:{request.getfixturevalue('nats_server').port}/{new_name()}"
+    return new_log(request.getfixturevalue(f"{request.param}_server"))
 
 
 @pytest.fixture
@@ -50,44 +33,6 @@ async def store(url: str) -> AsyncIterator[LogStore]:
     opened = await open_log(url)
     yield opened
     await asyncio.wait_for(opened.aclose(), HANG_SECONDS)
-
-
-async def open_log(url: str) -> LogStore:
-    """Open another connection to a log."""
-    opened = create_store(url)
-    assert is_log(opened)
-    await opened.open()
-    return opened
-
-
-async def read(store: LogStore, query: DeadLetterQuery | None = None, limit: int = 7) -> list[Any]:
-    """Follow the pages to the end."""
-    found: list[Any] = []
-    after = None
-    while True:
-        page = await store.page(query or DeadLetterQuery(), after=after, limit=limit)
-        found += page.letters
-        if page.next is None:
-            return found
-        assert page.letters
-        after = page.next
-
-
-async def consume(store: LogStore, *, ack: bool = True) -> list[Any]:
-    """Receive all letters of the group, one batch after the other."""
-    found: list[Any] = []
-    async with aclosing(store.consume()) as batches:  # type: ignore[type-var]
-        async for batch in batches:
-            found += batch.letters
-            if ack:
-                await batch.ack()
-            else:
-                return found
-    return found
-
-
-def ids(letters: list[Any]) -> list[str]:
-    return sorted(each.id for each in letters)
 
 
 async def test_a_letter_is_read_as_it_was_added(store: LogStore) -> None:
@@ -204,7 +149,7 @@ async def test_letters_appended_while_consuming_come_the_next_time(store: LogSto
     one = letter()
     await store.add([one])
     received = []
-    async with aclosing(store.consume()) as batches:  # type: ignore[type-var]
+    async with aclosing(store.consume()) as batches:
         async for batch in batches:
             for each in batch.letters:
                 received.append(each)
@@ -223,24 +168,30 @@ async def test_letters_that_were_not_acknowledged_come_again(store: LogStore) ->
 
 
 async def test_batches_may_be_acknowledged_in_any_order(store: LogStore) -> None:
-    """The iterator ends when all are."""
-    letters = [letter(seq=seq, key=seq % 5, flow=f"f{seq % 3}") for seq in range(30)]
-    for start in range(0, 30, 10):
-        await store.add(letters[start : start + 10])
-    batches: list[LogBatch] = []
+    """Also after the last one was received."""
+    letters = [letter(seq=seq, key=seq % 5, flow=f"f{seq % 3}") for seq in range(1200)]
+    for start in range(0, 1200, 300):
+        await store.add(letters[start : start + 300])
+    async with aclosing(store.consume()) as consumer:
+        batches = [batch async for batch in consumer]
+        assert len(batches) > 1
+        for batch in reversed(batches):
+            await batch.ack()
+    assert await consume(store) == []
 
-    async def collect() -> None:
-        async for batch in store.consume():
-            batches.append(batch)  # noqa: PERF401
 
-    collecting = asyncio.create_task(collect())
-    async with asyncio.timeout(HANG_SECONDS):
-        while sum(len(batch.letters) for batch in batches) < 30:
-            await asyncio.sleep(0.01)
-    assert not collecting.done()
-    for batch in reversed(batches):
-        await batch.ack()
-    await asyncio.wait_for(collecting, HANG_SECONDS)
+async def test_letters_of_a_batch_can_be_left_for_later(store: LogStore) -> None:
+    """A redrive of some letters leaves the others to the next one."""
+    letters = [letter(seq=seq, step="ab"[seq % 2]) for seq in range(20)]
+    await store.add(letters)
+    async with aclosing(store.consume()) as batches:
+        async for batch in batches:
+            await batch.ack(again=[each for each in batch.letters if each.step == "a"])
+    assert ids(await read(store, limit=100)) == ids(letters)
+    async with aclosing(store.consume()) as batches:
+        async for batch in batches:
+            await batch.ack(again=batch.letters)
+    assert ids(await consume(store)) == ids(letters[::2])
     assert await consume(store) == []
 
 
@@ -253,10 +204,11 @@ async def test_processes_share_the_letters(url: str) -> None:
 
     async def work(store: LogStore) -> list[Any]:
         found: list[Any] = []
-        async for batch in store.consume():
-            await asyncio.sleep(0.01)
-            found += batch.letters
-            await batch.ack()
+        async with aclosing(store.consume()) as batches:
+            async for batch in batches:
+                await asyncio.sleep(0.01)
+                found += batch.letters
+                await batch.ack()
         return found
 
     received = await asyncio.wait_for(asyncio.gather(*map(work, stores)), HANG_SECONDS * 2)

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 import servers
-from penstock.deadletters import DeadLetterQuery
+from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.deadletters.postgres.store import PostgresStore
 from penstock.deadletters.queue import FailedAgain, JobOptions, Requester, Settlement
 from penstock.deadletters.sqlite.store import SqliteStore
@@ -21,6 +21,7 @@ from stores.letters import letter
 from waiting import HANG_SECONDS
 
 QUEUES = {
+    "memory": lambda _: MemoryStore(),
     "sqlite": lambda folder: SqliteStore(f"sqlite:///{folder}/letters.db", refresh_seconds=0),
     "process": lambda folder: SqliteStore(f"sqlite:///{folder}/letters.db", refresh_seconds=0, separate_writer=True),
     "postgres": lambda _: PostgresStore(servers.running(servers.PostgresServer).new_schema(), refresh_seconds=0),

@@ -254,7 +254,9 @@ async def test_a_letter_is_written_whatever_was_found(url: str, separate: bool, 
     await store.aclose()
 
     assert (summary.reason, summary.failed) == ("completed", 3)
-    assert [letter.partial_results for letter in letters] == [{"odd": UNENCODABLE.decode()[1:-1], "even": 2}] * 3
+    assert [letter.partial_results for letter in letters] == [
+        {"odd (not reused)": UNENCODABLE.decode()[1:-1], "even": 2}
+    ] * 3
 
 
 def test_what_cannot_be_told_stands_for_itself_alone() -> None:

@@ -1,10 +1,12 @@
 """Clients of Kafka and of brokers with its protocol: a producer, and consumers with and without a group."""
 
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -61,7 +63,7 @@ class KafkaAddress:
             return await self._start_producer(idempotent=False)
 
     def make_consumer(self, group: str | None = None, **options: Any) -> Any:
-        """Create a consumer, not started yet, that commits nothing by itself, and that reads from the beginning by default."""
+        """Create a consumer, not started yet. It commits nothing by itself, and begins with the oldest record."""
         return AIOKafkaConsumer(
             **self._options,
             group_id=group,
@@ -89,7 +91,7 @@ class KafkaAddress:
 
 
 @asynccontextmanager
-async def running(consumer: Any) -> AsyncIterator[Any]:
+async def running(consumer: Any) -> AsyncGenerator[Any, None]:
     """Start a consumer, and stop it at the end."""
     try:
         await consumer.start()

@@ -6,8 +6,8 @@ import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import nats
 from nats.aio.client import Client
+from nats.errors import NoServersError
 
 from penstock.errors import describe
 from penstock.support.logger import get_logger
@@ -55,8 +55,8 @@ async def connect(servers: Sequence[str], user: str | None, password: str | None
             tls=ssl.create_default_context() if secure else None,
             **login,
         )
-    except nats.errors.NoServersError:
-        raise (first[0] if first else nats.errors.NoServersError()) from None
+    except NoServersError:
+        raise (first[0] if first else NoServersError()) from None
     connected = True
     client.options["max_reconnect_attempts"] = -1
     return client

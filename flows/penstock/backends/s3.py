@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from obstore.store import S3Store as Bucket
+
+if TYPE_CHECKING:
+    from obstore.store import S3Config
 
 REQUEST_SECONDS = 15.0
 """Timeout of one request."""
@@ -22,15 +26,19 @@ def open_bucket(name: str, options: Mapping[str, str]) -> Bucket:
     absence the roles of containers and instances.
     """
     endpoint = options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
-    known = {name: options[name] for name in ("access_key_id", "secret_access_key", "session_token") if name in options}
     region = options.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    config: S3Config = {"region": region or "us-east-1"}
+    if endpoint:
+        config["endpoint"] = endpoint
+    if "access_key_id" in options:
+        config["access_key_id"] = options["access_key_id"]
+    if "secret_access_key" in options:
+        config["secret_access_key"] = options["secret_access_key"]
+    if "session_token" in options:
+        config["session_token"] = options["session_token"]
     return Bucket(
         name,
-        config={
-            **known,  # type: ignore[typeddict-item]
-            "region": region or "us-east-1",
-            **({"endpoint": endpoint} if endpoint else {}),
-        },
+        config=config,
         client_options={
             "timeout": timedelta(seconds=REQUEST_SECONDS),
             "connect_timeout": timedelta(seconds=5),

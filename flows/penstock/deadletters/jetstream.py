@@ -18,9 +18,9 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from penstock.backends.nats import REQUEST_SECONDS, connect
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.jetstream_consumer import consume_stream, fetch
-from penstock.deadletters.log import LogBatch
+from penstock.deadletters.jetstream_consumer import LetterKey, consume_stream, fetch, key_of
 from penstock.deadletters.log_base import BaseLog, Record
+from penstock.deadletters.log_consumer import Batches
 from penstock.deadletters.store import DeadLetterQuery
 from penstock.deadletters.store_url import parse_server_url
 from penstock.errors import StoreError, StoreMissing, describe
@@ -58,6 +58,8 @@ class JetStreamStore(BaseLog):
         self._create = self._create and self._parts.options.get("create") != "no"
         self._stream = self._parts.name
         self._client: Any = None
+        self._received: dict[LetterKey, int] = {}
+        """The sequences of messages that consumers of this store have open, by their letters."""
         self._pattern = ""
         """The subject of the stream that is published to, with wildcards."""
 
@@ -81,7 +83,7 @@ class JetStreamStore(BaseLog):
                     discard=api.DiscardPolicy.NEW,  # a full stream rejects letters instead of losing old ones
                 )
             )
-        subjects = info.config.subjects or []
+        subjects: list[str] = info.config.subjects or []
         if not subjects:
             raise StoreError(f"dead-letter store {self.url}: the stream has no subjects to publish to")
         if info.config.retention not in (None, api.RetentionPolicy.LIMITS):
@@ -128,12 +130,18 @@ class JetStreamStore(BaseLog):
         if letter.key is not None:
             values["key"] = str(letter.key)
         headers = {name: _HEADER.sub(" ", sanitize(value))[:1000].strip() for name, value in values.items() if value}
-        headers["Nats-Msg-Id"] = f"{letter.id}/{letter.redrives}" if letter.redrives else letter.id
+        headers["Nats-Msg-Id"] = self._message_id(letter)
         value = self._encode(letter, self._client.max_payload - 10_000)
         published: asyncio.Future[Any] = await self._jetstream.publish_async(
             self._subject(letter.flow), value, stream=self._stream, headers=headers, wait_stall=ACK_SECONDS
         )
         return published
+
+    def _message_id(self, letter: DeadLetter) -> str:
+        """Return the id by which the stream recognizes a letter that is published again after an error."""
+        id = f"{letter.id}/{letter.redrives}" if letter.redrives else letter.id
+        received = self._received.get(key_of(letter))
+        return id if received is None else f"{id}@{received}"
 
     def _subject(self, flow: str) -> str:
         name = _TOKEN.sub("_", flow) or "_"
@@ -141,7 +149,7 @@ class JetStreamStore(BaseLog):
             return f"{self._stream}.{name}"
         return ".".join(name if token in ("*", ">") else token for token in self._pattern.split("."))
 
-    async def _read(self, query: DeadLetterQuery, after: str | None) -> AsyncGenerator[Record, None]:
+    async def _read(self, _: DeadLetterQuery, after: str | None, /) -> AsyncGenerator[Record, None]:
         if after is not None and not after.isdecimal():
             raise self._invalid_cursor()
         self._check_connected()
@@ -183,9 +191,8 @@ class JetStreamStore(BaseLog):
         except nats.errors.Error:  # the server deletes it after a minute
             pass
 
-    def _consume(self) -> AsyncGenerator[LogBatch, None]:
-        self._check_connected()
-        return consume_stream(self._client, self._jetstream, self._stream, self._decode)
+    def _consume(self) -> Batches:
+        return consume_stream(self._client, self._jetstream, self._stream, self._decode, self.add, self._received)
 
     def _check_connected(self) -> None:
         if self._client is None or not self._client.is_connected:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import nats.errors
@@ -11,9 +12,9 @@ from nats.js import api
 
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.log import CONSUMER_GROUP, LogBatch
-from penstock.deadletters.log_base import Recent
-from penstock.deadletters.open_batches import OpenBatches
+from penstock.deadletters.log_consumer import Batches
 from penstock.deadletters.queue import LEASE_SECONDS
+from penstock.deadletters.recent import Recent
 from penstock.errors import StoreError, describe
 from penstock.support.logger import get_logger
 
@@ -33,6 +34,16 @@ RELEASE_SECONDS = 5.0
 Decode = Callable[[bytes, object], DeadLetter | None]
 
 
+Append = Callable[[Sequence[DeadLetter]], Awaitable[None]]
+
+LetterKey = tuple[str, int, str]
+
+
+def key_of(letter: DeadLetter) -> LetterKey:
+    """Return what tells a record of a letter from another one of the same letter."""
+    return letter.id, letter.redrives, letter.state
+
+
 async def fetch(client: Any, subscription: Any, count: int) -> list[Any]:
     """Fetch up to `count` messages; none if there are none now. Raises `NoServersError` without a connection."""
     try:
@@ -44,58 +55,75 @@ async def fetch(client: Any, subscription: Any, count: int) -> list[Any]:
 
 
 class OpenMessages:
-    """Messages that were received and not acknowledged. A task extends their leases."""
+    """Messages that were received and not acknowledged. A task extends their leases.
 
-    def __init__(self, client: Any) -> None:
+    `received` gets the sequence of each open message by its letter. A letter that is published again meanwhile is a new
+    message, although the stream has it already.
+    """
+
+    def __init__(self, client: Any, received: dict[LetterKey, int]) -> None:
         self._client = client
-        self._batches: list[list[Any]] = []
-        self.open = OpenBatches()
+        self._received = received
+        self._messages: dict[int, Any] = {}
+        """The last delivery of each open message, by its sequence."""
         self._extending = asyncio.get_running_loop().create_task(self._extend_all(), name="dead letters: leases")
 
-    def begin(self, messages: list[Any]) -> None:
-        """Keep the leases of messages."""
-        self._batches.append(messages)
-        self.open.begin()
+    def begin(self, messages: Sequence[Any]) -> list[Any]:
+        """Keep the leases of messages; returns those that were not open already.
 
-    async def acknowledge(self, messages: list[Any]) -> None:
+        An open message is delivered again when its lease was lost, such as by a restart of the server.
+        """
+        fresh = [message for message in messages if message.metadata.sequence.stream not in self._messages]
+        self._messages |= {message.metadata.sequence.stream: message for message in messages}
+        return fresh
+
+    def note(self, letter: DeadLetter, sequence: int) -> None:
+        """Note which message a letter comes from."""
+        self._received[key_of(letter)] = sequence
+
+    async def acknowledge(self, sequences: Sequence[int], letters: Sequence[DeadLetter]) -> None:
         """Acknowledge messages, and wait until the server has confirmed it."""
-        if messages not in self._batches:
-            return
+        messages = [self._messages[each] for each in sequences if each in self._messages]
         try:
             await asyncio.gather(*(message.ack_sync(timeout=10) for message in messages))
         except (nats.errors.Error, TimeoutError) as error:
             raise StoreError(f"cannot acknowledge letters; they are received again: {describe(error)}") from error
         finally:
-            self._batches.remove(messages)
-            self.open.end()
+            self._forget(sequences, letters)
 
     async def aclose(self) -> None:
         """Give up the leases: the letters can be received again at once."""
         self._extending.cancel()
         await asyncio.gather(self._extending, return_exceptions=True)
-        batches, self._batches = self._batches, []
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
-                for messages in batches:
-                    for message in messages:
-                        await message.nak()
-                if batches:
+                for message in self._messages.values():
+                    await message.nak()
+                if self._messages:
                     await self._client.flush()
         except (nats.errors.Error, TimeoutError) as error:  # the leases expire
             log.warning("store.lease_not_released", error=describe(error))
+        self._received.clear()
+
+    def _forget(self, sequences: Sequence[int], letters: Sequence[DeadLetter]) -> None:
+        for sequence in sequences:
+            self._messages.pop(sequence, None)
+        for letter in letters:
+            self._received.pop(key_of(letter), None)
 
     async def _extend_all(self) -> None:
         while True:
             await asyncio.sleep(LEASE_SECONDS / 3)
             try:
-                for messages in list(self._batches):
-                    for message in messages:
-                        await message.in_progress()
+                for message in list(self._messages.values()):
+                    await message.in_progress()
             except nats.errors.Error as error:  # try again in a moment: two attempts fit into a lease
                 log.warning("store.lease_not_extended", error=describe(error))
 
 
-async def consume_stream(client: Any, jetstream: Any, stream: str, decode: Decode) -> AsyncGenerator[LogBatch, None]:
+async def consume_stream(
+    client: Any, jetstream: Any, stream: str, decode: Decode, append: Append, received: dict[LetterKey, int]
+) -> Batches:
     """Receive batches up to the current end of the stream."""
     end = (await jetstream.stream_info(stream)).state.last_seq
     await jetstream.add_consumer(
@@ -111,7 +139,7 @@ async def consume_stream(client: Any, jetstream: Any, stream: str, decode: Decod
         ),
     )
     subscription = await jetstream.pull_subscribe_bind(CONSUMER_GROUP, stream)
-    held = OpenMessages(client)
+    held = OpenMessages(client, received)
     recent = Recent()
     try:
         while True:
@@ -124,16 +152,34 @@ async def consume_stream(client: Any, jetstream: Any, stream: str, decode: Decod
                 if messages or await _has_ended(subscription, end):
                     break
                 continue
-            held.begin(included)
-            if letters := recent.unseen(decode(each.data, each.metadata.sequence.stream) for each in included):
-                yield LogBatch(letters, lambda included=included: held.acknowledge(included))  # type: ignore[misc]
-            else:
-                await held.acknowledge(included)
-        await held.open.wait()
+            letters: list[DeadLetter] = []
+            sequences: list[int] = []
+            for message in held.begin(included):
+                sequences.append(sequence := message.metadata.sequence.stream)
+                for letter in recent.unseen([decode(message.data, sequence)]):
+                    letters.append(letter)
+                    held.note(letter, sequence)
+            if letters:
+                yield LogBatch(letters, partial(_finish, held, append, sequences, letters))
+            else:  # copies, or records that are not letters
+                await held.acknowledge(sequences, ())
+        yield None
     finally:
         await held.aclose()
         if client.is_connected:
             await subscription.unsubscribe()
+
+
+async def _finish(
+    held: OpenMessages,
+    append: Append,
+    sequences: Sequence[int],
+    letters: Sequence[DeadLetter],
+    again: Sequence[DeadLetter],
+) -> None:
+    if again:
+        await append(again)
+    await held.acknowledge(sequences, letters)
 
 
 async def _has_ended(subscription: Any, end: int) -> bool:

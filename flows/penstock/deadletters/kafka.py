@@ -1,5 +1,7 @@
 """The Kafka dead-letter store: a topic whose records are letters, keyed by the element's key."""
 
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import asyncio
@@ -21,8 +23,8 @@ from penstock.backends.kafka import KafkaAddress, running, stop_producer
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.kafka_group import consume_group
 from penstock.deadletters.kafka_reader import BoundedReader
-from penstock.deadletters.log import LogBatch
 from penstock.deadletters.log_base import BaseLog, Record
+from penstock.deadletters.log_consumer import Batches
 from penstock.deadletters.store import DeadLetterQuery
 from penstock.deadletters.store_url import parse_server_url
 from penstock.errors import StoreError, describe
@@ -130,11 +132,12 @@ class KafkaStore(BaseLog):
         found = await consumer._client._wait_on_metadata(self._topic)  # noqa: SLF001 - `partitions_for_topic` asks nobody
         return [TopicPartition(self._topic, partition) for partition in sorted(found)]
 
-    async def _read(self, query: DeadLetterQuery, after: str | None) -> AsyncGenerator[Record, None]:
+    async def _read(self, _: DeadLetterQuery, after: str | None, /) -> AsyncGenerator[Record, None]:
         """Read the partitions side by side, in the order of their timestamps."""
         if after is not None and not _CURSOR.fullmatch(after):
             raise self._invalid_cursor()
-        given = dict(map(int, pair.split(":")) for pair in (after or "").split(",") if pair)  # type: ignore[misc]
+        pairs = (pair.partition(":") for pair in (after or "").split(",") if pair)
+        given = {int(partition): int(offset) for partition, _, offset in pairs}
         async with running(self._address.make_consumer()) as consumer:
             topic = await self._partitions(consumer)
             begins = await consumer.beginning_offsets(topic)
@@ -152,8 +155,8 @@ class KafkaStore(BaseLog):
                 cursor = ",".join(f"{each.partition}:{offset}" for each, offset in positions.items())
                 yield cursor, self._decode(record.value or b"", f"{oldest.partition}:{record.offset}")
 
-    def _consume(self) -> AsyncGenerator[LogBatch, None]:
-        return consume_group(self._address, self._topic, self._decode, self.timeout)
+    def _consume(self) -> Batches:
+        return consume_group(self._address, self._topic, self._decode, self.add, self.timeout)
 
     def _advice(self, error: Exception) -> tuple[str, bool]:
         if isinstance(error, UnknownTopicOrPartitionError):

@@ -1,10 +1,13 @@
 """The consumer group of a Kafka topic of dead letters."""
 
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
@@ -14,8 +17,9 @@ from penstock.backends.kafka import KafkaAddress, running
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.kafka_reader import BoundedReader
 from penstock.deadletters.log import CONSUMER_GROUP, LogBatch
-from penstock.deadletters.log_base import Recent
+from penstock.deadletters.log_consumer import Batches
 from penstock.deadletters.open_batches import OpenBatches
+from penstock.deadletters.recent import Recent
 from penstock.errors import StoreError, describe
 from penstock.support.logger import get_logger
 
@@ -28,6 +32,8 @@ JOIN_SECONDS = 60.0
 """Time for the group to assign partitions."""
 
 Decode = Callable[[bytes, object], DeadLetter | None]
+
+Acknowledge = Callable[[Sequence[DeadLetter]], Awaitable[None]]
 
 
 class OpenBatch:
@@ -47,20 +53,26 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
     Kafka stores one position for each partition, so the position advances up to the first batch that is still open.
     """
 
-    def __init__(self, consumer: Any, reader: BoundedReader) -> None:
+    def __init__(self, consumer: Any, reader: BoundedReader, append: Acknowledge) -> None:
         self._consumer = consumer
+        self._append = append
+        self.recent = Recent()
         self.reader = reader
         self._batches: dict[TopicPartition, deque[OpenBatch]] = {}
         self._committing = asyncio.Lock()
         self.assigned = asyncio.Event()
         self.open = OpenBatches()
 
-    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+    async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride] - may be either
+        self, assigned: Iterable[TopicPartition]
+    ) -> None:
         """Begin with the partitions that the group has assigned."""
         self.reader.assign(assigned)
         self.assigned.set()
 
-    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride] - may be either
+        self, revoked: Iterable[TopicPartition]
+    ) -> None:
         """Wait for open batches before another consumer gets their partitions, then give the batches up."""
         revoked = list(revoked)
         self.reader.revoke(revoked)
@@ -74,15 +86,18 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
             for batch in self._batches.pop(partition, ()):
                 if not batch.done:
                     self.open.end()
+                    self.recent = Recent()  # its letters must be received again
 
-    def begin(self, partition: TopicPartition, end: int) -> Callable[[], Awaitable[None]]:
+    def begin(self, partition: TopicPartition, end: int) -> Acknowledge:
         """Count a batch; returns the function that acknowledges it."""
         batch = OpenBatch(end)
         self._batches.setdefault(partition, deque()).append(batch)
         self.open.begin()
-        return lambda: self._acknowledge(partition, batch)
+        return partial(self._acknowledge, partition, batch)
 
-    async def _acknowledge(self, partition: TopicPartition, batch: OpenBatch) -> None:
+    async def _acknowledge(self, partition: TopicPartition, batch: OpenBatch, again: Sequence[DeadLetter]) -> None:
+        if again:
+            await self._append(again)
         batches = self._batches.get(partition, deque())
         if batch not in batches:
             raise StoreError(f"partition {partition.partition} was given to another consumer; letters may be repeated")
@@ -101,8 +116,8 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 async def consume_group(
-    address: KafkaAddress, topic: str, decode: Decode, timeout: float
-) -> AsyncGenerator[LogBatch, None]:
+    address: KafkaAddress, topic: str, decode: Decode, append: Acknowledge, timeout: float
+) -> Batches:
     """Receive batches of the partitions that the group assigns to this consumer, up to their current ends."""
     consumer = address.make_consumer(
         CONSUMER_GROUP,
@@ -111,8 +126,7 @@ async def consume_group(
         rebalance_timeout_ms=60_000,
         max_poll_interval_ms=3_600_000,  # a caller may take long for one batch; heartbeats show that it lives
     )
-    member = GroupMember(consumer, BoundedReader(consumer, timeout))
-    recent = Recent()
+    member = GroupMember(consumer, BoundedReader(consumer, timeout), append)
     consumer.subscribe([topic], listener=member)
     async with running(consumer):
         async with asyncio.timeout(JOIN_SECONDS):
@@ -125,8 +139,8 @@ async def consume_group(
                 state.unread.clear()
                 acknowledge = member.begin(partition, records[-1].offset + 1)
                 decoded = [decode(record.value or b"", f"{partition.partition}:{record.offset}") for record in records]
-                if letters := recent.unseen(decoded):
+                if letters := member.recent.unseen(decoded):
                     yield LogBatch(letters, acknowledge)
                 else:
-                    await acknowledge()
-        await member.open.wait()
+                    await acknowledge(())
+        yield None

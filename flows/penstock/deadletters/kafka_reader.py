@@ -1,5 +1,7 @@
 """Reads partitions of a Kafka topic, each up to the end that it had at the first fetch."""
 
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import time
@@ -51,7 +53,7 @@ class BoundedReader:
             self.partitions.pop(each, None)
 
     async def fill(self, *, all: bool) -> bool:
-        """Fetch until one partition has unread records, or each with `all`; returns False if none has any up to its end.
+        """Fetch until one partition has unread records, or each with `all`; returns False if none has any.
 
         Raises `TimeoutError` if the brokers return nothing although there are records.
         """

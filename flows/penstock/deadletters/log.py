@@ -6,7 +6,7 @@ found by its id, counted, changed or deleted.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
@@ -23,15 +23,35 @@ class LogBatch:
     """Letters that a consumer received together. No other consumer of the group receives them meanwhile."""
 
     letters: Sequence[DeadLetter]
-    acknowledge: Callable[[], Awaitable[None]]
+    acknowledge: Callable[[Sequence[DeadLetter]], Awaitable[None]]
+    """Does what `ack` describes, with the letters for `again`."""
 
-    async def ack(self) -> None:
-        """Record durably that the letters are done, so that the group does not receive them again.
+    async def ack(self, *, again: Sequence[DeadLetter] = ()) -> None:
+        """Record durably that the letters are done, except those in `again`: the group receives these later again.
 
-        Call it after the letters were resolved, or appended again. Batches may be acknowledged in any order. Raises
-        `StoreError` if that failed: then the letters may be received again.
+        Call it once for each batch, also for one without a letter of interest (with all its letters in `again`): Kafka
+        keeps one position for each partition, which cannot pass an open batch. Batches may be acknowledged in any
+        order. Most logs append the letters of `again` once more.
+
+        Raises `StoreError` if that failed: then the letters of the batch may be received again.
         """
-        await self.acknowledge()
+        await self.acknowledge(again)
+
+
+class LogConsumer(Protocol):
+    """A consumer of the group. Iterate over its batches, then close it."""
+
+    def __aiter__(self) -> LogConsumer:
+        """Return itself."""
+        ...
+
+    async def __anext__(self) -> LogBatch:
+        """Return the next batch. Several may be open at a time, also after the last one was returned."""
+        ...
+
+    async def aclose(self) -> None:
+        """Leave the group. Letters of open batches can be received again at once."""
+        ...
 
 
 class LogStore(DeadLetterStore, Protocol):
@@ -44,14 +64,14 @@ class LogStore(DeadLetterStore, Protocol):
     Letters that were redriven are listed too, until the log drops them.
     """
 
-    def consume(self) -> AsyncIterator[LogBatch]:
+    def consume(self) -> LogConsumer:
         """Receive the letters that the group has not acknowledged, up to the current end of the log.
 
-        Processes that consume at the same time share the letters. Letters whose consumer ended without acknowledging
-        them are received again, at the latest after `LEASE_SECONDS`, also by a consumer that runs already. Several
-        batches may be open at a time. Close the iterator to release open batches at once.
+        Processes that consume at the same time share the letters. Letters of a process that was killed are received
+        again after its leases expired (`LEASE_SECONDS`), by any consumer that runs or begins then. Close the consumer:
+        `async with aclosing(store.consume()) as batches`.
 
-        Raises `StoreError` if the log cannot be read.
+        Iterating raises `StoreError` if the log cannot be read.
         """
         ...
 

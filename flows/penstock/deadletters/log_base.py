@@ -5,27 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.letter_documents import decode_letter, encode_letter
-from penstock.deadletters.log import LogBatch
 from penstock.deadletters.log_appender import LogAppender
+from penstock.deadletters.log_consumer import Batches, BatchIterator
 from penstock.deadletters.matching import matches
+from penstock.deadletters.not_editable import NotEditable
+from penstock.deadletters.recent import Recent
 from penstock.deadletters.store import (
     PAGE,
     DeadLetterQuery,
-    GroupField,
     Page,
     PageBuilder,
     Problem,
     StoreStatistics,
 )
-from penstock.errors import NotSupportedByStore, StoreError, describe
+from penstock.errors import StoreError, describe
 from penstock.support.logger import get_logger
 from penstock.support.text import sanitize
 
@@ -34,21 +34,17 @@ log = get_logger()
 CHECK_SECONDS = 5.0
 """Seconds between two checks of a log whose last append failed."""
 
-RECENT = 100_000
-"""Letters that a reader remembers to skip records that were written twice."""
-
 Record = tuple[str, DeadLetter | None]
 """A record of a log: the cursor behind it, and its letter; None if the record is not a letter."""
 
 
-class BaseLog(ABC):
+class BaseLog(NotEditable, ABC):
     """The common part of stores that are logs. Their records cannot be changed.
 
     Several users share the open store; it is closed when all of them have closed it. It can be used in one event loop
     at a time.
     """
 
-    editable = False
     timeout = 30.0
     concurrency = 4
     """How many appends may be in flight."""
@@ -61,7 +57,12 @@ class BaseLog(ABC):
         """The event loop that opened the store last."""
         self._statistics = StoreStatistics()
         """The counters of earlier event loops."""
-        self._reset()
+        self._appender = self._make_appender()
+        self._lock = asyncio.Lock()
+        self._users = 0
+        """How often it was opened and not yet closed."""
+        self._checked_at = 0.0
+        self._check: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Connect, and create the log if it does not exist. Raises `StoreMissing`, or `StoreError` with advice."""
@@ -114,15 +115,10 @@ class BaseLog(ABC):
             raise self._to_store_error(error) from error
         return page.page(more=False)
 
-    async def consume(self) -> AsyncIterator[LogBatch]:
+    def consume(self) -> BatchIterator:
         """Receive the letters that the group has not acknowledged, up to the current end of the log."""
         self._check_open()
-        try:
-            async with aclosing(self._consume()) as batches:
-                async for batch in batches:
-                    yield batch
-        except Exception as error:
-            raise self._to_store_error(error) from error
+        return BatchIterator(self._consume(), self._to_store_error)
 
     def statistics(self) -> StoreStatistics:
         """Return the counters. Letters of a log are not counted. Never waits."""
@@ -130,12 +126,12 @@ class BaseLog(ABC):
 
     def problem(self) -> Problem | None:
         """Return why letters could not be appended at the last attempt. Never waits; a check follows soon."""
-        loop = self._loop
-        if self._appender.problem is not None and self._users and loop is not None and not loop.is_closed():
-            if time.monotonic() - self._checked_at >= CHECK_SECONDS:
-                self._checked_at = time.monotonic()
-                loop.call_soon_threadsafe(self._start_check)  # metrics may be read in another thread
-        return self._appender.problem
+        problem, loop = self._appender.problem, self._loop
+        due = problem is not None and time.monotonic() - self._checked_at >= CHECK_SECONDS
+        if due and self._users and loop is not None and not loop.is_closed():
+            self._checked_at = time.monotonic()
+            loop.call_soon_threadsafe(self._start_check)  # metrics may be read in another thread
+        return problem
 
     async def aclose(self) -> None:
         """Close the store for one of its users. The last one waits for pending calls and disconnects."""
@@ -155,22 +151,6 @@ class BaseLog(ABC):
             elif self._users:
                 self._users -= 1
 
-    async def get(self, id: str) -> DeadLetter | None:
-        """Raise `NotSupportedByStore`. To find a letter, read the log: `page` with `ids`."""
-        self._unsupported("look up a letter by its id")
-
-    async def count(self, query: DeadLetterQuery, *, by: Sequence[GroupField] = ()) -> Mapping[tuple[str, ...], int]:
-        """Raise `NotSupportedByStore`."""
-        self._unsupported("count letters")
-
-    async def update(self, ids: Sequence[str], *, state: str) -> int:
-        """Raise `NotSupportedByStore`."""
-        self._unsupported("change the state of letters")
-
-    async def delete(self, query: DeadLetterQuery) -> int:
-        """Raise `NotSupportedByStore`."""
-        self._unsupported("delete letters")
-
     @abstractmethod
     async def _connect(self) -> None:
         """Connect, and create the log if that is allowed and it does not exist."""
@@ -188,12 +168,12 @@ class BaseLog(ABC):
         """Raise an error if letters can probably not be appended."""
 
     @abstractmethod
-    def _read(self, query: DeadLetterQuery, after: str | None) -> AsyncGenerator[Record, None]:
+    def _read(self, query: DeadLetterQuery, after: str | None, /) -> AsyncGenerator[Record, None]:
         """Read records from a cursor to the current end. Records that cannot match the query may be left out."""
 
     @abstractmethod
-    def _consume(self) -> AsyncGenerator[LogBatch, None]:
-        """Receive batches for the consumer group."""
+    def _consume(self) -> Batches:
+        """Receive batches for the consumer group, then yield None."""
 
     @abstractmethod
     def _advice(self, error: Exception) -> tuple[str, bool]:
@@ -208,11 +188,10 @@ class BaseLog(ABC):
         if len(data) <= limit:
             return data
         log.warning("store.input_cut", store=sanitize(self.url), letter=letter.id, size=len(data), limit=limit)
-        kept = len(letter.input)
+        kept: int = len(letter.input)
         while len(data) > limit and kept:
             kept = min(kept - 1, kept * limit // (2 * len(data)))  # escapes and Base64 need more than a byte for one
-            shortened = replace(letter, input=letter.input[:kept])
-            data = encode_letter(shortened)
+            data = encode_letter(replace(letter, input=letter.input[:kept]))
         if len(data) > limit:
             data = encode_letter(replace(letter, input=b"", partial_results=None, message=letter.message[:1000]))
         return data
@@ -244,16 +223,15 @@ class BaseLog(ABC):
 
     def _reset(self) -> None:
         """Create everything that belongs to one event loop."""
-        if hasattr(self, "_appender"):
-            self._statistics += self._appender.statistics
-        self._appender = LogAppender(
-            self._append, self._to_store_error, concurrency=self.concurrency, timeout=self.timeout
-        )
+        self._statistics += self._appender.statistics
+        self._appender = self._make_appender()
         self._lock = asyncio.Lock()
         self._users = 0
-        """How often it was opened and not yet closed."""
         self._checked_at = 0.0
-        self._check: asyncio.Task[None] | None = None
+        self._check = None
+
+    def _make_appender(self) -> LogAppender:
+        return LogAppender(self._append, self._to_store_error, concurrency=self.concurrency, timeout=self.timeout)
 
     def _start_check(self) -> None:
         if self._users and self._check is None:
@@ -283,36 +261,3 @@ class BaseLog(ABC):
         return StoreError(
             f"dead-letter store {self.url}: opened in another event loop; close it there, or create a second store"
         )
-
-    def _unsupported(self, action: str) -> NoReturn:
-        raise NotSupportedByStore(self.url, action)
-
-
-class Recent:
-    """Remembers the last letters that a reader has seen, to skip records that an `add` wrote again after an error.
-
-    A letter that failed again in a redrive is another record: its number of redrives differs.
-    """
-
-    def __init__(self, size: int = RECENT) -> None:
-        self._size = size
-        self._keys: dict[tuple[Any, ...], None] = {}
-
-    def has(self, letter: DeadLetter) -> bool:
-        """Check whether a letter was added."""
-        return (letter.id, letter.redrives, letter.state) in self._keys
-
-    def unseen(self, letters: Iterable[DeadLetter | None]) -> list[DeadLetter]:
-        """Return the letters that were not added before, and add them."""
-        found: list[DeadLetter] = []
-        for letter in letters:
-            if letter is not None and not self.has(letter):
-                self.add(letter)
-                found.append(letter)
-        return found
-
-    def add(self, letter: DeadLetter) -> None:
-        """Add a letter, and forget the oldest one above the size."""
-        self._keys[letter.id, letter.redrives, letter.state] = None
-        if len(self._keys) > self._size:
-            del self._keys[next(iter(self._keys))]

@@ -34,7 +34,7 @@ from penstock.deadletters.queue import (
     Requester,
     Settlement,
 )
-from penstock.deadletters.store import DeadLetterQuery
+from penstock.deadletters.store import PAGE_BYTES, DeadLetterQuery
 from penstock.errors import JobConflict, JobEnded, JobNotFound, NoLetters
 from penstock.support.ids import new_id, now
 
@@ -162,12 +162,14 @@ class MemoryJobs:
         if held.job.state != "running" or not is_free or batch >= len(held.open):
             return []
         claimed: list[DeadLetter] = []
+        size = 0
         candidates = self._candidates(held, batch)
-        while len(claimed) < count and (letter_id := next(candidates, None)) is not None:
+        while len(claimed) < count and size <= 2 * PAGE_BYTES and (letter_id := next(candidates, None)) is not None:
             held.claims[letter_id] = Claim(runner, batch, _time() + lease)
             letter = self._letters.by_id[letter_id]
             attempts = self._letters.history(letter_id).attempts
             attempts.append(Attempt(number=len(attempts) + 1, job=id, requester=held.job.requester, started_at=now()))
+            size += letter.input_size + len(letter.input)
             claimed.append(self._letters.set_state(letter_id, CLAIMED, redrives=letter.redrives + 1))
         return claimed
 

@@ -164,7 +164,7 @@ def as_query_document(query: DeadLetterQuery) -> Mapping[str, Any]:
 
 def _group(id: str, letters: list[DeadLetter]) -> Group:
     """Describe the group of some letters, which are in the order of their ids."""
-    first, last = letters[0], letters[-1]
+    first, last = min(letters, key=lambda letter: letter.failed_at), letters[-1]
     return Group(
         id=id,
         flow=last.flow,
@@ -172,7 +172,7 @@ def _group(id: str, letters: list[DeadLetter]) -> Group:
         type=last.type,
         pattern=pattern_of(last.message),
         counts=Counter(letter.state for letter in letters),
-        first_seen=min(letter.failed_at for letter in letters),
+        first_seen=first.failed_at,
         last_seen=max(letter.failed_at for letter in letters),
         first_revision=first.revision,
         sample=last.id,

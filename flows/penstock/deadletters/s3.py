@@ -1,7 +1,7 @@
 """The S3 dead-letter store: compressed NDJSON objects, which no one overwrites or deletes.
 
-The key of an object is `PREFIX/FLOW/DATE/ID.ndjson.zst`. The date is the day on which it was written, in UTC, and the id
-is a UUID of version 7, so that the objects of a flow sort by time.
+The key of an object is `PREFIX/FLOW/DATE/ID.ndjson.zst`. The date is the day on which it was written, in UTC, and the
+id is a UUID of version 7, so that the objects of a flow sort by time.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ import asyncio
 import re
 import sys
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC
+from functools import partial
+from typing import Any
 
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 
 from penstock.backends.s3 import open_bucket
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.log import LogBatch
-from penstock.deadletters.log_base import BaseLog, Recent, Record
+from penstock.deadletters.log_base import BaseLog, Record
+from penstock.deadletters.log_consumer import Batches
+from penstock.deadletters.recent import Recent
 from penstock.deadletters.s3_leases import MARKERS, ObjectLeases
 from penstock.deadletters.store import DeadLetterQuery
 from penstock.deadletters.store_url import parse_server_url
@@ -53,7 +57,7 @@ class S3Store(BaseLog):
         parts = parse_server_url(url, self.url)
         self._prefix = f"{parts.prefix}/" if parts.prefix else ""
         self._name = parts.name
-        self._bucket = open_bucket(parts.name, parts.options)
+        self._bucket: Any = open_bucket(parts.name, parts.options)
 
     async def _connect(self) -> None:
         try:
@@ -84,7 +88,7 @@ class S3Store(BaseLog):
         except AlreadyExistsError:  # the id is ours alone: the client has repeated a request whose reply was lost
             pass
 
-    async def _read(self, query: DeadLetterQuery, after: str | None) -> AsyncGenerator[Record, None]:
+    async def _read(self, query: DeadLetterQuery, after: str | None, /) -> AsyncGenerator[Record, None]:
         key, _, count = (after or "").partition("#")
         if after is not None and not (key.endswith(SUFFIX) and key.startswith(self._prefix) and count.isdecimal()):
             raise self._invalid_cursor()
@@ -141,7 +145,7 @@ class S3Store(BaseLog):
         """Return the name before which all objects were written that exist now."""
         return f"{id_at(now())}~"
 
-    async def _consume(self) -> AsyncGenerator[LogBatch, None]:
+    async def _consume(self) -> Batches:
         leases = ObjectLeases(self._bucket, self._prefix)
         recent = Recent()
         until = self._end()
@@ -156,12 +160,20 @@ class S3Store(BaseLog):
                     if name == done or not await leases.acquire(name):
                         continue
                     if letters := recent.unseen(await self._letters(key)):
-                        yield LogBatch(letters, lambda name=name: leases.finish(name))  # type: ignore[misc]
+                        yield LogBatch(letters, partial(self._finish, leases, name, len(letters)))
                     else:
                         await leases.finish(name)
-            await leases.open.wait()
+            yield None
         finally:
             await leases.aclose()
+
+    async def _finish(self, leases: ObjectLeases, name: str, count: int, again: Sequence[DeadLetter]) -> None:
+        if len(again) == count:
+            await leases.release(name)
+            return
+        if again:
+            await self.add(again)
+        await leases.finish(name)
 
     def _advice(self, error: Exception) -> tuple[str, bool]:
         if isinstance(error, FileNotFoundError):

@@ -9,21 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import msgspec
 from msgspec import Struct
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from penstock.deadletters.log import CONSUMER_GROUP
-from penstock.deadletters.open_batches import OpenBatches
 from penstock.deadletters.queue import LEASE_SECONDS
 from penstock.errors import StoreError, describe
 from penstock.support.ids import new_id
 from penstock.support.logger import get_logger
-
-if TYPE_CHECKING:
-    from obstore.store import S3Store as Bucket
 
 log = get_logger()
 
@@ -33,7 +29,10 @@ MARKERS = f".{CONSUMER_GROUP}"
 SKEW = 5.0
 """Seconds by which the clocks of two processes may differ."""
 
-_LOST = (AlreadyExistsError, PreconditionError, NotFoundError, FileNotFoundError)
+RELEASE_SECONDS = 5.0
+"""Time to give up a lease."""
+
+_LOST = (AlreadyExistsError, PreconditionError, FileNotFoundError)
 
 
 class Lease(Struct, frozen=True):
@@ -51,12 +50,11 @@ DONE = b"done"
 class ObjectLeases:
     """The leases of one consumer. A task extends them until they are finished or closed."""
 
-    def __init__(self, bucket: Bucket, prefix: str, *, lease: float = LEASE_SECONDS) -> None:
+    def __init__(self, bucket: Any, prefix: str, *, lease: float = LEASE_SECONDS) -> None:
         self._bucket = bucket
         self._folder = f"{prefix}{MARKERS}/"
         self._lease = lease
         self._owner = new_id()
-        self.open = OpenBatches()
         self._held: dict[str, str | None] = {}
         """The version (ETag) of each lease, by name."""
         self._lock = asyncio.Lock()
@@ -83,7 +81,6 @@ class ObjectLeases:
             except _LOST:
                 return False
         self._held[name] = found["e_tag"]
-        self.open.begin()
         if self._extending is None:
             self._extending = asyncio.get_running_loop().create_task(self._extend_all(), name="dead letters: leases")
         return True
@@ -97,11 +94,23 @@ class ObjectLeases:
             try:
                 await self._replace(name, DONE)
             except _LOST:
-                self._release(name)
+                del self._held[name]
                 raise lost from None
             except BaseError as error:
                 raise StoreError(f"cannot mark {name} as done: {describe(error)}") from error
-            self._release(name)
+            del self._held[name]
+
+    async def release(self, name: str) -> None:
+        """Give up the lease of an object that is not done."""
+        async with self._lock:
+            if name not in self._held:
+                return
+            try:
+                async with asyncio.timeout(RELEASE_SECONDS):
+                    await self._replace(name, msgspec.json.encode(Lease(self._owner, 0)))
+            except Exception as error:  # the lease expires
+                log.warning("store.lease_not_released", name=name, error=describe(error))
+            del self._held[name]
 
     async def aclose(self) -> None:
         """Give up the leases of objects that are not done."""
@@ -109,12 +118,7 @@ class ObjectLeases:
             self._extending.cancel()
             await asyncio.gather(self._extending, return_exceptions=True)
         for name in list(self._held):
-            try:
-                async with asyncio.timeout(5):
-                    await self._replace(name, msgspec.json.encode(Lease(self._owner, 0)))
-            except Exception as error:  # the lease expires
-                log.warning("store.lease_not_released", name=name, error=describe(error))
-            self._held.pop(name, None)
+            await self.release(name)
 
     async def _extend_all(self) -> None:
         while True:
@@ -126,14 +130,10 @@ class ObjectLeases:
                     try:
                         await self._replace(name, self._content())
                     except _LOST:
-                        self._release(name)
+                        del self._held[name]
                         log.warning("store.lease_lost", name=name)
                     except Exception as error:  # try again in a moment: two attempts fit into a lease
                         log.warning("store.lease_not_extended", name=name, error=describe(error))
-
-    def _release(self, name: str) -> None:
-        del self._held[name]
-        self.open.end()
 
     async def _replace(self, name: str, content: bytes) -> None:
         version = self._held[name]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal, cast
 
 from penstock.core.window import BYTES, ELEMENTS
-from penstock.deadletters.stores import validate_store_url
+from penstock.deadletters.stores import is_log_url, validate_store_url
 from penstock.deadletters.target import KEPT_STATES
 from penstock.errors import FlowDefinitionError
 from penstock.flow.flow import Flow
@@ -121,12 +121,13 @@ class FlowBuilder:
         def change(flow: Flow[Any]) -> Flow[Any]:
             return flow.dead_letters(read.store, **options)
 
-        stored = self._try(read.at("store"), flow, change)
-        if stored is flow:
-            for node, url in zip(read.at("copy").value, read.copy or (), strict=False):
-                self._try(node, flow, partial(_check_url, url))
+        written = zip(read.at("copy").value, read.copy or (), strict=False)
+        copies = [(node, url) for node, url in written if self._is_valid_url(node, url)]
+        if self._try(read.at("store"), flow, change) is flow:
             return flow
-        for node, url in zip(read.at("copy").value, read.copy or (), strict=False):
+        if is_log_url(read.store):  # one error for all of them
+            copies = [(read.at("copy"), url) for _, url in copies[:1]]
+        for node, url in copies:
             before, options["copy"] = options["copy"], (*options["copy"], url)
             if self._try(node, flow, change) is flow:
                 options["copy"] = before
@@ -136,6 +137,15 @@ class FlowBuilder:
             if self._try(read.at("keep"), flow, change) is flow:
                 options["keep"] = None
         return change(flow)
+
+    def _is_valid_url(self, node: Node, url: str) -> bool:
+        """Return whether the URL of a store is valid; add an error if it is not."""
+        try:
+            validate_store_url(url)
+        except FlowDefinitionError as error:
+            self._diagnostics.add(node, str(error))
+            return False
+        return True
 
     def _add_step(self, step: ReadStep, flow: Flow[Any]) -> Flow[Any]:
         for key, kind in misplaced_keys(step):
@@ -177,8 +187,3 @@ def _serve(serve: Serve, flow: Flow[Any]) -> Flow[Any]:
 
 def _redrive(redrive: Redrive, flow: Flow[Any]) -> Flow[Any]:
     return flow.redrive(when=cast("Literal['recovered']", redrive.when), rate=redrive.rate)
-
-
-def _check_url(url: str, flow: Flow[Any]) -> Flow[Any]:
-    validate_store_url(url)
-    return flow

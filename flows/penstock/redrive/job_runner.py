@@ -178,36 +178,56 @@ class JobRunner:
             if self._settler.is_full or len(self._outstanding) >= counts.open:
                 await self._wait_for_outcomes()
                 continue
-            size = self._next_claim()
-            letters = await self._retry(
-                lambda: self._queue.claim(self._job.id, self._runner, batch, size, self._lease)  # noqa: B023 - used now
-            )
-            self._outstanding.update((letter.id, letter) for letter in letters)
+            letters = await self._claim(batch)
             if letters:
                 self._adapt_claim(letters)
                 await self._dispatch(letters)
             else:
                 await self._wait_for_outcomes()
 
+    async def _claim(self, batch: int) -> list[DeadLetter]:
+        """Claim letters. If this is cancelled meanwhile, they are settled as cancelled: nobody else knows of them."""
+        size = self._next_claim()
+        call = self._loop.create_task(
+            self._retry(lambda: self._queue.claim(self._job.id, self._runner, batch, size, self._lease)),
+            name=f"redrive:{self._job.id}:claim",
+        )
+        try:
+            letters = await asyncio.shield(call)
+        except asyncio.CancelledError:
+            await asyncio.wait((call,), timeout=SETTLE_TIMEOUT)
+            if call.done() and call.exception() is None:
+                self._cancel(call.result())
+            raise
+        self._outstanding.update((letter.id, letter) for letter in letters)
+        return letters
+
     async def _dispatch(self, letters: Sequence[DeadLetter]) -> None:
         """Hand letters to the runs of their flows, at the rate of the job. Cancels the rest if the job must stop."""
         rest = list(letters)
-        for name, group in groupby(letters, lambda letter: self._job.options.flow or letter.flow):
-            pieces = list(group)
-            while pieces and (count := await self._pacer.take(len(pieces))):
-                run = await self._run_of(name)
-                if run is None:
-                    break
-                if await run.put(pieces[:count]):
-                    del pieces[:count], rest[:count]
-                elif self._runs.get(name) is run:  # it ended by itself
-                    self._retire(run)
-            if pieces:
-                break
-        for letter in rest:
+        try:
+            for name, group in groupby(letters, lambda letter: self._job.options.flow or letter.flow):
+                if not await self._run_letters(name, list(group), rest):
+                    return
+        finally:
+            self._cancel(rest)
+
+    async def _run_letters(self, name: str, letters: list[DeadLetter], rest: list[DeadLetter]) -> bool:
+        """Hand letters to the run of a flow, and remove them from `rest`. Returns False if the job must stop."""
+        while letters:
+            if not (count := await self._pacer.take(len(letters))) or (run := self._run_of(name)) is None:
+                return False
+            if await run.put(letters[:count]):
+                del letters[:count], rest[:count]
+            elif self._runs.get(name) is run:  # it ended by itself
+                self._retire(run)
+        return True
+
+    def _cancel(self, letters: Sequence[DeadLetter]) -> None:
+        for letter in letters:
             self._settler.add(Settlement(letter.id, "cancelled"))
 
-    async def _run_of(self, name: str) -> FlowRun | None:
+    def _run_of(self, name: str) -> FlowRun | None:
         """Return the run of the current revision of a flow. Stops the job if there is none."""
         if self._stop is not None:
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from itertools import groupby
 
 from msgspec.structs import replace
@@ -34,9 +35,8 @@ async def redrive_log(
     """Redrive the waiting letters that the group has not received yet, up to the current end of the log.
 
     A letter that fails again is appended again, with one more redrive, before its batch is acknowledged; at the limit
-    as parked, and then it is not redriven any more. Letters of a batch of which others were redriven are appended again
-    unchanged if the query does not match them, or if they were cancelled. A batch without any letter to redrive stays.
-    If the process is killed, letters of open batches are redriven again.
+    as parked, and then it is not redriven any more. Letters that the query does not match stay for later redrives. If
+    the process is killed, letters of open batches are redriven again.
 
     Raises `NotSupportedByStore` for canary batches and a threshold, which need a fixed set of letters, `RedriveError`
     for an unknown flow or a run that failed, and `StoreError`.
@@ -53,8 +53,8 @@ class OpenBatch:
         self.batch = batch
         self.letters = {letter.id: letter for letter in letters}
         self.open = set(self.letters)
-        self.append = list(unchanged)
-        """Letters to append again unchanged."""
+        self.again = list(unchanged)
+        """Letters that stay as they are."""
         self.done = 0
         """Letters that were resolved, or appended again because they failed."""
 
@@ -83,23 +83,20 @@ class LogRedrive:
 
     async def run(self) -> LogReport:
         """Redrive up to the end of the log. A cancel aborts the letters in flight; they are received again later."""
-        batches = self._store.consume()
-        try:
-            async for batch in batches:
-                await self._begin(batch)
-                while self._in_progress >= MAX_BATCHES and not self._is_failed:
-                    await self._wait()
-                if self._is_failed:
-                    break
-            await self._finish()
-        except BaseException:
-            for run in self._runs.values():
-                run.abort()
-            await self._finish()
-            raise
-        finally:
-            if (close := getattr(batches, "aclose", None)) is not None:
-                await close()
+        async with aclosing(self._store.consume()) as batches:
+            try:
+                async for batch in batches:
+                    await self._begin(batch)
+                    while self._in_progress >= MAX_BATCHES and not self._is_failed:
+                        await self._wait()
+                    if self._is_failed:
+                        break
+                await self._finish()
+            except BaseException:
+                for run in self._runs.values():
+                    run.abort()
+                await self._finish()
+                raise
         if self._failure is not None:
             raise self._failure
         if self._error is not None:
@@ -111,7 +108,7 @@ class LogRedrive:
         """Take the outcome of a letter that is not appended again because of it."""
         batch = self._batches[settlement.id]
         if settlement.outcome == "cancelled":
-            batch.append.append(batch.letters[settlement.id])
+            batch.again.append(batch.letters[settlement.id])
             self._report = replace(self._report, cancelled=self._report.cancelled + 1)
         else:
             batch.done += 1
@@ -148,6 +145,7 @@ class LogRedrive:
         """Run the letters of a batch that match."""
         chosen = [letter for letter in batch.letters if self._matches(letter) and letter.id not in self._batches]
         if not chosen:
+            await batch.ack(again=batch.letters)
             return
         ids = {letter.id for letter in chosen}
         opened = OpenBatch(batch, chosen, [letter for letter in batch.letters if letter.id not in ids])
@@ -197,11 +195,9 @@ class LogRedrive:
         self._changed.set()
 
     async def _acknowledge(self, batch: OpenBatch) -> None:
-        """Append the letters of a batch that were not redriven, and acknowledge it."""
+        """Acknowledge a batch, except for the letters that were not redriven."""
         try:
-            if batch.append:
-                await self._store.add(batch.append)
-            await batch.batch.ack()
+            await batch.batch.ack(again=batch.again)
         except Exception as error:
             self._failure = self._failure or error
 

@@ -17,6 +17,7 @@ from penstock.cli.options import FILE, Command, print_error
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.queue import Requester
 from penstock.deadletters.store import DeadLetterQuery
+from penstock.errors import RequestRefused
 from penstock.redrive.desk import Desk
 from penstock.redrive.documents import letter_document, letter_of, record_document
 from penstock.support.json_encoding import encode_json
@@ -82,7 +83,7 @@ async def _export(desk: Desk, query: DeadLetterQuery) -> int:
 async def _import(desk: Desk, source: BinaryIO, requester: Requester, *, as_json: bool) -> int:
     try:
         report = await desk.import_letters(_letters(source), requester)
-    except InvalidLine as error:
+    except (InvalidLine, RequestRefused) as error:
         return print_error("dead-letters", error)
     if as_json:
         write_data(encode_json(record_document(report)) + b"\n")

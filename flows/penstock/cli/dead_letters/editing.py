@@ -38,8 +38,8 @@ from penstock.support.text import printable
     "assignments",
     metavar="FIELD=EXPRESSION",
     multiple=True,
-    help="Set a field to the value of a CEL expression, in which `value` is the input: --set 'currency=\"EUR\"' "
-    "--set 'amount=value.amount*100'. Dots name nested fields; repeatable.",
+    help="Set a field to the value of a CEL expression, in which the fields of the input are variables: "
+    "--set 'currency=\"EUR\"' --set 'amount=amount*100'. Dots name nested fields; repeatable.",
 )
 @click.option("--input", "file", metavar="FILE", type=FILE, help="The new input of one letter, JSON; - reads it.")
 @all_option
@@ -59,8 +59,8 @@ def edit(
 ) -> int:
     """Change the input of waiting and parked letters. The input before the change stays in the history.
 
-    `edit ID --input FILE` replaces the input of one letter. `edit [filters] --set …` changes all letters that match: it
-    shows five of them before and after, and asks, unless --yes.
+    `edit ID --input FILE` replaces the input of one letter. `edit [filters] --set FIELD=EXPRESSION` changes all letters
+    that match: it shows five of them before and after, and asks, unless --yes.
     """
     if (file is None) == (not assignments):
         raise usage_error("expected either --set FIELD=EXPRESSION or --input FILE")

@@ -17,12 +17,15 @@ from penstock.cli.dead_letters.flows import CommandFlows
 from penstock.cli.options import print_error, usage_error
 from penstock.deadletters.store import DeadLetterStore
 from penstock.deadletters.stores import MEMORY, create_store, normalize_url
-from penstock.errors import FlowDefinitionError, NotSupportedByStore, PenstockError
+from penstock.errors import FlowDefinitionError, InvalidEdit, NotSupportedByStore, PenstockError, RequestRefused
 from penstock.redrive.local_desk import LocalDesk
 from penstock.settings import SettingsError
 
 if TYPE_CHECKING:
     from penstock.redrive.desk import Desk
+
+WRONG_USAGE = (400, 501)
+"""Responses of a service to what a command must not ask for, as opposed to what fails."""
 
 SHUTDOWN_SECONDS = 10.0
 """Seconds that runs have to end after a command."""
@@ -47,8 +50,12 @@ def with_desk(
 
     try:
         return asyncio.run(run())
-    except (FlowDefinitionError, SettingsError, NotSupportedByStore, ValueError) as error:
+    except (FlowDefinitionError, SettingsError, NotSupportedByStore, InvalidEdit, ValueError) as error:
         raise usage_error(error) from error
+    except RequestRefused as error:
+        if error.status in WRONG_USAGE:
+            raise usage_error(error) from error
+        return print_error("dead-letters", error)
     except PenstockError as error:
         return print_error("dead-letters", error)
 
@@ -72,9 +79,11 @@ async def open_desk(place: DeskOptions, *, write: bool, create: bool, redrive: b
         if not redrive:
             yield LocalDesk(lambda: stores, flows, foreground=True)
             return
+        from penstock.observe import configure_logging
         from penstock.redrive import Redriver
         from penstock.runtime import Supervisor
 
+        configure_logging("auto", "error")
         supervisor = Supervisor()
         redriver = Redriver(supervisor, flows)
         opened.push_async_callback(supervisor.shut_down, SHUTDOWN_SECONDS)

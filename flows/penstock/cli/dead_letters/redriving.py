@@ -54,7 +54,7 @@ def job_options(function: F) -> F:
         click.option(
             "--stop-at", metavar="PERCENT", type=fraction_of, help="Stop when more of a batch fails again, such as 20%."
         ),
-        click.option("--canary", metavar="N,…", type=sizes_of, help="Sizes of the first batches, such as 1,5,50."),
+        click.option("--canary", metavar="N,N", type=sizes_of, help="Sizes of the first batches, such as 1,5,50."),
         click.option("--through", metavar="FLOW", help="Run the letters through this flow instead of their own."),
     ):
         decorated = option(decorated)
