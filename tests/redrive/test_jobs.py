@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from penstock import Flow
 from penstock.core.element import FAILED, OK
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
-from penstock.deadletters.queue import Job, JobOptions, Requester
+from penstock.deadletters.dead_letter_queue import Job, JobOptions, Requester
 from penstock.errors import StoreError
 from penstock.redrive import Redriver
 from penstock.runtime import Supervisor

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 import servers
 from penstock.deadletters import DeadLetterQuery, MemoryStore
+from penstock.deadletters.dead_letter_queue import FailedAgain, JobOptions, Requester, Settlement
 from penstock.deadletters.postgres.store import PostgresStore
-from penstock.deadletters.queue import FailedAgain, JobOptions, Requester, Settlement
 from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.errors import JobConflict, JobEnded, JobNotFound, NoLetters
 from penstock.support.ids import id_at, new_id, now

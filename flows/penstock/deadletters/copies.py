@@ -13,7 +13,7 @@ from typing import Protocol, TypeGuard
 from msgspec import Struct
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.queue import LEASE_SECONDS
+from penstock.deadletters.dead_letter_queue import LEASE_SECONDS
 from penstock.deadletters.store import DeadLetterStore
 from penstock.deadletters.store_url import hide_password
 from penstock.errors import StoreError, describe

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import msgspec
 from aiohttp import web
 
-from penstock.deadletters.queue import Job, JobState
+from penstock.deadletters.dead_letter_queue import Job, JobState
 from penstock.errors import JobNotFound
 from penstock.redrive.documents import (
     check_rate,

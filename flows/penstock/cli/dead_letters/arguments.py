@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from msgspec.structs import replace
 
 from penstock.cli.options import FILE, positive, usage_error
-from penstock.deadletters.queue import Requester
+from penstock.deadletters.dead_letter_queue import Requester
 from penstock.deadletters.store import STATES, DeadLetterQuery
 from penstock.support.ids import id_of
 

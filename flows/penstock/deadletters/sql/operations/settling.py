@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
+from penstock.deadletters.dead_letter_queue import FailedAgain, Job, Settlement
 from penstock.deadletters.groups import fingerprint, pattern_of
-from penstock.deadletters.queue import FailedAgain, Job, Settlement
 from penstock.deadletters.sql.dialect import among_texts, clock, texts
 from penstock.deadletters.sql.grouping import GroupChange
 from penstock.deadletters.sql.operations.counts import Moves
