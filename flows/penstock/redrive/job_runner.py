@@ -13,11 +13,11 @@ from typing import TypeVar
 from penstock.deadletters import DeadLetter
 from penstock.deadletters.queue import BatchCounts, DeadLetterQueue, Job, Settlement
 from penstock.errors import JobEnded, JobNotFound, PenstockError, ShuttingDown, StoreError, describe
+from penstock.redrive.counters import RedriveCounters, RedriveOutcome
 from penstock.redrive.flow_run import FlowRun
 from penstock.redrive.flows import FlowLookup
 from penstock.redrive.pacer import Pacer
 from penstock.redrive.settler import Settler
-from penstock.redrive.statistics import RedriveCounters, RedriveOutcome
 from penstock.runtime import Supervisor
 from penstock.runtime.counters import REMOVED
 from penstock.services import Backoff
