@@ -24,7 +24,7 @@ QUEUES = {
     "memory": lambda _: MemoryStore(),
     "sqlite": lambda folder: SqliteStore(f"sqlite:///{folder}/letters.db", refresh_seconds=0),
     "process": lambda folder: SqliteStore(f"sqlite:///{folder}/letters.db", refresh_seconds=0, separate_writer=True),
-    "postgres": lambda _: PostgresStore(servers.running(servers.PostgresServer).new_database(), refresh_seconds=0),
+    "postgres": lambda _: PostgresStore(servers.running(servers.PostgresServer).new_schema(), refresh_seconds=0),
 }
 """Makes an empty queue in a folder."""
 

@@ -57,7 +57,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
 
 URLS = {
     "sqlite": lambda folder: f"sqlite:///{folder}/letters.db",
-    "postgres": lambda _: running(PostgresServer).new_database(),
+    "postgres": lambda _: running(PostgresServer).new_schema(),
 }
 """The URL of an empty queue."""
 

@@ -837,7 +837,8 @@ def test_each_new_letter_is_put_into_the_outbox_once(tmp_path):
     """For each copy, in the commit of the letter; without copies the outbox stays empty."""
     for copies in ((), ("kafka://a/b", "s3://c")):
         path = tmp_path / f"{len(copies)}.db"
-        writer = Writer(WriterConfig(os.fsencode(path), "sqlite:///x", True, 1.0, copies))
+        writer = Writer(WriterConfig(os.fsencode(path), "sqlite:///x", True, 1.0))
+        writer.copies = copies
         writer.open()
         letters = [letter() for _ in range(3)]
         assert writer.write([to_columns(letters[:2])], refresh=False) == [None]
