@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+import penstock.redrive as redrive_package
 from penstock import Flow
 from penstock.core.element import FAILED, OK
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
@@ -473,3 +474,8 @@ def test_watch_takes_jobs_of_other_processes() -> None:
         await asyncio.wait((watching,))
 
     play(Pricing(), numbered(100), main)
+
+
+def test_the_package_has_all_of_its_names() -> None:
+    """Names that are imported when they are used exist."""
+    assert {getattr(redrive_package, name).__name__ for name in redrive_package.__all__} == set(redrive_package.__all__)
