@@ -206,7 +206,7 @@ def test_a_redrive_that_cannot_be_created_or_changed_is_rejected(server: Process
         ('{"query": {"flow": "a\\u0000"}}', 400, "query: contains the character NUL"),
         ('{"reason": "\\u0000"}', 400, "reason: contains the character NUL"),
         ('{"query": {}, "canery": [1]}', 400, "unknown field 'canery'; did you mean 'canary'?"),
-        ('{"query": {"flo": "orders"}}', 400, "flo"),
+        ('{"query": {"flo": "orders"}}', 400, "did you mean 'flow'?"),
         ('{"query": {"state": "ready"}}', 400, "expected one of waiting"),
         ('{"query": {"since": "yesterday"}}', 400, "since: expected a time"),
         ('{"query": []}', 400, "query: expected an object"),
