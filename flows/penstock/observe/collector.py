@@ -24,7 +24,7 @@ from penstock.observe.logs import LogFile
 from penstock.runtime import EndReason, FlowStatistics, Supervisor
 from penstock.support.ids import now
 
-KINDS = ("http", "worker")
+KINDS = ("http", "worker", "redrive")
 
 JOB_STATES: tuple[str, ...] = get_args(JobState)
 
