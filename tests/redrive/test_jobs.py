@@ -13,6 +13,7 @@ from penstock import Flow
 from penstock.core.element import FAILED, OK
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
 from penstock.deadletters.queue import Job, JobOptions, Requester
+from penstock.errors import StoreError
 from penstock.redrive import Redriver
 from penstock.runtime import Supervisor
 from penstock.testing import run
@@ -225,9 +226,8 @@ def test_a_cancellation_is_no_failure() -> None:
         await asyncio.sleep(5)
         await desk.redriver.abort()
         ended = await working
-        assert (ended.state, ended.counts.open, ended.runner) == ("running", 20, "one")
+        assert (ended.state, ended.counts.open, ended.runner) == ("running", 20, None)
         assert await desk.states() == {"waiting": 20}
-        assert (await desk.queue.job(job.id)).runner is None  # type: ignore[union-attr]
         for each in (await desk.queue.page(ALL)).letters:
             assert each.redrives == 0
             assert [attempt.outcome for attempt in (await desk.queue.history(each.id)).attempts] == ["cancelled"]
@@ -427,6 +427,38 @@ def test_two_redrivers_follow_one_job() -> None:
 
     play(pricing, numbered(1000), main)
     assert set(pricing.calls.values()) == {1}
+
+
+def test_a_runner_that_lost_its_lease_stops() -> None:
+    """A process that could not extend its lease stops when another one has the job. Its late outcomes are ignored."""
+    pricing = Pricing(seconds=9.0)
+
+    async def main(desk: Desk) -> None:
+        acquire, silent = desk.queue.acquire_job, False
+
+        async def acquire_job(id: str, runner: str, lease: float = 30.0) -> Job | None:
+            if silent and runner == "one":
+                raise StoreError("no connection")
+            return await acquire(id, runner, lease)
+
+        desk.queue.acquire_job = acquire_job  # type: ignore[method-assign]
+        job = await desk.create(rate=20.0)
+        first = asyncio.create_task(desk.redriver.run(desk.queue, job.id))
+        await asyncio.sleep(15)
+        silent = True
+        other = Redriver(desk.supervisor, desk.flows, runner="two")
+        second = asyncio.create_task(other.run(desk.queue, job.id))
+        await asyncio.sleep(50)
+        silent = False
+        ended = [await first, await second]
+        assert [each.state for each in ended] == ["completed", "completed"]
+        assert ended[0].counts.resolved == 1500
+        assert sum(desk.redriver.statistics().letters.values()) < 1500
+        for each in (await desk.queue.page(ALL, limit=1000)).letters:
+            outcomes = [attempt.outcome for attempt in (await desk.queue.history(each.id)).attempts]
+            assert outcomes in (["resolved"], ["unknown", "resolved"])
+
+    play(pricing, numbered(1500), main)
 
 
 def test_watch_takes_jobs_of_other_processes() -> None:

@@ -263,6 +263,19 @@ def test_the_failures_of_a_run_are_listed(server: Process) -> None:
     assert server.request("HEAD", f"/runs/{run}/failures", **CSV).status == 200
 
 
+@pytest.mark.parametrize(("header", "row"), [("id,note", 'x,"a,b",1'), ("sep=;\nid;note", 'x;"a,b";1')])
+def test_rows_that_could_not_be_read_have_the_columns_of_their_file(server: Process, header: str, row: str) -> None:
+    """Whatever its delimiter. A cell beyond the columns stands at the end."""
+    run = fail(server, 1)
+    letter = server.request("GET", f"{LETTERS}/export").lines()[0]
+    assert send(server, "POST", f"{LETTERS}/purge", {"all": True}).json() == {"count": 1}
+    letter |= {"header": header, "input": {"text": row, "size": len(row), "complete": True}}
+    sent = server.request("POST", f"{LETTERS}/import", json.dumps(letter).encode(), Content_Type=NDJSON)
+    assert sent.json() == {"imported": 1, "skipped": 0}
+    table = server.request("GET", f"/runs/{run}/failures", **CSV).body.decode()
+    assert table.splitlines() == ["id,note", 'x,"a,b",1']
+
+
 def test_failures_of_an_earlier_process_are_listed(tmp_path: Path) -> None:
     """Dead letters have the run."""
     with serving(tmp_path) as server:

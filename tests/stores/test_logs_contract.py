@@ -13,35 +13,18 @@ import pytest
 from msgspec.structs import replace
 
 from penstock.deadletters import DeadLetterQuery, create_store
-from penstock.deadletters.log import LogStore, is_log, is_queue
+from penstock.deadletters.log import LogStore, is_queue
 from penstock.errors import NotSupportedByStore, StoreError
 from penstock.support.ids import now
-from servers import new_name
 from stores.letters import letter
+from stores.logs import consume, ids, new_log, open_log, read
 from waiting import HANG_SECONDS
-
-BUCKETS: dict[str, str] = {}
-"""The bucket of each server, by its endpoint."""
 
 
 @pytest.fixture(params=["s3", "kafka", "nats"])
-def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def url(request: pytest.FixtureRequest) -> str:
     """The URL of a log that is empty."""
-    return new_log(request, request.param, monkeypatch)
-
-
-def new_log(request: pytest.FixtureRequest, kind: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the URL of a log that is empty, on a real server."""
-    if kind == "s3":
-        server = request.getfixturevalue("s3_server")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        if server.endpoint not in BUCKETS:
-            BUCKETS[server.endpoint] = server.new_bucket()  # one for all tests: each takes a volume of the server
-        return f"s3://{BUCKETS[server.endpoint]}/{new_name()}/letters?endpoint={server.endpoint}"
-    if kind == "kafka":
-        return f"kafka://{request.getfixturevalue('kafka_server').address}/{new_name()}"
-    return f"nats://127.0.0.1:{request.getfixturevalue('nats_server').port}/{new_name()}"
+    return new_log(request.getfixturevalue(f"{request.param}_server"))
 
 
 @pytest.fixture
@@ -50,44 +33,6 @@ async def store(url: str) -> AsyncIterator[LogStore]:
     opened = await open_log(url)
     yield opened
     await asyncio.wait_for(opened.aclose(), HANG_SECONDS)
-
-
-async def open_log(url: str) -> LogStore:
-    """Open another connection to a log."""
-    opened = create_store(url)
-    assert is_log(opened)
-    await opened.open()
-    return opened
-
-
-async def read(store: LogStore, query: DeadLetterQuery | None = None, limit: int = 7) -> list[Any]:
-    """Follow the pages to the end."""
-    found: list[Any] = []
-    after = None
-    while True:
-        page = await store.page(query or DeadLetterQuery(), after=after, limit=limit)
-        found += page.letters
-        if page.next is None:
-            return found
-        assert page.letters
-        after = page.next
-
-
-async def consume(store: LogStore, *, ack: bool = True) -> list[Any]:
-    """Receive all letters of the group, one batch after the other."""
-    found: list[Any] = []
-    async with aclosing(store.consume()) as batches:
-        async for batch in batches:
-            found += batch.letters
-            if ack:
-                await batch.ack()
-            else:
-                return found
-    return found
-
-
-def ids(letters: list[Any]) -> list[str]:
-    return sorted(each.id for each in letters)
 
 
 async def test_a_letter_is_read_as_it_was_added(store: LogStore) -> None:
@@ -224,9 +169,9 @@ async def test_letters_that_were_not_acknowledged_come_again(store: LogStore) ->
 
 async def test_batches_may_be_acknowledged_in_any_order(store: LogStore) -> None:
     """Also after the last one was received."""
-    letters = [letter(seq=seq, key=seq % 5, flow=f"f{seq % 3}") for seq in range(30)]
-    for start in range(0, 30, 10):
-        await store.add(letters[start : start + 10])
+    letters = [letter(seq=seq, key=seq % 5, flow=f"f{seq % 3}") for seq in range(1200)]
+    for start in range(0, 1200, 300):
+        await store.add(letters[start : start + 300])
     async with aclosing(store.consume()) as consumer:
         batches = [batch async for batch in consumer]
         assert len(batches) > 1

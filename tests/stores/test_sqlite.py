@@ -593,6 +593,11 @@ def test_what_the_disk_refuses_becomes_a_sentence_with_a_way_out(tmp_path, code,
         (DeadLetterQuery(run="r", min_seq=5), "0190", r"SEARCH .* letters_by_run \(run=\? AND id>\?\)"),
         (DeadLetterQuery(state="waiting"), None, r"SEARCH .* letters_by_state \(state=\?\)"),
         (
+            DeadLetterQuery(group="1-a", state="waiting"),
+            None,
+            r"SEARCH .* letters_by_group \(group_id=\? AND state=\?\)",
+        ),
+        (
             DeadLetterQuery(state="waiting", key=5, since=now()),
             "0190",
             r"SEARCH .* letters_by_state \(state=\? AND id>\?\)",

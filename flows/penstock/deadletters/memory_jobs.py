@@ -169,7 +169,7 @@ class MemoryJobs:
             letter = self._letters.by_id[letter_id]
             attempts = self._letters.history(letter_id).attempts
             attempts.append(Attempt(number=len(attempts) + 1, job=id, requester=held.job.requester, started_at=now()))
-            size += letter.input_size
+            size += letter.input_size + len(letter.input)
             claimed.append(self._letters.set_state(letter_id, CLAIMED, redrives=letter.redrives + 1))
         return claimed
 

@@ -30,12 +30,12 @@ from penstock.errors import (
 )
 from penstock.redrive.desk import SHOWN_CHANGES
 from penstock.redrive.documents import check_options, check_rate, query_document
-from penstock.redrive.flows import FlowLookup
 from penstock.redrive.records import AuditPage, Change, EditReport, ImportReport, LogReport, Plan, TryResult
 from penstock.support.ids import id_of
 from penstock.support.json_encoding import describe_json_error
 
 if TYPE_CHECKING:
+    from penstock.redrive.flows import FlowLookup
     from penstock.redrive.redriver import Redriver
     from penstock.runtime.supervisor import Supervisor
 

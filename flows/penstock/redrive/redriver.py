@@ -61,7 +61,10 @@ class Redriver:
         while not self._stopping.is_set():
             job = None if job_id in self._runners else await queue.acquire_job(job_id, self.runner, self._lease)
             if job is not None and job.state == "running":
-                return await self._run_acquired(queue, job, on_progress)
+                job = await self._run_acquired(queue, job, on_progress)
+                if job.state != "running" or self._supervisor.phase is not Phase.SERVING:
+                    return job
+                continue  # the lease was lost to another process, or `drain` was called
             if job is not None:  # paused
                 await queue.acquire_job(job_id, self.runner, 0.0)
                 return job

@@ -95,13 +95,12 @@ def _claim(connection: Connection, job: Any, ids: list[str], runner: str, now: i
     connection.execute(
         insert(ATTEMPTS).from_select(["letter_id", "number", "job", "requester", "started_at", "outcome"], attempts)
     )
-    number = select(func.max(ATTEMPTS.c.number)).where(ATTEMPTS.c.letter_id == JOB_LETTERS.c.letter_id)
     connection.execute(
         update(JOB_LETTERS)
         .where(JOB_LETTERS.c.job == job.id, among(JOB_LETTERS.c.letter_id, ids))
-        .values(state="claimed", runner=runner, leased_until=until, attempt=number.scalar_subquery())
+        .values(state="claimed", runner=runner, leased_until=until)
     )
-    letters = sorted(map(from_row, connection.execute(select_letters(ids))), key=lambda letter: letter.id)
+    letters = sorted(map(from_row, connection.execute(select_letters(ids)).all()), key=lambda letter: letter.id)
     moves = Moves()
     moves.move([letter.group for letter in letters], "waiting", "claimed")
     moves.apply(connection)
@@ -113,8 +112,7 @@ def settle(connection: Connection, id: str, runner: str, settlements: Sequence[S
     job, now = lock(connection, id), clock(connection)
     outcomes = {settlement.id: settlement for settlement in settlements}
     claimed = (
-        select(JOB_LETTERS.c.letter_id, JOB_LETTERS.c.batch, JOB_LETTERS.c.attempt, LETTERS.c.group_id)
-        .add_columns(LETTERS.c.flow, LETTERS.c.redrives)
+        select(JOB_LETTERS.c.letter_id, JOB_LETTERS.c.batch, LETTERS.c.group_id, LETTERS.c.flow, LETTERS.c.redrives)
         .join(LETTERS, LETTERS.c.id == JOB_LETTERS.c.letter_id)
         .where(JOB_LETTERS.c.job == id, among(JOB_LETTERS.c.letter_id, outcomes))
         .where(IS_CLAIMED, JOB_LETTERS.c.runner == runner, LETTERS.c.state == "claimed")
@@ -142,22 +140,31 @@ class _Settling:
         for pair in pairs:
             by_outcome[pair[1].outcome].append(pair)
         for outcome, some in by_outcome.items():
-            if some:
-                getattr(self, f"_{outcome}")(some)
-        self._connection.execute(
-            _END_ATTEMPT,
-            [
-                {
-                    "letter": row.letter_id,
-                    "attempt": row.attempt,
-                    "now": self._now,
-                    "new_outcome": settlement.outcome,
-                    "new_error": None if settlement.error is None else describe(settlement.error),
-                }
-                for row, settlement in pairs
-            ],
-        )
+            if not some:
+                continue
+            if outcome == "resolved":
+                self._resolved(some)
+            elif outcome == "failed":
+                self._failed(some)
+            else:
+                self._cancelled(some)
+            self._end_attempts(outcome, some)
         self._moves.apply(self._connection, sorted(self._changes.values(), key=lambda change: change.id))
+
+    def _end_attempts(self, outcome: str, pairs: list[tuple[Any, Settlement]]) -> None:
+        """Record the end of the last attempt of each letter. Most letters that fail have one of few errors."""
+        by_error: dict[str | None, list[str]] = {}
+        for row, settlement in pairs:
+            error = None if settlement.error is None else describe(settlement.error)
+            by_error.setdefault(error, []).append(row.letter_id)
+        others = ATTEMPTS.alias()
+        last = select(func.max(others.c.number)).where(others.c.letter_id == ATTEMPTS.c.letter_id).scalar_subquery()
+        for error, ids in by_error.items():
+            self._connection.execute(
+                update(ATTEMPTS)
+                .where(among(ATTEMPTS.c.letter_id, ids), ATTEMPTS.c.number == last)
+                .values(ended_at=self._now, outcome=outcome, error=error)
+            )
 
     def _resolved(self, pairs: list[tuple[Any, Settlement]]) -> None:
         self._set(pairs, state="resolved")
@@ -248,10 +255,4 @@ _FAIL_AGAIN = (
         | {"revision": bindparam("new_revision"), "group_id": bindparam("new_group")}
         | {"state": bindparam("new_state"), "changed_at": bindparam("now")}
     )
-)
-
-_END_ATTEMPT = (
-    update(ATTEMPTS)
-    .where(ATTEMPTS.c.letter_id == bindparam("letter"), ATTEMPTS.c.number == bindparam("attempt"))
-    .values(ended_at=bindparam("now"), outcome=bindparam("new_outcome"), error=bindparam("new_error"))
 )

@@ -139,7 +139,7 @@ def edit(connection: Connection, changes: Mapping[str, bytes], requester: Reques
     rows = connection.execute(letters.with_for_update()).all()
     ids = [row.id for row in rows]
     last = select(EDITS.c.letter_id, func.max(EDITS.c.number)).where(among(EDITS.c.letter_id, ids))
-    numbers = {id: number for id, number in connection.execute(last.group_by(EDITS.c.letter_id))}
+    numbers = {row[0]: row[1] for row in connection.execute(last.group_by(EDITS.c.letter_id))}
     if rows:
         connection.execute(
             insert(EDITS),
