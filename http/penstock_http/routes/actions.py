@@ -7,13 +7,8 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from penstock.deadletters import DeadLetterQuery
-<<<<<<< HEAD
-from penstock.deadletters.dead_letter_queue import Requester
-from penstock.redrive.documents import change_document, edit_report_document, query_of
-=======
 from penstock.deadletters.dead_letter_queue import Requester
 from penstock.redrive.documents import change_document, edit_report_document
->>>>>>> q-cli
 from penstock_http.media import json_response
 from penstock_http.requests import negotiation
 from penstock_http.requests.auth import authorize
