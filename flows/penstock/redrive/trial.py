@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -107,6 +107,6 @@ class Trial:
 def _as_json(value: Any) -> Any:
     """Return a value as JSON values; the text of one that cannot be JSON."""
     try:
-        return cast("Any", msgspec.json.decode(encode_json(value)))
+        return msgspec.json.decode(encode_json(value))
     except Exception:  # values of users, of any type
         return str(value)

@@ -149,15 +149,15 @@ def _error_values(id: str, error: FailedAgain, group: str, state: str, now: int)
     }
 
 
-_FAIL_AGAIN = (
-    update(LETTERS)
-    .where(LETTERS.c.id == bindparam("letter"))
-    .values(
-        {name: bindparam(f"new_{name}") for name in ("step", "type", "message", "attempts", "cause", "found")}
-        | {"revision": bindparam("new_revision"), "group_id": bindparam("new_group")}
-        | {"state": bindparam("new_state"), "changed_at": bindparam("now")}
-    )
-)
+_NEW_VALUES: dict[str, Any] = {
+    **{name: bindparam(f"new_{name}") for name in ("step", "type", "message", "attempts", "cause", "found")},
+    "revision": bindparam("new_revision"),
+    "group_id": bindparam("new_group"),
+    "state": bindparam("new_state"),
+    "changed_at": bindparam("now"),
+}
+
+_FAIL_AGAIN = update(LETTERS).where(LETTERS.c.id == bindparam("letter")).values(_NEW_VALUES)
 
 
 _CLAIMED = (
