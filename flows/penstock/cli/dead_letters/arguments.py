@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from penstock.cli.options import FILE, positive, usage_error
 from penstock.deadletters.queue import Requester
 from penstock.deadletters.store import STATES, DeadLetterQuery
+from penstock.deadletters.store_url import hide_password
 from penstock.flowfile.quantities import read_rate
 from penstock.support.ids import id_of
 
@@ -36,13 +37,13 @@ class DeskOptions(NamedTuple):
     @property
     def name(self) -> str:
         """The store or the service, for messages."""
-        return self.service or self.store
+        return self.service or hide_password(self.store)
 
     def words(self) -> str:
         """Return the options as they are written, for a command that continues this one."""
         if self.service is not None:
             return f" --url {shlex.quote(self.service)}"
-        store = f" --dead-letters {shlex.quote(self.store)}" if self.store_given else ""
+        store = f" --dead-letters {shlex.quote(hide_password(self.store))}" if self.store_given else ""
         return store + "".join(f" --flows {shlex.quote(name)}" for name in self.flows)
 
 
