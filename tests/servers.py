@@ -189,6 +189,10 @@ class PostgresServer(Server):
         self.execute(f"CREATE DATABASE {name}")
         return self.url_of(name)
 
+    def new_schema(self) -> str:
+        """Return the URL of the database `postgres` with a schema of its own: cheaper than a database."""
+        return f"{self.url}?search_path={new_name()}"
+
     def user(self) -> str:
         """Return the user to run as."""
         return POSTGRES_USER if os.geteuid() == 0 else ""

@@ -53,6 +53,21 @@ def test_expired_letters_are_deleted_and_counted(tmp_path: Path) -> None:
         assert [(each["action"], each["count"]) for each in records] == [("expire", 7)]
 
 
+def test_letters_are_copied_and_a_copy_that_fails_is_behind(tmp_path: Path) -> None:
+    """The store is not affected. The metric shows what the copy lacks, and the copy gets it when it works again."""
+    folder = tmp_path / "copies"
+    letters = f"{{store: 'sqlite:///{tmp_path}/shop.db', copy: ['sqlite:///{folder}/copy.db']}}"
+    with serving(tmp_path, write(tmp_path, letters)) as server:
+        fail(server, 5)
+        name = f"sqlite:///{folder}/copy.db"
+        until(lambda: server.metric("penstock_dead_letter_copies_behind", copy=name) == 5, period=0.2)
+        assert states(server, flow="shop") == {"waiting": 5}
+        folder.mkdir()
+        until(lambda: server.metric("penstock_dead_letter_copies_behind", copy=name) == 0, period=0.2)
+    with serving(tmp_path, "--dead-letters", f"sqlite:///{folder}/copy.db") as server:
+        assert states(server) == {"waiting": 5}
+
+
 def test_letters_are_redriven_when_their_service_has_recovered(tmp_path: Path) -> None:
     """One first, then the others. The audit says that it was automatic."""
     port = unused_port()

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from servers import NatsServer, new_name, running
 from service.conftest import Serve
 from service.processes import Process, serving, until
-from service.test_redrives import JSON, LETTERS, YAML, fail, send, states
+from service.test_redrives import FIXED, JSON, LETTERS, YAML, fail, send, states
 from service.wire import NDJSON, orders
 
 CSV = {"Accept": "text/csv"}
@@ -76,7 +77,14 @@ def test_letters_are_selected_by_key_group_and_ids(filled: Process, query: str, 
 
 @pytest.mark.parametrize(
     ("query", "name"),
-    [("id=x", "id"), ("key=1&key=2", "key"), ("state=ready", "state"), ("group=a&x=1", "'x'"), ("after=x", "after")],
+    [
+        ("id=x", "id"),
+        ("key=1&key=2", "key"),
+        ("state=ready", "state"),
+        ("group=a&x=1", "'x'"),
+        ("after=x", "after"),
+        ("flow=%00", "flow"),
+    ],
 )
 def test_an_invalid_filter_is_rejected(filled: Process, query: str, name: str) -> None:
     """400, with the name of the parameter."""
@@ -255,6 +263,19 @@ def test_the_failures_of_a_run_are_listed(server: Process) -> None:
     assert server.request("HEAD", f"/runs/{run}/failures", **CSV).status == 200
 
 
+@pytest.mark.parametrize(("header", "row"), [("id,note", 'x,"a,b",1'), ("sep=;\nid;note", 'x;"a,b";1')])
+def test_rows_that_could_not_be_read_have_the_columns_of_their_file(server: Process, header: str, row: str) -> None:
+    """Whatever its delimiter. A cell beyond the columns stands at the end."""
+    run = fail(server, 1)
+    letter = server.request("GET", f"{LETTERS}/export").lines()[0]
+    assert send(server, "POST", f"{LETTERS}/purge", {"all": True}).json() == {"count": 1}
+    letter |= {"header": header, "input": {"text": row, "size": len(row), "complete": True}}
+    sent = server.request("POST", f"{LETTERS}/import", json.dumps(letter).encode(), Content_Type=NDJSON)
+    assert sent.json() == {"imported": 1, "skipped": 0}
+    table = server.request("GET", f"/runs/{run}/failures", **CSV).body.decode()
+    assert table.splitlines() == ["id,note", 'x,"a,b",1']
+
+
 def test_failures_of_an_earlier_process_are_listed(tmp_path: Path) -> None:
     """Dead letters have the run."""
     with serving(tmp_path) as server:
@@ -299,3 +320,29 @@ def test_a_redrive_of_a_missing_flow_stops(server: Process) -> None:
     job = send(server, "POST", f"{LETTERS}/redrives", {"query": {"flow": "extra"}}).json()
     until(lambda: server.request("GET", f"{LETTERS}/redrives/{job['id']}").json()["state"] == "stopped")
     assert "extra" in server.request("GET", f"{LETTERS}/redrives/{job['id']}").json()["message"]
+
+
+def test_a_log_is_listed_exported_and_redriven(serve: Serve) -> None:
+    """Everything else is a 501 that says what a log can do."""
+    nats = running(NatsServer)
+    server = serve("--dead-letters", f"{nats.url}/{new_name()}")
+    run = fail(server, 3)
+    letters = server.request("GET", LETTERS).json()["letters"]
+    assert len(letters) == 3
+    assert len(server.request("GET", f"{LETTERS}/export").lines()) == 3
+    assert len(server.request("GET", f"/runs/{run}/failures").lines()) == 3
+    refused = [
+        server.request("GET", f"{LETTERS}/groups"),
+        server.request("GET", f"{LETTERS}/audit"),
+        server.request("GET", f"{LETTERS}/redrives"),
+        server.request("GET", f"{LETTERS}/{letters[0]['id']}"),
+        send(server, "PATCH", f"{LETTERS}/{letters[0]['id']}", {"input": 1}),
+        send(server, "POST", f"{LETTERS}/park", {"all": True}),
+        send(server, "POST", f"{LETTERS}/purge", {"all": True}),
+        send(server, "POST", f"{LETTERS}/redrives", {"all": True, "plan": True}),
+    ]
+    assert {(each.status, each.json()["code"]) for each in refused} == {(501, "not_supported_by_store")}
+    assert all("because it is a log" in each.json()["detail"] for each in refused)
+    server.request("PUT", "/flows/orders", FIXED, **YAML)
+    redriven = send(server, "POST", f"{LETTERS}/redrives", {"all": True})
+    assert (redriven.status, redriven.json()["resolved"]) == (200, 3)

@@ -203,6 +203,8 @@ def test_a_redrive_that_cannot_be_created_or_changed_is_rejected(server: Process
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
+        ('{"query": {"flow": "a\\u0000"}}', 400, "query: contains the character NUL"),
+        ('{"reason": "\\u0000"}', 400, "reason: contains the character NUL"),
         ('{"query": {}, "canery": [1]}', 400, "unknown field 'canery'; did you mean 'canary'?"),
         ('{"query": {"flo": "orders"}}', 400, "flo"),
         ('{"query": {"state": "ready"}}', 400, "expected one of waiting"),

@@ -9,7 +9,7 @@ import pytest
 
 from penstock import Flow, from_iterable
 from penstock.deadletters import DeadLetterQuery
-from penstock.deadletters.queue import JobOptions
+from penstock.deadletters.dead_letter_queue import JobOptions
 from penstock.redrive.logs import redrive_log
 from penstock.runtime import Supervisor
 from stores.logs import ids, new_log, open_log, read

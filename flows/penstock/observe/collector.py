@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from penstock.core.context import DurationHistogram
 from penstock.core.element import Outcome
-from penstock.deadletters.queue import JobState
+from penstock.deadletters.dead_letter_queue import JobState
 from penstock.deadletters.store import STATES
 from penstock.observe.dead_letters import OPEN_STATES, DeadLetterReadings
 from penstock.observe.logs import LogFile

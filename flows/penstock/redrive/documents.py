@@ -16,8 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from penstock.deadletters.dead_letter import DeadLetter, as_document
-from penstock.deadletters.letter_documents import from_document
-from penstock.deadletters.queue import (
+from penstock.deadletters.dead_letter_queue import (
     REDRIVE_LIMIT,
     Attempt,
     AuditRecord,
@@ -27,6 +26,7 @@ from penstock.deadletters.queue import (
     Job,
     JobOptions,
 )
+from penstock.deadletters.letter_documents import from_document
 from penstock.deadletters.store import STATES, DeadLetterQuery
 from penstock.redrive.records import AuditPage, Change, EditReport, ImportReport, LogReport, Plan, TryResult
 

@@ -13,8 +13,8 @@ import msgspec
 from msgspec.structs import replace
 
 from penstock.deadletters.dead_letter import DeadLetter
+from penstock.deadletters.dead_letter_queue import DeadLetterQueue, Group, History, Job, JobOptions, JobState, Requester
 from penstock.deadletters.log import is_queue
-from penstock.deadletters.queue import DeadLetterQueue, Group, History, Job, JobOptions, JobState, Requester
 from penstock.deadletters.store import PAGE, PAGE_BYTES, PAGE_LIMIT, DeadLetterQuery, DeadLetterStore, Page
 from penstock.deadletters.store_url import hide_password
 from penstock.deadletters.stores import find_letter, merge_pages, normalize_url
@@ -30,12 +30,12 @@ from penstock.errors import (
 )
 from penstock.redrive.desk import SHOWN_CHANGES
 from penstock.redrive.documents import check_options, check_rate, query_document
-from penstock.redrive.flows import FlowLookup
 from penstock.redrive.records import AuditPage, Change, EditReport, ImportReport, LogReport, Plan, TryResult
 from penstock.support.ids import id_of
 from penstock.support.json_encoding import describe_json_error
 
 if TYPE_CHECKING:
+    from penstock.redrive.flows import FlowLookup
     from penstock.redrive.redriver import Redriver
     from penstock.runtime.supervisor import Supervisor
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from penstock.core.element import CANCELLED, FAILED, FILTERED, UNKNOWN, Element, Failure, Outcome
 from penstock.deadletters import DeadLetter, DeadLetterQuery
-from penstock.deadletters.queue import DeadLetterQueue, JobOptions
+from penstock.deadletters.dead_letter_queue import DeadLetterQueue, JobOptions
 from penstock.errors import RedriveError
 from penstock.redrive.flows import FlowLookup, definition_of
 from penstock.redrive.records import TryResult

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from penstock.deadletters.queue import Requester
+from penstock.deadletters.dead_letter_queue import Requester
 from penstock.support.json_encoding import describe_json_error
 from penstock.support.text import suggest
 from penstock_http.media import JSON
@@ -57,14 +57,21 @@ class JsonBody:
 
     def convert(self, name: str, convert: Callable[[Any], T]) -> T:
         """Return a field converted by a function that raises `ValueError`; a missing one is an empty object."""
+        self._reject_nul(name)
         return converted(lambda: convert(self.document(name).get(name, {})))
 
     def requester(self, name: str) -> Requester:
         """Return who does something, with the reason in the body. Raises 400."""
+        self._reject_nul("reason")
         reason = self.get("reason", str, "", "a text")
         if len(reason) > MAX_REASON:
             raise invalid_body(f"reason: expected at most {MAX_REASON} characters, got {len(reason)}")
         return Requester(name, reason)
+
+    def _reject_nul(self, name: str) -> None:
+        """Raise 400 for the character NUL, which not every store can keep or search for."""
+        if name in self and b"\\u0000" in self.raw(name):
+            raise invalid_body(f"{name}: contains the character NUL")
 
 
 async def read_object(request: web.Request, known: Sequence[str]) -> JsonBody:

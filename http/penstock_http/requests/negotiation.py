@@ -102,8 +102,13 @@ def boolean_parameter(query: Mapping[str, str], name: str) -> bool:
 
 
 def reject_unknown_parameters(request: web.Request, *names: str, repeatable: str | None = None) -> None:
-    """Raise 400 for a query parameter that is unknown or repeated, so that none is ignored silently."""
-    for name in request.query:
+    """Raise 400 for a query parameter that is unknown or repeated, so that none is ignored silently.
+
+    Also for one that contains NUL, which not every store can search for.
+    """
+    for name, value in request.query.items():
+        if "\0" in value:
+            raise RequestRejected(400, "bad_parameter", f"{name}: contains the character NUL")
         if name != repeatable and (times := len(request.query.getall(name))) > 1:
             raise RequestRejected(400, "bad_parameter", f"the parameter {name!r} is given {times} times")
         if name not in names:

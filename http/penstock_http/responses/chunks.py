@@ -46,8 +46,11 @@ async def stream_chunks(
             try:
                 await _write_all(first, source, output, stall_detector, state.streams, flush=flush)
                 await stall_detector.write(output.end(b""), 0)
-            except (TimeoutError, PenstockError) as error:
-                log.warning("stream.cut", path=request.path, error=describe(error), response_bytes=output.bytes)
+            except Exception as error:
+                if isinstance(error, TimeoutError | ConnectionError | PenstockError):
+                    log.warning("stream.cut", path=request.path, error=describe(error), response_bytes=output.bytes)
+                else:
+                    log.error("http.internal_error", path=request.path, exc_info=error)
                 if request.transport is not None:
                     request.transport.abort()
                 raise ConnectionResetError("the stream was cut") from None

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from penstock.deadletters import DeadLetterQuery
-from penstock.deadletters.queue import Requester
+from penstock.deadletters.dead_letter_queue import Requester
 from penstock.redrive.documents import change_document, edit_report_document, query_of
 from penstock_http.media import json_response
 from penstock_http.requests import negotiation

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from penstock.deadletters import DeadLetterQuery
 from penstock.deadletters.dead_letter import DeadLetter, as_document
+from penstock.formats.csv_header import split_delimiter
 from penstock.formats.csv_reader import cell_reader
 from penstock.redrive.desk import Desk
 from penstock.support.ids import id_of
@@ -103,7 +104,7 @@ async def _rows(desk: Desk, query: DeadLetterQuery) -> AsyncGenerator[bytes, Non
 def _columns(letter: DeadLetter) -> Iterable[str]:
     """Return the names of the columns of an item: those of its CSV file, or the fields of an object."""
     if letter.header is not None:
-        return _split(letter.header)
+        return _split(*split_delimiter(letter.header))
     fields = _fields(letter)
     return [VALUE] if fields is None else fields
 
@@ -111,7 +112,8 @@ def _columns(letter: DeadLetter) -> Iterable[str]:
 def _cells(letter: DeadLetter) -> dict[str, str]:
     """Return the cells of an item by column. Cells of a row beyond its header are under names that are no column."""
     if letter.header is not None:
-        names, cells = _split(letter.header), _split(_text(letter))
+        header, delimiter = split_delimiter(letter.header)
+        names, cells = _split(header, delimiter), _split(_text(letter), delimiter)
         extra = [f"\0{number}" for number in range(len(cells) - len(names))]
         return dict(zip([*names, *extra], cells, strict=False))
     fields = _fields(letter)
@@ -136,9 +138,9 @@ def _cell(value: msgspec.Raw) -> str:
     return "" if data == b"null" else data.decode()
 
 
-def _split(row: str) -> list[str]:
+def _split(row: str, delimiter: str) -> list[str]:
     try:
-        return cell_reader()(row)
+        return cell_reader(delimiter)(row)
     except ValueError:  # a row with an invalid quote; its cells are unknown
         return [row]
 

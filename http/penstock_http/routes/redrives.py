@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 import msgspec
 from aiohttp import web
 
-from penstock.deadletters.queue import Job, JobState
+from penstock.deadletters.dead_letter_queue import Job, JobState
+from penstock.errors import JobNotFound
 from penstock.redrive.documents import (
     check_rate,
     job_document,
@@ -21,6 +22,7 @@ from penstock.redrive.documents import (
     query_of,
     try_document,
 )
+from penstock.support.ids import id_of
 from penstock_http.media import JSON, SSE, json_response
 from penstock_http.problems import RequestRejected
 from penstock_http.requests import negotiation
@@ -62,6 +64,7 @@ async def create_redrive(request: web.Request) -> web.Response:
     if tries:
         results = await desk.try_letters(query, options, tries)
         return json_response({"results": [try_document(result) for result in results]})
+    request.app[STATE].supervisor.check()
     created = await desk.redrive(query, options, body.requester(name))
     if not isinstance(created, Job):
         return json_response(log_report_document(created))
@@ -89,7 +92,7 @@ async def show_redrive(request: web.Request) -> web.StreamResponse:
     authorize(request, "read")
     negotiation.reject_unknown_parameters(request)
     media_type = negotiation.response_type(request, (JSON, SSE))
-    state, id = request.app[STATE], request.match_info["id"]
+    state, id = request.app[STATE], _id_of(request)
     if media_type == JSON:
         return json_response(job_document(await state.desk.job(id)))
     await state.desk.job(id)
@@ -105,9 +108,18 @@ async def change_redrive(request: web.Request) -> web.Response:
         raise invalid_body("the body: expected state (running, paused or cancelled) or rate")
     state: State | None = body.get("state", State, None, "running, paused or cancelled")  # type: ignore[arg-type]
     job = await request.app[STATE].desk.change_job(
-        request.match_info["id"], body.requester(name), state=state, rate=_rate_of(body)
+        _id_of(request), body.requester(name), state=state, rate=_rate_of(body)
     )
     return json_response(job_document(job))
+
+
+def _id_of(request: web.Request) -> str:
+    """Return the id of the job in the path. Raises 404 for a text that is not an id."""
+    text = request.match_info["id"]
+    try:
+        return id_of(text)
+    except ValueError:
+        raise JobNotFound(text) from None
 
 
 def _rate_of(body: JsonBody) -> float | Literal["keep"] | None:

@@ -13,10 +13,9 @@ from click.core import ParameterSource
 from msgspec.structs import replace
 
 from penstock.cli.options import FILE, positive, usage_error
-from penstock.deadletters.queue import Requester
+from penstock.deadletters.dead_letter_queue import Requester
 from penstock.deadletters.store import STATES, DeadLetterQuery
 from penstock.deadletters.store_url import hide_password
-from penstock.flowfile.quantities import read_rate
 from penstock.support.ids import id_of
 
 DEFAULT_URL = "sqlite:///penstock.db"
@@ -172,6 +171,8 @@ def letter_id(value: Any) -> str:
 
 def rate_of(value: Any) -> float:
     """Convert an option to letters per second: `50/s`, `600/m`, or a number."""
+    from penstock.flowfile.quantities import read_rate  # imported late: with it come all steps of flows
+
     text = str(value)
     found = read_rate(text) if "/" in text else read_rate(f"{text}/s")
     if not found:

@@ -6,10 +6,12 @@ import os
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penstock.errors import FlowDefinitionError
-from penstock.flow.flow import Flow
+
+if TYPE_CHECKING:  # imported late: `list` does not need it
+    from penstock.flow.flow import Flow
 
 
 class CommandFlows:

@@ -23,6 +23,9 @@ _RENAMED = {"partial_results": "found", "group": "group_id"}
 COLUMNS = tuple(_RENAMED.get(name, name) for name in FIELDS)
 """The column of each field of a letter, in the same order. Columns keep their names when fields are renamed."""
 
+_JSON = [COLUMNS.index(name) for name in ("key", "found")]
+_TIMES = [COLUMNS.index(name) for name in ("started_at", "failed_at")]
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -45,13 +48,13 @@ def to_columns(letters: Sequence[DeadLetter]) -> Columns:
 
 def from_row(row: Sequence[Any]) -> DeadLetter:
     """Convert a row to a letter. Its times are in UTC."""
-    fields = dict(zip(FIELDS, row, strict=True))
-    for name in ("key", "partial_results"):
-        if fields[name] is not None:
-            fields[name] = json.loads(fields[name])
-    for name in ("started_at", "failed_at"):
-        fields[name] = from_microseconds(fields[name])
-    return DeadLetter(**fields)
+    values = list(row)
+    for column in _JSON:
+        if values[column] is not None:
+            values[column] = json.loads(values[column])
+    for column in _TIMES:
+        values[column] = from_microseconds(values[column])
+    return DeadLetter(*values)
 
 
 def to_microseconds(time: datetime) -> int:

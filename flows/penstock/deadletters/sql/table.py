@@ -31,11 +31,13 @@ _OPTIONAL = {"part", "key", "cause", "found", "revision", "group_id", "header"}
 
 
 def _text(name: str, **options: Any) -> Column[Any]:
-    return Column(name, Text(), **{"nullable": False} | options)
+    options.setdefault("nullable", False)
+    return Column(name, Text(), **options)
 
 
 def _integer(name: str, **options: Any) -> Column[Any]:
-    return Column(name, BigInteger().with_variant(Integer(), "sqlite"), **{"nullable": False} | options)
+    options.setdefault("nullable", False)
+    return Column(name, BigInteger().with_variant(Integer(), "sqlite"), **options)
 
 
 LETTERS = Table(
@@ -117,7 +119,7 @@ JOB_LETTERS = Table(
     _text("state"),
     _text("runner", nullable=True),
     _integer("leased_until", nullable=True),
-    _integer("attempt", nullable=True),
+    sqlite_with_rowid=False,
 )
 """The fixed set of a job. Each letter is `open`, `claimed` until `leased_until`, `resolved`, `failed` or `skipped`."""
 
@@ -149,6 +151,7 @@ ATTEMPTS = Table(
     _integer("ended_at", nullable=True),
     _text("outcome"),
     _text("error", nullable=True),
+    sqlite_with_rowid=False,
 )
 """Every redrive of every letter."""
 
@@ -189,6 +192,7 @@ COPIES = Table(
     _text("copy", primary_key=True),
     _text("letter_id", primary_key=True),
     _integer("leased_until", nullable=True),
+    sqlite_with_rowid=False,
 )
 """The outbox: letters that have not been copied yet, for each copy of the store."""
 

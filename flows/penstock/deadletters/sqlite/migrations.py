@@ -115,9 +115,8 @@ MIGRATIONS: list[list[str]] = [
             state TEXT NOT NULL,
             runner TEXT,
             leased_until INTEGER,
-            attempt INTEGER,
             PRIMARY KEY (job, letter_id)
-        )
+        ) WITHOUT ROWID
         """,
         "CREATE INDEX job_letters_by_state ON job_letters (job, batch, state, letter_id)",
         "CREATE INDEX job_letters_claimed ON job_letters (job, leased_until) WHERE state = 'claimed'",
@@ -134,7 +133,7 @@ MIGRATIONS: list[list[str]] = [
             outcome TEXT NOT NULL,
             error TEXT,
             PRIMARY KEY (letter_id, number)
-        )
+        ) WITHOUT ROWID
         """,
         """
         CREATE TABLE edits (
@@ -176,7 +175,7 @@ MIGRATIONS: list[list[str]] = [
             letter_id TEXT NOT NULL,
             leased_until INTEGER,
             PRIMARY KEY (copy, letter_id)
-        )
+        ) WITHOUT ROWID
         """,
         "CREATE INDEX copies_by_letter ON copies (letter_id)",
     ],

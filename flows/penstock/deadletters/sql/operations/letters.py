@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.queue import AuditAction, Requester
+from penstock.deadletters.dead_letter_queue import AuditAction, Requester
 from penstock.deadletters.sql import dialect
 from penstock.deadletters.sql.dialect import among, clock
 from penstock.deadletters.sql.grouping import ID, assign_groups, changes_of
@@ -30,7 +31,7 @@ UNCLAIMED = ("waiting", "resolved", "parked")
 
 def add(connection: Connection, batches: Sequence[Columns], copies: Sequence[str] = ()) -> Mapping[str, int]:
     """Store letters, count them in their groups, and put them into the outbox; returns how many are new by state."""
-    added = []
+    added: list[Columns] = []
     for columns in batches:
         assign_groups(columns)
         if new := _insert_new(connection, columns):
@@ -40,11 +41,10 @@ def add(connection: Connection, batches: Sequence[Columns], copies: Sequence[str
     outbox = [{"copy": copy, "letter_id": id} for columns in added for copy in copies for id in columns[ID]]
     if outbox:
         connection.execute(insert(COPIES), outbox)
-    counts = dict.fromkeys(STATES, 0)
+    counts: Counter[str] = Counter()
     for change in changes:
-        for state, count in change.counts.items():
-            counts[state] += count
-    return {state: count for state, count in counts.items() if count}
+        counts.update(change.counts)
+    return counts
 
 
 def _insert_new(connection: Connection, columns: Columns) -> Columns | None:
@@ -139,7 +139,7 @@ def edit(connection: Connection, changes: Mapping[str, bytes], requester: Reques
     rows = connection.execute(letters.with_for_update()).all()
     ids = [row.id for row in rows]
     last = select(EDITS.c.letter_id, func.max(EDITS.c.number)).where(among(EDITS.c.letter_id, ids))
-    numbers = {id: number for id, number in connection.execute(last.group_by(EDITS.c.letter_id))}
+    numbers = {row[0]: row[1] for row in connection.execute(last.group_by(EDITS.c.letter_id))}
     if rows:
         connection.execute(
             insert(EDITS),

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, func, select, tuple_
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.queue import Attempt, Edit, Group, History
+from penstock.deadletters.dead_letter_queue import Attempt, Edit, Group, History
 from penstock.deadletters.sql.queries import (
     find_ranges,
     group_conditions,
@@ -45,6 +46,8 @@ def page(connection: Connection, query: DeadLetterQuery, after: str | None, limi
 
 def _matching(connection: Connection, query: DeadLetterQuery, after: str | None, limit: int) -> Iterator[DeadLetter]:
     ranges = find_ranges(connection, query)
+    if ranges is not None and len(ranges) == 1:
+        query, ranges = replace(query, flow=None, step=None, type=None, group=ranges[0][0], state=ranges[0][1]), None
     if ranges is None:
         with connection.execute(select_page(query, after, limit)) as result:
             for rows in result.partitions(FETCH_ROWS):
@@ -53,7 +56,9 @@ def _matching(connection: Connection, query: DeadLetterQuery, after: str | None,
         ids = list(connection.execute(select_ranges(query, ranges, after, limit)).scalars())
         for start in range(0, len(ids), FETCH_ROWS):
             chunk = ids[start : start + FETCH_ROWS]
-            yield from sorted(map(from_row, connection.execute(select_letters(chunk))), key=lambda letter: letter.id)
+            yield from sorted(
+                map(from_row, connection.execute(select_letters(chunk)).all()), key=lambda letter: letter.id
+            )
 
 
 def count(connection: Connection, query: DeadLetterQuery, by: Sequence[GroupField]) -> Mapping[tuple[str, ...], int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select
 
-from penstock.deadletters.queue import Requester
+from penstock.deadletters.dead_letter_queue import Requester
 from penstock.deadletters.sql.dialect import among, clock
 from penstock.deadletters.sql.operations.audit import Progress, record
 from penstock.deadletters.sql.operations.jobs import ENDED
@@ -39,7 +39,7 @@ def expire(
     state_number = int(number)
     if state_number < len(EXPIRED):
         state = EXPIRED[state_number]
-        checked = _oldest(connection, state, start, keep[state]) if state in keep else []
+        checked: Sequence[Any] = _oldest(connection, state, start, keep[state]) if state in keep else []
         rows: Sequence[Any] = [row for row in checked if row.expired and flow in (None, row.flow)]
         complete = len(checked) < CHANGE_LETTERS
         now = Progress(
