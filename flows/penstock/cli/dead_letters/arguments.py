@@ -44,11 +44,7 @@ class DeskOptions(NamedTuple):
         """Return the options as they are written, for a command that continues this one; without passwords."""
         if self.service is not None:
             return f" --url {shlex.quote(self.service)}"
-<<<<<<< HEAD
         store = f" --dead-letters {shlex.quote(hide_password(self.store))}" if self.store_typed else ""
-=======
-        store = f" --dead-letters {shlex.quote(hide_password(self.store))}" if self.store_given else ""
->>>>>>> q-logs
         return store + "".join(f" --flows {shlex.quote(name)}" for name in self.flows)
 
 
