@@ -67,6 +67,8 @@ def changes_of(batches: Iterable[Columns]) -> list[GroupChange]:
 
 def _changes(columns: Columns) -> Iterable[GroupChange]:
     groups, times = columns[GROUP_ID], columns[FAILED_AT]
+    if not groups:
+        return ()
     first = dict(zip(reversed(groups), range(len(groups) - 1, -1, -1), strict=True))
     changes = {
         id: GroupChange(
@@ -76,8 +78,12 @@ def _changes(columns: Columns) -> Iterable[GroupChange]:
         )
         for id, at in first.items()
     }
-    for (id, state), count in Counter(zip(groups, columns[STATE], strict=True)).items():
-        changes[id].counts[state] = count
+    states = columns[STATE]
+    if len(changes) == 1 and states.count(states[0]) == len(states):
+        changes[groups[0]].counts[states[0]] = len(states)
+    else:
+        for (id, state), count in Counter(zip(groups, states, strict=True)).items():
+            changes[id].counts[state] = count
     if times.count(times[0]) != len(times):  # letters that failed together have one time
         _widen(changes, groups, times, columns[REVISION])
     return changes.values()
