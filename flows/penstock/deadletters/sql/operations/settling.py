@@ -9,11 +9,11 @@ from sqlalchemy import Connection, bindparam, func, select, update
 
 from penstock.deadletters.dead_letter_queue import FailedAgain, Job, Settlement
 from penstock.deadletters.groups import fingerprint, pattern_of
-from penstock.deadletters.sql.dialect import among_texts, clock, texts
+from penstock.deadletters.sql.dialect import among_texts, texts
 from penstock.deadletters.sql.grouping import GroupChange
 from penstock.deadletters.sql.operations.counts import Moves
 from penstock.deadletters.sql.operations.documents import options_of
-from penstock.deadletters.sql.operations.jobs import load, lock
+from penstock.deadletters.sql.operations.jobs import hold, load
 from penstock.deadletters.sql.operations.leases import close_letters, count_outcomes
 from penstock.deadletters.sql.table import ATTEMPTS, IS_CLAIMED, JOB_LETTERS, LETTERS
 from penstock.support.json_encoding import encode_json
@@ -22,7 +22,7 @@ from penstock.support.text import sanitize
 
 def settle(connection: Connection, id: str, runner: str, settlements: Sequence[Settlement]) -> Job:
     """Record the outcomes of claimed letters. Those whose lease was lost to another runner are ignored."""
-    job, now = lock(connection, id), clock(connection)
+    job, now = hold(connection, id)
     outcomes = {settlement.id: settlement for settlement in settlements}
     rows = connection.execute(_CLAIMED, {"p_job": id, "p_runner": runner, "p_ids": texts(outcomes)}).all()
     if rows:
@@ -58,14 +58,14 @@ class _Settling:
         self._moves.apply(self._connection, sorted(self._changes.values(), key=lambda change: change.id))
 
     def _end_attempts(self, outcome: str, pairs: list[tuple[Any, Settlement]]) -> None:
-        """Record the end of the last attempt of each letter. Most letters that fail have one of few errors."""
-        by_error: dict[str | None, list[str]] = {}
-        for row, settlement in pairs:
-            error = None if settlement.error is None else describe(settlement.error)
-            by_error.setdefault(error, []).append(row.letter_id)
-        for error, ids in by_error.items():
-            parameters = {"p_ids": texts(ids), "p_now": self._now, "p_outcome": outcome, "p_error": error}
-            self._connection.execute(_END_ATTEMPTS, parameters)
+        """Record the end of the last attempt of each letter. Letters without an error take one statement."""
+        same = {"p_now": self._now, "p_outcome": outcome}
+        failed = [(row.letter_id, settlement.error) for row, settlement in pairs if settlement.error is not None]
+        if failed:
+            rows = [same | {"p_letter": id, "p_error": describe(error)} for id, error in failed]
+            self._connection.execute(_END_ATTEMPT, rows)
+        if others := [row.letter_id for row, settlement in pairs if settlement.error is None]:
+            self._connection.execute(_END_ATTEMPTS, same | {"p_ids": texts(others), "p_error": None})
 
     def _resolved(self, pairs: list[tuple[Any, Settlement]]) -> None:
         self._set_state(pairs, "resolved")
@@ -180,12 +180,13 @@ _SET_STATE = (
 
 _others = ATTEMPTS.alias()
 
-_END_ATTEMPTS = (
+_last_attempt = (
     update(ATTEMPTS)
-    .where(among_texts(ATTEMPTS.c.letter_id, "p_ids"))
     .where(
         ATTEMPTS.c.number
         == select(func.max(_others.c.number)).where(_others.c.letter_id == ATTEMPTS.c.letter_id).scalar_subquery()
     )
     .values(ended_at=bindparam("p_now"), outcome=bindparam("p_outcome"), error=bindparam("p_error"))
 )
+_END_ATTEMPT = _last_attempt.where(ATTEMPTS.c.letter_id == bindparam("p_letter"))
+_END_ATTEMPTS = _last_attempt.where(among_texts(ATTEMPTS.c.letter_id, "p_ids"))
