@@ -12,6 +12,7 @@ from itertools import chain
 
 from msgspec import Struct
 
+from penstock.deadletters.groups import KnownGroups
 from penstock.deadletters.sql.grouping import GroupChange, assign_groups, changes_of
 from penstock.deadletters.sql.rows import COLUMNS, Columns
 from penstock.deadletters.sqlite.database_file import DatabaseFile, create_private_file
@@ -88,6 +89,7 @@ class Writer:
         self._config = config
         self._database: sqlite3.Connection | None = None
         self._file = DatabaseFile(config.path, config.url)
+        self._groups = KnownGroups()
         self._failing = False
         """Whether the last call failed."""
         self._data_version: object = None
@@ -102,6 +104,7 @@ class Writer:
         try:
             prepare(self._database, config.url, create=config.create, timeout=config.busy_seconds)
             self._file.opened()
+            self._read_groups()
             if recount:
                 self._recount()
             else:
@@ -138,9 +141,11 @@ class Writer:
     def _commit(self, batches: Sequence[Columns]) -> Exception | None:
         started = time.perf_counter()
         try:
-            for columns in batches:
-                assign_groups(columns)
             self._prepare_commit()
+            if self._groups.outdated:
+                self._read_groups()
+            for columns in batches:
+                assign_groups(columns, self._groups)
             changes = self._store(batches)
             self._check_committed()
         except Exception as error:
@@ -235,7 +240,8 @@ class Writer:
                 database.execute("ROLLBACK")
                 database.execute("BEGIN IMMEDIATE")
                 batches = self._without_stored(batches)
-                self._insert(batches)
+                if batches:
+                    self._insert(batches)
             changes = changes_of(batches)
             database.executemany(CHANGE_GROUP, [change.row() for change in changes])
             self._fill_outbox(batches)
@@ -246,10 +252,10 @@ class Writer:
         return changes
 
     def _insert(self, batches: Sequence[Columns]) -> int:
-        database, stored = self._connection(), 0
-        columns = batches[0] if len(batches) == 1 else [list(chain(*parts)) for parts in zip(*batches, strict=True)]
-        for start in range(0, len(columns[ID]) if columns else 0, GROUP):
-            part = columns if len(columns[ID]) <= GROUP else [column[start : start + GROUP] for column in columns]
+        columns = [list(chain(*parts)) for parts in zip(*batches, strict=True)] if len(batches) > 1 else batches[0]
+        stored, database = 0, self._connection()
+        for start in range(0, len(columns[ID]), GROUP):
+            part: Columns = [column[start : start + GROUP] for column in columns]
             stored += database.execute(*insert_of(part)).rowcount
         return stored
 
@@ -284,9 +290,13 @@ class Writer:
 
     def _recount(self) -> None:
         self._data_version = self._current_version()
+        self._read_groups()
         totals = ", ".join(f"coalesce(sum({state}), 0)" for state in STATES)
         (counts,) = self._connection().execute(f"SELECT {totals} FROM groups")  # noqa: S608 - no input
         self.statistics.counts = {state: count for state, count in zip(STATES, counts, strict=True) if count}
+
+    def _read_groups(self) -> None:
+        self._groups.replace(self._connection().execute("SELECT id, flow, step, type FROM groups"))
 
     def _current_version(self) -> object:
         # Changes when another connection commits, and not when this one does.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from penstock.deadletters.dead_letter_queue import FailedAgain, Job, Settlement
-from penstock.deadletters.groups import fingerprint, pattern_of
+from penstock.deadletters.groups import pattern_in
 from penstock.deadletters.sql.dialect import among_texts, texts
 from penstock.deadletters.sql.grouping import GroupChange
+from penstock.deadletters.sql.operations import group_limit
 from penstock.deadletters.sql.operations.counts import Moves
 from penstock.deadletters.sql.operations.documents import options_of
 from penstock.deadletters.sql.operations.jobs import hold, load
@@ -79,14 +80,15 @@ class _Settling:
 
     def _failed(self, pairs: list[tuple[Any, Settlement]]) -> None:
         changes: list[dict[str, Any]] = []
-        for row, settlement in pairs:
+        errors = [None if settlement.error is None else _stored(settlement.error) for _, settlement in pairs]
+        groups = self._groups([(row.flow, error) for (row, _), error in zip(pairs, errors, strict=True) if error])
+        for (row, settlement), error in zip(pairs, errors, strict=True):
             state = "parked" if row.redrives >= self._limit else "waiting"
-            error, group = settlement.error, row.group_id
+            group = row.group_id
             if error is None:
                 self._set_state([(row, settlement)], state)
             else:
-                error = _stored(error)
-                group = fingerprint(row.flow, error.step, error.type, error.message)
+                group = next(groups)
                 changes.append(_error_values(row.letter_id, error, group, state, self._now))
             if group == row.group_id:
                 self._moves.move([group], "claimed", state)
@@ -97,8 +99,16 @@ class _Settling:
             self._connection.execute(_FAIL_AGAIN, changes)
         self._close(pairs, "failed")
 
+    def _groups(self, failures: list[tuple[str, FailedAgain]]) -> Iterator[str]:
+        """Return the group of each failure."""
+        if not failures:
+            return iter(())
+        flows = [flow for flow, _ in failures]
+        fields = ([getattr(error, name) for _, error in failures] for name in ("step", "type", "message"))
+        return iter(group_limit.assign(self._connection, flows, *fields))
+
     def _join(self, group: str, flow: str, error: FailedAgain, state: str) -> None:
-        pattern = pattern_of(error.message)
+        pattern = pattern_in(group, flow, error.step, error.type, error.message)
         times = (self._now, self._now, error.revision)
         change = GroupChange(group, flow, error.step, error.type, pattern, *times, {state: 1})
         if (known := self._changes.setdefault(group, change)) is not change:
