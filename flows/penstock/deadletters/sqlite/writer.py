@@ -252,7 +252,9 @@ class Writer:
         return changes
 
     def _insert(self, batches: Sequence[Columns]) -> int:
-        columns = [list(chain(*parts)) for parts in zip(*batches, strict=True)] if len(batches) > 1 else batches[0]
+        columns: Columns = batches[0]
+        if len(batches) > 1:
+            columns = [list(chain.from_iterable(parts)) for parts in zip(*batches, strict=True)]
         stored, database = 0, self._connection()
         for start in range(0, len(columns[ID]), GROUP):
             part: Columns = [column[start : start + GROUP] for column in columns]
