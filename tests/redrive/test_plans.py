@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from penstock import Flow, Service
-from penstock.deadletters import DeadLetterQuery, MemoryStore
+from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
 from penstock.deadletters.queue import JobOptions
 from penstock.errors import RedriveError
 from penstock.redrive.plan import plan
@@ -36,13 +36,12 @@ class Kept:
     async def aclose(self) -> None: ...
 
 
-def with_store(letters: list[Any], work: Any) -> Any:
+def with_store(letters: list[DeadLetter], work: Callable[[MemoryStore], Coroutine[Any, Any, Any]]) -> Any:
     async def main() -> Any:
         store = MemoryStore()
         await store.add(letters)
         before = (await store.page(ALL)).letters
-        made: Coroutine[Any, Any, Any] = work(store)
-        result = await made
+        result = await work(store)
         assert (await store.page(ALL)).letters == before
         return result
 

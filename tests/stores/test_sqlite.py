@@ -818,3 +818,44 @@ def test_a_database_that_may_not_be_written_is_refused_when_it_is_opened(tmp_pat
     prepare(reading, "sqlite:///x", create=False, timeout=1)
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         prepare(reading, "sqlite:///x", create=True, timeout=1)
+
+
+async def test_the_database_rejects_changes_of_the_audit(url):
+    """Records can only be added, with whatever tool."""
+    store = await opened(url)
+    await store.purge(DeadLetterQuery(), Requester("me"))
+    await store.aclose()
+
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
+        for statement in ("UPDATE audit SET requester = 'you'", "DELETE FROM audit"):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                database.execute(statement)
+        assert database.execute("SELECT requester FROM audit").fetchall() == [("me",)]
+
+
+def test_each_new_letter_is_put_into_the_outbox_once(tmp_path):
+    """For each copy, in the commit of the letter; without copies the outbox stays empty."""
+    for copies in ((), ("kafka://a/b", "s3://c")):
+        path = tmp_path / f"{len(copies)}.db"
+        writer = Writer(WriterConfig(os.fsencode(path), "sqlite:///x", True, 1.0))
+        writer.copies = copies
+        writer.open()
+        letters = [letter() for _ in range(3)]
+        assert writer.write([to_columns(letters[:2])], refresh=False) == [None]
+        assert writer.write([to_columns(letters), to_columns(letters[1:])], refresh=False) == [None, None]
+        writer.close()
+
+        with closing(sqlite3.connect(path)) as database:
+            found = database.execute("SELECT copy, letter_id FROM copies").fetchall()
+        assert sorted(found) == sorted((copy, one.id) for copy in copies for one in letters)
+
+
+async def test_a_redriven_letter_with_a_header_is_stored_with_both(url, separate):
+    """Most letters have neither, and are inserted without these columns."""
+    store = await opened(url, separate_writer=separate)
+    letters = [letter(header="a;b"), letter(redrives=3), letter()]
+    await store.add(letters)
+    await store.add([plain := letter()])
+
+    assert [await store.get(one.id) for one in (*letters, plain)] == [*letters, plain]
+    await store.aclose()

@@ -228,7 +228,10 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
         ...
 
     async def mark(self, query: DeadLetterQuery, state: Literal["waiting", "parked"], requester: Requester) -> int:
-        """Park waiting letters, or make parked letters wait; returns how many. Letters in other states stay."""
+        """Park waiting letters, or make parked letters wait, in several transactions; returns how many.
+
+        Letters in other states stay.
+        """
         ...
 
     async def purge(self, query: DeadLetterQuery, requester: Requester) -> int:

@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from penstock.redrive.counters import RedriveStatistics
     from penstock.redrive.flows import FlowLookup
     from penstock.redrive.redriver import Redriver
-    from penstock.redrive.statistics import RedriveStatistics
 
 __all__ = ["FlowLookup", "RedriveStatistics", "Redriver"]
 

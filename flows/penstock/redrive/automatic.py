@@ -16,6 +16,7 @@ from penstock.errors import PenstockError, RedriveError, StoreError, describe
 from penstock.redrive.flows import FlowLookup, definition_of
 from penstock.redrive.redriver import Redriver
 from penstock.runtime.supervisor import RunnableFlow
+from penstock.steps import Enrich, walk
 from penstock.support.ids import now
 from penstock.support.logger import get_logger
 
@@ -180,11 +181,9 @@ class AutomaticRedriver:
 
 
 def service_steps(flow: RunnableFlow) -> set[str]:
-    """Return the steps at which elements fail if a service does: the names of services, and of their responses."""
-    from penstock.steps import walk
-
+    """Return the names that the failures of services have: of their step, in `enrich` of their response."""
     steps: set[str] = set()
     for step in walk(definition_of(flow).steps):
         if step.services:
-            steps |= {*step.services, *(service.name for service in step.services.values()), step.name}
+            steps.update(step.services if isinstance(step, Enrich) else (step.name,))
     return steps

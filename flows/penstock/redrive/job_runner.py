@@ -13,11 +13,11 @@ from typing import TypeVar
 from penstock.deadletters import DeadLetter
 from penstock.deadletters.queue import BatchCounts, DeadLetterQueue, Job, Settlement
 from penstock.errors import JobEnded, JobNotFound, PenstockError, ShuttingDown, StoreError, describe
+from penstock.redrive.counters import RedriveCounters, RedriveOutcome
 from penstock.redrive.flow_run import FlowRun
 from penstock.redrive.flows import FlowLookup
 from penstock.redrive.pacer import Pacer
 from penstock.redrive.settler import Settler
-from penstock.redrive.statistics import RedriveCounters, RedriveOutcome
 from penstock.runtime import Supervisor
 from penstock.runtime.counters import REMOVED
 from penstock.services import Backoff
@@ -113,8 +113,10 @@ class JobRunner:
         watch = self._loop.create_task(self._watch(), name=f"redrive:{self._job.id}:watch")
         try:
             await self._work()
-        except JobEnded:  # cancelled at this moment
-            await self._refresh()
+        except JobEnded:  # cancelled at this moment; `_end` reads the job
+            self.drain(StopReason.CHANGED)
+        except StoreError as error:  # raised only while this stops: the letters in flight are finished all the same
+            self._log.warning("redrive.store_failed", error=describe(error))
         except BaseException:
             self.abort()
             raise
@@ -380,7 +382,7 @@ class JobRunner:
         self._claim_size = max(1, min(MAX_CLAIM, self._claim_size * 2, int(CLAIM_BYTES / max(size, 1))))
 
     async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call the store, again with backoff if it fails."""
+        """Call the store, again with backoff if it fails. Raises `StoreError` only when the runner stops."""
         backoff, attempt = Backoff(first=0.1, cap=5.0), 0
         while True:
             try:
@@ -410,7 +412,8 @@ class JobRunner:
                 self._log.warning("redrive.stopped", message=self._message)
                 if self._on_progress is not None:
                     self._on_progress(self._job)
-            await self._queue.acquire_job(self._job.id, self._runner, 0.0)
+            if await self._queue.acquire_job(self._job.id, self._runner, 0.0) is None:  # it ended, or another has it
+                self._job = await self._queue.job(self._job.id) or self._job
         except JobEnded:
             self._job = await self._queue.job(self._job.id) or self._job
         except StoreError as error:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 from penstock.deadletters.queue import LEASE_SECONDS, DeadLetterQueue, Job
 from penstock.errors import JobNotFound, PenstockError, StoreError, describe
+from penstock.redrive.counters import RedriveCounters, RedriveStatistics
 from penstock.redrive.flows import FlowLookup
 from penstock.redrive.job_runner import JobRunner
-from penstock.redrive.statistics import RedriveCounters, RedriveStatistics
 from penstock.runtime import Phase, Supervisor
 from penstock.support.ids import new_id
 from penstock.support.logger import get_logger

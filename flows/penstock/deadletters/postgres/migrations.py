@@ -94,7 +94,6 @@ MIGRATIONS: list[list[str]] = [
             state TEXT NOT NULL,
             runner TEXT,
             leased_until BIGINT,
-            attempt BIGINT,
             PRIMARY KEY (job, letter_id)
         )
         """,

@@ -31,11 +31,13 @@ _OPTIONAL = {"part", "key", "cause", "found", "revision", "group_id", "header"}
 
 
 def _text(name: str, **options: Any) -> Column[Any]:
-    return Column(name, Text(), **{"nullable": False} | options)
+    options.setdefault("nullable", False)
+    return Column(name, Text(), **options)
 
 
 def _integer(name: str, **options: Any) -> Column[Any]:
-    return Column(name, BigInteger().with_variant(Integer(), "sqlite"), **{"nullable": False} | options)
+    options.setdefault("nullable", False)
+    return Column(name, BigInteger().with_variant(Integer(), "sqlite"), **options)
 
 
 LETTERS = Table(

@@ -6,7 +6,7 @@ transactions until they are done.
 """
 
 from penstock.deadletters.sql.operations.audit import Progress, read_audit
-from penstock.deadletters.sql.operations.claims import claim, settle
+from penstock.deadletters.sql.operations.claims import claim
 from penstock.deadletters.sql.operations.jobs import acquire_job, change_job, create_job, find_job, list_jobs
 from penstock.deadletters.sql.operations.letters import (
     add,
@@ -20,6 +20,7 @@ from penstock.deadletters.sql.operations.letters import (
 from penstock.deadletters.sql.operations.outbox import count_uncopied, mark_copied, postpone_uncopied, take_uncopied
 from penstock.deadletters.sql.operations.reading import count, get, groups, history, oldest_waiting, page
 from penstock.deadletters.sql.operations.retention import expire
+from penstock.deadletters.sql.operations.settling import settle
 
 __all__ = [
     "Progress",

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, RowMapping, insert, select
 
 from penstock.deadletters.queue import AuditAction, AuditRecord, Requester
 from penstock.deadletters.sql.dialect import clock
@@ -66,6 +66,10 @@ def read_audit(connection: Connection, job: str | None, after: int | None, limit
     if after is not None:
         statement = statement.where(AUDIT.c.number < after)
     return [
-        AuditRecord(**{**row, "at": from_microseconds(row["at"]), "query": json.loads(row["query"])})
+        AuditRecord(at=from_microseconds(row["at"]), query=json.loads(row["query"]), **_other_fields(row))
         for row in connection.execute(statement).mappings()
     ]
+
+
+def _other_fields(row: RowMapping) -> dict[str, Any]:
+    return {name: row[name] for name in ("number", "requester", "action", "reason", "job", "count", "outcome")}

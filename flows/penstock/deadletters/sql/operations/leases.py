@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
-from penstock.deadletters.sql.dialect import among, clock
+from penstock.deadletters.sql.dialect import among, among_texts, clock, texts
 from penstock.deadletters.sql.operations.counts import Moves
 from penstock.deadletters.sql.operations.documents import options_of
 from penstock.deadletters.sql.table import IS_CLAIMED, JOB_BATCHES, JOB_LETTERS, JOBS, LETTERS
@@ -75,19 +76,27 @@ def give_back(connection: Connection, job: str, ids: list[str]) -> None:
 
 def close_letters(connection: Connection, job: str, ids: list[str], state: str) -> None:
     """Set the state of letters within their job, and end their leases."""
-    connection.execute(
-        update(JOB_LETTERS)
-        .where(JOB_LETTERS.c.job == job, among(JOB_LETTERS.c.letter_id, ids))
-        .values(state=state, runner=None, leased_until=None)
-    )
+    connection.execute(_CLOSE_LETTERS, {"p_job": job, "p_ids": texts(ids), "p_state": state})
+
+
+_CLOSE_LETTERS = (
+    update(JOB_LETTERS)
+    .where(JOB_LETTERS.c.job == bindparam("p_job"), among_texts(JOB_LETTERS.c.letter_id, "p_ids"))
+    .values(state=bindparam("p_state"), runner=None, leased_until=None)
+)
 
 
 def count_outcomes(connection: Connection, job: str, outcomes: list[tuple[int, str]]) -> None:
     """Add outcomes (`resolved`, `failed`, `skipped`) to the counts of their batches."""
+    counts = Counter(outcomes)
     for batch in sorted({batch for batch, _ in outcomes}):
-        added = {name: outcomes.count((batch, name)) for name in ("resolved", "failed", "skipped")}
-        connection.execute(
-            update(JOB_BATCHES)
-            .where(JOB_BATCHES.c.job == job, JOB_BATCHES.c.batch == batch)
-            .values({name: JOB_BATCHES.c[name] + number for name, number in added.items() if number})
-        )
+        added = {f"p_{name}": counts[batch, name] for name in _OUTCOMES}
+        connection.execute(_COUNT_OUTCOMES, {"p_job": job, "p_batch": batch} | added)
+
+
+_OUTCOMES = ("resolved", "failed", "skipped")
+_COUNT_OUTCOMES = (
+    update(JOB_BATCHES)
+    .where(JOB_BATCHES.c.job == bindparam("p_job"), JOB_BATCHES.c.batch == bindparam("p_batch"))
+    .values({name: JOB_BATCHES.c[name] + bindparam(f"p_{name}") for name in _OUTCOMES})
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
@@ -30,7 +31,7 @@ UNCLAIMED = ("waiting", "resolved", "parked")
 
 def add(connection: Connection, batches: Sequence[Columns], copies: Sequence[str] = ()) -> Mapping[str, int]:
     """Store letters, count them in their groups, and put them into the outbox; returns how many are new by state."""
-    added = []
+    added: list[Columns] = []
     for columns in batches:
         assign_groups(columns)
         if new := _insert_new(connection, columns):
@@ -40,11 +41,10 @@ def add(connection: Connection, batches: Sequence[Columns], copies: Sequence[str
     outbox = [{"copy": copy, "letter_id": id} for columns in added for copy in copies for id in columns[ID]]
     if outbox:
         connection.execute(insert(COPIES), outbox)
-    counts = dict.fromkeys(STATES, 0)
+    counts: Counter[str] = Counter()
     for change in changes:
-        for state, count in change.counts.items():
-            counts[state] += count
-    return {state: count for state, count in counts.items() if count}
+        counts.update(change.counts)
+    return counts
 
 
 def _insert_new(connection: Connection, columns: Columns) -> Columns | None:

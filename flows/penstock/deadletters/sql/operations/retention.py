@@ -39,7 +39,7 @@ def expire(
     state_number = int(number)
     if state_number < len(EXPIRED):
         state = EXPIRED[state_number]
-        checked = _oldest(connection, state, start, keep[state]) if state in keep else []
+        checked: Sequence[Any] = _oldest(connection, state, start, keep[state]) if state in keep else []
         rows: Sequence[Any] = [row for row in checked if row.expired and flow in (None, row.flow)]
         complete = len(checked) < CHANGE_LETTERS
         now = Progress(

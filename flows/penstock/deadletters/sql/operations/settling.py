@@ -1,0 +1,191 @@
+"""Settles the claimed letters of a job: resolved, failed again, or cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, func, select, update
+
+from penstock.deadletters.groups import fingerprint, pattern_of
+from penstock.deadletters.queue import FailedAgain, Job, Settlement
+from penstock.deadletters.sql.dialect import among_texts, clock, texts
+from penstock.deadletters.sql.grouping import GroupChange
+from penstock.deadletters.sql.operations.counts import Moves
+from penstock.deadletters.sql.operations.documents import options_of
+from penstock.deadletters.sql.operations.jobs import load, lock
+from penstock.deadletters.sql.operations.leases import close_letters, count_outcomes
+from penstock.deadletters.sql.table import ATTEMPTS, IS_CLAIMED, JOB_LETTERS, LETTERS
+from penstock.support.json_encoding import encode_json
+from penstock.support.text import sanitize
+
+
+def settle(connection: Connection, id: str, runner: str, settlements: Sequence[Settlement]) -> Job:
+    """Record the outcomes of claimed letters. Those whose lease was lost to another runner are ignored."""
+    job, now = lock(connection, id), clock(connection)
+    outcomes = {settlement.id: settlement for settlement in settlements}
+    rows = connection.execute(_CLAIMED, {"p_job": id, "p_runner": runner, "p_ids": texts(outcomes)}).all()
+    if rows:
+        _Settling(connection, job, now).settle([(row, outcomes[row.letter_id]) for row in rows])
+    return load(connection, id)
+
+
+class _Settling:
+    """The changes of one call of `settle`."""
+
+    def __init__(self, connection: Connection, job: Any, now: int) -> None:
+        self._connection = connection
+        self._job = job
+        self._now = now
+        self._limit = options_of(job.options).limit
+        self._moves = Moves()
+        self._changes: dict[str, GroupChange] = {}
+
+    def settle(self, pairs: list[tuple[Any, Settlement]]) -> None:
+        by_outcome: dict[str, list[tuple[Any, Settlement]]] = {"resolved": [], "failed": [], "cancelled": []}
+        for pair in pairs:
+            by_outcome[pair[1].outcome].append(pair)
+        for outcome, some in by_outcome.items():
+            if not some:
+                continue
+            if outcome == "resolved":
+                self._resolved(some)
+            elif outcome == "failed":
+                self._failed(some)
+            else:
+                self._cancelled(some)
+            self._end_attempts(outcome, some)
+        self._moves.apply(self._connection, sorted(self._changes.values(), key=lambda change: change.id))
+
+    def _end_attempts(self, outcome: str, pairs: list[tuple[Any, Settlement]]) -> None:
+        """Record the end of the last attempt of each letter. Most letters that fail have one of few errors."""
+        by_error: dict[str | None, list[str]] = {}
+        for row, settlement in pairs:
+            error = None if settlement.error is None else describe(settlement.error)
+            by_error.setdefault(error, []).append(row.letter_id)
+        for error, ids in by_error.items():
+            parameters = {"p_ids": texts(ids), "p_now": self._now, "p_outcome": outcome, "p_error": error}
+            self._connection.execute(_END_ATTEMPTS, parameters)
+
+    def _resolved(self, pairs: list[tuple[Any, Settlement]]) -> None:
+        self._set_state(pairs, "resolved")
+        self._close(pairs, "resolved")
+        self._moves.move([row.group_id for row, _ in pairs], "claimed", "resolved")
+
+    def _cancelled(self, pairs: list[tuple[Any, Settlement]]) -> None:
+        self._set_state(pairs, "waiting", uncounted=1)
+        close_letters(self._connection, self._job.id, [row.letter_id for row, _ in pairs], "open")
+        self._moves.move([row.group_id for row, _ in pairs], "claimed", "waiting")
+
+    def _failed(self, pairs: list[tuple[Any, Settlement]]) -> None:
+        changes: list[dict[str, Any]] = []
+        for row, settlement in pairs:
+            state = "parked" if row.redrives >= self._limit else "waiting"
+            error, group = settlement.error, row.group_id
+            if error is None:
+                self._set_state([(row, settlement)], state)
+            else:
+                error = _stored(error)
+                group = fingerprint(row.flow, error.step, error.type, error.message)
+                changes.append(_error_values(row.letter_id, error, group, state, self._now))
+            if group == row.group_id:
+                self._moves.move([group], "claimed", state)
+            elif error is not None:
+                self._moves.move([row.group_id], "claimed", None)
+                self._join(group, row.flow, error, state)
+        if changes:
+            self._connection.execute(_FAIL_AGAIN, changes)
+        self._close(pairs, "failed")
+
+    def _join(self, group: str, flow: str, error: FailedAgain, state: str) -> None:
+        pattern = pattern_of(error.message)
+        times = (self._now, self._now, error.revision)
+        change = GroupChange(group, flow, error.step, error.type, pattern, *times, {state: 1})
+        if (known := self._changes.setdefault(group, change)) is not change:
+            known.add(change)
+
+    def _set_state(self, pairs: list[tuple[Any, Settlement]], state: str, *, uncounted: int = 0) -> None:
+        ids = texts(row.letter_id for row, _ in pairs)
+        parameters = {"p_ids": ids, "p_state": state, "p_now": self._now, "p_uncounted": uncounted}
+        self._connection.execute(_SET_STATE, parameters)
+
+    def _close(self, pairs: list[tuple[Any, Settlement]], outcome: str) -> None:
+        close_letters(self._connection, self._job.id, [row.letter_id for row, _ in pairs], outcome)
+        count_outcomes(self._connection, self._job.id, [(row.batch, outcome) for row, _ in pairs])
+
+
+def describe(error: FailedAgain) -> str:
+    """Return the type and the message of an error, for the history."""
+    return sanitize(f"{error.type}: {error.message}")
+
+
+def _stored(error: FailedAgain) -> FailedAgain:
+    """Return an error whose texts can be stored, so that its group is that of the stored letter."""
+    return FailedAgain(
+        step=sanitize(error.step),
+        type=error.type,
+        message=sanitize(error.message),
+        attempts=error.attempts,
+        cause=error.cause and sanitize(error.cause),
+        partial_results=error.partial_results,
+        revision=error.revision,
+    )
+
+
+def _error_values(id: str, error: FailedAgain, group: str, state: str, now: int) -> dict[str, Any]:
+    results = error.partial_results
+    return {
+        "letter": id,
+        "new_step": error.step,
+        "new_type": error.type,
+        "new_message": error.message,
+        "new_attempts": error.attempts,
+        "new_cause": error.cause,
+        "new_found": None if results is None else encode_json(results).decode(),
+        "new_revision": error.revision,
+        "new_group": group,
+        "new_state": state,
+        "now": now,
+    }
+
+
+_FAIL_AGAIN = (
+    update(LETTERS)
+    .where(LETTERS.c.id == bindparam("letter"))
+    .values(
+        {name: bindparam(f"new_{name}") for name in ("step", "type", "message", "attempts", "cause", "found")}
+        | {"revision": bindparam("new_revision"), "group_id": bindparam("new_group")}
+        | {"state": bindparam("new_state"), "changed_at": bindparam("now")}
+    )
+)
+
+
+_CLAIMED = (
+    select(JOB_LETTERS.c.letter_id, JOB_LETTERS.c.batch, LETTERS.c.group_id, LETTERS.c.flow, LETTERS.c.redrives)
+    .join(LETTERS, LETTERS.c.id == JOB_LETTERS.c.letter_id)
+    .where(JOB_LETTERS.c.job == bindparam("p_job"), among_texts(JOB_LETTERS.c.letter_id, "p_ids"))
+    .where(IS_CLAIMED, JOB_LETTERS.c.runner == bindparam("p_runner"), LETTERS.c.state == "claimed")
+    .with_for_update()
+)
+
+_SET_STATE = (
+    update(LETTERS)
+    .where(among_texts(LETTERS.c.id, "p_ids"))
+    .values(
+        state=bindparam("p_state"),
+        changed_at=bindparam("p_now"),
+        redrives=LETTERS.c.redrives - bindparam("p_uncounted"),
+    )
+)
+
+_others = ATTEMPTS.alias()
+
+_END_ATTEMPTS = (
+    update(ATTEMPTS)
+    .where(among_texts(ATTEMPTS.c.letter_id, "p_ids"))
+    .where(
+        ATTEMPTS.c.number
+        == select(func.max(_others.c.number)).where(_others.c.letter_id == ATTEMPTS.c.letter_id).scalar_subquery()
+    )
+    .values(ended_at=bindparam("p_now"), outcome=bindparam("p_outcome"), error=bindparam("p_error"))
+)
