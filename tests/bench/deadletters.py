@@ -123,7 +123,7 @@ class OneFlow:
 
     def __init__(self) -> None:
         services = {name: Service(name, self.call, max_in_flight=256) for name in ("pricing", "inventory")}
-        self._flow: Flow[Any] = Flow[Any]("orders", key="id", elements=1024).enrich(services)
+        self._flow: Flow[Any] = Flow[Any]("orders", key="id").enrich(services)
 
     async def call(self, order: dict[str, Any]) -> dict[str, Any]:
         return {"price": 1000 + order["id"]}
