@@ -57,10 +57,10 @@ class Walkthrough:
     `activated`: the environment is active from the start, for pages that assume an installed Penstock. The exit code of
     a command must be 0, or the one in its comment `# exit code 1`.
 
-    Only three things differ from what a reader does. An id that the page shows in an output stands for the one that was
-    printed there, as a reader would copy it into the next commands. `python3 -m venv` makes an environment whose `python` and `penstock`
-    are those that run the tests, and whose `pip` does nothing. Ports are replaced by free ones, the same one for each
-    number throughout, so that this works on machines where 8080 is taken.
+    An id that the page shows in an output stands for the one that was printed there, as a reader copies it into the
+    next commands. Only two things differ from what a reader does. `python3 -m venv` makes an environment whose `python`
+    and `penstock` are those that run the tests, and whose `pip` does nothing. Ports are replaced by free ones, the same
+    one for each number throughout, so that this works on machines where 8080 is taken.
     """
 
     def __init__(self, folder: Path, *, activated: bool = False) -> None:
