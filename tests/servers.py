@@ -189,6 +189,10 @@ class PostgresServer(Server):
         self.execute(f"CREATE DATABASE {name}")
         return self.url_of(name)
 
+    def new_schema(self) -> str:
+        """Return the URL of the database `postgres` with a schema of its own: cheaper than a database."""
+        return f"{self.url}?search_path={new_name()}"
+
     def user(self) -> str:
         """Return the user to run as."""
         return POSTGRES_USER if os.geteuid() == 0 else ""
@@ -304,7 +308,7 @@ class S3Server(Server):
             "master.volumeSizeLimitMB": "64",
             "volume.port": volume,
             "volume.port.grpc": volume_rpc,
-            "volume.max": "16",
+            "volume.max": "1000",  # a bucket takes seven, which are empty files at first
             "filer.port": filer,
             "filer.port.grpc": filer_rpc,
             "s3": "true",

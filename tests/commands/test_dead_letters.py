@@ -454,3 +454,30 @@ def test_help_lists_the_commands_without_importing_them():
 
     assert done.returncode == 0, done.stderr
     assert "  redrive  Run dead letters again, as a job." in done.stdout
+
+
+def test_a_log_is_listed_exported_and_redriven_and_nothing_else(tmp_path, nats_server):
+    """On JetStream: list, export and redrive work; everything else is refused with exit code 2 and what to use."""
+    place = DeskPlace(tmp_path, service=False)
+    url = f"{nats_server.url}/commands"
+    flow = tmp_path / "flows" / "shop.yaml"
+    flow.write_text(flow.read_text().replace(place.words[1], url))
+    place.words = ["--dead-letters", url, "--flows", "flows"]
+    place.fail(ITEMS)
+    place.repair()
+
+    assert len(place.documents("list")) == 5
+    assert len(place.run("export")[1].splitlines()) == 5
+    for words in (
+        ["groups"],
+        ["park", "--all"],
+        ["purge", "--all", "--yes"],
+        ["edit", "--all", "--set", "a=1"],
+        ["plan"],
+    ):
+        code, out, err = place.run(*words)
+        assert (code, out) == (2, ""), words
+        assert "because it is a log; list, export and redrive are possible" in err, words
+    code, out, err = place.run("redrive", "--yes")
+    assert (code, out) == (0, "5 letters: 5 resolved, 0 failed again and were appended again\n")
+    assert sorted(place.calls()) == [f"stock {id}" for id in (1, 3, 5, 7, 9)]

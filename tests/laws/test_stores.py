@@ -32,7 +32,7 @@ async def opened(kind, **settings):
         if kind == "memory":
             store = MemoryStore()
         elif kind == "postgres":
-            store = PostgresStore(running(PostgresServer).new_database(), **settings)
+            store = PostgresStore(running(PostgresServer).new_schema(), **settings)
         else:
             store = SqliteStore(url, separate_writer=kind == "process", **settings)
         await store.open()

@@ -10,7 +10,7 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
-from penstock.deadletters.queue import JobOptions, Requester
+from penstock.deadletters.dead_letter_queue import JobOptions, Requester
 from penstock.redrive import Redriver
 from penstock.redrive.automatic import AutomaticRedriver
 from penstock.runtime import Supervisor

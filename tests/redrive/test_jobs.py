@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+import penstock.redrive as redrive_package
 from penstock import Flow
 from penstock.core.element import FAILED, OK
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
-from penstock.deadletters.queue import Job, JobOptions, Requester
+from penstock.deadletters.dead_letter_queue import Job, JobOptions, Requester
 from penstock.errors import StoreError
 from penstock.redrive import Redriver
 from penstock.runtime import Supervisor
@@ -473,3 +474,8 @@ def test_watch_takes_jobs_of_other_processes() -> None:
         await asyncio.wait((watching,))
 
     play(Pricing(), numbered(100), main)
+
+
+def test_the_package_has_all_of_its_names() -> None:
+    """Names that are imported when they are used exist."""
+    assert {getattr(redrive_package, name).__name__ for name in redrive_package.__all__} == set(redrive_package.__all__)

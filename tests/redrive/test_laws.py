@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from penstock.core.element import CANCELLED, FAILED, FILTERED, OK
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
-from penstock.deadletters.queue import BatchCounts, Job, JobOptions, Requester, Settlement
+from penstock.deadletters.dead_letter_queue import BatchCounts, Job, JobOptions, Requester, Settlement
 from penstock.errors import StoreError
 from penstock.redrive import Redriver
 from penstock.runtime import Supervisor

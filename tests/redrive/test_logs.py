@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from penstock.deadletters import DeadLetter, DeadLetterQuery
+from penstock.deadletters.dead_letter_queue import JobOptions
 from penstock.deadletters.log import LogBatch
-from penstock.deadletters.queue import JobOptions
 from penstock.errors import NotSupportedByStore, RedriveError, StoreError
 from penstock.redrive.logs import redrive_log
 from penstock.redrive.records import LogReport

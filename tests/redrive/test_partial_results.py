@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from penstock import Flow, from_iterable
 from penstock.deadletters import DeadLetterQuery, create_store
-from penstock.deadletters.queue import JobOptions, Requester
+from penstock.deadletters.dead_letter_queue import JobOptions, Requester
 from penstock.redrive import Redriver
 from penstock.redrive.edits import parse_assignments
 from penstock.runtime import Supervisor

@@ -9,7 +9,7 @@ import pytest
 
 from penstock import Flow, Service
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
-from penstock.deadletters.queue import JobOptions
+from penstock.deadletters.dead_letter_queue import JobOptions
 from penstock.errors import RedriveError
 from penstock.redrive.plan import plan
 from penstock.redrive.records import Plan, TryResult

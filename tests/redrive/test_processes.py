@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from penstock.deadletters import DeadLetterQuery, create_store
-from penstock.deadletters.queue import History, Job, JobOptions, Requester
+from penstock.deadletters.dead_letter_queue import History, Job, JobOptions, Requester
 from redrive.letters import letter
 
 ALL = DeadLetterQuery()

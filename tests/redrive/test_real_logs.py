@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from penstock.deadletters import DeadLetterQuery
-from penstock.deadletters.queue import JobOptions
+from penstock.deadletters.dead_letter_queue import JobOptions
 from penstock.redrive.logs import redrive_log
 from penstock.redrive.records import LogReport
 from penstock.runtime import Supervisor

@@ -323,9 +323,9 @@ def test_a_redrive_of_a_missing_flow_stops(server: Process) -> None:
 
 
 def test_a_log_is_listed_exported_and_redriven(serve: Serve) -> None:
-    """Everything else is a 501 that says what a log can do."""
+    """Everything else is a 501 that says what a log can do. The password in its URL is never shown."""
     nats = running(NatsServer)
-    server = serve("--dead-letters", f"{nats.url}/{new_name()}")
+    server = serve("--dead-letters", f"nats://me:s3cret@127.0.0.1:{nats.port}/{new_name()}")
     run = fail(server, 3)
     letters = server.request("GET", LETTERS).json()["letters"]
     assert len(letters) == 3
@@ -346,3 +346,8 @@ def test_a_log_is_listed_exported_and_redriven(serve: Serve) -> None:
     server.request("PUT", "/flows/orders", FIXED, **YAML)
     redriven = send(server, "POST", f"{LETTERS}/redrives", {"all": True})
     assert (redriven.status, redriven.json()["resolved"]) == (200, 3)
+    shown = [
+        server.request("GET", path).body for path in ("/flows", "/flows/orders/graph", "/metrics", "/health/ready")
+    ]
+    assert not any(b"s3cret" in body for body in [*shown, *(each.body for each in refused)])
+    assert "s3cret" not in json.dumps(server.events)

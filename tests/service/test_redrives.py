@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+import forking
 from penstock.tokens import SCOPES
 from service.conftest import Serve
 from service.processes import Process, serving, until
 from service.wire import NDJSON, Client, Response, orders
+from waiting import HANG_SECONDS
 
 LETTERS = "/dead-letters"
 REDRIVES = "/dead-letters/redrives"
@@ -206,10 +208,11 @@ def test_a_redrive_that_cannot_be_created_or_changed_is_rejected(server: Process
         ('{"query": {"flow": "a\\u0000"}}', 400, "query: contains the character NUL"),
         ('{"reason": "\\u0000"}', 400, "reason: contains the character NUL"),
         ('{"query": {}, "canery": [1]}', 400, "unknown field 'canery'; did you mean 'canary'?"),
-        ('{"query": {"flo": "orders"}}', 400, "flo"),
+        ('{"query": {"flo": "orders"}}', 400, "did you mean 'flow'?"),
         ('{"query": {"state": "ready"}}', 400, "expected one of waiting"),
         ('{"query": {"since": "yesterday"}}', 400, "since: expected a time"),
         ('{"query": []}', 400, "query: expected an object"),
+        (json.dumps({"query": {"ids": ["x"] * 10_001}}), 400, "ids: expected at most 10000 ids, got 10001"),
         ('{"canary": [0]}', 400, "canary: expected numbers of letters >= 1"),
         ('{"canary": "1,5"}', 400, "canary"),
         ('{"stopAt": 20}', 400, "stopAt: expected a fraction from 0 to 1"),
@@ -383,3 +386,26 @@ def test_a_redrive_goes_on_after_a_restart(tmp_path: Path, kill: bool) -> None:
         until(lambda: job_of(server, job["id"])["state"] == "completed", timeout=60, period=0.5)
         assert job_of(server, job["id"])["counts"]["failed"] == 60
         assert states(server, run=run) == {"waiting": 60}
+
+
+def test_a_stop_that_cuts_a_redrive_returns_its_letters(tmp_path: Path) -> None:
+    """Letters that cannot finish within the grace period wait again at once, and their attempts do not count."""
+    with serving(tmp_path) as server:
+        run = fail(server, 20)
+    with serving(tmp_path, "--latency-scale", 400, "--grace-period", 1) as server:
+        job = redrive(server, query={"run": run})
+        until(lambda: states(server, run=run) == {"claimed": 20})
+        until(lambda: server.metric("penstock_runs_active", kind="redrive") == 1)
+        server.signal(signal.SIGTERM)
+        assert server.wait(20) == 1
+        assert server.event("shutdown.completed")["cancelled"] == 20
+    listed = forking.run(
+        "dead-letters", "list", "--run", run, "--dead-letters", f"sqlite:///{tmp_path}/letters.db", "--json",
+        capture_output=True, text=True, timeout=HANG_SECONDS,
+    )  # fmt: skip
+    letters = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert {(each["state"], each["redrives"]) for each in letters} == {("waiting", 0)}
+    assert len(letters) == 20
+    with serving(tmp_path) as server:
+        until(lambda: job_of(server, job["id"])["state"] == "completed", period=0.2)
+        assert job_of(server, job["id"])["counts"]["failed"] == 20

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore, Page
-from penstock.deadletters.queue import BatchCounts, JobOptions, Requester
+from penstock.deadletters.dead_letter_queue import BatchCounts, JobOptions, Requester
 from penstock.errors import (
     InvalidEdit,
     JobNotFound,

@@ -7,7 +7,16 @@ from datetime import UTC, datetime
 import pytest
 
 from penstock.deadletters import DeadLetter, DeadLetterQuery
-from penstock.deadletters.queue import Attempt, AuditRecord, BatchCounts, Edit, Group, History, Job, JobOptions
+from penstock.deadletters.dead_letter_queue import (
+    Attempt,
+    AuditRecord,
+    BatchCounts,
+    Edit,
+    Group,
+    History,
+    Job,
+    JobOptions,
+)
 from penstock.redrive.documents import (
     audit_document,
     audit_page_of,

@@ -18,9 +18,9 @@ from structlog.testing import capture_logs
 
 from penstock import Flow, from_iterable
 from penstock.deadletters import DeadLetterQuery, Stores, create_store
+from penstock.deadletters.dead_letter_queue import JobOptions, Requester
 from penstock.deadletters.postgres import migrations, writer
 from penstock.deadletters.postgres.store import PostgresStore
-from penstock.deadletters.queue import JobOptions, Requester
 from penstock.deadletters.sql.table import METADATA
 from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError, StoreError, StoreMissing, StoreTooNew
@@ -304,7 +304,7 @@ async def test_a_killed_server_loses_no_letter_that_was_reported(url: str, postg
 RUNNER = """
 import asyncio, sys
 from penstock.deadletters.postgres.store import PostgresStore
-from penstock.deadletters.queue import Settlement
+from penstock.deadletters.dead_letter_queue import Settlement
 
 async def main():
     url, job, runner = sys.argv[1:]

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 import servers
 from penstock.deadletters import DeadLetterQuery, MemoryStore
+from penstock.deadletters.dead_letter_queue import FailedAgain, JobOptions, Requester, Settlement
 from penstock.deadletters.postgres.store import PostgresStore
-from penstock.deadletters.queue import FailedAgain, JobOptions, Requester, Settlement
 from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.errors import JobConflict, JobEnded, JobNotFound, NoLetters
 from penstock.support.ids import id_at, new_id, now
@@ -24,7 +24,7 @@ QUEUES = {
     "memory": lambda _: MemoryStore(),
     "sqlite": lambda folder: SqliteStore(f"sqlite:///{folder}/letters.db", refresh_seconds=0),
     "process": lambda folder: SqliteStore(f"sqlite:///{folder}/letters.db", refresh_seconds=0, separate_writer=True),
-    "postgres": lambda _: PostgresStore(servers.running(servers.PostgresServer).new_database(), refresh_seconds=0),
+    "postgres": lambda _: PostgresStore(servers.running(servers.PostgresServer).new_schema(), refresh_seconds=0),
 }
 """Makes an empty queue in a folder."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from penstock.deadletters import DeadLetterQuery, create_store
-from penstock.deadletters.queue import JobOptions, Requester
+from penstock.deadletters.dead_letter_queue import JobOptions, Requester
 from servers import PostgresServer, running
 from stores.letters import letter
 from waiting import HANG_SECONDS, ending_async
@@ -25,7 +25,7 @@ LETTERS = 400
 RUNNER = """
 import asyncio, os, sys, time
 from penstock.deadletters import create_store
-from penstock.deadletters.queue import FailedAgain, Settlement
+from penstock.deadletters.dead_letter_queue import FailedAgain, Settlement
 
 async def main(url, runner, lease):
     queue = create_store(url)
@@ -57,7 +57,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
 
 URLS = {
     "sqlite": lambda folder: f"sqlite:///{folder}/letters.db",
-    "postgres": lambda _: running(PostgresServer).new_database(),
+    "postgres": lambda _: running(PostgresServer).new_schema(),
 }
 """The URL of an empty queue."""
 

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.dialects.sqlite import dialect
 
 from penstock.deadletters import DeadLetterQuery, create_store
-from penstock.deadletters.queue import FailedAgain, JobOptions, Requester, Settlement
+from penstock.deadletters.dead_letter_queue import FailedAgain, JobOptions, Requester, Settlement
 from penstock.deadletters.sql.queries import select_page, select_ranges
 from penstock.deadletters.sql.rows import COLUMNS, to_columns
 from penstock.deadletters.sql.table import METADATA

@@ -3,6 +3,7 @@
 import pytest
 
 from penstock.backends import extras
+from penstock.cli.check import NameConflicts, check_file, format_report
 from penstock.deadletters import MemoryStore, create_store, validate_store_url
 from penstock.deadletters.log import is_log, is_queue
 from penstock.deadletters.store_url import hide_password, parse_server_url
@@ -106,3 +107,14 @@ def test_a_store_says_whether_it_is_a_queue():
     assert is_queue(MemoryStore())
     assert not is_log(MemoryStore())
     assert not is_queue(object())  # type: ignore[arg-type]
+
+
+def test_check_says_what_a_log_cannot_do(tmp_path):
+    """Before the first letter is there."""
+    file = tmp_path / "f.yaml"
+    file.write_text("flow: f\ndead_letters: kafka://me:s3cret@host/topic\nsteps: [{filter: 'true'}]\n")
+    report = check_file(file, NameConflicts())
+    assert (
+        "  dead letters go to a log, kafka://host/topic: they can be listed, exported and redriven, but not"
+        in "\n".join(format_report(report, quiet=False))
+    )

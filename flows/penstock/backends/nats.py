@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nats.aio.client import Client
@@ -21,8 +21,16 @@ REQUEST_SECONDS = 10.0
 """Timeout of one request to the server."""
 
 
-async def connect(servers: Sequence[str], user: str | None, password: str | None, options: Mapping[str, str]) -> Client:
+async def connect(
+    servers: Sequence[str],
+    user: str | None,
+    password: str | None,
+    options: Mapping[str, str],
+    on_disconnect: Callable[[], None],
+) -> Client:
     """Connect to one of the servers. A user without a password is a token.
+
+    `on_disconnect` is called when the connection breaks: replies to earlier requests do not come any more.
 
     When the connection breaks later, it is restored as soon as a server is reachable, without a limit of attempts.
     """
@@ -43,11 +51,15 @@ async def connect(servers: Sequence[str], user: str | None, password: str | None
         elif not first:
             first.append(error)
 
+    async def on_disconnected() -> None:
+        on_disconnect()
+
     first: list[Exception] = []
     try:
         await client.connect(
             [f"{'tls' if secure else 'nats'}://{server}" for server in servers],
             error_cb=on_error,
+            disconnected_cb=on_disconnected,
             name="penstock dead letters",
             connect_timeout=int(CONNECT_SECONDS),
             reconnect_time_wait=1,

@@ -12,6 +12,9 @@ from typing import Any
 import click
 
 from penstock.cli.options import FILE, Command, print_error, usage_error
+from penstock.deadletters import DeadLetterStore
+from penstock.deadletters.store_url import hide_password
+from penstock.deadletters.stores import is_log_url
 from penstock.errors import FlowDefinitionError, FlowFileError, SinkWriteFailed
 from penstock.flowfile.diagnostics import Diagnostic, SourceLocation
 from penstock.flowfile.discovery import NameConflicts, check_shared, files_of, is_shared
@@ -82,7 +85,18 @@ def check_file(path: Path, conflicts: NameConflicts) -> dict[str, Any]:
         "flow": file.flow.name,
         "counts": counts(tested),
         "memory": memory_report(file.flow.memory_bound),
+        "notes": notes(file.flow.store),
     }
+
+
+def notes(store: str | DeadLetterStore | None) -> list[str]:
+    """Return what a user should know about the store of a flow."""
+    if not isinstance(store, str) or not is_log_url(store):
+        return []
+    return [
+        f"dead letters go to a log, {hide_password(store)}: they can be listed, exported and redriven, but not looked "
+        "up, counted, grouped, edited, parked or purged"
+    ]
 
 
 def failed(path: Path, diagnostics: Sequence[Diagnostic], more: int) -> dict[str, Any]:
@@ -134,3 +148,4 @@ def format_report(report: dict[str, Any], *, quiet: bool) -> Iterator[str]:
         yield f"    {part['step']:<{width}}  {elements}  {bytes}  {part['why']}"
     if memory["open"]:
         yield f"  not included, because their size has no limit: results of {', '.join(memory['open'])}"
+    yield from (f"  {note}" for note in report["notes"])

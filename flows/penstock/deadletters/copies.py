@@ -13,7 +13,7 @@ from typing import Protocol, TypeGuard
 from msgspec import Struct
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.queue import LEASE_SECONDS
+from penstock.deadletters.dead_letter_queue import LEASE_SECONDS
 from penstock.deadletters.store import DeadLetterStore
 from penstock.deadletters.store_url import hide_password
 from penstock.errors import StoreError, describe
@@ -40,8 +40,11 @@ LONGEST_POSTPONEMENT = 60.0
 POSTPONED_LETTERS = 1000
 """Letters whose postponements are remembered."""
 
-DRAIN_SECONDS = 3.0
-"""Seconds that `aclose` takes at most to deliver letters. The others stay in the outbox."""
+DRAIN_SECONDS = 1.0
+"""Seconds that `aclose` takes at most to deliver letters. The others stay in the outbox.
+
+A process takes 2 seconds at most to close its stores.
+"""
 
 
 class Outbox(DeadLetterStore, Protocol):
@@ -126,10 +129,13 @@ class Copier:
         self._stopping.set()
         task, self._task = self._task, None
         if task is not None:
-            await asyncio.wait((task,), timeout=DRAIN_SECONDS)
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            try:
+                await asyncio.wait((task,), timeout=DRAIN_SECONDS)
+            finally:
+                if not task.done():
+                    log.warning("copy.letters_pending", copy=self.name, dead_letters=self._outbox.url)
+                    task.cancel()
+                    await asyncio.wait((task,))
         copy, self._copy = self._copy, None
         if copy is not None:
             try:

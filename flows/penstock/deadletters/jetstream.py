@@ -60,12 +60,14 @@ class JetStreamStore(BaseLog):
         self._client: Any = None
         self._received: dict[LetterKey, int] = {}
         """The sequences of messages that consumers of this store have open, by their letters."""
+        self._publishing: list[list[asyncio.Future[Any]]] = []
+        """The acknowledgements that appends wait for."""
         self._pattern = ""
         """The subject of the stream that is published to, with wildcards."""
 
     async def _connect(self) -> None:
         parts = self._parts
-        self._client = await connect(parts.servers, parts.user, parts.password, parts.options)
+        self._client = await connect(parts.servers, parts.user, parts.password, parts.options, self._on_disconnect)
         self._jetstream = self._client.jetstream(timeout=REQUEST_SECONDS)
         try:
             info = await self._jetstream.stream_info(self._stream)
@@ -110,6 +112,7 @@ class JetStreamStore(BaseLog):
     async def _publish(self, letters: list[DeadLetter]) -> None:
         """Publish letters and wait for all acknowledgements. A letter that the stream has already is acknowledged."""
         futures: list[asyncio.Future[Any]] = []
+        self._publishing.append(futures)
         try:
             for letter in letters:
                 futures.append(await self._publish_one(letter))  # noqa: PERF401 - each needs the one before
@@ -119,11 +122,19 @@ class JetStreamStore(BaseLog):
             for future in futures:
                 future.result()
         finally:
+            self._publishing.remove(futures)
             for future in futures:
                 if not future.done():
                     future.cancel()
                 elif not future.cancelled():
                     future.exception()
+
+    def _on_disconnect(self) -> None:
+        """End the waiting for acknowledgements that were lost with the connection."""
+        for futures in self._publishing:
+            for future in futures:
+                if not future.done():
+                    future.set_exception(nats.errors.ConnectionClosedError())
 
     async def _publish_one(self, letter: DeadLetter) -> asyncio.Future[Any]:
         values = {"id": letter.id, "flow": letter.flow, "step": letter.step, "type": letter.type, "run": letter.run}

@@ -11,9 +11,9 @@ import nats.errors
 from nats.js import api
 
 from penstock.deadletters.dead_letter import DeadLetter
+from penstock.deadletters.dead_letter_queue import LEASE_SECONDS
 from penstock.deadletters.log import CONSUMER_GROUP, LogBatch
 from penstock.deadletters.log_consumer import Batches
-from penstock.deadletters.queue import LEASE_SECONDS
 from penstock.deadletters.recent import Recent
 from penstock.errors import StoreError, describe
 from penstock.support.logger import get_logger

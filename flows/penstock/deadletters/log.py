@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.queue import DeadLetterQueue
+from penstock.deadletters.dead_letter_queue import DeadLetterQueue
 from penstock.deadletters.store import DeadLetterStore
 
 CONSUMER_GROUP = "penstock-redrive"

@@ -12,9 +12,7 @@ from typing import Any, Literal
 from msgspec.structs import replace
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.memory_jobs import MemoryJobs, oldest
-from penstock.deadletters.memory_state import CLAIMED, PARKED, RESOLVED, WAITING, MemoryLetters
-from penstock.deadletters.queue import (
+from penstock.deadletters.dead_letter_queue import (
     LEASE_SECONDS,
     AuditRecord,
     Edit,
@@ -26,6 +24,8 @@ from penstock.deadletters.queue import (
     Requester,
     Settlement,
 )
+from penstock.deadletters.memory_jobs import MemoryJobs, oldest
+from penstock.deadletters.memory_state import CLAIMED, PARKED, RESOLVED, WAITING, MemoryLetters
 from penstock.deadletters.store import (
     PAGE,
     DeadLetterQuery,

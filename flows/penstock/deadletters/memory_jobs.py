@@ -14,16 +14,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.groups import fingerprint
-from penstock.deadletters.memory_state import (
-    CLAIMED,
-    PARKED,
-    RESOLVED,
-    WAITING,
-    MemoryLetters,
-    as_query_document,
-)
-from penstock.deadletters.queue import (
+from penstock.deadletters.dead_letter_queue import (
     Attempt,
     AuditAction,
     BatchCounts,
@@ -33,6 +24,15 @@ from penstock.deadletters.queue import (
     JobState,
     Requester,
     Settlement,
+)
+from penstock.deadletters.groups import fingerprint
+from penstock.deadletters.memory_state import (
+    CLAIMED,
+    PARKED,
+    RESOLVED,
+    WAITING,
+    MemoryLetters,
+    as_query_document,
 )
 from penstock.deadletters.store import PAGE_BYTES, DeadLetterQuery
 from penstock.errors import JobConflict, JobEnded, JobNotFound, NoLetters

@@ -13,8 +13,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from penstock.deadletters.dead_letter import DeadLetter
+from penstock.deadletters.dead_letter_queue import Attempt, AuditAction, AuditRecord, Edit, Group, Requester
 from penstock.deadletters.groups import fingerprint, pattern_of
-from penstock.deadletters.queue import Attempt, AuditAction, AuditRecord, Edit, Group, Requester
 from penstock.deadletters.store import STATES, DeadLetterQuery
 from penstock.support.ids import now
 from penstock.support.json_encoding import encode_json

@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Struct
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
+from penstock.deadletters.dead_letter_queue import LEASE_SECONDS
 from penstock.deadletters.log import CONSUMER_GROUP
-from penstock.deadletters.queue import LEASE_SECONDS
 from penstock.errors import StoreError, describe
 from penstock.support.ids import new_id
 from penstock.support.logger import get_logger

@@ -234,8 +234,11 @@ class Stores:
         copies, stores = list(self._copies.values()), self.all()
         self._copies.clear()
         self._stores.clear()
-        await asyncio.gather(*(each.aclose() for each in copies))
-        for error in await asyncio.gather(*(store.aclose() for store in stores), return_exceptions=True):
+        try:
+            await asyncio.gather(*(each.aclose() for each in copies))
+        finally:
+            errors = await asyncio.gather(*(store.aclose() for store in stores), return_exceptions=True)
+        for error in errors:
             if error is not None:
                 raise error
 

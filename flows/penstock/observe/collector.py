@@ -17,14 +17,14 @@ from msgspec import Struct
 
 from penstock.core.context import DurationHistogram
 from penstock.core.element import Outcome
-from penstock.deadletters.queue import JobState
+from penstock.deadletters.dead_letter_queue import JobState
 from penstock.deadletters.store import STATES
 from penstock.observe.dead_letters import OPEN_STATES, DeadLetterReadings
 from penstock.observe.logs import LogFile
 from penstock.runtime import EndReason, FlowStatistics, Supervisor
 from penstock.support.ids import now
 
-KINDS = ("http", "worker")
+KINDS = ("http", "worker", "redrive")
 
 JOB_STATES: tuple[str, ...] = get_args(JobState)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal, TypeVar
 
-from penstock.deadletters.queue import DeadLetterQueue
+from penstock.deadletters.dead_letter_queue import DeadLetterQueue
 from penstock.deadletters.store import PAGE_LIMIT
 from penstock.errors import StoreError, describe
 from penstock.support.logger import get_logger

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FlowLookup", "RedriveStatistics", "Redriver"]
 
-_MODULES = {"FlowLookup": "flows", "RedriveStatistics": "statistics", "Redriver": "redriver"}
+_MODULES = {"FlowLookup": "flows", "RedriveStatistics": "counters", "Redriver": "redriver"}
 
 
 def __getattr__(name: str) -> object:

@@ -10,7 +10,7 @@ from typing import Literal
 from msgspec import Struct
 
 from penstock.deadletters import DeadLetter, DeadLetterQuery
-from penstock.deadletters.queue import REDRIVE_LIMIT, DeadLetterQueue, Group, Job, JobOptions, Requester
+from penstock.deadletters.dead_letter_queue import REDRIVE_LIMIT, DeadLetterQueue, Group, Job, JobOptions, Requester
 from penstock.deadletters.target import AutoRedrive
 from penstock.errors import PenstockError, RedriveError, StoreError, describe
 from penstock.redrive.flows import FlowLookup, definition_of

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.queue import Group, History, Job, JobOptions, JobState, Requester
+from penstock.deadletters.dead_letter_queue import Group, History, Job, JobOptions, JobState, Requester
 from penstock.deadletters.store import PAGE, DeadLetterQuery, Page
 from penstock.redrive.records import AuditPage, Change, EditReport, ImportReport, LogReport, Plan, TryResult
 

@@ -16,8 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from penstock.deadletters.dead_letter import DeadLetter, as_document
-from penstock.deadletters.letter_documents import from_document
-from penstock.deadletters.queue import (
+from penstock.deadletters.dead_letter_queue import (
     REDRIVE_LIMIT,
     Attempt,
     AuditRecord,
@@ -27,8 +26,10 @@ from penstock.deadletters.queue import (
     Job,
     JobOptions,
 )
+from penstock.deadletters.letter_documents import from_document
 from penstock.deadletters.store import STATES, DeadLetterQuery
 from penstock.redrive.records import AuditPage, Change, EditReport, ImportReport, LogReport, Plan, TryResult
+from penstock.support.text import suggest
 
 R = TypeVar("R", bound=Struct)
 
@@ -259,7 +260,9 @@ def _object(document: Any, subject: str, known: Sequence[str]) -> dict[str, Any]
     fields = cast("dict[str, Any]", document)
     for name in fields:
         if name not in known:
-            raise ValueError(f"{subject}: unknown name {name!r}; expected one of {', '.join(known)}")
+            similar = suggest(name, known)
+            hint = f"; did you mean {similar!r}?" if similar else ""
+            raise ValueError(f"{subject}: unknown name {name[:100]!r}; expected one of {', '.join(known)}{hint}")
     return fields
 
 

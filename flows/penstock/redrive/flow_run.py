@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from penstock.core.element import CANCELLED, FAILED, Element, Outcome
 from penstock.deadletters import DeadLetter, DeadLetterStore
-from penstock.deadletters.queue import FailedAgain, JobOptions, Settlement
+from penstock.deadletters.dead_letter_queue import FailedAgain, JobOptions, Settlement
 from penstock.errors import StoreError, describe
 from penstock.redrive.source import RedriveSource
 from penstock.results import DiscardResults

@@ -11,7 +11,7 @@ from math import ceil
 from typing import TypeVar
 
 from penstock.deadletters import DeadLetter
-from penstock.deadletters.queue import BatchCounts, DeadLetterQueue, Job, Settlement
+from penstock.deadletters.dead_letter_queue import BatchCounts, DeadLetterQueue, Job, Settlement
 from penstock.errors import JobEnded, JobNotFound, PenstockError, ShuttingDown, StoreError, describe
 from penstock.redrive.counters import RedriveCounters, RedriveOutcome
 from penstock.redrive.flow_run import FlowRun

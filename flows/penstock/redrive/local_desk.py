@@ -13,8 +13,8 @@ import msgspec
 from msgspec.structs import replace
 
 from penstock.deadletters.dead_letter import DeadLetter
+from penstock.deadletters.dead_letter_queue import DeadLetterQueue, Group, History, Job, JobOptions, JobState, Requester
 from penstock.deadletters.log import is_queue
-from penstock.deadletters.queue import DeadLetterQueue, Group, History, Job, JobOptions, JobState, Requester
 from penstock.deadletters.store import PAGE, PAGE_BYTES, PAGE_LIMIT, DeadLetterQuery, DeadLetterStore, Page
 from penstock.deadletters.store_url import hide_password
 from penstock.deadletters.stores import find_letter, merge_pages, normalize_url

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from penstock.core.partial_results import results_of
 from penstock.deadletters import PAGE_LIMIT, DeadLetter, DeadLetterQuery
+from penstock.deadletters.dead_letter_queue import DeadLetterQueue, JobOptions
 from penstock.deadletters.groups import pattern_of
-from penstock.deadletters.queue import DeadLetterQueue, JobOptions
 from penstock.redrive.flows import FlowDefinition, FlowLookup, definition_of
 from penstock.redrive.records import Plan, PlannedGroup
 from penstock.steps import Enrich, walk

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from penstock.deadletters.queue import AuditRecord
+from penstock.deadletters.dead_letter_queue import AuditRecord
 
 
 class PlannedGroup(Struct, frozen=True, kw_only=True):

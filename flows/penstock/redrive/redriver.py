@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
-from penstock.deadletters.queue import LEASE_SECONDS, DeadLetterQueue, Job
+from penstock.deadletters.dead_letter_queue import LEASE_SECONDS, DeadLetterQueue, Job
 from penstock.errors import JobNotFound, PenstockError, StoreError, describe
 from penstock.redrive.counters import RedriveCounters, RedriveStatistics
 from penstock.redrive.flows import FlowLookup

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import aiohttp
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.queue import Group, History, Job, JobOptions, JobState, Requester
+from penstock.deadletters.dead_letter_queue import Group, History, Job, JobOptions, JobState, Requester
 from penstock.deadletters.store import PAGE, DeadLetterQuery, Page
 from penstock.errors import JobNotFound, LetterNotFound, NoLetters, RequestRefused, ServiceNotReached, describe
 from penstock.redrive.desk import SHOWN_CHANGES

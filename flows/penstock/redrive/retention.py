@@ -9,8 +9,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from penstock.deadletters.dead_letter_queue import DeadLetterQueue
 from penstock.deadletters.log import is_queue
-from penstock.deadletters.queue import DeadLetterQueue
 from penstock.deadletters.store import DeadLetterStore
 from penstock.deadletters.stores import Stores
 from penstock.deadletters.target import Keep

@@ -7,7 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from penstock.deadletters.queue import DeadLetterQueue, Job, Settlement
+from penstock.deadletters.dead_letter_queue import DeadLetterQueue, Job, Settlement
 from penstock.errors import JobNotFound, StoreError, describe
 from penstock.services import Backoff
 from penstock.support.logger import get_logger

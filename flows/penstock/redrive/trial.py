@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from penstock.core.element import CANCELLED, FAILED, FILTERED, UNKNOWN, Element, Failure, Outcome
 from penstock.deadletters import DeadLetter, DeadLetterQuery
-from penstock.deadletters.queue import DeadLetterQueue, JobOptions
+from penstock.deadletters.dead_letter_queue import DeadLetterQueue, JobOptions
 from penstock.errors import RedriveError
 from penstock.redrive.flows import FlowLookup, definition_of
 from penstock.redrive.records import TryResult
@@ -107,6 +107,6 @@ class Trial:
 def _as_json(value: Any) -> Any:
     """Return a value as JSON values; the text of one that cannot be JSON."""
     try:
-        return cast("Any", msgspec.json.decode(encode_json(value)))
+        return msgspec.json.decode(encode_json(value))
     except Exception:  # values of users, of any type
         return str(value)

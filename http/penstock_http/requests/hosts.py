@@ -23,7 +23,7 @@ HEALTH = ("/health/live", "/health/ready")
 BULK = "/{name}/bulk"
 """The route that starts runs."""
 
-EXPOSED = "Penstock-Run, Penstock-Revision, Retry-After"
+EXPOSED = "Penstock-Run, Penstock-Revision, Location, Retry-After"
 """Headers of responses that pages of allowed origins may read."""
 
 ACCEPTED = "Accept, Authorization, Content-Encoding, Content-Type"

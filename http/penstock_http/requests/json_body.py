@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from penstock.deadletters.queue import Requester
+from penstock.deadletters.dead_letter_queue import Requester
 from penstock.support.json_encoding import describe_json_error
 from penstock.support.text import suggest
 from penstock_http.media import JSON

@@ -17,7 +17,12 @@ from penstock_http.state import STATE, OpenStreams
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-HEADERS = {"Cache-Control": "no-store", "Vary": "Accept, Accept-Encoding", "X-Accel-Buffering": "no"}
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Vary": "Accept, Accept-Encoding",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",  # the content is that of customers
+}
 
 
 async def stream_chunks(

@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from penstock.deadletters import DeadLetterQuery
-from penstock.deadletters.queue import Requester
-from penstock.redrive.documents import change_document, edit_report_document, query_of
+from penstock.deadletters.dead_letter_queue import Requester
+from penstock.redrive.documents import change_document, edit_report_document
 from penstock_http.media import json_response
 from penstock_http.requests import negotiation
 from penstock_http.requests.auth import authorize
 from penstock_http.requests.json_body import JsonBody, invalid_body, read_object
+from penstock_http.routes.letters import query_in
 from penstock_http.state import STATE
 
 MAX_ASSIGNMENTS = 50
@@ -44,7 +45,7 @@ async def edit_all(request: web.Request) -> web.Response:
     assignments = body.get("set", list[str], [], 'a list of assignments, such as ["currency=\\"EUR\\""]')
     if not 1 <= len(assignments) <= MAX_ASSIGNMENTS:
         raise invalid_body(f"set: expected 1 to {MAX_ASSIGNMENTS} assignments, got {len(assignments)}")
-    query, desk = body.convert("query", query_of), request.app[STATE].desk
+    query, desk = query_in(body), request.app[STATE].desk
     if body.get("preview", bool, False, "true or false"):
         return json_response({"changes": [change_document(each) for each in await desk.preview(query, assignments)]})
     _check_selection(body, query)
@@ -55,7 +56,7 @@ async def _act(request: web.Request, scope: str, action: Action) -> web.Response
     name = authorize(request, scope)
     negotiation.reject_unknown_parameters(request)
     body = await read_object(request, ("query", "all", "reason"))
-    query = body.convert("query", query_of)
+    query = query_in(body)
     _check_selection(body, query)
     return json_response({"count": await action(query, body.requester(name))})
 

@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from penstock.core.element import Outcome
+from penstock.deadletters.store_url import hide_password
 from penstock.flow.flow import Flow
 from penstock.flowfile.limits import MAX_BYTES
 from penstock.runtime import FlowStatistics
@@ -116,7 +117,7 @@ def describe_definition(flow: Flow[Any]) -> dict[str, Any]:
             for service, now in ((service, service.statistics()) for service in flow.all_services)
         ],
         "workers": [worker.name for worker in flow.workers],
-        "deadLetters": flow.dead_letter_url,
+        "deadLetters": flow.dead_letter_url and hide_password(flow.dead_letter_url),
     }
 
 

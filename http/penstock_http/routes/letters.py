@@ -9,20 +9,24 @@ from aiohttp import web
 
 from penstock.deadletters import PAGE, PAGE_LIMIT, DeadLetterQuery
 from penstock.errors import LetterNotFound
+from penstock.redrive import documents
 from penstock.redrive.documents import audit_document, group_document, letter_document
 from penstock.support.ids import id_of
 from penstock_http.media import json_response
 from penstock_http.problems import RequestRejected
 from penstock_http.requests import negotiation
 from penstock_http.requests.auth import authorize
-from penstock_http.requests.json_body import invalid_body, read_object
+from penstock_http.requests.json_body import JsonBody, invalid_body, read_object
 from penstock_http.state import STATE
 
 FILTERS = ("flow", "step", "type", "state", "group", "key", "run", "since", "until", "id")
 """Query parameters that select dead letters. `id` may be given several times."""
 
 MAX_IDS = 1000
-"""Maximum number of ids in a query."""
+"""Maximum number of ids in the parameters of a request."""
+
+MAX_BODY_IDS = 10_000
+"""Maximum number of ids in a body. The audit keeps the query of each action."""
 
 
 async def list_letters(request: web.Request) -> web.Response:
@@ -100,6 +104,14 @@ def query_of(request: web.Request) -> DeadLetterQuery:
         )
     except ValueError as error:
         raise RequestRejected(400, "bad_parameter", str(error)) from None
+
+
+def query_in(body: JsonBody) -> DeadLetterQuery:
+    """Return the query in a body. Raises 400."""
+    query = body.convert("query", documents.query_of)
+    if query.ids is not None and len(query.ids) > MAX_BODY_IDS:
+        raise invalid_body(f"query: ids: expected at most {MAX_BODY_IDS} ids, got {len(query.ids)}")
+    return query
 
 
 def limit_of(request: web.Request) -> int:

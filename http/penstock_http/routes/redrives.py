@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import msgspec
 from aiohttp import web
 
-from penstock.deadletters.queue import Job, JobState
+from penstock.deadletters.dead_letter_queue import Job, JobState
 from penstock.errors import JobNotFound
 from penstock.redrive.documents import (
     check_rate,
@@ -19,7 +19,6 @@ from penstock.redrive.documents import (
     log_report_document,
     options_of,
     plan_document,
-    query_of,
     try_document,
 )
 from penstock.support.ids import id_of
@@ -29,7 +28,7 @@ from penstock_http.requests import negotiation
 from penstock_http.requests.auth import authorize
 from penstock_http.requests.json_body import JsonBody, converted, invalid_body, read_object
 from penstock_http.responses.chunks import stream_chunks
-from penstock_http.routes.letters import limit_of
+from penstock_http.routes.letters import limit_of, query_in
 from penstock_http.state import STATE
 
 OPTIONS = ("flow", "canary", "stopAt", "rate", "limit", "fromStart")
@@ -57,7 +56,7 @@ async def create_redrive(request: web.Request) -> web.Response:
         raise invalid_body("plan, try: expected only one of them")
     if "try" in body and not 1 <= tries <= MAX_TRIES:
         raise invalid_body(f"try: expected a number of dead letters from 1 to {MAX_TRIES}, got {tries}")
-    query, options = body.convert("query", query_of), converted(lambda: options_of(body.document(*OPTIONS)))
+    query, options = query_in(body), converted(lambda: options_of(body.document(*OPTIONS)))
     desk = request.app[STATE].desk
     if plan:
         return json_response(plan_document(await desk.plan(query, options)))

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from penstock.deadletters import DeadLetterQuery
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.queue import Requester
+from penstock.deadletters.dead_letter_queue import Requester
 from penstock.formats.ndjson_reader import LineSplitter
 from penstock.formats.rejected import OversizedInput
 from penstock.redrive.desk import Desk

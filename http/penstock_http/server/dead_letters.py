@@ -11,8 +11,8 @@ from typing import Any
 
 import structlog
 
+from penstock.deadletters.dead_letter_queue import DeadLetterQueue
 from penstock.deadletters.log import is_queue
-from penstock.deadletters.queue import DeadLetterQueue
 from penstock.observe import DeadLetterReadings
 from penstock.redrive import Redriver
 from penstock.redrive.automatic import AutomaticRedriver

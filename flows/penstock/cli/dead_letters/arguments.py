@@ -13,8 +13,9 @@ from click.core import ParameterSource
 from msgspec.structs import replace
 
 from penstock.cli.options import FILE, positive, usage_error
-from penstock.deadletters.queue import Requester
+from penstock.deadletters.dead_letter_queue import Requester
 from penstock.deadletters.store import STATES, DeadLetterQuery
+from penstock.deadletters.store_url import hide_password
 from penstock.support.ids import id_of
 
 DEFAULT_URL = "sqlite:///penstock.db"
@@ -31,17 +32,19 @@ class DeskOptions(NamedTuple):
     service: str | None = None
     store_given: bool = True
     """Whether the store was named by an option or a variable."""
+    store_typed: bool = True
+    """Whether it was named by an option."""
 
     @property
     def name(self) -> str:
         """The store or the service, for messages."""
-        return self.service or self.store
+        return self.service or hide_password(self.store)
 
     def words(self) -> str:
-        """Return the options as they are written, for a command that continues this one."""
+        """Return the options as they are written, for a command that continues this one; without passwords."""
         if self.service is not None:
             return f" --url {shlex.quote(self.service)}"
-        store = f" --dead-letters {shlex.quote(self.store)}" if self.store_given else ""
+        store = f" --dead-letters {shlex.quote(hide_password(self.store))}" if self.store_typed else ""
         return store + "".join(f" --flows {shlex.quote(name)}" for name in self.flows)
 
 
@@ -56,8 +59,8 @@ def desk_options(function: F) -> F:
             raise usage_error("--url and --dead-letters cannot be combined")
         if service is not None and flows:
             raise usage_error("--url and --flows cannot be combined: a service has its own flows")
-        given = source is not ParameterSource.DEFAULT
-        return function(*args, place=DeskOptions(store, flows, service, given), **options)
+        given, typed = source is not ParameterSource.DEFAULT, source is ParameterSource.COMMANDLINE
+        return function(*args, place=DeskOptions(store, flows, service, given, typed), **options)
 
     decorated: Any = command
     for option in (

@@ -15,7 +15,7 @@ from penstock.cli.dead_letters.opening import with_desk
 from penstock.cli.dead_letters.tables import plural
 from penstock.cli.options import FILE, Command, print_error
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.queue import Requester
+from penstock.deadletters.dead_letter_queue import Requester
 from penstock.deadletters.store import DeadLetterQuery
 from penstock.errors import RequestRefused
 from penstock.redrive.desk import Desk

@@ -21,7 +21,7 @@ from penstock.cli.dead_letters.arguments import (
 from penstock.cli.dead_letters.opening import confirm, with_desk
 from penstock.cli.dead_letters.tables import describe_query, plural
 from penstock.cli.options import FILE, Command, print_error, usage_error
-from penstock.deadletters.queue import Requester
+from penstock.deadletters.dead_letter_queue import Requester
 from penstock.deadletters.store import DeadLetterQuery
 from penstock.redrive.desk import Desk
 from penstock.redrive.documents import edit_report_document, letter_document

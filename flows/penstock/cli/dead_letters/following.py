@@ -12,7 +12,7 @@ from penstock.cli.dead_letters.arguments import DeskOptions
 from penstock.cli.dead_letters.tables import job_summary
 from penstock.cli.run.execute import signal_handlers
 from penstock.cli.run.progress import clock
-from penstock.deadletters.queue import Job, Requester
+from penstock.deadletters.dead_letter_queue import Job, Requester
 from penstock.redrive.desk import Desk
 from penstock.redrive.documents import job_document
 from penstock.redrive.local_desk import LocalDesk

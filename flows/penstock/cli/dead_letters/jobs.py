@@ -27,7 +27,7 @@ from penstock.cli.dead_letters.tables import (
     job_summary,
 )
 from penstock.cli.options import Command
-from penstock.deadletters.queue import Job, JobState, Requester
+from penstock.deadletters.dead_letter_queue import Job, JobState, Requester
 from penstock.deadletters.store import PAGE, PAGE_LIMIT
 from penstock.redrive.desk import Desk
 from penstock.redrive.documents import audit_document, job_document

@@ -21,7 +21,7 @@ from penstock.cli.dead_letters.arguments import (
 from penstock.cli.dead_letters.opening import confirm, with_desk
 from penstock.cli.dead_letters.tables import describe_query, group_lines, plural, total_line
 from penstock.cli.options import Command, print_error
-from penstock.deadletters.queue import Requester
+from penstock.deadletters.dead_letter_queue import Requester
 from penstock.deadletters.store import DeadLetterQuery
 from penstock.redrive.desk import Desk
 from penstock.support.json_encoding import encode_json

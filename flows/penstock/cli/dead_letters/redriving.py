@@ -24,7 +24,7 @@ from penstock.cli.dead_letters.opening import confirm, with_desk
 from penstock.cli.dead_letters.tables import Table, plural
 from penstock.cli.options import Command, positive
 from penstock.cli.run.progress import clock
-from penstock.deadletters.queue import REDRIVE_LIMIT, Job, JobOptions, Requester
+from penstock.deadletters.dead_letter_queue import REDRIVE_LIMIT, Job, JobOptions, Requester
 from penstock.deadletters.store import DeadLetterQuery
 from penstock.errors import NotSupportedByStore, RequestRefused
 from penstock.redrive.desk import Desk

@@ -13,7 +13,7 @@ from penstock.cli.dead_letters.opening import with_desk
 from penstock.cli.dead_letters.tables import format_time
 from penstock.cli.options import Command, print_error, usage_error
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.queue import History
+from penstock.deadletters.dead_letter_queue import History
 from penstock.redrive.desk import Desk
 from penstock.redrive.documents import letter_document
 from penstock.support.json_encoding import encode_json

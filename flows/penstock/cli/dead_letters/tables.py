@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.queue import AuditRecord, Group, Job
+from penstock.deadletters.dead_letter_queue import AuditRecord, Group, Job
 from penstock.deadletters.store import STATES, DeadLetterQuery
 from penstock.redrive.documents import query_document
 from penstock.support.json_encoding import encode_json

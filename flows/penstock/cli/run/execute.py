@@ -20,6 +20,7 @@ from penstock.cli.run.inputs import FileInput
 from penstock.cli.run.progress import Progress, ProgressSnapshot, summary_line
 from penstock.core.element import Outcome
 from penstock.deadletters import Stores
+from penstock.deadletters.store_url import hide_password
 from penstock.deadletters.stores import MEMORY, normalize_url
 from penstock.errors import OutputUnusable, ReaderDisconnected
 from penstock.flow.flow import Flow
@@ -230,4 +231,4 @@ def dead_letter_hint(url: str | None, run: str) -> str:
         return "  dead letters were not stored; to store them: --dead-letters sqlite:///FILE\n"
     if normalize_url(url) == MEMORY:
         return "  dead letters were stored in memory and are lost; to keep them: --dead-letters sqlite:///FILE\n"
-    return f"  dead letters: penstock dead-letters list --dead-letters {shlex.quote(url)} --run {run}\n"
+    return f"  dead letters: penstock dead-letters list --dead-letters {shlex.quote(hide_password(url))} --run {run}\n"

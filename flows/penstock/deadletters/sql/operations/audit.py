@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import Connection, RowMapping, insert, select
 
-from penstock.deadletters.queue import AuditAction, AuditRecord, Requester
+from penstock.deadletters.dead_letter_queue import AuditAction, AuditRecord, Requester
 from penstock.deadletters.sql.dialect import clock
 from penstock.deadletters.sql.rows import from_microseconds
 from penstock.deadletters.sql.table import AUDIT

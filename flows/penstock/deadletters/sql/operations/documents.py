@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import json as msgspec_json
 
-from penstock.deadletters.queue import BatchCounts, Job, JobOptions
+from penstock.deadletters.dead_letter_queue import BatchCounts, Job, JobOptions
 from penstock.deadletters.sql.rows import from_microseconds
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from msgspec.structs import replace
 from sqlalchemy import Connection, case, delete, func, insert, literal, or_, select, update
 
-from penstock.deadletters.queue import AuditAction, BatchCounts, Job, JobOptions, JobState, Requester
+from penstock.deadletters.dead_letter_queue import AuditAction, BatchCounts, Job, JobOptions, JobState, Requester
 from penstock.deadletters.sql import dialect
 from penstock.deadletters.sql.dialect import among, clock
 from penstock.deadletters.sql.operations.audit import record

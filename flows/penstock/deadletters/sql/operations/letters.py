@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.queue import AuditAction, Requester
+from penstock.deadletters.dead_letter_queue import AuditAction, Requester
 from penstock.deadletters.sql import dialect
 from penstock.deadletters.sql.dialect import among, clock
 from penstock.deadletters.sql.grouping import ID, assign_groups, changes_of

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, func, select, tuple_
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.queue import Attempt, Edit, Group, History
+from penstock.deadletters.dead_letter_queue import Attempt, Edit, Group, History
 from penstock.deadletters.sql.queries import (
     find_ranges,
     group_conditions,

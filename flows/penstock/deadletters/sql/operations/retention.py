@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select
 
-from penstock.deadletters.queue import Requester
+from penstock.deadletters.dead_letter_queue import Requester
 from penstock.deadletters.sql.dialect import among, clock
 from penstock.deadletters.sql.operations.audit import Progress, record
 from penstock.deadletters.sql.operations.jobs import ENDED

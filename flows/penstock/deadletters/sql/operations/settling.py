@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
+from penstock.deadletters.dead_letter_queue import FailedAgain, Job, Settlement
 from penstock.deadletters.groups import fingerprint, pattern_of
-from penstock.deadletters.queue import FailedAgain, Job, Settlement
 from penstock.deadletters.sql.dialect import among_texts, clock, texts
 from penstock.deadletters.sql.grouping import GroupChange
 from penstock.deadletters.sql.operations.counts import Moves
@@ -149,15 +149,15 @@ def _error_values(id: str, error: FailedAgain, group: str, state: str, now: int)
     }
 
 
-_FAIL_AGAIN = (
-    update(LETTERS)
-    .where(LETTERS.c.id == bindparam("letter"))
-    .values(
-        {name: bindparam(f"new_{name}") for name in ("step", "type", "message", "attempts", "cause", "found")}
-        | {"revision": bindparam("new_revision"), "group_id": bindparam("new_group")}
-        | {"state": bindparam("new_state"), "changed_at": bindparam("now")}
-    )
-)
+_NEW_VALUES: dict[str, Any] = {
+    **{name: bindparam(f"new_{name}") for name in ("step", "type", "message", "attempts", "cause", "found")},
+    "revision": bindparam("new_revision"),
+    "group_id": bindparam("new_group"),
+    "state": bindparam("new_state"),
+    "changed_at": bindparam("now"),
+}
+
+_FAIL_AGAIN = update(LETTERS).where(LETTERS.c.id == bindparam("letter")).values(_NEW_VALUES)
 
 
 _CLAIMED = (

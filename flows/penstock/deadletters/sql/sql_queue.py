@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.queue import (
+from penstock.deadletters.dead_letter_queue import (
     LEASE_SECONDS,
     AuditRecord,
     Group,
