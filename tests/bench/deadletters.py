@@ -35,8 +35,8 @@ from raw_stores import letters_of
 
 from penstock import Flow, Service
 from penstock.deadletters import DeadLetterQuery, create_store
-from penstock.deadletters.log import is_queue
 from penstock.deadletters.dead_letter_queue import Job, JobOptions, Requester
+from penstock.deadletters.log import is_queue
 from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.redrive import Redriver
 from penstock.runtime import Supervisor
