@@ -308,7 +308,7 @@ class S3Server(Server):
             "master.volumeSizeLimitMB": "64",
             "volume.port": volume,
             "volume.port.grpc": volume_rpc,
-            "volume.max": "16",
+            "volume.max": "1000",  # a bucket takes seven, which are empty files at first
             "filer.port": filer,
             "filer.port.grpc": filer_rpc,
             "s3": "true",

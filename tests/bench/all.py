@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import deadletters
 import fairness
 import latency
 import memory
@@ -25,6 +26,7 @@ def main() -> int:
         "Side by side": lambda: together.all_figures(quick, runs, names),
         "Fairness": lambda: fairness.all_figures(quick, names),
         "Memory": lambda: memory.all_figures(quick) if "penstock" in names else [],
+        "Dead letters": lambda: deadletters.all_figures(quick, runs) if "penstock" in names else [],
         "Flows written down": lambda: written.all_figures(quick, runs),
     }
     figures: list[Figure] = []

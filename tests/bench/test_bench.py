@@ -30,3 +30,10 @@ def test_the_yardstick_answers_for_every_order():
 def test_the_express_peer_answers_for_every_order_and_every_failure():
     """The same for the other peer, where a third fails too."""
     assert "express, a third failing" in throughput("express")
+
+
+def test_a_redrive_is_measured_only_if_all_letters_were_resolved():
+    """The program of the dead letters redrives some; it raises if one is not resolved."""
+    command = [sys.executable, str(HERE / "deadletters.py"), "--quick", "--runs", "1", "--only", "redrive"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "redriving 500, SQLite" in done.stdout, done.stderr  # its exit code is about the speed

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from laws.virtual import quiet
 from penstock import Flow, Service, from_iterable
-from penstock.deadletters import MemoryStore
+from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.orders import orders_flow
 from penstock.results import EndRecord, LineWriter, end_line
 from penstock.results.records import NdjsonFormat, RecordFormat, ServerSentEvents
@@ -47,11 +47,11 @@ def test_the_line_of_an_order_that_failed() -> None:
     """`ok`, `seq`, `key`, the error with its attempts, and the id of its dead letter."""
     store = MemoryStore()
     lines, _ = lines_of(orders_flow(dead_letters=store), [{"orderId": 1}, {"orderId": 2}, {"orderId": 3}])
-    (letter,) = store._ids
+    (letter,) = asyncio.run(store.page(DeadLetterQuery())).letters
 
     assert lines[2] == (
         b'{"ok":false,"seq":2,"key":3,"error":{"step":"inventory","type":"InventoryUnavailable",'
-        b'"message":"Inventory unavailable","attempts":2},"deadLetter":"%b"}\n' % letter.encode()
+        b'"message":"Inventory unavailable","attempts":2},"deadLetter":"%b"}\n' % letter.id.encode()
     )
 
 

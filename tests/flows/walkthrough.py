@@ -57,9 +57,10 @@ class Walkthrough:
     `activated`: the environment is active from the start, for pages that assume an installed Penstock. The exit code of
     a command must be 0, or the one in its comment `# exit code 1`.
 
-    Only two things differ from what a reader does. `python3 -m venv` makes an environment whose `python` and `penstock`
-    are those that run the tests, and whose `pip` does nothing. Ports are replaced by free ones, the same one for each
-    number throughout, so that this works on machines where 8080 is taken.
+    An id that the page shows in an output stands for the one that was printed there, as a reader copies it into the
+    next commands. Only two things differ from what a reader does. `python3 -m venv` makes an environment whose `python`
+    and `penstock` are those that run the tests, and whose `pip` does nothing. Ports are replaced by free ones, the same
+    one for each number throughout, so that this works on machines where 8080 is taken.
     """
 
     def __init__(self, folder: Path, *, activated: bool = False) -> None:
@@ -72,6 +73,8 @@ class Walkthrough:
             shutil.copytree(self._shims / "environment", self._folder / ".venv")
         self._ports: dict[str, str] = {}
         self._servers: list[tuple[subprocess.Popen[bytes], Path]] = []
+        self._ids: dict[str, str] = {}
+        """The ids of the page, each with the one that was printed in its place."""
         self._outputs: list[str] = []
         """Standard output of each command of the last shell block."""
 
@@ -81,7 +84,9 @@ class Walkthrough:
         A block that the page does not say to save is only shown.
         """
         if block.language == "sh":
-            self._outputs = [self._run(self._with_ports(command)) for command in commands_of(block.text)]
+            self._outputs = [
+                self._run(self._with_ids(self._with_ports(command))) for command in commands_of(block.text)
+            ]
         elif block.language:
             for name in SAVED.findall(block.prose)[-1:]:
                 (self._folder / name).write_text(self._with_ports(block.text))
@@ -149,12 +154,18 @@ class Walkthrough:
     def _with_ports(self, command: str) -> str:
         return PORT.sub(lambda found: self._ports.setdefault(found[0], str(free_port())), command)
 
+    def _with_ids(self, command: str) -> str:
+        return UUID.sub(lambda found: self._ids.get(found[0], found[0]), command)
+
     def _compare(self, expected: list[str]) -> None:
         """What the page shows is what was printed: all of it after one command, else among it; results in any order."""
-        printed = [masked(line) for output in self._outputs for line in output.splitlines()]
+        printed = [line for output in self._outputs for line in output.splitlines()]
         for line in expected:
             pattern = ".*".join(map(re.escape, masked(line).split(ELLIPSIS)))
-            assert any(re.fullmatch(pattern, one) for one in printed), (line, printed[-20:])
+            found = next((one for one in printed if re.fullmatch(pattern, masked(one))), None)
+            assert found is not None, (line, printed[-20:])
+            for shown, actual in zip(UUID.findall(line), UUID.findall(found), strict=False):
+                self._ids.setdefault(shown, actual)
         if len(self._outputs) == 1:
             assert len(printed) == len(expected)
 

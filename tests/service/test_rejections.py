@@ -45,7 +45,7 @@ def rejection(response: Response, status: int) -> str:
         ("/dead-letters?limit=0", "limit: expected an integer from 1 to 1000, got '0'"),
         ("/dead-letters?after=zz", "after: expected the value of next from the previous page"),
         ("/dead-letters?since=yesterday", "2030-01-31"),
-        ("/dead-letters?state=bogus", "state: expected one of waiting, parked, got 'bogus'"),
+        ("/dead-letters?state=bogus", "state: expected one of waiting, claimed, resolved, parked, got 'bogus'"),
         ("/dead-letters?setp=decode", "did you mean 'step'?"),
     ],
 )

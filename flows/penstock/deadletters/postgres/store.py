@@ -11,8 +11,8 @@ from penstock.backends.postgres import PostgresServer
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.postgres.errors import concerns_store, to_store_error
 from penstock.deadletters.postgres.writer import PostgresWriter
-from penstock.deadletters.sql.queue import SqlQueue
 from penstock.deadletters.sql.rows import Columns, to_columns
+from penstock.deadletters.sql.sql_queue import SqlQueue
 from penstock.deadletters.sqlite.group_commit import GroupCommitter
 from penstock.deadletters.sqlite.writer import WriterStatistics
 from penstock.deadletters.store import Problem, StoreStatistics

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.sql.queue import SqlQueue
 from penstock.deadletters.sql.rows import to_columns
+from penstock.deadletters.sql.sql_queue import SqlQueue
 from penstock.deadletters.sqlite.errors import to_store_error
 from penstock.deadletters.sqlite.existing import ensure_readable
 from penstock.deadletters.sqlite.group_commit import GroupCommitter
