@@ -6,8 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
-from penstock.deadletters import DeadLetterStore
-from penstock.deadletters import store_url
+from penstock.deadletters import DeadLetterStore, store_url
 from penstock.flow.flow import Flow
 from penstock.flow.serving import Worker
 from penstock.runtime.schedule import Once
