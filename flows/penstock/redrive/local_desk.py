@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -277,7 +276,7 @@ class LocalDesk:
         changes: list[Change] = []
         for queue in self._queues("edit letters", query):
             async for letters in _editable(queue, query):
-                changes += (change(letter) for letter in islice(letters, count - len(changes)))
+                changes += await change.changes(letters[: count - len(changes)])
                 if len(changes) >= count:
                     return changes
         return changes
@@ -460,18 +459,22 @@ async def _apply_to(
     requester: Requester,
 ) -> EditReport:
     """Change the inputs of some letters. Letters that others change meanwhile are read and changed again."""
-    changes = await change.changes(letters)
-    failed = [each for each in changes if each.after is None]
-    inputs = {each.id: each.after for each in changes if each.after not in (None, each.before)}
-    before = {each.id: each.before for each in changes}
-    edited = await queue.edit(inputs, requester, query=selection, expected=before) if inputs else []
-    report = EditReport(
-        changed=len(edited),
-        unchanged=len(changes) - len(failed) - len(inputs),
-        errors=len(failed),
-        samples=failed[:SHOWN_CHANGES],
-    )
-    if missed := tuple(inputs.keys() - set(edited)):
+    report = EditReport(changed=0, unchanged=0, errors=0, samples=[])
+    missed: tuple[str, ...] = ()
+    async for changes in change.batches(letters):
+        failed = [each for each in changes if each.after is None]
+        inputs = {each.id: each.after for each in changes if each.after not in (None, each.before)}
+        before = {each.id: each.before for each in changes}
+        edited = await queue.edit(inputs, requester, query=selection, expected=before) if inputs else []
+        missed += tuple(inputs.keys() - set(edited))
+        done = EditReport(
+            changed=len(edited),
+            unchanged=len(changes) - len(failed) - len(inputs),
+            errors=len(failed),
+            samples=failed[:SHOWN_CHANGES],
+        )
+        report = _sum(report, done)
+    if missed:
         async for others in _editable(queue, DeadLetterQuery(ids=missed)):
             report = _sum(report, await _apply_to(queue, others, change, selection, requester))
     return report
