@@ -519,8 +519,8 @@ async def test_edits_keep_the_old_inputs(queue):
     job = await running(queue, DeadLetterQuery(type="Claimed"))
     await queue.claim(job, "one", 0, 1)
 
-    assert await queue.edit({one.id: b'{"a":1}', resolved.id: b"", claimed_one.id: b"", new_id(): b""}, ME) == 1
-    assert await queue.edit({one.id: b'{"a":22}'}, Requester("you"), query={"set": ["a=22"]}) == 1
+    assert await queue.edit({one.id: b'{"a":1}', resolved.id: b"", claimed_one.id: b"", new_id(): b""}, ME) == [one.id]
+    assert await queue.edit({one.id: b'{"a":22}'}, Requester("you"), query={"set": ["a=22"]}) == [one.id]
 
     found = await queue.get(one.id)
     assert (found.input, found.input_size, found.header) == (b'{"a":22}', 8, None)
@@ -529,6 +529,18 @@ async def test_edits_keep_the_old_inputs(queue):
     assert [(each.requester, each.reason) for each in edits] == [("me", "because"), ("you", "")]
     last, first = [each for each in await queue.audit() if each.action == "edit"]
     assert (first.count, last.count, last.query) == (1, 1, {"set": ["a=22"]})
+
+
+async def test_edits_change_only_letters_that_are_as_they_were_read(queue):
+    """Of two edits that read the same input, the second one changes nothing."""
+    one, other = await stored(queue, 2, input=b"1")
+    read = {one.id: b"1", other.id: b"1"}
+
+    assert await queue.edit({one.id: b"2"}, ME, expected=read) == [one.id]
+    assert await queue.edit({one.id: b"3", other.id: b"3"}, ME, expected=read) == [other.id]
+
+    assert [each.input for each in await walk(queue)] == [b"2", b"3"]
+    assert len((await queue.history(one.id)).edits) == 1
 
 
 async def test_marking_parks_and_unparks_the_letters_that_match(queue):

@@ -218,12 +218,18 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
         ...
 
     async def edit(
-        self, changes: Mapping[str, bytes], requester: Requester, *, query: Mapping[str, Any] | None = None
-    ) -> int:
-        """Replace the inputs of waiting or parked letters, by id; returns how many. The old inputs stay in the history.
+        self,
+        changes: Mapping[str, bytes],
+        requester: Requester,
+        *,
+        query: Mapping[str, Any] | None = None,
+        expected: Mapping[str, bytes] | None = None,
+    ) -> list[str]:
+        """Replace the inputs of waiting or parked letters, by id; returns the ids of those that were changed.
 
-        The header of an edited letter is removed: the new input is JSON. `query` is what selected the letters, for the
-        audit; by default the ids.
+        The old inputs stay in the history. The header of an edited letter is removed: the new input is JSON. `query` is
+        what selected the letters, for the audit; by default the ids. `expected` has the inputs that were read: a letter
+        whose input is another one now is not changed.
         """
         ...
 

@@ -127,13 +127,20 @@ class MemoryStore:
         return History() if history is None else History(tuple(history.attempts), tuple(history.edits))
 
     async def edit(
-        self, changes: Mapping[str, bytes], requester: Requester, *, query: Mapping[str, Any] | None = None
-    ) -> int:
-        """Replace the inputs of waiting or parked letters, by id; returns how many."""
-        edited = 0
+        self,
+        changes: Mapping[str, bytes],
+        requester: Requester,
+        *,
+        query: Mapping[str, Any] | None = None,
+        expected: Mapping[str, bytes] | None = None,
+    ) -> list[str]:
+        """Replace the inputs of waiting or parked letters that are as `expected`; returns the ids of the changed ones."""
+        edited: list[str] = []
         for id, changed in changes.items():
             letter = self._letters.by_id.get(id)
             if letter is None or letter.state not in (WAITING, PARKED):
+                continue
+            if expected is not None and letter.input != expected.get(id):
                 continue
             before = Edit(
                 at=now(),
@@ -144,8 +151,8 @@ class MemoryStore:
             )
             self._letters.history(id).edits.append(before)
             self._letters.by_id[id] = replace(letter, input=changed, input_size=len(changed), header=None)
-            edited += 1
-        self._letters.record("edit", requester, {"ids": list(changes)} if query is None else query, edited)
+            edited.append(id)
+        self._letters.record("edit", requester, {"ids": list(changes)} if query is None else query, len(edited))
         return edited
 
     async def mark(self, query: DeadLetterQuery, state: Literal["waiting", "parked"], requester: Requester) -> int:

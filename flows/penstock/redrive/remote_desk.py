@@ -228,7 +228,7 @@ class RemoteDesk:
     async def _redrives(self, query: DeadLetterQuery, options: JobOptions, **more: Any) -> Any:
         chosen = {name: value for name, value in options_document(options).items() if value is not None}
         try:
-            return await self._send("POST", "/redrives", {"query": query_document(query), **chosen, **more})
+            return await self._send("POST", "/redrives", {**_selection(query), **chosen, **more})
         except RequestRefused as error:
             if error.code == "no_letters":
                 raise NoLetters from None

@@ -68,7 +68,7 @@ async def show_letter(request: web.Request) -> web.Response:
 
 async def edit_letter(request: web.Request) -> web.Response:
     """Replace the input of one dead letter."""
-    name = authorize(request, "edit")
+    name = authorize(request, "edit", "read")  # the response has the letter
     negotiation.reject_unknown_parameters(request)
     body = await read_object(request, ("input", "inputText", "reason"))
     if ("input" in body) == ("inputText" in body):
@@ -112,6 +112,12 @@ def query_in(body: JsonBody) -> DeadLetterQuery:
     if query.ids is not None and len(query.ids) > MAX_BODY_IDS:
         raise invalid_body(f"query: ids: expected at most {MAX_BODY_IDS} ids, got {len(query.ids)}")
     return query
+
+
+def check_selection(body: JsonBody, query: DeadLetterQuery) -> None:
+    """Raise 400 for a query that selects everything, unless that is what the client says."""
+    if query == DeadLetterQuery() and not body.get("all", bool, False, "true or false"):
+        raise invalid_body('query: expected at least one condition; for all dead letters: {"all": true}')
 
 
 def limit_of(request: web.Request) -> int:

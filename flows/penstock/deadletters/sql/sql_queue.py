@@ -98,11 +98,16 @@ class SqlQueue(ABC):
         return await self._read(lambda connection: operations.history(connection, id))
 
     async def edit(
-        self, changes: Mapping[str, bytes], requester: Requester, *, query: Mapping[str, Any] | None = None
-    ) -> int:
-        """Replace the inputs of waiting or parked letters, by id; returns how many."""
+        self,
+        changes: Mapping[str, bytes],
+        requester: Requester,
+        *,
+        query: Mapping[str, Any] | None = None,
+        expected: Mapping[str, bytes] | None = None,
+    ) -> list[str]:
+        """Replace the inputs of waiting or parked letters that are as `expected`; returns the ids of the changed ones."""
         document = None if query is None else json.dumps(query, default=str)
-        return await self._write(lambda connection: operations.edit(connection, changes, requester, document))
+        return await self._write(lambda connection: operations.edit(connection, changes, requester, document, expected))
 
     async def mark(self, query: DeadLetterQuery, state: Literal["waiting", "parked"], requester: Requester) -> int:
         """Park waiting letters, or make parked letters wait, in several transactions; returns how many."""

@@ -134,14 +134,22 @@ def remove(connection: Connection, rows: Sequence[Any]) -> None:
     moves.apply(connection)
 
 
-def edit(connection: Connection, changes: Mapping[str, bytes], requester: Requester, query: str | None) -> int:
-    """Replace the inputs of waiting or parked letters, and keep the old ones; returns how many."""
+def edit(
+    connection: Connection,
+    changes: Mapping[str, bytes],
+    requester: Requester,
+    query: str | None,
+    expected: Mapping[str, bytes] | None,
+) -> list[str]:
+    """Replace the inputs of waiting or parked letters, and keep the old ones; returns the ids of the changed letters."""
     release_expired(connection)
     now = clock(connection)
     letters = select(LETTERS.c.id, LETTERS.c.input, LETTERS.c.header).where(
         among(LETTERS.c.id, changes), LETTERS.c.state.in_(("waiting", "parked"))
     )
-    rows = connection.execute(letters.with_for_update()).all()
+    rows = connection.execute(letters.order_by(LETTERS.c.id).with_for_update()).all()
+    if expected is not None:
+        rows = [row for row in rows if row.input == expected.get(row.id)]
     ids = [row.id for row in rows]
     last = select(EDITS.c.letter_id, func.max(EDITS.c.number)).where(among(EDITS.c.letter_id, ids))
     numbers = {row[0]: row[1] for row in connection.execute(last.group_by(EDITS.c.letter_id))}
@@ -165,7 +173,7 @@ def edit(connection: Connection, changes: Mapping[str, bytes], requester: Reques
             _EDIT, [{"letter": id, "new_input": changes[id], "new_size": len(changes[id])} for id in ids]
         )
     record(connection, "edit", requester, query or json.dumps({"ids": list(changes)}), count=len(rows))
-    return len(rows)
+    return ids
 
 
 _EDIT = (

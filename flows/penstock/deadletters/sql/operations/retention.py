@@ -22,6 +22,9 @@ from penstock.support.ids import id_at
 RETENTION = Requester("retention")
 """Who deletes letters because of `keep`, in the audit."""
 
+LOCK = 0x72657461696E6564
+"""The key of the advisory lock of PostgreSQL that is held while letters are deleted: "retained" in ASCII."""
+
 EXPIRED = ("resolved", "parked", "waiting")
 """The states in which letters are deleted, in this order."""
 
@@ -33,6 +36,7 @@ def expire(
 
     `after` is the number of the state in `EXPIRED` and the last id that was checked. Each call checks a bounded number.
     """
+    _wait_for_other_processes(connection)
     release_expired(connection)
     _forget_ended_jobs(connection)
     number, _, start = (progress.after or "0:").partition(":")
@@ -54,6 +58,12 @@ def expire(
         query = {"keep": dict(keep)} | ({} if max is None else {"max": max}) | ({} if flow is None else {"flow": flow})
         record(connection, "expire", RETENTION, json.dumps(query), count=now.count)
     return now
+
+
+def _wait_for_other_processes(connection: Connection) -> None:
+    """Let one process at a time delete letters: two that see the same surplus would delete it twice."""
+    if connection.dialect.name != "sqlite":  # which has locked the whole file
+        connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
 
 
 def _oldest(connection: Connection, state: str, after: str, seconds: float) -> Sequence[Any]:
