@@ -274,7 +274,7 @@ def test_a_runner_that_vanished_is_replaced_after_its_lease() -> None:
         outcomes = [each.outcome for each in (await desk.queue.history(taken[0].id)).attempts]
         assert outcomes == ["unknown", "resolved"]
         late = await desk.queue.settle(job.id, "killed", [])
-        assert late.counts.resolved == 30
+        assert late.job.counts.resolved == 30
 
     play(pricing, letters, main)
 

@@ -508,6 +508,70 @@ async def test_letters_of_a_cancelled_job_wait_again(queue):
     assert set((await states(queue)).values()) == {"waiting"}
 
 
+async def test_a_cancelled_job_keeps_the_letters_in_work(queue):
+    """The runner extends their leases until it has settled them, so that no other job gets them meanwhile."""
+    await stored(queue, 1)
+    job = await running(queue, lease=1)
+    got = await claimed(queue, job, lease=0.4)
+    await queue.change_job(job, ME, state="cancelled")
+    assert await queue.acquire_job(job, "one", 30) is None
+    await asyncio.sleep(0.5)
+    assert await queue.release_expired() == 0
+    with pytest.raises(NoLetters):
+        await queue.create_job(ALL, JobOptions(), ME)
+    settled = await queue.settle(job, "one", outcomes(got, "resolved"))
+    assert (settled.job.counts.resolved, settled.ids) == (1, {got[0].id})
+
+
+async def test_giving_a_job_up_keeps_letters_that_are_not_settled(queue):
+    """Their outcomes may be known, but not recorded yet: nobody gets them before their lease ends."""
+    await stored(queue, 1)
+    job = await running(queue)
+    got = await claimed(queue, job)
+    assert await queue.acquire_job(job, "one", 0) is not None
+    assert await queue.acquire_job(job, "two") is not None
+    assert await queue.claim(job, "two", 0, 1) == []
+    assert (await queue.settle(job, "one", outcomes(got, "resolved"))).job.counts.resolved == 1
+
+
+async def test_leases_of_paused_jobs_are_released(queue):
+    """Letters of a killed runner wait again when the job is paused or ended; at the limit they are parked."""
+    first, second = *await stored(queue), *await stored(queue, redrives=4)
+    job = await running(queue)
+    assert len(await claimed(queue, job, lease=SHORT)) == 2
+    await asyncio.sleep(2 * SHORT)
+    assert await queue.release_expired() == 0  # the next runner claims them
+    await queue.change_job(job, ME, state="paused")
+    assert await queue.release_expired() == 2
+    assert await queue.release_expired() == 0
+    assert await states(queue) == {first.id: "waiting", second.id: "parked"}
+
+
+async def test_settle_returns_what_it_recorded(queue):
+    """Not the letters whose lease another runner has."""
+    await stored(queue, 2)
+    job = await running(queue)
+    kept = await claimed(queue, job, count=1)
+    lost = await claimed(queue, job, count=1, lease=SHORT)
+    await asyncio.sleep(2 * SHORT)
+    await queue.acquire_job(job, "one", 0)
+    await queue.acquire_job(job, "two")
+    assert await claimed(queue, job, "two") == [replace(lost[0], redrives=2)]
+    assert (await queue.settle(job, "one", outcomes(lost + kept, "resolved"))).ids == {kept[0].id}
+
+
+async def test_groups_with_letters_in_a_state(queue):
+    """A group whose letters are all in other states is left out, in every page."""
+    await stored(queue, step="a")
+    await stored(queue, step="b", state="resolved")
+    await stored(queue, step="c")
+    waiting = DeadLetterQuery(state="waiting")
+    found = [group.step for group in await queue.groups(waiting)]
+    assert sorted(found) == ["a", "c"]
+    first = await queue.groups(waiting, limit=1)
+    assert [group.step for group in first + await queue.groups(waiting, after=first[0].id)] == found
+
+
 # Changes by hand
 
 

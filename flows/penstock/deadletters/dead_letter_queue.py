@@ -182,6 +182,14 @@ class Settlement(Struct, frozen=True):
     error: FailedAgain | None = None
 
 
+class Settled(Struct, frozen=True):
+    """What a call of `settle` recorded."""
+
+    job: Job
+    ids: frozenset[str]
+    """The letters whose outcomes were recorded."""
+
+
 class AuditRecord(Struct, frozen=True, kw_only=True):
     """One action, as it is kept for ever."""
 
@@ -207,9 +215,10 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
     """
 
     async def groups(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> list[Group]:
-        """Return groups, the ones with the most recent letters first. Uses `flow`, `step`, `type` and `group` only.
+        """Return groups, the ones with the most recent letters first. Uses `flow`, `step`, `type` and `group`.
 
-        `after` is the id of the last group of the previous page. A group without letters is not returned.
+        With `state`, only groups that have letters in that state are returned; a group without letters never is.
+        `after` is the id of the last group of the previous page.
         """
         ...
 
@@ -290,8 +299,9 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
     async def acquire_job(self, id: str, runner: str, lease: float = LEASE_SECONDS) -> Job | None:
         """Take or extend the lease on a running or paused job for `lease` seconds.
 
-        Also extends the leases of the letters that this runner has claimed for it. Returns the job as it is now, or
-        None if another runner holds it, or it is neither running nor paused.
+        Also extends the leases of the letters that this runner has claimed for it, whatever the state of the job: it
+        finishes them. Returns the job as it is now, or None if another runner holds it, or it is neither running nor
+        paused. With 0 seconds it gives up the job, but no letter: those that it could not settle stay leased.
         """
         ...
 
@@ -307,11 +317,18 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
         """
         ...
 
-    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Job:
-        """Record the outcomes of claimed letters: resolved, waiting again, or parked at the limit. Returns the job.
+    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Settled:
+        """Record the outcomes of claimed letters: resolved, waiting again, or parked at the limit.
 
         A letter that failed keeps its id and gets the new error, and moves to the group of that error. Outcomes of
         letters whose lease was lost to another runner are ignored.
+        """
+        ...
+
+    async def release_expired(self) -> int:
+        """Let letters of paused and ended jobs wait again if their lease has expired: their runner was killed.
+
+        Those that reached the limit are parked. Returns how many letters are no longer claimed.
         """
         ...
 

@@ -22,6 +22,7 @@ from penstock.deadletters.dead_letter_queue import (
     JobOptions,
     JobState,
     Requester,
+    Settled,
     Settlement,
 )
 from penstock.deadletters.memory_jobs import MemoryJobs, oldest
@@ -118,6 +119,8 @@ class MemoryStore:
         """Return groups, the ones with the most recent letters first."""
         shown = DeadLetterQuery(flow=query.flow, step=query.step, type=query.type, group=query.group)
         groups = self._letters.groups(shown)
+        if query.state is not None:
+            groups = [group for group in groups if group.counts.get(query.state)]
         start = 1 + next((place for place, group in enumerate(groups) if group.id == after), -1)
         return groups[start : start + limit]
 
@@ -231,9 +234,13 @@ class MemoryStore:
         """Claim up to `count` letters of one batch of a job; record and count an attempt for each."""
         return self._jobs.claim(id, runner, batch, count, lease)
 
-    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Job:
-        """Record the outcomes of claimed letters. Returns the job."""
+    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Settled:
+        """Record the outcomes of claimed letters."""
         return self._jobs.settle(id, runner, settlements)
+
+    async def release_expired(self) -> int:
+        """Let letters of paused and ended jobs wait again if their lease has expired; returns how many."""
+        return self._jobs.release_expired()
 
     async def audit(self, *, job: str | None = None, after: int | None = None, limit: int = PAGE) -> list[AuditRecord]:
         """Return audit records, newest first, starting after a number."""

@@ -11,7 +11,7 @@ from math import ceil
 from typing import TypeVar
 
 from penstock.deadletters import DeadLetter
-from penstock.deadletters.dead_letter_queue import BatchCounts, DeadLetterQueue, Job, Settlement
+from penstock.deadletters.dead_letter_queue import BatchCounts, DeadLetterQueue, Job, Settled, Settlement
 from penstock.errors import JobEnded, JobNotFound, PenstockError, ShuttingDown, StoreError, describe
 from penstock.redrive.counters import RedriveCounters, RedriveOutcome
 from penstock.redrive.flow_run import FlowRun
@@ -309,17 +309,17 @@ class JobRunner:
         if changed and self._on_progress is not None:
             self._on_progress(job)
 
-    def _on_settlements(self, settlements: Sequence[Settlement], job: Job) -> None:
-        """Count letters whose outcomes are durable."""
+    def _on_settlements(self, settlements: Sequence[Settlement], settled: Settled) -> None:
+        """Count letters whose outcomes were recorded. The leases of the others were lost."""
         for settlement in settlements:
             letter = self._outstanding.pop(settlement.id, None)
-            if letter is not None:
+            if letter is not None and settlement.id in settled.ids:
                 outcome: RedriveOutcome = settlement.outcome
-                if outcome == "failed" and letter.redrives >= job.options.limit:
+                if outcome == "failed" and letter.redrives >= settled.job.options.limit:
                     outcome = "parked"
                 flow = self._job.options.flow or letter.flow
                 self._counters.letters[flow if self._flows.flow(flow) else REMOVED, outcome] += 1
-        self._update(job)
+        self._update(settled.job)
         self._changed.set()
 
     def _on_run_end(self, run: FlowRun, error: str | None) -> None:

@@ -19,6 +19,7 @@ from penstock.deadletters.dead_letter_queue import (
     JobOptions,
     JobState,
     Requester,
+    Settled,
     Settlement,
 )
 from penstock.deadletters.store import PAGE, DeadLetterQuery, GroupField, Page, check_state
@@ -165,9 +166,13 @@ class SqlQueue(ABC):
         """Claim up to `count` letters of one batch of a job."""
         return await self._write(lambda connection: operations.claim(connection, id, runner, batch, count, lease))
 
-    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Job:
-        """Record the outcomes of claimed letters. Returns the job."""
+    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Settled:
+        """Record the outcomes of claimed letters."""
         return await self._write(lambda connection: operations.settle(connection, id, runner, settlements))
+
+    async def release_expired(self) -> int:
+        """Let letters of paused and ended jobs wait again if their lease has expired; returns how many."""
+        return await self._write(operations.release_expired)
 
     async def audit(self, *, job: str | None = None, after: int | None = None, limit: int = PAGE) -> list[AuditRecord]:
         """Return audit records, newest first, starting after a number."""

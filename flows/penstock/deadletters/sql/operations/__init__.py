@@ -8,6 +8,7 @@ transactions until they are done.
 from penstock.deadletters.sql.operations.audit import Progress, read_audit
 from penstock.deadletters.sql.operations.claims import claim
 from penstock.deadletters.sql.operations.jobs import acquire_job, change_job, create_job, find_job, list_jobs
+from penstock.deadletters.sql.operations.leases import release_expired
 from penstock.deadletters.sql.operations.letters import (
     add,
     delete_letters,
@@ -47,6 +48,7 @@ __all__ = [
     "postpone_uncopied",
     "purge",
     "read_audit",
+    "release_expired",
     "settle",
     "take_uncopied",
     "update_state",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec.structs import replace
-from sqlalchemy import Connection, case, delete, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, case, delete, func, insert, literal, select, update
 
 from penstock.deadletters.dead_letter_queue import AuditAction, BatchCounts, Job, JobOptions, JobState, Requester
 from penstock.deadletters.sql import dialect
@@ -199,20 +199,22 @@ def _record_change(
 
 
 def acquire_job(connection: Connection, id: str, runner: str, lease: float) -> Job | None:
-    """Take or extend the lease on a job, and extend the leases of the letters that the runner has claimed for it."""
+    """Take or extend the lease on a job, and extend the leases of the letters that the runner has claimed for it.
+
+    The letters are extended whatever the state of the job, and never shortened.
+    """
+    row = connection.execute(select(JOBS).where(JOBS.c.id == id).with_for_update()).first()
+    if row is None:
+        return None
     now = clock(connection)
     until = now + int(lease * 1_000_000)
-    free = or_(JOBS.c.runner.is_(None), JOBS.c.runner == runner, JOBS.c.leased_until <= now)
-    taken = connection.execute(
-        update(JOBS)
-        .where(JOBS.c.id == id, JOBS.c.state.in_(("running", "paused")), free)
-        .values(runner=runner, leased_until=until)
-    ).rowcount
-    if not taken:
-        return None
     connection.execute(
         update(JOB_LETTERS)
-        .where(JOB_LETTERS.c.job == id, IS_CLAIMED, JOB_LETTERS.c.runner == runner)
+        .where(JOB_LETTERS.c.job == id, IS_CLAIMED, JOB_LETTERS.c.runner == runner, JOB_LETTERS.c.leased_until < until)
         .values(leased_until=until)
     )
+    is_free = row.runner in (None, runner) or row.leased_until <= now
+    if row.state not in ("running", "paused") or not is_free:
+        return None
+    connection.execute(update(JOBS).where(JOBS.c.id == id).values(runner=runner, leased_until=until))
     return load(connection, id)

@@ -16,10 +16,10 @@ RELEASED = 1000
 """Letters released at once. A runner has far fewer."""
 
 
-def release_expired(connection: Connection) -> None:
+def release_expired(connection: Connection) -> int:
     """Let letters of paused and ended jobs wait again when their lease has expired: their runner was killed.
 
-    Letters of running jobs are claimed again by the next runner.
+    Letters of running jobs are claimed again by the next runner. Returns how many letters are no longer claimed.
     """
     statement = (
         select(JOB_LETTERS, JOBS.c.options)
@@ -33,6 +33,7 @@ def release_expired(connection: Connection) -> None:
         of_job = [row for row in rows if row.job == job]
         parked = park_at_limit(connection, job, of_job, options_of(of_job[0].options).limit)
         give_back(connection, job, [row.letter_id for row in of_job if row.letter_id not in parked])
+    return len(rows)
 
 
 def park_at_limit(connection: Connection, job: str, rows: list[Any], limit: int) -> set[str]:
