@@ -260,6 +260,31 @@ def test_letters_run_through_another_flow(desk):
     assert desk.counts() == {"resolved": 5}
 
 
+def test_an_unknown_flow_creates_no_job(desk):
+    """The message names the flows that are known; nothing is reserved."""
+    desk.fail(ITEMS)
+
+    code, out, err = desk.run("redrive", "--through", "nope", "--yes")
+
+    assert (code, out) == (1, "")
+    assert "the flow nope is not loaded (loaded: other, shop); load it" in err
+    assert desk.documents("jobs") == []
+
+
+def test_letters_of_a_flow_that_is_not_loaded_create_no_job(local):
+    """A redrive of them in another process can be created: with --detach."""
+    local.fail(ITEMS)
+    local.words = local.words[:2]
+
+    code, out, err = local.run("redrive", "--yes")
+
+    assert (code, out) == (1, "")
+    assert "the flow shop is not loaded (loaded: orders); load it" in err
+    assert local.documents("jobs") == []
+    assert local.run("redrive", "--yes", "--detach")[0] == 0
+    assert [job["state"] for job in local.documents("jobs")] == ["running"]
+
+
 def test_one_letter_gets_another_input(desk):
     """`edit ID --input` replaces it; the input before stays in the history, with who and why."""
     desk.fail([{"id": 12}])

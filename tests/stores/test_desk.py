@@ -38,6 +38,9 @@ class Flows:
     def flow(self, name):
         return self._flows.get(name)
 
+    def names(self):
+        return list(self._flows)
+
 
 class Log:
     """A log in memory: its letters are read by position."""
@@ -291,7 +294,7 @@ async def test_progress_in_the_foreground_runs_the_job():
 
     store = MemoryStore()
     await store.add(letters(2))
-    desk = LocalDesk(lambda: [store], Flows(), Runner(), foreground=True)
+    desk = LocalDesk(lambda: [store], Flows(orders=store), Runner(), foreground=True)
     job = await desk.redrive(ALL, JobOptions(), ME)
 
     async with aclosing(desk.progress(job.id)) as states:

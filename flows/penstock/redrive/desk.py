@@ -51,8 +51,8 @@ class Desk(Protocol):
     async def redrive(self, query: DeadLetterQuery, options: JobOptions, requester: Requester) -> Job | LogReport:
         """Create a job for the waiting letters that match now. `progress` follows it.
 
-        A log has no jobs: its letters are redriven before this returns. Raises `NoLetters`, `JobConflict`, and
-        `RedriveError` if the letters are in several stores.
+        A log has no jobs: its letters are redriven before this returns. Raises `NoLetters`, `JobConflict`,
+        `FlowNotLoaded`, and `SeveralStores` if the letters are in several stores.
         """
         ...
 

@@ -19,6 +19,7 @@ from penstock.deadletters.store_url import hide_password
 from penstock.deadletters.stores import find_letter, merge_pages, normalize_url
 from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import (
+    FlowNotLoaded,
     InvalidEdit,
     JobNotFound,
     LetterNotEditable,
@@ -146,12 +147,18 @@ class LocalDesk:
     async def redrive(self, query: DeadLetterQuery, options: JobOptions, requester: Requester) -> Job | LogReport:
         """Create a job, and start it unless it is run by `progress`; or redrive the letters of a log."""
         check_options(options)
+        if options.flow is not None:
+            self._check_flow(options.flow)
         if (log := self._log_of(query)) is not None:
             from penstock.redrive.logs import redrive_log
 
-            assert self._supervisor is not None, "needed to run letters"
+            if self._supervisor is None:
+                raise NotSupportedByStore(log.url, "redrive letters in the background")
             return await redrive_log(log, query, options, self._flows, self._supervisor)
         queue = await self._only_queue("redrive letters", _waiting(query))
+        if options.flow is None:
+            for (name,) in await queue.count(replace(query, state="waiting"), by=("flow",)):
+                self._check_flow(name)
         job = await queue.create_job(query, options, requester)
         if self._redriver is not None and not self._foreground:
             self._redriver.start(queue, job.id)
@@ -358,6 +365,11 @@ class LocalDesk:
         if len(queues) > 1:
             raise SeveralStores([queue.url for queue in queues])
         return queues[0]
+
+    def _check_flow(self, name: str) -> None:
+        """Raise `FlowNotLoaded` for a flow that cannot run here. Without a redriver, letters are run elsewhere."""
+        if self._redriver is not None and self._flows.flow(name) is None:
+            raise FlowNotLoaded(name, sorted(self._flows.names()))
 
     def _log_of(self, query: DeadLetterQuery) -> Any:
         """Return the log that has the letters of a query: the only store, or the one of the flow. None: no log has."""

@@ -126,7 +126,7 @@ def redrive(
             return _report_created(created, as_json=as_json)
         return await follow(desk, created.id, place, requester, as_json=as_json)
 
-    return with_desk(place, work, redrive=True)
+    return with_desk(place, work, redrive=not detach or trials is not None)
 
 
 @click.command(cls=Command)
