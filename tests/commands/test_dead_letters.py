@@ -493,6 +493,7 @@ def test_a_log_is_listed_exported_and_redriven_and_nothing_else(tmp_path, nats_s
 
     assert len(place.documents("list")) == 5
     assert len(place.run("export")[1].splitlines()) == 5
+    assert place.run("redrive", "--yes", "--detach")[0] == 2
     for words in (
         ["groups"],
         ["park", "--all"],
@@ -506,3 +507,7 @@ def test_a_log_is_listed_exported_and_redriven_and_nothing_else(tmp_path, nats_s
     code, out, err = place.run("redrive", "--yes")
     assert (code, out) == (0, "5 letters: 5 resolved, 0 failed again and were appended again\n")
     assert sorted(place.calls()) == [f"stock {id}" for id in (1, 3, 5, 7, 9)]
+    place.fail([{"id": 21, "currency": "EUR"}])
+    code, out, err = place.run("redrive", "--yes", "--limit", "1")
+    assert code == 1, err
+    assert out == "1 letter: 0 resolved, 1 failed again and were appended again, 1 of these parked\n"

@@ -243,17 +243,18 @@ class LocalDesk:
 
     async def park(self, query: DeadLetterQuery, requester: Requester) -> int:
         """Park waiting letters."""
-        queues = self._queues("park letters", query)
+        queues = await self._concerned("park letters", query)
         return sum([await queue.mark(query, "parked", requester) for queue in queues])
 
     async def unpark(self, query: DeadLetterQuery, requester: Requester) -> int:
         """Make parked letters wait."""
-        queues = self._queues("unpark letters", query)
+        queues = await self._concerned("unpark letters", query)
         return sum([await queue.mark(query, "waiting", requester) for queue in queues])
 
     async def purge(self, query: DeadLetterQuery, requester: Requester) -> int:
         """Delete letters that are not claimed."""
-        return sum([await queue.purge(query, requester) for queue in self._queues("delete letters", query)])
+        queues = await self._concerned("delete letters", query)
+        return sum([await queue.purge(query, requester) for queue in queues])
 
     async def edit(self, id: str, input: bytes, requester: Requester) -> DeadLetter:
         """Replace the input of a letter by JSON."""
@@ -354,6 +355,14 @@ class LocalDesk:
         if stores and not queues:
             raise NotSupportedByStore(stores[0].url, action)
         return queues
+
+    async def _concerned(self, action: str, query: DeadLetterQuery) -> list[DeadLetterQueue]:
+        """Return the stores that have letters that match; if none has, one store, whose audit records the action."""
+        queues = self._queues(action, query)
+        if len(queues) < 2:
+            return queues
+        matching = [queue for queue in queues if (await queue.count(query))[()]]
+        return matching or [queues[0 if query.flow is None else self._index_for(query.flow, queues)]]
 
     async def _only_queue(self, action: str, query: DeadLetterQuery) -> DeadLetterQueue:
         """Return the store that has letters that match. Raises `NoLetters` or `SeveralStores`."""
@@ -458,8 +467,11 @@ async def _apply(
     selection: dict[str, Any] = query_document(query) | {"set": assignments}
     report = EditReport(changed=0, unchanged=0, errors=0, samples=[])
     for queue in queues:
+        before = report
         async for letters in _editable(queue, query):
             report = _sum(report, await _apply_to(queue, letters, change, selection, requester))
+        if report.changed == before.changed and report != before:
+            await queue.edit({}, requester, query=selection)  # for the audit
     return report
 
 
