@@ -11,6 +11,7 @@ from penstock.deadletters import PAGE, PAGE_LIMIT, DeadLetterQuery
 from penstock.errors import LetterNotFound
 from penstock.redrive import documents
 from penstock.redrive.documents import audit_document, group_document, letter_document
+from penstock.redrive.merged import LogCursor
 from penstock.support.ids import id_of
 from penstock_http.media import json_response
 from penstock_http.problems import RequestRejected
@@ -139,7 +140,9 @@ def _after_of(request: web.Request) -> str | None:
     """Return where the page starts. Raises 400 if it is neither an id nor the cursor of a log."""
     text = request.query.get("after")
     try:
-        return text if text is None or text.startswith("log:") else id_of(text)
+        if text is None:
+            return None
+        return str(LogCursor.parse(text)) if LogCursor.matches(text) else id_of(text)
     except ValueError as error:
         raise RequestRejected(
             400, "bad_parameter", f"after: expected the value of next from the previous page: {error}"
