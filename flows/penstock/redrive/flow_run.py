@@ -92,7 +92,7 @@ class FlowRun:
         for letter in ours:
             if (original := self._open.pop(letter.seq, None)) is not None:
                 originals[letter.seq] = original
-                settlements.append(Settlement(original.id, "failed", failed_again(letter)))
+                settlements.append(Settlement(original.id, "failed", failed_again(letter, original)))
         self._failed |= originals.keys()
         try:
             if settlements:
@@ -117,7 +117,7 @@ class FlowRun:
                 attempts=failure.attempts,
                 cause=failure.cause,
                 partial_results=element.partial_results,
-                revision=self._run.revision,
+                revision=letter.revision if self._run.revision is None else self._run.revision,
             )
             self._outcomes.add(Settlement(letter.id, "failed", error))
         else:
@@ -143,8 +143,11 @@ class FlowRun:
             self._outcomes.add(Settlement(letter.id, "cancelled"))
 
 
-def failed_again(letter: DeadLetter) -> FailedAgain:
-    """Return the fields of the letter that the failure branch made, for the letter that was redriven."""
+def failed_again(letter: DeadLetter, original: DeadLetter) -> FailedAgain:
+    """Return the fields of the letter that the failure branch made, for the letter that was redriven.
+
+    A flow that is not deployed, as in a command, has no revision: then the one of the earlier failure stays.
+    """
     return FailedAgain(
         step=letter.step,
         type=letter.type,
@@ -152,5 +155,5 @@ def failed_again(letter: DeadLetter) -> FailedAgain:
         attempts=letter.attempts,
         cause=letter.cause,
         partial_results=letter.partial_results,
-        revision=letter.revision,
+        revision=original.revision if letter.revision is None else letter.revision,
     )

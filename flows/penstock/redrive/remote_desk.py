@@ -76,7 +76,7 @@ class RemoteDesk:
 
     async def total(self, query: DeadLetterQuery) -> Mapping[str, int]:
         """Count letters by state."""
-        found = await self._get("/groups", [*_parameters(query), ("limit", "1")])
+        found = await self._get("/count", _parameters(query))
         return {state: int(count) for state, count in found["total"].items()}
 
     async def page(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> Page:
