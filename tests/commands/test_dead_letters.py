@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from commands import killing
 from commands.desk_place import DeskPlace
 from invoking import invoke
 from waiting import HANG_SECONDS, ending, until
@@ -215,7 +216,9 @@ def test_a_canary_batch_stops_the_job_and_resume_continues_it(desk):
 
     assert code == 1
     assert "is stopped: 5 letters, 0 resolved, 1 failed again, 4 open" in out
-    assert f"to continue: penstock dead-letters resume {job}" in err
+    assert "inspect them, then resume the job\n" in err
+    assert err.count(f"penstock dead-letters resume {job}") == 1
+    assert f"to continue: penstock dead-letters resume {job} --" in err
     desk.repair()
     code, out, _ = desk.run("resume", job)
     assert code == 1  # one letter failed again before
@@ -344,9 +347,12 @@ def test_letters_move_to_another_store(desk, tmp_path):
     back = desk.run("import", "-", stdin=exported.encode())
 
     assert (first.exit_code, first.stdout) == (0, "6 letters imported\n")
+    assert "redrives and edits that the letters had, and the audit, stay in the other store" in first.stderr
     assert (second.exit_code, second.stdout) == (0, "0 letters imported, 6 known already\n")
     assert back[:2] == (0, "0 letters imported, 6 known already\n")
     assert invoke("dead-letters", "export", *other).stdout == exported
+    none = desk.run("export", "--flow", "nope")
+    assert (none[:2], "has no such dead letters with flow nope" in none[2]) == ((1, ""), True)
     broken = desk.run("import", "-", stdin=exported.splitlines()[0].encode() + b"\n{}\n")
     assert (broken[0], "line 2" in broken[2]) == (1, True)
 
@@ -444,6 +450,19 @@ def test_the_store_of_the_flows_is_used_if_no_other_is_named(local):
     local.words = ["--flows", "flows"]
 
     assert local.counts() == {"waiting": 5}
+
+
+def test_messages_name_the_stores_that_were_searched(local):
+    """All of them, with what a variable stands for."""
+    other = local.folder / "flows" / "other.yaml"
+    other.write_text(other.read_text().replace(local.words[1], f"sqlite:///{local.folder}/others.db"))
+    local.fail(ITEMS)
+    killing.run(local.folder, "run", "flows/other.yaml", stdin=b"rubbish\n")
+    stores = f"sqlite:///{local.folder}/others.db and {local.words[1]} have no"
+    local.words = local.words[2:]
+
+    assert f"{stores} dead letter xyz" in local.run("show", "xyz")[2]
+    assert f"{stores} groups of dead letters that match" in local.run("groups", "--flow", "nope")[2]
 
 
 def test_a_service_that_is_not_there_is_said(tmp_path, monkeypatch):

@@ -24,6 +24,10 @@ class Desk(Protocol):
     exported and redriven. Methods that change something are recorded in the audit under the name of the requester.
     """
 
+    def places(self) -> Sequence[str]:
+        """Return the URLs of the stores, or of the service, for messages."""
+        ...
+
     async def groups(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> list[Group]:
         """Return groups, the ones with the most recent letters first, starting after the group with the id `after`."""
         ...

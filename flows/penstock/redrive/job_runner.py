@@ -358,7 +358,7 @@ class JobRunner:
             return False
         self._message = (
             f"{counts.failed} of {outcomes} letters of batch {batch + 1} failed again, more than {limit:.0%}; inspect "
-            f"them, then continue: penstock dead-letters resume {self._job.id}"
+            "them, then resume the job"
         )
         self.drain(StopReason.THRESHOLD)
         return True

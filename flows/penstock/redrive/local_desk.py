@@ -15,8 +15,7 @@ from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.dead_letter_queue import DeadLetterQueue, Group, History, Job, JobOptions, JobState, Requester
 from penstock.deadletters.log import is_queue
 from penstock.deadletters.store import PAGE, PAGE_BYTES, PAGE_LIMIT, DeadLetterQuery, DeadLetterStore, Page
-from penstock.deadletters.store_url import hide_password
-from penstock.deadletters.stores import find_letter, merge_pages, normalize_url
+from penstock.deadletters.stores import find_letter, identity_of, merge_pages
 from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import (
     FlowNotLoaded,
@@ -71,6 +70,10 @@ class LocalDesk:
         self._redriver = redriver
         self._supervisor = supervisor
         self._foreground = foreground
+
+    def places(self) -> list[str]:
+        """Return the URLs of the stores."""
+        return [store.url for store in self._stores()]
 
     async def groups(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> list[Group]:
         """Return groups. A group that is in several stores is returned once."""
@@ -386,8 +389,8 @@ class LocalDesk:
         if isinstance(place, DeadLetterTarget):
             place = place.store
         if isinstance(place, str):
-            url = hide_password(normalize_url(place))
-            return next((store for store in stores if hide_password(normalize_url(store.url)) == url), None)
+            url = identity_of(place)
+            return next((store for store in stores if identity_of(store.url) == url), None)
         return next((store for store in stores if store is place), None)
 
     async def _find(self, id: str) -> tuple[DeadLetterQueue, DeadLetter] | None:

@@ -69,6 +69,10 @@ class RemoteDesk:
         if self._session is not None:
             await self._session.close()
 
+    def places(self) -> list[str]:
+        """Return the URL of the service."""
+        return [self.url]
+
     async def groups(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> list[Group]:
         """Return groups."""
         found = await self._get("/groups", _parameters(query) + _page(after, limit))

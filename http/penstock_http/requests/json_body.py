@@ -99,7 +99,7 @@ async def read_object(request: web.Request, known: Sequence[str]) -> JsonBody:
     return JsonBody(fields)
 
 
-def _reject_out_of_range(body: bytes, fields: Mapping[str, msgspec.Raw]) -> None:
+def _reject_out_of_range(body: bytes | bytearray, fields: Mapping[str, msgspec.Raw]) -> None:
     """Raise 400 for JSON that cannot be decoded: an error in a field would be found later, or never."""
     try:
         msgspec.json.decode(body)

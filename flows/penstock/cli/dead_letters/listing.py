@@ -9,7 +9,7 @@ from contextlib import aclosing
 import click
 
 from penstock.cli.dead_letters.arguments import DeskOptions, desk_options, filter_options, json_option, page_options
-from penstock.cli.dead_letters.opening import with_desk
+from penstock.cli.dead_letters.opening import has_no, with_desk
 from penstock.cli.dead_letters.tables import LETTER_HEADINGS, Table, group_lines, letter_row, total_line
 from penstock.cli.options import Command
 from penstock.deadletters.dead_letter import DeadLetter, as_document
@@ -83,7 +83,7 @@ async def _list(
             count, continuation = count + len(letters), following
     if not count:
         match = " that match" if filtered else ""
-        sys.stderr.write(f"{place.name} has no dead letters{match}{default_store_advice(place)}\n")
+        sys.stderr.write(has_no(desk, f"dead letters{match}{default_store_advice(place)}\n"))
     elif continuation is not None:
         sys.stderr.write(f"there are more; continue with --after {continuation}\n")
     return 0
@@ -119,7 +119,7 @@ async def _groups(
         write_data(total_line(total) + "\n")
     if not found:
         match = " that match" if query != DeadLetterQuery() or after else ""
-        sys.stderr.write(f"{place.name} has no groups of dead letters{match}{default_store_advice(place)}\n")
+        sys.stderr.write(has_no(desk, f"groups of dead letters{match}{default_store_advice(place)}\n"))
     elif len(found) == min(limit, PAGE_LIMIT):
         sys.stderr.write(f"there may be more; continue with --after {found[-1].id}\n")
     return 0
