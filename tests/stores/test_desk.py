@@ -296,3 +296,17 @@ async def test_progress_in_the_foreground_runs_the_job():
         seen = [state.state async for state in states]
 
     assert (seen[0], seen[-1]) == ("running", "completed")
+
+
+async def test_a_plan_has_the_letters_of_a_killed_runner():
+    """When their job is paused or cancelled and their lease has ended, they wait again, in each of several stores."""
+    desk, first, _ = await two_stores()
+    query = DeadLetterQuery(flow="orders")
+    job = await first.create_job(query, JobOptions(), ME)
+    assert len(await first.claim(job.id, "killed", 0, 10, 0.01)) == 10
+    await first.change_job(job.id, ME, state="cancelled")
+    with pytest.raises(NoLetters):
+        await desk.plan(query, JobOptions())
+    await asyncio.sleep(0.02)
+
+    assert (await desk.plan(query, JobOptions())).letters == 10

@@ -60,7 +60,7 @@ class StopReason(StrEnum):
     DRAINING = "draining"
     """The process stops."""
     LEASE_LOST = "lease lost"
-    """Another process works on the job."""
+    """Another process works on the job, or may do so because the lease could not be extended."""
 
 
 class JobRunner:
@@ -106,6 +106,7 @@ class JobRunner:
         self._before = BatchCounts()
         """The counts of the last batch that do not count for the threshold."""
         self._log = log.bind(job=job.id)
+        self._expiry = self._loop.call_later(lease, self._lose_lease)
 
     async def run(self) -> Job:
         """Work until the job is completed, stopped, paused or cancelled, or until `drain`. Returns the job."""
@@ -123,6 +124,7 @@ class JobRunner:
         finally:
             await self._close()
             watch.cancel()
+            self._expiry.cancel()
             await asyncio.wait((watch,))
             await self._end()
         counts = self._job.counts
@@ -275,16 +277,17 @@ class JobRunner:
             await asyncio.sleep(min(POLL_SECONDS, self._lease / 3))
             try:
                 if self._loop.time() >= next_heartbeat:
+                    sent = self._loop.time()
                     job = await self._queue.acquire_job(self._job.id, self._runner, self._lease)
                     next_heartbeat = self._loop.time() + self._lease / 3
                     if job is None:
                         await self._refresh()
                         if self._job.state in ("running", "paused") and self._stop is None:
-                            self._log.error("redrive.lease_lost", runner=self._job.runner)
-                            self.drain(StopReason.LEASE_LOST)
-                            self.abort()
+                            self._lose_lease()
                     else:
                         self._update(job)
+                    self._expiry.cancel()
+                    self._expiry = self._loop.call_at(sent + self._lease, self._lose_lease)
                 else:
                     await self._refresh()
             except PenstockError as error:
@@ -292,6 +295,12 @@ class JobRunner:
             for name, run in list(self._runs.items()):
                 if self._flows.flow(name) is not run.flow:  # another revision: its first letter starts a run of that
                     self._retire(run)
+
+    def _lose_lease(self) -> None:
+        """Abort: another process has the job, or may take it and its letters now."""
+        self._log.error("redrive.lease_lost", runner=self._job.runner)
+        self.drain(StopReason.LEASE_LOST)
+        self.abort()
 
     async def _refresh(self) -> None:
         job = await self._queue.job(self._job.id)

@@ -30,6 +30,7 @@ from penstock.errors import (
 )
 from penstock.redrive.desk import SHOWN_CHANGES
 from penstock.redrive.documents import check_options, check_rate, query_document
+from penstock.redrive.expired_leases import release_expired
 from penstock.redrive.records import AuditPage, Change, EditReport, ImportReport, LogReport, Plan, TryResult
 from penstock.support.ids import id_of
 from penstock.support.json_encoding import describe_json_error
@@ -358,6 +359,8 @@ class LocalDesk:
     async def _only_queue(self, action: str, query: DeadLetterQuery) -> DeadLetterQueue:
         """Return the store that has letters that match. Raises `NoLetters` or `SeveralStores`."""
         queues = self._queues(action, query)
+        for queue in queues:
+            await release_expired(queue)
         if len(queues) > 1:
             queues = [queue for queue in queues if (await queue.count(query))[()]]
         if not queues:
