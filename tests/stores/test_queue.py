@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 import pytest
@@ -483,7 +483,95 @@ async def test_letters_of_a_cancelled_job_wait_again(queue):
     assert set((await states(queue)).values()) == {"waiting"}
 
 
+MANY = 11_000
+"""Letters that a SQL database does not take into a job in one transaction."""
+
+
+async def many(queue):
+    """Store letters of three groups, alternating."""
+    letters = [letter(seq=seq, type=f"T{seq % 3}") for seq in range(MANY)]
+    await queue.add(letters)
+    return letters
+
+
+async def creation_of(queue, query, **options):
+    """Begin to create a job, up to its first transaction."""
+    creation = asyncio.create_task(queue.create_job(query, JobOptions(**options), ME))
+    while not creation.done() and not await queue.jobs():
+        await asyncio.sleep(0.001)
+    return creation
+
+
+@pytest.mark.parametrize("query", [ALL, DeadLetterQuery(flow="f"), DeadLetterQuery(type="T1")])
+async def test_a_job_of_many_letters_is_created_in_steps(queue, query):
+    """It has exactly the letters that matched when it began, the canary batches those with the first ids."""
+    letters = await many(queue)
+    creation = await creation_of(queue, query, canary=(1, 5))
+    await stored(queue, 1, type="T1")
+    job = await creation
+
+    expected = [one for one in letters if query.type in (None, one.type)]
+    assert [batch.total for batch in job.batches] == [1, 5, len(expected) - 6]
+    assert (job.state, job.message, job.runner) == ("running", None, None)
+    assert await queue.acquire_job(job.id, "one") is not None
+    claimed_ids = [one.id for batch in (0, 1) for one in await queue.claim(job.id, "one", batch, 100)]
+    assert claimed_ids == [one.id for one in expected[:6]]
+    assert [(each.action, each.count) for each in await queue.audit()] == [("redrive", len(expected))]
+
+
+async def test_a_creation_that_meets_the_letters_of_another_job_leaves_nothing(queue):
+    """Whatever it has taken before belongs to no job then."""
+    await many(queue)
+    await stored(queue, 1, type="Last")
+    other = await queue.create_job(DeadLetterQuery(type="Last"), JobOptions(), ME)
+
+    with pytest.raises(JobConflict):
+        await queue.create_job(ALL, JobOptions(canary=(5,)), ME)
+
+    assert [each.id for each in await queue.jobs()] == [other.id]
+    assert (await queue.create_job(DeadLetterQuery(type="T1"), JobOptions(), ME)).counts.total > 0
+
+
+async def test_a_cancelled_creation_leaves_no_job(queue):
+    """Neither does it reserve groups."""
+    await many(queue)
+    creation = await creation_of(queue, ALL)
+    if creation.done():  # in memory
+        return
+
+    creation.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creation
+
+    assert await queue.jobs() == []
+    assert (await queue.create_job(ALL, JobOptions(), ME)).counts.total == MANY
+
+
+async def test_a_job_can_be_cancelled_while_it_is_created(queue):
+    """The creation ends with an error, unless its last transaction was the first of the two."""
+    await many(queue)
+    creation = await creation_of(queue, ALL)
+    (job,) = await queue.jobs()
+
+    await queue.change_job(job.id, ME, state="cancelled")
+    with suppress(JobEnded):
+        await creation
+
+    assert (await queue.job(job.id)).state == "cancelled"
+    assert (await queue.create_job(ALL, JobOptions(), ME)).counts.total == MANY
+
+
 # Changes by hand
+
+
+async def test_only_changes_of_a_job_are_recorded(queue):
+    """Neither a running job that is resumed, nor a paused one that is paused."""
+    await stored(queue)
+    job = (await queue.create_job(ALL, JobOptions(), ME)).id
+    for state in ("running", "paused", "paused", "running"):
+        await queue.change_job(job, ME, state=state)
+
+    assert [each.action for each in await queue.audit()] == ["resume", "pause", "redrive"]
 
 
 async def test_edits_keep_the_old_inputs(queue):

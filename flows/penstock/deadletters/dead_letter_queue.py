@@ -259,6 +259,9 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
     async def create_job(self, query: DeadLetterQuery, options: JobOptions, requester: Requester) -> Job:
         """Create a running job for the waiting letters that match now. Later letters do not belong to it.
 
+        Works in several transactions if there are many letters. The job is paused until the last one; if the process is
+        killed before, it stays so, and can be cancelled.
+
         Raises `NoLetters` if none match, and `JobConflict` if a running, paused or stopped job has letters of one of
         the same groups.
         """

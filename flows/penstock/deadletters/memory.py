@@ -134,7 +134,7 @@ class MemoryStore:
         query: Mapping[str, Any] | None = None,
         expected: Mapping[str, bytes] | None = None,
     ) -> list[str]:
-        """Replace the inputs of waiting or parked letters that are as `expected`; returns the ids of the changed ones."""
+        """Replace the inputs of waiting or parked letters that are as `expected`; returns the ids of those changed."""
         edited: list[str] = []
         for id, changed in changes.items():
             letter = self._letters.by_id.get(id)

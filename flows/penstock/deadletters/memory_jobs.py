@@ -139,7 +139,8 @@ class MemoryJobs:
             held.open.clear()
             held.expires = 0.0
             self.release_expired()
-        self._record_change(held.job, requester, rate_changed=rate != "keep", state=state)
+        changed = state if state != before else None
+        self._record_change(held.job, requester, rate_changed=rate != "keep", state=changed)
         return held.view(_time())
 
     def acquire(self, id: str, runner: str, lease: float) -> Job | None:

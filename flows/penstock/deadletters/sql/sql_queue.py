@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -22,6 +24,8 @@ from penstock.deadletters.dead_letter_queue import (
     Settlement,
 )
 from penstock.deadletters.store import PAGE, DeadLetterQuery, GroupField, Page, check_state
+from penstock.errors import StoreError
+from penstock.support.tasks import complete
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -49,6 +53,9 @@ class SqlQueue(ABC):
     copies: tuple[str, ...]
     """The names of the copies that new letters are recorded for. It may be replaced at any time."""
 
+    _step_pause = 0.0
+    """Seconds between two steps of a long operation."""
+
     @abstractmethod
     async def _read(self, operation: Callable[[Connection], T]) -> T:
         """Run an operation that changes nothing. Raises `StoreError` for errors of the database."""
@@ -64,6 +71,13 @@ class SqlQueue(ABC):
             before = progress
             progress = await self._write(lambda connection: operation(connection, before or operations.Progress()))  # noqa: B023 - called at once
         return progress.count
+
+    async def _repeat(self, step: Callable[[Connection], T | None]) -> T:
+        """Run a step of an operation until it returns a result. Other processes can write between two steps."""
+        while True:
+            if result := await self._write(step):
+                return result
+            await asyncio.sleep(self._step_pause)
 
     async def get(self, id: str) -> DeadLetter | None:
         """Return the letter with this id, or None."""
@@ -105,7 +119,7 @@ class SqlQueue(ABC):
         query: Mapping[str, Any] | None = None,
         expected: Mapping[str, bytes] | None = None,
     ) -> list[str]:
-        """Replace the inputs of waiting or parked letters that are as `expected`; returns the ids of the changed ones."""
+        """Replace the inputs of waiting or parked letters that are as `expected`; returns the ids of those changed."""
         document = None if query is None else json.dumps(query, default=str)
         return await self._write(lambda connection: operations.edit(connection, changes, requester, document, expected))
 
@@ -131,7 +145,13 @@ class SqlQueue(ABC):
 
     async def create_job(self, query: DeadLetterQuery, options: JobOptions, requester: Requester) -> Job:
         """Create a running job for the waiting letters that match now."""
-        return await self._write(lambda connection: operations.create_job(connection, query, options, requester))
+        creation = operations.JobCreation(query, options, requester)
+        try:
+            return await self._repeat(creation.step)
+        except BaseException:
+            with suppress(StoreError):  # the job stays paused then, and can be cancelled
+                await complete(self._repeat(creation.undo), "undo the creation of a job")
+            raise
 
     async def jobs(self, *, state: JobState | None = None, after: str | None = None, limit: int = PAGE) -> list[Job]:
         """Return jobs, newest first, starting after an id."""

@@ -7,7 +7,8 @@ transactions until they are done.
 
 from penstock.deadletters.sql.operations.audit import Progress, read_audit
 from penstock.deadletters.sql.operations.claims import claim
-from penstock.deadletters.sql.operations.jobs import acquire_job, change_job, create_job, find_job, list_jobs
+from penstock.deadletters.sql.operations.job_creation import JobCreation
+from penstock.deadletters.sql.operations.jobs import acquire_job, change_job, find_job, list_jobs
 from penstock.deadletters.sql.operations.letters import (
     add,
     delete_letters,
@@ -23,6 +24,7 @@ from penstock.deadletters.sql.operations.retention import expire
 from penstock.deadletters.sql.operations.settling import settle
 
 __all__ = [
+    "JobCreation",
     "Progress",
     "acquire_job",
     "add",
@@ -30,7 +32,6 @@ __all__ = [
     "claim",
     "count",
     "count_uncopied",
-    "create_job",
     "delete_letters",
     "edit",
     "expire",

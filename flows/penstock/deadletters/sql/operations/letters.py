@@ -136,7 +136,7 @@ def edit(
     query: str | None,
     expected: Mapping[str, bytes] | None,
 ) -> list[str]:
-    """Replace the inputs of waiting or parked letters, and keep the old ones; returns the ids of the changed letters."""
+    """Replace the inputs of waiting or parked letters, and keep the old ones; returns the ids of those changed."""
     release_expired(connection)
     now = clock(connection)
     letters = select(LETTERS.c.id, LETTERS.c.input, LETTERS.c.header).where(
