@@ -561,6 +561,42 @@ async def test_a_job_can_be_cancelled_while_it_is_created(queue):
     assert (await queue.create_job(ALL, JobOptions(), ME)).counts.total == MANY
 
 
+async def test_letters_of_a_killed_runner_are_released_when_their_job_is_cancelled(queue):
+    """Those of a running job are left to the next runner; those that reached the limit are parked."""
+    letters = await stored(queue, 3)
+    job = await running(queue, lease=SHORT, limit=1)
+    await claimed(queue, job, count=2, lease=SHORT)
+    other = await stored(queue, 1, type="Other")
+    running_job = await running(queue, DeadLetterQuery(type="Other"), lease=SHORT)
+    await claimed(queue, running_job, lease=SHORT)
+    assert await queue.release_expired() == 0
+
+    await queue.change_job(job, ME, state="cancelled")
+    async with asyncio.timeout(HANG_SECONDS):
+        while "claimed" in {(await queue.get(one.id)).state for one in letters}:
+            await queue.release_expired()
+            await asyncio.sleep(0.005)
+
+    assert Counter((await states(queue)).values()) == {"parked": 2, "waiting": 1, "claimed": 1}
+    assert (await queue.get(other[0].id)).state == "claimed"
+
+
+async def test_letters_in_work_are_not_changed_by_others(queue):
+    """Neither their state nor that they are there: the job of a letter that is gone would never end."""
+    one, other = await stored(queue, 2)
+    job = await running(queue)
+    (in_work,) = await queue.claim(job, "one", 0, 1)
+    assert in_work.id == one.id
+
+    assert await queue.update([one.id, other.id, new_id()], state="parked") == 1
+    assert await queue.delete(ALL) == 1
+
+    ended = await queue.settle(job, "one", outcomes([in_work], "resolved"))
+    assert await queue.claim(job, "one", 0, 100) == []
+    assert ((await queue.job(job)).counts.open, ended.counts.resolved) == (0, 1)
+    assert await states(queue) == {one.id: "resolved"}
+
+
 # Changes by hand
 
 

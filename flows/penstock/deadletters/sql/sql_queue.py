@@ -56,6 +56,8 @@ class SqlQueue(ABC):
     _step_pause = 0.0
     """Seconds between two steps of a long operation."""
 
+    _read_only: bool
+
     @abstractmethod
     async def _read(self, operation: Callable[[Connection], T]) -> T:
         """Run an operation that changes nothing. Raises `StoreError` for errors of the database."""
@@ -131,11 +133,15 @@ class SqlQueue(ABC):
 
     async def purge(self, query: DeadLetterQuery, requester: Requester) -> int:
         """Delete letters that are not claimed, in several transactions; returns how many."""
-        return await self._write_all(lambda connection, so_far: operations.purge(connection, query, requester, so_far))
+        return await self._write_all(
+            lambda connection, so_far: operations.purge(connection, query, requester, self.copies, so_far)
+        )
 
     async def expire(self, keep: Mapping[str, float], *, max: int | None = None, flow: str | None = None) -> int:
         """Delete letters that are older than `keep`, and the oldest above `max`; returns how many."""
-        return await self._write_all(lambda connection, so_far: operations.expire(connection, keep, max, flow, so_far))
+        return await self._write_all(
+            lambda connection, so_far: operations.expire(connection, keep, max, flow, self.copies, so_far)
+        )
 
     async def import_letters(self, letters: Sequence[DeadLetter], requester: Requester) -> int:
         """Store letters; returns how many were new."""
@@ -188,6 +194,18 @@ class SqlQueue(ABC):
     async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Job:
         """Record the outcomes of claimed letters. Returns the job."""
         return await self._write(lambda connection: operations.settle(connection, id, runner, settlements))
+
+    async def release_expired(self) -> int:
+        """Let letters of paused and ended jobs wait again when their lease has expired; returns how many there were."""
+        released = 0
+        while not self._read_only and await self._read(operations.has_expired):  # writing locks a whole SQLite file
+            count = await self._write(operations.release_expired)
+            if not count:  # another process does it
+                break
+            released += count
+        if not self._read_only and await self._read(operations.has_ended_jobs):
+            await self._write(operations.forget_ended_jobs)
+        return released
 
     async def audit(self, *, job: str | None = None, after: int | None = None, limit: int = PAGE) -> list[AuditRecord]:
         """Return audit records, newest first, starting after a number."""
