@@ -53,6 +53,7 @@ class SqliteStore(SqlQueue):
     """
 
     editable = True
+    _step_pause = 0.12  # while SQLite waits for a lock, it looks every 0.1 s at most
 
     def __init__(
         self,
