@@ -632,7 +632,9 @@ async def test_operations_scan_no_table_of_letters(url):
     store, statements = await opened(url), []
     await store.add([letter(message="a"), letter(message="b"), letter(message="c", type="Other")])
     await store.count(DeadLetterQuery())  # connects
-    event.listen(store._queries._engine, "before_cursor_execute", lambda *facts: statements.append(facts[2:4]))
+    await store.update([], state="parked")
+    for thread in (store._reads, store._writes):
+        event.listen(thread._engine, "before_cursor_execute", lambda *facts: statements.append(facts[2:4]))
     me, found = Requester("me"), await store.groups(DeadLetterQuery())
     await store.page(DeadLetterQuery(state="waiting"))
     await store.page(DeadLetterQuery(group=found[0].id))
@@ -905,4 +907,21 @@ async def test_the_sets_of_ended_jobs_are_deleted_without_any_retention(url, tmp
         with closing(sqlite3.connect(tmp_path / "letters.db")) as connection:
             assert connection.execute("SELECT count(*) FROM job_letters").fetchone() == (left,)
     assert (await store.job(job.id)).counts.total == 2500
+    await store.aclose()
+
+
+async def test_a_long_search_does_not_delay_changes(url):
+    """The leases of a redrive are extended meanwhile."""
+    store = await opened(url)
+    await store.add([letter()])
+    job = await store.create_job(DeadLetterQuery(), JobOptions(), Requester("me"))
+    released = threading.Event()
+    search = asyncio.create_task(store._read(lambda _: released.wait(HANG_SECONDS)))
+    try:
+        async with asyncio.timeout(HANG_SECONDS / 2):
+            assert await store.acquire_job(job.id, "one") is not None
+        assert not search.done()
+    finally:
+        released.set()
+    assert await search
     await store.aclose()
