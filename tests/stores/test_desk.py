@@ -384,6 +384,28 @@ async def test_progress_in_the_foreground_runs_the_job():
     assert (seen[0], seen[-1]) == ("running", "completed")
 
 
+async def test_a_plan_has_the_letters_of_a_killed_runner():
+    """When their job is paused or cancelled and their lease has ended, they wait again, in each of several stores."""
+    desk, first, _ = await two_stores()
+    query = DeadLetterQuery(flow="orders")
+    job = await first.create_job(query, JobOptions(), ME)
+    assert len(await first.claim(job.id, "killed", 0, 10, 0.01)) == 10
+    await first.change_job(job.id, ME, state="cancelled")
+    await asyncio.sleep(0.02)
+    assert (await desk.total(query))["claimed"] == 10
+
+    assert (await desk.plan(query, JobOptions())).letters == 10
+
+
+async def test_a_cursor_of_the_audit_that_no_record_can_have_is_after_all_records(url):
+    """A number that no database can compare is one of them."""
+    desk, store = await sqlite_desk(url, 1)
+    await desk.park(ALL, ME)
+
+    assert [record.action for record in (await desk.audit(after="9" * 30)).records] == ["park"]
+    await store.aclose()
+
+
 async def sqlite_desk(url, count):
     """A desk over one store, whose letters all have the input `{"a":1}`."""
     store = SqliteStore(url)

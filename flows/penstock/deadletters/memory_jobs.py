@@ -140,7 +140,8 @@ class MemoryJobs:
             held.open.clear()
             held.expires = 0.0
             self.release_expired()
-        self._record_change(held.job, requester, rate_changed=rate != "keep", state=state)
+        changed = state if state != before else None
+        self._record_change(held.job, requester, rate_changed=rate != "keep", state=changed)
         return held.view(_time())
 
     def acquire(self, id: str, runner: str, lease: float) -> Job | None:
@@ -189,7 +190,7 @@ class MemoryJobs:
 
     def release_expired(self) -> int:
         """Let letters of paused and ended jobs wait again when their lease has expired: their runner was killed."""
-        return sum(self._reopen_expired(held) for held in self._jobs.values() if held.job.state != "running")
+        return sum([self._reopen_expired(held) for held in self._jobs.values() if held.job.state != "running"])
 
     def _reopen_expired(self, held: MemoryJob) -> int:
         """Make letters whose lease has expired open again, or park those that reached the limit; returns how many."""

@@ -29,6 +29,7 @@ from penstock.errors import (
 )
 from penstock.redrive.desk import SHOWN_CHANGES
 from penstock.redrive.documents import check_options, check_rate, query_document
+from penstock.redrive.expired_leases import release_expired
 from penstock.redrive.merged import LogCursor, merged_groups
 from penstock.redrive.records import AuditPage, Change, EditReport, ImportReport, LogReport, Plan, TryResult
 from penstock.support.ids import id_of
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 """Seconds between two checks of a job that runs in the background."""
+
+LAST_RECORD = 2**63 - 1
+"""No audit record has a larger number."""
 
 EDITABLE = ("waiting", "parked")
 """The states of letters whose input can be changed."""
@@ -322,7 +326,11 @@ class LocalDesk:
         cursors: list[int | None] = [None] * len(queues)
         with suppress(ValueError):
             texts = [] if after is None else after.split("-")
-            cursors = [int(text) if text else None for text in texts] if len(texts) == len(queues) else cursors
+            cursors = (
+                [min(int(text), LAST_RECORD) if text else None for text in texts]
+                if len(texts) == len(queues)
+                else cursors
+            )
         found = [
             (record, index)
             for index, queue in enumerate(queues)
@@ -357,6 +365,8 @@ class LocalDesk:
     async def _only_queue(self, action: str, query: DeadLetterQuery) -> DeadLetterQueue:
         """Return the store that has letters that match. Raises `NoLetters` or `SeveralStores`."""
         queues = self._queues(action, query)
+        for queue in queues:
+            await release_expired(queue)
         if len(queues) > 1:
             queues = [queue for queue in queues if (await queue.count(query))[()]]
         if not queues:
