@@ -12,15 +12,15 @@ from penstock.redrive.logs import redrive_log
 from penstock.redrive.records import LogReport
 from penstock.runtime import Supervisor
 from redrive.letters import Flows, Pricing, letter, orders
-from stores.test_logs_contract import new_log, open_log
+from stores.logs import new_log, open_log
 
 ALL = DeadLetterQuery()
 
 
 @pytest.mark.parametrize("kind", ["s3", "kafka", "nats"])
-async def test_a_log_is_redriven(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_is_redriven(kind: str, request: pytest.FixtureRequest) -> None:
     """Each letter is redriven once; one that fails again is appended again, and received by the next redrive."""
-    store = await open_log(new_log(request, kind, monkeypatch))
+    store = await open_log(new_log(request.getfixturevalue(f"{kind}_server")))
     pricing, supervisor = Pricing(fails=(3, 50)), Supervisor()
     flows = Flows(orders(pricing))
     letters = [letter(n) for n in range(200)]
