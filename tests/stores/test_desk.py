@@ -358,6 +358,15 @@ async def test_progress_in_the_foreground_runs_the_job():
     assert (seen[0], seen[-1]) == ("running", "completed")
 
 
+async def test_a_cursor_of_the_audit_that_no_record_can_have_is_after_all_records(url):
+    """A number that no database can compare is one of them."""
+    desk, store = await sqlite_desk(url, 1)
+    await desk.park(ALL, ME)
+
+    assert [record.action for record in (await desk.audit(after="9" * 30)).records] == ["park"]
+    await store.aclose()
+
+
 async def sqlite_desk(url, count):
     """A desk over one store, whose letters all have the input `{"a":1}`."""
     store = SqliteStore(url)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from itertools import islice, product
 
 import pytest
 from msgspec.structs import replace
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 import servers
 from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.deadletters.dead_letter_queue import FailedAgain, JobOptions, Requester, Settlement
+from penstock.deadletters.groups import GROUP_LIMIT, OTHER
 from penstock.deadletters.postgres.store import PostgresStore
 from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.errors import JobConflict, JobEnded, JobNotFound, NoLetters
@@ -55,7 +57,7 @@ async def assert_counts_agree(queue):
     """After every test: groups and statistics count exactly the letters that are there."""
     letters = await walk(queue)
     counts = Counter((one.group, one.state) for one in letters)
-    groups = await queue.groups(ALL, limit=1000)
+    groups = await queue.groups(ALL, limit=2000)
     assert {(group.id, state): n for group in groups for state, n in group.counts.items()} == counts
     assert all(group.sample in {one.id for one in letters if one.group == group.id} for group in groups)
     states = Counter(one.state for one in letters)
@@ -122,6 +124,29 @@ async def test_letters_with_one_cause_are_a_group(queue):
     assert (first.first_seen, first.last_seen) == (at, at + timedelta(seconds=2))
     assert (second.type, second.counts) == ("Other", {"parked": 1})
     assert (await queue.get(first.sample)).group == first.id
+
+
+async def test_the_number_of_groups_has_a_limit(queue):
+    """For each flow, step and type: letters with further messages are in one group, also after they failed again."""
+    names = ["".join(letters) for letters in islice(product("abcdefghijklmnopqrstuvwxyz", repeat=3), 1010)]
+    assert len(names) == 1010 > GROUP_LIMIT
+    for start in range(0, 1010, 101):
+        await queue.add([letter(message=f"no {name}") for name in names[start : start + 101]])
+    await queue.add([letter(message="no more"), letter(message="no aaa"), letter(message="no more", type="Other")])
+    imported = letter(message="imported")
+    await queue.import_letters([imported], ME)
+
+    groups = {group.pattern: group for group in await queue.groups(ALL, limit=2000)}
+    assert len(groups) == GROUP_LIMIT + 2
+    assert groups[OTHER].counts == {"waiting": 12}
+    assert groups[OTHER].id == (await queue.get(imported.id)).group
+    assert groups["no aaa"].counts == {"waiting": 2}
+    assert groups["no more"].type == "Other"
+
+    job = await running(queue, DeadLetterQuery(group=groups["no aaa"].id))
+    failed = await claimed(queue, job)
+    await queue.settle(job, "one", outcomes(failed, "failed", message="no longer"))
+    assert (await queue.groups(DeadLetterQuery(group=groups[OTHER].id)))[0].counts == {"waiting": 14}
 
 
 async def test_groups_grow_with_later_letters(queue):
@@ -483,7 +508,131 @@ async def test_letters_of_a_cancelled_job_wait_again(queue):
     assert set((await states(queue)).values()) == {"waiting"}
 
 
+MANY = 11_000
+"""Letters that a SQL database does not take into a job in one transaction."""
+
+
+async def many(queue):
+    """Store letters of three groups, alternating."""
+    letters = [letter(seq=seq, type=f"T{seq % 3}") for seq in range(MANY)]
+    await queue.add(letters)
+    return letters
+
+
+async def creation_of(queue, query, **options):
+    """Begin to create a job, up to its first transaction."""
+    creation = asyncio.create_task(queue.create_job(query, JobOptions(**options), ME))
+    while not creation.done() and not await queue.jobs():
+        await asyncio.sleep(0.001)
+    return creation
+
+
+@pytest.mark.parametrize("query", [ALL, DeadLetterQuery(flow="f"), DeadLetterQuery(type="T1")])
+async def test_a_job_of_many_letters_is_created_in_steps(queue, query):
+    """It has exactly the letters that matched when it began, the canary batches those with the first ids."""
+    letters = await many(queue)
+    creation = await creation_of(queue, query, canary=(1, 5))
+    await stored(queue, 1, type="T1")
+    job = await creation
+
+    expected = [one for one in letters if query.type in (None, one.type)]
+    assert [batch.total for batch in job.batches] == [1, 5, len(expected) - 6]
+    assert (job.state, job.message, job.runner) == ("running", None, None)
+    assert await queue.acquire_job(job.id, "one") is not None
+    claimed_ids = [one.id for batch in (0, 1) for one in await queue.claim(job.id, "one", batch, 100)]
+    assert claimed_ids == [one.id for one in expected[:6]]
+    assert [(each.action, each.count) for each in await queue.audit()] == [("redrive", len(expected))]
+
+
+async def test_a_creation_that_meets_the_letters_of_another_job_leaves_nothing(queue):
+    """Whatever it has taken before belongs to no job then."""
+    await many(queue)
+    await stored(queue, 1, type="Last")
+    other = await queue.create_job(DeadLetterQuery(type="Last"), JobOptions(), ME)
+
+    with pytest.raises(JobConflict):
+        await queue.create_job(ALL, JobOptions(canary=(5,)), ME)
+
+    assert [each.id for each in await queue.jobs()] == [other.id]
+    assert (await queue.create_job(DeadLetterQuery(type="T1"), JobOptions(), ME)).counts.total > 0
+
+
+async def test_a_cancelled_creation_leaves_no_job(queue):
+    """Neither does it reserve groups."""
+    await many(queue)
+    creation = await creation_of(queue, ALL)
+    if creation.done():  # in memory
+        return
+
+    creation.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creation
+
+    assert await queue.jobs() == []
+    assert (await queue.create_job(ALL, JobOptions(), ME)).counts.total == MANY
+
+
+async def test_a_job_can_be_cancelled_while_it_is_created(queue):
+    """The creation ends with an error, unless its last transaction was the first of the two."""
+    await many(queue)
+    creation = await creation_of(queue, ALL)
+    (job,) = await queue.jobs()
+
+    await queue.change_job(job.id, ME, state="cancelled")
+    with suppress(JobEnded):
+        await creation
+
+    assert (await queue.job(job.id)).state == "cancelled"
+    assert (await queue.create_job(ALL, JobOptions(), ME)).counts.total == MANY
+
+
+async def test_letters_of_a_killed_runner_are_released_when_their_job_is_cancelled(queue):
+    """Those of a running job are left to the next runner; those that reached the limit are parked."""
+    letters = await stored(queue, 3)
+    job = await running(queue, lease=SHORT, limit=1)
+    await claimed(queue, job, count=2, lease=SHORT)
+    other = await stored(queue, 1, type="Other")
+    running_job = await running(queue, DeadLetterQuery(type="Other"), lease=SHORT)
+    await claimed(queue, running_job, lease=SHORT)
+    assert await queue.release_expired() == 0
+
+    await queue.change_job(job, ME, state="cancelled")
+    async with asyncio.timeout(HANG_SECONDS):
+        while "claimed" in {(await queue.get(one.id)).state for one in letters}:
+            await queue.release_expired()
+            await asyncio.sleep(0.005)
+
+    assert Counter((await states(queue)).values()) == {"parked": 2, "waiting": 1, "claimed": 1}
+    assert (await queue.get(other[0].id)).state == "claimed"
+
+
+async def test_letters_in_work_are_not_changed_by_others(queue):
+    """Neither their state nor that they are there: the job of a letter that is gone would never end."""
+    one, other = await stored(queue, 2)
+    job = await running(queue)
+    (in_work,) = await queue.claim(job, "one", 0, 1)
+    assert in_work.id == one.id
+
+    assert await queue.update([one.id, other.id, new_id()], state="parked") == 1
+    assert await queue.delete(ALL) == 1
+
+    ended = await queue.settle(job, "one", outcomes([in_work], "resolved"))
+    assert await queue.claim(job, "one", 0, 100) == []
+    assert ((await queue.job(job)).counts.open, ended.counts.resolved) == (0, 1)
+    assert await states(queue) == {one.id: "resolved"}
+
+
 # Changes by hand
+
+
+async def test_only_changes_of_a_job_are_recorded(queue):
+    """Neither a running job that is resumed, nor a paused one that is paused."""
+    await stored(queue)
+    job = (await queue.create_job(ALL, JobOptions(), ME)).id
+    for state in ("running", "paused", "paused", "running"):
+        await queue.change_job(job, ME, state=state)
+
+    assert [each.action for each in await queue.audit()] == ["resume", "pause", "redrive"]
 
 
 async def test_edits_keep_the_old_inputs(queue):

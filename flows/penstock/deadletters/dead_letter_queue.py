@@ -241,14 +241,18 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
         ...
 
     async def purge(self, query: DeadLetterQuery, requester: Requester) -> int:
-        """Delete letters that are not claimed, with their histories, in several transactions; returns how many."""
+        """Delete letters that are not claimed, with their histories, in several transactions; returns how many.
+
+        The audit says how many of them a copy of the store did not have yet.
+        """
         ...
 
     async def expire(self, keep: Mapping[str, float], *, max: int | None = None, flow: str | None = None) -> int:
         """Delete letters whose age in their state exceeds `keep` (seconds by state), and the oldest above `max`.
 
-        Resolved letters are deleted first, then parked, then waiting ones; claimed ones stay. Returns how many. Works
-        in several transactions, and writes an audit record if letters were deleted.
+        Resolved letters are deleted first, then parked, then waiting ones. Claimed ones stay, and those that a copy of
+        the store does not have yet. Returns how many. Works in several transactions, and writes an audit record if
+        letters were deleted.
         """
         ...
 
@@ -258,6 +262,9 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
 
     async def create_job(self, query: DeadLetterQuery, options: JobOptions, requester: Requester) -> Job:
         """Create a running job for the waiting letters that match now. Later letters do not belong to it.
+
+        Works in several transactions if there are many letters. The job is paused until the last one; if the process is
+        killed before, it stays so, and can be cancelled.
 
         Raises `NoLetters` if none match, and `JobConflict` if a running, paused or stopped job has letters of one of
         the same groups.
@@ -312,6 +319,14 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
 
         A letter that failed keeps its id and gets the new error, and moves to the group of that error. Outcomes of
         letters whose lease was lost to another runner are ignored.
+        """
+        ...
+
+    async def release_expired(self) -> int:
+        """Let letters of paused and ended jobs wait again when their lease has expired; returns how many there were.
+
+        Their runner was killed. Those that reached the limit are parked. Also deletes some of the sets of ended jobs.
+        Cheap if there is nothing to do; works in several transactions. Does nothing in a store that is read only.
         """
         ...
 

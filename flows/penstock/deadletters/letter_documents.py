@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import json
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from penstock.deadletters.dead_letter import DeadLetter, as_document
 from penstock.deadletters.store import STATES
@@ -17,17 +17,23 @@ from penstock.support.ids import id_of
 from penstock.support.json_encoding import encode_json
 from penstock.support.text import sanitize
 
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""An integer that databases can store."""
+
+MAX_REDRIVES = 1_000_000
+"""Each further redrive adds one."""
+
 
 class _Error(Struct):
     step: str
     type: str
     message: str
-    attempts: int = 1
+    attempts: Count = 1
     cause: str | None = None
 
 
 class _Input(Struct):
-    size: int
+    size: Count
     text: str | None = None
     base64: str | None = None
 
@@ -36,24 +42,91 @@ class _Document(Struct, rename="camel"):
     id: str
     flow: str
     run: str
-    seq: int
+    seq: Count
     error: _Error
     input: _Input
     started_at: datetime
     failed_at: datetime
-    part: int | None = None
+    part: Count | None = None
     key: str | int | float | None = None
     state: str = "waiting"
-    revision: int | None = None
+    revision: Count | None = None
     group: str | None = None
-    redrives: int = 0
+    redrives: Annotated[int, Meta(ge=0, le=MAX_REDRIVES)] = 0
     header: str | None = None
     partial_results: dict[str, Any] | None = None
 
 
+class _ErrorToEncode(Struct, gc=False):
+    step: str
+    type: str
+    message: str
+    attempts: int
+    cause: str | None
+
+
+class _InputToEncode(Struct, gc=False):
+    text: str | UnsetType
+    base64: str | UnsetType
+    size: int
+    complete: bool
+
+
+class _ToEncode(Struct, rename="camel", gc=False):
+    """The fields of `as_document`, in the same order. Encoding structs takes a third of the time of dictionaries."""
+
+    id: str
+    flow: str
+    run: str
+    revision: int | None
+    seq: int
+    part: int | UnsetType
+    key: str | int | float | None
+    state: str
+    group: str | None
+    redrives: int
+    error: _ErrorToEncode
+    input: _InputToEncode
+    header: str | UnsetType
+    partial_results: dict[str, Any] | None
+    started_at: str
+    failed_at: str
+
+
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
+
+
 def encode_letter(letter: DeadLetter) -> bytes:
     """Encode a letter as a JSON document in one line, without the line break, whatever it contains."""
-    return encode_json(as_document(letter))
+    text: str | UnsetType = UNSET
+    encoded: str | UnsetType = UNSET
+    try:
+        text = letter.input.decode()
+    except UnicodeDecodeError:
+        encoded = base64.b64encode(letter.input).decode()
+    size = letter.input_size
+    document = _ToEncode(  # by position, as in `make_dead_letters`
+        letter.id,
+        letter.flow,
+        letter.run,
+        letter.revision,
+        letter.seq,
+        UNSET if letter.part is None else letter.part,
+        letter.key,
+        letter.state,
+        letter.group,
+        letter.redrives,
+        _ErrorToEncode(letter.step, letter.type, letter.message, letter.attempts, letter.cause),
+        _InputToEncode(text, encoded, size, size == len(letter.input)),
+        UNSET if letter.header is None else letter.header,
+        letter.partial_results,
+        letter.started_at.isoformat(),
+        letter.failed_at.isoformat(),
+    )
+    try:
+        return _encode(document)
+    except Exception:  # text that is not valid Unicode, or a result that cannot be encoded
+        return encode_json(as_document(letter))
 
 
 def decode_letter(data: bytes | str) -> DeadLetter:

@@ -139,7 +139,8 @@ class MemoryJobs:
             held.open.clear()
             held.expires = 0.0
             self.release_expired()
-        self._record_change(held.job, requester, rate_changed=rate != "keep", state=state)
+        changed = state if state != before else None
+        self._record_change(held.job, requester, rate_changed=rate != "keep", state=changed)
         return held.view(_time())
 
     def acquire(self, id: str, runner: str, lease: float) -> Job | None:
@@ -184,15 +185,14 @@ class MemoryJobs:
             self._settle(held, claim, settlement)
         return held.view(_time())
 
-    def release_expired(self) -> None:
+    def release_expired(self) -> int:
         """Let letters of paused and ended jobs wait again when their lease has expired: their runner was killed."""
-        for held in self._jobs.values():
-            if held.job.state != "running":
-                self._reopen_expired(held)
+        return sum([self._reopen_expired(held) for held in self._jobs.values() if held.job.state != "running"])
 
-    def _reopen_expired(self, held: MemoryJob) -> None:
-        """Make letters whose lease has expired open again, or park those that reached the limit."""
-        for id in [id for id, claim in held.claims.items() if claim.expires <= _time()]:
+    def _reopen_expired(self, held: MemoryJob) -> int:
+        """Make letters whose lease has expired open again, or park those that reached the limit; returns how many."""
+        expired = [id for id, claim in held.claims.items() if claim.expires <= _time()]
+        for id in expired:
             batch = held.claims.pop(id).batch
             letter = self._letters.by_id.get(id)
             if letter is None:
@@ -204,6 +204,7 @@ class MemoryJobs:
                 self._letters.set_state(id, WAITING)
                 if held.job.state not in ENDED:
                     held.open[batch].appendleft(id)
+        return len(expired)
 
     def _candidates(self, held: MemoryJob, batch: int) -> Iterator[str]:
         """Return letters that can be claimed now. Count those that cannot any more as skipped."""
@@ -242,7 +243,10 @@ class MemoryJobs:
         elif settlement.outcome == "failed":
             held.count(claim.batch, "failed")
             state = PARKED if letter.redrives >= held.job.options.limit else WAITING
-            self._letters.set_state(letter.id, state, **replaced_fields(letter, error))
+            fields = replaced_fields(letter, error)
+            if error is not None:
+                fields["group"] = self._letters.group_of(letter.flow, error.step, error.type, error.message)
+            self._letters.set_state(letter.id, state, **fields)
         else:
             self._letters.set_state(letter.id, WAITING, redrives=letter.redrives - 1)
             if held.job.state not in ENDED:

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0
 """Seconds between two checks of a job that runs in the background."""
 
+LAST_RECORD = 2**63 - 1
+"""No audit record has a larger number."""
+
 EDITABLE = ("waiting", "parked")
 """The states of letters whose input can be changed."""
 
@@ -311,7 +314,11 @@ class LocalDesk:
         cursors: list[int | None] = [None] * len(queues)
         with suppress(ValueError):
             texts = [] if after is None else after.split("-")
-            cursors = [int(text) if text else None for text in texts] if len(texts) == len(queues) else cursors
+            cursors = (
+                [min(int(text), LAST_RECORD) if text else None for text in texts]
+                if len(texts) == len(queues)
+                else cursors
+            )
         found = [
             (record, index)
             for index, queue in enumerate(queues)

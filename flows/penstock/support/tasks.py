@@ -33,9 +33,9 @@ async def to_thread_uncancellable(call: Callable[[], T]) -> T:
 
 
 async def complete(work: Coroutine[Any, Any, T], name: str) -> T:
-    """Complete work that must not end half-way. A first cancellation is raised when it is done, a second one cancels it.
+    """Complete work that must not end half-way.
 
-    The work runs in a separate task with the name `name`.
+    A first cancellation is raised when the work is done; a second one cancels it. The work runs in a task with a name.
     """
     task = asyncio.create_task(work, name=name)
     try:

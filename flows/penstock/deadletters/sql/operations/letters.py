@@ -8,23 +8,27 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
 
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.dead_letter_queue import AuditAction, Requester
 from penstock.deadletters.sql import dialect
 from penstock.deadletters.sql.dialect import among, clock
-from penstock.deadletters.sql.grouping import ID, assign_groups, changes_of
+from penstock.deadletters.sql.grouping import FLOW, GROUP_ID, ID, MESSAGE, STEP, TYPE, changes_of
+from penstock.deadletters.sql.operations import group_limit
 from penstock.deadletters.sql.operations.audit import Progress, record, record_progress
 from penstock.deadletters.sql.operations.counts import Moves, add_letters
 from penstock.deadletters.sql.operations.leases import release_expired
 from penstock.deadletters.sql.queries import query_json, selection
 from penstock.deadletters.sql.rows import COLUMNS, Columns, to_columns
 from penstock.deadletters.sql.table import ATTEMPTS, COPIES, EDITS, LETTERS
-from penstock.deadletters.store import STATES, DeadLetterQuery
+from penstock.deadletters.store import DeadLetterQuery
 
 CHANGE_LETTERS = 2000
 """Letters changed by one transaction. Between two of them, the writer can commit."""
+
+GROUPED = (FLOW, STEP, TYPE, MESSAGE)
+"""The columns that determine the group of a letter."""
 
 UNCLAIMED = ("waiting", "resolved", "parked")
 
@@ -33,7 +37,8 @@ def add(connection: Connection, batches: Sequence[Columns], copies: Sequence[str
     """Store letters, count them in their groups, and put them into the outbox; returns how many are new by state."""
     added: list[Columns] = []
     for columns in batches:
-        assign_groups(columns)
+        if columns:
+            columns[GROUP_ID] = group_limit.assign(connection, *(columns[place] for place in GROUPED))
         if new := _insert_new(connection, columns):
             added.append(new)
     changes = changes_of(added)
@@ -74,8 +79,9 @@ def import_letters(
 
 
 def update_state(connection: Connection, ids: Sequence[str], state: str) -> int:
-    """Set the state of letters; returns how many of the ids exist."""
-    rows = connection.execute(_affected(among(LETTERS.c.id, ids)).with_for_update()).all()
+    """Set the state of letters that are not claimed; returns how many."""
+    unclaimed = _affected(among(LETTERS.c.id, ids), LETTERS.c.state != "claimed")
+    rows = connection.execute(unclaimed.with_for_update()).all()
     _set_state(connection, rows, state)
     return len(rows)
 
@@ -98,21 +104,34 @@ def mark(
     return now
 
 
-def purge(connection: Connection, query: DeadLetterQuery, requester: Requester, progress: Progress) -> Progress:
+def purge(
+    connection: Connection, query: DeadLetterQuery, requester: Requester, copies: Sequence[str], progress: Progress
+) -> Progress:
     """Delete some letters that are not claimed, with their histories."""
     release_expired(connection)
-    now = delete_letters(connection, query, progress, UNCLAIMED)
-    record_progress(connection, "purge", requester, query_json(query), progress, now)
+    now = delete_letters(connection, query, progress, copies)
+    outcome = f"done, {now.uncopied} before they were copied" if now.uncopied else "done"
+    record_progress(connection, "purge", requester, query_json(query), progress, now, outcome=outcome)
     return now
 
 
 def delete_letters(
-    connection: Connection, query: DeadLetterQuery, progress: Progress, states: Sequence[str] = STATES
+    connection: Connection, query: DeadLetterQuery, progress: Progress, copies: Sequence[str] = ()
 ) -> Progress:
-    """Delete some letters in some states."""
-    rows = connection.execute(_next(connection, query, states)).all()
+    """Delete some letters that are not claimed; counts those that one of some copies does not have yet."""
+    rows = connection.execute(_next(connection, query, UNCLAIMED)).all()
+    uncopied = 0
+    if copies and rows:
+        needed = select(LETTERS.c.id).where(among(LETTERS.c.id, [row.id for row in rows]), is_needed(copies))
+        uncopied = len(connection.execute(needed).all())
     remove(connection, rows)
-    return Progress(progress.count + len(rows), done=len(rows) < CHANGE_LETTERS)
+    return Progress(progress.count + len(rows), done=len(rows) < CHANGE_LETTERS, uncopied=progress.uncopied + uncopied)
+
+
+def is_needed(copies: Sequence[str]) -> ColumnElement[bool]:
+    """Return the condition that one of some copies does not have a letter yet."""
+    needed = select(COPIES.c.letter_id).where(COPIES.c.letter_id == LETTERS.c.id, among(COPIES.c.copy, copies))
+    return needed.correlate(LETTERS).exists()
 
 
 def remove(connection: Connection, rows: Sequence[Any]) -> None:
@@ -136,7 +155,7 @@ def edit(
     query: str | None,
     expected: Mapping[str, bytes] | None,
 ) -> list[str]:
-    """Replace the inputs of waiting or parked letters, and keep the old ones; returns the ids of the changed letters."""
+    """Replace the inputs of waiting or parked letters, and keep the old ones; returns the ids of those changed."""
     release_expired(connection)
     now = clock(connection)
     letters = select(LETTERS.c.id, LETTERS.c.input, LETTERS.c.header).where(
