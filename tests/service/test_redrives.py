@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -394,6 +396,23 @@ def test_a_client_that_leaves_its_progress_stream_leaves_nothing_behind(serve: S
         assert next(events(client, job["id"]))[1]["id"] == job["id"]
 
 
+def test_tries_at_the_same_time_are_limited(tmp_path: Path) -> None:
+    """Each calls services as long as its request is open. When the clients have left, there is room again."""
+    with serving(tmp_path) as server:
+        run = fail(server, 5)
+    document = json.dumps({"query": {"run": run}, "try": 5}).encode()
+    with serving(tmp_path, "--latency-scale", 400) as server:
+        clients = [server.connect() for _ in range(10)]
+        for client in clients:
+            client.request("POST", REDRIVES, document, **JSON)
+        until(lambda: server.request("POST", REDRIVES, document, **JSON).status == 503)
+        full = send(server, "POST", REDRIVES, {"query": {"run": run}})
+        assert (full.status, full.json()["code"], "retry-after" in full.headers) == (503, "too_many_streams", True)
+        for client in clients:
+            client.reset()
+        until(lambda: send(server, "POST", REDRIVES, {"query": {"run": run}}).status in (201, 409))
+
+
 def test_a_reload_changes_the_revision_that_following_letters_use(server: Process) -> None:
     """A redrive that runs goes on with the new revision."""
     run = fail(server, 60)
@@ -409,14 +428,26 @@ def test_a_reload_changes_the_revision_that_following_letters_use(server: Proces
     until(lambda: [each["number"] for each in server.request("GET", "/flows/orders").json()["revisions"]] == [2])
 
 
+def expire_leases(database: Path) -> None:
+    """Set the end of all claims to the past, as if their time had gone by."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE jobs SET leased_until = 1 WHERE leased_until IS NOT NULL")
+        connection.execute("UPDATE job_letters SET leased_until = 1 WHERE leased_until IS NOT NULL")
+
+
 @pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
 def test_a_redrive_goes_on_after_a_restart(tmp_path: Path, kill: bool) -> None:
-    """After a stop at once, after a kill as soon as its claims have expired. No letter is lost."""
+    """After a stop at once, after a kill as soon as its claims have expired. No letter is lost.
+
+    The half minute until then is not waited for: its end is set in the store.
+    """
     with serving(tmp_path) as server:
         run = fail(server, 60)
         job = redrive(server, query={"run": run}, rate=20)
         until(lambda: job_of(server, job["id"])["counts"]["failed"] > 5)
         server.kill() if kill else server.stop()
+    if kill:
+        expire_leases(tmp_path / "letters.db")
     with serving(tmp_path) as server:
         if not kill:
             assert "claimed" not in states(server, run=run)

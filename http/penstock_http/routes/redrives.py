@@ -63,11 +63,13 @@ async def create_redrive(request: web.Request) -> web.Response:
         return json_response(plan_document(await desk.plan(query, options)))
     if tries:
         authorize(request, "read")  # the response has the results
-        results = await desk.try_letters(query, options, tries)
+        with request.app[STATE].redrives.enter():
+            results = await desk.try_letters(query, options, tries)
         return json_response({"results": [try_document(result) for result in results]})
     check_selection(body, query)
     request.app[STATE].supervisor.check()
-    created = await desk.redrive(query, options, requester)
+    with request.app[STATE].redrives.enter():
+        created = await desk.redrive(query, options, requester)
     if not isinstance(created, Job):
         return json_response(log_report_document(created))
     response = json_response(job_document(created), 201)
