@@ -13,6 +13,7 @@ from penstock.errors import StoreError, describe
 from penstock.redrive.source import RedriveSource
 from penstock.results import DiscardResults
 from penstock.runtime import EndReason, Supervisor
+from penstock.runtime.counters import REDRIVE
 from penstock.runtime.supervisor import RunnableFlow
 
 EXPECTED_ENDS = (EndReason.COMPLETED, EndReason.DRAINING, EndReason.ABORTED)
@@ -59,7 +60,7 @@ class FlowRun:
         self._failed: set[int] = set()
         """Elements whose letters failed again, until they are settled."""
         self._source = RedriveSource(self._open.__setitem__, from_start=options.from_start)
-        self._run = supervisor.start(flow, self._source, DiscardResults(), kind="redrive", ordered=False, letters=self)
+        self._run = supervisor.start(flow, self._source, DiscardResults(), kind=REDRIVE, ordered=False, letters=self)
         self._run.ledger.on_settled = self._on_settled
         self.finished = asyncio.get_running_loop().create_task(self._finish(), name=f"redrive:{self._run.id}")
 
