@@ -13,7 +13,6 @@ from email.utils import format_datetime
 from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
@@ -21,7 +20,7 @@ from aiohttp.test_utils import unused_port
 
 from penstock.errors import CallTimeout, InvalidCallResult, InvalidItem, ServiceErrorResponse, ServiceUnreachable
 from penstock.services import NONE, Backoff, CallFailed, Service
-from penstock.services.http_client import HttpClient, connection_error_reason, parse_retry_after
+from penstock.services.http_client import ExchangeFailed, HttpClient, connection_error_reason, parse_retry_after
 from penstock.services.url_template import UrlTemplate
 from penstock_http.simulation.faults import FaultSettings
 from penstock_http.simulation.services import simulated
@@ -240,8 +239,8 @@ async def until(client: HttpClient, url: str, **wanted: int) -> dict[str, int]:
     """The statistics of the simulated prices, once a condition is true."""
     async with asyncio.timeout(HANG_SECONDS):
         while True:
-            async with client.session.get(f"{url}/statistics") as response:
-                tally: dict[str, int] = (await response.json())["prices"]
+            content = await client.request("simulation", "GET", f"{url}/statistics", limit=10_000)
+            tally: dict[str, int] = msgspec.json.decode(content)["prices"]
             if all(tally[name] == value for name, value in wanted.items()):
                 return tally
             await asyncio.sleep(0.01)
@@ -280,10 +279,9 @@ async def test_an_unknown_host_is_not_in_the_error(client: HttpClient) -> None:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (aiohttp.InvalidUrlClientError("http://[hidden/"), "its URL is not a valid HTTP URL"),
         (ConnectionResetError(104, "hidden"), "Connection reset by peer"),
         (OSError("Multiple exceptions: hidden, hidden"), "no connection could be made"),
-        (aiohttp.ServerDisconnectedError(), "Server disconnected"),
+        (ExchangeFailed("the connection was closed before a response"), "the connection was closed before a response"),
         (ssl.SSLError(1, "[SSL] wrong version number"), "[SSL] wrong version number"),
     ],
 )

@@ -16,7 +16,16 @@ from typing import Any, ClassVar, TypeVar, cast
 import msgspec
 
 from penstock.errors import InvalidCallResult, InvalidItem, describe
-from penstock.services.http_client import HttpClient, batch_item_error
+from penstock.services.http_client import (
+    HttpClient,
+    Origin,
+    RequestHead,
+    Tls,
+    batch_item_error,
+    content_of,
+    encode_headers,
+    end_of,
+)
 from penstock.services.retry import is_retryable
 from penstock.services.template import HeaderTemplate, field_of
 from penstock.services.url_template import UrlTemplate, display_url
@@ -27,7 +36,7 @@ T = TypeVar("T")
 RESPONSE_LIMIT = 1 << 20
 """Default maximum size of a response in bytes, decompressed."""
 
-JSON_CONTENT = {"Content-Type": "application/json"}
+JSON_CONTENT = b"Content-Type: application/json\r\n"
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class HttpRequestSpec:
     limit: int = RESPONSE_LIMIT
     """Maximum size of a response in bytes."""
     client: HttpClient | None = field(default=None, compare=False, repr=False)
+    tls: Tls | None = None
+    """The certificates of an https service; without it those of the system are trusted."""
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -71,14 +82,42 @@ class HttpRequestSpec:
         """The client that sends the requests."""
         return self.client or HttpClient()
 
+    @cached_property
+    def request_head(self) -> RequestHead:
+        """What all requests have in common. Raises `InvalidItem` for a request that cannot be sent."""
+        try:
+            fixed = {name: each.render(None) for name, each in self.header_templates.items() if not each.has_fields}
+            origin = Origin.parse(self.url_template.origin)
+            return RequestHead(self.method, origin, fixed, self.tls, names=self.header_templates)
+        except ValueError as error:
+            raise InvalidItem(f"the request to {self.service} cannot be sent: {error}") from error
+
+    @cached_property
+    def header_fields(self) -> dict[str, HeaderTemplate]:
+        """The headers that contain fields of the value."""
+        return {name: template for name, template in self.header_templates.items() if template.has_fields}
+
+    @cached_property
+    def _rest_without_content(self) -> bytes:
+        return self.request_head.head + end_of(self.method, None)
+
     async def send(self, value: Any, content: bytes | None) -> bytes:
         """Send the request for a value. Return the body of the response."""
-        headers = {name: template.render(value) for name, template in self.header_templates.items()}
-        if content is not None:
-            headers = JSON_CONTENT | headers
-        return await self.connections.request(
-            self.service, self.method, self.url_template.render(value), headers=headers, body=content, limit=self.limit
-        )
+        target = self.url_template.target(value)
+        is_fixed = content is None and not self.header_fields
+        rest = self._rest_without_content if is_fixed else self._rest(value, content)
+        response = await self.connections.send(self.service, self.request_head, target, rest, self.limit)
+        return await content_of(self.service, response, self.limit)
+
+    def _rest(self, value: Any, content: bytes | None) -> bytes:
+        """Return the part of a request after its first line."""
+        headers = {name: template.render(value) for name, template in self.header_fields.items()}
+        kind = b"" if content is None or self._has_content_type else JSON_CONTENT
+        return self.request_head.head + encode_headers(headers) + kind + end_of(self.method, content)
+
+    @cached_property
+    def _has_content_type(self) -> bool:
+        return any(name.lower() == "content-type" for name in self.header_templates)
 
     async def on_idle(self) -> None:
         """Close the client that the service has created."""
