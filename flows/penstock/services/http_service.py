@@ -6,6 +6,7 @@ are connection errors. All other statuses are final.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
@@ -15,17 +16,20 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import msgspec
 
-from penstock.errors import InvalidCallResult, InvalidItem, describe
+from penstock.errors import InvalidCallResult, InvalidItem, describe, is_retryable_status
 from penstock.services.http_client import (
     HttpClient,
     Origin,
     RequestHead,
+    Response,
     Tls,
     batch_item_error,
     content_of,
     encode_headers,
     end_of,
+    parse_retry_after,
 )
+from penstock.services.pacing import Pacer, parse_rate_limit, parse_rate_limit_policy
 from penstock.services.retry import is_retryable
 from penstock.services.template import HeaderTemplate, field_of
 from penstock.services.url_template import UrlTemplate, display_url
@@ -59,6 +63,8 @@ class HttpRequestSpec:
     tls: Tls | None = None
     """The certificates of an https service; without it those of the system are trusted."""
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, compare=False, repr=False)
+    pacer: Pacer = field(default_factory=Pacer, init=False, compare=False, repr=False)
+    """Makes all calls of the service wait as its responses ask."""
 
     def __post_init__(self) -> None:
         authorized = any(name.lower() == "authorization" for name in self.header_templates)  # also checks all headers
@@ -106,7 +112,13 @@ class HttpRequestSpec:
         target = self.url_template.target(value)
         is_fixed = content is None and not self.header_fields
         rest = self._rest_without_content if is_fixed else self._rest(value, content)
-        response = await self.connections.send(self.service, self.request_head, target, rest, self.limit)
+        pacer = self.pacer
+        pacer.in_flight += 1
+        try:
+            response = await self.connections.send(self.service, self.request_head, target, rest, self.limit)
+        finally:
+            pacer.in_flight -= 1
+        _pace(pacer, response)
         return await content_of(self.service, response, self.limit)
 
     def _rest(self, value: Any, content: bytes | None) -> bytes:
@@ -182,6 +194,23 @@ class HttpBatchCall(HttpRequestSpec):
 
     def _item_of(self, value: Any) -> bytes:
         return msgspec.json.encode(value if self.item_field is None else field_of(value, self.item_field))
+
+
+def _pace(pacer: Pacer, response: Response) -> None:
+    """Make later calls wait if a response asks for it, by Retry-After or RateLimit."""
+    if is_retryable_status(response.status):
+        seconds = parse_retry_after(response.header(b"retry-after"))
+        if seconds:
+            pacer.pause(seconds, asyncio.get_running_loop().time())
+    if not response.has_rate_limit:
+        return
+    limit = parse_rate_limit(response.header(b"ratelimit"))
+    if limit is not None:
+        window = parse_rate_limit_policy(response.header(b"ratelimit-policy"))
+        remaining, seconds = limit
+        if seconds is None:
+            seconds = 1.0 if window is None else window[1]
+        pacer.limit(remaining, seconds, asyncio.get_running_loop().time(), window)
 
 
 def is_retryable_http(error: BaseException) -> bool:

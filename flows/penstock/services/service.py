@@ -19,6 +19,7 @@ from typing_extensions import TypeIs, TypeVar
 from penstock.services.bulkhead import Bulkhead
 from penstock.services.call_queue import CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec
+from penstock.services.pacing import Pacer
 from penstock.services.retry import Backoff, RateLimiter, RetryPolicy, is_retryable
 from penstock.support.tasks import call_without_stop_iteration
 
@@ -49,6 +50,8 @@ class ServiceStatistics(Struct, frozen=True):
     """Calls that wait for others to end, for the rate limit, or for their next attempt."""
     max_in_flight: int
     """Maximum of calls in flight."""
+    paced_seconds: float = 0.0
+    """Seconds so far in which calls waited because responses of the service asked for it."""
 
 
 class Service(Generic[In, Out]):
@@ -64,7 +67,8 @@ class Service(Generic[In, Out]):
     attempts (default: unlimited).
 
     If `call` is an object with a coroutine method `on_idle` (looked up once, here), that method is awaited when no run
-    uses the service and no supervisor retains it. The service may be called again later.
+    uses the service and no supervisor retains it. The service may be called again later. If it has a `Pacer` as its
+    attribute `pacer`, that one decides when the next call may start.
     """
 
     if TYPE_CHECKING:
@@ -131,6 +135,7 @@ class Service(Generic[In, Out]):
             timeout=timeout,
             retry=RetryPolicy(attempts, self.backoff, retry_on, rng or random.Random()),  # noqa: S311 - jitter
             rate_limiter=None if rate is None else RateLimiter(rate),
+            pacer=_pacer_of(call),
         )
         self.bulkhead = Bulkhead(spec, max_in_flight=max_in_flight, on_idle=getattr(call, "on_idle", None))
 
@@ -259,6 +264,7 @@ class Service(Generic[In, Out]):
             in_flight=self.bulkhead.in_flight,
             waiting=self.bulkhead.waiting,
             max_in_flight=self.max_in_flight,
+            paced_seconds=self.bulkhead.paced_seconds,
         )
 
     def with_function(self, call: Callable[[Any], Any], *, rng: random.Random | None = None) -> Service[Any, Any]:
@@ -298,6 +304,11 @@ class Service(Generic[In, Out]):
         Return the futures to wait for, such as connections that close.
         """
         return self.bulkhead.release()
+
+
+def _pacer_of(call: object) -> Pacer | None:
+    pacer = getattr(call, "pacer", None)
+    return pacer if isinstance(pacer, Pacer) else None
 
 
 def _check_call(name: str, call: object, blocking: bool) -> None:

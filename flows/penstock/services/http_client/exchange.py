@@ -40,6 +40,11 @@ class Response(Struct, frozen=True, gc=False):
         words = self.head.partition(b"\r\n")[0].split(b" ", 2)
         return printable(words[2].decode("latin-1").strip()) if len(words) == 3 else ""
 
+    @property
+    def has_rate_limit(self) -> bool:
+        """Whether it may have a header RateLimit: a quick check, for every response."""
+        return b"\nratelimit:" in self.head.lower()
+
     def header(self, name: bytes) -> str | None:
         """Return the value of a header; several of them joined by commas. `name` is in lower case.
 
