@@ -24,7 +24,7 @@ from penstock.services.retry import Backoff, RateLimiter, RetryPolicy, is_retrya
 from penstock.support.tasks import call_without_stop_iteration
 
 if TYPE_CHECKING:
-    from penstock.services.http_client import HttpClient
+    from penstock.services.http_client import HttpClient, Tls
 
 T = TypeVar("T", default=Any)
 In = TypeVar("In", contravariant=True, default=Any)
@@ -150,6 +150,7 @@ class Service(Generic[In, Out]):
         body: Any = None,
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
+        tls: Tls | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
@@ -159,7 +160,8 @@ class Service(Generic[In, Out]):
         """Make a service that sends one HTTP request for each value; see `HttpCall` for how it is made.
 
         `response` is the type that the JSON of the response is converted to, or a function that converts it. `limit` is
-        its maximum size in bytes (default 1 MiB).
+        its maximum size in bytes (default 1 MiB), decompressed. `tls` has the certificates of an https service
+        (default: those of the system are trusted).
 
         >>> pricing = Service.http("pricing", "http://prices/{orderId}", timeout=2, attempts=3)
         """
@@ -168,7 +170,7 @@ class Service(Generic[In, Out]):
         convert = _converter(response)
         return Service(
             name,
-            HttpCall(name, url, method, headers or {}, convert, limit or RESPONSE_LIMIT, client, body=body),
+            HttpCall(name, url, method, headers or {}, convert, limit or RESPONSE_LIMIT, client, tls, body=body),
             max_in_flight=max_in_flight,
             timeout=timeout,
             attempts=attempts,
@@ -188,6 +190,7 @@ class Service(Generic[In, Out]):
         field: str | None = None,
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
+        tls: Tls | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
@@ -198,7 +201,8 @@ class Service(Generic[In, Out]):
 
         The request is a JSON array of the values, or of their `field`. The response must be an array of the same length
         and order. An item `{"error": {"type": …, "message": …}}` fails its element alone, and so does a value that
-        cannot be sent. `response` is the type of one item of the response, or a function that converts it.
+        cannot be sent. `response` is the type of one item of the response, or a function that converts it. For `limit`
+        and `tls` see `http`.
 
         >>> pricing = Service.http_batch("pricing", "http://prices", field="orderId")
         >>> step = Batch(pricing, size=50, max_wait=0.02)
@@ -216,6 +220,7 @@ class Service(Generic[In, Out]):
                 convert,
                 limit or RESPONSE_LIMIT,
                 client,
+                tls,
                 item_field=field,
             ),
             max_in_flight=max_in_flight,

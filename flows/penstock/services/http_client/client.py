@@ -6,10 +6,10 @@ import asyncio
 import os
 import re
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from penstock.errors import InvalidItem, ServiceUnreachable
-from penstock.services.http_client.connect import Resolver, Route
+from penstock.services.http_client.connect import Addresses, Resolver, Route, look_up
 from penstock.services.http_client.exchange import ExchangeFailed, Response
 from penstock.services.http_client.origin import Origin, end_of, head_of
 from penstock.services.http_client.pool import ConnectionPool, PoolStatistics
@@ -61,7 +61,7 @@ class HttpClient:
 
     `connections_per_host` limits the connections to one host and port (further requests wait, within their timeout).
     `dns_seconds` is how long the addresses of a host are kept. `environment` names the proxies: HTTP_PROXY,
-    HTTPS_PROXY and NO_PROXY.
+    HTTPS_PROXY and NO_PROXY. `look_up` finds the addresses of a host, in a thread.
     """
 
     def __init__(
@@ -70,12 +70,14 @@ class HttpClient:
         connections_per_host: int = 1024,
         dns_seconds: float = 60,
         environment: Mapping[str, str] = os.environ,
+        look_up: Callable[[str, int], Addresses] = look_up,
     ) -> None:
         if connections_per_host < 1:
             raise ValueError(f"connections_per_host: expected an integer >= 1, got {connections_per_host}")
         self._connections_per_host = connections_per_host
         self._dns_seconds = dns_seconds
         self._environment = environment
+        self._look_up = look_up
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pools: dict[str, ConnectionPool] = {}
         self._contexts: dict[Tls, ssl.SSLContext] = {}
@@ -151,7 +153,7 @@ class HttpClient:
         if self._loop is not loop or self._resolver is None:
             self._pools = {}  # of a loop that has ended
             self._loop = loop
-            self._resolver = Resolver(loop, self._dns_seconds)
+            self._resolver = Resolver(loop, self._dns_seconds, self._look_up)
         origin = head.origin
         context = self._context(head.tls or Tls()) if origin.scheme == "https" else None
         route = Route(origin, proxy_for(origin, self._environment), context)

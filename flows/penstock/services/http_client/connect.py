@@ -27,8 +27,11 @@ Addresses: TypeAlias = list[tuple[socket.AddressFamily, socket.SocketKind, int, 
 class Resolver:
     """Finds the addresses of hosts, in threads, and keeps them for `seconds`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, look_up: Callable[[str, int], Addresses]
+    ) -> None:
         self._loop = loop
+        self._look_up = look_up
         self._seconds = seconds
         self._known: dict[tuple[str, int], tuple[float, Addresses]] = {}
         self._pending: dict[tuple[str, int], asyncio.Future[Addresses]] = {}
@@ -41,7 +44,7 @@ class Resolver:
             return known
         pending = self._pending.get(key)
         if pending is None:
-            pending = self._loop.run_in_executor(None, _look_up, host, port)
+            pending = self._loop.run_in_executor(None, self._look_up, host, port)
             self._pending[key] = pending
             pending.add_done_callback(lambda done: self._remember(key, done))
         return await asyncio.shield(pending)
@@ -56,7 +59,8 @@ class Resolver:
             self._known[key] = self._loop.time() + self._seconds, done.result()
 
 
-def _look_up(host: str, port: int) -> Addresses:
+def look_up(host: str, port: int) -> Addresses:
+    """Return the addresses of a host. Blocks. Raises `socket.gaierror`."""
     return cast("Addresses", socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 

@@ -114,7 +114,10 @@ class HttpConnection(asyncio.Protocol):
         """
         self._reset(limit, head_only=head_only)
         self.waiter = waiter = loop.create_future()
-        self._write(request)
+        try:
+            self._write(request)
+        except RuntimeError:  # of uvloop, whose transports reject writes once they are closed; asyncio's drop them
+            self._fail_closed("the connection was closed")
         return waiter
 
     def abort(self) -> None:
