@@ -172,6 +172,26 @@ async def test_a_retry_waits_for_retry_after(client: HttpClient, form: str) -> N
     assert times[1] - times[0] >= (0.2 if form == "seconds" else 0.9)
 
 
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [(429, {"Retry-After": "0.5"}), (200, {"RateLimit": '"a";r=0;t=1', "RateLimit-Policy": '"a";q=9;w=1'})],
+)
+async def test_a_response_can_hold_all_calls(client: HttpClient, status: int, headers: dict[str, str]) -> None:
+    """By Retry-After, or by a RateLimit that is used up: also those that have not started."""
+    times: list[float] = []
+
+    async def reply(_: web.Request) -> web.StreamResponse:
+        times.append(time.monotonic())
+        first = len(times) == 1
+        return web.json_response(1, status=status if first else 200, headers=headers if first else {})
+
+    async with server(reply) as url:
+        service = Service.http("s", url, client=client, attempts=2, max_in_flight=1, backoff=NONE)
+        assert await call(service, *[{}] * 5) == [1] * 5
+    assert times[1] - times[0] >= (0.5 if status == 429 else 1)
+    assert 0.4 < service.statistics().paced_seconds < HANG_SECONDS
+
+
 def test_retry_after_is_a_number_or_a_date() -> None:
     """A date in the past and an invalid value mean no wait."""
     now = datetime(2026, 1, 1, tzinfo=UTC)

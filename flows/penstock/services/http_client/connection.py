@@ -29,6 +29,7 @@ FRAMING_FACTOR = 16
 """Maximum bytes of chunk lines for each byte of the body: a chunk of one byte needs 5, and 2 for each further zero."""
 
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n")
+_CLOSE = re.compile(rb"\r\nconnection:[^\r]*\bclose\b")
 _KEEP_ALIVE = re.compile(rb"\r\nkeep-alive:[^\r]*?timeout[ \t]*=[ \t]*\"?(\d{1,6})")
 
 
@@ -205,9 +206,11 @@ class HttpConnection(asyncio.Protocol):
         if b"\r\ntransfer-encoding:" in lower:
             if not _CHUNKED.search(lower) or lower.count(b"\r\ntransfer-encoding:") > 1:
                 raise ExchangeFailed("its response has a transfer encoding other than chunked")
-        elif b"\r\ncontent-length:" not in lower and status not in (204, 304):
+        elif b"\r\ncontent-length:" not in lower and status not in (204, 304) and not self._head_only:
             self._until_close = True
-        if not self._parser.should_keep_alive() or head[7] == 0x30:  # httptools accepts `keep-alive, close` of HTTP/1.0
+        # To HEAD the parser expects a body. Of HTTP/1.0 it accepts `keep-alive, close`.
+        stays = not _CLOSE.search(lower) if self._head_only else self._parser.should_keep_alive()
+        if not stays or head[7] == 0x30:
             self._reusable = False
         elif not self.used and (found := _KEEP_ALIVE.search(lower)):
             seconds = int(found[1])
