@@ -124,7 +124,7 @@ def test_cancelling_at_any_moment_leaves_nothing_behind(run: Run) -> None:
     """While it looks the host up, connects, sends, waits, or has its response already."""
 
     async def main() -> None:
-        async with client() as http, hostile([[OK]] * 2) as listening:
+        async with client() as http, hostile([[OK]] * 100) as listening:
             for iterations in range(30):
                 request = asyncio.ensure_future(get(http, listening))
                 for _ in range(iterations):

@@ -146,7 +146,8 @@ class HttpCall(HttpRequestSpec):
     body: Any = None
 
     async def __call__(self, value: Any) -> Any:
-        content = await self.send(value, _serialize(self.service, self._body_of, value))
+        body = None if self.body is None else _serialize(self.service, self._body_of, value)
+        content = await self.send(value, body)
         return _parse_response(self.service, content, self.response)
 
     def _body_of(self, value: Any) -> bytes | None:
@@ -202,10 +203,8 @@ def _pace(pacer: Pacer, response: Response) -> None:
         seconds = parse_retry_after(response.header(b"retry-after"))
         if seconds:
             pacer.pause(seconds, asyncio.get_running_loop().time())
-    if not response.has_rate_limit:
-        return
-    limit = parse_rate_limit(response.header(b"ratelimit"))
-    if limit is not None:
+    text = response.header(b"ratelimit")
+    if text is not None and (limit := parse_rate_limit(text)) is not None:
         window = parse_rate_limit_policy(response.header(b"ratelimit-policy"))
         remaining, seconds = limit
         if seconds is None:

@@ -58,6 +58,7 @@ class HttpConnection(asyncio.Protocol):
         "_in_body",
         "_interim",
         "_limit",
+        "_lower",
         "_owner",
         "_parser",
         "_reusable",
@@ -95,6 +96,7 @@ class HttpConnection(asyncio.Protocol):
         self._limit = limit
         self._head_only = head_only
         self._head: bytes = b""
+        self._lower: bytes = b""
         self._in_body = False
         self._status = 0
         self._interim = 0
@@ -202,7 +204,7 @@ class HttpConnection(asyncio.Protocol):
         self._status = status
         self._framing = len(head) - end - 2
         self._head = head = head[:end]
-        lower = head.lower()
+        self._lower = lower = head.lower()
         if b"\r\ntransfer-encoding:" in lower:
             if not _CHUNKED.search(lower) or lower.count(b"\r\ntransfer-encoding:") > 1:
                 raise ExchangeFailed("its response has a transfer encoding other than chunked")
@@ -241,7 +243,7 @@ class HttpConnection(asyncio.Protocol):
         waiter, self.waiter = self.waiter, None
         body = self._body
         content = b"" if self._too_long else body[0] if len(body) == 1 else b"".join(body)
-        response = Response(self._status, self._head, content, self._too_long)
+        response = Response(self._status, self._head, self._lower, content, self._too_long)
         self._body = []
         self.used = True
         if self._reusable and not self.closed and not self.transport.get_write_buffer_size():

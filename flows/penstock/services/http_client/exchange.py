@@ -29,6 +29,8 @@ class Response(Struct, frozen=True, gc=False):
     status: int
     head: bytes
     """The status line and the headers; each line ends with CRLF."""
+    lower: bytes
+    """The same in lower case, in which names of headers are found."""
     body: bytes
     """The content as it was sent: compressed if the head says so."""
     too_long: bool = False
@@ -40,23 +42,21 @@ class Response(Struct, frozen=True, gc=False):
         words = self.head.partition(b"\r\n")[0].split(b" ", 2)
         return printable(words[2].decode("latin-1").strip()) if len(words) == 3 else ""
 
-    @property
-    def has_rate_limit(self) -> bool:
-        """Whether it may have a header RateLimit: a quick check, for every response."""
-        return b"\nratelimit:" in self.head.lower()
-
     def header(self, name: bytes) -> str | None:
         """Return the value of a header; several of them joined by commas. `name` is in lower case.
 
         The head is searched when it is needed: to have the parser report every header costs more than all else that it
         does.
         """
-        head, values = self.head.lower(), list[bytes]()
+        head = self.lower
         start = b"\r\n" + name + b":"
         at = head.find(start)
+        if at < 0:
+            return None
+        values = list[bytes]()
         while at >= 0:
             at += len(start)
             end = head.index(b"\r\n", at)
             values.append(self.head[at:end].strip())
             at = head.find(start, end)
-        return b", ".join(values).decode("latin-1") if values else None
+        return b", ".join(values).decode("latin-1")

@@ -54,22 +54,19 @@ class ConnectionPool:
         is sent again once, on a new one.
         """
         connection = self._take_idle() or await self._acquire()
-        try:
-            return await self._send(connection, request, limit, head_only)
-        except ExchangeFailed as error:
-            if not (error.unanswered and repeatable):
+        while True:
+            waiter = connection.send(request, self._loop, limit=limit, head_only=head_only)
+            try:
+                return await waiter
+            except asyncio.CancelledError:
+                if connection.waiter is waiter:  # else its response has arrived, and it may serve another request
+                    connection.abort()
                 raise
-        connection = await self._acquire()
-        return await self._send(connection, request, limit, head_only)
-
-    async def _send(self, connection: HttpConnection, request: bytes, limit: int, head_only: bool) -> Response:
-        waiter = connection.send(request, self._loop, limit=limit, head_only=head_only)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if connection.waiter is waiter:  # else its response has arrived, and it may serve another request already
-                connection.abort()
-            raise
+            except ExchangeFailed as error:
+                if not (error.unanswered and repeatable):
+                    raise
+            repeatable = False
+            connection = await self._acquire()
 
     # Taking connections
 
