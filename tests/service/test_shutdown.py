@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import time
@@ -304,9 +305,25 @@ def test_a_third_signal_kills_a_stuck_process(stuck: Callable[..., Process], fun
 
     for _ in range(3):
         process.signal(signal.SIGTERM)
-        time.sleep(0.1)  # the kernel merges signals that the process has not received yet
+        await_delivery(process.pid, signal.SIGTERM)
 
     assert process.wait() == code
+
+
+def await_delivery(pid: int, number: int) -> None:
+    """Wait until a process has received a signal: the kernel merges equal signals that it has not received yet."""
+    status = Path(f"/proc/{pid}/status")
+
+    def pending() -> int:
+        try:
+            text = status.read_text()
+        except OSError:  # it has ended
+            return 0
+        words = re.findall(r"^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)$", text, re.MULTILINE)
+        return sum(int(word, 16) >> (number - 1) & 1 for word in words)
+
+    until(lambda: not pending())
+    time.sleep(0.1)  # then Python calls its handler, and merges equal signals too
 
 
 def test_shutdown_works_without_the_guard_process(serve: Serve) -> None:
