@@ -17,6 +17,7 @@ from http_client.test_hostile_servers import LIMIT, OK, client, get
 from penstock.errors import ServiceUnreachable
 from penstock.services import Service
 from penstock.services.http_client import HttpClient
+from penstock.services.http_client.connection import HttpConnection
 from service.test_http_services import call, server
 from waiting import until_async
 
@@ -155,6 +156,25 @@ def test_closing_fails_requests_and_closes_connections(run: Run) -> None:
             return result
 
     assert run(main()) == b"1234"
+
+
+def test_closed_connections_are_no_garbage(run: Run) -> None:
+    """They are freed at once, and not by the garbage collector, which is tuned to run rarely."""
+
+    async def main() -> int:
+        http = HttpClient(environment={})
+        async with hostile([[OK]]) as listening:
+            await asyncio.gather(*[get(http, listening) for _ in range(10)])
+            await http.aclose()
+            await until_async(lambda: not listening.open)
+        return sum(isinstance(each, HttpConnection) for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert run(main()) == 0
+    finally:
+        gc.enable()
 
 
 @pytest.mark.filterwarnings("error")

@@ -178,6 +178,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail_closed("the connection was closed" if exc is None else "the connection was reset")
         self._close()
+        self._parser = cast("HttpResponseParser", None)  # it refers to this object: without it no cycle is left
 
     # What the parser calls
 
