@@ -256,19 +256,34 @@ def test_a_post_on_a_closed_connection_is_not_repeated(run: Run, steps: Sequence
     assert run(main()) == 2
 
 
-@pytest.mark.parametrize("second", [[[OK[:9], Close]], [[Close]]])
-def test_a_request_is_not_repeated_after_a_part_of_its_response(run: Run, second: list[list[Step]]) -> None:
-    """Nor twice."""
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize("part", [OK[:9], INTERIM])
+def test_a_request_is_not_repeated_after_a_part_of_its_response(run: Run, part: bytes) -> None:
+    """The server has read it, also if it has sent only an interim response."""
 
     async def main() -> int:
-        first: list[Sequence[Step]] = [[OK], [OK[:9], Close] if len(second[0]) == 2 else [Close]]
-        async with client() as http, hostile(first, second) as server:
+        async with client() as http, hostile([[OK], [part, Close]], [[OK]]) as server:
             await get(http, server)
-            with pytest.raises(ServiceUnreachable):
+            with pytest.raises(ServiceUnreachable, match="before the end of its response"):
                 await get(http, server)
             return len(server.requests)
 
-    assert run(main()) == (2 if len(second[0]) == 2 else 3)
+    assert run(main()) == 2
+
+
+def test_a_request_is_not_repeated_twice(run: Run) -> None:
+    """The new connection is closed as well: this is not about kept connections."""
+
+    async def main() -> int:
+        async with client() as http, hostile([[OK], [Close]], [[Close]]) as server:
+            await get(http, server)
+            with pytest.raises(ServiceUnreachable, match="before a response"):
+                await get(http, server)
+            return len(server.requests)
+
+    assert run(main()) == 3
 
 
 @pytest.mark.parametrize(
