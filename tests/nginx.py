@@ -12,6 +12,9 @@ from pathlib import Path
 
 from waiting import ending, until
 
+ATTEMPTS = 5
+"""How many ports are tried."""
+
 CONFIGURATION = """\
 daemon off;
 master_process off;
@@ -43,17 +46,25 @@ def program() -> str | None:
 @contextmanager
 def nginx(folder: Path, server: str, *, tls: bool = False) -> Iterator[str]:
     """Run nginx with these directives of its server. Yield its URL."""
-    command = program()
-    assert command is not None
+    for _ in range(ATTEMPTS):
+        port = free_port()
+        file = folder / "nginx.conf"
+        file.write_text(CONFIGURATION.format(folder=folder, port=port, server=server, ssl=" ssl" if tls else ""))
+        command = [program() or "nginx", "-p", str(folder), "-c", str(file), "-e", "stderr"]
+        with ending(subprocess.Popen(command)) as process:
+            until(lambda process=process, port=port: process.poll() is not None or accepts(port))
+            if process.poll() is None:
+                yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+                return
+    raise AssertionError("nginx did not start")
+
+
+def free_port() -> int:
+    """A port that is free now. nginx cannot take any free one itself, so another process may take it first."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    file = folder / "nginx.conf"
-    file.write_text(CONFIGURATION.format(folder=folder, port=port, server=server, ssl=" ssl" if tls else ""))
-    with ending(subprocess.Popen([command, "-p", str(folder), "-c", str(file), "-e", "stderr"])) as process:
-        until(lambda: process.poll() is not None or accepts(port))
-        assert process.poll() is None, "nginx did not start"
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def accepts(port: int) -> bool:
