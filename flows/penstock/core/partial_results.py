@@ -48,19 +48,23 @@ def without_results_of(step: str, services: Iterable[str], partial_results: dict
     return {name: result for name, result in partial_results.items() if name not in names} or None
 
 
+def keep_result(step: str, services: Sequence[str], element: Element[Any], responses: Iterable[Any]) -> None:
+    """Keep the responses of the services of a step with an element, for the dead letters of later steps.
+
+    Most elements do not fail, so the responses are not named and not checked yet. One tuple has the step, the names of
+    its services, what was kept before, and the responses.
+    """
+    element.kept_results = (step, services, element.kept_results, *responses)
+
+
 def keep_results(
     step: str, services: Sequence[str], elements: Sequence[Element[Any]], columns: Sequence[Sequence[Any]]
 ) -> None:
-    """Keep the results of a step with elements, for the dead letters of later steps. A column is of one service.
-
-    Most elements do not fail, so results are not named and not checked yet. One tuple for each element has the step,
-    the names of its services, what was kept before, and the results.
-    """
+    """Keep the responses of several elements; a column has those of one service. See `keep_result`."""
     earlier = [element.kept_results for element in elements]
-    for element, kept in zip(
-        elements, zip(repeat(step), repeat(services), earlier, *columns, strict=False), strict=True
-    ):
-        element.kept_results = kept
+    records = zip(repeat(step), repeat(services), earlier, *columns, strict=False)
+    for element, record in zip(elements, records, strict=True):
+        element.kept_results = record
 
 
 def results_of_letter(element: Element[Any]) -> dict[str, Any] | None:

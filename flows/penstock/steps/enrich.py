@@ -17,7 +17,7 @@ import msgspec
 from penstock.core.context import RunContext
 from penstock.core.element import Element, Operator
 from penstock.core.operators import ERRORS, Downstream, async_operator, record_durations
-from penstock.core.partial_results import keep_results, name_results, results_of, without_results_of
+from penstock.core.partial_results import keep_result, keep_results, name_results, results_of, without_results_of
 from penstock.errors import FlowDefinitionError
 from penstock.services import CallFailed, CallQueue, Service
 from penstock.steps.step import (
@@ -300,7 +300,7 @@ class EnrichStage:
         if element.partial_results is not None:
             element.partial_results = without_results_of(self._name, self._names, element.partial_results)
         if self._keeps_results:
-            keep_results(self._name, self._names, [element], [(response,) for response in named.values()])
+            keep_result(self._name, self._names, element, named.values())
 
     def _keep_partial(self, elements: list[Element[Any]], columns: Sequence[Sequence[Any]]) -> None:
         """Keep the other responses for elements that failed, for their dead letters."""
