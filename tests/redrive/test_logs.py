@@ -88,7 +88,16 @@ def test_resolved_letters_leave_the_log_and_failed_ones_are_appended_again() -> 
     assert play(log, pricing, limit=2) == LogReport(total=2, failed=2, parked=2)
     assert [each.state for each in log.letters] == ["parked", "parked"]
     assert play(log, pricing, limit=2) == LogReport()
+    assert log.letters == []  # none is received again
     assert set(pricing.calls.values()) == {1, 2}
+
+
+def test_a_parked_letter_is_not_appended_again() -> None:
+    """The log keeps it: only letters that a later redrive may choose are appended."""
+    parked, other, chosen = letter(1, state="parked"), letter(2, type="Other"), letter(3)
+    log = MemoryLog([parked, other, chosen])
+    assert play(log, Pricing(), DeadLetterQuery(type=chosen.type)) == LogReport(total=1, resolved=1)
+    assert [each.seq for each in log.letters] == [2]
 
 
 def test_letters_that_do_not_match_stay() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from penstock.deadletters import DeadLetter, as_document
 from penstock.deadletters.letter_documents import decode_letter, encode_letter, from_document
 from penstock.support.ids import new_id
+from penstock.support.json_encoding import encode_json
 from stores.letters import letter
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -32,6 +33,7 @@ def test_a_letter_is_the_same_after_encoding_and_decoding(one):
     encoded = encode_letter(one)
     assert decode_letter(encoded) == one
     assert b"\n" not in encoded
+    assert encoded == encode_json(as_document(one))
 
 
 def test_a_number_beyond_64_bits_keeps_its_digits():

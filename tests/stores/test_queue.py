@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from itertools import islice, product
 
 import pytest
 from msgspec.structs import replace
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 import servers
 from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.deadletters.dead_letter_queue import FailedAgain, JobOptions, Requester, Settlement
+from penstock.deadletters.groups import GROUP_LIMIT, OTHER
 from penstock.deadletters.postgres.store import PostgresStore
 from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.errors import JobConflict, JobEnded, JobNotFound, NoLetters
@@ -55,7 +57,7 @@ async def assert_counts_agree(queue):
     """After every test: groups and statistics count exactly the letters that are there."""
     letters = await walk(queue)
     counts = Counter((one.group, one.state) for one in letters)
-    groups = await queue.groups(ALL, limit=1000)
+    groups = await queue.groups(ALL, limit=2000)
     assert {(group.id, state): n for group in groups for state, n in group.counts.items()} == counts
     assert all(group.sample in {one.id for one in letters if one.group == group.id} for group in groups)
     states = Counter(one.state for one in letters)
@@ -122,6 +124,29 @@ async def test_letters_with_one_cause_are_a_group(queue):
     assert (first.first_seen, first.last_seen) == (at, at + timedelta(seconds=2))
     assert (second.type, second.counts) == ("Other", {"parked": 1})
     assert (await queue.get(first.sample)).group == first.id
+
+
+async def test_the_number_of_groups_has_a_limit(queue):
+    """For each flow, step and type: letters with further messages are in one group, also after they failed again."""
+    names = ["".join(letters) for letters in islice(product("abcdefghijklmnopqrstuvwxyz", repeat=3), 1010)]
+    assert len(names) == 1010 > GROUP_LIMIT
+    for start in range(0, 1010, 101):
+        await queue.add([letter(message=f"no {name}") for name in names[start : start + 101]])
+    await queue.add([letter(message="no more"), letter(message="no aaa"), letter(message="no more", type="Other")])
+    imported = letter(message="imported")
+    await queue.import_letters([imported], ME)
+
+    groups = {group.pattern: group for group in await queue.groups(ALL, limit=2000)}
+    assert len(groups) == GROUP_LIMIT + 2
+    assert groups[OTHER].counts == {"waiting": 12}
+    assert groups[OTHER].id == (await queue.get(imported.id)).group
+    assert groups["no aaa"].counts == {"waiting": 2}
+    assert groups["no more"].type == "Other"
+
+    job = await running(queue, DeadLetterQuery(group=groups["no aaa"].id))
+    failed = await claimed(queue, job)
+    await queue.settle(job, "one", outcomes(failed, "failed", message="no longer"))
+    assert (await queue.groups(DeadLetterQuery(group=groups[OTHER].id)))[0].counts == {"waiting": 14}
 
 
 async def test_groups_grow_with_later_letters(queue):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -15,6 +17,15 @@ PATTERN_LIMIT = 2000
 
 CACHED = 1024
 """Messages whose patterns and fingerprints are kept: most failures repeat the same few messages."""
+
+GROUP_LIMIT = 1000
+"""Maximum groups of one flow, step and error type. Letters with further messages form one group together."""
+
+OTHER = "(other messages)"
+"""The pattern of that group."""
+
+RELOAD_SECONDS = 10.0
+"""How often the groups are read again while the limit is reached: some may have been deleted."""
 
 # Each alternative begins where a token begins, and gives no characters back (`*+`), so the time is linear in the length
 # of the message. An apostrophe in a word, as in "can't", does not begin a quoted text.
@@ -44,6 +55,62 @@ def fingerprints(
     if max(map(len, messages), default=0) > PATTERN_LIMIT:
         messages = [message[:PATTERN_LIMIT] for message in messages]
     return map(_fingerprint, flows, steps, types, messages)
+
+
+def other_group(flow: str, step: str, type: str) -> str:
+    """Return the id of the group of all messages beyond `GROUP_LIMIT`."""
+    return _fingerprint(flow, step, type, OTHER)
+
+
+def pattern_in(group: str, flow: str, step: str, type: str, message: str) -> str:
+    """Return the pattern of a group that has a letter with these fields."""
+    return OTHER if group == other_group(flow, step, type) else pattern_of(message)
+
+
+class KnownGroups:
+    """The groups of a store, as far as one process knows them, and the limit of their number.
+
+    Groups that other processes add are unknown until the store reads them again, so several processes may exceed the
+    limit by what each of them adds meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._numbers: Counter[tuple[str, str, str]] = Counter()
+        self._is_full = False
+        self._read_at = 0.0
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the store should read its groups again."""
+        return self._is_full and time.monotonic() - self._read_at >= RELOAD_SECONDS
+
+    def replace(self, groups: Iterable[Sequence[str]]) -> None:
+        """Take over the groups of the store: the id, flow, step and type of each."""
+        self._ids, self._numbers = set(), Counter()
+        for id, flow, step, type in groups:
+            self._ids.add(id)
+            self._numbers[flow, step, type] += 1
+        self._is_full, self._read_at = False, time.monotonic()
+
+    def assign(
+        self, flows: Sequence[str], steps: Sequence[str], types: Sequence[str], messages: Sequence[str]
+    ) -> list[str]:
+        """Return the id of the group of each failure, and know these groups from now on."""
+        ids = list(fingerprints(flows, steps, types, messages))
+        if self._ids.issuperset(ids):
+            return ids
+        for place, id in enumerate(ids):
+            if id in self._ids:
+                continue
+            key = flows[place], steps[place], types[place]
+            if self._numbers[key] >= GROUP_LIMIT:
+                self._is_full = True
+                ids[place] = other_group(*key)
+            else:
+                self._ids.add(id)
+                self._numbers[key] += 1
+        return ids
 
 
 def pattern_of(message: str) -> str:

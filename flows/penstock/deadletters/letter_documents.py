@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from penstock.deadletters.dead_letter import DeadLetter, as_document
 from penstock.deadletters.store import STATES
@@ -51,9 +51,76 @@ class _Document(Struct, rename="camel"):
     partial_results: dict[str, Any] | None = None
 
 
+class _ErrorToEncode(Struct, gc=False):
+    step: str
+    type: str
+    message: str
+    attempts: int
+    cause: str | None
+
+
+class _InputToEncode(Struct, gc=False):
+    text: str | UnsetType
+    base64: str | UnsetType
+    size: int
+    complete: bool
+
+
+class _ToEncode(Struct, rename="camel", gc=False):
+    """The fields of `as_document`, in the same order. Encoding structs takes a third of the time of dictionaries."""
+
+    id: str
+    flow: str
+    run: str
+    revision: int | None
+    seq: int
+    part: int | UnsetType
+    key: str | int | float | None
+    state: str
+    group: str | None
+    redrives: int
+    error: _ErrorToEncode
+    input: _InputToEncode
+    header: str | UnsetType
+    partial_results: dict[str, Any] | None
+    started_at: str
+    failed_at: str
+
+
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
+
+
 def encode_letter(letter: DeadLetter) -> bytes:
     """Encode a letter as a JSON document in one line, without the line break, whatever it contains."""
-    return encode_json(as_document(letter))
+    text: str | UnsetType = UNSET
+    encoded: str | UnsetType = UNSET
+    try:
+        text = letter.input.decode()
+    except UnicodeDecodeError:
+        encoded = base64.b64encode(letter.input).decode()
+    size = letter.input_size
+    document = _ToEncode(  # by position, as in `make_dead_letters`
+        letter.id,
+        letter.flow,
+        letter.run,
+        letter.revision,
+        letter.seq,
+        UNSET if letter.part is None else letter.part,
+        letter.key,
+        letter.state,
+        letter.group,
+        letter.redrives,
+        _ErrorToEncode(letter.step, letter.type, letter.message, letter.attempts, letter.cause),
+        _InputToEncode(text, encoded, size, size == len(letter.input)),
+        UNSET if letter.header is None else letter.header,
+        letter.partial_results,
+        letter.started_at.isoformat(),
+        letter.failed_at.isoformat(),
+    )
+    try:
+        return _encode(document)
+    except Exception:  # text that is not valid Unicode, or a result that cannot be encoded
+        return encode_json(as_document(letter))
 
 
 def decode_letter(data: bytes | str) -> DeadLetter:

@@ -242,7 +242,10 @@ class MemoryJobs:
         elif settlement.outcome == "failed":
             held.count(claim.batch, "failed")
             state = PARKED if letter.redrives >= held.job.options.limit else WAITING
-            self._letters.set_state(letter.id, state, **replaced_fields(letter, error))
+            fields = replaced_fields(letter, error)
+            if error is not None:
+                fields["group"] = self._letters.group_of(letter.flow, error.step, error.type, error.message)
+            self._letters.set_state(letter.id, state, **fields)
         else:
             self._letters.set_state(letter.id, WAITING, redrives=letter.redrives - 1)
             if held.job.state not in ENDED:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.dead_letter_queue import Attempt, AuditAction, AuditRecord, Edit, Group, Requester
-from penstock.deadletters.groups import fingerprint, pattern_of
+from penstock.deadletters.groups import KnownGroups, pattern_in
 from penstock.deadletters.store import STATES, DeadLetterQuery
 from penstock.support.ids import now
 from penstock.support.json_encoding import encode_json
@@ -43,14 +43,22 @@ class MemoryLetters:
         self.audit: deque[AuditRecord] = deque(maxlen=AUDIT_LIMIT)
         self._ids: list[str] = []
         """The ids of all letters, sorted."""
+        self._groups = KnownGroups()
         self._audited = 0
 
     def add(self, letters: Iterable[DeadLetter]) -> None:
         """Add letters that are not there yet."""
         for letter in letters:
-            group = fingerprint(letter.flow, letter.step, letter.type, letter.message)
+            group = self.group_of(letter.flow, letter.step, letter.type, letter.message)
             self.by_id[letter.id] = letter if letter.group == group else replace(letter, group=group)
             insort(self._ids, letter.id)
+
+    def group_of(self, flow: str, step: str, type: str, message: str) -> str:
+        """Return the id of the group of a failure, which may be a new one."""
+        if self._groups.outdated:
+            known = {one.group: (one.group or "", one.flow, one.step, one.type) for one in self.by_id.values()}
+            self._groups.replace(known.values())
+        return self._groups.assign([flow], [step], [type], [message])[0]
 
     def remove(self, ids: Iterable[str]) -> int:
         """Remove letters with their histories; returns how many there were."""
@@ -170,7 +178,7 @@ def _group(id: str, letters: list[DeadLetter]) -> Group:
         flow=last.flow,
         step=last.step,
         type=last.type,
-        pattern=pattern_of(last.message),
+        pattern=pattern_in(id, last.flow, last.step, last.type, last.message),
         counts=Counter(letter.state for letter in letters),
         first_seen=first.failed_at,
         last_seen=max(letter.failed_at for letter in letters),

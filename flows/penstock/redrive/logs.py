@@ -35,8 +35,8 @@ async def redrive_log(
     """Redrive the waiting letters that the group has not received yet, up to the current end of the log.
 
     A letter that fails again is appended again, with one more redrive, before its batch is acknowledged; at the limit
-    as parked, and then it is not redriven any more. Letters that the query does not match stay for later redrives. If
-    the process is killed, letters of open batches are redriven again.
+    as parked: it stays in the log, and is not received again. Letters that the query does not match stay for later
+    redrives. If the process is killed, letters of open batches are redriven again.
 
     Raises `NotSupportedByStore` for canary batches and a threshold, which need a fixed set of letters, `RedriveError`
     for an unknown flow or a run that failed, and `StoreError`.
@@ -144,11 +144,13 @@ class LogRedrive:
     async def _begin(self, batch: LogBatch) -> None:
         """Run the letters of a batch that match."""
         chosen = [letter for letter in batch.letters if self._matches(letter) and letter.id not in self._batches]
-        if not chosen:
-            await batch.ack(again=batch.letters)
-            return
         ids = {letter.id for letter in chosen}
-        opened = OpenBatch(batch, chosen, [letter for letter in batch.letters if letter.id not in ids])
+        # A log keeps what it acknowledges. So a parked letter stays there without being appended again.
+        unchanged = [letter for letter in batch.letters if letter.id not in ids and letter.state != "parked"]
+        if not chosen:
+            await batch.ack(again=unchanged)
+            return
+        opened = OpenBatch(batch, chosen, unchanged)
         self._batches |= dict.fromkeys(opened.letters, opened)
         self._report = replace(self._report, total=self._report.total + len(opened.letters))
         for name, group in groupby(opened.letters.values(), lambda letter: self._options.flow or letter.flow):

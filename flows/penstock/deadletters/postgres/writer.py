@@ -16,7 +16,7 @@ from penstock.backends.postgres import (
     asyncpg,
     is_connection_error,
 )
-from penstock.deadletters.groups import pattern_of
+from penstock.deadletters.groups import KnownGroups, pattern_in
 from penstock.deadletters.postgres.errors import concerns_store, reason_of
 from penstock.deadletters.postgres.migrations import prepare
 from penstock.deadletters.sql.grouping import assign_groups
@@ -32,7 +32,9 @@ STATEMENT_BYTES = 16 * 1024 * 1024
 _BYTES = ("input",)
 _NUMBERS = {"seq", "part", "attempts", "input_size", "started_at", "failed_at", "revision", "redrives"}
 _TEXTS = tuple(COLUMNS.index(name) for name in COLUMNS if name not in _NUMBERS and name not in _BYTES)
-_MESSAGE, _GROUP_ID, _INPUT, _FOUND = map(COLUMNS.index, ("message", "group_id", "input", "found"))
+_FLOW, _STEP, _TYPE, _MESSAGE, _GROUP_ID, _INPUT, _FOUND = map(
+    COLUMNS.index, ("flow", "step", "type", "message", "group_id", "input", "found")
+)
 
 
 def _array(position: int, name: str) -> str:
@@ -102,6 +104,7 @@ class PostgresWriter:
         self._copies = copies
         self._connection: PostgresConnection | None = None
         self._task: asyncio.Task[None] | None = None
+        self._groups = KnownGroups()
 
     @property
     def timeout(self) -> float:
@@ -112,7 +115,7 @@ class PostgresWriter:
         """Replace what PostgreSQL cannot store, and set the groups."""
         for column in _TEXTS:
             columns[column] = replace_nul(columns[column])
-        assign_groups(columns)
+        assign_groups(columns, self._groups)
         return columns
 
     async def open(self) -> None:
@@ -181,6 +184,8 @@ class PostgresWriter:
         try:
             connection = await self._connect()
             try:
+                if self._groups.outdated:  # for the next letters: those of this group have been assigned
+                    await self._read_groups(connection)
                 added = await self._add(connection, batches)
             except Exception as error:
                 if is_connection_error(error):
@@ -215,9 +220,13 @@ class PostgresWriter:
         return self._connection
 
     async def _recount(self, connection: PostgresConnection) -> None:
+        await self._read_groups(connection)
         row = await connection.fetchrow(COUNT)
         assert row is not None
         self.statistics.counts = {state: row[state] for state in STATES if row[state]}
+
+    async def _read_groups(self, connection: PostgresConnection) -> None:
+        self._groups.replace(await connection.fetch("SELECT id, flow, step, type FROM groups"))
 
     def _note_error(self, error: Exception) -> None:
         if is_connection_error(error.__cause__ or error):
@@ -250,5 +259,9 @@ def _statements(batches: Sequence[Columns]) -> Iterator[list[Sequence[Any]]]:
 
 
 def _with_patterns(columns: list[list[Any]]) -> list[Sequence[Any]]:
-    messages = dict(zip(columns[_GROUP_ID], columns[_MESSAGE], strict=True))
-    return [*columns, list(messages), list(map(pattern_of, messages.values()))]
+    places = {id: place for place, id in enumerate(columns[_GROUP_ID])}
+    patterns = [
+        pattern_in(id, columns[_FLOW][at], columns[_STEP][at], columns[_TYPE][at], columns[_MESSAGE][at])
+        for id, at in places.items()
+    ]
+    return [*columns, list(places), patterns]

@@ -24,13 +24,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+SERVER_CLOCK = cast(func.extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
+"""The time of a PostgreSQL server in microseconds since 1970."""
+
 
 def clock(connection: Connection) -> int:
     """Return the time in microseconds since 1970: of the server, or of this process for a file on this machine."""
     if connection.dialect.name == "sqlite":
         return time.time_ns() // 1000
-    seconds = func.extract("epoch", func.clock_timestamp())
-    return int(connection.execute(select(cast(seconds * 1_000_000, BigInteger))).scalar_one())
+    return int(connection.execute(select(SERVER_CLOCK)).scalar_one())
 
 
 def insert(connection: Connection, table: Table) -> Any:

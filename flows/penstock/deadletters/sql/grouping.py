@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from penstock.deadletters.groups import fingerprints, pattern_of
+from penstock.deadletters.groups import KnownGroups, pattern_in
 from penstock.deadletters.sql.rows import COLUMNS, Columns
 from penstock.deadletters.store import STATES
 
@@ -47,9 +47,9 @@ class GroupChange(Struct):
             self.counts[state] = self.counts.get(state, 0) + count
 
 
-def assign_groups(columns: Columns) -> None:
+def assign_groups(columns: Columns, known: KnownGroups) -> None:
     """Set the groups of new letters."""
-    columns[GROUP_ID] = list(fingerprints(columns[FLOW], columns[STEP], columns[TYPE], columns[MESSAGE]))
+    columns[GROUP_ID] = known.assign(columns[FLOW], columns[STEP], columns[TYPE], columns[MESSAGE])
 
 
 def changes_of(batches: Iterable[Columns]) -> list[GroupChange]:
@@ -67,20 +67,30 @@ def changes_of(batches: Iterable[Columns]) -> list[GroupChange]:
 
 def _changes(columns: Columns) -> Iterable[GroupChange]:
     groups, times = columns[GROUP_ID], columns[FAILED_AT]
+    if not groups:
+        return ()
     first = dict(zip(reversed(groups), range(len(groups) - 1, -1, -1), strict=True))
     changes = {
         id: GroupChange(
-            *(id, columns[FLOW][at], columns[STEP][at], columns[TYPE][at], pattern_of(columns[MESSAGE][at])),
+            *_description(id, columns[FLOW][at], columns[STEP][at], columns[TYPE][at], columns[MESSAGE][at]),
             *(times[at], times[at], columns[REVISION][at]),
             {},
         )
         for id, at in first.items()
     }
-    for (id, state), count in Counter(zip(groups, columns[STATE], strict=True)).items():
-        changes[id].counts[state] = count
+    states = columns[STATE]
+    if len(changes) == 1 and states.count(states[0]) == len(states):
+        changes[groups[0]].counts[states[0]] = len(states)
+    else:
+        for (id, state), count in Counter(zip(groups, states, strict=True)).items():
+            changes[id].counts[state] = count
     if times.count(times[0]) != len(times):  # letters that failed together have one time
         _widen(changes, groups, times, columns[REVISION])
     return changes.values()
+
+
+def _description(id: str, flow: str, step: str, type: str, message: str) -> tuple[str, str, str, str, str]:
+    return id, flow, step, type, pattern_in(id, flow, step, type, message)
 
 
 def _widen(

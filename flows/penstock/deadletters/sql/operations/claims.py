@@ -8,20 +8,20 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, Integer, Text, bindparam, func, insert, literal, select, update
 
 from penstock.deadletters.dead_letter import DeadLetter
-from penstock.deadletters.sql.dialect import among_texts, clock, texts
+from penstock.deadletters.sql.dialect import among_texts, texts
 from penstock.deadletters.sql.operations.counts import Moves
 from penstock.deadletters.sql.operations.documents import options_of
-from penstock.deadletters.sql.operations.jobs import lock
+from penstock.deadletters.sql.operations.jobs import hold
 from penstock.deadletters.sql.operations.leases import close_letters, count_outcomes, give_back, park_at_limit
 from penstock.deadletters.sql.queries import ROW
 from penstock.deadletters.sql.rows import from_row
-from penstock.deadletters.sql.table import ATTEMPTS, IS_CLAIMED, JOB_LETTERS, LETTERS
+from penstock.deadletters.sql.table import ATTEMPTS, IS_CLAIMED, JOB_BATCHES, JOB_LETTERS, LETTERS
 from penstock.deadletters.store import PAGE_BYTES
 
 
 def claim(connection: Connection, id: str, runner: str, batch: int, count: int, lease: float) -> list[DeadLetter]:
     """Claim up to `count` letters of one batch; fewer if they are large. None while another runner has the job."""
-    job, now = lock(connection, id), clock(connection)
+    job, now = hold(connection, id)
     if job.state != "running" or (job.runner not in (None, runner) and job.leased_until > now):
         return []
     _reopen_expired(connection, id, batch, now, options_of(job.options).limit)
@@ -45,6 +45,8 @@ def _reopen_expired(connection: Connection, job: str, batch: int, now: int, limi
     )
     rows = connection.execute(statement.with_for_update(skip_locked=True)).all()
     if rows:
+        # Like a settlement, which may run at the same time: first the counts of the batch, then those of groups.
+        connection.execute(_BATCH, {"p_job": job, "p_batch": batch})
         parked = park_at_limit(connection, job, list(rows), limit)
         give_back(connection, job, [row.letter_id for row in rows if row.letter_id not in parked])
 
@@ -79,6 +81,12 @@ def _claim(connection: Connection, job: Any, ids: list[str], runner: str, now: i
     moves.apply(connection)
     return letters
 
+
+_BATCH = (
+    select(JOB_BATCHES.c.batch)
+    .where(JOB_BATCHES.c.job == bindparam("p_job"), JOB_BATCHES.c.batch == bindparam("p_batch"))
+    .with_for_update()
+)
 
 _WAITING = (
     select(

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, case, delete, func, insert, literal, or_, sel
 
 from penstock.deadletters.dead_letter_queue import AuditAction, BatchCounts, Job, JobOptions, JobState, Requester
 from penstock.deadletters.sql import dialect
-from penstock.deadletters.sql.dialect import among, clock
+from penstock.deadletters.sql.dialect import SERVER_CLOCK, among, clock
 from penstock.deadletters.sql.operations.audit import record
 from penstock.deadletters.sql.operations.documents import job_of, options_json, options_of
 from penstock.deadletters.sql.operations.leases import release_expired
@@ -105,7 +105,22 @@ def load(connection: Connection, id: str) -> Job:
 
 def lock(connection: Connection, id: str) -> Any:
     """Return the row of a job, locked until the end of the transaction. Raises `JobNotFound`."""
-    row = connection.execute(select(JOBS).where(JOBS.c.id == id).with_for_update()).first()
+    return _found(id, connection.execute(select(JOBS).where(JOBS.c.id == id).with_for_update()).first())
+
+
+def hold(connection: Connection, id: str) -> tuple[Any, int]:
+    """Return the row of a job, which nobody can change until the end of the transaction, and the time.
+
+    Claims and settlements of one job run at the same time. Raises `JobNotFound`.
+    """
+    held = select(JOBS).where(JOBS.c.id == id).with_for_update(read=True)
+    if connection.dialect.name == "sqlite":
+        return _found(id, connection.execute(held).first()), clock(connection)
+    row = _found(id, connection.execute(held.add_columns(SERVER_CLOCK.label("now"))).first())
+    return row, row.now
+
+
+def _found(id: str, row: Any) -> Any:
     if row is None:
         raise JobNotFound(id)
     return row

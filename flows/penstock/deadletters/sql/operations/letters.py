@@ -14,7 +14,8 @@ from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.dead_letter_queue import AuditAction, Requester
 from penstock.deadletters.sql import dialect
 from penstock.deadletters.sql.dialect import among, clock
-from penstock.deadletters.sql.grouping import ID, assign_groups, changes_of
+from penstock.deadletters.sql.grouping import FLOW, GROUP_ID, ID, MESSAGE, STEP, TYPE, changes_of
+from penstock.deadletters.sql.operations import group_limit
 from penstock.deadletters.sql.operations.audit import Progress, record, record_progress
 from penstock.deadletters.sql.operations.counts import Moves, add_letters
 from penstock.deadletters.sql.operations.leases import release_expired
@@ -26,6 +27,9 @@ from penstock.deadletters.store import STATES, DeadLetterQuery
 CHANGE_LETTERS = 2000
 """Letters changed by one transaction. Between two of them, the writer can commit."""
 
+GROUPED = (FLOW, STEP, TYPE, MESSAGE)
+"""The columns that determine the group of a letter."""
+
 UNCLAIMED = ("waiting", "resolved", "parked")
 
 
@@ -33,7 +37,8 @@ def add(connection: Connection, batches: Sequence[Columns], copies: Sequence[str
     """Store letters, count them in their groups, and put them into the outbox; returns how many are new by state."""
     added: list[Columns] = []
     for columns in batches:
-        assign_groups(columns)
+        if columns:
+            columns[GROUP_ID] = group_limit.assign(connection, *(columns[place] for place in GROUPED))
         if new := _insert_new(connection, columns):
             added.append(new)
     changes = changes_of(added)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from penstock.deadletters.dead_letter_queue import FailedAgain, Job, Settlement
-from penstock.deadletters.groups import fingerprint, pattern_of
-from penstock.deadletters.sql.dialect import among_texts, clock, texts
+from penstock.deadletters.groups import pattern_in
+from penstock.deadletters.sql.dialect import among_texts, texts
 from penstock.deadletters.sql.grouping import GroupChange
+from penstock.deadletters.sql.operations import group_limit
 from penstock.deadletters.sql.operations.counts import Moves
 from penstock.deadletters.sql.operations.documents import options_of
-from penstock.deadletters.sql.operations.jobs import load, lock
+from penstock.deadletters.sql.operations.jobs import hold, load
 from penstock.deadletters.sql.operations.leases import close_letters, count_outcomes
 from penstock.deadletters.sql.table import ATTEMPTS, IS_CLAIMED, JOB_LETTERS, LETTERS
 from penstock.support.json_encoding import encode_json
@@ -22,7 +23,7 @@ from penstock.support.text import sanitize
 
 def settle(connection: Connection, id: str, runner: str, settlements: Sequence[Settlement]) -> Job:
     """Record the outcomes of claimed letters. Those whose lease was lost to another runner are ignored."""
-    job, now = lock(connection, id), clock(connection)
+    job, now = hold(connection, id)
     outcomes = {settlement.id: settlement for settlement in settlements}
     rows = connection.execute(_CLAIMED, {"p_job": id, "p_runner": runner, "p_ids": texts(outcomes)}).all()
     if rows:
@@ -58,14 +59,14 @@ class _Settling:
         self._moves.apply(self._connection, sorted(self._changes.values(), key=lambda change: change.id))
 
     def _end_attempts(self, outcome: str, pairs: list[tuple[Any, Settlement]]) -> None:
-        """Record the end of the last attempt of each letter. Most letters that fail have one of few errors."""
-        by_error: dict[str | None, list[str]] = {}
-        for row, settlement in pairs:
-            error = None if settlement.error is None else describe(settlement.error)
-            by_error.setdefault(error, []).append(row.letter_id)
-        for error, ids in by_error.items():
-            parameters = {"p_ids": texts(ids), "p_now": self._now, "p_outcome": outcome, "p_error": error}
-            self._connection.execute(_END_ATTEMPTS, parameters)
+        """Record the end of the last attempt of each letter. Letters without an error take one statement."""
+        same = {"p_now": self._now, "p_outcome": outcome}
+        failed = [(row.letter_id, settlement.error) for row, settlement in pairs if settlement.error is not None]
+        if failed:
+            rows = [same | {"p_letter": id, "p_error": describe(error)} for id, error in failed]
+            self._connection.execute(_END_ATTEMPT, rows)
+        if others := [row.letter_id for row, settlement in pairs if settlement.error is None]:
+            self._connection.execute(_END_ATTEMPTS, same | {"p_ids": texts(others), "p_error": None})
 
     def _resolved(self, pairs: list[tuple[Any, Settlement]]) -> None:
         self._set_state(pairs, "resolved")
@@ -79,14 +80,15 @@ class _Settling:
 
     def _failed(self, pairs: list[tuple[Any, Settlement]]) -> None:
         changes: list[dict[str, Any]] = []
-        for row, settlement in pairs:
+        errors = [None if settlement.error is None else _stored(settlement.error) for _, settlement in pairs]
+        groups = self._groups([(row.flow, error) for (row, _), error in zip(pairs, errors, strict=True) if error])
+        for (row, settlement), error in zip(pairs, errors, strict=True):
             state = "parked" if row.redrives >= self._limit else "waiting"
-            error, group = settlement.error, row.group_id
+            group = row.group_id
             if error is None:
                 self._set_state([(row, settlement)], state)
             else:
-                error = _stored(error)
-                group = fingerprint(row.flow, error.step, error.type, error.message)
+                group = next(groups)
                 changes.append(_error_values(row.letter_id, error, group, state, self._now))
             if group == row.group_id:
                 self._moves.move([group], "claimed", state)
@@ -97,8 +99,16 @@ class _Settling:
             self._connection.execute(_FAIL_AGAIN, changes)
         self._close(pairs, "failed")
 
+    def _groups(self, failures: list[tuple[str, FailedAgain]]) -> Iterator[str]:
+        """Return the group of each failure."""
+        if not failures:
+            return iter(())
+        flows = [flow for flow, _ in failures]
+        fields = ([getattr(error, name) for _, error in failures] for name in ("step", "type", "message"))
+        return iter(group_limit.assign(self._connection, flows, *fields))
+
     def _join(self, group: str, flow: str, error: FailedAgain, state: str) -> None:
-        pattern = pattern_of(error.message)
+        pattern = pattern_in(group, flow, error.step, error.type, error.message)
         times = (self._now, self._now, error.revision)
         change = GroupChange(group, flow, error.step, error.type, pattern, *times, {state: 1})
         if (known := self._changes.setdefault(group, change)) is not change:
@@ -180,12 +190,13 @@ _SET_STATE = (
 
 _others = ATTEMPTS.alias()
 
-_END_ATTEMPTS = (
+_last_attempt = (
     update(ATTEMPTS)
-    .where(among_texts(ATTEMPTS.c.letter_id, "p_ids"))
     .where(
         ATTEMPTS.c.number
         == select(func.max(_others.c.number)).where(_others.c.letter_id == ATTEMPTS.c.letter_id).scalar_subquery()
     )
     .values(ended_at=bindparam("p_now"), outcome=bindparam("p_outcome"), error=bindparam("p_error"))
 )
+_END_ATTEMPT = _last_attempt.where(ATTEMPTS.c.letter_id == bindparam("p_letter"))
+_END_ATTEMPTS = _last_attempt.where(among_texts(ATTEMPTS.c.letter_id, "p_ids"))
