@@ -264,3 +264,24 @@ def test_failures_of_the_store_are_counted_for_good() -> None:
     supervisor.remove_counters("a")
     supervisor.remove_counters("a")
     assert supervisor.store_failures == 5
+
+
+def test_a_step_before_the_stores_close_that_fails_is_logged() -> None:
+    """The others are done all the same."""
+    done: list[str] = []
+
+    async def fails() -> None:
+        raise ValueError("no way")
+
+    async def works() -> None:
+        done.append("works")
+
+    async def main() -> None:
+        supervisor = Supervisor()
+        supervisor.before_close += [fails, works]
+        await supervisor.shut_down(1)
+
+    with capture_logs() as logs:
+        run(main())
+    assert done == ["works"]
+    assert [each["error"] for each in logs if each["event"] == "shutdown.step_failed"] == ["no way"]

@@ -10,9 +10,9 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
-from penstock.deadletters.dead_letter_queue import JobOptions, Requester
+from penstock.deadletters.dead_letter_queue import Group, JobOptions, Requester
 from penstock.redrive import Redriver
-from penstock.redrive.automatic import AutomaticRedriver
+from penstock.redrive.automatic import AUTOMATIC, AutomaticRedriver
 from penstock.runtime import Supervisor
 from penstock.support.ids import now
 from penstock.testing import run
@@ -29,7 +29,9 @@ def play(pricing: Pricing, letters: list[DeadLetter], main: Callable[[MemoryStor
         await store.add(letters)
         flows = Flows(orders(pricing, store).redrive(rate=10.0))
         redriver = Redriver(supervisor, flows)
-        working = asyncio.create_task(AutomaticRedriver(redriver, lambda: [store], flows).run())
+        working = asyncio.create_task(
+            AutomaticRedriver(redriver, lambda: [store], lambda: list(flows.by_name.values())).run()
+        )
         await main(store)
         working.cancel()
         await asyncio.wait((working,))
@@ -131,3 +133,69 @@ def test_groups_of_a_user_s_job_are_left_alone() -> None:
         assert not pricing.calls
 
     play(pricing, outage(3), main)
+
+
+def test_an_outage_behind_many_other_groups_is_found() -> None:
+    """Groups without waiting letters, and groups of other steps, do not hide it, however many there are."""
+    pricing = Pricing()
+    words = [f"{one * 3}{two * 3}" for one in "abcdefghijk" for two in "lmnopqrstuvwxyz" for _ in range(7)]
+    newer = now() - timedelta(minutes=30)
+    others = [
+        letter(n, step="decode", message=f"bad {word} {'xyzuvwq'[n % 7] * 4}", failed_at=newer)
+        for n, word in enumerate(words)
+    ]
+
+    async def main(store: MemoryStore) -> None:
+        assert len(await store.groups(DeadLetterQuery(flow="orders"), limit=2000)) > 1000
+        await asyncio.sleep(60)
+        assert sum(pricing.calls.values()) == 3
+
+    play(pricing, [*outage(3), *others], main)
+
+
+def test_flows_without_automatic_redrives_are_not_searched() -> None:
+    """No query of their letters is made."""
+    asked: list[DeadLetterQuery] = []
+
+    class Asked(MemoryStore):
+        async def groups(self, query: DeadLetterQuery, **options: Any) -> list[Group]:
+            asked.append(query)
+            return await super().groups(query, **options)
+
+        async def oldest_waiting(self) -> Any:
+            raise AssertionError
+
+    async def main() -> None:
+        store, supervisor, pricing = Asked(), Supervisor(), Pricing()
+        await store.add(outage(3))
+        plain = orders(pricing, store)
+        working = asyncio.create_task(
+            AutomaticRedriver(Redriver(supervisor, Flows(plain)), lambda: [store], lambda: [plain]).run()
+        )
+        await asyncio.sleep(30)
+        working.cancel()
+        await asyncio.wait((working,))
+        assert working.cancelled()
+        await supervisor.shut_down(1)
+        assert not asked
+
+    run(main())
+
+
+def test_a_stopped_job_of_an_earlier_process_is_cancelled() -> None:
+    """It would reserve its group for ever. The stopped job of a user stays."""
+    pricing = Pricing()
+    others = [letter(n, message="of a user", failed_at=LONG_AGO) for n in range(2)]
+
+    async def main(store: MemoryStore) -> None:
+        group = next(each for each in await store.groups(DeadLetterQuery()) if "again" in each.pattern)
+        ours = await store.create_job(DeadLetterQuery(group=group.id), JobOptions(), AUTOMATIC)
+        await store.change_job(ours.id, None, state="stopped", message="2 of 3 letters failed again")
+        query = DeadLetterQuery(ids=tuple(each.id for each in others))
+        users = await store.create_job(query, JobOptions(), Requester("me"))
+        await store.change_job(users.id, None, state="stopped", message="2 of 2 letters failed again")
+        await asyncio.sleep(60)
+        assert [(await store.job(each.id)).state for each in (ours, users)] == ["cancelled", "stopped"]  # type: ignore[union-attr]
+        assert sum(pricing.calls.values()) == 3
+
+    play(pricing, [*outage(3), *others], main)

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from penstock.core.element import CANCELLED, FAILED, FILTERED, OK
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
-from penstock.deadletters.dead_letter_queue import BatchCounts, Job, JobOptions, Requester, Settlement
+from penstock.deadletters.dead_letter_queue import BatchCounts, Job, JobOptions, Requester, Settled, Settlement
 from penstock.errors import StoreError
 from penstock.redrive import Redriver
 from penstock.runtime import Supervisor
@@ -42,7 +42,7 @@ class FlakyStore(MemoryStore):
         await self._wait()
         return await super().claim(*args, **options)
 
-    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Job:
+    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Settled:
         await self._wait()
         return await super().settle(id, runner, settlements)
 

@@ -10,10 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from penstock.deadletters import DeadLetter, DeadLetterQuery
-from penstock.deadletters.dead_letter_queue import JobOptions
+from penstock.deadletters.dead_letter_queue import FailedAgain, JobOptions, Settlement
 from penstock.deadletters.log import LogBatch
 from penstock.errors import NotSupportedByStore, RedriveError, StoreError
-from penstock.redrive.logs import redrive_log
+from penstock.redrive.logs import LogRedrive, redrive_log
 from penstock.redrive.records import LogReport
 from penstock.runtime import Supervisor
 from penstock.testing import run
@@ -148,3 +148,30 @@ def test_canary_batches_are_rejected() -> None:
     """A log has no fixed set of letters."""
     with pytest.raises(NotSupportedByStore, match="cannot redrive in canary batches"):
         play(MemoryLog([]), Pricing(), canary=(1,))
+
+
+def test_an_outcome_without_the_failure_branch_is_appended_too() -> None:
+    """A letter that is settled as failed is never acknowledged as resolved."""
+    log = MemoryLog([letter(n) for n in range(3)])
+
+    class Settled(LogRedrive):
+        """Takes all outcomes of its runs as failures."""
+
+        def add(self, settlement: Settlement) -> None:
+            error = FailedAgain(step="pricing", type="Down", message="no letter could be made")
+            super().add(Settlement(settlement.id, "failed", error))
+
+    async def main() -> LogReport:
+        supervisor = Supervisor()
+        return await Settled(log, ALL, JobOptions(), Flows(orders(Pricing())), supervisor).run()  # type: ignore[arg-type]
+
+    with capture_logs():
+        assert run(main()) == LogReport(total=3, failed=3)
+    assert sorted((each.seq, each.redrives, each.message) for each in log.letters) == [
+        (n, 1, "no letter could be made") for n in range(3)
+    ]
+
+    log.broken = True
+    with capture_logs(), pytest.raises(StoreError, match="the log is down"):
+        run(main())
+    assert sorted(each.seq for each in log.letters) == [0, 1, 2]

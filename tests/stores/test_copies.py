@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,21 @@ import pytest
 from structlog.testing import capture_logs
 
 from penstock import Flow, from_iterable
-from penstock.deadletters import DeadLetter, MemoryStore, Stores
+from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore, Stores, create_store
 from penstock.deadletters import stores as stores_module
 from penstock.deadletters.copies import BATCH, Copier, Copies
+from penstock.deadletters.dead_letter_queue import Requester
 from penstock.deadletters.memory_outbox import MemoryOutboxStore
 from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError, StoreError
 from penstock.results import DiscardResults
 from penstock.runtime import Supervisor
+from penstock.support.ids import id_at
+from servers import PostgresServer, running
 from stores.letters import letter, opened
 from waiting import until_async
+
+YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 
 
 class Copy(MemoryStore):
@@ -254,3 +260,28 @@ async def test_copies_follow_the_flows_of_a_service(tmp_path: Path, separate: bo
         copy = await opened(url)
         assert copy.statistics().counts == {"waiting": 20}
         await copy.aclose()
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite", "postgres"])
+async def test_letters_that_a_copy_needs_do_not_expire_and_a_purge_says_how_many_it_deletes(
+    store: str, tmp_path: Path
+) -> None:
+    """They expire once the copy has them. A copy that the store no longer has needs none."""
+    urls = {"sqlite": lambda: f"sqlite:///{tmp_path}/letters.db", "postgres": running(PostgresServer).new_schema}
+    queue: Any = MemoryOutboxStore() if store == "memory" else create_store(urls[store]())
+    await queue.open()
+    queue.copies = ("copy",)
+    letters = [letter(seq=seq, failed_at=YESTERDAY, started_at=YESTERDAY, id=id_at(YESTERDAY)[:-2] + f"{seq:02}")
+               for seq in range(5)]  # fmt: skip
+    await queue.add(letters)
+
+    assert await queue.expire({"waiting": 60.0}, max=2) == 0
+    assert await queue.expire({}, max=0, flow="f") == 0
+    assert await queue.expire({"waiting": 60.0}, flow="f") == 0
+    await queue.mark_copied("copy", [letters[0].id, letters[1].id])
+    assert await queue.expire({"waiting": 60.0}, flow="f") == 2
+    assert await queue.purge(DeadLetterQuery(ids=(letters[2].id,)), Requester("me")) == 1
+    assert next(each.outcome for each in await queue.audit()) == "done, 1 before they were copied"
+    queue.copies = ()
+    assert await queue.expire({}, max=0) == 2
+    await queue.aclose()

@@ -1,6 +1,7 @@
 """The desk over several stores: they are read as one, and what changes letters finds the store that has them."""
 
 import asyncio
+from collections import Counter
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 
 from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore, Page
 from penstock.deadletters.dead_letter_queue import BatchCounts, JobOptions, Requester
+from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.errors import (
     InvalidEdit,
     JobNotFound,
@@ -296,3 +298,64 @@ async def test_progress_in_the_foreground_runs_the_job():
         seen = [state.state async for state in states]
 
     assert (seen[0], seen[-1]) == ("running", "completed")
+
+
+async def test_a_plan_has_the_letters_of_a_killed_runner():
+    """When their job is paused or cancelled and their lease has ended, they wait again, in each of several stores."""
+    desk, first, _ = await two_stores()
+    query = DeadLetterQuery(flow="orders")
+    job = await first.create_job(query, JobOptions(), ME)
+    assert len(await first.claim(job.id, "killed", 0, 10, 0.01)) == 10
+    await first.change_job(job.id, ME, state="cancelled")
+    await asyncio.sleep(0.02)
+    assert (await desk.total(query))["claimed"] == 10
+
+    assert (await desk.plan(query, JobOptions())).letters == 10
+
+
+async def test_a_cursor_of_the_audit_that_no_record_can_have_is_after_all_records(url):
+    """A number that no database can compare is one of them."""
+    desk, store = await sqlite_desk(url, 1)
+    await desk.park(ALL, ME)
+
+    assert [record.action for record in (await desk.audit(after="9" * 30)).records] == ["park"]
+    await store.aclose()
+
+
+async def sqlite_desk(url, count):
+    """A desk over one store, whose letters all have the input `{"a":1}`."""
+    store = SqliteStore(url)
+    await store.open()
+    await store.add([replace(one, input=b'{"a":1}', input_size=7) for one in letters(count)])
+    return LocalDesk(lambda: [store], Flows()), store
+
+
+async def inputs(desk):
+    async with aclosing(desk.export(ALL)) as exported:
+        return Counter([letter.input async for letter in exported])
+
+
+async def test_an_edit_whose_caller_is_cancelled_is_completed(url):
+    """So the first letters are not changed twice by the next request."""
+    desk, store = await sqlite_desk(url, 2500)
+    edit = asyncio.create_task(desk.apply(ALL, ["a=a*100"], ME))
+    while not await store.audit():
+        await asyncio.sleep(0.001)
+
+    edit.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await edit
+
+    assert await inputs(desk) == {b'{"a":100}': 2500}
+    await store.aclose()
+
+
+async def test_edits_at_the_same_time_do_not_undo_each_other(url):
+    """A letter that another edit changed after it was read is read again."""
+    desk, store = await sqlite_desk(url, 900)
+
+    reports = await asyncio.gather(*(desk.apply(ALL, [text], ME) for text in ("a=a+1", "b=7", "a=a+10")))
+
+    assert [report.changed for report in reports] == [900] * 3
+    assert await inputs(desk) in ({b'{"a":12,"b":7}': 900}, {b'{"b":7,"a":12}': 900})
+    await store.aclose()

@@ -63,6 +63,12 @@ def test_fields_that_a_service_adds_are_ignored():
         ({"input": {"size": 1, "base64": "?"}}, "base64 is invalid"),
         ({"state": "lost"}, "state: expected one of waiting"),
         ({"seq": "1"}, r"Expected `int`, got `str` - at `\$\.seq`"),
+        ({"seq": 2**63}, r"Expected `int` <= 9223372036854775807 - at `\$\.seq`"),
+        ({"redrives": -5}, r"Expected `int` >= 0 - at `\$\.redrives`"),
+        ({"redrives": 2**63 - 1}, r"<= 1000000 - at `\$\.redrives`"),
+        ({"part": 2**70}, r"at `\$\.part`"),
+        ({"input": {"size": -1, "text": ""}}, r"at `\$\.input\.size`"),
+        ({"error": {"step": "s", "type": "T", "message": "m", "attempts": 2**64}}, r"at `\$\.error\.attempts`"),
         ({"failedAt": "2020-01-01T00:00:00"}, "failed_at: expected a time with a zone"),
     ],
 )

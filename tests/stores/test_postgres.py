@@ -408,3 +408,17 @@ async def read_counts(url: str) -> Any:
         return store.statistics().counts
     finally:
         await store.aclose()
+
+
+async def test_processes_that_delete_the_surplus_together_delete_it_once(url: str) -> None:
+    """Each has its own connection. They leave as many letters as `max` says."""
+    stores = [await opened(url) for _ in range(3)]
+    await stores[0].add([letter(seq=seq) for seq in range(9000)])
+    await asyncio.gather(*(store.count(DeadLetterQuery()) for store in stores))
+
+    deleted = await asyncio.gather(*(store.expire({}, max=5000) for store in stores))
+
+    assert sum(deleted) == 4000
+    assert await stores[0].count(DeadLetterQuery()) == {(): 5000}
+    for store in stores:
+        await store.aclose()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from itertools import islice, product
 
@@ -508,7 +508,182 @@ async def test_letters_of_a_cancelled_job_wait_again(queue):
     assert set((await states(queue)).values()) == {"waiting"}
 
 
+async def test_a_cancelled_job_keeps_the_letters_in_work(queue):
+    """The runner extends their leases until it has settled them, so that no other job gets them meanwhile."""
+    await stored(queue, 1)
+    job = await running(queue, lease=1)
+    got = await claimed(queue, job, lease=0.4)
+    await queue.change_job(job, ME, state="cancelled")
+    assert await queue.acquire_job(job, "one", 30) is None
+    await asyncio.sleep(0.5)
+    assert await queue.release_expired() == 0
+    with pytest.raises(NoLetters):
+        await queue.create_job(ALL, JobOptions(), ME)
+    settled = await queue.settle(job, "one", outcomes(got, "resolved"))
+    assert (settled.job.counts.resolved, settled.ids) == (1, {got[0].id})
+
+
+async def test_giving_a_job_up_keeps_letters_that_are_not_settled(queue):
+    """Their outcomes may be known, but not recorded yet: nobody gets them before their lease ends."""
+    await stored(queue, 1)
+    job = await running(queue)
+    got = await claimed(queue, job)
+    assert await queue.acquire_job(job, "one", 0) is not None
+    assert await queue.acquire_job(job, "two") is not None
+    assert await queue.claim(job, "two", 0, 1) == []
+    assert (await queue.settle(job, "one", outcomes(got, "resolved"))).job.counts.resolved == 1
+
+
+async def test_settle_returns_what_it_recorded(queue):
+    """Not the letters whose lease another runner has."""
+    await stored(queue, 2)
+    job = await running(queue)
+    kept = await claimed(queue, job, count=1)
+    lost = await claimed(queue, job, count=1, lease=SHORT)
+    await asyncio.sleep(2 * SHORT)
+    await queue.acquire_job(job, "one", 0)
+    await queue.acquire_job(job, "two")
+    assert await claimed(queue, job, "two") == [replace(lost[0], redrives=2)]
+    assert (await queue.settle(job, "one", outcomes(lost + kept, "resolved"))).ids == {kept[0].id}
+
+
+async def test_groups_with_letters_in_a_state(queue):
+    """A group whose letters are all in other states is left out, in every page."""
+    await stored(queue, step="a")
+    await stored(queue, step="b", state="resolved")
+    await stored(queue, step="c")
+    waiting = DeadLetterQuery(state="waiting")
+    found = [group.step for group in await queue.groups(waiting)]
+    assert sorted(found) == ["a", "c"]
+    first = await queue.groups(waiting, limit=1)
+    assert [group.step for group in first + await queue.groups(waiting, after=first[0].id)] == found
+
+
+MANY = 11_000
+"""Letters that a SQL database does not take into a job in one transaction."""
+
+
+async def many(queue):
+    """Store letters of three groups, alternating."""
+    letters = [letter(seq=seq, type=f"T{seq % 3}") for seq in range(MANY)]
+    await queue.add(letters)
+    return letters
+
+
+async def creation_of(queue, query, **options):
+    """Begin to create a job, up to its first transaction."""
+    creation = asyncio.create_task(queue.create_job(query, JobOptions(**options), ME))
+    while not creation.done() and not await queue.jobs():
+        await asyncio.sleep(0.001)
+    return creation
+
+
+@pytest.mark.parametrize("query", [ALL, DeadLetterQuery(flow="f"), DeadLetterQuery(type="T1")])
+async def test_a_job_of_many_letters_is_created_in_steps(queue, query):
+    """It has exactly the letters that matched when it began, the canary batches those with the first ids."""
+    letters = await many(queue)
+    creation = await creation_of(queue, query, canary=(1, 5))
+    await stored(queue, 1, type="T1")
+    job = await creation
+
+    expected = [one for one in letters if query.type in (None, one.type)]
+    assert [batch.total for batch in job.batches] == [1, 5, len(expected) - 6]
+    assert (job.state, job.message, job.runner) == ("running", None, None)
+    assert await queue.acquire_job(job.id, "one") is not None
+    claimed_ids = [one.id for batch in (0, 1) for one in await queue.claim(job.id, "one", batch, 100)]
+    assert claimed_ids == [one.id for one in expected[:6]]
+    assert [(each.action, each.count) for each in await queue.audit()] == [("redrive", len(expected))]
+
+
+async def test_a_creation_that_meets_the_letters_of_another_job_leaves_nothing(queue):
+    """Whatever it has taken before belongs to no job then."""
+    await many(queue)
+    await stored(queue, 1, type="Last")
+    other = await queue.create_job(DeadLetterQuery(type="Last"), JobOptions(), ME)
+
+    with pytest.raises(JobConflict):
+        await queue.create_job(ALL, JobOptions(canary=(5,)), ME)
+
+    assert [each.id for each in await queue.jobs()] == [other.id]
+    assert (await queue.create_job(DeadLetterQuery(type="T1"), JobOptions(), ME)).counts.total > 0
+
+
+async def test_a_cancelled_creation_leaves_no_job(queue):
+    """Neither does it reserve groups."""
+    await many(queue)
+    creation = await creation_of(queue, ALL)
+    if creation.done():  # in memory
+        return
+
+    creation.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creation
+
+    assert await queue.jobs() == []
+    assert (await queue.create_job(ALL, JobOptions(), ME)).counts.total == MANY
+
+
+async def test_a_job_can_be_cancelled_while_it_is_created(queue):
+    """The creation ends with an error, unless its last transaction was the first of the two."""
+    await many(queue)
+    creation = await creation_of(queue, ALL)
+    (job,) = await queue.jobs()
+
+    await queue.change_job(job.id, ME, state="cancelled")
+    with suppress(JobEnded):
+        await creation
+
+    assert (await queue.job(job.id)).state == "cancelled"
+    assert (await queue.create_job(ALL, JobOptions(), ME)).counts.total == MANY
+
+
+async def test_letters_of_a_killed_runner_are_released_when_their_job_is_cancelled(queue):
+    """Those of a running job are left to the next runner; those that reached the limit are parked."""
+    letters = await stored(queue, 3)
+    job = await running(queue, lease=SHORT, limit=1)
+    await claimed(queue, job, count=2, lease=SHORT)
+    other = await stored(queue, 1, type="Other")
+    running_job = await running(queue, DeadLetterQuery(type="Other"), lease=SHORT)
+    await claimed(queue, running_job, lease=SHORT)
+    assert await queue.release_expired() == 0
+
+    await queue.change_job(job, ME, state="cancelled")
+    async with asyncio.timeout(HANG_SECONDS):
+        while "claimed" in {(await queue.get(one.id)).state for one in letters}:
+            await queue.release_expired()
+            await asyncio.sleep(0.005)
+
+    assert Counter((await states(queue)).values()) == {"parked": 2, "waiting": 1, "claimed": 1}
+    assert (await queue.get(other[0].id)).state == "claimed"
+
+
+async def test_letters_in_work_are_not_changed_by_others(queue):
+    """Neither their state nor that they are there: the job of a letter that is gone would never end."""
+    one, other = await stored(queue, 2)
+    job = await running(queue)
+    (in_work,) = await queue.claim(job, "one", 0, 1)
+    assert in_work.id == one.id
+
+    assert await queue.update([one.id, other.id, new_id()], state="parked") == 1
+    assert await queue.delete(ALL) == 1
+
+    ended = await queue.settle(job, "one", outcomes([in_work], "resolved"))
+    assert await queue.claim(job, "one", 0, 100) == []
+    assert ((await queue.job(job)).counts.open, ended.job.counts.resolved) == (0, 1)
+    assert await states(queue) == {one.id: "resolved"}
+
+
 # Changes by hand
+
+
+async def test_only_changes_of_a_job_are_recorded(queue):
+    """Neither a running job that is resumed, nor a paused one that is paused."""
+    await stored(queue)
+    job = (await queue.create_job(ALL, JobOptions(), ME)).id
+    for state in ("running", "paused", "paused", "running"):
+        await queue.change_job(job, ME, state=state)
+
+    assert [each.action for each in await queue.audit()] == ["resume", "pause", "redrive"]
 
 
 async def test_edits_keep_the_old_inputs(queue):
@@ -519,8 +694,8 @@ async def test_edits_keep_the_old_inputs(queue):
     job = await running(queue, DeadLetterQuery(type="Claimed"))
     await queue.claim(job, "one", 0, 1)
 
-    assert await queue.edit({one.id: b'{"a":1}', resolved.id: b"", claimed_one.id: b"", new_id(): b""}, ME) == 1
-    assert await queue.edit({one.id: b'{"a":22}'}, Requester("you"), query={"set": ["a=22"]}) == 1
+    assert await queue.edit({one.id: b'{"a":1}', resolved.id: b"", claimed_one.id: b"", new_id(): b""}, ME) == [one.id]
+    assert await queue.edit({one.id: b'{"a":22}'}, Requester("you"), query={"set": ["a=22"]}) == [one.id]
 
     found = await queue.get(one.id)
     assert (found.input, found.input_size, found.header) == (b'{"a":22}', 8, None)
@@ -529,6 +704,18 @@ async def test_edits_keep_the_old_inputs(queue):
     assert [(each.requester, each.reason) for each in edits] == [("me", "because"), ("you", "")]
     last, first = [each for each in await queue.audit() if each.action == "edit"]
     assert (first.count, last.count, last.query) == (1, 1, {"set": ["a=22"]})
+
+
+async def test_edits_change_only_letters_that_are_as_they_were_read(queue):
+    """Of two edits that read the same input, the second one changes nothing."""
+    one, other = await stored(queue, 2, input=b"1")
+    read = {one.id: b"1", other.id: b"1"}
+
+    assert await queue.edit({one.id: b"2"}, ME, expected=read) == [one.id]
+    assert await queue.edit({one.id: b"3", other.id: b"3"}, ME, expected=read) == [other.id]
+
+    assert [each.input for each in await walk(queue)] == [b"2", b"3"]
+    assert len((await queue.history(one.id)).edits) == 1
 
 
 async def test_marking_parks_and_unparks_the_letters_that_match(queue):

@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import threading
 from contextlib import AsyncExitStack, closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ from penstock.errors import (
     StoreTooOld,
     StoreTruncated,
 )
-from penstock.support.ids import CLOCK_SLACK, now
+from penstock.support.ids import CLOCK_SLACK, id_at, now
 from stores.letters import letter, opened
 from waiting import HANG_SECONDS, ending_async
 
@@ -631,7 +632,9 @@ async def test_operations_scan_no_table_of_letters(url):
     store, statements = await opened(url), []
     await store.add([letter(message="a"), letter(message="b"), letter(message="c", type="Other")])
     await store.count(DeadLetterQuery())  # connects
-    event.listen(store._queries._engine, "before_cursor_execute", lambda *facts: statements.append(facts[2:4]))
+    await store.update([], state="parked")
+    for thread in (store._reads, store._writes):
+        event.listen(thread._engine, "before_cursor_execute", lambda *facts: statements.append(facts[2:4]))
     me, found = Requester("me"), await store.groups(DeadLetterQuery())
     await store.page(DeadLetterQuery(state="waiting"))
     await store.page(DeadLetterQuery(group=found[0].id))
@@ -858,4 +861,67 @@ async def test_a_redriven_letter_with_a_header_is_stored_with_both(url, separate
     await store.add([plain := letter()])
 
     assert [await store.get(one.id) for one in (*letters, plain)] == [*letters, plain]
+    await store.aclose()
+
+
+class CountingStore(SqliteStore):
+    """Counts transactions."""
+
+    writes = 0
+
+    async def _write(self, operation):
+        self.writes += 1
+        return await super()._write(operation)
+
+
+async def test_retention_of_a_flow_does_not_search_the_letters_of_others(url):
+    """However many old ones these have. All letters of the flow that are too old are deleted."""
+    old = now() - timedelta(days=1)
+    store = CountingStore(url)
+    await store.open()
+    others = [letter(flow="other", seq=seq, id=id_at(old)[:-5] + f"{seq:05}", failed_at=old) for seq in range(7000)]
+    mine = [
+        letter(seq=seq, type=f"T{seq % 50}", id=id_at(old)[:-5] + f"{seq:05}", failed_at=old)
+        for seq in range(7000, 9500)
+    ]
+    await store.add(others + mine)
+    store.writes = 0
+
+    assert await store.expire({"waiting": 60.0}, flow="f") == 2500
+
+    assert store.writes <= 6
+    assert await store.count(DeadLetterQuery(), by=("flow",)) == {("other",): 7000}
+    await store.aclose()
+
+
+async def test_the_sets_of_ended_jobs_are_deleted_without_any_retention(url, tmp_path):
+    """A little with each call of `release_expired`."""
+    store = SqliteStore(url)
+    await store.open()
+    await store.add([letter(seq=seq) for seq in range(2500)])
+    job = await store.create_job(DeadLetterQuery(), JobOptions(), Requester("me"))
+    await store.change_job(job.id, Requester("me"), state="cancelled")
+
+    for left in (500, 0, 0):
+        await store.release_expired()
+        with closing(sqlite3.connect(tmp_path / "letters.db")) as connection:
+            assert connection.execute("SELECT count(*) FROM job_letters").fetchone() == (left,)
+    assert (await store.job(job.id)).counts.total == 2500
+    await store.aclose()
+
+
+async def test_a_long_search_does_not_delay_changes(url):
+    """The leases of a redrive are extended meanwhile."""
+    store = await opened(url)
+    await store.add([letter()])
+    job = await store.create_job(DeadLetterQuery(), JobOptions(), Requester("me"))
+    released = threading.Event()
+    search = asyncio.create_task(store._read(lambda _: released.wait(HANG_SECONDS)))
+    try:
+        async with asyncio.timeout(HANG_SECONDS / 2):
+            assert await store.acquire_job(job.id, "one") is not None
+        assert not search.done()
+    finally:
+        released.set()
+    assert await search
     await store.aclose()

@@ -182,6 +182,14 @@ class Settlement(Struct, frozen=True):
     error: FailedAgain | None = None
 
 
+class Settled(Struct, frozen=True):
+    """What a call of `settle` recorded."""
+
+    job: Job
+    ids: frozenset[str]
+    """The letters whose outcomes were recorded."""
+
+
 class AuditRecord(Struct, frozen=True, kw_only=True):
     """One action, as it is kept for ever."""
 
@@ -207,9 +215,10 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
     """
 
     async def groups(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> list[Group]:
-        """Return groups, the ones with the most recent letters first. Uses `flow`, `step`, `type` and `group` only.
+        """Return groups, the ones with the most recent letters first. Uses `flow`, `step`, `type` and `group`.
 
-        `after` is the id of the last group of the previous page. A group without letters is not returned.
+        With `state`, only groups that have letters in that state are returned; a group without letters never is.
+        `after` is the id of the last group of the previous page.
         """
         ...
 
@@ -218,12 +227,18 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
         ...
 
     async def edit(
-        self, changes: Mapping[str, bytes], requester: Requester, *, query: Mapping[str, Any] | None = None
-    ) -> int:
-        """Replace the inputs of waiting or parked letters, by id; returns how many. The old inputs stay in the history.
+        self,
+        changes: Mapping[str, bytes],
+        requester: Requester,
+        *,
+        query: Mapping[str, Any] | None = None,
+        expected: Mapping[str, bytes] | None = None,
+    ) -> list[str]:
+        """Replace the inputs of waiting or parked letters, by id; returns the ids of those that were changed.
 
-        The header of an edited letter is removed: the new input is JSON. `query` is what selected the letters, for the
-        audit; by default the ids.
+        The old inputs stay in the history. The header of an edited letter is removed: the new input is JSON. `query` is
+        what selected the letters, for the audit; by default the ids. `expected` has the inputs that were read: a letter
+        whose input is another one now is not changed.
         """
         ...
 
@@ -235,14 +250,18 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
         ...
 
     async def purge(self, query: DeadLetterQuery, requester: Requester) -> int:
-        """Delete letters that are not claimed, with their histories, in several transactions; returns how many."""
+        """Delete letters that are not claimed, with their histories, in several transactions; returns how many.
+
+        The audit says how many of them a copy of the store did not have yet.
+        """
         ...
 
     async def expire(self, keep: Mapping[str, float], *, max: int | None = None, flow: str | None = None) -> int:
         """Delete letters whose age in their state exceeds `keep` (seconds by state), and the oldest above `max`.
 
-        Resolved letters are deleted first, then parked, then waiting ones; claimed ones stay. Returns how many. Works
-        in several transactions, and writes an audit record if letters were deleted.
+        Resolved letters are deleted first, then parked, then waiting ones. Claimed ones stay, and those that a copy of
+        the store does not have yet. Returns how many. Works in several transactions, and writes an audit record if
+        letters were deleted.
         """
         ...
 
@@ -252,6 +271,9 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
 
     async def create_job(self, query: DeadLetterQuery, options: JobOptions, requester: Requester) -> Job:
         """Create a running job for the waiting letters that match now. Later letters do not belong to it.
+
+        Works in several transactions if there are many letters. The job is paused until the last one; if the process is
+        killed before, it stays so, and can be cancelled.
 
         Raises `NoLetters` if none match, and `JobConflict` if a running, paused or stopped job has letters of one of
         the same groups.
@@ -284,8 +306,9 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
     async def acquire_job(self, id: str, runner: str, lease: float = LEASE_SECONDS) -> Job | None:
         """Take or extend the lease on a running or paused job for `lease` seconds.
 
-        Also extends the leases of the letters that this runner has claimed for it. Returns the job as it is now, or
-        None if another runner holds it, or it is neither running nor paused.
+        Also extends the leases of the letters that this runner has claimed for it, whatever the state of the job: it
+        finishes them. Returns the job as it is now, or None if another runner holds it, or it is neither running nor
+        paused. With 0 seconds it gives up the job, but no letter: those that it could not settle stay leased.
         """
         ...
 
@@ -301,11 +324,19 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
         """
         ...
 
-    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Job:
-        """Record the outcomes of claimed letters: resolved, waiting again, or parked at the limit. Returns the job.
+    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Settled:
+        """Record the outcomes of claimed letters: resolved, waiting again, or parked at the limit.
 
         A letter that failed keeps its id and gets the new error, and moves to the group of that error. Outcomes of
         letters whose lease was lost to another runner are ignored.
+        """
+        ...
+
+    async def release_expired(self) -> int:
+        """Let letters of paused and ended jobs wait again when their lease has expired; returns how many there were.
+
+        Their runner was killed. Those that reached the limit are parked. Also deletes some of the sets of ended jobs.
+        Cheap if there is nothing to do; works in several transactions. Does nothing in a store that is read only.
         """
         ...
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import json
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from penstock.deadletters.dead_letter import DeadLetter, as_document
 from penstock.deadletters.store import STATES
@@ -17,17 +17,23 @@ from penstock.support.ids import id_of
 from penstock.support.json_encoding import encode_json
 from penstock.support.text import sanitize
 
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""An integer that databases can store."""
+
+MAX_REDRIVES = 1_000_000
+"""Each further redrive adds one."""
+
 
 class _Error(Struct):
     step: str
     type: str
     message: str
-    attempts: int = 1
+    attempts: Count = 1
     cause: str | None = None
 
 
 class _Input(Struct):
-    size: int
+    size: Count
     text: str | None = None
     base64: str | None = None
 
@@ -36,17 +42,17 @@ class _Document(Struct, rename="camel"):
     id: str
     flow: str
     run: str
-    seq: int
+    seq: Count
     error: _Error
     input: _Input
     started_at: datetime
     failed_at: datetime
-    part: int | None = None
+    part: Count | None = None
     key: str | int | float | None = None
     state: str = "waiting"
-    revision: int | None = None
+    revision: Count | None = None
     group: str | None = None
-    redrives: int = 0
+    redrives: Annotated[int, Meta(ge=0, le=MAX_REDRIVES)] = 0
     header: str | None = None
     partial_results: dict[str, Any] | None = None
 

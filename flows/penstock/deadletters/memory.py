@@ -22,6 +22,7 @@ from penstock.deadletters.dead_letter_queue import (
     JobOptions,
     JobState,
     Requester,
+    Settled,
     Settlement,
 )
 from penstock.deadletters.memory_jobs import MemoryJobs, oldest
@@ -103,21 +104,24 @@ class MemoryStore:
         return dict(counts) if by else {(): counts[()]}
 
     async def update(self, ids: Sequence[str], *, state: str) -> int:
-        """Set the state of letters; returns how many of the ids exist. Raises `ValueError` for an unknown state."""
+        """Set the state of letters that are not claimed; returns how many. Raises `ValueError` for an unknown state."""
         check_state(state)
-        known = {id for id in ids if id in self._letters.by_id}
+        letters = self._letters.by_id
+        known = {id for id in ids if id in letters and letters[id].state != CLAIMED}
         for id in known:
             self._letters.set_state(id, state)
         return len(known)
 
     async def delete(self, query: DeadLetterQuery) -> int:
-        """Delete letters; returns how many."""
-        return self._remove([letter.id for letter in self._letters.matching(query)])
+        """Delete letters that are not claimed; returns how many."""
+        return self._remove([letter.id for letter in self._letters.matching(query) if letter.state != CLAIMED])
 
     async def groups(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> list[Group]:
         """Return groups, the ones with the most recent letters first."""
         shown = DeadLetterQuery(flow=query.flow, step=query.step, type=query.type, group=query.group)
         groups = self._letters.groups(shown)
+        if query.state is not None:
+            groups = [group for group in groups if group.counts.get(query.state)]
         start = 1 + next((place for place, group in enumerate(groups) if group.id == after), -1)
         return groups[start : start + limit]
 
@@ -127,13 +131,20 @@ class MemoryStore:
         return History() if history is None else History(tuple(history.attempts), tuple(history.edits))
 
     async def edit(
-        self, changes: Mapping[str, bytes], requester: Requester, *, query: Mapping[str, Any] | None = None
-    ) -> int:
-        """Replace the inputs of waiting or parked letters, by id; returns how many."""
-        edited = 0
+        self,
+        changes: Mapping[str, bytes],
+        requester: Requester,
+        *,
+        query: Mapping[str, Any] | None = None,
+        expected: Mapping[str, bytes] | None = None,
+    ) -> list[str]:
+        """Replace the inputs of waiting or parked letters that are as `expected`; returns the ids of those changed."""
+        edited: list[str] = []
         for id, changed in changes.items():
             letter = self._letters.by_id.get(id)
             if letter is None or letter.state not in (WAITING, PARKED):
+                continue
+            if expected is not None and letter.input != expected.get(id):
                 continue
             before = Edit(
                 at=now(),
@@ -144,8 +155,8 @@ class MemoryStore:
             )
             self._letters.history(id).edits.append(before)
             self._letters.by_id[id] = replace(letter, input=changed, input_size=len(changed), header=None)
-            edited += 1
-        self._letters.record("edit", requester, {"ids": list(changes)} if query is None else query, edited)
+            edited.append(id)
+        self._letters.record("edit", requester, {"ids": list(changes)} if query is None else query, len(edited))
         return edited
 
     async def mark(self, query: DeadLetterQuery, state: Literal["waiting", "parked"], requester: Requester) -> int:
@@ -161,7 +172,9 @@ class MemoryStore:
         """Delete letters that are not claimed, with their histories; returns how many."""
         self._jobs.release_expired()
         doomed = [letter.id for letter in self._letters.matching(query) if letter.state != CLAIMED]
-        self._letters.record("purge", requester, query, len(doomed))
+        uncopied = sum(self._is_needed(id) for id in doomed)
+        outcome = f"done, {uncopied} before they were copied" if uncopied else "done"
+        self._letters.record("purge", requester, query, len(doomed), outcome=outcome)
         return self._remove(doomed)
 
     async def expire(self, keep: Mapping[str, float], *, max: int | None = None, flow: str | None = None) -> int:
@@ -173,12 +186,15 @@ class MemoryStore:
             letter.id
             for letter in letters
             if letter.state != CLAIMED
+            and not self._is_needed(letter.id)
             and letter.state in keep
             and time - self._letters.since(letter) > timedelta(seconds=keep[letter.state])
         }
         left = [letter for letter in letters if letter.id not in doomed]
         if max is not None and len(left) > max:
-            by_state = (letter.id for state in (RESOLVED, PARKED, WAITING) for letter in left if letter.state == state)
+            unneeded = [letter for letter in left if not self._is_needed(letter.id)]
+            states = (RESOLVED, PARKED, WAITING)
+            by_state = (letter.id for state in states for letter in unneeded if letter.state == state)
             doomed.update(islice(by_state, len(left) - max))
         if doomed:
             self._letters.record("expire", Requester("retention"), DeadLetterQuery(flow=flow), len(doomed))
@@ -224,9 +240,13 @@ class MemoryStore:
         """Claim up to `count` letters of one batch of a job; record and count an attempt for each."""
         return self._jobs.claim(id, runner, batch, count, lease)
 
-    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Job:
-        """Record the outcomes of claimed letters. Returns the job."""
+    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Settled:
+        """Record the outcomes of claimed letters."""
         return self._jobs.settle(id, runner, settlements)
+
+    async def release_expired(self) -> int:
+        """Let letters of paused and ended jobs wait again when their lease has expired; returns how many there were."""
+        return self._jobs.release_expired()
 
     async def audit(self, *, job: str | None = None, after: int | None = None, limit: int = PAGE) -> list[AuditRecord]:
         """Return audit records, newest first, starting after a number."""
@@ -252,6 +272,10 @@ class MemoryStore:
 
     async def aclose(self) -> None:
         """Do nothing: the letters stay."""
+
+    def _is_needed(self, id: str) -> bool:  # noqa: ARG002 - a subclass needs it
+        """Return whether a copy does not have a letter yet. This store has no copies."""
+        return False
 
     def _remove(self, ids: Sequence[str] | set[str]) -> int:
         removed = self._letters.remove(ids)

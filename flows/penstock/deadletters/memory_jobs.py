@@ -23,6 +23,7 @@ from penstock.deadletters.dead_letter_queue import (
     JobOptions,
     JobState,
     Requester,
+    Settled,
     Settlement,
 )
 from penstock.deadletters.groups import fingerprint
@@ -139,20 +140,21 @@ class MemoryJobs:
             held.open.clear()
             held.expires = 0.0
             self.release_expired()
-        self._record_change(held.job, requester, rate_changed=rate != "keep", state=state)
+        changed = state if state != before else None
+        self._record_change(held.job, requester, rate_changed=rate != "keep", state=changed)
         return held.view(_time())
 
     def acquire(self, id: str, runner: str, lease: float) -> Job | None:
         """Take or extend the lease on a job, and extend the claims of this runner."""
         held, time = self._jobs.get(id), _time()
-        if held is None or held.job.state not in ("running", "paused"):
+        if held is None:
             return None
-        if held.expires > time and held.job.runner != runner:
-            return None
-        held.job, held.expires = replace(held.job, runner=runner), time + lease
         for claim in held.claims.values():
             if claim.runner == runner:
-                claim.expires = time + lease
+                claim.expires = max(claim.expires, time + lease)
+        if held.job.state not in ("running", "paused") or (held.expires > time and held.job.runner != runner):
+            return None
+        held.job, held.expires = replace(held.job, runner=runner), time + lease
         return held.view(time)
 
     def claim(self, id: str, runner: str, batch: int, count: int, lease: float) -> list[DeadLetter]:
@@ -173,26 +175,27 @@ class MemoryJobs:
             claimed.append(self._letters.set_state(letter_id, CLAIMED, redrives=letter.redrives + 1))
         return claimed
 
-    def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Job:
+    def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Settled:
         """Record the outcomes of claimed letters."""
         held = self._held(id)
+        recorded: set[str] = set()
         for settlement in settlements:
             claim = held.claims.get(settlement.id)
             if claim is None or claim.runner != runner or settlement.id not in self._letters.by_id:
                 continue
             del held.claims[settlement.id]
             self._settle(held, claim, settlement)
-        return held.view(_time())
+            recorded.add(settlement.id)
+        return Settled(held.view(_time()), frozenset(recorded))
 
-    def release_expired(self) -> None:
+    def release_expired(self) -> int:
         """Let letters of paused and ended jobs wait again when their lease has expired: their runner was killed."""
-        for held in self._jobs.values():
-            if held.job.state != "running":
-                self._reopen_expired(held)
+        return sum([self._reopen_expired(held) for held in self._jobs.values() if held.job.state != "running"])
 
-    def _reopen_expired(self, held: MemoryJob) -> None:
-        """Make letters whose lease has expired open again, or park those that reached the limit."""
-        for id in [id for id, claim in held.claims.items() if claim.expires <= _time()]:
+    def _reopen_expired(self, held: MemoryJob) -> int:
+        """Make letters whose lease has expired open again, or park those that reached the limit; returns how many."""
+        expired = [id for id, claim in held.claims.items() if claim.expires <= _time()]
+        for id in expired:
             batch = held.claims.pop(id).batch
             letter = self._letters.by_id.get(id)
             if letter is None:
@@ -204,6 +207,7 @@ class MemoryJobs:
                 self._letters.set_state(id, WAITING)
                 if held.job.state not in ENDED:
                     held.open[batch].appendleft(id)
+        return len(expired)
 
     def _candidates(self, held: MemoryJob, batch: int) -> Iterator[str]:
         """Return letters that can be claimed now. Count those that cannot any more as skipped."""

@@ -32,6 +32,10 @@ class MemoryOutboxStore(MemoryStore):
             self._uncopied.setdefault(copy, {}).update(dict.fromkeys(fresh, 0.0))
         return added
 
+    def _is_needed(self, id: str) -> bool:
+        """Return whether a copy does not have a letter yet."""
+        return any(id in self._uncopied.get(copy, ()) for copy in self.copies)
+
     async def take_uncopied(self, copy: str, count: int, lease: float) -> list[DeadLetter]:
         """Return letters that a copy needs, in the order in which they were stored. Forgets those that were deleted."""
         leases, now = self._uncopied.get(copy, {}), asyncio.get_running_loop().time()

@@ -203,14 +203,14 @@ class DeadLetterStore(Protocol):
         ...
 
     async def update(self, ids: Sequence[str], *, state: str) -> int:
-        """Set the state of letters durably, all or none; returns how many of the ids exist.
+        """Set the state of letters durably, all or none; returns how many of the ids exist. Claimed letters stay.
 
         Raises `ValueError` for an unknown state.
         """
         ...
 
     async def delete(self, query: DeadLetterQuery) -> int:
-        """Delete letters durably; returns how many."""
+        """Delete letters durably; returns how many. Claimed letters stay: they belong to a redrive job."""
         ...
 
     def statistics(self) -> StoreStatistics:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import Literal
 
 from msgspec import Struct
 
-from penstock.deadletters import DeadLetter, DeadLetterQuery
+from penstock.deadletters import PAGE_LIMIT, DeadLetter, DeadLetterQuery
 from penstock.deadletters.dead_letter_queue import REDRIVE_LIMIT, DeadLetterQueue, Group, Job, JobOptions, Requester
 from penstock.deadletters.target import AutoRedrive
-from penstock.errors import PenstockError, RedriveError, StoreError, describe
-from penstock.redrive.flows import FlowLookup, definition_of
+from penstock.errors import JobEnded, PenstockError, RedriveError, StoreError, describe
+from penstock.redrive.flows import definition_of
 from penstock.redrive.redriver import Redriver
 from penstock.runtime.supervisor import RunnableFlow
 from penstock.steps import Enrich, walk
@@ -75,9 +75,16 @@ class AutomaticRedriver:
     limit of 5 redrives by then, and are parked when they fail once more in another redrive.
 
     Groups of which a job of a user is running, paused or stopped are left alone.
+
+    `flows` returns the current revisions of all flows.
     """
 
-    def __init__(self, redriver: Redriver, queues: Callable[[], Sequence[DeadLetterQueue]], flows: FlowLookup) -> None:
+    def __init__(
+        self,
+        redriver: Redriver,
+        queues: Callable[[], Sequence[DeadLetterQueue]],
+        flows: Callable[[], Sequence[RunnableFlow]],
+    ) -> None:
         self._redriver = redriver
         self._queues = queues
         self._flows = flows
@@ -103,17 +110,24 @@ class AutomaticRedriver:
 
     async def _check(self, queue: DeadLetterQueue) -> None:
         """Start probes for the groups of a store that are due."""
+        await self._cancel_stopped(queue)
         found: set[tuple[str, str]] = set()
-        for name in await queue.oldest_waiting():
-            flow = self._flows.flow(name)
-            if flow is None or (automatic := definition_of(flow).auto_redrive) is None:
+        for flow in self._flows():
+            if (automatic := definition_of(flow).auto_redrive) is None:
                 continue
-            for group in await queue.groups(DeadLetterQuery(flow=name)):
-                if group.counts.get("waiting") and group.step in service_steps(flow):
+            steps = service_steps(flow)
+            async for group in waiting_groups(queue, flow.name):
+                if group.step in steps:
                     found.add(key := (queue.url, group.id))
                     self._probe_if_due(key, queue, group, automatic)
         for key in [key for key in self._groups if key[0] == queue.url and key not in found | self._tasks.keys()]:
             del self._groups[key]
+
+    async def _cancel_stopped(self, queue: DeadLetterQueue) -> None:
+        """Cancel jobs that stopped after the process that created them had ended: they reserve their groups."""
+        for job in await queue.jobs(state="stopped", limit=PAGE_LIMIT):
+            if (job.requester, job.reason) == (AUTOMATIC.name, AUTOMATIC.reason):
+                await _cancel(queue, job)
 
     def _probe_if_due(self, key: tuple[str, str], queue: DeadLetterQueue, group: Group, automatic: AutoRedrive) -> None:
         loop = asyncio.get_running_loop()
@@ -176,8 +190,26 @@ class AutomaticRedriver:
         job = await queue.create_job(query, options, AUTOMATIC)
         job = await self._redriver.run(queue, job.id)
         if job.state == "stopped":
-            job = await queue.change_job(job.id, AUTOMATIC, state="cancelled")
+            job = await _cancel(queue, job)
         return job
+
+
+async def _cancel(queue: DeadLetterQueue, job: Job) -> Job:
+    """Cancel a stopped job. Returns it as it is now: another process may have been faster."""
+    try:
+        return await queue.change_job(job.id, AUTOMATIC, state="cancelled")
+    except JobEnded:
+        return await queue.job(job.id) or job
+
+
+async def waiting_groups(queue: DeadLetterQueue, flow: str) -> AsyncIterator[Group]:
+    """Yield the groups of a flow that have waiting letters."""
+    after: str | None = None
+    query = DeadLetterQuery(flow=flow, state="waiting")
+    while page := await queue.groups(query, after=after, limit=PAGE_LIMIT):
+        for group in page:
+            yield group
+        after = page[-1].id
 
 
 def service_steps(flow: RunnableFlow) -> set[str]:

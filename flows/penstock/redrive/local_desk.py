@@ -30,17 +30,23 @@ from penstock.errors import (
 )
 from penstock.redrive.desk import SHOWN_CHANGES
 from penstock.redrive.documents import check_options, check_rate, query_document
+from penstock.redrive.expired_leases import release_expired
 from penstock.redrive.records import AuditPage, Change, EditReport, ImportReport, LogReport, Plan, TryResult
 from penstock.support.ids import id_of
 from penstock.support.json_encoding import describe_json_error
+from penstock.support.tasks import complete
 
 if TYPE_CHECKING:
+    from penstock.redrive.edits import Assignments
     from penstock.redrive.flows import FlowLookup
     from penstock.redrive.redriver import Redriver
     from penstock.runtime.supervisor import Supervisor
 
 POLL_SECONDS = 1.0
 """Seconds between two checks of a job that runs in the background."""
+
+LAST_RECORD = 2**63 - 1
+"""No audit record has a larger number."""
 
 EDITABLE = ("waiting", "parked")
 """The states of letters whose input can be changed."""
@@ -281,24 +287,16 @@ class LocalDesk:
         return changes
 
     async def apply(self, query: DeadLetterQuery, assignments: Sequence[str], requester: Requester) -> EditReport:
-        """Change the inputs of all waiting and parked letters that match, a page at a time."""
+        """Change the inputs of all waiting and parked letters that match, a page at a time.
+
+        A cancelled caller waits until all are changed: a repeated request would change the first ones twice. A second
+        cancellation ends the edit between two pages.
+        """
         from penstock.redrive.edits import Assignments
 
         change = Assignments.parse(assignments)
-        changed = unchanged = errors = 0
-        samples: list[Change] = []
-        selection: dict[str, Any] = query_document(query) | {"set": list(assignments)}
-        for queue in self._queues("edit letters", query):
-            async for letters in _editable(queue, query):
-                changes = await change.changes(letters)
-                failed = [each for each in changes if each.after is None]
-                inputs = {each.id: each.after for each in changes if each.after not in (None, each.before)}
-                errors += len(failed)
-                unchanged += len(changes) - len(failed) - len(inputs)
-                samples += failed[: SHOWN_CHANGES - len(samples)]
-                if inputs:
-                    changed += await queue.edit(inputs, requester, query=selection)
-        return EditReport(changed=changed, unchanged=unchanged, errors=errors, samples=samples)
+        queues = self._queues("edit letters", query)
+        return await complete(_apply(queues, query, change, list(assignments), requester), "edit letters")
 
     async def export(self, query: DeadLetterQuery) -> AsyncGenerator[DeadLetter]:
         """Yield all letters that match."""
@@ -331,7 +329,11 @@ class LocalDesk:
         cursors: list[int | None] = [None] * len(queues)
         with suppress(ValueError):
             texts = [] if after is None else after.split("-")
-            cursors = [int(text) if text else None for text in texts] if len(texts) == len(queues) else cursors
+            cursors = (
+                [min(int(text), LAST_RECORD) if text else None for text in texts]
+                if len(texts) == len(queues)
+                else cursors
+            )
         found = [
             (record, index)
             for index, queue in enumerate(queues)
@@ -358,6 +360,8 @@ class LocalDesk:
     async def _only_queue(self, action: str, query: DeadLetterQuery) -> DeadLetterQueue:
         """Return the store that has letters that match. Raises `NoLetters` or `SeveralStores`."""
         queues = self._queues(action, query)
+        for queue in queues:
+            await release_expired(queue)
         if len(queues) > 1:
             queues = [queue for queue in queues if (await queue.count(query))[()]]
         if not queues:
@@ -441,6 +445,55 @@ async def _editable(queue: DeadLetterQueue, query: DeadLetterQuery) -> AsyncIter
         if page.next is None:
             return
         after = page.next
+
+
+async def _apply(
+    queues: Sequence[DeadLetterQueue],
+    query: DeadLetterQuery,
+    change: Assignments,
+    assignments: list[str],
+    requester: Requester,
+) -> EditReport:
+    selection: dict[str, Any] = query_document(query) | {"set": assignments}
+    report = EditReport(changed=0, unchanged=0, errors=0, samples=[])
+    for queue in queues:
+        async for letters in _editable(queue, query):
+            report = _sum(report, await _apply_to(queue, letters, change, selection, requester))
+    return report
+
+
+async def _apply_to(
+    queue: DeadLetterQueue,
+    letters: Sequence[DeadLetter],
+    change: Assignments,
+    selection: Mapping[str, Any],
+    requester: Requester,
+) -> EditReport:
+    """Change the inputs of some letters. Letters that others change meanwhile are read and changed again."""
+    changes = await change.changes(letters)
+    failed = [each for each in changes if each.after is None]
+    inputs = {each.id: each.after for each in changes if each.after not in (None, each.before)}
+    before = {each.id: each.before for each in changes}
+    edited = await queue.edit(inputs, requester, query=selection, expected=before) if inputs else []
+    report = EditReport(
+        changed=len(edited),
+        unchanged=len(changes) - len(failed) - len(inputs),
+        errors=len(failed),
+        samples=failed[:SHOWN_CHANGES],
+    )
+    if missed := tuple(inputs.keys() - set(edited)):
+        async for others in _editable(queue, DeadLetterQuery(ids=missed)):
+            report = _sum(report, await _apply_to(queue, others, change, selection, requester))
+    return report
+
+
+def _sum(one: EditReport, other: EditReport) -> EditReport:
+    return EditReport(
+        changed=one.changed + other.changed,
+        unchanged=one.unchanged + other.unchanged,
+        errors=one.errors + other.errors,
+        samples=[*one.samples, *other.samples][:SHOWN_CHANGES],
+    )
 
 
 async def _batches(letters: AsyncIterable[DeadLetter]) -> AsyncIterator[list[DeadLetter]]:

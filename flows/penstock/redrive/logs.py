@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import aclosing
 from itertools import groupby
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -75,7 +76,7 @@ class LogRedrive:
         self._batches: dict[str, OpenBatch] = {}
         """The batch of each letter in progress."""
         self._tasks: set[asyncio.Task[None]] = set()
-        """Acknowledgements."""
+        """Acknowledgements, and appends of letters that failed without the failure branch."""
         self._changed = asyncio.Event()
         self._error: str | None = None
         self._failure: BaseException | None = None
@@ -105,7 +106,10 @@ class LogRedrive:
         return self._report
 
     def add(self, settlement: Settlement) -> None:
-        """Take the outcome of a letter that is not appended again because of it."""
+        """Take the outcome of a letter. One that failed is appended again in the background."""
+        if settlement.outcome == "failed":
+            self._begin_task(self._append(settlement), "append")
+            return
         batch = self._batches[settlement.id]
         if settlement.outcome == "cancelled":
             batch.again.append(batch.letters[settlement.id])
@@ -191,10 +195,15 @@ class LogRedrive:
         batch.open.discard(id)
         del self._batches[id]
         if not batch.open and batch.done:
-            task = asyncio.get_running_loop().create_task(self._acknowledge(batch), name="redrive:acknowledge")
-            self._tasks.add(task)
-            task.add_done_callback(self._acknowledged)
+            self._begin_task(self._acknowledge(batch), "acknowledge")
         self._changed.set()
+
+    async def _append(self, settlement: Settlement) -> None:
+        """Append a letter that failed again. If that fails, the redrive ends, and the letter is received again."""
+        try:
+            await self.settle([settlement])
+        except Exception as error:
+            self._failure = self._failure or error
 
     async def _acknowledge(self, batch: OpenBatch) -> None:
         """Acknowledge a batch, except for the letters that were not redriven."""
@@ -203,7 +212,12 @@ class LogRedrive:
         except Exception as error:
             self._failure = self._failure or error
 
-    def _acknowledged(self, task: asyncio.Task[None]) -> None:
+    def _begin_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=f"redrive:{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_end)
+
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._changed.set()
 
@@ -217,5 +231,6 @@ class LogRedrive:
             run.finish()
         if self._runs:
             await asyncio.wait([run.finished for run in self._runs.values()])
-        if self._tasks:
+        while self._tasks:  # the last append of a batch begins its acknowledgement
             await asyncio.wait(list(self._tasks))
+            await asyncio.sleep(0)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from penstock.deadletters.dead_letter_queue import LEASE_SECONDS, DeadLetterQueue, Job
 from penstock.errors import JobNotFound, PenstockError, StoreError, describe
 from penstock.redrive.counters import RedriveCounters, RedriveStatistics
+from penstock.redrive.expired_leases import release_expired
 from penstock.redrive.flows import FlowLookup
 from penstock.redrive.job_runner import JobRunner
 from penstock.runtime import Phase, Supervisor
@@ -23,6 +24,9 @@ MAX_JOBS = 16
 
 WATCH_SECONDS = 3.0
 """How often `watch` searches for jobs that no process works on."""
+
+RELEASE_SECONDS = 15.0
+"""How often `watch` lets letters of killed runners wait again whose job is paused or has ended."""
 
 FOLLOW_SECONDS = 1.0
 """How often `run` reads a job that another process works on."""
@@ -43,6 +47,8 @@ class Redriver:
         self._flows = flows
         self._lease = lease
         self._counters = RedriveCounters()
+        self._held: set[str] = set()
+        """Jobs that this process works on, or tries to acquire. All its calls use one name, so only one may do so."""
         self._runners: dict[str, JobRunner] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._idle = asyncio.Event()
@@ -56,23 +62,28 @@ class Redriver:
         """Work on a job until it is no longer running, or until `drain`. Returns the job as it is then.
 
         While another process works on the job, this one follows it, and continues it if that process was killed.
-        Raises `JobNotFound`, and `StoreError` if the store cannot be used. A cancel aborts the letters in flight.
+        Raises `JobNotFound`, and `StoreError` if the store cannot be used at the beginning; later it is tried again. A
+        cancel aborts the letters in flight.
         """
+        began = False
         while not self._stopping.is_set():
-            job = None if job_id in self._runners else await queue.acquire_job(job_id, self.runner, self._lease)
-            if job is not None and job.state == "running":
-                job = await self._run_acquired(queue, job, on_progress)
-                if job.state != "running" or self._supervisor.phase is not Phase.SERVING:
+            try:
+                job = None if job_id in self._held else await self._work(queue, job_id, on_progress)
+                if job is not None:
+                    if job.state != "running" or self._supervisor.phase is not Phase.SERVING:
+                        return job
+                    began = True
+                    continue  # the lease was lost, or `drain` was called
+                job = await _existing(queue, job_id)
+            except StoreError as error:
+                if not began:
+                    raise
+                log.warning("redrive.store_failed", store=queue.url, job=job_id, error=describe(error))
+            else:
+                if job.state != "running":
                     return job
-                continue  # the lease was lost to another process, or `drain` was called
-            if job is not None:  # paused
-                await queue.acquire_job(job_id, self.runner, 0.0)
-                return job
-            job = await _existing(queue, job_id)
-            if job.state != "running":
-                return job
-            if on_progress is not None:
-                on_progress(job)
+                if on_progress is not None:
+                    on_progress(job)
             try:
                 async with asyncio.timeout(FOLLOW_SECONDS):
                     await self._stopping.wait()
@@ -89,10 +100,19 @@ class Redriver:
         task.add_done_callback(lambda _: self._tasks.pop(job_id, None))
 
     async def watch(self, queues: Callable[[], Sequence[DeadLetterQueue]]) -> None:
-        """Take jobs that no process works on, after a restart or from another process, until it is cancelled."""
+        """Take jobs that no process works on, after a restart or from another process, until it is cancelled.
+
+        Lets letters of killed runners wait again if their jobs are paused or have ended.
+        """
+        loop, next_release = asyncio.get_running_loop(), 0.0
         while True:
+            release = loop.time() >= next_release
+            if release:
+                next_release = loop.time() + RELEASE_SECONDS
             for queue in queues():
                 try:
+                    if release:
+                        await release_expired(queue)
                     await self._start_free(queue)
                 except StoreError as error:
                     log.warning("redrive.store_failed", store=queue.url, error=describe(error))
@@ -116,6 +136,23 @@ class Redriver:
         """Return the counters of this process."""
         return RedriveStatistics(dict(self._counters.letters), len(self._runners), dict(self._counters.jobs))
 
+    async def _work(self, queue: DeadLetterQueue, job_id: str, on_progress: Callable[[Job], None] | None) -> Job | None:
+        """Acquire a job and work on it. Returns the job, or None if another process has it or it cannot be run."""
+        self._held.add(job_id)
+        self._idle.clear()
+        try:
+            job = await queue.acquire_job(job_id, self.runner, self._lease)
+            if job is None:
+                return None
+            if job.state == "running" and not self._stopping.is_set():
+                return await self._run_acquired(queue, job, on_progress)
+            await queue.acquire_job(job_id, self.runner, 0.0)  # paused, or `drain` was called
+            return job
+        finally:
+            self._held.discard(job_id)
+            if not self._held:
+                self._idle.set()
+
     async def _run_acquired(self, queue: DeadLetterQueue, job: Job, on_progress: Callable[[Job], None] | None) -> Job:
         runner = self._runners[job.id] = JobRunner(
             queue,
@@ -127,13 +164,10 @@ class Redriver:
             lease=self._lease,
             on_progress=on_progress,
         )
-        self._idle.clear()
         try:
             return await runner.run()
         finally:
             del self._runners[job.id]
-            if not self._runners:
-                self._idle.set()
 
     async def _run_in_background(self, queue: DeadLetterQueue, job_id: str) -> None:
         try:

@@ -7,7 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from penstock.deadletters.dead_letter_queue import DeadLetterQueue, Job, Settlement
+from penstock.deadletters.dead_letter_queue import DeadLetterQueue, Settled, Settlement
 from penstock.errors import JobNotFound, StoreError, describe
 from penstock.services import Backoff
 from penstock.support.logger import get_logger
@@ -32,7 +32,7 @@ class Settler:
     """
 
     def __init__(
-        self, queue: DeadLetterQueue, job: str, runner: str, on_settled: Callable[[Sequence[Settlement], Job], None]
+        self, queue: DeadLetterQueue, job: str, runner: str, on_settled: Callable[[Sequence[Settlement], Settled], None]
     ) -> None:
         self._queue = queue
         self._job = job
@@ -88,17 +88,17 @@ class Settler:
                 size += len(self._entries[count][0])
                 count += 1
             settlements = [each for entry in list(self._entries)[:count] for each in entry[0]]
-            job = await self._settle(settlements)
+            settled = await self._settle(settlements)
             done = [self._entries.popleft() for _ in range(count)]
             self._waiting -= size
-            if job is not None:
-                self._on_settled(settlements, job)
+            if settled is not None:
+                self._on_settled(settlements, settled)
             for _, durable in done:
                 if durable is not None and not durable.done():
                     durable.set_result(None)
         self._task = None
 
-    async def _settle(self, settlements: Sequence[Settlement]) -> Job | None:
+    async def _settle(self, settlements: Sequence[Settlement]) -> Settled | None:
         """Settle letters, with retries. Returns None if the job does not exist any more."""
         attempt = 0
         while True:

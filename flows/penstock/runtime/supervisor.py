@@ -16,7 +16,7 @@ from penstock.core.element import Element
 from penstock.core.fairness import FairScheduler
 from penstock.deadletters import LetterWriter, Stores
 from penstock.deadletters.target import DeadLetterTarget
-from penstock.errors import FlowDefinitionError, ShuttingDown, TooManyRuns
+from penstock.errors import FlowDefinitionError, ShuttingDown, TooManyRuns, describe
 from penstock.results import DiscardResults, ResultConsumer
 from penstock.runtime.counters import FlowStatistics, ServiceCounters
 from penstock.runtime.run import Run
@@ -294,7 +294,9 @@ class Supervisor:
         services = [service for counters in self.service_counters.values() for service in counters.services]
         await asyncio.gather(*(wait for service in services for wait in service.release()))
         await asyncio.sleep(0)  # their tasks end in this iteration
-        await asyncio.gather(*(call() for call in self.before_close), return_exceptions=True)
+        for error in await asyncio.gather(*(call() for call in self.before_close), return_exceptions=True):
+            if isinstance(error, BaseException):
+                log.error("shutdown.step_failed", error=describe(error), exc_info=error)
         await close_stores(self.stores)
         return ShutdownReport.of([summary for summary in self._ended if summary.run in open_at_start])
 

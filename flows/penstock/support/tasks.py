@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from inspect import isawaitable, iscoroutine
@@ -30,6 +30,24 @@ async def to_thread_uncancellable(call: Callable[[], T]) -> T:
         future.exception()  # retrieve it, so that asyncio does not warn about it
         raise cancelled
     return future.result()
+
+
+async def complete(work: Coroutine[Any, Any, T], name: str) -> T:
+    """Complete work that must not end half-way.
+
+    A first cancellation is raised when the work is done; a second one cancels it. The work runs in a task with a name.
+    """
+    task = asyncio.create_task(work, name=name)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()  # retrieve it, so that asyncio does not warn about it
+        raise
+    finally:
+        task.cancel()
 
 
 def to_daemon_thread(call: Callable[[], T], name: str) -> asyncio.Future[T]:

@@ -40,7 +40,7 @@ class DeadLetterWork:
         self._supervisor = supervisor
         self._registry = registry
         self._redriver = Redriver(supervisor, registry)
-        self._automatic = AutomaticRedriver(self._redriver, self._queues, registry)
+        self._automatic = AutomaticRedriver(self._redriver, self._queues, lambda: self._registry.active)
         self._retention = Retention(self._kept)
         self._tasks: list[asyncio.Task[None]] = []
         self.desk = LocalDesk(supervisor.stores.all, registry, self._redriver, supervisor)

@@ -13,6 +13,7 @@ from penstock.cli.dead_letters.tables import job_summary
 from penstock.cli.run.execute import signal_handlers
 from penstock.cli.run.progress import clock
 from penstock.deadletters.dead_letter_queue import Job, Requester
+from penstock.errors import JobEnded
 from penstock.redrive.desk import Desk
 from penstock.redrive.documents import job_document
 from penstock.redrive.local_desk import LocalDesk
@@ -38,7 +39,7 @@ async def follow(desk: Desk, id: str, place: DeskOptions, requester: Requester, 
         if isinstance(desk, LocalDesk):
             line.clear()
             sys.stderr.write("pausing: the letters in flight are finished\n")
-            tasks.add(asyncio.create_task(desk.change_job(id, requester, state="paused"), name="penstock:pause"))
+            tasks.add(asyncio.create_task(_pause(desk, id, requester), name="penstock:pause"))
         else:
             reader.cancel()
 
@@ -57,6 +58,11 @@ async def follow(desk: Desk, id: str, place: DeskOptions, requester: Requester, 
         sys.stderr.write(f"job {id} continues in the service; to pause it: {words}\n")
         return 1
     return _report(reader.result(), place, as_json=as_json)
+
+
+async def _pause(desk: Desk, id: str, requester: Requester) -> None:
+    with suppress(JobEnded):  # at this moment
+        await desk.change_job(id, requester, state="paused")
 
 
 async def _read(desk: Desk, id: str, line: ProgressLine) -> Job:

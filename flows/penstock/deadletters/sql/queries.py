@@ -44,10 +44,17 @@ def select_page(query: DeadLetterQuery, after: str | None, limit: int) -> Select
 
 
 def select_ranges(
-    query: DeadLetterQuery, ranges: Sequence[tuple[str, str]], after: str | None, limit: int
+    query: DeadLetterQuery,
+    ranges: Sequence[tuple[str, str]],
+    after: str | None,
+    limit: int,
+    *more: ColumnElement[bool],
 ) -> Select[Any]:
-    """Select the ids of letters of some groups and states in order: the first of each range, merged."""
-    rest = conditions(query, after, rows_only=True)
+    """Select the ids of letters of some groups and states in order: the first of each range, merged.
+
+    `more` are further conditions for letters.
+    """
+    rest = [*conditions(query, after, rows_only=True), *more]
     parts = [
         select(
             select(LETTERS.c.id)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -19,9 +21,12 @@ from penstock.deadletters.dead_letter_queue import (
     JobOptions,
     JobState,
     Requester,
+    Settled,
     Settlement,
 )
 from penstock.deadletters.store import PAGE, DeadLetterQuery, GroupField, Page, check_state
+from penstock.errors import StoreError
+from penstock.support.tasks import complete
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -49,6 +54,11 @@ class SqlQueue(ABC):
     copies: tuple[str, ...]
     """The names of the copies that new letters are recorded for. It may be replaced at any time."""
 
+    _step_pause = 0.0
+    """Seconds between two steps of a long operation."""
+
+    _read_only: bool
+
     @abstractmethod
     async def _read(self, operation: Callable[[Connection], T]) -> T:
         """Run an operation that changes nothing. Raises `StoreError` for errors of the database."""
@@ -64,6 +74,13 @@ class SqlQueue(ABC):
             before = progress
             progress = await self._write(lambda connection: operation(connection, before or operations.Progress()))  # noqa: B023 - called at once
         return progress.count
+
+    async def _repeat(self, step: Callable[[Connection], T | None]) -> T:
+        """Run a step of an operation until it returns a result. Other processes can write between two steps."""
+        while True:
+            if result := await self._write(step):
+                return result
+            await asyncio.sleep(self._step_pause)
 
     async def get(self, id: str) -> DeadLetter | None:
         """Return the letter with this id, or None."""
@@ -98,11 +115,16 @@ class SqlQueue(ABC):
         return await self._read(lambda connection: operations.history(connection, id))
 
     async def edit(
-        self, changes: Mapping[str, bytes], requester: Requester, *, query: Mapping[str, Any] | None = None
-    ) -> int:
-        """Replace the inputs of waiting or parked letters, by id; returns how many."""
+        self,
+        changes: Mapping[str, bytes],
+        requester: Requester,
+        *,
+        query: Mapping[str, Any] | None = None,
+        expected: Mapping[str, bytes] | None = None,
+    ) -> list[str]:
+        """Replace the inputs of waiting or parked letters that are as `expected`; returns the ids of those changed."""
         document = None if query is None else json.dumps(query, default=str)
-        return await self._write(lambda connection: operations.edit(connection, changes, requester, document))
+        return await self._write(lambda connection: operations.edit(connection, changes, requester, document, expected))
 
     async def mark(self, query: DeadLetterQuery, state: Literal["waiting", "parked"], requester: Requester) -> int:
         """Park waiting letters, or make parked letters wait, in several transactions; returns how many."""
@@ -112,11 +134,15 @@ class SqlQueue(ABC):
 
     async def purge(self, query: DeadLetterQuery, requester: Requester) -> int:
         """Delete letters that are not claimed, in several transactions; returns how many."""
-        return await self._write_all(lambda connection, so_far: operations.purge(connection, query, requester, so_far))
+        return await self._write_all(
+            lambda connection, so_far: operations.purge(connection, query, requester, self.copies, so_far)
+        )
 
     async def expire(self, keep: Mapping[str, float], *, max: int | None = None, flow: str | None = None) -> int:
         """Delete letters that are older than `keep`, and the oldest above `max`; returns how many."""
-        return await self._write_all(lambda connection, so_far: operations.expire(connection, keep, max, flow, so_far))
+        return await self._write_all(
+            lambda connection, so_far: operations.expire(connection, keep, max, flow, self.copies, so_far)
+        )
 
     async def import_letters(self, letters: Sequence[DeadLetter], requester: Requester) -> int:
         """Store letters; returns how many were new."""
@@ -126,7 +152,13 @@ class SqlQueue(ABC):
 
     async def create_job(self, query: DeadLetterQuery, options: JobOptions, requester: Requester) -> Job:
         """Create a running job for the waiting letters that match now."""
-        return await self._write(lambda connection: operations.create_job(connection, query, options, requester))
+        creation = operations.JobCreation(query, options, requester)
+        try:
+            return await self._repeat(creation.step)
+        except BaseException:
+            with suppress(StoreError):  # the job stays paused then, and can be cancelled
+                await complete(self._repeat(creation.undo), "undo the creation of a job")
+            raise
 
     async def jobs(self, *, state: JobState | None = None, after: str | None = None, limit: int = PAGE) -> list[Job]:
         """Return jobs, newest first, starting after an id."""
@@ -160,9 +192,21 @@ class SqlQueue(ABC):
         """Claim up to `count` letters of one batch of a job."""
         return await self._write(lambda connection: operations.claim(connection, id, runner, batch, count, lease))
 
-    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Job:
-        """Record the outcomes of claimed letters. Returns the job."""
+    async def settle(self, id: str, runner: str, settlements: Sequence[Settlement]) -> Settled:
+        """Record the outcomes of claimed letters."""
         return await self._write(lambda connection: operations.settle(connection, id, runner, settlements))
+
+    async def release_expired(self) -> int:
+        """Let letters of paused and ended jobs wait again when their lease has expired; returns how many there were."""
+        released = 0
+        while not self._read_only and await self._read(operations.has_expired):  # writing locks a whole SQLite file
+            count = await self._write(operations.release_expired)
+            if not count:  # another process does it
+                break
+            released += count
+        if not self._read_only and await self._read(operations.has_ended_jobs):
+            await self._write(operations.forget_ended_jobs)
+        return released
 
     async def audit(self, *, job: str | None = None, after: int | None = None, limit: int = PAGE) -> list[AuditRecord]:
         """Return audit records, newest first, starting after a number."""

@@ -1,4 +1,4 @@
-"""Runs the queries of a store in a thread, on a separate connection."""
+"""Runs queries of a store in a thread, on a separate connection: one for those that read, one for changes."""
 
 from __future__ import annotations
 

@@ -48,11 +48,15 @@ class SqliteStore(SqlQueue):
     With `separate_writer=True`, a subprocess writes the letters, starting with the first one: beside a busy event loop,
     a thread waits for the interpreter longer than it writes. On Windows, a thread writes them all the same.
 
+    Leases follow the clock of this machine, as files are used by processes of one machine. If the clock is set forward,
+    leases end early, and letters in work may be redriven twice; if it is set back, they end late.
+
     Letters that another process adds or changes are seen at once by all methods, but by `statistics` only after
     `refresh_seconds` and one more call. Changes of this store are seen by the second next call of `statistics`.
     """
 
     editable = True
+    _step_pause = 0.12  # while SQLite waits for a lock, it looks every 0.1 s at most
 
     def __init__(
         self,
@@ -137,7 +141,9 @@ class SqliteStore(SqlQueue):
         backend = WriterProcess if self._separate_writer else WriterThread
         self._backend = backend(self._config, statistics)
         self._committer = GroupCommitter[Any](self._backend, self._to_store_error)
-        self._queries: QueryThread | None = None
+        self._reads: QueryThread | None = None
+        self._writes: QueryThread | None = None
+        """Apart from `_reads`: a long search must not delay the settlements and leases of a redrive."""
         self._lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         """The event loop in which the store is open."""
@@ -154,8 +160,8 @@ class SqliteStore(SqlQueue):
                 raise self._wrong_loop()
             if self._loop is not None:  # an event loop that was closed left it open
                 self._committer.close_detached()
-                if self._queries is not None:
-                    self._queries.close_detached()
+                for queries in filter(None, (self._reads, self._writes)):
+                    queries.close_detached()
             self._reset(self._committer.statistics)
         self._home = loop
 
@@ -184,9 +190,9 @@ class SqliteStore(SqlQueue):
             store_error = self._to_store_error(error)
             raise store_error from store_error.__cause__
         finally:
-            queries, self._queries = self._queries, None
-            if queries is not None:
-                await queries.aclose()
+            open_threads = [queries for queries in (self._reads, self._writes) if queries is not None]
+            self._reads = self._writes = None
+            await asyncio.gather(*(queries.aclose() for queries in open_threads))
 
     async def _read(self, operation: Callable[[Connection], T]) -> T:
         self._check_open()
@@ -201,21 +207,27 @@ class SqliteStore(SqlQueue):
 
     async def _run(self, operation: Callable[[Connection], T], *, to_write: bool) -> T:
         try:
-            queries = self._queries
-            if queries is None:  # in a thread, because importing SQLAlchemy takes 150 ms
-                module = await to_thread_uncancellable(
-                    lambda: import_module("penstock.deadletters.sqlite.query_thread")
-                )
-                self._check_open()
-                queries = self._queries = self._queries or module.QueryThread(
-                    self._file, self._config.busy_seconds, read_only=self._read_only
-                )
+            queries = await self._queries(to_write=to_write)
             return await (queries.write(operation) if to_write else queries.read(operation))
         except RedriveError:
             raise
         except Exception as error:
             store_error = self._to_store_error(error)
             raise store_error from store_error.__cause__
+
+    async def _queries(self, *, to_write: bool) -> QueryThread:
+        found = self._writes if to_write else self._reads
+        if found is None:  # in a thread, because importing SQLAlchemy takes 150 ms
+            module = await to_thread_uncancellable(lambda: import_module("penstock.deadletters.sqlite.query_thread"))
+            self._check_open()
+            found = self._writes if to_write else self._reads  # another task may have begun earlier
+        if found is None:
+            found = module.QueryThread(self._file, self._config.busy_seconds, read_only=self._read_only)
+            if to_write:
+                self._writes = found
+            else:
+                self._reads = found
+        return found
 
     def _refresh_if_due(self) -> None:
         loop = self._loop

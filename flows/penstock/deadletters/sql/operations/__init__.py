@@ -7,7 +7,9 @@ transactions until they are done.
 
 from penstock.deadletters.sql.operations.audit import Progress, read_audit
 from penstock.deadletters.sql.operations.claims import claim
-from penstock.deadletters.sql.operations.jobs import acquire_job, change_job, create_job, find_job, list_jobs
+from penstock.deadletters.sql.operations.job_creation import JobCreation
+from penstock.deadletters.sql.operations.jobs import acquire_job, change_job, find_job, list_jobs
+from penstock.deadletters.sql.operations.leases import has_expired, release_expired
 from penstock.deadletters.sql.operations.letters import (
     add,
     delete_letters,
@@ -19,10 +21,11 @@ from penstock.deadletters.sql.operations.letters import (
 )
 from penstock.deadletters.sql.operations.outbox import count_uncopied, mark_copied, postpone_uncopied, take_uncopied
 from penstock.deadletters.sql.operations.reading import count, get, groups, history, oldest_waiting, page
-from penstock.deadletters.sql.operations.retention import expire
+from penstock.deadletters.sql.operations.retention import expire, forget_ended_jobs, has_ended_jobs
 from penstock.deadletters.sql.operations.settling import settle
 
 __all__ = [
+    "JobCreation",
     "Progress",
     "acquire_job",
     "add",
@@ -30,13 +33,15 @@ __all__ = [
     "claim",
     "count",
     "count_uncopied",
-    "create_job",
     "delete_letters",
     "edit",
     "expire",
     "find_job",
+    "forget_ended_jobs",
     "get",
     "groups",
+    "has_ended_jobs",
+    "has_expired",
     "history",
     "import_letters",
     "list_jobs",
@@ -47,6 +52,7 @@ __all__ = [
     "postpone_uncopied",
     "purge",
     "read_audit",
+    "release_expired",
     "settle",
     "take_uncopied",
     "update_state",

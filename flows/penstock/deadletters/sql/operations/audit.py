@@ -22,6 +22,8 @@ class Progress(Struct, frozen=True):
     after: str | None = None
     """Where the next transaction begins."""
     done: bool = False
+    uncopied: int = 0
+    """Letters deleted before every copy of the store had them."""
 
 
 def record(
@@ -49,11 +51,18 @@ def record(
 
 
 def record_progress(
-    connection: Connection, action: AuditAction, requester: Requester, query: str, before: Progress, now: Progress
+    connection: Connection,
+    action: AuditAction,
+    requester: Requester,
+    query: str,
+    before: Progress,
+    now: Progress,
+    *,
+    outcome: str = "done",
 ) -> None:
     """Record an action in several transactions: `started` in the first one, unless it is the only one, and its end."""
     if now.done:
-        record(connection, action, requester, query, count=now.count)
+        record(connection, action, requester, query, count=now.count, outcome=outcome)
     elif not before.count:
         record(connection, action, requester, query, outcome="started")
 

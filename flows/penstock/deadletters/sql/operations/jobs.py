@@ -1,4 +1,4 @@
-"""Creates, reads and changes redrive jobs."""
+"""Reads and changes redrive jobs."""
 
 from __future__ import annotations
 
@@ -6,87 +6,18 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec.structs import replace
-from sqlalchemy import Connection, case, delete, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, delete, select, update
 
-from penstock.deadletters.dead_letter_queue import AuditAction, BatchCounts, Job, JobOptions, JobState, Requester
-from penstock.deadletters.sql import dialect
+from penstock.deadletters.dead_letter_queue import AuditAction, BatchCounts, Job, JobState, Requester
 from penstock.deadletters.sql.dialect import SERVER_CLOCK, among, clock
 from penstock.deadletters.sql.operations.audit import record
 from penstock.deadletters.sql.operations.documents import job_of, options_json, options_of
-from penstock.deadletters.sql.operations.leases import release_expired
-from penstock.deadletters.sql.queries import query_json, selection
-from penstock.deadletters.sql.table import IS_CLAIMED, JOB_BATCHES, JOB_GROUPS, JOB_LETTERS, JOBS, LETTERS
-from penstock.deadletters.store import DeadLetterQuery
-from penstock.errors import JobConflict, JobEnded, JobNotFound, NoLetters
-from penstock.support.ids import new_id
+from penstock.deadletters.sql.table import IS_CLAIMED, JOB_BATCHES, JOB_GROUPS, JOB_LETTERS, JOBS
+from penstock.errors import JobEnded, JobNotFound
 
 ENDED = ("completed", "cancelled")
 
 _ACTIONS: dict[JobState, AuditAction] = {"paused": "pause", "running": "resume", "cancelled": "cancel"}
-
-
-def create_job(connection: Connection, query: DeadLetterQuery, options: JobOptions, requester: Requester) -> Job:
-    """Create a running job for the waiting letters that match now."""
-    release_expired(connection)
-    id, now = new_id(), clock(connection)
-    _take_letters(connection, id, query, options.canary)
-    sizes = select(JOB_LETTERS.c.batch, func.count()).where(JOB_LETTERS.c.job == id).group_by(JOB_LETTERS.c.batch)
-    totals = [(batch, total) for batch, total in connection.execute(sizes)]
-    if not totals:
-        raise NoLetters
-    _reserve_groups(connection, id)
-    connection.execute(
-        insert(JOBS),
-        {
-            "id": id,
-            "state": "running",
-            "options": options_json(options),
-            "query": query_json(query),
-            "requester": requester.name,
-            "reason": requester.reason,
-            "created_at": now,
-        },
-    )
-    connection.execute(
-        insert(JOB_BATCHES),
-        [
-            {"job": id, "batch": batch, "total": total, "resolved": 0, "failed": 0, "skipped": 0}
-            for batch, total in totals
-        ],
-    )
-    count = sum(total for _, total in totals)
-    record(connection, "redrive", requester, query_json(query), job=id, count=count, outcome="created")
-    return load(connection, id)
-
-
-def _take_letters(connection: Connection, job: str, query: DeadLetterQuery, canary: Sequence[int]) -> None:
-    matching = select(
-        LETTERS.c.id, func.row_number().over(order_by=LETTERS.c.id).label("position")
-    ).where(*selection(connection, query, ["waiting"]))  # fmt: skip
-    numbered = matching.subquery()
-    ends = [sum(canary[: batch + 1]) for batch in range(len(canary))]
-    batch: Any = literal(0)
-    if canary:
-        batch = case(*((numbered.c.position <= end, number) for number, end in enumerate(ends)), else_=len(ends))
-    connection.execute(
-        insert(JOB_LETTERS).from_select(
-            ["job", "letter_id", "batch", "state"], select(literal(job), numbered.c.id, batch, literal("open"))
-        )
-    )
-
-
-def _reserve_groups(connection: Connection, job: str) -> None:
-    letters = select(LETTERS.c.group_id).join(JOB_LETTERS, JOB_LETTERS.c.letter_id == LETTERS.c.id)
-    distinct = letters.where(JOB_LETTERS.c.job == job, LETTERS.c.group_id.is_not(None)).distinct()
-    groups = sorted(connection.execute(distinct).scalars())
-    statement = dialect.insert(connection, JOB_GROUPS).on_conflict_do_nothing()
-    connection.execute(statement, [{"group_id": group, "job": job} for group in groups])
-    others = select(JOB_GROUPS.c.job, JOB_GROUPS.c.group_id).where(
-        among(JOB_GROUPS.c.group_id, groups), JOB_GROUPS.c.job != job
-    )
-    conflict = connection.execute(others.order_by(JOB_GROUPS.c.group_id).limit(1)).first()
-    if conflict is not None:
-        raise JobConflict(conflict.job, conflict.group_id)
 
 
 def find_job(connection: Connection, id: str) -> Job | None:
@@ -194,25 +125,27 @@ def _record_change(
     if rate_changed:
         outcome = "no limit" if job.options.rate is None else f"{job.options.rate:g}/s"
         record(connection, "rate", requester, row.query, job=job.id, count=count, outcome=outcome)
-    if state in _ACTIONS:
+    if state in _ACTIONS and state != row.state:
         record(connection, _ACTIONS[state], requester, row.query, job=job.id, count=count)
 
 
 def acquire_job(connection: Connection, id: str, runner: str, lease: float) -> Job | None:
-    """Take or extend the lease on a job, and extend the leases of the letters that the runner has claimed for it."""
+    """Take or extend the lease on a job, and extend the leases of the letters that the runner has claimed for it.
+
+    The letters are extended whatever the state of the job, and never shortened.
+    """
+    row = connection.execute(select(JOBS).where(JOBS.c.id == id).with_for_update()).first()
+    if row is None:
+        return None
     now = clock(connection)
     until = now + int(lease * 1_000_000)
-    free = or_(JOBS.c.runner.is_(None), JOBS.c.runner == runner, JOBS.c.leased_until <= now)
-    taken = connection.execute(
-        update(JOBS)
-        .where(JOBS.c.id == id, JOBS.c.state.in_(("running", "paused")), free)
-        .values(runner=runner, leased_until=until)
-    ).rowcount
-    if not taken:
-        return None
     connection.execute(
         update(JOB_LETTERS)
-        .where(JOB_LETTERS.c.job == id, IS_CLAIMED, JOB_LETTERS.c.runner == runner)
+        .where(JOB_LETTERS.c.job == id, IS_CLAIMED, JOB_LETTERS.c.runner == runner, JOB_LETTERS.c.leased_until < until)
         .values(leased_until=until)
     )
+    is_free = row.runner in (None, runner) or row.leased_until <= now
+    if row.state not in ("running", "paused") or not is_free:
+        return None
+    connection.execute(update(JOBS).where(JOBS.c.id == id).values(runner=runner, leased_until=until))
     return load(connection, id)

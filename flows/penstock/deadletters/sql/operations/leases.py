@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, Select, bindparam, select, update
 
 from penstock.deadletters.sql.dialect import among, among_texts, clock, texts
 from penstock.deadletters.sql.operations.counts import Moves
@@ -16,23 +16,31 @@ RELEASED = 1000
 """Letters released at once. A runner has far fewer."""
 
 
-def release_expired(connection: Connection) -> None:
+def release_expired(connection: Connection) -> int:
     """Let letters of paused and ended jobs wait again when their lease has expired: their runner was killed.
 
-    Letters of running jobs are claimed again by the next runner.
+    Letters of running jobs are claimed again by the next runner. Returns how many letters there were.
     """
-    statement = (
-        select(JOB_LETTERS, JOBS.c.options)
-        .join(JOBS, JOBS.c.id == JOB_LETTERS.c.job)
-        .where(IS_CLAIMED, JOB_LETTERS.c.leased_until <= clock(connection), JOBS.c.state != "running")
-        .limit(RELEASED)
-        .with_for_update(skip_locked=True, of=JOB_LETTERS)
-    )
-    rows = connection.execute(statement).all()
+    statement = _expired(connection, JOB_LETTERS, JOBS.c.options).limit(RELEASED)
+    rows = connection.execute(statement.with_for_update(skip_locked=True, of=JOB_LETTERS)).all()
     for job in sorted({row.job for row in rows}):
         of_job = [row for row in rows if row.job == job]
         parked = park_at_limit(connection, job, of_job, options_of(of_job[0].options).limit)
         give_back(connection, job, [row.letter_id for row in of_job if row.letter_id not in parked])
+    return len(rows)
+
+
+def has_expired(connection: Connection) -> bool:
+    """Check whether there are letters to release."""
+    return connection.execute(_expired(connection, JOB_LETTERS.c.job).limit(1)).first() is not None
+
+
+def _expired(connection: Connection, *columns: Any) -> Select[Any]:
+    return (
+        select(*columns)
+        .join_from(JOB_LETTERS, JOBS, JOBS.c.id == JOB_LETTERS.c.job)
+        .where(IS_CLAIMED, JOB_LETTERS.c.leased_until <= clock(connection), JOBS.c.state != "running")
+    )
 
 
 def park_at_limit(connection: Connection, job: str, rows: list[Any], limit: int) -> set[str]:

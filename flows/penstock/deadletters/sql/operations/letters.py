@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
 
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.dead_letter_queue import AuditAction, Requester
@@ -22,7 +22,7 @@ from penstock.deadletters.sql.operations.leases import release_expired
 from penstock.deadletters.sql.queries import query_json, selection
 from penstock.deadletters.sql.rows import COLUMNS, Columns, to_columns
 from penstock.deadletters.sql.table import ATTEMPTS, COPIES, EDITS, LETTERS
-from penstock.deadletters.store import STATES, DeadLetterQuery
+from penstock.deadletters.store import DeadLetterQuery
 
 CHANGE_LETTERS = 2000
 """Letters changed by one transaction. Between two of them, the writer can commit."""
@@ -79,8 +79,9 @@ def import_letters(
 
 
 def update_state(connection: Connection, ids: Sequence[str], state: str) -> int:
-    """Set the state of letters; returns how many of the ids exist."""
-    rows = connection.execute(_affected(among(LETTERS.c.id, ids)).with_for_update()).all()
+    """Set the state of letters that are not claimed; returns how many."""
+    unclaimed = _affected(among(LETTERS.c.id, ids), LETTERS.c.state != "claimed")
+    rows = connection.execute(unclaimed.with_for_update()).all()
     _set_state(connection, rows, state)
     return len(rows)
 
@@ -103,21 +104,34 @@ def mark(
     return now
 
 
-def purge(connection: Connection, query: DeadLetterQuery, requester: Requester, progress: Progress) -> Progress:
+def purge(
+    connection: Connection, query: DeadLetterQuery, requester: Requester, copies: Sequence[str], progress: Progress
+) -> Progress:
     """Delete some letters that are not claimed, with their histories."""
     release_expired(connection)
-    now = delete_letters(connection, query, progress, UNCLAIMED)
-    record_progress(connection, "purge", requester, query_json(query), progress, now)
+    now = delete_letters(connection, query, progress, copies)
+    outcome = f"done, {now.uncopied} before they were copied" if now.uncopied else "done"
+    record_progress(connection, "purge", requester, query_json(query), progress, now, outcome=outcome)
     return now
 
 
 def delete_letters(
-    connection: Connection, query: DeadLetterQuery, progress: Progress, states: Sequence[str] = STATES
+    connection: Connection, query: DeadLetterQuery, progress: Progress, copies: Sequence[str] = ()
 ) -> Progress:
-    """Delete some letters in some states."""
-    rows = connection.execute(_next(connection, query, states)).all()
+    """Delete some letters that are not claimed; counts those that one of some copies does not have yet."""
+    rows = connection.execute(_next(connection, query, UNCLAIMED)).all()
+    uncopied = 0
+    if copies and rows:
+        needed = select(LETTERS.c.id).where(among(LETTERS.c.id, [row.id for row in rows]), is_needed(copies))
+        uncopied = len(connection.execute(needed).all())
     remove(connection, rows)
-    return Progress(progress.count + len(rows), done=len(rows) < CHANGE_LETTERS)
+    return Progress(progress.count + len(rows), done=len(rows) < CHANGE_LETTERS, uncopied=progress.uncopied + uncopied)
+
+
+def is_needed(copies: Sequence[str]) -> ColumnElement[bool]:
+    """Return the condition that one of some copies does not have a letter yet."""
+    needed = select(COPIES.c.letter_id).where(COPIES.c.letter_id == LETTERS.c.id, among(COPIES.c.copy, copies))
+    return needed.correlate(LETTERS).exists()
 
 
 def remove(connection: Connection, rows: Sequence[Any]) -> None:
@@ -134,14 +148,22 @@ def remove(connection: Connection, rows: Sequence[Any]) -> None:
     moves.apply(connection)
 
 
-def edit(connection: Connection, changes: Mapping[str, bytes], requester: Requester, query: str | None) -> int:
-    """Replace the inputs of waiting or parked letters, and keep the old ones; returns how many."""
+def edit(
+    connection: Connection,
+    changes: Mapping[str, bytes],
+    requester: Requester,
+    query: str | None,
+    expected: Mapping[str, bytes] | None,
+) -> list[str]:
+    """Replace the inputs of waiting or parked letters, and keep the old ones; returns the ids of those changed."""
     release_expired(connection)
     now = clock(connection)
     letters = select(LETTERS.c.id, LETTERS.c.input, LETTERS.c.header).where(
         among(LETTERS.c.id, changes), LETTERS.c.state.in_(("waiting", "parked"))
     )
-    rows = connection.execute(letters.with_for_update()).all()
+    rows = connection.execute(letters.order_by(LETTERS.c.id).with_for_update()).all()
+    if expected is not None:
+        rows = [row for row in rows if row.input == expected.get(row.id)]
     ids = [row.id for row in rows]
     last = select(EDITS.c.letter_id, func.max(EDITS.c.number)).where(among(EDITS.c.letter_id, ids))
     numbers = {row[0]: row[1] for row in connection.execute(last.group_by(EDITS.c.letter_id))}
@@ -165,7 +187,7 @@ def edit(connection: Connection, changes: Mapping[str, bytes], requester: Reques
             _EDIT, [{"letter": id, "new_input": changes[id], "new_size": len(changes[id])} for id in ids]
         )
     record(connection, "edit", requester, query or json.dumps({"ids": list(changes)}), count=len(rows))
-    return len(rows)
+    return ids
 
 
 _EDIT = (

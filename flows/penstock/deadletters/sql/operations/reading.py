@@ -90,6 +90,8 @@ def _count_letters(
 def groups(connection: Connection, query: DeadLetterQuery, after: str | None, limit: int) -> list[Group]:
     """Return groups, the ones with the most recent letters first."""
     statement = select(GROUPS, *_samples()).where(*group_conditions(query))
+    if query.state is not None:
+        statement = statement.where(GROUPS.c[query.state] > 0)
     if after is not None:
         last = select(GROUPS.c.last_seen).where(GROUPS.c.id == after).scalar_subquery()
         statement = statement.where(tuple_(GROUPS.c.last_seen, GROUPS.c.id) < tuple_(last, after))

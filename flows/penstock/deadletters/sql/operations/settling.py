@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
-from penstock.deadletters.dead_letter_queue import FailedAgain, Job, Settlement
+from penstock.deadletters.dead_letter_queue import FailedAgain, Settled, Settlement
 from penstock.deadletters.groups import pattern_in
 from penstock.deadletters.sql.dialect import among_texts, texts
 from penstock.deadletters.sql.grouping import GroupChange
@@ -21,14 +21,14 @@ from penstock.support.json_encoding import encode_json
 from penstock.support.text import sanitize
 
 
-def settle(connection: Connection, id: str, runner: str, settlements: Sequence[Settlement]) -> Job:
+def settle(connection: Connection, id: str, runner: str, settlements: Sequence[Settlement]) -> Settled:
     """Record the outcomes of claimed letters. Those whose lease was lost to another runner are ignored."""
     job, now = hold(connection, id)
     outcomes = {settlement.id: settlement for settlement in settlements}
     rows = connection.execute(_CLAIMED, {"p_job": id, "p_runner": runner, "p_ids": texts(outcomes)}).all()
     if rows:
         _Settling(connection, job, now).settle([(row, outcomes[row.letter_id]) for row in rows])
-    return load(connection, id)
+    return Settled(load(connection, id), frozenset(row.letter_id for row in rows))
 
 
 class _Settling:
