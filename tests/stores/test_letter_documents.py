@@ -15,15 +15,16 @@ from stores.letters import letter
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 NUMBER = st.integers(-(2**63), 2**63 - 1)
+COUNT = st.integers(0, 2**63 - 1)
 TIME = st.datetimes(timezones=st.just(UTC))
 KEY = st.none() | TEXT | NUMBER | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(KEY | st.booleans(), lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner), max_leaves=5)
 LETTER = st.builds(
-    DeadLetter, id=st.builds(new_id), flow=TEXT, run=TEXT, seq=NUMBER, part=st.none() | NUMBER, key=KEY, step=TEXT,
-    type=TEXT, message=TEXT, attempts=NUMBER, cause=st.none() | TEXT, input=st.binary() | TEXT.map(str.encode),
-    input_size=NUMBER, partial_results=st.none() | st.dictionaries(TEXT, JSON), redrives=NUMBER,
+    DeadLetter, id=st.builds(new_id), flow=TEXT, run=TEXT, seq=COUNT, part=st.none() | COUNT, key=KEY, step=TEXT,
+    type=TEXT, message=TEXT, attempts=COUNT, cause=st.none() | TEXT, input=st.binary() | TEXT.map(str.encode),
+    input_size=COUNT, partial_results=st.none() | st.dictionaries(TEXT, JSON), redrives=st.integers(0, 1_000_000),
     state=st.sampled_from(["waiting", "claimed", "resolved", "parked"]), started_at=TIME, failed_at=TIME,
-    group=st.none() | TEXT, header=st.none() | TEXT, revision=st.none() | NUMBER,
+    group=st.none() | TEXT, header=st.none() | TEXT, revision=st.none() | COUNT,
 )  # fmt: skip
 
 

@@ -217,10 +217,12 @@ class SqliteStore(SqlQueue):
 
     async def _queries(self, *, to_write: bool) -> QueryThread:
         found = self._writes if to_write else self._reads
-        if found is None:  # in a thread, because importing SQLAlchemy takes 150 ms
-            module = await to_thread_uncancellable(lambda: import_module("penstock.deadletters.sqlite.query_thread"))
-            self._check_open()
-            found = self._writes if to_write else self._reads  # another task may have begun earlier
+        if found is not None:
+            return found
+        # In a thread, because importing SQLAlchemy takes 150 ms.
+        module = await to_thread_uncancellable(lambda: import_module("penstock.deadletters.sqlite.query_thread"))
+        self._check_open()
+        found = self._writes if to_write else self._reads  # another task may have begun earlier
         if found is None:
             found = module.QueryThread(self._file, self._config.busy_seconds, read_only=self._read_only)
             if to_write:
