@@ -27,11 +27,19 @@ Each of them reads a store all the time.
 """
 
 
+MAX_CALLS = 10
+"""Maximum number of requests in a process that create a redrive or try dead letters.
+
+A redrive of a log runs as long as its request, and so does a try.
+"""
+
+
 class OpenStreams:
     """Counts open streams that are no runs, and ends them when the service stops."""
 
-    def __init__(self, limit: int = MAX_STREAMS) -> None:
+    def __init__(self, limit: int = MAX_STREAMS, name: str = "exports and progress streams") -> None:
         self._limit = limit
+        self._name = name
         self._open = 0
         self.stopping = asyncio.Event()
 
@@ -44,7 +52,7 @@ class OpenStreams:
             raise RequestRejected(
                 503,
                 "too_many_streams",
-                f"{self._limit} exports and progress streams are open, which is the limit; try again later",
+                f"{self._limit} {self._name} are open, which is the limit; try again later",
                 {hdrs.RETRY_AFTER: str(RETRY_SECONDS)},
             )
         self._open += 1
@@ -64,6 +72,9 @@ class AppState(Struct, frozen=True, eq=False):
     counters: HttpCounters
     desk: Desk
     streams: OpenStreams = msgspec.field(default_factory=OpenStreams)
+    redrives: OpenStreams = msgspec.field(
+        default_factory=lambda: OpenStreams(MAX_CALLS, "requests that create redrives or try dead letters")
+    )
 
     def revision_at(self, path_name: str) -> Revision:
         """Return the active revision of the flow that is served at `/NAME/bulk`. Raises 404."""

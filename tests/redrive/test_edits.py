@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -195,6 +196,44 @@ def test_expressions_on_fields_are_those_on_the_item(item: dict[str, int], data:
     one, other = data.draw(st.sampled_from(sorted(item))), data.draw(st.sampled_from(sorted(item)))
     after = json.loads(changed(json.dumps(item).encode(), f"new=[{one} + {other}].map(x, x * {one})"))
     assert after == item | {"new": Expression(f"[value.{one} + value.{other}].map(x, x * value.{one})")(item)}
+
+
+def test_an_edit_with_many_assignments_lets_other_tasks_run() -> None:
+    """Also within one letter."""
+    item = json.dumps({"a": list(range(20_000)), "s": "x" * 100_000}).encode()
+    edit = parse_assignments([f"f{number}=size(a) + size(s.upperAscii())" for number in range(50)])
+
+    async def main() -> list[float]:
+        task = asyncio.create_task(edit.changes([letter(item)]))
+        times = [time.thread_time()]
+        while not task.done():
+            await asyncio.sleep(0)
+            times.append(time.thread_time())
+        assert task.result()[0].error is None
+        return times
+
+    times = asyncio.run(main())
+    longest = max(after - before for before, after in pairwise(times))
+    assert longest < (times[-1] - times[0]) / 2
+
+
+def test_the_results_of_an_edit_are_limited() -> None:
+    """Each may be as large as the input, so fifty could fill the memory."""
+    item = json.dumps({"s": "x" * 400_000}).encode()
+    assert len(changed(item, "t=s", "u=s")) > 1_200_000
+    with pytest.raises(NotEditable, match="v=s: the results have more than 1048576 bytes"):
+        changed(item, "t=s", "u=s", "v=s")
+
+
+def test_changes_come_in_batches_that_fit_into_memory() -> None:
+    """So a page of letters can become larger than a page."""
+    item = json.dumps({"s": "x" * 500_000}).encode()
+    edit = parse_assignments(["t=s"])
+
+    async def main() -> list[int]:
+        return [len(batch) async for batch in edit.batches([letter(item)] * 10)]
+
+    assert asyncio.run(main()) == [5, 5]
 
 
 def test_expressions_cannot_block_the_service() -> None:

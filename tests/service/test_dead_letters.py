@@ -133,6 +133,15 @@ def test_without_a_token_only_requests_from_this_machine_are_accepted(server: Pr
     assert "PENSTOCK_TOKEN" in response.json()["detail"]
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", LETTERS), ("POST", f"{LETTERS}/purge"), ("PUT", "/flows/x")])
+def test_http_1_0_counts_as_a_proxy(server: Process, method: str, path: str) -> None:
+    """nginx sends it by default, with the address of this machine as the host, and without any header of its own."""
+    with server.connect() as client:
+        client.request(method, path, b"", version="1.0")
+        response = client.response().complete()
+    assert (response.status, response.json()["code"]) == (403, "unauthorized")
+
+
 def test_listening_on_all_addresses_needs_a_token(serve: Serve) -> None:
     """Without one, dead letters cannot be read, not even from this machine."""
     server = serve("--host", "0.0.0.0")

@@ -83,6 +83,7 @@ def test_letters_are_selected_by_key_group_and_ids(filled: Process, query: str, 
         ("state=ready", "state"),
         ("group=a&x=1", "'x'"),
         ("after=x", "after"),
+        ("after=log:x", "after: expected the value of next from the previous page"),
         ("flow=%00", "flow"),
     ],
 )

@@ -134,6 +134,64 @@ async def test_a_group_in_two_stores_is_one_group():
     assert await desk.total(ALL) == {"waiting": 11}
 
 
+@pytest.mark.parametrize("limit", [1, 3, 7, 1000])
+async def test_pages_of_groups_of_several_stores_are_one_list(limit):
+    """Each group is there once, at its last letter, wherever it is; no page is read that is not needed."""
+    stores = [MemoryStore(), MemoryStore(), MemoryStore()]
+    for seq, letter in enumerate(letters(60)):
+        group = replace(letter, step=f"step{seq * 7 % 13}{'' if seq % 2 else 'even'}")
+        await stores[seq * 5 % 11 % 3].add([replace(group, failed_at=NOON + timedelta(seconds=seq // 4))])
+    one = MemoryStore()
+    for store in stores:
+        await one.add((await store.page(ALL, limit=1000)).letters)
+    desk = LocalDesk(lambda: stores, Flows())
+
+    found, after = [], None
+    while page := await desk.groups(ALL, after=after, limit=limit):
+        found += page
+        after = page[-1].id
+
+    expected = await one.groups(ALL, limit=1000)
+    assert [(each.id, each.counts, each.first_seen, each.last_seen) for each in found] == [
+        (each.id, each.counts, each.first_seen, each.last_seen) for each in expected
+    ]
+
+
+async def test_a_page_of_groups_is_read_without_the_other_groups():
+    """There may be very many."""
+    read = []
+
+    class Counting(MemoryStore):
+        async def groups(self, query, *, after=None, limit=100):
+            page = await super().groups(query, after=after, limit=limit)
+            read.append(len(page))
+            return page
+
+    first, second = Counting(), Counting()
+    for letter in letters(500):
+        await first.add([replace(letter, step=f"step{letter.seq}")])
+    desk = LocalDesk(lambda: [first, second], Flows())
+    assert len(await desk.groups(ALL, limit=5)) == 5
+    assert sum(read) <= 100 + 5
+
+
+async def test_the_cursor_of_a_page_of_logs_is_checked():
+    """It is of no use to guess one."""
+    desk = LocalDesk(lambda: [MemoryStore(), Log(letters(3))], Flows())
+    assert (await desk.page(ALL, after="log:0:2")).letters[0].seq == 2
+    assert (await desk.page(ALL, after="log:7:")).letters == []
+    for after in ("log:", "log:x:1", "log:1", f"log:{'9' * 5000}:"):
+        with pytest.raises(ValueError, match="expected log:INDEX:POSITION"):
+            await desk.page(ALL, after=after)
+
+
+async def test_the_pages_of_the_only_log_have_the_same_cursors():
+    """So that a service checks them without knowing its stores."""
+    desk = LocalDesk(lambda: [Log(letters(8))], Flows())
+    assert (await desk.page(ALL, limit=3)).next == "log:0:3"
+    assert len(await everything(lambda after: desk.page(ALL, after=after, limit=3))) == 8
+
+
 async def test_the_audit_of_several_stores_is_one_list():
     """Records of two stores are merged by time; the cursor has a position in each, so that none is missed."""
     desk, *_ = await two_stores()

@@ -49,6 +49,16 @@ def test_a_valid_url_is_accepted(url):
         ("kafka://host/topic?tls=maybe", "invalid option tls; expected yes or no"),
         ("nats://host/a.b", "invalid stream 'a.b'"),
         ("nats://host/a?stream=b", "unknown option 'stream'; allowed: tls, credentials, create, replicas"),
+        ("kafka://me:s3/cret@host/topic", "/ before @: write it as %2F in a user or password"),
+        ("nats://me:s3#cret@host/ORDERS", "# before @: write it as %23"),
+        ("nats://s3?cret:s3?cret@host/ORDERS", "? before @: write it as %3F"),
+        ("nats://me:s3/c?ret@host/ORDERS", "/ before @"),
+        ("kafka://me:12?s3cret@host/topic", "? before @"),
+        ("nats://s3?cret@host/ORDERS", "? before @"),
+        ("postgresql://me:s3/cret@host/db", "/ before @: write it as %2F"),
+        ("postgresql://me:s3#cret@host/db", "# before @: write it as %23"),
+        ("postgresql://me:s3[cret@host/db", "[ before @: write it as %5B"),
+        ("postgresql://[::1/db", "invalid host; use postgresql://"),
         ("nats://me:s3cret@host/a\n", "the URL contains a line break"),
     ],
 )
@@ -59,6 +69,12 @@ def test_an_invalid_url_says_what_is_expected_without_its_password(url, reason):
     assert reason in str(caught.value)
     assert "s3cret" not in str(caught.value)
     assert "cret@" not in str(caught.value)
+
+
+def test_a_path_with_an_at_sign_is_shown():
+    """Only URLs of servers have passwords."""
+    for url in ("sqlite:////home/me@work/letters.db", "s3://bucket/a@b", "kafka://host:9092/t?sasl=@"):
+        assert hide_password(url) == url
 
 
 def test_a_missing_extra_is_reported_with_its_command_and_its_place(tmp_path, monkeypatch):

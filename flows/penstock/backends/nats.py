@@ -68,7 +68,11 @@ async def connect(
             **login,
         )
     except NoServersError:
+        await client.close()
         raise (first[0] if first else NoServersError()) from None
+    except BaseException:  # also a cancellation: the socket may be open already
+        await client.close()
+        raise
     connected = True
     client.options["max_reconnect_attempts"] = -1
     return client

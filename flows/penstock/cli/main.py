@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -113,7 +114,10 @@ def main(arguments: list[str] | None = None) -> int:
     if getattr(sys, "stderr", None) is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
     with command_streams():
-        return _run(sys.argv[1:] if arguments is None else arguments, output_closed=output_closed)
+        code = _run(sys.argv[1:] if arguments is None else arguments, output_closed=output_closed)
+    if arguments is None and "obstore" in sys.modules:
+        _exit_now(code)
+    return code
 
 
 def _run(arguments: list[str], *, output_closed: bool) -> int:
@@ -139,6 +143,14 @@ def _run(arguments: list[str], *, output_closed: bool) -> int:
         _discard_output()
         return print_error(name, f"the output cannot be written: {error.strerror}")
     return int(code or 0)
+
+
+def _exit_now(code: int) -> None:
+    """End the process without finalizing the interpreter. Then the threads of the S3 client sometimes abort it."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _load_plugin(name: str) -> click.Command | None:

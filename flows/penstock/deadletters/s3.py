@@ -41,6 +41,9 @@ MAX_LINE = 64 * 1024 * 1024
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
+INSTANCE_METADATA = re.compile(r"https?://[^/\s]+/latest/(?:api/token|meta-data)")
+"""The addresses at which instances of AWS give keys."""
+
 
 class S3Store(BaseLog):
     """Writes letters to objects of a bucket. The objects are created by conditional requests, never overwritten.
@@ -182,6 +185,12 @@ class S3Store(BaseLog):
             return (
                 f"access to the bucket {self._name} is denied, or it does not exist; check the credentials "
                 "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) and their permissions to list, read and write",
+                True,
+            )
+        if isinstance(error, BaseError) and INSTANCE_METADATA.search(str(error)):  # where the client asks last
+            return (
+                "there are no keys, and this machine has no role that gives them; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY",
                 True,
             )
         if isinstance(error, BaseError):  # its text has several lines for debugging, and repeats the address

@@ -10,8 +10,14 @@ from urllib.parse import parse_qsl, unquote
 from penstock.errors import FlowDefinitionError
 from penstock.support.text import suggest
 
-_CREDENTIALS = re.compile(r"//[^/?#]*@")
-"""User and password in a URL. A password may contain `@`, so the last one before the path counts."""
+_CREDENTIALS = re.compile(r"//(?:[^?]*|[^/?#@:[]*:(?!\d+(?:[,/?#]|$)).*|[^/?#]*\?.*)@", re.DOTALL)
+"""User and password in a URL, also a password with `@`, `/`, `?` or `#`, which has to be escaped but may not be yet.
+
+What follows `?` belongs to them if what precedes it is not a host, which may have a port, and a path.
+"""
+
+_WITHOUT_CREDENTIALS = ("sqlite:", "s3:")
+"""URLs whose path may contain `@`."""
 
 _SECRET_OPTION = re.compile(r"([?&][^=&#]*(?:secret|token|passw|pwd|key|credential)[^=&#]*)=[^&#]*", re.IGNORECASE)
 
@@ -34,7 +40,9 @@ def hide_password(url: str) -> str:
     >>> hide_password("s3://bucket/letters?secret_access_key=s3cret")
     's3://bucket/letters?secret_access_key=***'
     """
-    return hide_secret_options(_CREDENTIALS.sub("//", url))
+    if not url.startswith(_WITHOUT_CREDENTIALS):
+        url = _CREDENTIALS.sub("//", url, count=1)
+    return hide_secret_options(url)
 
 
 def hide_secret_options(url: str) -> str:
@@ -109,6 +117,8 @@ def parse_server_url(resolved: str, display_url: str) -> ServerUrl:
     """Parse a URL whose scheme is one of `SCHEMES`, except PostgreSQL. Raises `FlowDefinitionError`."""
     kind, _, rest = resolved.partition("://")
     scheme = SCHEMES[kind]
+    if scheme.port:
+        check_credentials(resolved, display_url)
     rest, _, query = rest.partition("?")
     credentials, _, location = rest.rpartition("@") if scheme.port else ("", "", rest)
     hosts, _, path = location.partition("/")
@@ -131,6 +141,16 @@ def parse_server_url(resolved: str, display_url: str) -> ServerUrl:
         unquote(password) or None,
         _options(query, scheme, display_url),
     )
+
+
+def check_credentials(resolved: str, display_url: str) -> None:
+    """Raise `FlowDefinitionError` if the user or the password of a URL contains a character that ends them."""
+    found = _CREDENTIALS.search(resolved)
+    if found is not None and (character := re.search(r"[/?#\[\]]", found[0][2:])):
+        escape = f"%{ord(character[0]):02X}"
+        raise invalid_url(
+            display_url, f"{character[0]} before @: write it as {escape} in a user or password, and @ elsewhere as %40"
+        )
 
 
 def invalid_url(display_url: str, problem: str) -> FlowDefinitionError:

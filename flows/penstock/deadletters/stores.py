@@ -25,7 +25,7 @@ from penstock.deadletters.store import (
     PageBuilder,
     StoreStatistics,
 )
-from penstock.deadletters.store_url import SCHEMES, hide_password, invalid_url, parse_server_url
+from penstock.deadletters.store_url import SCHEMES, check_credentials, hide_password, invalid_url, parse_server_url
 from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError
 from penstock.support.environment import substitute
@@ -83,7 +83,11 @@ def is_log_url(url: str) -> bool:
 
 
 def _validate_database_url(resolved: str, url: str) -> None:
-    parts = urlsplit(resolved)
+    check_credentials(resolved, url)
+    try:
+        parts = urlsplit(resolved)
+    except ValueError:
+        raise invalid_url(url, f"invalid host; use {SCHEMES['postgresql'].usage}") from None
     if not parts.path.strip("/"):
         raise invalid_url(url, f"the database is missing; use {SCHEMES['postgresql'].usage}")
     try:

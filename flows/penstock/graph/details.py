@@ -6,8 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
-from penstock.deadletters import DeadLetterStore
-from penstock.deadletters.store_url import hide_secret_options
+from penstock.deadletters import DeadLetterStore, store_url
 from penstock.flow.flow import Flow
 from penstock.flow.serving import Worker
 from penstock.runtime.schedule import Once
@@ -49,7 +48,7 @@ def decode_details(flow: Flow[Any]) -> tuple[str, ...]:
 def store_label(store: str | DeadLetterStore) -> str:
     """Return the URL of a dead-letter store as it is written in the flow, without a password."""
     url = store if isinstance(store, str) else getattr(store, "url", None)
-    return hide_secret_options(hide_password(url or split_words(type(store).__name__)))
+    return store_url.hide_password(url or split_words(type(store).__name__))
 
 
 def window_label(flow: Flow[Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ import msgspec
 
 from penstock.core.partial_results import is_plain
 from penstock.deadletters.dead_letter import DeadLetter
+from penstock.deadletters.store import PAGE_BYTES
 from penstock.errors import (
     ExpressionFailed,
     IncompleteInput,
@@ -37,6 +38,9 @@ MAX_ASSIGNMENTS = 50
 
 MAX_LENGTH = 10_000
 """Characters of an assignment."""
+
+MAX_RESULT_BYTES = 1024 * 1024
+"""Bytes of JSON that all assignments together may write into one input."""
 
 SLICE_SECONDS = 0.05
 """Seconds after which other tasks of the event loop run. One expression takes at most 0.1 s."""
@@ -120,12 +124,30 @@ class Assignments:
         A row of CSV is read with its header first. Fields that are not assigned stay as they are written, so no number
         loses digits. An input that the assignments do not change is returned as it is.
         """
+        steps = self._steps(letter)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                after: bytes = end.value
+                return after
+
+    def _steps(self, letter: DeadLetter) -> Generator[None, None, bytes]:
+        """Yield after each part of the work, which may take 0.1 s. Returns the new input."""
         if not letter.complete:
             raise NotEditable(str(IncompleteInput(letter.id, letter.input_size, len(letter.input))))
         before = letter.input if letter.header is None else _read_row(letter.header, letter.input)
         fields = _fields_of(before)
         item = cast("dict[str, Any]", _decode(before))
-        results = [assignment.result(item) for assignment in self.assignments]
+        results: list[Any] = []
+        size = 0
+        for assignment in self.assignments:
+            yield
+            results.append(assignment.result(item))
+            size += len(_encode(results[-1]))
+            if size > MAX_RESULT_BYTES:
+                raise NotEditable(f"{assignment.text}: the results have more than {MAX_RESULT_BYTES} bytes")
+        yield
         after: dict[str, Any] = dict(item)
         for assignment, result in zip(self.assignments, results, strict=True):
             _assign(after, assignment, result)
@@ -137,21 +159,46 @@ class Assignments:
 
     def __call__(self, letter: DeadLetter) -> Change:
         """Return the change of one letter; with the error if it cannot be changed."""
-        try:
-            return Change(id=letter.id, before=letter.input, after=self.apply(letter))
-        except NotEditable as error:
-            return Change(id=letter.id, before=letter.input, error=str(error))
+        steps = self._steps(letter)
+        while True:
+            if (change := _advance(steps, letter)) is not None:
+                return change
 
     async def changes(self, letters: Sequence[DeadLetter]) -> list[Change]:
-        """Return the changes of letters. Lets other tasks run meanwhile: an expression may take 0.1 s."""
+        """Return the changes of letters. Lets other tasks run meanwhile."""
+        return [change async for batch in self.batches(letters) for change in batch]
+
+    async def batches(self, letters: Sequence[DeadLetter]) -> AsyncGenerator[list[Change]]:
+        """Yield the changes of letters, in lists whose new inputs have about `PAGE_BYTES`. Lets other tasks run."""
         changes: list[Change] = []
+        size = 0
         pause = time.monotonic() + SLICE_SECONDS
         for letter in letters:
-            changes.append(self(letter))
-            if time.monotonic() > pause:
-                await asyncio.sleep(0)
-                pause = time.monotonic() + SLICE_SECONDS
-        return changes
+            steps = self._steps(letter)
+            change = None
+            while change is None:
+                if time.monotonic() > pause:
+                    await asyncio.sleep(0)
+                    pause = time.monotonic() + SLICE_SECONDS
+                change = _advance(steps, letter)
+            changes.append(change)
+            size += len(change.after or b"")
+            if size > PAGE_BYTES:
+                yield changes
+                changes, size = [], 0
+        if changes:
+            yield changes
+
+
+def _advance(steps: Generator[None, None, bytes], letter: DeadLetter) -> Change | None:
+    """Do one part of the work. Returns the change after the last one."""
+    try:
+        next(steps)
+    except StopIteration as end:
+        return Change(id=letter.id, before=letter.input, after=end.value)
+    except NotEditable as error:
+        return Change(id=letter.id, before=letter.input, error=str(error))
+    return None
 
 
 def parse_assignments(texts: Sequence[str]) -> Assignments:

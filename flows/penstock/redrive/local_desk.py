@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -31,6 +30,7 @@ from penstock.errors import (
 from penstock.redrive.desk import SHOWN_CHANGES
 from penstock.redrive.documents import check_options, check_rate, query_document
 from penstock.redrive.expired_leases import release_expired
+from penstock.redrive.merged import LogCursor, merged_groups
 from penstock.redrive.records import AuditPage, Change, EditReport, ImportReport, LogReport, Plan, TryResult
 from penstock.support.ids import id_of
 from penstock.support.json_encoding import describe_json_error
@@ -50,9 +50,6 @@ LAST_RECORD = 2**63 - 1
 
 EDITABLE = ("waiting", "parked")
 """The states of letters whose input can be changed."""
-
-_LOG = "log:"
-"""The beginning of the cursor of a page of a log, when there are several stores."""
 
 
 class LocalDesk:
@@ -83,13 +80,7 @@ class LocalDesk:
         queues = self._queues("group letters", query)
         if len(queues) == 1:
             return await queues[0].groups(query, after=after, limit=limit)
-        merged: dict[str, Group] = {}
-        for queue in queues:
-            async for group in _all_groups(queue, query):
-                merged[group.id] = _merge(merged[group.id], group) if group.id in merged else group
-        ordered = sorted(merged.values(), key=lambda group: (group.last_seen, group.id), reverse=True)
-        position = next((index + 1 for index, group in enumerate(ordered) if group.id == after), 0)
-        return ordered[position : position + limit]
+        return await merged_groups(queues, query, after=after, limit=limit)
 
     async def total(self, query: DeadLetterQuery) -> Mapping[str, int]:
         """Count letters by state, without those in logs."""
@@ -101,26 +92,21 @@ class LocalDesk:
     async def page(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> Page:
         """Return letters of all databases, oldest first, then of one log after the other."""
         stores = list(self._stores())
-        if len(stores) == 1:
-            if after is not None and is_queue(stores[0]):
-                after = id_of(after)
-            return await stores[0].page(query, after=after, limit=limit)
         queues, logs = [each for each in stores if is_queue(each)], [each for each in stores if not is_queue(each)]
-        index, _, cursor = (after or "").removeprefix(_LOG).partition(":")
-        if after is None or not after.startswith(_LOG):
+        if after is None and not queues:
+            after = str(LogCursor(0))
+        if after is None or not LogCursor.matches(after):
             after = None if after is None else id_of(after)
             page = await merge_pages(queues, query, after=after, limit=limit)
-            following = 0
-        else:
-            following = int(index) + 1 if index.isdecimal() else len(logs)
-            if following > len(logs):
-                return Page([])
-            page = await logs[following - 1].page(query, after=cursor or None, limit=limit)
-            if page.next is not None:
-                return Page(page.letters, f"{_LOG}{following - 1}:{page.next}")
-        if page.next is not None or following >= len(logs):
-            return page
-        return Page(page.letters, f"{_LOG}{following}:")
+            return page if page.next is not None or not logs else Page(page.letters, str(LogCursor(0)))
+        cursor = LogCursor.parse(after)
+        if cursor.index >= len(logs):
+            return Page([])
+        page = await logs[cursor.index].page(query, after=cursor.position or None, limit=limit)
+        if page.next is not None:
+            return Page(page.letters, str(LogCursor(cursor.index, page.next)))
+        following = cursor.index + 1
+        return Page(page.letters, str(LogCursor(following)) if following < len(logs) else None)
 
     async def show(self, id: str) -> tuple[DeadLetter, History] | None:
         """Return a letter with what was done to it, or None."""
@@ -281,7 +267,7 @@ class LocalDesk:
         changes: list[Change] = []
         for queue in self._queues("edit letters", query):
             async for letters in _editable(queue, query):
-                changes += (change(letter) for letter in islice(letters, count - len(changes)))
+                changes += await change.changes(letters[: count - len(changes)])
                 if len(changes) >= count:
                     return changes
         return changes
@@ -413,29 +399,6 @@ def _waiting(query: DeadLetterQuery) -> DeadLetterQuery:
     return query if query.state is not None else replace(query, state="waiting")
 
 
-def _merge(one: Group, other: Group) -> Group:
-    """Merge a group that is in two stores."""
-    older, newer = sorted((one, other), key=lambda group: group.first_seen)
-    latest = max(one, other, key=lambda group: group.last_seen)
-    return replace(
-        older,
-        counts=dict(Counter(one.counts) + Counter(other.counts)),
-        last_seen=latest.last_seen,
-        first_revision=older.first_revision if older.first_revision is not None else newer.first_revision,
-        sample=latest.sample,
-    )
-
-
-async def _all_groups(queue: DeadLetterQueue, query: DeadLetterQuery) -> AsyncIterator[Group]:
-    after = None
-    while groups := await queue.groups(query, after=after, limit=PAGE_LIMIT):
-        for group in groups:
-            yield group
-        if len(groups) < PAGE_LIMIT:
-            return
-        after = groups[-1].id
-
-
 async def _editable(queue: DeadLetterQueue, query: DeadLetterQuery) -> AsyncIterator[list[DeadLetter]]:
     """Yield the letters that can be edited, a page at a time."""
     after = None
@@ -470,18 +433,22 @@ async def _apply_to(
     requester: Requester,
 ) -> EditReport:
     """Change the inputs of some letters. Letters that others change meanwhile are read and changed again."""
-    changes = await change.changes(letters)
-    failed = [each for each in changes if each.after is None]
-    inputs = {each.id: each.after for each in changes if each.after not in (None, each.before)}
-    before = {each.id: each.before for each in changes}
-    edited = await queue.edit(inputs, requester, query=selection, expected=before) if inputs else []
-    report = EditReport(
-        changed=len(edited),
-        unchanged=len(changes) - len(failed) - len(inputs),
-        errors=len(failed),
-        samples=failed[:SHOWN_CHANGES],
-    )
-    if missed := tuple(inputs.keys() - set(edited)):
+    report = EditReport(changed=0, unchanged=0, errors=0, samples=[])
+    missed: tuple[str, ...] = ()
+    async for changes in change.batches(letters):
+        failed = [each for each in changes if each.after is None]
+        inputs = {each.id: each.after for each in changes if each.after not in (None, each.before)}
+        before = {each.id: each.before for each in changes}
+        edited = await queue.edit(inputs, requester, query=selection, expected=before) if inputs else []
+        missed += tuple(inputs.keys() - set(edited))
+        done = EditReport(
+            changed=len(edited),
+            unchanged=len(changes) - len(failed) - len(inputs),
+            errors=len(failed),
+            samples=failed[:SHOWN_CHANGES],
+        )
+        report = _sum(report, done)
+    if missed:
         async for others in _editable(queue, DeadLetterQuery(ids=missed)):
             report = _sum(report, await _apply_to(queue, others, change, selection, requester))
     return report

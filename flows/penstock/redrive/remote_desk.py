@@ -38,7 +38,9 @@ from penstock.support.json_encoding import encode_json
 CONNECT_SECONDS = 10.0
 
 READ_SECONDS = 300.0
-"""Seconds without a byte of a response. The plan of many letters and a redrive of a log take long."""
+"""Seconds without a byte of a response. The plan of many letters takes long. Redrives and tries have no limit."""
+
+_UNLIMITED = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
 
 RETRIES = 5
 """How often a progress stream that was cut is opened again without having delivered anything."""
@@ -53,16 +55,16 @@ class RemoteDesk:
     Raises `ServiceNotReached` and `RequestRefused`. Use it as a context manager.
     """
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    def __init__(self, url: str, token: str | None = None, *, read_seconds: float = READ_SECONDS) -> None:
         if not re.fullmatch(r"https?://[^/?#\s@]+(/[^?#\s]*)?", url):
             raise ValueError(f"--url: expected the URL of a service, such as http://127.0.0.1:8080, got {url!r}")
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=read_seconds)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> RemoteDesk:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout, trust_env=True)
+        self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout, trust_env=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -227,8 +229,10 @@ class RemoteDesk:
 
     async def _redrives(self, query: DeadLetterQuery, options: JobOptions, **more: Any) -> Any:
         chosen = {name: value for name, value in options_document(options).items() if value is not None}
+        # The response to a redrive of a log, or to a try, comes when all letters have run.
+        timeout = self._timeout if "plan" in more else _UNLIMITED
         try:
-            return await self._send("POST", "/redrives", {"query": query_document(query), **chosen, **more})
+            return await self._send("POST", "/redrives", {**_selection(query), **chosen, **more}, timeout=timeout)
         except RequestRefused as error:
             if error.code == "no_letters":
                 raise NoLetters from None
@@ -247,9 +251,9 @@ class RemoteDesk:
         async with self._response("GET", path, params=parameters) as response:
             return await response.json()
 
-    async def _send(self, method: str, path: str, body: Mapping[str, Any]) -> Any:
+    async def _send(self, method: str, path: str, body: Mapping[str, Any], **options: Any) -> Any:
         headers = {"Content-Type": "application/json"}
-        async with self._response(method, path, data=encode_json(body), headers=headers) as response:
+        async with self._response(method, path, data=encode_json(body), headers=headers, **options) as response:
             return await response.json()
 
     @asynccontextmanager

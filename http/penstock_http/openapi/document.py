@@ -50,8 +50,9 @@ def document(state: AppState) -> Part:
         "flows": list(state.registry.flows),
         "max_flow_file": min(state.settings.max_body, MAX_BYTES),
     }
-    for scope in SCOPES:
-        values[f"{scope}_security"] = [{"token": [scope]}] if state.settings.all_tokens else [{}, {"token": [scope]}]
+    security = {scope: [scope] for scope in SCOPES} | {"change": ["edit", "read"]}
+    for name, scopes in security.items():
+        values[f"{name}_security"] = [{"token": scopes}] if state.settings.all_tokens else [{}, {"token": scopes}]
     items, item_schemas = schemas_of(revision.flow.item for revision in revisions.values())
     paths = fill(fixed["paths"], values)
     for operations in paths.values():

@@ -5,7 +5,7 @@ If tokens are set, the client must send one that has the scope. Otherwise the re
 
 from __future__ import annotations
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from penstock.tokens import LOCAL_NAME, SCOPES, Token, find_token
 from penstock_http.problems import RequestRejected
@@ -13,12 +13,20 @@ from penstock_http.requests.hosts import host_of, is_loopback, is_same_origin
 from penstock_http.state import STATE
 
 
-def authorize(request: web.Request, scope: str) -> str:
-    """Return the name of the client if it has a scope. Raises 401 or 403.
+def authorize(request: web.Request, *scopes: str) -> str:
+    """Return the name of the client if it has all scopes. Raises 401 or 403.
 
     Without tokens, the request must be addressed to this machine and come from it. A request that came through a proxy
-    counts as one from elsewhere, whatever its address is, and a page of another origin may only read.
+    counts as one from elsewhere, whatever its address is, and a page of another origin may only read. Some proxies add
+    no header, but send HTTP/1.0 unless they are told otherwise, so HTTP/1.0 counts as a proxy.
     """
+    name = ""
+    for scope in scopes:
+        name = _authorize(request, scope)
+    return name
+
+
+def _authorize(request: web.Request, scope: str) -> str:
     settings = request.app[STATE].settings
     if tokens := settings.all_tokens:
         token = _token_of(request, tokens)
@@ -41,11 +49,12 @@ def authorize(request: web.Request, scope: str) -> str:
             )
         return token.name
     is_local = is_loopback(settings.host) and is_loopback(request.remote or "") and _is_addressed_to_loopback(request)
-    if not is_local or any(map(_is_added_by_proxies, request.headers)):
+    if not is_local or request.version < HttpVersion11 or any(map(_is_added_by_proxies, request.headers)):
         raise RequestRejected(
             403,
             "unauthorized",
-            f"only requests from this machine can {SCOPES[scope]} without a token; set PENSTOCK_TOKEN and restart",
+            f"only requests from this machine over HTTP/1.1, not through a proxy, can {SCOPES[scope]} without a token; "
+            "set PENSTOCK_TOKEN and restart",
         )
     # Web pages of other origins only get here if their origin is allowed. Without a token that is not enough.
     origin = request.headers.get(hdrs.ORIGIN)

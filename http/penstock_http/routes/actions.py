@@ -12,8 +12,8 @@ from penstock.redrive.documents import change_document, edit_report_document
 from penstock_http.media import json_response
 from penstock_http.requests import negotiation
 from penstock_http.requests.auth import authorize
-from penstock_http.requests.json_body import JsonBody, invalid_body, read_object
-from penstock_http.routes.letters import query_in
+from penstock_http.requests.json_body import invalid_body, read_object
+from penstock_http.routes.letters import check_selection, query_in
 from penstock_http.state import STATE
 
 MAX_ASSIGNMENTS = 50
@@ -39,7 +39,7 @@ async def purge(request: web.Request) -> web.Response:
 
 async def edit_all(request: web.Request) -> web.Response:
     """Change the inputs of dead letters by expressions, or show what would change."""
-    name = authorize(request, "edit")
+    name = authorize(request, "edit", "read")  # the response has inputs
     negotiation.reject_unknown_parameters(request)
     body = await read_object(request, ("query", "all", "set", "preview", "reason"))
     assignments = body.get("set", list[str], [], 'a list of assignments, such as ["currency=\\"EUR\\""]')
@@ -48,7 +48,7 @@ async def edit_all(request: web.Request) -> web.Response:
     query, desk = query_in(body), request.app[STATE].desk
     if body.get("preview", bool, False, "true or false"):
         return json_response({"changes": [change_document(each) for each in await desk.preview(query, assignments)]})
-    _check_selection(body, query)
+    check_selection(body, query)
     return json_response(edit_report_document(await desk.apply(query, assignments, body.requester(name))))
 
 
@@ -57,11 +57,5 @@ async def _act(request: web.Request, scope: str, action: Action) -> web.Response
     negotiation.reject_unknown_parameters(request)
     body = await read_object(request, ("query", "all", "reason"))
     query = query_in(body)
-    _check_selection(body, query)
+    check_selection(body, query)
     return json_response({"count": await action(query, body.requester(name))})
-
-
-def _check_selection(body: JsonBody, query: DeadLetterQuery) -> None:
-    """Raise 400 for a query that selects everything, unless that is what the client says."""
-    if query == DeadLetterQuery() and not body.get("all", bool, False, "true or false"):
-        raise invalid_body('query: expected at least one condition; for all dead letters: {"all": true}')

@@ -11,6 +11,7 @@ from penstock.deadletters import PAGE, PAGE_LIMIT, DeadLetterQuery
 from penstock.errors import LetterNotFound
 from penstock.redrive import documents
 from penstock.redrive.documents import audit_document, group_document, letter_document
+from penstock.redrive.merged import LogCursor
 from penstock.support.ids import id_of
 from penstock_http.media import json_response
 from penstock_http.problems import RequestRejected
@@ -68,7 +69,7 @@ async def show_letter(request: web.Request) -> web.Response:
 
 async def edit_letter(request: web.Request) -> web.Response:
     """Replace the input of one dead letter."""
-    name = authorize(request, "edit")
+    name = authorize(request, "edit", "read")  # the response has the letter
     negotiation.reject_unknown_parameters(request)
     body = await read_object(request, ("input", "inputText", "reason"))
     if ("input" in body) == ("inputText" in body):
@@ -114,6 +115,12 @@ def query_in(body: JsonBody) -> DeadLetterQuery:
     return query
 
 
+def check_selection(body: JsonBody, query: DeadLetterQuery) -> None:
+    """Raise 400 for a query that selects everything, unless that is what the client says."""
+    if query == DeadLetterQuery() and not body.get("all", bool, False, "true or false"):
+        raise invalid_body('query: expected at least one condition; for all dead letters: {"all": true}')
+
+
 def limit_of(request: web.Request) -> int:
     """Return the maximum size of a page. Raises 400."""
     return negotiation.integer_parameter(request.query, "limit", PAGE, 1, PAGE_LIMIT)
@@ -133,7 +140,9 @@ def _after_of(request: web.Request) -> str | None:
     """Return where the page starts. Raises 400 if it is neither an id nor the cursor of a log."""
     text = request.query.get("after")
     try:
-        return text if text is None or text.startswith("log:") else id_of(text)
+        if text is None:
+            return None
+        return str(LogCursor.parse(text)) if LogCursor.matches(text) else id_of(text)
     except ValueError as error:
         raise RequestRejected(
             400, "bad_parameter", f"after: expected the value of next from the previous page: {error}"

@@ -28,7 +28,7 @@ from penstock_http.requests import negotiation
 from penstock_http.requests.auth import authorize
 from penstock_http.requests.json_body import JsonBody, converted, invalid_body, read_object
 from penstock_http.responses.chunks import stream_chunks
-from penstock_http.routes.letters import limit_of, query_in
+from penstock_http.routes.letters import check_selection, limit_of, query_in
 from penstock_http.state import STATE
 
 OPTIONS = ("flow", "canary", "stopAt", "rate", "limit", "fromStart")
@@ -57,14 +57,19 @@ async def create_redrive(request: web.Request) -> web.Response:
     if "try" in body and not 1 <= tries <= MAX_TRIES:
         raise invalid_body(f"try: expected a number of dead letters from 1 to {MAX_TRIES}, got {tries}")
     query, options = query_in(body), converted(lambda: options_of(body.document(*OPTIONS)))
+    requester = body.requester(name)
     desk = request.app[STATE].desk
     if plan:
         return json_response(plan_document(await desk.plan(query, options)))
     if tries:
-        results = await desk.try_letters(query, options, tries)
+        authorize(request, "read")  # the response has the results
+        with request.app[STATE].redrives.enter():
+            results = await desk.try_letters(query, options, tries)
         return json_response({"results": [try_document(result) for result in results]})
+    check_selection(body, query)
     request.app[STATE].supervisor.check()
-    created = await desk.redrive(query, options, body.requester(name))
+    with request.app[STATE].redrives.enter():
+        created = await desk.redrive(query, options, requester)
     if not isinstance(created, Job):
         return json_response(log_report_document(created))
     response = json_response(job_document(created), 201)
