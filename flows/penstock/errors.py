@@ -334,7 +334,12 @@ class ServiceErrorResponse(ElementError):
     @property
     def retryable(self) -> bool:
         """Whether another attempt may succeed: the service, not the request, is at fault."""
-        return self.status is not None and (self.status in (408, 425, 429) or self.status >= 500)
+        return self.status is not None and is_retryable_status(self.status)
+
+
+def is_retryable_status(status: int) -> bool:
+    """Return whether another attempt may succeed after a response with this status."""
+    return status in (408, 425, 429) or status >= 500
 
 
 class ServiceUnreachable(ElementError):

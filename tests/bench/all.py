@@ -10,6 +10,7 @@ import latency
 import memory
 import rig
 import scaling
+import services
 import throughput
 import together
 import written
@@ -21,6 +22,7 @@ def main() -> int:
     quick, runs, names = given.quick, given.runs, given.only
     programs = {
         "Throughput": lambda: throughput.all_figures(quick, runs, names),
+        "Services over HTTP": lambda: services.all_figures(quick, runs, names),
         "Latency": lambda: latency.all_figures(quick, runs, names),
         "Scaling": lambda: scaling.all_figures(quick, runs, names),
         "Side by side": lambda: together.all_figures(quick, runs, names),

@@ -11,13 +11,14 @@ import asyncio
 import gc
 import json
 import os
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
 SCALE = float(os.environ.get("LATENCY_SCALE", "1"))
 WINDOW = int(os.environ.get("WINDOW", "256"))
@@ -32,6 +33,19 @@ failures: deque[tuple[Any, Exception]] = deque(maxlen=10_000)
 
 class InventoryUnavailable(Exception):
     """The inventory does not answer."""
+
+
+def remote(session: ClientSession, url: str) -> Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]:
+    """A service over HTTP: a request for each order."""
+    ca = os.environ.get("SERVICES_CA")
+    context = None if ca is None else ssl.create_default_context(cafile=ca)
+
+    async def call(order: dict[str, Any]) -> dict[str, Any]:
+        async with session.get(f"{url}/{order['orderId']}", ssl=context or True) as response:
+            response.raise_for_status()
+            return decode(await response.read())
+
+    return call
 
 
 async def pricing(order: dict[str, Any]) -> dict[str, Any]:
@@ -238,11 +252,17 @@ async def clear(request: web.Request) -> web.Response:
 
 
 async def pools(app: web.Application) -> AsyncIterator[None]:
-    app["pools"] = [Pool("pricing", pricing), Pool("inventory", inventory)]
-    yield
-    for pool in app["pools"]:
-        for task in pool.tasks:
-            task.cancel()
+    timeout = ClientTimeout(total=30)
+    async with ClientSession(connector=TCPConnector(limit=0), timeout=timeout) as session:
+        calls = {"pricing": pricing, "inventory": inventory}
+        for name in calls:
+            if url := os.environ.get(f"{name.upper()}_URL"):
+                calls[name] = remote(session, url)
+        app["pools"] = [Pool(name, call) for name, call in calls.items()]
+        yield
+        for pool in app["pools"]:
+            for task in pool.tasks:
+                task.cancel()
 
 
 def application() -> web.Application:

@@ -13,7 +13,6 @@ from email.utils import format_datetime
 from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
@@ -21,7 +20,7 @@ from aiohttp.test_utils import unused_port
 
 from penstock.errors import CallTimeout, InvalidCallResult, InvalidItem, ServiceErrorResponse, ServiceUnreachable
 from penstock.services import NONE, Backoff, CallFailed, Service
-from penstock.services.http_client import HttpClient, connection_error_reason, parse_retry_after
+from penstock.services.http_client import ExchangeFailed, HttpClient, connection_error_reason, parse_retry_after
 from penstock.services.url_template import UrlTemplate
 from penstock_http.simulation.faults import FaultSettings
 from penstock_http.simulation.services import simulated
@@ -173,6 +172,26 @@ async def test_a_retry_waits_for_retry_after(client: HttpClient, form: str) -> N
     assert times[1] - times[0] >= (0.2 if form == "seconds" else 0.9)
 
 
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [(429, {"Retry-After": "0.5"}), (200, {"RateLimit": '"a";r=0;t=1', "RateLimit-Policy": '"a";q=9;w=1'})],
+)
+async def test_a_response_can_hold_all_calls(client: HttpClient, status: int, headers: dict[str, str]) -> None:
+    """By Retry-After, or by a RateLimit that is used up: also those that have not started."""
+    times: list[float] = []
+
+    async def reply(_: web.Request) -> web.StreamResponse:
+        times.append(time.monotonic())
+        first = len(times) == 1
+        return web.json_response(1, status=status if first else 200, headers=headers if first else {})
+
+    async with server(reply) as url:
+        service = Service.http("s", url, client=client, attempts=2, max_in_flight=1, backoff=NONE)
+        assert await call(service, *[{}] * 5) == [1] * 5
+    assert times[1] - times[0] >= (0.5 if status == 429 else 1)
+    assert 0.4 < service.statistics().paced_seconds < HANG_SECONDS
+
+
 def test_retry_after_is_a_number_or_a_date() -> None:
     """A date in the past and an invalid value mean no wait."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
@@ -240,8 +259,8 @@ async def until(client: HttpClient, url: str, **wanted: int) -> dict[str, int]:
     """The statistics of the simulated prices, once a condition is true."""
     async with asyncio.timeout(HANG_SECONDS):
         while True:
-            async with client.session.get(f"{url}/statistics") as response:
-                tally: dict[str, int] = (await response.json())["prices"]
+            content = await client.request("simulation", "GET", f"{url}/statistics", limit=10_000)
+            tally: dict[str, int] = msgspec.json.decode(content)["prices"]
             if all(tally[name] == value for name, value in wanted.items()):
                 return tally
             await asyncio.sleep(0.01)
@@ -280,10 +299,9 @@ async def test_an_unknown_host_is_not_in_the_error(client: HttpClient) -> None:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (aiohttp.InvalidUrlClientError("http://[hidden/"), "its URL is not a valid HTTP URL"),
         (ConnectionResetError(104, "hidden"), "Connection reset by peer"),
         (OSError("Multiple exceptions: hidden, hidden"), "no connection could be made"),
-        (aiohttp.ServerDisconnectedError(), "Server disconnected"),
+        (ExchangeFailed("the connection was closed before a response"), "the connection was closed before a response"),
         (ssl.SSLError(1, "[SSL] wrong version number"), "[SSL] wrong version number"),
     ],
 )

@@ -56,6 +56,7 @@ def test_the_value_of_a_variable_is_literal_in_a_password(secret: str) -> None:
         ("${SCHEME}://${HOST}:${PORT}/{id}", {"SCHEME": "http", "HOST": "h_1.", "PORT": "81"}, "http://h_1.:81/7"),
         ("http://${HOST}/{id}", {"HOST": "h:81/base"}, "http://h:81/base/7"),
         ("http://größe.example/ä{{}}/{id}", {}, "http://xn--gre-6ka8i.example/%C3%A4%7B%7D/7"),
+        ("http+unix://${SOCKET}/x/{id}", {"SOCKET": "%2frun%2Fa%20b.sock"}, "http+unix://%2Frun%2Fa%20b.sock/x/7"),
         ("http://h/${PATH}/{id}", {"PATH": "v1/a{id}?b#c"}, "http://h/v1/a%7Bid%7D%3Fb%23c/7"),
     ],
 )
@@ -90,6 +91,9 @@ INVALID_ADDRESSES: list[tuple[str, dict[str, str], str]] = [
     ("http://me:s3cret@h:80x/", {}, "'http://…@h:80x/': expected a port"),
     ("http://h/a b", {}, "expected no spaces"),
     ("http://h/{a", {}, "for a literal brace"),
+    ("http+unix://run/{id}", {}, "expected the path of a Unix socket, with its slashes percent-encoded"),
+    ("http+unix://${SOCKET}/{id}", {"SOCKET": "/run/s3cret.sock"}, "expected the path of a Unix socket"),
+    ("http+unix://%2Frun%2F{id}", {}, "a field of the value cannot be part of the host"),
     ("http://h/{${FIELD}}", {"FIELD": "id"}, "for a literal brace"),
 ]
 

@@ -915,9 +915,10 @@ async def test_a_long_search_does_not_delay_changes(url):
     store = await opened(url)
     await store.add([letter()])
     job = await store.create_job(DeadLetterQuery(), JobOptions(), Requester("me"))
-    released = threading.Event()
-    search = asyncio.create_task(store._read(lambda _: released.wait(HANG_SECONDS)))
+    begun, released = threading.Event(), threading.Event()
+    search = asyncio.create_task(store._read(lambda _: begun.set() or released.wait(HANG_SECONDS)))
     try:
+        assert await asyncio.to_thread(begun.wait, HANG_SECONDS)
         async with asyncio.timeout(HANG_SECONDS / 2):
             assert await store.acquire_job(job.id, "one") is not None
         assert not search.done()

@@ -91,7 +91,8 @@ class Element(Struct, Generic[T], eq=False, gc=False):
 
     `partial_results` are the results that the step had in which it failed (see `penstock.core.partial_results`). An
     element may arrive with those of its dead letter. Then the step `enrich` that had them calls only the services whose
-    results are missing. Results of earlier steps are not kept, and parts (`flat_map`) do not inherit any.
+    results are missing. `kept_results` are those of the steps `enrich` that it has passed, if a later step can fail.
+    Its dead letter has both. Parts (`flat_map`) do not inherit any; their dead letter has those of their root.
 
     The garbage collector does not track elements (`gc=False`), because there are many. So no object that they refer to
     may refer back to them: the cycle would never be freed.
@@ -113,6 +114,7 @@ class Element(Struct, Generic[T], eq=False, gc=False):
     parent: Element[Any] | None = None
     part: int | None = None
     parts: Parts | None = None
+    kept_results: tuple[Any, ...] | None = None
 
     def fail(self, step: str, error: BaseException, attempts: int = 1) -> None:
         """Mark this element as failed at a step."""

@@ -43,9 +43,9 @@ class DeadLetter(Struct, frozen=True, gc=False):
     attempts: int = 1
     cause: str | None = None
     partial_results: dict[str, Any] | None = None
-    """The results that the failed step had from its other services, by name: see `core.partial_results`.
+    """The results of the steps `enrich` before the failure, and of other services of the step that failed, by name.
 
-    A redrive calls only the other services of that step again, unless it starts from the beginning.
+    A redrive does not call these services again, unless it starts from the beginning. See `core.partial_results`.
     """
     state: str = "waiting"
     revision: int | None = None
@@ -71,6 +71,7 @@ def make_dead_letters(
 ) -> list[DeadLetter]:
     """Create the dead letters of elements that failed together."""
     from penstock.core.element import UNKNOWN
+    from penstock.core.partial_results import results_of_letter
 
     failed_at = now()
     letters: list[DeadLetter] = []
@@ -99,7 +100,7 @@ def make_dead_letters(
                 json_key(element.key),
                 failure.attempts,
                 failure.cause,
-                element.partial_results,
+                results_of_letter(element),
                 "waiting",
                 revision,
                 None,

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from penstock.core.element import Element, Failure
-from penstock.core.partial_results import not_reused, service_of
+from penstock.core.partial_results import not_reused, results_of_letter, service_of
 from penstock.errors import SERVICE_MESSAGE_LIMIT
 from penstock.support.json_encoding import encode_json
 
@@ -52,6 +52,7 @@ def redact(element: Element[Any], paths: Sequence[str]) -> Element[Any]:
             element,
             input=RedactedInput.of(UNREADABLE, element.root.input),
             partial_results=None,
+            kept_results=None,
             key=REDACTED,
             failure=element.failure and _with_texts(element.failure, REDACTED, REDACTED),
             parent=None,
@@ -60,11 +61,8 @@ def redact(element: Element[Any], paths: Sequence[str]) -> Element[Any]:
 
 def _redact(element: Element[Any], paths: list[list[str]]) -> Element[Any]:
     original = _to_plain(element.root.input)
-    results = (
-        None
-        if element.partial_results is None
-        else {name: _plain_result(result) for name, result in element.partial_results.items()}
-    )
+    kept = results_of_letter(element)
+    results = None if kept is None else {name: _plain_result(result) for name, result in kept.items()}
     by_service = ({service_of(name): result} for name, result in (results or {}).items())
     roots = [original, _to_plain(element.value), *by_service, *(results or {}).values()]
     texts = {text for root in roots for text in _texts_at(root, paths)}
@@ -74,6 +72,7 @@ def _redact(element: Element[Any], paths: list[list[str]]) -> Element[Any]:
         element,
         input=_redact_input(element.root.input, original, paths),
         partial_results=results and _redact_results(results, paths, secrets),
+        kept_results=None,
         key=REDACTED if str(element.key) in secrets else element.key,
         failure=failure
         and _with_texts(

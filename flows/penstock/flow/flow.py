@@ -59,7 +59,7 @@ from penstock.steps import (
 )
 from penstock.steps.fail import DEFAULT_TYPE
 from penstock.steps.flat_map import MAX_PARTS
-from penstock.steps.step import as_service, check_function
+from penstock.steps.step import as_service, check_function, keep_results
 from penstock.steps.through import MAX_PARTS as THROUGH_PARTS
 from penstock.steps.to import TIMEOUT as WRITE_TIMEOUT
 from penstock.support.text import suggest
@@ -744,7 +744,8 @@ class Flow(Generic[In, Out]):
 
     @cached_property
     def _plan(self) -> RunPlan:
-        steps = (decode(self.item, key=self.key), *(step.operator() for step in self.steps))
+        described = self.steps if self.store is None else keep_results(self.steps)
+        steps = (decode(self.item, key=self.key), *(step.operator() for step in described))
         return RunPlan(
             self.name,
             steps,

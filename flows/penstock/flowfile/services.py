@@ -19,6 +19,7 @@ from penstock.flowfile.forms.scalars import Boolean, Integer, Number, Text, word
 from penstock.flowfile.quantities import show_duration, show_rate, show_size
 from penstock.formats.ndjson_reader import LINE_LIMIT
 from penstock.services import MAX_IN_FLIGHT, NONE, TIMEOUT, Backoff, Service, is_retryable
+from penstock.services.http_client import Tls
 from penstock.services.http_service import RESPONSE_LIMIT, HttpBatchCall, HttpCall, HttpRequestSpec, is_retryable_http
 from penstock.sinks import DiscardSink, FileSink, Sink, StdoutSink
 from penstock.sources import Source, from_directory, from_file, from_stdin, generate, ticks
@@ -67,6 +68,18 @@ BATCH: Form[bool | str] = Either(cast("Form[Any]", Boolean()), Text())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsOptions(Located):
+    ca: str | None = optional(
+        Text(), "The file with the certificates of the authorities to trust, instead of those of the system"
+    )
+    cert: str | None = optional(Text(), "The file with the certificate of the client")
+    key: str | None = optional(Text(), "The file with its private key, if that is not in the file of cert")
+
+
+TLS: Form[Tls] = Record(TlsOptions).then(lambda options: Tls(options.ca, options.cert, options.key))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions(Located):
     name: str | None = optional(Text(), "The name in metrics and logs, if it differs from the one here")
     timeout: float | None = optional(Duration(), "The time for one attempt (30s)")
@@ -83,6 +96,7 @@ class ServiceOptions(Located):
     body: Any = optional(function_or_fields(), "The body of the request, sent as JSON")
     response: Any = optional(function_or_fields("response"), "Which part of the JSON response is the result")
     limit: int | None = optional(Size(), "How many bytes a response may have (1MiB)")
+    tls: Tls | None = optional(TLS, "The certificates of an https service, in PEM files")
     batch: bool | str | None = optional(
         BATCH, "One request for many values: true, or the field of each value that is sent"
     )
@@ -99,7 +113,7 @@ SERVICE = OneKey(
 
 SERVICES = MapOf(SERVICE, keys=SERVICE_NAME)
 
-_HTTP_ONLY = ("headers", "body", "response", "limit", "batch")
+_HTTP_ONLY = ("headers", "body", "response", "limit", "tls", "batch")
 _CALL_ONLY = ("blocking",)
 
 
@@ -135,6 +149,7 @@ def _http_call(title: str, chosen: Chosen[ServiceOptions], environment: Mapping[
         "headers": options.headers or {},
         "response": options.response,
         "limit": options.limit or RESPONSE_LIMIT,
+        "tls": options.tls,
         "environment": environment,
     }
     if not options.batch:
@@ -173,6 +188,7 @@ def _dump_http(call: HttpRequestSpec) -> dict[str, Plain]:
         "headers": dict(call.headers) or None,
         "response": None if call.response is None else dump_function(call.response, "response"),
         "limit": None if call.limit == RESPONSE_LIMIT else show_size(call.limit),
+        "tls": None if call.tls is None else drop_none({"ca": call.tls.ca, "cert": call.tls.cert, "key": call.tls.key}),
     }
     if isinstance(call, HttpCall) and call.body is not None:
         more["body"] = dump_function(call.body)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 from penstock.core.element import CANCELLED, FAILED, Element, Outcome
+from penstock.core.partial_results import results_of_letter
 from penstock.deadletters import DeadLetter, DeadLetterStore
 from penstock.deadletters.dead_letter_queue import FailedAgain, JobOptions, Settlement
 from penstock.errors import StoreError, describe
@@ -117,7 +118,7 @@ class FlowRun:
                 message=failure.message,
                 attempts=failure.attempts,
                 cause=failure.cause,
-                partial_results=element.partial_results,
+                partial_results=results_of_letter(element),
                 revision=letter.revision if self._run.revision is None else self._run.revision,
             )
             self._outcomes.add(Settlement(letter.id, "failed", error))

@@ -140,6 +140,7 @@ class ServiceCounters:
         """The services in use."""
         self._past_results: Counter[str] = Counter()
         self._past_retries = 0
+        self._past_paced_seconds = 0.0
 
     def use(self, service: Service) -> None:
         """Count a service among those in use, once, and retain it. Equal services are counted separately."""
@@ -153,6 +154,7 @@ class ServiceCounters:
         past = service.statistics()
         self._past_results.update(past.results)
         self._past_retries += past.retries
+        self._past_paced_seconds += past.paced_seconds
         return service.release()
 
     def statistics(self) -> ServiceStatistics:
@@ -167,6 +169,7 @@ class ServiceCounters:
             in_flight=sum(each.in_flight for each in current),
             waiting=sum(each.waiting for each in current),
             max_in_flight=sum(each.max_in_flight for each in current),
+            paced_seconds=self._past_paced_seconds + sum(each.paced_seconds for each in current),
         )
 
 

@@ -22,6 +22,7 @@ from penstock.core.context import CANCEL_SECONDS
 from penstock.errors import describe
 from penstock.services.call_queue import CallCounts, CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec, CallTask, CancelReason, TimeoutSweeper
+from penstock.services.pacing import Pacer
 from penstock.support.logger import get_logger
 from penstock.support.tasks import detach
 
@@ -55,7 +56,7 @@ class Bulkhead:
         self._waking = False
         """True from waking a task until it checks for calls."""
         self._waiting_for_rate = False
-        """True while a task waits until the rate allows the next call."""
+        """True while a task waits until the rate, or the service itself, allows the next call."""
         self._retained = 0
         """How many callers of `retain` have not called `release`."""
         self._sweeper = TimeoutSweeper(spec.timeout, self.tasks)
@@ -71,6 +72,12 @@ class Bulkhead:
     def waiting(self) -> int:
         """Number of calls that wait for a task or for their next attempt."""
         return sum(queue.waiting for queue in self._queues)
+
+    @property
+    def paced_seconds(self) -> float:
+        """Seconds in which calls waited because responses of the service asked for it."""
+        pacer = self._spec.pacer
+        return 0.0 if pacer is None else pacer.paced_seconds(self._clock())
 
     def open_queue(
         self, on_results: ResultCallback, on_fault: Callable[[BaseException], None] | None = None
@@ -157,6 +164,8 @@ class Bulkhead:
         self._retained = 0
         if self._spec.rate_limiter is not None:
             self._spec.rate_limiter.reset()
+        if self._spec.pacer is not None:
+            self._spec.pacer.reset()
         self._queues.clear()
         self._ready.clear()
         self._forget_tasks()
@@ -199,7 +208,8 @@ class Bulkhead:
 
     async def _run_task(self, task: CallTask) -> None:
         """Make calls until the task is stopped. Let the event loop run between them."""
-        loop, ready, rate_limiter = asyncio.get_running_loop(), self._ready, self._spec.rate_limiter
+        loop, ready = asyncio.get_running_loop(), self._ready
+        rate_limiter, pacer = self._spec.rate_limiter, self._spec.pacer
         made = 0
         self._waking = False
         try:
@@ -217,6 +227,12 @@ class Bulkhead:
                     await self._wait_for_rate(task, rate_limiter.reserve(loop.time()))
                     if task.ended or not ready:
                         continue
+                    made = ITERATION_SHARE - 1
+                if pacer is not None and pacer.is_active:
+                    if seconds := pacer.wait(loop.time()):
+                        await self._wait_for_service(task, pacer, seconds)
+                        continue
+                    pacer.start()
                     made = ITERATION_SHARE - 1
                 made += await task.run_calls(ITERATION_SHARE - made)
                 if task.waited:
@@ -246,6 +262,18 @@ class Bulkhead:
         finally:
             if not task.ended:
                 self._waiting_for_rate = False
+
+    async def _wait_for_service(self, task: CallTask, pacer: Pacer, seconds: float) -> None:
+        """Wait as a response of the service asked, or until a later one allows more. One task waits for all."""
+        if pacer.begin_wait(self._clock()):
+            log.warning("service.paced", service=self.name, seconds=round(seconds, 3))
+        pacer.on_change = task.wake
+        try:
+            await self._wait_for_rate(task, seconds)
+        finally:
+            pacer.on_change = None
+            if task.ended or not pacer.wait(self._clock()):
+                pacer.end_wait(self._clock())
 
 
 def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

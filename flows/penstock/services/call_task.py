@@ -13,6 +13,7 @@ from msgspec import Struct
 from penstock.core.fairness import Deadline
 from penstock.errors import CallCancelled, CallTimeout
 from penstock.services.call_queue import Call, CallCounts, CallFailed, CallQueue, RetriedCall
+from penstock.services.pacing import Pacer
 from penstock.services.retry import GiveUp, RateLimiter, RetryPolicy
 
 QUEUE_SHARE = 16
@@ -46,6 +47,8 @@ class CallSpec(Struct, frozen=True, eq=False):
     """Seconds that one attempt may take."""
     retry: RetryPolicy
     rate_limiter: RateLimiter | None = None
+    pacer: Pacer | None = None
+    """Makes calls wait as the responses of the service ask."""
 
 
 class CallTask:
@@ -251,7 +254,8 @@ class CallTask:
                 final.__traceback__ = None
             return CallFailed(final, attempt)
         counts.retries += 1
-        if decision.seconds <= 0 and not queue.closed:
+        pacer = self._spec.pacer
+        if decision.seconds <= 0 and not queue.closed and (pacer is None or not pacer.is_active):
             return _RETRY_NOW
         original = call.call if isinstance(call, RetriedCall) else call
         queue.retry_later(RetriedCall(original, attempt + 1), decision.seconds)

@@ -6,6 +6,7 @@ are connection errors. All other statuses are final.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
@@ -15,8 +16,20 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import msgspec
 
-from penstock.errors import InvalidCallResult, InvalidItem, describe
-from penstock.services.http_client import HttpClient, batch_item_error
+from penstock.errors import InvalidCallResult, InvalidItem, describe, is_retryable_status
+from penstock.services.http_client import (
+    HttpClient,
+    Origin,
+    RequestHead,
+    Response,
+    Tls,
+    batch_item_error,
+    content_of,
+    encode_headers,
+    end_of,
+    parse_retry_after,
+)
+from penstock.services.pacing import Pacer, parse_rate_limit, parse_rate_limit_policy
 from penstock.services.retry import is_retryable
 from penstock.services.template import HeaderTemplate, field_of
 from penstock.services.url_template import UrlTemplate, display_url
@@ -27,7 +40,7 @@ T = TypeVar("T")
 RESPONSE_LIMIT = 1 << 20
 """Default maximum size of a response in bytes, decompressed."""
 
-JSON_CONTENT = {"Content-Type": "application/json"}
+JSON_CONTENT = b"Content-Type: application/json\r\n"
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,11 @@ class HttpRequestSpec:
     limit: int = RESPONSE_LIMIT
     """Maximum size of a response in bytes."""
     client: HttpClient | None = field(default=None, compare=False, repr=False)
+    tls: Tls | None = None
+    """The certificates of an https service; without it those of the system are trusted."""
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, compare=False, repr=False)
+    pacer: Pacer = field(default_factory=Pacer, init=False, compare=False, repr=False)
+    """Makes all calls of the service wait as its responses ask."""
 
     def __post_init__(self) -> None:
         authorized = any(name.lower() == "authorization" for name in self.header_templates)  # also checks all headers
@@ -71,14 +88,48 @@ class HttpRequestSpec:
         """The client that sends the requests."""
         return self.client or HttpClient()
 
+    @cached_property
+    def request_head(self) -> RequestHead:
+        """What all requests have in common. Raises `InvalidItem` for a request that cannot be sent."""
+        try:
+            fixed = {name: each.render(None) for name, each in self.header_templates.items() if not each.has_fields}
+            origin = Origin.parse(self.url_template.origin)
+            return RequestHead(self.method, origin, fixed, self.tls, names=self.header_templates)
+        except ValueError as error:
+            raise InvalidItem(f"the request to {self.service} cannot be sent: {error}") from error
+
+    @cached_property
+    def header_fields(self) -> dict[str, HeaderTemplate]:
+        """The headers that contain fields of the value."""
+        return {name: template for name, template in self.header_templates.items() if template.has_fields}
+
+    @cached_property
+    def _rest_without_content(self) -> bytes:
+        return self.request_head.head + end_of(self.method, None)
+
     async def send(self, value: Any, content: bytes | None) -> bytes:
         """Send the request for a value. Return the body of the response."""
-        headers = {name: template.render(value) for name, template in self.header_templates.items()}
-        if content is not None:
-            headers = JSON_CONTENT | headers
-        return await self.connections.request(
-            self.service, self.method, self.url_template.render(value), headers=headers, body=content, limit=self.limit
-        )
+        target = self.url_template.target(value)
+        is_fixed = content is None and not self.header_fields
+        rest = self._rest_without_content if is_fixed else self._rest(value, content)
+        pacer = self.pacer
+        pacer.in_flight += 1
+        try:
+            response = await self.connections.send(self.service, self.request_head, target, rest, self.limit)
+        finally:
+            pacer.in_flight -= 1
+        _pace(pacer, response)
+        return await content_of(self.service, response, self.limit)
+
+    def _rest(self, value: Any, content: bytes | None) -> bytes:
+        """Return the part of a request after its first line."""
+        headers = {name: template.render(value) for name, template in self.header_fields.items()}
+        kind = b"" if content is None or self._has_content_type else JSON_CONTENT
+        return self.request_head.head + encode_headers(headers) + kind + end_of(self.method, content)
+
+    @cached_property
+    def _has_content_type(self) -> bool:
+        return any(name.lower() == "content-type" for name in self.header_templates)
 
     async def on_idle(self) -> None:
         """Close the client that the service has created."""
@@ -95,7 +146,8 @@ class HttpCall(HttpRequestSpec):
     body: Any = None
 
     async def __call__(self, value: Any) -> Any:
-        content = await self.send(value, _serialize(self.service, self._body_of, value))
+        body = None if self.body is None else _serialize(self.service, self._body_of, value)
+        content = await self.send(value, body)
         return _parse_response(self.service, content, self.response)
 
     def _body_of(self, value: Any) -> bytes | None:
@@ -143,6 +195,21 @@ class HttpBatchCall(HttpRequestSpec):
 
     def _item_of(self, value: Any) -> bytes:
         return msgspec.json.encode(value if self.item_field is None else field_of(value, self.item_field))
+
+
+def _pace(pacer: Pacer, response: Response) -> None:
+    """Make later calls wait if a response asks for it, by Retry-After or RateLimit."""
+    if is_retryable_status(response.status):
+        seconds = parse_retry_after(response.header(b"retry-after"))
+        if seconds:
+            pacer.pause(seconds, asyncio.get_running_loop().time())
+    text = response.header(b"ratelimit")
+    if text is not None and (limit := parse_rate_limit(text)) is not None:
+        window = parse_rate_limit_policy(response.header(b"ratelimit-policy"))
+        remaining, seconds = limit
+        if seconds is None:
+            seconds = 1.0 if window is None else window[1]
+        pacer.limit(remaining, seconds, asyncio.get_running_loop().time(), window)
 
 
 def is_retryable_http(error: BaseException) -> bool:

@@ -19,11 +19,12 @@ from typing_extensions import TypeIs, TypeVar
 from penstock.services.bulkhead import Bulkhead
 from penstock.services.call_queue import CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec
+from penstock.services.pacing import Pacer
 from penstock.services.retry import Backoff, RateLimiter, RetryPolicy, is_retryable
 from penstock.support.tasks import call_without_stop_iteration
 
 if TYPE_CHECKING:
-    from penstock.services.http_client import HttpClient
+    from penstock.services.http_client import HttpClient, Tls
 
 T = TypeVar("T", default=Any)
 In = TypeVar("In", contravariant=True, default=Any)
@@ -49,6 +50,8 @@ class ServiceStatistics(Struct, frozen=True):
     """Calls that wait for others to end, for the rate limit, or for their next attempt."""
     max_in_flight: int
     """Maximum of calls in flight."""
+    paced_seconds: float = 0.0
+    """Seconds so far in which calls waited because responses of the service asked for it."""
 
 
 class Service(Generic[In, Out]):
@@ -64,7 +67,8 @@ class Service(Generic[In, Out]):
     attempts (default: unlimited).
 
     If `call` is an object with a coroutine method `on_idle` (looked up once, here), that method is awaited when no run
-    uses the service and no supervisor retains it. The service may be called again later.
+    uses the service and no supervisor retains it. The service may be called again later. If it has a `Pacer` as its
+    attribute `pacer`, that one decides when the next call may start.
     """
 
     if TYPE_CHECKING:
@@ -131,6 +135,7 @@ class Service(Generic[In, Out]):
             timeout=timeout,
             retry=RetryPolicy(attempts, self.backoff, retry_on, rng or random.Random()),  # noqa: S311 - jitter
             rate_limiter=None if rate is None else RateLimiter(rate),
+            pacer=_pacer_of(call),
         )
         self.bulkhead = Bulkhead(spec, max_in_flight=max_in_flight, on_idle=getattr(call, "on_idle", None))
 
@@ -145,6 +150,7 @@ class Service(Generic[In, Out]):
         body: Any = None,
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
+        tls: Tls | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
@@ -154,7 +160,8 @@ class Service(Generic[In, Out]):
         """Make a service that sends one HTTP request for each value; see `HttpCall` for how it is made.
 
         `response` is the type that the JSON of the response is converted to, or a function that converts it. `limit` is
-        its maximum size in bytes (default 1 MiB).
+        its maximum size in bytes (default 1 MiB), decompressed. `tls` has the certificates of an https service
+        (default: those of the system are trusted).
 
         >>> pricing = Service.http("pricing", "http://prices/{orderId}", timeout=2, attempts=3)
         """
@@ -163,7 +170,7 @@ class Service(Generic[In, Out]):
         convert = _converter(response)
         return Service(
             name,
-            HttpCall(name, url, method, headers or {}, convert, limit or RESPONSE_LIMIT, client, body=body),
+            HttpCall(name, url, method, headers or {}, convert, limit or RESPONSE_LIMIT, client, tls, body=body),
             max_in_flight=max_in_flight,
             timeout=timeout,
             attempts=attempts,
@@ -183,6 +190,7 @@ class Service(Generic[In, Out]):
         field: str | None = None,
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
+        tls: Tls | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
@@ -193,7 +201,8 @@ class Service(Generic[In, Out]):
 
         The request is a JSON array of the values, or of their `field`. The response must be an array of the same length
         and order. An item `{"error": {"type": …, "message": …}}` fails its element alone, and so does a value that
-        cannot be sent. `response` is the type of one item of the response, or a function that converts it.
+        cannot be sent. `response` is the type of one item of the response, or a function that converts it. For `limit`
+        and `tls` see `http`.
 
         >>> pricing = Service.http_batch("pricing", "http://prices", field="orderId")
         >>> step = Batch(pricing, size=50, max_wait=0.02)
@@ -211,6 +220,7 @@ class Service(Generic[In, Out]):
                 convert,
                 limit or RESPONSE_LIMIT,
                 client,
+                tls,
                 item_field=field,
             ),
             max_in_flight=max_in_flight,
@@ -259,6 +269,7 @@ class Service(Generic[In, Out]):
             in_flight=self.bulkhead.in_flight,
             waiting=self.bulkhead.waiting,
             max_in_flight=self.max_in_flight,
+            paced_seconds=self.bulkhead.paced_seconds,
         )
 
     def with_function(self, call: Callable[[Any], Any], *, rng: random.Random | None = None) -> Service[Any, Any]:
@@ -298,6 +309,11 @@ class Service(Generic[In, Out]):
         Return the futures to wait for, such as connections that close.
         """
         return self.bulkhead.release()
+
+
+def _pacer_of(call: object) -> Pacer | None:
+    pacer = getattr(call, "pacer", None)
+    return pacer if isinstance(pacer, Pacer) else None
 
 
 def _check_call(name: str, call: object, blocking: bool) -> None:

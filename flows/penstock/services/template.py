@@ -117,7 +117,11 @@ def field_of(value: Any, path: str) -> Any:
 
     Raises `InvalidItem` if it is missing.
     """
-    found = value
+    if type(value) is dict and "." not in path:  # the usual case, without the checks below
+        fields = cast("dict[str, Any]", value)
+        if path in fields:
+            return fields[path]
+    found: Any = cast("Any", value)
     try:
         for name in path.split("."):
             found = cast("Mapping[str, Any]", found)[name] if isinstance(found, Mapping) else getattr(found, name)

@@ -15,8 +15,6 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 from urllib.parse import quote, unquote
 
-from yarl import URL
-
 from penstock.errors import InvalidItem
 from penstock.services.template import (
     CONTROL,
@@ -46,7 +44,7 @@ _PORTS = range(1, 65_536)
 class UrlTemplate:
     """A URL that may contain fields of the value."""
 
-    __slots__ = ("_parts", "has_credentials", "template")
+    __slots__ = ("_fields", "_start", "has_credentials", "origin", "template")
 
     def __init__(self, template: str, environment: Mapping[str, str] = os.environ) -> None:
         self.template = template
@@ -55,26 +53,37 @@ class UrlTemplate:
         except ValueError as error:
             raise ValueError(f"{display_url(template)}: {error}") from None
         texts, fields = _assemble(template, parts)
-        self._parts = [
-            (text, field, not any("?" in before for before in texts[: number + 1]))
-            for number, (text, field) in enumerate(zip(texts, [*fields, None], strict=True))
+        self.origin = _origin_of(texts[0])
+        """Scheme, user and password, host and port."""
+        path = texts[0][len(self.origin) :]
+        self._start = path if path.startswith("/") else f"/{path}"
+        self._fields = [
+            (field, not any("?" in before for before in texts[: number + 1]), texts[number + 1])
+            for number, field in enumerate(fields)
         ]
-        self.has_credentials = "@" in _origin_of(texts[0])
+        """Each field, whether it is in the path, and the text that follows it."""
+        self.has_credentials = "@" in self.origin
         """Whether it contains user and password, which are sent as the header Authorization."""
 
     @property
     def has_fields(self) -> bool:
         """Whether it contains fields of the value."""
-        return any(field is not None for _, field, _ in self._parts)
+        return bool(self._fields)
 
     def render(self, value: Any) -> str:
         """Return the percent-encoded URL for a value. Raises `InvalidItem` if a field is missing or cannot be sent."""
-        url = ""
-        for text, field, in_path in self._parts:
-            url += text
-            if field is not None:
-                url += _quote_field(field, field_of(value, field), in_path=in_path)
-        return url
+        return self.origin + self.target(value).decode()
+
+    def target(self, value: Any) -> bytes:
+        """Return path and query for a value, percent-encoded. Raises `InvalidItem` as `render` does."""
+        target = self._start
+        for field, in_path, following in self._fields:
+            found = field_of(value, field)
+            if type(found) is int:  # it needs no encoding, and most identifiers are integers
+                target += f"{found}{following}"
+            else:
+                target += _quote_field(field, found, in_path=in_path) + following
+        return target.encode()
 
 
 def display_url(template: str) -> str:
@@ -117,6 +126,8 @@ def _assemble(template: str, parts: Sequence[Part]) -> tuple[list[str], list[str
 
 def _quote_field(field: str, found: object, *, in_path: bool) -> str:
     text = text_of(field, found, "a URL")
+    if text.isalnum() and text.isascii():
+        return text
     if in_path and text in DOT_SEGMENTS:
         raise InvalidItem(f"the field {field} is {text!r}, which would address another resource")
     try:
@@ -183,6 +194,8 @@ def _check_origin(origin: str, template: str) -> str:
     """
     scheme, _, authority = origin.partition("://")
     userinfo, at, host_and_port = authority.rpartition("@")
+    if scheme.lower() == "http+unix" and not userinfo:
+        return f"http+unix://{_check_socket(host_and_port, template)}"
     if scheme.lower() not in ("http", "https") or not host_and_port:
         raise _invalid_url(template)
     if not is_latin1(unquote(userinfo)):
@@ -192,6 +205,16 @@ def _check_origin(origin: str, template: str) -> str:
         raise ValueError(f"{display_url(template)}: expected a port from 1 to {_PORTS[-1]} after the host")
     user = quote(userinfo, safe="!$%&'()*+,:;=~") + at
     return f"{scheme}://{user}{_check_host(host, template)}" + ("" if port is None else f":{port}")
+
+
+def _check_socket(path: str, template: str) -> str:
+    """Return the percent-encoded path of a Unix socket. Raises `ValueError` for one that is not absolute."""
+    if not unquote(path).startswith("/") or "\0" in unquote(path):
+        raise ValueError(
+            f"{display_url(template)}: expected the path of a Unix socket, with its slashes percent-encoded: "
+            "http+unix://%2Frun%2Fname.sock/path"
+        )
+    return quote(unquote(path), safe="")
 
 
 def _split_port(host_and_port: str) -> tuple[str, str | None]:
@@ -209,7 +232,7 @@ def _check_host(host: str, template: str) -> str:
                 raise ValueError
             IPv6Address(host[1:-1].replace("%25", "%"))
             return host
-        name = host if host.isascii() else URL.build(scheme="http", host=host).raw_host or ""
+        name = host if host.isascii() else _ascii_name(host)
         labels = name.removesuffix(".").split(".")
         if len(name) > 253 or not all(map(_LABEL.fullmatch, labels)):
             raise ValueError
@@ -218,3 +241,10 @@ def _check_host(host: str, template: str) -> str:
     except ValueError:
         raise ValueError(f"{display_url(template)}: expected the name or the IP address of a host") from None
     return name
+
+
+def _ascii_name(host: str) -> str:
+    """Return an internationalized host name in ASCII (IDNA)."""
+    from yarl import URL  # it takes a while to import, and few need it
+
+    return URL.build(scheme="http", host=host).raw_host or ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import iscoroutine
@@ -16,7 +17,7 @@ import msgspec
 from penstock.core.context import RunContext
 from penstock.core.element import Element, Operator
 from penstock.core.operators import ERRORS, Downstream, async_operator, record_durations
-from penstock.core.partial_results import name_results, results_of, without_results_of
+from penstock.core.partial_results import keep_result, keep_results, name_results, results_of, without_results_of
 from penstock.errors import FlowDefinitionError
 from penstock.services import CallFailed, CallQueue, Service
 from penstock.steps.step import (
@@ -41,8 +42,8 @@ class Enrich(Step):
     dict gets a key for each response, a Struct or dataclass its field of that name; for other values pass
     `merge(value, responses)`. A failed attempt of one service does not repeat the others. If a service fails for good,
     the failure has its name as the step; the responses of the others are kept with the dead letter. When the letter is
-    redriven, this step calls only the services whose response was not kept. (Responses of earlier steps are not kept:
-    services that belong together stand in one step.)
+    redriven, this step calls only the services whose response was not kept. If a later step can fail, the responses of
+    all services are kept for its dead letters, until the element is settled.
 
     **Accepts** elements. **Backpressures when** a service makes `max_in_flight` calls: further elements wait, within
     the window. **Emits** each element when all its responses are there. **Completes when** its input completes and
@@ -53,6 +54,8 @@ class Enrich(Step):
 
     fields: Mapping[str, Service]
     merge: Merge | None = field(default=None, kw_only=True)
+    keeps_results: bool = field(default=False, init=False, compare=False, repr=False)
+    """Whether dead letters of later steps need the responses. Set in the plan of a flow."""
 
     kind = "enrich"
 
@@ -66,7 +69,9 @@ class Enrich(Step):
         super().__post_init__()
 
     def operator(self) -> Operator[Any, Any]:
-        return async_operator(self.name, partial(EnrichStage, self.name, dict(self.fields), self.merge))
+        return async_operator(
+            self.name, partial(EnrichStage, self.name, dict(self.fields), self.merge, self.keeps_results)
+        )
 
     @property
     def services(self) -> Mapping[str, Service]:
@@ -78,6 +83,11 @@ class Enrich(Step):
 
     def with_services(self, others: Mapping[str, Service]) -> Step:
         return replace(self, fields={key: others.get(service.name, service) for key, service in self.fields.items()})
+
+    def keeping_results(self, *, can_fail: bool) -> Step:
+        step = copy(self)
+        set_option(step, "keeps_results", can_fail)
+        return step
 
     def memory_bound(self, held: int) -> MemoryUse | None:
         return response_memory(self, held)
@@ -118,12 +128,14 @@ class EnrichStage:
         name: str,
         services: dict[str, Service],
         merge: Merge | None,
+        keeps_results: bool,
         observer: Downstream,
         context: RunContext,
     ) -> None:
         self._name = name
         self._names = list(services)
         self._merge = merge
+        self._keeps_results = keeps_results
         self._observer = observer
         self._context = context
         self._histogram = context.histogram(name)
@@ -267,6 +279,8 @@ class EnrichStage:
                 value[name] = response
         for element, value in zip(elements, values, strict=True):
             element.value = value
+        if self._keeps_results:
+            keep_results(self._name, self._names, elements, columns)
 
     def _merge_responses(self, element: Element[Any], responses: Sequence[Any]) -> None:
         """Merge the responses of all services for one element."""
@@ -285,6 +299,8 @@ class EnrichStage:
             return
         if element.partial_results is not None:
             element.partial_results = without_results_of(self._name, self._names, element.partial_results)
+        if self._keeps_results:
+            keep_result(self._name, self._names, element, named.values())
 
     def _keep_partial(self, elements: list[Element[Any]], columns: Sequence[Sequence[Any]]) -> None:
         """Keep the other responses for elements that failed, for their dead letters."""

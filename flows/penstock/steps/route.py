@@ -19,7 +19,7 @@ from penstock.expressions import as_predicate
 from penstock.services import Service
 from penstock.sinks import Sink
 from penstock.steps.slices import in_slices
-from penstock.steps.step import Branch, Step, check_function, set_option
+from penstock.steps.step import Branch, Step, check_function, keep_results, set_option
 from penstock.support.tasks import reject_awaitable
 
 
@@ -91,6 +91,13 @@ class Route(Step):
 
     def with_sinks(self, others: Mapping[str, Sink]) -> Step:
         return self._on_steps(lambda step: step.with_sinks(others))
+
+    def keeping_results(self, *, can_fail: bool) -> Step:
+        cases = (
+            replace(branch, steps=keep_results(branch.steps, can_fail=can_fail and not branch.final))
+            for branch in self.cases
+        )
+        return replace(self, cases=tuple(cases))
 
     def _on_steps(self, change: Callable[[Step], Step]) -> Step:
         """Return the step with changed steps in its branches."""

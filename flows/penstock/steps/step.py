@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -46,6 +46,8 @@ class Step(ABC):
     """Whether the operator measures how long elements are in it."""
     is_filter: ClassVar[bool] = False
     """Whether the purpose of the step is to filter elements."""
+    can_fail: ClassVar[bool] = True
+    """Whether an element can fail in this step."""
     is_resumable: ClassVar[bool] = True
     """Whether another process can continue a run: False for a step that remembers earlier elements."""
 
@@ -99,6 +101,10 @@ class Step(ABC):
         """Return the step with other sinks in place of those with these names."""
         return self
 
+    def keeping_results(self, *, can_fail: bool) -> Step:  # noqa: ARG002 - for steps that have results
+        """Return the step so that it keeps its results for dead letters, if an element can fail in a later step."""
+        return self
+
     def memory_bound(self, held: int) -> MemoryUse | None:  # noqa: ARG002 - for steps that add something
         """Return what this step adds to the memory of one run in which up to `held` elements reach it."""
         return None
@@ -132,6 +138,21 @@ def walk(steps: Iterable[Step]) -> Iterator[Step]:
         yield step
         for branch in step.branches:
             yield from walk(branch.steps)
+
+
+def keep_results(steps: Sequence[Step], *, can_fail: bool = False) -> tuple[Step, ...]:
+    """Return steps that keep their results where an element can fail in a later step.
+
+    `can_fail`: whether it can fail after the last of these steps. After a step that makes parts, nothing is kept: the
+    dead letter of a part is that of the whole element.
+    """
+    dividing = (number for number, step in enumerate(steps) if any(each.makes_parts for each in walk((step,))))
+    whole = next(dividing, len(steps))
+    keeping: list[Step] = []
+    for number, step in reversed(list(enumerate(steps))):
+        keeping.append(step if number > whole else step.keeping_results(can_fail=can_fail))
+        can_fail = can_fail or step.can_fail
+    return tuple(reversed(keeping))
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ class Throttle(Step):
 
     kind = "throttle"
     is_timed = False
+    can_fail = False
 
     def __post_init__(self) -> None:
         if not self.rate > 0:

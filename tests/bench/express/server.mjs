@@ -1,8 +1,10 @@
 // The peer: bulk orders with Express 5, written the way a careful Node team would write it. Each order is enriched by
 // two services called side by side, with one retry; successes stream out at once, failures are collected in memory.
 
+import { readFileSync } from 'node:fs'
 import { pathToFileURL } from 'node:url'
 import express from 'express'
+import { Pool } from 'undici'
 
 const SCALE = Number(process.env.LATENCY_SCALE ?? 1)
 const WINDOW = Number(process.env.WINDOW ?? 256) // orders in flight in one request
@@ -12,7 +14,24 @@ const WRITE = 64 * 1024 // characters of lines that are worth a write of their o
 
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
+// Services over HTTP, if their URLs are given: a pool of connections each, and a request for each order.
+function remote(url) {
+  if (url === undefined) return null
+  const { origin, pathname } = new URL(url)
+  const ca = process.env.SERVICES_CA === undefined ? undefined : readFileSync(process.env.SERVICES_CA)
+  const pool = new Pool(origin, { connections: WINDOW, pipelining: 1, connect: { ca } })
+  return async (order) => {
+    const { statusCode, body } = await pool.request({ path: `${pathname}/${order.orderId}`, method: 'GET' })
+    if (statusCode !== 200) throw new Error(`responded ${statusCode}`)
+    return body.json()
+  }
+}
+
+const remotePricing = remote(process.env.PRICING_URL)
+const remoteInventory = remote(process.env.INVENTORY_URL)
+
 async function pricing(order) {
+  if (remotePricing !== null) return remotePricing(order)
   if (SCALE > 0) await wait(100 * SCALE)
   return { price: 1000 + order.orderId }
 }
@@ -28,6 +47,7 @@ class Unavailable extends Error {
 }
 
 async function inventory(order) {
+  if (remoteInventory !== null) return remoteInventory(order)
   if (SCALE > 0) await wait(150 * SCALE)
   if (order.orderId % 3 === 0) throw new Unavailable('Inventory unavailable')
   return { inStock: true }

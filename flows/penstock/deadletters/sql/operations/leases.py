@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from penstock.deadletters.sql.dialect import among, among_texts, clock, texts
 from penstock.deadletters.sql.operations.counts import Moves
@@ -35,7 +35,7 @@ def has_expired(connection: Connection) -> bool:
     return connection.execute(_expired(connection, JOB_LETTERS.c.job).limit(1)).first() is not None
 
 
-def _expired(connection: Connection, *columns: Any) -> Select[Any]:
+def _expired(connection: Connection, *columns: Any) -> Any:
     return (
         select(*columns)
         .join_from(JOB_LETTERS, JOBS, JOBS.c.id == JOB_LETTERS.c.job)

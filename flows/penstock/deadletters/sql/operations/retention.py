@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, select
 
 from penstock.deadletters.dead_letter_queue import Requester
 from penstock.deadletters.sql.dialect import among, clock
@@ -173,7 +173,7 @@ def forget_ended_jobs(connection: Connection) -> None:
         connection.execute(delete(JOB_LETTERS).where(JOB_LETTERS.c.job == job, among(JOB_LETTERS.c.letter_id, ids)))
 
 
-def _of_ended_jobs() -> Select[Any]:
+def _of_ended_jobs() -> Any:
     ended = select(JOBS.c.id).where(JOBS.c.state.in_(ENDED))
     return select(JOB_LETTERS.c.job, JOB_LETTERS.c.letter_id).where(
         JOB_LETTERS.c.job.in_(ended), JOB_LETTERS.c.state != "claimed"
