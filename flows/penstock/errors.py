@@ -596,6 +596,19 @@ class NoLetters(RedriveError):
         super().__init__("no waiting dead letter matches; list them: penstock dead-letters list --state waiting")
 
 
+class FlowNotLoaded(RedriveError):
+    """A redrive needs a flow that is not loaded. `known` has the names of the flows that are."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        loaded = ", ".join(known) or "none"
+        super().__init__(
+            f"the flow {name} is not loaded (loaded: {loaded}); load it, or run the letters through another one: "
+            "--through NAME"
+        )
+        self.name = name
+        self.known = tuple(known)
+
+
 class JobConflict(RedriveError):
     """Another job has letters of the same group."""
 

@@ -30,6 +30,7 @@ def make_app(state: AppState, collector: PenstockCollector) -> web.Application:
         [
             get("/dead-letters", letters.list_letters),
             get("/dead-letters/audit", letters.list_audit),
+            get("/dead-letters/count", letters.count_letters),
             post("/dead-letters/edits", actions.edit_all),
             get("/dead-letters/export", transfer.export_letters),
             get("/dead-letters/groups", letters.list_groups),

@@ -131,6 +131,9 @@ class OneFlow:
     def flow(self, name: str) -> Any:
         return self._flow if name == "orders" else None
 
+    def names(self) -> list[str]:
+        return ["orders"]
+
 
 async def redrive(url: str, count: int) -> tuple[float, float, Job]:
     """Letters/s of one job, its CPU seconds in this process, and how it ended.

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from commands import killing
 from commands.desk_place import DeskPlace
 from invoking import invoke
 from waiting import HANG_SECONDS, ending, until
@@ -215,7 +216,9 @@ def test_a_canary_batch_stops_the_job_and_resume_continues_it(desk):
 
     assert code == 1
     assert "is stopped: 5 letters, 0 resolved, 1 failed again, 4 open" in out
-    assert f"to continue: penstock dead-letters resume {job}" in err
+    assert "inspect them, then resume the job\n" in err
+    assert err.count(f"penstock dead-letters resume {job}") == 1
+    assert f"to continue: penstock dead-letters resume {job} --" in err
     desk.repair()
     code, out, _ = desk.run("resume", job)
     assert code == 1  # one letter failed again before
@@ -258,6 +261,31 @@ def test_letters_run_through_another_flow(desk):
     assert desk.run("redrive", "--flow", "shop", "--through", "other", "--yes")[0] == 0
     assert desk.calls() == []
     assert desk.counts() == {"resolved": 5}
+
+
+def test_an_unknown_flow_creates_no_job(desk):
+    """The message names the flows that are known; nothing is reserved."""
+    desk.fail(ITEMS)
+
+    code, out, err = desk.run("redrive", "--through", "nope", "--yes")
+
+    assert (code, out) == (1, "")
+    assert "the flow nope is not loaded (loaded: other, shop); load it" in err
+    assert desk.documents("jobs") == []
+
+
+def test_letters_of_a_flow_that_is_not_loaded_create_no_job(local):
+    """A redrive of them in another process can be created: with --detach."""
+    local.fail(ITEMS)
+    local.words = local.words[:2]
+
+    code, out, err = local.run("redrive", "--yes")
+
+    assert (code, out) == (1, "")
+    assert "the flow shop is not loaded (loaded: orders); load it" in err
+    assert local.documents("jobs") == []
+    assert local.run("redrive", "--yes", "--detach")[0] == 0
+    assert [job["state"] for job in local.documents("jobs")] == ["running"]
 
 
 def test_one_letter_gets_another_input(desk):
@@ -319,9 +347,12 @@ def test_letters_move_to_another_store(desk, tmp_path):
     back = desk.run("import", "-", stdin=exported.encode())
 
     assert (first.exit_code, first.stdout) == (0, "6 letters imported\n")
+    assert "redrives and edits that the letters had, and the audit, stay in the other store" in first.stderr
     assert (second.exit_code, second.stdout) == (0, "0 letters imported, 6 known already\n")
     assert back[:2] == (0, "0 letters imported, 6 known already\n")
     assert invoke("dead-letters", "export", *other).stdout == exported
+    none = desk.run("export", "--flow", "nope")
+    assert (none[:2], "has no such dead letters with flow nope" in none[2]) == ((1, ""), True)
     broken = desk.run("import", "-", stdin=exported.splitlines()[0].encode() + b"\n{}\n")
     assert (broken[0], "line 2" in broken[2]) == (1, True)
 
@@ -421,6 +452,19 @@ def test_the_store_of_the_flows_is_used_if_no_other_is_named(local):
     assert local.counts() == {"waiting": 5}
 
 
+def test_messages_name_the_stores_that_were_searched(local):
+    """All of them, with what a variable stands for."""
+    other = local.folder / "flows" / "other.yaml"
+    other.write_text(other.read_text().replace(local.words[1], f"sqlite:///{local.folder}/others.db"))
+    local.fail(ITEMS)
+    killing.run(local.folder, "run", "flows/other.yaml", stdin=b"rubbish\n")
+    stores = f"sqlite:///{local.folder}/others.db and {local.words[1]} have no"
+    local.words = local.words[2:]
+
+    assert f"{stores} dead letter xyz" in local.run("show", "xyz")[2]
+    assert f"{stores} groups of dead letters that match" in local.run("groups", "--flow", "nope")[2]
+
+
 def test_a_service_that_is_not_there_is_said(tmp_path, monkeypatch):
     """A refused connection, another program and a missing token are clear messages with exit code 1."""
     result = invoke("dead-letters", "list", "--url", "http://127.0.0.1:1")
@@ -468,6 +512,7 @@ def test_a_log_is_listed_exported_and_redriven_and_nothing_else(tmp_path, nats_s
 
     assert len(place.documents("list")) == 5
     assert len(place.run("export")[1].splitlines()) == 5
+    assert place.run("redrive", "--yes", "--detach")[0] == 2
     for words in (
         ["groups"],
         ["park", "--all"],
@@ -481,3 +526,7 @@ def test_a_log_is_listed_exported_and_redriven_and_nothing_else(tmp_path, nats_s
     code, out, err = place.run("redrive", "--yes")
     assert (code, out) == (0, "5 letters: 5 resolved, 0 failed again and were appended again\n")
     assert sorted(place.calls()) == [f"stock {id}" for id in (1, 3, 5, 7, 9)]
+    place.fail([{"id": 21, "currency": "EUR"}])
+    code, out, err = place.run("redrive", "--yes", "--limit", "1")
+    assert code == 1, err
+    assert out == "1 letter: 0 resolved, 1 failed again and were appended again, 1 of these parked\n"

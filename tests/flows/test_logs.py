@@ -213,3 +213,12 @@ def test_a_line_of_a_library_that_does_not_fit_together_is_said_in_pieces(tmp_pa
         logging.getLogger("lib").warning("%d items", "many")
     (line,) = lines_of(path)
     assert (line["event"], line["message"]) == ("library.log", "'%d items' ('many',)")
+
+
+def test_a_library_that_logs_what_it_raises_is_silent(tmp_path: Path) -> None:
+    """The error of the store says it, once."""
+    path = tmp_path / "log"
+    with path.open("w") as stream:
+        configure_logging("json", stream=stream)
+        logging.getLogger("aiokafka.producer.sender").error("Unexpected error during InitProducerIdRequest")
+    assert lines_of(path) == []

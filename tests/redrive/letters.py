@@ -67,6 +67,9 @@ class Flows:
     def flow(self, name: str) -> Any:
         return self.by_name.get(name)
 
+    def names(self) -> list[str]:
+        return list(self.by_name)
+
 
 def orders(pricing: Any, store: MemoryStore | str | None = None) -> Flow[Any]:
     """A flow that calls a service."""

@@ -38,6 +38,9 @@ class Registry:
     def flow(self, name: str) -> Any:
         return self._flow if name == "orders" else None
 
+    def names(self) -> list[str]:
+        return ["orders"]
+
 
 async def main(url: str, job: str, calls: str, lease: str, seconds: str) -> None:
     """Run the job until it has ended."""

@@ -114,9 +114,37 @@ def test_the_run_conserves_its_elements() -> None:
         counters = desk.supervisor.flow_statistics["orders"]
         assert counters.received == 600
         assert ended.counts.resolved == counters.settled(OK) == 500
-        assert ended.counts.failed == counters.settled(FAILED) == counters.letters["pricing"] == 100
+        assert ended.counts.failed == counters.settled(FAILED) == 100
+        assert counters.letters == {}  # all of them were counted when they failed for the first time
 
     play(Pricing(fails=range(100)), numbered(600), main)
+
+
+def test_a_job_that_ends_by_itself_is_completed() -> None:
+    """Its runs too, in logs and metrics; one that is paused drains them."""
+
+    async def main(desk: Desk) -> None:
+        with capture_logs() as logs:
+            job = await desk.create()
+            await desk.redriver.run(desk.queue, job.id)
+        reasons = [(each["event"], each["reason"]) for each in logs if "reason" in each]
+        assert reasons == [("run.ended", "completed"), ("redrive.ended", "completed")]
+        assert desk.supervisor.flow_statistics["orders"].ended == {("redrive", "completed"): 1}
+
+    play(Pricing(fails=(3,)), numbered(600), main)
+
+
+def test_a_letter_that_fails_again_without_a_revision_keeps_its_own() -> None:
+    """The flows of a command have no revisions; the letter still says with which one it failed first."""
+
+    async def main(desk: Desk) -> None:
+        job = await desk.create()
+        await desk.redriver.run(desk.queue, job.id)
+        failed = await desk.queue.get(desk.letters[0].id)
+        assert failed is not None
+        assert (failed.redrives, failed.revision) == (1, 7)
+
+    play(Pricing(fails=True), [letter(1, revision=7)], main)
 
 
 def test_a_canary_batch_stops_the_job() -> None:

@@ -40,6 +40,10 @@ class OneFlow:
         """Return it, whatever its name is."""
         return self._flow if name == "orders" else None
 
+    def names(self) -> list[str]:
+        """Return its name."""
+        return ["orders"]
+
 
 @pytest.mark.parametrize("kind", ["s3", "kafka", "nats"])
 async def test_letters_are_redriven_from_a_log(request: pytest.FixtureRequest, kind: str) -> None:

@@ -7,6 +7,7 @@ from penstock.cli.check import NameConflicts, check_file, format_report
 from penstock.deadletters import MemoryStore, create_store, validate_store_url
 from penstock.deadletters.log import is_log, is_queue
 from penstock.deadletters.store_url import hide_password, parse_server_url
+from penstock.deadletters.stores import identity_of
 from penstock.errors import ExtraMissing, FlowDefinitionError
 from penstock.flowfile import load
 from penstock.settings import Settings
@@ -134,3 +135,14 @@ def test_check_says_what_a_log_cannot_do(tmp_path):
         "  dead letters go to a log, kafka://host/topic: they can be listed, exported and redriven, but not"
         in "\n".join(format_report(report, quiet=False))
     )
+
+
+async def test_messages_have_the_url_that_a_variable_stands_for(monkeypatch):
+    """Beside the variable, whose default may be another store; without the password."""
+    text = "${STORE:-sqlite:///shop.db}"
+    monkeypatch.setenv("STORE", "nats://me:s3cret@host/ORDERS")
+
+    store = create_store(text)
+
+    assert store.url == "nats://host/ORDERS (${STORE:-sqlite:///shop.db})"
+    assert identity_of(store.url) == identity_of(text) == identity_of("nats://me:s3cret@host/ORDERS")

@@ -74,7 +74,21 @@ def validate_store_url(url: str) -> None:
         _validate_database_url(resolved, url)
     else:
         parse_server_url(resolved, url)
-    require_extra(scheme.extra, f"dead-letter store {hide_password(url)}")
+    require_extra(scheme.extra, f"dead-letter store {display_of(url)}")
+
+
+def display_of(url: str) -> str:
+    """Return the URL of a store on a server for messages, without its password and the values of variables.
+
+    If a variable has the kind of the store, the URL that it stands for comes first: `s3://bucket/letters (${STORE})`.
+    """
+    display = hide_password(url)
+    return f"{hide_password(normalize_url(url))} ({display})" if url.startswith("${") else display
+
+
+def identity_of(url: str) -> str:
+    """Return what is equal for the URLs and displays of one store: its URL with variables, without its password."""
+    return hide_password(normalize_url(url.partition(" (${")[0]))
 
 
 def is_log_url(url: str) -> bool:
@@ -118,7 +132,7 @@ def create_store(
     resolved = normalize_url(url)
     if resolved == MEMORY:
         return MemoryOutboxStore()
-    kind, display_url = resolved.partition(":")[0], hide_password(url)
+    kind, display_url = resolved.partition(":")[0], display_of(url)
     if kind == "postgresql":
         from penstock.deadletters.postgres.store import PostgresStore
 

@@ -153,7 +153,7 @@ def service_retries_total(sources: MetricSources) -> Readings:
 
 
 def dead_letters_total(sources: MetricSources) -> Readings:
-    """Dead letters stored, by step."""
+    """Dead letters stored, by step. One that fails again in a redrive is not counted again."""
     for flow, statistics in _flows(sources):
         steps = {**dict.fromkeys(statistics.failure_points, 0), **statistics.letters}
         for step, number in steps.items():

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, TextIO, cast
 import structlog
 
 from penstock.support.json_encoding import encode_json
+from penstock.support.logger import quiet_libraries
 from penstock.support.terminal import console_lines
 from penstock.support.text import bytes_for_terminal, sanitize
 
@@ -108,3 +109,4 @@ def _route_stdlib_logging(level: int) -> None:
     root = logging.getLogger()
     root.handlers = [_Forward()]
     root.setLevel(max(level, logging.WARNING))
+    quiet_libraries()

@@ -24,6 +24,10 @@ class Desk(Protocol):
     exported and redriven. Methods that change something are recorded in the audit under the name of the requester.
     """
 
+    def places(self) -> Sequence[str]:
+        """Return the URLs of the stores, or of the service, for messages."""
+        ...
+
     async def groups(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> list[Group]:
         """Return groups, the ones with the most recent letters first, starting after the group with the id `after`."""
         ...
@@ -51,8 +55,8 @@ class Desk(Protocol):
     async def redrive(self, query: DeadLetterQuery, options: JobOptions, requester: Requester) -> Job | LogReport:
         """Create a job for the waiting letters that match now. `progress` follows it.
 
-        A log has no jobs: its letters are redriven before this returns. Raises `NoLetters`, `JobConflict`, and
-        `RedriveError` if the letters are in several stores.
+        A log has no jobs: its letters are redriven before this returns. Raises `NoLetters`, `JobConflict`,
+        `FlowNotLoaded`, and `SeveralStores` if the letters are in several stores.
         """
         ...
 

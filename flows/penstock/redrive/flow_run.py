@@ -14,6 +14,7 @@ from penstock.errors import StoreError, describe
 from penstock.redrive.source import RedriveSource
 from penstock.results import DiscardResults
 from penstock.runtime import EndReason, Supervisor
+from penstock.runtime.counters import REDRIVE
 from penstock.runtime.supervisor import RunnableFlow
 
 EXPECTED_ENDS = (EndReason.COMPLETED, EndReason.DRAINING, EndReason.ABORTED)
@@ -60,7 +61,7 @@ class FlowRun:
         self._failed: set[int] = set()
         """Elements whose letters failed again, until they are settled."""
         self._source = RedriveSource(self._open.__setitem__, from_start=options.from_start)
-        self._run = supervisor.start(flow, self._source, DiscardResults(), kind="redrive", ordered=False, letters=self)
+        self._run = supervisor.start(flow, self._source, DiscardResults(), kind=REDRIVE, ordered=False, letters=self)
         self._run.ledger.on_settled = self._on_settled
         self.finished = asyncio.get_running_loop().create_task(self._finish(), name=f"redrive:{self._run.id}")
 
@@ -93,7 +94,7 @@ class FlowRun:
         for letter in ours:
             if (original := self._open.pop(letter.seq, None)) is not None:
                 originals[letter.seq] = original
-                settlements.append(Settlement(original.id, "failed", failed_again(letter)))
+                settlements.append(Settlement(original.id, "failed", failed_again(letter, original)))
         self._failed |= originals.keys()
         try:
             if settlements:
@@ -118,7 +119,7 @@ class FlowRun:
                 attempts=failure.attempts,
                 cause=failure.cause,
                 partial_results=results_of_letter(element),
-                revision=self._run.revision,
+                revision=letter.revision if self._run.revision is None else self._run.revision,
             )
             self._outcomes.add(Settlement(letter.id, "failed", error))
         else:
@@ -144,8 +145,11 @@ class FlowRun:
             self._outcomes.add(Settlement(letter.id, "cancelled"))
 
 
-def failed_again(letter: DeadLetter) -> FailedAgain:
-    """Return the fields of the letter that the failure branch made, for the letter that was redriven."""
+def failed_again(letter: DeadLetter, original: DeadLetter) -> FailedAgain:
+    """Return the fields of the letter that the failure branch made, for the letter that was redriven.
+
+    A flow that is not deployed, as in a command, has no revision: then the one of the earlier failure stays.
+    """
     return FailedAgain(
         step=letter.step,
         type=letter.type,
@@ -153,5 +157,5 @@ def failed_again(letter: DeadLetter) -> FailedAgain:
         attempts=letter.attempts,
         cause=letter.cause,
         partial_results=letter.partial_results,
-        revision=letter.revision,
+        revision=original.revision if letter.revision is None else letter.revision,
     )

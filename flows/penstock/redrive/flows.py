@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self, cast
 
 from penstock.deadletters.target import AutoRedrive
@@ -17,6 +17,10 @@ class FlowLookup(Protocol):
 
     def flow(self, name: str) -> RunnableFlow | None:
         """Return the current revision of a flow; None if there is none. The same object until it is replaced."""
+        ...
+
+    def names(self) -> Sequence[str]:
+        """Return the names of all flows."""
         ...
 
 

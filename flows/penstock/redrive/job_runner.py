@@ -52,6 +52,8 @@ RNG = random.Random()  # noqa: S311 - jitter, no secret
 class StopReason(StrEnum):
     """Why a runner stops working on a job."""
 
+    COMPLETED = "completed"
+    """All letters have outcomes."""
     CHANGED = "changed"
     """The job was paused, stopped or cancelled."""
     THRESHOLD = "threshold"
@@ -259,7 +261,9 @@ class JobRunner:
         self._pacer.set_rate(job.options.rate)
         self._runs.retire_replaced()
         if job.state != "running" and self._stop is None:
-            self.drain(StopReason.CHANGED)
+            if job.state == "completed":
+                self._runs.complete()
+            self.drain(StopReason.COMPLETED if job.state == "completed" else StopReason.CHANGED)
         if changed and self._on_progress is not None:
             self._on_progress(job)
 

@@ -57,6 +57,12 @@ class JobRuns:
             if self._flows.flow(name) is not run.flow:
                 self._retire(run)
 
+    def complete(self) -> None:
+        """Let all runs end as completed: no further letters come."""
+        for run in list(self._current.values()):
+            self._close(run)
+            run.finish()
+
     def drain(self) -> None:
         """Let all runs finish their letters in flight."""
         for run in list(self._current.values()):
@@ -75,11 +81,16 @@ class JobRuns:
             await asyncio.sleep(0)
 
     def _retire(self, run: FlowRun) -> None:
+        self._close(run)
+        if not run.ended:
+            run.drain()
+
+    def _close(self, run: FlowRun) -> None:
+        """Use a run no more, and wait for its end in `finish`."""
         for name in [name for name, other in self._current.items() if other is run]:
             del self._current[name]
         if not run.ended:
             self._closing.add(run)
-            run.drain()
 
     def _on_run_end(self, run: FlowRun, error: str | None) -> None:
         self._closing.discard(run)

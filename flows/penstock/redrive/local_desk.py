@@ -15,10 +15,10 @@ from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.dead_letter_queue import DeadLetterQueue, Group, History, Job, JobOptions, JobState, Requester
 from penstock.deadletters.log import is_queue
 from penstock.deadletters.store import PAGE, PAGE_BYTES, PAGE_LIMIT, DeadLetterQuery, DeadLetterStore, Page
-from penstock.deadletters.store_url import hide_password
-from penstock.deadletters.stores import find_letter, merge_pages, normalize_url
+from penstock.deadletters.stores import find_letter, identity_of, merge_pages
 from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import (
+    FlowNotLoaded,
     InvalidEdit,
     JobNotFound,
     LetterNotEditable,
@@ -74,6 +74,10 @@ class LocalDesk:
         self._redriver = redriver
         self._supervisor = supervisor
         self._foreground = foreground
+
+    def places(self) -> list[str]:
+        """Return the URLs of the stores."""
+        return [store.url for store in self._stores()]
 
     async def groups(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> list[Group]:
         """Return groups. A group that is in several stores is returned once."""
@@ -137,12 +141,18 @@ class LocalDesk:
     async def redrive(self, query: DeadLetterQuery, options: JobOptions, requester: Requester) -> Job | LogReport:
         """Create a job, and start it unless it is run by `progress`; or redrive the letters of a log."""
         check_options(options)
+        if options.flow is not None:
+            self._check_flow(options.flow)
         if (log := self._log_of(query)) is not None:
             from penstock.redrive.logs import redrive_log
 
-            assert self._supervisor is not None, "needed to run letters"
+            if self._supervisor is None:
+                raise NotSupportedByStore(log.url, "redrive letters in the background")
             return await redrive_log(log, query, options, self._flows, self._supervisor)
         queue = await self._only_queue("redrive letters", _waiting(query))
+        if options.flow is None:
+            for (name,) in await queue.count(replace(query, state="waiting"), by=("flow",)):
+                self._check_flow(name)
         job = await queue.create_job(query, options, requester)
         if self._redriver is not None and not self._foreground:
             self._redriver.start(queue, job.id)
@@ -227,17 +237,18 @@ class LocalDesk:
 
     async def park(self, query: DeadLetterQuery, requester: Requester) -> int:
         """Park waiting letters."""
-        queues = self._queues("park letters", query)
+        queues = await self._concerned("park letters", query)
         return sum([await queue.mark(query, "parked", requester) for queue in queues])
 
     async def unpark(self, query: DeadLetterQuery, requester: Requester) -> int:
         """Make parked letters wait."""
-        queues = self._queues("unpark letters", query)
+        queues = await self._concerned("unpark letters", query)
         return sum([await queue.mark(query, "waiting", requester) for queue in queues])
 
     async def purge(self, query: DeadLetterQuery, requester: Requester) -> int:
         """Delete letters that are not claimed."""
-        return sum([await queue.purge(query, requester) for queue in self._queues("delete letters", query)])
+        queues = await self._concerned("delete letters", query)
+        return sum([await queue.purge(query, requester) for queue in queues])
 
     async def edit(self, id: str, input: bytes, requester: Requester) -> DeadLetter:
         """Replace the input of a letter by JSON."""
@@ -343,6 +354,14 @@ class LocalDesk:
             raise NotSupportedByStore(stores[0].url, action)
         return queues
 
+    async def _concerned(self, action: str, query: DeadLetterQuery) -> list[DeadLetterQueue]:
+        """Return the stores that have letters that match; if none has, one store, whose audit records the action."""
+        queues = self._queues(action, query)
+        if len(queues) < 2:
+            return queues
+        matching = [queue for queue in queues if (await queue.count(query))[()]]
+        return matching or [queues[0 if query.flow is None else self._index_for(query.flow, queues)]]
+
     async def _only_queue(self, action: str, query: DeadLetterQuery) -> DeadLetterQueue:
         """Return the store that has letters that match. Raises `NoLetters` or `SeveralStores`."""
         queues = self._queues(action, query)
@@ -355,6 +374,11 @@ class LocalDesk:
         if len(queues) > 1:
             raise SeveralStores([queue.url for queue in queues])
         return queues[0]
+
+    def _check_flow(self, name: str) -> None:
+        """Raise `FlowNotLoaded` for a flow that cannot run here. Without a redriver, letters are run elsewhere."""
+        if self._redriver is not None and self._flows.flow(name) is None:
+            raise FlowNotLoaded(name, sorted(self._flows.names()))
 
     def _log_of(self, query: DeadLetterQuery) -> Any:
         """Return the log that has the letters of a query: the only store, or the one of the flow. None: no log has."""
@@ -375,8 +399,8 @@ class LocalDesk:
         if isinstance(place, DeadLetterTarget):
             place = place.store
         if isinstance(place, str):
-            url = hide_password(normalize_url(place))
-            return next((store for store in stores if hide_password(normalize_url(store.url)) == url), None)
+            url = identity_of(place)
+            return next((store for store in stores if identity_of(store.url) == url), None)
         return next((store for store in stores if store is place), None)
 
     async def _find(self, id: str) -> tuple[DeadLetterQueue, DeadLetter] | None:
@@ -420,8 +444,11 @@ async def _apply(
     selection: dict[str, Any] = query_document(query) | {"set": assignments}
     report = EditReport(changed=0, unchanged=0, errors=0, samples=[])
     for queue in queues:
+        before = report
         async for letters in _editable(queue, query):
             report = _sum(report, await _apply_to(queue, letters, change, selection, requester))
+        if report.changed == before.changed and report != before:
+            await queue.edit({}, requester, query=selection)  # for the audit
     return report
 
 

@@ -102,7 +102,14 @@ class LogRedrive:
             raise self._failure
         if self._error is not None:
             raise RedriveError(self._error)
-        log.info("redrive.log_ended", store=self._store.url, resolved=self._report.resolved, failed=self._report.failed)
+        report = self._report
+        log.info(
+            "redrive.log_ended",
+            store=self._store.url,
+            resolved=report.resolved,
+            failed=report.failed,
+            parked=report.parked,
+        )
         return self._report
 
     def add(self, settlement: Settlement) -> None:

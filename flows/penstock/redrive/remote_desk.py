@@ -71,6 +71,10 @@ class RemoteDesk:
         if self._session is not None:
             await self._session.close()
 
+    def places(self) -> list[str]:
+        """Return the URL of the service."""
+        return [self.url]
+
     async def groups(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> list[Group]:
         """Return groups."""
         found = await self._get("/groups", _parameters(query) + _page(after, limit))
@@ -78,7 +82,7 @@ class RemoteDesk:
 
     async def total(self, query: DeadLetterQuery) -> Mapping[str, int]:
         """Count letters by state."""
-        found = await self._get("/groups", [*_parameters(query), ("limit", "1")])
+        found = await self._get("/count", _parameters(query))
         return {state: int(count) for state, count in found["total"].items()}
 
     async def page(self, query: DeadLetterQuery, *, after: str | None = None, limit: int = PAGE) -> Page:

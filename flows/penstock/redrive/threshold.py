@@ -19,7 +19,6 @@ class Threshold:
 
     def __init__(self, job: Job, records: Sequence[AuditRecord]) -> None:
         """`records`: the latest audit records of the job, the newest first."""
-        self._job = job.id
         self._limit = job.options.stop_at
         self._last = len(job.batches) - 1
         self._resumed = next((each.action == "resume" for each in records if each.action != "rate"), False)
@@ -52,7 +51,7 @@ class Threshold:
             return None
         return (
             f"{counts.failed} of {outcomes} letters of batch {number + 1} failed again, more than {self._limit:.0%}; "
-            f"inspect them, then continue: penstock dead-letters resume {self._job}"
+            "inspect them, then resume the job"
         )
 
 

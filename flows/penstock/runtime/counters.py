@@ -16,6 +16,9 @@ from penstock.services import Service, ServiceStatistics
 REMOVED = "(removed)"
 """The step that counts the letters of removed steps: totals stay correct, and the number of series small."""
 
+REDRIVE = "redrive"
+"""The kind of runs whose elements have dead letters already."""
+
 
 class RunCounters(Protocol):
     """The part of a run that has its counters."""
@@ -71,7 +74,7 @@ class FlowStatistics:
         self._dropped += run.ledger.dropped
         for outcome, count in run.ledger.settled.items():
             self._settled[outcome] += count
-        for step, count in run.ledger.letters.items():
+        for step, count in _new_letters(run).items():
             self._letters[step] += count
         self._wait_seconds += run.window.wait_seconds
 
@@ -102,8 +105,8 @@ class FlowStatistics:
 
     @property
     def letters(self) -> Counter[str]:
-        """Stored dead letters, by step."""
-        return sum((run.ledger.letters for run in self.open), self._letters.copy())
+        """Stored dead letters, by step. One that fails again in a redrive is the same letter, and counts once."""
+        return sum(map(_new_letters, self.open), self._letters.copy())
 
     def settled(self, outcome: Outcome) -> int:
         """Return the number of elements settled with an outcome."""
@@ -168,3 +171,8 @@ class ServiceCounters:
             max_in_flight=sum(each.max_in_flight for each in current),
             paced_seconds=self._past_paced_seconds + sum(each.paced_seconds for each in current),
         )
+
+
+def _new_letters(run: RunCounters) -> Counter[str]:
+    """Return the letters that a run has added to the store, by step."""
+    return Counter() if run.kind == REDRIVE else run.ledger.letters

@@ -43,3 +43,11 @@ def _to_text(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> tup
     error = event.pop("exc_info", None)
     name = event.pop("event", "")
     return (" ".join([str(name), *(f"{key}={value!r}" for key, value in event.items())]),), {"exc_info": error}
+
+
+def quiet_libraries() -> None:
+    """Silence libraries that log each error that they also raise: errors of stores have it, once.
+
+    aiokafka logs an error each time that a broker closes a connection, and each time that one knows no producer ids.
+    """
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL + 1)

@@ -52,6 +52,10 @@ class FlowRegistry:
         found = self.flows.get(name)
         return None if found is None else found.active
 
+    def names(self) -> list[str]:
+        """Return the names of the flows that are served."""
+        return [revision.flow.name for revision in self.active]
+
     async def deploy(
         self,
         *candidates: FlowCandidate,

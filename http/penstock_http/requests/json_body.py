@@ -85,18 +85,39 @@ async def read_object(request: web.Request, known: Sequence[str]) -> JsonBody:
     body = await read_body(chunks, settings.max_body, f"the body can have at most {settings.max_body} bytes")
     try:
         fields = _FIELDS.decode(body)
-        msgspec.json.decode(body)  # a field that is not valid JSON would be found later, or never
     except msgspec.ValidationError:
         raise invalid_body(f"the body: expected an object with {', '.join(known)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         reason = describe_json_error(error, body)
         raise RequestRejected(400, "malformed_body", f"the body is not valid JSON: {reason}") from None
+    _reject_out_of_range(body, fields)
     for name in fields:
         if name not in known:
             similar = suggest(name, known)
             hint = f"did you mean {similar!r}?" if similar else f"known fields: {', '.join(known)}"
             raise invalid_body(f"unknown field {name[:100]!r}; {hint}")
     return JsonBody(fields)
+
+
+def _reject_out_of_range(body: bytes | bytearray, fields: Mapping[str, msgspec.Raw]) -> None:
+    """Raise 400 for JSON that cannot be decoded: an error in a field would be found later, or never."""
+    try:
+        msgspec.json.decode(body)
+    except msgspec.ValidationError as error:  # a number such as 1e400
+        name = next((name for name, value in fields.items() if not _is_decodable(value)), "the body")
+        reason = str(error).partition(" - at ")[0]
+        raise invalid_body(f"{name[:100]}: {reason[:1].lower()}{reason[1:]}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = describe_json_error(error, body)
+        raise RequestRejected(400, "malformed_body", f"the body is not valid JSON: {reason}") from None
+
+
+def _is_decodable(value: msgspec.Raw) -> bool:
+    try:
+        msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def converted(convert: Callable[[], T]) -> T:

@@ -23,6 +23,9 @@ from penstock_http.state import STATE
 FILTERS = ("flow", "step", "type", "state", "group", "key", "run", "since", "until", "id")
 """Query parameters that select dead letters. `id` may be given several times."""
 
+GROUP_FILTERS = ("flow", "step", "type", "state", "group")
+"""Query parameters that select groups."""
+
 MAX_IDS = 1000
 """Maximum number of ids in the parameters of a request."""
 
@@ -41,10 +44,11 @@ async def list_letters(request: web.Request) -> web.Response:
 async def list_groups(request: web.Request) -> web.Response:
     """Respond with one page of groups, the ones with the most recent letters first, and the total by state.
 
-    Groups are selected by `flow`, `step`, `type` and `group` only, because they count all their letters.
+    Groups count all their letters, so they are not selected by conditions that only some of these letters fulfil;
+    `state` selects the groups that have letters in that state.
     """
     authorize(request, "read")
-    negotiation.reject_unknown_parameters(request, *FILTERS, "after", "limit", repeatable="id")
+    negotiation.reject_unknown_parameters(request, *GROUP_FILTERS, "after", "limit")
     desk, query, limit = request.app[STATE].desk, query_of(request), limit_of(request)
     groups = await desk.groups(query, after=request.query.get("after"), limit=limit)
     return json_response(
@@ -54,6 +58,13 @@ async def list_groups(request: web.Request) -> web.Response:
             "total": dict(await desk.total(query)),
         }
     )
+
+
+async def count_letters(request: web.Request) -> web.Response:
+    """Respond with the number of dead letters that match, by state."""
+    authorize(request, "read")
+    negotiation.reject_unknown_parameters(request, *FILTERS, repeatable="id")
+    return json_response({"total": dict(await request.app[STATE].desk.total(query_of(request)))})
 
 
 async def show_letter(request: web.Request) -> web.Response:

@@ -11,8 +11,8 @@ import click
 import msgspec
 
 from penstock.cli.dead_letters.arguments import DeskOptions, desk_options, filter_options, json_option, reason_option
-from penstock.cli.dead_letters.opening import with_desk
-from penstock.cli.dead_letters.tables import plural
+from penstock.cli.dead_letters.opening import has_no, with_desk
+from penstock.cli.dead_letters.tables import describe_query, plural
 from penstock.cli.options import FILE, Command, print_error
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.dead_letter_queue import Requester
@@ -70,14 +70,16 @@ def import_(place: DeskOptions, file: str, requester: Requester, as_json: bool) 
 async def _export(desk: Desk, query: DeadLetterQuery) -> int:
     buffer = bytearray()
     letters: Any = desk.export(query)
+    found = False
     async with aclosing(letters):
         async for letter in letters:
+            found = True
             buffer += encode_json(letter_document(letter)) + b"\n"
             if len(buffer) >= CHUNK:
                 write_data(bytes(buffer))
                 buffer.clear()
     write_data(bytes(buffer))
-    return 0
+    return 0 if found else print_error("dead-letters", has_no(desk, f"such dead letters{describe_query(query)}"))
 
 
 async def _import(desk: Desk, source: BinaryIO, requester: Requester, *, as_json: bool) -> int:
@@ -90,6 +92,7 @@ async def _import(desk: Desk, source: BinaryIO, requester: Requester, *, as_json
     else:
         known = f", {report.skipped:,} known already" if report.skipped else ""
         write_data(f"{plural(report.imported, 'letter')} imported{known}\n")
+        sys.stderr.write("redrives and edits that the letters had, and the audit, stay in the other store\n")
     return 0
 
 

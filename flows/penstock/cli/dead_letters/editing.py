@@ -18,7 +18,7 @@ from penstock.cli.dead_letters.arguments import (
     require_selection,
     yes_option,
 )
-from penstock.cli.dead_letters.opening import confirm, with_desk
+from penstock.cli.dead_letters.opening import confirm, has_no, with_desk
 from penstock.cli.dead_letters.tables import describe_query, plural
 from penstock.cli.options import FILE, Command, print_error, usage_error
 from penstock.deadletters.dead_letter_queue import Requester
@@ -69,7 +69,7 @@ def edit(
             raise usage_error("--input: expected one id, and no filter")
         return _replace(place, query.ids[0], file, requester, as_json=as_json)
     require_selection(query, all_letters=all_letters)
-    return with_desk(place, lambda desk: _set(desk, place, query, assignments, requester, yes=yes, as_json=as_json))
+    return with_desk(place, lambda desk: _set(desk, query, assignments, requester, yes=yes, as_json=as_json))
 
 
 def _replace(place: DeskOptions, id: str, file: str, requester: Requester, *, as_json: bool) -> int:
@@ -88,7 +88,6 @@ def _replace(place: DeskOptions, id: str, file: str, requester: Requester, *, as
 
 async def _set(
     desk: Desk,
-    place: DeskOptions,
     query: DeadLetterQuery,
     assignments: Sequence[str],
     requester: Requester,
@@ -98,7 +97,7 @@ async def _set(
 ) -> int:
     changes = await desk.preview(query, assignments)
     if not changes:
-        return print_error("dead-letters", f"{place.name} has no waiting or parked letters{describe_query(query)}")
+        return print_error("dead-letters", has_no(desk, f"waiting or parked letters{describe_query(query)}"))
     total = await desk.total(query)
     count = total.get("waiting", 0) + total.get("parked", 0)
     if not confirm(list(_lines(changes)), f"Change {plural(count, 'letter')}?", yes=yes):

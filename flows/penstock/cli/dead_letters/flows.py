@@ -32,6 +32,10 @@ class CommandFlows:
             self._flows[name] = orders()
         return self._flows.get(name)
 
+    def names(self) -> list[str]:
+        """Return the names of the flows."""
+        return ["orders"] if self._builtin else list(self._flows)
+
     def stores(self) -> list[str]:
         """Return the URLs of the stores of the flows that were named."""
         urls = [flow.store for flow in self._flows.values()]

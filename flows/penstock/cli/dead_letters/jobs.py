@@ -16,7 +16,7 @@ from penstock.cli.dead_letters.arguments import (
     rate_of,
     reason_option,
 )
-from penstock.cli.dead_letters.opening import with_desk
+from penstock.cli.dead_letters.opening import has_no, with_desk
 from penstock.cli.dead_letters.tables import (
     AUDIT_HEADINGS,
     JOB_HEADINGS,
@@ -55,7 +55,7 @@ def jobs(
     """List redrive jobs, newest first, or show one with its batches."""
     if job is not None:
         return with_desk(place, lambda desk: _show_job(desk.job(job), as_json=as_json), write=False)
-    return with_desk(place, lambda desk: _jobs(desk, place, state, after, limit, as_json=as_json), write=False)
+    return with_desk(place, lambda desk: _jobs(desk, state, after, limit, as_json=as_json), write=False)
 
 
 @click.command(cls=Command)
@@ -96,7 +96,7 @@ def rate(place: DeskOptions, job: str, rate: float | None, requester: Requester,
 @desk_options
 def audit(place: DeskOptions, job: str | None, limit: int, after: str | None, as_json: bool) -> int:
     """List what was done to letters and jobs, newest first: who, what, how many letters, and why."""
-    return with_desk(place, lambda desk: _audit(desk, place, job, after, limit, as_json=as_json), write=False)
+    return with_desk(place, lambda desk: _audit(desk, job, after, limit, as_json=as_json), write=False)
 
 
 def _change(
@@ -128,27 +128,23 @@ async def _show_job(found: Awaitable[Job], *, as_json: bool) -> int:
     return 0
 
 
-async def _jobs(
-    desk: Desk, place: DeskOptions, state: JobState | None, after: str | None, limit: int, *, as_json: bool
-) -> int:
+async def _jobs(desk: Desk, state: JobState | None, after: str | None, limit: int, *, as_json: bool) -> int:
     limit = min(limit, PAGE_LIMIT)
     found = await desk.jobs(state=state, after=after, limit=limit)
     _write([job_document(job) for job in found], lambda: Table(JOB_HEADINGS).lines(list(map(job_row, found))), as_json)
     if not found:
-        sys.stderr.write(f"{place.name} has no redrive jobs{f' that are {state}' if state else ''}\n")
+        sys.stderr.write(has_no(desk, f"redrive jobs{f' that are {state}' if state else ''}\n"))
     elif len(found) == limit:
         sys.stderr.write(f"there may be more; continue with --after {found[-1].id}\n")
     return 0
 
 
-async def _audit(
-    desk: Desk, place: DeskOptions, job: str | None, after: str | None, limit: int, *, as_json: bool
-) -> int:
+async def _audit(desk: Desk, job: str | None, after: str | None, limit: int, *, as_json: bool) -> int:
     page = await desk.audit(job=job, after=after, limit=min(limit, PAGE_LIMIT))
     rows = list(map(audit_row, page.records))
     _write([audit_document(record) for record in page.records], lambda: Table(AUDIT_HEADINGS).lines(rows), as_json)
     if not page.records:
-        sys.stderr.write(f"{place.name} has no audit records{f' of job {job}' if job else ''}\n")
+        sys.stderr.write(has_no(desk, f"audit records{f' of job {job}' if job else ''}\n"))
     elif page.next is not None:
         sys.stderr.write(f"there may be more; continue with --after {page.next}\n")
     return 0

@@ -9,11 +9,11 @@ from contextlib import aclosing
 import click
 
 from penstock.cli.dead_letters.arguments import DeskOptions, desk_options, filter_options, json_option, page_options
-from penstock.cli.dead_letters.opening import with_desk
+from penstock.cli.dead_letters.opening import has_no, with_desk
 from penstock.cli.dead_letters.tables import LETTER_HEADINGS, Table, group_lines, letter_row, total_line
 from penstock.cli.options import Command
 from penstock.deadletters.dead_letter import DeadLetter, as_document
-from penstock.deadletters.store import PAGE, PAGE_LIMIT, DeadLetterQuery
+from penstock.deadletters.store import PAGE, PAGE_LIMIT, STATES, DeadLetterQuery
 from penstock.errors import NotSupportedByStore
 from penstock.redrive.desk import Desk
 from penstock.redrive.documents import group_document
@@ -39,6 +39,7 @@ def list_(place: DeskOptions, query: DeadLetterQuery, limit: int, after: str | N
 @click.option("--flow", metavar="TEXT", help="Only groups of this flow.")
 @click.option("--step", metavar="TEXT", help="Only groups that failed in this step.")
 @click.option("--type", metavar="TEXT", help="Only groups with this error type.")
+@click.option("--state", type=click.Choice(STATES), help="Only groups with letters in this state.")
 @page_options("groups", limit=PAGE)
 @json_option
 @desk_options
@@ -51,12 +52,13 @@ def groups(
     flow: str | None,
     step: str | None,
     type: str | None,
+    state: str | None,
 ) -> int:
     """List groups, those with the most recent letters first.
 
     The letters of a group have the same flow, step, error type and message, apart from numbers, ids and quoted text.
     """
-    query = DeadLetterQuery(group=group, flow=flow, step=step, type=type)
+    query = DeadLetterQuery(group=group, flow=flow, step=step, type=type, state=state)
     return with_desk(place, lambda desk: _groups(desk, place, query, after, limit, as_json=as_json), write=False)
 
 
@@ -81,7 +83,7 @@ async def _list(
             count, continuation = count + len(letters), following
     if not count:
         match = " that match" if filtered else ""
-        sys.stderr.write(f"{place.name} has no dead letters{match}{default_store_advice(place)}\n")
+        sys.stderr.write(has_no(desk, f"dead letters{match}{default_store_advice(place)}\n"))
     elif continuation is not None:
         sys.stderr.write(f"there are more; continue with --after {continuation}\n")
     return 0
@@ -117,7 +119,7 @@ async def _groups(
         write_data(total_line(total) + "\n")
     if not found:
         match = " that match" if query != DeadLetterQuery() or after else ""
-        sys.stderr.write(f"{place.name} has no groups of dead letters{match}{default_store_advice(place)}\n")
+        sys.stderr.write(has_no(desk, f"groups of dead letters{match}{default_store_advice(place)}\n"))
     elif len(found) == min(limit, PAGE_LIMIT):
         sys.stderr.write(f"there may be more; continue with --after {found[-1].id}\n")
     return 0

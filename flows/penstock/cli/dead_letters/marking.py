@@ -18,7 +18,7 @@ from penstock.cli.dead_letters.arguments import (
     require_selection,
     yes_option,
 )
-from penstock.cli.dead_letters.opening import confirm, with_desk
+from penstock.cli.dead_letters.opening import confirm, has_no, with_desk
 from penstock.cli.dead_letters.tables import describe_query, group_lines, plural, total_line
 from penstock.cli.options import Command, print_error
 from penstock.deadletters.dead_letter_queue import Requester
@@ -79,7 +79,7 @@ def purge(
         total = await desk.total(query)
         count = sum(total.values()) - total.get("claimed", 0)
         if not count:
-            return _none(place, query)
+            return _none(desk, query)
         groups = await _groups_of(desk, query)
         if not confirm([*groups, total_line(total)], f"Delete {plural(count, 'letter')}?", yes=yes):
             return 1
@@ -93,7 +93,7 @@ def _mark(
 ) -> int:
     async def work(desk: Desk) -> int:
         count = await mark(desk)
-        return _report(done, count, as_json=as_json) if count else _none(place, query)
+        return _report(done, count, as_json=as_json) if count else _none(desk, query)
 
     return with_desk(place, work)
 
@@ -103,8 +103,8 @@ def _report(done: str, count: int, *, as_json: bool) -> int:
     return 0
 
 
-def _none(place: DeskOptions, query: DeadLetterQuery) -> int:
-    return print_error("dead-letters", f"{place.name} has no such dead letters{describe_query(query)}")
+def _none(desk: Desk, query: DeadLetterQuery) -> int:
+    return print_error("dead-letters", has_no(desk, f"such dead letters{describe_query(query)}"))
 
 
 async def _groups_of(desk: Desk, query: DeadLetterQuery) -> list[str]:

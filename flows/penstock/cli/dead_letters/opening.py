@@ -20,6 +20,7 @@ from penstock.deadletters.stores import MEMORY, create_store, normalize_url
 from penstock.errors import FlowDefinitionError, InvalidEdit, NotSupportedByStore, PenstockError, RequestRefused
 from penstock.redrive.local_desk import LocalDesk
 from penstock.settings import SettingsError
+from penstock.support.logger import quiet_libraries
 
 if TYPE_CHECKING:
     from penstock.redrive.desk import Desk
@@ -69,6 +70,7 @@ async def open_desk(place: DeskOptions, *, write: bool, create: bool, redrive: b
 
             yield await opened.enter_async_context(RemoteDesk(place.service, os.environ.get("PENSTOCK_TOKEN")))
             return
+        quiet_libraries()
         flows = CommandFlows(place.flows)
         stores: list[DeadLetterStore] = []
         for url in [place.store] if place.store_given else flows.stores() or [place.store]:
@@ -89,6 +91,12 @@ async def open_desk(place: DeskOptions, *, write: bool, create: bool, redrive: b
         opened.push_async_callback(supervisor.shut_down, SHUTDOWN_SECONDS)
         opened.push_async_callback(redriver.drain)
         yield LocalDesk(lambda: stores, flows, redriver, supervisor, foreground=True)
+
+
+def has_no(desk: Desk, what: str) -> str:
+    """Say that something is not there, with the stores that were searched, or the service."""
+    places = desk.places()
+    return f"{' and '.join(places)} {'has' if len(places) == 1 else 'have'} no {what}"
 
 
 def open_existing(url: str, *, write: bool, create: bool) -> DeadLetterStore:

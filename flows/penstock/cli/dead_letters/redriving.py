@@ -126,7 +126,7 @@ def redrive(
             return _report_created(created, as_json=as_json)
         return await follow(desk, created.id, place, requester, as_json=as_json)
 
-    return with_desk(place, work, redrive=True)
+    return with_desk(place, work, redrive=not detach or trials is not None)
 
 
 @click.command(cls=Command)
@@ -196,6 +196,8 @@ def _report_log(report: LogReport, *, as_json: bool) -> int:
         write_data(encode_json(log_report_document(report)) + b"\n")
     else:
         parts = [f"{report.resolved:,} resolved", f"{report.failed:,} failed again and were appended again"]
+        if report.parked:
+            parts.append(f"{report.parked:,} of these parked")
         write_data(f"{plural(report.total, 'letter')}: {', '.join(parts)}\n")
     return 1 if report.failed or report.cancelled else 0
 

@@ -9,7 +9,7 @@ import click
 
 from penstock.cli.dead_letters.arguments import DeskOptions, desk_options
 from penstock.cli.dead_letters.listing import default_store_advice
-from penstock.cli.dead_letters.opening import with_desk
+from penstock.cli.dead_letters.opening import has_no, with_desk
 from penstock.cli.dead_letters.tables import format_time
 from penstock.cli.options import Command, print_error, usage_error
 from penstock.deadletters.dead_letter import DeadLetter
@@ -40,7 +40,7 @@ async def _show(desk: Desk, place: DeskOptions, id: str, *, as_json: bool, as_in
     """Write one letter as text, as JSON, or only its input. Returns the exit code."""
     found = await desk.show(id)
     if found is None:
-        return print_error("dead-letters", f"{place.name} has no dead letter {id}{default_store_advice(place)}")
+        return print_error("dead-letters", has_no(desk, f"dead letter {id}{default_store_advice(place)}"))
     letter, history = found
     if as_input:
         return write_input(letter)
