@@ -406,6 +406,18 @@ async def test_an_expired_attempt_counts_towards_the_limit(queue):
     assert [each.outcome for each in (await queue.history(one.id)).attempts] == ["unknown"]
 
 
+async def test_a_stopped_job_can_be_given_up_and_resumed_by_another_runner(queue):
+    """At once: the next runner does not wait for the lease of the one that stopped it."""
+    await stored(queue, 2)
+    job = (await queue.create_job(ALL, JobOptions(), ME)).id
+    assert await queue.acquire_job(job, "one")
+    await queue.change_job(job, None, state="stopped", message="too many")
+    await queue.acquire_job(job, "one", 0)
+    await queue.change_job(job, ME, state="running")
+
+    assert await queue.acquire_job(job, "two")
+
+
 async def test_a_job_has_one_runner_until_its_lease_ends(queue):
     """The runner extends its lease, and those of its letters. Stopped and ended jobs have no runner."""
     await stored(queue, 2)

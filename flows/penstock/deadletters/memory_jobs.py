@@ -145,14 +145,16 @@ class MemoryJobs:
         return held.view(_time())
 
     def acquire(self, id: str, runner: str, lease: float) -> Job | None:
-        """Take or extend the lease on a job, and extend the claims of this runner."""
+        """Take or extend the lease on a job, and extend the claims of this runner. A lease of 0 gives up the job."""
         held, time = self._jobs.get(id), _time()
         if held is None:
             return None
         for claim in held.claims.values():
             if claim.runner == runner:
                 claim.expires = max(claim.expires, time + lease)
-        if held.job.state not in ("running", "paused") or (held.expires > time and held.job.runner != runner):
+        is_free = held.expires <= time or held.job.runner == runner
+        is_given_up = lease == 0 and held.job.runner == runner
+        if not is_given_up and (held.job.state not in ("running", "paused") or not is_free):
             return None
         held.job, held.expires = replace(held.job, runner=runner), time + lease
         return held.view(time)

@@ -132,7 +132,8 @@ def _record_change(
 def acquire_job(connection: Connection, id: str, runner: str, lease: float) -> Job | None:
     """Take or extend the lease on a job, and extend the leases of the letters that the runner has claimed for it.
 
-    The letters are extended whatever the state of the job, and never shortened.
+    The letters are extended whatever the state of the job, and never shortened. A lease of 0 gives up the job, also one
+    that was stopped.
     """
     row = connection.execute(select(JOBS).where(JOBS.c.id == id).with_for_update()).first()
     if row is None:
@@ -145,7 +146,8 @@ def acquire_job(connection: Connection, id: str, runner: str, lease: float) -> J
         .values(leased_until=until)
     )
     is_free = row.runner in (None, runner) or row.leased_until <= now
-    if row.state not in ("running", "paused") or not is_free:
+    is_given_up = lease == 0 and row.runner == runner
+    if not is_given_up and (row.state not in ("running", "paused") or not is_free):
         return None
     connection.execute(update(JOBS).where(JOBS.c.id == id).values(runner=runner, leased_until=until))
     return load(connection, id)
