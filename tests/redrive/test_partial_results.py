@@ -113,7 +113,7 @@ def test_a_fix_of_what_a_later_step_rejected_calls_no_service(tmp_path: Path, ur
             job = await store.create_job(ALL, options, ME)
             if currency == "EUR":
                 edit = parse_assignments(['currency="EUR"'])
-                assert await store.edit({letter.id: edit.apply(letter) for letter in letters}, ME) == 20
+                assert len(await store.edit({letter.id: edit.apply(letter) for letter in letters}, ME)) == 20
             ended = await redriver.run(store, job.id)
             assert (ended.counts.failed, ended.counts.resolved) == ((0, 20) if currency == "EUR" else (20, 0))
         await supervisor.shut_down(10)
