@@ -491,6 +491,35 @@ def test_a_runner_that_lost_its_lease_stops() -> None:
     play(pricing, numbered(1500), main)
 
 
+def test_letters_in_flight_are_finished_when_another_runner_has_the_job() -> None:
+    """A process that was stopped for a while may find that: its letters are leased still, and are called once."""
+    pricing = Pricing(seconds=25.0)
+
+    async def main(desk: Desk) -> None:
+        acquire = desk.queue.acquire_job
+        taken = False
+
+        async def acquire_job(id: str, runner: str, lease: float = 30.0) -> Job | None:
+            if taken and runner == "one":  # the lease on the job has expired, those on the letters have not
+                await acquire(id, "one", 0.0)
+                await acquire(id, "two", lease)
+            return await acquire(id, runner, lease)
+
+        job = await desk.create(rate=20.0)
+        first = asyncio.create_task(desk.redriver.run(desk.queue, job.id))
+        desk.queue.acquire_job = acquire_job  # type: ignore[method-assign]
+        await asyncio.sleep(5)
+        taken = True
+        await asyncio.sleep(20)
+        taken = False
+        other = Redriver(desk.supervisor, desk.flows, runner="two")
+        assert (await other.run(desk.queue, job.id)).state == "completed"
+        await first
+
+    play(pricing, numbered(300), main)
+    assert set(pricing.calls.values()) == {1}
+
+
 def test_watch_takes_jobs_of_other_processes() -> None:
     """A service works on jobs that were created elsewhere, and on those that a killed process left."""
 

@@ -18,8 +18,9 @@ POLL_SECONDS = 1.0
 class JobLease:
     """The right of one runner to work on a job and on the letters that it has claimed.
 
-    `on_job` gets the job whenever it was read. `on_lost` is called when another runner has the job, or may take it
-    because the lease could not be extended in time.
+    `on_job` gets the job whenever it was read. `on_lost` is called when another runner has the job: the letters that
+    this one has claimed stay leased until it has finished them. `on_expired` is called when the lease could not be
+    extended in time, so that another runner may have the letters too.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class JobLease:
         *,
         on_job: Callable[[Job], None],
         on_lost: Callable[[], None],
+        on_expired: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue = queue
@@ -39,8 +41,9 @@ class JobLease:
         self._seconds = seconds
         self._on_job = on_job
         self._on_lost = on_lost
+        self._on_expired = on_expired
         self._lost = False
-        self._expiry = self._loop.call_later(seconds, self._lose)
+        self._expiry = self._loop.call_later(seconds, self._expire)
         """Called when the lease ends. The job was acquired just now."""
         self._task = self._loop.create_task(self._keep(), name=f"redrive:{job.id}:lease")
 
@@ -77,21 +80,24 @@ class JobLease:
                 log.warning("redrive.store_failed", job=self._id, error=describe(error))
 
     async def _extend(self) -> None:
-        """Extend the lease. Of a job that has ended, only that on its letters: they are finished all the same."""
+        """Extend the lease. Of a job that has ended or that another runner has, only that on the letters in flight."""
         sent = self._loop.time()
         job = await self._queue.acquire_job(self._id, self._runner, self._seconds)
+        self._expiry.cancel()
+        self._expiry = self._loop.call_at(sent + self._seconds, self._expire)
         if job is None:
             job = await self.read()
             if job.state in ("running", "paused"):
                 self._lose(job.runner)
-                return
         else:
             self._on_job(job)
-        self._expiry.cancel()
-        self._expiry = self._loop.call_at(sent + self._seconds, self._lose)
 
-    def _lose(self, holder: str | None = None) -> None:
+    def _lose(self, holder: str | None) -> None:
         if not self._lost:
             self._lost = True
             log.error("redrive.lease_lost", job=self._id, runner=holder)
             self._on_lost()
+
+    def _expire(self) -> None:
+        self._lose(None)
+        self._on_expired()

@@ -107,7 +107,13 @@ class JobRunner:
         """Work until the job is completed, stopped, paused or cancelled, or until `drain`. Returns the job."""
         self._log.info("redrive.started", letters=self._job.counts.open, batches=len(self._job.batches))
         lease = JobLease(
-            self._queue, self._job, self._runner, self._lease, on_job=self._update, on_lost=self._on_lease_lost
+            self._queue,
+            self._job,
+            self._runner,
+            self._lease,
+            on_job=self._update,
+            on_lost=lambda: self.drain(StopReason.LEASE_LOST),
+            on_expired=self.abort,
         )
         try:
             await self._work(lease)
@@ -249,10 +255,6 @@ class JobRunner:
                     await self._changed.wait()
             except TimeoutError:
                 pass
-
-    def _on_lease_lost(self) -> None:
-        self.drain(StopReason.LEASE_LOST)
-        self.abort()
 
     def _update(self, job: Job) -> None:
         """Take over the state of the job; stop if it is no longer running."""
