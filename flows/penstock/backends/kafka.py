@@ -97,8 +97,30 @@ async def running(consumer: Any) -> AsyncGenerator[Any, None]:
         await consumer.start()
         yield consumer
     finally:
-        await asyncio.sleep(0)  # aiokafka 0.14 raises `CancelledError` if it stops a task that has not run yet
-        await consumer.stop()
+        await stop_consumer(consumer)
+
+
+async def stop_consumer(consumer: Any) -> None:
+    """Stop a consumer and close its connections.
+
+    `stop` of aiokafka 0.14 raises the `CancelledError` of its own fetch if that has not begun, or waits after an error
+    to try again, and leaves the connections open then.
+    """
+    await asyncio.sleep(0)
+    stopping = asyncio.ensure_future(consumer.stop())
+    try:
+        await asyncio.wait((stopping,))
+    except asyncio.CancelledError:
+        stopping.cancel()
+        raise
+    if not stopping.cancelled():
+        stopping.result()
+        return
+    fetches = set(consumer._fetcher._pending_tasks)  # noqa: SLF001
+    for fetch in fetches:
+        fetch.cancel()
+    await asyncio.gather(*fetches, return_exceptions=True)
+    await consumer._client.close()  # noqa: SLF001
 
 
 async def stop_producer(producer: Any) -> None:
