@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
@@ -30,7 +31,11 @@ EMPTY = [
 NULL_MARKER = -0.5
 
 
-def insert_of(columns: Columns) -> tuple[str, list[Any]]:
+NUMBERED = sys.version_info < (3, 12)
+"""Whether the driver takes a list for placeholders with numbers (`?1`). Later versions want a dict, by "1", "2" …"""
+
+
+def insert_of(columns: Columns) -> tuple[str, list[Any] | dict[str, Any]]:
     """Return the statement that inserts letters and skips those whose ids exist, and its values.
 
     It has few forms and few sizes, so that SQLite keeps it prepared: the last letter is repeated, which stores nothing.
@@ -43,7 +48,16 @@ def insert_of(columns: Columns) -> tuple[str, list[Any]]:
     rows = list(zip(*each, strict=True))
     size = count if count <= 4 else -(-count // 32) * 32
     rows += rows[-1:] * (size - count)
-    return _statement(size, frozenset(shared), frozenset(empty)), list(chain(*values, *rows))
+    bound = list(chain(*values, *rows))
+    return _statement(size, frozenset(shared), frozenset(empty)), bound if NUMBERED else dict(
+        zip(_names(), bound, strict=False)
+    )
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    """Return the names of all placeholders that SQLite allows."""
+    return tuple(map(str, range(1, 32_767)))
 
 
 def _bindable(column: int, values: Sequence[Any]) -> Sequence[Any]:
