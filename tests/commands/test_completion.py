@@ -66,7 +66,7 @@ def test_completing_the_name_of_a_command_imports_no_command() -> None:
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     first, *_, last = told.splitlines()
     assert first == str(len(COMMANDS))
-    modules = ["cli", "cli.main", "cli.options", "support", "support.terminal", "support.text"]
+    modules = ["cli", "cli.lazy_group", "cli.main", "cli.options", "support", "support.terminal", "support.text"]
     assert last == str([f"penstock.{name}" for name in modules])
 
 

@@ -103,8 +103,8 @@ async def running(consumer: Any) -> AsyncGenerator[Any, None]:
 async def stop_consumer(consumer: Any) -> None:
     """Stop a consumer and close its connections.
 
-    `stop` of aiokafka 0.14 raises the `CancelledError` of its own fetch if that has not begun, or waits after an error
-    to try again, and leaves the connections open then.
+    `stop` of aiokafka 0.14 raises the `CancelledError` of its internal fetch task if that has not begun, or waits after
+    an error to try again, and leaves the connections open then.
     """
     await asyncio.sleep(0)
     stopping = asyncio.ensure_future(consumer.stop())
@@ -116,11 +116,11 @@ async def stop_consumer(consumer: Any) -> None:
     if not stopping.cancelled():
         stopping.result()
         return
-    fetches = set(consumer._fetcher._pending_tasks)  # noqa: SLF001
+    fetches = set(consumer._fetcher._pending_tasks)  # noqa: SLF001 - there is no public way to close the rest
     for fetch in fetches:
         fetch.cancel()
     await asyncio.gather(*fetches, return_exceptions=True)
-    await consumer._client.close()  # noqa: SLF001
+    await consumer._client.close()  # noqa: SLF001 - the same
 
 
 async def stop_producer(producer: Any) -> None:
@@ -131,7 +131,7 @@ async def stop_producer(producer: Any) -> None:
     stopping = asyncio.ensure_future(producer.stop())
     await asyncio.wait((stopping,), timeout=STOP_SECONDS)
     if not stopping.done():
-        producer._message_accumulator.fail_all(KafkaError("the store was closed"))  # noqa: SLF001
+        producer._message_accumulator.fail_all(KafkaError("the store was closed"))  # noqa: SLF001 - only this ends the wait
         await asyncio.wait((stopping,), timeout=STOP_SECONDS)
         stopping.cancel()
     await asyncio.gather(stopping, return_exceptions=True)

@@ -7,29 +7,17 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from penstock.cli.lazy_group import LazyCommand, LazyGroup
 from penstock.cli.options import print_error
 from penstock.support.terminal import command_streams
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
 
 PLUGINS = "penstock.commands"
 """The group of entry points by which other packages add commands. Each is a `click.Command`."""
 
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class LazyCommand(NamedTuple):
-    """A command that `penstock --help` lists without importing it."""
-
-    summary: str
-    module: str | None = None
-    """The module that has the command, under its name. None: an entry point names it."""
 
 
 COMMANDS = {
@@ -46,53 +34,25 @@ COMMANDS = {
 }
 
 
-class CommandGroup(click.Group):
-    """The commands in `COMMANDS` and those of plug-ins, each imported when it is used."""
+class CommandGroup(LazyGroup):
+    """The commands in `COMMANDS` and those of plug-ins, each imported when it is used.
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in `COMMANDS`. Reading the names of all entry points is slow."""
-        return list(COMMANDS)
+    Only those in `COMMANDS` are listed and completed: reading the names of all entry points is slow.
+    """
+
+    table = COMMANDS
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command. Returns None for a name that is unknown."""
-        known = COMMANDS.get(cmd_name)
-        if known is not None and known.module is not None:
-            command: click.Command = getattr(import_module(known.module), cmd_name.replace("-", "_"))
-            return command
-        return _load_plugin(cmd_name)
+        """Import a command, also one of a plug-in. Returns None for a name that is unknown."""
+        return super().get_command(ctx, cmd_name) or _load_plugin(cmd_name)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the arguments name. Suggests similar names for one that is unknown."""
-        name = args[0]
-        if ctx.resilient_parsing or name.startswith("-") or self.get_command(ctx, name) is not None:
-            return super().resolve_command(ctx, args)
-        from difflib import get_close_matches
-
-        close = get_close_matches(name, {*COMMANDS, *_plugin_names()})
-        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else " `penstock --help` lists all commands."
-        raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
+    def known_names(self) -> set[str]:
+        """Return the names of all commands, also those of plug-ins."""
+        return {*COMMANDS, *_plugin_names()}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse arguments. `penstock help COMMAND` is `penstock COMMAND --help`."""
         return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the names and summaries of all commands, without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete the names of commands, without importing them, and of options."""
-        from click.shell_completion import CompletionItem
-
-        found = [
-            CompletionItem(name, help=command.summary)
-            for name, command in COMMANDS.items()
-            if name.startswith(incomplete)
-        ]
-        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
 @click.group(

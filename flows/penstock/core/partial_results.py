@@ -1,7 +1,7 @@
 """The results of the steps `enrich` that an element has when it fails: kept with the dead letter, reused by a redrive.
 
-In a dead letter they are named after the service: `pricing`. For a step with a name of its own, the name of the step
-stands in front: `offer: pricing`. A result that cannot be reused ends with ` (not reused)`: a Struct, a time, or
+In a dead letter they are named after the service: `pricing`. For a step that has another name than `enrich`, that
+name stands in front: `offer: pricing`. A result that cannot be reused ends with ` (not reused)`: a Struct, a time, or
 anything else that JSON does not return as it was, and a result from which fields were redacted.
 """
 
@@ -42,7 +42,7 @@ def results_of(step: str, services: Iterable[str], partial_results: Mapping[str,
 
 
 def without_results_of(step: str, services: Iterable[str], partial_results: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the partial results of other steps; None if there are none."""
+    """Return the partial results of other steps, or None."""
     prefix = _prefix(step)
     names = {f"{prefix}{service}{end}" for service in services for end in ("", NOT_REUSED)}
     return {name: result for name, result in partial_results.items() if name not in names} or None

@@ -45,7 +45,10 @@ def key_of(letter: DeadLetter) -> LetterKey:
 
 
 async def fetch(client: Any, subscription: Any, count: int) -> list[Any]:
-    """Fetch up to `count` messages; none if there are none now. Raises `NoServersError` without a connection."""
+    """Fetch up to `count` messages that are available now; there may be none.
+
+    Raises `NoServersError` without a connection.
+    """
     try:
         return list(await subscription.fetch(count, timeout=FETCH_SECONDS))
     except (nats.errors.TimeoutError, TimeoutError):

@@ -129,7 +129,7 @@ class KafkaStore(BaseLog):
             done.exception()  # a caller that has gone does not retrieve it
 
     async def _partitions(self, consumer: Any) -> list[TopicPartition]:
-        found = await consumer._client._wait_on_metadata(self._topic)  # noqa: SLF001 - `partitions_for_topic` asks nobody
+        found = await consumer._client._wait_on_metadata(self._topic)  # noqa: SLF001 - `partitions_for_topic` sends no request
         return [TopicPartition(self._topic, partition) for partition in sorted(found)]
 
     async def _read(self, _: DeadLetterQuery, after: str | None, /) -> AsyncGenerator[Record, None]:

@@ -47,7 +47,7 @@ class OpenBatch:
         self.done = False
 
 
-class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
+class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """One consumer of the group: the partitions that it has, and what is acknowledged of each.
 
     Kafka stores one position for each partition, so the position advances up to the first batch that is still open.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.store import DeadLetterQuery
+from penstock.support.json_encoding import encode_json
 
 
 def matches(letter: DeadLetter, query: DeadLetterQuery) -> bool:
-    """Check a letter against all conditions of a query."""
+    """Return whether a letter meets all conditions of a query."""
     if query.since is not None and letter.failed_at < query.since:
         return False
     if query.until is not None and letter.failed_at >= query.until:
@@ -25,6 +26,11 @@ def matches(letter: DeadLetter, query: DeadLetterQuery) -> bool:
             (query.type, letter.type),
             (query.state, letter.state),
             (query.group, letter.group),
-            (query.key, letter.key),
         )
-    )
+    ) and (query.key is None or _is_key(query.key, letter.key))
+
+
+def _is_key(expected: str | float, key: str | float | None) -> bool:
+    """Compare keys. A text equals a number that is written so, too, as in the SQL stores."""
+    encoded = encode_json(key).decode()
+    return encoded == encode_json(expected).decode() or (isinstance(expected, str) and encoded == expected)

@@ -51,7 +51,7 @@ class DeadLetterTarget:
     """The stores of the dead letters of a flow."""
 
     store: str
-    """The URL of the primary store. A client is told of a failure after its letter is durable there."""
+    """The URL of the primary store. A client receives a failure after its letter is durable there."""
     copies: tuple[str, ...] = ()
     """URLs of stores that get every letter too, later and at least once."""
     keep: Keep | None = None

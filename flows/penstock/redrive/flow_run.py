@@ -111,7 +111,7 @@ class FlowRun:
         letter = self._open.pop(element.seq, None)
         if letter is None:
             return
-        if outcome is FAILED and (failure := element.failure) is not None:  # without a letter of its own
+        if outcome is FAILED and (failure := element.failure) is not None:  # the failure branch made no letter for it
             error = FailedAgain(
                 step=failure.step,
                 type=failure.type,

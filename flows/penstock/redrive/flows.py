@@ -16,7 +16,7 @@ class FlowLookup(Protocol):
     """Finds flows by name: the registry of a service, or the flows that a command has loaded."""
 
     def flow(self, name: str) -> RunnableFlow | None:
-        """Return the current revision of a flow; None if there is none. The same object until it is replaced."""
+        """Return the current revision of a flow, or None. The same object until it is replaced."""
         ...
 
     def names(self) -> Sequence[str]:

@@ -182,7 +182,7 @@ class JobRunner:
                 await self._wait_for_outcomes(lease)
 
     async def _claim(self, batch: int) -> list[DeadLetter]:
-        """Claim letters. If this is cancelled meanwhile, they are settled as cancelled: nobody else knows of them."""
+        """Claim letters. If this is cancelled meanwhile, they are settled as cancelled: no run has received them."""
         size = self._next_claim()
         call = self._loop.create_task(
             self._retry(lambda: self._queue.claim(self._job.id, self._runner, batch, size, self._lease)),

@@ -14,8 +14,8 @@ from penstock.deadletters import DeadLetter, DeadLetterQuery
 from penstock.deadletters.dead_letter_queue import JobOptions, Settlement
 from penstock.deadletters.groups import fingerprint
 from penstock.deadletters.log import LogBatch, LogStore
+from penstock.deadletters.matching import matches
 from penstock.deadletters.memory_jobs import replaced_fields
-from penstock.deadletters.memory_state import matches
 from penstock.errors import NotSupportedByStore, RedriveError
 from penstock.redrive.flow_run import FlowRun
 from penstock.redrive.flows import FlowLookup

@@ -18,7 +18,7 @@ def authorize(request: web.Request, *scopes: str) -> str:
 
     Without tokens, the request must be addressed to this machine and come from it. A request that came through a proxy
     counts as one from elsewhere, whatever its address is, and a page of another origin may only read. Some proxies add
-    no header, but send HTTP/1.0 unless they are told otherwise, so HTTP/1.0 counts as a proxy.
+    no header, but send HTTP/1.0 unless they are configured otherwise, so HTTP/1.0 counts as a proxy.
     """
     name = ""
     for scope in scopes:

@@ -2,74 +2,35 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
-
 import click
 
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
-
-class DeadLetterCommand(NamedTuple):
-    """A command that `penstock dead-letters --help` lists without importing it."""
-
-    summary: str
-    module: str
-    attribute: str
-    """The name of the command in the module."""
-
+from penstock.cli.lazy_group import LazyCommand, LazyGroup
 
 COMMANDS = {
-    "list": DeadLetterCommand("List letters; without filters, groups and the total first.", "listing", "list_"),
-    "groups": DeadLetterCommand("List groups: letters that failed for the same reason.", "listing", "groups"),
-    "show": DeadLetterCommand("Show one dead letter, its redrives and its edits.", "show", "show"),
-    "plan": DeadLetterCommand("Show what a redrive would do.", "redriving", "plan"),
-    "redrive": DeadLetterCommand("Run dead letters again, as a job.", "redriving", "redrive"),
-    "jobs": DeadLetterCommand("List redrive jobs, or show one.", "jobs", "jobs"),
-    "pause": DeadLetterCommand("Pause a job.", "jobs", "pause"),
-    "resume": DeadLetterCommand("Continue a job that was paused, stopped or interrupted.", "redriving", "resume"),
-    "cancel": DeadLetterCommand("Cancel a job; the letters that it has not redriven wait.", "jobs", "cancel"),
-    "rate": DeadLetterCommand("Change the rate of a job.", "jobs", "rate"),
-    "park": DeadLetterCommand("Set waiting letters aside, so that no redrive takes them.", "marking", "park"),
-    "unpark": DeadLetterCommand("Make parked letters wait again.", "marking", "unpark"),
-    "edit": DeadLetterCommand("Change the input of letters.", "editing", "edit"),
-    "purge": DeadLetterCommand("Delete letters.", "marking", "purge"),
-    "export": DeadLetterCommand("Write letters as NDJSON.", "copying", "export"),
-    "import": DeadLetterCommand("Store letters that were exported.", "copying", "import_"),
-    "audit": DeadLetterCommand("List who did what to letters and jobs, and why.", "jobs", "audit"),
+    "list": LazyCommand("List letters; without filters, groups and the total first.", f"{__name__}.listing", "list_"),
+    "groups": LazyCommand("List groups: letters that failed for the same reason.", f"{__name__}.listing", "groups"),
+    "show": LazyCommand("Show one dead letter, its redrives and its edits.", f"{__name__}.show", "show"),
+    "plan": LazyCommand("Show what a redrive would do.", f"{__name__}.redriving", "plan"),
+    "redrive": LazyCommand("Run dead letters again, as a job.", f"{__name__}.redriving", "redrive"),
+    "jobs": LazyCommand("List redrive jobs, or show one.", f"{__name__}.jobs", "jobs"),
+    "pause": LazyCommand("Pause a job.", f"{__name__}.jobs", "pause"),
+    "resume": LazyCommand("Continue a job that was paused, stopped or interrupted.", f"{__name__}.redriving", "resume"),
+    "cancel": LazyCommand("Cancel a job; the letters that it has not redriven wait.", f"{__name__}.jobs", "cancel"),
+    "rate": LazyCommand("Change the rate of a job.", f"{__name__}.jobs", "rate"),
+    "park": LazyCommand("Set waiting letters aside, so that no redrive takes them.", f"{__name__}.marking", "park"),
+    "unpark": LazyCommand("Make parked letters wait again.", f"{__name__}.marking", "unpark"),
+    "edit": LazyCommand("Change the input of letters.", f"{__name__}.editing", "edit"),
+    "purge": LazyCommand("Delete letters.", f"{__name__}.marking", "purge"),
+    "export": LazyCommand("Write letters as NDJSON.", f"{__name__}.copying", "export"),
+    "import": LazyCommand("Store letters that were exported.", f"{__name__}.copying", "import_"),
+    "audit": LazyCommand("List who did what to letters and jobs, and why.", f"{__name__}.jobs", "audit"),
 }
 
 
-class DeadLetterGroup(click.Group):
-    """The commands in `COMMANDS`, each imported when it is used."""
+class DeadLetterGroup(LazyGroup):
+    """The commands in `COMMANDS`."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of the commands."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command. Returns None for a name that is unknown."""
-        if (known := COMMANDS.get(cmd_name)) is None:
-            return None
-        command: click.Command = getattr(import_module(f"{__name__}.{known.module}"), known.attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the names and summaries of the commands, without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete the names of commands, without importing them, and of options."""
-        from click.shell_completion import CompletionItem
-
-        found = [
-            CompletionItem(name, help=command.summary)
-            for name, command in COMMANDS.items()
-            if name.startswith(incomplete)
-        ]
-        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+    table = COMMANDS
 
 
 @click.group(

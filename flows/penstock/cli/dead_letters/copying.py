@@ -54,7 +54,7 @@ def export(place: DeskOptions, query: DeadLetterQuery) -> int:
 def import_(place: DeskOptions, file: str, requester: Requester, as_json: bool) -> int:
     """Store letters that `export` wrote. FILE is a file, or - for standard input.
 
-    A letter whose id is already stored is skipped, so an import can be repeated. The store is created if there is none.
+    A letter whose id is already stored is skipped, so an import can be repeated. A missing store is created.
     """
     try:
         source: BinaryIO = sys.stdin.buffer if file == "-" else open(file, "rb")  # noqa: SIM115 - closed below

@@ -40,7 +40,7 @@ def lock(connection: Connection, id: str) -> Any:
 
 
 def hold(connection: Connection, id: str) -> tuple[Any, int]:
-    """Return the row of a job, which nobody can change until the end of the transaction, and the time.
+    """Return the row of a job, locked until the end of the transaction, and the time.
 
     Claims and settlements of one job run at the same time. Raises `JobNotFound`.
     """

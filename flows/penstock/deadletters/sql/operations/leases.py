@@ -1,4 +1,4 @@
-"""Ends the leases of letters whose job is not running, so that nobody would claim them again."""
+"""End the leases of letters whose job is not running: no runner would claim these letters again."""
 
 from __future__ import annotations
 
