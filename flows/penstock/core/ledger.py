@@ -14,6 +14,7 @@ from penstock.core.element import (
     Element,
     Outcome,
 )
+from penstock.core.leases import Leases
 from penstock.core.window import Window
 from penstock.errors import SettledTwice
 
@@ -33,10 +34,11 @@ class Ledger:
 
     __slots__ = (
         "_failed_with_letter",
+        "_watchers",
         "closed",
         "dropped",
+        "leases",
         "letters",
-        "on_settled",
         "open_parts",
         "peak_parts",
         "received",
@@ -51,8 +53,9 @@ class Ledger:
         self.settled: dict[Outcome, int] = {OK: 0, FAILED: 0, FILTERED: 0, CANCELLED: 0}
         self.letters: Counter[str] = Counter()
         self.closed = False
-        self.on_settled: Callable[[Element[Any], Outcome], None] | None = None
-        """Called for each settled element and part, for a journal of what is done."""
+        self.leases: Leases[Any] | None = None
+        """The leases of the run, if its source has any."""
+        self._watchers: tuple[Callable[[Element[Any], Outcome], None], ...] = ()
         self.open_parts = 0
         """Parts not yet settled. They hold no credits."""
         self.peak_parts = 0
@@ -64,6 +67,13 @@ class Ledger:
         """Elements received and not yet settled."""
         return self.received - sum(self.settled.values())
 
+    def watch(self, on_settled: Callable[[Element[Any], Outcome], None]) -> None:
+        """Call `on_settled` for each element and part that is settled, before its credit returns.
+
+        Elements that `close` settles are not reported.
+        """
+        self._watchers += (on_settled,)
+
     def settle(self, elements: Iterable[Element[Any]], outcome: Outcome) -> None:
         """Settle elements, once each, and return their credits.
 
@@ -74,8 +84,8 @@ class Ledger:
             if element.settled:
                 raise SettledTwice(element.seq, outcome)
             element.settled = True
-            if self.on_settled is not None:
-                self.on_settled(element, outcome)
+            for watcher in self._watchers:
+                watcher(element, outcome)
             if element.parent is not None:
                 self._settle_part(element.parent, outcome)
                 continue
@@ -99,7 +109,7 @@ class Ledger:
         Fast path: elements without an outcome and without a parent, which are by far the most frequent, in one pass.
         """
         size = 0
-        unwatched = self.on_settled is None
+        unwatched = not self._watchers
         others: list[Element[Any]] = []
         for element in elements:
             if unwatched and element.outcome is None and element.parent is None and not element.settled:

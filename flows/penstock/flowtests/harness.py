@@ -58,7 +58,7 @@ class FlowTestHarness:
             ordered=flow.ordered if case.order is None else case.order == "input",
             rng=self._rng("dead letters"),
         )
-        run.ledger.on_settled = self.recorder.settled
+        run.ledger.watch(self.recorder.settled)
         return run
 
     def _with_fakes(self) -> Flow[Any]:

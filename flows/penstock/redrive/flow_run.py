@@ -62,7 +62,7 @@ class FlowRun:
         """Elements whose letters failed again, until they are settled."""
         self._source = RedriveSource(self._open.__setitem__, from_start=options.from_start)
         self._run = supervisor.start(flow, self._source, DiscardResults(), kind=REDRIVE, ordered=False, letters=self)
-        self._run.ledger.on_settled = self._on_settled
+        self._run.ledger.watch(self._on_settled)
         self.finished = asyncio.get_running_loop().create_task(self._finish(), name=f"redrive:{self._run.id}")
 
     async def put(self, letters: Sequence[DeadLetter]) -> bool:

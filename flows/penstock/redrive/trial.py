@@ -69,7 +69,7 @@ class Trial:
     async def run(self, letters: Sequence[DeadLetter]) -> list[TryResult]:
         """Run letters through the flow. Letters without an outcome, because the run failed, are cancelled."""
         run = Run(self._plan, self._source, DiscardResults(), kind="try", ordered=False)
-        run.ledger.on_settled = self._on_settled
+        run.ledger.watch(self._on_settled)
         try:
             await self._source.put(letters)
             self._source.finish()

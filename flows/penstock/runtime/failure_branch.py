@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import compress
 from operator import attrgetter
 from typing import Any
 
@@ -48,7 +49,8 @@ def dead_letter(
     """Store the letter of each failed element, many in one durable commit.
 
     If the store fails, the elements wait unsettled, so the source pauses. The store is tried again with backoff for as
-    long as the run lasts, and `on_error` is called each time. Parts of one element share one letter.
+    long as the run lasts, and `on_error` is called each time. Parts of one element share one letter. An element that
+    its broker delivers again (`Leases.is_redelivered`) gets none.
 
     **Accepts** failed elements. **Backpressures when** their letters are not durable yet. **Emits** the same elements,
     now with the ids of their letters, in the same order. **Completes when** its input has completed and all letters are
@@ -120,7 +122,18 @@ class DeadLetterStage:
         self._ended = False
 
     def on_next(self, elements: list[Element[Any]]) -> None:
-        """Create the letters of failed elements. The first call starts the task that stores them."""
+        """Create the letters of failed elements. The first call starts the task that stores them.
+
+        Elements that their broker delivers again get none.
+        """
+        leases = self._context.ledger.leases
+        if leases is not None and leases.redeliver:
+            redelivered = list(map(leases.is_redelivered, elements))
+            if any(redelivered):
+                self._observer.on_next(list(compress(elements, redelivered)))
+                elements = [element for element, again in zip(elements, redelivered, strict=True) if not again]
+                if not elements:
+                    return
         if not self._batches or len(self._batches[-1].elements) >= BATCH_SIZE:
             self._batches.append(LetterBatch())
         batch = self._batches[-1]

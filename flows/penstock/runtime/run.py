@@ -224,6 +224,7 @@ class Run:
         if self.error is None and not self._aborted and (law := self._check_invariants()) is not None:
             self._fail(law)
         self.ledger.close()
+        await self._close_leases()
         self.statistics.end(self, self.reason or EndReason.FAILED)
         self.context.fairness.end()
         summary = self._summary()
@@ -242,6 +243,11 @@ class Run:
                 call()
             except Exception as error:
                 self._fail(error)
+
+    async def _close_leases(self) -> None:
+        """Answer all leases. Their lessor may have lost its connection; then the broker takes the leases back."""
+        if self.ledger.leases is not None and (error := await self.ledger.leases.aclose()) is not None:
+            self._log.error("source.close_failed", error=describe(error))
 
     def _fail(self, error: BaseException) -> None:
         """Record an error of the closing phase, unless there is an earlier one. An abort keeps its reason."""

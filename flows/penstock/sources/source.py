@@ -20,6 +20,7 @@ from reactivex.disposable import Disposable
 from penstock.core.context import RunContext, cancel
 from penstock.core.element import Element
 from penstock.core.fairness import BATCH_WHILE_YIELDING, LARGE_RUN, yield_iterations
+from penstock.core.leases import Leases, Lessor
 from penstock.core.ledger import Ledger
 from penstock.core.operators import RunObservable
 from penstock.errors import ElementTooLarge, SourceFailed
@@ -37,7 +38,7 @@ class DownstreamFailed(asyncio.CancelledError):
 class Emitter(Generic[T]):
     """Emits the elements of a source: acquires credits, numbers the elements and counts them as received."""
 
-    __slots__ = ("_context", "_emitting", "_observer", "_quota", "ledger", "seq")
+    __slots__ = ("_context", "_emitting", "_observer", "_on_stop", "_quota", "ledger", "seq")
 
     def __init__(self, observer: abc.ObserverBase[list[Element[T]]], context: RunContext) -> None:
         self._observer = observer
@@ -45,6 +46,7 @@ class Emitter(Generic[T]):
         self._emitting = False
         self._quota = 0
         """Elements that may be emitted before the next yield of the event loop."""
+        self._on_stop: Callable[[], object] | None = None
         self.ledger = context.ledger
         self.seq = 0
 
@@ -88,21 +90,70 @@ class Emitter(Generic[T]):
         """Whether all emitted elements are settled."""
         return not self.ledger.in_flight
 
+    @property
+    def free(self) -> int:
+        """How many elements may be emitted now."""
+        return self._context.window.free
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Start a task that belongs to the run. It is cancelled when the run ends; what it raises fails the run."""
+        return self._context.spawn(work, name)
+
+    def on_stop(self, call: Callable[[], object]) -> None:
+        """Call `call` when the run takes no further input, instead of cancelling `produce`, which has to return then.
+
+        For a source that has to do something about input that it has received and not emitted.
+        """
+        self._on_stop = call
+
+    def lease_from(self, lessor: Lessor[Any], *, redeliver: bool = False) -> Leases[Any]:
+        """Register the lessor of the leases that are sent, once, before the first. Return the leases of the run.
+
+        `redeliver`: failed elements are answered with `Answer.FAILED` instead of becoming dead letters.
+        """
+        if self.ledger.leases is not None:
+            raise RuntimeError("a run has one lessor")
+        leases = Leases(lessor, self._context.loop, self._context.report_fault, redeliver=redeliver)
+        self.ledger.leases = leases
+        self.ledger.watch(leases.on_settled)
+        return leases
+
     def on_close(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Await `call` when the run is over, however it ended."""
+        """Await `call` when the run is over, however it ended. Elements may still be unsettled then: see `Lessor`."""
         context = self._context
         context.on_close(lambda: [context.loop.create_task(call(), name=f"{context.name}:closing")])
 
-    async def send(self, values: Sequence[T], sizes: Sequence[int] | None = None) -> None:
+    async def send(
+        self, values: Sequence[T], sizes: Sequence[int] | None = None, leases: Sequence[Any] | None = None
+    ) -> None:
         """Emit values in order, as many at a time as there are credits for, and fewer while other runs start.
 
         A value larger than the whole window is discarded, and its element is emitted as failed.
+
+        `leases` has the lease of each value (see `lease_from`). If the source is stopped meanwhile, those of values
+        that were not emitted are released.
         """
+        if leases is None:
+            await self._send(values, sizes, None)
+            return
+
+        known = self._leases
+        first = self.seq
+        try:
+            await self._send(values, sizes, leases)
+            await asyncio.sleep(0)  # a client that has buffered messages never waits
+        finally:
+            known.release(leases[self.seq - first :])
+
+    async def _send(self, values: Sequence[T], sizes: Sequence[int] | None, leases: Sequence[Any] | None) -> None:
         window = self._context.window
         start = 0
         while start < len(values):
+            if self._context.input_closed:  # only a source with `on_stop` is still here
+                return
             if sizes is not None and sizes[start] > window.bytes:
-                await self._emit_oversized(values[start], sizes[start])
+                lease = None if leases is None else leases[start : start + 1]
+                await self._emit_oversized(values[start], sizes[start], lease)
                 start += 1
                 continue
             taken = self.acquire(await self.emit_quota(len(values) - start), sizes, start)
@@ -110,8 +161,35 @@ class Emitter(Generic[T]):
                 await window.wait_for_capacity()
                 continue
             stop = start + taken
-            self.emit(self.make_elements(values[start:stop], sizes[start:stop] if sizes is not None else None))
+            elements = self.make_elements(values[start:stop], sizes[start:stop] if sizes is not None else None)
+            if leases is not None:
+                self._leases.add(elements, leases[start:stop])
+            self.emit(elements)
             start = stop
+
+    async def refuse(self, value: T, lease: Any, error: Exception) -> None:
+        """Emit a value as failed at the step `source`, such as a message that was delivered too often.
+
+        Its dead letter is stored even if failed elements are delivered again.
+        """
+        known = self._leases
+        first = self.seq
+        try:
+            await self.wait_for_capacity()
+            self._context.window.acquire(1)
+            element: Element[Any] = Element(value, first, self.ledger, value)
+            element.fail("source", error)
+            known.add([element], [lease], refused=True)
+            self.emit([element])
+        finally:
+            if self.seq == first:
+                known.release([lease])
+
+    @property
+    def _leases(self) -> Leases[Any]:
+        if self.ledger.leases is None:
+            raise RuntimeError("leases without a lessor: call emitter.lease_from(lessor) first")
+        return self.ledger.leases
 
     def make_elements(self, values: Sequence[T], sizes: Sequence[int] | None = None) -> list[Element[T]]:
         """Create elements for values, with the next sequence numbers."""
@@ -123,7 +201,7 @@ class Emitter(Generic[T]):
             for value, seq, size in zip(values, count(self.seq), sizes, strict=False)
         ]
 
-    async def _emit_oversized(self, value: T, size: int) -> None:
+    async def _emit_oversized(self, value: T, size: int, leases: Sequence[Any] | None) -> None:
         await self.wait_for_capacity()
         self._context.window.acquire(1)
         limit = self._context.window.bytes
@@ -131,6 +209,8 @@ class Emitter(Generic[T]):
         kept = OversizedInput.of(value, size, limit, header) if isinstance(value, bytes) else None
         element: Element[Any] = Element(None, self.seq, self.ledger, kept)
         element.fail("source", ElementTooLarge(size, limit))
+        if leases is not None:
+            self._leases.add([element], leases, refused=True)
         self.emit([element])
 
     def emit(self, elements: list[Element[T]]) -> None:
@@ -142,7 +222,7 @@ class Emitter(Generic[T]):
         self._emitting = False
         if not emitted:
             raise DownstreamFailed
-        if self._context.input_closed:
+        if self._context.input_closed and self._on_stop is None:
             raise asyncio.CancelledError
 
     def stop(self, task: asyncio.Task[Any]) -> None:
@@ -150,8 +230,12 @@ class Emitter(Generic[T]):
 
         A cancellation during an emission would take effect at the next wait, or when the task returns, and look like a
         failure. `emit` notices that the input was closed, and ends the task.
+
+        A source that asked for it (`on_stop`) ends by itself.
         """
-        if not self._emitting:
+        if self._on_stop is not None:
+            self._on_stop()
+        elif not self._emitting:
             task.cancel()
 
 

@@ -128,7 +128,7 @@ class _Execution:
             id=journal.run,
             first_seq=journal.done.first_missing,
         )
-        run.ledger.on_settled = journal.on_settled
+        run.ledger.watch(journal.on_settled)
         return run, source
 
     async def _save_periodically(self, run: Run, resumable: Resumable) -> None:
