@@ -25,7 +25,10 @@ class Answer(StrEnum):
     """What became of a leased message."""
 
     DONE = "done"
-    """Its element succeeded, was filtered, or failed with a durable dead letter. The message is not needed again."""
+    """Its element succeeded, was filtered, failed with a durable dead letter, or was refused by the source.
+
+    The message is not needed again.
+    """
     FAILED = "failed"
     """Its element failed, and no dead letter was stored. The message should be delivered again, after a while."""
     RELEASED = "released"
@@ -105,8 +108,8 @@ class Leases(Generic[L]):
     def on_settled(self, element: Element[Any], outcome: Outcome) -> None:
         """Answer the lease of a settled element. Parts have none; their root is settled after the last of them."""
         if element.parent is None and (entry := self._open.pop(element.seq, None)) is not None:
+            self._answer(entry[0], self._answer_to(element, outcome))
             self._refused.discard(element.seq)
-            self._answer(entry[0], _answer_to(element, outcome))
 
     def is_redelivered(self, element: Element[Any]) -> bool:
         """Return whether a failed element is answered with `Answer.FAILED`, so that it needs no dead letter."""
@@ -125,7 +128,8 @@ class Leases(Generic[L]):
         with a durable dead letter.
         """
         for lease, element in self._open.values():
-            self._answer(lease, _answer_to(element, FAILED if element.dead_letter_id is not None else CANCELLED))
+            outcome = FAILED if element.dead_letter_id is not None else CANCELLED
+            self._answer(lease, self._answer_to(element, outcome))
         self._open.clear()
         self._closed = True
         error: BaseException | None = None
@@ -156,10 +160,9 @@ class Leases(Generic[L]):
             answers, self._answers = self._answers, []
             self.lessor.settle(answers)
 
-
-def _answer_to(element: Element[Any], outcome: Outcome) -> Answer:
-    if outcome is CANCELLED:
-        return Answer.RELEASED
-    if outcome is FAILED and element.dead_letter_id is None:
-        return Answer.FAILED
-    return Answer.DONE
+    def _answer_to(self, element: Element[Any], outcome: Outcome) -> Answer:
+        if outcome is CANCELLED:
+            return Answer.RELEASED
+        if outcome is FAILED and element.dead_letter_id is None and element.seq not in self._refused:
+            return Answer.FAILED
+        return Answer.DONE
