@@ -34,6 +34,10 @@ JITTER = 0.75
 """The shortest wait is this part of the longest."""
 
 
+CLOCK_ERROR = 1e-6
+"""Seconds by which timers may be early, and computed times may differ."""
+
+
 @dataclass(frozen=True, slots=True)
 class Breaker:
     """When the calls of a service are held because it is down, and for how long.
@@ -207,7 +211,7 @@ class CircuitBreaker:
                     self.open_until = max(self.open_until, now + min(failed.retry_after, MAX_PAUSE))
                 return False
             case "half_open":
-                if failed.started_at < self._since and not failed.at_once:
+                if failed.started_at < self._since - CLOCK_ERROR and not failed.at_once:
                     return False
                 self._probes_failed += 1
                 self.limit = self._probes_left
@@ -246,7 +250,7 @@ class CircuitBreaker:
 
     def begin_probes(self, now: float) -> bool:
         """Become half open if it is time. Return whether it did."""
-        if self.state != "open" or now < self.open_until:
+        if self.state != "open" or now < self.open_until - CLOCK_ERROR:
             return False
         self.state = "half_open"
         self._since = now
