@@ -30,6 +30,9 @@ After n openings a service has been down for about 5 times the next one, so it i
 late; with the usual 2 it would be as long again as the outage.
 """
 
+WINDOW = 50
+"""Default of `window`."""
+
 JITTER = 0.75
 """The shortest wait is this part of the longest."""
 
@@ -54,7 +57,7 @@ class Breaker:
     failures: int | None = None
     """Failures in a row (20, if there is no `failure_rate`)."""
     failure_rate: float | None = None
-    window: int = 50
+    window: int = WINDOW
     """Calls of which `failure_rate` is a part. At least as many as are in flight."""
     open: float = 1.0
     """Maximum seconds of the first opening; at least three quarters of it."""
@@ -69,6 +72,8 @@ class Breaker:
     def __post_init__(self) -> None:
         if self.failures is not None and self.failure_rate is not None:
             raise ValueError("breaker: failures and failure_rate exclude each other: remove one")
+        if self.failure_rate is None and self.window != WINDOW:
+            raise ValueError("breaker: window is for failure_rate: add failure_rate, or remove window")
         if self.failures is None and self.failure_rate is None:
             object.__setattr__(self, "failures", 20)
         for option, number in (("failures", self.failures), ("window", self.window), ("probes", self.probes)):
@@ -80,7 +85,9 @@ class Breaker:
             if not 0 < seconds < math.inf:
                 raise ValueError(f"breaker: {option}: expected a number of seconds > 0, got {seconds!r}")
         if not self.open <= self.max_open < math.inf:
-            raise ValueError(f"breaker: max_open: expected a number of seconds >= {self.open:g}, got {self.max_open!r}")
+            raise ValueError(
+                f"breaker: max_open: expected a number of seconds >= {self.open:g} (open), got {self.max_open!r}"
+            )
         for error in self.errors:
             if not (isinstance(error, type) and issubclass(error, Exception)):
                 raise TypeError(f"breaker: errors: expected exception classes, got {error!r}")
