@@ -132,6 +132,14 @@ def service_calls_total(sources: MetricSources) -> Readings:
             yield (name, result), number
 
 
+def service_duration_seconds(sources: MetricSources) -> Readings:
+    """Time that an attempt to call a service took, by result; a result appears with its first attempt."""
+    for name, calls in sources.supervisor.service_counters.items():
+        for result, histogram in calls.statistics().durations.items():
+            if result == "ok" or any(histogram.counts):
+                yield (name, result), histogram
+
+
 def service_in_flight(sources: MetricSources) -> Readings:
     """Calls in flight."""
     return (((name,), calls.statistics().in_flight) for name, calls in sources.supervisor.service_counters.items())
@@ -150,6 +158,11 @@ def service_max_in_flight(sources: MetricSources) -> Readings:
 def service_retries_total(sources: MetricSources) -> Readings:
     """Attempts after the first one of a call."""
     return (((name,), calls.statistics().retries) for name, calls in sources.supervisor.service_counters.items())
+
+
+def service_paced_seconds_total(sources: MetricSources) -> Readings:
+    """Time that calls waited because responses of the service asked for it."""
+    return (((name,), calls.statistics().paced_seconds) for name, calls in sources.supervisor.service_counters.items())
 
 
 def dead_letters_total(sources: MetricSources) -> Readings:

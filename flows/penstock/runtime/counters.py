@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 from penstock.core.context import DurationHistogram
@@ -138,9 +138,8 @@ class ServiceCounters:
     def __init__(self) -> None:
         self.services: list[Service] = []
         """The services in use."""
-        self._past_results: Counter[str] = Counter()
-        self._past_retries = 0
-        self._past_paced_seconds = 0.0
+        self._past: ServiceStatistics | None = None
+        """What services that are not used any more did."""
 
     def use(self, service: Service) -> None:
         """Count a service among those in use, once, and retain it. Equal services are counted separately."""
@@ -152,25 +151,32 @@ class ServiceCounters:
         """Release a service that is not used any more. Its counts stay. Return the futures to wait for."""
         self.services = [known for known in self.services if known is not service]
         past = service.statistics()
-        self._past_results.update(past.results)
-        self._past_retries += past.retries
-        self._past_paced_seconds += past.paced_seconds
+        self._past = past if self._past is None else total((self._past, past), now=())
         return service.release()
 
     def statistics(self) -> ServiceStatistics:
         """Return the sums over all services. Only those in use have calls in flight and waiting."""
         current = [service.statistics() for service in self.services]
-        results = self._past_results.copy()
-        for each in current:
-            results.update(each.results)
-        return ServiceStatistics(
-            results=dict(results),
-            retries=self._past_retries + sum(each.retries for each in current),
-            in_flight=sum(each.in_flight for each in current),
-            waiting=sum(each.waiting for each in current),
-            max_in_flight=sum(each.max_in_flight for each in current),
-            paced_seconds=self._past_paced_seconds + sum(each.paced_seconds for each in current),
-        )
+        return total(current if self._past is None else (self._past, *current), now=current)
+
+
+def total(all_time: Sequence[ServiceStatistics], now: Sequence[ServiceStatistics]) -> ServiceStatistics:
+    """Return the sums over several services: of what all of them did so far, and of what some of them do now."""
+    results: Counter[str] = Counter()
+    durations: dict[str, DurationHistogram] = {}
+    for each in all_time:
+        results.update(each.results)
+        for result, histogram in each.durations.items():
+            durations.setdefault(result, DurationHistogram()).merge(histogram)
+    return ServiceStatistics(
+        results=dict(results),
+        retries=sum(each.retries for each in all_time),
+        in_flight=sum(each.in_flight for each in now),
+        waiting=sum(each.waiting for each in now),
+        max_in_flight=sum(each.max_in_flight for each in now),
+        paced_seconds=sum(each.paced_seconds for each in all_time),
+        durations=durations,
+    )
 
 
 def _new_letters(run: RunCounters) -> Counter[str]:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 from typing_extensions import TypeIs, TypeVar
 
+from penstock.core.context import DurationHistogram
 from penstock.services.bulkhead import Bulkhead
 from penstock.services.call_queue import CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec
@@ -52,6 +53,8 @@ class ServiceStatistics(Struct, frozen=True):
     """Maximum of calls in flight."""
     paced_seconds: float = 0.0
     """Seconds so far in which calls waited because responses of the service asked for it."""
+    durations: Mapping[str, DurationHistogram] = msgspec.field(default_factory=dict[str, DurationHistogram])
+    """How long attempts took so far, by outcome."""
 
 
 class Service(Generic[In, Out]):
@@ -270,6 +273,7 @@ class Service(Generic[In, Out]):
             waiting=self.bulkhead.waiting,
             max_in_flight=self.max_in_flight,
             paced_seconds=self.bulkhead.paced_seconds,
+            durations={result: histogram.copy() for result, histogram in counts.durations.items()},
         )
 
     def with_function(self, call: Callable[[Any], Any], *, rng: random.Random | None = None) -> Service[Any, Any]:
