@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable
+from functools import reduce
+from operator import add
 from typing import Any, Protocol
 
 from penstock.core.context import DurationHistogram
@@ -160,6 +162,7 @@ class ServiceCounters:
     def statistics(self) -> ServiceStatistics:
         """Return the sums over all services. Only those in use have calls in flight and waiting."""
         current = [service.statistics() for service in self.services]
+        connections = [each.connections for each in current if each.connections is not None]
         results = self._past_results.copy()
         for each in current:
             results.update(each.results)
@@ -170,6 +173,7 @@ class ServiceCounters:
             waiting=sum(each.waiting for each in current),
             max_in_flight=sum(each.max_in_flight for each in current),
             paced_seconds=self._past_paced_seconds + sum(each.paced_seconds for each in current),
+            connections=reduce(add, connections) if connections else None,
         )
 
 

@@ -24,7 +24,7 @@ from penstock.services.retry import Backoff, RateLimiter, RetryPolicy, is_retrya
 from penstock.support.tasks import call_without_stop_iteration
 
 if TYPE_CHECKING:
-    from penstock.services.http_client import HttpClient, Tls
+    from penstock.services.http_client import ConnectionStatistics, HttpClient, Tls
 
 T = TypeVar("T", default=Any)
 In = TypeVar("In", contravariant=True, default=Any)
@@ -52,6 +52,8 @@ class ServiceStatistics(Struct, frozen=True):
     """Maximum of calls in flight."""
     paced_seconds: float = 0.0
     """Seconds so far in which calls waited because responses of the service asked for it."""
+    connections: ConnectionStatistics | None = None
+    """Connections now; None if the service is not called over HTTP."""
 
 
 class Service(Generic[In, Out]):
@@ -68,7 +70,8 @@ class Service(Generic[In, Out]):
 
     If `call` is an object with a coroutine method `on_idle` (looked up once, here), that method is awaited when no run
     uses the service and no supervisor retains it. The service may be called again later. If it has a `Pacer` as its
-    attribute `pacer`, that one decides when the next call may start.
+    attribute `pacer`, that one decides when the next call may start. Its method `connection_statistics` returns what
+    the statistics of the service report about connections.
     """
 
     if TYPE_CHECKING:
@@ -138,6 +141,9 @@ class Service(Generic[In, Out]):
             pacer=_pacer_of(call),
         )
         self.bulkhead = Bulkhead(spec, max_in_flight=max_in_flight, on_idle=getattr(call, "on_idle", None))
+        self._connection_statistics: Callable[[], ConnectionStatistics] | None = getattr(
+            call, "connection_statistics", None
+        )
 
     @staticmethod
     def http(
@@ -270,6 +276,7 @@ class Service(Generic[In, Out]):
             waiting=self.bulkhead.waiting,
             max_in_flight=self.max_in_flight,
             paced_seconds=self.bulkhead.paced_seconds,
+            connections=self._connection_statistics() if self._connection_statistics is not None else None,
         )
 
     def with_function(self, call: Callable[[Any], Any], *, rng: random.Random | None = None) -> Service[Any, Any]:
