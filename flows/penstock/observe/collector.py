@@ -125,6 +125,13 @@ def step_duration_seconds(sources: MetricSources) -> Readings:
             yield (*flow, step), histogram
 
 
+def flow_service_info(sources: MetricSources) -> Readings:
+    """Always 1; the labels are a flow and a service that it calls."""
+    for flow, statistics in _flows(sources):
+        for service in statistics.services:
+            yield (*flow, service), 1
+
+
 def service_calls_total(sources: MetricSources) -> Readings:
     """Attempts to call a service, by result."""
     for name, calls in sources.supervisor.service_counters.items():
@@ -158,6 +165,21 @@ def service_max_in_flight(sources: MetricSources) -> Readings:
 def service_retries_total(sources: MetricSources) -> Readings:
     """Attempts after the first one of a call."""
     return (((name,), calls.statistics().retries) for name, calls in sources.supervisor.service_counters.items())
+
+
+def service_connections(sources: MetricSources) -> Readings:
+    """Connections to a service over HTTP, open or being opened, by state: idle ones wait for a request."""
+    for name, calls in sources.supervisor.service_counters.items():
+        if (connections := calls.statistics().connections) is not None:
+            yield (name, "busy"), connections.open - connections.idle
+            yield (name, "idle"), connections.idle
+
+
+def service_connections_awaited(sources: MetricSources) -> Readings:
+    """Requests to a service over HTTP that wait for a connection."""
+    for name, calls in sources.supervisor.service_counters.items():
+        if (connections := calls.statistics().connections) is not None:
+            yield (name,), connections.awaited
 
 
 def service_paced_seconds_total(sources: MetricSources) -> Readings:

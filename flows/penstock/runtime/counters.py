@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, Protocol
 
 from penstock.core.context import DurationHistogram
@@ -39,6 +41,8 @@ class FlowStatistics:
         """Ended runs, by kind and reason."""
         self.failure_points: tuple[str, ...] = ()
         """The steps at which its elements may fail."""
+        self.services: tuple[str, ...] = ()
+        """The names of the services that it calls, those of older revisions with open runs too."""
         self.store_failures = 0
         self._progress: dict[RunCounters, tuple[tuple[int, int], float]] = {}
         self._received = 0
@@ -47,15 +51,19 @@ class FlowStatistics:
         self._letters: Counter[str] = Counter()
         self._wait_seconds = 0.0
 
-    def register_steps(self, failure_points: Iterable[str], steps: Iterable[str]) -> None:
-        """Add steps: those at which elements may fail, and those whose duration is measured."""
+    def register_steps(self, failure_points: Iterable[str], steps: Iterable[str], services: Iterable[str] = ()) -> None:
+        """Add steps: those at which elements may fail, those whose duration is measured, and the services of all."""
         self.failure_points = tuple(dict.fromkeys((*self.failure_points, *failure_points)))
+        self.services = tuple(dict.fromkeys((*self.services, *services)))
         for step in steps:
             self.histograms.setdefault(step, DurationHistogram())
 
-    def unregister_steps(self, failure_points: Collection[str], steps: Collection[str]) -> None:
-        """Keep only these steps. The runs that had others have ended."""
+    def unregister_steps(
+        self, failure_points: Collection[str], steps: Collection[str], services: Collection[str] = ()
+    ) -> None:
+        """Keep only these steps and services. The runs that had others have ended."""
         self.failure_points = tuple(point for point in self.failure_points if point in failure_points)
+        self.services = tuple(service for service in self.services if service in services)
         for step in [step for step in self.histograms if step not in steps]:
             del self.histograms[step]
         for step in [step for step in self._letters if step not in (*failure_points, REMOVED)]:
@@ -168,6 +176,7 @@ def total(all_time: Sequence[ServiceStatistics], now: Sequence[ServiceStatistics
         results.update(each.results)
         for result, histogram in each.durations.items():
             durations.setdefault(result, DurationHistogram()).merge(histogram)
+    connections = [each.connections for each in now if each.connections is not None]
     return ServiceStatistics(
         results=dict(results),
         retries=sum(each.retries for each in all_time),
@@ -176,6 +185,7 @@ def total(all_time: Sequence[ServiceStatistics], now: Sequence[ServiceStatistics
         max_in_flight=sum(each.max_in_flight for each in now),
         paced_seconds=sum(each.paced_seconds for each in all_time),
         durations=durations,
+        connections=reduce(add, connections) if connections else None,
     )
 
 

@@ -25,7 +25,7 @@ from penstock.services.retry import Backoff, RateLimiter, RetryPolicy, is_retrya
 from penstock.support.tasks import call_without_stop_iteration
 
 if TYPE_CHECKING:
-    from penstock.services.http_client import HttpClient, Tls
+    from penstock.services.http_client import ConnectionStatistics, HttpClient, Tls
 
 T = TypeVar("T", default=Any)
 In = TypeVar("In", contravariant=True, default=Any)
@@ -55,6 +55,8 @@ class ServiceStatistics(Struct, frozen=True):
     """Seconds so far in which calls waited because responses of the service asked for it."""
     durations: Mapping[str, DurationHistogram] = msgspec.field(default_factory=dict[str, DurationHistogram])
     """How long attempts took so far, by outcome."""
+    connections: ConnectionStatistics | None = None
+    """Connections now; None if the service is not called over HTTP."""
 
 
 class Service(Generic[In, Out]):
@@ -71,7 +73,8 @@ class Service(Generic[In, Out]):
 
     If `call` is an object with a coroutine method `on_idle` (looked up once, here), that method is awaited when no run
     uses the service and no supervisor retains it. The service may be called again later. If it has a `Pacer` as its
-    attribute `pacer`, that one decides when the next call may start.
+    attribute `pacer`, that one decides when the next call may start. Its method `connection_statistics` returns what
+    the statistics of the service report about connections.
     """
 
     if TYPE_CHECKING:
@@ -141,6 +144,9 @@ class Service(Generic[In, Out]):
             pacer=_pacer_of(call),
         )
         self.bulkhead = Bulkhead(spec, max_in_flight=max_in_flight, on_idle=getattr(call, "on_idle", None))
+        self._connection_statistics: Callable[[], ConnectionStatistics] | None = getattr(
+            call, "connection_statistics", None
+        )
 
     @staticmethod
     def http(
@@ -274,6 +280,7 @@ class Service(Generic[In, Out]):
             max_in_flight=self.max_in_flight,
             paced_seconds=self.bulkhead.paced_seconds,
             durations={result: histogram.copy() for result, histogram in counts.durations.items()},
+            connections=self._connection_statistics() if self._connection_statistics is not None else None,
         )
 
     def with_function(self, call: Callable[[Any], Any], *, rng: random.Random | None = None) -> Service[Any, Any]:
