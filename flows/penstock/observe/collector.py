@@ -28,6 +28,8 @@ KINDS = ("http", "worker", "redrive")
 
 JOB_STATES: tuple[str, ...] = get_args(JobState)
 
+BREAKER_STATES = ("closed", "half_open", "open")
+
 REDRIVE_RESULTS = ("resolved", "failed", "parked", "cancelled")
 
 Readings: TypeAlias = Iterable[tuple[tuple[str, ...], float | DurationHistogram]]
@@ -162,9 +164,32 @@ def service_max_in_flight(sources: MetricSources) -> Readings:
     return (((name,), calls.statistics().max_in_flight) for name, calls in sources.supervisor.service_counters.items())
 
 
+def service_limit(sources: MetricSources) -> Readings:
+    """Calls that may be in flight now: fewer than the maximum while the circuit breaker is not closed."""
+    return (((name,), calls.statistics().limit) for name, calls in sources.supervisor.service_counters.items())
+
+
 def service_retries_total(sources: MetricSources) -> Readings:
     """Attempts after the first one of a call."""
     return (((name,), calls.statistics().retries) for name, calls in sources.supervisor.service_counters.items())
+
+
+def service_breaker_state(sources: MetricSources) -> Readings:
+    """State of the circuit breaker: 1 for the current one, 0 for the others; nothing for services without one."""
+    for name, calls in sources.supervisor.service_counters.items():
+        if (current := calls.statistics().breaker) != "none":
+            for state in BREAKER_STATES:
+                yield (name, state), state == current
+
+
+def service_breaker_open_seconds_total(sources: MetricSources) -> Readings:
+    """Time that the circuit breaker was open or half open, so that calls waited."""
+    return (((name,), calls.statistics().open_seconds) for name, calls in sources.supervisor.service_counters.items())
+
+
+def service_breaker_opened_total(sources: MetricSources) -> Readings:
+    """How often the circuit breaker has opened."""
+    return (((name,), calls.statistics().opened) for name, calls in sources.supervisor.service_counters.items())
 
 
 def service_connections(sources: MetricSources) -> Readings:

@@ -140,6 +140,9 @@ class FlowStatistics:
         return longest
 
 
+_BREAKER_STATES = ("none", "closed", "half_open", "open")
+
+
 class ServiceCounters:
     """What services of one name did in this process. A new revision of a flow may replace the service object."""
 
@@ -163,7 +166,10 @@ class ServiceCounters:
         return service.release()
 
     def statistics(self) -> ServiceStatistics:
-        """Return the sums over all services. Only those in use have calls in flight and waiting."""
+        """Return the sums over all services. Only those in use have calls in flight and waiting.
+
+        The state of the circuit breaker is that of the service that is worst off.
+        """
         current = [service.statistics() for service in self.services]
         return total(current if self._past is None else (self._past, *current), now=current)
 
@@ -184,6 +190,13 @@ def total(all_time: Sequence[ServiceStatistics], now: Sequence[ServiceStatistics
         waiting=sum(each.waiting for each in now),
         max_in_flight=sum(each.max_in_flight for each in now),
         paced_seconds=sum(each.paced_seconds for each in all_time),
+        limit=sum(each.limit for each in now),
+        breaker=max((each.breaker for each in now), key=_BREAKER_STATES.index, default="none"),
+        open_seconds=sum(each.open_seconds for each in all_time),
+        opened=sum(each.opened for each in all_time),
+        next_probe_seconds=min(
+            (each.next_probe_seconds for each in now if each.next_probe_seconds is not None), default=None
+        ),
         durations=durations,
         connections=reduce(add, connections) if connections else None,
     )
