@@ -22,13 +22,14 @@ from penstock.deadletters.store import STATES
 from penstock.observe.dead_letters import OPEN_STATES, DeadLetterReadings
 from penstock.observe.logs import LogFile
 from penstock.runtime import EndReason, FlowStatistics, Supervisor
+from penstock.services.circuit_breaker import BreakerState
 from penstock.support.ids import now
 
 KINDS = ("http", "worker", "redrive")
 
 JOB_STATES: tuple[str, ...] = get_args(JobState)
 
-BREAKER_STATES = ("closed", "half_open", "open")
+BREAKER_STATES: tuple[str, ...] = get_args(BreakerState)
 
 REDRIVE_RESULTS = ("resolved", "failed", "parked", "cancelled")
 
@@ -183,7 +184,7 @@ def service_breaker_state(sources: MetricSources) -> Readings:
 
 
 def service_breaker_open_seconds_total(sources: MetricSources) -> Readings:
-    """Time that the circuit breaker was open or half open, so that calls waited."""
+    """Time that the circuit breaker was not closed: until a call succeeded again."""
     return (((name,), calls.statistics().open_seconds) for name, calls in sources.supervisor.service_counters.items())
 
 
