@@ -50,9 +50,7 @@ def test_every_attempt_is_measured(
 
     async def main() -> None:
         backoff = Backoff(first=wait, cap=wait) if wait else NONE
-        service = Service(
-            "s", call, max_in_flight=max_in_flight, attempts=attempts, timeout=TIMEOUT, backoff=backoff
-        )
+        service = Service("s", call, max_in_flight=max_in_flight, attempts=attempts, timeout=TIMEOUT, backoff=backoff)
         await answers_of(service, *range(len(plans)))
 
         ends = [seconds for seconds, works in plans if works and seconds < TIMEOUT]

@@ -45,7 +45,7 @@ ResultCallback: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], None]
 class CallCounts:
     """Counters of one service, over all its queues. Attempts are counted by outcome."""
 
-    __slots__ = ("cancelled", "durations", "errors", "ok", "ok_at", "retries", "timeouts")  # a Struct's are slower to set
+    __slots__ = ("cancelled", "durations", "errors", "ok", "ok_at", "retries", "timeouts")  # no Struct: slower to set
 
     def __init__(self) -> None:
         self.ok = 0
