@@ -99,9 +99,10 @@ class PenstockCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield one metric family for every series."""
+        sources = self._sources.read_services()
         for series in TABLE:
             metric = series.kind(series.name, series.help, labels=series.labels)
-            for values, number in series.read(self._sources):
+            for values, number in series.read(sources):
                 labels = [sanitize(value) for value in values]
                 if isinstance(metric, HistogramMetricFamily):
                     assert isinstance(number, DurationHistogram)
