@@ -125,6 +125,45 @@ def test_time_in_the_queue_and_of_a_backoff_is_not_time_of_an_attempt() -> None:
     run(main())
 
 
+def test_calls_that_end_together_have_their_own_times() -> None:
+    """Results are delivered in one iteration of the event loop; the calls may have started in different ones."""
+
+    async def main() -> None:
+        service = Service("s", asyncio.sleep)
+        asking = Asking(service)
+        for seconds in (4, 2, 1):
+            asyncio.get_running_loop().call_at(4 - seconds, asking.ask, seconds)
+        await asyncio.sleep(5)
+        await asking.queue.aclose()
+        assert set(asking.times.values()) == {4}
+        assert measured(service)["ok"] == (3, pytest.approx(7))
+
+    run(main())
+
+
+@pytest.mark.parametrize("seconds", [0, 2])
+def test_calls_that_end_as_their_run_ends_are_measured(seconds: int) -> None:
+    """Their results are not delivered, but they are counted, and so are their durations."""
+
+    async def main() -> None:
+        async def call(value: int) -> int:
+            if value:
+                await asyncio.sleep(value)
+                asyncio.get_running_loop().call_soon(asking.queue.close)  # before the result is delivered
+            return value
+
+        service = Service("s", call)
+        asking = Asking(service)
+        asking.ask(seconds)
+        if not seconds:
+            asyncio.get_running_loop().call_soon(asking.queue.close)  # after the call, which the task makes first
+        await asyncio.sleep(3)
+        assert (asking.answers, counts(service)["ok"]) == ({}, 1)
+        assert measured(service)["ok"] == (1, pytest.approx(seconds))
+
+    run(main())
+
+
 def test_cancelled_attempts_are_measured_until_they_are_cancelled() -> None:
     """A run that ends cancels its calls, which are no failures of the service."""
 
