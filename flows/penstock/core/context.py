@@ -31,7 +31,7 @@ CLOSE_SECONDS = 2 * CANCEL_SECONDS
 """Seconds that the parts of a run have to close. Each may have to cancel tasks first."""
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds, in seconds, of the buckets of a step's durations."""
+"""Upper bounds, in seconds, of the buckets of durations."""
 
 
 def cancel(task: asyncio.Task[None]) -> None:
@@ -41,7 +41,7 @@ def cancel(task: asyncio.Task[None]) -> None:
 
 
 class DurationHistogram:
-    """Durations of elements in a step, in the buckets of a Prometheus histogram."""
+    """Durations of elements in a step, or of calls of a service, in the buckets of a Prometheus histogram."""
 
     __slots__ = ("counts", "total")
 
@@ -53,6 +53,17 @@ class DurationHistogram:
         """Count `elements` that spent `seconds` each."""
         self.counts[bisect_left(BUCKETS, seconds)] += elements
         self.total += seconds * elements
+
+    def merge(self, other: DurationHistogram) -> None:
+        """Add all durations of another histogram."""
+        self.counts = [ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
+    def copy(self) -> DurationHistogram:
+        """Return a histogram with the same durations, which does not change with this one."""
+        copy = DurationHistogram()
+        copy.merge(self)
+        return copy
 
 
 class RunContext(AsyncIOScheduler):

@@ -72,6 +72,7 @@ class CallTask:
         "cancels",
         "ended",
         "free",
+        "overdue",
         "queue",
         "started_at",
         "task",
@@ -104,6 +105,8 @@ class CallTask:
         """Whether the last call waited, so that other tasks could run since it started."""
         self.cancels = 0
         """How often the current call was cancelled."""
+        self.overdue = 0.0
+        """Seconds that the current call had taken when `started_at` was last moved, because of its timeout."""
         self.ended = False
         self.free = asyncio.Event()
         """Set when a cancelled call has ended."""
@@ -181,9 +184,12 @@ class CallTask:
                     left = 1  # the others are held
             if queue.iteration != iteration:
                 self.waited = True
+                since = self.started_at - self.overdue
                 if self.cancel_reason is not None or self.task.cancelling():  # the call suppressed its cancellation
                     self.clear_cancellation()
                 if result is not _NO_RESULT:
+                    if type(result) is not CallFailed:
+                        queue.waited_since.append(since)
                     queue.add_result(call, result)
                 return limit - left + 1
             if result is not _NO_RESULT:
@@ -218,7 +224,7 @@ class CallTask:
         self.free.set()
         for _ in range(self.cancels):
             self.task.uncancel()
-        self.cancels = 0
+        self.cancels, self.overdue = 0, 0.0
         if self.task.cancelling():
             if all(task.cancelling() for task in asyncio.all_tasks()):
                 raise asyncio.CancelledError
@@ -234,10 +240,12 @@ class CallTask:
         `attempt` counts the attempts that this task made in a row. `at_once`: whether the call did not wait.
         """
         counts, service = self._counts, self._spec.service
+        seconds = self._clock() - self.started_at + self.overdue
         if self.cancel_reason is not None:
             timed_out = self.clear_cancellation() is CancelReason.TIMED_OUT
             if queue.closed or not timed_out:
                 counts.cancelled += 1
+                counts.durations["cancelled"].add(seconds)
                 return _NO_RESULT
             error = CallTimeout(service, self._spec.timeout)
         elif isinstance(error, asyncio.CancelledError):
@@ -246,12 +254,18 @@ class CallTask:
         elif not isinstance(error, Exception):  # SystemExit and the like end the run, as in any other function
             queue.report_fault(error)
             counts.cancelled += 1
+            counts.durations["cancelled"].add(seconds)
             return _NO_RESULT
 
         if isinstance(error, CallTimeout):
             counts.timeouts += 1
+            counts.durations["timeout"].add(seconds)
         else:
             counts.errors += 1
+            if at_once:
+                queue.immediate_errors += 1
+            else:
+                counts.durations["error"].add(seconds)
         if type(call) is RetriedCall:
             attempt += call.attempt - 1
         guard = self._guard
@@ -306,6 +320,7 @@ class TimeoutSweeper:
         for task in busy:
             if task.started_at + self._timeout <= now:
                 task.time_out()
+                task.overdue += loop.time() - task.started_at
                 task.started_at = loop.time()
         if busy:
             self.watch(min(now, *(task.started_at for task in busy)), loop)

@@ -18,6 +18,7 @@ import msgspec
 
 from penstock.errors import InvalidCallResult, InvalidItem, describe, is_retryable_status
 from penstock.services.http_client import (
+    ConnectionStatistics,
     HttpClient,
     Origin,
     RequestHead,
@@ -130,6 +131,13 @@ class HttpRequestSpec:
     @cached_property
     def _has_content_type(self) -> bool:
         return any(name.lower() == "content-type" for name in self.header_templates)
+
+    def connection_statistics(self) -> ConnectionStatistics:
+        """Return how many connections there are now. Services with one `client` share those to the same host."""
+        try:
+            return self.connections.statistics(self.request_head)
+        except InvalidItem:  # none of its requests can be sent
+            return ConnectionStatistics()
 
     async def on_idle(self) -> None:
         """Close the client that the service has created."""

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 from typing_extensions import TypeIs, TypeVar
 
+from penstock.core.context import DurationHistogram
 from penstock.services.bulkhead import Bulkhead
 from penstock.services.call_queue import CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec
@@ -25,7 +26,7 @@ from penstock.services.retry import Backoff, RateLimiter, RetryPolicy, is_retrya
 from penstock.support.tasks import call_without_stop_iteration
 
 if TYPE_CHECKING:
-    from penstock.services.http_client import HttpClient, Tls
+    from penstock.services.http_client import ConnectionStatistics, HttpClient, Tls
 
 T = TypeVar("T", default=Any)
 In = TypeVar("In", contravariant=True, default=Any)
@@ -63,6 +64,10 @@ class ServiceStatistics(Struct, frozen=True):
     """How often the circuit breaker has opened."""
     next_probe_seconds: float | None = None
     """Seconds until the service is tried again; None if the circuit breaker is not open."""
+    durations: Mapping[str, DurationHistogram] = msgspec.field(default_factory=dict[str, DurationHistogram])
+    """How long attempts took so far, by outcome."""
+    connections: ConnectionStatistics | None = None
+    """Connections now; None if the service is not called over HTTP."""
 
 
 class Service(Generic[In, Out]):
@@ -79,7 +84,8 @@ class Service(Generic[In, Out]):
 
     If `call` is an object with a coroutine method `on_idle` (looked up once, here), that method is awaited when no run
     uses the service and no supervisor retains it. The service may be called again later. If it has a `Pacer` as its
-    attribute `pacer`, that one decides when the next call may start.
+    attribute `pacer`, that one decides when the next call may start. Its method `connection_statistics` returns what
+    the statistics of the service report about connections.
     """
 
     if TYPE_CHECKING:
@@ -155,6 +161,9 @@ class Service(Generic[In, Out]):
         )
         self.bulkhead = Bulkhead(
             spec, max_in_flight=max_in_flight, on_idle=getattr(call, "on_idle", None), breaker=breaker, rng=rng
+        )
+        self._connection_statistics: Callable[[], ConnectionStatistics] | None = getattr(
+            call, "connection_statistics", None
         )
 
     @staticmethod
@@ -298,6 +307,8 @@ class Service(Generic[In, Out]):
             open_seconds=0.0 if circuit is None else circuit.open_seconds(now),
             opened=0 if circuit is None else circuit.opened,
             next_probe_seconds=None if circuit is None else circuit.next_probe_seconds(now),
+            durations={result: histogram.copy() for result, histogram in counts.durations.items()},
+            connections=self._connection_statistics() if self._connection_statistics is not None else None,
         )
 
     @property

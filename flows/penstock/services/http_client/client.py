@@ -12,7 +12,7 @@ from penstock.errors import InvalidItem, ServiceUnreachable
 from penstock.services.http_client.connect import Addresses, Resolver, Route, look_up
 from penstock.services.http_client.exchange import ExchangeFailed, Response
 from penstock.services.http_client.origin import Origin, end_of, head_of
-from penstock.services.http_client.pool import ConnectionPool, PoolStatistics
+from penstock.services.http_client.pool import ConnectionPool, ConnectionStatistics
 from penstock.services.http_client.proxies import proxy_for
 from penstock.services.http_client.reasons import connection_error_reason
 from penstock.services.http_client.responses import content_of
@@ -129,14 +129,10 @@ class HttpClient:
         except (ExchangeFailed, OSError, ValueError) as error:
             raise ServiceUnreachable(service, connection_error_reason(error)) from error
 
-    def statistics(self) -> PoolStatistics:
-        """Return how many connections there are now, to all hosts."""
-        pools = [pool.statistics() for pool in self._pools.values()]
-        return PoolStatistics(
-            open=sum(pool.open for pool in pools),
-            idle=sum(pool.idle for pool in pools),
-            waiting=sum(pool.waiting for pool in pools),
-        )
+    def statistics(self, head: RequestHead | None = None) -> ConnectionStatistics:
+        """Return how many connections there are now: to all hosts, or those that requests with this head use."""
+        pools = self._pools.values() if head is None else [self._pools[key] for key in self._pools.keys() & {head.key}]
+        return sum((pool.statistics() for pool in pools), ConnectionStatistics())
 
     async def aclose(self) -> None:
         """Close all connections. Requests in flight fail."""

@@ -12,15 +12,18 @@ from penstock.services.http_client.connection import HttpConnection
 from penstock.services.http_client.exchange import ExchangeFailed, Response
 
 
-class PoolStatistics(Struct, frozen=True):
-    """The connections of a pool now."""
+class ConnectionStatistics(Struct, frozen=True):
+    """The connections of a pool now, or of several pools added up."""
 
-    open: int
+    open: int = 0
     """Connections that are open, or being opened."""
-    idle: int
+    idle: int = 0
     """Open connections without a request."""
-    waiting: int
+    awaited: int = 0
     """Requests that wait for a connection."""
+
+    def __add__(self, other: ConnectionStatistics) -> ConnectionStatistics:
+        return ConnectionStatistics(self.open + other.open, self.idle + other.idle, self.awaited + other.awaited)
 
 
 class ConnectionPool:
@@ -42,10 +45,10 @@ class ConnectionPool:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def statistics(self) -> PoolStatistics:
+    def statistics(self) -> ConnectionStatistics:
         """Return how many connections there are."""
-        waiting = sum(not waiter.done() for waiter in self._waiters)
-        return PoolStatistics(len(self._connections) + self._opening, len(self._idle), waiting)
+        awaited = sum(not waiter.done() for waiter in self._waiters)
+        return ConnectionStatistics(len(self._connections) + self._opening, len(self._idle), awaited)
 
     async def exchange(self, request: bytes, *, limit: int, head_only: bool, repeatable: bool) -> Response:
         """Send a request and return its response. Raises `ExchangeFailed` or `OSError`.
