@@ -109,6 +109,10 @@ class Bulkhead:
         self._ready.append(queue)
         self._wake_task()
 
+    def dequeue(self, queue: CallQueue) -> None:
+        """Note that a queue has become empty, although no call of it has started."""
+        self._ready.remove(queue)
+
     def close_queue(self, queue: CallQueue) -> list[asyncio.Future[Any]]:
         """Cancel the calls of a queue. Return the futures to wait for, which end within `CANCEL_SECONDS`.
 

@@ -10,11 +10,33 @@ from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
 
+from penstock.core.deadlines import Deadlines, ExpiryTimer
+from penstock.core.element import NEVER
+from penstock.errors import DeadlineExceeded
+
+BEFORE_CALL = "passed before it was called"
+DURING_CALL = "passed while it was called"
+BEFORE_RETRY = "passes before it can be called again"
+"""When a deadline passed, for the message."""
+
+CHECK_SECONDS = 1e-6
+"""Seconds between two checks of waiting calls, for each of them: checking takes time."""
+
 
 class Call(Protocol):
     """One call to make: an element, or a batch of elements. `value` is the argument."""
 
     value: Any
+
+    @property
+    def deadline(self) -> float:
+        """When it must be finished, on the clock of the event loop. For a batch it is the latest of its elements."""
+        ...
+
+
+Split: TypeAlias = Callable[[Any, float], tuple[Any, float]]
+"""Removes from a batch the elements whose deadlines have passed at a time, if not all have. Returns a batch of those,
+or None, and the earliest deadline of the others."""
 
 
 class RetriedCall(Struct, eq=False):
@@ -23,10 +45,16 @@ class RetriedCall(Struct, eq=False):
     call: Any
     attempt: int
     """Number of the next attempt, from 2."""
+    error: Exception | None = None
+    """Why the last attempt failed, if the call has a deadline."""
 
     @property
     def value(self) -> Any:
         return self.call.value
+
+    @property
+    def deadline(self) -> float:
+        return float(self.call.deadline)
 
 
 class CallFailed(Struct, frozen=True, eq=False):
@@ -58,8 +86,14 @@ class CallCounts:
 class Pool(Protocol):
     """The tasks that make the calls of all queues of a service."""
 
+    name: str
+
     def enqueue(self, queue: CallQueue) -> None:
         """Make the calls of a queue that was empty until now."""
+        ...
+
+    def dequeue(self, queue: CallQueue) -> None:
+        """Note that a queue has become empty, although no call of it has started."""
         ...
 
     def close_queue(self, queue: CallQueue) -> list[asyncio.Future[Any]]:
@@ -83,13 +117,16 @@ class CallQueue:
     __slots__ = (
         "_clock",
         "_counts",
+        "_expiry",
         "_on_fault",
         "_on_results",
         "_pool",
+        "_split",
         "_timers",
         "closed",
         "completed",
         "context",
+        "deadlines",
         "failed",
         "has_retries",
         "iteration",
@@ -132,6 +169,15 @@ class CallQueue:
         self.context = copy_context()
         """The context of the run. Results are delivered in it; the context of the task belongs to no run."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
+        self.deadlines: Deadlines | None = None
+        """The deadlines of the run; None if its calls have none."""
+        self._split: Split | None = None
+        self._expiry = ExpiryTimer(self.loop, self._expire_waiting)
+
+    def watch_deadlines(self, deadlines: Deadlines | None, split: Split | None = None) -> None:
+        """Fail calls at their deadlines. `split` is for calls of several elements, which have a deadline each."""
+        self.deadlines = deadlines
+        self._split = split
 
     @property
     def waiting(self) -> int:
@@ -145,6 +191,9 @@ class CallQueue:
             self.pending.extend(calls)
             if was_empty:
                 self._pool.enqueue(self)
+            if self.deadlines is not None:
+                now = self._clock()
+                self._expiry.watch(min([self.expire_elements(call, now) for call in calls]))
 
     def add_result(self, call: Call | RetriedCall, result: Any) -> None:
         """Add the result of a call that has waited. It is delivered with the others of this iteration."""
@@ -164,6 +213,7 @@ class CallQueue:
         """Drop waiting calls and cancel those in flight. Return the futures to wait for."""
         self.closed = True
         self.pending.clear()
+        self._expiry.stop()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -184,6 +234,50 @@ class CallQueue:
     def _retry(self, call: RetriedCall) -> None:
         del self._timers[id(call)]
         self.submit((call,))
+
+    def expired(
+        self, call: Call | RetriedCall, attempts: int = 0, when: str = BEFORE_CALL, cause: Exception | None = None
+    ) -> CallFailed:
+        """Return the result of a call whose deadline has passed, after so many attempts."""
+        assert self.deadlines is not None
+        error = DeadlineExceeded(self._pool.name, self.deadlines.seconds_of(call.deadline), when)
+        error.__cause__ = cause
+        if cause is not None:
+            cause.__traceback__ = None  # it refers to the frames of the call
+        return CallFailed(error, attempts)
+
+    def expire_elements(self, call: Call | RetriedCall, now: float) -> float:
+        """Fail the elements of a batch whose deadlines have passed. Return the earliest deadline of a call."""
+        if self._split is None:
+            return call.deadline
+        expired, earliest = self._split(call.call if isinstance(call, RetriedCall) else call, now)
+        if expired is not None:
+            self._fail_expired(expired, call)
+        return earliest
+
+    def _fail_expired(self, expired: Call | RetriedCall, call: Call | RetriedCall) -> None:
+        """Fail a waiting call, or some elements of it."""
+        attempts, cause = (call.attempt - 1, call.error) if isinstance(call, RetriedCall) else (0, None)
+        self.failed += 1
+        self.add_result(expired, self.expired(expired, attempts, BEFORE_CALL, cause))
+
+    def _expire_waiting(self, now: float) -> float:
+        """Fail waiting calls whose deadlines have passed. Return when to check again."""
+        kept: list[Any] = []
+        earliest = NEVER
+        for call in self.pending:
+            deadline = self.expire_elements(call, now)
+            if call.deadline > now:
+                kept.append(call)
+                earliest = min(earliest, deadline)
+            else:
+                self._fail_expired(call, call)
+        if len(kept) < len(self.pending):
+            self.pending.clear()
+            self.pending.extend(kept)
+            if not kept:
+                self._pool.dequeue(self)
+        return max(earliest, now + len(kept) * CHECK_SECONDS)
 
     def notify_next_iteration(self) -> None:
         """Schedule one callback at the end of this loop iteration, for all calls that started in it.
