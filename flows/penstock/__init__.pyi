@@ -21,7 +21,7 @@ from penstock.runtime import (
     Summary,
     Supervisor,
 )
-from penstock.services import Backoff, Service
+from penstock.services import Backoff, Breaker, Service
 from penstock.sinks import FileSink, Sink, StdoutSink
 from penstock.sources import (
     Overflow,
@@ -42,6 +42,7 @@ __version__: str
 
 __all__ = [
     "Backoff",
+    "Breaker",
     "Cron",
     "ElementError",
     "Every",

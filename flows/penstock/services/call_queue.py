@@ -71,10 +71,12 @@ ResultCallback: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], None]
 class CallCounts:
     """Counters of one service, over all its queues. Attempts are counted by outcome."""
 
-    __slots__ = ("cancelled", "errors", "ok", "retries", "timeouts")  # no Struct: its attributes are slower to set
+    __slots__ = ("cancelled", "errors", "ok", "ok_at", "retries", "timeouts")  # no Struct: slower to set
 
     def __init__(self) -> None:
         self.ok = 0
+        self.ok_at = float("-inf")
+        """When `ok` was last counted, on the clock of the event loop."""
         self.errors = 0
         self.timeouts = 0
         self.cancelled = 0
@@ -87,13 +89,19 @@ class Pool(Protocol):
     """The tasks that make the calls of all queues of a service."""
 
     name: str
+    is_limited: bool
+    """Whether fewer calls may be in flight now than usual."""
+
+    def withdraw(self, queue: CallQueue) -> None:
+        """Make no calls of a queue, which has none left."""
+        ...
+
+    def record_ok(self, count: int, now: float) -> None:
+        """Count calls that succeeded, while `is_limited`."""
+        ...
 
     def enqueue(self, queue: CallQueue) -> None:
         """Make the calls of a queue that was empty until now."""
-        ...
-
-    def dequeue(self, queue: CallQueue) -> None:
-        """Note that a queue has become empty, although no call of it has started."""
         ...
 
     def close_queue(self, queue: CallQueue) -> list[asyncio.Future[Any]]:
@@ -107,6 +115,41 @@ class StartedTask(Protocol):
     started_at: float
 
 
+class HeldCalls:
+    """When the waiting calls of a queue were submitted, while an open circuit breaker holds them. Pure.
+
+    Calls leave the queue at its front, so how many wait tells which ones those are.
+    """
+
+    __slots__ = ("_batches", "_submitted")
+
+    def __init__(self, waiting: int, now: float) -> None:
+        self._batches: deque[tuple[int, float]] = deque()
+        """How many calls were submitted up to a time."""
+        self._submitted = 0
+        self.add(waiting, 0, now)
+
+    def add(self, count: int, waiting: int, now: float) -> None:
+        """Note calls that are submitted while others wait."""
+        self._drop_left(waiting)
+        self._submitted += count
+        if count:
+            self._batches.append((self._submitted, now))
+
+    def since(self, waiting: int) -> float | None:
+        """Return when the oldest of the waiting calls was submitted."""
+        self._drop_left(waiting)
+        return self._batches[0][1] if self._batches else None
+
+    def count_oldest(self, waiting: int) -> int:
+        """Return how many of the waiting calls were submitted then."""
+        return self._batches[0][0] - (self._submitted - waiting) if self._batches else 0
+
+    def _drop_left(self, waiting: int) -> None:
+        while self._batches and self._batches[0][0] <= self._submitted - waiting:
+            self._batches.popleft()
+
+
 class CallQueue:
     """The calls of one step of one run. Contains at most as many as the window of the run.
 
@@ -118,6 +161,7 @@ class CallQueue:
         "_clock",
         "_counts",
         "_expiry",
+        "_held",
         "_on_fault",
         "_on_results",
         "_pool",
@@ -169,6 +213,7 @@ class CallQueue:
         self.context = copy_context()
         """The context of the run. Results are delivered in it; the context of the task belongs to no run."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._held: HeldCalls | None = None
         self.deadlines: Deadlines | None = None
         """The deadlines of the run; None if its calls have none."""
         self._split: Split | None = None
@@ -188,6 +233,8 @@ class CallQueue:
         """Add calls to make."""
         if calls and not self.closed:
             was_empty = not self.pending
+            if self._held is not None:
+                self._held.add(len(calls), len(self.pending), self._clock())
             self.pending.extend(calls)
             if was_empty:
                 self._pool.enqueue(self)
@@ -209,6 +256,40 @@ class CallQueue:
         self.has_retries = True
         self._timers[id(call)] = self.loop.call_later(seconds, self._retry, call)
 
+    def hold(self, now: float | None) -> None:
+        """Note since when waiting calls are held, or that they are not held any more."""
+        self._held = None if now is None else HeldCalls(len(self.pending), now)
+
+    def held_since(self) -> float | None:
+        """Return since when the oldest waiting call is held; None if none is."""
+        return None if self._held is None else self._held.since(len(self.pending))
+
+    def expire_held(self, before: float, error: Callable[[float], Exception]) -> None:
+        """Fail the waiting calls that are held since `before`. `error` makes the error from that time."""
+        held = self._held
+        while held is not None and (since := held.since(len(self.pending))) is not None and since <= before:
+            oldest = held.count_oldest(len(self.pending))
+            self._fail_waiting([error(since) if index < oldest else None for index in range(len(self.pending))])
+
+    def expire(self, error_of: Callable[[Any], Exception | None]) -> None:
+        """Fail those of the waiting calls for which `error_of` returns an error, without an attempt.
+
+        Calls that wait for their next attempt are not among them until then.
+        """
+        self._fail_waiting([error_of(call) for call in self.pending])
+
+    def _fail_waiting(self, errors: Sequence[Exception | None]) -> None:
+        """Fail the waiting calls that have an error, each with its own."""
+        waiting = list(self.pending)
+        self.pending.clear()
+        self.pending.extend(call for call, error in zip(waiting, errors, strict=True) if error is None)
+        for call, error in zip(waiting, errors, strict=True):
+            if error is not None:
+                self.add_result(call, CallFailed(error, call.attempt - 1 if type(call) is RetriedCall else 0))
+                self.failed += 1
+        if waiting and not self.pending:
+            self._pool.withdraw(self)
+
     def close(self) -> list[asyncio.Future[Any]]:
         """Drop waiting calls and cancel those in flight. Return the futures to wait for."""
         self.closed = True
@@ -217,8 +298,9 @@ class CallQueue:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._count_results(self.completed)
+        self._count_results(self.completed, self._clock())
         self.failed = 0
+        self._held = None
         self.completed, self.results, self.started = [], [], []
         # The callbacks refer to this queue: see `RunContext._drop_references`.
         self._on_results, self._on_fault = _ignore_results, None
@@ -235,49 +317,36 @@ class CallQueue:
         del self._timers[id(call)]
         self.submit((call,))
 
-    def expired(
-        self, call: Call | RetriedCall, attempts: int = 0, when: str = BEFORE_CALL, cause: Exception | None = None
-    ) -> CallFailed:
-        """Return the result of a call whose deadline has passed, after so many attempts."""
+    def deadline_exceeded(
+        self, call: Call | RetriedCall, when: str = BEFORE_CALL, cause: Exception | None = None
+    ) -> DeadlineExceeded:
+        """Return the error of a call whose deadline passes. `cause` is the error of its last attempt."""
         assert self.deadlines is not None
         error = DeadlineExceeded(self._pool.name, self.deadlines.seconds_of(call.deadline), when)
-        error.__cause__ = cause
-        if cause is not None:
-            cause.__traceback__ = None  # it refers to the frames of the call
-        return CallFailed(error, attempts)
+        error.__cause__ = cause or (call.error if isinstance(call, RetriedCall) else None)
+        if error.__cause__ is not None:
+            error.__cause__.__traceback__ = None  # it refers to the frames of the call
+        return error
 
     def expire_elements(self, call: Call | RetriedCall, now: float) -> float:
         """Fail the elements of a batch whose deadlines have passed. Return the earliest deadline of a call."""
         if self._split is None:
             return call.deadline
-        expired, earliest = self._split(call.call if isinstance(call, RetriedCall) else call, now)
+        original, attempts, cause = (
+            (call.call, call.attempt - 1, call.error) if isinstance(call, RetriedCall) else (call, 0, None)
+        )
+        expired, earliest = self._split(original, now)
         if expired is not None:
-            self._fail_expired(expired, call)
+            self.add_result(expired, CallFailed(self.deadline_exceeded(expired, BEFORE_CALL, cause), attempts))
+            self.failed += 1
         return earliest
-
-    def _fail_expired(self, expired: Call | RetriedCall, call: Call | RetriedCall) -> None:
-        """Fail a waiting call, or some elements of it."""
-        attempts, cause = (call.attempt - 1, call.error) if isinstance(call, RetriedCall) else (0, None)
-        self.failed += 1
-        self.add_result(expired, self.expired(expired, attempts, BEFORE_CALL, cause))
 
     def _expire_waiting(self, now: float) -> float:
         """Fail waiting calls whose deadlines have passed. Return when to check again."""
-        kept: list[Any] = []
-        earliest = NEVER
-        for call in self.pending:
-            deadline = self.expire_elements(call, now)
-            if call.deadline > now:
-                kept.append(call)
-                earliest = min(earliest, deadline)
-            else:
-                self._fail_expired(call, call)
-        if len(kept) < len(self.pending):
-            self.pending.clear()
-            self.pending.extend(kept)
-            if not kept:
-                self._pool.dequeue(self)
-        return max(earliest, now + len(kept) * CHECK_SECONDS)
+        deadlines = [self.expire_elements(call, now) for call in self.pending]
+        self.expire(lambda call: None if call.deadline > now else self.deadline_exceeded(call))
+        earliest = min((deadline for deadline in deadlines if deadline > now), default=NEVER)
+        return max(earliest, now + len(deadlines) * CHECK_SECONDS)
 
     def notify_next_iteration(self) -> None:
         """Schedule one callback at the end of this loop iteration, for all calls that started in it.
@@ -304,7 +373,7 @@ class CallQueue:
             return
         calls, results = self.completed, self.results
         self.completed, self.results = [], []
-        self._count_results(calls)
+        self._count_results(calls, now)
         if self.closed:
             self.failed = 0
             return
@@ -317,10 +386,13 @@ class CallQueue:
         finally:
             self.failed = 0
 
-    def _count_results(self, calls: Sequence[Any]) -> None:
+    def _count_results(self, calls: Sequence[Any], now: float) -> None:
         """Count successful calls, delivered or not. Failed ones were counted when they failed."""
-        if calls:
-            self._counts.ok += len(calls) - self.failed
+        if ok := len(calls) - self.failed:
+            self._counts.ok += ok
+            self._counts.ok_at = now
+            if self._pool.is_limited:
+                self._pool.record_ok(ok, now)
 
     def report_fault(self, error: BaseException) -> None:
         """Report a fault of the step, or of the service, that is not the failure of one element."""

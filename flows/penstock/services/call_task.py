@@ -14,8 +14,8 @@ from penstock.core.deadlines import CALL_DEADLINE
 from penstock.core.element import NEVER
 from penstock.core.fairness import Deadline
 from penstock.errors import CallCancelled, CallTimeout
+from penstock.services.breaker_guard import BreakerGuard
 from penstock.services.call_queue import (
-    BEFORE_CALL,
     BEFORE_RETRY,
     DURING_CALL,
     Call,
@@ -71,11 +71,13 @@ class CallTask:
     """One task of a bulkhead, and the call that it makes.
 
     `ready` are the queues that have calls to make. `wake_next` wakes another task, if one is idle or may be started.
+    `guard` is notified of failed attempts.
     """
 
     __slots__ = (
         "_clock",
         "_counts",
+        "_guard",
         "_ready",
         "_sleep",
         "_spec",
@@ -100,7 +102,9 @@ class CallTask:
         sweeper: TimeoutSweeper,
         clock: Callable[[], float],
         wake_next: Callable[[], None],
+        guard: BreakerGuard | None,
     ) -> None:
+        self._guard = guard
         self._spec = spec
         self._ready = ready
         self._counts = counts
@@ -189,13 +193,15 @@ class CallTask:
                         ready.remove(queue)
                     continue
             if raised is not None:  # outside the handler: in it, an error of the next attempt would name this one
-                result = self._handle_error(queue, call, attempt, raised)
+                result = self._handle_error(queue, call, attempt, raised, queue.iteration == iteration)
                 raised = None  # it refers to this frame through its traceback
                 if result is _RETRY_NOW:
                     attempt += 1
                     pause = 0.0 if spec.rate_limiter is None else spec.rate_limiter.reserve(self._clock())
                     self.started_at = self._clock() + pause
                     continue
+                if self._guard is not None and self._guard.circuit.is_limiting:
+                    left = 1  # the others are held
             if queue.iteration != iteration:
                 self.waited = True
                 if self.cancel_reason is not None or self.task.cancelling():  # the call suppressed its cancellation
@@ -260,16 +266,18 @@ class CallTask:
                 pass
         return reason
 
-    def _handle_error(self, queue: CallQueue, call: Call | RetriedCall, attempt: int, error: BaseException) -> Any:
+    def _handle_error(
+        self, queue: CallQueue, call: Call | RetriedCall, attempt: int, error: BaseException, at_once: bool
+    ) -> Any:
         """Return the result of a call that raised: `CallFailed`, `_RETRY_NOW` or `_NO_RESULT`.
 
-        `attempt` counts the attempts that this task made in a row.
+        `attempt` counts the attempts that this task made in a row. `at_once`: whether the call did not wait.
         """
         counts, service = self._counts, self._spec.service
-        earlier, last_error = (call.attempt - 1, call.error) if isinstance(call, RetriedCall) else (0, None)
+        earlier = call.attempt - 1 if type(call) is RetriedCall else 0
         if isinstance(error, DeadlinePassed):  # before the attempt
             queue.failed += 1
-            return queue.expired(call, earlier + attempt - 1, BEFORE_CALL, last_error)
+            return CallFailed(queue.deadline_exceeded(call), earlier + attempt - 1)
         if self.cancel_reason is not None:
             reason = self.clear_cancellation()
             if queue.closed or reason is CancelReason.RUN_ENDED:
@@ -278,7 +286,7 @@ class CallTask:
             if reason is CancelReason.DEADLINE:
                 counts.timeouts += 1
                 queue.failed += 1
-                return queue.expired(call, earlier + attempt, DURING_CALL, last_error)
+                return CallFailed(queue.deadline_exceeded(call, DURING_CALL), earlier + attempt)
             error = CallTimeout(service, self._spec.timeout)
         elif isinstance(error, asyncio.CancelledError):
             self.clear_cancellation()
@@ -293,6 +301,9 @@ class CallTask:
         else:
             counts.errors += 1
         attempt += earlier
+        guard = self._guard
+        if guard is not None and not queue.closed:
+            guard.attempt_failed(self, attempt, error, at_once=at_once)
         decision = self._spec.retry.decide(attempt, error)
         if isinstance(decision, GiveUp):
             queue.failed += 1
@@ -303,10 +314,11 @@ class CallTask:
             return CallFailed(final, attempt)
         if queue.deadlines is not None and self._clock() + decision.seconds >= call.deadline:
             queue.failed += 1
-            return queue.expired(call, attempt, BEFORE_RETRY, error)
+            return CallFailed(queue.deadline_exceeded(call, BEFORE_RETRY, error), attempt)
         counts.retries += 1
         pacer = self._spec.pacer
-        if decision.seconds <= 0 and not queue.closed and (pacer is None or not pacer.is_active):
+        is_held = (pacer is not None and pacer.is_active) or (guard is not None and guard.circuit.is_limiting)
+        if decision.seconds <= 0 and not queue.closed and not is_held:
             return _RETRY_NOW
         original = call.call if isinstance(call, RetriedCall) else call
         kept = None if queue.deadlines is None else error

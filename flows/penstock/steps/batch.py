@@ -196,7 +196,7 @@ class BatchStage:
                 self._timer.cancel()
                 self._timer = None
             batch = BatchCall.of(expired)
-            self.on_results((batch,), (self._queue.expired(batch),))
+            self.on_results((batch,), (CallFailed(self._queue.deadline_exceeded(batch), 0),))
         return min((element.deadline for element in self._pending), default=NEVER)
 
     def _complete(self) -> None:
