@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from laws.virtual import quiet, results, timers
 from penstock import (
     Backoff,
+    Breaker,
     Failed,
     Flow,
     Otherwise,
@@ -281,6 +282,32 @@ def test_waiting_for_a_service_ends_at_the_deadline(how: str) -> None:
     waited = ["s: the deadline of 2 s passed before it was called"] * 2
     assert found == sorted([*waited, "ok" if how != "slots" else "s: the deadline of 2 s passed while it was called"])
     assert seconds == pytest.approx(2, abs=0.01)
+
+
+def test_an_open_breaker_holds_calls_until_their_deadlines() -> None:
+    """Attempts that end at a deadline do not open it: they say nothing about the service."""
+
+    async def down(value: float) -> float:
+        if value:
+            return await wait(value)
+        raise ServiceErrorResponse("s", 503, "down")
+
+    service = Service("s", down, max_in_flight=1, breaker=Breaker(failures=2, open=60))
+
+    async def main() -> tuple[list[tuple[str, float]], int, int]:
+        flow = Flow[Any]("f").map_async(service).deadline(2)
+        await flow.run(from_iterable([5] * 9))
+        at_deadlines = service.statistics().opened
+        found: list[tuple[str, float]] = []
+        start = now()
+        async for result in flow.stream(from_iterable([0.0] * 4)):
+            assert isinstance(result, Failed)
+            found.append((result.failure.type, now() - start))
+        return found, at_deadlines, service.statistics().opened
+
+    found, at_deadlines, opened = quiet(main())
+    assert (at_deadlines, opened) == (0, 1)
+    assert found == [("ServiceErrorResponse", 0), ("ServiceErrorResponse", 0), *[("DeadlineExceeded", 2)] * 2]
 
 
 def test_one_element_of_a_batch_does_not_fail_others() -> None:
