@@ -106,6 +106,7 @@ class BatchStage:
         self._ended = False
         self._queue = service.open_queue(self.on_results, context.report_fault)
         context.on_close(self._close)
+        context.watch_queue(self._queue)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Collect elements; forward elements that have an outcome already."""

@@ -147,6 +147,7 @@ class EnrichStage:
         for number, service in enumerate(services.values()):
             queue = service.open_queue(partial(self.on_results, number), context.report_fault)
             context.on_close(queue.close)
+            context.watch_queue(queue)
             self._queues.append(queue)
             self._batches.append(deque())
 

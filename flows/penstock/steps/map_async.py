@@ -75,6 +75,7 @@ class UnorderedCalls:
         self._ended = False
         self._queue = service.open_queue(self.on_results, context.report_fault)
         context.on_close(self._queue.close)
+        context.watch_queue(self._queue)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Submit the calls; forward elements that have an outcome already."""
