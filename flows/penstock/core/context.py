@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from reactivex import abc
 from reactivex.disposable import Disposable
@@ -67,6 +67,15 @@ class DurationHistogram:
         return copy
 
 
+class ServiceQueue(Protocol):
+    """The calls of one step of a run to one service."""
+
+    @property
+    def awaited_service(self) -> str | None:
+        """The name of the service if calls wait for its open circuit breaker, else None."""
+        ...
+
+
 class RunContext(AsyncIOScheduler):
     """One run, as its parts see it."""
 
@@ -109,6 +118,7 @@ class RunContext(AsyncIOScheduler):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drain_calls: list[Callable[[], object]] = []
         self._close_calls: list[Callable[[], list[asyncio.Future[Any]]]] = []
+        self._service_queues: list[ServiceQueue] = []
 
     @staticmethod
     def of(scheduler: abc.SchedulerBase | None, subject: str) -> RunContext:
@@ -203,6 +213,16 @@ class RunContext(AsyncIOScheduler):
         """Call `call` when the run is over, however it ended. The futures that it returns are awaited."""
         self._close_calls.append(call)
 
+    def watch_queue(self, queue: ServiceQueue) -> None:
+        """Include the calls of a step in `awaited_service`."""
+        self._service_queues.append(queue)
+
+    @property
+    def awaited_service(self) -> str | None:
+        """The name of a service for whose open circuit breaker calls of this run wait; None if there is none."""
+        names = (queue.awaited_service for queue in self._service_queues)
+        return next((name for name in names if name is not None), None)
+
     def drain(self) -> None:
         """Accept no further input. Elements in flight continue."""
         if not self.input_closed:
@@ -265,6 +285,7 @@ class RunContext(AsyncIOScheduler):
         """
         self._drain_calls.clear()
         self._close_calls.clear()
+        self._service_queues.clear()
         self._on_fault = _ignore_fault
 
     def _task_done(self, task: asyncio.Task[Any]) -> None:
@@ -311,6 +332,9 @@ class BranchContext(RunContext):
 
     def on_close(self, call: Callable[[], list[asyncio.Future[Any]]]) -> None:
         self._run.on_close(call)
+
+    def watch_queue(self, queue: ServiceQueue) -> None:
+        self._run.watch_queue(queue)
 
     def close_input(self) -> None:
         """Do nothing: other branches may need further input."""

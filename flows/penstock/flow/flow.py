@@ -691,9 +691,11 @@ class Flow(Generic[In, Out]):
         max_line: int | None = None,
         max_body: int | None = None,
         max_count: int | None = None,
+        refuse_when_open: bool = False,
     ) -> Flow[In, Out]:
         """Set how the flow is served over HTTP; see `ServingOptions`."""
-        return replace(self, serving=ServingOptions(name, http, max_runs, max_line, max_body, max_count))
+        serving = ServingOptions(name, http, max_runs, max_line, max_body, max_count, refuse_when_open)
+        return replace(self, serving=serving)
 
     def services(self, others: Mapping[str, Service]) -> Flow[In, Out]:
         """Replace the services with these names. Raises `FlowDefinitionError` for a name that the flow does not have.

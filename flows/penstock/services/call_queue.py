@@ -92,6 +92,7 @@ class Pool(Protocol):
     """The tasks that make the calls of all queues of a service."""
 
     name: str
+    """The name of the service."""
     is_limited: bool
     """Whether fewer calls may be in flight now than usual."""
 
@@ -239,6 +240,11 @@ class CallQueue:
     def waiting(self) -> int:
         """Number of calls that wait for a task or for their next attempt."""
         return len(self.pending) + len(self._timers)
+
+    @property
+    def awaited_service(self) -> str | None:
+        """The name of the service if calls wait because its circuit breaker is not closed, else None."""
+        return self._pool.name if self._held is not None and self.waiting else None
 
     def submit(self, calls: Sequence[Any]) -> None:
         """Add calls to make."""
