@@ -21,6 +21,7 @@ __version__ = "0.2.0"
 
 _MODULES = {
     "Backoff": "services",
+    "Breaker": "services",
     "Cron": "runtime",
     "ElementError": "errors",
     "Every": "runtime",

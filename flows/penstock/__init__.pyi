@@ -20,7 +20,7 @@ from penstock.runtime import (
     Summary,
     Supervisor,
 )
-from penstock.services import Backoff, Service
+from penstock.services import Backoff, Breaker, Service
 from penstock.sinks import FileSink, Sink, StdoutSink
 from penstock.sources import (
     Overflow,
@@ -41,6 +41,7 @@ __version__: str
 
 __all__ = [
     "Backoff",
+    "Breaker",
     "Cron",
     "ElementError",
     "Every",

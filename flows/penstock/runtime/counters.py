@@ -134,6 +134,9 @@ class FlowStatistics:
         return longest
 
 
+_BREAKER_STATES = ("none", "closed", "half_open", "open")
+
+
 class ServiceCounters:
     """What services of one name did in this process. A new revision of a flow may replace the service object."""
 
@@ -143,6 +146,8 @@ class ServiceCounters:
         self._past_results: Counter[str] = Counter()
         self._past_retries = 0
         self._past_paced_seconds = 0.0
+        self._past_open_seconds = 0.0
+        self._past_opened = 0
 
     def use(self, service: Service) -> None:
         """Count a service among those in use, once, and retain it. Equal services are counted separately."""
@@ -157,10 +162,15 @@ class ServiceCounters:
         self._past_results.update(past.results)
         self._past_retries += past.retries
         self._past_paced_seconds += past.paced_seconds
+        self._past_open_seconds += past.open_seconds
+        self._past_opened += past.opened
         return service.release()
 
     def statistics(self) -> ServiceStatistics:
-        """Return the sums over all services. Only those in use have calls in flight and waiting."""
+        """Return the sums over all services. Only those in use have calls in flight and waiting.
+
+        The state of the circuit breaker is that of the service that is worst off.
+        """
         current = [service.statistics() for service in self.services]
         connections = [each.connections for each in current if each.connections is not None]
         results = self._past_results.copy()
@@ -173,6 +183,13 @@ class ServiceCounters:
             waiting=sum(each.waiting for each in current),
             max_in_flight=sum(each.max_in_flight for each in current),
             paced_seconds=self._past_paced_seconds + sum(each.paced_seconds for each in current),
+            limit=sum(each.limit for each in current),
+            breaker=max((each.breaker for each in current), key=_BREAKER_STATES.index, default="none"),
+            open_seconds=self._past_open_seconds + sum(each.open_seconds for each in current),
+            opened=self._past_opened + sum(each.opened for each in current),
+            next_probe_seconds=min(
+                (each.next_probe_seconds for each in current if each.next_probe_seconds is not None), default=None
+            ),
             connections=reduce(add, connections) if connections else None,
         )
 

@@ -1,14 +1,17 @@
 """Services: what steps call, behind bulkheads that all runs of the process share."""
 
 from penstock.services.call_queue import CallFailed, CallQueue
+from penstock.services.circuit_breaker import DEFAULT_BREAKER, Breaker
 from penstock.services.retry import NONE, Backoff, is_retryable
 from penstock.services.service import MAX_IN_FLIGHT, TIMEOUT, Service, ServiceStatistics
 
 __all__ = [
+    "DEFAULT_BREAKER",
     "MAX_IN_FLIGHT",
     "NONE",
     "TIMEOUT",
     "Backoff",
+    "Breaker",
     "CallFailed",
     "CallQueue",
     "Service",

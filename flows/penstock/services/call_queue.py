@@ -43,10 +43,12 @@ ResultCallback: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], None]
 class CallCounts:
     """Counters of one service, over all its queues. Attempts are counted by outcome."""
 
-    __slots__ = ("cancelled", "errors", "ok", "retries", "timeouts")  # no Struct: its attributes are slower to set
+    __slots__ = ("cancelled", "errors", "ok", "ok_at", "retries", "timeouts")  # no Struct: slower to set
 
     def __init__(self) -> None:
         self.ok = 0
+        self.ok_at = float("-inf")
+        """When `ok` was last counted, on the clock of the event loop."""
         self.errors = 0
         self.timeouts = 0
         self.cancelled = 0
@@ -57,6 +59,17 @@ class CallCounts:
 
 class Pool(Protocol):
     """The tasks that make the calls of all queues of a service."""
+
+    is_limited: bool
+    """Whether fewer calls may be in flight now than usual."""
+
+    def withdraw(self, queue: CallQueue) -> None:
+        """Make no calls of a queue, which has none left."""
+        ...
+
+    def record_ok(self, count: int, now: float) -> None:
+        """Count calls that succeeded, while `is_limited`."""
+        ...
 
     def enqueue(self, queue: CallQueue) -> None:
         """Make the calls of a queue that was empty until now."""
@@ -73,6 +86,41 @@ class StartedTask(Protocol):
     started_at: float
 
 
+class HeldCalls:
+    """When the waiting calls of a queue were submitted, while an open circuit breaker holds them. Pure.
+
+    Calls leave the queue at its front, so how many wait tells which ones those are.
+    """
+
+    __slots__ = ("_batches", "_submitted")
+
+    def __init__(self, waiting: int, now: float) -> None:
+        self._batches: deque[tuple[int, float]] = deque()
+        """How many calls were submitted up to a time."""
+        self._submitted = 0
+        self.add(waiting, 0, now)
+
+    def add(self, count: int, waiting: int, now: float) -> None:
+        """Note calls that are submitted while others wait."""
+        self._drop_left(waiting)
+        self._submitted += count
+        if count:
+            self._batches.append((self._submitted, now))
+
+    def since(self, waiting: int) -> float | None:
+        """Return when the oldest of the waiting calls was submitted."""
+        self._drop_left(waiting)
+        return self._batches[0][1] if self._batches else None
+
+    def count_oldest(self, waiting: int) -> int:
+        """Return how many of the waiting calls were submitted then."""
+        return self._batches[0][0] - (self._submitted - waiting) if self._batches else 0
+
+    def _drop_left(self, waiting: int) -> None:
+        while self._batches and self._batches[0][0] <= self._submitted - waiting:
+            self._batches.popleft()
+
+
 class CallQueue:
     """The calls of one step of one run. Contains at most as many as the window of the run.
 
@@ -83,6 +131,7 @@ class CallQueue:
     __slots__ = (
         "_clock",
         "_counts",
+        "_held",
         "_on_fault",
         "_on_results",
         "_pool",
@@ -132,6 +181,7 @@ class CallQueue:
         self.context = copy_context()
         """The context of the run. Results are delivered in it; the context of the task belongs to no run."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._held: HeldCalls | None = None
 
     @property
     def waiting(self) -> int:
@@ -142,6 +192,8 @@ class CallQueue:
         """Add calls to make."""
         if calls and not self.closed:
             was_empty = not self.pending
+            if self._held is not None:
+                self._held.add(len(calls), len(self.pending), self._clock())
             self.pending.extend(calls)
             if was_empty:
                 self._pool.enqueue(self)
@@ -160,6 +212,40 @@ class CallQueue:
         self.has_retries = True
         self._timers[id(call)] = self.loop.call_later(seconds, self._retry, call)
 
+    def hold(self, now: float | None) -> None:
+        """Note since when waiting calls are held, or that they are not held any more."""
+        self._held = None if now is None else HeldCalls(len(self.pending), now)
+
+    def held_since(self) -> float | None:
+        """Return since when the oldest waiting call is held; None if none is."""
+        return None if self._held is None else self._held.since(len(self.pending))
+
+    def expire_held(self, before: float, error: Callable[[float], Exception]) -> None:
+        """Fail the waiting calls that are held since `before`. `error` makes the error from that time."""
+        held = self._held
+        while held is not None and (since := held.since(len(self.pending))) is not None and since <= before:
+            oldest = held.count_oldest(len(self.pending))
+            self._fail_waiting([error(since) if index < oldest else None for index in range(len(self.pending))])
+
+    def expire(self, error_of: Callable[[Any], Exception | None]) -> None:
+        """Fail those of the waiting calls for which `error_of` returns an error, without an attempt.
+
+        Calls that wait for their next attempt are not among them until then.
+        """
+        self._fail_waiting([error_of(call) for call in self.pending])
+
+    def _fail_waiting(self, errors: Sequence[Exception | None]) -> None:
+        """Fail the waiting calls that have an error, each with its own."""
+        waiting = list(self.pending)
+        self.pending.clear()
+        self.pending.extend(call for call, error in zip(waiting, errors, strict=True) if error is None)
+        for call, error in zip(waiting, errors, strict=True):
+            if error is not None:
+                self.add_result(call, CallFailed(error, call.attempt - 1 if type(call) is RetriedCall else 0))
+                self.failed += 1
+        if waiting and not self.pending:
+            self._pool.withdraw(self)
+
     def close(self) -> list[asyncio.Future[Any]]:
         """Drop waiting calls and cancel those in flight. Return the futures to wait for."""
         self.closed = True
@@ -167,8 +253,9 @@ class CallQueue:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._count_results(self.completed)
+        self._count_results(self.completed, self._clock())
         self.failed = 0
+        self._held = None
         self.completed, self.results, self.started = [], [], []
         # The callbacks refer to this queue: see `RunContext._drop_references`.
         self._on_results, self._on_fault = _ignore_results, None
@@ -210,7 +297,7 @@ class CallQueue:
             return
         calls, results = self.completed, self.results
         self.completed, self.results = [], []
-        self._count_results(calls)
+        self._count_results(calls, now)
         if self.closed:
             self.failed = 0
             return
@@ -223,10 +310,13 @@ class CallQueue:
         finally:
             self.failed = 0
 
-    def _count_results(self, calls: Sequence[Any]) -> None:
+    def _count_results(self, calls: Sequence[Any], now: float) -> None:
         """Count successful calls, delivered or not. Failed ones were counted when they failed."""
-        if calls:
-            self._counts.ok += len(calls) - self.failed
+        if ok := len(calls) - self.failed:
+            self._counts.ok += ok
+            self._counts.ok_at = now
+            if self._pool.is_limited:
+                self._pool.record_ok(ok, now)
 
     def report_fault(self, error: BaseException) -> None:
         """Report a fault of the step, or of the service, that is not the failure of one element."""

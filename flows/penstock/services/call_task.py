@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from penstock.core.fairness import Deadline
 from penstock.errors import CallCancelled, CallTimeout
+from penstock.services.breaker_guard import BreakerGuard
 from penstock.services.call_queue import Call, CallCounts, CallFailed, CallQueue, RetriedCall
 from penstock.services.pacing import Pacer
 from penstock.services.retry import GiveUp, RateLimiter, RetryPolicy
@@ -55,11 +56,13 @@ class CallTask:
     """One task of a bulkhead, and the call that it makes.
 
     `ready` are the queues that have calls to make. `wake_next` wakes another task, if one is idle or may be started.
+    `guard` is notified of failed attempts.
     """
 
     __slots__ = (
         "_clock",
         "_counts",
+        "_guard",
         "_ready",
         "_sleep",
         "_spec",
@@ -83,7 +86,9 @@ class CallTask:
         sweeper: TimeoutSweeper,
         clock: Callable[[], float],
         wake_next: Callable[[], None],
+        guard: BreakerGuard | None,
     ) -> None:
+        self._guard = guard
         self._spec = spec
         self._ready = ready
         self._counts = counts
@@ -165,13 +170,15 @@ class CallTask:
                         ready.remove(queue)
                     continue
             if raised is not None:  # outside the handler: in it, an error of the next attempt would name this one
-                result = self._handle_error(queue, call, attempt, raised)
+                result = self._handle_error(queue, call, attempt, raised, queue.iteration == iteration)
                 raised = None  # it refers to this frame through its traceback
                 if result is _RETRY_NOW:
                     attempt += 1
                     pause = 0.0 if spec.rate_limiter is None else spec.rate_limiter.reserve(self._clock())
                     self.started_at = self._clock() + pause
                     continue
+                if self._guard is not None and self._guard.circuit.is_limiting:
+                    left = 1  # the others are held
             if queue.iteration != iteration:
                 self.waited = True
                 if self.cancel_reason is not None or self.task.cancelling():  # the call suppressed its cancellation
@@ -219,10 +226,12 @@ class CallTask:
                 pass
         return reason
 
-    def _handle_error(self, queue: CallQueue, call: Call | RetriedCall, attempt: int, error: BaseException) -> Any:
+    def _handle_error(
+        self, queue: CallQueue, call: Call | RetriedCall, attempt: int, error: BaseException, at_once: bool
+    ) -> Any:
         """Return the result of a call that raised: `CallFailed`, `_RETRY_NOW` or `_NO_RESULT`.
 
-        `attempt` counts the attempts that this task made in a row.
+        `attempt` counts the attempts that this task made in a row. `at_once`: whether the call did not wait.
         """
         counts, service = self._counts, self._spec.service
         if self.cancel_reason is not None:
@@ -245,6 +254,9 @@ class CallTask:
             counts.errors += 1
         if type(call) is RetriedCall:
             attempt += call.attempt - 1
+        guard = self._guard
+        if guard is not None and not queue.closed:
+            guard.attempt_failed(self, attempt, error, at_once=at_once)
         decision = self._spec.retry.decide(attempt, error)
         if isinstance(decision, GiveUp):
             queue.failed += 1
@@ -255,7 +267,8 @@ class CallTask:
             return CallFailed(final, attempt)
         counts.retries += 1
         pacer = self._spec.pacer
-        if decision.seconds <= 0 and not queue.closed and (pacer is None or not pacer.is_active):
+        is_held = (pacer is not None and pacer.is_active) or (guard is not None and guard.circuit.is_limiting)
+        if decision.seconds <= 0 and not queue.closed and not is_held:
             return _RETRY_NOW
         original = call.call if isinstance(call, RetriedCall) else call
         queue.retry_later(RetriedCall(original, attempt + 1), decision.seconds)

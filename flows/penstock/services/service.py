@@ -19,6 +19,7 @@ from typing_extensions import TypeIs, TypeVar
 from penstock.services.bulkhead import Bulkhead
 from penstock.services.call_queue import CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec
+from penstock.services.circuit_breaker import DEFAULT_BREAKER, Breaker
 from penstock.services.pacing import Pacer
 from penstock.services.retry import Backoff, RateLimiter, RetryPolicy, is_retryable
 from penstock.support.tasks import call_without_stop_iteration
@@ -52,6 +53,16 @@ class ServiceStatistics(Struct, frozen=True):
     """Maximum of calls in flight."""
     paced_seconds: float = 0.0
     """Seconds so far in which calls waited because responses of the service asked for it."""
+    limit: int = 0
+    """Calls that may be in flight now."""
+    breaker: str = "none"
+    """State of the circuit breaker: `closed`, `open`, `half_open`, or `none`."""
+    open_seconds: float = 0.0
+    """Seconds so far in which the circuit breaker was not closed."""
+    opened: int = 0
+    """How often the circuit breaker has opened."""
+    next_probe_seconds: float | None = None
+    """Seconds until the service is tried again; None if the circuit breaker is not open."""
     connections: ConnectionStatistics | None = None
     """Connections now; None if the service is not called over HTTP."""
 
@@ -66,7 +77,7 @@ class Service(Generic[In, Out]):
 
     `timeout` is in seconds, for one attempt. `attempts` includes the first one. `retry_on` returns whether an error is
     retryable (default: all errors without `retryable = False`). `rate` is in calls per second, over all runs and
-    attempts (default: unlimited).
+    attempts (default: unlimited). `breaker` says when calls are held because the service is down; None: never.
 
     If `call` is an object with a coroutine method `on_idle` (looked up once, here), that method is awaited when no run
     uses the service and no supervisor retains it. The service may be called again later. If it has a `Pacer` as its
@@ -88,6 +99,7 @@ class Service(Generic[In, Out]):
             backoff: Backoff | None = None,
             retry_on: Callable[[BaseException], bool] = is_retryable,
             rate: float | None = None,
+            breaker: Breaker | None = DEFAULT_BREAKER,
             rng: random.Random | None = None,
         ) -> None: ...
 
@@ -104,6 +116,7 @@ class Service(Generic[In, Out]):
             retry_on: Callable[[BaseException], bool] = is_retryable,
             blocking: bool = False,
             rate: float | None = None,
+            breaker: Breaker | None = DEFAULT_BREAKER,
             rng: random.Random | None = None,
         ) -> None: ...
 
@@ -119,6 +132,7 @@ class Service(Generic[In, Out]):
         retry_on: Callable[[BaseException], bool] = is_retryable,
         blocking: bool = False,
         rate: float | None = None,
+        breaker: Breaker | None = DEFAULT_BREAKER,
         rng: random.Random | None = None,
     ) -> None:
         _check_call(name, call, blocking)
@@ -132,15 +146,19 @@ class Service(Generic[In, Out]):
         self.retry_on = retry_on
         self.blocking = blocking
         self.rate = rate
+        self.breaker = breaker
+        rng = rng or random.Random()  # noqa: S311 - jitter
         spec = CallSpec(
             service=name,
             function=_as_coroutine_function(call, ThreadPoolExecutor(max_in_flight, name) if blocking else None),
             timeout=timeout,
-            retry=RetryPolicy(attempts, self.backoff, retry_on, rng or random.Random()),  # noqa: S311 - jitter
+            retry=RetryPolicy(attempts, self.backoff, retry_on, rng),
             rate_limiter=None if rate is None else RateLimiter(rate),
             pacer=_pacer_of(call),
         )
-        self.bulkhead = Bulkhead(spec, max_in_flight=max_in_flight, on_idle=getattr(call, "on_idle", None))
+        self.bulkhead = Bulkhead(
+            spec, max_in_flight=max_in_flight, on_idle=getattr(call, "on_idle", None), breaker=breaker, rng=rng
+        )
         self._connection_statistics: Callable[[], ConnectionStatistics] | None = getattr(
             call, "connection_statistics", None
         )
@@ -162,6 +180,7 @@ class Service(Generic[In, Out]):
         attempts: int = 1,
         backoff: Backoff | None = None,
         rate: float | None = None,
+        breaker: Breaker | None = DEFAULT_BREAKER,
     ) -> Service[Any, T]:
         """Make a service that sends one HTTP request for each value; see `HttpCall` for how it is made.
 
@@ -183,6 +202,7 @@ class Service(Generic[In, Out]):
             backoff=backoff,
             retry_on=is_retryable_http,
             rate=rate,
+            breaker=breaker,
         )
 
     @staticmethod
@@ -202,6 +222,7 @@ class Service(Generic[In, Out]):
         attempts: int = 1,
         backoff: Backoff | None = None,
         rate: float | None = None,
+        breaker: Breaker | None = DEFAULT_BREAKER,
     ) -> Service[list[Any], list[T]]:
         """Make a service that sends one HTTP request for many values; for the step `batch`.
 
@@ -235,6 +256,7 @@ class Service(Generic[In, Out]):
             backoff=backoff,
             retry_on=is_retryable_http,
             rate=rate,
+            breaker=breaker,
         )
 
     def __repr__(self) -> str:
@@ -259,11 +281,12 @@ class Service(Generic[In, Out]):
             self.retry_on,
             self.blocking,
             self.rate,
+            self.breaker,
         )
 
     def statistics(self) -> ServiceStatistics:
         """Return counts of attempts so far, and of calls in flight and waiting now."""
-        counts = self.bulkhead.counts
+        counts, circuit, now = self.bulkhead.counts, self.bulkhead.circuit, self.bulkhead.now
         return ServiceStatistics(
             results={
                 "ok": counts.ok,
@@ -276,8 +299,19 @@ class Service(Generic[In, Out]):
             waiting=self.bulkhead.waiting,
             max_in_flight=self.max_in_flight,
             paced_seconds=self.bulkhead.paced_seconds,
+            limit=self.bulkhead.limit,
+            breaker="none" if circuit is None else circuit.state,
+            open_seconds=0.0 if circuit is None else circuit.open_seconds(now),
+            opened=0 if circuit is None else circuit.opened,
+            next_probe_seconds=None if circuit is None else circuit.next_probe_seconds(now),
             connections=self._connection_statistics() if self._connection_statistics is not None else None,
         )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are held because the service is down. False as soon as it may be tried again."""
+        circuit = self.bulkhead.circuit
+        return circuit is not None and circuit.state == "open" and circuit.is_open(self.bulkhead.now)
 
     def with_function(self, call: Callable[[Any], Any], *, rng: random.Random | None = None) -> Service[Any, Any]:
         """Return a service with the same limits, another function and its own bulkhead; for tests."""
@@ -290,6 +324,7 @@ class Service(Generic[In, Out]):
             backoff=self.backoff,
             retry_on=self.retry_on,
             rate=self.rate,
+            breaker=self.breaker,
             rng=rng,
         )
 
