@@ -85,12 +85,14 @@ class BrokerSource(Source[int]):
         self.broker = broker
         self.deliveries = deliveries
         self.redeliver = redeliver
+        self.registered = 0
         self.closed = 0
         self.settled: list[tuple[Message, Answer]] = []
         self._stopped = False
 
     async def produce(self, emitter: Emitter[int]) -> None:
         leases = emitter.lease_from(self, redeliver=self.redeliver)
+        self.registered += 1
         emitter.on_stop(self._stop)
         emitter.spawn(self._extend(leases), "heartbeat")
         while not self._stopped and sum(self.broker.done.values()) < self.broker.total:

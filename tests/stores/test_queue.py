@@ -109,6 +109,24 @@ async def claimed(queue, job, runner="one", batch=0, count=100, lease=30.0):
 # Groups
 
 
+async def test_a_message_that_came_again_has_one_letter_until_it_is_resolved(queue):
+    """A flow has one open letter for each message of a broker, also if it fails at another step the second time."""
+    first, again = letter(origin="nats:ORDERS/1"), letter(origin="nats:ORDERS/1", step="other")
+    elsewhere, plain = letter(origin="nats:ORDERS/1", flow="g"), letter()
+    await queue.add([first])
+    await queue.add([again, elsewhere, plain, letter(origin="nats:ORDERS/1")])
+    assert set(await states(queue)) == {first.id, elsewhere.id, plain.id}
+    assert (await queue.get(first.id)).origin == "nats:ORDERS/1"
+
+    await queue.add([two := letter(origin="nats:ORDERS/2"), letter(origin="nats:ORDERS/2")])
+    job = await running(queue)
+    got = await queue.claim(job, "one", 0, 100)
+    await queue.settle(job, "one", outcomes([each for each in got if each.id == first.id], "resolved"))
+    await queue.add([again])
+
+    assert set(await states(queue)) == {first.id, elsewhere.id, plain.id, two.id, again.id}
+
+
 async def test_letters_with_one_cause_are_a_group(queue):
     """Numbers, ids and quoted text make no difference; flow, step and type do."""
     at = now()

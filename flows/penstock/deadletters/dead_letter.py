@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,11 @@ class DeadLetter(Struct, frozen=True, gc=False):
 
     `penstock.formats.csv_reader.parse_row` reads the row with it.
     """
+    origin: str | None = None
+    """The name of the message of a broker that the element was made of; it is the same for each delivery.
+
+    Stores skip a letter if the flow has one of the same origin that is not resolved: its message came again.
+    """
 
     @property
     def complete(self) -> bool:
@@ -67,9 +73,14 @@ class DeadLetter(Struct, frozen=True, gc=False):
 
 
 def make_dead_letters(
-    flow: str, run: str, started_at: datetime, elements: list[Element[Any]], revision: int | None = None
+    flow: str,
+    run: str,
+    started_at: datetime,
+    elements: list[Element[Any]],
+    revision: int | None = None,
+    origin_of: Callable[[Element[Any]], str | None] | None = None,
 ) -> list[DeadLetter]:
-    """Create the dead letters of elements that failed together."""
+    """Create the dead letters of elements that failed together. `origin_of` returns the message of an element."""
     from penstock.core.element import UNKNOWN
     from penstock.core.partial_results import results_of_letter
 
@@ -84,7 +95,7 @@ def make_dead_letters(
             header = getattr(original, "header", None)
             raw, size = bytes(raw), getattr(original, "length", size)
         letters.append(
-            DeadLetter(  # by position: 20 keyword arguments take four times as long
+            DeadLetter(  # by position: 21 keyword arguments take four times as long
                 id,
                 flow,
                 run,
@@ -106,6 +117,7 @@ def make_dead_letters(
                 None,
                 0,
                 header,
+                None if origin_of is None else origin_of(element),
             )
         )
     return letters
@@ -137,6 +149,7 @@ def as_document(letter: DeadLetter) -> dict[str, Any]:
         },
         "input": original | {"size": letter.input_size, "complete": letter.complete},
         **({} if letter.header is None else {"header": letter.header}),
+        **({} if letter.origin is None else {"origin": letter.origin}),
         "partialResults": letter.partial_results,
         "startedAt": letter.started_at.isoformat(),
         "failedAt": letter.failed_at.isoformat(),

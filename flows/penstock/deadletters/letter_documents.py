@@ -54,6 +54,7 @@ class _Document(Struct, rename="camel"):
     group: str | None = None
     redrives: Annotated[int, Meta(ge=0, le=MAX_REDRIVES)] = 0
     header: str | None = None
+    origin: str | None = None
     partial_results: dict[str, Any] | None = None
 
 
@@ -88,6 +89,7 @@ class _ToEncode(Struct, rename="camel", gc=False):
     error: _ErrorToEncode
     input: _InputToEncode
     header: str | UnsetType
+    origin: str | UnsetType
     partial_results: dict[str, Any] | None
     started_at: str
     failed_at: str
@@ -119,6 +121,7 @@ def encode_letter(letter: DeadLetter) -> bytes:
         _ErrorToEncode(letter.step, letter.type, letter.message, letter.attempts, letter.cause),
         _InputToEncode(text, encoded, size, size == len(letter.input)),
         UNSET if letter.header is None else letter.header,
+        UNSET if letter.origin is None else letter.origin,
         letter.partial_results,
         letter.started_at.isoformat(),
         letter.failed_at.isoformat(),
@@ -176,6 +179,7 @@ def from_document(document: Any) -> DeadLetter:
         group=found.group,
         redrives=found.redrives,
         header=found.header,
+        origin=found.origin,
     )
 
 

@@ -83,8 +83,7 @@ class MemoryStore:
             raise error
         self._problem = None
         self._commits += 1
-        self._letters.add(fresh.values())
-        return len(fresh)
+        return self._letters.add(fresh.values())
 
     async def get(self, id: str) -> DeadLetter | None:
         """Return the letter with this id, or None."""

@@ -43,15 +43,34 @@ class MemoryLetters:
         self.audit: deque[AuditRecord] = deque(maxlen=AUDIT_LIMIT)
         self._ids: list[str] = []
         """The ids of all letters, sorted."""
+        self._origins: dict[tuple[str, str | None], str] = {}
+        """The letter of each message, by flow and origin."""
         self._groups = KnownGroups()
         self._audited = 0
 
-    def add(self, letters: Iterable[DeadLetter]) -> None:
-        """Add letters that are not there yet."""
+    def add(self, letters: Iterable[DeadLetter]) -> int:
+        """Add letters whose ids are not there yet; returns how many were added.
+
+        Skips those of a message that has a letter which is not resolved.
+        """
+        added = 0
         for letter in letters:
+            if letter.origin is not None and not self._add_origin(letter):
+                continue
             group = self.group_of(letter.flow, letter.step, letter.type, letter.message)
             self.by_id[letter.id] = letter if letter.group == group else replace(letter, group=group)
             insort(self._ids, letter.id)
+            added += 1
+        return added
+
+    def _add_origin(self, letter: DeadLetter) -> bool:
+        """Note the message of a letter. Returns False if it has another letter."""
+        message = (letter.flow, letter.origin)
+        other = self.by_id.get(self._origins.get(message, ""))
+        if other is not None and other.state != RESOLVED:
+            return False
+        self._origins[message] = letter.id
+        return True
 
     def group_of(self, flow: str, step: str, type: str, message: str) -> str:
         """Return the id of the group of a failure, which may be a new one."""
@@ -64,7 +83,8 @@ class MemoryLetters:
         """Remove letters with their histories; returns how many there were."""
         before = len(self.by_id)
         for id in ids:
-            self.by_id.pop(id, None)
+            if (letter := self.by_id.pop(id, None)) is not None and letter.origin is not None:
+                self._origins.pop((letter.flow, letter.origin), None)
             self.changed.pop(id, None)
             self.histories.pop(id, None)
         if len(self.by_id) < before:

@@ -321,7 +321,9 @@ class Run:
     def _make_dead_letters(self, elements: list[Element[Any]]) -> list[DeadLetter]:
         if paths := self.plan.redacted:
             elements = [redact(element, paths) for element in elements]
-        return make_dead_letters(self.plan.name, self.id, self.started_at, elements, self.plan.revision)
+        leases = self.ledger.leases
+        origin_of = None if leases is None else leases.origin
+        return make_dead_letters(self.plan.name, self.id, self.started_at, elements, self.plan.revision, origin_of)
 
 
 def _resolve(waiter: asyncio.Future[Summary], result: Summary | BaseException) -> None:

@@ -85,6 +85,7 @@ def format_letter(letter: DeadLetter, history: History) -> Iterator[str]:
         "partial": "none" if letter.partial_results is None else encode_json(letter.partial_results).decode(),
         "redrives": str(letter.redrives),
         **({} if letter.header is None else {"header": letter.header}),
+        **({} if letter.origin is None else {"origin": letter.origin}),
         "input": format_input_size(letter),
     }
     for name, text in fields.items():

@@ -165,6 +165,13 @@ MIGRATIONS: list[list[str]] = [
         FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only()
         """,
     ],
+    [
+        "ALTER TABLE letters ADD COLUMN origin TEXT",
+        """
+        CREATE UNIQUE INDEX letters_by_origin ON letters (flow, origin)
+        WHERE origin IS NOT NULL AND state != 'resolved'
+        """,
+    ],
 ]
 """The statements of each schema version. Released ones never change; new ones are appended.
 

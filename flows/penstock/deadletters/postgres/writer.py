@@ -52,7 +52,7 @@ ADD = f"""
     WITH stored AS (
         INSERT INTO letters ({_NAMES})
         SELECT * FROM unnest({_ARRAYS}) AS given ({_NAMES}) ORDER BY id
-        ON CONFLICT (id) DO NOTHING
+        ON CONFLICT DO NOTHING
         RETURNING id, flow, step, type, state, failed_at, revision, group_id
     ), changed AS (
         INSERT INTO groups

@@ -93,6 +93,7 @@ _ENCODERS: dict[str, Callable[[Sequence[Any]], Sequence[Any]]] = {
     "message": _escape_surrogates,
     "cause": _escape_surrogates,
     "header": _escape_surrogates,
+    "origin": _escape_surrogates,
     "key": _encode_json,
     "found": _encode_json,
     "started_at": _encode_times,

@@ -17,6 +17,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    and_,
     event,
     literal_column,
 )
@@ -27,7 +28,7 @@ METADATA = MetaData()
 """All tables. SQLite creates them by migrations; a test compares the two."""
 
 _INTEGERS = {"seq", "part", "attempts", "input_size", "started_at", "failed_at", "revision", "redrives"}
-_OPTIONAL = {"part", "key", "cause", "found", "revision", "group_id", "header"}
+_OPTIONAL = {"part", "key", "cause", "found", "revision", "group_id", "header", "origin"}
 
 
 def _text(name: str, **options: Any) -> Column[Any]:
@@ -57,7 +58,19 @@ LETTERS = Table(
 # type are found through their groups.
 Index("letters_by_run", LETTERS.c.run, LETTERS.c.id)
 Index("letters_by_state", LETTERS.c.state, LETTERS.c.id)
+IS_OPEN_MESSAGE = and_(LETTERS.c.origin.is_not(None), LETTERS.c.state != literal_column("'resolved'"))
+"""The condition of the index of origins: a message whose letter was resolved may fail again."""
+
 Index("letters_by_group", LETTERS.c.group_id, LETTERS.c.state, LETTERS.c.id)
+
+Index(
+    "letters_by_origin",
+    LETTERS.c.flow,
+    LETTERS.c.origin,
+    unique=True,
+    sqlite_where=IS_OPEN_MESSAGE,
+    postgresql_where=IS_OPEN_MESSAGE,
+)
 
 GROUPS = Table(
     "groups",

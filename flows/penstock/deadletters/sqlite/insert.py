@@ -12,7 +12,7 @@ from penstock.deadletters.sql.rows import COLUMNS, Columns
 
 INPUT = COLUMNS.index("input")
 
-OPTIONAL = {COLUMNS.index(name) for name in ("part", "key", "cause", "found", "revision", "header")}
+OPTIONAL = {COLUMNS.index(name) for name in ("part", "key", "cause", "found", "revision", "header", "origin")}
 
 SHARED = [
     {COLUMNS.index(name) for name in names}
@@ -22,7 +22,11 @@ SHARED = [
 
 EMPTY = [
     {COLUMNS.index(name): value for name, value in columns}
-    for columns in ((("part", None), ("header", None), ("redrives", 0)), (("cause", None),), (("found", None),))
+    for columns in (
+        (("part", None), ("header", None), ("origin", None), ("redrives", 0)),
+        (("cause", None),),
+        (("found", None),),
+    )
 ]
 """Columns that are left out if all letters of a statement have these values, which are the defaults."""
 
@@ -36,7 +40,7 @@ NUMBERED = sys.version_info < (3, 12)
 
 
 def insert_of(columns: Columns) -> tuple[str, list[Any] | dict[str, Any]]:
-    """Return the statement that inserts letters and skips those whose ids exist, and its values.
+    """Return the statement that inserts letters and skips those whose ids or origins exist, and its values.
 
     It has few forms and few sizes, so that SQLite keeps it prepared: the last letter is repeated, which stores nothing.
     """
@@ -90,4 +94,4 @@ def _statement(rows: int, shared: frozenset[int], empty: frozenset[int]) -> str:
             )
         lines.append(f"({','.join(line)})")
     names = ",".join(COLUMNS[column] for column in inserted)
-    return f"INSERT OR ROLLBACK INTO letters ({names}) VALUES {','.join(lines)} ON CONFLICT (id) DO NOTHING"  # noqa: S608 - no input
+    return f"INSERT OR ROLLBACK INTO letters ({names}) VALUES {','.join(lines)} ON CONFLICT DO NOTHING"  # noqa: S608 - no input

@@ -179,6 +179,13 @@ MIGRATIONS: list[list[str]] = [
         """,
         "CREATE INDEX copies_by_letter ON copies (letter_id)",
     ],
+    [
+        "ALTER TABLE letters ADD COLUMN origin TEXT",
+        """
+        CREATE UNIQUE INDEX letters_by_origin ON letters (flow, origin)
+        WHERE origin IS NOT NULL AND state != 'resolved'
+        """,
+    ],
 ]
 """The statements of each schema version. Released ones never change; new ones are appended."""
 

@@ -24,7 +24,7 @@ from penstock.errors import StoreError, StoreFileReplaced
 GROUP = 512
 """Maximum number of letters in one statement. SQLite allows 32,766 values, these are 10,752."""
 
-ID = COLUMNS.index("id")
+ID, FLOW, ORIGIN = map(COLUMNS.index, ("id", "flow", "origin"))
 
 
 class WriterConfig(Struct, frozen=True):
@@ -231,7 +231,7 @@ class Writer:
             self._database = None
 
     def _store(self, batches: Sequence[Columns]) -> list[GroupChange]:
-        """Store letters with the changes of their groups; returns these changes. Skips letters whose id is stored."""
+        """Store letters with the changes of their groups; returns these changes. Skips those that are stored."""
         database = self._connection()
         database.execute("BEGIN IMMEDIATE")
         try:
@@ -262,17 +262,34 @@ class Writer:
         return stored
 
     def _without_stored(self, batches: Sequence[Columns]) -> list[Columns]:
-        """Return the letters whose ids are not stored, each once."""
+        """Return the letters whose ids and origins are not stored, each once."""
         ids = json.dumps([id for columns in batches for id in columns[ID]])
         rows = self._connection().execute("SELECT id FROM letters WHERE id IN (SELECT value FROM json_each(?))", (ids,))
         known = {id for (id,) in rows}
+        messages = self._stored_messages(batches)
         found: list[Columns] = []
         for columns in batches:
-            new = {id: at for at, id in enumerate(columns[ID]) if id not in known}
-            known.update(new)
+            new: list[int] = []
+            for at, (id, flow, origin) in enumerate(zip(columns[ID], columns[FLOW], columns[ORIGIN], strict=True)):
+                if id in known or (origin is not None and (flow, origin) in messages):
+                    continue
+                known.add(id)
+                messages.add((flow, origin))
+                new.append(at)
             if new:
-                found.append([[column[at] for at in new.values()] for column in columns])
+                found.append([[column[at] for at in new] for column in columns])
         return found
+
+    def _stored_messages(self, batches: Sequence[Columns]) -> set[tuple[str, str | None]]:
+        """Return the flows and origins of letters that are not resolved, for the origins of these letters."""
+        origins = json.dumps([origin for columns in batches for origin in columns[ORIGIN] if origin is not None])
+        query = """
+            SELECT flow, origin FROM letters
+            WHERE origin IN (SELECT value FROM json_each(?)) AND flow IN (SELECT value FROM json_each(?))
+            AND origin IS NOT NULL AND state != 'resolved'
+        """
+        flows = json.dumps(sorted({flow for columns in batches for flow in columns[FLOW]}))
+        return set(self._connection().execute(query, (origins, flows)))
 
     def _fill_outbox(self, batches: Sequence[Columns]) -> None:
         if not self.copies:
