@@ -240,12 +240,12 @@ class CallTask:
         `attempt` counts the attempts that this task made in a row. `at_once`: whether the call did not wait.
         """
         counts, service = self._counts, self._spec.service
-        seconds = self._clock() - self.started_at + self.overdue
+        since = self.started_at - self.overdue
         if self.cancel_reason is not None:
             timed_out = self.clear_cancellation() is CancelReason.TIMED_OUT
             if queue.closed or not timed_out:
                 counts.cancelled += 1
-                counts.durations["cancelled"].add(seconds)
+                counts.durations["cancelled"].add(self._clock() - since)
                 return _NO_RESULT
             error = CallTimeout(service, self._spec.timeout)
         elif isinstance(error, asyncio.CancelledError):
@@ -254,18 +254,18 @@ class CallTask:
         elif not isinstance(error, Exception):  # SystemExit and the like end the run, as in any other function
             queue.report_fault(error)
             counts.cancelled += 1
-            counts.durations["cancelled"].add(seconds)
+            counts.durations["cancelled"].add(self._clock() - since)
             return _NO_RESULT
 
         if isinstance(error, CallTimeout):
             counts.timeouts += 1
-            counts.durations["timeout"].add(seconds)
+            counts.durations["timeout"].add(self._clock() - since)
         else:
             counts.errors += 1
             if at_once:
                 queue.immediate_errors += 1
             else:
-                counts.durations["error"].add(seconds)
+                counts.durations["error"].add(self._clock() - since)
         if type(call) is RetriedCall:
             attempt += call.attempt - 1
         guard = self._guard
