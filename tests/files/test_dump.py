@@ -35,7 +35,7 @@ from penstock.expressions import Assign, Fields
 from penstock.flowfile import dump, load, loads
 from penstock.flowfile.item_types import item_type
 from penstock.orders import inventory, orders_flow, pricing, sample_order
-from penstock.services import NONE
+from penstock.services import NONE, Breaker
 from penstock.sinks import DiscardSink, StdoutSink
 from penstock.sources import from_directory, from_file, from_stdin, generate, ticks
 
@@ -48,6 +48,16 @@ FIELDS = st.dictionaries(
 )
 SECONDS = st.sampled_from([0.001, 0.25, 1.0, 90.0, 5400.0, 1 / 3])
 RATES = st.sampled_from([0.1, 10.0, 5000 / 3600, 1234.5])
+BREAKERS = st.sampled_from(
+    [
+        Breaker(),
+        None,
+        Breaker(failures=5, open=0.25, max_open=90.0, max_open_wait=5400.0, probes=1),
+        Breaker(failure_rate=0.8),
+        Breaker(failure_rate=1.0, window=99),
+        Breaker(failure_rate=1 / 3, open=1 / 3),
+    ]
+)
 BACKOFFS = st.sampled_from([None, NONE, Backoff(), Backoff(0.2, 3.0, 60.0)])
 
 
@@ -60,6 +70,7 @@ def services(draw: st.DrawFn, *, many: bool = False) -> Service:
             "attempts": draw(st.integers(1, 5)),
             "max_in_flight": draw(st.integers(1, 500)),
             "backoff": draw(BACKOFFS),
+            "breaker": draw(BREAKERS),
         },
     )
     match draw(st.sampled_from(["call", "http"])):

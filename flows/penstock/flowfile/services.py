@@ -10,6 +10,7 @@ from typing import Any, cast
 from penstock.errors import FlowDefinitionError
 from penstock.expressions import Assign, Expression, Fields
 from penstock.flow.flow import Flow
+from penstock.flowfile.breaker import BREAKER, dump_breaker
 from penstock.flowfile.field_types import Duration, Rate, Reference, Size, function_or_fields
 from penstock.flowfile.forms.choices import Chosen, Either, OneKey
 from penstock.flowfile.forms.containers import ListOf, MapOf
@@ -18,7 +19,7 @@ from penstock.flowfile.forms.record import Located, Record, keys_of, optional
 from penstock.flowfile.forms.scalars import Boolean, Integer, Number, Text, word
 from penstock.flowfile.quantities import show_duration, show_rate, show_size
 from penstock.formats.ndjson_reader import LINE_LIMIT
-from penstock.services import MAX_IN_FLIGHT, NONE, TIMEOUT, Backoff, Service, is_retryable
+from penstock.services import DEFAULT_BREAKER, MAX_IN_FLIGHT, NONE, TIMEOUT, Backoff, Breaker, Service, is_retryable
 from penstock.services.http_client import Tls
 from penstock.services.http_service import RESPONSE_LIMIT, HttpBatchCall, HttpCall, HttpRequestSpec, is_retryable_http
 from penstock.sinks import DiscardSink, FileSink, Sink, StdoutSink
@@ -89,6 +90,9 @@ class ServiceOptions(Located):
     )
     max_in_flight: int | None = optional(Integer(min=1), "How many calls may run at once, over all runs (256)")
     rate: float | None = optional(Rate(), "How many calls may start per second, over all runs: 10/s, 600/m")
+    breaker: Breaker | str | None = optional(
+        BREAKER, "When calls are held because the service is down; none: never (after 20 failures in a row)"
+    )
     blocking: bool | None = optional(Boolean(), "Whether the function blocks; it then runs in separate threads")
     headers: dict[str, str] | None = optional(
         MapOf(Text()), "Headers of each request; {field} and ${NAME} are replaced"
@@ -137,7 +141,19 @@ def make_service(name: str, chosen: Chosen[ServiceOptions], environment: Mapping
         retry_on=is_retryable_http if over_http else is_retryable,
         blocking=bool(options.blocking),
         rate=options.rate,
+        breaker=_breaker_of(name, chosen),
     )
+
+
+def _breaker_of(name: str, chosen: Chosen[ServiceOptions]) -> Breaker | None:
+    breaker = chosen.beside.breaker
+    if breaker is None:
+        return DEFAULT_BREAKER
+    if isinstance(breaker, str):
+        return None
+    if breaker.errors and chosen.kind != "call":
+        raise FlowDefinitionError(f"breaker: errors: only for services with call; {name} has {chosen.kind}: remove it")
+    return breaker
 
 
 def _http_call(title: str, chosen: Chosen[ServiceOptions], environment: Mapping[str, str]) -> HttpCall | HttpBatchCall:
@@ -177,6 +193,7 @@ def dump_service(name: str, service: Service) -> Plain:
                 "backoff": _dump_backoff(service.backoff),
                 "max_in_flight": None if service.max_in_flight == MAX_IN_FLIGHT else service.max_in_flight,
                 "rate": None if service.rate is None else show_rate(service.rate),
+                "breaker": dump_breaker(service.breaker, reference_of),
                 "blocking": service.blocking or None,
             }
         ),

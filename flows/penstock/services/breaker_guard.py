@@ -9,7 +9,7 @@ from typing import Protocol
 
 from penstock.errors import CallCancelled, CallTimeout, InvalidItem, ServiceFault, ServiceUnavailable, describe
 from penstock.services.call_queue import CallCounts, CallQueue
-from penstock.services.circuit_breaker import Breaker, CircuitBreaker, FailedAttempt
+from penstock.services.circuit_breaker import CLOCK_ERROR, Breaker, CircuitBreaker, FailedAttempt
 from penstock.services.retry import RetryPolicy
 from penstock.support.logger import get_logger
 
@@ -161,13 +161,13 @@ class BreakerGuard:
         Not both: after a pause of the process the service is tried first.
         """
         self._timer = None
-        now = self._clock() + 1e-9
+        now = self._clock()
         if self.circuit.begin_probes(now):
             self._on_change()
             return
         for queue in tuple(self._queues):
             queue.expire_held(
-                now - self._options.max_open_wait,
+                now - self._options.max_open_wait + CLOCK_ERROR,
                 lambda since: ServiceUnavailable(self._service, round(now - since, 3)),
             )
         self._set_timer()

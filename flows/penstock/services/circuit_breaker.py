@@ -30,8 +30,15 @@ After n openings a service has been down for about 5 times the next one, so it i
 late; with the usual 2 it would be as long again as the outage.
 """
 
+WINDOW = 50
+"""Default of `window`."""
+
 JITTER = 0.75
 """The shortest wait is this part of the longest."""
+
+
+CLOCK_ERROR = 1e-6
+"""Seconds by which timers may be early, and computed times may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,7 @@ class Breaker:
     failures: int | None = None
     """Failures in a row (20, if there is no `failure_rate`)."""
     failure_rate: float | None = None
-    window: int = 50
+    window: int = WINDOW
     """Calls of which `failure_rate` is a part. At least as many as are in flight."""
     open: float = 1.0
     """Maximum seconds of the first opening; at least three quarters of it."""
@@ -65,6 +72,8 @@ class Breaker:
     def __post_init__(self) -> None:
         if self.failures is not None and self.failure_rate is not None:
             raise ValueError("breaker: failures and failure_rate exclude each other: remove one")
+        if self.failure_rate is None and self.window != WINDOW:
+            raise ValueError("breaker: window is for failure_rate: add failure_rate, or remove window")
         if self.failures is None and self.failure_rate is None:
             object.__setattr__(self, "failures", 20)
         for option, number in (("failures", self.failures), ("window", self.window), ("probes", self.probes)):
@@ -76,7 +85,9 @@ class Breaker:
             if not 0 < seconds < math.inf:
                 raise ValueError(f"breaker: {option}: expected a number of seconds > 0, got {seconds!r}")
         if not self.open <= self.max_open < math.inf:
-            raise ValueError(f"breaker: max_open: expected a number of seconds >= {self.open:g}, got {self.max_open!r}")
+            raise ValueError(
+                f"breaker: max_open: expected a number of seconds >= {self.open:g} (open), got {self.max_open!r}"
+            )
         for error in self.errors:
             if not (isinstance(error, type) and issubclass(error, Exception)):
                 raise TypeError(f"breaker: errors: expected exception classes, got {error!r}")
@@ -207,7 +218,7 @@ class CircuitBreaker:
                     self.open_until = max(self.open_until, now + min(failed.retry_after, MAX_PAUSE))
                 return False
             case "half_open":
-                if failed.started_at < self._since and not failed.at_once:
+                if failed.started_at < self._since - CLOCK_ERROR and not failed.at_once:
                     return False
                 self._probes_failed += 1
                 self.limit = self._probes_left
@@ -246,7 +257,7 @@ class CircuitBreaker:
 
     def begin_probes(self, now: float) -> bool:
         """Become half open if it is time. Return whether it did."""
-        if self.state != "open" or now < self.open_until:
+        if self.state != "open" or now < self.open_until - CLOCK_ERROR:
             return False
         self.state = "half_open"
         self._since = now

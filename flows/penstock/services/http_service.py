@@ -119,6 +119,8 @@ class HttpRequestSpec:
             response = await self.connections.send(self.service, self.request_head, target, rest, self.limit)
         finally:
             pacer.in_flight -= 1
+        if response.is_plain:
+            return response.body
         _pace(pacer, response)
         return await content_of(self.service, response, self.limit)
 
