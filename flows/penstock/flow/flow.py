@@ -33,7 +33,7 @@ from penstock.runtime.schedule import Once, Schedule, validate_schedule
 from penstock.runtime.stream import Results
 from penstock.runtime.summary import Summary
 from penstock.runtime.wiring import RunPlan
-from penstock.services import MAX_IN_FLIGHT, TIMEOUT, Service
+from penstock.services import MAX_IN_FLIGHT, TIMEOUT, AdaptiveLimit, Service
 from penstock.services.service import is_service
 from penstock.sinks import Sink
 from penstock.sources import Source
@@ -286,7 +286,7 @@ class Flow(Generic[In, Out]):
         self,
         service: Service[Out, T] | Callable[[Out], Awaitable[T]],
         *,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         ordered: bool = False,
@@ -458,7 +458,7 @@ class Flow(Generic[In, Out]):
             *,
             size: int,
             max_wait: float,
-            max_in_flight: int = MAX_IN_FLIGHT,
+            max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
             timeout: float = TIMEOUT,
             attempts: int = 1,
             name: str | None = None,
@@ -471,7 +471,7 @@ class Flow(Generic[In, Out]):
             *,
             size: int,
             max_wait: float,
-            max_in_flight: int = MAX_IN_FLIGHT,
+            max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
             timeout: float = TIMEOUT,
             attempts: int = 1,
             name: str | None = None,
@@ -483,7 +483,7 @@ class Flow(Generic[In, Out]):
         *,
         size: int,
         max_wait: float,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         name: str | None = None,

@@ -17,6 +17,7 @@ from msgspec import Struct
 from typing_extensions import TypeIs, TypeVar
 
 from penstock.core.context import DurationHistogram
+from penstock.services.adaptive_limit import AdaptiveLimit, AdaptiveLimiter, measured
 from penstock.services.bulkhead import Bulkhead
 from penstock.services.call_queue import CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec
@@ -96,7 +97,7 @@ class Service(Generic[In, Out]):
             name: str,
             call: Callable[[In], Awaitable[Out]],
             *,
-            max_in_flight: int = MAX_IN_FLIGHT,
+            max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
             timeout: float = TIMEOUT,
             attempts: int = 1,
             backoff: Backoff | None = None,
@@ -112,7 +113,7 @@ class Service(Generic[In, Out]):
             name: str,
             call: Callable[[In], Out],
             *,
-            max_in_flight: int = MAX_IN_FLIGHT,
+            max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
             timeout: float = TIMEOUT,
             attempts: int = 1,
             backoff: Backoff | None = None,
@@ -128,7 +129,7 @@ class Service(Generic[In, Out]):
         name: str,
         call: Callable[[Any], Any],
         *,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         backoff: Backoff | None = None,
@@ -139,10 +140,14 @@ class Service(Generic[In, Out]):
         rng: random.Random | None = None,
     ) -> None:
         _check_call(name, call, blocking)
+        adaptive_limit = max_in_flight if isinstance(max_in_flight, AdaptiveLimit) else None
+        max_in_flight = max_in_flight.max if isinstance(max_in_flight, AdaptiveLimit) else max_in_flight
         _check_limits(name, max_in_flight, timeout, attempts, rate)
         self.name = name
         self.function = call
-        self.max_in_flight = max_in_flight
+        self.max_in_flight: int = max_in_flight
+        self.adaptive_limit = adaptive_limit
+        """How `max_in_flight` adapts; None if it does not."""
         self.timeout = timeout
         self.attempts = attempts
         self.backoff = backoff or Backoff()
@@ -151,16 +156,23 @@ class Service(Generic[In, Out]):
         self.rate = rate
         self.breaker = breaker
         rng = rng or random.Random()  # noqa: S311 - jitter
+        function = _as_coroutine_function(call, ThreadPoolExecutor(max_in_flight, name) if blocking else None)
+        limiter = None if adaptive_limit is None else AdaptiveLimiter(adaptive_limit)
         spec = CallSpec(
             service=name,
-            function=_as_coroutine_function(call, ThreadPoolExecutor(max_in_flight, name) if blocking else None),
+            function=function if limiter is None else measured(function, limiter, timeout),
             timeout=timeout,
             retry=RetryPolicy(attempts, self.backoff, retry_on, rng),
             rate_limiter=None if rate is None else RateLimiter(rate),
             pacer=_pacer_of(call),
         )
         self.bulkhead = Bulkhead(
-            spec, max_in_flight=max_in_flight, on_idle=getattr(call, "on_idle", None), breaker=breaker, rng=rng
+            spec,
+            max_in_flight=max_in_flight,
+            on_idle=getattr(call, "on_idle", None),
+            breaker=breaker,
+            adaptive=limiter,
+            rng=rng,
         )
         self._connection_statistics: Callable[[], ConnectionStatistics] | None = getattr(
             call, "connection_statistics", None
@@ -178,7 +190,7 @@ class Service(Generic[In, Out]):
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
         tls: Tls | None = None,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         backoff: Backoff | None = None,
@@ -220,7 +232,7 @@ class Service(Generic[In, Out]):
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
         tls: Tls | None = None,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         backoff: Backoff | None = None,
@@ -263,7 +275,8 @@ class Service(Generic[In, Out]):
         )
 
     def __repr__(self) -> str:
-        return f"Service({self.name!r}, max_in_flight={self.max_in_flight}, attempts={self.attempts})"
+        limit = self.adaptive_limit or self.max_in_flight
+        return f"Service({self.name!r}, max_in_flight={limit}, attempts={self.attempts})"
 
     def __eq__(self, other: object) -> bool:
         return self._identity == other._identity if is_service(other) else NotImplemented
@@ -278,6 +291,7 @@ class Service(Generic[In, Out]):
             self.name,
             self.function,
             self.max_in_flight,
+            self.adaptive_limit,
             self.timeout,
             self.attempts,
             self.backoff,
@@ -322,7 +336,7 @@ class Service(Generic[In, Out]):
         return Service(
             self.name,
             call,
-            max_in_flight=self.max_in_flight,
+            max_in_flight=self.adaptive_limit or self.max_in_flight,
             timeout=self.timeout,
             attempts=self.attempts,
             backoff=self.backoff,
