@@ -15,6 +15,7 @@ from reactivex import abc
 from reactivex.disposable import Disposable
 from reactivex.scheduler.eventloop import AsyncIOScheduler
 
+from penstock.core.deadlines import Deadlines
 from penstock.core.element import Element
 from penstock.core.fairness import FairScheduler
 from penstock.core.ledger import Ledger
@@ -79,6 +80,7 @@ class RunContext(AsyncIOScheduler):
         ordered: bool = False,
         ledger: Ledger | None = None,
         fairness: FairScheduler | None = None,
+        deadlines: Deadlines | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         super().__init__(self.loop)
@@ -88,6 +90,8 @@ class RunContext(AsyncIOScheduler):
         self.histograms = {} if histograms is None else histograms
         self.fairness = fairness or FairScheduler()
         """How this run shares the event loop with others."""
+        self.deadlines = deadlines
+        """The deadlines of its elements; None if they have none, which then costs nothing."""
         self.ordered = ordered
         """Whether results are reported in input order."""
         self.input_closed = False
@@ -120,6 +124,8 @@ class RunContext(AsyncIOScheduler):
                 await self.window.wait_for_capacity()
         element = Element(value, self.ledger.received - self.ledger.dropped, self.ledger, value)
         self.ledger.received += 1
+        if self.deadlines is not None:
+            self.deadlines.start((element,), self.loop.time())
         return element
 
     def histogram(self, step: str) -> DurationHistogram:
@@ -284,6 +290,7 @@ class BranchContext(RunContext):
             ordered=run.ordered,
             ledger=run.ledger,
             fairness=run.fairness,
+            deadlines=run.deadlines,
         )
         self._run = run
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from reactivex import Observable
 
+from penstock.core.deadlines import RunDeadline
 from penstock.core.element import Element
 from penstock.core.fairness import FairScheduler
 from penstock.deadletters import LetterWriter, Stores
@@ -137,10 +138,12 @@ class Supervisor:
         ordered: bool | None = None,
         limited: bool = False,
         letters: LetterWriter | None = None,
+        deadline: RunDeadline | None = None,
     ) -> Run:
         """Start a run. Raises `ShuttingDown` or `TooManyRuns` before it subscribes to the source.
 
-        `letters` takes its dead letters instead of the store of the flow.
+        `letters` takes its dead letters instead of the store of the flow. Elements that are not finished at the
+        `deadline` fail.
         """
         self.check(limited=limited)
         run = Run(
@@ -155,6 +158,7 @@ class Supervisor:
             fairness=self.fairness,
             on_end=self._on_end,
             letters=letters,
+            deadline=deadline,
         )
         self.runs[run.id] = run
         self._empty.clear()

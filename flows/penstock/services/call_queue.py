@@ -11,12 +11,33 @@ from typing import Any, Protocol, TypeAlias
 from msgspec import Struct
 
 from penstock.core.context import DurationHistogram
+from penstock.core.deadlines import Deadlines, ExpiryTimer
+from penstock.core.element import NEVER
+from penstock.errors import DeadlineExceeded
+
+BEFORE_CALL = "passed before it was called"
+DURING_CALL = "passed while it was called"
+BEFORE_RETRY = "passes before it can be called again"
+"""When a deadline passed, for the message."""
+
+CHECK_SECONDS = 1e-6
+"""Seconds between two checks of waiting calls, for each of them: checking takes time."""
 
 
 class Call(Protocol):
     """One call to make: an element, or a batch of elements. `value` is the argument."""
 
     value: Any
+
+    @property
+    def deadline(self) -> float:
+        """When it must be finished, on the clock of the event loop. For a batch it is the latest of its elements."""
+        ...
+
+
+Split: TypeAlias = Callable[[Any, float], tuple[Any, float]]
+"""Removes from a batch the elements whose deadlines have passed at a time, if not all have. Returns a batch of those,
+or None, and the earliest deadline of the others."""
 
 
 class RetriedCall(Struct, eq=False):
@@ -25,10 +46,16 @@ class RetriedCall(Struct, eq=False):
     call: Any
     attempt: int
     """Number of the next attempt, from 2."""
+    error: Exception | None = None
+    """Why the last attempt failed, if the call has a deadline."""
 
     @property
     def value(self) -> Any:
         return self.call.value
+
+    @property
+    def deadline(self) -> float:
+        return float(self.call.deadline)
 
 
 class CallFailed(Struct, frozen=True, eq=False):
@@ -64,6 +91,7 @@ class CallCounts:
 class Pool(Protocol):
     """The tasks that make the calls of all queues of a service."""
 
+    name: str
     is_limited: bool
     """Whether fewer calls may be in flight now than usual."""
 
@@ -135,15 +163,18 @@ class CallQueue:
     __slots__ = (
         "_clock",
         "_counts",
+        "_expiry",
         "_held",
         "_iteration_began",
         "_on_fault",
         "_on_results",
         "_pool",
+        "_split",
         "_timers",
         "closed",
         "completed",
         "context",
+        "deadlines",
         "failed",
         "has_retries",
         "immediate_errors",
@@ -194,6 +225,15 @@ class CallQueue:
         """The context of the run. Results are delivered in it; the context of the task belongs to no run."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._held: HeldCalls | None = None
+        self.deadlines: Deadlines | None = None
+        """The deadlines of the run; None if its calls have none."""
+        self._split: Split | None = None
+        self._expiry = ExpiryTimer(self.loop, self._expire_waiting)
+
+    def watch_deadlines(self, deadlines: Deadlines | None, split: Split | None = None) -> None:
+        """Fail calls at their deadlines. `split` is for calls of several elements, which have a deadline each."""
+        self.deadlines = deadlines
+        self._split = split
 
     @property
     def waiting(self) -> int:
@@ -209,6 +249,9 @@ class CallQueue:
             self.pending.extend(calls)
             if was_empty:
                 self._pool.enqueue(self)
+            if self.deadlines is not None:
+                now = self._clock()
+                self._expiry.watch(min([self.expire_elements(call, now) for call in calls]))
 
     def add_result(self, call: Call | RetriedCall, result: Any) -> None:
         """Add the result of a call that has waited. It is delivered with the others of this iteration."""
@@ -262,6 +305,7 @@ class CallQueue:
         """Drop waiting calls and cancel those in flight. Return the futures to wait for."""
         self.closed = True
         self.pending.clear()
+        self._expiry.stop()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -285,6 +329,37 @@ class CallQueue:
     def _retry(self, call: RetriedCall) -> None:
         del self._timers[id(call)]
         self.submit((call,))
+
+    def deadline_exceeded(
+        self, call: Call | RetriedCall, when: str = BEFORE_CALL, cause: Exception | None = None
+    ) -> DeadlineExceeded:
+        """Return the error of a call whose deadline passes. `cause` is the error of its last attempt."""
+        assert self.deadlines is not None
+        error = DeadlineExceeded(self._pool.name, self.deadlines.seconds_of(call.deadline), when)
+        error.__cause__ = cause or (call.error if isinstance(call, RetriedCall) else None)
+        if error.__cause__ is not None:
+            error.__cause__.__traceback__ = None  # it refers to the frames of the call
+        return error
+
+    def expire_elements(self, call: Call | RetriedCall, now: float) -> float:
+        """Fail the elements of a batch whose deadlines have passed. Return the earliest deadline of a call."""
+        if self._split is None:
+            return call.deadline
+        original, attempts, cause = (
+            (call.call, call.attempt - 1, call.error) if isinstance(call, RetriedCall) else (call, 0, None)
+        )
+        expired, earliest = self._split(original, now)
+        if expired is not None:
+            self.add_result(expired, CallFailed(self.deadline_exceeded(expired, BEFORE_CALL, cause), attempts))
+            self.failed += 1
+        return earliest
+
+    def _expire_waiting(self, now: float) -> float:
+        """Fail waiting calls whose deadlines have passed. Return when to check again."""
+        deadlines = [self.expire_elements(call, now) for call in self.pending]
+        self.expire(lambda call: None if call.deadline > now else self.deadline_exceeded(call))
+        earliest = min((deadline for deadline in deadlines if deadline > now), default=NEVER)
+        return max(earliest, now + len(deadlines) * CHECK_SECONDS)
 
     def notify_next_iteration(self) -> None:
         """Schedule one callback at the end of this loop iteration, for all calls that started in it.

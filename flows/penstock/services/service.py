@@ -190,6 +190,7 @@ class Service(Generic[In, Out]):
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
         tls: Tls | None = None,
+        deadline_header: str | None = None,
         max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
@@ -201,7 +202,8 @@ class Service(Generic[In, Out]):
 
         `response` is the type that the JSON of the response is converted to, or a function that converts it. `limit` is
         its maximum size in bytes (default 1 MiB), decompressed. `tls` has the certificates of an https service
-        (default: those of the system are trusted).
+        (default: those of the system are trusted). `deadline_header` is the header in which the time that remains until
+        the deadline of a value is sent: `Penstock-Deadline: 1.5s`, or `Grpc-Timeout: 1500m` by that name.
 
         >>> pricing = Service.http("pricing", "http://prices/{orderId}", timeout=2, attempts=3)
         """
@@ -210,7 +212,18 @@ class Service(Generic[In, Out]):
         convert = _converter(response)
         return Service(
             name,
-            HttpCall(name, url, method, headers or {}, convert, limit or RESPONSE_LIMIT, client, tls, body=body),
+            HttpCall(
+                name,
+                url,
+                method,
+                headers or {},
+                convert,
+                limit or RESPONSE_LIMIT,
+                client,
+                tls,
+                body=body,
+                deadline_header=deadline_header,
+            ),
             max_in_flight=max_in_flight,
             timeout=timeout,
             attempts=attempts,
@@ -232,6 +245,7 @@ class Service(Generic[In, Out]):
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
         tls: Tls | None = None,
+        deadline_header: str | None = None,
         max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
@@ -243,8 +257,8 @@ class Service(Generic[In, Out]):
 
         The request is a JSON array of the values, or of their `field`. The response must be an array of the same length
         and order. An item `{"error": {"type": …, "message": …}}` fails its element alone, and so does a value that
-        cannot be sent. `response` is the type of one item of the response, or a function that converts it. For `limit`
-        and `tls` see `http`.
+        cannot be sent. `response` is the type of one item of the response, or a function that converts it. For `limit`,
+        `tls` and `deadline_header` see `http`.
 
         >>> pricing = Service.http_batch("pricing", "http://prices", field="orderId")
         >>> step = Batch(pricing, size=50, max_wait=0.02)
@@ -264,6 +278,7 @@ class Service(Generic[In, Out]):
                 client,
                 tls,
                 item_field=field,
+                deadline_header=deadline_header,
             ),
             max_in_flight=max_in_flight,
             timeout=timeout,
