@@ -82,13 +82,13 @@ class Settled(DiscardResults):
         self.times: dict[Path, float] = {}
         self.failures: dict[Path, Any] = {}
 
-    def on_next(self, elements: list[Any]) -> None:
-        for element in elements:
+    def on_next(self, value: list[Any]) -> None:
+        for element in value:
             place = path_of(element)
             assert place not in self.times, "settled twice"
             self.times[place] = now()
             self.failures[place] = element.failure
-        super().on_next(elements)
+        super().on_next(value)
 
 
 async def paced(pauses: list[float]) -> AsyncIterator[dict[str, Any]]:
