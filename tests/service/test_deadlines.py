@@ -37,7 +37,7 @@ def test_items_that_are_not_finished_in_time_fail(server: Process, method: str, 
     """Also those that wait for a free call; the stream ends as usual."""
     start = time.monotonic()
     if method == "GET":
-        response = server.request("GET", "/orders/bulk?count=400", **headers)
+        response = server.request("GET", "/orders/bulk?count=400", None, **headers)
     else:
         response = server.post(*({"orderId": number} for number in range(1, 401)), **headers)
     check(response, 400)

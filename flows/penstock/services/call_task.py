@@ -241,7 +241,8 @@ class CallTask:
         queue.expire_elements(call, start)
         if call.deadline <= start:
             raise DeadlinePassed
-        self._set_deadline(call.deadline, queue.loop)
+        if call.deadline != self.deadline:  # elements that were emitted together have the same
+            self._set_deadline(call.deadline, queue.loop)
 
     def _set_deadline(self, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
         self.deadline = deadline
