@@ -455,6 +455,24 @@ def test_the_remaining_time_is_known_in_a_thread_and_unknown_without_a_deadline(
     assert remaining_seconds() is None
 
 
+def test_a_deadline_that_passed_is_not_that_of_the_next_call() -> None:
+    """The same task makes both."""
+    seen: list[float | None] = []
+
+    async def ask(value: float) -> None:
+        seen.append(remaining_seconds())
+        await asyncio.sleep(value)
+
+    service = Service("s", ask, max_in_flight=1)
+
+    async def main() -> None:
+        both = Flow[Any]("a").map_async(service).deadline(1), Flow[Any]("b").map_async(service)
+        await asyncio.gather(*(flow.run(from_iterable([5.0])) for flow in both))
+
+    quiet(main())
+    assert seen == [1.0, None]
+
+
 def test_a_call_that_ignores_its_cancelling_is_cancelled_again_after_the_timeout() -> None:
     """And not in every iteration of the event loop."""
     cancels: list[float] = []
