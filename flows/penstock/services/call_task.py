@@ -243,6 +243,11 @@ class CallTask:
         """Cancel the current call because it takes too long. A call that was cancelled before is cancelled again."""
         self.cancel(self.cancel_reason or reason)
 
+    @property
+    def next_deadline(self) -> float:
+        """The deadline of the current call, if it was not cancelled."""
+        return self.deadline if self.cancel_reason is None else NEVER
+
     def _check_deadline(self, queue: CallQueue, call: Call | RetriedCall, pause: float) -> None:
         """Raise `DeadlinePassed` if the next attempt, after a pause, could not start in time. Limit it otherwise.
 
@@ -253,7 +258,8 @@ class CallTask:
         queue.expire_elements(call, start)
         if call.deadline <= start:
             raise DeadlinePassed
-        self._set_deadline(call.deadline, queue.loop)
+        if call.deadline != self.deadline:  # elements that were emitted together have the same
+            self._set_deadline(call.deadline, queue.loop)
 
     def _set_deadline(self, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
         self.deadline = deadline
@@ -384,11 +390,11 @@ class TimeoutSweeper:
         now = loop.time() + 1e-9
         busy = [task for task in self._tasks if task.queue is not None]
         for task in busy:
-            due = task.started_at + self._timeout
-            if min(due, task.deadline) <= now:
-                task.time_out(CancelReason.TIMED_OUT if due <= task.deadline else CancelReason.DEADLINE)
+            due, deadline = task.started_at + self._timeout, task.next_deadline
+            if min(due, deadline) <= now:
+                task.time_out(CancelReason.TIMED_OUT if due <= deadline else CancelReason.DEADLINE)
                 task.overdue += loop.time() - task.started_at
-                task.started_at, task.deadline = loop.time(), NEVER
+                task.started_at = loop.time()
         if busy:
             self.watch(min(now, *(task.started_at for task in busy)), loop)
-            self.watch_deadline(min(task.deadline for task in busy), loop)
+            self.watch_deadline(min(task.next_deadline for task in busy), loop)
