@@ -310,7 +310,10 @@ class CircuitBreaker:
             insort(row, failed.started_at)
         else:
             row.append(failed.started_at)
-        return len(row) >= needed and self._in_flight(row[0], row[-1]) <= len(row) * UNDECIDED
+        if len(row) < needed:
+            return False
+        undecided = self._in_flight(row[0], row[-1]) - 1  # without this one
+        return undecided <= len(row) * UNDECIDED
 
     def _is_rate_exceeded(self, failed: FailedAttempt, rate: float) -> bool:
         """Count a failure among the last calls: those that succeeded, and those that failed for a reason that counts.
