@@ -82,13 +82,13 @@ class Settled(DiscardResults):
         self.times: dict[Path, float] = {}
         self.failures: dict[Path, Any] = {}
 
-    def on_next(self, elements: list[Any]) -> None:
-        for element in elements:
+    def on_next(self, value: list[Any]) -> None:
+        for element in value:
             place = path_of(element)
             assert place not in self.times, "settled twice"
             self.times[place] = now()
             self.failures[place] = element.failure
-        super().on_next(elements)
+        super().on_next(value)
 
 
 async def paced(pauses: list[float]) -> AsyncIterator[dict[str, Any]]:
@@ -453,6 +453,24 @@ def test_the_remaining_time_is_known_in_a_thread_and_unknown_without_a_deadline(
     quiet(main())
     assert sorted(seen, key=str) == [("a", 2.0), ("a", 3.0), ("b", None), ("b", None), ("c", 9.0)]
     assert remaining_seconds() is None
+
+
+def test_a_deadline_that_passed_is_not_that_of_the_next_call() -> None:
+    """The same task makes both."""
+    seen: list[float | None] = []
+
+    async def ask(value: float) -> None:
+        seen.append(remaining_seconds())
+        await asyncio.sleep(value)
+
+    service = Service("s", ask, max_in_flight=1)
+
+    async def main() -> None:
+        both = Flow[Any]("a").map_async(service).deadline(1), Flow[Any]("b").map_async(service)
+        await asyncio.gather(*(flow.run(from_iterable([5.0])) for flow in both))
+
+    quiet(main())
+    assert seen == [1.0, None]
 
 
 def test_a_call_that_ignores_its_cancelling_is_cancelled_again_after_the_timeout() -> None:

@@ -76,6 +76,7 @@ class AdaptiveLimiter:
         "_ceiling",
         "_clean_round",
         "_first_round",
+        "_good",
         "_hold_until",
         "_limit",
         "_options",
@@ -120,7 +121,9 @@ class AdaptiveLimiter:
         """While it is: the limit and the measurement when that began, or when the limit was halved last."""
         self._overloaded_since = 0.0
         self._ceiling: float | None = None
-        """The lowest limit that was too high in the last overload."""
+        """The lowest limit that was too high in the last overload, as far as that is known."""
+        self._good = 0.0
+        """The last limit that was used and not too high."""
         self._hold_until = 0.0
 
     def begin(self) -> int:
@@ -175,6 +178,7 @@ class AdaptiveLimiter:
                 self._hold_until = now + min(HOLD * (now - self._overloaded_since), MAX_HOLD)
             self._baseline = measurement.lower(self._baseline)
             if self._peak >= self.limit:
+                self._good = self._limit
                 self._grow(now)
         elif self._overload is None:
             self._overload, self._overloaded_since = (self._limit, measurement), self._since
@@ -201,11 +205,11 @@ class AdaptiveLimiter:
             self.on_growth()
 
     def _shrink(self, measurement: Measurement) -> None:
-        self._ceiling = self._limit
+        self._ceiling = (self._good + self._limit) / 2 if self._good < self._limit else self._limit
         self._clean_round = self._round + 1
         # As TCP after a retransmission timeout: round trips are as long as the timeout now, so there is no time for
         # many small steps.
-        self._set_limit(self._options.min if measurement.timed_out > 0.5 else self._limit * DECREASE)
+        self._set_limit(self._options.min if measurement.lost > 0.5 else self._limit * DECREASE)
 
     def _set_limit(self, limit: float) -> None:
         self._limit = min(max(limit, self._options.min), self._options.max)

@@ -43,9 +43,9 @@ class Measurement(Struct, frozen=True):
     error: float
     """Standard error of it."""
     failed: float
-    """Share of the calls that were rejected, or of the time that calls which timed out took: the larger one."""
-    timed_out: float
-    """Share of the calls that timed out."""
+    """Share of the calls that were rejected, or `lost`: the larger one."""
+    lost: float
+    """Share of the time that calls took which timed out."""
     calls: int
 
     @property
@@ -80,7 +80,7 @@ class Measurement(Struct, frozen=True):
             baseline.latency + latency / 4,
             baseline.error,
             baseline.failed + failed / 4,
-            baseline.timed_out,
+            baseline.lost,
             baseline.calls,
         )
 
@@ -126,6 +126,6 @@ class Samples:
             latency=mean,
             error=math.sqrt(variance / self.calls),
             failed=max(self._rejected / self.calls, lost),
-            timed_out=self._timed_out / self.calls,
+            lost=lost,
             calls=self.calls,
         )
