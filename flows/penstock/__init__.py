@@ -58,6 +58,7 @@ _MODULES = {
     "from_stdin": "sources",
     "generate": "sources",
     "ndjson": "sources",
+    "remaining_seconds": "core.deadlines",
     "ticks": "sources",
 }
 """The public names, and the modules that define them."""

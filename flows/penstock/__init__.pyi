@@ -1,5 +1,6 @@
 # The names of `__init__.py` for type checkers. A test compares the two.
 
+from penstock.core.deadlines import remaining_seconds
 from penstock.core.element import Failure
 from penstock.errors import (
     ElementError,
@@ -79,5 +80,6 @@ __all__ = [
     "from_stdin",
     "generate",
     "ndjson",
+    "remaining_seconds",
     "ticks",
 ]

@@ -130,6 +130,9 @@ class ServiceOptions(Located):
     response: Any = optional(function_or_fields("response"), "Which part of the JSON response is the result")
     limit: int | None = optional(Size(), "How many bytes a response may have (1MiB)")
     tls: Tls | None = optional(TLS, "The certificates of an https service, in PEM files")
+    deadline_header: str | None = optional(
+        Text(), "The header in which the time that remains until the deadline is sent: Penstock-Deadline"
+    )
     batch: bool | str | None = optional(
         BATCH, "One request for many values: true, or the field of each value that is sent"
     )
@@ -146,7 +149,7 @@ SERVICE = OneKey(
 
 SERVICES = MapOf(SERVICE, keys=SERVICE_NAME)
 
-_HTTP_ONLY = ("headers", "body", "response", "limit", "tls", "batch")
+_HTTP_ONLY = ("headers", "body", "response", "limit", "tls", "deadline_header", "batch")
 _CALL_ONLY = ("blocking",)
 
 
@@ -195,6 +198,7 @@ def _http_call(title: str, chosen: Chosen[ServiceOptions], environment: Mapping[
         "response": options.response,
         "limit": options.limit or RESPONSE_LIMIT,
         "tls": options.tls,
+        "deadline_header": options.deadline_header,
         "environment": environment,
     }
     if not options.batch:
@@ -235,6 +239,7 @@ def _dump_http(call: HttpRequestSpec) -> dict[str, Plain]:
         "response": None if call.response is None else dump_function(call.response, "response"),
         "limit": None if call.limit == RESPONSE_LIMIT else show_size(call.limit),
         "tls": None if call.tls is None else drop_none({"ca": call.tls.ca, "cert": call.tls.cert, "key": call.tls.key}),
+        "deadline_header": call.deadline_header,
     }
     if isinstance(call, HttpCall) and call.body is not None:
         more["body"] = dump_function(call.body)

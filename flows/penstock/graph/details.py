@@ -59,8 +59,9 @@ def store_label(store: str | DeadLetterStore) -> str:
 
 
 def window_label(flow: Flow[Any]) -> str:
-    """Describe how much one run holds in flight."""
-    return f"window {flow.elements:,} elements, {format_size(flow.bytes)}"
+    """Describe how much one run holds in flight, and for how long."""
+    window = f"window {flow.elements:,} elements, {format_size(flow.bytes)}"
+    return window if flow.max_seconds is None else f"{window}, deadline {format_duration(flow.max_seconds)}"
 
 
 def schedule_label(schedule: object) -> str:

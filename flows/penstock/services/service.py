@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 from typing_extensions import TypeIs, TypeVar
 
+from penstock.core.context import DurationHistogram
 from penstock.services.adaptive_limit import AdaptiveLimit, AdaptiveLimiter, measured
 from penstock.services.bulkhead import Bulkhead
 from penstock.services.call_queue import CallQueue, ResultCallback
@@ -26,7 +27,7 @@ from penstock.services.retry import Backoff, RateLimiter, RetryPolicy, is_retrya
 from penstock.support.tasks import call_without_stop_iteration
 
 if TYPE_CHECKING:
-    from penstock.services.http_client import HttpClient, Tls
+    from penstock.services.http_client import ConnectionStatistics, HttpClient, Tls
 
 T = TypeVar("T", default=Any)
 In = TypeVar("In", contravariant=True, default=Any)
@@ -64,6 +65,10 @@ class ServiceStatistics(Struct, frozen=True):
     """How often the circuit breaker has opened."""
     next_probe_seconds: float | None = None
     """Seconds until the service is tried again; None if the circuit breaker is not open."""
+    durations: Mapping[str, DurationHistogram] = msgspec.field(default_factory=dict[str, DurationHistogram])
+    """How long attempts took so far, by outcome."""
+    connections: ConnectionStatistics | None = None
+    """Connections now; None if the service is not called over HTTP."""
 
 
 class Service(Generic[In, Out]):
@@ -81,7 +86,8 @@ class Service(Generic[In, Out]):
 
     If `call` is an object with a coroutine method `on_idle` (looked up once, here), that method is awaited when no run
     uses the service and no supervisor retains it. The service may be called again later. If it has a `Pacer` as its
-    attribute `pacer`, that one decides when the next call may start.
+    attribute `pacer`, that one decides when the next call may start. Its method `connection_statistics` returns what
+    the statistics of the service report about connections.
     """
 
     if TYPE_CHECKING:
@@ -169,6 +175,9 @@ class Service(Generic[In, Out]):
             adaptive=limiter,
             rng=rng,
         )
+        self._connection_statistics: Callable[[], ConnectionStatistics] | None = getattr(
+            call, "connection_statistics", None
+        )
 
     @staticmethod
     def http(
@@ -182,6 +191,7 @@ class Service(Generic[In, Out]):
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
         tls: Tls | None = None,
+        deadline_header: str | None = None,
         max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
@@ -193,7 +203,8 @@ class Service(Generic[In, Out]):
 
         `response` is the type that the JSON of the response is converted to, or a function that converts it. `limit` is
         its maximum size in bytes (default 1 MiB), decompressed. `tls` has the certificates of an https service
-        (default: those of the system are trusted).
+        (default: those of the system are trusted). `deadline_header` is the header in which the time that remains until
+        the deadline of a value is sent: `Penstock-Deadline: 1.5s`, or `Grpc-Timeout: 1500m` by that name.
 
         >>> pricing = Service.http("pricing", "http://prices/{orderId}", timeout=2, attempts=3)
         """
@@ -202,7 +213,18 @@ class Service(Generic[In, Out]):
         convert = _converter(response)
         return Service(
             name,
-            HttpCall(name, url, method, headers or {}, convert, limit or RESPONSE_LIMIT, client, tls, body=body),
+            HttpCall(
+                name,
+                url,
+                method,
+                headers or {},
+                convert,
+                limit or RESPONSE_LIMIT,
+                client,
+                tls,
+                body=body,
+                deadline_header=deadline_header,
+            ),
             max_in_flight=max_in_flight,
             timeout=timeout,
             attempts=attempts,
@@ -224,6 +246,7 @@ class Service(Generic[In, Out]):
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
         tls: Tls | None = None,
+        deadline_header: str | None = None,
         max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
@@ -235,8 +258,8 @@ class Service(Generic[In, Out]):
 
         The request is a JSON array of the values, or of their `field`. The response must be an array of the same length
         and order. An item `{"error": {"type": …, "message": …}}` fails its element alone, and so does a value that
-        cannot be sent. `response` is the type of one item of the response, or a function that converts it. For `limit`
-        and `tls` see `http`.
+        cannot be sent. `response` is the type of one item of the response, or a function that converts it. For `limit`,
+        `tls` and `deadline_header` see `http`.
 
         >>> pricing = Service.http_batch("pricing", "http://prices", field="orderId")
         >>> step = Batch(pricing, size=50, max_wait=0.02)
@@ -256,6 +279,7 @@ class Service(Generic[In, Out]):
                 client,
                 tls,
                 item_field=field,
+                deadline_header=deadline_header,
             ),
             max_in_flight=max_in_flight,
             timeout=timeout,
@@ -313,6 +337,8 @@ class Service(Generic[In, Out]):
             open_seconds=0.0 if circuit is None else circuit.open_seconds(now),
             opened=0 if circuit is None else circuit.opened,
             next_probe_seconds=None if circuit is None else circuit.next_probe_seconds(now),
+            durations={result: histogram.copy() for result, histogram in counts.durations.items()},
+            connections=self._connection_statistics() if self._connection_statistics is not None else None,
         )
 
     @property
