@@ -77,8 +77,9 @@ class Service(Generic[In, Out]):
     `call` receives the value of an element and returns the response. It is a coroutine function, or a plain function
     that returns quickly. A function that blocks runs in a thread with `blocking=True`; the service then has
     `max_in_flight` threads. A timeout abandons a call in a thread but cannot stop it: the thread makes no
-    other call until the function returns. With an `AdaptiveLimit` as `max_in_flight`, as many calls are in flight as the
-    service can handle.
+    other call until the function returns.
+
+    `max_in_flight` may be an `AdaptiveLimit`: then as many calls are in flight as the service can handle.
 
     `timeout` is in seconds, for one attempt. `attempts` includes the first one. `retry_on` returns whether an error is
     retryable (default: all errors without `retryable = False`). `rate` is in calls per second, over all runs and
