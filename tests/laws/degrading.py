@@ -1,4 +1,4 @@
-"""Services that are overloaded beyond a number of calls in flight, and calls of them, in virtual time without a loop."""
+"""Services that are overloaded beyond a number of calls in flight, and callers, in virtual time without a loop."""
 
 from __future__ import annotations
 

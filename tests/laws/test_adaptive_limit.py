@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -34,8 +35,8 @@ def test_it_settles_at_the_capacity(kind: str, spread: str) -> None:
     callers = adaptive(Server(kind, spread=spread))
     callers.run(20)
     throughput = callers.run(MAX_HOLD + 10 if kind == "hangs" else 15)
-    assert throughput > BEST * (0.75 if kind == "hangs" else 0.9)
-    assert 34 < callers.mean_limit < 65
+    assert throughput > BEST * (0.7 if kind == "hangs" else 0.9)
+    assert 30 < callers.mean_limit < 65
 
 
 @pytest.mark.parametrize("kind", ["slows down", "hangs"])
@@ -54,8 +55,8 @@ def test_it_follows_the_capacity_within_seconds(kind: str) -> None:
     callers.run(8)
     assert callers.run(5) > 0.85 * 1600
     server.capacity = 20
-    callers.run(8)
-    assert callers.run(5) > 0.85 * 400
+    callers.run(10)
+    assert callers.run(5) > 0.8 * 400
 
 
 @pytest.mark.parametrize("spread", ["even", "exponential"])
@@ -63,8 +64,8 @@ def test_it_follows_the_capacity_within_seconds(kind: str) -> None:
 def test_it_climbs_to_the_maximum_while_the_service_is_healthy(kind: str, spread: str) -> None:
     """Also if a third of the elements is rejected by design."""
     callers = adaptive(Server(kind, spread=spread))
-    callers.run(20)
-    callers.run(20)
+    callers.run(14)
+    callers.run(2)
     assert callers.mean_limit > 240
 
 
@@ -103,6 +104,7 @@ def test_a_limit_that_is_hardly_used_does_not_shrink() -> None:
     callers = adaptive(server)
     callers.run(10)
     assert callers.limiter.limit == 256
+    callers.run(2, demand=lambda: 100)
     server.kind, server.capacity = "hangs", 0
     callers.run(30, demand=lambda: 100)
     assert callers.limiter.limit == 256
@@ -130,7 +132,7 @@ def test_one_decrease_in_a_round_trip() -> None:
         if callers.limiter.limit < before:
             decreases.append(callers.now)
     assert len(decreases) > 3
-    assert all(later - earlier > 2 * SECONDS for earlier, later in zip(decreases, decreases[1:], strict=False))
+    assert all(later - earlier > 2 * SECONDS for earlier, later in pairwise(decreases))
 
 
 def test_a_single_timeout_proves_nothing() -> None:
@@ -141,8 +143,21 @@ def test_a_single_timeout_proves_nothing() -> None:
         (2.0, "timed_out") if rng.random() < 0.001 else respond(now, calls)
     )
     callers = adaptive(server)
-    callers.run(20)
-    callers.run(20)
+    callers.run(10)
+    callers.run(10)
+    assert callers.mean_limit > 200
+
+
+def test_a_hundredth_of_timeouts_is_usual_too() -> None:
+    """They take a third of the time of all calls. They are as many with any limit."""
+    server, rng = Server("handles all"), random.Random(1)
+    respond = server.respond
+    server.respond = lambda now, calls: (  # type: ignore[method-assign]
+        (2.0, "timed_out") if rng.random() < 0.01 else respond(now, calls)
+    )
+    callers = adaptive(server)
+    callers.run(60)
+    callers.run(10)
     assert callers.mean_limit > 220
 
 
@@ -229,8 +244,8 @@ def test_the_sample_orders_use_all_that_is_allowed() -> None:
 
     inventory = Service("inventory", stock, max_in_flight=AdaptiveLimit(), attempts=2, backoff=NONE)
     flow = orders_flow(inventory=inventory)
-    summary = quiet(flow.run(from_iterable([sample_order(number) for number in range(1, 9001)])))
-    assert summary.failed == 3000
+    summary = quiet(flow.run(from_iterable([sample_order(number) for number in range(1, 6001)])))
+    assert summary.failed == 2000
     assert inventory.statistics().limit == 256
 
 
@@ -305,12 +320,12 @@ def test_services_for_tests_have_the_same_limit() -> None:
 
 
 def test_the_hold_has_an_end() -> None:
-    """After an overload of an hour, more is tried after half a minute."""
+    """After a long overload, more is tried after half a minute."""
     server = Server("hangs")
     callers = adaptive(server)
     callers.run(20)
     server.capacity = 2
-    callers.run(3600)
+    callers.run(600)
     server.capacity = 80
-    callers.run(MAX_HOLD + 30)
+    callers.run(MAX_HOLD + 60)
     assert callers.run(10) > 0.7 * 1600
