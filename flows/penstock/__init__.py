@@ -20,6 +20,7 @@ from importlib import import_module as _import_module
 __version__ = "0.2.0"
 
 _MODULES = {
+    "AdaptiveLimit": "services",
     "Backoff": "services",
     "Breaker": "services",
     "Cron": "runtime",

@@ -21,7 +21,7 @@ from penstock.runtime import (
     Summary,
     Supervisor,
 )
-from penstock.services import Backoff, Breaker, Service
+from penstock.services import AdaptiveLimit, Backoff, Breaker, Service
 from penstock.sinks import FileSink, Sink, StdoutSink
 from penstock.sources import (
     Overflow,
@@ -41,6 +41,7 @@ from penstock.sources import (
 __version__: str
 
 __all__ = [
+    "AdaptiveLimit",
     "Backoff",
     "Breaker",
     "Cron",

@@ -222,7 +222,12 @@ def flows(draw: st.DrawFn) -> Flow[Any]:
         )
         flow = flow.worker(name, draw(st.sampled_from(sources)), schedule)
     serving = st.sampled_from(
-        [{}, {"http": False}, {"name": "x", "max_runs": 3, "max_line": 65536, "max_body": 100, "max_count": 9}]
+        [
+            {},
+            {"http": False},
+            {"refuse_when_open": True},
+            {"name": "x", "max_runs": 3, "max_line": 65536, "max_body": 100, "max_count": 9},
+        ]
     )
     flow = flow.serve(**draw(serving))
     if draw(st.booleans()):

@@ -23,11 +23,17 @@ from penstock.errors import CallTimeout, InvalidCallResult, InvalidItem, Service
 from penstock.flowfile.quantities import read_duration
 from penstock.services import NONE, Backoff, CallFailed, Service
 from penstock.services.deadline_header import format_deadline, parse_grpc_timeout
-from penstock.services.http_client import ExchangeFailed, HttpClient, connection_error_reason, parse_retry_after
+from penstock.services.http_client import (
+    ConnectionStatistics,
+    ExchangeFailed,
+    HttpClient,
+    connection_error_reason,
+    parse_retry_after,
+)
 from penstock.services.url_template import UrlTemplate
 from penstock_http.simulation.faults import FaultSettings
 from penstock_http.simulation.services import simulated
-from waiting import HANG_SECONDS
+from waiting import HANG_SECONDS, until_async
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -482,6 +488,28 @@ async def test_a_batch_response_of_another_length_is_an_invalid_result(client: H
         (failed,) = await call(Service.http_batch("s", url, client=client, attempts=2), [1, 2])
     assert type(failed) is CallFailed
     assert isinstance(failed.error, InvalidCallResult)
+
+
+async def test_statistics_count_the_connections_of_the_service(client: HttpClient) -> None:
+    """Those of another service with the same client are not counted, and a Python service has none."""
+    release = asyncio.Event()
+
+    async def reply(request: web.Request) -> web.Response:
+        await release.wait()
+        return web.json_response(1)
+
+    async with server(reply) as url, server(reply) as other_url:
+        service = Service.http("pricing", f"{url}/{{id}}", client=client, max_in_flight=2)
+        other = Service.http("stock", other_url, client=client)
+        assert service.statistics().connections == ConnectionStatistics(open=0, idle=0, awaited=0)
+
+        calls = asyncio.ensure_future(call(service, {"id": 1}, {"id": 2}, {"id": 3}))
+        await until_async(lambda: service.statistics().connections == ConnectionStatistics(open=2, idle=0, awaited=0))
+        release.set()
+        await calls
+        assert service.statistics().connections == ConnectionStatistics(open=2, idle=2, awaited=0)
+        assert other.statistics().connections == ConnectionStatistics()
+    assert Service("python", str).statistics().connections is None
 
 
 def test_a_client_serves_one_event_loop_after_another() -> None:

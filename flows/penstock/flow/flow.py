@@ -33,7 +33,7 @@ from penstock.runtime.schedule import Once, Schedule, validate_schedule
 from penstock.runtime.stream import Results
 from penstock.runtime.summary import Summary
 from penstock.runtime.wiring import RunPlan
-from penstock.services import MAX_IN_FLIGHT, TIMEOUT, Service
+from penstock.services import MAX_IN_FLIGHT, TIMEOUT, AdaptiveLimit, Service
 from penstock.services.service import is_service
 from penstock.sinks import Sink
 from penstock.sources import Source
@@ -288,7 +288,7 @@ class Flow(Generic[In, Out]):
         self,
         service: Service[Out, T] | Callable[[Out], Awaitable[T]],
         *,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         ordered: bool = False,
@@ -460,7 +460,7 @@ class Flow(Generic[In, Out]):
             *,
             size: int,
             max_wait: float,
-            max_in_flight: int = MAX_IN_FLIGHT,
+            max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
             timeout: float = TIMEOUT,
             attempts: int = 1,
             name: str | None = None,
@@ -473,7 +473,7 @@ class Flow(Generic[In, Out]):
             *,
             size: int,
             max_wait: float,
-            max_in_flight: int = MAX_IN_FLIGHT,
+            max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
             timeout: float = TIMEOUT,
             attempts: int = 1,
             name: str | None = None,
@@ -485,7 +485,7 @@ class Flow(Generic[In, Out]):
         *,
         size: int,
         max_wait: float,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         name: str | None = None,
@@ -691,9 +691,11 @@ class Flow(Generic[In, Out]):
         max_line: int | None = None,
         max_body: int | None = None,
         max_count: int | None = None,
+        refuse_when_open: bool = False,
     ) -> Flow[In, Out]:
         """Set how the flow is served over HTTP; see `ServingOptions`."""
-        return replace(self, serving=ServingOptions(name, http, max_runs, max_line, max_body, max_count))
+        serving = ServingOptions(name, http, max_runs, max_line, max_body, max_count, refuse_when_open)
+        return replace(self, serving=serving)
 
     def services(self, others: Mapping[str, Service]) -> Flow[In, Out]:
         """Replace the services with these names. Raises `FlowDefinitionError` for a name that the flow does not have.

@@ -184,6 +184,7 @@ def _serve(serve: Serve, flow: Flow[Any]) -> Flow[Any]:
         max_line=serve.max_line,
         max_body=serve.max_body,
         max_count=serve.max_count,
+        refuse_when_open=bool(serve.refuse_when_open),
     )
 
 

@@ -86,6 +86,9 @@ class Serve(Located):
     max_line: int | None = optional(Size(), "How many bytes one line may have")
     max_body: int | None = optional(Size(), "How many bytes a JSON array, or a response that is not streamed, may have")
     max_count: int | None = optional(Integer(min=1), "How many samples one GET may request")
+    refuse_when_open: bool | None = optional(
+        Boolean(), "Whether requests get 503 while the circuit breaker of a service is open (false: they wait)"
+    )
 
 
 SERVE: Form[Serve] = Either(Boolean().then(lambda http: Serve(http=http)), Record(Serve))

@@ -22,9 +22,16 @@ def service_details(service: Service) -> tuple[str, ...]:
     url = getattr(service.function, "url", None)
     return (
         *((hide_password(url),) if isinstance(url, str) else ()),
-        f"max {service.max_in_flight} in flight",
+        _limit_label(service),
         f"timeout {format_duration(service.timeout)}",
         *((f"attempts {service.attempts}",) if service.attempts > 1 else ()),
+    )
+
+
+def _limit_label(service: Service) -> str:
+    adaptive = service.adaptive_limit
+    return (
+        f"max {service.max_in_flight} in flight" if adaptive is None else f"{adaptive.min} to {adaptive.max} in flight"
     )
 
 

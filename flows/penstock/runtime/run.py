@@ -124,6 +124,11 @@ class Run:
         return self.plan.revision
 
     @property
+    def awaited_service(self) -> str | None:
+        """The name of a service for whose open circuit breaker calls of this run wait; None if there is none."""
+        return self.context.awaited_service
+
+    @property
     def finished(self) -> asyncio.Future[Summary]:
         """A future for the summary. Cancelling the future does not cancel the run.
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
 
+from penstock.core.context import DurationHistogram
 from penstock.core.deadlines import Deadlines, ExpiryTimer
 from penstock.core.element import NEVER
 from penstock.errors import DeadlineExceeded
@@ -71,7 +72,7 @@ ResultCallback: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], None]
 class CallCounts:
     """Counters of one service, over all its queues. Attempts are counted by outcome."""
 
-    __slots__ = ("cancelled", "errors", "ok", "ok_at", "retries", "timeouts")  # no Struct: slower to set
+    __slots__ = ("cancelled", "durations", "errors", "ok", "ok_at", "retries", "timeouts")  # no Struct: slower to set
 
     def __init__(self) -> None:
         self.ok = 0
@@ -83,12 +84,15 @@ class CallCounts:
         """Attempts whose run ended before they did."""
         self.retries = 0
         """Attempts after the first one of a call."""
+        self.durations = {result: DurationHistogram() for result in ("ok", "error", "timeout", "cancelled")}
+        """How long attempts took, by outcome."""
 
 
 class Pool(Protocol):
     """The tasks that make the calls of all queues of a service."""
 
     name: str
+    """The name of the service."""
     is_limited: bool
     """Whether fewer calls may be in flight now than usual."""
 
@@ -162,6 +166,7 @@ class CallQueue:
         "_counts",
         "_expiry",
         "_held",
+        "_iteration_began",
         "_on_fault",
         "_on_results",
         "_pool",
@@ -173,12 +178,14 @@ class CallQueue:
         "deadlines",
         "failed",
         "has_retries",
+        "immediate_errors",
         "iteration",
         "loop",
         "notification_pending",
         "pending",
         "results",
         "started",
+        "waited_since",
     )
 
     def __init__(
@@ -204,6 +211,11 @@ class CallQueue:
         """True while `_on_next_iteration` is scheduled."""
         self.started: list[StartedTask] = []
         """Tasks that started calls in this iteration."""
+        self.waited_since: list[float] = []
+        """When those of the successful calls in `completed` started that have waited."""
+        self.immediate_errors = 0
+        """Attempts that failed in this iteration without having waited."""
+        self._iteration_began = 0.0
         self._pool = pool
         self._counts = counts
         self._clock = clock
@@ -228,6 +240,11 @@ class CallQueue:
     def waiting(self) -> int:
         """Number of calls that wait for a task or for their next attempt."""
         return len(self.pending) + len(self._timers)
+
+    @property
+    def awaited_service(self) -> str | None:
+        """The name of the service if calls wait because its circuit breaker is not closed, else None."""
+        return self._pool.name if self._held is not None and self.waiting else None
 
     def submit(self, calls: Sequence[Any]) -> None:
         """Add calls to make."""
@@ -298,7 +315,9 @@ class CallQueue:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._count_results(self.completed, self._clock())
+        now = self._clock()
+        self._record_durations(now)
+        self._count_results(self.completed, now)
         self.failed = 0
         self._held = None
         self.completed, self.results, self.started = [], [], []
@@ -354,6 +373,7 @@ class CallQueue:
         A callback for each call cost a tenth more per order when services wait for a millisecond.
         """
         self.notification_pending = True
+        self._iteration_began = self._clock()
         self.loop.call_soon(self._on_next_iteration, context=self.context)
 
     def _on_next_iteration(self) -> None:
@@ -369,6 +389,7 @@ class CallQueue:
             if task.started_at < now:  # a task that waits for the rate limit starts its call later
                 task.started_at = now
         self.started.clear()
+        self._record_durations(now)
         if not self.completed:
             return
         calls, results = self.completed, self.results
@@ -388,11 +409,35 @@ class CallQueue:
 
     def _count_results(self, calls: Sequence[Any], now: float) -> None:
         """Count successful calls, delivered or not. Failed ones were counted when they failed."""
-        if ok := len(calls) - self.failed:
+        if calls and (ok := len(calls) - self.failed):  # `failed` is still set while results are delivered
             self._counts.ok += ok
             self._counts.ok_at = now
             if self._pool.is_limited:
                 self._pool.record_ok(ok, now)
+
+    def _record_durations(self, now: float) -> None:
+        """Record how long the attempts of this iteration took, except those that failed after they had waited.
+
+        The time is exact to an iteration of the event loop. Calls that did not wait share the time of the iteration:
+        reading the clock for each would cost more than most of them take.
+        """
+        durations, waited = self._counts.durations, self.waited_since
+        succeeded = len(self.completed) - self.failed - len(waited) if self.completed else 0
+        if immediate := succeeded + self.immediate_errors:
+            each = (now - self._iteration_began) / immediate
+            durations["ok"].add(each, succeeded)
+            if self.immediate_errors:
+                durations["error"].add(each, self.immediate_errors)
+                self.immediate_errors = 0
+        if waited:
+            since, count = waited[0], 0
+            for started_at in waited:  # those that started in one iteration have one start time
+                if started_at != since:
+                    durations["ok"].add(now - since, count)
+                    since, count = started_at, 0
+                count += 1
+            durations["ok"].add(now - since, count)
+            waited.clear()
 
     def report_fault(self, error: BaseException) -> None:
         """Report a fault of the step, or of the service, that is not the failure of one element."""

@@ -88,6 +88,7 @@ class CallTask:
         "deadline",
         "ended",
         "free",
+        "overdue",
         "queue",
         "started_at",
         "task",
@@ -122,6 +123,8 @@ class CallTask:
         """Whether the last call waited, so that other tasks could run since it started."""
         self.cancels = 0
         """How often the current call was cancelled."""
+        self.overdue = 0.0
+        """Seconds that the current call had taken when `started_at` was last moved, because of its timeout."""
         self.ended = False
         self.free = asyncio.Event()
         """Set when a cancelled call has ended."""
@@ -204,9 +207,12 @@ class CallTask:
                     left = 1  # the others are held
             if queue.iteration != iteration:
                 self.waited = True
+                since = self.started_at - self.overdue
                 if self.cancel_reason is not None or self.task.cancelling():  # the call suppressed its cancellation
                     self.clear_cancellation()
                 if result is not _NO_RESULT:
+                    if type(result) is not CallFailed:
+                        queue.waited_since.append(since)
                     queue.add_result(call, result)
                 return limit - left + 1
             if result is not _NO_RESULT:
@@ -264,7 +270,7 @@ class CallTask:
         self.free.set()
         for _ in range(self.cancels):
             self.task.uncancel()
-        self.cancels = 0
+        self.cancels, self.overdue = 0, 0.0
         if self.task.cancelling():
             if all(task.cancelling() for task in asyncio.all_tasks()):
                 raise asyncio.CancelledError
@@ -280,6 +286,7 @@ class CallTask:
         `attempt` counts the attempts that this task made in a row. `at_once`: whether the call did not wait.
         """
         counts, service = self._counts, self._spec.service
+        seconds = self._clock() - self.started_at + self.overdue
         earlier = call.attempt - 1 if type(call) is RetriedCall else 0
         if isinstance(error, DeadlinePassed):  # before the attempt
             queue.failed += 1
@@ -288,9 +295,11 @@ class CallTask:
             reason = self.clear_cancellation()
             if queue.closed or reason is CancelReason.RUN_ENDED:
                 counts.cancelled += 1
+                counts.durations["cancelled"].add(seconds)
                 return _NO_RESULT
             if reason is CancelReason.DEADLINE:
                 counts.timeouts += 1
+                counts.durations["timeout"].add(seconds)
                 queue.failed += 1
                 return CallFailed(queue.deadline_exceeded(call, DURING_CALL), earlier + attempt)
             error = CallTimeout(service, self._spec.timeout)
@@ -300,12 +309,18 @@ class CallTask:
         elif not isinstance(error, Exception):  # SystemExit and the like end the run, as in any other function
             queue.report_fault(error)
             counts.cancelled += 1
+            counts.durations["cancelled"].add(seconds)
             return _NO_RESULT
 
         if isinstance(error, CallTimeout):
             counts.timeouts += 1
+            counts.durations["timeout"].add(seconds)
         else:
             counts.errors += 1
+            if at_once:
+                queue.immediate_errors += 1
+            else:
+                counts.durations["error"].add(seconds)
         attempt += earlier
         guard = self._guard
         if guard is not None and not queue.closed:
@@ -372,6 +387,7 @@ class TimeoutSweeper:
             due, deadline = task.started_at + self._timeout, task.next_deadline
             if min(due, deadline) <= now:
                 task.time_out(CancelReason.TIMED_OUT if due <= deadline else CancelReason.DEADLINE)
+                task.overdue += loop.time() - task.started_at
                 task.started_at = loop.time()
         if busy:
             self.watch(min(now, *(task.started_at for task in busy)), loop)

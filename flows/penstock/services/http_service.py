@@ -20,6 +20,7 @@ from penstock.core.deadlines import remaining_seconds
 from penstock.errors import InvalidCallResult, InvalidItem, describe, is_retryable_status
 from penstock.services.deadline_header import format_deadline
 from penstock.services.http_client import (
+    ConnectionStatistics,
     HttpClient,
     Origin,
     RequestHead,
@@ -129,6 +130,8 @@ class HttpRequestSpec:
             response = await self.connections.send(self.service, self.request_head, target, rest, self.limit)
         finally:
             pacer.in_flight -= 1
+        if response.is_plain:
+            return response.body
         _pace(pacer, response)
         return await content_of(self.service, response, self.limit)
 
@@ -143,6 +146,13 @@ class HttpRequestSpec:
     @cached_property
     def _has_content_type(self) -> bool:
         return any(name.lower() == "content-type" for name in self.header_templates)
+
+    def connection_statistics(self) -> ConnectionStatistics:
+        """Return how many connections there are now. Services with one `client` share those to the same host."""
+        try:
+            return self.connections.statistics(self.request_head)
+        except InvalidItem:  # none of its requests can be sent
+            return ConnectionStatistics()
 
     async def on_idle(self) -> None:
         """Close the client that the service has created."""

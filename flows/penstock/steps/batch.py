@@ -130,6 +130,7 @@ class BatchStage:
         self._queue.watch_deadlines(context.deadlines, split)
         self._expiry = ExpiryTimer(context.loop, self._expire_pending)
         context.on_close(self._close)
+        context.watch_queue(self._queue)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Collect elements; forward elements that have an outcome already."""

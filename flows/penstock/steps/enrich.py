@@ -148,6 +148,7 @@ class EnrichStage:
             queue = service.open_queue(partial(self.on_results, number), context.report_fault)
             queue.watch_deadlines(context.deadlines)
             context.on_close(queue.close)
+            context.watch_queue(queue)
             self._queues.append(queue)
             self._batches.append(deque())
 

@@ -86,6 +86,7 @@ async def get_bulk(request: web.Request) -> web.StreamResponse:
         count = negotiation.integer_parameter(request.query, "count", min(DEFAULT_COUNT, max_count), 1, max_count)
         options = BulkRequest.of(request, state, revision)
         state.check_run_limits(revision)
+        state.check_services(revision)
         return await respond(request, state, revision, generate(count, samples), options)
 
 
@@ -101,6 +102,7 @@ async def post_bulk(request: web.Request) -> web.StreamResponse:
         options = BulkRequest.of(request, state, revision)
         media_type, encoding = negotiation.body_type(request)
         state.check_run_limits(revision)
+        state.check_services(revision)
         if media_type == JSON:
             with state.supervisor.reserve_slot():
                 await send_continue(request)
