@@ -224,6 +224,17 @@ def test_a_shorter_timeout_stays_a_timeout() -> None:
     assert failures(flow, [5])[0].type == "CallTimeout"
 
 
+def test_an_attempt_after_a_timeout_is_shortened() -> None:
+    """The timer of the timeouts is set to the deadline again."""
+    service = Service("s", wait, timeout=1, attempts=3, backoff=NONE)
+
+    async def main() -> tuple[Summary, float]:
+        return await Flow[Any]("f").map_async(service).deadline(1.5).run(from_iterable([5])), now()
+
+    summary, seconds = quiet(main())
+    assert (summary.failed, seconds) == (1, 1.5)
+
+
 def test_a_retry_that_would_be_late_is_not_made() -> None:
     """The element fails at once, with the error as the cause."""
     attempts: list[float] = []
