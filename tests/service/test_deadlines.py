@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
+from service.conftest import Serve
 from service.processes import Process
 from service.wire import NDJSON, Response, orders
 
@@ -111,3 +113,21 @@ def test_an_invalid_deadline_is_rejected(server: Process, method: str, headers: 
     document = response.json()
     assert (response.status, document["code"]) == (400, "invalid_deadline")
     assert document["detail"].startswith(expected)
+
+
+def test_of_the_deadlines_of_a_flow_and_a_request_the_earlier_one_counts(serve: Serve, tmp_path: Path) -> None:
+    """That of the flow counts for each item, from the moment it was received. `/flows` shows it."""
+    flow = tmp_path / "naps.yaml"
+    flow.write_text(
+        'flow: naps\nservices: {nap: {call: "asyncio:sleep"}}\nsteps: [{map_async: nap}]\ndeadline: 400ms\n'
+    )
+    process = serve(flow)
+    assert process.request("GET", "/flows/naps").json()["deadline"] == 0.4
+
+    def messages(**headers: str) -> list[str]:
+        all_headers = {"Content_Type": NDJSON, **headers}
+        response = process.request("POST", "/naps/bulk", b"9\n0.01\n", **all_headers)
+        return [record["error"]["message"] for record in response.results if not record["ok"]]
+
+    assert messages() == messages(Penstock_Deadline="5s") == ["nap: the deadline of 0.4 s passed while it was called"]
+    assert messages(Penstock_Deadline="200ms") == ["nap: the deadline of 0.2 s passed while it was called"]

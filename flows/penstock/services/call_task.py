@@ -163,7 +163,7 @@ class CallTask:
         self.waited = False
         has_deadlines = queue.deadlines is not None
         if self.deadline != NEVER:
-            self._set_deadline(NEVER, queue.loop)
+            self._set_deadline(NEVER)
         if not queue.notification_pending:
             queue.notify_next_iteration()
         queue.started.append(self)
@@ -259,12 +259,12 @@ class CallTask:
         if call.deadline <= start:
             raise DeadlinePassed
         if call.deadline != self.deadline:  # elements that were emitted together have the same
-            self._set_deadline(call.deadline, queue.loop)
+            self._set_deadline(call.deadline)
+        self._sweeper.watch_deadline(call.deadline, queue.loop)
 
-    def _set_deadline(self, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
+    def _set_deadline(self, deadline: float) -> None:
         self.deadline = deadline
         CALL_DEADLINE.set(None if deadline == NEVER else (deadline, self._clock))
-        self._sweeper.watch_deadline(deadline, loop)
 
     def clear_cancellation(self) -> CancelReason | None:
         """Undo the cancellation of the current call and return its reason. Re-raises on loop shutdown.
