@@ -67,7 +67,8 @@ class HttpConnection(asyncio.Protocol):
         The future raises `ExchangeFailed`. `head_only`: the response has no body, because the method is HEAD.
         """
         self._reader.start(limit, head_only)
-        self.waiter = waiter = loop.create_future()
+        waiter: asyncio.Future[Response] = asyncio.Future(loop=loop)
+        self.waiter = waiter
         try:
             self._write(request)
         except (RuntimeError, OSError):  # uvloop's transports reject writes once they are closed, asyncio's drop them
