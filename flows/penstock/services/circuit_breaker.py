@@ -255,6 +255,12 @@ class CircuitBreaker:
             self._level = 0
         return closed
 
+    def ramp_up(self, now: float) -> None:
+        """Allow few calls, and more with each success, after a pause that the service asked for."""
+        if self.state == "closed":
+            self.limit = self._probes
+            self._since = now
+
     def begin_probes(self, now: float) -> bool:
         """Become half open if it is time. Return whether it did."""
         if self.state != "open" or now < self.open_until - CLOCK_ERROR:
