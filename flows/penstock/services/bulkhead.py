@@ -79,7 +79,7 @@ class Bulkhead:
                 self.counts,
                 self._queues,
                 max_in_flight=max_in_flight,
-                in_flight=lambda: self.in_flight,
+                in_flight=self._in_flight_between,
                 on_change=self.update_limit,
                 rng=rng or random.Random(),  # noqa: S311 - jitter
             )
@@ -275,15 +275,25 @@ class Bulkhead:
             )  # an empty context: tasks are shared, and outlive the run that starts them
 
     def _has_room(self, task: CallTask | None = None) -> bool:
-        """Return whether one more call may start, by this task or by another one."""
+        """Return whether one more call may start, by this task or by another one.
+
+        A call that was cancelled twice and has not ended does not count: probes must not wait for it.
+        """
         if self._waiting_for_rate:
             return False
         guard = self._guard
         if guard is None or not guard.circuit.is_limiting:
             return True
         since = guard.circuit.counted_since
-        started = sum(each.queue is not None and each.started_at >= since and each is not task for each in self.tasks)
+        started = sum(
+            each.queue is not None and each.started_at >= since and each.cancels < 2 and each is not task
+            for each in self.tasks
+        )
         return started < guard.circuit.limit
+
+    def _in_flight_between(self, first: float, last: float) -> int:
+        """Return how many of the calls in flight started between two times, or at one of them."""
+        return sum(task.queue is not None and first <= task.started_at <= last for task in self.tasks)
 
     async def _run_task(self, task: CallTask) -> None:
         """Make calls until the task is stopped. Let the event loop run between them."""

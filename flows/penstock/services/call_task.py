@@ -148,7 +148,7 @@ class CallTask:
         iteration = queue.iteration
         add_call, add_result = queue.completed.append, queue.results.append
         left = limit = min(limit, len(pending) + 1)
-        attempt, pause = 1, 0.0
+        attempt, pause, failed = 1, 0.0, 0
         result: Any = None
         raised: BaseException | None = None
         while True:
@@ -164,11 +164,14 @@ class CallTask:
                     add_result(result)
                     left -= 1
                     if not left:
+                        self._counts.ok_started_at = self.started_at
                         return limit
                     call = next_call()
                     if not pending:
                         ready.remove(queue)
                     continue
+            if raised is not None and left + failed < limit:  # calls before this one succeeded
+                self._counts.ok_started_at = max(self._counts.ok_started_at, self.started_at)
             if raised is not None:  # outside the handler: in it, an error of the next attempt would name this one
                 result = self._handle_error(queue, call, attempt, raised, queue.iteration == iteration)
                 raised = None  # it refers to this frame through its traceback
@@ -177,6 +180,7 @@ class CallTask:
                     pause = 0.0 if spec.rate_limiter is None else spec.rate_limiter.reserve(self._clock())
                     self.started_at = self._clock() + pause
                     continue
+                failed += 1
                 if self._guard is not None and self._guard.circuit.is_limiting:
                     left = 1  # the others are held
             if queue.iteration != iteration:
@@ -185,6 +189,8 @@ class CallTask:
                     self.clear_cancellation()
                 if result is not _NO_RESULT:
                     queue.add_result(call, result)
+                    if type(result) is not CallFailed and self.started_at > self._counts.ok_started_at:
+                        self._counts.ok_started_at = self.started_at
                 return limit - left + 1
             if result is not _NO_RESULT:
                 add_call(call)
