@@ -377,12 +377,16 @@ class Bulkhead:
         if pacer.begin_wait(self._clock()):
             log.warning("service.paced", service=self.name, seconds=round(seconds, 3))
         pacer.on_change = task.wake
+        is_paused = pacer.is_paused
         try:
             await self._wait_for_rate(task, seconds)
         finally:
             pacer.on_change = None
             if task.ended or not pacer.wait(self._clock()):
                 pacer.end_wait(self._clock())
+        if is_paused and not task.ended and self.circuit is not None:
+            self.circuit.ramp_up(self._clock())
+            self._check_limited()
 
 
 def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

@@ -25,11 +25,11 @@ from penstock.services.pacing import MAX_PAUSE
 
 BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
 
-GROWTH = 1.2
+GROWTH = 1.1
 """How many times longer each further opening lasts.
 
-After n openings a service has been down for about 5 times the next one, so it is noticed at most a fifth of the outage
-late; with the usual 2 it would be as long again as the outage.
+After n openings a service has been down for about 10 times the next one, so its return is noticed at most a tenth of
+the outage late (of 10 s, with `open`, at most 2 s); with the usual 2 it would be as long again as the outage.
 """
 
 WINDOW = 50
@@ -278,6 +278,12 @@ class CircuitBreaker:
         if not self.is_limiting:
             self._level = 0
         return closed
+
+    def ramp_up(self, now: float) -> None:
+        """Allow few calls, and more with each success, after a pause that the service asked for."""
+        if self.state == "closed":
+            self.limit = self._probes
+            self._since = now
 
     def begin_probes(self, now: float) -> bool:
         """Become half open if it is time. Return whether it did."""
