@@ -8,6 +8,7 @@ exceptions concern a run, a description, or something that a run depends on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
 SERVICE_MESSAGE_LIMIT = 500
@@ -287,12 +288,37 @@ class ColumnMismatch(ElementError):
         self.unknown = unknown
 
 
+class ServiceFault(Enum):
+    """What an error says about a service, as the attribute `service_fault` of the error; for circuit breakers."""
+
+    UNREACHABLE = "no connection could be made, or it broke"
+    TIMED_OUT = "there was no response in time"
+    REJECTED = "the service responded that it cannot work now"
+
+
 class CallTimeout(ElementError):
     """A call of a service exceeded its timeout."""
+
+    service_fault = ServiceFault.TIMED_OUT
 
     def __init__(self, service: str, seconds: float) -> None:
         super().__init__(f"{service} did not respond within {seconds:g} s")
         self.service = service
+        self.seconds = seconds
+
+
+class DeadlineExceeded(ElementError):
+    """An element could not be finished before its deadline. No further call was made for it.
+
+    `where` is the service that it waited for, or `source`. `seconds` is the time that it had from its source on, or
+    that the whole run had.
+    """
+
+    retryable = False
+
+    def __init__(self, where: str, seconds: float, when: str) -> None:
+        super().__init__(f"{where}: the deadline of {seconds:g} s {when}")
+        self.where = where
         self.seconds = seconds
 
 
@@ -336,6 +362,12 @@ class ServiceErrorResponse(ElementError):
         """Whether another attempt may succeed: the service, not the request, is at fault."""
         return self.status is not None and is_retryable_status(self.status)
 
+    @property
+    def service_fault(self) -> ServiceFault | None:
+        """Whether the service cannot work now: 408, 429 and 5xx."""
+        rejects = self.status is not None and (self.status in (408, 429) or self.status >= 500)
+        return ServiceFault.REJECTED if rejects else None
+
 
 def is_retryable_status(status: int) -> bool:
     """Return whether another attempt may succeed after a response with this status."""
@@ -346,11 +378,23 @@ class ServiceUnreachable(ElementError):
     """An HTTP service could not be reached, or the connection failed. Another attempt may succeed."""
 
     retryable = True
+    service_fault = ServiceFault.UNREACHABLE
 
     def __init__(self, service: str, reason: str) -> None:
         super().__init__(f"{service} could not be reached: {reason}")
         self.service = service
         self.reason = reason
+
+
+class ServiceUnavailable(ElementError):
+    """A service was down for so long that a call stopped waiting for it: for `max_open_wait` of its circuit breaker."""
+
+    retryable = False
+
+    def __init__(self, service: str, waited: float) -> None:
+        super().__init__(f"{service} is down; the call has waited for {waited:g} s")
+        self.service = service
+        self.waited = waited
 
 
 class SinkUnavailable(ElementError):

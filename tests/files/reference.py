@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.cli.schema import KINDS
-from penstock.flowfile.field_types import Duration, Expr, Function, Rate, Reference, Size
+from penstock.flowfile.field_types import Duration, Expr, Function, Percentage, Rate, Reference, Size
 from penstock.flowfile.forms.choices import Either, OneKey
 from penstock.flowfile.forms.containers import ListOf, MapOf
 from penstock.flowfile.forms.form import Converted, Form, Lazy
@@ -54,6 +54,7 @@ WORDS: tuple[tuple[type[Form[Any]], str], ...] = (
     (Duration, "duration"),
     (Size, "size"),
     (Rate, "rate"),
+    (Percentage, "percentage"),
     (Boolean, "true, false"),
     (Integer, "integer"),
     (Number, "number"),

@@ -92,6 +92,18 @@ def test_all_mistakes_are_said_at_once() -> None:
         ("flow: f\nitem: {n: {type: string, enum: [1]}}", "2:11: enum: 1 is not a value of type string"),
         ("flow: f\nitem: {n: {enum: [99999999999999999999999]}}", "2:11: these rules cannot be combined"),
         (
+            "flow: f\nservices: {s: {get: 'http://h', breaker: {failures: 5, failure_rate: 80%}}}",
+            "2:42: breaker: failures and failure_rate exclude each other: remove one",
+        ),
+        (
+            "flow: f\nservices: {s: {get: 'http://h', breaker: {errors: ['builtins:OSError']}}}",
+            "breaker: errors: only for services with call; s has get: remove it",
+        ),
+        (
+            "flow: f\nservices: {s: {call: 'math:sqrt', breaker: {errors: ['math:sqrt']}}}",
+            "2:44: breaker: errors: expected exception classes, got <built-in function sqrt>",
+        ),
+        (
             "flow: f\nservices: {s: {post: 'http://h', batch: true}}\nsteps: [{map_async: s}]",
             "3:10: service s takes a list of values: use batch",
         ),

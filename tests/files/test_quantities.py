@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from penstock.flowfile import Diagnostics, SourceLocation, node_of, show_duration, show_rate, show_size
-from penstock.flowfile.field_types import Duration, Rate, Size
-from penstock.flowfile.quantities import read_duration, read_rate, read_size
+from penstock.flowfile.field_types import Duration, Percentage, Rate, Size
+from penstock.flowfile.quantities import read_duration, read_rate, read_size, show_percentage
 
 HERE = SourceLocation("here", 1, 1)
 AMOUNTS = st.from_regex(r"[0-9]{1,9}(\.[0-9]{1,9})?", fullmatch=True, alphabet="0123456789.")
@@ -76,6 +76,23 @@ def test_a_shown_size_reads_as_the_same(bytes):
 @given(st.one_of(FLOATS, st.tuples(AMOUNTS, st.sampled_from("smh")).map(lambda parts: read_rate("/".join(parts)))))
 def test_a_shown_rate_reads_as_the_same(rate):
     assert read(Rate(min=0), show_rate(rate)) == rate
+
+
+@given(st.floats(0, 1) | st.integers(0, 100_000).map(lambda part: part / 100_000))
+def test_a_shown_percentage_reads_as_the_same(part):
+    assert read(Percentage(min=0), show_percentage(part)) == part
+
+
+@pytest.mark.parametrize(("part", "text"), [(0.8, "80%"), (1.0, "100%"), (0.125, "12.5%"), (1e-300, 1e-300)])
+def test_percentages_are_shown_if_they_are_exact(part, text):
+    assert show_percentage(part) == text
+
+
+@pytest.mark.parametrize("text", ["80 percent", "101%", "-1%", "80%%", 1.5, 80, 0])
+def test_what_is_no_percentage_is_refused(text):
+    mistakes = Diagnostics()
+    Percentage().read(node_of(text, HERE), mistakes)
+    assert len(list(mistakes)) == 1
 
 
 @given(st.lists(AMOUNTS, min_size=4, max_size=4))

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from penstock.errors import FlowDefinitionError, FlowFileError
 from penstock.flowfile import Diagnostics, SourceLocation, node_of, read_document
-from penstock.flowfile.field_types import Duration, Rate, Size
+from penstock.flowfile.field_types import Duration, Percentage, Rate, Size
 from penstock.flowfile.forms.choices import Either, OneKey, one_or_more
 from penstock.flowfile.forms.containers import ListOf, MapOf
 from penstock.flowfile.forms.form import MISSING, Lazy
@@ -380,6 +380,7 @@ LEAVES = [
     Size(min=0),
     Rate(),
     Rate(min=0),
+    Percentage(),
     ListOf(Integer(), min=1),
     MapOf(Text(), keys=Text(pattern="a")),
     Either(Text(), Integer()),

@@ -20,7 +20,17 @@ from penstock.flowfile.forms.containers import MapOf
 from penstock.flowfile.forms.form import MISSING, Form, Missing, Schema, T_co, complete
 from penstock.flowfile.forms.scalars import Text, finite, integral
 from penstock.flowfile.limits import MAX_EXPRESSION
-from penstock.flowfile.quantities import DURATION, RATE, SIZE, nearest_quantity, read_duration, read_rate, read_size
+from penstock.flowfile.quantities import (
+    DURATION,
+    PERCENTAGE,
+    RATE,
+    SIZE,
+    nearest_quantity,
+    read_duration,
+    read_percentage,
+    read_rate,
+    read_size,
+)
 from penstock.runtime.schedule import Cron, parse_timezone
 
 MAX_CRON = 200
@@ -137,6 +147,25 @@ class Rate(Amount[float]):
     def read(self, node: Node, diagnostics: Diagnostics, /) -> float | Missing:
         rate = self.amount(node, diagnostics, read_rate)
         return MISSING if rate is MISSING else float(rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Percentage(Amount[float]):
+    """A percentage up to 100%, as a part of 1."""
+
+    pattern: ClassVar[str] = PERCENTAGE
+    type: ClassVar[str] = "number"
+    noun: ClassVar[str] = "percentage"
+    examples: ClassVar[str] = "80%, or a part of 1 such as 0.8"
+
+    def read(self, node: Node, diagnostics: Diagnostics, /) -> float | Missing:
+        part = self.amount(node, diagnostics, read_percentage)
+        if part is MISSING:
+            return MISSING
+        return float(part) if part <= 1 else self.reject(node, diagnostics)
+
+    def json_schema(self, definitions: dict[str, Schema], /) -> Schema:
+        return {**Amount.json_schema(self, definitions), "maximum": 1}
 
 
 REFERENCE = "[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*"

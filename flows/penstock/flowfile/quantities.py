@@ -33,6 +33,9 @@ SIZE = f"[0-9]{{1,15}}(?:{'|'.join(_BYTES)})"
 RATE = f"{_AMOUNT}/(?:{'|'.join(_PERIODS)})"
 """The pattern of a rate."""
 
+PERCENTAGE = r"(?:100(?:\.0{1,9})?|[0-9]{1,2}(?:\.[0-9]{1,9})?)%"
+"""The pattern of a percentage up to 100%."""
+
 _PART = re.compile(f"({_AMOUNT})([a-z]+)")
 _SPELLINGS = {
     "d": ("day", "days"),
@@ -69,6 +72,17 @@ def read_rate(text: str) -> float | None:
         return None
     amount, _, period = text.partition("/")
     return float(Fraction(amount) / _PERIODS[period])
+
+
+def read_percentage(text: str) -> float | None:
+    """Return the part of 1 that a percentage such as `80%` is; None for other texts."""
+    return float(Fraction(text[:-1]) / 100) if re.fullmatch(PERCENTAGE, text) else None
+
+
+def show_percentage(part: float) -> str | float:
+    """Return a part of 1 as a percentage: `80%`; the number itself if no text is exact."""
+    text = f"{_plain(Decimal(repr(float(part))) * 100)}%"
+    return text if read_percentage(text) == part else part
 
 
 def show_duration(seconds: float) -> str | float:

@@ -12,16 +12,21 @@ no other call could start then either.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from functools import partial
 from typing import Any
 
 from penstock.core.context import CANCEL_SECONDS
 from penstock.errors import describe
+from penstock.services.adaptive_limit import AdaptiveLimiter
+from penstock.services.breaker_guard import BreakerGuard
 from penstock.services.call_queue import CallCounts, CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec, CallTask, CancelReason, TimeoutSweeper
+from penstock.services.circuit_breaker import Breaker, CircuitBreaker
 from penstock.services.pacing import Pacer
 from penstock.support.logger import get_logger
 from penstock.support.tasks import detach
@@ -35,12 +40,19 @@ ITERATION_SHARE = 1024
 class Bulkhead:
     """Makes the calls of one service, for the queues of all runs.
 
-    `max_in_flight` limits the calls in flight. `on_idle` is awaited when no queue is open and the tasks are not
-    retained.
+    `max_in_flight` limits the calls in flight, and so do the circuit breaker and the adaptive limit: see `limit`.
+    `on_idle` is awaited when no queue is open and the tasks are not retained. `rng` provides the jitter of the breaker.
     """
 
     def __init__(
-        self, spec: CallSpec, *, max_in_flight: int, on_idle: Callable[[], Awaitable[None]] | None = None
+        self,
+        spec: CallSpec,
+        *,
+        max_in_flight: int,
+        on_idle: Callable[[], Awaitable[None]] | None = None,
+        breaker: Breaker | None = None,
+        adaptive: AdaptiveLimiter | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         self.name = spec.service
         self.counts = CallCounts()
@@ -59,9 +71,28 @@ class Bulkhead:
         """True while a task waits until the rate, or the service itself, allows the next call."""
         self._retained = 0
         """How many callers of `retain` have not called `release`."""
+        self.is_limited = False
+        """Whether fewer than `max_in_flight` calls may be in flight now: the only check of calls without limits."""
+        self._adaptive = adaptive
+        if adaptive is not None:
+            adaptive.on_growth = self.update_limit
+        self._guard: BreakerGuard | None = None
+        if breaker is not None:
+            self._guard = BreakerGuard(
+                spec.service,
+                breaker,
+                spec.retry,
+                self.counts,
+                self._queues,
+                max_in_flight=max_in_flight,
+                in_flight=lambda: self.in_flight,
+                on_change=self.update_limit,
+                rng=rng or random.Random(),  # noqa: S311 - jitter
+            )
         self._sweeper = TimeoutSweeper(spec.timeout, self.tasks)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clock: Callable[[], float] = time.monotonic
+        self._check_limited()
 
     @property
     def in_flight(self) -> int:
@@ -79,6 +110,48 @@ class Bulkhead:
         pacer = self._spec.pacer
         return 0.0 if pacer is None else pacer.paced_seconds(self._clock())
 
+    @property
+    def limit(self) -> int:
+        """How many calls may be in flight now."""
+        circuit, limit = self.circuit, self._max_in_flight
+        if self._adaptive is not None:
+            limit = min(limit, self._adaptive.limit)
+        return limit if circuit is None else min(limit, circuit.limit)
+
+    @property
+    def circuit(self) -> CircuitBreaker | None:
+        """The circuit breaker."""
+        return None if self._guard is None else self._guard.circuit
+
+    @property
+    def now(self) -> float:
+        """The time on the clock of the event loop that it serves."""
+        return self._clock()
+
+    def update_limit(self) -> None:
+        """Take account of a changed `limit`: if it has grown, make calls that wait."""
+        self._check_limited()
+        if self._ready:
+            self._wake_task()
+
+    def _check_limited(self) -> None:
+        # An adaptive limit shrinks at any time, so it is always checked.
+        self.is_limited = self._waiting_for_rate or self._adaptive is not None or self._is_breaker_limiting
+
+    @property
+    def _is_breaker_limiting(self) -> bool:
+        return self._guard is not None and self._guard.circuit.is_limiting
+
+    def record_ok(self, count: int, now: float) -> None:
+        """Count calls that succeeded, while `is_limited`."""
+        if self._guard is not None and self._guard.circuit.is_limiting:
+            self._guard.record_responses(count, now)
+
+    def withdraw(self, queue: CallQueue) -> None:
+        """Make no calls of a queue, which has none left."""
+        if queue in self._ready:
+            self._ready.remove(queue)
+
     def open_queue(
         self, on_results: ResultCallback, on_fault: Callable[[BaseException], None] | None = None
     ) -> CallQueue:
@@ -86,6 +159,8 @@ class Bulkhead:
         self._bind_loop(asyncio.get_running_loop())
         queue = CallQueue(self, self.counts, self._clock, on_results, on_fault)
         self._queues.add(queue)
+        if self._guard is not None:
+            self._guard.add_queue(queue)
         return queue
 
     def retain(self) -> None:
@@ -116,8 +191,9 @@ class Bulkhead:
         whose call does not end would reduce `max_in_flight` for good.
         """
         self._queues.discard(queue)
-        if queue in self._ready:
-            self._ready.remove(queue)
+        self.withdraw(queue)
+        if not self._queues and self._guard is not None:
+            self._guard.stop()
         busy = [task for task in self.tasks if task.queue is queue]
         ending: list[asyncio.Future[Any]] = []
         if not self._queues:
@@ -161,6 +237,10 @@ class Bulkhead:
         if (self._queues or self._retained) and self._loop is not None and self._loop.is_running():
             raise RuntimeError(f"service {self.name} is in use by another event loop: make one service for each loop")
         self._loop, self._clock = loop, _clock_of(loop)
+        if self._guard is not None:
+            self._guard.bind_loop(loop, self._clock)
+        if self._adaptive is not None:
+            self._adaptive.reset()
         self._retained = 0
         if self._spec.rate_limiter is not None:
             self._spec.rate_limiter.reset()
@@ -186,25 +266,41 @@ class Bulkhead:
         self.tasks.clear()
         self.idle.clear()
         self._waking = self._waiting_for_rate = False
+        self._check_limited()
         self._sweeper.stop()
 
-    def _wake_task(self) -> None:
+    def _wake_task(self, starting: int = 0) -> None:
         """Wake or start one more task. It wakes the next one when there are more calls than it makes.
 
         Tasks are woken one at a time, so that calls that never wait are all made by one task instead of waking 256.
+        `starting` is the number of calls that are about to start.
         """
-        if self._waking:
+        if self._waking or (self.is_limited and not self._has_room(starting=starting)):
             return
         if self.idle:
             self._waking = True
             self.idle.pop().wake()
         elif len(self.tasks) < self._max_in_flight:
             self._waking = True
-            task = CallTask(self._spec, self._ready, self.counts, self._sweeper, self._clock, self._wake_task)
+            wake_next = self._wake_task if self._adaptive is None else partial(self._wake_task, starting=1)
+            task = CallTask(self._spec, self._ready, self.counts, self._sweeper, self._clock, wake_next, self._guard)
             self.tasks.append(task)
             task.task = asyncio.get_running_loop().create_task(
                 self._run_task(task), name=f"{self.name}:{len(self.tasks)}", context=Context()
             )  # an empty context: tasks are shared, and outlive the run that starts them
+
+    def _has_room(self, task: CallTask | None = None, starting: int = 0) -> bool:
+        """Return whether one more call may start, by this task or by another one."""
+        if self._waiting_for_rate:
+            return False
+        if self._adaptive is not None and self._adaptive.in_flight + starting >= self._adaptive.limit:
+            return False
+        guard = self._guard
+        if guard is None or not guard.circuit.is_limiting:
+            return True
+        since = guard.circuit.counted_since
+        started = sum(each.queue is not None and each.started_at >= since and each is not task for each in self.tasks)
+        return started < guard.circuit.limit
 
     async def _run_task(self, task: CallTask) -> None:
         """Make calls until the task is stopped. Let the event loop run between them."""
@@ -214,7 +310,7 @@ class Bulkhead:
         self._waking = False
         try:
             while not task.ended:
-                if not ready or self._waiting_for_rate:
+                if not ready or (self.is_limited and not self._has_room(task)):
                     task.queue = None
                     self.idle.append(task)
                     await task.sleep(loop)
@@ -225,7 +321,7 @@ class Bulkhead:
                     continue
                 if rate_limiter is not None:
                     await self._wait_for_rate(task, rate_limiter.reserve(loop.time()))
-                    if task.ended or not ready:
+                    if task.ended or not ready or (self.is_limited and not self._has_room(task)):
                         continue
                     made = ITERATION_SHARE - 1
                 if pacer is not None and pacer.is_active:
@@ -233,6 +329,8 @@ class Bulkhead:
                         await self._wait_for_service(task, pacer, seconds)
                         continue
                     pacer.start()
+                    made = ITERATION_SHARE - 1
+                if self.is_limited and self._is_breaker_limiting:
                     made = ITERATION_SHARE - 1
                 made += await task.run_calls(ITERATION_SHARE - made)
                 if task.waited:
@@ -256,12 +354,13 @@ class Bulkhead:
         waits for all: if several reserved time slots, those for which no call was left by then would be lost.
         """
         task.queue = None
-        self._waiting_for_rate = True
+        self._waiting_for_rate = self.is_limited = True
         try:
             await asyncio.wait((task.sleep(asyncio.get_running_loop()),), timeout=seconds)
         finally:
             if not task.ended:
                 self._waiting_for_rate = False
+                self._check_limited()
 
     async def _wait_for_service(self, task: CallTask, pacer: Pacer, seconds: float) -> None:
         """Wait as a response of the service asked, or until a later one allows more. One task waits for all."""

@@ -84,6 +84,13 @@ class RetryPolicy:
         self._retry_on = retry_on
         self._rng = rng
 
+    def is_retryable(self, error: Exception) -> bool:
+        """Return whether `retry_on` accepts an error; False if it fails."""
+        try:
+            return bool(self._retry_on(error))
+        except Exception:  # `decide` reports it
+            return False
+
     def decide(self, attempt: int, error: Exception) -> Decision:
         """Decide what follows attempt number `attempt` (from 1), which raised `error`."""
         try:

@@ -16,15 +16,18 @@ import msgspec
 from msgspec import Struct
 from typing_extensions import TypeIs, TypeVar
 
+from penstock.core.context import DurationHistogram
+from penstock.services.adaptive_limit import AdaptiveLimit, AdaptiveLimiter, measured
 from penstock.services.bulkhead import Bulkhead
 from penstock.services.call_queue import CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec
+from penstock.services.circuit_breaker import DEFAULT_BREAKER, Breaker
 from penstock.services.pacing import Pacer
 from penstock.services.retry import Backoff, RateLimiter, RetryPolicy, is_retryable
 from penstock.support.tasks import call_without_stop_iteration
 
 if TYPE_CHECKING:
-    from penstock.services.http_client import HttpClient, Tls
+    from penstock.services.http_client import ConnectionStatistics, HttpClient, Tls
 
 T = TypeVar("T", default=Any)
 In = TypeVar("In", contravariant=True, default=Any)
@@ -52,6 +55,20 @@ class ServiceStatistics(Struct, frozen=True):
     """Maximum of calls in flight."""
     paced_seconds: float = 0.0
     """Seconds so far in which calls waited because responses of the service asked for it."""
+    limit: int = 0
+    """Calls that may be in flight now."""
+    breaker: str = "none"
+    """State of the circuit breaker: `closed`, `open`, `half_open`, or `none`."""
+    open_seconds: float = 0.0
+    """Seconds so far in which the circuit breaker was not closed."""
+    opened: int = 0
+    """How often the circuit breaker has opened."""
+    next_probe_seconds: float | None = None
+    """Seconds until the service is tried again; None if the circuit breaker is not open."""
+    durations: Mapping[str, DurationHistogram] = msgspec.field(default_factory=dict[str, DurationHistogram])
+    """How long attempts took so far, by outcome."""
+    connections: ConnectionStatistics | None = None
+    """Connections now; None if the service is not called over HTTP."""
 
 
 class Service(Generic[In, Out]):
@@ -64,11 +81,12 @@ class Service(Generic[In, Out]):
 
     `timeout` is in seconds, for one attempt. `attempts` includes the first one. `retry_on` returns whether an error is
     retryable (default: all errors without `retryable = False`). `rate` is in calls per second, over all runs and
-    attempts (default: unlimited).
+    attempts (default: unlimited). `breaker` says when calls are held because the service is down; None: never.
 
     If `call` is an object with a coroutine method `on_idle` (looked up once, here), that method is awaited when no run
     uses the service and no supervisor retains it. The service may be called again later. If it has a `Pacer` as its
-    attribute `pacer`, that one decides when the next call may start.
+    attribute `pacer`, that one decides when the next call may start. Its method `connection_statistics` returns what
+    the statistics of the service report about connections.
     """
 
     if TYPE_CHECKING:
@@ -79,12 +97,13 @@ class Service(Generic[In, Out]):
             name: str,
             call: Callable[[In], Awaitable[Out]],
             *,
-            max_in_flight: int = MAX_IN_FLIGHT,
+            max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
             timeout: float = TIMEOUT,
             attempts: int = 1,
             backoff: Backoff | None = None,
             retry_on: Callable[[BaseException], bool] = is_retryable,
             rate: float | None = None,
+            breaker: Breaker | None = DEFAULT_BREAKER,
             rng: random.Random | None = None,
         ) -> None: ...
 
@@ -94,13 +113,14 @@ class Service(Generic[In, Out]):
             name: str,
             call: Callable[[In], Out],
             *,
-            max_in_flight: int = MAX_IN_FLIGHT,
+            max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
             timeout: float = TIMEOUT,
             attempts: int = 1,
             backoff: Backoff | None = None,
             retry_on: Callable[[BaseException], bool] = is_retryable,
             blocking: bool = False,
             rate: float | None = None,
+            breaker: Breaker | None = DEFAULT_BREAKER,
             rng: random.Random | None = None,
         ) -> None: ...
 
@@ -109,35 +129,54 @@ class Service(Generic[In, Out]):
         name: str,
         call: Callable[[Any], Any],
         *,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         backoff: Backoff | None = None,
         retry_on: Callable[[BaseException], bool] = is_retryable,
         blocking: bool = False,
         rate: float | None = None,
+        breaker: Breaker | None = DEFAULT_BREAKER,
         rng: random.Random | None = None,
     ) -> None:
         _check_call(name, call, blocking)
+        adaptive_limit = max_in_flight if isinstance(max_in_flight, AdaptiveLimit) else None
+        max_in_flight = max_in_flight.max if isinstance(max_in_flight, AdaptiveLimit) else max_in_flight
         _check_limits(name, max_in_flight, timeout, attempts, rate)
         self.name = name
         self.function = call
-        self.max_in_flight = max_in_flight
+        self.max_in_flight: int = max_in_flight
+        self.adaptive_limit = adaptive_limit
+        """How `max_in_flight` adapts; None if it does not."""
         self.timeout = timeout
         self.attempts = attempts
         self.backoff = backoff or Backoff()
         self.retry_on = retry_on
         self.blocking = blocking
         self.rate = rate
+        self.breaker = breaker
+        rng = rng or random.Random()  # noqa: S311 - jitter
+        function = _as_coroutine_function(call, ThreadPoolExecutor(max_in_flight, name) if blocking else None)
+        limiter = None if adaptive_limit is None else AdaptiveLimiter(adaptive_limit)
         spec = CallSpec(
             service=name,
-            function=_as_coroutine_function(call, ThreadPoolExecutor(max_in_flight, name) if blocking else None),
+            function=function if limiter is None else measured(function, limiter, timeout),
             timeout=timeout,
-            retry=RetryPolicy(attempts, self.backoff, retry_on, rng or random.Random()),  # noqa: S311 - jitter
+            retry=RetryPolicy(attempts, self.backoff, retry_on, rng),
             rate_limiter=None if rate is None else RateLimiter(rate),
             pacer=_pacer_of(call),
         )
-        self.bulkhead = Bulkhead(spec, max_in_flight=max_in_flight, on_idle=getattr(call, "on_idle", None))
+        self.bulkhead = Bulkhead(
+            spec,
+            max_in_flight=max_in_flight,
+            on_idle=getattr(call, "on_idle", None),
+            breaker=breaker,
+            adaptive=limiter,
+            rng=rng,
+        )
+        self._connection_statistics: Callable[[], ConnectionStatistics] | None = getattr(
+            call, "connection_statistics", None
+        )
 
     @staticmethod
     def http(
@@ -151,17 +190,20 @@ class Service(Generic[In, Out]):
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
         tls: Tls | None = None,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        deadline_header: str | None = None,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         backoff: Backoff | None = None,
         rate: float | None = None,
+        breaker: Breaker | None = DEFAULT_BREAKER,
     ) -> Service[Any, T]:
         """Make a service that sends one HTTP request for each value; see `HttpCall` for how it is made.
 
         `response` is the type that the JSON of the response is converted to, or a function that converts it. `limit` is
         its maximum size in bytes (default 1 MiB), decompressed. `tls` has the certificates of an https service
-        (default: those of the system are trusted).
+        (default: those of the system are trusted). `deadline_header` is the header in which the time that remains until
+        the deadline of a value is sent: `Penstock-Deadline: 1.5s`, or `Grpc-Timeout: 1500m` by that name.
 
         >>> pricing = Service.http("pricing", "http://prices/{orderId}", timeout=2, attempts=3)
         """
@@ -170,13 +212,25 @@ class Service(Generic[In, Out]):
         convert = _converter(response)
         return Service(
             name,
-            HttpCall(name, url, method, headers or {}, convert, limit or RESPONSE_LIMIT, client, tls, body=body),
+            HttpCall(
+                name,
+                url,
+                method,
+                headers or {},
+                convert,
+                limit or RESPONSE_LIMIT,
+                client,
+                tls,
+                body=body,
+                deadline_header=deadline_header,
+            ),
             max_in_flight=max_in_flight,
             timeout=timeout,
             attempts=attempts,
             backoff=backoff,
             retry_on=is_retryable_http,
             rate=rate,
+            breaker=breaker,
         )
 
     @staticmethod
@@ -191,18 +245,20 @@ class Service(Generic[In, Out]):
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
         tls: Tls | None = None,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        deadline_header: str | None = None,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         backoff: Backoff | None = None,
         rate: float | None = None,
+        breaker: Breaker | None = DEFAULT_BREAKER,
     ) -> Service[list[Any], list[T]]:
         """Make a service that sends one HTTP request for many values; for the step `batch`.
 
         The request is a JSON array of the values, or of their `field`. The response must be an array of the same length
         and order. An item `{"error": {"type": …, "message": …}}` fails its element alone, and so does a value that
-        cannot be sent. `response` is the type of one item of the response, or a function that converts it. For `limit`
-        and `tls` see `http`.
+        cannot be sent. `response` is the type of one item of the response, or a function that converts it. For `limit`,
+        `tls` and `deadline_header` see `http`.
 
         >>> pricing = Service.http_batch("pricing", "http://prices", field="orderId")
         >>> step = Batch(pricing, size=50, max_wait=0.02)
@@ -222,6 +278,7 @@ class Service(Generic[In, Out]):
                 client,
                 tls,
                 item_field=field,
+                deadline_header=deadline_header,
             ),
             max_in_flight=max_in_flight,
             timeout=timeout,
@@ -229,10 +286,12 @@ class Service(Generic[In, Out]):
             backoff=backoff,
             retry_on=is_retryable_http,
             rate=rate,
+            breaker=breaker,
         )
 
     def __repr__(self) -> str:
-        return f"Service({self.name!r}, max_in_flight={self.max_in_flight}, attempts={self.attempts})"
+        limit = self.adaptive_limit or self.max_in_flight
+        return f"Service({self.name!r}, max_in_flight={limit}, attempts={self.attempts})"
 
     def __eq__(self, other: object) -> bool:
         return self._identity == other._identity if is_service(other) else NotImplemented
@@ -247,17 +306,19 @@ class Service(Generic[In, Out]):
             self.name,
             self.function,
             self.max_in_flight,
+            self.adaptive_limit,
             self.timeout,
             self.attempts,
             self.backoff,
             self.retry_on,
             self.blocking,
             self.rate,
+            self.breaker,
         )
 
     def statistics(self) -> ServiceStatistics:
         """Return counts of attempts so far, and of calls in flight and waiting now."""
-        counts = self.bulkhead.counts
+        counts, circuit, now = self.bulkhead.counts, self.bulkhead.circuit, self.bulkhead.now
         return ServiceStatistics(
             results={
                 "ok": counts.ok,
@@ -270,19 +331,33 @@ class Service(Generic[In, Out]):
             waiting=self.bulkhead.waiting,
             max_in_flight=self.max_in_flight,
             paced_seconds=self.bulkhead.paced_seconds,
+            limit=self.bulkhead.limit,
+            breaker="none" if circuit is None else circuit.state,
+            open_seconds=0.0 if circuit is None else circuit.open_seconds(now),
+            opened=0 if circuit is None else circuit.opened,
+            next_probe_seconds=None if circuit is None else circuit.next_probe_seconds(now),
+            durations={result: histogram.copy() for result, histogram in counts.durations.items()},
+            connections=self._connection_statistics() if self._connection_statistics is not None else None,
         )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are held because the service is down. False as soon as it may be tried again."""
+        circuit = self.bulkhead.circuit
+        return circuit is not None and circuit.state == "open" and circuit.is_open(self.bulkhead.now)
 
     def with_function(self, call: Callable[[Any], Any], *, rng: random.Random | None = None) -> Service[Any, Any]:
         """Return a service with the same limits, another function and its own bulkhead; for tests."""
         return Service(
             self.name,
             call,
-            max_in_flight=self.max_in_flight,
+            max_in_flight=self.adaptive_limit or self.max_in_flight,
             timeout=self.timeout,
             attempts=self.attempts,
             backoff=self.backoff,
             retry_on=self.retry_on,
             rate=self.rate,
+            breaker=self.breaker,
             rng=rng,
         )
 

@@ -1,0 +1,318 @@
+"""A circuit breaker that holds calls instead of failing them. Pure: no I/O, no tasks; times and jitter are arguments.
+
+    closed     → open        enough failures in a row, or a failure rate
+    open       → half_open   after a wait that grows with each opening
+    half_open  → closed      probes succeeded; the limit of calls in flight then grows with each success
+    half_open  → open        the probes failed
+
+Which failures count: FAILURES IN A ROW below.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from penstock.errors import ServiceFault
+from penstock.services.pacing import MAX_PAUSE
+
+BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
+
+GROWTH = 1.2
+"""How many times longer each further opening lasts.
+
+After n openings a service has been down for about 5 times the next one, so it is noticed at most a fifth of the outage
+late; with the usual 2 it would be as long again as the outage.
+"""
+
+WINDOW = 50
+"""Default of `window`."""
+
+JITTER = 0.75
+"""The shortest wait is this part of the longest."""
+
+
+CLOCK_ERROR = 1e-6
+"""Seconds by which timers may be early, and computed times may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """When the calls of a service are held because it is down, and for how long.
+
+    It opens after `failures` in a row without a success in between, or when `failure_rate` (0 to 1) of the last
+    `window` calls failed. Timeouts, connection errors, the statuses 408, 429 and 5xx, and the exception classes in
+    `errors` count as failures, if `retry_on` of the service accepts them. While it is open, calls wait: nothing fails.
+    After `open` seconds, each further time longer up to `max_open`, at most `probes` calls are made. If they fail, it
+    opens again. A call that has waited for `max_open_wait` seconds fails with `ServiceUnavailable`.
+
+    >>> breaker = Breaker(failures=20, open=1.0, max_open=60.0)
+    """
+
+    failures: int | None = None
+    """Failures in a row (20, if there is no `failure_rate`)."""
+    failure_rate: float | None = None
+    window: int = WINDOW
+    """Calls of which `failure_rate` is a part. At least as many as are in flight."""
+    open: float = 1.0
+    """Maximum seconds of the first opening; at least three quarters of it."""
+    max_open: float = 60.0
+    """Maximum seconds of any opening, unless `Retry-After` of a response asks for more."""
+    max_open_wait: float = 300.0
+    """Seconds after which a call that waits fails."""
+    probes: int = 3
+    errors: tuple[type[Exception], ...] = ()
+    """Further exceptions that mean that the service is down, such as `OperationalError` of a database."""
+
+    def __post_init__(self) -> None:
+        if self.failures is not None and self.failure_rate is not None:
+            raise ValueError("breaker: failures and failure_rate exclude each other: remove one")
+        if self.failure_rate is None and self.window != WINDOW:
+            raise ValueError("breaker: window is for failure_rate: add failure_rate, or remove window")
+        if self.failures is None and self.failure_rate is None:
+            object.__setattr__(self, "failures", 20)
+        for option, number in (("failures", self.failures), ("window", self.window), ("probes", self.probes)):
+            if number is not None and (number < 1 or number % 1):
+                raise ValueError(f"breaker: {option}: expected an integer >= 1, got {number}")
+        if self.failure_rate is not None and not 0 < self.failure_rate <= 1:
+            raise ValueError(f"breaker: failure_rate: expected a number > 0 and <= 1, got {self.failure_rate}")
+        for option, seconds in (("open", self.open), ("max_open_wait", self.max_open_wait)):
+            if not 0 < seconds < math.inf:
+                raise ValueError(f"breaker: {option}: expected a number of seconds > 0, got {seconds!r}")
+        if not self.open <= self.max_open < math.inf:
+            raise ValueError(
+                f"breaker: max_open: expected a number of seconds >= {self.open:g} (open), got {self.max_open!r}"
+            )
+        for error in self.errors:
+            if not (isinstance(error, type) and issubclass(error, Exception)):
+                raise TypeError(f"breaker: errors: expected exception classes, got {error!r}")
+
+    def fault_of(self, error: Exception) -> ServiceFault | None:
+        """Return what an error says about the service; None if it concerns one element, or the call itself."""
+        fault = getattr(error, "service_fault", None)
+        if isinstance(fault, ServiceFault):
+            return fault
+        if isinstance(error, ConnectionError):
+            return ServiceFault.UNREACHABLE
+        if isinstance(error, TimeoutError):
+            return ServiceFault.TIMED_OUT
+        return ServiceFault.REJECTED if self.errors and isinstance(error, self.errors) else None
+
+
+DEFAULT_BREAKER = Breaker()
+"""The breaker of a service that has no other."""
+
+
+class FailedAttempt(Struct, frozen=True):
+    """An attempt that failed because of the service."""
+
+    fault: ServiceFault
+    at_once: bool
+    """Whether it did not wait, so that nothing else happened since it started."""
+    attempt: int
+    started_at: float
+    successes: int
+    """Attempts that succeeded so far."""
+    succeeded_at: float
+    """When the last one succeeded."""
+    in_flight: int
+    retry_after: float | None = None
+
+
+class CircuitBreaker:
+    """Decides how many calls to one service may be in flight.
+
+    FAILURES IN A ROW. That calls of some elements fail while those of others succeed does not mean that the service is
+    down, however many fail one after another: of 256 calls that start together, 85 may fail in a row because they take
+    longer than the others. So a rejection or a timeout counts only if its call started after the last success, or
+    if that is long ago: `open` seconds, or half the time of a call that timed out. A connection that breaks always
+    counts. Only first attempts count: at the end of a stream all others are repetitions of what fails for its own
+    reasons.
+    """
+
+    __slots__ = (
+        "_failures",
+        "_level",
+        "_max_in_flight",
+        "_open_seconds",
+        "_opened_at",
+        "_options",
+        "_probes",
+        "_probes_failed",
+        "_probes_succeeded",
+        "_rng",
+        "_row",
+        "_row_successes",
+        "_since",
+        "failures",
+        "last_open_seconds",
+        "limit",
+        "open_until",
+        "opened",
+        "state",
+    )
+
+    def __init__(self, options: Breaker, max_in_flight: int, rng: random.Random) -> None:
+        self._options = options
+        self._max_in_flight = max_in_flight
+        self._rng = rng
+        self._probes = min(options.probes, max_in_flight)
+        self.opened = 0
+        """How often it opened, without the times when it opened again after probes."""
+        self._open_seconds = 0.0
+        self.last_open_seconds = 0.0
+        """How long it was not closed the last time."""
+        self.failures = 0
+        """How many failures opened it the last time."""
+        self._failures: deque[int] = deque()
+        """With a failure rate: the numbers of the calls that failed."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Close, and forget failures. Required when another clock is used: it does not count the time until then."""
+        self.state: BreakerState = "closed"
+        self.limit = self._max_in_flight
+        """How many of the calls that started since `counted_since` may be in flight now."""
+        self.open_until = 0.0
+        self._since = -math.inf
+        self._opened_at = 0.0
+        self._level = 0
+        """How often it opened since calls were last made without a limit."""
+        self._row = 0
+        self._row_successes = -1
+        self._probes_failed = self._probes_succeeded = 0
+        self._failures.clear()
+
+    @property
+    def is_limiting(self) -> bool:
+        """Whether fewer calls may be in flight than usual, and responses have to be recorded."""
+        return self.state != "closed" or self.limit < self._max_in_flight
+
+    @property
+    def counted_since(self) -> float:
+        """The calls that started before this time do not count against `limit`: they may hang until their timeout."""
+        return self._since
+
+    def is_open(self, now: float) -> bool:
+        """Return whether calls are held. False as soon as a probe may be made."""
+        return self.state == "open" and now < self.open_until
+
+    def open_seconds(self, now: float) -> float:
+        """Return the seconds until `now` in which it was not closed."""
+        return self._open_seconds + (0.0 if self.state == "closed" else now - self._opened_at)
+
+    def next_probe_seconds(self, now: float) -> float | None:
+        """Return the seconds until the next probe; None if it is not open."""
+        return max(0.0, self.open_until - now) if self.state == "open" else None
+
+    def record_failure(self, failed: FailedAttempt, now: float) -> bool:
+        """Count an attempt that failed. Return whether the breaker opened, or opened again."""
+        match self.state:
+            case "open":  # a call that started before
+                if failed.retry_after is not None:
+                    self.open_until = max(self.open_until, now + min(failed.retry_after, MAX_PAUSE))
+                return False
+            case "half_open":
+                if failed.started_at < self._since - CLOCK_ERROR and not failed.at_once:
+                    return False
+                self._probes_failed += 1
+                self.limit = self._probes_left
+                if self._probes_failed < self._probes * self._rate - 1e-9:
+                    return False
+            case "closed":
+                if failed.attempt > 1 or not self._is_down(failed, now):
+                    return False
+                self.opened += 1
+                self.failures = len(self._failures) or self._row
+                self._opened_at = now
+        self._open(failed.retry_after, now)
+        return True
+
+    def record_responses(self, count: int, now: float) -> bool:
+        """Count calls to which the service responded, while `is_limiting`. Return whether the breaker closed."""
+        match self.state:
+            case "open":  # calls that started before
+                return False
+            case "half_open":
+                self._probes_succeeded += count
+                self.limit = self._probes_left
+                if self._probes_succeeded <= self._probes * (1 - self._rate) + 1e-9:
+                    return False
+                self.state = "closed"
+                self.last_open_seconds = now - self._opened_at
+                self._open_seconds += self.last_open_seconds
+                self.limit = self._probes
+                closed = True
+            case "closed":
+                self.limit = min(self.limit + count, self._max_in_flight)
+                closed = False
+        if not self.is_limiting:
+            self._level = 0
+        return closed
+
+    def begin_probes(self, now: float) -> bool:
+        """Become half open if it is time. Return whether it did."""
+        if self.state != "open" or now < self.open_until - CLOCK_ERROR:
+            return False
+        self.state = "half_open"
+        self._since = now
+        self._probes_failed = self._probes_succeeded = 0
+        self.limit = self._probes_left
+        return True
+
+    def _is_down(self, failed: FailedAttempt, now: float) -> bool:
+        """Count a failure while closed. Return whether there are enough now."""
+        options = self._options
+        if options.failure_rate is not None:
+            return self._is_rate_exceeded(failed, options.failure_rate)
+        if failed.successes != self._row_successes:
+            self._row, self._row_successes = 0, failed.successes
+        started_after = failed.at_once or failed.started_at > failed.succeeded_at
+        long = options.open
+        if failed.fault is ServiceFault.TIMED_OUT:  # no call succeeded in the second half of this one
+            long = min(long, (now - failed.started_at) / 2)
+        if started_after or now - failed.succeeded_at > long or failed.fault is ServiceFault.UNREACHABLE:
+            self._row += 1
+        return self._row >= (options.failures or 1)
+
+    def _is_rate_exceeded(self, failed: FailedAttempt, rate: float) -> bool:
+        """Count a failure among the last calls: those that succeeded, and those that failed for a reason that counts.
+
+        The window is at least as large as the number of calls in flight, or the slowest of calls that started together
+        would be all of it.
+        """
+        failures = self._failures
+        self._row += 1
+        number = failed.successes + self._row
+        failures.append(number)
+        window = max(self._options.window, min(failed.in_flight, self._max_in_flight))
+        while failures[0] <= number - window:
+            failures.popleft()
+        return number >= window and len(failures) >= rate * window - 1e-9
+
+    def _open(self, retry_after: float | None, now: float) -> None:
+        options = self._options
+        longest = min(options.max_open, options.open * GROWTH ** min(self._level, 100))
+        seconds = longest * self._rng.uniform(JITTER, 1.0)
+        if retry_after is not None:
+            seconds = max(seconds, min(retry_after, MAX_PAUSE))
+        self._level += 1
+        self.state = "open"
+        self.open_until = now + seconds
+        self.limit = 0
+        self._row, self._row_successes = 0, -1
+        self._failures.clear()
+
+    @property
+    def _probes_left(self) -> int:
+        return max(0, self._probes - self._probes_succeeded - self._probes_failed)
+
+    @property
+    def _rate(self) -> float:
+        """The part of the probes that must fail for it to open again."""
+        return self._options.failure_rate or 1.0
