@@ -404,6 +404,7 @@ def test_a_failure_of_graphviz_is_reported(
         render_image("digraph {}", "svg", timeout=0.5)
 
 
+@pytest.mark.long
 @pytest.mark.node
 @pytest.mark.skipif(not shutil.which("npm"), reason="needs Node.js and npm: apt-get install nodejs npm")
 def test_mermaid_accepts_its_format() -> None:
