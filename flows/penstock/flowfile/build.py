@@ -50,6 +50,8 @@ class FlowBuilder:
         window = read.window or Window()
         elements, bytes = window.elements or ELEMENTS, window.bytes or BYTES
         flow = Flow[Any](read.flow, item, key, elements, bytes, description=read.description or "")
+        if read.deadline is not None:
+            flow = flow.deadline(read.deadline)
         flow = self.steps(flow, read.steps or ())
         if read.order == "input":
             flow = flow.order()

@@ -71,6 +71,7 @@ class _FlowDumper:
             "item": self._item(),
             "key": flow.key,
             "window": self._window(),
+            "deadline": None if flow.max_seconds is None else show_duration(flow.max_seconds),
             "services": {name: dump_service(name, service) for name, service in self._services.items()} or None,
             "steps": [self.step(step) for step in flow.steps] or None,
             "order": "input" if flow.ordered else None,

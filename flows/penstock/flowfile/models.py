@@ -119,6 +119,9 @@ class FlowModel(Located):
     )
     key: str | None = optional(Text(), "The field that identifies an item")
     window: Window | None = optional(Record(Window, "elements"), "How much one run may hold")
+    deadline: float | None = optional(
+        Duration(), "How long an item may take, from its source on; after that no call starts, and it fails"
+    )
     services: dict[str, Chosen[ServiceOptions]] | None = optional(
         SERVICES, "What steps call; all runs share the limits of a service"
     )

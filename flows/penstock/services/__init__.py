@@ -1,5 +1,6 @@
 """Services: what steps call, behind bulkheads that all runs of the process share."""
 
+from penstock.services.adaptive_limit import AdaptiveLimit
 from penstock.services.availability import DownService, first_down
 from penstock.services.call_queue import CallFailed, CallQueue
 from penstock.services.circuit_breaker import DEFAULT_BREAKER, Breaker
@@ -11,6 +12,7 @@ __all__ = [
     "MAX_IN_FLIGHT",
     "NONE",
     "TIMEOUT",
+    "AdaptiveLimit",
     "Backoff",
     "Breaker",
     "CallFailed",

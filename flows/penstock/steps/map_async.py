@@ -74,6 +74,7 @@ class UnorderedCalls:
         self._open = 0
         self._ended = False
         self._queue = service.open_queue(self.on_results, context.report_fault)
+        self._queue.watch_deadlines(context.deadlines)
         context.on_close(self._queue.close)
         context.watch_queue(self._queue)
 
