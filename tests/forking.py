@@ -20,7 +20,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,59 @@ class Forked(subprocess.Popen[Any]):
         while (code := self._internal_poll()) is None:
             pass
         return code
+
+
+@contextmanager
+def listening(folder: Path) -> Iterator[str]:
+    """Fork processes for shell scripts during a block. Yields the line of the script that stands for `penstock`.
+
+    Where nothing can be forked, it is that of Python itself.
+    """
+    if sys.platform != "linux":
+        yield f'exec "{sys.executable}" -m penstock "$@"'
+        return
+    path = str(folder / "forking.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def accept() -> None:
+            with suppress(OSError):  # the block has ended
+                while True:
+                    connection, _ = listener.accept()
+                    threading.Thread(target=_attend, args=(connection,), daemon=True).start()
+
+        accepting = threading.Thread(target=accept, daemon=True)
+        accepting.start()
+        try:
+            yield f'exec "{sys.executable}" -I -S "{ROOT / "tests" / "forked_command.py"}" "{path}" "$@"'
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            accepting.join()
+
+
+def _attend(connection: socket.socket) -> None:
+    """Fork the process that a `forked_command.py` asks for, and tell how it ended. If that is killed, it is too."""
+    with connection:
+        data, descriptors, _, _ = socket.recv_fds(connection, LARGEST, 3)
+        try:
+            pid = int(_server().ask(json.loads(data), list(descriptors))["pid"])
+        finally:
+            for one in descriptors:
+                os.close(one)
+        ended = os.pidfd_open(pid)
+        try:
+            connection.send(str(pid).encode())
+            readable, _, _ = select.select([ended, connection], [], [])
+            if ended not in readable:
+                os.kill(pid, signal.SIGKILL)
+                select.select([ended], [], [])
+        finally:
+            os.close(ended)
+        while (status := _server().ask({"status": pid})["status"]) is None:
+            pass
+        with suppress(OSError):  # it was killed
+            connection.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
 class Server:

@@ -20,6 +20,7 @@ from importlib import import_module as _import_module
 __version__ = "0.2.0"
 
 _MODULES = {
+    "AdaptiveLimit": "services",
     "Backoff": "services",
     "Breaker": "services",
     "Cron": "runtime",
@@ -57,6 +58,7 @@ _MODULES = {
     "from_stdin": "sources",
     "generate": "sources",
     "ndjson": "sources",
+    "remaining_seconds": "core.deadlines",
     "ticks": "sources",
 }
 """The public names, and the modules that define them."""

@@ -1,5 +1,6 @@
 # The names of `__init__.py` for type checkers. A test compares the two.
 
+from penstock.core.deadlines import remaining_seconds
 from penstock.core.element import Failure
 from penstock.errors import (
     ElementError,
@@ -20,7 +21,7 @@ from penstock.runtime import (
     Summary,
     Supervisor,
 )
-from penstock.services import Backoff, Breaker, Service
+from penstock.services import AdaptiveLimit, Backoff, Breaker, Service
 from penstock.sinks import FileSink, Sink, StdoutSink
 from penstock.sources import (
     Overflow,
@@ -40,6 +41,7 @@ from penstock.sources import (
 __version__: str
 
 __all__ = [
+    "AdaptiveLimit",
     "Backoff",
     "Breaker",
     "Cron",
@@ -78,5 +80,6 @@ __all__ = [
     "from_stdin",
     "generate",
     "ndjson",
+    "remaining_seconds",
     "ticks",
 ]

@@ -307,6 +307,21 @@ class CallTimeout(ElementError):
         self.seconds = seconds
 
 
+class DeadlineExceeded(ElementError):
+    """An element could not be finished before its deadline. No further call was made for it.
+
+    `where` is the service that it waited for, or `source`. `seconds` is the time that it had from its source on, or
+    that the whole run had.
+    """
+
+    retryable = False
+
+    def __init__(self, where: str, seconds: float, when: str) -> None:
+        super().__init__(f"{where}: the deadline of {seconds:g} s {when}")
+        self.where = where
+        self.seconds = seconds
+
+
 class CallCancelled(ElementError):
     """A call of a service ended as cancelled without being cancelled by the run: something it awaited was."""
 

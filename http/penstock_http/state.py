@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager
+from math import ceil
 
 import msgspec
 from aiohttp import hdrs, web
@@ -14,6 +15,7 @@ from penstock.errors import ShuttingDown, TooManyRuns
 from penstock.observe import HttpCounters
 from penstock.redrive.desk import Desk
 from penstock.runtime import Supervisor
+from penstock.services import first_down
 from penstock.settings import Settings
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader
@@ -106,6 +108,22 @@ class AppState(Struct, frozen=True, eq=False):
         if max_runs is not None and self.registry.flows[revision.name].requests > max_runs:
             raise TooManyRuns(max_runs)
         self.supervisor.check(limited=True)
+
+    def check_services(self, revision: Revision) -> None:
+        """Raise 503 if a service of the flow is down and the flow is to refuse requests then.
+
+        Not while a probe is due or under way: it may need a call to probe with.
+        """
+        if not revision.flow.serving.refuse_when_open:
+            return
+        if (down := first_down(revision.all_services)) is not None:
+            seconds = ceil(down.seconds)
+            raise RequestRejected(
+                503,
+                "service_unavailable",
+                f"the service {down.name} does not respond; try again in {seconds} s",
+                {hdrs.RETRY_AFTER: str(seconds)},
+            )
 
 
 STATE: web.AppKey[AppState] = web.AppKey("state", AppState)

@@ -8,6 +8,7 @@ import deadletters
 import fairness
 import latency
 import memory
+import outage
 import rig
 import scaling
 import services
@@ -23,6 +24,7 @@ def main() -> int:
     programs = {
         "Throughput": lambda: throughput.all_figures(quick, runs, names),
         "Services over HTTP": lambda: services.all_figures(quick, runs, names),
+        "Outage": lambda: outage.all_figures(quick, runs) if "penstock" in names else [],
         "Latency": lambda: latency.all_figures(quick, runs, names),
         "Scaling": lambda: scaling.all_figures(quick, runs, names),
         "Side by side": lambda: together.all_figures(quick, runs, names),

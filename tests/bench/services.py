@@ -1,7 +1,8 @@
-"""How many orders a second go through two services over HTTP, two GETs an order, against the peers; and their CPU.
+"""How many orders a second go through services over HTTP, against the peers, and the CPU of an order.
 
-nginx answers for both services, as fast as it can, on the same two cores. The CPU of an order is that of the server
-that is measured, without nginx and without the client.
+Three times: two GETs an order, the same in TLS, and one POST for 50 orders. nginx answers for all services, as fast as
+it can, on the same two cores. The CPU of an order is that of the server that is measured, without nginx and without the
+client.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import rig
@@ -19,16 +21,46 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from nginx import nginx, program  # of the tests
 
-TARGETS = {("express", False): 2.0, ("plain", False): 4.0, ("express", True): 1.5}
-SERVICES = """
-location /prices/ { return 200 '{"price":1001}'; }
-location /stock/ { return 200 '{"inStock":true}'; }
+BATCH = 50
+"""Orders of one request to the batch endpoint. nginx always answers for so many: the numbers below are multiples."""
+
+SERVICES = f"""
+location /prices/ {{ return 200 '{{"price":1001}}'; }}
+location /stock/ {{ return 200 '{{"inStock":true}}'; }}
+location = /batch {{ return 200 '[{",".join(['{"price":1001}'] * BATCH)}]'; }}
+"""
+
+FLOW = """
+flow: orders
+item: {{orderId: {{type: integer, minimum: 1}}}}
+services:
+  prices: {{post: "{url}/batch", batch: orderId, attempts: 2}}
+steps:
+  - batch: {{service: prices, size: {size}, max_wait: 10s}}
 """
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What the servers do with an order, and how many times faster than each peer Penstock shall be."""
+
+    what: str
+    targets: dict[str, float]
+    tls: bool = False
+    batch: bool = False
+
+
+VARIANTS = (
+    Variant("two GETs", {"express": 2.0, "plain": 4.0}),
+    Variant("two GETs in TLS", {"express": 1.5}, tls=True),
+    Variant(f"a POST for {BATCH}", {"express": 1.5}, batch=True),
+)
+
+
 @contextmanager
-def serving(names: Sequence[str], tls: bool) -> Iterator[list[rig.Server]]:
+def serving(names: Sequence[str], variant: Variant) -> Iterator[list[rig.Server]]:
     """nginx, and servers that call it."""
+    tls = variant.tls
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-bench-")))
         directives, ca = SERVICES, ""
@@ -43,7 +75,15 @@ def serving(names: Sequence[str], tls: bool) -> Iterator[list[rig.Server]]:
                 print(f"!!! {name} IS LEFT OUT: {error}", file=sys.stderr, flush=True)
                 continue
             prices, stock = f"{url}/prices", f"{url}/stock"
-            if name == "penstock":
+            if variant.batch and name == "plain":
+                continue  # it calls one service for one order
+            if variant.batch and name == "penstock":
+                file = folder / "orders.yaml"
+                file.write_text(FLOW.format(url=url, size=BATCH))
+                command.append(str(file))
+            elif variant.batch:
+                environment |= {"BATCH_URL": f"{url}/batch"}
+            elif name == "penstock":
                 command += ["--pricing-url", f"{prices}/{{orderId}}", "--inventory-url", f"{stock}/{{orderId}}"]
                 environment |= {"SSL_CERT_FILE": ca} if tls else {}
             else:
@@ -66,10 +106,10 @@ def certificate(folder: Path) -> str:
     return f"ssl_certificate {folder}/server.pem; ssl_certificate_key {folder}/server.pem;"
 
 
-def variant(names: Sequence[str], runs: int, count: int, tls: bool) -> list[Figure]:
+def measure(names: Sequence[str], runs: int, count: int, variant: Variant) -> list[Figure]:
     """Seconds and CPU of each server, run after run in turn, and the ratios between neighbouring runs."""
-    what = "two GETs in TLS" if tls else "two GETs"
-    with serving(names, tls) as servers:
+    what = variant.what
+    with serving(names, variant) as servers:
         seconds: dict[str, list[float]] = {server.name: [] for server in servers}
         cpu: dict[str, list[float]] = {server.name: [] for server in servers}
         for server in servers:
@@ -88,7 +128,7 @@ def variant(names: Sequence[str], runs: int, count: int, tls: bool) -> list[Figu
     for name, other in (("penstock", "express"), ("penstock", "plain"), ("express", "plain")):
         if name in seconds and other in seconds:
             ratios = [b / a for a, b in zip(seconds[name], seconds[other], strict=True)]
-            target = TARGETS.get((other, tls)) if name == "penstock" else None
+            target = variant.targets.get(other) if name == "penstock" else None
             less = rig.median([b / a for a, b in zip(cpu[name], cpu[other], strict=True)])
             note = f"runs {min(ratios):.2f} … {max(ratios):.2f}; CPU {less:.2f} x less"
             figures.append(Figure(f"{name} / {other}, {what}", rig.median(ratios), "x", at_least=target, note=note))
@@ -96,18 +136,18 @@ def variant(names: Sequence[str], runs: int, count: int, tls: bool) -> list[Figu
 
 
 def all_figures(quick: bool, runs: int, names: Sequence[str]) -> list[Figure]:
-    """Without and with TLS. Without nginx there are none."""
+    """All variants. Without nginx there are none."""
     if program() is None:
         print("!!! SERVICES ARE LEFT OUT: nginx is not on this machine", file=sys.stderr, flush=True)
         return []
     count = 1_000 if quick else 20_000
-    return variant(names, runs, count, False) + variant(names, runs, count, True)
+    return [figure for variant in VARIANTS for figure in measure(names, runs, count, variant)]
 
 
 def main() -> int:
     given = rig.arguments(__doc__, runs=5)
     figures = all_figures(given.quick, given.runs, given.only)
-    show("Services over HTTP: two GETs an order to nginx, window 256", figures)
+    show("Services over HTTP, which nginx answers; window 256", figures)
     return exit_code(figures)
 
 

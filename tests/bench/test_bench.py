@@ -48,3 +48,11 @@ def test_services_over_http_answer_for_every_order():
     printed = throughput("penstock", "plain", program="services")
     assert "penstock / plain, two GETs" in printed
     assert "penstock / plain, two GETs in TLS" in printed
+    assert "penstock, a POST for 50" in printed
+
+
+@pytest.mark.nginx
+@pytest.mark.skipif(not nginx_program(), reason="nginx is not on this machine")
+def test_orders_survive_an_outage():
+    """The program raises if more orders fail than were in flight."""
+    assert "an outage of 1 s" in throughput("penstock", program="outage")

@@ -506,6 +506,8 @@ def test_the_line_of_progress_tells_how_a_run_stands() -> None:
     assert progress_line("orders", ProgressSnapshot(12345, 12000, 89, 0, 256, 0.42), 4321.4, 75) == (
         "orders   42%  12,345 received  12,000 ok  89 failed  256 in flight  4,321/s  1:15"
     )
+    waiting = ProgressSnapshot(9, 1, 0, 0, 8, None, "pricing")
+    assert progress_line("orders", waiting, 0, 5).endswith("8 in flight  0/s  5 s  waiting for pricing")
     assert [clock(seconds) for seconds in (0.314, 12.4, 245, 3845)] == ["0.31 s", "12 s", "4:05", "1:04:05"]
 
 

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a real service: every query of the dashboard and every rule has data."""
+"""A real Prometheus scrapes a real service: every query of the dashboard and every rule has data, in an outage too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import pytest_asyncio
 import yaml
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
+from penstock_http.simulation.faults import FaultSettings
+from penstock_http.simulation.services import simulated
 from waiting import HANG_SECONDS
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.asyncio(loop_scope="module")]
@@ -39,6 +41,27 @@ ORDERS = [json.dumps({"orderId": number}) for number in range(1, 501)]
 """An upload. Every third order is out of stock."""
 
 
+OUTAGE_ORDERS = 2000
+"""The orders of an upload during which the inventory is down; more than are in flight at once."""
+
+
+class Inventory:
+    """The simulated inventory, over HTTP on one port: it can be stopped, and then refuses connections."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._running = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Serve, on the port of the last time."""
+        url = await self._running.enter_async_context(simulated(FaultSettings(latency_scale=0.05), port=self.port))
+        self.port = int(url.rsplit(":", 1)[1])
+
+    async def stop(self) -> None:
+        """Close all connections and stop listening."""
+        await self._running.aclose()
+
+
 class Prometheus:
     """The API of a running Prometheus."""
 
@@ -57,6 +80,11 @@ class Prometheus:
         """Return the current values of a query without NaN."""
         result = (await self.get("query", query=query))["result"]
         return [value for value in (float(sample["value"][1]) for sample in result) if not math.isnan(value)]
+
+    async def labelled(self, query: str) -> dict[tuple[str, ...], float]:
+        """Return the current values of a query by the values of their labels."""
+        result = (await self.get("query", query=query))["result"]
+        return {tuple(sample["metric"].values()): float(sample["value"][1]) for sample in result}
 
     async def has_data(self, query: str) -> bool:
         """Wait until a query has data. Returns False after a timeout."""
@@ -138,10 +166,20 @@ async def http() -> AsyncIterator[ClientSession]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """The URL of a running Penstock."""
+async def inventory() -> AsyncIterator[Inventory]:
+    """The inventory service of the orders."""
+    started = Inventory()
+    await started.start()
+    yield started
+    await started.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(tmp_path_factory: pytest.TempPathFactory, inventory: Inventory) -> AsyncIterator[str]:
+    """The URL of a running Penstock, which calls the inventory over HTTP."""
     letters = tmp_path_factory.mktemp("letters") / "letters.db"
     options = ["--port", "0", "--workers", "0", "--latency-scale", "0.05", "--dead-letters", f"sqlite:///{letters}"]
+    options += ["--inventory-url", f"http://127.0.0.1:{inventory.port}/stock/{{orderId}}"]
     async with process(sys.executable, "-m", "penstock", "serve", *options) as (server, lines):
 
         async def is_listening() -> bool:
@@ -240,3 +278,44 @@ async def test_no_critical_alert_fires_for_a_healthy_service(prometheus: Prometh
         return await prometheus.values('ALERTS{severity="critical"}') == []
 
     assert await becomes_true(all_is_quiet)
+
+
+async def test_panels_name_the_service_that_holds_up_a_flow(
+    prometheus: Prometheus, service: str, inventory: Inventory, http: ClientSession, panels: list[Any]
+) -> None:
+    """In an outage the row of flow and service shows it, and the alert is pending. The orders wait and succeed."""
+    (table,) = (panel for panel in panels if panel.title == "Which service holds up which flow")
+    waiting, in_flight, limit, breaker, *_, backpressure = map(substituted, table.queries)
+    shown: dict[tuple[str, ...], tuple[float, ...]] = {}
+
+    async def inventory_is_named() -> bool:
+        queries = (waiting, in_flight, limit, breaker, backpressure)
+        columns = await asyncio.gather(*map(prometheus.labelled, queries))
+        shown.update({key: tuple(column[key] for column in columns) for key in columns[0]})
+        alerts = await prometheus.values('ALERTS{alertname="PenstockBreakerOpen",service="inventory"}')
+        match shown["orders", "inventory"], shown["orders", "pricing"]:
+            case (calls, _, reduced, state, seconds), (0, 0, full, 0, _):
+                return calls > 100 and reduced < full and state > 0 and seconds > 0 and alerts == [1]
+        return False
+
+    async def is_closed() -> bool:
+        return (await prometheus.labelled(breaker))["orders", "inventory"] == 0
+
+    assert await becomes_true(is_closed)
+    await inventory.stop()
+    upload = asyncio.create_task(upload_orders(service, http))
+    try:
+        assert await becomes_true(inventory_is_named), shown
+    finally:
+        await inventory.start()
+    summary = await upload
+    assert (summary["received"], summary["failed"]) == (OUTAGE_ORDERS, 0)
+    assert await becomes_true(is_closed)
+
+
+async def upload_orders(service: str, http: ClientSession) -> dict[str, Any]:
+    """Upload orders that the inventory has, and return the end record."""
+    lines = "\n".join(json.dumps({"orderId": 3 * number + 1}) for number in range(OUTAGE_ORDERS))
+    headers = {"content-type": "application/x-ndjson"}
+    async with http.post(f"{service}/orders/bulk", data=lines, headers=headers) as response:
+        return json.loads((await response.text()).splitlines()[-1])["end"]

@@ -80,7 +80,9 @@ def services(draw: st.DrawFn, *, many: bool = False) -> Service:
             blocking = draw(st.booleans()) and not inspect.iscoroutinefunction(call)
             return Service(name, call, blocking=blocking, rate=rate, **limits)
         case _ if many:
-            return Service.http_batch(name, "http://${HOST:-h}/x", field=draw(st.none() | NAMES), **limits)
+            header = draw(st.sampled_from([None, "Grpc-Timeout"]))
+            field = draw(st.none() | NAMES)
+            return Service.http_batch(name, "http://${HOST:-h}/x", field=field, deadline_header=header, **limits)
         case _:
             answer = st.none() | st.sampled_from(
                 [Expression("response.a", "response"), Fields({"b": Expression("response", "response")})]
@@ -93,6 +95,7 @@ def services(draw: st.DrawFn, *, many: bool = False) -> Service:
                 body=draw(st.none() | st.sampled_from([Expression("value"), Fields({"on": Expression("value.no")})])),
                 response=draw(answer),
                 limit=draw(st.sampled_from([1 << 20, 1000, 12345])),
+                deadline_header=draw(st.sampled_from([None, "Penstock-Deadline"])),
                 **limits,
             )
 
@@ -219,9 +222,16 @@ def flows(draw: st.DrawFn) -> Flow[Any]:
         )
         flow = flow.worker(name, draw(st.sampled_from(sources)), schedule)
     serving = st.sampled_from(
-        [{}, {"http": False}, {"name": "x", "max_runs": 3, "max_line": 65536, "max_body": 100, "max_count": 9}]
+        [
+            {},
+            {"http": False},
+            {"refuse_when_open": True},
+            {"name": "x", "max_runs": 3, "max_line": 65536, "max_body": 100, "max_count": 9},
+        ]
     )
     flow = flow.serve(**draw(serving))
+    if draw(st.booleans()):
+        flow = flow.deadline(draw(SECONDS))
     store = draw(st.sampled_from([None, "memory:", "sqlite:///${DIR:-.}/on.db"]))
     if draw(st.booleans()):
         flow = flow.redrive(rate=draw(st.sampled_from([None, 50.0, 1 / 3])))
@@ -255,9 +265,10 @@ flow: orders
 key: orderId
 item: {orderId: {type: integer, minimum: 1}}
 window: {elements: 64, bytes: 1MiB}
+deadline: 1m30s
 services:
   pricing:
-    {get: "${PRICING:-http://h}/prices/{orderId}", timeout: 2s, attempts: 2,
+    {get: "${PRICING:-http://h}/prices/{orderId}", timeout: 2s, attempts: 2, deadline_header: Penstock-Deadline,
       max_in_flight: 64, response: response.price}
   inventory: {call: "penstock.orders:inventory", timeout: 2s, backoff: {first: 10ms}, rate: 600/m}
 templates:
@@ -295,12 +306,14 @@ def test_a_file_says_what_the_builder_says() -> None:
         attempts=2,
         max_in_flight=64,
         response=Expression("response.price", "response"),
+        deadline_header="Penstock-Deadline",
     )
     stock = Service("inventory", inventory, timeout=2, backoff=Backoff(first=0.01), rate=10)
     samples = Fields({"orderId": Expression("seq", "seq")})
 
     built = (
         Flow[Any]("orders", item, "orderId", 64, 1 << 20)
+        .deadline(90)
         .enrich(pricing=prices, inventory=stock)
         .filter(Expression("value.pricing < 5000"))
         .route(

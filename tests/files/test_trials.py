@@ -53,6 +53,22 @@ def test_without_a_rule_the_real_function_answers_in_virtual_time() -> None:
     ]
 
 
+def test_a_deadline_of_the_flow_holds_in_virtual_time() -> None:
+    """Against slow fakes, and the queue behind them."""
+    flow = ORDERS.services({"pricing": Service("pricing", echo, max_in_flight=1)}).deadline(2)
+    text = """
+        given: [{orderId: 1}, {orderId: 2}, {orderId: 3}]
+        when: {pricing: {delay: 1.5s, returns: {price: 1}}, inventory: {returns: {inStock: true}}}
+        expect:
+          ok: [1]
+          failed: [{key: 2, step: pricing, type: DeadlineExceeded, attempts: 1}, {key: 3, attempts: 0}]
+          dead_letters: 2
+          calls: {pricing: 2}
+          seconds: 2s
+    """
+    assert found(text, flow=flow) == []
+
+
 def test_a_rule_answers_in_place_of_the_service() -> None:
     text = """
         given: [{orderId: 1}, {orderId: 3}]

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import forking
 from waiting import HANG_SECONDS, end, until
 
 ROOT = Path(__file__).parents[2]
@@ -59,16 +60,16 @@ class Walkthrough:
 
     An id that the page shows in an output stands for the one that was printed there, as a reader copies it into the
     next commands. Only two things differ from what a reader does. `python3 -m venv` makes an environment whose `python`
-    and `penstock` are those that run the tests, and whose `pip` does nothing. Ports are replaced by free ones, the same
-    one for each number throughout, so that this works on machines where 8080 is taken.
+    is the one that runs the tests, whose `penstock` is forked by `forking`, and whose `pip` does nothing. Ports are
+    replaced by free ones, the same one for each number throughout, so that this works on machines where 8080 is taken.
     """
 
-    def __init__(self, folder: Path, *, activated: bool = False) -> None:
+    def __init__(self, folder: Path, penstock: str, *, activated: bool = False) -> None:
         self._folder = folder / "here"
         self._logs = folder
         self._shims = folder / "shims"
         self._folder.mkdir()
-        make_shims(self._shims)
+        make_shims(self._shims, penstock)
         if activated:
             shutil.copytree(self._shims / "environment", self._folder / ".venv")
         self._ports: dict[str, str] = {}
@@ -174,7 +175,7 @@ class Walkthrough:
 def walkthrough(folder: Path, *, activated: bool = False) -> Iterator[Walkthrough]:
     """A walkthrough whose servers are ended with the block."""
     with ExitStack() as stack:
-        walking = Walkthrough(folder, activated=activated)
+        walking = Walkthrough(folder, stack.enter_context(forking.listening(folder)), activated=activated)
         stack.callback(walking.close)
         yield walking
 
@@ -196,14 +197,14 @@ def free_port() -> int:
             return port
 
 
-def make_shims(folder: Path) -> None:
-    """Write `python3`, which makes an environment of the Python that runs the tests."""
+def make_shims(folder: Path, penstock: str) -> None:
+    """Write `python3`, which makes an environment of the Python that runs the tests, and of a line for `penstock`."""
     binaries = folder / "environment" / "bin"
     binaries.mkdir(parents=True)
     for name, line in {
         "pip": "exit 0",
         "python": f'exec "{sys.executable}" "$@"',
-        "penstock": f'exec "{sys.executable}" -m penstock "$@"',
+        "penstock": penstock,
     }.items():
         script(binaries / name, line)
     script(folder / "python3", f'test "$1 $2" = "-m venv" && cp -r "{folder / "environment"}" "$3"')

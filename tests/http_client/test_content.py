@@ -56,7 +56,7 @@ def test_a_compressed_response_is_decompressed(run: Run, body: bytes, encoding: 
     assert run(main()) == TEXT
 
 
-BOMB = gz(b"0" * 100_000_000)
+BOMB = gz(b"0" * 10_000_000)
 INVALID: list[tuple[bytes, bytes, type[Exception], str]] = [
     (BOMB[: LIMIT - 1000], b"gzip", InvalidCallResult, "longer than its limit of 10000 bytes"),
     (zstd.compress(b"0" * 10_000_000), b"zstd", InvalidCallResult, "longer than its limit"),

@@ -44,7 +44,7 @@ async def client() -> AsyncIterator[HttpClient]:
         yield made
         statistics = made.statistics()
         assert statistics.open == statistics.idle, "only idle connections are open"
-        assert statistics.waiting == 0
+        assert statistics.awaited == 0
     finally:
         await made.aclose()
 

@@ -58,13 +58,13 @@ def test_a_pool_has_a_limit(run: Run) -> None:
         async with server(reply) as url:
             requests = [asyncio.ensure_future(http.request("s", "GET", url, limit=LIMIT)) for _ in range(40)]
             await asyncio.sleep(0.015)
-            assert http.statistics().waiting > 20
+            assert http.statistics().awaited > 20
             for request in requests[::2]:
                 request.cancel()
             results = await asyncio.gather(*requests, return_exceptions=True)
             statistics = http.statistics()
             await http.aclose()
-        assert statistics.waiting == 0
+        assert statistics.awaited == 0
         return sum(result == b"1" for result in results), statistics.open
 
     answered, left = run(main())

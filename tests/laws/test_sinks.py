@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from laws.virtual import within
-from penstock import Flow, from_iterable
+from penstock import Flow, from_iterable, ticks
 from penstock.deadletters import MemoryStore
 from penstock.errors import ReaderDisconnected
 from penstock.results import DiscardResults, LineWriter, ResultConsumer, ResultStream, ServerSentEvents
@@ -258,3 +258,39 @@ def test_events_carry_their_seq_as_id() -> None:
         return b"".join(taken.writes)
 
     assert quiet(main()) == b'event: result\nid: 0.0\ndata: {"ok":true,"seq":0,"value":1,"part":0}\n\n'
+
+
+def test_comments_come_between_records() -> None:
+    """The task that writes the records writes it, in one line; not while a write waits for the reader."""
+
+    async def main() -> Taken:
+        taken = Taken(seconds=1)
+        writer = LineWriter(taken.write, ServerSentEvents())
+        started = Flow("f").start(ticks(2, 2), writer)
+        await asyncio.sleep(1.5)
+        writer.write_comment("waiting for\nx")
+        await asyncio.sleep(1.5)  # the second tick comes while that is written
+        assert writer.writing
+        writer.write_comment("dropped")
+        await started.finished
+        return taken
+
+    assert [write.partition(b"\n")[0] for write in quiet(main()).writes] == [
+        b"event: result",
+        b": waiting for x",
+        b"event: result",
+    ]
+
+
+def test_ndjson_has_no_comments() -> None:
+    """Nothing is written: each line is a record."""
+
+    async def main() -> Taken:
+        taken = Taken()
+        writer = LineWriter(taken.write)
+        started = Flow("f").start(from_iterable([1]), writer)
+        writer.write_comment("waiting")
+        await started.finished
+        return taken
+
+    assert quiet(main()).writes == [b'{"ok":true,"seq":0,"value":1}\n']

@@ -18,13 +18,22 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import unused_port
 
+from penstock import Flow, from_iterable
 from penstock.errors import CallTimeout, InvalidCallResult, InvalidItem, ServiceErrorResponse, ServiceUnreachable
+from penstock.flowfile.quantities import read_duration
 from penstock.services import NONE, Backoff, CallFailed, Service
-from penstock.services.http_client import ExchangeFailed, HttpClient, connection_error_reason, parse_retry_after
+from penstock.services.deadline_header import format_deadline, parse_grpc_timeout
+from penstock.services.http_client import (
+    ConnectionStatistics,
+    ExchangeFailed,
+    HttpClient,
+    connection_error_reason,
+    parse_retry_after,
+)
 from penstock.services.url_template import UrlTemplate
 from penstock_http.simulation.faults import FaultSettings
 from penstock_http.simulation.services import simulated
-from waiting import HANG_SECONDS
+from waiting import HANG_SECONDS, until_async
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -481,6 +490,28 @@ async def test_a_batch_response_of_another_length_is_an_invalid_result(client: H
     assert isinstance(failed.error, InvalidCallResult)
 
 
+async def test_statistics_count_the_connections_of_the_service(client: HttpClient) -> None:
+    """Those of another service with the same client are not counted, and a Python service has none."""
+    release = asyncio.Event()
+
+    async def reply(request: web.Request) -> web.Response:
+        await release.wait()
+        return web.json_response(1)
+
+    async with server(reply) as url, server(reply) as other_url:
+        service = Service.http("pricing", f"{url}/{{id}}", client=client, max_in_flight=2)
+        other = Service.http("stock", other_url, client=client)
+        assert service.statistics().connections == ConnectionStatistics(open=0, idle=0, awaited=0)
+
+        calls = asyncio.ensure_future(call(service, {"id": 1}, {"id": 2}, {"id": 3}))
+        await until_async(lambda: service.statistics().connections == ConnectionStatistics(open=2, idle=0, awaited=0))
+        release.set()
+        await calls
+        assert service.statistics().connections == ConnectionStatistics(open=2, idle=2, awaited=0)
+        assert other.statistics().connections == ConnectionStatistics()
+    assert Service("python", str).statistics().connections is None
+
+
 def test_a_client_serves_one_event_loop_after_another() -> None:
     """A session belongs to its event loop; the next loop gets a new one."""
     client = HttpClient()
@@ -492,3 +523,50 @@ def test_a_client_serves_one_event_loop_after_another() -> None:
         return answer
 
     assert [asyncio.run(once()), asyncio.run(once())] == [{"price": 1001}] * 2
+
+
+@pytest.mark.parametrize(
+    ("header", "pattern"), [("Penstock-Deadline", r"1\.\d{1,3}s"), ("Grpc-Timeout", r"1\d{3}m"), ("X-Time", r"1\.\d+s")]
+)
+async def test_the_remaining_time_is_forwarded(header: str, pattern: str) -> None:
+    """In the format that belongs to the name of the header; and not at all without a deadline."""
+    received: list[str | None] = []
+
+    async def reply(request: web.Request) -> web.Response:
+        received.append(request.headers.get(header))
+        return web.json_response(await request.json() if request.method == "POST" else 1)
+
+    async with server(reply) as url:
+        one = Service.http("one", f"{url}/{{id}}", deadline_header=header)
+        many = Service.http_batch("many", url, deadline_header=header)
+        flow = Flow[Any]("f").map_async(one).batch(many, size=1, max_wait=1)
+        for each in (flow.deadline(2), flow):
+            assert (await each.run(from_iterable([{"id": 1}]))).ok == 1
+    assert received[2:] == [None, None]
+    assert all(text is not None and re.fullmatch(pattern, text) for text in received[:2])
+
+
+def test_a_header_of_deadlines_has_a_valid_name() -> None:
+    """And is not set twice."""
+    with pytest.raises(ValueError, match="invalid header name 'a b'"):
+        Service.http("s", "http://h", deadline_header="a b")
+    with pytest.raises(ValueError, match="X-Time is in headers and is the deadline_header: remove one"):
+        Service.http("s", "http://h", headers={"x-time": "1"}, deadline_header="X-Time")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text", "grpc"),
+    [(1.5, "1.5s", "1500m"), (2, "2s", "2000m"), (0.0004, "0.001s", "1m"), (1e6, "1000000s", "1000000S")],
+)
+def test_the_formats_of_a_deadline(seconds: float, text: str, grpc: str) -> None:
+    """Rounded down to milliseconds, but never to 0. What is sent can be read again."""
+    assert format_deadline("Penstock-Deadline", seconds) == text
+    assert format_deadline("GRPC-Timeout", seconds) == grpc
+    assert read_duration(text) == pytest.approx(seconds, abs=1e-3)
+    assert parse_grpc_timeout(grpc) == pytest.approx(seconds, abs=1e-3)
+
+
+@pytest.mark.parametrize("text", ["", "2", "2s", "-1S", "1.5S", "123456789S", "2 S", "S", "\uff12S"])
+def test_other_texts_are_no_timeout_of_grpc(text: str) -> None:
+    """An integer of at most 8 digits, and a unit."""
+    assert parse_grpc_timeout(text) is None

@@ -18,6 +18,7 @@ from penstock.tokens import SCOPES
 from service.conftest import Serve
 from service.processes import Process, serving, until
 from service.wire import NDJSON, Client, Response, orders
+from stores.letters import expire_leases
 from waiting import HANG_SECONDS
 
 LETTERS = "/dead-letters"
@@ -426,13 +427,6 @@ def test_a_reload_changes_the_revision_that_following_letters_use(server: Proces
     assert counts[-1]["resolved"] > 0
     assert all(one["failed"] <= two["failed"] for one, two in pairwise(counts))
     until(lambda: [each["number"] for each in server.request("GET", "/flows/orders").json()["revisions"]] == [2])
-
-
-def expire_leases(database: Path) -> None:
-    """Set the end of all claims to the past, as if their time had gone by."""
-    with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("UPDATE jobs SET leased_until = 1 WHERE leased_until IS NOT NULL")
-        connection.execute("UPDATE job_letters SET leased_until = 1 WHERE leased_until IS NOT NULL")
 
 
 def claimed_letters(database: Path) -> int:

@@ -14,7 +14,7 @@ from laws.virtual import quiet, within
 from penstock import Flow, Service, from_iterable
 from penstock.deadletters import DeadLetterQuery
 from penstock.errors import ShuttingDown
-from penstock.observe import ReloadCounters
+from penstock.observe import HttpCounters, MetricSources, ReloadCounters, collector
 from penstock.results import DiscardResults, ResultStream
 from penstock.runtime import Event, Every, Run, Supervisor
 from penstock.sinks import DiscardSink, FileSink
@@ -205,6 +205,33 @@ def test_counters_of_calls_survive_a_replaced_service() -> None:
         await asyncio.sleep(1)
         calls = fixture.supervisor.service_counters["oracle"]
         assert (len(calls.services), calls.statistics().max_in_flight, calls.statistics().results["ok"]) == (1, 3, 7)
+        assert sum(calls.statistics().durations["ok"].counts) == 7
+
+    run_in_virtual_time(scenario)
+
+
+def test_a_flow_has_the_services_of_its_revisions_in_use() -> None:
+    """The services of a replaced revision count until its runs have ended."""
+
+    def flow(service: str, seconds: float = 0) -> Flow[Any]:
+        async def wait(value: int) -> int:
+            await asyncio.sleep(seconds)
+            return value
+
+        return Flow("a").map_async(Service(service, wait))
+
+    async def scenario(fixture: Fixture) -> None:
+        def services() -> list[str]:
+            sources = MetricSources(supervisor=fixture.supervisor, requests=HttpCounters(), version="1")
+            return [service for (_, service), _ in collector.flow_service_info(sources)]
+
+        await fixture.deploy(flow("old", 5))
+        run = fixture.start("a", from_iterable([1]))
+        await fixture.deploy(flow("new"), "2")
+        assert services() == ["old", "new"]
+        await run.finished
+        await asyncio.sleep(1)
+        assert services() == ["new"]
 
     run_in_virtual_time(scenario)
 

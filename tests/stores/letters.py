@@ -1,5 +1,8 @@
 """Letters and the stores that they are put into, for the tests."""
 
+import sqlite3
+from contextlib import closing
+
 from msgspec.structs import replace
 
 from penstock.deadletters import DeadLetter
@@ -25,3 +28,10 @@ async def opened(url, **settings):
     store = SqliteStore(url, **settings)
     await store.open()
     return store
+
+
+def expire_leases(database):
+    """Set the end of all claims in a SQLite file to the past, as if their time had gone by."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE jobs SET leased_until = 1 WHERE leased_until IS NOT NULL")
+        connection.execute("UPDATE job_letters SET leased_until = 1 WHERE leased_until IS NOT NULL")

@@ -30,6 +30,7 @@ from penstock import (
     from_stdin,
     generate,
     ndjson,
+    remaining_seconds,
     ticks,
 )
 from penstock.results import LineWriter
@@ -134,6 +135,11 @@ def steps() -> None:
     assert_type(ORDERS.apply(priced), Flow[Order, float])
     assert_type(ORDERS.samples(lambda number: Order(number)), Flow[Order, Order])
     assert_type(ORDERS.window(8).order().dead_letters("memory:", redact=["note"]), Flow[Order, Order])
+    assert_type(ORDERS.deadline(2), Flow[Order, Order])
+    assert_type(remaining_seconds(), float | None)
+    assert_type(
+        Service.http("web", "http://prices/{id}", response=Price, deadline_header="Grpc-Timeout"), Service[Any, Price]
+    )
     assert_type(ORDERS.services({"pricing": PRICING}), Flow[Order, Order])
 
 

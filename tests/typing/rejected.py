@@ -87,6 +87,7 @@ Flow("orders", "id")  # type: ignore[call-overload]  # pyright: ignore[reportArg
 Flow("orders", Order, window=5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 ORDERS.item = None  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 ORDERS.widnow(5)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+ORDERS.deadline("2s")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 ORDERS.window("8")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -1,4 +1,4 @@
-"""`penstock check DIR|FILE...`: validate flow files, and report the memory bound of their flows."""
+"""`penstock check DIR|FILE...`: validate flow files; report the memory bound of their flows, and what outages do."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from penstock.cli.options import FILE, Command, print_error, usage_error
+from penstock.cli.outages import outages, tls_errors
 from penstock.deadletters import DeadLetterStore
 from penstock.deadletters.store_url import hide_password
 from penstock.deadletters.stores import is_log_url
@@ -37,8 +38,8 @@ from penstock.support.terminal import write_data, write_text
 def check(paths: tuple[str, ...], as_json: bool, quiet: bool) -> int:
     """Validate flow files and PENSTOCK_* variables.
 
-    Reports all errors at once, each with its location, and how much memory a run of each flow can hold. Takes flow
-    files (.yaml or .json) and directories of them.
+    Reports all errors at once, each with its location. Of each flow it reports how much memory a run can hold, and
+    what happens while a service is down. Takes flow files (.yaml or .json) and directories of them.
     """
     try:
         files = list(dict.fromkeys(file for path in paths for file in files_of(Path(path))))
@@ -75,6 +76,8 @@ def check_file(path: Path, conflicts: NameConflicts) -> dict[str, Any]:
         if (conflict := conflicts.add(file)) is not None:
             raise FlowFileError([conflict])
         check_sinks(file.flow.all_sinks.values(), locks=False)
+        if errors := list(tls_errors(file.flow)):
+            raise FlowFileError([Diagnostic(SourceLocation(str(path)), error) for error in errors])
     except FlowFileError as error:
         return failed(path, error.diagnostics, error.more)
     except SinkWriteFailed as error:
@@ -85,6 +88,7 @@ def check_file(path: Path, conflicts: NameConflicts) -> dict[str, Any]:
         "flow": file.flow.name,
         "counts": counts(tested),
         "memory": memory_report(file.flow.memory_bound),
+        "outages": outages(file.flow),
         "notes": notes(file.flow.store),
     }
 
@@ -148,4 +152,7 @@ def format_report(report: dict[str, Any], *, quiet: bool) -> Iterator[str]:
         yield f"    {part['step']:<{width}}  {elements}  {bytes}  {part['why']}"
     if memory["open"]:
         yield f"  not included, because their size has no limit: results of {', '.join(memory['open'])}"
+    if report["outages"]:
+        yield "  while a service is down:"
+        yield from (f"    {outage['service']}: {outage['text']}" for outage in report["outages"])
     yield from (f"  {note}" for note in report["notes"])

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from reactivex import abc
 from reactivex.disposable import Disposable
 from reactivex.scheduler.eventloop import AsyncIOScheduler
 
+from penstock.core.deadlines import Deadlines
 from penstock.core.element import Element
 from penstock.core.fairness import FairScheduler
 from penstock.core.ledger import Ledger
@@ -31,7 +32,7 @@ CLOSE_SECONDS = 2 * CANCEL_SECONDS
 """Seconds that the parts of a run have to close. Each may have to cancel tasks first."""
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds, in seconds, of the buckets of a step's durations."""
+"""Upper bounds, in seconds, of the buckets of durations."""
 
 
 def cancel(task: asyncio.Task[None]) -> None:
@@ -41,7 +42,7 @@ def cancel(task: asyncio.Task[None]) -> None:
 
 
 class DurationHistogram:
-    """Durations of elements in a step, in the buckets of a Prometheus histogram."""
+    """Durations of elements in a step, or of calls of a service, in the buckets of a Prometheus histogram."""
 
     __slots__ = ("counts", "total")
 
@@ -53,6 +54,26 @@ class DurationHistogram:
         """Count `elements` that spent `seconds` each."""
         self.counts[bisect_left(BUCKETS, seconds)] += elements
         self.total += seconds * elements
+
+    def merge(self, other: DurationHistogram) -> None:
+        """Add all durations of another histogram."""
+        self.counts = [ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
+    def copy(self) -> DurationHistogram:
+        """Return a histogram with the same durations, which does not change with this one."""
+        copy = DurationHistogram()
+        copy.merge(self)
+        return copy
+
+
+class ServiceQueue(Protocol):
+    """The calls of one step of a run to one service."""
+
+    @property
+    def awaited_service(self) -> str | None:
+        """The name of the service if calls wait for its open circuit breaker, else None."""
+        ...
 
 
 class RunContext(AsyncIOScheduler):
@@ -68,6 +89,7 @@ class RunContext(AsyncIOScheduler):
         ordered: bool = False,
         ledger: Ledger | None = None,
         fairness: FairScheduler | None = None,
+        deadlines: Deadlines | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         super().__init__(self.loop)
@@ -77,6 +99,8 @@ class RunContext(AsyncIOScheduler):
         self.histograms = {} if histograms is None else histograms
         self.fairness = fairness or FairScheduler()
         """How this run shares the event loop with others."""
+        self.deadlines = deadlines
+        """The deadlines of its elements; None if they have none, which then costs nothing."""
         self.ordered = ordered
         """Whether results are reported in input order."""
         self.input_closed = False
@@ -94,6 +118,7 @@ class RunContext(AsyncIOScheduler):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drain_calls: list[Callable[[], object]] = []
         self._close_calls: list[Callable[[], list[asyncio.Future[Any]]]] = []
+        self._service_queues: list[ServiceQueue] = []
 
     @staticmethod
     def of(scheduler: abc.SchedulerBase | None, subject: str) -> RunContext:
@@ -109,6 +134,8 @@ class RunContext(AsyncIOScheduler):
                 await self.window.wait_for_capacity()
         element = Element(value, self.ledger.received - self.ledger.dropped, self.ledger, value)
         self.ledger.received += 1
+        if self.deadlines is not None:
+            self.deadlines.start((element,), self.loop.time())
         return element
 
     def histogram(self, step: str) -> DurationHistogram:
@@ -186,6 +213,16 @@ class RunContext(AsyncIOScheduler):
         """Call `call` when the run is over, however it ended. The futures that it returns are awaited."""
         self._close_calls.append(call)
 
+    def watch_queue(self, queue: ServiceQueue) -> None:
+        """Include the calls of a step in `awaited_service`."""
+        self._service_queues.append(queue)
+
+    @property
+    def awaited_service(self) -> str | None:
+        """The name of a service for whose open circuit breaker calls of this run wait; None if there is none."""
+        names = (queue.awaited_service for queue in self._service_queues)
+        return next((name for name in names if name is not None), None)
+
     def drain(self) -> None:
         """Accept no further input. Elements in flight continue."""
         if not self.input_closed:
@@ -248,6 +285,7 @@ class RunContext(AsyncIOScheduler):
         """
         self._drain_calls.clear()
         self._close_calls.clear()
+        self._service_queues.clear()
         self._on_fault = _ignore_fault
 
     def _task_done(self, task: asyncio.Task[Any]) -> None:
@@ -273,6 +311,7 @@ class BranchContext(RunContext):
             ordered=run.ordered,
             ledger=run.ledger,
             fairness=run.fairness,
+            deadlines=run.deadlines,
         )
         self._run = run
 
@@ -293,6 +332,9 @@ class BranchContext(RunContext):
 
     def on_close(self, call: Callable[[], list[asyncio.Future[Any]]]) -> None:
         self._run.on_close(call)
+
+    def watch_queue(self, queue: ServiceQueue) -> None:
+        self._run.watch_queue(queue)
 
     def close_input(self) -> None:
         """Do nothing: other branches may need further input."""

@@ -22,6 +22,9 @@ T = TypeVar("T")
 A = TypeVar("A")
 B = TypeVar("B")
 
+NEVER = float("inf")
+"""The deadline of an element that has none."""
+
 MESSAGE_LIMIT = 2_000
 """Characters kept of an error message, because it is stored, sent and printed."""
 
@@ -115,6 +118,8 @@ class Element(Struct, Generic[T], eq=False, gc=False):
     part: int | None = None
     parts: Parts | None = None
     kept_results: tuple[Any, ...] | None = None
+    deadline: float = NEVER
+    """When it must be finished, on the clock of the event loop."""
 
     def fail(self, step: str, error: BaseException, attempts: int = 1) -> None:
         """Mark this element as failed at a step."""
@@ -146,7 +151,7 @@ class Element(Struct, Generic[T], eq=False, gc=False):
         parts = self.parts
         assert parts is not None
         part: Element[Any] = Element(value, self.seq, self.ledger, self.input, key=self.key)
-        part.parent, part.part = self, parts.created
+        part.parent, part.part, part.deadline = self, parts.created, self.deadline
         parts.created += 1
         parts.open += 1
         self.ledger.count_part()

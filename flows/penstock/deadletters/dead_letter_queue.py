@@ -143,7 +143,7 @@ class Job(Struct, frozen=True, kw_only=True):
     batches: Sequence[BatchCounts] = ()
     """One for each canary batch and one for the rest."""
     message: str | None = None
-    """Why the job stopped."""
+    """Why the job stopped, or which service it waits for."""
     runner: str | None = None
     """The process that works on it, while its lease lasts."""
 
@@ -298,6 +298,8 @@ class DeadLetterQueue(DeadLetterStore, Protocol):
         message: str | None = None,
     ) -> Job:
         """Change the state or the rate of a job. Ends its groups' reservation when it is completed or cancelled.
+
+        `message` says why the state changes. Without a state it says what a running job waits for; "" removes that.
 
         A requester of None is the job itself. Raises `JobNotFound`, and `JobEnded` if it is completed or cancelled.
         """

@@ -136,6 +136,8 @@ class MemoryJobs:
             held.job = replace(held.job, options=replace(held.job.options, rate=rate))
         if state is not None:
             held.job = replace(held.job, state=state, message=message, ended_at=now() if state in ENDED else None)
+        elif message is not None and before == "running":
+            held.job = replace(held.job, message=message or None)
         if state in ENDED:
             held.open.clear()
             held.expires = 0.0

@@ -33,7 +33,7 @@ from penstock.runtime.schedule import Once, Schedule, validate_schedule
 from penstock.runtime.stream import Results
 from penstock.runtime.summary import Summary
 from penstock.runtime.wiring import RunPlan
-from penstock.services import MAX_IN_FLIGHT, TIMEOUT, Service
+from penstock.services import MAX_IN_FLIGHT, TIMEOUT, AdaptiveLimit, Service
 from penstock.services.service import is_service
 from penstock.sinks import Sink
 from penstock.sources import Source
@@ -191,6 +191,8 @@ class Flow(Generic[In, Out]):
     """When dead letters are redriven automatically; None: never."""
     ordered: bool = field(default=False, kw_only=True)
     """Whether results are in input order. A run may override it."""
+    max_seconds: float | None = field(default=None, kw_only=True)
+    """The deadline: how many seconds an item may take, from the moment its source emits it; None: any time."""
     sample_factory: Callable[[int], Any] | None = field(default=None, kw_only=True)
     """Returns the sample item with a number, from 1."""
     workers: tuple[Worker, ...] = field(default=(), kw_only=True)
@@ -286,7 +288,7 @@ class Flow(Generic[In, Out]):
         self,
         service: Service[Out, T] | Callable[[Out], Awaitable[T]],
         *,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         ordered: bool = False,
@@ -458,7 +460,7 @@ class Flow(Generic[In, Out]):
             *,
             size: int,
             max_wait: float,
-            max_in_flight: int = MAX_IN_FLIGHT,
+            max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
             timeout: float = TIMEOUT,
             attempts: int = 1,
             name: str | None = None,
@@ -471,7 +473,7 @@ class Flow(Generic[In, Out]):
             *,
             size: int,
             max_wait: float,
-            max_in_flight: int = MAX_IN_FLIGHT,
+            max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
             timeout: float = TIMEOUT,
             attempts: int = 1,
             name: str | None = None,
@@ -483,7 +485,7 @@ class Flow(Generic[In, Out]):
         *,
         size: int,
         max_wait: float,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         name: str | None = None,
@@ -605,6 +607,16 @@ class Flow(Generic[In, Out]):
         """Set the window: how many elements, and how many bytes of input, one run may hold."""
         return replace(self, elements=elements, bytes=self.bytes if bytes is None else bytes)
 
+    def deadline(self, seconds: float) -> Flow[In, Out]:
+        """Fail each item that is not finished so many seconds after its source has emitted it.
+
+        Attempts of calls are shortened to the time that remains, and none starts after the deadline: the item fails as
+        `DeadlineExceeded` at the service for which it waits. A function of a service can ask `remaining_seconds()`.
+        """
+        if not 0 < seconds < inf:
+            raise ValueError(f"deadline: expected a number of seconds > 0, got {seconds!r}")
+        return replace(self, max_seconds=float(seconds))
+
     def dead_letters(
         self,
         store: str | DeadLetterStore,
@@ -679,9 +691,11 @@ class Flow(Generic[In, Out]):
         max_line: int | None = None,
         max_body: int | None = None,
         max_count: int | None = None,
+        refuse_when_open: bool = False,
     ) -> Flow[In, Out]:
         """Set how the flow is served over HTTP; see `ServingOptions`."""
-        return replace(self, serving=ServingOptions(name, http, max_runs, max_line, max_body, max_count))
+        serving = ServingOptions(name, http, max_runs, max_line, max_body, max_count, refuse_when_open)
+        return replace(self, serving=serving)
 
     def services(self, others: Mapping[str, Service]) -> Flow[In, Out]:
         """Replace the services with these names. Raises `FlowDefinitionError` for a name that the flow does not have.
@@ -755,6 +769,7 @@ class Flow(Generic[In, Out]):
             self.dead_letter_target if self.copies else self.store,
             self.redacted,
             self.ordered,
+            self.max_seconds,
         )
 
     def start(self, source: Input[In], consumer: ResultConsumer | None = None, *, ordered: bool | None = None) -> Run:
@@ -854,6 +869,7 @@ def _steps_of(empty: Flow[Any], branch: Flow[Any], where: str) -> tuple[Step, ..
         "redrive": branch.auto_redrive is not None and branch.auto_redrive is not empty.auto_redrive,
         "order": branch.ordered and not empty.ordered,
         "window": branch.name == empty.name and (branch.elements, branch.bytes) != (empty.elements, empty.bytes),
+        "deadline": branch.max_seconds is not None and branch.max_seconds != empty.max_seconds,
         "samples": branch.sample_factory is not None and branch.sample_factory is not empty.sample_factory,
         "worker": bool(branch.workers) and branch.workers != empty.workers,
         "serve": branch.serving not in (ServingOptions(), empty.serving),

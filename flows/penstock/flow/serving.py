@@ -37,3 +37,5 @@ class ServingOptions:
     """Maximum of bytes in a JSON body, or in a response that is not streamed."""
     max_count: int | None = None
     """Maximum of samples in a GET request."""
+    refuse_when_open: bool = False
+    """Whether requests get 503 while the circuit breaker of a service of the flow is open. Otherwise they wait."""

@@ -50,6 +50,8 @@ class FlowBuilder:
         window = read.window or Window()
         elements, bytes = window.elements or ELEMENTS, window.bytes or BYTES
         flow = Flow[Any](read.flow, item, key, elements, bytes, description=read.description or "")
+        if read.deadline is not None:
+            flow = flow.deadline(read.deadline)
         flow = self.steps(flow, read.steps or ())
         if read.order == "input":
             flow = flow.order()
@@ -182,6 +184,7 @@ def _serve(serve: Serve, flow: Flow[Any]) -> Flow[Any]:
         max_line=serve.max_line,
         max_body=serve.max_body,
         max_count=serve.max_count,
+        refuse_when_open=bool(serve.refuse_when_open),
     )
 
 

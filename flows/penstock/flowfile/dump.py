@@ -71,6 +71,7 @@ class _FlowDumper:
             "item": self._item(),
             "key": flow.key,
             "window": self._window(),
+            "deadline": None if flow.max_seconds is None else show_duration(flow.max_seconds),
             "services": {name: dump_service(name, service) for name, service in self._services.items()} or None,
             "steps": [self.step(step) for step in flow.steps] or None,
             "order": "input" if flow.ordered else None,
@@ -125,10 +126,8 @@ class _FlowDumper:
             name: None if getattr(serving, name) is None else show_size(getattr(serving, name))
             for name in ("max_line", "max_body")
         }
-        return (
-            drop_none({"name": serving.name, "max_runs": serving.max_runs, **sizes, "max_count": serving.max_count})
-            or None
-        )
+        rest = {"max_count": serving.max_count, "refuse_when_open": serving.refuse_when_open or None}
+        return drop_none({"name": serving.name, "max_runs": serving.max_runs, **sizes, **rest}) or None
 
     def _register(self, service: Service) -> None:
         """Give a service a name in the file: its own, or one with a number if that is taken."""

@@ -86,6 +86,9 @@ class Serve(Located):
     max_line: int | None = optional(Size(), "How many bytes one line may have")
     max_body: int | None = optional(Size(), "How many bytes a JSON array, or a response that is not streamed, may have")
     max_count: int | None = optional(Integer(min=1), "How many samples one GET may request")
+    refuse_when_open: bool | None = optional(
+        Boolean(), "Whether requests get 503 while the circuit breaker of a service is open (false: they wait)"
+    )
 
 
 SERVE: Form[Serve] = Either(Boolean().then(lambda http: Serve(http=http)), Record(Serve))
@@ -116,6 +119,9 @@ class FlowModel(Located):
     )
     key: str | None = optional(Text(), "The field that identifies an item")
     window: Window | None = optional(Record(Window, "elements"), "How much one run may hold")
+    deadline: float | None = optional(
+        Duration(), "How long an item may take, from its source on; after that no call starts, and it fails"
+    )
     services: dict[str, Chosen[ServiceOptions]] | None = optional(
         SERVICES, "What steps call; all runs share the limits of a service"
     )

@@ -19,7 +19,17 @@ from penstock.flowfile.forms.record import Located, Record, keys_of, optional
 from penstock.flowfile.forms.scalars import Boolean, Integer, Number, Text, word
 from penstock.flowfile.quantities import show_duration, show_rate, show_size
 from penstock.formats.ndjson_reader import LINE_LIMIT
-from penstock.services import DEFAULT_BREAKER, MAX_IN_FLIGHT, NONE, TIMEOUT, Backoff, Breaker, Service, is_retryable
+from penstock.services import (
+    DEFAULT_BREAKER,
+    MAX_IN_FLIGHT,
+    NONE,
+    TIMEOUT,
+    AdaptiveLimit,
+    Backoff,
+    Breaker,
+    Service,
+    is_retryable,
+)
 from penstock.services.http_client import Tls
 from penstock.services.http_service import RESPONSE_LIMIT, HttpBatchCall, HttpCall, HttpRequestSpec, is_retryable_http
 from penstock.sinks import DiscardSink, FileSink, Sink, StdoutSink
@@ -81,6 +91,22 @@ TLS: Form[Tls] = Record(TlsOptions).then(lambda options: Tls(options.ca, options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptiveLimitOptions(Located):
+    min: int | None = optional(Integer(min=1), "The limit at first, and the lowest (4)")
+    max: int | None = optional(Integer(min=1), "The highest limit (256)")
+
+    def limit(self) -> AdaptiveLimit:
+        """Make the limit; keys that are left out have the defaults of `AdaptiveLimit`."""
+        given = {"min": self.min, "max": self.max}
+        return AdaptiveLimit(**{name: value for name, value in given.items() if value is not None})
+
+
+MAX_IN_FLIGHT_FORM: Form[int | AdaptiveLimit] = Either(
+    cast("Form[Any]", Integer(min=1)), Record(AdaptiveLimitOptions).then(AdaptiveLimitOptions.limit)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions(Located):
     name: str | None = optional(Text(), "The name in metrics and logs, if it differs from the one here")
     timeout: float | None = optional(Duration(), "The time for one attempt (30s)")
@@ -88,7 +114,10 @@ class ServiceOptions(Located):
     backoff: Backoff | None = optional(
         BACKOFF, "The wait between attempts: random, up to a limit that grows with each attempt; none: no wait"
     )
-    max_in_flight: int | None = optional(Integer(min=1), "How many calls may run at once, over all runs (256)")
+    max_in_flight: int | AdaptiveLimit | None = optional(
+        MAX_IN_FLIGHT_FORM,
+        "How many calls may run at once, over all runs (256); or a range: as many in it as the service can handle",
+    )
     rate: float | None = optional(Rate(), "How many calls may start per second, over all runs: 10/s, 600/m")
     breaker: Breaker | str | None = optional(
         BREAKER, "When calls are held because the service is down; none: never (after 20 failures in a row)"
@@ -101,6 +130,9 @@ class ServiceOptions(Located):
     response: Any = optional(function_or_fields("response"), "Which part of the JSON response is the result")
     limit: int | None = optional(Size(), "How many bytes a response may have (1MiB)")
     tls: Tls | None = optional(TLS, "The certificates of an https service, in PEM files")
+    deadline_header: str | None = optional(
+        Text(), "The header in which the time that remains until the deadline is sent: Penstock-Deadline"
+    )
     batch: bool | str | None = optional(
         BATCH, "One request for many values: true, or the field of each value that is sent"
     )
@@ -117,7 +149,7 @@ SERVICE = OneKey(
 
 SERVICES = MapOf(SERVICE, keys=SERVICE_NAME)
 
-_HTTP_ONLY = ("headers", "body", "response", "limit", "tls", "batch")
+_HTTP_ONLY = ("headers", "body", "response", "limit", "tls", "deadline_header", "batch")
 _CALL_ONLY = ("blocking",)
 
 
@@ -166,6 +198,7 @@ def _http_call(title: str, chosen: Chosen[ServiceOptions], environment: Mapping[
         "response": options.response,
         "limit": options.limit or RESPONSE_LIMIT,
         "tls": options.tls,
+        "deadline_header": options.deadline_header,
         "environment": environment,
     }
     if not options.batch:
@@ -191,7 +224,7 @@ def dump_service(name: str, service: Service) -> Plain:
                 "timeout": None if service.timeout == TIMEOUT else show_duration(service.timeout),
                 "attempts": None if service.attempts == 1 else service.attempts,
                 "backoff": _dump_backoff(service.backoff),
-                "max_in_flight": None if service.max_in_flight == MAX_IN_FLIGHT else service.max_in_flight,
+                "max_in_flight": _dump_max_in_flight(service),
                 "rate": None if service.rate is None else show_rate(service.rate),
                 "breaker": dump_breaker(service.breaker, reference_of),
                 "blocking": service.blocking or None,
@@ -206,12 +239,19 @@ def _dump_http(call: HttpRequestSpec) -> dict[str, Plain]:
         "response": None if call.response is None else dump_function(call.response, "response"),
         "limit": None if call.limit == RESPONSE_LIMIT else show_size(call.limit),
         "tls": None if call.tls is None else drop_none({"ca": call.tls.ca, "cert": call.tls.cert, "key": call.tls.key}),
+        "deadline_header": call.deadline_header,
     }
     if isinstance(call, HttpCall) and call.body is not None:
         more["body"] = dump_function(call.body)
     if isinstance(call, HttpBatchCall):
         more["batch"] = call.item_field or True
     return {call.method.lower(): call.url, **drop_none(more)}
+
+
+def _dump_max_in_flight(service: Service) -> Plain:
+    if service.adaptive_limit is not None:
+        return {"min": service.adaptive_limit.min, "max": service.adaptive_limit.max}
+    return None if service.max_in_flight == MAX_IN_FLIGHT else service.max_in_flight
 
 
 def _dump_backoff(backoff: Backoff) -> Plain:

@@ -22,9 +22,16 @@ def service_details(service: Service) -> tuple[str, ...]:
     url = getattr(service.function, "url", None)
     return (
         *((hide_password(url),) if isinstance(url, str) else ()),
-        f"max {service.max_in_flight} in flight",
+        _limit_label(service),
         f"timeout {format_duration(service.timeout)}",
         *((f"attempts {service.attempts}",) if service.attempts > 1 else ()),
+    )
+
+
+def _limit_label(service: Service) -> str:
+    adaptive = service.adaptive_limit
+    return (
+        f"max {service.max_in_flight} in flight" if adaptive is None else f"{adaptive.min} to {adaptive.max} in flight"
     )
 
 
@@ -52,8 +59,9 @@ def store_label(store: str | DeadLetterStore) -> str:
 
 
 def window_label(flow: Flow[Any]) -> str:
-    """Describe how much one run holds in flight."""
-    return f"window {flow.elements:,} elements, {format_size(flow.bytes)}"
+    """Describe how much one run holds in flight, and for how long."""
+    window = f"window {flow.elements:,} elements, {format_size(flow.bytes)}"
+    return window if flow.max_seconds is None else f"{window}, deadline {format_duration(flow.max_seconds)}"
 
 
 def schedule_label(schedule: object) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from typing import TypeAlias, get_args
 
@@ -22,11 +22,15 @@ from penstock.deadletters.store import STATES
 from penstock.observe.dead_letters import OPEN_STATES, DeadLetterReadings
 from penstock.observe.logs import LogFile
 from penstock.runtime import EndReason, FlowStatistics, Supervisor
+from penstock.services import ServiceStatistics
+from penstock.services.circuit_breaker import BreakerState
 from penstock.support.ids import now
 
 KINDS = ("http", "worker", "redrive")
 
 JOB_STATES: tuple[str, ...] = get_args(JobState)
+
+BREAKER_STATES: tuple[str, ...] = get_args(BreakerState)
 
 REDRIVE_RESULTS = ("resolved", "failed", "parked", "cancelled")
 
@@ -68,6 +72,13 @@ class MetricSources(Struct, frozen=True, eq=False):
     reloads: ReloadCounters = msgspec.field(default_factory=ReloadCounters)
     logs: LogFile | None = None
     dead_letters: DeadLetterReadings = msgspec.field(default_factory=DeadLetterReadings)
+    services: Mapping[str, ServiceStatistics] = msgspec.field(default_factory=dict[str, ServiceStatistics])
+    """What the services did so far, by name: read once for all series of a scrape."""
+
+    def read_services(self) -> MetricSources:
+        """Return the same sources with the statistics that the services have now."""
+        counters = self.supervisor.service_counters
+        return msgspec.structs.replace(self, services={name: each.statistics() for name, each in counters.items()})
 
 
 def _flows(sources: MetricSources) -> Iterator[tuple[tuple[str], FlowStatistics]]:
@@ -125,31 +136,89 @@ def step_duration_seconds(sources: MetricSources) -> Readings:
             yield (*flow, step), histogram
 
 
+def flow_service_info(sources: MetricSources) -> Readings:
+    """Always 1; the labels are a flow and a service that it calls."""
+    for flow, statistics in _flows(sources):
+        for service in statistics.services:
+            yield (*flow, service), 1
+
+
 def service_calls_total(sources: MetricSources) -> Readings:
     """Attempts to call a service, by result."""
-    for name, calls in sources.supervisor.service_counters.items():
-        for result, number in calls.statistics().results.items():
+    for name, service in sources.services.items():
+        for result, number in service.results.items():
             yield (name, result), number
+
+
+def service_duration_seconds(sources: MetricSources) -> Readings:
+    """Time that an attempt to call a service took, by result; a result appears with its first attempt."""
+    for name, service in sources.services.items():
+        for result, histogram in service.durations.items():
+            if result == "ok" or any(histogram.counts):
+                yield (name, result), histogram
 
 
 def service_in_flight(sources: MetricSources) -> Readings:
     """Calls in flight."""
-    return (((name,), calls.statistics().in_flight) for name, calls in sources.supervisor.service_counters.items())
+    return (((name,), service.in_flight) for name, service in sources.services.items())
 
 
 def service_waiting(sources: MetricSources) -> Readings:
     """Calls that wait for other calls, for the rate limit, or for their next attempt."""
-    return (((name,), calls.statistics().waiting) for name, calls in sources.supervisor.service_counters.items())
+    return (((name,), service.waiting) for name, service in sources.services.items())
 
 
 def service_max_in_flight(sources: MetricSources) -> Readings:
     """Maximum calls in flight."""
-    return (((name,), calls.statistics().max_in_flight) for name, calls in sources.supervisor.service_counters.items())
+    return (((name,), service.max_in_flight) for name, service in sources.services.items())
+
+
+def service_limit(sources: MetricSources) -> Readings:
+    """Calls that may be in flight now: fewer than the maximum while the circuit breaker is not closed."""
+    return (((name,), service.limit) for name, service in sources.services.items())
 
 
 def service_retries_total(sources: MetricSources) -> Readings:
     """Attempts after the first one of a call."""
-    return (((name,), calls.statistics().retries) for name, calls in sources.supervisor.service_counters.items())
+    return (((name,), service.retries) for name, service in sources.services.items())
+
+
+def service_breaker_state(sources: MetricSources) -> Readings:
+    """State of the circuit breaker: 1 for the current one, 0 for the others; nothing for services without one."""
+    for name, service in sources.services.items():
+        if (current := service.breaker) != "none":
+            for state in BREAKER_STATES:
+                yield (name, state), state == current
+
+
+def service_breaker_open_seconds_total(sources: MetricSources) -> Readings:
+    """Time that the circuit breaker was not closed: until a call succeeded again."""
+    return (((name,), service.open_seconds) for name, service in sources.services.items())
+
+
+def service_breaker_opened_total(sources: MetricSources) -> Readings:
+    """How often the circuit breaker has opened."""
+    return (((name,), service.opened) for name, service in sources.services.items())
+
+
+def service_connections(sources: MetricSources) -> Readings:
+    """Connections to a service over HTTP, open or being opened, by state: idle ones wait for a request."""
+    for name, service in sources.services.items():
+        if (connections := service.connections) is not None:
+            yield (name, "busy"), connections.open - connections.idle
+            yield (name, "idle"), connections.idle
+
+
+def service_connections_awaited(sources: MetricSources) -> Readings:
+    """Requests to a service over HTTP that wait for a connection."""
+    for name, service in sources.services.items():
+        if (connections := service.connections) is not None:
+            yield (name,), connections.awaited
+
+
+def service_paced_seconds_total(sources: MetricSources) -> Readings:
+    """Time that calls waited because responses of the service asked for it."""
+    return (((name,), service.paced_seconds) for name, service in sources.services.items())
 
 
 def dead_letters_total(sources: MetricSources) -> Readings:

@@ -48,11 +48,20 @@ TABLE = (
     MetricSpec(Counter, ("flow",), collector.backpressure_seconds_total),
     MetricSpec(Gauge, ("flow",), collector.time_since_progress_seconds),
     MetricSpec(Histogram, ("flow", "step"), collector.step_duration_seconds),
+    MetricSpec(Gauge, ("flow", "service"), collector.flow_service_info),
     MetricSpec(Counter, ("service", "result"), collector.service_calls_total),
+    MetricSpec(Histogram, ("service", "result"), collector.service_duration_seconds),
     MetricSpec(Gauge, ("service",), collector.service_in_flight),
     MetricSpec(Gauge, ("service",), collector.service_waiting),
     MetricSpec(Gauge, ("service",), collector.service_max_in_flight),
+    MetricSpec(Gauge, ("service",), collector.service_limit),
     MetricSpec(Counter, ("service",), collector.service_retries_total),
+    MetricSpec(Gauge, ("service", "state"), collector.service_breaker_state),
+    MetricSpec(Counter, ("service",), collector.service_breaker_open_seconds_total),
+    MetricSpec(Counter, ("service",), collector.service_breaker_opened_total),
+    MetricSpec(Counter, ("service",), collector.service_paced_seconds_total),
+    MetricSpec(Gauge, ("service", "state"), collector.service_connections),
+    MetricSpec(Gauge, ("service",), collector.service_connections_awaited),
     MetricSpec(Counter, ("flow", "step"), collector.dead_letters_total),
     MetricSpec(Gauge, ("state",), collector.dead_letters_stored),
     MetricSpec(Gauge, ("flow",), collector.dead_letters_oldest_waiting_seconds),
@@ -90,9 +99,10 @@ class PenstockCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield one metric family for every series."""
+        sources = self._sources.read_services()
         for series in TABLE:
             metric = series.kind(series.name, series.help, labels=series.labels)
-            for values, number in series.read(self._sources):
+            for values, number in series.read(sources):
                 labels = [sanitize(value) for value in values]
                 if isinstance(metric, HistogramMetricFamily):
                     assert isinstance(number, DurationHistogram)

@@ -16,6 +16,7 @@ from penstock.errors import JobEnded, PenstockError, RedriveError, StoreError, d
 from penstock.redrive.flows import definition_of
 from penstock.redrive.redriver import Redriver
 from penstock.runtime.supervisor import RunnableFlow
+from penstock.services import Service, first_down
 from penstock.steps import Enrich, walk
 from penstock.support.ids import now
 from penstock.support.logger import get_logger
@@ -74,6 +75,9 @@ class AutomaticRedriver:
     group is left to a user, are spread over its letters: with fewer than 50 letters some may have reached the default
     limit of 5 redrives by then, and are parked when they fail once more in another redrive.
 
+    While the circuit breaker of the service is open, no letter is redriven: other calls probe the service. A letter is
+    the probe if a probe is due and there is no other call.
+
     Groups of which a job of a user is running, paused or stopped are left alone.
 
     `flows` returns the current revisions of all flows.
@@ -119,7 +123,8 @@ class AutomaticRedriver:
             async for group in waiting_groups(queue, flow.name):
                 if group.step in steps:
                     found.add(key := (queue.url, group.id))
-                    self._probe_if_due(key, queue, group, automatic)
+                    if first_down(steps[group.step]) is None:
+                        self._probe_if_due(key, queue, group, automatic)
         for key in [key for key in self._groups if key[0] == queue.url and key not in found | self._tasks.keys()]:
             del self._groups[key]
 
@@ -212,10 +217,13 @@ async def waiting_groups(queue: DeadLetterQueue, flow: str) -> AsyncIterator[Gro
         after = page[-1].id
 
 
-def service_steps(flow: RunnableFlow) -> set[str]:
-    """Return the names that the failures of services have: of their step, in `enrich` of their response."""
-    steps: set[str] = set()
+def service_steps(flow: RunnableFlow) -> dict[str, list[Service]]:
+    """Return the names that the failures of services have, of their step or in `enrich` of their response.
+
+    Each with the services that can be the reason.
+    """
+    steps: dict[str, list[Service]] = {}
     for step in walk(definition_of(flow).steps):
-        if step.services:
-            steps.update(step.services if isinstance(step, Enrich) else (step.name,))
+        for name, service in step.services.items():
+            steps.setdefault(name if isinstance(step, Enrich) else step.name, []).append(service)
     return steps

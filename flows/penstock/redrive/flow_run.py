@@ -10,7 +10,7 @@ from penstock.core.element import CANCELLED, FAILED, Element, Outcome
 from penstock.core.partial_results import results_of_letter
 from penstock.deadletters import DeadLetter, DeadLetterStore
 from penstock.deadletters.dead_letter_queue import FailedAgain, JobOptions, Settlement
-from penstock.errors import StoreError, describe
+from penstock.errors import ServiceUnavailable, StoreError, describe
 from penstock.redrive.source import RedriveSource
 from penstock.results import DiscardResults
 from penstock.runtime import EndReason, Supervisor
@@ -36,7 +36,9 @@ class FlowRun:
     """Runs letters through one revision of a flow.
 
     The run's failure branch gets this object as its store: an element that fails again settles its letter, instead of
-    writing another one. Letters of elements that the flow itself added, such as sums at its end, are stored as usual.
+    writing another one. A letter that waited for a service that is down, and for which no call to it was made, is
+    settled as cancelled: that is no attempt. Letters of elements that the flow itself added, such as sums at its end,
+    are stored as usual.
 
     `on_end` is called when the run has ended and all its letters have outcomes, with the error if it failed.
     """
@@ -69,6 +71,11 @@ class FlowRun:
         """Run letters, when those before have been emitted. Returns False, and takes none, if the run takes no more."""
         return await self._source.put(letters)
 
+    @property
+    def awaited_service(self) -> str | None:
+        """The name of a service for whose open circuit breaker letters wait; None if there is none."""
+        return self._run.awaited_service
+
     def finish(self) -> None:
         """Take no further letters; finish all that it has."""
         self._source.finish()
@@ -92,6 +99,8 @@ class FlowRun:
         originals: dict[int, DeadLetter] = {}
         settlements: list[Settlement] = []
         for letter in ours:
+            if is_untried(letter.type, letter.attempts):
+                continue  # settled as cancelled when its element is settled
             if (original := self._open.pop(letter.seq, None)) is not None:
                 originals[letter.seq] = original
                 settlements.append(Settlement(original.id, "failed", failed_again(letter, original)))
@@ -111,7 +120,10 @@ class FlowRun:
         letter = self._open.pop(element.seq, None)
         if letter is None:
             return
-        if outcome is FAILED and (failure := element.failure) is not None:  # the failure branch made no letter for it
+        failure = element.failure
+        if failure is not None and is_untried(failure.type, failure.attempts):
+            self._outcomes.add(Settlement(letter.id, "cancelled"))
+        elif outcome is FAILED and failure is not None:  # the failure branch made no letter for it
             error = FailedAgain(
                 step=failure.step,
                 type=failure.type,
@@ -143,6 +155,11 @@ class FlowRun:
     def _cancel(self, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
             self._outcomes.add(Settlement(letter.id, "cancelled"))
+
+
+def is_untried(type: str, attempts: int) -> bool:
+    """Return whether a failure says that a service was down, and no call to it was made."""
+    return type == ServiceUnavailable.__name__ and not attempts
 
 
 def failed_again(letter: DeadLetter, original: DeadLetter) -> FailedAgain:

@@ -24,7 +24,7 @@ from penstock.redrive.threshold import Threshold
 from penstock.runtime import Phase, Supervisor
 from penstock.runtime.counters import REMOVED
 from penstock.runtime.supervisor import RunnableFlow
-from penstock.services import Backoff
+from penstock.services import Backoff, first_down
 from penstock.support.logger import get_logger
 
 log = get_logger()
@@ -97,6 +97,8 @@ class JobRunner:
         """Set when letters were settled, a run ended, or the runner should stop."""
         self._pacer = Pacer(job.options.rate)
         self._settler = Settler(queue, job.id, runner, self._on_settlements)
+        self._awaited_service = job.message
+        """The service that is down and that the job waits for. Not None if an earlier runner left such a message."""
         self._outstanding: dict[str, DeadLetter] = {}
         """Claimed letters that are not settled yet."""
         self._runs = JobRuns(flows, self._start_run, self._on_run_end)
@@ -211,6 +213,7 @@ class JobRunner:
     async def _run_letters(self, name: str, letters: list[DeadLetter], rest: list[DeadLetter]) -> bool:
         """Hand letters to the run of a flow, and remove them from `rest`. Returns False if the job must stop."""
         while letters:
+            await self._wait_for_services(name)
             if not (count := await self._pacer.take(len(letters))) or (run := self._run_of(name)) is None:
                 return False
             if await run.put(letters[:count]):
@@ -218,6 +221,25 @@ class JobRunner:
             else:
                 self._runs.discard(name, run)
         return True
+
+    async def _wait_for_services(self, name: str) -> None:
+        """Wait while a service of a flow is down, up to the time of its next probe."""
+        flow = self._flows.flow(name)
+        while self._stop is None and flow is not None and (down := first_down(flow.all_services)) is not None:
+            self._changed.clear()
+            await self._set_awaited_service(down.name)
+            await self._wait_for_change(min(down.seconds, WAIT_SECONDS))
+        await self._set_awaited_service(None)
+
+    async def _set_awaited_service(self, name: str | None) -> None:
+        """Say in the message of the job which service it waits for."""
+        if name == self._awaited_service or self._stop is not None:
+            return
+        self._awaited_service = name
+        if name is not None:
+            self._log.info("redrive.waiting", service=name)
+        message = "" if name is None else f"waiting for the service {name}, which is down"
+        self._update(await self._retry(lambda: self._queue.change_job(self._job.id, None, message=message)))
 
     def _cancel(self, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
@@ -249,9 +271,14 @@ class JobRunner:
             if self._job.counts.open < before:
                 return
         self._changed.clear()
+        await self._set_awaited_service(self._runs.awaited_service)
+        await self._wait_for_change(WAIT_SECONDS)
+
+    async def _wait_for_change(self, seconds: float) -> None:
+        """Wait until letters were settled, a run ended, or the runner should stop; at most some seconds."""
         if self._stop is None:
             try:
-                async with asyncio.timeout(WAIT_SECONDS):
+                async with asyncio.timeout(seconds):
                     await self._changed.wait()
             except TimeoutError:
                 pass

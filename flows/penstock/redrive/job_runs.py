@@ -10,6 +10,9 @@ from penstock.redrive.flow_run import FlowRun
 from penstock.redrive.flows import FlowLookup
 from penstock.runtime.supervisor import RunnableFlow
 
+OUTAGE_SECONDS = 1.0
+"""Seconds in which a run that waits for a service that is down finishes its other letters, before it is aborted."""
+
 RunEnd = Callable[[FlowRun, str | None], None]
 """Called at the end of a run, with the error if it failed."""
 
@@ -46,6 +49,12 @@ class JobRuns:
             run = self._current[name] = self._start(flow, self._on_run_end)
         return run
 
+    @property
+    def awaited_service(self) -> str | None:
+        """The name of a service for whose open circuit breaker letters wait; None if there is none."""
+        names = (run.awaited_service for run in (*self._current.values(), *self._closing))
+        return next((name for name in names if name is not None), None)
+
     def discard(self, name: str, run: FlowRun) -> None:
         """Use a run no more that has ended by itself."""
         if self._current.get(name) is run:
@@ -75,9 +84,15 @@ class JobRuns:
             run.abort()
 
     async def finish(self) -> None:
-        """Wait until all runs have ended, after `drain`."""
+        """Wait until all runs have ended, after `drain`. Abort those that wait for a service that is down.
+
+        Otherwise a job that is paused would keep letters until the service works again.
+        """
         while self._closing:
-            await asyncio.wait([run.finished for run in self._closing])
+            await asyncio.wait([run.finished for run in self._closing], timeout=OUTAGE_SECONDS)
+            for run in list(self._closing):
+                if run.awaited_service is not None:
+                    run.abort()
             await asyncio.sleep(0)
 
     def _retire(self, run: FlowRun) -> None:

@@ -26,6 +26,7 @@ class LineWriter(ResultConsumer):
         self._write = write
         self._form = form or NdjsonFormat()
         self._waiting: list[Element[Any]] = []
+        self._comment = b""
         self._arrived: asyncio.Future[None] | None = None
         self._ended = False
         self.writing = False
@@ -46,12 +47,21 @@ class LineWriter(ResultConsumer):
         self._ended = True
         self._wake()
 
+    def write_comment(self, text: str) -> None:
+        """Write a comment between two records, if the format has comments and the reader accepts more."""
+        if not self.writing and (comment := self._form.comment(text)):
+            self._comment = comment
+            self._wake()
+
     async def _write_all(self) -> None:
         form, ledger = self._form, self.context.ledger
         while True:
-            while elements := self._waiting:
-                self._waiting = []
+            while self._waiting or self._comment:
+                elements, self._waiting = self._waiting, []
                 lines = [form.failure(element) if element.outcome is FAILED else element.value for element in elements]
+                if self._comment:
+                    lines.append(self._comment)
+                    self._comment = b""
                 self.writing = True
                 try:
                     await self._write(b"".join(lines))

@@ -137,6 +137,10 @@ class RecordFormat(Protocol):
 
     def end(self, end: EndRecord) -> bytes: ...
 
+    def comment(self, text: str) -> bytes:
+        """Return what readers ignore and people can read. Empty if the format has no comments."""
+        ...
+
 
 class NdjsonFormat:
     """Writes each record as a line of JSON."""
@@ -147,6 +151,9 @@ class NdjsonFormat:
     encode_successes = staticmethod(success_lines)
     failure = staticmethod(failure_line)
     end = staticmethod(end_line)
+
+    def comment(self, text: str) -> bytes:  # noqa: ARG002 - the format has no comments
+        return b""
 
 
 class ServerSentEvents:
@@ -173,6 +180,9 @@ class ServerSentEvents:
 
     def end(self, end: EndRecord) -> bytes:
         return b"event: end\ndata: %b\n" % end_line(end)
+
+    def comment(self, text: str) -> bytes:
+        return b": %b\n\n" % sanitize(text).replace("\r", " ").replace("\n", " ").encode()
 
     def _event(self, element: Element[Any], line: bytes) -> bytes:
         if element.part is None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, Protocol
 
 from penstock.core.context import DurationHistogram
@@ -39,6 +41,8 @@ class FlowStatistics:
         """Ended runs, by kind and reason."""
         self.failure_points: tuple[str, ...] = ()
         """The steps at which its elements may fail."""
+        self.services: tuple[str, ...] = ()
+        """The names of the services that it calls, those of older revisions with open runs too."""
         self.store_failures = 0
         self._progress: dict[RunCounters, tuple[tuple[int, int], float]] = {}
         self._received = 0
@@ -47,15 +51,19 @@ class FlowStatistics:
         self._letters: Counter[str] = Counter()
         self._wait_seconds = 0.0
 
-    def register_steps(self, failure_points: Iterable[str], steps: Iterable[str]) -> None:
-        """Add steps: those at which elements may fail, and those whose duration is measured."""
+    def register_steps(self, failure_points: Iterable[str], steps: Iterable[str], services: Iterable[str] = ()) -> None:
+        """Add steps: those at which elements may fail, those whose duration is measured, and the services of all."""
         self.failure_points = tuple(dict.fromkeys((*self.failure_points, *failure_points)))
+        self.services = tuple(dict.fromkeys((*self.services, *services)))
         for step in steps:
             self.histograms.setdefault(step, DurationHistogram())
 
-    def unregister_steps(self, failure_points: Collection[str], steps: Collection[str]) -> None:
-        """Keep only these steps. The runs that had others have ended."""
+    def unregister_steps(
+        self, failure_points: Collection[str], steps: Collection[str], services: Collection[str] = ()
+    ) -> None:
+        """Keep only these steps and services. The runs that had others have ended."""
         self.failure_points = tuple(point for point in self.failure_points if point in failure_points)
+        self.services = tuple(service for service in self.services if service in services)
         for step in [step for step in self.histograms if step not in steps]:
             del self.histograms[step]
         for step in [step for step in self._letters if step not in (*failure_points, REMOVED)]:
@@ -141,11 +149,8 @@ class ServiceCounters:
     def __init__(self) -> None:
         self.services: list[Service] = []
         """The services in use."""
-        self._past_results: Counter[str] = Counter()
-        self._past_retries = 0
-        self._past_paced_seconds = 0.0
-        self._past_open_seconds = 0.0
-        self._past_opened = 0
+        self._past: ServiceStatistics | None = None
+        """What services that are not used any more did."""
 
     def use(self, service: Service) -> None:
         """Count a service among those in use, once, and retain it. Equal services are counted separately."""
@@ -157,11 +162,7 @@ class ServiceCounters:
         """Release a service that is not used any more. Its counts stay. Return the futures to wait for."""
         self.services = [known for known in self.services if known is not service]
         past = service.statistics()
-        self._past_results.update(past.results)
-        self._past_retries += past.retries
-        self._past_paced_seconds += past.paced_seconds
-        self._past_open_seconds += past.open_seconds
-        self._past_opened += past.opened
+        self._past = past if self._past is None else total((self._past, past), now=())
         return service.release()
 
     def statistics(self) -> ServiceStatistics:
@@ -170,24 +171,35 @@ class ServiceCounters:
         The state of the circuit breaker is that of the service that is worst off.
         """
         current = [service.statistics() for service in self.services]
-        results = self._past_results.copy()
-        for each in current:
-            results.update(each.results)
-        return ServiceStatistics(
-            results=dict(results),
-            retries=self._past_retries + sum(each.retries for each in current),
-            in_flight=sum(each.in_flight for each in current),
-            waiting=sum(each.waiting for each in current),
-            max_in_flight=sum(each.max_in_flight for each in current),
-            paced_seconds=self._past_paced_seconds + sum(each.paced_seconds for each in current),
-            limit=sum(each.limit for each in current),
-            breaker=max((each.breaker for each in current), key=_BREAKER_STATES.index, default="none"),
-            open_seconds=self._past_open_seconds + sum(each.open_seconds for each in current),
-            opened=self._past_opened + sum(each.opened for each in current),
-            next_probe_seconds=min(
-                (each.next_probe_seconds for each in current if each.next_probe_seconds is not None), default=None
-            ),
-        )
+        return total(current if self._past is None else (self._past, *current), now=current)
+
+
+def total(all_time: Sequence[ServiceStatistics], now: Sequence[ServiceStatistics]) -> ServiceStatistics:
+    """Return the sums over several services: of what all of them did so far, and of what some of them do now."""
+    results: Counter[str] = Counter()
+    durations: dict[str, DurationHistogram] = {}
+    for each in all_time:
+        results.update(each.results)
+        for result, histogram in each.durations.items():
+            durations.setdefault(result, DurationHistogram()).merge(histogram)
+    connections = [each.connections for each in now if each.connections is not None]
+    return ServiceStatistics(
+        results=dict(results),
+        retries=sum(each.retries for each in all_time),
+        in_flight=sum(each.in_flight for each in now),
+        waiting=sum(each.waiting for each in now),
+        max_in_flight=sum(each.max_in_flight for each in now),
+        paced_seconds=sum(each.paced_seconds for each in all_time),
+        limit=sum(each.limit for each in now),
+        breaker=max((each.breaker for each in now), key=_BREAKER_STATES.index, default="none"),
+        open_seconds=sum(each.open_seconds for each in all_time),
+        opened=sum(each.opened for each in all_time),
+        next_probe_seconds=min(
+            (each.next_probe_seconds for each in now if each.next_probe_seconds is not None), default=None
+        ),
+        durations=durations,
+        connections=reduce(add, connections) if connections else None,
+    )
 
 
 def _new_letters(run: RunCounters) -> Counter[str]:

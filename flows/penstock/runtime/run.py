@@ -14,6 +14,7 @@ from reactivex import Observable
 from reactivex.disposable import CompositeDisposable
 
 from penstock.core.context import CANCEL_SECONDS, RunContext
+from penstock.core.deadlines import Deadlines, RunDeadline
 from penstock.core.element import Element, Outcome, message_of
 from penstock.core.fairness import FairScheduler
 from penstock.core.window import Window
@@ -49,6 +50,7 @@ class Run:
 
     A resumed run takes the `id` of the earlier run. `first_seq` is the first number its source emits; the results of an
     ordered run start there. `letters` takes the dead letters instead of the store of the plan, and stays open.
+    Elements that are not finished at the `deadline` fail.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Run:
         first_seq: int = 0,
         rng: random.Random | None = None,
         letters: LetterWriter | None = None,
+        deadline: RunDeadline | None = None,
     ) -> None:
         if not hasattr(source, "subscribe"):
             raise FlowDefinitionError(
@@ -89,6 +92,7 @@ class Run:
             on_fault=self._on_fault,
             ordered=plan.ordered if ordered is None else ordered,
             fairness=fairness,
+            deadlines=None if plan.deadline is None and deadline is None else Deadlines(plan.deadline, deadline),
         )
         self.ledger = self.context.ledger
         self.reason: EndReason | None = None
@@ -118,6 +122,11 @@ class Run:
     def revision(self) -> int | None:
         """The revision of the flow, in a service that can load several."""
         return self.plan.revision
+
+    @property
+    def awaited_service(self) -> str | None:
+        """The name of a service for whose open circuit breaker calls of this run wait; None if there is none."""
+        return self.context.awaited_service
 
     @property
     def finished(self) -> asyncio.Future[Summary]:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from reactivex import Observable
 
+from penstock.core.deadlines import RunDeadline
 from penstock.core.element import Element
 from penstock.core.fairness import FairScheduler
 from penstock.deadletters import LetterWriter, Stores
@@ -96,7 +97,8 @@ class Supervisor:
         if dead_letters is not None:
             await self.stores.get(dead_letters)
         statistics = self.flow_statistics.setdefault(flow.name, FlowStatistics(flow.name))
-        statistics.register_steps(flow.failure_points, flow.timed_steps)
+        services = [service.name for service in flow.all_services]
+        statistics.register_steps(flow.failure_points, flow.timed_steps, services)
         for service in flow.all_services:
             self.service_counters.setdefault(service.name, ServiceCounters()).use(service)
 
@@ -111,7 +113,8 @@ class Supervisor:
         if flow.name in self.flow_statistics:
             failure_points = {point for other in same_name for point in other.failure_points}
             steps = {step for other in same_name for step in other.timed_steps}
-            self.flow_statistics[flow.name].unregister_steps(failure_points, steps)
+            services = {service.name for other in same_name for service in other.all_services}
+            self.flow_statistics[flow.name].unregister_steps(failure_points, steps, services)
         in_use = {id(service) for other in others for service in other.all_services}
         waits: list[asyncio.Future[Any]] = []
         for service in flow.all_services:
@@ -135,10 +138,12 @@ class Supervisor:
         ordered: bool | None = None,
         limited: bool = False,
         letters: LetterWriter | None = None,
+        deadline: RunDeadline | None = None,
     ) -> Run:
         """Start a run. Raises `ShuttingDown` or `TooManyRuns` before it subscribes to the source.
 
-        `letters` takes its dead letters instead of the store of the flow.
+        `letters` takes its dead letters instead of the store of the flow. Elements that are not finished at the
+        `deadline` fail.
         """
         self.check(limited=limited)
         run = Run(
@@ -153,6 +158,7 @@ class Supervisor:
             fairness=self.fairness,
             on_end=self._on_end,
             letters=letters,
+            deadline=deadline,
         )
         self.runs[run.id] = run
         self._empty.clear()

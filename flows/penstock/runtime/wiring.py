@@ -19,6 +19,7 @@ from penstock.deadletters import DeadLetterStore
 from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError
 from penstock.results import ResultConsumer
+from penstock.runtime.late_elements import fail_late
 from penstock.runtime.resequencer import Resequencer
 
 T = TypeVar("T")
@@ -39,6 +40,8 @@ class RunPlan(Struct, frozen=True, eq=False):
     """Paths of fields to remove from dead letters."""
     ordered: bool = False
     """Whether results keep the order of the input by default. A run may override it."""
+    deadline: float | None = None
+    """Seconds that each element may take, from its source on."""
     revision: int | None = None
     """The revision of the flow, in a service that can load several; it starts at 1 in each process."""
     digest: str | None = None
@@ -63,6 +66,8 @@ def connect(
     consumer.open(context)
     last = consumer.final_operator(ordered=context.ordered)
     steps = steps if last is None else (*steps, last)
+    if context.deadlines is not None and context.deadlines.run is not None:
+        steps = (*steps[:1], fail_late, *steps[1:])
     branches = partition(reduce(apply_operator, steps, source))
     failure = branches.failure if letters is None else letters(branches.failure)
     results = in_order(consumer, context.ledger, first_seq) if context.ordered else consumer.on_next

@@ -17,10 +17,12 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from functools import partial
 from typing import Any
 
 from penstock.core.context import CANCEL_SECONDS
 from penstock.errors import describe
+from penstock.services.adaptive_limit import AdaptiveLimiter
 from penstock.services.breaker_guard import BreakerGuard
 from penstock.services.call_queue import CallCounts, CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec, CallTask, CancelReason, TimeoutSweeper
@@ -38,8 +40,8 @@ ITERATION_SHARE = 1024
 class Bulkhead:
     """Makes the calls of one service, for the queues of all runs.
 
-    `max_in_flight` limits the calls in flight, and so does the circuit breaker: see `limit`. `on_idle` is awaited when
-    no queue is open and the tasks are not retained. `rng` provides the jitter of the breaker.
+    `max_in_flight` limits the calls in flight, and so do the circuit breaker and the adaptive limit: see `limit`.
+    `on_idle` is awaited when no queue is open and the tasks are not retained. `rng` provides the jitter of the breaker.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Bulkhead:
         max_in_flight: int,
         on_idle: Callable[[], Awaitable[None]] | None = None,
         breaker: Breaker | None = None,
+        adaptive: AdaptiveLimiter | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.name = spec.service
@@ -70,6 +73,9 @@ class Bulkhead:
         """How many callers of `retain` have not called `release`."""
         self.is_limited = False
         """Whether fewer than `max_in_flight` calls may be in flight now: the only check of calls without limits."""
+        self._adaptive = adaptive
+        if adaptive is not None:
+            adaptive.on_growth = self.update_limit
         self._guard: BreakerGuard | None = None
         if breaker is not None:
             self._guard = BreakerGuard(
@@ -86,6 +92,7 @@ class Bulkhead:
         self._sweeper = TimeoutSweeper(spec.timeout, self.tasks)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clock: Callable[[], float] = time.monotonic
+        self._check_limited()
 
     @property
     def in_flight(self) -> int:
@@ -106,8 +113,10 @@ class Bulkhead:
     @property
     def limit(self) -> int:
         """How many calls may be in flight now."""
-        circuit = self.circuit
-        return self._max_in_flight if circuit is None else min(self._max_in_flight, circuit.limit)
+        circuit, limit = self.circuit, self._max_in_flight
+        if self._adaptive is not None:
+            limit = min(limit, self._adaptive.limit)
+        return limit if circuit is None else min(limit, circuit.limit)
 
     @property
     def circuit(self) -> CircuitBreaker | None:
@@ -126,8 +135,12 @@ class Bulkhead:
             self._wake_task()
 
     def _check_limited(self) -> None:
-        circuit = self.circuit
-        self.is_limited = self._waiting_for_rate or (circuit is not None and circuit.is_limiting)
+        # An adaptive limit shrinks at any time, so it is always checked.
+        self.is_limited = self._waiting_for_rate or self._adaptive is not None or self._is_breaker_limiting
+
+    @property
+    def _is_breaker_limiting(self) -> bool:
+        return self._guard is not None and self._guard.circuit.is_limiting
 
     def record_ok(self, count: int, now: float) -> None:
         """Count calls that succeeded, while `is_limited`."""
@@ -226,6 +239,8 @@ class Bulkhead:
         self._loop, self._clock = loop, _clock_of(loop)
         if self._guard is not None:
             self._guard.bind_loop(loop, self._clock)
+        if self._adaptive is not None:
+            self._adaptive.reset()
         self._retained = 0
         if self._spec.rate_limiter is not None:
             self._spec.rate_limiter.reset()
@@ -254,32 +269,34 @@ class Bulkhead:
         self._check_limited()
         self._sweeper.stop()
 
-    def _wake_task(self) -> None:
+    def _wake_task(self, starting: int = 0) -> None:
         """Wake or start one more task. It wakes the next one when there are more calls than it makes.
 
         Tasks are woken one at a time, so that calls that never wait are all made by one task instead of waking 256.
+        `starting` is the number of calls that are about to start.
         """
-        if self._waking or (self.is_limited and not self._has_room()):
+        if self._waking or (self.is_limited and not self._has_room(starting=starting)):
             return
         if self.idle:
             self._waking = True
             self.idle.pop().wake()
         elif len(self.tasks) < self._max_in_flight:
             self._waking = True
-            task = CallTask(
-                self._spec, self._ready, self.counts, self._sweeper, self._clock, self._wake_task, self._guard
-            )
+            wake_next = self._wake_task if self._adaptive is None else partial(self._wake_task, starting=1)
+            task = CallTask(self._spec, self._ready, self.counts, self._sweeper, self._clock, wake_next, self._guard)
             self.tasks.append(task)
             task.task = asyncio.get_running_loop().create_task(
                 self._run_task(task), name=f"{self.name}:{len(self.tasks)}", context=Context()
             )  # an empty context: tasks are shared, and outlive the run that starts them
 
-    def _has_room(self, task: CallTask | None = None) -> bool:
+    def _has_room(self, task: CallTask | None = None, starting: int = 0) -> bool:
         """Return whether one more call may start, by this task or by another one.
 
         A call that was cancelled twice and has not ended does not count: probes must not wait for it.
         """
         if self._waiting_for_rate:
+            return False
+        if self._adaptive is not None and self._adaptive.in_flight + starting >= self._adaptive.limit:
             return False
         guard = self._guard
         if guard is None or not guard.circuit.is_limiting:
@@ -323,7 +340,7 @@ class Bulkhead:
                         continue
                     pacer.start()
                     made = ITERATION_SHARE - 1
-                if self.is_limited:
+                if self.is_limited and self._is_breaker_limiting:
                     made = ITERATION_SHARE - 1
                 made += await task.run_calls(ITERATION_SHARE - made)
                 if task.waited:

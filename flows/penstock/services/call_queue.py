@@ -10,11 +10,34 @@ from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
 
+from penstock.core.context import DurationHistogram
+from penstock.core.deadlines import Deadlines, ExpiryTimer
+from penstock.core.element import NEVER
+from penstock.errors import DeadlineExceeded
+
+BEFORE_CALL = "passed before it was called"
+DURING_CALL = "passed while it was called"
+BEFORE_RETRY = "passes before it can be called again"
+"""When a deadline passed, for the message."""
+
+CHECK_SECONDS = 1e-6
+"""Seconds between two checks of waiting calls, for each of them: checking takes time."""
+
 
 class Call(Protocol):
     """One call to make: an element, or a batch of elements. `value` is the argument."""
 
     value: Any
+
+    @property
+    def deadline(self) -> float:
+        """When it must be finished, on the clock of the event loop. For a batch it is the latest of its elements."""
+        ...
+
+
+Split: TypeAlias = Callable[[Any, float], tuple[Any, float]]
+"""Removes from a batch the elements whose deadlines have passed at a time, if not all have. Returns a batch of those,
+or None, and the earliest deadline of the others."""
 
 
 class RetriedCall(Struct, eq=False):
@@ -23,10 +46,16 @@ class RetriedCall(Struct, eq=False):
     call: Any
     attempt: int
     """Number of the next attempt, from 2."""
+    error: Exception | None = None
+    """Why the last attempt failed, if the call has a deadline."""
 
     @property
     def value(self) -> Any:
         return self.call.value
+
+    @property
+    def deadline(self) -> float:
+        return float(self.call.deadline)
 
 
 class CallFailed(Struct, frozen=True, eq=False):
@@ -43,7 +72,15 @@ ResultCallback: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], None]
 class CallCounts:
     """Counters of one service, over all its queues. Attempts are counted by outcome."""
 
-    __slots__ = ("cancelled", "errors", "ok", "ok_started_at", "retries", "timeouts")  # no Struct: slower to set
+    __slots__ = (
+        "cancelled",
+        "durations",
+        "errors",
+        "ok",
+        "ok_started_at",
+        "retries",
+        "timeouts",
+    )  # not a Struct: slower
 
     def __init__(self) -> None:
         self.ok = 0
@@ -55,11 +92,15 @@ class CallCounts:
         """Attempts whose run ended before they did."""
         self.retries = 0
         """Attempts after the first one of a call."""
+        self.durations = {result: DurationHistogram() for result in ("ok", "error", "timeout", "cancelled")}
+        """How long attempts took, by outcome."""
 
 
 class Pool(Protocol):
     """The tasks that make the calls of all queues of a service."""
 
+    name: str
+    """The name of the service."""
     is_limited: bool
     """Whether fewer calls may be in flight now than usual."""
 
@@ -131,22 +172,28 @@ class CallQueue:
     __slots__ = (
         "_clock",
         "_counts",
+        "_expiry",
         "_held",
+        "_iteration_began",
         "_on_fault",
         "_on_results",
         "_pool",
+        "_split",
         "_timers",
         "closed",
         "completed",
         "context",
+        "deadlines",
         "failed",
         "has_retries",
+        "immediate_errors",
         "iteration",
         "loop",
         "notification_pending",
         "pending",
         "results",
         "started",
+        "waited_since",
     )
 
     def __init__(
@@ -172,6 +219,11 @@ class CallQueue:
         """True while `_on_next_iteration` is scheduled."""
         self.started: list[StartedTask] = []
         """Tasks that started calls in this iteration."""
+        self.waited_since: list[float] = []
+        """When those of the successful calls in `completed` started that have waited."""
+        self.immediate_errors = 0
+        """Attempts that failed in this iteration without having waited."""
+        self._iteration_began = 0.0
         self._pool = pool
         self._counts = counts
         self._clock = clock
@@ -182,11 +234,25 @@ class CallQueue:
         """The context of the run. Results are delivered in it; the context of the task belongs to no run."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._held: HeldCalls | None = None
+        self.deadlines: Deadlines | None = None
+        """The deadlines of the run; None if its calls have none."""
+        self._split: Split | None = None
+        self._expiry = ExpiryTimer(self.loop, self._expire_waiting)
+
+    def watch_deadlines(self, deadlines: Deadlines | None, split: Split | None = None) -> None:
+        """Fail calls at their deadlines. `split` is for calls of several elements, which have a deadline each."""
+        self.deadlines = deadlines
+        self._split = split
 
     @property
     def waiting(self) -> int:
         """Number of calls that wait for a task or for their next attempt."""
         return len(self.pending) + len(self._timers)
+
+    @property
+    def awaited_service(self) -> str | None:
+        """The name of the service if calls wait because its circuit breaker is not closed, else None."""
+        return self._pool.name if self._held is not None and self.waiting else None
 
     def submit(self, calls: Sequence[Any]) -> None:
         """Add calls to make."""
@@ -197,6 +263,9 @@ class CallQueue:
             self.pending.extend(calls)
             if was_empty:
                 self._pool.enqueue(self)
+            if self.deadlines is not None:
+                now = self._clock()
+                self._expiry.watch(min([self.expire_elements(call, now) for call in calls]))
 
     def add_result(self, call: Call | RetriedCall, result: Any) -> None:
         """Add the result of a call that has waited. It is delivered with the others of this iteration."""
@@ -254,10 +323,13 @@ class CallQueue:
         """Drop waiting calls and cancel those in flight. Return the futures to wait for."""
         self.closed = True
         self.pending.clear()
+        self._expiry.stop()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._count_results(self.completed, self._clock())
+        now = self._clock()
+        self._record_durations(now)
+        self._count_results(self.completed, now)
         self.failed = 0
         self._held = None
         self.completed, self.results, self.started = [], [], []
@@ -276,12 +348,44 @@ class CallQueue:
         del self._timers[id(call)]
         self.submit((call,))
 
+    def deadline_exceeded(
+        self, call: Call | RetriedCall, when: str = BEFORE_CALL, cause: Exception | None = None
+    ) -> DeadlineExceeded:
+        """Return the error of a call whose deadline passes. `cause` is the error of its last attempt."""
+        assert self.deadlines is not None
+        error = DeadlineExceeded(self._pool.name, self.deadlines.seconds_of(call.deadline), when)
+        error.__cause__ = cause or (call.error if isinstance(call, RetriedCall) else None)
+        if error.__cause__ is not None:
+            error.__cause__.__traceback__ = None  # it refers to the frames of the call
+        return error
+
+    def expire_elements(self, call: Call | RetriedCall, now: float) -> float:
+        """Fail the elements of a batch whose deadlines have passed. Return the earliest deadline of a call."""
+        if self._split is None:
+            return call.deadline
+        original, attempts, cause = (
+            (call.call, call.attempt - 1, call.error) if isinstance(call, RetriedCall) else (call, 0, None)
+        )
+        expired, earliest = self._split(original, now)
+        if expired is not None:
+            self.add_result(expired, CallFailed(self.deadline_exceeded(expired, BEFORE_CALL, cause), attempts))
+            self.failed += 1
+        return earliest
+
+    def _expire_waiting(self, now: float) -> float:
+        """Fail waiting calls whose deadlines have passed. Return when to check again."""
+        deadlines = [self.expire_elements(call, now) for call in self.pending]
+        self.expire(lambda call: None if call.deadline > now else self.deadline_exceeded(call))
+        earliest = min((deadline for deadline in deadlines if deadline > now), default=NEVER)
+        return max(earliest, now + len(deadlines) * CHECK_SECONDS)
+
     def notify_next_iteration(self) -> None:
         """Schedule one callback at the end of this loop iteration, for all calls that started in it.
 
         A callback for each call cost a tenth more per order when services wait for a millisecond.
         """
         self.notification_pending = True
+        self._iteration_began = self._clock()
         self.loop.call_soon(self._on_next_iteration, context=self.context)
 
     def _on_next_iteration(self) -> None:
@@ -297,6 +401,7 @@ class CallQueue:
             if task.started_at < now:  # a task that waits for the rate limit starts its call later
                 task.started_at = now
         self.started.clear()
+        self._record_durations(now)
         if not self.completed:
             return
         calls, results = self.completed, self.results
@@ -316,10 +421,34 @@ class CallQueue:
 
     def _count_results(self, calls: Sequence[Any], now: float) -> None:
         """Count successful calls, delivered or not. Failed ones were counted when they failed."""
-        if ok := len(calls) - self.failed:
+        if calls and (ok := len(calls) - self.failed):  # `failed` is still set while results are delivered
             self._counts.ok += ok
             if self._pool.is_limited:
                 self._pool.record_ok(ok, now)
+
+    def _record_durations(self, now: float) -> None:
+        """Record how long the attempts of this iteration took, except those that failed after they had waited.
+
+        The time is exact to an iteration of the event loop. Calls that did not wait share the time of the iteration:
+        reading the clock for each would cost more than most of them take.
+        """
+        durations, waited = self._counts.durations, self.waited_since
+        succeeded = len(self.completed) - self.failed - len(waited) if self.completed else 0
+        if immediate := succeeded + self.immediate_errors:
+            each = (now - self._iteration_began) / immediate
+            durations["ok"].add(each, succeeded)
+            if self.immediate_errors:
+                durations["error"].add(each, self.immediate_errors)
+                self.immediate_errors = 0
+        if waited:
+            since, count = waited[0], 0
+            for started_at in waited:  # those that started in one iteration have one start time
+                if started_at != since:
+                    durations["ok"].add(now - since, count)
+                    since, count = started_at, 0
+                count += 1
+            durations["ok"].add(now - since, count)
+            waited.clear()
 
     def report_fault(self, error: BaseException) -> None:
         """Report a fault of the step, or of the service, that is not the failure of one element."""

@@ -10,10 +10,20 @@ from typing import Any, Final, cast
 
 from msgspec import Struct
 
+from penstock.core.deadlines import CALL_DEADLINE
+from penstock.core.element import NEVER
 from penstock.core.fairness import Deadline
 from penstock.errors import CallCancelled, CallTimeout
 from penstock.services.breaker_guard import BreakerGuard
-from penstock.services.call_queue import Call, CallCounts, CallFailed, CallQueue, RetriedCall
+from penstock.services.call_queue import (
+    BEFORE_RETRY,
+    DURING_CALL,
+    Call,
+    CallCounts,
+    CallFailed,
+    CallQueue,
+    RetriedCall,
+)
 from penstock.services.pacing import Pacer
 from penstock.services.retry import GiveUp, RateLimiter, RetryPolicy
 
@@ -36,7 +46,12 @@ class CancelReason(Enum):
     """Why the call of a task was cancelled."""
 
     TIMED_OUT = "the call took too long"
+    DEADLINE = "the deadline of the element has passed"
     RUN_ENDED = "the run has ended"
+
+
+class DeadlinePassed(Exception):
+    """The deadline of a call passes before its next attempt can start."""
 
 
 class CallSpec(Struct, frozen=True, eq=False):
@@ -70,8 +85,10 @@ class CallTask:
         "_wake_next",
         "cancel_reason",
         "cancels",
+        "deadline",
         "ended",
         "free",
+        "overdue",
         "queue",
         "started_at",
         "task",
@@ -99,11 +116,15 @@ class CallTask:
         self.queue: CallQueue | None = None
         """The queue of the current call; None while there is none."""
         self.started_at = 0.0
+        self.deadline = NEVER
+        """When the current call must have ended, beside its timeout."""
         self.cancel_reason: CancelReason | None = None
         self.waited = False
         """Whether the last call waited, so that other tasks could run since it started."""
         self.cancels = 0
         """How often the current call was cancelled."""
+        self.overdue = 0.0
+        """Seconds that the current call had taken when `started_at` was last moved, because of its timeout."""
         self.ended = False
         self.free = asyncio.Event()
         """Set when a cancelled call has ended."""
@@ -140,6 +161,9 @@ class CallTask:
         if self._sweeper.timer is None:
             self._sweeper.watch(self.started_at, queue.loop)
         self.waited = False
+        has_deadlines = queue.deadlines is not None
+        if self.deadline != NEVER:
+            self._set_deadline(NEVER, queue.loop)
         if not queue.notification_pending:
             queue.notify_next_iteration()
         queue.started.append(self)
@@ -153,6 +177,8 @@ class CallTask:
         raised: BaseException | None = None
         while True:
             try:
+                if has_deadlines:
+                    self._check_deadline(queue, call, pause)
                 if pause:
                     await asyncio.sleep(pause)
                 result = await function(call.value)
@@ -185,9 +211,12 @@ class CallTask:
                     left = 1  # the others are held
             if queue.iteration != iteration:
                 self.waited = True
+                since = self.started_at - self.overdue
                 if self.cancel_reason is not None or self.task.cancelling():  # the call suppressed its cancellation
                     self.clear_cancellation()
                 if result is not _NO_RESULT:
+                    if type(result) is not CallFailed:
+                        queue.waited_since.append(since)
                     queue.add_result(call, result)
                     if type(result) is not CallFailed and self.started_at > self._counts.ok_started_at:
                         self._counts.ok_started_at = self.started_at
@@ -210,9 +239,26 @@ class CallTask:
         self.cancels += 1
         self.cancel_reason = reason
 
-    def time_out(self) -> None:
-        """Cancel the current call because of its timeout. A call that was cancelled before is cancelled again."""
-        self.cancel(self.cancel_reason or CancelReason.TIMED_OUT)
+    def time_out(self, reason: CancelReason = CancelReason.TIMED_OUT) -> None:
+        """Cancel the current call because it takes too long. A call that was cancelled before is cancelled again."""
+        self.cancel(self.cancel_reason or reason)
+
+    def _check_deadline(self, queue: CallQueue, call: Call | RetriedCall, pause: float) -> None:
+        """Raise `DeadlinePassed` if the next attempt, after a pause, could not start in time. Limit it otherwise.
+
+        A batch is called without the elements whose deadlines have passed, and may take until the latest deadline of
+        the others: one element must not fail others.
+        """
+        start = self._clock() + pause
+        queue.expire_elements(call, start)
+        if call.deadline <= start:
+            raise DeadlinePassed
+        self._set_deadline(call.deadline, queue.loop)
+
+    def _set_deadline(self, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
+        self.deadline = deadline
+        CALL_DEADLINE.set(None if deadline == NEVER else (deadline, self._clock))
+        self._sweeper.watch_deadline(deadline, loop)
 
     def clear_cancellation(self) -> CancelReason | None:
         """Undo the cancellation of the current call and return its reason. Re-raises on loop shutdown.
@@ -224,7 +270,7 @@ class CallTask:
         self.free.set()
         for _ in range(self.cancels):
             self.task.uncancel()
-        self.cancels = 0
+        self.cancels, self.overdue = 0, 0.0
         if self.task.cancelling():
             if all(task.cancelling() for task in asyncio.all_tasks()):
                 raise asyncio.CancelledError
@@ -240,11 +286,22 @@ class CallTask:
         `attempt` counts the attempts that this task made in a row. `at_once`: whether the call did not wait.
         """
         counts, service = self._counts, self._spec.service
+        seconds = self._clock() - self.started_at + self.overdue
+        earlier = call.attempt - 1 if type(call) is RetriedCall else 0
+        if isinstance(error, DeadlinePassed):  # before the attempt
+            queue.failed += 1
+            return CallFailed(queue.deadline_exceeded(call), earlier + attempt - 1)
         if self.cancel_reason is not None:
-            timed_out = self.clear_cancellation() is CancelReason.TIMED_OUT
-            if queue.closed or not timed_out:
+            reason = self.clear_cancellation()
+            if queue.closed or reason is CancelReason.RUN_ENDED:
                 counts.cancelled += 1
+                counts.durations["cancelled"].add(seconds)
                 return _NO_RESULT
+            if reason is CancelReason.DEADLINE:
+                counts.timeouts += 1
+                counts.durations["timeout"].add(seconds)
+                queue.failed += 1
+                return CallFailed(queue.deadline_exceeded(call, DURING_CALL), earlier + attempt)
             error = CallTimeout(service, self._spec.timeout)
         elif isinstance(error, asyncio.CancelledError):
             self.clear_cancellation()
@@ -252,14 +309,19 @@ class CallTask:
         elif not isinstance(error, Exception):  # SystemExit and the like end the run, as in any other function
             queue.report_fault(error)
             counts.cancelled += 1
+            counts.durations["cancelled"].add(seconds)
             return _NO_RESULT
 
         if isinstance(error, CallTimeout):
             counts.timeouts += 1
+            counts.durations["timeout"].add(seconds)
         else:
             counts.errors += 1
-        if type(call) is RetriedCall:
-            attempt += call.attempt - 1
+            if at_once:
+                queue.immediate_errors += 1
+            else:
+                counts.durations["error"].add(seconds)
+        attempt += earlier
         guard = self._guard
         if guard is not None and not queue.closed:
             guard.attempt_failed(self, attempt, error, at_once=at_once)
@@ -271,23 +333,27 @@ class CallTask:
                 # The traceback is not used, and keeps the frames of the call alive: 2.7 of 13 µs per failed element.
                 final.__traceback__ = None
             return CallFailed(final, attempt)
+        if queue.deadlines is not None and self._clock() + decision.seconds >= call.deadline:
+            queue.failed += 1
+            return CallFailed(queue.deadline_exceeded(call, BEFORE_RETRY, error), attempt)
         counts.retries += 1
         pacer = self._spec.pacer
         is_held = (pacer is not None and pacer.is_active) or (guard is not None and guard.circuit.is_limiting)
         if decision.seconds <= 0 and not queue.closed and not is_held:
             return _RETRY_NOW
         original = call.call if isinstance(call, RetriedCall) else call
-        queue.retry_later(RetriedCall(original, attempt + 1), decision.seconds)
+        kept = None if queue.deadlines is None else error
+        queue.retry_later(RetriedCall(original, attempt + 1, kept), decision.seconds)
         return _NO_RESULT
 
 
 class TimeoutSweeper:
-    """Cancels calls that exceed the timeout, and cancels them again after each further timeout if they have not ended.
+    """Cancels calls that exceed the timeout or their deadline, and again after each further timeout.
 
     One timer serves all tasks of a bulkhead: a timer for each call would cost more than most calls do.
     """
 
-    __slots__ = ("_tasks", "_timeout", "timer")
+    __slots__ = ("_due", "_tasks", "_timeout", "timer")
 
     def __init__(self, timeout: float, tasks: Sequence[CallTask]) -> None:
         self._timeout = timeout
@@ -297,7 +363,15 @@ class TimeoutSweeper:
 
     def watch(self, since: float, loop: asyncio.AbstractEventLoop) -> None:
         """Watch all calls, the oldest of which started at `since`."""
-        self.timer = Deadline(loop, since + self._timeout, lambda: self._check(loop))
+        self._due = since + self._timeout
+        self.timer = Deadline(loop, self._due, lambda: self._check(loop))
+
+    def watch_deadline(self, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Watch a call that must end at its deadline, if that is earlier."""
+        if deadline < self._due and self.timer is not None:
+            self.timer.cancel()
+            self._due = deadline
+            self.timer = Deadline(loop, deadline, lambda: self._check(loop))
 
     def stop(self) -> None:
         """Stop watching."""
@@ -310,8 +384,11 @@ class TimeoutSweeper:
         now = loop.time() + 1e-9
         busy = [task for task in self._tasks if task.queue is not None]
         for task in busy:
-            if task.started_at + self._timeout <= now:
-                task.time_out()
-                task.started_at = loop.time()
+            due = task.started_at + self._timeout
+            if min(due, task.deadline) <= now:
+                task.time_out(CancelReason.TIMED_OUT if due <= task.deadline else CancelReason.DEADLINE)
+                task.overdue += loop.time() - task.started_at
+                task.started_at, task.deadline = loop.time(), NEVER
         if busy:
             self.watch(min(now, *(task.started_at for task in busy)), loop)
+            self.watch_deadline(min(task.deadline for task in busy), loop)

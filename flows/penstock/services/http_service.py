@@ -16,8 +16,11 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import msgspec
 
+from penstock.core.deadlines import remaining_seconds
 from penstock.errors import InvalidCallResult, InvalidItem, describe, is_retryable_status
+from penstock.services.deadline_header import format_deadline
 from penstock.services.http_client import (
+    ConnectionStatistics,
     HttpClient,
     Origin,
     RequestHead,
@@ -63,6 +66,8 @@ class HttpRequestSpec:
     tls: Tls | None = None
     """The certificates of an https service; without it those of the system are trusted."""
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, compare=False, repr=False)
+    deadline_header: str | None = None
+    """The header in which the time that remains until the deadline is sent, if there is one."""
     pacer: Pacer = field(default_factory=Pacer, init=False, compare=False, repr=False)
     """Makes all calls of the service wait as its responses ask."""
 
@@ -72,6 +77,13 @@ class HttpRequestSpec:
             raise ValueError(
                 f"{self.service}: both the URL and the header Authorization contain a password: remove one"
             )
+
+        if self.deadline_header is not None:
+            HeaderTemplate(self.deadline_header, "")  # checks its name
+            if self.deadline_header.lower() in map(str.lower, self.headers):
+                raise ValueError(
+                    f"{self.service}: {self.deadline_header} is in headers and is the deadline_header: remove one"
+                )
 
     @cached_property
     def url_template(self) -> UrlTemplate:
@@ -110,7 +122,7 @@ class HttpRequestSpec:
     async def send(self, value: Any, content: bytes | None) -> bytes:
         """Send the request for a value. Return the body of the response."""
         target = self.url_template.target(value)
-        is_fixed = content is None and not self.header_fields
+        is_fixed = content is None and not self.header_fields and self.deadline_header is None
         rest = self._rest_without_content if is_fixed else self._rest(value, content)
         pacer = self.pacer
         pacer.in_flight += 1
@@ -118,18 +130,29 @@ class HttpRequestSpec:
             response = await self.connections.send(self.service, self.request_head, target, rest, self.limit)
         finally:
             pacer.in_flight -= 1
+        if response.is_plain:
+            return response.body
         _pace(pacer, response)
         return await content_of(self.service, response, self.limit)
 
     def _rest(self, value: Any, content: bytes | None) -> bytes:
         """Return the part of a request after its first line."""
         headers = {name: template.render(value) for name, template in self.header_fields.items()}
+        if self.deadline_header is not None and (seconds := remaining_seconds()) is not None:
+            headers[self.deadline_header] = format_deadline(self.deadline_header, seconds)
         kind = b"" if content is None or self._has_content_type else JSON_CONTENT
         return self.request_head.head + encode_headers(headers) + kind + end_of(self.method, content)
 
     @cached_property
     def _has_content_type(self) -> bool:
         return any(name.lower() == "content-type" for name in self.header_templates)
+
+    def connection_statistics(self) -> ConnectionStatistics:
+        """Return how many connections there are now. Services with one `client` share those to the same host."""
+        try:
+            return self.connections.statistics(self.request_head)
+        except InvalidItem:  # none of its requests can be sent
+            return ConnectionStatistics()
 
     async def on_idle(self) -> None:
         """Close the client that the service has created."""

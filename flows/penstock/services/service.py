@@ -16,6 +16,8 @@ import msgspec
 from msgspec import Struct
 from typing_extensions import TypeIs, TypeVar
 
+from penstock.core.context import DurationHistogram
+from penstock.services.adaptive_limit import AdaptiveLimit, AdaptiveLimiter, measured
 from penstock.services.bulkhead import Bulkhead
 from penstock.services.call_queue import CallQueue, ResultCallback
 from penstock.services.call_task import CallSpec
@@ -25,7 +27,7 @@ from penstock.services.retry import Backoff, RateLimiter, RetryPolicy, is_retrya
 from penstock.support.tasks import call_without_stop_iteration
 
 if TYPE_CHECKING:
-    from penstock.services.http_client import HttpClient, Tls
+    from penstock.services.http_client import ConnectionStatistics, HttpClient, Tls
 
 T = TypeVar("T", default=Any)
 In = TypeVar("In", contravariant=True, default=Any)
@@ -63,6 +65,10 @@ class ServiceStatistics(Struct, frozen=True):
     """How often the circuit breaker has opened."""
     next_probe_seconds: float | None = None
     """Seconds until the service is tried again; None if the circuit breaker is not open."""
+    durations: Mapping[str, DurationHistogram] = msgspec.field(default_factory=dict[str, DurationHistogram])
+    """How long attempts took so far, by outcome."""
+    connections: ConnectionStatistics | None = None
+    """Connections now; None if the service is not called over HTTP."""
 
 
 class Service(Generic[In, Out]):
@@ -79,7 +85,8 @@ class Service(Generic[In, Out]):
 
     If `call` is an object with a coroutine method `on_idle` (looked up once, here), that method is awaited when no run
     uses the service and no supervisor retains it. The service may be called again later. If it has a `Pacer` as its
-    attribute `pacer`, that one decides when the next call may start.
+    attribute `pacer`, that one decides when the next call may start. Its method `connection_statistics` returns what
+    the statistics of the service report about connections.
     """
 
     if TYPE_CHECKING:
@@ -90,7 +97,7 @@ class Service(Generic[In, Out]):
             name: str,
             call: Callable[[In], Awaitable[Out]],
             *,
-            max_in_flight: int = MAX_IN_FLIGHT,
+            max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
             timeout: float = TIMEOUT,
             attempts: int = 1,
             backoff: Backoff | None = None,
@@ -106,7 +113,7 @@ class Service(Generic[In, Out]):
             name: str,
             call: Callable[[In], Out],
             *,
-            max_in_flight: int = MAX_IN_FLIGHT,
+            max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
             timeout: float = TIMEOUT,
             attempts: int = 1,
             backoff: Backoff | None = None,
@@ -122,7 +129,7 @@ class Service(Generic[In, Out]):
         name: str,
         call: Callable[[Any], Any],
         *,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         backoff: Backoff | None = None,
@@ -133,10 +140,14 @@ class Service(Generic[In, Out]):
         rng: random.Random | None = None,
     ) -> None:
         _check_call(name, call, blocking)
+        adaptive_limit = max_in_flight if isinstance(max_in_flight, AdaptiveLimit) else None
+        max_in_flight = max_in_flight.max if isinstance(max_in_flight, AdaptiveLimit) else max_in_flight
         _check_limits(name, max_in_flight, timeout, attempts, rate)
         self.name = name
         self.function = call
-        self.max_in_flight = max_in_flight
+        self.max_in_flight: int = max_in_flight
+        self.adaptive_limit = adaptive_limit
+        """How `max_in_flight` adapts; None if it does not."""
         self.timeout = timeout
         self.attempts = attempts
         self.backoff = backoff or Backoff()
@@ -145,16 +156,26 @@ class Service(Generic[In, Out]):
         self.rate = rate
         self.breaker = breaker
         rng = rng or random.Random()  # noqa: S311 - jitter
+        function = _as_coroutine_function(call, ThreadPoolExecutor(max_in_flight, name) if blocking else None)
+        limiter = None if adaptive_limit is None else AdaptiveLimiter(adaptive_limit)
         spec = CallSpec(
             service=name,
-            function=_as_coroutine_function(call, ThreadPoolExecutor(max_in_flight, name) if blocking else None),
+            function=function if limiter is None else measured(function, limiter, timeout),
             timeout=timeout,
             retry=RetryPolicy(attempts, self.backoff, retry_on, rng),
             rate_limiter=None if rate is None else RateLimiter(rate),
             pacer=_pacer_of(call),
         )
         self.bulkhead = Bulkhead(
-            spec, max_in_flight=max_in_flight, on_idle=getattr(call, "on_idle", None), breaker=breaker, rng=rng
+            spec,
+            max_in_flight=max_in_flight,
+            on_idle=getattr(call, "on_idle", None),
+            breaker=breaker,
+            adaptive=limiter,
+            rng=rng,
+        )
+        self._connection_statistics: Callable[[], ConnectionStatistics] | None = getattr(
+            call, "connection_statistics", None
         )
 
     @staticmethod
@@ -169,7 +190,8 @@ class Service(Generic[In, Out]):
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
         tls: Tls | None = None,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        deadline_header: str | None = None,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         backoff: Backoff | None = None,
@@ -180,7 +202,8 @@ class Service(Generic[In, Out]):
 
         `response` is the type that the JSON of the response is converted to, or a function that converts it. `limit` is
         its maximum size in bytes (default 1 MiB), decompressed. `tls` has the certificates of an https service
-        (default: those of the system are trusted).
+        (default: those of the system are trusted). `deadline_header` is the header in which the time that remains until
+        the deadline of a value is sent: `Penstock-Deadline: 1.5s`, or `Grpc-Timeout: 1500m` by that name.
 
         >>> pricing = Service.http("pricing", "http://prices/{orderId}", timeout=2, attempts=3)
         """
@@ -189,7 +212,18 @@ class Service(Generic[In, Out]):
         convert = _converter(response)
         return Service(
             name,
-            HttpCall(name, url, method, headers or {}, convert, limit or RESPONSE_LIMIT, client, tls, body=body),
+            HttpCall(
+                name,
+                url,
+                method,
+                headers or {},
+                convert,
+                limit or RESPONSE_LIMIT,
+                client,
+                tls,
+                body=body,
+                deadline_header=deadline_header,
+            ),
             max_in_flight=max_in_flight,
             timeout=timeout,
             attempts=attempts,
@@ -211,7 +245,8 @@ class Service(Generic[In, Out]):
         response: type[T] | Callable[[Any], T] | None = None,
         limit: int | None = None,
         tls: Tls | None = None,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        deadline_header: str | None = None,
+        max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
         timeout: float = TIMEOUT,
         attempts: int = 1,
         backoff: Backoff | None = None,
@@ -222,8 +257,8 @@ class Service(Generic[In, Out]):
 
         The request is a JSON array of the values, or of their `field`. The response must be an array of the same length
         and order. An item `{"error": {"type": …, "message": …}}` fails its element alone, and so does a value that
-        cannot be sent. `response` is the type of one item of the response, or a function that converts it. For `limit`
-        and `tls` see `http`.
+        cannot be sent. `response` is the type of one item of the response, or a function that converts it. For `limit`,
+        `tls` and `deadline_header` see `http`.
 
         >>> pricing = Service.http_batch("pricing", "http://prices", field="orderId")
         >>> step = Batch(pricing, size=50, max_wait=0.02)
@@ -243,6 +278,7 @@ class Service(Generic[In, Out]):
                 client,
                 tls,
                 item_field=field,
+                deadline_header=deadline_header,
             ),
             max_in_flight=max_in_flight,
             timeout=timeout,
@@ -254,7 +290,8 @@ class Service(Generic[In, Out]):
         )
 
     def __repr__(self) -> str:
-        return f"Service({self.name!r}, max_in_flight={self.max_in_flight}, attempts={self.attempts})"
+        limit = self.adaptive_limit or self.max_in_flight
+        return f"Service({self.name!r}, max_in_flight={limit}, attempts={self.attempts})"
 
     def __eq__(self, other: object) -> bool:
         return self._identity == other._identity if is_service(other) else NotImplemented
@@ -269,6 +306,7 @@ class Service(Generic[In, Out]):
             self.name,
             self.function,
             self.max_in_flight,
+            self.adaptive_limit,
             self.timeout,
             self.attempts,
             self.backoff,
@@ -298,6 +336,8 @@ class Service(Generic[In, Out]):
             open_seconds=0.0 if circuit is None else circuit.open_seconds(now),
             opened=0 if circuit is None else circuit.opened,
             next_probe_seconds=None if circuit is None else circuit.next_probe_seconds(now),
+            durations={result: histogram.copy() for result, histogram in counts.durations.items()},
+            connections=self._connection_statistics() if self._connection_statistics is not None else None,
         )
 
     @property
@@ -311,7 +351,7 @@ class Service(Generic[In, Out]):
         return Service(
             self.name,
             call,
-            max_in_flight=self.max_in_flight,
+            max_in_flight=self.adaptive_limit or self.max_in_flight,
             timeout=self.timeout,
             attempts=self.attempts,
             backoff=self.backoff,

@@ -137,6 +137,8 @@ class Emitter(Generic[T]):
         """Emit elements whose credits were acquired. A fault or a drain downstream ends the source."""
         self.seq += len(elements)
         self.ledger.received += len(elements)
+        if (deadlines := self._context.deadlines) is not None:
+            deadlines.start(elements, self._context.loop.time())
         self._emitting = True
         emitted = self._context.emit(self._observer, elements)
         self._emitting = False

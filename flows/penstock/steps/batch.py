@@ -11,7 +11,8 @@ from typing import Any, TypeGuard
 from msgspec import Struct
 
 from penstock.core.context import RunContext
-from penstock.core.element import Element, Operator
+from penstock.core.deadlines import ExpiryTimer
+from penstock.core.element import NEVER, Element, Operator
 from penstock.core.operators import Downstream, async_operator, mark_entered, record_durations
 from penstock.errors import InvalidCallResult
 from penstock.services import CallFailed, Service
@@ -81,6 +82,27 @@ class BatchCall(Struct, eq=False):
     elements: list[Element[Any]]
     value: list[Any]
 
+    @classmethod
+    def of(cls, elements: list[Element[Any]]) -> BatchCall:
+        """Return the call for some elements."""
+        return cls(elements, [element.value for element in elements])
+
+    @property
+    def deadline(self) -> float:
+        """The latest deadline of the elements."""
+        return max(element.deadline for element in self.elements)
+
+
+def split(batch: BatchCall, now: float) -> tuple[BatchCall | None, float]:
+    """Remove the elements whose deadlines have passed from a batch, if not all have; see `Split`."""
+    live = [element for element in batch.elements if element.deadline > now]
+    expired = [element for element in batch.elements if element.deadline <= now] if live else []
+    if expired:
+        rest = BatchCall.of(live)
+        batch.elements, batch.value = rest.elements, rest.value
+    earliest = min(element.deadline for element in batch.elements)
+    return (BatchCall.of(expired) if expired else None), earliest
+
 
 class BatchStage:
     """Collects the elements of one run into batches."""
@@ -105,7 +127,10 @@ class BatchStage:
         self._open = 0
         self._ended = False
         self._queue = service.open_queue(self.on_results, context.report_fault)
+        self._queue.watch_deadlines(context.deadlines, split)
+        self._expiry = ExpiryTimer(context.loop, self._expire_pending)
         context.on_close(self._close)
+        context.watch_queue(self._queue)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Collect elements; forward elements that have an outcome already."""
@@ -119,6 +144,8 @@ class BatchStage:
             self._call()
         if self._pending and self._timer is None:
             self._timer = self._context.loop.call_later(self._max_wait, self._call)
+        if self._pending and self._context.deadlines is not None:
+            self._expiry.watch(min(element.deadline for element in self._pending))
 
     def on_results(self, batches: Sequence[BatchCall], responses: Sequence[Any]) -> None:
         """Replace each value by its own response."""
@@ -159,7 +186,19 @@ class BatchStage:
             self._timer.cancel()
             self._timer = None
         elements, self._pending = self._pending[: self._size], self._pending[self._size :]
-        self._queue.submit((BatchCall(elements, [element.value for element in elements]),))
+        self._queue.submit((BatchCall.of(elements),))
+
+    def _expire_pending(self, now: float) -> float:
+        """Fail elements whose deadlines pass before their batch is called. Return when to check again."""
+        expired = [element for element in self._pending if element.deadline <= now]
+        if expired:
+            self._pending = [element for element in self._pending if element.deadline > now]
+            if not self._pending and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            batch = BatchCall.of(expired)
+            self.on_results((batch,), (CallFailed(self._queue.deadline_exceeded(batch), 0),))
+        return min((element.deadline for element in self._pending), default=NEVER)
 
     def _complete(self) -> None:
         if self._ended and not self._open:
@@ -168,6 +207,7 @@ class BatchStage:
     def _close(self) -> list[asyncio.Future[Any]]:
         if self._timer is not None:
             self._timer.cancel()
+        self._expiry.stop()
         return self._queue.close()
 
 

@@ -146,7 +146,9 @@ class EnrichStage:
         """For each service, the batches to which it has not responded, oldest first."""
         for number, service in enumerate(services.values()):
             queue = service.open_queue(partial(self.on_results, number), context.report_fault)
+            queue.watch_deadlines(context.deadlines)
             context.on_close(queue.close)
+            context.watch_queue(queue)
             self._queues.append(queue)
             self._batches.append(deque())
 

@@ -74,7 +74,9 @@ class UnorderedCalls:
         self._open = 0
         self._ended = False
         self._queue = service.open_queue(self.on_results, context.report_fault)
+        self._queue.watch_deadlines(context.deadlines)
         context.on_close(self._queue.close)
+        context.watch_queue(self._queue)
 
     def on_next(self, elements: list[Element[Any]]) -> None:
         """Submit the calls; forward elements that have an outcome already."""

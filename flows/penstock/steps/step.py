@@ -21,7 +21,7 @@ from penstock.core.element import Element, Operator
 from penstock.core.operators import callable_name
 from penstock.errors import FlowDefinitionError
 from penstock.expressions import Assign, Expression, Fields
-from penstock.services import MAX_IN_FLIGHT, TIMEOUT, Service
+from penstock.services import MAX_IN_FLIGHT, TIMEOUT, AdaptiveLimit, Service
 from penstock.services.http_service import HttpRequestSpec
 from penstock.services.service import functions_of, is_service
 from penstock.sinks import Sink
@@ -224,7 +224,7 @@ def as_service(
     *,
     default: str,
     batch: bool = False,
-    max_in_flight: int = MAX_IN_FLIGHT,
+    max_in_flight: int | AdaptiveLimit = MAX_IN_FLIGHT,
     timeout: float = TIMEOUT,
     attempts: int = 1,
 ) -> Service:

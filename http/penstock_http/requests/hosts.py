@@ -26,7 +26,7 @@ BULK = "/{name}/bulk"
 EXPOSED = "Penstock-Run, Penstock-Revision, Location, Retry-After"
 """Headers of responses that pages of allowed origins may read."""
 
-ACCEPTED = "Accept, Authorization, Content-Encoding, Content-Type"
+ACCEPTED = "Accept, Authorization, Content-Encoding, Content-Type, Penstock-Deadline"
 """Headers of requests that pages of allowed origins may set."""
 
 PREFLIGHT_SECONDS = 600

@@ -1,5 +1,8 @@
 """Monitor the client of one stream: end its run when the client disconnects or stalls.
 
+While calls of the run wait for a service whose circuit breaker is open, the client is sent comments, if the format of
+its response has them. A client that cannot send because of it does not stall: elements are in flight.
+
 While reading is paused, which is how backpressure works, asyncio does not poll the socket and does not notice a
 disconnect. So the state of the connection is checked four times a second.
 """
@@ -32,6 +35,12 @@ READ_SIZE = 256 * 1024
 
 Half a megabyte can be buffered, and splitting all of it took 1.2 ms of one iteration of the event loop. Chunks of
 64 KiB cost 4 % of the throughput, because each ends with a few lines that form a small batch.
+"""
+
+COMMENT_SECONDS = 10.0
+"""Seconds between two comments to a client whose run waits for a service. Proxies close connections that are silent.
+
+The first comment is sent at once.
 """
 
 _CLOSE, _CLOSE_WAIT = 7, 8  # include/net/tcp_states.h of Linux
@@ -84,6 +93,8 @@ class ClientMonitor:
         self._output = output
         self._stall_detector = stall_detector
         self._transferred = self._bytes_transferred()
+        self._since_comment = COMMENT_SECONDS
+        """Seconds since the last comment."""
         self._stopwatch = Stopwatch(asyncio.get_running_loop(), CHECK_SECONDS, self._check)
 
     def stop(self) -> None:
@@ -98,10 +109,18 @@ class ClientMonitor:
         transferred = self._bytes_transferred()
         self._stall_detector.record_bytes(max(0, transferred - self._transferred))
         self._transferred = transferred
+        self._write_comments(seconds)
         if self._waits_for_client() and self._stall_detector.add_wait(seconds):
             self._stop_run()
             return False
         return True
+
+    def _write_comments(self, seconds: float) -> None:
+        """Tell the client from time to time which service its run waits for."""
+        self._since_comment += seconds
+        if self._since_comment >= COMMENT_SECONDS and (service := self._run.awaited_service) is not None:
+            self._since_comment = 0.0
+            self._writer.write_comment(f"waiting for {service}")
 
     def _bytes_transferred(self) -> int:
         """Return the bytes that the client has sent and received so far."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import structlog
 from aiohttp import HttpVersion11, web
 from msgspec import Struct
 
+from penstock.core.deadlines import RunDeadline
 from penstock.errors import PenstockError, SourceFailed
 from penstock.results import LineWriter, NdjsonFormat, RecordFormat, ResultConsumer, ServerSentEvents
 from penstock.runtime import EndReason, Run, Summary
@@ -20,6 +22,7 @@ from penstock_http.media import JSON, NDJSON, SSE
 from penstock_http.problems import RETRY_SECONDS, RequestRejected, rejection_for
 from penstock_http.requests import negotiation
 from penstock_http.requests.body import read_array, send_continue
+from penstock_http.requests.deadline import deadline_of
 from penstock_http.requests.stall_detector import StallDetector
 from penstock_http.responses.client_monitor import RequestBody
 from penstock_http.responses.streaming import (
@@ -54,14 +57,17 @@ class BulkRequest(Struct):
     stall_detector: StallDetector
     max_body: int
     """Maximum bytes of a JSON document in either direction."""
+    deadline: RunDeadline | None
+    """When all items must be finished."""
 
     @classmethod
     def of(cls, request: web.Request, state: AppState, revision: Revision) -> BulkRequest:
         """Read the options of a request. Raises 400 and 406."""
         settings, flow = state.settings, revision.flow
         media_type, ordered = negotiation.response_type(request), negotiation.is_ordered(request, flow.ordered)
+        deadline = deadline_of(request, asyncio.get_running_loop().time())
         stall_detector = StallDetector(settings.stall_timeout, settings.min_rate)
-        return cls(media_type, ordered, stall_detector, flow.serving.max_body or settings.max_body)
+        return cls(media_type, ordered, stall_detector, flow.serving.max_body or settings.max_body, deadline)
 
 
 async def get_bulk(request: web.Request) -> web.StreamResponse:
@@ -80,6 +86,7 @@ async def get_bulk(request: web.Request) -> web.StreamResponse:
         count = negotiation.integer_parameter(request.query, "count", min(DEFAULT_COUNT, max_count), 1, max_count)
         options = BulkRequest.of(request, state, revision)
         state.check_run_limits(revision)
+        state.check_services(revision)
         return await respond(request, state, revision, generate(count, samples), options)
 
 
@@ -95,6 +102,7 @@ async def post_bulk(request: web.Request) -> web.StreamResponse:
         options = BulkRequest.of(request, state, revision)
         media_type, encoding = negotiation.body_type(request)
         state.check_run_limits(revision)
+        state.check_services(revision)
         if media_type == JSON:
             with state.supervisor.reserve_slot():
                 await send_continue(request)
@@ -119,7 +127,15 @@ async def respond(
     supervisor, is_stream = state.supervisor, options.media_type != JSON
 
     def start(consumer: ResultConsumer) -> Run:
-        return supervisor.start(revision, source, consumer, kind="http", ordered=options.ordered, limited=is_stream)
+        return supervisor.start(
+            revision,
+            source,
+            consumer,
+            kind="http",
+            ordered=options.ordered,
+            limited=is_stream,
+            deadline=options.deadline,
+        )
 
     if is_stream:
         format, stall_timeout = FORMATS[options.media_type], state.settings.stall_timeout

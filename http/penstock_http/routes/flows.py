@@ -12,6 +12,7 @@ from penstock.deadletters.store_url import hide_password
 from penstock.flow.flow import Flow
 from penstock.flowfile.limits import MAX_BYTES
 from penstock.runtime import FlowStatistics
+from penstock.services import Service
 from penstock.steps import Step
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus
 from penstock_http.deployments.revision import RegisteredFlow
@@ -103,21 +104,33 @@ def describe_definition(flow: Flow[Any]) -> dict[str, Any]:
         "key": flow.key,
         "window": {"elements": flow.elements, "bytes": flow.bytes},
         "steps": list(describe_steps(flow.steps)),
-        "services": [
-            {
-                "name": service.name,
-                "maxInFlight": service.max_in_flight,
-                "timeout": service.timeout,
-                "attempts": service.attempts,
-                "inFlight": now.in_flight,
-                "waiting": now.waiting,
-                "retries": now.retries,
-                "calls": now.results,
-            }
-            for service, now in ((service, service.statistics()) for service in flow.all_services)
-        ],
+        "services": [describe_service(service) for service in flow.all_services],
         "workers": [worker.name for worker in flow.workers],
         "deadLetters": flow.dead_letter_url and hide_password(flow.dead_letter_url),
+    }
+
+
+def describe_service(service: Service) -> dict[str, Any]:
+    """Return a service as JSON values: its limits, its calls and its circuit breaker."""
+    now = service.statistics()
+    breaker = {
+        "state": now.breaker,
+        "opened": now.opened,
+        "openSeconds": round(now.open_seconds, 3),
+        "nextProbeSeconds": None if now.next_probe_seconds is None else round(now.next_probe_seconds, 3),
+    }
+    return {
+        "name": service.name,
+        "maxInFlight": service.max_in_flight,
+        "timeout": service.timeout,
+        "attempts": service.attempts,
+        "inFlight": now.in_flight,
+        "limit": now.limit,
+        "waiting": now.waiting,
+        "retries": now.retries,
+        "calls": now.results,
+        "pacedSeconds": round(now.paced_seconds, 3),
+        "breaker": None if now.breaker == "none" else breaker,
     }
 
 

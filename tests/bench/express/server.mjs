@@ -9,6 +9,7 @@ import { Pool } from 'undici'
 const SCALE = Number(process.env.LATENCY_SCALE ?? 1)
 const WINDOW = Number(process.env.WINDOW ?? 256) // orders in flight in one request
 const ATTEMPTS = 2
+const BATCH = 50 // orders in one request to the batch endpoint
 const BATCHED = process.env.WRITES === 'batched' // else each result is written by itself, as the replaced service does
 const WRITE = 64 * 1024 // characters of lines that are worth a write of their own
 
@@ -27,6 +28,40 @@ function remote(url) {
   }
 }
 
+// A service that answers for many orders in one request, if its URL is given. Each order waits for the others of its batch.
+function remoteBatch(url) {
+  if (url === undefined) return null
+  const { origin, pathname } = new URL(url)
+  const pool = new Pool(origin, { connections: WINDOW, pipelining: 1 })
+  const headers = { 'content-type': 'application/json' }
+  let waiting = []
+  let timer = null
+
+  async function send() {
+    clearTimeout(timer)
+    const batch = waiting
+    waiting = []
+    timer = null
+    try {
+      const body = JSON.stringify(batch.map(({ order }) => order.orderId))
+      const response = await pool.request({ path: pathname, method: 'POST', headers, body })
+      if (response.statusCode !== 200) throw new Error(`responded ${response.statusCode}`)
+      const results = await response.body.json()
+      if (results.length !== batch.length) throw new Error(`responded with ${results.length} of ${batch.length}`)
+      for (let at = 0; at < batch.length; at++) batch[at].resolve(results[at])
+    } catch (error) {
+      for (const { reject } of batch) reject(error)
+    }
+  }
+
+  return (order) => new Promise((resolve, reject) => {
+    waiting.push({ order, resolve, reject })
+    if (waiting.length === BATCH) send()
+    else timer ??= setTimeout(send, 10_000)
+  })
+}
+
+const remoteMany = remoteBatch(process.env.BATCH_URL)
 const remotePricing = remote(process.env.PRICING_URL)
 const remoteInventory = remote(process.env.INVENTORY_URL)
 
@@ -102,6 +137,12 @@ class Results {
     this.#inFlight++
     try {
       if (!Number.isSafeInteger(order?.orderId) || order.orderId < 1) throw new Error('orderId must be an integer of 1 or more')
+      if (remoteMany !== null) {
+        const value = await withRetry(remoteMany, order) // instead of the order, as Penstock's batch does
+        this.ok++
+        this.#write(`{"ok":true,"seq":${seq},"value":${JSON.stringify(value)}}\n`)
+        return
+      }
       const [price, stock] = await Promise.all([withRetry(pricing, order), withRetry(inventory, order)])
       order.pricing = price
       order.inventory = stock
@@ -109,9 +150,10 @@ class Results {
       this.#write(`{"ok":true,"seq":${seq},"value":${JSON.stringify(order)}}\n`)
     } catch (error) {
       this.#fail(seq, order, error)
+    } finally {
+      this.#inFlight--
+      this.#woken()
     }
-    this.#inFlight--
-    this.#woken()
   }
 
   #fail(seq, order, error) {

@@ -123,7 +123,8 @@ class ProgressLine:
         current = next((number for number, batch in enumerate(job.batches, 1) if batch.open), len(job.batches))
         batch = f"batch {current} of {len(job.batches)}  " if len(job.batches) > 1 else ""
         share = done / counts.total if counts.total else 1.0
+        waits = f"  {printable(job.message)}" if job.message else ""
         return (
             f"{share:4.0%}  {batch}{done:,} of {counts.total:,}  {counts.resolved:,} resolved  "
-            f"{counts.failed:,} failed again  {rate:,.0f}/s  {clock(seconds)}"
+            f"{counts.failed:,} failed again  {rate:,.0f}/s  {clock(seconds)}{waits}"
         )

@@ -154,6 +154,7 @@ class _Execution:
             filtered,
             ledger.in_flight,
             source.fraction_read,
+            run.awaited_service,
         )
 
     async def _write_end_record(self, end: EndRecord, run: Run) -> bool:

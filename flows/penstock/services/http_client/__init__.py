@@ -3,16 +3,16 @@
 from penstock.services.http_client.client import HttpClient, RequestHead
 from penstock.services.http_client.exchange import ExchangeFailed, Response
 from penstock.services.http_client.origin import Origin, encode_headers, end_of
-from penstock.services.http_client.pool import PoolStatistics
+from penstock.services.http_client.pool import ConnectionStatistics
 from penstock.services.http_client.reasons import connection_error_reason
 from penstock.services.http_client.responses import batch_item_error, content_of, parse_retry_after
 from penstock.services.http_client.tls import Tls
 
 __all__ = [
+    "ConnectionStatistics",
     "ExchangeFailed",
     "HttpClient",
     "Origin",
-    "PoolStatistics",
     "RequestHead",
     "Response",
     "Tls",

@@ -60,13 +60,13 @@ class HttpConnection(asyncio.Protocol):
         self.idle_until = 0.0
 
     def send(
-        self, request: bytes, loop: asyncio.AbstractEventLoop, *, limit: int, head_only: bool
+        self, request: bytes, loop: asyncio.AbstractEventLoop, limit: int, head_only: bool
     ) -> asyncio.Future[Response]:
         """Send a request. Return a future of its response, whose body has at most `limit` bytes.
 
         The future raises `ExchangeFailed`. `head_only`: the response has no body, because the method is HEAD.
         """
-        self._reader.start(limit, head_only=head_only)
+        self._reader.start(limit, head_only)
         self.waiter = waiter = loop.create_future()
         try:
             self._write(request)

@@ -37,6 +37,16 @@ class Response(Struct, frozen=True, gc=False):
     """Whether the body was longer than its limit. It is empty then."""
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is a 200 whose body is the content, and asks for no wait. So are nearly all responses."""
+        return (
+            self.status == 200
+            and not self.too_long
+            and b"\r\ncontent-encoding:" not in self.lower
+            and b"\r\nratelimit:" not in self.lower
+        )
+
+    @property
     def reason(self) -> str:
         """The reason phrase of the status line, which may be empty."""
         words = self.head.partition(b"\r\n")[0].split(b" ", 2)

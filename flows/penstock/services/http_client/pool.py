@@ -7,20 +7,25 @@ from collections import deque
 
 from msgspec import Struct
 
+from penstock.errors import ServiceUnreachable
 from penstock.services.http_client.connect import Resolver, Route, open_connection
 from penstock.services.http_client.connection import HttpConnection
 from penstock.services.http_client.exchange import ExchangeFailed, Response
+from penstock.services.http_client.reasons import connection_error_reason
 
 
-class PoolStatistics(Struct, frozen=True):
-    """The connections of a pool now."""
+class ConnectionStatistics(Struct, frozen=True):
+    """The connections of a pool now, or of several pools added up."""
 
-    open: int
+    open: int = 0
     """Connections that are open, or being opened."""
-    idle: int
+    idle: int = 0
     """Open connections without a request."""
-    waiting: int
+    awaited: int = 0
     """Requests that wait for a connection."""
+
+    def __add__(self, other: ConnectionStatistics) -> ConnectionStatistics:
+        return ConnectionStatistics(self.open + other.open, self.idle + other.idle, self.awaited + other.awaited)
 
 
 class ConnectionPool:
@@ -42,31 +47,34 @@ class ConnectionPool:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def statistics(self) -> PoolStatistics:
+    def statistics(self) -> ConnectionStatistics:
         """Return how many connections there are."""
-        waiting = sum(not waiter.done() for waiter in self._waiters)
-        return PoolStatistics(len(self._connections) + self._opening, len(self._idle), waiting)
+        awaited = sum(not waiter.done() for waiter in self._waiters)
+        return ConnectionStatistics(len(self._connections) + self._opening, len(self._idle), awaited)
 
-    async def exchange(self, request: bytes, *, limit: int, head_only: bool, repeatable: bool) -> Response:
-        """Send a request and return its response. Raises `ExchangeFailed` or `OSError`.
+    async def exchange(self, service: str, request: bytes, limit: int, head_only: bool, repeatable: bool) -> Response:
+        """Send a request of a service and return its response. Raises `ServiceUnreachable`.
 
         When it is cancelled, the connection is closed. If a server has closed a kept connection, a `repeatable` request
         is sent again once, on a new one.
         """
-        connection = self._take_idle() or await self._acquire()
-        while True:
-            waiter = connection.send(request, self._loop, limit=limit, head_only=head_only)
-            try:
-                return await waiter
-            except asyncio.CancelledError:
-                if connection.waiter is waiter:  # else its response has arrived, and it may serve another request
-                    connection.abort()
-                raise
-            except ExchangeFailed as error:
-                if not (error.unanswered and repeatable):
+        try:
+            connection = self._take_idle() or await self._acquire()
+            while True:
+                waiter = connection.send(request, self._loop, limit, head_only)
+                try:
+                    return await waiter
+                except asyncio.CancelledError:
+                    if connection.waiter is waiter:  # else its response has arrived, and it may serve another request
+                        connection.abort()
                     raise
-            repeatable = False
-            connection = await self._acquire()
+                except ExchangeFailed as error:
+                    if not (error.unanswered and repeatable):
+                        raise
+                repeatable = False
+                connection = await self._acquire()
+        except (ExchangeFailed, OSError, ValueError) as error:
+            raise ServiceUnreachable(service, connection_error_reason(error)) from error
 
     # Taking connections
 

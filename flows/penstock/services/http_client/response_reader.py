@@ -48,9 +48,9 @@ class ResponseReader:
 
     def __init__(self) -> None:
         self._parser = HttpResponseParser(self)
-        self.start(0, head_only=False)
+        self.start(0, False)
 
-    def start(self, limit: int, *, head_only: bool) -> None:
+    def start(self, limit: int, head_only: bool) -> None:
         """Begin a response, whose body has at most `limit` bytes, or none (`head_only`) because the method is HEAD."""
         self._limit = limit
         self._head_only = head_only

@@ -96,6 +96,8 @@ def change_job(
         values["options"] = options_json(replace(options_of(row.options), rate=rate))
     if state is not None:
         values |= {"state": state, "message": message}
+    elif message is not None and row.state == "running":
+        values["message"] = message or None
     if state in ENDED:
         values |= {"ended_at": clock(connection), "runner": None, "leased_until": None}
         connection.execute(delete(JOB_GROUPS).where(JOB_GROUPS.c.job == id))
