@@ -16,7 +16,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -99,7 +99,7 @@ class Breaker:
             raise ValueError(
                 f"breaker: max_open: expected a number of seconds >= {self.open:g} (open), got {self.max_open!r}"
             )
-        for error in self.errors:
+        for error in cast("tuple[object, ...]", self.errors):
             if not (isinstance(error, type) and issubclass(error, Exception)):
                 raise TypeError(f"breaker: errors: expected exception classes, got {error!r}")
 
