@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import unused_port
 
 from commands.killing import SECONDS, prepare, records, run, start
 from invoking import invoke
@@ -47,6 +48,15 @@ services:
   wait: {call: "slow:wait", timeout: 2m}
 steps:
   - map_async: wait
+"""
+
+DOWN = """\
+flow: down
+services:
+  prices: {{get: "http://127.0.0.1:{port}", attempts: 1000, backoff: none, breaker: {{failures: 3, max_open: 1s}}}}
+steps:
+  - map_async: prices
+samples: {{id: seq}}
 """
 
 WAIT = """\
@@ -501,13 +511,36 @@ def test_progress_is_shown_on_a_terminal(folder: Path) -> None:
     assert said.decode().rpartition("\x1b[K")[2].startswith("slow: completed: 90 received, 90 ok, 0 failed in ")
 
 
+def test_progress_says_which_service_is_down(folder: Path) -> None:
+    """While elements wait for it. Signals end the run as ever."""
+    (folder / "down.yaml").write_text(DOWN.format(port=unused_port()))
+    ours, theirs = pty.openpty()
+    process = start(folder, "run", "down.yaml", "--samples", "9", stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    try:
+        while b"9 in flight, waiting for prices  " not in said:
+            said += os.read(ours, 4096)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        while b"down: aborted: 9 received, 0 ok, 0 failed, 9 cancelled in " not in said:
+            said += os.read(ours, 4096)
+        assert process.wait(SECONDS) == 1
+    finally:
+        os.close(ours)
+        process.kill()
+        process.wait()
+
+
 def test_the_line_of_progress_tells_how_a_run_stands() -> None:
     """Numbers for people."""
     assert progress_line("orders", ProgressSnapshot(12345, 12000, 89, 0, 256, 0.42), 4321.4, 75) == (
         "orders   42%  12,345 received  12,000 ok  89 failed  256 in flight  4,321/s  1:15"
     )
     waiting = ProgressSnapshot(9, 1, 0, 0, 8, None, "pricing")
-    assert progress_line("orders", waiting, 0, 5).endswith("8 in flight  0/s  5 s  waiting for pricing")
+    assert progress_line("orders", waiting, 0, 5).endswith("  8 in flight, waiting for pricing  0/s  5 s")
     assert [clock(seconds) for seconds in (0.314, 12.4, 245, 3845)] == ["0.31 s", "12 s", "4:05", "1:04:05"]
 
 

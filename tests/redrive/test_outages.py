@@ -96,7 +96,7 @@ def test_a_job_waits_for_the_service() -> None:
     """It claims letters and keeps its lease, says what it waits for, and starts no run before a probe is due."""
 
     async def main(shop: Shop) -> None:
-        await shop.break_down()
+        await (await shop.break_down()).finished
         job = await shop.job(100)
         working = asyncio.create_task(shop.redriver.run(shop.queue, job.id))
         await asyncio.sleep(5)
@@ -104,6 +104,7 @@ def test_a_job_waits_for_the_service() -> None:
         assert waiting is not None
         assert (waiting.state, waiting.runner, waiting.counts.open) == ("running", "one", 100)
         assert waiting.message == "waiting for the service prices, which is down"
+        assert not shop.supervisor.runs
         shop.prices.down = False
         ended = await working
         assert (ended.state, ended.counts.resolved, ended.message) == ("completed", 100, None)

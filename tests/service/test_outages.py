@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def start(serve: Serve, tmp_path: Path, port: int) -> Start:
 
 
 @contextmanager
-def recovered(port: int) -> Iterator[Process]:
+def recovered(port: int) -> Generator[Process]:
     """Run the service."""
     with simulating("--port", port) as service:
         yield service

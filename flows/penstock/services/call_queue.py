@@ -75,12 +75,13 @@ ResultCallback: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], None]
 class CallCounts:
     """Counters of one service, over all its queues. Attempts are counted by outcome."""
 
-    __slots__ = ("cancelled", "durations", "errors", "ok", "ok_at", "retries", "timeouts")  # no Struct: slower to set
+    __slots__ = ("cancelled", "durations", "errors", "ok", "ok_started_at", "retries", "timeouts")
+    # no Struct: its attributes are slower to set
 
     def __init__(self) -> None:
         self.ok = 0
-        self.ok_at = float("-inf")
-        """When `ok` was last counted, on the clock of the event loop."""
+        self.ok_started_at = float("-inf")
+        """When the latest of the calls that succeeded started, on the clock of the event loop."""
         self.errors = 0
         self.timeouts = 0
         self.cancelled = 0
@@ -287,12 +288,16 @@ class CallQueue:
         """Return since when the oldest waiting call is held; None if none is."""
         return None if self._held is None else self._held.since(len(self.pending))
 
-    def expire_held(self, before: float, error: Callable[[float], Exception]) -> None:
-        """Fail the waiting calls that are held since `before`. `error` makes the error from that time."""
-        held = self._held
+    def expire_held(self, before: float, error: Callable[[float], Exception]) -> int:
+        """Fail the waiting calls that are held since `before`, and return how many.
+
+        `error` makes the error from the time since when a call is held.
+        """
+        held, waiting = self._held, len(self.pending)
         while held is not None and (since := held.since(len(self.pending))) is not None and since <= before:
             oldest = held.count_oldest(len(self.pending))
             self._fail_waiting([error(since) if index < oldest else None for index in range(len(self.pending))])
+        return waiting - len(self.pending)
 
     def _fail_waiting(self, errors: Sequence[Exception | None]) -> None:
         """Fail the waiting calls that have an error, each with its own."""
@@ -427,7 +432,6 @@ class CallQueue:
         """Count successful calls, delivered or not. Failed ones were counted when they failed."""
         if calls and (ok := len(calls) - self.failed):  # `failed` is still set while results are delivered
             self._counts.ok += ok
-            self._counts.ok_at = now
             if self._pool.is_limited:
                 self._pool.record_ok(ok, now)
 

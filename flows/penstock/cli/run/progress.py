@@ -77,10 +77,10 @@ def progress_line(name: str, progress: ProgressSnapshot, rate: float, seconds: f
     """Format the progress of a run as one line."""
     fraction = "" if progress.fraction_read is None else f"{progress.fraction_read:4.0%}  "
     filtered = f"  {progress.filtered:,} filtered" if progress.filtered else ""
-    waits = f"  waiting for {progress.awaited_service}" if progress.awaited_service else ""
+    waits = f", waiting for {progress.awaited_service}" if progress.awaited_service else ""
     return (
         f"{name}  {fraction}{progress.received:,} received  {progress.ok:,} ok  {progress.failed:,} failed{filtered}  "
-        f"{progress.in_flight:,} in flight  {rate:,.0f}/s  {clock(seconds)}{waits}"
+        f"{progress.in_flight:,} in flight{waits}  {rate:,.0f}/s  {clock(seconds)}"
     )
 
 
