@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import adaptive
 import deadletters
 import fairness
 import latency
@@ -25,6 +26,7 @@ def main() -> int:
         "Throughput": lambda: throughput.all_figures(quick, runs, names),
         "Services over HTTP": lambda: services.all_figures(quick, runs, names),
         "Outage": lambda: outage.all_figures(quick, runs) if "penstock" in names else [],
+        "Adaptive limit": lambda: adaptive.all_figures(quick, 1) if "penstock" in names else [],
         "Latency": lambda: latency.all_figures(quick, runs, names),
         "Scaling": lambda: scaling.all_figures(quick, runs, names),
         "Side by side": lambda: together.all_figures(quick, runs, names),

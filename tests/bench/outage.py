@@ -31,7 +31,7 @@ def with_outage(server: rig.Server, folder: Path, count: int, seconds: float, be
     """Upload orders; kill nginx after `before` seconds, and start it again `seconds` later. Return times and counts."""
     with rig.client("upload", server, count=count) as client:
         received = server.metric("penstock_received_total")
-        while server.metric("penstock_received_total") == received:  # the client makes its orders first
+        while server.metric("penstock_received_total") == received and client.poll() is None:  # it makes orders first
             time.sleep(0.01)
         time.sleep(before)
         killed = time.monotonic()

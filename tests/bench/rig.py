@@ -60,6 +60,11 @@ class Server:
         """The address of the bulk orders."""
         return self._url + PATH
 
+    @property
+    def origin(self) -> str:
+        """Its address without a path."""
+        return self._url
+
     def ask(self, path: str, method: str = "GET") -> str:
         """Something small of the server, as text."""
         request = urllib.request.Request(self._url + path, method=method)

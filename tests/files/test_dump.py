@@ -35,7 +35,7 @@ from penstock.expressions import Assign, Fields
 from penstock.flowfile import dump, load, loads
 from penstock.flowfile.item_types import item_type
 from penstock.orders import inventory, orders_flow, pricing, sample_order
-from penstock.services import NONE, Breaker
+from penstock.services import NONE, AdaptiveLimit, Breaker
 from penstock.sinks import DiscardSink, StdoutSink
 from penstock.sources import from_directory, from_file, from_stdin, generate, ticks
 
@@ -58,6 +58,7 @@ BREAKERS = st.sampled_from(
         Breaker(failure_rate=1 / 3, open=1 / 3),
     ]
 )
+LIMITS = st.builds(AdaptiveLimit, st.integers(1, 9), st.integers(9, 500))
 BACKOFFS = st.sampled_from([None, NONE, Backoff(), Backoff(0.2, 3.0, 60.0)])
 
 
@@ -68,7 +69,7 @@ def services(draw: st.DrawFn, *, many: bool = False) -> Service:
         {
             "timeout": draw(SECONDS),
             "attempts": draw(st.integers(1, 5)),
-            "max_in_flight": draw(st.integers(1, 500)),
+            "max_in_flight": draw(st.integers(1, 500) | LIMITS),
             "backoff": draw(BACKOFFS),
             "breaker": draw(BREAKERS),
         },

@@ -92,6 +92,10 @@ def test_all_mistakes_are_said_at_once() -> None:
         ("flow: f\nitem: {n: {type: string, enum: [1]}}", "2:11: enum: 1 is not a value of type string"),
         ("flow: f\nitem: {n: {enum: [99999999999999999999999]}}", "2:11: these rules cannot be combined"),
         (
+            "flow: f\nservices: {s: {get: 'http://h', max_in_flight: {min: 8, max: 4}}}",
+            "2:48: max_in_flight: max: expected an integer >= 8 (min), got 4",
+        ),
+        (
             "flow: f\nservices: {s: {get: 'http://h', breaker: {failures: 5, failure_rate: 80%}}}",
             "2:42: breaker: failures and failure_rate exclude each other: remove one",
         ),

@@ -87,6 +87,7 @@ def test_the_python_of_a_page_runs(page: Path) -> None:
     assert arrows == sum(block.count(ARROW) for block in written)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not all(map(shutil.which, ("bash", "curl", "gzip"))), reason="needs bash, curl and gzip")
 @pytest.mark.parametrize("page", WALKED, ids=name_of)
 def test_a_reader_can_follow_a_page_line_by_line(page: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from graph.random_flows import TRAPS, NamedSink, counters, flows, service
 from npm import installed
-from penstock import Flow, from_iterable
+from penstock import AdaptiveLimit, Flow, from_iterable
 from penstock.core.element import Outcome
 from penstock.errors import GraphvizFailed
 from penstock.expressions import Expression
@@ -189,6 +189,12 @@ def test_nodes_have_details() -> None:
         "filtered": ("no result",),
         "dead-letters": ("redacts card.number",),
     }
+
+
+def test_an_adaptive_limit_is_shown_as_a_range() -> None:
+    """Other limits are maxima."""
+    nodes = build_graph(Flow("f").map_async(service("s", max_in_flight=AdaptiveLimit(4, 99)))).nodes
+    assert [node.details[0] for node in nodes if node.id == "service.s"] == ["4 to 99 in flight"]
 
 
 def test_the_kinds_of_nodes_and_edges() -> None:
@@ -398,6 +404,7 @@ def test_a_failure_of_graphviz_is_reported(
         render_image("digraph {}", "svg", timeout=0.5)
 
 
+@pytest.mark.long
 @pytest.mark.node
 @pytest.mark.skipif(not shutil.which("npm"), reason="needs Node.js and npm: apt-get install nodejs npm")
 def test_mermaid_accepts_its_format() -> None:

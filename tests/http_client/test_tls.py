@@ -71,6 +71,26 @@ def test_an_own_authority_is_trusted(run: Run, authority: Authority) -> None:
     assert size > 3_000_000
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_later_connection_resumes_the_session(run: Run, authority: Authority, version: ssl.TLSVersion) -> None:
+    """Its handshake is shorter. Another server has its own session."""
+
+    async def main() -> tuple[int, int]:
+        first, second = authority.server(), authority.server()
+        first.maximum_version = second.maximum_version = version
+        once = [[OK, Close]]
+        async with client() as http, hostile(once, tls=first) as server:
+            for _ in range(3):
+                await get(http, server, Tls(ca=authority.ca))
+            resumed = first.session_stats()["hits"]
+        async with client() as http, hostile(once, tls=first) as server, hostile(once, tls=second) as other:
+            await get(http, server, Tls(ca=authority.ca))
+            await get(http, other, Tls(ca=authority.ca))
+        return resumed, second.session_stats()["hits"]
+
+    assert run(main()) == (2, 0)
+
+
 def test_a_service_has_its_own_authority(authority: Authority) -> None:
     """Given as `tls`."""
 

@@ -32,6 +32,7 @@ from penstock.errors import CallTimeout, DeadlineExceeded, ServiceErrorResponse
 from penstock.results import DiscardResults
 from penstock.runtime import Run, Summary
 from penstock.services import NONE
+from penstock.services.call_queue import EXPIRED_SHARE
 from penstock.services.pacing import Pacer
 
 SECONDS = st.floats(0.001, 5)
@@ -82,13 +83,13 @@ class Settled(DiscardResults):
         self.times: dict[Path, float] = {}
         self.failures: dict[Path, Any] = {}
 
-    def on_next(self, elements: list[Any]) -> None:
-        for element in elements:
+    def on_next(self, value: list[Any]) -> None:
+        for element in value:
             place = path_of(element)
             assert place not in self.times, "settled twice"
             self.times[place] = now()
             self.failures[place] = element.failure
-        super().on_next(elements)
+        super().on_next(value)
 
 
 async def paced(pauses: list[float]) -> AsyncIterator[dict[str, Any]]:
@@ -223,6 +224,17 @@ def test_a_shorter_timeout_stays_a_timeout() -> None:
     assert failures(flow, [5])[0].type == "CallTimeout"
 
 
+def test_an_attempt_after_a_timeout_is_shortened() -> None:
+    """The timer of the timeouts is set to the deadline again."""
+    service = Service("s", wait, timeout=1, attempts=3, backoff=NONE)
+
+    async def main() -> tuple[Summary, float]:
+        return await Flow[Any]("f").map_async(service).deadline(1.5).run(from_iterable([5])), now()
+
+    summary, seconds = quiet(main())
+    assert (summary.failed, seconds) == (1, 1.5)
+
+
 def test_a_retry_that_would_be_late_is_not_made() -> None:
     """The element fails at once, with the error as the cause."""
     attempts: list[float] = []
@@ -308,6 +320,22 @@ def test_an_open_breaker_holds_calls_until_their_deadlines() -> None:
     found, at_deadlines, opened = quiet(main())
     assert (at_deadlines, opened) == (0, 1)
     assert found == [("ServiceErrorResponse", 0), ("ServiceErrorResponse", 0), *[("DeadlineExceeded", 2)] * 2]
+
+
+def test_many_that_expire_at_once_do_not_hold_the_event_loop() -> None:
+    """They fail in shares, one in each iteration."""
+    shares: list[int] = []
+
+    class Counted(DiscardResults):
+        def on_next(self, value: list[Any]) -> None:
+            shares.append(len(value))
+            super().on_next(value)
+
+    flow = Flow[Any]("f").window(5000).map_async(Service("s", wait, max_in_flight=1)).deadline(1)
+    summary = quiet(flow.run(from_iterable([9.0] * 5000), Counted()))
+    assert (summary.failed, summary.seconds) == (5000, pytest.approx(1, abs=0.01))
+    assert max(shares) <= EXPIRED_SHARE + 1
+    assert len(shares) < 10
 
 
 def test_one_element_of_a_batch_does_not_fail_others() -> None:
@@ -453,6 +481,24 @@ def test_the_remaining_time_is_known_in_a_thread_and_unknown_without_a_deadline(
     quiet(main())
     assert sorted(seen, key=str) == [("a", 2.0), ("a", 3.0), ("b", None), ("b", None), ("c", 9.0)]
     assert remaining_seconds() is None
+
+
+def test_a_deadline_that_passed_is_not_that_of_the_next_call() -> None:
+    """The same task makes both."""
+    seen: list[float | None] = []
+
+    async def ask(value: float) -> None:
+        seen.append(remaining_seconds())
+        await asyncio.sleep(value)
+
+    service = Service("s", ask, max_in_flight=1)
+
+    async def main() -> None:
+        both = Flow[Any]("a").map_async(service).deadline(1), Flow[Any]("b").map_async(service)
+        await asyncio.gather(*(flow.run(from_iterable([5.0])) for flow in both))
+
+    quiet(main())
+    assert seen == [1.0, None]
 
 
 def test_a_call_that_ignores_its_cancelling_is_cancelled_again_after_the_timeout() -> None:

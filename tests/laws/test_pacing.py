@@ -83,6 +83,41 @@ def test_a_quota_that_the_service_tells_is_never_exceeded(policy: bool) -> None:
     assert 20 < seconds < 21.2
 
 
+def test_after_a_pause_calls_do_not_start_all_at_once() -> None:
+    """As after an outage: three calls, then one more with each success. It costs few round trips."""
+    pacer = Pacer()
+    began: list[float] = []
+
+    class Pausing:
+        def __init__(self) -> None:
+            self.pacer = pacer
+
+        async def __call__(self, value: int) -> int:
+            loop = asyncio.get_running_loop()
+            if value == 0:
+                pacer.pause(10.0, loop.time())
+            began.append(loop.time())
+            await asyncio.sleep(0.01)
+            return value
+
+    service = Service("s", Pausing(), max_in_flight=256)
+
+    async def main() -> float:
+        asking = Asking(service)
+        asking.ask(*range(600))
+        await asking.all()
+        await asking.queue.aclose()
+        return asyncio.get_running_loop().time()
+
+    with capture_logs():
+        ended = run(main())
+    after = [round(begin - 10, 6) for begin in began if begin > 5]
+    starts = [after.count(begin) for begin in sorted(set(after))]
+    assert starts[:5] == [3, 6, 12, 24, 48]
+    assert sum(starts) == 599, "the first call asks for the pause before any other has started"
+    assert ended < 10.15
+
+
 def test_a_pause_is_logged_once() -> None:
     """And not for every call that waits."""
     limited = Limited(10, 5.0)

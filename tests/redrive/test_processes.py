@@ -95,6 +95,7 @@ def place(tmp_path: Path) -> Iterator[Workplace]:
         process.wait()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("second", ["works at the same time", "is started afterwards"])
 def test_a_killed_process_loses_nothing(place: Workplace, second: str) -> None:
     """After kill -9 another process continues when the lease has ended. Nothing is lost, and the history is complete.

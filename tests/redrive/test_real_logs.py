@@ -17,7 +17,7 @@ from stores.logs import new_log, open_log
 ALL = DeadLetterQuery()
 
 
-@pytest.mark.parametrize("kind", ["s3", "kafka", "nats"])
+@pytest.mark.parametrize("kind", ["s3", pytest.param("kafka", marks=pytest.mark.long), "nats"])
 async def test_a_log_is_redriven(kind: str, request: pytest.FixtureRequest) -> None:
     """Each letter is redriven once; one that fails again is appended again, and received by the next redrive."""
     store = await open_log(new_log(request.getfixturevalue(f"{kind}_server")))
@@ -40,7 +40,7 @@ async def test_a_log_is_redriven(kind: str, request: pytest.FixtureRequest) -> N
         await store.aclose()
 
 
-@pytest.mark.parametrize("kind", ["s3", "kafka", "nats"])
+@pytest.mark.parametrize("kind", ["s3", pytest.param("kafka", marks=pytest.mark.long), "nats"])
 async def test_a_parked_letter_stays(kind: str, request: pytest.FixtureRequest) -> None:
     """It is still listed after further redrives, which neither run it nor append it once more."""
     store = await open_log(new_log(request.getfixturevalue(f"{kind}_server")))

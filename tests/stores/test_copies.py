@@ -223,7 +223,10 @@ def refuse(value: Any) -> Any:
 
 
 async def test_the_letters_of_a_run_are_copied(tmp_path: Path) -> None:
-    """Those that could not be delivered before its end stay in the outbox."""
+    """Those that could not be delivered before its end stay in the outbox.
+
+    So do those of a batch that was stored while the run ended, before that was recorded; they are copied again later.
+    """
     store, *copies = (f"sqlite:///{tmp_path}/{name}.db" for name in ("letters", "first", "second"))
     flow = Flow[Any]("f").map(refuse).dead_letters(store, copy=copies)
     summary = await flow.start(from_iterable(range(700)), DiscardResults()).finished
@@ -233,7 +236,9 @@ async def test_the_letters_of_a_run_are_copied(tmp_path: Path) -> None:
     await primary.aclose()
     for url in copies:
         copy = await opened(url)
-        assert copy.statistics().counts.get("waiting", 0) + uncopied.get(url, 0) == 700
+        copied = copy.statistics().counts.get("waiting", 0)
+        assert 700 - copied <= uncopied.get(url, 0) <= 700
+        assert copied <= 700
         await copy.aclose()
 
 

@@ -21,7 +21,7 @@ from stores.logs import consume, ids, new_log, open_log, read
 from waiting import HANG_SECONDS
 
 
-@pytest.fixture(params=["s3", "kafka", "nats"])
+@pytest.fixture(params=["s3", pytest.param("kafka", marks=pytest.mark.long), "nats"])
 def url(request: pytest.FixtureRequest) -> str:
     """The URL of a log that is empty."""
     return new_log(request.getfixturevalue(f"{request.param}_server"))

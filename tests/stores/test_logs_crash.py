@@ -22,6 +22,8 @@ from stores.letters import letter
 from stores.logs import consume, ids, new_log, open_log, read
 from waiting import HANG_SECONDS, end, until_async
 
+pytestmark = pytest.mark.long
+
 ITEMS = 3000
 
 

@@ -45,7 +45,7 @@ class OneFlow:
         return ["orders"]
 
 
-@pytest.mark.parametrize("kind", ["s3", "kafka", "nats"])
+@pytest.mark.parametrize("kind", ["s3", pytest.param("kafka", marks=pytest.mark.long), "nats"])
 async def test_letters_are_redriven_from_a_log(request: pytest.FixtureRequest, kind: str) -> None:
     """Those that fail again are appended again, and redriven the next time; the others are resolved once."""
     url = new_log(request.getfixturevalue(f"{kind}_server"))

@@ -174,7 +174,7 @@ def service_max_in_flight(sources: MetricSources) -> Readings:
 
 
 def service_limit(sources: MetricSources) -> Readings:
-    """Calls that may be in flight now: fewer than the maximum while the circuit breaker is not closed."""
+    """Calls that may be in flight now: the maximum, or fewer by the circuit breaker or an adaptive limit."""
     return (((name,), service.limit) for name, service in sources.services.items())
 
 

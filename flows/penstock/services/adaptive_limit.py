@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.services.overload import MAX_SAMPLES, MIN_SAMPLES, Measurement, Samples
+from penstock.services.overload import MANY_TIMEOUTS, MAX_SAMPLES, MIN_SAMPLES, MOST_TIMEOUTS, Measurement, Samples
 
 DECREASE = 0.7
 """Factor of the limit after a round trip with overload."""
@@ -68,16 +68,18 @@ class AdaptiveLimiter:
     """Decides how many calls of a service may be in flight.
 
     A *round trip* lasts until nine tenths of the calls that were in flight at its beginning have ended. The calls that
-    end in one or several round trips are measured. After a decrease, only those count that began with the lower limit.
+    end in one or several round trips are measured. After a change of the limit, one or two round trips are not: in the
+    first the calls end that began before it, or that began all at once, of which the shortest end first.
     """
 
     __slots__ = (
         "_baseline",
         "_ceiling",
-        "_clean_round",
         "_first_round",
+        "_good",
         "_hold_until",
         "_limit",
+        "_measured_round",
         "_options",
         "_overload",
         "_overloaded_since",
@@ -105,8 +107,10 @@ class AdaptiveLimiter:
         """How many calls may be in flight now."""
         self._limit = float(self.limit)
         self._round += 1
-        self._first_round = self._clean_round = self._round
-        """Calls that began in round trips before `_first_round` are forgotten, before `_clean_round` not measured."""
+        self._first_round = self._round
+        """Calls that began in earlier round trips are forgotten."""
+        self._measured_round = self._round
+        """The first round trip in which calls are measured."""
         self._remaining = 0
         """The calls that have to end before the round trip is over."""
         self._samples = Samples()
@@ -120,7 +124,9 @@ class AdaptiveLimiter:
         """While it is: the limit and the measurement when that began, or when the limit was halved last."""
         self._overloaded_since = 0.0
         self._ceiling: float | None = None
-        """The lowest limit that was too high in the last overload."""
+        """The lowest limit that was too high in the last overload, as far as that is known."""
+        self._good = 0.0
+        """The last limit that was used and not too high."""
         self._hold_until = 0.0
 
     def begin(self) -> int:
@@ -135,7 +141,7 @@ class AdaptiveLimiter:
     ) -> None:
         """Count a call that ended: with a response, an error or a timeout."""
         self.cancel(round_trip)
-        if round_trip >= self._clean_round:
+        if self._round >= self._measured_round and round_trip >= self._first_round:
             if not self._samples.calls:
                 self._since = began
             self._samples.add(now - began, rejected=rejected, timed_out=timed_out)
@@ -165,7 +171,7 @@ class AdaptiveLimiter:
     def _judge(self, measurement: Measurement, now: float) -> None:
         """Change the limit, or the baseline."""
         if self._baseline is None:
-            self._baseline = measurement
+            self._baseline = measurement.first_baseline()
         if self._peak * 2 < self.limit:
             return  # the limit has no part in what was measured
 
@@ -175,13 +181,14 @@ class AdaptiveLimiter:
                 self._hold_until = now + min(HOLD * (now - self._overloaded_since), MAX_HOLD)
             self._baseline = measurement.lower(self._baseline)
             if self._peak >= self.limit:
+                self._good = self._limit
                 self._grow(now)
         elif self._overload is None:
             self._overload, self._overloaded_since = (self._limit, measurement), self._since
             self._shrink(measurement)
         elif self._limit > self._overload[0] / 2 and self.limit > self._options.min:
             self._shrink(measurement)
-        elif measurement.improves_on(self._overload[1]):
+        elif measurement.timed_out > MOST_TIMEOUTS or measurement.improves_on(self._overload[1]):
             self._overload = self._limit, measurement
             self._shrink(measurement)
         else:
@@ -197,15 +204,17 @@ class AdaptiveLimiter:
         elif now >= self._hold_until:
             limit += 1
         self._set_limit(limit)
-        if self.limit > before and self.on_growth is not None:
-            self.on_growth()
+        if self.limit > before:
+            self._measured_round = self._round + 1
+            if self.on_growth is not None:
+                self.on_growth()
 
     def _shrink(self, measurement: Measurement) -> None:
-        self._ceiling = self._limit
-        self._clean_round = self._round + 1
+        self._ceiling = (self._good + self._limit) / 2 if self._good < self._limit else self._limit
+        self._measured_round = self._round + 2  # calls that began in the first one waited behind those of before
         # As TCP after a retransmission timeout: round trips are as long as the timeout now, so there is no time for
         # many small steps.
-        self._set_limit(self._options.min if measurement.timed_out > 0.5 else self._limit * DECREASE)
+        self._set_limit(self._options.min if measurement.timed_out > MANY_TIMEOUTS else self._limit * DECREASE)
 
     def _set_limit(self, limit: float) -> None:
         self._limit = min(max(limit, self._options.min), self._options.max)

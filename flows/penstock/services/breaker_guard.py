@@ -28,14 +28,13 @@ class Attempt(Protocol):
 class BreakerGuard:
     """The circuit breaker of a service on an event loop.
 
-    `queues` are those that are open; without one there is no timer. `in_flight` returns the number of calls in flight.
-    `on_change` is called when more or fewer calls may be in flight than before.
+    `queues` are those that are open; without one there is no timer. `in_flight` returns how many of the calls in flight
+    started between two times. `on_change` is called when more or fewer calls may be in flight than before.
     """
 
     __slots__ = (
         "_clock",
         "_counts",
-        "_in_flight",
         "_loop",
         "_on_change",
         "_options",
@@ -55,17 +54,16 @@ class BreakerGuard:
         queues: Collection[CallQueue],
         *,
         max_in_flight: int,
-        in_flight: Callable[[], int],
+        in_flight: Callable[[float, float], int],
         on_change: Callable[[], None],
         rng: random.Random,
     ) -> None:
-        self.circuit = CircuitBreaker(options, max_in_flight, rng)
+        self.circuit = CircuitBreaker(options, max_in_flight, rng, in_flight)
         self._service = service
         self._options = options
         self._retry = retry
         self._counts = counts
         self._queues = queues
-        self._in_flight = in_flight
         self._on_change = on_change
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clock: Callable[[], float] = lambda: 0.0
@@ -74,7 +72,7 @@ class BreakerGuard:
     def bind_loop(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
         """Use another event loop. The service is tried there: the times of the other clock have no meaning."""
         self._loop, self._clock, self._timer = loop, clock, None
-        self._counts.ok_at = float("-inf")
+        self._counts.ok_started_at = float("-inf")
         self.circuit.reset()
 
     def add_queue(self, queue: CallQueue) -> None:
@@ -105,8 +103,8 @@ class BreakerGuard:
                 attempt=attempt,
                 started_at=now - error.seconds if isinstance(error, CallTimeout) else task.started_at,
                 successes=self._counts.ok + sum(len(each.completed) - each.failed for each in self._queues),
-                succeeded_at=self._counts.ok_at,
-                in_flight=0 if self._options.failure_rate is None else self._in_flight(),
+                success_started_at=self._counts.ok_started_at,
+                runs=len(self._queues),
                 retry_after=_retry_after(error),
             ),
             now,
@@ -152,7 +150,8 @@ class BreakerGuard:
         if self.circuit.state != "open" or not self._queues or self._loop is None:
             return
         waits = [since for queue in self._queues if (since := queue.held_since()) is not None]
-        when = min([self.circuit.open_until, *(since + self._options.max_open_wait for since in waits)])
+        oldest = min(waits, default=self._clock())  # if none waits yet, a call may from now on
+        when = min(self.circuit.open_until, oldest + self._options.max_open_wait)
         self._timer = self._loop.call_at(when, self._check)
 
     def _check(self) -> None:
@@ -165,11 +164,15 @@ class BreakerGuard:
         if self.circuit.begin_probes(now):
             self._on_change()
             return
-        for queue in tuple(self._queues):
+        longest = self._options.max_open_wait
+        expired = sum(
             queue.expire_held(
-                now - self._options.max_open_wait + CLOCK_ERROR,
-                lambda since: ServiceUnavailable(self._service, round(now - since, 3)),
+                now - longest + CLOCK_ERROR, lambda since: ServiceUnavailable(self._service, round(now - since, 3))
             )
+            for queue in tuple(self._queues)
+        )
+        if expired:
+            log.warning("service.waits_expired", service=self._service, calls=expired, seconds=longest)
         self._set_timer()
 
 

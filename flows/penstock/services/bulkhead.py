@@ -85,7 +85,7 @@ class Bulkhead:
                 self.counts,
                 self._queues,
                 max_in_flight=max_in_flight,
-                in_flight=lambda: self.in_flight,
+                in_flight=self._in_flight_between,
                 on_change=self.update_limit,
                 rng=rng or random.Random(),  # noqa: S311 - jitter
             )
@@ -290,7 +290,10 @@ class Bulkhead:
             )  # an empty context: tasks are shared, and outlive the run that starts them
 
     def _has_room(self, task: CallTask | None = None, starting: int = 0) -> bool:
-        """Return whether one more call may start, by this task or by another one."""
+        """Return whether one more call may start, by this task or by another one.
+
+        A call that was cancelled twice and has not ended does not count: probes must not wait for it.
+        """
         if self._waiting_for_rate:
             return False
         if self._adaptive is not None and self._adaptive.in_flight + starting >= self._adaptive.limit:
@@ -299,8 +302,15 @@ class Bulkhead:
         if guard is None or not guard.circuit.is_limiting:
             return True
         since = guard.circuit.counted_since
-        started = sum(each.queue is not None and each.started_at >= since and each is not task for each in self.tasks)
+        started = sum(
+            each.queue is not None and each.started_at >= since and each.cancels < 2 and each is not task
+            for each in self.tasks
+        )
         return started < guard.circuit.limit
+
+    def _in_flight_between(self, first: float, last: float) -> int:
+        """Return how many of the calls in flight started between two times, or at one of them."""
+        return sum(task.queue is not None and first <= task.started_at <= last for task in self.tasks)
 
     async def _run_task(self, task: CallTask) -> None:
         """Make calls until the task is stopped. Let the event loop run between them."""
@@ -367,12 +377,16 @@ class Bulkhead:
         if pacer.begin_wait(self._clock()):
             log.warning("service.paced", service=self.name, seconds=round(seconds, 3))
         pacer.on_change = task.wake
+        is_paused = pacer.is_paused
         try:
             await self._wait_for_rate(task, seconds)
         finally:
             pacer.on_change = None
             if task.ended or not pacer.wait(self._clock()):
                 pacer.end_wait(self._clock())
+        if is_paused and not task.ended and self.circuit is not None:
+            self.circuit.ramp_up(self._clock())
+            self._check_limited()
 
 
 def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

@@ -163,7 +163,7 @@ class CallTask:
         self.waited = False
         has_deadlines = queue.deadlines is not None
         if self.deadline != NEVER:
-            self._set_deadline(NEVER, queue.loop)
+            self._set_deadline(NEVER)
         if not queue.notification_pending:
             queue.notify_next_iteration()
         queue.started.append(self)
@@ -172,7 +172,7 @@ class CallTask:
         iteration = queue.iteration
         add_call, add_result = queue.completed.append, queue.results.append
         left = limit = min(limit, len(pending) + 1)
-        attempt, pause = 1, 0.0
+        attempt, pause, failed = 1, 0.0, 0
         result: Any = None
         raised: BaseException | None = None
         while True:
@@ -190,11 +190,14 @@ class CallTask:
                     add_result(result)
                     left -= 1
                     if not left:
+                        self._counts.ok_started_at = self.started_at
                         return limit
                     call = next_call()
                     if not pending:
                         ready.remove(queue)
                     continue
+            if raised is not None and left + failed < limit:  # calls before this one succeeded
+                self._counts.ok_started_at = max(self._counts.ok_started_at, self.started_at)
             if raised is not None:  # outside the handler: in it, an error of the next attempt would name this one
                 result = self._handle_error(queue, call, attempt, raised, queue.iteration == iteration)
                 raised = None  # it refers to this frame through its traceback
@@ -203,6 +206,7 @@ class CallTask:
                     pause = 0.0 if spec.rate_limiter is None else spec.rate_limiter.reserve(self._clock())
                     self.started_at = self._clock() + pause
                     continue
+                failed += 1
                 if self._guard is not None and self._guard.circuit.is_limiting:
                     left = 1  # the others are held
             if queue.iteration != iteration:
@@ -211,9 +215,11 @@ class CallTask:
                 if self.cancel_reason is not None or self.task.cancelling():  # the call suppressed its cancellation
                     self.clear_cancellation()
                 if result is not _NO_RESULT:
+                    queue.add_result(call, result)
                     if type(result) is not CallFailed:
                         queue.waited_since.append(since)
-                    queue.add_result(call, result)
+                        if self.started_at > self._counts.ok_started_at:
+                            self._counts.ok_started_at = self.started_at
                 return limit - left + 1
             if result is not _NO_RESULT:
                 add_call(call)
@@ -237,6 +243,11 @@ class CallTask:
         """Cancel the current call because it takes too long. A call that was cancelled before is cancelled again."""
         self.cancel(self.cancel_reason or reason)
 
+    @property
+    def next_deadline(self) -> float:
+        """The deadline of the current call, if it was not cancelled."""
+        return self.deadline if self.cancel_reason is None else NEVER
+
     def _check_deadline(self, queue: CallQueue, call: Call | RetriedCall, pause: float) -> None:
         """Raise `DeadlinePassed` if the next attempt, after a pause, could not start in time. Limit it otherwise.
 
@@ -247,12 +258,13 @@ class CallTask:
         queue.expire_elements(call, start)
         if call.deadline <= start:
             raise DeadlinePassed
-        self._set_deadline(call.deadline, queue.loop)
+        if call.deadline != self.deadline:  # elements that were emitted together have the same
+            self._set_deadline(call.deadline)
+        self._sweeper.watch_deadline(call.deadline, queue.loop)
 
-    def _set_deadline(self, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
+    def _set_deadline(self, deadline: float) -> None:
         self.deadline = deadline
         CALL_DEADLINE.set(None if deadline == NEVER else (deadline, self._clock))
-        self._sweeper.watch_deadline(deadline, loop)
 
     def clear_cancellation(self) -> CancelReason | None:
         """Undo the cancellation of the current call and return its reason. Re-raises on loop shutdown.
@@ -280,7 +292,7 @@ class CallTask:
         `attempt` counts the attempts that this task made in a row. `at_once`: whether the call did not wait.
         """
         counts, service = self._counts, self._spec.service
-        seconds = self._clock() - self.started_at + self.overdue
+        since = self.started_at - self.overdue
         earlier = call.attempt - 1 if type(call) is RetriedCall else 0
         if isinstance(error, DeadlinePassed):  # before the attempt
             queue.failed += 1
@@ -289,11 +301,11 @@ class CallTask:
             reason = self.clear_cancellation()
             if queue.closed or reason is CancelReason.RUN_ENDED:
                 counts.cancelled += 1
-                counts.durations["cancelled"].add(seconds)
+                counts.durations["cancelled"].add(self._clock() - since)
                 return _NO_RESULT
             if reason is CancelReason.DEADLINE:
                 counts.timeouts += 1
-                counts.durations["timeout"].add(seconds)
+                counts.durations["timeout"].add(self._clock() - since)
                 queue.failed += 1
                 return CallFailed(queue.deadline_exceeded(call, DURING_CALL), earlier + attempt)
             error = CallTimeout(service, self._spec.timeout)
@@ -303,18 +315,18 @@ class CallTask:
         elif not isinstance(error, Exception):  # SystemExit and the like end the run, as in any other function
             queue.report_fault(error)
             counts.cancelled += 1
-            counts.durations["cancelled"].add(seconds)
+            counts.durations["cancelled"].add(self._clock() - since)
             return _NO_RESULT
 
         if isinstance(error, CallTimeout):
             counts.timeouts += 1
-            counts.durations["timeout"].add(seconds)
+            counts.durations["timeout"].add(self._clock() - since)
         else:
             counts.errors += 1
             if at_once:
                 queue.immediate_errors += 1
             else:
-                counts.durations["error"].add(seconds)
+                counts.durations["error"].add(self._clock() - since)
         attempt += earlier
         guard = self._guard
         if guard is not None and not queue.closed:
@@ -378,11 +390,11 @@ class TimeoutSweeper:
         now = loop.time() + 1e-9
         busy = [task for task in self._tasks if task.queue is not None]
         for task in busy:
-            due = task.started_at + self._timeout
-            if min(due, task.deadline) <= now:
-                task.time_out(CancelReason.TIMED_OUT if due <= task.deadline else CancelReason.DEADLINE)
+            due, deadline = task.started_at + self._timeout, task.next_deadline
+            if min(due, deadline) <= now:
+                task.time_out(CancelReason.TIMED_OUT if due <= deadline else CancelReason.DEADLINE)
                 task.overdue += loop.time() - task.started_at
-                task.started_at, task.deadline = loop.time(), NEVER
+                task.started_at = loop.time()
         if busy:
             self.watch(min(now, *(task.started_at for task in busy)), loop)
-            self.watch_deadline(min(task.deadline for task in busy), loop)
+            self.watch_deadline(min(task.next_deadline for task in busy), loop)

@@ -5,14 +5,16 @@
     half_open  → closed      probes succeeded; the limit of calls in flight then grows with each success
     half_open  → open        the probes failed
 
-Which failures count: FAILURES IN A ROW below.
+Which failures are in a row: see `CircuitBreaker`.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from bisect import insort
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -23,11 +25,11 @@ from penstock.services.pacing import MAX_PAUSE
 
 BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
 
-GROWTH = 1.2
+GROWTH = 1.1
 """How many times longer each further opening lasts.
 
-After n openings a service has been down for about 5 times the next one, so it is noticed at most a fifth of the outage
-late; with the usual 2 it would be as long again as the outage.
+After n openings a service has been down for about 10 times the next one, so its return is noticed at most a tenth of
+the outage late (of 10 s, with `open`, at most 2 s); with the usual 2 it would be as long again as the outage.
 """
 
 WINDOW = 50
@@ -36,6 +38,15 @@ WINDOW = 50
 JITTER = 0.75
 """The shortest wait is this part of the longest."""
 
+
+UNDECIDED = 0.25
+"""Calls in flight for each failure in a row that started among them: more may turn out to succeed.
+
+If a third of all calls fail at once, and the others take long, 20 of 25 fail with a probability of 1 to 10 million.
+"""
+
+MAX_ROW = 256
+"""Failures in a row that are enough, however many runs use the service."""
 
 CLOCK_ERROR = 1e-6
 """Seconds by which timers may be early, and computed times may differ."""
@@ -118,25 +129,29 @@ class FailedAttempt(Struct, frozen=True):
     started_at: float
     successes: int
     """Attempts that succeeded so far."""
-    succeeded_at: float
-    """When the last one succeeded."""
-    in_flight: int
+    success_started_at: float
+    """When the latest of the calls that succeeded started."""
+    runs: int
+    """How many runs use the service."""
     retry_after: float | None = None
 
 
 class CircuitBreaker:
     """Decides how many calls to one service may be in flight.
 
-    FAILURES IN A ROW. That calls of some elements fail while those of others succeed does not mean that the service is
-    down, however many fail one after another: of 256 calls that start together, 85 may fail in a row because they take
-    longer than the others. So a rejection or a timeout counts only if its call started after the last success, or
-    if that is long ago: `open` seconds, or half the time of a call that timed out. A connection that breaks always
-    counts. Only first attempts count: at the end of a stream all others are repetitions of what fails for its own
-    reasons.
+    FAILURES IN A ROW are those of calls that *started* one after another. The order in which calls end proves nothing:
+    of 256 calls that start together, the 85 that fail may all take longer than the others, or less time, and while a
+    server shuts down it refuses new calls and still answers old ones. So a failure counts if its call started after
+    all those that have succeeded, and enough of them count if few calls that started in between are undecided. Several
+    runs are served in turn, so with many of them 1 failure of each does not make a row, but 2 do. Attempts after the
+    first do not count: at the end of a stream all are repetitions of what fails for its own reasons.
+
+    `in_flight` returns how many of the calls in flight started between two times, or at one of them.
     """
 
     __slots__ = (
         "_failures",
+        "_in_flight",
         "_level",
         "_max_in_flight",
         "_open_seconds",
@@ -147,8 +162,9 @@ class CircuitBreaker:
         "_probes_succeeded",
         "_rng",
         "_row",
-        "_row_successes",
+        "_row_made",
         "_since",
+        "_started",
         "failures",
         "last_open_seconds",
         "limit",
@@ -157,10 +173,13 @@ class CircuitBreaker:
         "state",
     )
 
-    def __init__(self, options: Breaker, max_in_flight: int, rng: random.Random) -> None:
+    def __init__(
+        self, options: Breaker, max_in_flight: int, rng: random.Random, in_flight: Callable[[float, float], int]
+    ) -> None:
         self._options = options
         self._max_in_flight = max_in_flight
         self._rng = rng
+        self._in_flight = in_flight
         self._probes = min(options.probes, max_in_flight)
         self.opened = 0
         """How often it opened, without the times when it opened again after probes."""
@@ -169,6 +188,8 @@ class CircuitBreaker:
         """How long it was not closed the last time."""
         self.failures = 0
         """How many failures opened it the last time."""
+        self._started: deque[float] = deque()
+        """When the calls started that failed in a row, in order. At most 4 times as many as may be in flight."""
         self._failures: deque[int] = deque()
         """With a failure rate: the numbers of the calls that failed."""
         self.reset()
@@ -184,9 +205,12 @@ class CircuitBreaker:
         self._level = 0
         """How often it opened since calls were last made without a limit."""
         self._row = 0
-        self._row_successes = -1
+        """Calls in a row that failed without waiting."""
+        self._row_made = 0.0, -1
+        """When they started, and how many calls had succeeded then."""
         self._probes_failed = self._probes_succeeded = 0
         self._failures.clear()
+        self._started.clear()
 
     @property
     def is_limiting(self) -> bool:
@@ -225,10 +249,10 @@ class CircuitBreaker:
                 if self._probes_failed < self._probes * self._rate - 1e-9:
                     return False
             case "closed":
-                if failed.attempt > 1 or not self._is_down(failed, now):
+                if failed.attempt > 1 or not self._is_down(failed):
                     return False
                 self.opened += 1
-                self.failures = len(self._failures) or self._row
+                self.failures = len(self._failures) or len(self._started) or self._row
                 self._opened_at = now
         self._open(failed.retry_after, now)
         return True
@@ -255,6 +279,12 @@ class CircuitBreaker:
             self._level = 0
         return closed
 
+    def ramp_up(self, now: float) -> None:
+        """Allow few calls, and more with each success, after a pause that the service asked for."""
+        if self.state == "closed":
+            self.limit = self._probes
+            self._since = now
+
     def begin_probes(self, now: float) -> bool:
         """Become half open if it is time. Return whether it did."""
         if self.state != "open" or now < self.open_until - CLOCK_ERROR:
@@ -265,20 +295,31 @@ class CircuitBreaker:
         self.limit = self._probes_left
         return True
 
-    def _is_down(self, failed: FailedAttempt, now: float) -> bool:
+    def _is_down(self, failed: FailedAttempt) -> bool:
         """Count a failure while closed. Return whether there are enough now."""
         options = self._options
         if options.failure_rate is not None:
             return self._is_rate_exceeded(failed, options.failure_rate)
-        if failed.successes != self._row_successes:
-            self._row, self._row_successes = 0, failed.successes
-        started_after = failed.at_once or failed.started_at > failed.succeeded_at
-        long = options.open
-        if failed.fault is ServiceFault.TIMED_OUT:  # no call succeeded in the second half of this one
-            long = min(long, (now - failed.started_at) / 2)
-        if started_after or now - failed.succeeded_at > long or failed.fault is ServiceFault.UNREACHABLE:
-            self._row += 1
-        return self._row >= (options.failures or 1)
+        needed = max(options.failures or 1, min(2 * failed.runs, MAX_ROW) if failed.runs > 1 else 1)
+        if failed.at_once:  # calls that do not wait start at the same time, and end one after another
+            made = failed.started_at, failed.successes
+            self._row = self._row + 1 if made == self._row_made else 1
+            self._row_made = made
+            if self._row >= needed:
+                return True
+        row = self._started
+        while row and row[0] <= failed.success_started_at:
+            row.popleft()
+        if failed.started_at <= failed.success_started_at:
+            return False
+        if row and failed.started_at < row[-1]:
+            insort(row, failed.started_at)
+        else:
+            row.append(failed.started_at)
+        if len(row) < needed:
+            return False
+        undecided = self._in_flight(row[0], row[-1]) - 1  # without this one
+        return undecided <= len(row) * UNDECIDED
 
     def _is_rate_exceeded(self, failed: FailedAttempt, rate: float) -> bool:
         """Count a failure among the last calls: those that succeeded, and those that failed for a reason that counts.
@@ -290,7 +331,7 @@ class CircuitBreaker:
         self._row += 1
         number = failed.successes + self._row
         failures.append(number)
-        window = max(self._options.window, min(failed.in_flight, self._max_in_flight))
+        window = max(self._options.window, min(self._in_flight(-math.inf, math.inf), self._max_in_flight))
         while failures[0] <= number - window:
             failures.popleft()
         return number >= window and len(failures) >= rate * window - 1e-9
@@ -305,8 +346,9 @@ class CircuitBreaker:
         self.state = "open"
         self.open_until = now + seconds
         self.limit = 0
-        self._row, self._row_successes = 0, -1
+        self._row, self._row_made = 0, (0.0, -1)
         self._failures.clear()
+        self._started.clear()
 
     @property
     def _probes_left(self) -> int:

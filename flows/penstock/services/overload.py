@@ -19,8 +19,9 @@ MIN_SAMPLES = 16
 MAX_SAMPLES = 256
 """Calls that are measured: so many that a verdict is clear despite random errors."""
 
-MIN_TIMEOUTS = 3
-"""Calls that have to time out in a measurement before timeouts count: a single one proves nothing."""
+MANY_TIMEOUTS = 0.2
+MOST_TIMEOUTS = 0.5
+"""Shares of the calls. If most of them time out, that is never the usual state of the service."""
 
 TOLERANCE = 1.35
 """How many times the baseline the latency may be."""
@@ -43,7 +44,7 @@ class Measurement(Struct, frozen=True):
     error: float
     """Standard error of it."""
     failed: float
-    """Share of the calls that were rejected, or of the time that calls which timed out took: the larger one."""
+    """Share of the calls that were rejected, or half the share of the time that timeouts took: the larger one."""
     timed_out: float
     """Share of the calls that timed out."""
     calls: int
@@ -55,6 +56,8 @@ class Measurement(Struct, frozen=True):
 
     def is_clear(self, baseline: Measurement | None) -> bool:
         """Whether more calls would not change the verdict; without a baseline, whether this can be one."""
+        if self.timed_out > MANY_TIMEOUTS:
+            return True
         if baseline is None:
             return self.error <= 0.15
         excess = self._excess(baseline)
@@ -63,12 +66,16 @@ class Measurement(Struct, frozen=True):
     def is_overload(self, baseline: Measurement) -> bool:
         """Whether the service is overloaded."""
         tolerated = baseline.failed + max(baseline.failed_error, self.failed_error) + MARGIN
-        return self._excess(baseline) > 0 or self.failed > tolerated
+        return self._excess(baseline) > 2 * self.error or self.failed > tolerated
 
     def improves_on(self, before: Measurement) -> bool:
         """Whether the service is less overloaded than it was."""
         faster = self.latency - before.latency < math.log(IMPROVED)
         return faster or (1 - self.failed) * IMPROVED > 1 - before.failed
+
+    def first_baseline(self) -> Measurement:
+        """Return the baseline that this is as the first measurement: rather too high, because it can be lowered."""
+        return Measurement(self.latency + self.error, self.error, self.failed, self.timed_out, self.calls)
 
     def lower(self, baseline: Measurement) -> Measurement:
         """Return the baseline, a quarter nearer to this measurement as far as that is certainly lower."""
@@ -121,7 +128,9 @@ class Samples:
         """Return what the calls say. There must be one at least."""
         mean = self._log_sum / self.calls
         variance = max(0.0, self._square_sum / self.calls - mean * mean)
-        lost = self._timed_out_seconds / self._seconds if self._timed_out >= MIN_TIMEOUTS else 0.0
+        lost = 0.0
+        if self._timed_out > 9:  # less three standard errors: a few timeouts prove nothing
+            lost = self._timed_out_seconds / self._seconds * (1 - 3 / math.sqrt(self._timed_out)) / 2
         return Measurement(
             latency=mean,
             error=math.sqrt(variance / self.calls),

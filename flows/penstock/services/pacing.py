@@ -99,6 +99,11 @@ class Pacer:
         """Whether the service asked for anything, so that calls have to be counted."""
         return self._quota is not None or self._paused_until > 0
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the service asked for a pause that was not over when `wait` was last asked."""
+        return self._paused_until > 0
+
     def begin_wait(self, now: float) -> bool:
         """Note that calls wait. Return whether they did not wait already."""
         begins = self._started_wait is None

@@ -52,7 +52,7 @@ class ServiceStatistics(Struct, frozen=True):
     waiting: int
     """Calls that wait for others to end, for the rate limit, or for their next attempt."""
     max_in_flight: int
-    """Maximum of calls in flight."""
+    """Maximum of calls in flight; see `limit`."""
     paced_seconds: float = 0.0
     """Seconds so far in which calls waited because responses of the service asked for it."""
     limit: int = 0
@@ -78,6 +78,8 @@ class Service(Generic[In, Out]):
     that returns quickly. A function that blocks runs in a thread with `blocking=True`; the service then has
     `max_in_flight` threads. A timeout abandons a call in a thread but cannot stop it: the thread makes no
     other call until the function returns.
+
+    `max_in_flight` may be an `AdaptiveLimit`: then as many calls are in flight as the service can handle.
 
     `timeout` is in seconds, for one attempt. `attempts` includes the first one. `retry_on` returns whether an error is
     retryable (default: all errors without `retryable = False`). `rate` is in calls per second, over all runs and

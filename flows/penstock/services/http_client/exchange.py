@@ -35,16 +35,8 @@ class Response(Struct, frozen=True, gc=False):
     """The content as it was sent: compressed if the head says so."""
     too_long: bool = False
     """Whether the body was longer than its limit. It is empty then."""
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is a 200 whose body is the content, and asks for no wait. So are nearly all responses."""
-        return (
-            self.status == 200
-            and not self.too_long
-            and b"\r\ncontent-encoding:" not in self.lower
-            and b"\r\nratelimit:" not in self.lower
-        )
+    is_plain: bool = False
+    """Whether it is a 200 whose body is the content, and whose headers ask for no wait. So are nearly all responses."""
 
     @property
     def reason(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 
 from msgspec import Struct
@@ -33,6 +34,7 @@ class ConnectionPool:
 
     def __init__(self, route: Route, resolver: Resolver, loop: asyncio.AbstractEventLoop, limit: int) -> None:
         self.route = route
+        self.tls_session: ssl.SSLSession | None = None
         self.prefix = route.prefix
         self.headers = route.headers
         self._resolver = resolver

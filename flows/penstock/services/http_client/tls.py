@@ -62,7 +62,9 @@ class TlsConnection(HttpConnection):
         super().__init__(owner)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host.removesuffix("."))
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_hostname=host.removesuffix("."), session=owner.tls_session
+        )
         self._shaken = False
         self.ready: asyncio.Future[None] = loop.create_future()
 
@@ -94,6 +96,11 @@ class TlsConnection(HttpConnection):
         while sent < len(data):
             sent += self._tls.write(data[sent:])
         self.transport.write(self._outgoing.read())
+
+    def _finish(self) -> None:
+        if not self.used:  # the first response: in TLS 1.3 the session comes after the handshake
+            self._owner.tls_session = self._tls.session
+        super()._finish()
 
     def _shake_hands(self) -> None:
         try:
