@@ -162,6 +162,7 @@ class CircuitBreaker:
         "_probes_succeeded",
         "_rng",
         "_row",
+        "_runs",
         "_since",
         "_started",
         "failures",
@@ -205,6 +206,8 @@ class CircuitBreaker:
         """How often it opened since calls were last made without a limit."""
         self._row = 0
         """With a failure rate: how many calls have failed."""
+        self._runs = 0
+        """How many runs used the service since the first failure in the row: they may have ended by now."""
         self._probes_failed = self._probes_succeeded = 0
         self._failures.clear()
         self._started.clear()
@@ -291,12 +294,13 @@ class CircuitBreaker:
         options = self._options
         if options.failure_rate is not None:
             return self._is_rate_exceeded(failed, options.failure_rate)
-        needed = max(options.failures or 1, min(2 * failed.runs, MAX_ROW) if failed.runs > 1 else 1)
-        if failed.at_once >= needed:
-            return True
         row = self._started
         while row and row[0] <= failed.success_started_at:
             row.popleft()
+        self._runs = max(self._runs, failed.runs) if row else failed.runs
+        needed = max(options.failures or 1, min(2 * self._runs, MAX_ROW) if self._runs > 1 else 1)
+        if failed.at_once >= needed:
+            return True
         if failed.started_at <= failed.success_started_at:
             return False
         if row and failed.started_at < row[-1]:
