@@ -91,13 +91,13 @@ def test_an_outage_of_a_minute_fails_no_more_than_what_was_in_flight(outage: str
     service = Service("inventory", inventory, timeout=2, attempts=attempts, rng=random.Random(1))
     summary, seconds, left = enrich(service, count)
     assert service.statistics().opened == 1
-    probes = len(probes_of(inventory, 8.0))
+    probes = len(probes_of(inventory, 7.5))
     assert probes <= 60
     bound = MAX_IN_FLIGHT + FAILURES + probes
     assert len(inventory.down_calls) <= bound
     assert summary.ok + summary.failed == summary.received == count
     assert summary.failed <= (bound if attempts == 1 else FAILURES)
-    assert seconds < 60 * 1.3 + count * 0.15 / MAX_IN_FLIGHT * 1.2
+    assert seconds < 10 + 60 * 1.3 + count * 0.15 / MAX_IN_FLIGHT * 1.2
     assert left == []
 
 
