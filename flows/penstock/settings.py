@@ -1,4 +1,4 @@
-"""The settings of `penstock serve` and `penstock work`: from defaults, a file, `PENSTOCK_*` variables and options, later ones winning."""
+"""Load the settings of `penstock serve` and `work`: defaults, a file, `PENSTOCK_*` variables, options; later ones win."""
 
 from __future__ import annotations
 

@@ -21,7 +21,6 @@ from penstock_http.deployments.file_watcher import WatchedFiles
 from penstock_http.server.bootstrap import ConfigurationError, python_flows
 from penstock_http.server.lifecycle import serve as run_service
 
-
 _READING = "Settings are read from the settings file, then from variables, then from options."
 _RELOADING = (
     "SIGHUP reloads all flow files; a file with errors changes nothing. Exit codes: 0 success; 1 it cannot listen, or "
