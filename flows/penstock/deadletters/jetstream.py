@@ -67,7 +67,9 @@ class JetStreamStore(BaseLog):
 
     async def _connect(self) -> None:
         parts = self._parts
-        self._client = await connect(parts.servers, parts.user, parts.password, parts.options, self._on_disconnect)
+        self._client = await connect(
+            parts.servers, parts.user, parts.password, parts.options, self._on_disconnect, name="penstock dead letters"
+        )
         self._jetstream = self._client.jetstream(timeout=REQUEST_SECONDS)
         try:
             info = await self._jetstream.stream_info(self._stream)
