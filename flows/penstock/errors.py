@@ -235,6 +235,18 @@ class ElementTooLarge(ElementError):
         self.limit = limit
 
 
+class Poisoned(ElementError):
+    """A message of a broker was delivered too often without being completed. It is not delivered again."""
+
+    def __init__(self, origin: str, deliveries: int) -> None:
+        super().__init__(
+            f"{origin} was delivered {deliveries} times and never completed; check whether it stops the process or "
+            "takes too long, then run it again from its dead letter"
+        )
+        self.origin = origin
+        self.deliveries = deliveries
+
+
 class ExpressionFailed(ElementError):
     """An expression has no result for a value, for example because a field is missing."""
 
