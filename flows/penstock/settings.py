@@ -1,4 +1,4 @@
-"""Load the settings of `penstock serve` and `work`: defaults, a file, `PENSTOCK_*` variables, options; later ones win."""
+"""The settings of `penstock serve` and `work`: defaults, a file, `PENSTOCK_*` variables, options; later ones win."""
 
 from __future__ import annotations
 

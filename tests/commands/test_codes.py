@@ -17,7 +17,7 @@ COMMANDS = ("check", "test", "graph", "run", "serve", "work")
 
 
 def exit_code(folder: Path, command: str, *words: str) -> int:
-    """Run a command in the working directory. Those that serve configure the logs of their process, so they need their own."""
+    """Run a command in the working directory. Those that serve configure the logs of a process of their own."""
     return (
         run(folder, command, *words, "--port", "0")[0]
         if command in ("serve", "work")

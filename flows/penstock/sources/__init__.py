@@ -2,7 +2,7 @@
 
 `from_iterable`, `from_async_iterable`, `generate` and `ticks` make values in Python; `from_file`, `from_directory`,
 `from_stdin` and `ndjson` read records; `PushSource` and `from_observable` take values that cannot wait;
-`JetStreamSource` receives the messages of a broker. A source of your own is a subclass of `Source`.
+`JetStreamSource` and `KafkaSource` receive the messages of a broker. A source of your own is a subclass of `Source`.
 
 >>> summary = await flow.run(from_file("orders.ndjson"))
 """
@@ -14,6 +14,7 @@ from penstock.sources.directory import from_directory
 from penstock.sources.file import from_file
 from penstock.sources.iterables import from_async_iterable, from_iterable, generate, ticks
 from penstock.sources.jetstream import JetStreamSource
+from penstock.sources.kafka import KafkaSource
 from penstock.sources.push import Overflow, PushSource, from_observable
 from penstock.sources.source import Emitter, Source
 from penstock.support.used_files import UsedFile
@@ -22,6 +23,7 @@ __all__ = [
     "LINE_LIMIT",
     "Emitter",
     "JetStreamSource",
+    "KafkaSource",
     "LineSplitter",
     "Overflow",
     "OversizedInput",
