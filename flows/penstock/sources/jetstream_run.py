@@ -120,7 +120,7 @@ class JetStreamRun:
     async def open(self) -> None:
         """Connect, and find or create the consumer. Raises `BrokerError`."""
         source, title = self._source, self._source.title
-        url = parse_nats_url(source.url, title)
+        url = parse_nats_url(source.url, f"source {title}")
         self._client = await connect_url(url, title, on_reconnect=self._on_reconnect, name=f"penstock {source.durable}")
         self._jetstream = self._client.jetstream(timeout=REQUEST_SECONDS)
         config = await ensure_consumer(
