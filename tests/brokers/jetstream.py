@@ -9,14 +9,16 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import nats
 from nats.js import api
+from nats.js.errors import NotFoundError
 
 from servers import NatsServer, new_name
+from waiting import HANG_SECONDS, end
 
 WORKER = """
 import asyncio, os, signal, sys
@@ -80,6 +82,15 @@ class Stream:
         info: api.ConsumerInfo = await self.jetstream.consumer_info(self.name, durable)
         return info
 
+    async def wait_for_workers(self, count: int) -> None:
+        """Wait until workers are waiting for messages."""
+        async with asyncio.timeout(HANG_SECONDS):
+            while True:
+                with suppress(NotFoundError):
+                    if ((await self.consumer("work")).num_waiting or 0) >= count:
+                        return
+                await asyncio.sleep(0.05)
+
     async def messages(self) -> list[Any]:
         """Read all messages of the stream."""
         state = (await self.jetstream.stream_info(self.name)).state
@@ -122,8 +133,7 @@ class Worker:
 
     def kill(self) -> None:
         """Kill the process."""
-        self.process.kill()
-        self.process.wait()
+        end(self.process)
 
     def terminate(self) -> str:
         """Send SIGTERM and return the last line that the process prints."""
@@ -131,4 +141,5 @@ class Worker:
         assert self.process.stdout is not None
         output = self.process.stdout.read()
         assert self.process.wait(30) == 0
+        end(self.process)
         return output.splitlines()[-1]
