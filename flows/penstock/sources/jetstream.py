@@ -39,8 +39,8 @@ class JetStreamSource(Source[bytes]):
     `url` is `nats://[USER:PASSWORD@]HOST[:PORT][,HOST…][?tls=yes&credentials=FILE]` and may contain variables. The
     stream must exist. `subjects` are those of the stream to receive, all if empty. The consumer `durable` is created if
     it does not exist: from the first message of the stream on, with `ack_wait` (seconds, extended as long as an element
-    is in flight) and `max_ack_pending` (maximum of messages that all workers together have open; at least the windows of all
-    workers). An existing consumer is used as it is: other values of `ack_wait` and `max_ack_pending` are used and
+    is in flight) and `max_ack_pending` (maximum of messages that all workers together have open; at least the sum of
+    their windows). An existing consumer is used as it is: other values of `ack_wait` and `max_ack_pending` are used and
     logged (`source.consumer_differs`), other settings that change which messages are received fail the run.
 
     `deliveries` counts each delivery, also one that was answered by a stop. With `on_failure="redeliver"` an element
@@ -65,9 +65,9 @@ class JetStreamSource(Source[bytes]):
     def __post_init__(self) -> None:
         super().__init__()
         self.subjects = (self.subjects,) if isinstance(self.subjects, str) else tuple(self.subjects)
-        require_extra("nats", self.title)
+        require_extra("nats", f"source {self.title}")
         if not variable_names(self.url):
-            parse_nats_url(self.url, self.title)
+            parse_nats_url(self.url, f"source {self.title}")
         _check_name("stream", self.stream)
         _check_name("durable", self.durable)
         _check_subjects(self.subjects)
@@ -82,8 +82,8 @@ class JetStreamSource(Source[bytes]):
 
     @property
     def title(self) -> str:
-        """What it is, for messages."""
-        return f"source nats {self.stream}/{self.durable}"
+        """The stream and the consumer, for messages."""
+        return f"nats {self.stream}/{self.durable}"
 
     async def produce(self, emitter: Emitter[bytes]) -> None:
         from penstock.sources.jetstream_run import JetStreamRun  # imports the client

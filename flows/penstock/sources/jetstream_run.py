@@ -120,7 +120,7 @@ class JetStreamRun:
     async def open(self) -> None:
         """Connect, and find or create the consumer. Raises `BrokerError`."""
         source, title = self._source, self._source.title
-        url = parse_nats_url(source.url, title)
+        url = parse_nats_url(source.url, f"source {title}")
         self._client = await connect_url(url, title, on_reconnect=self._on_reconnect, name=f"penstock {source.durable}")
         self._jetstream = self._client.jetstream(timeout=REQUEST_SECONDS)
         config = await ensure_consumer(
@@ -220,15 +220,15 @@ class JetStreamRun:
             self._to_send.set()
             return
         id, now = (sequence, stored_at), self._loop.time()
-        if deliveries > 1:
-            if (known := self._open.get(id)) is not None:  # its lease was lost, such as by a restart of the server
-                known.reply, known.deliveries, known.extended_at = message.reply, deliveries, now
-                self._to_send.set()
-                return
-            if id in self._done or id in self._done_before:  # its acknowledgement was lost
-                self._answers.append((message.reply, ACK))
-                self._to_send.set()
-                return
+        # A server that was killed may deliver messages again, even as if for the first time.
+        if (known := self._open.get(id)) is not None:
+            known.reply, known.deliveries, known.extended_at = message.reply, deliveries, now
+            self._to_send.set()
+            return
+        if id in self._done or id in self._done_before:
+            self._answers.append((message.reply, ACK))
+            self._to_send.set()
+            return
         lease = self._open[id] = Lease(id, message.reply, deliveries, now)
         self._buffer.append((message.data, lease))
         self._buffered_bytes += len(message.data)
