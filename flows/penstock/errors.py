@@ -96,6 +96,15 @@ class FileReadFailed(RunError):
         self.reason = reason
 
 
+class BrokerError(RunError):
+    """A message broker cannot be used as configured. `subject` is the source or sink that uses it."""
+
+    def __init__(self, subject: str, reason: str) -> None:
+        super().__init__(f"{subject}: {reason}")
+        self.subject = subject
+        self.reason = reason
+
+
 class BufferOverflow(RunError):
     """A value arrived at a full buffer with `overflow="fail"`."""
 
@@ -233,6 +242,14 @@ class ElementTooLarge(ElementError):
         super().__init__(f"the element has {length} bytes, more than the limit of {limit}")
         self.length = length
         self.limit = limit
+
+
+class Poisoned(ElementError):
+    """A message was delivered too often: each time it failed, or the process that worked on it ended."""
+
+    def __init__(self, deliveries: int) -> None:
+        super().__init__(f"the message was delivered {deliveries} times and never completed, so it is not tried again")
+        self.deliveries = deliveries
 
 
 class ExpressionFailed(ElementError):

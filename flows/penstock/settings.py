@@ -1,4 +1,4 @@
-"""The settings of `penstock serve`: from defaults, a file, `PENSTOCK_*` variables and options, later ones winning."""
+"""The settings of `penstock serve` and `work`: defaults, a file, `PENSTOCK_*` variables, options; later ones win."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _check_hosts(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of `penstock serve`. Times are in seconds, sizes in bytes."""
+    """The settings of `penstock serve` and `penstock work`. Times are in seconds, sizes in bytes."""
 
     host: str = setting("127.0.0.1", "Address to listen on", check=_check_host)
     port: int = setting(8080, "Port to listen on; 0 takes a free one", max=65535)
@@ -178,16 +178,37 @@ def _shown(name: str, value: Any) -> str:
     """Return a setting as text without passwords."""
     if name != "dead_letters":
         return repr(value)
-    from penstock.deadletters.store_url import hide_password
+    from penstock.backends.server_url import hide_password
 
     return repr(hide_password(value))
 
 
-def settings_options(command: F) -> F:
-    """Add the option `--config` and an option for every setting to a command. Options that are not given are None."""
+WORK_OPTIONS = (
+    "host",
+    "port",
+    "dead_letters",
+    "window",
+    "window_bytes",
+    "grace_period",
+    "exit_timeout",
+    "max_header",
+    "keep_alive",
+    "send_buffer",
+    "log_level",
+    "log_format",
+    "allowed_hosts",
+)
+"""The settings that are options of `penstock work`. The others are about clients or about the built-in flow."""
+
+
+def settings_options(command: F, only: tuple[str, ...] = ()) -> F:
+    """Add the option `--config` and an option for every setting to a command, or for some of them.
+
+    Options that are not given are None.
+    """
     types = get_type_hints(Settings)
     for f in reversed(fields(Settings)):
-        if f.metadata["flag"]:
+        if f.metadata["flag"] and (not only or f.name in only):
             choices = f.metadata["choices"]
             default = "" if f.default == "" else f"default {f.default}; "
             command = click.option(

@@ -1,4 +1,4 @@
-"""The aiohttp application: middleware and routes."""
+"""The aiohttp applications of `penstock serve` and `penstock work`: middleware and routes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ from penstock_http.state import STATE, AppState
 
 def make_app(state: AppState, collector: PenstockCollector) -> web.Application:
     """Return the application of a service."""
-    origins = Origins(state.settings)
-    app = web.Application(middlewares=[problem_middleware(state.counters), origins.check])
-    if origins.allowed:
-        app.on_response_prepare.append(origins.add_headers)
-    app[STATE] = state
-    app[system.METRICS] = registry_for(collector)
+    app = _application(state, collector)
     get, post, put, patch, delete = (
         partial(add, expect_handler=ignore_expectation) for add in (web.get, web.post, web.put, web.patch, web.delete)
     )
@@ -49,20 +44,46 @@ def make_app(state: AppState, collector: PenstockCollector) -> web.Application:
             put("/flows/{name}", flows.put_flow),
             delete("/flows/{name}", flows.delete_flow),
             get("/flows/{name}/graph", graph.show_graph),
-            get("/health/live", system.live),
-            get("/health/ready", system.ready),
-            get("/metrics", system.metrics),
             get("/openapi.json", openapi),
             get("/runs/{id}/failures", failures.list_failures),
             get("/{name}/bulk", bulk.get_bulk, allow_head=False),
             post("/{name}/bulk", bulk.post_bulk),
-            web.route(
-                "*",
-                "/{path:.*}",
-                system.reject_unknown_route,
-                name=NOT_FOUND_ROUTE,
-                expect_handler=ignore_expectation,
-            ),
+            *_monitoring_routes(),
         ]
     )
     return app
+
+
+def make_work_app(state: AppState, collector: PenstockCollector) -> web.Application:
+    """Return the application of a process that only runs workers: metrics and health."""
+    app = _application(state, collector)
+    app.add_routes(_monitoring_routes())
+    return app
+
+
+def _application(state: AppState, collector: PenstockCollector) -> web.Application:
+    """Return an application without routes."""
+    origins = Origins(state.settings)
+    app = web.Application(middlewares=[problem_middleware(state.counters), origins.check])
+    if origins.allowed:
+        app.on_response_prepare.append(origins.add_headers)
+    app[STATE] = state
+    app[system.METRICS] = registry_for(collector)
+    return app
+
+
+def _monitoring_routes() -> list[web.RouteDef]:
+    """Return the routes of metrics and health, and as the last one that of all other paths."""
+    get = partial(web.get, expect_handler=ignore_expectation)
+    return [
+        get("/health/live", system.live),
+        get("/health/ready", system.ready),
+        get("/metrics", system.metrics),
+        web.route(
+            "*",
+            "/{path:.*}",
+            system.reject_unknown_route,
+            name=NOT_FOUND_ROUTE,
+            expect_handler=ignore_expectation,
+        ),
+    ]

@@ -13,12 +13,16 @@ import pytest
 from commands.killing import run
 from invoking import invoke
 
-COMMANDS = ("check", "test", "graph", "run", "serve")
+COMMANDS = ("check", "test", "graph", "run", "serve", "work")
 
 
 def exit_code(folder: Path, command: str, *words: str) -> int:
-    """Run a command in the working directory. `serve` configures the logs of its process, so it needs its own."""
-    return run(folder, "serve", *words, "--port", "0")[0] if command == "serve" else invoke(command, *words).exit_code
+    """Run a command in the working directory. Those that serve configure the logs of a process of their own."""
+    return (
+        run(folder, command, *words, "--port", "0")[0]
+        if command in ("serve", "work")
+        else invoke(command, *words).exit_code
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -50,7 +54,9 @@ def test_a_closed_standard_input_is_said_in_a_sentence(tmp_path: Path) -> None:
         assert (process.returncode, process.stdout, process.stderr) == (2, b"", told)
 
 
-@pytest.mark.parametrize(("command", "code"), [("check", 1), ("test", 2), ("graph", 1), ("run", 2), ("serve", 2)])
+@pytest.mark.parametrize(
+    ("command", "code"), [("check", 1), ("test", 2), ("graph", 1), ("run", 2), ("serve", 2), ("work", 2)]
+)
 def test_a_file_with_mistakes_has_the_code_that_the_help_names(
     command: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

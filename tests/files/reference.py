@@ -15,7 +15,9 @@ from penstock.flowfile.forms.form import Converted, Form, Lazy
 from penstock.flowfile.forms.record import Key, OpenRecord, Record, keys_of
 from penstock.flowfile.forms.scalars import AnyValue, Boolean, Integer, Number, Text
 from penstock.flowfile.item_types import FIELD, FIELDS
-from penstock.flowfile.services import SERVICE, SERVICE_NAME, SERVICES, SINK, SOURCE
+from penstock.flowfile.services import SERVICE, SERVICE_NAME, SERVICES
+from penstock.flowfile.sinks import SINK
+from penstock.flowfile.sources import SOURCE
 from penstock.flowfile.steps import STEP, STEPS
 from penstock.flowtests.models import EVENT, EXPECTED_ITEMS, RULE, TESTS, Expectation
 

@@ -185,6 +185,27 @@ def serving(
 
 
 @contextmanager
+def working(
+    folder: Path, *flags: object, env: dict[str, str] | None = None, excused: tuple[str, ...] = ()
+) -> Iterator[Process]:
+    """Run `penstock work` in a block, by default with its dead letters in a folder.
+
+    At the end its log must have no unexpected events, except for those that are excused.
+    """
+    usual = {"--port": 0, "--dead-letters": f"sqlite:///{folder}/letters.db"}
+    given = [word for flag, value in usual.items() if flag not in flags for word in (flag, value)]
+    process = Process("work", *given, *flags, env=env)
+    try:
+        process.listen()
+        yield process
+        if process.popen.poll() is None:
+            process.stop()
+        assert not process.unexpected(excused), process.unexpected(excused)
+    finally:
+        process.close()
+
+
+@contextmanager
 def simulating(*flags: object) -> Iterator[Process]:
     """Run `penstock simulate` in a block, by default without latency."""
     process = Process("simulate", "--port", 0, "--latency-scale", 0, *flags)

@@ -64,15 +64,13 @@ class KafkaAddress:
 
     def make_consumer(self, group: str | None = None, **options: Any) -> Any:
         """Create a consumer, not started yet. It commits nothing by itself, and begins with the oldest record."""
-        return AIOKafkaConsumer(
-            **self._options,
-            group_id=group,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=100,  # the ends of all partitions must be known before the first record is used
-            max_partition_fetch_bytes=max(1024 * 1024, self.max_message_bytes),
-            **options,
-        )
+        defaults: dict[str, Any] = {
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "fetch_max_wait_ms": 100,  # the ends of all partitions must be known before the first record is used
+            "max_partition_fetch_bytes": max(1024 * 1024, self.max_message_bytes),
+        }
+        return AIOKafkaConsumer(**self._options, group_id=group, **(defaults | options))
 
     async def _start_producer(self, *, idempotent: bool) -> Any:
         producer = AIOKafkaProducer(

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nats.aio.client import Client
-from nats.errors import NoServersError
+from nats.errors import AuthorizationError, NoServersError
 
-from penstock.errors import describe
+from penstock.backends.server_url import ServerUrl
+from penstock.errors import BrokerError, describe
 from penstock.support.logger import get_logger
 
 log = get_logger()
@@ -27,10 +28,14 @@ async def connect(
     password: str | None,
     options: Mapping[str, str],
     on_disconnect: Callable[[], None],
+    *,
+    on_reconnect: Callable[[], None] = lambda: None,
+    name: str = "penstock",
 ) -> Client:
     """Connect to one of the servers. A user without a password is a token.
 
     `on_disconnect` is called when the connection breaks: replies to earlier requests do not come any more.
+    `on_reconnect` is called when it is restored. `name` is what the server shows in its list of connections.
 
     When the connection breaks later, it is restored as soon as a server is reachable, without a limit of attempts.
     """
@@ -54,13 +59,17 @@ async def connect(
     async def on_disconnected() -> None:
         on_disconnect()
 
+    async def on_reconnected() -> None:
+        on_reconnect()
+
     first: list[Exception] = []
     try:
         await client.connect(
             [f"{'tls' if secure else 'nats'}://{server}" for server in servers],
             error_cb=on_error,
             disconnected_cb=on_disconnected,
-            name="penstock dead letters",
+            reconnected_cb=on_reconnected,
+            name=name,
             connect_timeout=int(CONNECT_SECONDS),
             reconnect_time_wait=1,
             max_reconnect_attempts=2,
@@ -76,3 +85,23 @@ async def connect(
     connected = True
     client.options["max_reconnect_attempts"] = -1
     return client
+
+
+async def connect_url(
+    url: ServerUrl,
+    subject: str,
+    *,
+    on_disconnect: Callable[[], None] = lambda: None,
+    on_reconnect: Callable[[], None] = lambda: None,
+    name: str = "penstock",
+) -> Client:
+    """Connect to one of the servers of a URL. Raises `BrokerError`. `subject` is what needs the connection."""
+    try:
+        return await connect(
+            url.servers, url.user, url.password, url.options, on_disconnect, on_reconnect=on_reconnect, name=name
+        )
+    except AuthorizationError:
+        raise BrokerError(subject, "access is denied; check user and password, or the token") from None
+    except (NoServersError, OSError, TimeoutError) as error:
+        servers = ", ".join(url.servers)
+        raise BrokerError(subject, f"cannot reach {servers}; check that a NATS server runs there") from error

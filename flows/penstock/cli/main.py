@@ -22,6 +22,7 @@ OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 COMMANDS = {
     "serve": LazyCommand("Serve flows over HTTP, with background workers and metrics."),
+    "work": LazyCommand("Run the workers of flows, and serve only metrics and health."),
     "run": LazyCommand("Run a flow once over a file, a pipe or samples.", "penstock.cli.run.command"),
     "new": LazyCommand("Create a flow file to start from.", "penstock.cli.new"),
     "check": LazyCommand("Validate flow files.", "penstock.cli.check"),

@@ -17,12 +17,12 @@ from nats.js import api
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from penstock.backends.nats import REQUEST_SECONDS, connect
+from penstock.backends.server_url import parse_server_url
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.jetstream_consumer import LetterKey, consume_stream, fetch, key_of
 from penstock.deadletters.log_base import BaseLog, Record
 from penstock.deadletters.log_consumer import Batches
 from penstock.deadletters.store import DeadLetterQuery
-from penstock.deadletters.store_url import parse_server_url
 from penstock.errors import StoreError, StoreMissing, describe
 from penstock.support.text import sanitize
 
@@ -67,7 +67,9 @@ class JetStreamStore(BaseLog):
 
     async def _connect(self) -> None:
         parts = self._parts
-        self._client = await connect(parts.servers, parts.user, parts.password, parts.options, self._on_disconnect)
+        self._client = await connect(
+            parts.servers, parts.user, parts.password, parts.options, self._on_disconnect, name="penstock dead letters"
+        )
         self._jetstream = self._client.jetstream(timeout=REQUEST_SECONDS)
         try:
             info = await self._jetstream.stream_info(self._stream)

@@ -15,7 +15,7 @@ from penstock.flowfile.diagnostics import Diagnostics
 from penstock.flowfile.document import Node, quoted
 from penstock.flowfile.limits import MAX_NESTING, MAX_STEPS
 from penstock.flowfile.models import DeadLetters, FlowModel, Redrive, Serve, Window, Worker
-from penstock.flowfile.services import make_source
+from penstock.flowfile.sources import make_source
 from penstock.flowfile.steps import ReadStep, build_step, misplaced_keys
 from penstock.runtime.schedule import Cron, Every, Once, Schedule
 from penstock.services import Service

@@ -20,8 +20,10 @@ from penstock.flow.serving import Worker
 from penstock.flowfile.item_types import rules_of
 from penstock.flowfile.load import loads
 from penstock.flowfile.placeholders import PlaceholderEnvironment
+from penstock.flowfile.plain import Plain, drop_none, dump_function, reference_of
 from penstock.flowfile.quantities import show_duration, show_rate, show_size
-from penstock.flowfile.services import Plain, drop_none, dump_function, dump_service, dump_source, reference_of
+from penstock.flowfile.services import dump_service
+from penstock.flowfile.sources import dump_source
 from penstock.flowfile.steps import dump_step
 from penstock.flowfile.yaml_reader import resolve
 from penstock.runtime.schedule import Cron, Every

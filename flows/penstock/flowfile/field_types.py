@@ -18,7 +18,7 @@ from penstock.flowfile.document import Kind, Node, quoted
 from penstock.flowfile.forms.choices import Either
 from penstock.flowfile.forms.containers import MapOf
 from penstock.flowfile.forms.form import MISSING, Form, Missing, Schema, T_co, complete
-from penstock.flowfile.forms.scalars import Text, finite, integral
+from penstock.flowfile.forms.scalars import Text, finite, integral, word
 from penstock.flowfile.limits import MAX_EXPRESSION
 from penstock.flowfile.quantities import (
     DURATION,
@@ -56,6 +56,9 @@ def _cron(text: str) -> Cron:
 
 CRON = checked(_cron, description="When it runs, as a cron expression: 30 4 * * 1-5")
 TIMEZONE = checked(parse_timezone, description="The time zone of cron (UTC): Europe/Berlin")
+
+
+FORMAT = word({"ndjson": "One value per line, as JSON", "csv": "One value per row; the first row has the field names"})
 
 
 @dataclass(frozen=True, slots=True)

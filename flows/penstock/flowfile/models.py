@@ -19,7 +19,8 @@ from penstock.flowfile.forms.form import Form, NodeForm
 from penstock.flowfile.forms.record import Located, Record, optional, required
 from penstock.flowfile.forms.scalars import Boolean, Integer, Text, word
 from penstock.flowfile.item_types import FIELDS
-from penstock.flowfile.services import SERVICES, SOURCE, ServiceOptions, SourceOptions
+from penstock.flowfile.services import SERVICES, ServiceOptions
+from penstock.flowfile.sources import SOURCE, SourceOptions
 from penstock.flowfile.steps import NAME, STEPS, ReadStep
 
 FIELD_PATH = Text(pattern=FIELD, noun="path", allowed="field names with dots between them, such as card.number")

@@ -1,24 +1,21 @@
-"""Services, sinks and sources of flow files: their forms, how they are made, and how they are dumped."""
+"""Services of flow files: their forms, how they are made, and how they are dumped."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 from penstock.errors import FlowDefinitionError
-from penstock.expressions import Assign, Expression, Fields
-from penstock.flow.flow import Flow
 from penstock.flowfile.breaker import BREAKER, dump_breaker
 from penstock.flowfile.field_types import Duration, Rate, Reference, Size, function_or_fields
 from penstock.flowfile.forms.choices import Chosen, Either, OneKey
-from penstock.flowfile.forms.containers import ListOf, MapOf
+from penstock.flowfile.forms.containers import MapOf
 from penstock.flowfile.forms.form import Form
-from penstock.flowfile.forms.record import Located, Record, keys_of, optional
+from penstock.flowfile.forms.record import Located, Record, optional
 from penstock.flowfile.forms.scalars import Boolean, Integer, Number, Text, word
+from penstock.flowfile.plain import Plain, drop_none, dump_function, reference_of
 from penstock.flowfile.quantities import show_duration, show_rate, show_size
-from penstock.formats.ndjson_reader import LINE_LIMIT
 from penstock.services import (
     DEFAULT_BREAKER,
     MAX_IN_FLIGHT,
@@ -32,15 +29,6 @@ from penstock.services import (
 )
 from penstock.services.http_client import Tls
 from penstock.services.http_service import RESPONSE_LIMIT, HttpBatchCall, HttpCall, HttpRequestSpec, is_retryable_http
-from penstock.sinks import DiscardSink, FileSink, Sink, StdoutSink
-from penstock.sources import Source, from_directory, from_file, from_stdin, generate, ticks
-from penstock.sources.byte_stream import StdinSource
-from penstock.sources.directory import STABLE_FOR, Directory
-from penstock.sources.file import File
-from penstock.sources.iterables import Generated, Ticks
-
-Plain = Any
-"""Data that YAML and JSON can represent."""
 
 METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -51,8 +39,6 @@ SERVICE_NAME = Text(
     allowed="letters, digits and _, with no digit first",
     description="The name of a service",
 )
-
-FORMAT = word({"ndjson": "One value per line, as JSON", "csv": "One value per row; the first row has the field names"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,187 +254,3 @@ def _dump_backoff(backoff: Backoff) -> Plain:
         )
         or None
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileSinkOptions(Located):
-    format: str | None = optional(FORMAT, "The format, if the file name does not tell it")
-    fields: tuple[str, ...] | None = optional(ListOf(Text(), min=1), "The columns of a CSV file")
-
-
-def _make_file_sink(chosen: Chosen[FileSinkOptions]) -> Sink:
-    return FileSink(chosen.value, format=chosen.beside.format, fields=chosen.beside.fields)
-
-
-SINK: Either[Callable[[], Sink]] = Either(
-    word({"stdout": "Standard output, one line per value", "discard": "Accept the values and drop them"}).then(
-        lambda name: StdoutSink if name == "stdout" else DiscardSink
-    ),
-    OneKey(
-        {"file": Text(description="The file to append to: .ndjson or .csv, each also with .gz")}, FileSinkOptions
-    ).then(lambda chosen: lambda: _make_file_sink(chosen)),
-)
-"""A sink, read as a function that makes it: errors in its options belong to the step that writes to it."""
-
-
-def dump_sink(sink: Sink) -> Plain:
-    """Return a sink as plain data."""
-    if sink.name:
-        raise FlowDefinitionError(
-            f"sink {sink.name!r} has its own name, which a flow file cannot contain; name the step"
-        )
-    match sink:
-        case FileSink():
-            fields = None if sink.fields is None else list(sink.fields)
-            return drop_none({"file": sink.path, "format": str(sink.format), "fields": fields})
-        case StdoutSink() if sink == StdoutSink():
-            return "stdout"
-        case DiscardSink():
-            return "discard"
-        case _:
-            raise FlowDefinitionError(f"sink {sink!r} cannot be written to a flow file; use a file, stdout or discard")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceOptions(Located):
-    format: str | None = optional(FORMAT, "The format, if the file name does not tell it")
-    limit: int | None = optional(Size(), "How many bytes one line may have (1MiB)")
-    delimiter: str | None = optional(Text(), "The character between the cells of a CSV row (,)")
-    pattern: str | None = optional(Text(), "Which files of a directory are read")
-    poll_interval: float | None = optional(Duration(), "How often a directory is checked (1s)")
-    stable_for: float | None = optional(Duration(), "How long a file must be unchanged before it is read (10s)")
-    processed_dir: str | None = optional(Text(), "The subdirectory to which processed files are moved (done)")
-    count: int | None = optional(Integer(min=1), "How many ticks")
-
-
-SOURCE = OneKey(
-    {
-        "generate": Integer(min=1, description="This many samples of the flow"),
-        "file": Text(description="The lines of a file: .ndjson or .csv, each also with .gz"),
-        "directory": Text(description="The lines of all files in a directory, including later ones"),
-        "stdin": Boolean(description="The lines of standard input"),
-        "ticks": Duration(description="The numbers 0, 1, 2 …, one per interval"),
-        "call": Reference(description="A function that returns a source, such as one for a message broker"),
-    },
-    beside=SourceOptions,
-)
-"""The source of a worker."""
-
-_SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
-    "format": ("file", "directory"),
-    "limit": ("file", "directory", "stdin"),
-    "delimiter": ("file", "directory"),
-    "pattern": ("directory",),
-    "poll_interval": ("directory",),
-    "stable_for": ("directory",),
-    "processed_dir": ("directory",),
-    "count": ("ticks",),
-}
-"""Which sources have which keys."""
-
-
-def make_source(chosen: Chosen[SourceOptions], flow: Flow[Any]) -> Source[Any]:
-    """Make the source of a worker of a flow. Raises `FlowDefinitionError` or `ValueError`."""
-    for key, kinds in _SOURCE_KEYS.items():
-        if chosen.beside.has(key) and chosen.kind not in kinds:
-            raise FlowDefinitionError(f"{key}: only for sources with {' or '.join(kinds)}, not {chosen.kind}")
-    given = {name: getattr(chosen.beside, attribute) for name, (attribute, _) in keys_of(SourceOptions).items()}
-    options: dict[str, Any] = {name: one for name, one in given.items() if one is not None}
-    match chosen.kind:
-        case "generate":
-            if flow.sample_factory is None:
-                raise FlowDefinitionError("generate: the flow has no samples; describe them under samples:")
-            return generate(chosen.value, flow.sample_factory)
-        case "file":
-            return from_file(chosen.value, **options)
-        case "directory":
-            return from_directory(chosen.value, **options)
-        case "stdin":
-            return from_stdin(**options)
-        case "ticks":
-            return ticks(chosen.value, **options)
-        case _:
-            return _call_for_source(chosen.value)
-
-
-def _call_for_source(make: Callable[[], object]) -> Source[Any]:
-    try:
-        source = make()
-    except FlowDefinitionError:
-        raise
-    except Exception as error:
-        raise FlowDefinitionError(f"the function for the source failed: {type(error).__name__}: {error}") from error
-    if not isinstance(source, Source):
-        raise FlowDefinitionError(
-            f"the function for the source: expected it to return a Source, got {type(source).__name__}"
-        )
-    return source  # pyright: ignore[reportUnknownVariableType]  # of a source of any type
-
-
-def dump_source(source: Source[Any], samples: Any) -> Plain:
-    """Return a source of a worker, in a flow with these samples, as plain data."""
-    match source:
-        case Generated(total, make) if make == samples:
-            return {"generate": total}
-        case Ticks(seconds, total):
-            return drop_none({"ticks": show_duration(seconds), "count": total})
-        case StdinSource(limit):
-            return {"stdin": True, **omit_default(LINE_LIMIT, limit=limit)}
-        case File(path, format, limit, delimiter):
-            return {
-                "file": path,
-                "format": str(format),
-                **omit_default(LINE_LIMIT, limit=limit),
-                **omit_default(",", delimiter=delimiter),
-            }
-        case Directory(path, pattern, every, stable_for, done, format, limit, delimiter):
-            return {
-                "directory": path,
-                **omit_default("*", pattern=pattern),
-                **({} if every == 1.0 else {"poll_interval": show_duration(every)}),
-                **({} if stable_for == STABLE_FOR else {"stable_for": show_duration(stable_for)}),
-                **omit_default("done", processed_dir=done),
-                **({} if format is None else {"format": str(format)}),
-                **omit_default(LINE_LIMIT, limit=limit),
-                **omit_default(",", delimiter=delimiter),
-            }
-        case _:
-            raise FlowDefinitionError(f"source {source.name} cannot be written to a flow file")
-
-
-def dump_function(function: Any, variable: str = "value") -> Plain:
-    """Return a function as it is written: an expression, a mapping of expressions, or a reference."""
-    if isinstance(function, Expression):
-        if function.variable != variable:
-            raise FlowDefinitionError(
-                f"expression {function.text!r}: expected the variable {variable}, got {function.variable}"
-            )
-        return function.text
-    if isinstance(function, (Fields, Assign)):
-        return {name: dump_function(expression, variable) for name, expression in function.fields.items()}
-    return reference_of(function)
-
-
-def drop_none(values: Mapping[str, Plain]) -> dict[str, Plain]:
-    """Return the values without those that are None."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def omit_default(default: Any, **value: Plain) -> dict[str, Plain]:
-    """Return a named value, or nothing if it is the default. An integer is a size."""
-    return {name: show_size(one) if type(one) is int else one for name, one in value.items() if one != default}
-
-
-def reference_of(function: Any) -> str:
-    """Return the `module:name` of a Python object. Raises `FlowDefinitionError` if it cannot be imported by that."""
-    module = str(getattr(function, "__module__", "__main__"))
-    name = str(getattr(function, "__qualname__", "?"))
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if found is not function or module == "__main__":
-        raise FlowDefinitionError(
-            f"{function!r} cannot be imported by its name; define it with def or class at the top of a module, "
-            "or write it as an expression"
-        )
-    return f"{module}:{name}"

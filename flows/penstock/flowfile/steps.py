@@ -21,8 +21,10 @@ from penstock.flowfile.forms.containers import ListOf, MapOf
 from penstock.flowfile.forms.form import Form, Lazy
 from penstock.flowfile.forms.record import Located, Record, optional, required
 from penstock.flowfile.forms.scalars import Boolean, Integer, Text
+from penstock.flowfile.plain import Plain, drop_none, dump_function, reference_of
 from penstock.flowfile.quantities import show_duration, show_rate
-from penstock.flowfile.services import SERVICE_NAME, SINK, Plain, drop_none, dump_function, dump_sink, reference_of
+from penstock.flowfile.services import SERVICE_NAME
+from penstock.flowfile.sinks import SINK, dump_sink
 from penstock.services import Service
 from penstock.sinks import Sink
 from penstock.steps import Step

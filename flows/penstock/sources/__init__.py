@@ -1,8 +1,8 @@
 """Sources: where the elements of a run come from.
 
 `from_iterable`, `from_async_iterable`, `generate` and `ticks` make values in Python; `from_file`, `from_directory`,
-`from_stdin` and `ndjson` read records; `PushSource` and `from_observable` take values that cannot wait. A source of
-your own is a subclass of `Source`.
+`from_stdin` and `ndjson` read records; `PushSource` and `from_observable` take values that cannot wait;
+`JetStreamSource` and `KafkaSource` receive the messages of a broker. A source of your own is a subclass of `Source`.
 
 >>> summary = await flow.run(from_file("orders.ndjson"))
 """
@@ -13,6 +13,8 @@ from penstock.sources.byte_stream import from_stdin, ndjson
 from penstock.sources.directory import from_directory
 from penstock.sources.file import from_file
 from penstock.sources.iterables import from_async_iterable, from_iterable, generate, ticks
+from penstock.sources.jetstream import JetStreamSource
+from penstock.sources.kafka import KafkaSource
 from penstock.sources.push import Overflow, PushSource, from_observable
 from penstock.sources.source import Emitter, Source
 from penstock.support.used_files import UsedFile
@@ -20,6 +22,8 @@ from penstock.support.used_files import UsedFile
 __all__ = [
     "LINE_LIMIT",
     "Emitter",
+    "JetStreamSource",
+    "KafkaSource",
     "LineSplitter",
     "Overflow",
     "OversizedInput",

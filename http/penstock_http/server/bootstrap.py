@@ -38,9 +38,16 @@ class ConfigurationError(PenstockError):
         super().__init__("\n".join(lines))
 
 
-def make_loader(settings: Settings) -> FlowLoader:
-    """Return the loader of flow files for a service with these settings."""
-    return FlowLoader(load, loads, lambda file: with_defaults(file, settings))
+def make_loader(settings: Settings, *, workers_only: bool = False) -> FlowLoader:
+    """Return the loader of flow files for a service with these settings.
+
+    With `workers_only`, flows without a worker are rejected.
+    """
+
+    def to_flow(file: FlowFile) -> Flow[Any]:
+        return _with_worker(with_defaults(file, settings)) if workers_only else with_defaults(file, settings)
+
+    return FlowLoader(load, loads, to_flow)
 
 
 async def load_flows(reloader: Reloader, supervisor: Supervisor, paths: Sequence[Path]) -> None:
@@ -54,8 +61,10 @@ async def load_flows(reloader: Reloader, supervisor: Supervisor, paths: Sequence
         raise ConfigurationError(_error_lines(results) or [nothing])
 
 
-def python_flows(names: Sequence[str], files: WatchedFiles, settings: Settings) -> list[FlowCandidate]:
-    """Return the flows in Python with these names.
+def python_flows(
+    names: Sequence[str], files: WatchedFiles, settings: Settings, *, workers_only: bool = False
+) -> list[FlowCandidate]:
+    """Return the flows in Python with these names. With `workers_only`, those without a worker are rejected.
 
     Raises `ConfigurationError` with the errors of all of them, and with those of the flow files.
     """
@@ -63,11 +72,15 @@ def python_flows(names: Sequence[str], files: WatchedFiles, settings: Settings) 
     errors: list[str] = []
     for name in names:
         try:
-            candidates.append(python_flow(name, settings))
+            candidate = python_flow(name, settings)
+            candidates.append(candidate)
+            if workers_only:
+                _with_worker(candidate.flow)
         except FlowDefinitionError as error:
             errors.append(str(error))
     if errors:
-        raise ConfigurationError([*errors, *_error_lines(scan(make_loader(settings), files, {}, {}).failures)])
+        loader = make_loader(settings, workers_only=workers_only)
+        raise ConfigurationError([*errors, *_error_lines(scan(loader, files, {}, {}).failures)])
     return candidates
 
 
@@ -108,6 +121,16 @@ def builtin_flow(settings: Settings, client: HttpClient) -> FlowCandidate:
         name = string.ascii_uppercase[number] if number < 26 else f"W{number + 1}"
         flow = flow.worker(name, sample_orders(settings.worker_orders), schedule)
     return FlowCandidate(flow, file.digest, "built in")
+
+
+def _with_worker(flow: Flow[Any]) -> Flow[Any]:
+    """Return a flow that has a worker. Raises `FlowDefinitionError` for others."""
+    if not flow.workers:
+        raise FlowDefinitionError(
+            f"flow {flow.name} has no worker, and penstock work runs nothing else; describe one under workers:, or "
+            "serve the flow with penstock serve"
+        )
+    return flow
 
 
 def _apply_settings(flow: Flow[Any], settings: Settings, *, window: bool, dead_letters: bool) -> Flow[Any]:

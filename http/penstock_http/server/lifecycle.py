@@ -1,4 +1,4 @@
-"""The life cycle of `penstock serve`: start, listen, and shut down in order."""
+"""The life cycle of `penstock serve` and `penstock work`: start, listen, and shut down in order."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from penstock.deadletters.store_url import hide_password
+from penstock.backends.server_url import hide_password
 from penstock.observe import HttpCounters, LogFile, MetricSources, PenstockCollector, ReloadCounters
 from penstock.runtime import Phase, Supervisor
 from penstock.services.http_client import HttpClient
 from penstock.settings import Settings
-from penstock_http.app import make_app
+from penstock_http.app import make_app, make_work_app
 from penstock_http.deployments.file_watcher import WatchedFiles, watch_files
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader
@@ -39,11 +39,18 @@ CLOSE_CHECK_SECONDS = 0.02
 
 
 async def serve(
-    settings: Settings, files: WatchedFiles, static: Sequence[FlowCandidate], logs: LogFile, *, watch: bool = False
+    settings: Settings,
+    files: WatchedFiles,
+    static: Sequence[FlowCandidate],
+    logs: LogFile,
+    *,
+    watch: bool = False,
+    workers_only: bool = False,
 ) -> int:
     """Serve until a signal. Returns the exit code. Raises `ConfigurationError` for flows and other `PenstockError`s.
 
-    `static` are the flows that are not in files. Without any flow the built-in one is served.
+    `static` are the flows that are not in files. Without any flow the built-in one is served. With `workers_only`, the
+    workers of the flows run, and only metrics and health are served.
     """
     loop = asyncio.get_running_loop()
     sighup = sighup_event(loop)
@@ -53,14 +60,14 @@ async def serve(
     registry = FlowRegistry(supervisor, reload_counters, keep_open=settings.dead_letters)
     if not static and not files.paths:
         static = (builtin_flow(settings, client),)
-    reloader = Reloader(registry, make_loader(settings), files, static)
+    reloader = Reloader(registry, make_loader(settings, workers_only=workers_only), files, static)
     await supervisor.stores.get(settings.dead_letters)
     sock = listen(settings)
     await load_flows(reloader, supervisor, files.paths)
     work = DeadLetterWork(supervisor, registry)
     sources = MetricSources(supervisor, counters, version("penstock"), reload_counters, logs, work.readings)
     state = AppState(settings, supervisor, registry, reloader, counters, work.desk)
-    app = make_app(state, PenstockCollector(sources))
+    app = (make_work_app if workers_only else make_app)(state, PenstockCollector(sources))
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     server = runner.server

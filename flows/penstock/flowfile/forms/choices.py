@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic
 
 from penstock.flowfile.diagnostics import Diagnostics
-from penstock.flowfile.document import Kind, Node
+from penstock.flowfile.document import Kind, Node, quoted
 from penstock.flowfile.forms.containers import ListOf
 from penstock.flowfile.forms.form import MISSING, Form, Missing, Schema, T, T_co, joined
 from penstock.flowfile.forms.record import Key, R, keys_of, mapping_rules
@@ -79,13 +79,15 @@ class Chosen(Generic[R]):
 class OneKey(Form[Chosen[R]], Generic[R]):
     """A mapping with exactly one of several keys, which says what it is, and the keys of a record beside it.
 
-    `noun` is what a key is called in messages. `separate` says how to write two of them.
+    `noun` is what a key is called in messages. `separate` says how to write two of them. `needs` are the keys beside an
+    alternative that must be there.
     """
 
     alternatives: Mapping[str, Form[Any]]
     beside: type[R]
     noun: str = "key"
     separate: str = "exclude each other: remove one"
+    needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     def __post_init__(self) -> None:
         if both := set(self.alternatives) & set(keys_of(self.beside)):
@@ -116,7 +118,11 @@ class OneKey(Form[Chosen[R]], Generic[R]):
         for key, _ in pairs[1:]:
             message = f"{pairs[0][0].shown()} and {key.shown()} {self.separate}"
             diagnostics.add(key, message, expected=f"one {self.noun}")
-        if len(pairs) != 1 or unknown or any(value is MISSING for value in (*values, *beside.values())):
+        missing = [name for name in self._needs_of(pairs) if node.get(name) is None]
+        for name in missing:
+            expected = options[name][1].form.expected
+            diagnostics.add(node, f"missing {quoted(name)}: {pairs[0][0].value} needs {expected}", expected=expected)
+        if len(pairs) != 1 or unknown or missing or any(value is MISSING for value in (*values, *beside.values())):
             return MISSING
         key, at = pairs[0]
         return Chosen(key.value, key, values[0], at, self.beside(**beside, node=node))
@@ -125,5 +131,8 @@ class OneKey(Form[Chosen[R]], Generic[R]):
         keys = {name: Key(form) for name, form in self.alternatives.items()}
         beside = {name: key for name, (_, key) in keys_of(self.beside).items()}
         message = f"expected {self.expected}"  # without it editors say that the first of the keys is missing
-        one = [{"required": [name], "errorMessage": message} for name in self.alternatives]
+        one = [{"required": [name, *self.needs.get(name, ())], "errorMessage": message} for name in self.alternatives]
         return {**mapping_rules({**keys, **beside}, definitions), "oneOf": one}
+
+    def _needs_of(self, pairs: list[tuple[Node, Node]]) -> tuple[str, ...]:
+        return self.needs.get(pairs[0][0].value, ()) if len(pairs) == 1 else ()

@@ -1,0 +1,128 @@
+"""A member of a Kafka consumer group, with aiokafka as the client."""
+
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from aiokafka import ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError
+
+from penstock.backends.kafka import KafkaAddress, stop_consumer
+from penstock.backends.kafka_group import CommitRejected, GroupListener, Position, Record
+
+POSITION_SECONDS = 15.0
+"""Timeout for the positions of newly assigned partitions."""
+
+CLOSE_SECONDS = 3.0
+"""Seconds that the consumer has to leave its group. It would wait for a rebalance that other members hold up."""
+
+
+class AiokafkaGroup:
+    """Implements `penstock.backends.kafka_group.KafkaGroup`."""
+
+    def __init__(
+        self,
+        address: KafkaAddress,
+        topic: str,
+        group: str,
+        *,
+        from_: str,
+        instance: str | None,
+        session_timeout: float,
+        rebalance_timeout: float,
+        max_partition_fetch_bytes: int,
+    ) -> None:
+        self._topic = topic
+        self._consumer: Any = address.make_consumer(
+            group,
+            group_instance_id=instance,
+            auto_offset_reset=from_,
+            session_timeout_ms=int(session_timeout * 1000),
+            heartbeat_interval_ms=int(session_timeout * 1000 / 3),
+            rebalance_timeout_ms=int(rebalance_timeout * 1000),
+            max_partition_fetch_bytes=max_partition_fetch_bytes,
+            fetch_max_wait_ms=500,
+        )
+        self._unknown = TopicPartition(topic, -1)
+        """A poll for it returns nothing, and keeps the member in the group and what was fetched before."""
+
+    async def start(self, listener: GroupListener) -> None:
+        """Connect, and begin to join the group."""
+        self._consumer.subscribe([self._topic], listener=_Listener(listener))
+        await self._consumer.start()
+
+    async def committed(self, partitions: Collection[int]) -> Mapping[int, Position]:
+        """Return where to begin."""
+        async with asyncio.timeout(POSITION_SECONDS):
+            found = await self._consumer._coordinator.fetch_committed_offsets(  # noqa: SLF001 - `committed` returns no metadata
+                [TopicPartition(self._topic, partition) for partition in partitions]
+            )
+            positions = {key.partition: Position.of(each.offset, each.metadata) for key, each in found.items()}
+            for partition in partitions:
+                if partition not in positions:
+                    offset = await self._consumer.position(TopicPartition(self._topic, partition))
+                    positions[partition] = Position(offset)
+        return positions
+
+    async def poll(self, partitions: Collection[int], limit: int, seconds: float) -> Mapping[int, Sequence[Record]]:
+        """Return the next records of partitions. Those of others stay in the buffer of the consumer."""
+        topic = [TopicPartition(self._topic, partition) for partition in partitions]
+        found = await self._consumer.getmany(
+            *(topic or (self._unknown,)), timeout_ms=int(seconds * 1000), max_records=max(limit, 1)
+        )
+        return {key.partition: records for key, records in found.items()}
+
+    async def commit(self, positions: Mapping[int, Position]) -> None:
+        """Commit positions."""
+        offsets = {
+            TopicPartition(self._topic, partition): (position.offset, position.metadata)
+            for partition, position in positions.items()
+        }
+        try:
+            await self._consumer.commit(offsets)
+        except (CommitFailedError, IllegalStateError) as error:
+            raise CommitRejected(str(error)) from error
+
+    async def close(self) -> None:
+        """Leave the group and close all connections."""
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await stop_consumer(self._consumer)
+        except TimeoutError:
+            await abandon_consumer(self._consumer)
+
+
+async def abandon_consumer(consumer: Any) -> None:
+    """Close the connections of a consumer that does not stop. Its group notices the session timeout."""
+    coordinator = consumer._coordinator  # noqa: SLF001 - there is no public way
+    tasks = [
+        task
+        for name in ("_coordination_task", "_heartbeat_task", "_commit_refresh_task")
+        if (task := getattr(coordinator, name, None)) is not None
+    ]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(consumer._fetcher.close(), return_exceptions=True)  # noqa: SLF001 - the same
+    await consumer._client.close()  # noqa: SLF001 - the same
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """Passes the notifications of aiokafka on."""
+
+    def __init__(self, listener: GroupListener) -> None:
+        self._listener = listener
+
+    async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride] - may be either
+        self, assigned: Iterable[TopicPartition]
+    ) -> None:
+        await self._listener.on_assigned([each.partition for each in assigned])
+
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride] - may be either
+        self, revoked: Iterable[TopicPartition]
+    ) -> None:
+        await self._listener.on_revoked([each.partition for each in revoked])
