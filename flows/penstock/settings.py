@@ -178,7 +178,7 @@ def _shown(name: str, value: Any) -> str:
     """Return a setting as text without passwords."""
     if name != "dead_letters":
         return repr(value)
-    from penstock.deadletters.store_url import hide_password
+    from penstock.backends.server_url import hide_password
 
     return repr(hide_password(value))
 

@@ -3,10 +3,10 @@
 import pytest
 
 from penstock.backends import extras
+from penstock.backends.server_url import hide_password, parse_server_url
 from penstock.cli.check import NameConflicts, check_file, format_report
 from penstock.deadletters import MemoryStore, create_store, validate_store_url
 from penstock.deadletters.log import is_log, is_queue
-from penstock.deadletters.store_url import hide_password, parse_server_url
 from penstock.deadletters.stores import identity_of
 from penstock.errors import ExtraMissing, FlowDefinitionError
 from penstock.flowfile import load

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
+from penstock.backends.server_url import hide_password
 from penstock.cli.options import FILE, Command, print_error, usage_error
 from penstock.cli.outages import outages, tls_errors
 from penstock.deadletters import DeadLetterStore
-from penstock.deadletters.store_url import hide_password
 from penstock.deadletters.stores import is_log_url
 from penstock.errors import FlowDefinitionError, FlowFileError, SinkWriteFailed
 from penstock.flowfile.diagnostics import Diagnostic, SourceLocation

@@ -12,10 +12,10 @@ from typing import Protocol, TypeGuard
 
 from msgspec import Struct
 
+from penstock.backends.server_url import hide_password
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.dead_letter_queue import LEASE_SECONDS
 from penstock.deadletters.store import DeadLetterStore
-from penstock.deadletters.store_url import hide_password
 from penstock.errors import StoreError, describe
 from penstock.support.environment import substitute
 from penstock.support.logger import get_logger

@@ -17,12 +17,12 @@ from nats.js import api
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from penstock.backends.nats import REQUEST_SECONDS, connect
+from penstock.backends.server_url import parse_server_url
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.jetstream_consumer import LetterKey, consume_stream, fetch, key_of
 from penstock.deadletters.log_base import BaseLog, Record
 from penstock.deadletters.log_consumer import Batches
 from penstock.deadletters.store import DeadLetterQuery
-from penstock.deadletters.store_url import parse_server_url
 from penstock.errors import StoreError, StoreMissing, describe
 from penstock.support.text import sanitize
 

@@ -20,13 +20,13 @@ from aiokafka.errors import (
 )
 
 from penstock.backends.kafka import KafkaAddress, running, stop_producer
+from penstock.backends.server_url import parse_server_url
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.kafka_group import consume_group
 from penstock.deadletters.kafka_reader import BoundedReader
 from penstock.deadletters.log_base import BaseLog, Record
 from penstock.deadletters.log_consumer import Batches
 from penstock.deadletters.store import DeadLetterQuery
-from penstock.deadletters.store_url import parse_server_url
 from penstock.errors import StoreError, describe
 from penstock.support.text import sanitize
 

@@ -18,6 +18,7 @@ from typing import Any
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 
 from penstock.backends.s3 import open_bucket
+from penstock.backends.server_url import parse_server_url
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.log import LogBatch
 from penstock.deadletters.log_base import BaseLog, Record
@@ -25,7 +26,6 @@ from penstock.deadletters.log_consumer import Batches
 from penstock.deadletters.recent import Recent
 from penstock.deadletters.s3_leases import MARKERS, ObjectLeases
 from penstock.deadletters.store import DeadLetterQuery
-from penstock.deadletters.store_url import parse_server_url
 from penstock.errors import StoreMissing, describe
 from penstock.support.ids import id_at, new_ids, now
 

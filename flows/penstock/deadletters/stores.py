@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from penstock.backends.extras import require_extra
+from penstock.backends.server_url import SCHEMES, check_credentials, hide_password, invalid_url, parse_server_url
 from penstock.deadletters.copies import Copies, CopyStatistics, is_outbox
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.memory_outbox import MemoryOutboxStore
@@ -25,7 +26,6 @@ from penstock.deadletters.store import (
     PageBuilder,
     StoreStatistics,
 )
-from penstock.deadletters.store_url import SCHEMES, check_credentials, hide_password, invalid_url, parse_server_url
 from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError
 from penstock.support.environment import substitute

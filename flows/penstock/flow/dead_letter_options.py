@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from penstock.deadletters.store_url import hide_password
+from penstock.backends.server_url import hide_password
 from penstock.deadletters.stores import is_log_url, normalize_url, validate_store_url
 from penstock.errors import FlowDefinitionError
 

@@ -6,7 +6,8 @@ import dataclasses
 import re
 from typing import Any
 
-from penstock.deadletters import DeadLetterStore, store_url
+from penstock.backends import server_url
+from penstock.deadletters import DeadLetterStore
 from penstock.flow.flow import Flow
 from penstock.flow.serving import Worker
 from penstock.runtime.schedule import Once
@@ -55,7 +56,7 @@ def decode_details(flow: Flow[Any]) -> tuple[str, ...]:
 def store_label(store: str | DeadLetterStore) -> str:
     """Return the URL of a dead-letter store as it is written in the flow, without a password."""
     url = store if isinstance(store, str) else getattr(store, "url", None)
-    return store_url.hide_password(url or split_words(type(store).__name__))
+    return server_url.hide_password(url or split_words(type(store).__name__))
 
 
 def window_label(flow: Flow[Any]) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
+from penstock.backends.server_url import hide_password
 from penstock.core.element import Outcome
-from penstock.deadletters.store_url import hide_password
 from penstock.flow.flow import Flow
 from penstock.flowfile.limits import MAX_BYTES
 from penstock.runtime import FlowStatistics

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from penstock.deadletters.store_url import hide_password
+from penstock.backends.server_url import hide_password
 from penstock.observe import HttpCounters, LogFile, MetricSources, PenstockCollector, ReloadCounters
 from penstock.runtime import Phase, Supervisor
 from penstock.services.http_client import HttpClient

@@ -12,10 +12,10 @@ import click
 from click.core import ParameterSource
 from msgspec.structs import replace
 
+from penstock.backends.server_url import hide_password
 from penstock.cli.options import FILE, positive, usage_error
 from penstock.deadletters.dead_letter_queue import Requester
 from penstock.deadletters.store import STATES, DeadLetterQuery
-from penstock.deadletters.store_url import hide_password
 from penstock.support.ids import id_of
 
 DEFAULT_URL = "sqlite:///penstock.db"

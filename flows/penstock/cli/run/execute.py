@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import structlog
 
+from penstock.backends.server_url import hide_password
 from penstock.checkpoints.journal import Journal
 from penstock.checkpoints.output_file import FileOutput, Output
 from penstock.checkpoints.resume import ResumedNdjson, find_letters, save
@@ -20,7 +21,6 @@ from penstock.cli.run.inputs import FileInput
 from penstock.cli.run.progress import Progress, ProgressSnapshot, summary_line
 from penstock.core.element import Outcome
 from penstock.deadletters import Stores
-from penstock.deadletters.store_url import hide_password
 from penstock.deadletters.stores import MEMORY, normalize_url
 from penstock.errors import OutputUnusable, ReaderDisconnected
 from penstock.flow.flow import Flow

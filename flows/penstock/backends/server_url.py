@@ -1,4 +1,4 @@
-"""URLs of dead-letter stores on servers, and how they are displayed without passwords."""
+"""URLs of servers, such as those of brokers and dead-letter stores, and how they are displayed without passwords."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def hide_secret_options(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """A kind of URL: how it is written, the extra that it needs, and its options."""
+    """A kind of URL: how that of a dead-letter store is written, the extra that it needs, and its options."""
 
     extra: str
     usage: str
@@ -99,13 +99,13 @@ SCHEMES: Mapping[str, Scheme] = {
 
 @dataclass(frozen=True, slots=True)
 class ServerUrl:
-    """The parts of a URL of a store on servers."""
+    """The parts of a URL."""
 
     scheme: str
     servers: Sequence[str]
     """`host:port` of each server; empty for S3."""
     name: str
-    """The bucket, topic or stream."""
+    """The bucket, topic or stream; empty if the URL names servers only."""
     prefix: str
     """What follows the bucket, without slashes at its ends."""
     user: str | None
@@ -113,12 +113,18 @@ class ServerUrl:
     options: Mapping[str, str]
 
 
-def parse_server_url(resolved: str, display_url: str) -> ServerUrl:
-    """Parse a URL whose scheme is one of `SCHEMES`, except PostgreSQL. Raises `FlowDefinitionError`."""
+def parse_server_url(
+    resolved: str, display_url: str, *, subject: str = "dead-letter store", named: bool = True
+) -> ServerUrl:
+    """Parse a URL whose scheme is one of `SCHEMES`, except PostgreSQL. Raises `FlowDefinitionError`.
+
+    `subject` is what has the URL, for messages. `named` is whether the URL names a bucket, topic or stream.
+    """
     kind, _, rest = resolved.partition("://")
     scheme = SCHEMES[kind]
+    usage = scheme.usage if named else scheme.usage.rpartition("/")[0]
     if scheme.port:
-        check_credentials(resolved, display_url)
+        check_credentials(resolved, display_url, subject)
     rest, _, query = rest.partition("?")
     credentials, _, location = rest.rpartition("@") if scheme.port else ("", "", rest)
     hosts, _, path = location.partition("/")
@@ -126,11 +132,13 @@ def parse_server_url(resolved: str, display_url: str) -> ServerUrl:
         name, prefix, servers = hosts, path.strip("/"), []
     else:
         name, prefix = unquote(path), ""
-        servers = [_server(host, scheme, display_url) for host in hosts.split(",")]
-    if not scheme.name.fullmatch(name):
+        servers = [_server(host, scheme, usage, display_url, subject) for host in hosts.split(",")]
+    if not named and name:
+        raise invalid_url(display_url, f"unexpected {name!r} after the host; use {usage}", subject)
+    if named and not scheme.name.fullmatch(name):
         thing = scheme.usage.split("/")[2 if scheme.port is None else 3]
         problem = f"invalid {thing.lower()} {name!r}" if name else f"the {thing.lower()} is missing"
-        raise invalid_url(display_url, f"{problem}; use {scheme.usage}")
+        raise invalid_url(display_url, f"{problem}; use {usage}", subject)
     user, _, password = credentials.partition(":")
     return ServerUrl(
         kind,
@@ -139,42 +147,42 @@ def parse_server_url(resolved: str, display_url: str) -> ServerUrl:
         prefix,
         unquote(user) or None,
         unquote(password) or None,
-        _options(query, scheme, display_url),
+        _options(query, scheme, display_url, subject),
     )
 
 
-def check_credentials(resolved: str, display_url: str) -> None:
+def check_credentials(resolved: str, display_url: str, subject: str = "dead-letter store") -> None:
     """Raise `FlowDefinitionError` if the user or the password of a URL contains a character that ends them."""
     found = _CREDENTIALS.search(resolved)
     if found is not None and (character := re.search(r"[/?#\[\]]", found[0][2:])):
         escape = f"%{ord(character[0]):02X}"
-        raise invalid_url(
-            display_url, f"{character[0]} before @: write it as {escape} in a user or password, and @ elsewhere as %40"
-        )
+        problem = f"{character[0]} before @: write it as {escape} in a user or password, and @ elsewhere as %40"
+        raise invalid_url(display_url, problem, subject)
 
 
-def invalid_url(display_url: str, problem: str) -> FlowDefinitionError:
+def invalid_url(display_url: str, problem: str, subject: str = "dead-letter store") -> FlowDefinitionError:
     """Return the error for an invalid URL. The message shows no password."""
-    return FlowDefinitionError(f"dead-letter store {hide_password(display_url)!r}: {problem}")
+    return FlowDefinitionError(f"{subject} {hide_password(display_url)!r}: {problem}")
 
 
-def _server(host: str, scheme: Scheme, display_url: str) -> str:
+def _server(host: str, scheme: Scheme, usage: str, display_url: str, subject: str) -> str:
     found = _HOST.fullmatch(host)
     if found is None or int(found["port"] or 0) > 65535:
         problem = f"invalid host {host!r}" if host else "the host is missing"
-        raise invalid_url(display_url, f"{problem}; use {scheme.usage}")
+        raise invalid_url(display_url, f"{problem}; use {usage}", subject)
     return host if found["port"] else f"{host}:{scheme.port}"
 
 
-def _options(query: str, scheme: Scheme, display_url: str) -> Mapping[str, str]:
+def _options(query: str, scheme: Scheme, display_url: str, subject: str) -> Mapping[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     known = scheme.options or {}
     for name, value in options.items():
         if name not in known:
             meant = suggest(name, known)
             hint = f"did you mean {meant}?" if meant else f"allowed: {', '.join(known)}"
-            raise invalid_url(display_url, f"unknown option {name!r}; {hint}")
+            raise invalid_url(display_url, f"unknown option {name!r}; {hint}", subject)
         if not re.fullmatch(known[name], value):
             expected = known[name].replace("|", " or ") if re.fullmatch(r"[\w|-]+", known[name]) else None
-            raise invalid_url(display_url, f"invalid option {name}" + (f"; expected {expected}" if expected else ""))
+            problem = f"invalid option {name}" + (f"; expected {expected}" if expected else "")
+            raise invalid_url(display_url, problem, subject)
     return options
