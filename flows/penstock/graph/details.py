@@ -39,7 +39,8 @@ def _limit_label(service: Service) -> str:
 def sink_details(sink: Sink) -> tuple[str, ...]:
     """Describe the class of a sink, and its URL or path if it has one."""
     target = getattr(sink, "url", None) or getattr(sink, "path", None)
-    return (split_words(type(sink).__name__), *((hide_password(str(target)),) if target is not None else ()))
+    shown = () if target is None else (server_url.hide_secret_options(hide_password(str(target))),)
+    return (split_words(type(sink).__name__), *shown)
 
 
 def worker_details(worker: Worker) -> tuple[str, ...]:
