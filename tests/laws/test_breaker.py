@@ -258,9 +258,10 @@ def test_probes_that_cannot_be_cancelled_are_replaced() -> None:
         await asyncio.sleep(0.5)
         down.is_down = False
         await asyncio.sleep(10)
-        assert (len(probes), len(asking.answers), service.statistics().breaker) == (3, 17, "closed")
+        found = len(probes), len(asking.answers), service.statistics().breaker
         probes.append(-1)  # they return when they are cancelled next
         await asking.all()
+        assert found == (3, 17, "closed")
         await asking.queue.aclose()
 
     with capture_logs():
