@@ -2,11 +2,12 @@
 
 `from_iterable`, `from_async_iterable`, `generate` and `ticks` make values in Python; `from_file`, `from_directory`,
 `from_stdin` and `ndjson` read records; `PushSource` and `from_observable` take values that cannot wait. A source of
-your own is a subclass of `Source`.
+your own is a subclass of `Source`; one that leases messages of a broker has a `Lessor`.
 
 >>> summary = await flow.run(from_file("orders.ndjson"))
 """
 
+from penstock.core.leases import Answer, Leases, Lessor
 from penstock.formats.ndjson_reader import LINE_LIMIT, LineSplitter
 from penstock.formats.rejected import OversizedInput, RejectedInput
 from penstock.sources.byte_stream import from_stdin, ndjson
@@ -19,7 +20,10 @@ from penstock.support.used_files import UsedFile
 
 __all__ = [
     "LINE_LIMIT",
+    "Answer",
     "Emitter",
+    "Leases",
+    "Lessor",
     "LineSplitter",
     "Overflow",
     "OversizedInput",
