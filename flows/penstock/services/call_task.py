@@ -173,6 +173,7 @@ class CallTask:
         add_call, add_result = queue.completed.append, queue.results.append
         left = limit = min(limit, len(pending) + 1)
         attempt, pause, failed = 1, 0.0, 0
+        row = last_failed = 0  # calls of this method that failed one after another; `left` at the last one
         result: Any = None
         raised: BaseException | None = None
         while True:
@@ -199,7 +200,11 @@ class CallTask:
             if raised is not None and left + failed < limit:  # calls before this one succeeded
                 self._counts.ok_started_at = max(self._counts.ok_started_at, self.started_at)
             if raised is not None:  # outside the handler: in it, an error of the next attempt would name this one
-                result = self._handle_error(queue, call, attempt, raised, queue.iteration == iteration)
+                if attempt == 1:
+                    row = row + 1 if left == last_failed - 1 else 1
+                    last_failed = left
+                at_once = row if queue.iteration == iteration else 0
+                result = self._handle_error(queue, call, attempt, raised, at_once)
                 raised = None  # it refers to this frame through its traceback
                 if result is _RETRY_NOW:
                     attempt += 1
@@ -285,11 +290,12 @@ class CallTask:
         return reason
 
     def _handle_error(
-        self, queue: CallQueue, call: Call | RetriedCall, attempt: int, error: BaseException, at_once: bool
+        self, queue: CallQueue, call: Call | RetriedCall, attempt: int, error: BaseException, at_once: int
     ) -> Any:
         """Return the result of a call that raised: `CallFailed`, `_RETRY_NOW` or `_NO_RESULT`.
 
-        `attempt` counts the attempts that this task made in a row. `at_once`: whether the call did not wait.
+        `attempt` counts the attempts that this task made in a row. `at_once` is how many
+        calls failed in a row without waiting; 0 if this one has waited.
         """
         counts, service = self._counts, self._spec.service
         since = self.started_at - self.overdue
