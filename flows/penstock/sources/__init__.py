@@ -2,7 +2,7 @@
 
 `from_iterable`, `from_async_iterable`, `generate` and `ticks` make values in Python; `from_file`, `from_directory`,
 `from_stdin` and `ndjson` read records; `PushSource` and `from_observable` take values that cannot wait. A source of
-your own is a subclass of `Source`; one that leases messages of a broker has a `Lessor`.
+your own is a subclass of `Source`.
 
 >>> summary = await flow.run(from_file("orders.ndjson"))
 """
