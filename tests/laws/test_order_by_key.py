@@ -332,3 +332,18 @@ def test_waiting_elements_keep_their_deadline() -> None:
 
     assert (came, begun) == ([True, False, False, False], [0, 1])
     assert seconds == pytest.approx(1.0, abs=0.01)
+
+
+def test_an_element_with_parts_is_waited_for_until_its_last_part() -> None:
+    """One part that is done does not release the next element."""
+
+    async def call(value: tuple[int, float]) -> tuple[int, float]:
+        await asyncio.sleep(value[1])
+        return value
+
+    flow = Flow("keyed", dict[str, Any], "key").order("key")
+    parts = flow.flat_map(lambda value: [(value["n"], 1.0), (value["n"], 10.0)]).map_async(call)
+
+    came = results(parts, [{"key": 1, "n": n} for n in range(2)])
+
+    assert [(result.seq, result.part) for result in came] == [(0, 0), (0, 1), (1, 0), (1, 1)]
