@@ -6,15 +6,20 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from laws.building import flow_of as flow_of_plan
+from laws.doubles import Spy, store_of
 from laws.fake_broker import Broker, BrokerSource
+from laws.plans import Plan, plans
 from laws.virtual import quiet, timers
 from penstock import Backoff, Flow, FlowDefinitionError, Service, from_iterable
+from penstock.core.element import Element
 from penstock.core.leases import Answer
 from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.results import DiscardResults, Result
@@ -273,3 +278,72 @@ def test_an_unknown_order_is_rejected() -> None:
     """It is not taken for the default."""
     with pytest.raises(ValueError, match="order: expected completion, input, key, got 'keys'"):
         Flow("f", key="id").order("keys")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+@law
+@given(plans(stores=(None, "memory", "down", "slow"), events=(None, None, "drain", "abort")))
+def test_no_plan_hangs_or_loses_elements(plan: Plan) -> None:
+    """Whatever the steps are: all elements have an end, none is left, and results of a key come in input order."""
+    store = store_of(plan)
+    settled: list[Element[Any]] = []
+
+    async def main() -> tuple[Summary, list[str]]:
+        flow = replace(flow_of_plan(plan, Spy(), store), key="group").order("key")
+        values = [{"id": number, "group": number % 3} for number in range(plan.count)]
+        run = flow.start(from_iterable(values), DiscardResults())
+        run.ledger.watch(lambda element, _: settled.append(element))
+        timer = asyncio.get_running_loop().call_later(plan.at, getattr(run, plan.event) if plan.event else lambda: None)
+        summary = await run.finished
+        timer.cancel()
+        ready = {worker.task for service in flow.all_services for worker in service.bulkhead.idle}
+        left = [task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task(), *ready}]
+        for service in flow.all_services:
+            service.release()
+        return summary, left
+
+    summary, left = quiet(main())
+    whole = [element for element in settled if element.parent is None and element.key is not None]
+
+    assert summary.received == summary.ok + summary.failed + summary.filtered + summary.cancelled
+    assert left == []
+    if plan.event is None:
+        assert (summary.reason, summary.cancelled) == ("completed", 0)
+    for key in range(3):
+        seqs = [element.seq for element in whole if element.key == key]
+        assert seqs == sorted(seqs)
+
+
+def test_waiting_elements_keep_their_deadline() -> None:
+    """Those that wait for a slow one with their key fail when it is over, without a call."""
+    begun: list[int] = []
+
+    async def call(value: dict[str, Any]) -> dict[str, Any]:
+        begun.append(value["n"])
+        await asyncio.sleep(0.6)
+        return value
+
+    async def main() -> tuple[list[bool], float]:
+        flow = Flow("keyed", dict[str, Any], "key").deadline(1.0).order("key").map_async(call)
+        values = [{"key": "hot", "n": n} for n in range(4)]
+        came = [result.ok async for result in flow.stream(from_iterable(values))]
+        return came, asyncio.get_running_loop().time()
+
+    came, seconds = quiet(main())
+
+    assert (came, begun) == ([True, False, False, False], [0, 1])
+    assert seconds == pytest.approx(1.0, abs=0.01)
+
+
+def test_an_element_with_parts_is_waited_for_until_its_last_part() -> None:
+    """One part that is done does not release the next element."""
+
+    async def call(value: tuple[int, float]) -> tuple[int, float]:
+        await asyncio.sleep(value[1])
+        return value
+
+    flow = Flow("keyed", dict[str, Any], "key").order("key")
+    parts = flow.flat_map(lambda value: [(value["n"], 1.0), (value["n"], 10.0)]).map_async(call)
+
+    came = results(parts, [{"key": 1, "n": n} for n in range(2)])
+
+    assert [(result.seq, result.part) for result in came] == [(0, 0), (0, 1), (1, 0), (1, 1)]

@@ -136,7 +136,7 @@ class FlowModel(Located):
                 "key": "Items with the same key one after the other",
             }
         ),
-        "The order of results; not that of values in sinks (completion)",
+        "The order of results, with key also of calls and of values in sinks (completion)",
     )
     dead_letters: DeadLetters | None = optional(
         Record(DeadLetters, "store"),

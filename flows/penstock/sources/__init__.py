@@ -7,6 +7,7 @@
 >>> summary = await flow.run(from_file("orders.ndjson"))
 """
 
+from penstock.core.leases import Answer, Leases, Lessor
 from penstock.formats.ndjson_reader import LINE_LIMIT, LineSplitter
 from penstock.formats.rejected import OversizedInput, RejectedInput
 from penstock.sources.byte_stream import from_stdin, ndjson
@@ -21,9 +22,12 @@ from penstock.support.used_files import UsedFile
 
 __all__ = [
     "LINE_LIMIT",
+    "Answer",
     "Emitter",
     "JetStreamSource",
     "KafkaSource",
+    "Leases",
+    "Lessor",
     "LineSplitter",
     "Overflow",
     "OversizedInput",
