@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock.errors import FlowDefinitionError
 from penstock.flow.flow import Flow
+from penstock.flowfile.document import Node
 from penstock.flowfile.field_types import FORMAT, Duration, Reference, Size
 from penstock.flowfile.forms.choices import Chosen, OneKey, one_or_more
 from penstock.flowfile.forms.form import Form
@@ -119,6 +120,10 @@ def _generate(flow: Flow[Any], count: int) -> Source[Any]:
     return generate(count, flow.sample_factory)
 
 
+def _stdin(_: Flow[Any], __: bool, **options: Any) -> Source[Any]:
+    return from_stdin(**options)
+
+
 def _call(_: Flow[Any], make: Callable[[], object]) -> Source[Any]:
     try:
         source = make()
@@ -160,7 +165,7 @@ SYNTAX: Mapping[str, SourceSyntax] = {
     "stdin": SourceSyntax(
         Boolean(description="The lines of standard input"),
         ("limit",),
-        lambda _, __, **options: from_stdin(**options),
+        _stdin,
         StdinSource,
         lambda source: {"stdin": True, **dump_options(source, SourceOptions, ("limit",))},
     ),
@@ -207,6 +212,11 @@ SOURCE = OneKey(
     needs={kind: syntax.needs for kind, syntax in SYNTAX.items()},
 )
 """The source of a worker."""
+
+
+def endless_kind(source: Node) -> str | None:
+    """Return the kind of a source in a document if its runs only end when they are stopped, else None."""
+    return next((kind for kind, syntax in SYNTAX.items() if syntax.endless and source.get(kind) is not None), None)
 
 
 def make_source(chosen: Chosen[SourceOptions], flow: Flow[Any]) -> Source[Any]:
