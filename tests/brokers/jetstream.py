@@ -96,7 +96,8 @@ class Stream:
         state = (await self.jetstream.stream_info(self.name)).state
         found: list[Any] = []
         if state.messages:
-            subscription = await self.jetstream.pull_subscribe("", new_name(), stream=self.name)
+            config = api.ConsumerConfig(ack_policy=api.AckPolicy.NONE)
+            subscription = await self.jetstream.pull_subscribe("", new_name(), stream=self.name, config=config)
             while len(found) < state.messages:
                 found += await subscription.fetch(500, timeout=5)
         return found

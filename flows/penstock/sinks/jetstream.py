@@ -1,0 +1,173 @@
+"""JetStreamSink: publishes values to NATS JetStream and waits for the acknowledgement of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
+
+import msgspec
+
+from penstock.backends.extras import require_extra
+from penstock.backends.nats_url import parse_nats_url
+from penstock.errors import EncodingFailed, FlowDefinitionError, InvalidItem, SinkWriteFailed, describe
+from penstock.expressions import Expression
+from penstock.services.template import Field, field_of, parse_template, text_of
+from penstock.support.environment import variable_names
+from penstock.support.json_encoding import may_contain_null, reject_non_finite
+
+if TYPE_CHECKING:
+    from penstock.sinks.jetstream_publisher import Publisher
+
+_SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(unsafe_hash=True)
+class JetStreamSink:
+    """Publishes each value as a message, as JSON, or unchanged if it is bytes. Acknowledgements are awaited together.
+
+    `url` is `nats://[USER:PASSWORD@]HOST[:PORT][,HOST…][?tls=yes&credentials=FILE]` and may contain variables.
+    `subject` may contain variables and fields of the value: `orders.{country}.{orderId}`. The text of a field is
+    always one token: characters with a meaning in subjects are percent-encoded (`1.2` becomes `1%2E2`).
+
+    `id` is the message id (`Nats-Msg-Id`), a function of the value or the text of an expression such as
+    `value.orderId`. The stream stores one message for each id within its `duplicate_window`, 2 minutes by default; so
+    a value that is written again, such as by a redelivery, is stored once. When the connection breaks, messages that
+    were not acknowledged are published again if they have an id. Without an id, they fail and may be stored: a value
+    that is written again after that is stored twice (at least once).
+
+    A value alone fails with `InvalidItem` if a field is missing, empty or not text or a number, with `EncodingFailed`
+    if it cannot be written as JSON, and with `SinkWriteFailed` if the server rejects it or no stream has the subject.
+
+    >>> sink = JetStreamSink("nats://localhost", "orders.{country}", id="value.orderId")
+    """
+
+    url: str
+    subject: str
+    id: str | Callable[[Any], Any] | None = None
+    name: str = field(default="", compare=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        require_extra("nats", f"sink {self.title}")
+        if not variable_names(self.url):
+            parse_nats_url(self.url, f"sink {self.title}")
+        if not variable_names(self.subject):
+            SubjectTemplate(self.subject)
+        self._id: Callable[[Any], Any] | None = Expression(self.id) if isinstance(self.id, str) else self.id
+        self._publisher: Publisher | None = None
+        self._template: SubjectTemplate | None = None
+
+    @property
+    def title(self) -> str:
+        """The subject, for messages."""
+        return f"nats {self.subject}"
+
+    async def open(self) -> None:
+        """Connect. Raises `BrokerError`."""
+        from penstock.sinks.jetstream_publisher import Publisher  # imports the client
+
+        self._template = SubjectTemplate(self.subject)
+        self._publisher = await Publisher.connect(parse_nats_url(self.url, f"sink {self.title}"), self.title)
+
+    async def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
+        """Publish values; return when each is acknowledged. Returns the errors of those that are not."""
+        publisher = self._publisher
+        if publisher is None:
+            raise SinkWriteFailed(self.title, "it is not open")
+        errors: list[Exception | None] = [None] * len(values)
+        numbers: list[int] = []
+        messages: list[Message] = []
+        for number, value in enumerate(values):
+            try:
+                messages.append(self._message(value))
+                numbers.append(number)
+            except Exception as error:
+                errors[number] = error
+        for number, result in zip(numbers, await publisher.publish(messages), strict=True):
+            errors[number] = result
+        return errors if any(errors) else None
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            await publisher.close()
+
+    def _message(self, value: Any) -> Message:
+        assert self._template is not None
+        id = None if self._id is None else message_id(self._id(value))
+        return Message(self._template.render(value), payload_of(value), id)
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message to publish."""
+
+    subject: str
+    payload: bytes
+    id: str | None
+
+
+class SubjectTemplate:
+    """A subject that may contain fields of the value, each as one token or a part of one."""
+
+    def __init__(self, template: str) -> None:
+        """Raises `FlowDefinitionError` for an invalid subject, and `MissingVariable`."""
+        try:
+            parts = list(parse_template(template))
+        except ValueError as error:
+            raise FlowDefinitionError(f"subject {template!r}: {error}") from None
+        sample = "".join("x" if isinstance(part, Field) else part[-1] for part in parts)
+        if not _SUBJECT.fullmatch(sample) or sample.startswith("$"):
+            raise FlowDefinitionError(
+                f"subject {template!r}: expected tokens with dots between them, without spaces, * and >"
+            )
+        self._parts = [(part.name, "") if isinstance(part, Field) else ("", part[-1]) for part in parts]
+
+    def render(self, value: Any) -> str:
+        """Return the subject for a value. Raises `InvalidItem` if a field is missing or cannot be sent."""
+        return "".join([text or _token(field, value) for field, text in self._parts])
+
+
+def _token(field: str, value: Any) -> str:
+    found = field_of(value, field)
+    if type(found) is int:
+        return str(found)
+    text = text_of(field, found, "a subject")
+    if text.isalnum() and text.isascii():
+        return text
+    if not text:
+        raise InvalidItem(f"the field {field} is empty, and cannot be a token of a subject")
+    try:
+        return quote(text, safe="").replace(".", "%2E")
+    except UnicodeEncodeError as error:
+        raise InvalidItem(f"the field {field} is not valid text: {error.reason}") from error
+
+
+def message_id(found: object) -> str:
+    """Return a message id as it is sent. Raises `InvalidItem` for one that the client would change.
+
+    Two different ids must stay different: the second message would be taken for a copy of the first.
+    """
+    if isinstance(found, bool) or not isinstance(found, str | int):
+        raise InvalidItem(f"expected text or an integer as message id, got {found!r}")
+    id = str(found)
+    if not id or not id.isprintable() or id != id.strip():
+        raise InvalidItem(f"expected printable text without spaces around it as message id, got {id!r}")
+    return id
+
+
+def payload_of(value: Any) -> bytes:
+    """Return a value as JSON; bytes unchanged. Raises `EncodingFailed`."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(cast("bytes", value))
+    try:
+        data = _encode(value)
+        if may_contain_null(data):
+            reject_non_finite(value)
+    except Exception as error:
+        raise EncodingFailed(f"the value cannot be written: {describe(error)}") from error
+    return data
