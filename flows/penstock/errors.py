@@ -432,6 +432,15 @@ class SinkWriteFailed(PenstockError):
         self.reason = reason
 
 
+class RowRejected(ElementError):
+    """The database rejected the row of one value, or the value cannot be written as a row of the table."""
+
+    def __init__(self, table: str, reason: str) -> None:
+        super().__init__(f"the table {table} rejected the row: {reason}")
+        self.table = table
+        self.reason = reason
+
+
 class SinkLocked(SinkWriteFailed):
     """Another process holds the lock of a sink's file."""
 

@@ -50,7 +50,8 @@ SOURCES = [
     (KAFKA, KafkaSource("kafka://h", "t", "g")),
     (
         "kafka: 'kafka://h:1,i:2?tls=yes', topic: '${T}', group: g, from: earliest, deliveries: 9, "
-        "instance_id: '${POD}', session_timeout: 20s, rebalance_timeout: 2m, max_partition_fetch_bytes: 2MiB, on_failure: dead_letter",
+        "instance_id: '${POD}', session_timeout: 20s, rebalance_timeout: 2m, max_partition_fetch_bytes: 2MiB, "
+        "on_failure: dead_letter",
         KafkaSource(
             "kafka://h:1,i:2?tls=yes",
             "${T}",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from penstock.errors import describe
 
 asyncpg: Any = import_module("asyncpg")
 """The driver, which has no types."""
@@ -28,6 +31,9 @@ _SETTINGS = {
     "jit": "off",  # compiling a query takes longer than any of ours
 }
 """Settings of a connection. Options of the URL with the same names have precedence."""
+
+USER_SETTINGS = {name: _SETTINGS[name] for name in ("application_name", "synchronous_commit")}
+"""Settings of a connection to tables of users, which are found by the search path of the database."""
 
 _OWN_OPTIONS = ("connect_timeout",)
 """Options that libpq knows and asyncpg would send to the server as a setting, which it rejects."""
@@ -61,8 +67,12 @@ class PostgresConnection(Protocol):
         """Return the first value of the first row, or None."""
         ...
 
-    def transaction(self) -> AbstractAsyncContextManager[Any]:
-        """Begin a transaction."""
+    def transaction(self, **options: Any) -> AbstractAsyncContextManager[Any]:
+        """Begin a transaction, or set a savepoint in one."""
+        ...
+
+    async def copy_to_table(self, table_name: str, **options: Any) -> str:
+        """Copy rows into a table: `source`, `columns`, `schema_name` and `format`."""
         ...
 
     def is_closed(self) -> bool:
@@ -91,11 +101,11 @@ class PostgresServer:
     connect_seconds: float
 
     @classmethod
-    def of(cls, url: str) -> PostgresServer:
-        """Parse a URL. Raises `ValueError` if a value is not a number."""
+    def of(cls, url: str, defaults: Mapping[str, str] = _SETTINGS) -> PostgresServer:
+        """Parse a URL. `defaults` are settings that the URL may change. Raises `ValueError`."""
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        settings = _SETTINGS | {name: value for name, value in options.items() if name in _SETTINGS}
+        settings = dict(defaults) | {name: value for name, value in options.items() if name in _SETTINGS}
         seconds = float(options.get("connect_timeout", 0)) or CONNECT_SECONDS
         rest = {name: value for name, value in options.items() if name not in settings and name not in _OWN_OPTIONS}
         dsn = urlunsplit(parts._replace(query=urlencode(rest, quote_via=quote)))
@@ -115,6 +125,34 @@ class PostgresServer:
             server_settings=dict(self.settings),
         )
         return connection
+
+
+def quote_name(name: str) -> str:
+    """Return a name of a table or column as SQL has it.
+
+    >>> quote_name('a "b" c')
+    '"a ""b"" c"'
+    """
+    return '"{}"'.format(name.replace('"', '""'))
+
+
+def reason_of(error: BaseException) -> str:
+    """Return in a few words why there is no connection."""
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    if isinstance(error, ConnectionRefusedError):
+        return "it refuses connections"
+    if isinstance(error, socket.gaierror):
+        return "the host is unknown"
+    if isinstance(error, OSError):
+        return error.strerror or describe(error)
+    return message_of(error)
+
+
+def message_of(error: BaseException) -> str:
+    """Return the first line of the message of an error of the database."""
+    text = getattr(error, "message", None) or str(error)
+    return text.splitlines()[0] if text else describe(error)
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -160,6 +160,15 @@ def check_credentials(resolved: str, display_url: str, subject: str = "dead-lett
         raise invalid_url(display_url, problem, subject)
 
 
+def check_postgres_url(url: str, subject: str) -> None:
+    """Raise `FlowDefinitionError` for a text that is not a URL of PostgreSQL. A variable at its beginning may be."""
+    if url.startswith("${"):
+        return
+    if not url.startswith("postgresql://"):
+        raise invalid_url(url, f"expected {SCHEMES['postgresql'].usage}", subject)
+    check_credentials(url, url, subject)
+
+
 def invalid_url(display_url: str, problem: str, subject: str = "dead-letter store") -> FlowDefinitionError:
     """Return the error for an invalid URL. The message shows no password."""
     return FlowDefinitionError(f"{subject} {hide_password(display_url)!r}: {problem}")

@@ -64,7 +64,9 @@ def _addresses(item: object) -> Iterator[str]:
 
 def _hide_credentials(url: str) -> str:
     """Hide the password of a URL; that of a server of ours has none of the login, because a token stands for a user."""
-    return server_url.hide_password(url) if "nats://" in url or "kafka://" in url else hide_password(url)
+    if "nats://" in url or "kafka://" in url:
+        return server_url.hide_password(url)
+    return server_url.hide_secret_options(hide_password(url))
 
 
 def decode_details(flow: Flow[Any]) -> tuple[str, ...]:

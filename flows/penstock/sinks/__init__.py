@@ -1,8 +1,8 @@
 """Sinks: where the step `to` writes values, in addition to the results of the flow.
 
-`FileSink` appends to a file, `StdoutSink` writes to standard output, `JetStreamSink` publishes to a broker,
-`DiscardSink` keeps nothing. A sink of your own has the methods of the protocol `Sink`; if it writes to files, it is
-also a subclass of `LocalSink`.
+`FileSink` appends to a file, `StdoutSink` writes to standard output, `JetStreamSink` publishes to a broker, `TableSink`
+inserts into a table of PostgreSQL, `DiscardSink` keeps nothing. A sink of your own has the methods of the protocol
+`Sink`; if it writes to files, it is also a subclass of `LocalSink`.
 
 >>> flow = Flow("orders").to(FileSink("orders.ndjson"))
 """
@@ -10,6 +10,7 @@ also a subclass of `LocalSink`.
 from penstock.sinks.file import FileSink
 from penstock.sinks.jetstream import JetStreamSink
 from penstock.sinks.local import LocalSink, SinkFiles, check_sinks, files_written
+from penstock.sinks.postgres import TableSink
 from penstock.sinks.shared import SharedSink
 from penstock.sinks.sink import Sink
 from penstock.sinks.stdout import DiscardSink, StdoutSink
@@ -24,6 +25,7 @@ __all__ = [
     "Sink",
     "SinkFiles",
     "StdoutSink",
+    "TableSink",
     "UsedFile",
     "check_sinks",
     "files_written",

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from penstock.backends.server_url import hide_secret_options
 from penstock.core.context import CANCEL_SECONDS
 from penstock.errors import (
     CallCancelled,
@@ -251,7 +252,7 @@ def _notice_after(notices: int) -> float:
 def _display_name(sink: Sink) -> str:
     """Return the name of a sink for logs and messages: its name, its path, its URL, or its class."""
     target = getattr(sink, "path", None) or getattr(sink, "url", None) or ""
-    return sink.name or hide_credentials(display_text(str(target))) or type(sink).__name__
+    return sink.name or hide_secret_options(hide_credentials(display_text(str(target)))) or type(sink).__name__
 
 
 _OPEN_SINKS: dict[int, SharedSink] = {}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 
-from penstock.backends.postgres import asyncpg, cause_of, is_connection_error
-from penstock.errors import StoreError, describe
+from penstock.backends.postgres import asyncpg, cause_of, is_connection_error, message_of, reason_of
+from penstock.errors import StoreError
 
 _ADVICE: dict[type[BaseException], str] = {
     asyncpg.InvalidCatalogNameError: "{message}; create it with `createdb`, or name another database in the URL",
@@ -51,32 +50,14 @@ def to_store_error(error: Exception, url: str) -> StoreError:
     return store_error
 
 
-def reason_of(error: BaseException) -> str:
-    """Return in a few words why there is no connection."""
-    if isinstance(error, TimeoutError):
-        return "no answer"
-    if isinstance(error, ConnectionRefusedError):
-        return "it refuses connections"
-    if isinstance(error, socket.gaierror):
-        return "the host is unknown"
-    if isinstance(error, OSError):
-        return error.strerror or describe(error)
-    return _message(error)
-
-
 def _advice(error: BaseException) -> str:
     for kind, advice in _ADVICE.items():
         if isinstance(error, kind):
-            return advice.format(message=_message(error))
+            return advice.format(message=message_of(error))
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed ({_message(error)}); correct sslmode and sslrootcert in the URL"
+        return f"TLS failed ({message_of(error)}); correct sslmode and sslrootcert in the URL"
     if is_connection_error(error):
         return f"cannot reach the server ({reason_of(error)}); check host and port in the URL, and that it runs"
     if isinstance(error, (asyncpg.DataError, OverflowError, UnicodeError)):
-        return f"a letter contains a value that PostgreSQL cannot store ({_message(error)})"
-    return _message(error)
-
-
-def _message(error: BaseException) -> str:
-    text = getattr(error, "message", None) or str(error)
-    return text.splitlines()[0] if text else describe(error)
+        return f"a letter contains a value that PostgreSQL cannot store ({message_of(error)})"
+    return message_of(error)

@@ -15,9 +15,10 @@ from penstock.backends.postgres import (
     PostgresServer,
     asyncpg,
     is_connection_error,
+    reason_of,
 )
 from penstock.deadletters.groups import KnownGroups, pattern_in
-from penstock.deadletters.postgres.errors import concerns_store, reason_of
+from penstock.deadletters.postgres.errors import concerns_store
 from penstock.deadletters.postgres.migrations import prepare
 from penstock.deadletters.sql.grouping import assign_groups
 from penstock.deadletters.sql.rows import COLUMNS, Columns

@@ -1,0 +1,338 @@
+"""Write rows to a table of PostgreSQL: many with one statement, and those that it rejects apart from the others."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from penstock.backends.postgres import (
+    PostgresConnection,
+    PostgresServer,
+    asyncpg,
+    is_connection_error,
+    message_of,
+    quote_name,
+    reason_of,
+)
+from penstock.errors import RowRejected, SinkWriteFailed, describe
+from penstock.services.retry import Backoff
+from penstock.sinks.table_rows import Cells, Column, copy_line, encode_cell, fields_of
+from penstock.support.logger import get_logger
+
+log = get_logger()
+
+RETRY_SECONDS = 25.0
+"""Time in which a write connects again. It is less than the default timeout of the step `to`, which has no reason."""
+
+CLOSE_SECONDS = 5.0
+"""Timeout of disconnecting."""
+
+CANCEL_SECONDS = 0.8
+"""Timeout of cancelling a statement. The step `to` waits for a second."""
+
+BACKOFF = Backoff(first=0.1, cap=2.0)
+
+_ROW_ERRORS = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.PLPGSQLError,  # raised by a trigger
+    asyncpg.WithCheckOptionViolationError,
+    asyncpg.CardinalityViolationError,  # a key twice in one update, in two notations
+    asyncpg.ProgramLimitExceededError,  # such as a value too long for an index
+)
+"""Errors that concern a row, not the table or the server."""
+
+_COLUMNS = """
+select a.attname as name, format_type(t.oid, null) as type, t.typcategory::text as category,
+       a.attgenerated::text as generated
+from pg_attribute a
+join pg_type d on d.oid = a.atttypid
+join pg_type t on t.oid = case when d.typtype = 'd' then d.typbasetype else d.oid end
+where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped
+order by a.attnum
+"""
+
+_COPY_COLUMN = re.compile(r"COPY .*, line \d+, column ([^:]+):")
+
+Row = tuple[int, Cells]
+"""The position of a value in the write, and its cells."""
+
+
+class TableWriter:
+    """A connection to a table. `title` and `server` are for messages and connecting; one call at a time."""
+
+    def __init__(
+        self,
+        server: PostgresServer,
+        table: str,
+        title: str,
+        *,
+        columns: Sequence[str] | None,
+        conflict: str,
+        key: Sequence[str],
+    ) -> None:
+        self._server = server
+        self._table = table
+        self._title = title
+        self._schema, _, self._name = table.rpartition(".")
+        self._quoted = ".".join(map(quote_name, (self._schema, self._name) if self._schema else (self._name,)))
+        self._selected = columns
+        self._conflict = conflict
+        self._key = tuple(key)
+        self._columns: Mapping[str, Column] = {}
+        self._connection: PostgresConnection | None = None
+        self._rng = random.Random()  # noqa: S311 - jitter, no secret
+
+    async def open(self) -> None:
+        """Connect, and read the columns of the table. Raises `SinkWriteFailed`."""
+        try:
+            await self._connect()
+        except SinkWriteFailed:
+            raise
+        except Exception as error:
+            raise self._failed(error) from error
+
+    async def aclose(self) -> None:
+        """Disconnect."""
+        await self._disconnect(CLOSE_SECONDS)
+
+    async def write(self, values: Sequence[Any]) -> Sequence[Exception | None] | None:
+        """Write values. Return the errors of those that were rejected. Raises `SinkWriteFailed` for all.
+
+        If the connection broke in a plain insert, it is unknown whether the values were written.
+        """
+        give_up_at = asyncio.get_running_loop().time() + RETRY_SECONDS
+        await self._reconnect(give_up_at)
+        errors: list[Exception | None] = [None] * len(values)
+        groups = self._groups(values, errors)
+        for index, (columns, rows) in enumerate(groups):
+            try:
+                await self._write_group(columns, rows, errors, give_up_at)
+            except SinkWriteFailed as error:
+                if not index:
+                    raise
+                for _, unwritten in groups[index:]:
+                    for number, _ in unwritten:
+                        errors[number] = error
+                break
+        return errors if any(errors) else None
+
+    def _groups(
+        self, values: Sequence[Any], errors: list[Exception | None]
+    ) -> Sequence[tuple[tuple[Column, ...], list[Row]]]:
+        """Encode values, and group those with the same columns. The rest gets errors.
+
+        An update may not change one row twice in a statement, so the second value with a key is in a later group.
+        """
+        groups: dict[tuple[int, tuple[str, ...]], list[Row]] = {}
+        seen: dict[tuple[Any, ...], int] = {}
+        for number, value in enumerate(values):
+            try:
+                names, cells = self._row(value)
+            except Exception as error:
+                errors[number] = self._rejection(describe(error), error)
+                continue
+            turn = 0
+            if self._conflict == "update" and set(self._key) <= set(names):
+                key = tuple(cells[names.index(name)] for name in self._key)
+                turn = seen[key] = seen.get(key, -1) + 1
+            groups.setdefault((turn, names), []).append((number, cells))
+        ordered = sorted(groups.items(), key=lambda group: group[0][0])
+        return [(tuple(self._columns[name] for name in names), rows) for (_, names), rows in ordered]
+
+    def _row(self, value: Any) -> tuple[tuple[str, ...], Cells]:
+        fields = fields_of(value)
+        if self._selected is not None:
+            fields = {name: fields[name] for name in self._selected if name in fields}
+        unknown = [name for name in fields if name not in self._columns]
+        if unknown:
+            raise ValueError(f"there is no column {', '.join(unknown)}; name the columns to write: columns=[…]")
+        if not fields:
+            raise ValueError("the value has none of the columns")
+        names = tuple(name for name in self._columns if name in fields)
+        return names, tuple(encode_cell(fields[name], self._columns[name]) for name in names)
+
+    async def _write_group(
+        self, columns: tuple[Column, ...], rows: list[Row], errors: list[Exception | None], give_up_at: float
+    ) -> None:
+        """Write rows. After a lost connection, writes that may be repeated are repeated on another one."""
+        attempt = 0
+        while True:
+            connection = await self._reconnect(give_up_at)
+            try:
+                await self._insert_or_split(connection, columns, rows, errors)
+                return
+            except asyncpg.TransactionRollbackError as error:  # such as a deadlock of two writers: nothing was written
+                attempt += 1
+                await self._wait(attempt, give_up_at, error)
+            except Exception as error:
+                await self._disconnect(CANCEL_SECONDS)
+                if not is_connection_error(error):
+                    raise self._failed(error) from error
+                if self._conflict == "error":
+                    reason = (
+                        f"the connection broke ({reason_of(error)}); these values may have been written or not; "
+                        "set on_conflict to skip or update, then such writes are repeated"
+                    )
+                    raise SinkWriteFailed(self._title, reason) from error
+                attempt += 1
+                await self._wait(attempt, give_up_at, error)
+            except BaseException:
+                await self._disconnect(CANCEL_SECONDS)
+                raise
+
+    async def _reconnect(self, give_up_at: float) -> PostgresConnection:
+        """Return the connection. Restore it if it is lost."""
+        attempt = 0
+        while self._connection is None or self._connection.is_closed():
+            try:
+                return await self._connect()
+            except SinkWriteFailed:
+                raise
+            except Exception as error:
+                if not is_connection_error(error):
+                    raise self._failed(error) from error
+                attempt += 1
+                await self._wait(attempt, give_up_at, error)
+        return self._connection
+
+    async def _wait(self, attempt: int, give_up_at: float, error: Exception) -> None:
+        """Wait before another attempt. Raises `SinkWriteFailed` if there is no time left for one."""
+        seconds = BACKOFF.seconds(attempt, self._rng)
+        if asyncio.get_running_loop().time() + seconds >= give_up_at:
+            raise self._failed(error) from error
+        log.warning("sink.write_retried", sink=self._title, error=reason_of(error), retry_in=round(seconds, 3))
+        await asyncio.sleep(seconds)
+
+    async def _insert_or_split(
+        self,
+        connection: PostgresConnection,
+        columns: tuple[Column, ...],
+        rows: list[Row],
+        errors: list[Exception | None],
+    ) -> None:
+        """Insert all rows with one statement. If the database rejects one, find it, in one transaction for all."""
+        try:
+            await self._insert(connection, columns, rows)
+            return
+        except _ROW_ERRORS as error:
+            if len(rows) == 1:
+                errors[rows[0][0]] = self._rejected(error)
+                return
+        rejected: dict[int, Exception] = {}
+        async with connection.transaction():
+            await connection.execute("set constraints all immediate")  # deferred ones would fail all rows at the end
+            await self._split(connection, columns, rows, rejected)
+        for number, rejection in rejected.items():
+            errors[number] = rejection
+
+    async def _split(
+        self,
+        connection: PostgresConnection,
+        columns: tuple[Column, ...],
+        rows: list[Row],
+        rejected: dict[int, Exception],
+    ) -> None:
+        """Insert rows of which one is rejected, in halves."""
+        middle = len(rows) // 2
+        for half in (rows[:middle], rows[middle:]):
+            try:
+                async with connection.transaction():
+                    await self._insert(connection, columns, half)
+            except _ROW_ERRORS as error:
+                if len(half) == 1:
+                    rejected[half[0][0]] = self._rejected(error)
+                else:
+                    await self._split(connection, columns, half, rejected)
+
+    async def _insert(self, connection: PostgresConnection, columns: tuple[Column, ...], rows: Sequence[Row]) -> None:
+        if self._conflict == "error":
+            lines = "".join(copy_line(cells) for _, cells in rows)
+            await connection.copy_to_table(
+                self._name,
+                schema_name=self._schema or None,
+                columns=[column.name for column in columns],
+                source=io.BytesIO(lines.encode()),
+                format="text",
+            )
+            return
+        texts = [[cells[position] for _, cells in rows] for position in range(len(columns))]
+        await connection.execute(self._statement(columns), *texts)
+
+    def _statement(self, columns: tuple[Column, ...]) -> str:
+        """Return the insert of rows that are given as one array of texts for each column.
+
+        The texts are cast to the types without their lengths: an explicit cast would cut a text that is too long.
+        """
+        names = ", ".join(quote_name(column.name) for column in columns)
+        values = ", ".join(f"v{number}::{column.type}" for number, column in enumerate(columns))
+        arrays = ", ".join(f"${number}::text[]" for number in range(1, len(columns) + 1))
+        aliases = ", ".join(f"v{number}" for number in range(len(columns)))
+        target = f" ({', '.join(map(quote_name, self._key))})" if self._key else ""
+        others = [quote_name(column.name) for column in columns if column.name not in self._key]
+        action = "nothing"
+        if self._conflict == "update" and others:
+            action = f"update set {', '.join(f'{name} = excluded.{name}' for name in others)}"
+        return (
+            f"insert into {self._quoted} ({names}) select {values} from unnest({arrays}) as r({aliases}) "  # noqa: S608 - all names are quoted
+            f"on conflict{target} do {action}"
+        )
+
+    async def _connect(self) -> PostgresConnection:
+        connection = await self._server.connect()
+        try:
+            found = await connection.fetch(_COLUMNS, self._quoted)
+            self._columns = {
+                row["name"]: Column(row["name"], row["type"], row["category"]) for row in found if not row["generated"]
+            }
+            self._check_columns()
+        except BaseException:
+            connection.terminate()
+            raise
+        self._connection = connection
+        return connection
+
+    def _check_columns(self) -> None:
+        if not self._columns:
+            raise SinkWriteFailed(
+                self._title, f"there is no table {self._table}; create it, or name it with its schema: SCHEMA.TABLE"
+            )
+        missing = [name for name in (*(self._selected or ()), *self._key) if name not in self._columns]
+        if missing:
+            raise SinkWriteFailed(
+                self._title, f"the table has no column {', '.join(missing)}; it has {', '.join(self._columns)}"
+            )
+
+    async def _disconnect(self, seconds: float) -> None:
+        """Close the connection, after the server has cancelled a statement that still runs.
+
+        Closing the socket only would not stop it, and it would be committed.
+        """
+        connection, self._connection = self._connection, None
+        if connection is None or connection.is_closed():
+            return
+        try:
+            await connection.close(timeout=seconds)
+        except Exception:
+            connection.terminate()
+        except BaseException:
+            connection.terminate()
+            raise
+
+    def _rejected(self, error: Exception) -> RowRejected:
+        column = _COPY_COLUMN.match(getattr(error, "context", None) or "")
+        return self._rejection(f"{f'{column[1]}: ' if column else ''}{message_of(error)}", error)
+
+    def _rejection(self, reason: str, error: Exception) -> RowRejected:
+        rejection = RowRejected(self._table, reason)
+        rejection.__cause__ = error
+        return rejection
+
+    def _failed(self, error: Exception) -> SinkWriteFailed:
+        if is_connection_error(error):
+            return SinkWriteFailed(self._title, f"cannot reach the server ({reason_of(error)}); check host and port")
+        return SinkWriteFailed(self._title, message_of(error))
