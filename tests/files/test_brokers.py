@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import named
+
 from invoking import invoke
-from penstock import Flow, FlowFileError
+from penstock import Expression, Flow, FlowFileError
 from penstock.backends import extras
 from penstock.flowfile import dump, loads
+from penstock.sinks import JetStreamSink, Sink, TableSink
 from penstock.sources import JetStreamSource, KafkaSource, Source
 
 NATS = "nats: 'nats://h', stream: S, durable: d"
@@ -211,5 +217,95 @@ def test_a_graph_shows_sources_without_passwords(tmp_path: Path) -> None:
     drawn = invoke("graph", tmp_path / "f.yaml").stdout
     assert "jetstream<br/>nats://h:4222<br/>stream S<br/>durable d" in drawn
     assert "kafka<br/>kafka://h:9092<br/>topic t<br/>group g" in drawn
+    assert "t0ken" not in drawn
+    assert "s3cret" not in drawn
+
+
+# Sinks
+
+SINKS: list[tuple[str, Sink]] = [
+    ("nats: 'nats://h', subject: 'o.{a.b}'", JetStreamSink("nats://h", "o.{a.b}")),
+    (
+        "nats: '${NATS}', subject: '${T}.{id}', id: value.id",
+        JetStreamSink("${NATS}", "${T}.{id}", id=Expression("value.id")),
+    ),
+    ("nats: 'nats://h', subject: o, id: 'named:key_of'", JetStreamSink("nats://h", "o", id=named.key_of)),
+    ("table: orders, url: 'postgresql://h/d'", TableSink("postgresql://h/d", "orders")),
+    (
+        "table: shop.orders, url: '${NATS}', columns: [id, n], on_conflict: update, key: [id]",
+        TableSink("${NATS}", "shop.orders", columns=("id", "n"), on_conflict="update", key=("id",)),
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "sink"), SINKS)
+def test_a_sink_is_read_and_dumped(text: str, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file, Python and a dump have the same sink; variables stay variables."""
+    monkeypatch.setenv("NATS", "nats://elsewhere")
+    monkeypatch.setenv("T", "topic")
+    flow = Flow("f").to(sink)
+    assert loads(f"flow: f\nsteps: [{{to: {{{text}}}}}]\n", "f.yaml").flow == flow
+    for format in ("yaml", "json"):
+        dumped = dump(flow, format)
+        assert "elsewhere" not in dumped
+        assert loads(dumped, f"f.{format}").flow == flow
+
+
+def test_the_text_of_an_expression_and_the_expression_are_one_id() -> None:
+    """In Python an id may be a text."""
+    assert JetStreamSink("nats://h", "o", id="value.id") == JetStreamSink("nats://h", "o", id=Expression("value.id"))
+
+
+@pytest.mark.parametrize(
+    ("sink", "error"),
+    [
+        ("nats: 'nats://h'", 'missing "subject": nats needs a string'),
+        ("table: orders", 'missing "url": table needs a string'),
+        ("nats: 'nats://h', subject: o, format: csv", "format: only for sinks with file, not nats"),
+        ("file: a.ndjson, subject: o", "subject: only for sinks with nats, not file"),
+        ("nats: 'nats://h', subject: 'a. b'", "subject 'a. b': expected tokens with dots between them"),
+        ("nats: 'nats://h', subject: '{a b}'", "{a b} is not the name of a field"),
+        ("nats: 'nats://u:s3cret@h/S', subject: o", "sink nats o"),
+        ("nats: 'nats://h', subject: o, id: vlaue.id", "invalid expression"),
+        ("table: orders, url: 'mysql://h'", "expected postgresql://USER@HOST[:PORT]/DATABASE"),
+        (
+            "table: orders, url: 'postgresql://h/d', on_conflict: update",
+            "key: expected the columns of a unique index, because on_conflict is update",
+        ),
+    ],
+)
+def test_errors_of_a_sink_say_what_to_do(sink: str, error: str) -> None:
+    """At the place of the error, without a password."""
+    found = errors_of(f"flow: f\nsteps: [{{to: {{{sink}}}}}]\n")
+    assert any(error in text for text in found), found
+    assert "s3cret" not in str(found)
+
+
+def test_the_tests_of_a_flow_connect_to_no_broker(tmp_path: Path) -> None:
+    """What is published is recorded, and rules decide what is rejected."""
+    (tmp_path / "f.yaml").write_text(
+        "flow: f\nkey: id\nsteps:\n"
+        "- {to: {nats: 'nats://192.0.2.1', subject: 'o.{id}'}, name: topic}\n"
+        f"workers: {{w: {{source: {{{NATS}}}}}}}\n"
+        "tests:\n"
+        "- name: publishes\n"
+        "  given: [{id: 1}, 'no JSON', {id: 2}]\n"
+        "  when: {topic: {id: 2, raises: full}}\n"
+        "  expect: {ok: [{id: 1}], failed: 2, delivered: {topic: [{id: 1}]}}\n"
+    )
+    result = invoke("test", tmp_path / "f.yaml")
+    assert result.exit_code == 0, result.stdout
+
+
+def test_a_graph_shows_sinks_without_passwords(tmp_path: Path) -> None:
+    """With what they write to."""
+    (tmp_path / "f.yaml").write_text(
+        "flow: f\nsteps:\n"
+        "- to: {nats: 'nats://t0ken@h:4222', subject: 'o.x'}\n"
+        "- to: {table: orders, url: 'postgresql://u:s3cret@h/d'}\n"
+    )
+    drawn = invoke("graph", tmp_path / "f.yaml").stdout
+    assert "jet stream sink<br/>nats://h:4222<br/>subject o.x" in drawn
+    assert "table orders" in drawn
     assert "t0ken" not in drawn
     assert "s3cret" not in drawn

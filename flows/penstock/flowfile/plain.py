@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from penstock.errors import FlowDefinitionError
 from penstock.expressions import Assign, Expression, Fields
-from penstock.flowfile.field_types import Duration, Function, Size
+from penstock.flowfile.field_types import Duration, Size
 from penstock.flowfile.forms.containers import MapOf
 from penstock.flowfile.forms.form import Form
 from penstock.flowfile.forms.record import Located, keys_of
@@ -70,11 +70,11 @@ def _dump_value(form: Form[Any], value: Any) -> Plain:
             return show_duration(value)
         case Size():
             return show_size(value)
-        case Function():
-            return dump_function(value, form.variable)
         case MapOf():
             return {name: _dump_value(form.form, one) for name, one in value.items()}
         case _ if isinstance(value, tuple):
             return list(cast("Any", value))
+        case _ if callable(value):
+            return dump_function(value)
         case _:
             return str(value) if isinstance(value, str) else value  # a member of a StrEnum is not plain

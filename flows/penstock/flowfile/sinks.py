@@ -10,20 +10,39 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.errors import FlowDefinitionError
-from penstock.flowfile.field_types import FORMAT
+from penstock.flowfile.field_types import FORMAT, Function
 from penstock.flowfile.forms.choices import Chosen, Either, OneKey
 from penstock.flowfile.forms.containers import ListOf
 from penstock.flowfile.forms.form import Form
 from penstock.flowfile.forms.record import Located, keys_of, optional
 from penstock.flowfile.forms.scalars import Text, word
 from penstock.flowfile.plain import Plain, dump_options
-from penstock.sinks import DiscardSink, FileSink, Sink, StdoutSink
+from penstock.sinks import DiscardSink, FileSink, JetStreamSink, Sink, StdoutSink, TableSink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkOptions(Located):
     format: str | None = optional(FORMAT, "The format, if the file name does not tell it")
     fields: tuple[str, ...] | None = optional(ListOf(Text(), min=1), "The columns of a CSV file")
+    subject: str | None = optional(Text(), "nats: the subject; {field} is replaced by a field of the value")
+    id: Any = optional(
+        Function(), "nats: the id of the message; of messages with the same id the stream stores only the first"
+    )
+    url: str | None = optional(Text(), "table: the database, postgresql://USER@HOST[:PORT]/DATABASE")
+    columns: tuple[str, ...] | None = optional(
+        ListOf(Text(), min=1), "table: the fields that are written (all; then a field without a column is an error)"
+    )
+    on_conflict: str | None = optional(
+        word(
+            {
+                "error": "The value fails",
+                "skip": "The row stays as it is",
+                "update": "The columns that the value has are replaced",
+            }
+        ),
+        "table: what happens to a value whose key exists (error)",
+    )
+    key: Any = optional(ListOf(Text(), min=1), "table: the columns of a unique index, for on_conflict: [id]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +57,14 @@ class SinkSyntax:
     """Makes the sink from that value and the given options."""
     record: type[Any]
     """The class of the sink."""
-    target: str
+    target: str = "url"
     """Its attribute with the value of the key."""
     needs: tuple[str, ...] = ()
     """The other keys that must be given."""
+
+
+def _table(table: str, *, url: str, **options: Any) -> Sink:
+    return TableSink(url, table, **options)
 
 
 SYNTAX: Mapping[str, SinkSyntax] = {
@@ -51,6 +74,21 @@ SYNTAX: Mapping[str, SinkSyntax] = {
         FileSink,
         FileSink,
         "path",
+    ),
+    "nats": SinkSyntax(
+        Text(description="NATS JetStream: nats://HOST[:PORT]; each value is a message, as JSON"),
+        ("subject", "id"),
+        JetStreamSink,
+        JetStreamSink,
+        needs=("subject",),
+    ),
+    "table": SinkSyntax(
+        Text(description="A table of PostgreSQL; fields of the value go to columns with the same names"),
+        ("url", "columns", "on_conflict", "key"),
+        _table,
+        TableSink,
+        "table",
+        needs=("url",),
     ),
 }
 """The sinks with options, by their keys."""
