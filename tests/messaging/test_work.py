@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from brokers.jetstream import Stream, new_stream
+from messaging.jetstream import Stream, new_stream
 from servers import NatsServer
 from service.processes import until, working
 
