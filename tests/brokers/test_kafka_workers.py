@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.long
 WINDOW = 32
 
 
-LOAD = {"window": WINDOW, "seconds": 0.05, "width": WINDOW}
+LOAD: dict[str, Any] = {"window": WINDOW, "seconds": 0.05, "width": WINDOW}
 """Options of workers with 640 records a second each."""
 
 
@@ -84,35 +85,11 @@ async def test_workers_that_join_and_leave_under_load_repeat_nothing(kafka_serve
     assert (len(processed), repeated(processed)) == (total, 0)
 
 
-async def test_record_that_stops_the_process_becomes_a_dead_letter(kafka_server: KafkaServer, tmp_path: Path) -> None:
-    """After `deliveries` starts; all other records are processed, and none of them is blamed."""
-    total, poison = 200, 41
-    letters = f"sqlite:///{tmp_path}/letters.db"
-    topic = await numbers(kafka_server, total, partitions=1)
-    starts = 0
-    with workers(kafka_server, topic, tmp_path) as group:
-        while True:
-            worker = group.start({"deliveries": 2}, window=WINDOW, poison=poison, letters=letters)
-            until(lambda worker=worker: worker.ended or len(group.processed) == total - 1)
-            starts += 1
-            if not worker.ended:
-                break
-        ended = worker.stop()
-        processed = group.processed
-
-    (letter,) = await letters_of(letters)
-    assert (letter.step, letter.type) == ("source", "Poisoned")
-    assert letter.message.startswith(f"kafka:{topic}/0/{poison} was delivered 2 times")
-    assert ended["failed"] == 1
-    assert set(range(total)) - set(processed) == {poison}
-    assert starts > 2
-
-
 async def test_redelivery_writes_no_second_letter(kafka_server: KafkaServer, tmp_path: Path) -> None:
     """A failed record is delivered again if one before it was not done when its worker was killed."""
     letters = f"sqlite:///{tmp_path}/letters.db"
     topic = await numbers(kafka_server, 3, partitions=1)
-    options = {"window": WINDOW, "fails": 1, "letters": letters}
+    options: dict[str, Any] = {"window": WINDOW, "fails": 1, "letters": letters}
     with workers(kafka_server, topic, tmp_path) as group:
         first = group.start(**options, hangs=0)
         until(lambda: len(first.processed) == 2)

@@ -149,6 +149,7 @@ class Consumption:
         self._error: Exception | None = None
         """An error of a notification, whose caller would only log it."""
         self._warned = False
+        self._metadata_checked = False
 
     async def run(self) -> None:
         """Give out records until the run is stopped."""
@@ -283,6 +284,7 @@ class Consumption:
         others = [(value, lease) for value, lease in zip(values, leases, strict=True) if lease not in firsts]
         try:
             await self._try_to_commit()
+            await self._check_metadata(next(iter(begun)))
             while poisoned:
                 value, lease = poisoned.pop()
                 if not lease[0].fenced:
@@ -294,6 +296,24 @@ class Consumption:
             raise
         others = [(value, lease) for value, lease in others if not lease[0].fenced]
         return [value for value, _ in others], [lease for _, lease in others]
+
+    async def _check_metadata(self, partition: PartitionProgress) -> None:
+        """Report a broker that does not keep the text of a commit, such as Tansu. Deliveries are not counted then."""
+        written = partition.committed
+        if self._metadata_checked or written is None or not written.deliveries:
+            return
+        self._metadata_checked = True
+        try:
+            found = (await self._group.committed([partition.number]))[partition.number]
+        except Exception as error:
+            log.warning("kafka.metadata_not_checked", topic=self._topic, error=describe(error))
+            return
+        if not partition.fenced and not found.deliveries:
+            log.warning(
+                "kafka.deliveries_not_counted",
+                topic=self._topic,
+                reason="the broker does not keep the metadata of commits",
+            )
 
     def _filter_tombstone(self, partition: PartitionProgress, offset: int) -> None:
         self._emitter.ledger.count_dropped(1)
