@@ -96,6 +96,15 @@ class FileReadFailed(RunError):
         self.reason = reason
 
 
+class BrokerError(RunError):
+    """A message broker cannot be used as configured. `subject` is the source or sink that uses it."""
+
+    def __init__(self, subject: str, reason: str) -> None:
+        super().__init__(f"{subject}: {reason}")
+        self.subject = subject
+        self.reason = reason
+
+
 class BufferOverflow(RunError):
     """A value arrived at a full buffer with `overflow="fail"`."""
 
@@ -236,14 +245,10 @@ class ElementTooLarge(ElementError):
 
 
 class Poisoned(ElementError):
-    """A message of a broker was delivered too often without being completed. It is not delivered again."""
+    """A message was delivered too often: each time it failed, or the process that worked on it ended."""
 
-    def __init__(self, origin: str, deliveries: int) -> None:
-        super().__init__(
-            f"{origin} was delivered {deliveries} times and never completed; check whether it stops the process or "
-            "takes too long, then run it again from its dead letter"
-        )
-        self.origin = origin
+    def __init__(self, deliveries: int) -> None:
+        super().__init__(f"the message was delivered {deliveries} times and never completed, so it is not tried again")
         self.deliveries = deliveries
 
 

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from brokers.fake_kafka import Member, Topic, start
 from laws.test_leases import KeptLetters
 from laws.virtual import DAY, quiet, timers, within
+from messaging.fake_kafka import Member, Topic, start
 from penstock import Flow, Service
 from penstock.backends.kafka_group import Position
+from penstock.deadletters import DeadLetter
 from penstock.errors import FlowDefinitionError
 from penstock.sources import KafkaSource
 from penstock.sources.kafka import KEEPALIVE_SECONDS
@@ -180,7 +181,7 @@ def test_record_that_stops_the_process_becomes_a_dead_letter() -> None:
     """After `deliveries` starts as the first of its partition; no other record is blamed."""
     poison = 5, 29
 
-    async def main() -> tuple[list[str], set[int], int]:
+    async def main() -> tuple[list[DeadLetter], set[int], int]:
         topic, store = Topic.of_numbers(40), KeptLetters()
         done: set[int] = set()
         starts = 0
@@ -207,14 +208,13 @@ def test_record_that_stops_the_process_becomes_a_dead_letter() -> None:
             else:
                 run.abort()
             await run.finished
-        assert {letter.step for letter in store.kept} == {"source"}
-        return [letter.message for letter in store.kept], done, starts
+        return store.kept, done, starts
 
-    messages, done, starts = quiet(main())
+    letters, done, starts = quiet(main())
 
-    assert [message.partition(" and never")[0] for message in messages] == [
-        f"kafka:numbers/0/{number} was delivered 3 times" for number in poison
-    ]
+    assert [letter.origin for letter in letters] == [f"kafka:numbers/0/{number}" for number in poison]
+    assert {(letter.step, letter.type) for letter in letters} == {("source", "Poisoned")}
+    assert letters[0].message.startswith("the message was delivered 3 times")
     assert done == set(range(40)) - set(poison)
     assert starts < 20
 
@@ -261,7 +261,7 @@ def test_failed_without_a_store_is_committed_and_reported_once() -> None:
         ({"on_failure": "redeliver"}, "on_failure: Kafka cannot deliver one record again"),
         ({"from_": "now"}, "from: expected latest or earliest, got 'now'"),
         ({"url": "kafka://host/orders"}, "unexpected 'orders' after the host; use kafka://HOST"),
-        ({"url": "nats://host"}, "url: expected kafka://HOST"),
+        ({"url": "nats://host"}, "source kafka orders 'nats://host': expected kafka://HOST"),
         ({"url": "kafka://me:s3cret@host:99999"}, "invalid host 'host:99999'"),
         ({"group": ""}, "group: expected a name"),
         ({"deliveries": 0}, "deliveries: expected an integer >= 1, got 0"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from brokers.kafka_topics import numbers, repeated, workers
+from messaging.kafka_topics import numbers, repeated, workers
 from penstock.deadletters import DeadLetter, DeadLetterQuery, create_store
 from penstock.sources.kafka import WINDOWS_AHEAD
 from servers import KafkaServer
