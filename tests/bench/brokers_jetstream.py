@@ -169,7 +169,9 @@ async def takeover(server: NatsServer, folder: Path, count: int, rounds: int) ->
     return [
         Figure(f"{rounds} kills with {count:,} messages: lost", lost, "messages", at_most=0),
         Figure("repeated, at most", max(repeated), "messages", at_most=WINDOW),
-        Figure("its work continues after, at most", max(late), "s", at_most=ACK_WAIT + 2, note=f"ack_wait {ACK_WAIT:g}"),
+        Figure(
+            "its work continues after, at most", max(late), "s", at_most=ACK_WAIT + 2, note=f"ack_wait {ACK_WAIT:g}"
+        ),
     ]
 
 

@@ -1,14 +1,15 @@
 """Sinks: where the step `to` writes values, in addition to the results of the flow.
 
-`FileSink` appends to a file, `StdoutSink` writes to standard output, `JetStreamSink` publishes to a broker, `TableSink`
-inserts into a table of PostgreSQL, `DiscardSink` keeps nothing. A sink of your own has the methods of the protocol
-`Sink`; if it writes to files, it is also a subclass of `LocalSink`.
+`FileSink` appends to a file, `StdoutSink` writes to standard output, `JetStreamSink` and `KafkaSink` publish to a broker,
+`TableSink` inserts into a table of PostgreSQL, `DiscardSink` keeps nothing. A sink of your own has the methods of the
+protocol `Sink`; if it writes to files, it is also a subclass of `LocalSink`.
 
 >>> flow = Flow("orders").to(FileSink("orders.ndjson"))
 """
 
 from penstock.sinks.file import FileSink
 from penstock.sinks.jetstream import JetStreamSink
+from penstock.sinks.kafka import KafkaSink
 from penstock.sinks.local import LocalSink, SinkFiles, check_sinks, files_written
 from penstock.sinks.postgres import TableSink
 from penstock.sinks.shared import SharedSink
@@ -20,6 +21,7 @@ __all__ = [
     "DiscardSink",
     "FileSink",
     "JetStreamSink",
+    "KafkaSink",
     "LocalSink",
     "SharedSink",
     "Sink",
