@@ -1,7 +1,7 @@
 """Sinks: where the step `to` writes values, in addition to the results of the flow.
 
-`FileSink` appends to a file, `TableSink` inserts into a table of PostgreSQL, `StdoutSink` writes to standard output,
-`DiscardSink` keeps nothing. A sink of your own
+`FileSink` appends to a file, `TableSink` inserts into a table of PostgreSQL, `S3Sink` writes objects of a bucket,
+`StdoutSink` writes to standard output, `DiscardSink` keeps nothing. A sink of your own
 has the methods of the protocol `Sink`; if it writes to files, it is also a subclass of `LocalSink`.
 
 >>> flow = Flow("orders").to(FileSink("orders.ndjson"))
@@ -10,6 +10,7 @@ has the methods of the protocol `Sink`; if it writes to files, it is also a subc
 from penstock.sinks.file import FileSink
 from penstock.sinks.local import LocalSink, SinkFiles, check_sinks, files_written
 from penstock.sinks.postgres import TableSink
+from penstock.sinks.s3 import S3Sink
 from penstock.sinks.shared import SharedSink
 from penstock.sinks.sink import Sink
 from penstock.sinks.stdout import DiscardSink, StdoutSink
@@ -19,6 +20,7 @@ __all__ = [
     "DiscardSink",
     "FileSink",
     "LocalSink",
+    "S3Sink",
     "SharedSink",
     "Sink",
     "SinkFiles",
