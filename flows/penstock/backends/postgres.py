@@ -41,6 +41,7 @@ _OWN_OPTIONS = ("connect_timeout",)
 _NO_CONNECTION: tuple[type[Exception], ...] = (
     OSError,  # also TimeoutError
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # of asyncpg 0.32, if the connection breaks at certain moments
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
