@@ -16,7 +16,7 @@ from invoking import invoke
 from penstock import Expression, Flow, FlowFileError
 from penstock.backends import extras
 from penstock.flowfile import dump, loads
-from penstock.sinks import JetStreamSink, Sink, TableSink
+from penstock.sinks import JetStreamSink, KafkaSink, S3Sink, Sink, TableSink
 from penstock.sources import JetStreamSource, KafkaSource, Source
 
 NATS = "nats: 'nats://h', stream: S, durable: d"
@@ -230,6 +230,24 @@ SINKS: list[tuple[str, Sink]] = [
         JetStreamSink("${NATS}", "${T}.{id}", id=Expression("value.id")),
     ),
     ("nats: 'nats://h', subject: o, id: 'named:key_of'", JetStreamSink("nats://h", "o", id=named.key_of)),
+    ("kafka: 'kafka://h', topic: t", KafkaSink("kafka://h", "t")),
+    (
+        "kafka: '${NATS}', topic: '${T}', key: value.id, headers: {kind: \"'order'\", Of: 'named:key_of'}",
+        KafkaSink("${NATS}", "${T}", Expression("value.id"), {"kind": Expression("'order'"), "Of": named.key_of}),
+    ),
+    ("s3: 's3://bucket/a'", S3Sink("s3://bucket/a")),
+    (
+        "s3: 's3://bucket/${T}?region=x', template: 'a-{id}', compression: zstd, max_values: 9, max_bytes: 1MiB, "
+        "max_wait: 1m",
+        S3Sink(
+            "s3://bucket/${T}?region=x",
+            template="a-{id}",
+            compression="zstd",
+            max_values=9,
+            max_bytes=1 << 20,
+            max_wait=60.0,
+        ),
+    ),
     ("table: orders, url: 'postgresql://h/d'", TableSink("postgresql://h/d", "orders")),
     (
         "table: shop.orders, url: '${NATS}', columns: [id, n], on_conflict: update, key: [id]",
@@ -251,9 +269,12 @@ def test_a_sink_is_read_and_dumped(text: str, sink: Sink, monkeypatch: pytest.Mo
         assert loads(dumped, f"f.{format}").flow == flow
 
 
-def test_the_text_of_an_expression_and_the_expression_are_one_id() -> None:
-    """In Python an id may be a text."""
-    assert JetStreamSink("nats://h", "o", id="value.id") == JetStreamSink("nats://h", "o", id=Expression("value.id"))
+def test_the_text_of_an_expression_and_the_expression_make_equal_sinks() -> None:
+    """In Python ids, keys and headers may be texts."""
+    expression = Expression("value.id")
+    assert JetStreamSink("nats://h", "o", id="value.id") == JetStreamSink("nats://h", "o", id=expression)
+    texts = KafkaSink("kafka://h", "t", "value.id", {"a": "value.id"})
+    assert texts == KafkaSink("kafka://h", "t", expression, {"a": expression})
 
 
 @pytest.mark.parametrize(
@@ -261,6 +282,11 @@ def test_the_text_of_an_expression_and_the_expression_are_one_id() -> None:
     [
         ("nats: 'nats://h'", 'missing "subject": nats needs a string'),
         ("table: orders", 'missing "url": table needs a string'),
+        ("kafka: 'kafka://h'", 'missing "topic": kafka needs a string'),
+        ("kafka: 'kafka://h', topic: t, key: [id]", "key: expected an expression such as value.orderId, got a list"),
+        ("table: t, url: 'postgresql://h/d', key: value.id", "key: expected a list of columns such as [id]"),
+        ("kafka: 'nats://h', topic: t", "expected kafka://HOST[:PORT]"),
+        ("s3: 's3://bucket/a', template: x", "template: expected text with {id}"),
         ("nats: 'nats://h', subject: o, format: csv", "format: only for sinks with file, not nats"),
         ("file: a.ndjson, subject: o", "subject: only for sinks with nats, not file"),
         ("nats: 'nats://h', subject: 'a. b'", "subject 'a. b': expected tokens with dots between them"),

@@ -99,7 +99,7 @@ def _longest_calls(steps: Sequence[Step]) -> list[Service]:
         if step.services:  # those of one step are called side by side
             calls.append(max(step.services.values(), key=_seconds_of))
         branches = [_longest_calls(branch.steps) for branch in step.branches]
-        calls += max(branches, key=lambda calls: sum(map(_seconds_of, calls)), default=[])
+        calls += max(branches, key=lambda calls: sum(map(_seconds_of, calls)), default=list[Service]())
     return calls
 
 

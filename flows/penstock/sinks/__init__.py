@@ -1,8 +1,8 @@
 """Sinks: where the step `to` writes values, in addition to the results of the flow.
 
 `FileSink` appends to a file, `StdoutSink` writes to standard output, `JetStreamSink` and `KafkaSink` publish to a
-broker, `TableSink` inserts into a table of PostgreSQL, `S3Sink` writes objects of a bucket, `DiscardSink` keeps nothing.
-A sink of your own has the methods of the protocol `Sink`; if it writes to files, it is also a subclass of `LocalSink`.
+broker, `TableSink` inserts into a table of PostgreSQL, `S3Sink` writes objects of a bucket, `DiscardSink` drops all. A
+sink of your own has the methods of the protocol `Sink`; if it writes to files, it is also a subclass of `LocalSink`.
 
 >>> flow = Flow("orders").to(FileSink("orders.ndjson"))
 """

@@ -55,7 +55,8 @@ class KafkaSink:
             raise FlowDefinitionError("topic: expected a name, got an empty text")
         if not variable_names(self.url):
             parse_kafka_url(self.url, f"sink {self.title}")
-        self._key = None if self.key is None else _function(self.key)
+        self._key = self.key = None if self.key is None else _function(self.key)
+        self.headers = {name: _function(getter) for name, getter in self.headers.items()}
         self._headers = [(name, _function(getter)) for name, getter in self.headers.items()]
         self._producer: KafkaProducer | None = None
 
