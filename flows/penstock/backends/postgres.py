@@ -68,6 +68,10 @@ class PostgresConnection(Protocol):
         """Return the first value of the first row, or None."""
         ...
 
+    async def prepare(self, query: str) -> Any:
+        """Prepare a statement; its result describes the columns."""
+        ...
+
     def transaction(self, **options: Any) -> AbstractAsyncContextManager[Any]:
         """Begin a transaction, or set a savepoint in one."""
         ...

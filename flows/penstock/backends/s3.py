@@ -38,6 +38,11 @@ RETRY_SECONDS = 20.0
 
 INSTANCE_METADATA = re.compile(r"https?://[^/\s]+/latest/(?:api/token|meta-data)")
 """The addresses at which instances of AWS give keys."""
+_MISSING = "status code: 404"
+"""In the error of a listing, if there is no bucket."""
+
+_REFUSED = re.compile(r"status code: 4(?!08|29)\d\d")
+"""In errors of the client that have no class of their own, if the server has refused the request."""
 
 _ANSWERS = (
     AlreadyExistsError,
@@ -82,7 +87,7 @@ def open_bucket(name: str, options: Mapping[str, str]) -> Bucket:
 
 def advice_of(error: Exception, bucket: str) -> tuple[str, bool] | None:
     """Return what to do about an error of a bucket, and whether it recurs until then. None for other errors."""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) or (isinstance(error, BaseError) and _MISSING in str(error)):
         return f"there is no bucket {bucket}; create it, or name another one", True
     if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
         return (
@@ -114,7 +119,9 @@ async def repeat(request: Callable[[], Awaitable[T]], seconds: float = RETRY_SEC
         except _ANSWERS:
             raise
         except Exception as error:
-            if time.monotonic() + wait > give_up_at or INSTANCE_METADATA.search(str(error)):
+            text = str(error)
+            hopeless = _REFUSED.search(text) or INSTANCE_METADATA.search(text)
+            if hopeless or time.monotonic() + wait > give_up_at:
                 raise
             log.warning("s3.request_repeated", error=_first_line(error), retry_in=wait)
         await asyncio.sleep(wait)

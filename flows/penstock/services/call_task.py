@@ -362,14 +362,16 @@ class CallTask:
 class TimeoutSweeper:
     """Cancels calls that exceed the timeout or their deadline, and again after each further timeout.
 
-    One timer serves all tasks of a bulkhead: a timer for each call would cost more than most calls do.
+    One timer serves all tasks of a bulkhead: a timer for each call would cost more than most calls do. `on_stuck` is
+    called when calls that were cancelled before are cancelled again: they do not count as probes any more.
     """
 
-    __slots__ = ("_due", "_tasks", "_timeout", "timer")
+    __slots__ = ("_due", "_on_stuck", "_tasks", "_timeout", "timer")
 
-    def __init__(self, timeout: float, tasks: Sequence[CallTask]) -> None:
+    def __init__(self, timeout: float, tasks: Sequence[CallTask], on_stuck: Callable[[], None]) -> None:
         self._timeout = timeout
         self._tasks = tasks
+        self._on_stuck = on_stuck
         self.timer: Deadline | None = None
         """Set when a call starts and there is none. It stays when the last call ends: the next call needs it again."""
 
@@ -395,12 +397,16 @@ class TimeoutSweeper:
         self.timer = None
         now = loop.time() + 1e-9
         busy = [task for task in self._tasks if task.queue is not None]
+        stuck = False
         for task in busy:
             due, deadline = task.started_at + self._timeout, task.next_deadline
             if min(due, deadline) <= now:
                 task.time_out(CancelReason.TIMED_OUT if due <= deadline else CancelReason.DEADLINE)
                 task.overdue += loop.time() - task.started_at
                 task.started_at = loop.time()
+                stuck = stuck or task.cancels > 1
         if busy:
             self.watch(min(now, *(task.started_at for task in busy)), loop)
             self.watch_deadline(min(task.next_deadline for task in busy), loop)
+        if stuck:
+            self._on_stuck()
