@@ -16,8 +16,9 @@ from invoking import invoke
 from penstock import Expression, Flow, FlowFileError
 from penstock.backends import extras
 from penstock.flowfile import dump, loads
+from penstock.formats.format import Format
 from penstock.sinks import JetStreamSink, KafkaSink, S3Sink, Sink, TableSink
-from penstock.sources import JetStreamSource, KafkaSource, Source
+from penstock.sources import JetStreamSource, KafkaSource, PostgresSource, S3Source, Source
 
 NATS = "nats: 'nats://h', stream: S, durable: d"
 KAFKA = "kafka: 'kafka://h', topic: t, group: g"
@@ -70,6 +71,16 @@ SOURCES = [
             max_partition_fetch_bytes=2 << 20,
         ),
     ),
+    ("s3: 's3://bucket/in'", S3Source("s3://bucket/in")),
+    (
+        "s3: 's3://bucket/${T}', format: csv, limit: 2KiB, delimiter: ';', checkpoint: nightly",
+        S3Source("s3://bucket/${T}", format=Format.CSV, limit=2048, delimiter=";", checkpoint="nightly"),
+    ),
+    ("postgres: 'postgresql://h/d', query: orders, key: id", PostgresSource("postgresql://h/d", "orders", "id")),
+    (
+        "postgres: '${DB}', query: 'select * from a', key: id, batch: 9, start: '41'",
+        PostgresSource("${DB}", "select * from a", "id", batch=9, start="41"),
+    ),
 ]
 
 
@@ -78,6 +89,7 @@ def test_a_source_is_read_and_dumped(text: str, source: Source[Any], monkeypatch
     """A file, Python and a dump have the same source; variables stay variables."""
     for name in ("NATS", "T", "POD"):
         monkeypatch.setenv(name, "nats://elsewhere" if name == "NATS" else name)
+    monkeypatch.setenv("DB", "postgresql://elsewhere/d")
     assert source_of(text) == source
     flow = Flow("f").worker("w", source)
     for format in ("yaml", "json"):
@@ -93,7 +105,7 @@ def test_a_source_is_read_and_dumped(text: str, source: Source[Any], monkeypatch
         ("{source: {nats: 'nats://h'}}", 'missing "stream": nats needs a string'),
         ("{source: {kafka: 'kafka://h', topic: t}}", 'missing "group": kafka needs a string'),
         (f"{{source: {{{KAFKA}, stream: S}}}}", "stream: only for sources with nats, not kafka"),
-        (f"{{source: {{{NATS}, format: csv}}}}", "format: only for sources with file or directory, not nats"),
+        (f"{{source: {{{NATS}, format: csv}}}}", "format: only for sources with file, directory or s3, not nats"),
         (
             f"{{source: {{{NATS}}}, every: 1s}}",
             "every: a run with the source nats only ends when it is stopped; remove it",
@@ -107,6 +119,8 @@ def test_a_source_is_read_and_dumped(text: str, source: Source[Any], monkeypatch
             "on_failure: Kafka cannot deliver one record again; use dead_letter, and redrive the dead letters",
         ),
         ("{source: {nats: 'nats://u:s3cret@h/S', stream: S, durable: d}}", "source nats S/d"),
+        ("{source: {postgres: 'postgresql://h/d', query: t}}", 'missing "key": postgres needs a string'),
+        ("{source: {s3: 'http://h'}}", "expected s3://BUCKET/PREFIX"),
         ("{source: {nats: 'http://h', stream: S, durable: d}}", "expected nats://HOST[:PORT]"),
         ("{source: {nats: 'nats://h', stream: S, durable: a.b}}", "durable: invalid name 'a.b'"),
         (f"{{source: {{{NATS}, deliveries: 0}}}}", "deliveries: expected an integer >= 1"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from penstock.errors import FlowDefinitionError
+from penstock.flowfile.document import any_of
 from penstock.flowfile.field_types import FORMAT, Duration, Function, Size
 from penstock.flowfile.forms.choices import Chosen, Either, OneKey
 from penstock.flowfile.forms.containers import ListOf, MapOf
@@ -137,8 +138,8 @@ def _make_sink(chosen: Chosen[SinkOptions]) -> Sink:
     for key, (attribute, _) in keys_of(SinkOptions).items():
         if chosen.beside.has(key):
             if key not in SYNTAX[chosen.kind].keys:
-                kinds = " or ".join(kind for kind, syntax in SYNTAX.items() if key in syntax.keys)
-                raise FlowDefinitionError(f"{key}: only for sinks with {kinds}, not {chosen.kind}")
+                kinds = [kind for kind, syntax in SYNTAX.items() if key in syntax.keys]
+                raise FlowDefinitionError(f"{key}: only for sinks with {any_of(kinds)}, not {chosen.kind}")
             options[attribute] = getattr(chosen.beside, attribute)
     return SYNTAX[chosen.kind].make(chosen.value, **options)
 
