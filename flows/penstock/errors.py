@@ -105,6 +105,15 @@ class BrokerError(RunError):
         self.reason = reason
 
 
+class QueryFailed(RunError):
+    """A query of a source failed. The rows before were emitted."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source} cannot be read: {reason}")
+        self.source = source
+        self.reason = reason
+
+
 class BufferOverflow(RunError):
     """A value arrived at a full buffer with `overflow="fail"`."""
 

@@ -66,3 +66,7 @@ made = sync_operator("made", _nothing)
 
 def numbers() -> Source[int]:
     return generate(3, abs)
+
+
+def key_of(value: Any) -> str:
+    return f"{value['id']}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import forking
+from servers import program
 from waiting import HANG_SECONDS, end, until
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,10 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 SECONDS = re.compile(r'"seconds":[\d.e-]+')
 ELLIPSIS = "…"
+SERVERS = ("penstock serve", "penstock simulate", "penstock work", "nats-server --")
+"""Commands that are left running."""
+READY = ("http.listening", "Server is ready")
+"""What they log when they can be used."""
 
 
 class Block(NamedTuple):
@@ -108,7 +113,7 @@ class Walkthrough:
             end(server)
 
     def _run(self, command: str) -> str:
-        if "penstock serve" in command or "penstock simulate" in command:
+        if any(name in command for name in SERVERS):
             self._serve(command)
             return ""
         done = subprocess.run(
@@ -139,7 +144,7 @@ class Walkthrough:
                 start_new_session=True,
             )
         self._servers.append((server, log))
-        until(lambda: "http.listening" in log.read_text() or server.poll() is not None)
+        until(lambda: any(ready in log.read_text() for ready in READY) or server.poll() is not None)
         assert server.poll() is None, f"{command}\n{log.read_text()}"
         # The numbers that the page shows count the orders of the workers, which a person is slower than.
         workers = 2 if command.endswith("penstock serve") else 0
@@ -205,6 +210,7 @@ def make_shims(folder: Path, penstock: str) -> None:
         "pip": "exit 0",
         "python": f'exec "{sys.executable}" "$@"',
         "penstock": penstock,
+        "nats-server": f'exec "{program("nats-server")}" "$@"',
     }.items():
         script(binaries / name, line)
     script(folder / "python3", f'test "$1 $2" = "-m venv" && cp -r "{folder / "environment"}" "$3"')

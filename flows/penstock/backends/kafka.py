@@ -59,7 +59,7 @@ class KafkaAddress:
         except KafkaConnectionError:
             raise
         except (UnknownError, UnsupportedVersionError) as error:
-            log.warning("store.not_idempotent", error=str(error))
+            log.warning("kafka.not_idempotent", error=str(error))
             return await self._start_producer(idempotent=False)
 
     def make_consumer(self, group: str | None = None, **options: Any) -> Any:

@@ -41,6 +41,7 @@ _OWN_OPTIONS = ("connect_timeout",)
 _NO_CONNECTION: tuple[type[Exception], ...] = (
     OSError,  # also TimeoutError
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # of asyncpg 0.32, if the connection breaks at certain moments
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -65,6 +66,10 @@ class PostgresConnection(Protocol):
 
     async def fetchval(self, query: str, *values: Any) -> Any:
         """Return the first value of the first row, or None."""
+        ...
+
+    async def prepare(self, query: str) -> Any:
+        """Prepare a statement; its result describes the columns."""
         ...
 
     def transaction(self, **options: Any) -> AbstractAsyncContextManager[Any]:

@@ -160,6 +160,15 @@ def check_credentials(resolved: str, display_url: str, subject: str = "dead-lett
         raise invalid_url(display_url, problem, subject)
 
 
+def check_s3_url(url: str, subject: str) -> None:
+    """Raise `FlowDefinitionError` for a text that is not a URL of a bucket. One with variables is checked later."""
+    if "${" in url:
+        return
+    if not url.startswith("s3://"):
+        raise invalid_url(url, f"expected {SCHEMES['s3'].usage}", subject)
+    parse_server_url(url, url, subject=subject)
+
+
 def check_postgres_url(url: str, subject: str) -> None:
     """Raise `FlowDefinitionError` for a text that is not a URL of PostgreSQL. A variable at its beginning may be."""
     if url.startswith("${"):

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from penstock.backends.server_url import hide_password
+from penstock.cli.broker_notes import broker_notes
 from penstock.cli.options import FILE, Command, print_error, usage_error
 from penstock.cli.outages import outages, tls_errors
 from penstock.deadletters import DeadLetterStore
@@ -89,7 +90,7 @@ def check_file(path: Path, conflicts: NameConflicts) -> dict[str, Any]:
         "counts": counts(tested),
         "memory": memory_report(file.flow.memory_bound),
         "outages": outages(file.flow),
-        "notes": notes(file.flow.store),
+        "notes": [*notes(file.flow.store), *broker_notes(file.flow)],
     }
 
 

@@ -15,9 +15,9 @@ from datetime import UTC
 from functools import partial
 from typing import Any
 
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import AlreadyExistsError
 
-from penstock.backends.s3 import open_bucket
+from penstock.backends.s3 import advice_of, open_bucket
 from penstock.backends.server_url import parse_server_url
 from penstock.deadletters.dead_letter import DeadLetter
 from penstock.deadletters.log import LogBatch
@@ -40,9 +40,6 @@ MAX_LINE = 64 * 1024 * 1024
 """Maximum bytes of a letter."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
-
-INSTANCE_METADATA = re.compile(r"https?://[^/\s]+/latest/(?:api/token|meta-data)")
-"""The addresses at which instances of AWS give keys."""
 
 
 class S3Store(BaseLog):
@@ -179,22 +176,8 @@ class S3Store(BaseLog):
         await leases.finish(name)
 
     def _advice(self, error: Exception) -> tuple[str, bool]:
-        if isinstance(error, FileNotFoundError):
-            return f"there is no bucket {self._name}; create it, or name another one", True
-        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
-            return (
-                f"access to the bucket {self._name} is denied, or it does not exist; check the credentials "
-                "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) and their permissions to list, read and write",
-                True,
-            )
-        if isinstance(error, BaseError) and INSTANCE_METADATA.search(str(error)):  # where the client asks last
-            return (
-                "there are no keys, and this machine has no role that gives them; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY",
-                True,
-            )
-        if isinstance(error, BaseError):  # its text has several lines for debugging, and repeats the address
-            return f"the request failed: {str(error).splitlines()[0]}", False
+        if (known := advice_of(error, self._name)) is not None:
+            return known
         if isinstance(error, zstd.ZstdError):
             return f"an object cannot be decompressed: {describe(error)}", False
         return describe(error), False

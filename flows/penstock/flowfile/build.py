@@ -15,7 +15,7 @@ from penstock.flowfile.diagnostics import Diagnostics
 from penstock.flowfile.document import Node, quoted
 from penstock.flowfile.limits import MAX_NESTING, MAX_STEPS
 from penstock.flowfile.models import DeadLetters, FlowModel, Redrive, Serve, Window, Worker
-from penstock.flowfile.sources import make_source
+from penstock.flowfile.sources import endless_kind, make_source
 from penstock.flowfile.steps import ReadStep, build_step, misplaced_keys
 from penstock.runtime.order import Order
 from penstock.runtime.schedule import Cron, Every, Once, Schedule
@@ -165,6 +165,12 @@ def check_schedules(workers: Node | None, diagnostics: Diagnostics) -> None:
             diagnostics.add(cron, '"every" and "cron" exclude each other: remove one')
         if timezone is not None and cron is None:
             diagnostics.add(timezone, "timezone: only with cron, such as 30 4 * * *")
+        source = worker.get("source")
+        if source is not None and (kind := endless_kind(source)) is not None:
+            for key in (every, cron):
+                if key is not None:
+                    message = f"{key.value}: a run with the source {kind} only ends when it is stopped"
+                    diagnostics.add(key, message, hint="remove it")
 
 
 def _order(order: Order, flow: Flow[Any]) -> Flow[Any]:

@@ -79,6 +79,11 @@ def quoted(text: str) -> str:
     return json.dumps(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…", ensure_ascii=False)
 
 
+def any_of(names: Sequence[str]) -> str:
+    """Return names as one text: a, b or c."""
+    return " or ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), names[-1]])
+
+
 def scalar_kind(value: object) -> Kind:
     """Return the kind of a Python scalar. Raises `TypeError` for other values."""
     match value:

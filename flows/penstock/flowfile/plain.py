@@ -9,8 +9,7 @@ from typing import Any, cast
 
 from penstock.errors import FlowDefinitionError
 from penstock.expressions import Assign, Expression, Fields
-from penstock.flowfile.field_types import Duration, Function, Size
-from penstock.flowfile.forms.containers import MapOf
+from penstock.flowfile.field_types import Duration, Size
 from penstock.flowfile.forms.form import Form
 from penstock.flowfile.forms.record import Located, keys_of
 from penstock.flowfile.quantities import show_duration, show_size
@@ -39,7 +38,7 @@ def drop_none(values: Mapping[str, Plain]) -> dict[str, Plain]:
 
 def dump_options(made: Any, options: type[Located], names: Iterable[str]) -> dict[str, Plain]:
     """Return options of a dataclass that was made from keys of a record, without those that have their default."""
-    defaults = {field.name: field.default for field in dataclasses.fields(made)}
+    defaults = {field.name: _default_of(field) for field in dataclasses.fields(made)}
     dumped: dict[str, Plain] = {}
     for name in names:
         attribute, key = keys_of(options)[name]
@@ -64,17 +63,21 @@ def reference_of(function: Any) -> str:
     return f"{module}:{name}"
 
 
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def _dump_value(form: Form[Any], value: Any) -> Plain:
     match form:
         case Duration():
             return show_duration(value)
         case Size():
             return show_size(value)
-        case Function():
-            return dump_function(value, form.variable)
-        case MapOf():
-            return {name: _dump_value(form.form, one) for name, one in value.items()}
+        case _ if isinstance(value, Mapping):
+            return {name: dump_function(one) for name, one in cast("Mapping[str, Any]", value).items()}
         case _ if isinstance(value, tuple):
             return list(cast("Any", value))
+        case _ if callable(value):
+            return dump_function(value)
         case _:
             return str(value) if isinstance(value, str) else value  # a member of a StrEnum is not plain

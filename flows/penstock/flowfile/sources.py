@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock.errors import FlowDefinitionError
 from penstock.flow.flow import Flow
+from penstock.flowfile.document import Node, any_of
 from penstock.flowfile.field_types import FORMAT, Duration, Reference, Size
 from penstock.flowfile.forms.choices import Chosen, OneKey, one_or_more
 from penstock.flowfile.forms.form import Form
@@ -22,6 +23,8 @@ from penstock.flowfile.quantities import show_duration
 from penstock.sources import (
     JetStreamSource,
     KafkaSource,
+    PostgresSource,
+    S3Source,
     Source,
     from_directory,
     from_file,
@@ -77,6 +80,13 @@ class SourceOptions(Located):
     max_partition_fetch_bytes: int | None = optional(
         Size(), "kafka: how many bytes of each partition are fetched in advance (1MiB)"
     )
+    checkpoint: str | None = optional(
+        Text(), "s3: the name of the record, in the bucket, of the objects that were processed (penstock)"
+    )
+    query: str | None = optional(Text(), "postgres: a table, or a select")
+    key: str | None = optional(Text(), "postgres: the column by which the rows are read: unique, never null, indexed")
+    batch: int | None = optional(Integer(min=1), "postgres: how many rows one query returns (1000)")
+    start: str | None = optional(Text(), "postgres: the key after which each run begins")
     deliveries: int | None = optional(
         Integer(min=1), "nats, kafka: how often a message is delivered before it fails as Poisoned (5)"
     )
@@ -117,6 +127,10 @@ def _generate(flow: Flow[Any], count: int) -> Source[Any]:
     if flow.sample_factory is None:
         raise FlowDefinitionError("generate: the flow has no samples; describe them under samples:")
     return generate(count, flow.sample_factory)
+
+
+def _stdin(_: Flow[Any], __: bool, **options: Any) -> Source[Any]:
+    return from_stdin(**options)
 
 
 def _call(_: Flow[Any], make: Callable[[], object]) -> Source[Any]:
@@ -160,7 +174,7 @@ SYNTAX: Mapping[str, SourceSyntax] = {
     "stdin": SourceSyntax(
         Boolean(description="The lines of standard input"),
         ("limit",),
-        lambda _, __, **options: from_stdin(**options),
+        _stdin,
         StdinSource,
         lambda source: {"stdin": True, **dump_options(source, SourceOptions, ("limit",))},
     ),
@@ -197,6 +211,19 @@ SYNTAX: Mapping[str, SourceSyntax] = {
         needs=("topic", "group"),
         endless=True,
     ),
+    "s3": SourceSyntax(
+        Text(description="The lines of the objects of a bucket, each object once: s3://BUCKET/PREFIX"),
+        ("checkpoint", *_LINES),
+        partial(_without_flow, S3Source),
+        S3Source,
+    ),
+    "postgres": SourceSyntax(
+        Text(description="The rows of a table or a query, as JSON objects: postgresql://USER@HOST[:PORT]/DATABASE"),
+        ("query", "key", "batch", "start"),
+        partial(_without_flow, PostgresSource),
+        PostgresSource,
+        needs=("query", "key"),
+    ),
     "call": SourceSyntax(Reference(description="A function that returns a source, such as one of your own"), (), _call),
 }
 """The sources by their keys."""
@@ -209,6 +236,11 @@ SOURCE = OneKey(
 """The source of a worker."""
 
 
+def endless_kind(source: Node) -> str | None:
+    """Return the kind of a source in a document if its runs only end when they are stopped, else None."""
+    return next((kind for kind, syntax in SYNTAX.items() if syntax.endless and source.get(kind) is not None), None)
+
+
 def make_source(chosen: Chosen[SourceOptions], flow: Flow[Any]) -> Source[Any]:
     """Make the source of a worker of a flow. Raises `FlowDefinitionError` or `ValueError`."""
     syntax = SYNTAX[chosen.kind]
@@ -217,7 +249,7 @@ def make_source(chosen: Chosen[SourceOptions], flow: Flow[Any]) -> Source[Any]:
         if chosen.beside.has(key):
             if key not in syntax.keys:
                 kinds = [kind for kind, one in SYNTAX.items() if key in one.keys]
-                raise FlowDefinitionError(f"{key}: only for sources with {' or '.join(kinds)}, not {chosen.kind}")
+                raise FlowDefinitionError(f"{key}: only for sources with {any_of(kinds)}, not {chosen.kind}")
             options[attribute] = getattr(chosen.beside, attribute)
     return syntax.make(flow, chosen.value, **options)
 

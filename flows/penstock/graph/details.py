@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from penstock.backends import server_url
@@ -37,15 +38,35 @@ def _limit_label(service: Service) -> str:
 
 
 def sink_details(sink: Sink) -> tuple[str, ...]:
-    """Describe the class of a sink, and its URL or path if it has one."""
+    """Describe the class of a sink, its URL or path if it has one, and where it writes to there."""
     target = getattr(sink, "url", None) or getattr(sink, "path", None)
-    shown = () if target is None else (server_url.hide_secret_options(hide_password(str(target))),)
-    return (split_words(type(sink).__name__), *shown)
+    shown = () if target is None else (_hide_credentials(str(target)),)
+    return (split_words(type(sink).__name__), *shown, *_addresses(sink))
 
 
 def worker_details(worker: Worker) -> tuple[str, ...]:
-    """Describe the source and the schedule of a worker."""
-    return (worker.source.name, schedule_label(worker.schedule))
+    """Describe the source of a worker, its URL if it has one and what it reads there, and the schedule."""
+    source = worker.source
+    url = getattr(source, "url", None)
+    shown = () if url is None else (_hide_credentials(str(url)),)
+    return (source.name, *shown, *_addresses(source), schedule_label(worker.schedule))
+
+
+_ADDRESSES = ("stream", "topic", "subject", "table", "durable", "group")
+"""The attributes of sources and sinks of servers that tell what they read or write, where they have them."""
+
+
+def _addresses(item: object) -> Iterator[str]:
+    for name in _ADDRESSES:
+        if isinstance(value := getattr(item, name, None), str):
+            yield f"{name} {value}"
+
+
+def _hide_credentials(url: str) -> str:
+    """Hide the password of a URL; that of a server of ours has none of the login, because a token stands for a user."""
+    if "nats://" in url or "kafka://" in url:
+        return server_url.hide_password(url)
+    return server_url.hide_secret_options(hide_password(url))
 
 
 def decode_details(flow: Flow[Any]) -> tuple[str, ...]:

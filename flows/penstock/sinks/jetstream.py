@@ -57,7 +57,9 @@ class JetStreamSink:
             parse_nats_url(self.url, f"sink {self.title}")
         if not variable_names(self.subject):
             SubjectTemplate(self.subject)
-        self._id: Callable[[Any], Any] | None = Expression(self.id) if isinstance(self.id, str) else self.id
+        if isinstance(self.id, str):
+            self.id = Expression(self.id)  # the text and the expression are the same sink
+        self._id: Callable[[Any], Any] | None = self.id
         self._publisher: Publisher | None = None
         self._template: SubjectTemplate | None = None
 

@@ -18,7 +18,13 @@ class Sink(Protocol[T]):
     opened once and shared.
 
     A sink may have an attribute `path` or `url`. Graphs show it, and logs and messages do for a sink without a name,
-    both without passwords. A sink that writes to files of this machine is a subclass of `LocalSink`, so that
+    both without passwords.
+
+    A sink that makes an object of each write may have attributes `max_values` and `max_wait`: the step `to` then
+    collects up to `max_values` values for a write, and waits up to `max_wait` seconds for them. They stay in the window
+    of the run meanwhile. When the window is full and all of its elements have arrived, the write begins at once.
+
+    A sink that writes to files of this machine is a subclass of `LocalSink`, so that
     `penstock check`, `run` and `serve` can reject two uses of one file before anything is written.
     """
 

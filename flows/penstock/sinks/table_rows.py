@@ -42,7 +42,7 @@ def fields_of(value: Any) -> Mapping[str, Any]:
     fields = msgspec.to_builtins(value, builtin_types=_PYTHON_TYPES)
     if not isinstance(fields, dict):
         raise TypeError("expected an object, whose fields are the columns")
-    return {str(name): field for name, field in cast("dict[Any, Any]", fields).items()}
+    return {str(name): field for name, field in cast("dict[object, Any]", fields).items()}
 
 
 def encode_cell(value: Any, column: Column) -> str | None:

@@ -9,12 +9,12 @@ from typing import TypeAlias
 
 from penstock.backends.extras import require_extra
 from penstock.backends.kafka_group import CommitRejected, KafkaGroup
-from penstock.backends.server_url import ServerUrl, parse_server_url
+from penstock.backends.kafka_url import parse_kafka_url
 from penstock.core.leases import Answer
-from penstock.errors import FlowDefinitionError, MissingVariable, Poisoned, describe
+from penstock.errors import FlowDefinitionError, Poisoned, describe
 from penstock.sources.kafka_progress import PartitionProgress, Progress
 from penstock.sources.source import Emitter, Source
-from penstock.support.environment import display_text, substitute
+from penstock.support.environment import substitute, variable_names
 from penstock.support.logger import get_logger
 
 log = get_logger()
@@ -76,7 +76,7 @@ class KafkaSource(Source[bytes]):
 
     def __post_init__(self) -> None:
         super().__init__()
-        require_extra("kafka", "the source kafka")
+        require_extra("kafka", f"source kafka {self.topic}")
         if self.from_ not in ("latest", "earliest"):
             raise FlowDefinitionError(f"from: expected latest or earliest, got {self.from_!r}")
         if self.on_failure == "redeliver":
@@ -97,25 +97,17 @@ class KafkaSource(Source[bytes]):
         ):
             if not number > 0:
                 raise FlowDefinitionError(f"{name}: expected a number > 0, got {number!r}")
-        try:
-            self._servers()
-        except MissingVariable:  # it may be set when the source is started
-            pass
+        if not variable_names(self.url):
+            parse_kafka_url(self.url, f"source kafka {self.topic}")
 
     async def produce(self, emitter: Emitter[bytes]) -> None:
         await Consumption(self, emitter, self._join()).run()
-
-    def _servers(self) -> ServerUrl:
-        url, shown = substitute(self.url), display_text(self.url)
-        if not url.startswith("kafka://"):
-            raise FlowDefinitionError(f"url: expected kafka://HOST[:PORT], got {shown!r}")
-        return parse_server_url(url, shown, subject="the source", named=False)
 
     def _join(self) -> KafkaGroup:
         from penstock.backends.aiokafka_group import AiokafkaGroup  # only with the first Kafka source
         from penstock.backends.kafka import KafkaAddress
 
-        parts = self._servers()
+        parts = parse_kafka_url(self.url, f"source kafka {self.topic}")
         return AiokafkaGroup(
             KafkaAddress(parts.servers, parts.user, parts.password, parts.options),
             substitute(self.topic),
@@ -149,6 +141,7 @@ class Consumption:
         self._error: Exception | None = None
         """An error of a notification, whose caller would only log it."""
         self._warned = False
+        self._metadata_checked = False
 
     async def run(self) -> None:
         """Give out records until the run is stopped."""
@@ -283,17 +276,35 @@ class Consumption:
         others = [(value, lease) for value, lease in zip(values, leases, strict=True) if lease not in firsts]
         try:
             await self._try_to_commit()
+            await self._check_metadata(next(iter(begun)))
             while poisoned:
                 value, lease = poisoned.pop()
                 if not lease[0].fenced:
-                    error = Poisoned(lease[0].start.deliveries)
-                    await self._emitter.refuse(value, lease, error)
+                    await self._emitter.refuse(value, lease, Poisoned(lease[0].start.deliveries))
         except BaseException:
             for _, (partition, _) in poisoned + others:
                 partition.released()
             raise
         others = [(value, lease) for value, lease in others if not lease[0].fenced]
         return [value for value, _ in others], [lease for _, lease in others]
+
+    async def _check_metadata(self, partition: PartitionProgress) -> None:
+        """Report a broker that does not keep the text of a commit, such as Tansu. Deliveries are not counted then."""
+        written = partition.committed
+        if self._metadata_checked or written is None or not written.deliveries:
+            return
+        self._metadata_checked = True
+        try:
+            found = (await self._group.committed([partition.number]))[partition.number]
+        except Exception as error:
+            log.warning("kafka.metadata_not_checked", topic=self._topic, error=describe(error))
+            return
+        if not partition.fenced and not found.deliveries:
+            log.warning(
+                "kafka.deliveries_not_counted",
+                topic=self._topic,
+                reason="the broker does not keep the metadata of commits",
+            )
 
     def _filter_tombstone(self, partition: PartitionProgress, offset: int) -> None:
         self._emitter.ledger.count_dropped(1)

@@ -16,7 +16,7 @@ from penstock.sinks import SharedSink, Sink
 from penstock.steps.step import Step, check_seconds, set_option
 
 GROUP = 1024
-"""Maximum of values in one write."""
+"""Maximum of values in one write, unless the sink has another one (`max_values`)."""
 
 TIMEOUT = 30.0
 """Default of `timeout`: seconds for one write."""
@@ -97,6 +97,10 @@ class ToStage:
         self._pending: list[Element[Any]] = []
         self._task: asyncio.Task[None] | None = None
         self._ended = False
+        self._max_values = max(getattr(sink, "max_values", GROUP) for sink in sinks)
+        self._max_wait = max(getattr(sink, "max_wait", 0.0) for sink in sinks)
+        self._enough: asyncio.Event | None = None
+        """Set when a write need not wait for more values; None while it does not wait."""
         self._sinks: list[SharedSink] = []
         self._names = [sink.name or name for sink in sinks]
         """The step that failures of each sink name."""
@@ -115,16 +119,22 @@ class ToStage:
             self._pending += live
             if self._task is None:
                 self._task = self._context.spawn(self._run(), f"step:{self._name}")
+            elif self._enough is not None and self._has_enough():
+                self._enough.set()
 
     def on_completed(self) -> None:
         """Complete when all values are written."""
         self._ended = True
+        if self._enough is not None:
+            self._enough.set()
         if self._task is None:
             self._observer.on_completed()
 
     async def _run(self) -> None:
         while self._pending:
-            group, self._pending = self._pending[:GROUP], self._pending[GROUP:]
+            if self._max_wait and not self._has_enough():
+                await self._collect()
+            group, self._pending = self._pending[: self._max_values], self._pending[self._max_values :]
             await self._write(group)
             record_durations(self._histogram, group, self._context.loop.time())
             if not self._context.emit(self._observer, group):
@@ -132,6 +142,23 @@ class ToStage:
         self._task = None
         if self._ended:
             self._observer.on_completed()
+
+    def _has_enough(self) -> bool:
+        """Whether no more values can be collected for the next write: it is full, or all elements of the run wait."""
+        context, waiting = self._context, len(self._pending)
+        all_wait = not context.window.free and waiting >= context.ledger.in_flight
+        return self._ended or waiting >= self._max_values or all_wait
+
+    async def _collect(self) -> None:
+        """Wait until there are enough values for a write, or for `max_wait` seconds."""
+        self._enough = asyncio.Event()
+        try:
+            async with asyncio.timeout(self._max_wait):
+                await self._enough.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._enough = None
 
     async def _write(self, group: list[Element[Any]]) -> None:
         values = tuple(element.value for element in group)

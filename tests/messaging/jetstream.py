@@ -27,7 +27,7 @@ from penstock.deadletters import create_store
 from penstock.results import DiscardResults
 from penstock.sources import JetStreamSource
 
-url, stream, durable, ack_wait, seconds, output = sys.argv[1:7]
+url, stream, durable, ack_wait, seconds, width, output = sys.argv[1:8]
 out = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 async def work(value):
@@ -35,11 +35,11 @@ async def work(value):
     return value
 
 def note(value):
-    os.write(out, b"%d\\n" % value["n"])
+    os.write(out, b"%7d\\n" % value["n"])
 
 async def main():
     source = JetStreamSource(url, stream, durable, ack_wait=float(ack_wait))
-    flow = Flow("worker").window(256).map_async(work, max_in_flight=128).tap(note)
+    flow = Flow("worker").window(256).map_async(work, max_in_flight=int(width)).tap(note)
     run = flow.start(source, DiscardResults())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, run.abort if "abort" in sys.argv else run.drain)
     print("started", flush=True)
@@ -117,10 +117,17 @@ class Worker:
     """A process that receives messages of a stream, works on each for a while, and then notes its number in a file."""
 
     def __init__(
-        self, stream: Stream, output: Path, *, ack_wait: float = 3.0, seconds: float = 0.01, abort: bool = False
+        self,
+        stream: Stream,
+        output: Path,
+        *,
+        ack_wait: float = 3.0,
+        seconds: float = 0.01,
+        width: int = 128,
+        abort: bool = False,
     ) -> None:
         self.output = output
-        arguments = [stream.server.url, stream.name, "work", str(ack_wait), str(seconds), str(output)]
+        arguments = [stream.server.url, stream.name, "work", str(ack_wait), str(seconds), str(width), str(output)]
         self.process = subprocess.Popen(
             [sys.executable, "-c", WORKER, *arguments, *(["abort"] if abort else [])],
             stdout=subprocess.PIPE,
@@ -131,6 +138,10 @@ class Worker:
     def numbers(self) -> Counter[int]:
         """Return how often each number was noted."""
         return Counter(map(int, self.output.read_text().split())) if self.output.exists() else Counter()
+
+    def size(self) -> int:
+        """Return how many numbers were noted."""
+        return self.output.stat().st_size // 8 if self.output.exists() else 0
 
     def kill(self) -> None:
         """Kill the process."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from brokers.jetstream import Worker, new_stream
+from messaging.jetstream import Worker, new_stream
 from penstock import Flow
 from penstock.results import DiscardResults
 from penstock.sources import JetStreamSource

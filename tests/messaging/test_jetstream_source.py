@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from nats.js.errors import NotFoundError
 
-from brokers.jetstream import Stream, new_stream
+from messaging.jetstream import Stream, new_stream
 from penstock import Flow
 from penstock.deadletters import DeadLetterQuery, MemoryStore, create_store
 from penstock.errors import FlowDefinitionError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from brokers.jetstream import Stream, new_stream
+from messaging.jetstream import Stream, new_stream
 from penstock import Flow, from_iterable
 from penstock.errors import EncodingFailed, FlowDefinitionError, InvalidItem, SinkWriteFailed
 from penstock.results import DiscardResults

@@ -1,0 +1,107 @@
+"""`penstock work` with a real broker: processes that only consume, are stopped, and leave their work to others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from messaging.jetstream import Stream, new_stream
+from servers import NatsServer
+from service.processes import until, working
+
+pytestmark = pytest.mark.long
+
+MESSAGES = 3000
+
+SLOW = """\
+import asyncio
+
+
+class Refused(Exception):
+    retryable = False
+
+
+async def look_up(value):
+    await asyncio.sleep(0.05)
+    if value["n"] % 10 == 3:
+        raise Refused("no three")
+    return value["n"]
+"""
+
+FLOW = """\
+flow: shop
+item: {{n: integer}}
+key: n
+window: 64
+services: {{look_up: {{call: "slow:look_up"}}}}
+steps:
+- enrich: [look_up]
+- to: {{nats: '{url}', subject: '{target}.{{n}}'}}
+serve: false
+workers: {{w: {{source: {{nats: '{url}', stream: {stream}, durable: work, ack_wait: 10m{more}}}}}}}
+"""
+
+
+def write_flow(folder: Path, stream: Stream, target: Stream, more: str = "") -> Path:
+    """Write a flow from one stream to another, and return its file."""
+    (folder / "slow.py").write_text(SLOW)
+    (file := folder / "shop.yaml").write_text(
+        FLOW.format(url=stream.server.url, stream=stream.name, target=target.name, more=more)
+    )
+    return file
+
+
+def numbers(messages: list[Any]) -> list[int]:
+    """Return the numbers in messages, sorted."""
+    return sorted(json.loads(message.data)["n"] for message in messages)
+
+
+async def test_stopped_processes_release_all_leases_and_repeat_nothing(nats_server: NatsServer, tmp_path: Path) -> None:
+    """Leases last ten minutes, so the next process can only continue with what was released."""
+    expected = [number for number in range(MESSAGES) if number % 10 != 3]
+    async with new_stream(nats_server) as stream, new_stream(nats_server) as target:
+        file = write_flow(tmp_path, stream, target)
+        await stream.publish_numbers(MESSAGES)
+        received = failed = 0
+        for wanted in (500, 1000, MESSAGES):
+            with working(tmp_path, file) as process:
+                until(lambda: received + process.metric("penstock_settled_total") >= wanted)  # noqa: B023 - at once
+                assert process.stop() == 0
+                (ended,) = process.logged("run.ended", kind="worker")
+            assert (ended["reason"], ended["cancelled"]) == ("draining", 0)
+            received, failed = received + ended["received"], failed + ended["failed"]
+
+        consumer = await stream.consumer("work")
+        assert (consumer.num_ack_pending, consumer.num_pending) == (0, 0)
+        assert (received, failed) == (MESSAGES, MESSAGES // 10)
+        assert numbers(await target.messages()) == expected
+
+
+async def test_redelivered_failures_become_one_letter_each_in_the_end(nats_server: NatsServer, tmp_path: Path) -> None:
+    """With `on_failure: redeliver` an item fails as often as `deliveries` says, then as Poisoned."""
+    async with new_stream(nats_server) as stream, new_stream(nats_server) as target:
+        file = write_flow(tmp_path, stream, target, ", on_failure: redeliver, deliveries: 1")
+        await stream.publish_numbers(20)
+        with working(tmp_path, file) as process:
+            until(lambda: process.metric("penstock_dead_letters_total", step="source") == 2)
+            assert process.metric("penstock_settled_total", outcome="failed") == 4
+            assert process.metric("penstock_dead_letters_total") == 2
+        info = await stream.consumer("work")
+        assert (info.num_ack_pending, info.num_pending) == (0, 0)
+        assert len(await target.messages()) == 18
+
+
+async def test_a_broker_that_is_not_there_restarts_the_run_with_backoff(tmp_path: Path) -> None:
+    """The process stays up and says so, without a password."""
+    (file := tmp_path / "f.yaml").write_text(
+        "flow: f\nworkers: {w: {source: {nats: 'nats://u:s3cret@127.0.0.1:1', stream: S, durable: d}}}\n"
+    )
+    with working(tmp_path, file) as process:
+        restart = process.event("worker.restart", worker="w")
+        assert process.request("GET", "/health/live").status == 200
+        assert process.stop() == 0
+    assert "S/d" in restart["error"]
+    assert "s3cret" not in str(process.events)
