@@ -232,6 +232,23 @@ async def test_a_broken_connection(orders: Table, conflict: dict[str, Any], lost
     assert orders.count() == 1
 
 
+async def test_writers_that_block_each_other(orders: Table) -> None:
+    """Updates of the same rows in another order: the database ends one of them, and it is repeated."""
+    sinks = [orders.sink(on_conflict="update", key="id") for _ in range(2)]
+    for sink in sinks:
+        await sink.open()
+    values = [{"id": number, "name": "x"} for number in range(3000)]
+    with capture_logs() as logs:
+        for _ in range(40):
+            assert await asyncio.gather(sinks[0].write(values), sinks[1].write(values[::-1])) == [None, None]
+            if any(entry["event"] == "sink.write_retried" for entry in logs):
+                break
+    for sink in sinks:
+        await sink.aclose()
+    assert any("deadlock" in entry["error"] for entry in logs)
+    assert orders.count() == 3000
+
+
 async def test_a_server_that_is_killed_and_restarted(orders: Table) -> None:
     """With on_conflict nothing is lost or doubled; elements wait while the server is away."""
     values = [{"id": number, "name": "x"} for number in range(6_000)]
