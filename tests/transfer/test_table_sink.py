@@ -88,11 +88,16 @@ class Other:
 @pytest.mark.parametrize("conflict", [{}, {"on_conflict": "skip"}, {"on_conflict": "update", "key": "id"}])
 async def test_fields_go_to_the_columns_of_the_same_name(orders: Table, conflict: dict[str, Any]) -> None:
     """Of dicts, Structs and dataclasses; a column without a field has its default."""
-    errors = await write(
-        orders.sink(**conflict), [{"name": "a\tb\\n\n", "id": 1}, Order(2, "ü😀"), Other(3, 7), {"id": 4, "name": None}]
-    )
-    assert errors == [""] * 4
-    assert orders.rows() == [[1, "a\tb\\n\n", None], [2, "ü😀", None], [3, None, 7], [4, None, None]]
+    values = [{"name": "a\tb\\n\n", "id": 1}, Order(2, "ü😀"), Other(3, 7), {"id": 4, "name": None}]
+    tab = {"id": 5, "name": "\t", "amount": None}
+    assert await write(orders.sink(**conflict), [*values, tab]) == [""] * 5
+    assert orders.rows() == [
+        [1, "a\tb\\n\n", None],
+        [2, "ü😀", None],
+        [3, None, 7],
+        [4, None, None],
+        [5, "\t", None],
+    ]
 
 
 @pytest.mark.parametrize("conflict", [{}, {"on_conflict": "skip"}])
