@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -16,6 +17,7 @@ from invoking import invoke
 from penstock import Expression, Flow, FlowFileError
 from penstock.backends import extras
 from penstock.flowfile import dump, loads
+from penstock.flowfile.sources import SOURCE, SYNTAX
 from penstock.formats.format import Format
 from penstock.sinks import JetStreamSink, KafkaSink, S3Sink, Sink, TableSink
 from penstock.sources import JetStreamSource, KafkaSource, PostgresSource, S3Source, Source
@@ -132,6 +134,17 @@ def test_errors_of_a_source_say_what_to_do(worker: str, error: str) -> None:
     found = errors_of(f"flow: f\nworkers: {{w: {worker}}}\n")
     assert any(error in text for text in found), found
     assert "s3cret" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "given", [{"nats": "u"}, {"kafka": "u"}, {"kafka": "u", "topic": "t"}, {"postgres": "u", "query": "q"}]
+)
+def test_the_schema_for_editors_has_the_needed_keys(given: dict[str, str]) -> None:
+    """As `check` has, and no others: with them the source is valid."""
+    validator = Draft202012Validator(SOURCE.schema())
+    assert {error.validator for error in validator.iter_errors(given)} == {"dependentRequired"}
+    needed = dict.fromkeys(SYNTAX[next(iter(given))].needs, "x")
+    assert validator.is_valid(given | needed)
 
 
 @pytest.mark.parametrize(("extra", "text"), [("nats", NATS), ("kafka", KAFKA)])
