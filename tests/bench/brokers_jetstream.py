@@ -55,7 +55,7 @@ async def by_penstock(stream: Stream, count: int) -> float:
     run.drain()
     await run.finished
     seconds = time.perf_counter() - begun
-    assert (await stream.consumer(durable)).ack_floor.stream_seq == count
+    await finished(stream, durable)
     return seconds
 
 
@@ -77,7 +77,7 @@ async def by_hand(stream: Stream, count: int) -> float:
     await client.flush()
     await client.close()
     seconds = time.perf_counter() - begun
-    assert (await stream.consumer(durable)).ack_floor.stream_seq == count
+    await finished(stream, durable)
     return seconds
 
 
@@ -183,10 +183,10 @@ async def redelivered(stream: Stream) -> float:
     return time.perf_counter()
 
 
-async def finished(stream: Stream) -> None:
+async def finished(stream: Stream, durable: str = "work") -> None:
     """Wait until all messages are acknowledged."""
     async with asyncio.timeout(300):
-        while (info := await stream.consumer("work")).num_pending or info.num_ack_pending:
+        while (info := await stream.consumer(durable)).num_pending or info.num_ack_pending:
             await asyncio.sleep(0.01)
 
 
