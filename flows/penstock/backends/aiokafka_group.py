@@ -42,7 +42,7 @@ class AiokafkaGroup:
             group_instance_id=instance,
             auto_offset_reset=from_,
             session_timeout_ms=int(session_timeout * 1000),
-            heartbeat_interval_ms=int(session_timeout * 1000 / 3),
+            heartbeat_interval_ms=int(min(session_timeout / 6, 3.0) * 1000),
             rebalance_timeout_ms=int(rebalance_timeout * 1000),
             max_partition_fetch_bytes=max_partition_fetch_bytes,
             fetch_max_wait_ms=500,
