@@ -153,6 +153,39 @@ def test_values_that_come_during_a_write_go_out_in_one() -> None:
     assert [len(values) for values in shelf.writes] == [1, 9, 10, 5]
 
 
+def collected(total: int, window: int, gap: float, *shelves: Shelf) -> Summary:
+    """Send numbers, one each `gap` seconds, to sinks with `max_values` 10 and `max_wait` 5 s."""
+    for shelf in shelves:
+        shelf.max_values, shelf.max_wait = 10, 5.0  # type: ignore[attr-defined]
+
+    async def numbers() -> Any:
+        for number in range(total):
+            await asyncio.sleep(gap)
+            yield number
+
+    source = from_async_iterable(numbers()) if gap else from_iterable(range(total))
+    return run(Flow("collect").window(window).to(*shelves).run(source))
+
+
+def test_values_are_collected_for_a_sink_that_asks_for_it() -> None:
+    """Until there are `max_values`, the first has waited `max_wait` seconds, or the input ends."""
+    shelf = Shelf()
+    assert collected(23, 100, 0, shelf).ok == 23
+    assert [len(values) for values in shelf.writes] == [10, 10, 3]
+    slow = Shelf()
+    assert collected(8, 100, 2.0, slow).ok == 8
+    assert slow.writes == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert [began for began, _ in slow.times] == [7.0, 13.0, 16.0]
+
+
+def test_a_full_window_is_not_collected_any_longer() -> None:
+    """No more elements can come before these are settled."""
+    shelf, other = Shelf(), Shelf()
+    assert collected(12, 4, 0, shelf, other).ok == 12
+    assert shelf.writes == other.writes == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert shelf.times[-1][1] == 0.0
+
+
 def test_an_outlet_lives_as_long_as_runs_use_it() -> None:
     """Opened at the first value, by one of three runs; closed after the last; opened again for the next."""
     shelf = Shelf(seconds=1)

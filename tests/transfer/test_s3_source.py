@@ -6,7 +6,9 @@ import asyncio
 import gzip
 import json
 import re
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,6 +225,33 @@ async def test_a_killed_server(bucket: TestBucket) -> None:
     await restart
     assert found == list(range(3000))
     assert len(state_of(bucket)["done"]) == 10
+
+
+async def test_a_killed_process(bucket: TestBucket, tmp_path: Path) -> None:
+    """Nothing is lost. What it has done since its last save, and what was in flight, is repeated."""
+    for number in range(5):
+        bucket.put(f"in/{number}.ndjson", lines(*range(number * 2000, number * 2000 + 2000)))
+    file = tmp_path / "values"
+    file.touch()
+    kills = 0
+    while True:
+        known = file.read_bytes().count(b"\n")
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable, str(Path(__file__).with_name("s3_worker.py")), bucket.url("in"), str(file)
+        )
+        ended = asyncio.ensure_future(worker.wait())
+        while not ended.done() and (kills == 3 or file.read_bytes().count(b"\n") < known + 2500):
+            await asyncio.sleep(0.01)
+        if ended.done():
+            break
+        worker.kill()
+        kills += 1
+        await ended
+    assert (kills, ended.result()) == (3, 0)
+    counts = Counter(map(int, file.read_bytes().split()))
+    assert sorted(counts) == list(range(10_000))
+    assert 0 < sum(counts.values()) - 10_000 < 3 * 3000  # a process is killed after about 2,500 values
+    assert await values_of(S3Source(bucket.url("in"))) == []
 
 
 async def test_what_a_sink_writes_a_source_reads(bucket: TestBucket) -> None:

@@ -88,11 +88,16 @@ class Other:
 @pytest.mark.parametrize("conflict", [{}, {"on_conflict": "skip"}, {"on_conflict": "update", "key": "id"}])
 async def test_fields_go_to_the_columns_of_the_same_name(orders: Table, conflict: dict[str, Any]) -> None:
     """Of dicts, Structs and dataclasses; a column without a field has its default."""
-    errors = await write(
-        orders.sink(**conflict), [{"name": "a\tb\\n\n", "id": 1}, Order(2, "ü😀"), Other(3, 7), {"id": 4, "name": None}]
-    )
-    assert errors == [""] * 4
-    assert orders.rows() == [[1, "a\tb\\n\n", None], [2, "ü😀", None], [3, None, 7], [4, None, None]]
+    values = [{"name": "a\tb\\n\n", "id": 1}, Order(2, "ü😀"), Other(3, 7), {"id": 4, "name": None}]
+    tab = {"id": 5, "name": "\t", "amount": None}
+    assert await write(orders.sink(**conflict), [*values, tab]) == [""] * 5
+    assert orders.rows() == [
+        [1, "a\tb\\n\n", None],
+        [2, "ü😀", None],
+        [3, None, 7],
+        [4, None, None],
+        [5, "\t", None],
+    ]
 
 
 @pytest.mark.parametrize("conflict", [{}, {"on_conflict": "skip"}])
@@ -230,6 +235,23 @@ async def test_a_broken_connection(orders: Table, conflict: dict[str, Any], lost
         assert await writing is None
     await sink.aclose()
     assert orders.count() == 1
+
+
+async def test_writers_that_block_each_other(orders: Table) -> None:
+    """Updates of the same rows in another order: the database ends one of them, and it is repeated."""
+    sinks = [orders.sink(on_conflict="update", key="id") for _ in range(2)]
+    for sink in sinks:
+        await sink.open()
+    values = [{"id": number, "name": "x"} for number in range(3000)]
+    with capture_logs() as logs:
+        for _ in range(40):
+            assert await asyncio.gather(sinks[0].write(values), sinks[1].write(values[::-1])) == [None, None]
+            if any(entry["event"] == "sink.write_retried" for entry in logs):
+                break
+    for sink in sinks:
+        await sink.aclose()
+    assert any("deadlock" in entry["error"] for entry in logs)
+    assert orders.count() == 3000
 
 
 async def test_a_server_that_is_killed_and_restarted(orders: Table) -> None:

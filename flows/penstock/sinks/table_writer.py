@@ -20,7 +20,7 @@ from penstock.backends.postgres import (
 )
 from penstock.errors import RowRejected, SinkWriteFailed, describe
 from penstock.services.retry import Backoff
-from penstock.sinks.table_rows import Cells, Column, copy_line, encode_cell, fields_of
+from penstock.sinks.table_rows import Column, Group, Row, copy_line, group_rows
 from penstock.support.logger import get_logger
 
 log = get_logger()
@@ -57,9 +57,6 @@ order by a.attnum
 """
 
 _COPY_COLUMN = re.compile(r"COPY .*, line \d+, column ([^:]+):")
-
-Row = tuple[int, Cells]
-"""The position of a value in the write, and its cells."""
 
 
 class TableWriter:
@@ -108,7 +105,7 @@ class TableWriter:
         give_up_at = asyncio.get_running_loop().time() + RETRY_SECONDS
         await self._reconnect(give_up_at)
         errors: list[Exception | None] = [None] * len(values)
-        groups = self._groups(values, errors)
+        groups = self._encode(values, errors)
         for index, (columns, rows) in enumerate(groups):
             try:
                 await self._write_group(columns, rows, errors, give_up_at)
@@ -121,40 +118,13 @@ class TableWriter:
                 break
         return errors if any(errors) else None
 
-    def _groups(
-        self, values: Sequence[Any], errors: list[Exception | None]
-    ) -> Sequence[tuple[tuple[Column, ...], list[Row]]]:
-        """Encode values, and group those with the same columns. The rest gets errors.
-
-        An update may not change one row twice in a statement, so the second value with a key is in a later group.
-        """
-        groups: dict[tuple[int, tuple[str, ...]], list[Row]] = {}
-        seen: dict[tuple[Any, ...], int] = {}
-        for number, value in enumerate(values):
-            try:
-                names, cells = self._row(value)
-            except Exception as error:
-                errors[number] = self._rejection(describe(error), error)
-                continue
-            turn = 0
-            if self._conflict == "update" and set(self._key) <= set(names):
-                key = tuple(cells[names.index(name)] for name in self._key)
-                turn = seen[key] = seen.get(key, -1) + 1
-            groups.setdefault((turn, names), []).append((number, cells))
-        ordered = sorted(groups.items(), key=lambda group: group[0][0])
-        return [(tuple(self._columns[name] for name in names), rows) for (_, names), rows in ordered]
-
-    def _row(self, value: Any) -> tuple[tuple[str, ...], Cells]:
-        fields = fields_of(value)
-        if self._selected is not None:
-            fields = {name: fields[name] for name in self._selected if name in fields}
-        unknown = [name for name in fields if name not in self._columns]
-        if unknown:
-            raise ValueError(f"there is no column {', '.join(unknown)}; name the columns to write: columns=[…]")
-        if not fields:
-            raise ValueError("the value has none of the columns")
-        names = tuple(name for name in self._columns if name in fields)
-        return names, tuple(encode_cell(fields[name], self._columns[name]) for name in names)
+    def _encode(self, values: Sequence[Any], errors: list[Exception | None]) -> Sequence[Group]:
+        """Encode values as rows, in groups. Those that are no rows get errors."""
+        unique = self._key if self._conflict == "update" else ()
+        groups, invalid = group_rows(values, self._columns, selected=self._selected, unique=unique)
+        for number, error in invalid:
+            errors[number] = self._rejection(describe(error), error)
+        return groups
 
     async def _write_group(
         self, columns: tuple[Column, ...], rows: list[Row], errors: list[Exception | None], give_up_at: float
@@ -287,7 +257,9 @@ class TableWriter:
         try:
             found = await connection.fetch(_COLUMNS, self._quoted)
             self._columns = {
-                row["name"]: Column(row["name"], row["type"], row["category"]) for row in found if not row["generated"]
+                row["name"]: Column(row["name"], row["type"], row["category"], row["type"] in ("json", "jsonb"))
+                for row in found
+                if not row["generated"]
             }
             self._check_columns()
         except BaseException:

@@ -32,9 +32,9 @@ class To(Step):
     time, and closed after the last run.
 
     **Accepts** elements. **Backpressures when** a write is in progress: elements wait, within the window, and are
-    written together in the next write. If a sink cannot be opened, the elements of that write fail and the others wait
-    for the next attempt, with backoff up to 5 s. **Emits** the same elements in the same order. **Completes when** its
-    input completes and all values are written.
+    written together in the next write. A sink with `max_wait` lets them wait for more (see `Sink`). If a sink cannot be
+    opened, the elements of that write fail and the others wait for the next attempt, with backoff up to 5 s. **Emits**
+    the same elements in the same order. **Completes when** its input completes and all values are written.
 
     >>> step = To((orders_file, audit_file), name="files")
     """
