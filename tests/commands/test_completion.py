@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 LINES = [
     (("ru",), {"run"}),
     (("run", "--ou"), {"--output"}),
-    (("run", "--order", ""), {"input", "completion"}),
+    (("run", "--order", ""), {"input", "completion", "key"}),
     (("run", "--format", ""), {"ndjson", "csv"}),
     (("run", "--window", ""), set()),
     (("dead-letters", ""), set(DEAD_LETTER_COMMANDS)),

@@ -79,7 +79,7 @@ def letters_in(folder: Path) -> list[DeadLetter]:
     return asyncio.run(read())
 
 
-@pytest.mark.parametrize("order", ["completion", "input"])
+@pytest.mark.parametrize("order", ["completion", "input", "key"])
 def test_every_input_has_one_line_after_kills_at_random_moments(tmp_path: Path, order: str) -> None:
     """Those that were filtered have none; values, letters and the end record agree with it; nothing is redone.
 

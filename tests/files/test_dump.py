@@ -205,7 +205,7 @@ def flows(draw: st.DrawFn) -> Flow[Any]:
     flow = draw(extended(flow))
     assume(all(one == other for one in flow.all_services for other in flow.all_services if one.name == other.name))
     if draw(st.booleans()):
-        flow = flow.order()
+        flow = flow.order(draw(st.sampled_from(["input"] if key is None else ["input", "key"])))
     flow = flow.samples(draw(st.sampled_from([sample_order, Fields({"id": Expression("seq", "seq")})])))
     sources = [
         generate(20, flow.sample_factory),

@@ -99,7 +99,7 @@ OFFERED = {
     "flow: f\nsteps:\n  - |": ["enrich", "filter", "map", "batch", "route", "to", "apply", "name"],
     "flow: f\nsteps:\n  - route:\n      big:\n        |": ["when", "steps", "final"],
     "flow: f\nservices:\n  pricing:\n    |": ["call", "get", "post", "timeout", "attempts", "max_in_flight"],
-    "flow: f\norder: |": ["completion", "input"],
+    "flow: f\norder: |": ["completion", "input", "key"],
     "flow: f\nitem:\n  id: |": ["integer", "string", "string?"],
     "flow: f\nsteps:\n  - to: |": ["stdout", "discard"],
     "flow: f\nworkers:\n  A:\n    source:\n      |": ["generate", "file", "directory", "call"],

@@ -84,6 +84,11 @@ def test_all_mistakes_are_said_at_once() -> None:
     ("text", "says"),
     [
         ("steps: []", '1:1: missing "flow": expected a name of letters, digits, - and _'),
+        (
+            "flow: f\norder: key",
+            '2:8: flow f: order: "key" needs the field that identifies an item; set "key" to its name',
+        ),
+        ("flow: f\nkey: id\norder: key\nitem: {no: string}", '2:6: unknown item field "id": expected no'),
         ("flow: f\nkey: id\nitem: {no: string}", '2:6: unknown item field "id": expected no'),
         ("flow: f\nitem: {n: {type: string, pattern: '('}}", "2:11: pattern: not a regular expression of RE2"),
         ("flow: f\nitem: {n: {type: array, items: integer?}}", "2:11: items: an item of a list cannot be optional"),

@@ -16,7 +16,7 @@ from laws.doubles import Spy
 from laws.plans import plans
 from penstock import Backoff, Flow, Service
 from penstock.core.element import Outcome
-from penstock.errors import FlowDefinitionError, RunError
+from penstock.errors import FlowDefinitionError, FlowFileError, RunError
 from penstock.flow.flow import Otherwise, When
 from penstock.flowfile.models import Window
 from penstock.flowtests import FlowTest, FlowTestRun, run_test, verify
@@ -292,6 +292,14 @@ def test_results_can_be_asked_for_in_the_order_of_the_input() -> None:
     slow = "when: {inventory: {returns: 1}, pricing: {orderId: 1, delay: 9s}}"
     assert found(f"{{given: {{generate: 2}}, {slow}, expect: {{order: [2, 1]}}}}") == []
     assert found(f"{{given: {{generate: 2}}, {slow}, order: input, expect: {{order: [1, 2]}}}}") == []
+
+
+def test_results_can_be_asked_for_in_the_order_of_the_key() -> None:
+    slow = "when: {inventory: {returns: 1}, pricing: {orderId: 1, delay: 9s}}"
+    given_ = "given: [{orderId: 1}, {orderId: 1}, {orderId: 2}]"
+    assert found(f"{{{given_}, {slow}, order: key, expect: {{order: [2, 1, 1]}}}}") == []
+    with pytest.raises(FlowFileError, match="order: key: flow f has no key"):
+        found("{given: [1], order: key, expect: {ok: 1}}", Flow[Any]("f"))
 
 
 def test_the_calls_at_once_of_a_service_are_counted() -> None:

@@ -193,6 +193,16 @@ def test_order_input_returns_results_in_the_order_of_the_input(server: Process) 
     assert [record["seq"] for record in response.results] == list(range(300))
 
 
+def test_order_key_returns_results_with_the_same_key_in_input_order(server: Process) -> None:
+    """All results are there, failures included."""
+    response = server.post(*({"orderId": id % 7} for id in range(1, 301)), query="?order=key")
+    by_key: dict[int, list[int]] = {}
+    for record in response.results:
+        by_key.setdefault((record["seq"] + 1) % 7, []).append(record["seq"])
+    assert len(response.results) == 300
+    assert [seqs for seqs in by_key.values() if seqs != sorted(seqs)] == []
+
+
 def test_the_header_penstock_run_identifies_the_run(server: Process) -> None:
     """The log and dead letters have the same id."""
     response = server.request("GET", "/orders/bulk?count=3")

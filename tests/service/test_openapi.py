@@ -378,6 +378,7 @@ def test_the_description_has_the_path_of_each_flow() -> None:
     assert spec["components"]["schemas"]["item.Order"]["required"] == ["orderId"]
     order = spec["paths"]["/shop/bulk"]["post"]["parameters"][0]
     assert (order["name"], order["schema"]["default"]) == ("order", "input")
+    assert order["schema"]["enum"] == ["completion", "input", "key"]
 
 
 def name_of(case: Case) -> str:

@@ -38,7 +38,7 @@ def rejection(response: Response, status: int) -> str:
         ("/orders/bulk?count=", "count: expected an integer"),
         ("/orders/bulk?count=%D9%A3", "count: expected an integer"),
         ("/orders/bulk?count=" + "9" * 500, "count: expected an integer"),
-        ("/orders/bulk?order=random", "input or completion"),
+        ("/orders/bulk?order=random", "completion, input or key"),
         ("/orders/bulk?count=1&count=2", "the parameter 'count' is given 2 times"),
         ("/orders/bulk?order=input&order=input", "the parameter 'order' is given 2 times"),
         ("/dead-letters?step=a&limit=1&step=b&step=c", "the parameter 'step' is given 3 times"),

@@ -530,6 +530,13 @@ def test_the_order_of_a_flow_is_the_default_of_its_requests(serve: Serve, folder
     assert server.request("GET", "/a/bulk?count=5&order=completion").end["ok"] == 5
 
 
+def test_order_key_needs_a_flow_with_a_key(serve: Serve, folder: Path) -> None:
+    """Where the request names it, that is an invalid parameter."""
+    write(folder / "a.yaml", "flow: a\nsamples: {n: seq}\n")
+    rejected = serve(folder).request("GET", "/a/bulk?order=key")
+    assert (rejected.status, rejected.json()["detail"]) == (400, "order: key: the items of flow a have no key")
+
+
 def test_a_module_that_hangs_on_import_does_not_delay_the_shutdown(serve: Serve, folder: Path) -> None:
     """The shutdown is not forced, because no element waits for the thread that loads."""
     hanging = "import pathlib, time\npathlib.Path(__file__ + '.begun').touch()\ntime.sleep(3600)\n"

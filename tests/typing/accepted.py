@@ -277,6 +277,8 @@ async def results() -> None:
         else:
             assert_type(result, Ok[Price])
         assert_type(amount(result), float)
+    async with flow.order("key").stream(from_stdin(), ordered="input") as by_word:
+        assert_type((await anext(by_word)).seq, int)
     async with flow.order().stream(from_stdin(), ordered=True) as stream:
         assert_type((await anext(stream)).seq, int)
         assert_type([each.value.amount async for each in stream if each.ok], list[float])

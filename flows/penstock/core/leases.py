@@ -48,7 +48,7 @@ class Lessor(Protocol[K]):
     def origin(self, lease: K) -> str:
         """Return the name of the message, which is the same each time that it is delivered.
 
-        A dead letter contains it, and the store keeps one letter for each origin and step of a flow.
+        A dead letter contains it, and the store keeps one letter of a flow for each origin until it is resolved.
         """
         ...
 

@@ -152,6 +152,7 @@ class Ledger:
         self.settled[FAILED] += self._failed_with_letter
         self._failed_with_letter = 0
         self.settled[CANCELLED] += self.in_flight
+        self._watchers = ()  # breaks cycles: they may refer to the run, which refers to this object
         self.window.reset()
 
     def _settle_part(self, parent: Element[Any], outcome: Outcome) -> None:

@@ -28,6 +28,7 @@ from penstock.flow.item_type import FIELD, field_hint, fields_of, item_type_erro
 from penstock.flow.merge import merge_into, services_and_merge
 from penstock.flow.serving import ServingOptions, Worker
 from penstock.results import DiscardResults, ResultConsumer
+from penstock.runtime.order import Order, Ordered, OrderWord, check_key, order_of
 from penstock.runtime.run import Run
 from penstock.runtime.schedule import Once, Schedule, validate_schedule
 from penstock.runtime.stream import Results
@@ -189,8 +190,8 @@ class Flow(Generic[In, Out]):
     """How long dead letters are kept; None: for ever."""
     auto_redrive: AutoRedrive | None = field(default=None, kw_only=True)
     """When dead letters are redriven automatically; None: never."""
-    ordered: bool = field(default=False, kw_only=True)
-    """Whether results are in input order. A run may override it."""
+    ordering: Order = field(default=Order.COMPLETION, kw_only=True)
+    """The order of results. A run may override it."""
     max_seconds: float | None = field(default=None, kw_only=True)
     """The deadline: how many seconds an item may take, from the moment its source emits it; None: any time."""
     sample_factory: Callable[[int], Any] | None = field(default=None, kw_only=True)
@@ -667,9 +668,15 @@ class Flow(Generic[In, Out]):
             check_redrive(self.store)
         return replace(self, auto_redrive=AutoRedrive(when=when, rate=rate))
 
-    def order(self) -> Flow[In, Out]:
-        """Return results in input order."""
-        return replace(self, ordered=True)
+    def order(self, by: OrderWord = Order.INPUT) -> Flow[In, Out]:
+        """Set the order of results.
+
+        `completion`: each as soon as it is ready, which is the default. `input`: in input order. `key`: elements with
+        the same key are processed one after the other, in input order; others overtake them.
+        """
+        order = order_of(by)
+        check_key(self.name, order, self.key)
+        return replace(self, ordering=order)
 
     def samples(self, make: Callable[[int], In]) -> Flow[In, Out]:
         """Set the function that returns the sample item with a number, from 1."""
@@ -768,20 +775,21 @@ class Flow(Generic[In, Out]):
             self.memory_bound.elements,
             self.dead_letter_target if self.copies else self.store,
             self.redacted,
-            self.ordered,
+            self.ordering,
             self.max_seconds,
+            self.key,
         )
 
-    def start(self, source: Input[In], consumer: ResultConsumer | None = None, *, ordered: bool | None = None) -> Run:
+    def start(self, source: Input[In], consumer: ResultConsumer | None = None, *, ordered: Ordered = None) -> Run:
         """Start a run and return it, to drain or to abort it: `await run.finished` gives its summary.
 
-        `consumer` takes the results, such as `LineWriter`; without one they are discarded. `ordered` keeps the order of
-        the input.
+        `consumer` takes the results, such as `LineWriter`; without one they are discarded. `ordered` is
+        the order of results (see `order`); True stands for `input`.
         """
         return Run(self.plan(), source, DiscardResults() if consumer is None else consumer, ordered=ordered)
 
     async def run(
-        self, source: Input[In], consumer: ResultConsumer | None = None, *, ordered: bool | None = None
+        self, source: Input[In], consumer: ResultConsumer | None = None, *, ordered: Ordered = None
     ) -> Summary:
         """Run the flow until the source has ended and all elements are settled.
 
@@ -798,10 +806,10 @@ class Flow(Generic[In, Out]):
             await run.finished
             raise
 
-    def stream(self, source: Input[In], *, ordered: bool | None = None) -> Results[Out]:
+    def stream(self, source: Input[In], *, ordered: Ordered = None) -> Results[Out]:
         """Run the flow and take its results one by one, each as soon as it is ready; see `Results`.
 
-        `ordered` keeps the order of the input.
+        `ordered` is the order of results (see `order`); True stands for `input`.
 
         >>> async with flow.stream(source) as results:
         ...     async for result in results:
@@ -867,7 +875,7 @@ def _steps_of(empty: Flow[Any], branch: Flow[Any], where: str) -> tuple[Step, ..
     options = {
         "dead_letters": branch.store is not None and branch.store is not empty.store,
         "redrive": branch.auto_redrive is not None and branch.auto_redrive is not empty.auto_redrive,
-        "order": branch.ordered and not empty.ordered,
+        "order": branch.ordering is not empty.ordering,
         "window": branch.name == empty.name and (branch.elements, branch.bytes) != (empty.elements, empty.bytes),
         "deadline": branch.max_seconds is not None and branch.max_seconds != empty.max_seconds,
         "samples": branch.sample_factory is not None and branch.sample_factory is not empty.sample_factory,

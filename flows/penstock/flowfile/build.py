@@ -17,6 +17,7 @@ from penstock.flowfile.limits import MAX_NESTING, MAX_STEPS
 from penstock.flowfile.models import DeadLetters, FlowModel, Redrive, Serve, Window, Worker
 from penstock.flowfile.sources import endless_kind, make_source
 from penstock.flowfile.steps import ReadStep, build_step, misplaced_keys
+from penstock.runtime.order import Order
 from penstock.runtime.schedule import Cron, Every, Once, Schedule
 from penstock.services import Service
 
@@ -53,8 +54,8 @@ class FlowBuilder:
         if read.deadline is not None:
             flow = flow.deadline(read.deadline)
         flow = self.steps(flow, read.steps or ())
-        if read.order == "input":
-            flow = flow.order()
+        if read.order is not None and (read.key is None or key is not None):
+            flow = self._try(read.at("order"), flow, partial(_order, Order(read.order)))
         if read.samples is not None:
             flow = flow.samples(read.samples)
         for name, worker in (read.workers or {}).items():
@@ -170,6 +171,10 @@ def check_schedules(workers: Node | None, diagnostics: Diagnostics) -> None:
                 if key is not None:
                     message = f"{key.value}: a run with the source {kind} only ends when it is stopped"
                     diagnostics.add(key, message, hint="remove it")
+
+
+def _order(order: Order, flow: Flow[Any]) -> Flow[Any]:
+    return flow.order(order)
 
 
 def _add_worker(name: str, worker: Worker, flow: Flow[Any]) -> Flow[Any]:

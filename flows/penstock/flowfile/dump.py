@@ -26,6 +26,7 @@ from penstock.flowfile.services import dump_service
 from penstock.flowfile.sources import dump_source
 from penstock.flowfile.steps import dump_step
 from penstock.flowfile.yaml_reader import resolve
+from penstock.runtime.order import Order
 from penstock.runtime.schedule import Cron, Every
 from penstock.services import Service
 from penstock.steps import Step, walk
@@ -76,7 +77,7 @@ class _FlowDumper:
             "deadline": None if flow.max_seconds is None else show_duration(flow.max_seconds),
             "services": {name: dump_service(name, service) for name, service in self._services.items()} or None,
             "steps": [self.step(step) for step in flow.steps] or None,
-            "order": "input" if flow.ordered else None,
+            "order": None if flow.ordering is Order.COMPLETION else flow.ordering.value,
             "dead_letters": self._dead_letters(),
             "redrive": self._redrive(),
             "samples": None if flow.sample_factory is None else dump_function(flow.sample_factory, "seq"),

@@ -129,8 +129,14 @@ class FlowModel(Located):
     templates: dict[str, tuple[ReadStep, ...]] | None = optional(MapOf(STEPS), "Lists of steps that apply uses by name")
     steps: tuple[ReadStep, ...] | None = optional(STEPS, "The steps that each item takes, from first to last")
     order: str | None = optional(
-        word({"completion": "As each is ready", "input": "In input order"}),
-        "The order of results; not that of values in sinks (completion)",
+        word(
+            {
+                "completion": "As each is ready",
+                "input": "In input order",
+                "key": "Items with the same key one after the other",
+            }
+        ),
+        "The order of results, with key also of calls and of values in sinks (completion)",
     )
     dead_letters: DeadLetters | None = optional(
         Record(DeadLetters, "store"),

@@ -17,6 +17,7 @@ from penstock.flowtests.fakes import FailingStore, Fake, FakeClient, FakeService
 from penstock.flowtests.models import FlowTest
 from penstock.flowtests.tracing import ElementRecorder, Trace
 from penstock.results import LineWriter
+from penstock.runtime.order import Order
 from penstock.runtime.run import Run
 from penstock.services.http_service import HttpRequestSpec
 from penstock.sources import Source, from_async_iterable, from_iterable
@@ -55,7 +56,7 @@ class FlowTestHarness:
             source_of(flow, case),
             LineWriter(self.client.write),
             kind="test",
-            ordered=flow.ordered if case.order is None else case.order == "input",
+            ordered=None if case.order is None else Order(case.order),
             rng=self._rng("dead letters"),
         )
         run.ledger.watch(self.recorder.settled)

@@ -25,6 +25,7 @@ from penstock.flowtests.models import (
     StubRule,
     check_times,
 )
+from penstock.runtime.order import Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ def check_tests(
         names.add(test.name)
         if isinstance(test.given, int) and flow.sample_factory is None:
             diagnostics.add(test.at("given"), f"generate: flow {flow.name} has no samples", hint="list the values")
+        if test.order == Order.KEY and flow.key is None:
+            diagnostics.add(test.at("order"), f"order: key: flow {flow.name} has no key", hint="set key in the flow")
         _check_rules(test, known, diagnostics)
         _check_expectation(test.expected, known, diagnostics)
         if len(diagnostics) == before:

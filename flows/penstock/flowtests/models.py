@@ -263,7 +263,7 @@ class FlowTest(Located):
         Record(Window, "elements"), "How much may be in flight; as in the flow if left out"
     )
     order: str | None = optional(
-        Text(choices=("input", "completion")), "The order of results; as in the flow if left out"
+        Text(choices=("input", "completion", "key")), "The order of results; as in the flow if left out"
     )
     seed: int = defaulted(Integer(min=0), 0, "The seed of all random numbers")
     expected: Expectation = required(

@@ -90,7 +90,7 @@ class _GraphBuilder:
             yield self._node("code", "source", "source", "Python", ("run, stream",))
 
     def _result(self) -> Node:
-        counters, order = self._counters, "in input order" if self._flow.ordered else "in completion order"
+        counters, order = self._counters, f"in {self._flow.ordering} order"
         name = "client" if self._flow.serving.http else "results"
         counts = (("ok", counters.ok), ("failed", counters.failed)) if counters else ()
         return Node(self._id("results"), "result", name, "results", (order,), counts)

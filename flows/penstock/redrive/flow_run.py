@@ -13,7 +13,7 @@ from penstock.deadletters.dead_letter_queue import FailedAgain, JobOptions, Sett
 from penstock.errors import DeadlineExceeded, ServiceUnavailable, StoreError, describe
 from penstock.redrive.source import RedriveSource
 from penstock.results import DiscardResults
-from penstock.runtime import EndReason, Supervisor
+from penstock.runtime import EndReason, Order, Supervisor
 from penstock.runtime.counters import REDRIVE
 from penstock.runtime.supervisor import RunnableFlow
 
@@ -63,7 +63,8 @@ class FlowRun:
         self._failed: set[int] = set()
         """Elements whose letters failed again, until they are settled."""
         self._source = RedriveSource(self._open.__setitem__, from_start=options.from_start)
-        self._run = supervisor.start(flow, self._source, DiscardResults(), kind=REDRIVE, ordered=False, letters=self)
+        order = Order.KEY if flow.plan().order is Order.KEY else Order.COMPLETION
+        self._run = supervisor.start(flow, self._source, DiscardResults(), kind=REDRIVE, ordered=order, letters=self)
         self._run.ledger.watch(self._on_settled)
         self.finished = asyncio.get_running_loop().create_task(self._finish(), name=f"redrive:{self._run.id}")
 

@@ -1,6 +1,7 @@
 """Running flows: a run, and the supervisor of all runs of a process."""
 
 from penstock.runtime.counters import FlowStatistics, ServiceCounters
+from penstock.runtime.order import Order
 from penstock.runtime.run import Run
 from penstock.runtime.schedule import Cron, Every, Once, Schedule
 from penstock.runtime.shutdown import Event, Phase
@@ -15,6 +16,7 @@ __all__ = [
     "Every",
     "FlowStatistics",
     "Once",
+    "Order",
     "Phase",
     "Run",
     "RunPlan",

@@ -35,6 +35,7 @@ from penstock.errors import (
 from penstock.results import ResultConsumer
 from penstock.runtime.counters import FlowStatistics
 from penstock.runtime.failure_branch import dead_letter
+from penstock.runtime.order import Order, Ordered, check_key, order_of
 from penstock.runtime.shutdown import close_stores
 from penstock.runtime.summary import EndReason, Summary
 from penstock.runtime.wiring import RunPlan, connect
@@ -49,7 +50,7 @@ class Run:
     """One execution of a flow. `await run.finished` returns its `Summary` and raises no error of the flow.
 
     A resumed run takes the `id` of the earlier run. `first_seq` is the first number its source emits; the results of an
-    ordered run start there. `letters` takes the dead letters instead of the store of the plan, and stays open.
+    run in input order start there. `letters` takes the dead letters instead of the store of the plan, and stays open.
     Elements that are not finished at the `deadline` fail.
     """
 
@@ -60,7 +61,7 @@ class Run:
         consumer: ResultConsumer,
         *,
         kind: str = "run",
-        ordered: bool | None = None,
+        ordered: Ordered = None,
         stores: Stores | None = None,
         statistics: FlowStatistics | None = None,
         fairness: FairScheduler | None = None,
@@ -81,6 +82,8 @@ class Run:
             )
         self.id = id or new_id()
         self.plan = plan
+        self.order = order_of(ordered, plan.order)
+        check_key(plan.name, self.order, plan.key)
         self.kind = kind
         self.started_at: datetime = now()
         self.window = Window(plan.elements, plan.bytes)
@@ -90,7 +93,7 @@ class Run:
             name=f"{plan.name}:{self.id}",
             histograms=self.statistics.histograms,
             on_fault=self._on_fault,
-            ordered=plan.ordered if ordered is None else ordered,
+            ordered=self.order is Order.INPUT,
             fairness=fairness,
             deadlines=None if plan.deadline is None and deadline is None else Deadlines(plan.deadline, deadline),
         )
@@ -215,6 +218,7 @@ class Run:
             self._subscriptions,
             letters=letters,
             first_seq=self._first_seq,
+            by_key=self.order is Order.KEY,
         )
 
     async def _close(self) -> Summary:

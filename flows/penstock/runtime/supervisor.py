@@ -20,6 +20,7 @@ from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError, ShuttingDown, TooManyRuns, describe
 from penstock.results import DiscardResults, ResultConsumer
 from penstock.runtime.counters import FlowStatistics, ServiceCounters
+from penstock.runtime.order import Ordered
 from penstock.runtime.run import Run
 from penstock.runtime.schedule import Once, Schedule, validate_schedule
 from penstock.runtime.shutdown import Event, Phase, close_stores, next_phase
@@ -135,7 +136,7 @@ class Supervisor:
         consumer: ResultConsumer,
         *,
         kind: str = "run",
-        ordered: bool | None = None,
+        ordered: Ordered = None,
         limited: bool = False,
         letters: LetterWriter | None = None,
         deadline: RunDeadline | None = None,

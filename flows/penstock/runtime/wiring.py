@@ -20,6 +20,7 @@ from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError
 from penstock.results import ResultConsumer
 from penstock.runtime.late_elements import fail_late
+from penstock.runtime.order import Order, one_by_one_of_key
 from penstock.runtime.resequencer import Resequencer
 
 T = TypeVar("T")
@@ -38,10 +39,12 @@ class RunPlan(Struct, frozen=True, eq=False):
     """A store, its URL, or its URL with those of its copies. None: failures are reported and counted, not stored."""
     redacted: tuple[str, ...] = ()
     """Paths of fields to remove from dead letters."""
-    ordered: bool = False
-    """Whether results keep the order of the input by default. A run may override it."""
+    order: Order = Order.COMPLETION
+    """The order of results. A run may override it."""
     deadline: float | None = None
     """Seconds that each element may take, from its source on."""
+    key: str | None = None
+    """The field that identifies an item. The first step sets the keys of the elements."""
     revision: int | None = None
     """The revision of the flow, in a service that can load several; it starts at 1 in each process."""
     digest: str | None = None
@@ -57,15 +60,19 @@ def connect(
     *,
     letters: Operator[Any, Any] | None,
     first_seq: int,
+    by_key: bool = False,
 ) -> None:
     """Connect the parts of a run.
 
     Adds to `subscriptions` whatever must be disposed, also if a later part cannot be connected. `letters` is the step
-    that stores dead letters; `first_seq` is the sequence number at which the source starts.
+    that stores dead letters; `first_seq` is the sequence number at which the source starts. With `by_key`, elements
+    with the same key are processed one after the other.
     """
     consumer.open(context)
     last = consumer.final_operator(ordered=context.ordered)
     steps = steps if last is None else (*steps, last)
+    if by_key:
+        steps = (*steps[:1], one_by_one_of_key(), *steps[1:])
     if context.deadlines is not None and context.deadlines.run is not None:
         steps = (*steps[:1], fail_late, *steps[1:])
     branches = partition(reduce(apply_operator, steps, source))

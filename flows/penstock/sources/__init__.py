@@ -8,6 +8,7 @@ that cannot wait. A source of your own is a subclass of `Source`.
 >>> summary = await flow.run(from_file("orders.ndjson"))
 """
 
+from penstock.core.leases import Answer, Leases, Lessor
 from penstock.formats.ndjson_reader import LINE_LIMIT, LineSplitter
 from penstock.formats.rejected import OversizedInput, RejectedInput
 from penstock.sources.byte_stream import from_stdin, ndjson
@@ -24,9 +25,12 @@ from penstock.support.used_files import UsedFile
 
 __all__ = [
     "LINE_LIMIT",
+    "Answer",
     "Emitter",
     "JetStreamSource",
     "KafkaSource",
+    "Leases",
+    "Lessor",
     "LineSplitter",
     "Overflow",
     "OversizedInput",

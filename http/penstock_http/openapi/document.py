@@ -82,7 +82,7 @@ def bulk(revision: Revision, item: Part, settings: Settings) -> Part:
         {
             "flow": revision.name,
             "item": item,
-            "order": "input" if flow.ordered else "completion",
+            "order": str(flow.ordering),
             "count": min(DEFAULT_COUNT, max_count),
             "max_count": max_count,
             "max_line": serving.max_line or settings.max_line,

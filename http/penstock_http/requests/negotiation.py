@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 from aiohttp import web
 
+from penstock.flow import Flow
+from penstock.runtime import Order
 from penstock.support.text import suggest
 from penstock_http.media import JSON, NDJSON, SSE
 from penstock_http.problems import RequestRejected
@@ -75,12 +78,14 @@ def accepts_gzip(request: web.Request) -> bool:
     return _names_gzip(_list_header(request, "Accept-Encoding"))
 
 
-def is_ordered(request: web.Request, default: bool) -> bool:
-    """Return whether results come in the order of the input: `?order=input`, or else the default of the flow."""
-    order = request.query.get("order", "input" if default else "completion")
-    if order not in ("input", "completion"):
-        raise RequestRejected(400, "bad_parameter", f"order: expected input or completion, got {order!r}")
-    return order == "input"
+def order_parameter(request: web.Request, flow: Flow[Any]) -> Order:
+    """Return the order of results: that of the query parameter, or else that of the flow. Raises 400."""
+    text = request.query.get("order", flow.ordering)
+    if text not in set(Order):
+        raise RequestRejected(400, "bad_parameter", f"order: expected completion, input or key, got {text!r}")
+    if text == Order.KEY and flow.key is None:
+        raise RequestRejected(400, "bad_parameter", f"order: key: the items of flow {flow.name} have no key")
+    return Order(text)
 
 
 def integer_parameter(query: Mapping[str, str], name: str, default: int, min: int, max: int) -> int:

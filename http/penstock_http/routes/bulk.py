@@ -14,7 +14,7 @@ from msgspec import Struct
 from penstock.core.deadlines import RunDeadline
 from penstock.errors import PenstockError, SourceFailed
 from penstock.results import LineWriter, NdjsonFormat, RecordFormat, ResultConsumer, ServerSentEvents
-from penstock.runtime import EndReason, Run, Summary
+from penstock.runtime import EndReason, Order, Run, Summary
 from penstock.sources import Source, from_iterable, generate, ndjson
 from penstock.support.decompression import decompressed
 from penstock_http.deployments.revision import Revision
@@ -52,8 +52,8 @@ class BulkRequest(Struct):
 
     media_type: str
     """The media type of the response."""
-    ordered: bool
-    """Whether results come in the order of the input."""
+    order: Order
+    """The order of results."""
     stall_detector: StallDetector
     max_body: int
     """Maximum bytes of a JSON document in either direction."""
@@ -64,10 +64,10 @@ class BulkRequest(Struct):
     def of(cls, request: web.Request, state: AppState, revision: Revision) -> BulkRequest:
         """Read the options of a request. Raises 400 and 406."""
         settings, flow = state.settings, revision.flow
-        media_type, ordered = negotiation.response_type(request), negotiation.is_ordered(request, flow.ordered)
+        media_type, order = negotiation.response_type(request), negotiation.order_parameter(request, flow)
         deadline = deadline_of(request, asyncio.get_running_loop().time())
         stall_detector = StallDetector(settings.stall_timeout, settings.min_rate)
-        return cls(media_type, ordered, stall_detector, flow.serving.max_body or settings.max_body, deadline)
+        return cls(media_type, order, stall_detector, flow.serving.max_body or settings.max_body, deadline)
 
 
 async def get_bulk(request: web.Request) -> web.StreamResponse:
@@ -132,7 +132,7 @@ async def respond(
             source,
             consumer,
             kind="http",
-            ordered=options.ordered,
+            ordered=options.order,
             limited=is_stream,
             deadline=options.deadline,
         )

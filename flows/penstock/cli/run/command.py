@@ -48,7 +48,9 @@ from penstock.sinks import check_sinks
 )
 @click.option("--restart", is_flag=True, help="Discard the progress file and the output, and start again.")
 @click.option(
-    "--order", type=click.Choice(["input", "completion"]), help="Order of the results (default: as the flow says)."
+    "--order",
+    type=click.Choice(["input", "completion", "key"]),
+    help="Order of the results (default: as the flow says).",
 )
 @click.option("--window", metavar="N", type=positive, help="Maximum number of items in flight, instead of the flow's.")
 @click.option("--dead-letters", metavar="URL", help="Dead-letter store, instead of the flow's: sqlite:///FILE.")

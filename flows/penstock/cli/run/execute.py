@@ -25,7 +25,7 @@ from penstock.deadletters.stores import MEMORY, normalize_url
 from penstock.errors import OutputUnusable, ReaderDisconnected
 from penstock.flow.flow import Flow
 from penstock.results import EndRecord, LineWriter, end_line
-from penstock.runtime import EndReason, Event, Phase, Run, Summary
+from penstock.runtime import EndReason, Event, Order, Phase, Run, Summary
 from penstock.runtime.hard_stop import HardStop
 from penstock.runtime.shutdown import next_phase
 from penstock.sources import Source
@@ -53,7 +53,7 @@ class Job:
     output: Output
     source: Source[Any] | None = None
     resumable: Resumable | None = None
-    ordered: bool = False
+    order: Order = Order.COMPLETION
     progress: bool = False
     quiet: bool = False
     messages: TextIO = field(default_factory=lambda: sys.stderr)
@@ -112,7 +112,7 @@ class _Execution:
         if job.resumable is None:
             assert job.source is not None
             consumer = LineWriter(job.output.write)
-            return Run(plan, job.source, consumer, ordered=job.ordered, stores=self._stores), job.source
+            return Run(plan, job.source, consumer, ordered=job.order, stores=self._stores), job.source
 
         journal = job.resumable.journal
         letters = {}
@@ -123,7 +123,7 @@ class _Execution:
             plan,
             source,
             LineWriter(job.output.write, ResumedNdjson(journal)),
-            ordered=job.ordered,
+            ordered=job.order,
             stores=self._stores,
             id=journal.run,
             first_seq=journal.done.first_missing,

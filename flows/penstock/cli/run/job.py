@@ -27,6 +27,7 @@ from penstock.errors import FlowDefinitionError, StoreError
 from penstock.flow.flow import Flow
 from penstock.flowfile.find_flow import LoadedFlow
 from penstock.formats.format import Format, format_of
+from penstock.runtime.order import Order, check_key
 from penstock.sources import Source, generate
 from penstock.steps import walk
 from penstock.support.used_files import UsedFile
@@ -65,11 +66,12 @@ def with_overrides(flow: Flow[Any], options: RunOptions) -> Flow[Any]:
 def job_from_options(found: LoadedFlow, options: RunOptions) -> Job:
     """Make the job. Raises `PenstockError`, `OSError` or `ValueError` for invalid options."""
     flow = found.flow
-    ordered = flow.ordered if options.order is None else options.order == "input"
+    order = flow.ordering if options.order is None else Order(options.order)
+    check_key(flow.name, order, flow.key)
     if writes_to_stdout(flow) and is_stdout(options.output):
         raise FlowDefinitionError("this flow writes to standard output itself; write its results to a file: --output")
     if options.checkpoint is not None or options.restart:
-        return resumable_job(found, options, ordered=ordered)
+        return resumable_job(found, options, order)
 
     source = make_source(flow, options)
     inputs = list(source.used_files())
@@ -82,7 +84,7 @@ def job_from_options(found: LoadedFlow, options: RunOptions) -> Job:
         flow=flow,
         source=source,
         output=output,
-        ordered=ordered,
+        order=order,
         progress=shows_progress(options),
         quiet=options.quiet,
     )
@@ -112,7 +114,7 @@ def make_source(flow: Flow[Any], options: RunOptions) -> Source[Any]:
     return FileInput(options.input, input_format(options.input, options.format))
 
 
-def resumable_job(found: LoadedFlow, options: RunOptions, *, ordered: bool) -> Job:
+def resumable_job(found: LoadedFlow, options: RunOptions, order: Order) -> Job:
     """Make a job that a later process can resume."""
     flow = found.flow
     if options.checkpoint is None:
@@ -135,11 +137,11 @@ def resumable_job(found: LoadedFlow, options: RunOptions, *, ordered: bool) -> J
         "input": input_fingerprint(options.input),
         "format": str(format),
         "output": os.path.realpath(options.output),
-        "order of results": "input" if ordered else "completion",
+        "order of results": str(order),
         "store of dead letters": flow.dead_letter_url or "none",
     }
     journal, output = open_resumable(
-        options.checkpoint, options.output, inputs, ordered=ordered, restart=options.restart
+        options.checkpoint, options.output, inputs, ordered=order is Order.INPUT, restart=options.restart
     )
     return Job(
         flow=flow,
@@ -151,7 +153,7 @@ def resumable_job(found: LoadedFlow, options: RunOptions, *, ordered: bool) -> J
             output=output,
             make_source=partial(FileInput, options.input, format),
         ),
-        ordered=ordered,
+        order=order,
         progress=shows_progress(options),
         quiet=options.quiet,
     )
