@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,25 @@ async def test_stopped_members_of_a_group_repeat_nothing(kafka_server: KafkaServ
     assert {(record.key == b"%d" % json.loads(record.value)["n"], record.headers) for record in written} == {
         (True, (("from", b"shop"),))
     }
+
+
+async def test_a_reload_repeats_nothing(nats_server: NatsServer, tmp_path: Path) -> None:
+    """The run of the old revision is drained before that of the new one begins."""
+    async with new_stream(nats_server) as stream, new_stream(nats_server) as target:
+        await stream.publish_numbers(MESSAGES)
+        file = from_stream_to(tmp_path, stream, target)
+        with working(tmp_path, file) as process:
+            until(lambda: process.metric("penstock_settled_total") >= 500)
+            file.write_text(file.read_text().replace("window: 64", "window: 256"))
+            process.signal(signal.SIGHUP)
+            ended = process.event("run.ended", kind="worker", revision=1)
+            until(lambda: process.metric("penstock_settled_total") >= MESSAGES)
+            assert process.metric("penstock_received_total") == MESSAGES
+        published = await target.messages()
+
+    assert (ended["reason"], ended["cancelled"]) == ("draining", 0)
+    assert ended["received"] < MESSAGES
+    assert numbers_in(message.data for message in published) == EXPECTED
 
 
 async def test_redelivered_failures_become_one_letter_each_in_the_end(nats_server: NatsServer, tmp_path: Path) -> None:
