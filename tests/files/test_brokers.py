@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -16,6 +17,7 @@ from invoking import invoke
 from penstock import Expression, Flow, FlowFileError
 from penstock.backends import extras
 from penstock.flowfile import dump, loads
+from penstock.flowfile.sources import SOURCE, SYNTAX
 from penstock.formats.format import Format
 from penstock.sinks import JetStreamSink, KafkaSink, S3Sink, Sink, TableSink
 from penstock.sources import JetStreamSource, KafkaSource, PostgresSource, S3Source, Source
@@ -134,6 +136,17 @@ def test_errors_of_a_source_say_what_to_do(worker: str, error: str) -> None:
     assert "s3cret" not in str(found)
 
 
+@pytest.mark.parametrize(
+    "given", [{"nats": "u"}, {"kafka": "u"}, {"kafka": "u", "topic": "t"}, {"postgres": "u", "query": "q"}]
+)
+def test_the_schema_for_editors_has_the_needed_keys(given: dict[str, str]) -> None:
+    """As `check` has, and no others: with them the source is valid."""
+    validator = Draft202012Validator(SOURCE.schema())
+    assert {error.validator for error in validator.iter_errors(given)} == {"dependentRequired"}
+    needed = dict.fromkeys(SYNTAX[next(iter(given))].needs, "x")
+    assert validator.is_valid(given | needed)
+
+
 @pytest.mark.parametrize(("extra", "text"), [("nats", NATS), ("kafka", KAFKA)])
 def test_a_missing_extra_is_reported_by_check(
     extra: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -157,14 +170,16 @@ steps:
 - route:
     large: {{when: value.n > 9, steps: [{{map_async: stock, name: one}}, {{map_async: stock, name: two}}]}}
     small: {{when: value.n > 5, steps: [{{map_async: stock, name: three}}]}}
-workers: {{w: {{source: {{{source}}}}}}}
+workers: {{w: {{source: {{{source}}}}}{others}}}
 {more}
 """
 
 
-def notes(folder: Path, source: str, *, more: str = "dead_letters: memory", window: int = 256) -> list[str]:
-    """Return the notes of `penstock check` on a flow with a worker."""
-    (folder / "f.yaml").write_text(FLOW.format(source=source, more=more, window=window))
+def notes(
+    folder: Path, source: str, *, more: str = "dead_letters: memory", window: int = 256, others: str = ""
+) -> list[str]:
+    """Return the notes of `penstock check` on the worker `w` of a flow; `others` are more workers."""
+    (folder / "f.yaml").write_text(FLOW.format(source=source, more=more, window=window, others=others))
     result = invoke("check", folder / "f.yaml")
     assert result.exit_code == 0, result.stdout
     return [line.strip() for line in result.stdout.splitlines() if line.startswith("  worker w: ")]
@@ -202,6 +217,19 @@ def test_check_compares_the_window_with_max_ack_pending(tmp_path: Path) -> None:
     )
     (low,) = notes(tmp_path, source, window=1001)
     assert low.startswith("worker w: its window of 1001 is never full, because max_ack_pending is 1000; set max_ack")
+    (both,) = notes(tmp_path, source, window=600, others=f", v: {{source: {{{source}}}}}")
+    assert both.startswith("worker w: 2 windows of 600 are never full, because max_ack_pending is 1000")
+
+
+def test_check_names_sinks_that_publish_redelivered_messages_again(tmp_path: Path) -> None:
+    """Those of JetStream without an id."""
+    source = f"{NATS}, ack_wait: 5m"
+    text = FLOW.format(source=source, more="dead_letters: memory", window=256, others="")
+    for id, count in (("", 1), (", id: value.id", 0)):
+        step = f"- {{to: {{nats: 'nats://h', subject: o{id}}}, name: topic}}\n"
+        (tmp_path / "f.yaml").write_text(text.replace("workers:", f"{step}workers:"))
+        output = invoke("check", tmp_path / "f.yaml").stdout
+        assert output.count("a message that is delivered again is published again by topic; with an id") == count
 
 
 def test_check_says_what_failures_become(tmp_path: Path) -> None:

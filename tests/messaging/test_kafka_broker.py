@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from messaging.kafka_topics import SESSION_SECONDS, new_topic, numbers, produce
 from penstock import Flow, Service
+from penstock.backends.aiokafka_group import AiokafkaGroup
 from penstock.deadletters import DeadLetterQuery, MemoryStore
 from penstock.results import DiscardResults
 from penstock.sinks import KafkaSink
@@ -80,6 +81,41 @@ async def test_latest_skips_older_records_once(kafka_server: KafkaServer) -> Non
     await run.finished
 
     assert sorted(seen) == [*range(100, 108)]
+
+
+@pytest.mark.long
+async def test_records_that_arrive_before_their_partition_is_known_are_not_lost(
+    kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client may fetch records after a rebalance before the positions of the partitions were read."""
+    total = 2000
+    topic = await numbers(kafka_server, total)
+    committed = AiokafkaGroup.committed
+
+    async def late(self: AiokafkaGroup, partitions: Any) -> Any:
+        await asyncio.sleep(1)
+        return await committed(self, partitions)
+
+    monkeypatch.setattr(AiokafkaGroup, "committed", late)
+    seen: list[int] = []
+
+    async def note(value: Any) -> Any:
+        await asyncio.sleep(0.05)
+        seen.append(value["n"])
+        return value
+
+    flow = Flow[Any]("f").window(16).map_async(Service("note", note, max_in_flight=16))
+    group = new_name()
+    run = flow.start(source_of(kafka_server, topic, group=group), DiscardResults())
+    await until_async(lambda: len(seen) > 100)
+    other = aiokafka.AIOKafkaConsumer(topic, bootstrap_servers=kafka_server.address, group_id=group)
+    await other.start()
+    await other.stop()
+    await until_async(lambda: len(set(seen)) == total)
+    run.drain()
+    await run.finished
+
+    assert len(seen) == total
 
 
 @pytest.mark.long

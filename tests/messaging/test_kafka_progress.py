@@ -180,6 +180,14 @@ def test_starts_slowly_after_a_record_that_may_have_stopped_the_process() -> Non
     assert limits == [1, 2, 4, 8, 16, 16]
 
 
+def test_partitions_are_the_first_in_turn() -> None:
+    """A partition with many records does not hold up the others."""
+    progress = Progress(BOUND, WIDTH)
+    progress.assign({number: Position(0) for number in range(3)})
+
+    assert {progress.choose(WIDTH)[0][0] for _ in range(3)} == {0, 1, 2}
+
+
 @given(st.text(max_size=40))
 def test_metadata_of_other_programs_count_nothing(text: str) -> None:
     """Such as that of Kafka Streams."""

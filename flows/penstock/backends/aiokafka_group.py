@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError
+from aiokafka.errors import CommitFailedError, IllegalStateError, RebalanceInProgressError
 
 from penstock.backends.kafka import KafkaAddress, stop_consumer
 from penstock.backends.kafka_group import CommitRejected, GroupListener, Position, Record
@@ -47,12 +47,14 @@ class AiokafkaGroup:
             max_partition_fetch_bytes=max_partition_fetch_bytes,
             fetch_max_wait_ms=500,
         )
+        self._listener: _Listener
         self._unknown = TopicPartition(topic, -1)
         """A poll for it returns nothing, and keeps the member in the group and what was fetched before."""
 
     async def start(self, listener: GroupListener) -> None:
         """Connect, and begin to join the group."""
-        self._consumer.subscribe([self._topic], listener=_Listener(listener))
+        self._listener = _Listener(listener)
+        self._consumer.subscribe([self._topic], listener=self._listener)
         await self._consumer.start()
 
     async def committed(self, partitions: Collection[int]) -> Mapping[int, Position]:
@@ -69,12 +71,42 @@ class AiokafkaGroup:
         return positions
 
     async def poll(self, partitions: Collection[int], limit: int, seconds: float) -> Mapping[int, Sequence[Record]]:
-        """Return the next records of partitions. Those of others stay in the buffer of the consumer."""
+        """Return the next records of partitions. Those of others stay in the buffer of the consumer.
+
+        `getmany` returns all that was fetched of one partition before it begins with the next: thousands of records,
+        during which the others would stand still. So the partitions are asked one by one.
+        """
+        if not partitions:
+            await self._consumer.getmany(self._unknown)
+            return {}
+        rebalances = self._listener.rebalances
         topic = [TopicPartition(self._topic, partition) for partition in partitions]
-        found = await self._consumer.getmany(
-            *(topic or (self._unknown,)), timeout_ms=int(seconds * 1000), max_records=max(limit, 1)
-        )
-        return {key.partition: records for key, records in found.items()}
+        found: dict[int, Sequence[Record]] = {}
+        for each in topic:
+            batches = await self._consumer.getmany(each, max_records=limit)
+            if self._listener.rebalances != rebalances:
+                return self._put_back(batches)
+            for key, records in batches.items():
+                found[key.partition] = records
+                limit -= len(records)
+            if not limit:
+                break
+        if found or not seconds:
+            return found
+        batches = await self._consumer.getmany(*topic, timeout_ms=int(seconds * 1000), max_records=limit)
+        if self._listener.rebalances != rebalances:
+            return self._put_back(batches)
+        return {key.partition: records for key, records in batches.items()}
+
+    def _put_back(self, batches: Mapping[TopicPartition, Sequence[Record]]) -> Mapping[int, Sequence[Record]]:
+        """Go back to the first of records that were received after a rebalance, and return none.
+
+        The call waited for the end of the rebalance, and the listener may not know the partitions yet. Records that the
+        same call has returned before belong to the earlier assignment, and are received again.
+        """
+        for key, records in batches.items():
+            self._consumer.seek(key, records[0].offset)
+        return {}
 
     async def commit(self, positions: Mapping[int, Position]) -> None:
         """Commit positions."""
@@ -85,7 +117,8 @@ class AiokafkaGroup:
         try:
             await self._consumer.commit(offsets)
         except (CommitFailedError, IllegalStateError) as error:
-            raise CommitRejected(str(error)) from error
+            excluded = not isinstance(error.__cause__, RebalanceInProgressError)
+            raise CommitRejected(str(error), excluded=excluded) from error
 
     async def close(self) -> None:
         """Leave the group and close all connections."""
@@ -116,6 +149,8 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
     def __init__(self, listener: GroupListener) -> None:
         self._listener = listener
+        self.rebalances = 0
+        """How many rebalances have begun."""
 
     async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride] - may be either
         self, assigned: Iterable[TopicPartition]
@@ -125,4 +160,5 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
     async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride] - may be either
         self, revoked: Iterable[TopicPartition]
     ) -> None:
+        self.rebalances += 1  # before the first wait: `poll` must notice it
         await self._listener.on_revoked([each.partition for each in revoked])

@@ -44,7 +44,11 @@ class Record(Protocol):
 
 
 class CommitRejected(PenstockError):
-    """The group has assigned the partitions to other members, or has excluded this one."""
+    """The group does not accept a commit. `excluded` is whether the partitions may belong to other members already."""
+
+    def __init__(self, reason: str, *, excluded: bool = True) -> None:
+        super().__init__(reason)
+        self.excluded = excluded
 
 
 class GroupListener(Protocol):
@@ -68,7 +72,7 @@ class KafkaGroup(Protocol):
         ...
 
     async def poll(self, partitions: Collection[int], limit: int, seconds: float) -> Mapping[int, Sequence[Record]]:
-        """Return up to `limit` next records of partitions, in order. Waits up to `seconds` for the first.
+        """Return up to `limit` next records, of the first partitions that have any. Waits up to `seconds` for them.
 
         The member stays in the group only if this is called every minute, maybe without partitions.
         """

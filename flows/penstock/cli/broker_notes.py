@@ -7,8 +7,10 @@ from typing import Any
 
 from penstock.flow.flow import Flow
 from penstock.flow.serving import Worker
+from penstock.flowfile.document import any_of
 from penstock.flowfile.quantities import show_duration
 from penstock.services import Service
+from penstock.sinks import JetStreamSink
 from penstock.sources import JetStreamSource, KafkaSource
 from penstock.steps import Step
 
@@ -44,17 +46,30 @@ def broker_notes(flow: Flow[Any]) -> Iterator[str]:
                         "serve and work, which store it in their --dead-letters"
                     )
             case _:
-                pass
+                continue
+        yield from _sink_notes(flow, title)
+
+
+def _sink_notes(flow: Flow[Any], title: str) -> Iterator[str]:
+    """Name the sinks that write a message again when it is delivered again."""
+    again = [name for name, sink in flow.all_sinks.items() if isinstance(sink, JetStreamSink) and sink.id is None]
+    if again:
+        yield (
+            f"{title}: a message that is delivered again is published again by {any_of(again)}; with an id, such as "
+            "id: value.orderId, the stream stores it once"
+        )
 
 
 def _window_notes(flow: Flow[Any], worker: Worker, source: JetStreamSource) -> Iterator[str]:
     """Compare the windows of all workers of a consumer with the messages that they may hold."""
     title, limit = f"worker {worker.name}", source.max_ack_pending
     workers = limit // flow.elements
-    if workers == 0:
+    sharing = sum(1 for other in flow.workers if _consumer_of(other) == _consumer_of(worker))
+    if workers < sharing:
+        windows = f"its window of {flow.elements} is" if sharing == 1 else f"{sharing} windows of {flow.elements} are"
         yield (
-            f"{title}: its window of {flow.elements} is never full, because max_ack_pending is {limit}; set "
-            f"max_ack_pending to at least {flow.elements} for each worker of {source.durable}, in all processes"
+            f"{title}: {windows} never full, because max_ack_pending is {limit}; set max_ack_pending to at least "
+            f"{flow.elements} for each worker of {source.durable}, in all processes"
         )
     else:
         noun = "worker" if workers == 1 else "workers"
@@ -62,6 +77,12 @@ def _window_notes(flow: Flow[Any], worker: Worker, source: JetStreamSource) -> I
             f"{title}: max_ack_pending, {limit}, is enough for {workers} {noun} of {source.durable} with a window of "
             f"{flow.elements}, in all processes together"
         )
+
+
+def _consumer_of(worker: Worker) -> tuple[str, str, str] | None:
+    """Return the consumer that a worker shares with others that name the same."""
+    source = worker.source
+    return (source.url, source.stream, source.durable) if isinstance(source, JetStreamSource) else None
 
 
 def _failure_notes(flow: Flow[Any], title: str, source: JetStreamSource) -> Iterator[str]:

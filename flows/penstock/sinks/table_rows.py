@@ -114,7 +114,7 @@ def _encode_cell(value: Any, column: Column) -> str | None:
         return None
     if column.is_json:
         return _json(value)
-    kind: type[Any] = type(value)
+    kind: Any = type(value)
     if kind is str:
         if not value.isascii():
             value.encode()  # a lone surrogate would fail the whole batch

@@ -327,7 +327,7 @@ class Consumption:
                     await self._group.commit(positions)
                 except CommitRejected as error:
                     log.warning("kafka.commit_rejected", topic=self._topic, error=str(error))
-                    return False
+                    return not error.excluded
                 self.progress.end_commit(positions)
                 self._room.set()
             return True

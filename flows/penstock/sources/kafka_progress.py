@@ -124,6 +124,7 @@ class Progress:
         self.partitions: dict[int, PartitionProgress] = {}
         self._limit: int | None = None
         """Maximum of unanswered records, during a slow start."""
+        self._turn = 0
 
     def assign(self, starts: Mapping[int, Position]) -> None:
         """Begin with partitions."""
@@ -140,10 +141,16 @@ class Progress:
         return ended
 
     def choose(self, free: int) -> tuple[list[int], int]:
-        """Return from which partitions to take records, and how many at most; 0 if it has to wait for a commit."""
+        """Return from which partitions to take records, and how many at most; 0 if it has to wait for a commit.
+
+        Each partition is the first one in turn.
+        """
         partitions = self.partitions.values()
         room = self.bound - sum(partition.ahead for partition in partitions)
         ready = [each.number for each in partitions if not each.revoking and each.ahead < room]
+        if ready:
+            self._turn = (self._turn + 1) % len(ready)
+            ready = ready[self._turn :] + ready[: self._turn]
         if self._limit is not None:
             free = min(free, self._limit - sum(partition.unanswered for partition in partitions))
         return ready, min(free, room) if ready else 0

@@ -131,8 +131,13 @@ class OneKey(Form[Chosen[R]], Generic[R]):
         keys = {name: Key(form) for name, form in self.alternatives.items()}
         beside = {name: key for name, (_, key) in keys_of(self.beside).items()}
         message = f"expected {self.expected}"  # without it editors say that the first of the keys is missing
-        one = [{"required": [name, *self.needs.get(name, ())], "errorMessage": message} for name in self.alternatives]
-        return {**mapping_rules({**keys, **beside}, definitions), "oneOf": one}
+        one = [{"required": [name], "errorMessage": message} for name in self.alternatives]
+        needs = {name: list(needed) for name, needed in self.needs.items() if needed}
+        return {
+            **mapping_rules({**keys, **beside}, definitions),
+            "oneOf": one,
+            **({"dependentRequired": needs} if needs else {}),
+        }
 
     def _needs_of(self, pairs: list[tuple[Node, Node]]) -> tuple[str, ...]:
         return self.needs.get(pairs[0][0].value, ()) if len(pairs) == 1 else ()
