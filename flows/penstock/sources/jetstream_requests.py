@@ -67,7 +67,7 @@ class PullRequests:
         self._messages = 0
         """Messages that the server was asked for and has not sent."""
         self._open = 0
-        """Maximum of requests that are open. The server does not report the end of those that it fulfilled."""
+        """Maximum of requests that are open: a server may not report the end of those that it fulfilled."""
         self._sent_at = 0.0
         self._retry_at = 0.0
         self._rejected = False
