@@ -112,10 +112,13 @@ def test_a_job_waits_for_the_service() -> None:
     play(main)
 
 
-def test_waiting_burns_no_attempts() -> None:
+@pytest.mark.parametrize("deadline", [None, 2.0])
+def test_waiting_burns_no_attempts(deadline: float | None) -> None:
     """Only letters that were called count as failed again. The others wait, also if that takes too long for a call."""
 
     async def main(shop: Shop) -> None:
+        if deadline is not None:
+            shop.flows.by_name["orders"] = shop.flow.deadline(deadline)
         await (await shop.break_down(3)).finished
         job = await shop.job(100)
         called = len(shop.prices.times)

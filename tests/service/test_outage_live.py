@@ -16,7 +16,7 @@ from waiting import HANG_SECONDS, end
 
 ORDERS = 12_000
 WINDOW = 256
-FAILURES = 20
+ATTEMPTS = 2
 PROBES = 3
 OUTAGE = 2.0
 """Seconds."""
@@ -29,8 +29,8 @@ window: {window}
 services:
   pricing:
     get: http://127.0.0.1:{port}/prices/{{orderId}}
-    attempts: 2
-    breaker: {{failures: {failures}, open: 500ms, probes: {probes}}}
+    attempts: {attempts}
+    breaker: {{open: 500ms, probes: {probes}}}
 steps:
 - enrich: [pricing]
 """
@@ -43,10 +43,10 @@ def pricing(server: Process) -> dict[str, Any]:
 
 
 def test_a_service_that_is_killed_costs_no_more_than_its_calls(serve: Serve, tmp_path: Path) -> None:
-    """Dead letters <= in flight + probes; failed calls as well; all others succeed; the counts agree."""
+    """Dead letters <= in flight + probes; failed calls <= attempts of those; all others succeed; the counts agree."""
     port = unused_port()
     file = tmp_path / "orders.yaml"
-    file.write_text(FLOW.format(port=port, window=WINDOW, failures=FAILURES, probes=PROBES))
+    file.write_text(FLOW.format(port=port, window=WINDOW, attempts=ATTEMPTS, probes=PROBES))
     upload = tmp_path / "orders.ndjson"
     upload.write_bytes(b"".join(b'{"orderId":%d}\n' % number for number in range(ORDERS)))
     results = tmp_path / "results.ndjson"
@@ -60,7 +60,7 @@ def test_a_service_that_is_killed_costs_no_more_than_its_calls(serve: Serve, tmp
             ]
         )
         try:
-            until(lambda: pricing(server)["calls"]["ok"] > ORDERS / 5)
+            until(lambda: pricing(server)["calls"]["ok"] > ORDERS / 10)
             first.kill()
             until(lambda: pricing(server)["breaker"]["state"] != "closed")
             time.sleep(OUTAGE)
@@ -74,9 +74,9 @@ def test_a_service_that_is_killed_costs_no_more_than_its_calls(serve: Serve, tmp
     summary = records.pop()["end"]
     letters = [record for record in records if not record["ok"]]
     probes = PROBES * len(server.logged("service.breaker_reopened"))
-    assert during["calls"]["ok"] < ORDERS / 2
-    # While the first failures arrive, responses that were sent before the kill do too, and new calls start.
-    assert during["calls"]["error"] <= WINDOW + FAILURES + probes
+    assert during["calls"]["ok"] < ORDERS - WINDOW
+    # Calls in flight break together. Some are repeated, and others start, before the breaker has opened.
+    assert during["calls"]["error"] <= ATTEMPTS * WINDOW + probes
     assert len(letters) <= WINDOW + probes
     assert {record["seq"] for record in records} == set(range(ORDERS))
     assert summary["received"] == summary["ok"] + summary["failed"] == ORDERS

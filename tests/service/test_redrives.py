@@ -375,6 +375,7 @@ def test_a_progress_stream_ends_when_the_service_stops(server: Process) -> None:
     with server.connect() as client:
         stream = events(client, job["id"])
         next(stream)
+        until(lambda: server.logged("redrive.started", job=job["id"]))
         server.signal(signal.SIGTERM)
         assert {name for name, _ in stream} <= {"progress"}
     assert server.wait(20) == 0

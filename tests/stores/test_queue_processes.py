@@ -27,10 +27,12 @@ import asyncio, os, sys, time
 from penstock.deadletters import create_store
 from penstock.deadletters.dead_letter_queue import FailedAgain, Settlement
 
-async def main(url, runner, lease):
+async def main(url, runner, other, lease):
     queue = create_store(url)
     await queue.open()
     log = os.open(runner, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    while not os.path.exists(other):
+        await asyncio.sleep(0.002)
     while jobs := await queue.jobs(state="running"):
         for job in jobs:
             while (held := await queue.acquire_job(job.id, runner, lease)) is not None and held.state == "running":
@@ -52,7 +54,7 @@ async def main(url, runner, lease):
         await asyncio.sleep(0.02)
     await queue.aclose()
 
-asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
+asyncio.run(main(*sys.argv[1:4], float(sys.argv[4])))
 """
 
 URLS = {
@@ -62,10 +64,11 @@ URLS = {
 """The URL of an empty queue."""
 
 
-async def runner(url, log):
+async def runner(url, log, other):
+    """Start a process that works on all jobs as soon as the other one has started too."""
     roots = os.pathsep.join(path for path in sys.path if path)
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", RUNNER, url, str(log), str(LEASE), env=os.environ | {"PYTHONPATH": roots}
+        sys.executable, "-c", RUNNER, url, str(log), str(other), str(LEASE), env=os.environ | {"PYTHONPATH": roots}
     )
 
 
@@ -90,7 +93,10 @@ async def test_two_processes_finish_two_jobs_although_one_is_killed(url, tmp_pat
     logs = [tmp_path / "one", tmp_path / "two"]
 
     async with AsyncExitStack() as stack, asyncio.timeout(HANG_SECONDS):
-        first, second = [await stack.enter_async_context(ending_async(await runner(url, log))) for log in logs]
+        first, second = [
+            await stack.enter_async_context(ending_async(await runner(url, log, other)))
+            for log, other in (logs, reversed(logs))
+        ]
         while len(lines_of(logs[0])) < 40 or len(lines_of(logs[1])) < 1:
             assert first.returncode is None
             await asyncio.sleep(0.002)

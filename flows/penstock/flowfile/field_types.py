@@ -165,7 +165,7 @@ class Percentage(Amount[float]):
         return float(part) if part <= 1 else self.reject(node, diagnostics)
 
     def json_schema(self, definitions: dict[str, Schema], /) -> Schema:
-        return {**Amount.json_schema(self, definitions), "maximum": 1}
+        return {**Amount[float].json_schema(self, definitions), "maximum": 1}
 
 
 REFERENCE = "[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*"

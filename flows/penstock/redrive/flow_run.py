@@ -10,7 +10,7 @@ from penstock.core.element import CANCELLED, FAILED, Element, Outcome
 from penstock.core.partial_results import results_of_letter
 from penstock.deadletters import DeadLetter, DeadLetterStore
 from penstock.deadletters.dead_letter_queue import FailedAgain, JobOptions, Settlement
-from penstock.errors import ServiceUnavailable, StoreError, describe
+from penstock.errors import DeadlineExceeded, ServiceUnavailable, StoreError, describe
 from penstock.redrive.source import RedriveSource
 from penstock.results import DiscardResults
 from penstock.runtime import EndReason, Supervisor
@@ -99,7 +99,7 @@ class FlowRun:
         originals: dict[int, DeadLetter] = {}
         settlements: list[Settlement] = []
         for letter in ours:
-            if is_untried(letter.type, letter.attempts):
+            if self._is_untried(letter.type, letter.attempts):
                 continue  # settled as cancelled when its element is settled
             if (original := self._open.pop(letter.seq, None)) is not None:
                 originals[letter.seq] = original
@@ -121,7 +121,7 @@ class FlowRun:
         if letter is None:
             return
         failure = element.failure
-        if failure is not None and is_untried(failure.type, failure.attempts):
+        if failure is not None and self._is_untried(failure.type, failure.attempts):
             self._outcomes.add(Settlement(letter.id, "cancelled"))
         elif outcome is FAILED and failure is not None:  # the failure branch made no letter for it
             error = FailedAgain(
@@ -137,6 +137,18 @@ class FlowRun:
         else:
             settled: Literal["cancelled", "resolved"] = "cancelled" if outcome in (CANCELLED, FAILED) else "resolved"
             self._outcomes.add(Settlement(letter.id, settled))
+
+    def _is_untried(self, type: str, attempts: int) -> bool:
+        """Return whether an element failed because a service is down, and no call to it was made.
+
+        A deadline can also pass for another reason, and then as often as the letter is redriven.
+        """
+        if attempts:
+            return False
+        return type == ServiceUnavailable.__name__ or (
+            type == DeadlineExceeded.__name__
+            and any(service.statistics().breaker in ("open", "half_open") for service in self.flow.all_services)
+        )
 
     async def _finish(self) -> None:
         error: str | None = None
@@ -155,11 +167,6 @@ class FlowRun:
     def _cancel(self, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
             self._outcomes.add(Settlement(letter.id, "cancelled"))
-
-
-def is_untried(type: str, attempts: int) -> bool:
-    """Return whether a failure says that a service was down, and no call to it was made."""
-    return type == ServiceUnavailable.__name__ and not attempts
 
 
 def failed_again(letter: DeadLetter, original: DeadLetter) -> FailedAgain:

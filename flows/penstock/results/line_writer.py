@@ -13,9 +13,18 @@ from penstock.errors import EncodingFailed, ReaderDisconnected, describe
 from penstock.results.consumer import ResultConsumer
 from penstock.results.records import NdjsonFormat, RecordFormat
 
+WRITE_INTERVAL = 0.001
+"""Seconds between two writes of few results. Many are written at once, and so are the first and the last ones."""
+
+FEW = 8
+"""Results are few if they are less than the 8th part of the elements in flight."""
+
 
 class LineWriter(ResultConsumer):
     """Writes results in groups, in one task, and settles them after their write.
+
+    A write of few results wakes the client and returns few credits, with which the source emits few elements, whose
+    results are few again. So few results wait until more have arrived, or until `WRITE_INTERVAL` after the last write.
 
     `write` returns when more can be written, so a slow reader slows the source. It raises `ReaderDisconnected` or a
     `ConnectionError` when the reader has disconnected; the run then ends as `disconnected`.
@@ -29,6 +38,9 @@ class LineWriter(ResultConsumer):
         self._comment = b""
         self._arrived: asyncio.Future[None] | None = None
         self._ended = False
+        self._timer: asyncio.TimerHandle | None = None
+        """Wakes the task at the next time when few results may be written."""
+        self._last_write = float("-inf")
         self.writing = False
         """True during a write: the run waits for the reader."""
 
@@ -41,7 +53,11 @@ class LineWriter(ResultConsumer):
 
     def on_next(self, value: list[Element[Any]]) -> None:
         self._waiting += value
-        self._wake()
+        loop, due = self.context.loop, self._last_write + WRITE_INTERVAL
+        if len(self._waiting) * FEW >= self.context.ledger.in_flight or loop.time() >= due:
+            self._wake()
+        elif self._timer is None:
+            self._timer = loop.call_at(due, self._wake)
 
     def on_completed(self) -> None:
         self._ended = True
@@ -52,6 +68,9 @@ class LineWriter(ResultConsumer):
         if not self.writing and (comment := self._form.comment(text)):
             self._comment = comment
             self._wake()
+
+    def close(self) -> None:
+        self._cancel_timer()
 
     async def _write_all(self) -> None:
         form, ledger = self._form, self.context.ledger
@@ -68,6 +87,7 @@ class LineWriter(ResultConsumer):
                 except ConnectionError as error:  # sockets and aiohttp raise this for a reader that has disconnected
                     raise ReaderDisconnected from error
                 self.writing = False
+                self._last_write = self.context.loop.time()
                 ledger.settle_accepted(elements)
             if self._ended:
                 self.complete()
@@ -76,8 +96,14 @@ class LineWriter(ResultConsumer):
             await self._arrived
 
     def _wake(self) -> None:
+        self._cancel_timer()
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def encode(

@@ -87,8 +87,8 @@ class BreakerGuard:
             self._timer.cancel()
             self._timer = None
 
-    def attempt_failed(self, task: Attempt, attempt: int, error: Exception, *, at_once: bool) -> None:
-        """Count an attempt that failed; `at_once` if it did not wait."""
+    def attempt_failed(self, task: Attempt, attempt: int, error: Exception, *, at_once: int) -> None:
+        """Count an attempt that failed; `at_once` is how many calls did so in a row without waiting."""
         circuit, now = self.circuit, self._clock()
         fault = self._fault_of(error)
         if fault is None:

@@ -89,7 +89,7 @@ class Bulkhead:
                 on_change=self.update_limit,
                 rng=rng or random.Random(),  # noqa: S311 - jitter
             )
-        self._sweeper = TimeoutSweeper(spec.timeout, self.tasks)
+        self._sweeper = TimeoutSweeper(spec.timeout, self.tasks, self.update_limit)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clock: Callable[[], float] = time.monotonic
         self._check_limited()

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -24,7 +25,10 @@ CHECK_SECONDS = 1e-6
 """Seconds between two checks of waiting calls, for each of them: checking takes time."""
 
 EXPIRED_SHARE = 1024
-"""Calls of a queue that fail at their deadlines in one iteration of the event loop; each takes 10 µs in all steps."""
+"""Calls of a queue that fail in one iteration of the event loop because they have waited for too long.
+
+Each takes 10 µs in all steps.
+"""
 
 
 class Call(Protocol):
@@ -234,8 +238,8 @@ class CallQueue:
         self.deadlines: Deadlines | None = None
         """The deadlines of the run; None if its calls have none."""
         self._split: Split | None = None
-        self._expired: deque[Any] = deque()
-        """Calls whose deadlines have passed, and that have no result yet."""
+        self._expired: deque[tuple[Any, Callable[[], Exception]]] = deque()
+        """Calls that have waited for too long and have no result yet, each with a function that makes its error."""
         self._expiry = ExpiryTimer(self.loop, self._expire_waiting)
 
     def watch_deadlines(self, deadlines: Deadlines | None, split: Split | None = None) -> None:
@@ -293,23 +297,15 @@ class CallQueue:
 
         `error` makes the error from the time since when a call is held.
         """
-        held, waiting = self._held, len(self.pending)
-        while held is not None and (since := held.since(len(self.pending))) is not None and since <= before:
-            oldest = held.count_oldest(len(self.pending))
-            self._fail_waiting([error(since) if index < oldest else None for index in range(len(self.pending))])
-        return waiting - len(self.pending)
-
-    def _fail_waiting(self, errors: Sequence[Exception | None]) -> None:
-        """Fail the waiting calls that have an error, each with its own."""
-        waiting = list(self.pending)
-        self.pending.clear()
-        self.pending.extend(call for call, error in zip(waiting, errors, strict=True) if error is None)
-        for call, error in zip(waiting, errors, strict=True):
-            if error is not None:
-                self.add_result(call, CallFailed(error, call.attempt - 1 if type(call) is RetriedCall else 0))
-                self.failed += 1
-        if waiting and not self.pending:
+        held, pending, waiting = self._held, self.pending, len(self.pending)
+        while held is not None and (since := held.since(len(pending))) is not None and since <= before:
+            make_error = partial(error, since)
+            for _ in range(held.count_oldest(len(pending))):
+                self._expired.append((pending.popleft(), make_error))
+        if waiting and not pending:
             self._pool.withdraw(self)
+        self._fail_expired()
+        return waiting - len(pending)
 
     def close(self) -> list[asyncio.Future[Any]]:
         """Drop waiting calls and cancel those in flight. Return the futures to wait for."""
@@ -371,7 +367,10 @@ class CallQueue:
         waiting = list(self.pending)
         self.pending.clear()
         for call in waiting:
-            (self.pending if call.deadline > now else self._expired).append(call)
+            if call.deadline > now:
+                self.pending.append(call)
+            else:
+                self._expired.append((call, partial(self.deadline_exceeded, call)))
         if waiting and not self.pending:
             self._pool.withdraw(self)
         self._fail_expired()
@@ -379,11 +378,11 @@ class CallQueue:
         return max(earliest, now + len(deadlines) * CHECK_SECONDS)
 
     def _fail_expired(self) -> None:
-        """Fail calls whose deadlines have passed, so many in each iteration of the event loop."""
+        """Fail calls that have waited for too long, so many in each iteration of the event loop."""
         for _ in range(min(len(self._expired), EXPIRED_SHARE)):
-            call = self._expired.popleft()
+            call, make_error = self._expired.popleft()
             attempts = call.attempt - 1 if type(call) is RetriedCall else 0
-            self.add_result(call, CallFailed(self.deadline_exceeded(call), attempts))
+            self.add_result(call, CallFailed(make_error(), attempts))
             self.failed += 1
         if self._expired:
             self.loop.call_soon(self._fail_expired)

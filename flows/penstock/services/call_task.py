@@ -173,6 +173,7 @@ class CallTask:
         add_call, add_result = queue.completed.append, queue.results.append
         left = limit = min(limit, len(pending) + 1)
         attempt, pause, failed = 1, 0.0, 0
+        row = last_failed = 0  # calls of this method that failed one after another; `left` at the last one
         result: Any = None
         raised: BaseException | None = None
         while True:
@@ -199,7 +200,11 @@ class CallTask:
             if raised is not None and left + failed < limit:  # calls before this one succeeded
                 self._counts.ok_started_at = max(self._counts.ok_started_at, self.started_at)
             if raised is not None:  # outside the handler: in it, an error of the next attempt would name this one
-                result = self._handle_error(queue, call, attempt, raised, queue.iteration == iteration)
+                if attempt == 1:
+                    row = row + 1 if left == last_failed - 1 else 1
+                    last_failed = left
+                at_once = row if queue.iteration == iteration else 0
+                result = self._handle_error(queue, call, attempt, raised, at_once)
                 raised = None  # it refers to this frame through its traceback
                 if result is _RETRY_NOW:
                     attempt += 1
@@ -285,11 +290,12 @@ class CallTask:
         return reason
 
     def _handle_error(
-        self, queue: CallQueue, call: Call | RetriedCall, attempt: int, error: BaseException, at_once: bool
+        self, queue: CallQueue, call: Call | RetriedCall, attempt: int, error: BaseException, at_once: int
     ) -> Any:
         """Return the result of a call that raised: `CallFailed`, `_RETRY_NOW` or `_NO_RESULT`.
 
-        `attempt` counts the attempts that this task made in a row. `at_once`: whether the call did not wait.
+        `attempt` counts the attempts that this task made in a row. `at_once` is how many
+        calls failed in a row without waiting; 0 if this one has waited.
         """
         counts, service = self._counts, self._spec.service
         since = self.started_at - self.overdue
@@ -356,14 +362,16 @@ class CallTask:
 class TimeoutSweeper:
     """Cancels calls that exceed the timeout or their deadline, and again after each further timeout.
 
-    One timer serves all tasks of a bulkhead: a timer for each call would cost more than most calls do.
+    One timer serves all tasks of a bulkhead: a timer for each call would cost more than most calls do. `on_stuck` is
+    called when calls that were cancelled before are cancelled again: they do not count as probes any more.
     """
 
-    __slots__ = ("_due", "_tasks", "_timeout", "timer")
+    __slots__ = ("_due", "_on_stuck", "_tasks", "_timeout", "timer")
 
-    def __init__(self, timeout: float, tasks: Sequence[CallTask]) -> None:
+    def __init__(self, timeout: float, tasks: Sequence[CallTask], on_stuck: Callable[[], None]) -> None:
         self._timeout = timeout
         self._tasks = tasks
+        self._on_stuck = on_stuck
         self.timer: Deadline | None = None
         """Set when a call starts and there is none. It stays when the last call ends: the next call needs it again."""
 
@@ -389,12 +397,16 @@ class TimeoutSweeper:
         self.timer = None
         now = loop.time() + 1e-9
         busy = [task for task in self._tasks if task.queue is not None]
+        stuck = False
         for task in busy:
             due, deadline = task.started_at + self._timeout, task.next_deadline
             if min(due, deadline) <= now:
                 task.time_out(CancelReason.TIMED_OUT if due <= deadline else CancelReason.DEADLINE)
                 task.overdue += loop.time() - task.started_at
                 task.started_at = loop.time()
+                stuck = stuck or task.cancels > 1
         if busy:
             self.watch(min(now, *(task.started_at for task in busy)), loop)
             self.watch_deadline(min(task.next_deadline for task in busy), loop)
+        if stuck:
+            self._on_stuck()

@@ -16,7 +16,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -99,7 +99,7 @@ class Breaker:
             raise ValueError(
                 f"breaker: max_open: expected a number of seconds >= {self.open:g} (open), got {self.max_open!r}"
             )
-        for error in self.errors:
+        for error in cast("tuple[object, ...]", self.errors):
             if not (isinstance(error, type) and issubclass(error, Exception)):
                 raise TypeError(f"breaker: errors: expected exception classes, got {error!r}")
 
@@ -123,8 +123,8 @@ class FailedAttempt(Struct, frozen=True):
     """An attempt that failed because of the service."""
 
     fault: ServiceFault
-    at_once: bool
-    """Whether it did not wait, so that nothing else happened since it started."""
+    at_once: int
+    """How many calls failed one after another, with this one, without waiting; 0 if it has waited."""
     attempt: int
     started_at: float
     successes: int
@@ -162,7 +162,7 @@ class CircuitBreaker:
         "_probes_succeeded",
         "_rng",
         "_row",
-        "_row_made",
+        "_runs",
         "_since",
         "_started",
         "failures",
@@ -205,9 +205,9 @@ class CircuitBreaker:
         self._level = 0
         """How often it opened since calls were last made without a limit."""
         self._row = 0
-        """Calls in a row that failed without waiting."""
-        self._row_made = 0.0, -1
-        """When they started, and how many calls had succeeded then."""
+        """With a failure rate: how many calls have failed."""
+        self._runs = 0
+        """How many runs used the service since the first failure in the row: they may have ended by now."""
         self._probes_failed = self._probes_succeeded = 0
         self._failures.clear()
         self._started.clear()
@@ -252,7 +252,7 @@ class CircuitBreaker:
                 if failed.attempt > 1 or not self._is_down(failed):
                     return False
                 self.opened += 1
-                self.failures = len(self._failures) or len(self._started) or self._row
+                self.failures = len(self._failures) or max(len(self._started), failed.at_once)
                 self._opened_at = now
         self._open(failed.retry_after, now)
         return True
@@ -300,16 +300,13 @@ class CircuitBreaker:
         options = self._options
         if options.failure_rate is not None:
             return self._is_rate_exceeded(failed, options.failure_rate)
-        needed = max(options.failures or 1, min(2 * failed.runs, MAX_ROW) if failed.runs > 1 else 1)
-        if failed.at_once:  # calls that do not wait start at the same time, and end one after another
-            made = failed.started_at, failed.successes
-            self._row = self._row + 1 if made == self._row_made else 1
-            self._row_made = made
-            if self._row >= needed:
-                return True
         row = self._started
         while row and row[0] <= failed.success_started_at:
             row.popleft()
+        self._runs = max(self._runs, failed.runs) if row else failed.runs
+        needed = max(options.failures or 1, min(2 * self._runs, MAX_ROW) if self._runs > 1 else 1)
+        if failed.at_once >= needed:
+            return True
         if failed.started_at <= failed.success_started_at:
             return False
         if row and failed.started_at < row[-1]:
@@ -346,7 +343,7 @@ class CircuitBreaker:
         self.state = "open"
         self.open_until = now + seconds
         self.limit = 0
-        self._row, self._row_made = 0, (0.0, -1)
+        self._row = 0
         self._failures.clear()
         self._started.clear()
 
