@@ -22,7 +22,7 @@ from penstock.deadletters.sql.queries import select_page, select_ranges
 from penstock.deadletters.sql.rows import COLUMNS, to_columns
 from penstock.deadletters.sql.table import METADATA
 from penstock.deadletters.sqlite.errors import to_store_error
-from penstock.deadletters.sqlite.migrations import MIGRATIONS, prepare
+from penstock.deadletters.sqlite.migrations import MIGRATIONS, add_functions, prepare
 from penstock.deadletters.sqlite.store import SqliteStore
 from penstock.deadletters.sqlite.writer import Writer, WriterConfig
 from penstock.deadletters.store import UNUSABLE_SECONDS, Problem
@@ -245,16 +245,17 @@ async def test_a_newer_schema_is_refused(url, separate):
 def make_old(url, version, *old):
     """A database of an older schema, with letters."""
     database = sqlite3.connect(url.removeprefix("sqlite:///"))
+    add_functions(database)
     with database:
         database.execute("CREATE TABLE letters_schema (version INTEGER NOT NULL PRIMARY KEY, applied_at TEXT)")
         for number, statements in enumerate(MIGRATIONS[:version], start=1):
             for statement in statements:
                 database.execute(statement)
             database.execute("INSERT INTO letters_schema VALUES (?, '')", (number,))
+        known = {name for _, name, *_ in database.execute("PRAGMA table_info(letters)")}
         for letter in old:
-            row = dict(zip(COLUMNS, [column[0] for column in to_columns([letter])], strict=True))
-            for name in ("revision", "group_id", "redrives", "header"):  # which older schemas do not have
-                del row[name]
+            columns = dict(zip(COLUMNS, [column[0] for column in to_columns([letter])], strict=True))
+            row = {name: value for name, value in columns.items() if name in known}
             marks = ",".join("?" * len(row))
             database.execute(f"INSERT INTO letters ({','.join(row)}) VALUES ({marks})", list(row.values()))
     database.close()
