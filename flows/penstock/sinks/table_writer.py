@@ -47,7 +47,7 @@ _ROW_ERRORS = (
 """Errors that concern a row, not the table or the server."""
 
 _COLUMNS = """
-select a.attname as name, format_type(t.oid, null) as type, t.typcategory::text as category,
+select a.attname as name, format_type(t.oid, -1) as type, t.typcategory::text as category,
        a.attgenerated::text as generated
 from pg_attribute a
 join pg_type d on d.oid = a.atttypid
@@ -236,7 +236,8 @@ class TableWriter:
     def _statement(self, columns: tuple[Column, ...]) -> str:
         """Return the insert of rows that are given as one array of texts for each column.
 
-        The texts are cast to the types without their lengths: an explicit cast would cut a text that is too long.
+        The texts are cast to the types without their lengths: an explicit cast would cut a text that is too long. The
+        type modifier -1 gives `bpchar`, which has no length; without it `character` would have the length 1.
         """
         names = ", ".join(quote_name(column.name) for column in columns)
         values = ", ".join(f"v{number}::{column.type}" for number, column in enumerate(columns))
