@@ -42,6 +42,9 @@ class Record(Protocol):
     @property
     def value(self) -> bytes | None: ...
 
+    @property
+    def timestamp(self) -> int | None: ...
+
 
 class CommitRejected(PenstockError):
     """The group has assigned the partitions to other members, or has excluded this one."""
