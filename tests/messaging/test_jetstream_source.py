@@ -321,6 +321,15 @@ async def test_run_fails_without_a_stream_and_without_a_server(stream: Stream) -
     assert "cannot reach 127.0.0.1:1; check that a NATS server runs there" in str(unreachable.error)
 
 
+async def test_run_fails_without_its_credentials() -> None:
+    """Whether the file is missing or the package that reads it."""
+    source = JetStreamSource("nats://127.0.0.1:1?credentials=/nowhere/me.creds", "S", "work")
+    summary = await Flow[Any]("f").run(source)
+    assert "nats S/work: cannot read the credentials /nowhere/me.creds" in str(summary.error) or (
+        "nats S/work: credentials need the package nkeys" in str(summary.error)
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
