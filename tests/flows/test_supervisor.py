@@ -16,7 +16,7 @@ from penstock import Flow, from_iterable
 from penstock.errors import FlowDefinitionError, ShuttingDown, TooManyRuns
 from penstock.results import DiscardResults
 from penstock.runtime import Event, Every, FlowStatistics, Phase, ShutdownReport, Supervisor
-from penstock.sources import ticks
+from penstock.sources import Emitter, Source, ticks
 from penstock.testing import run
 
 SLOW: Flow[Any] = Flow("slow").map_async(lambda value: asyncio.sleep(10, value))
@@ -231,6 +231,19 @@ def test_a_good_run_forgets_the_breaks_before_it() -> None:
     _, logs, _ = worker(lambda: from_iterable(next(sources)), 100, schedule=Every(1))
 
     assert [entry["failures"] for entry in logs if entry["event"] == "worker.restart"] == [1, 2, 1]
+
+
+def test_a_long_run_forgets_the_breaks_before_it() -> None:
+    """A run that consumes from a broker breaks after hours; its next one need not wait for a minute."""
+
+    class Broker(Source[int]):
+        async def produce(self, emitter: Emitter[int]) -> None:
+            await asyncio.sleep(7200)
+            raise ConnectionError("gone")
+
+    _, logs, _ = worker(Broker, 80_000)
+
+    assert [entry["failures"] for entry in logs if entry["event"] == "worker.restart"] == [1] * 11
 
 
 def test_a_worker_that_waits_is_no_reason_to_wait_for_it() -> None:

@@ -23,6 +23,7 @@ class FakeRecord:
 
     offset: int
     value: bytes | None
+    timestamp: int | None = None
 
 
 @dataclass
@@ -31,6 +32,8 @@ class Topic:
 
     partitions: list[list[bytes | None]]
     committed: dict[int, Position] = field(default_factory=dict[int, Position])
+    created_at: int = 0
+    """The timestamp of all records."""
 
     @classmethod
     def of_numbers(cls, *counts: int) -> Topic:
@@ -85,7 +88,9 @@ class Member:
                 start = self.positions[number]
                 values = self.topic.partitions[number][start : start + limit]
                 if values:
-                    found[number] = [FakeRecord(start + index, value) for index, value in enumerate(values)]
+                    found[number] = [
+                        FakeRecord(start + index, value, self.topic.created_at) for index, value in enumerate(values)
+                    ]
                     self.positions[number] += len(values)
                     limit -= len(values)
                     self.returned += len(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from penstock.errors import FlowDefinitionError
 from penstock.results import DiscardResults
 from penstock.runtime import Run
 from penstock.sources import JetStreamSource
+from penstock.sources.jetstream_run import JetStreamRun
 from servers import NatsServer
 from waiting import until_async
 
@@ -319,6 +321,46 @@ async def test_run_fails_without_a_stream_and_without_a_server(stream: Stream) -
 
     assert "the stream no-such-stream does not exist; create it first" in str(missing.error)
     assert "cannot reach 127.0.0.1:1; check that a NATS server runs there" in str(unreachable.error)
+
+
+async def test_message_that_comes_again_while_the_run_stops(stream: Stream) -> None:
+    """From a server that forgot the delivery: an element that is still in flight is not given to another worker."""
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def work(value: Any) -> Any:
+        entered.set()
+        await leave.wait()
+        return value
+
+    await stream.publish_numbers(1)
+    source = source_of(stream)
+    runs: list[JetStreamRun] = []
+    begin = JetStreamRun.open
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JetStreamRun, "open", lambda self: runs.append(self) or begin(self))
+        run = Flow[Any]("f").map_async(work).start(source, DiscardResults())
+        await asyncio.wait_for(entered.wait(), 30)
+    (receiver,) = runs
+    (lease,) = receiver._open.values()
+    run.drain()
+    await receiver._on_message(SimpleNamespace(reply=lease.reply, data=b'{"n":0}'))
+    other = Flow[Any]("f").start(source, DiscardResults())
+    await asyncio.sleep(0.5)
+    leave.set()
+
+    assert (await asyncio.wait_for(run.finished, 30)).ok == 1
+    assert (await drained(other)).received == 0
+    info = await stream.consumer("work")
+    assert (info.num_ack_pending, info.num_pending) == (0, 0)
+
+
+async def test_run_fails_without_its_credentials() -> None:
+    """Whether the file is missing or the package that reads it."""
+    source = JetStreamSource("nats://127.0.0.1:1?credentials=/nowhere/me.creds", "S", "work")
+    summary = await Flow[Any]("f").run(source)
+    assert "nats S/work: cannot read the credentials /nowhere/me.creds" in str(summary.error) or (
+        "nats S/work: credentials need the package nkeys" in str(summary.error)
+    )
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ async def test_records_pass_a_flow_to_another_topic(kafka_server: KafkaServer) -
     assert (summary.received, summary.ok, summary.failed, summary.filtered) == (202, 200, 1, 1)
     assert await committed(kafka_server, topic) == 202
     (letter,) = (await store.page(DeadLetterQuery(), limit=10)).letters
-    assert (letter.step, letter.origin) == ("decode", f"kafka:{topic}/0/50")
+    assert letter.step == "decode"
+    assert str(letter.origin).startswith(f"kafka:{topic}/0/50@")
     assert asyncio.all_tasks() == before
 
 

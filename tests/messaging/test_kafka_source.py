@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from laws.test_leases import KeptLetters
 from laws.virtual import DAY, quiet, timers, within
 from messaging.fake_kafka import Member, Topic, start
 from penstock import Flow, Service
-from penstock.backends.kafka_group import Position
-from penstock.deadletters import DeadLetter
+from penstock.backends.kafka_group import Position, Record
+from penstock.deadletters import DeadLetter, DeadLetterQuery, MemoryStore
 from penstock.errors import FlowDefinitionError
 from penstock.sources import KafkaSource
 from penstock.sources.kafka import KEEPALIVE_SECONDS
@@ -212,7 +213,7 @@ def test_record_that_stops_the_process_becomes_a_dead_letter() -> None:
 
     letters, done, starts = quiet(main())
 
-    assert [letter.origin for letter in letters] == [f"kafka:numbers/0/{number}" for number in poison]
+    assert [letter.origin for letter in letters] == [f"kafka:numbers/0/{number}@0" for number in poison]
     assert {(letter.step, letter.type) for letter in letters} == {("source", "Poisoned")}
     assert letters[0].message.startswith("the message was delivered 3 times")
     assert done == set(range(40)) - set(poison)
@@ -275,3 +276,69 @@ def test_invalid_sources_are_rejected(options: dict[str, Any], message: str) -> 
 
     assert message in str(raised.value)
     assert "s3cret" not in str(raised.value)
+
+
+def test_records_that_arrive_before_their_position_is_known_are_given_out() -> None:
+    """The client fetches from new partitions while their committed positions are read, for a poll that is under way."""
+
+    class Early(Member):
+        """A member whose polls wait, and return records of partitions as soon as they are assigned."""
+
+        delay = 0.0
+
+        async def poll(self, partitions: Collection[int], limit: int, seconds: float) -> Mapping[int, Sequence[Record]]:
+            for _ in range(int(seconds * 1000)):
+                if found := await super().poll(partitions, limit, 0.001):
+                    return found
+            return {}
+
+        async def committed(self, partitions: Collection[int]) -> Mapping[int, Position]:
+            await asyncio.sleep(self.delay)
+            return await super().committed(partitions)
+
+        async def assign(self, partitions: Collection[int]) -> None:
+            self.positions = {each: self.topic.committed.get(each, Position(0)).offset for each in partitions}
+            assert self._listener is not None
+            await self._listener.on_assigned(partitions)
+
+    async def main() -> list[int]:
+        topic, done = Topic.of_numbers(0), list[int]()
+
+        async def step(value: int) -> int:
+            done.append(value)
+            return value
+
+        member = Early(topic)
+        run = start(flow_of(step), member)
+        await asyncio.sleep(0.2)  # a poll is under way
+        member.delay = 0.05
+        await member.revoke([0])
+        topic.partitions[0] += [b"%d" % number for number in range(20)]
+        await member.assign([0])
+        await until_committed(topic, 20)
+        run.drain()
+        await run.finished
+        return done
+
+    assert run_virtual(within(60, main())) == list(range(20))
+
+
+def test_a_topic_that_is_created_again_has_other_records() -> None:
+    """They have the same offsets; letters of the first topic that are still open do not replace theirs."""
+
+    async def main() -> list[bytes]:
+        store = MemoryStore()
+
+        async def step(value: int) -> int:
+            raise ValueError(value)
+
+        for created_at in (1, 1, 2):  # the second time, the records of the first topic come again
+            topic = Topic.of_numbers(5)
+            topic.created_at = created_at
+            run = start(flow_of(step).dead_letters(store), Member(topic))
+            await until_committed(topic, 5)
+            run.drain()
+            await run.finished
+        return [letter.input for letter in (await store.page(DeadLetterQuery(), limit=100)).letters]
+
+    assert len(quiet(main())) == 10

@@ -103,7 +103,7 @@ async def test_redelivery_writes_no_second_letter(kafka_server: KafkaServer, tmp
     assert ended["failed"] == 1
     assert first.processed[0] == second.processed[1] == 1
     (letter,) = await letters_of(letters)
-    assert letter.origin == f"kafka:{topic}/0/1"
+    assert str(letter.origin).startswith(f"kafka:{topic}/0/1@")
 
 
 async def letters_of(url: str) -> Sequence[DeadLetter]:

@@ -126,6 +126,10 @@ async def test_a_message_that_came_again_has_one_letter_until_it_is_resolved(que
 
     assert set(await states(queue)) == {first.id, elsewhere.id, plain.id, two.id, again.id}
 
+    await queue.purge(DeadLetterQuery(state="resolved"), ME)
+    await queue.add([letter(origin="nats:ORDERS/1")])
+    assert set(await states(queue)) == {elsewhere.id, plain.id, two.id, again.id}
+
 
 async def test_letters_with_one_cause_are_a_group(queue):
     """Numbers, ids and quoted text make no difference; flow, step and type do."""

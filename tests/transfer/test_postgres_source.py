@@ -57,6 +57,15 @@ async def test_all_rows_are_read_in_the_order_of_the_key(numbers: Table, batch: 
     assert found == [{"id": n, "name": f"n{n}"} for n in range(1, 5001)]
 
 
+async def test_a_key_of_type_character(postgres_server: PostgresServer) -> None:
+    """The rows behind a key are those behind all of its characters."""
+    table = Table(postgres_server, "id char(3)", "values ('AAA'), ('AAB'), ('ABA'), ('B')")
+    flow = Flow[Any]("in").window(1)
+    async with asyncio.timeout(5):
+        found = [result.value async for result in flow.stream(table.source(batch=1)) if result.ok][:10]
+    assert [value["id"].strip() for value in found] == ["AAA", "AAB", "ABA", "B"]
+
+
 async def test_a_query(numbers: Table) -> None:
     """With a key of its own."""
     source = numbers.source("select name as key, id * 2 as twice from {} where id <= 12;", "key")

@@ -77,6 +77,16 @@ class Order(msgspec.Struct):
     name: str
 
 
+@pytest.mark.parametrize("conflict", ["error", "skip", "update"])
+async def test_types_whose_length_is_1_if_none_is_given(postgres_server: PostgresServer, conflict: str) -> None:
+    """`character` and `bit` keep all characters of a value."""
+    table = Table(postgres_server, "id integer primary key, currency char(3), flags bit(3), all_of char(3)[]")
+    options: dict[str, Any] = {"on_conflict": conflict} | ({"key": "id"} if conflict == "update" else {})
+    value = {"id": 1, "currency": "EUR", "flags": "101", "all_of": ["USD"]}
+    assert await write(table.sink(**options), [value]) == [""]
+    assert table.rows() == [[1, "EUR", "101", ["USD"]]]
+
+
 @dataclass
 class Other:
     """An order that is a dataclass."""

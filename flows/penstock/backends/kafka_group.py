@@ -42,6 +42,9 @@ class Record(Protocol):
     @property
     def value(self) -> bytes | None: ...
 
+    @property
+    def timestamp(self) -> int | None: ...
+
 
 class CommitRejected(PenstockError):
     """The group does not accept a commit. `excluded` is whether the partitions may belong to other members already."""

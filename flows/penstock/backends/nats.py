@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from nats.aio.client import Client
@@ -80,7 +81,8 @@ async def connect(
         await client.close()
         raise (first[0] if first else NoServersError()) from None
     except BaseException:  # also a cancellation: the socket may be open already
-        await client.close()
+        with suppress(AssertionError):  # it was not, such as if credentials cannot be read
+            await client.close()
         raise
     connected = True
     client.options["max_reconnect_attempts"] = -1
@@ -102,6 +104,10 @@ async def connect_url(
         )
     except AuthorizationError:
         raise BrokerError(subject, "access is denied; check user and password, or the token") from None
+    except ImportError as error:
+        raise BrokerError(subject, f"credentials need the package {error.name}; install nats-py[nkeys]") from error
     except (NoServersError, OSError, TimeoutError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise BrokerError(subject, f"cannot read the credentials {error.filename}: {error.strerror}") from error
         servers = ", ".join(url.servers)
         raise BrokerError(subject, f"cannot reach {servers}; check that a NATS server runs there") from error

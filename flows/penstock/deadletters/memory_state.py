@@ -83,8 +83,9 @@ class MemoryLetters:
         """Remove letters with their histories; returns how many there were."""
         before = len(self.by_id)
         for id in ids:
-            if (letter := self.by_id.pop(id, None)) is not None and letter.origin is not None:
-                self._origins.pop((letter.flow, letter.origin), None)
+            letter = self.by_id.pop(id, None)
+            if letter is not None and self._origins.get(message := (letter.flow, letter.origin)) == id:
+                del self._origins[message]
             self.changed.pop(id, None)
             self.histories.pop(id, None)
         if len(self.by_id) < before:

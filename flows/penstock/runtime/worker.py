@@ -21,6 +21,9 @@ log = get_logger()
 CLOCK_CHECK_SECONDS = 60.0
 """Seconds between two checks of the clock while a worker waits, because the clock may be set."""
 
+STABLE_SECONDS = 300.0
+"""Duration after which the failure of a run is not a consequence of the failure before, such as with a broker."""
+
 MAX_MISSED_COUNTED = 1000
 """Maximum number of missed times that are counted."""
 
@@ -90,14 +93,16 @@ class RunningWorker:
         return due
 
     async def _run_until_success(self) -> None:
-        """Run until a run does not fail. The waits between attempts grow."""
-        failures = 0
+        """Run until a run does not fail. The waits between attempts grow, and start again after a long run."""
+        failures, clock = 0, asyncio.get_running_loop().time
+        started = clock()
         while self._serving() and (error := await self._run_once()) is not None:
-            failures += 1
+            failures = 1 if clock() - started > STABLE_SECONDS else failures + 1
             wait = self._backoff.seconds(failures, self._rng)
             self._restarts[self._name] += 1
             self._log.warning("worker.restart", error=error, restart_in=round(wait, 3), failures=failures)
             await asyncio.sleep(wait)
+            started = clock()
 
     async def _run_once(self) -> str | None:
         """Run once. Return why the run failed, or None."""

@@ -33,7 +33,7 @@ class Column(NamedTuple):
 
     name: str
     type: str
-    """As `format_type` writes it, without length and precision: `integer`, `text[]`."""
+    """As `format_type` writes it, without length and precision: `integer`, `text[]`, `bpchar`."""
     category: str
     """`pg_type.typcategory`: A for arrays. The type of a domain is that of its base type."""
     is_json: bool = False

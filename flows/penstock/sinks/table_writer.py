@@ -49,7 +49,7 @@ _ROW_ERRORS = (
 """Errors that concern a row, not the table or the server. `ROW_CONDITIONS` are the same."""
 
 _COLUMNS = """
-select a.attname as name, format_type(t.oid, null) as type, t.typcategory::text as category,
+select a.attname as name, format_type(t.oid, -1) as type, t.typcategory::text as category,
        a.attgenerated::text as generated
 from pg_attribute a
 join pg_type d on d.oid = a.atttypid

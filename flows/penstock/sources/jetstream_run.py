@@ -186,16 +186,15 @@ class JetStreamRun:
         tokens = message.reply.split(".")
         first = 4 if len(tokens) == 9 else 6  # the longer form has a domain and an account: ADR-15 of NATS
         deliveries, id = int(tokens[first]), (int(tokens[first + 1]), int(tokens[first + 3]))
-        if self._stopped:
-            self._answers.append((message.reply, NAK))
-            self._to_send.set()
-            return
         # A server that was killed may deliver messages again, even as if for the first time.
         if (known := self._open.get(id)) is not None:
             known.reply, known.deliveries, known.extended_at = message.reply, deliveries, self._loop.time()
             self._to_send.set()
         elif id in self._done or id in self._done_before:
             self._answers.append((message.reply, ACK))
+            self._to_send.set()
+        elif self._stopped:
+            self._answers.append((message.reply, NAK))
             self._to_send.set()
         else:
             lease = self._open[id] = Lease(id, message.reply, deliveries, self._loop.time())

@@ -34,8 +34,8 @@ KEEPALIVE_SECONDS = 20.0
 LAST_COMMIT_SECONDS = 4.0
 """Timeout of the commit when a run ends, and of the commits when partitions are given up."""
 
-Lease: TypeAlias = tuple[PartitionProgress, int]
-"""A record: its partition and its offset."""
+Lease: TypeAlias = tuple[PartitionProgress, int, int | None]
+"""A record: its partition, its offset and its timestamp."""
 
 
 @dataclass(unsafe_hash=True)
@@ -137,6 +137,9 @@ class Consumption:
         """Set when more records may be given out: after a commit, and with new partitions."""
         self._answered = asyncio.Event()
         """Set when records were answered."""
+        self._assigned = asyncio.Event()
+        """Cleared while the positions of new partitions are read."""
+        self._assigned.set()
         self._committing = asyncio.Lock()
         self._error: Exception | None = None
         """An error of a notification, whose caller would only log it."""
@@ -160,7 +163,7 @@ class Consumption:
 
     def settle(self, answers: Sequence[tuple[Lease, Answer]]) -> None:
         """Record what is done. Answers for partitions that were given up have no effect."""
-        for (partition, offset), answer in answers:
+        for (partition, offset, _), answer in answers:
             if answer is Answer.RELEASED:
                 partition.released()
             else:
@@ -176,8 +179,9 @@ class Consumption:
         self._answered.set()
 
     def origin(self, lease: Lease) -> str:
-        """Return the name of a record."""
-        return f"kafka:{self._topic}/{lease[0].number}/{lease[1]}"
+        """Return the name of a record, with its time: a topic that is created again, or moved, repeats offsets."""
+        partition, offset, timestamp = lease
+        return f"kafka:{self._topic}/{partition.number}/{offset}@{timestamp}"
 
     async def close(self) -> None:
         """Commit what is done, and leave the group."""
@@ -187,6 +191,7 @@ class Consumption:
 
     async def on_assigned(self, partitions: Collection[int]) -> None:
         """Begin with partitions."""
+        self._assigned.clear()
         try:
             starts = await self._group.committed(partitions)
         except Exception as error:
@@ -194,6 +199,8 @@ class Consumption:
         else:
             self.progress.assign(starts)
             log.info("kafka.assigned", topic=self._topic, group=self._source.group, partitions=sorted(partitions))
+        finally:
+            self._assigned.set()
         self._changed.set()  # also if nothing was committed before: a run that begins at the end must not skip records
         self._room.set()
 
@@ -247,7 +254,9 @@ class Consumption:
         values: list[bytes] = []
         leases: list[Lease] = []
         begun: list[PartitionProgress] = []
-        for number, records in (await self._group.poll(partitions, limit, seconds)).items():
+        found = await self._group.poll(partitions, limit, seconds)
+        await self._assigned.wait()  # a poll that began before may return the first records of new partitions
+        for number, records in found.items():
             partition = self.progress.partitions.get(number)
             if partition is None or partition.revoking:  # since the call
                 continue
@@ -259,7 +268,7 @@ class Consumption:
                     self._filter_tombstone(partition, record.offset)
                 else:
                     values.append(value)
-                    leases.append((partition, record.offset))
+                    leases.append((partition, record.offset, record.timestamp))
         if begun:
             values, leases = await self._begin(begun, values, leases)
         await self._emitter.send(values, list(map(len, values)), leases)
@@ -272,8 +281,8 @@ class Consumption:
         The count of deliveries must be durable before its record may stop the process.
         """
         firsts = {(each, each.start.offset) for each in begun if each.start.deliveries >= self._source.deliveries}
-        poisoned = [(value, lease) for value, lease in zip(values, leases, strict=True) if lease in firsts]
-        others = [(value, lease) for value, lease in zip(values, leases, strict=True) if lease not in firsts]
+        poisoned = [(value, lease) for value, lease in zip(values, leases, strict=True) if lease[:2] in firsts]
+        others = [(value, lease) for value, lease in zip(values, leases, strict=True) if lease[:2] not in firsts]
         try:
             await self._try_to_commit()
             await self._check_metadata(next(iter(begun)))
@@ -282,7 +291,7 @@ class Consumption:
                 if not lease[0].fenced:
                     await self._emitter.refuse(value, lease, Poisoned(lease[0].start.deliveries))
         except BaseException:
-            for _, (partition, _) in poisoned + others:
+            for _, (partition, _, _) in poisoned + others:
                 partition.released()
             raise
         others = [(value, lease) for value, lease in others if not lease[0].fenced]

@@ -131,7 +131,7 @@ class RowReader:
         """Return the type of the key, as SQL has it."""
         described = await connection.prepare(f"select {key} from {self._rows} r limit 0")  # noqa: S608 - as above
         found: str = await connection.fetchval(
-            "select format_type($1::oid, null)", described.get_attributes()[0].type.oid
+            "select format_type($1::oid, -1)", described.get_attributes()[0].type.oid
         )
         return found
 
