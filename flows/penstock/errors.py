@@ -257,7 +257,7 @@ class Poisoned(ElementError):
     """A message was delivered too often: each time it failed, or the process that worked on it ended."""
 
     def __init__(self, deliveries: int) -> None:
-        super().__init__(f"the message was delivered {deliveries} times and never completed, so it is not tried again")
+        super().__init__(f"the message was delivered {deliveries} times and never succeeded, so it is not tried again")
         self.deliveries = deliveries
 
 

@@ -195,6 +195,7 @@ async def test_poisoned_message_becomes_a_letter_and_is_terminated(
     assert sorted(calls) == [1, 2, 2, 2]
     letters = (await store.page(DeadLetterQuery())).letters
     assert [(letter.step, letter.type, letter.input) for letter in letters] == [("source", "Poisoned", b'{"n":2}')]
+    assert letters[0].message == "the message was delivered 3 times and never succeeded, so it is not tried again"
     assert (summary.ok, summary.failed) == (1, 4)
 
 

@@ -198,9 +198,12 @@ async def test_stop_while_the_group_assigns_partitions_leaves_nothing(kafka_serv
 
 async def test_unreachable_broker_fails_the_run() -> None:
     """A supervisor starts it again."""
-    source = KafkaSource(f"kafka://127.0.0.1:{free_port()}", "t", "g")
+    address = f"127.0.0.1:{free_port()}"
+    advice = f"kafka t/g: cannot reach {address}; check that a broker runs there"
+    for login, expected in (("", advice), ("me:s3cret@", f"{advice}, and user and password")):
+        source = KafkaSource(f"kafka://{login}{address}", "t", "g")
 
-    summary = await Flow[Any]("f").start(source, DiscardResults()).finished
+        summary = await Flow[Any]("f").start(source, DiscardResults()).finished
 
-    assert summary.reason == "failed"
-    assert "the source kafka failed" in str(summary.error)
+        assert summary.reason == "failed"
+        assert str(summary.error) == f"the source kafka failed: {expected}"

@@ -9,10 +9,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
+<<<<<<< HEAD
 from aiokafka.errors import CommitFailedError, IllegalStateError, RebalanceInProgressError
+=======
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError
+>>>>>>> user19
 
 from penstock.backends.kafka import KafkaAddress, stop_consumer
 from penstock.backends.kafka_group import CommitRejected, GroupListener, Position, Record
+from penstock.errors import BrokerError
 
 POSITION_SECONDS = 15.0
 """Timeout for the positions of newly assigned partitions."""
@@ -37,6 +42,8 @@ class AiokafkaGroup:
         max_partition_fetch_bytes: int,
     ) -> None:
         self._topic = topic
+        self._title = f"kafka {topic}/{group}"
+        self._unreachable = address.unreachable
         self._consumer: Any = address.make_consumer(
             group,
             group_instance_id=instance,
@@ -52,10 +59,19 @@ class AiokafkaGroup:
         """A poll for it returns nothing, and keeps the member in the group and what was fetched before."""
 
     async def start(self, listener: GroupListener) -> None:
+<<<<<<< HEAD
         """Connect, and begin to join the group."""
         self._listener = _Listener(listener)
         self._consumer.subscribe([self._topic], listener=self._listener)
         await self._consumer.start()
+=======
+        """Connect, and begin to join the group. Raises `BrokerError` if it cannot connect."""
+        self._consumer.subscribe([self._topic], listener=_Listener(listener))
+        try:
+            await self._consumer.start()
+        except KafkaConnectionError as error:
+            raise BrokerError(self._title, self._unreachable) from error
+>>>>>>> user19
 
     async def committed(self, partitions: Collection[int]) -> Mapping[int, Position]:
         """Return where to begin."""

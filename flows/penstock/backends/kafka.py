@@ -34,6 +34,10 @@ class KafkaAddress:
         self, servers: Sequence[str], user: str | None, password: str | None, options: Mapping[str, str]
     ) -> None:
         secure = options.get("tls") == "yes"
+        self.unreachable = f"cannot reach {', '.join(servers)}; check that a broker runs there"
+        """What to report for `KafkaConnectionError`, which the client also raises for a refused login."""
+        if user:
+            self.unreachable += ", and user and password"
         self._options: dict[str, Any] = {
             "bootstrap_servers": list(servers),
             "request_timeout_ms": int(REQUEST_SECONDS * 1000),
