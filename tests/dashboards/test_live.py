@@ -291,7 +291,10 @@ async def test_panels_name_the_service_that_holds_up_a_flow(
     async def inventory_is_named() -> bool:
         queries = (waiting, in_flight, limit, breaker, backpressure)
         columns = await asyncio.gather(*map(prometheus.labelled, queries))
-        shown.update({key: tuple(column[key] for column in columns) for key in columns[0]})
+        common = set.intersection(*map(set, columns))  # a scrape may come between two queries
+        shown.update({key: tuple(column[key] for column in columns) for key in common})
+        if not {("orders", "inventory"), ("orders", "pricing")} <= shown.keys():
+            return False
         alerts = await prometheus.values('ALERTS{alertname="PenstockBreakerOpen",service="inventory"}')
         match shown["orders", "inventory"], shown["orders", "pricing"]:
             case (calls, _, reduced, state, seconds), (0, 0, full, 0, _):

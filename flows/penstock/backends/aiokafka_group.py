@@ -9,11 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-<<<<<<< HEAD
-from aiokafka.errors import CommitFailedError, IllegalStateError, RebalanceInProgressError
-=======
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError
->>>>>>> user19
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError, RebalanceInProgressError
 
 from penstock.backends.kafka import KafkaAddress, stop_consumer
 from penstock.backends.kafka_group import CommitRejected, GroupListener, Position, Record
@@ -59,19 +55,13 @@ class AiokafkaGroup:
         """A poll for it returns nothing, and keeps the member in the group and what was fetched before."""
 
     async def start(self, listener: GroupListener) -> None:
-<<<<<<< HEAD
-        """Connect, and begin to join the group."""
+        """Connect, and begin to join the group. Raises `BrokerError` if it cannot connect."""
         self._listener = _Listener(listener)
         self._consumer.subscribe([self._topic], listener=self._listener)
-        await self._consumer.start()
-=======
-        """Connect, and begin to join the group. Raises `BrokerError` if it cannot connect."""
-        self._consumer.subscribe([self._topic], listener=_Listener(listener))
         try:
             await self._consumer.start()
         except KafkaConnectionError as error:
             raise BrokerError(self._title, self._unreachable) from error
->>>>>>> user19
 
     async def committed(self, partitions: Collection[int]) -> Mapping[int, Position]:
         """Return where to begin."""
