@@ -135,7 +135,7 @@ BAD: list[tuple[Any, str]] = [
     ({"id": 2**40}, "out of range"),
     ({"id": 50, "amount": 100}, "check constraint"),
     ({"name": "no id"}, "null value"),
-    ({"id": 51, "name": "nul \0"}, "0x00"),
+    ({"id": 51, "name": "nul \0"}, "NUL"),
     ({"id": 52, "name": "\ud800"}, "surrogates"),
     ({"id": 53, "name": {"a": 1}}, "name: expected a value of type text, got an object"),
     ({"id": 54, "colour": 1}, "there is no column colour"),
@@ -163,6 +163,23 @@ async def test_a_text_that_is_too_long_is_not_cut(postgres_server: PostgresServe
     errors = await write(table.sink(on_conflict="skip"), [{"id": 1, "short": "abcd"}, {"id": 2, "short": "abc"}])
     assert "too long" in errors[0]
     assert table.rows() == [[2, "abc"]]
+
+
+NAMES = ("number", "at", "cells", "v0", "errors", "it's \"a\\", "$penstock$", "order")
+
+
+@pytest.mark.parametrize("conflict", ["error", "skip", "update"])
+async def test_names_of_any_kind(postgres_server: PostgresServer, conflict: Any) -> None:
+    """Also those that the statements use themselves."""
+    columns = ", ".join('"{}" integer'.format(name.replace('"', '""')) for name in NAMES)
+    table = Table(postgres_server, f'{columns}, primary key ("number", at)')
+    values: list[Any] = [dict.fromkeys(NAMES, n) for n in range(4)]
+    values[2]["order"] = "x"
+    values[3][NAMES[5]] = "y"
+    key = () if conflict == "error" else ("number", "at")
+    errors = await write(table.sink(on_conflict=conflict, key=key), values)
+    assert [error.partition(": ")[2].partition(": ")[0] for error in errors] == ["", "", "order", NAMES[5]]
+    assert table.count() == 2
 
 
 async def test_an_existing_key_is_an_error_skipped_or_updated(orders: Table) -> None:

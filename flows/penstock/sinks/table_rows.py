@@ -114,11 +114,9 @@ def _encode_cell(value: Any, column: Column) -> str | None:
         return None
     if column.is_json:
         return _json(value)
-    kind: type[Any] = type(value)
+    kind = cast("type[object]", type(value))
     if kind is str:
-        if not value.isascii():
-            value.encode()  # a lone surrogate would fail the whole batch
-        return str(value)
+        return _text(value)
     if kind is int or kind is float:
         return str(value)
     if kind in (list, tuple) and column.category == "A":
@@ -129,8 +127,7 @@ def _encode_cell(value: Any, column: Column) -> str | None:
 def _scalar(value: Any, column: Column) -> str:
     match value:
         case str():
-            value.encode()
-            return value
+            return _text(value)
         case bool():
             return "true" if value else "false"
         case int() | float() | Decimal() | UUID():
@@ -144,6 +141,15 @@ def _scalar(value: Any, column: Column) -> str:
         case _:
             kind = "an object" if isinstance(value, dict) else "an array"
             raise ValueError(f"{column.name}: expected a value of type {column.type}, got {kind}")
+
+
+def _text(value: str) -> str:
+    """Return a text. Raises `ValueError` for one that PostgreSQL cannot store."""
+    if "\0" in value:
+        raise ValueError("PostgreSQL cannot store the character NUL")
+    if not value.isascii():
+        value.encode()  # raises for a lone surrogate
+    return value
 
 
 def _json(value: Any) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import random
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from penstock.backends.postgres import (
     PostgresConnection,
@@ -20,6 +21,7 @@ from penstock.backends.postgres import (
 )
 from penstock.errors import RowRejected, SinkWriteFailed, describe
 from penstock.services.retry import Backoff
+from penstock.sinks.table_inserts import Statements
 from penstock.sinks.table_rows import Column, Group, Row, copy_line, group_rows
 from penstock.support.logger import get_logger
 
@@ -44,7 +46,7 @@ _ROW_ERRORS = (
     asyncpg.CardinalityViolationError,  # a key twice in one update, in two notations
     asyncpg.ProgramLimitExceededError,  # such as a value too long for an index
 )
-"""Errors that concern a row, not the table or the server."""
+"""Errors that concern a row, not the table or the server. `ROW_CONDITIONS` are the same."""
 
 _COLUMNS = """
 select a.attname as name, format_type(t.oid, null) as type, t.typcategory::text as category,
@@ -55,8 +57,6 @@ join pg_type t on t.oid = case when d.typtype = 'd' then d.typbasetype else d.oi
 where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped
 order by a.attnum
 """
-
-_COPY_COLUMN = re.compile(r"COPY .*, line \d+, column ([^:]+):")
 
 
 class TableWriter:
@@ -80,6 +80,7 @@ class TableWriter:
         self._selected = columns
         self._conflict = conflict
         self._key = tuple(key)
+        self._statements = Statements(self._quoted, conflict, self._key)
         self._columns: Mapping[str, Column] = {}
         self._connection: PostgresConnection | None = None
         self._rng = random.Random()  # noqa: S311 - jitter, no secret
@@ -123,7 +124,9 @@ class TableWriter:
         unique = self._key if self._conflict == "update" else ()
         groups, invalid = group_rows(values, self._columns, selected=self._selected, unique=unique)
         for number, error in invalid:
-            errors[number] = self._rejection(describe(error), error)
+            rejection = RowRejected(self._table, describe(error))
+            rejection.__cause__ = error
+            errors[number] = rejection
         return groups
 
     async def _write_group(
@@ -134,7 +137,7 @@ class TableWriter:
         while True:
             connection = await self._reconnect(give_up_at)
             try:
-                await self._insert_or_split(connection, columns, rows, errors)
+                await self._insert_or_find(connection, columns, rows, errors)
                 return
             except asyncpg.TransactionRollbackError as error:  # such as a deadlock of two writers: nothing was written
                 attempt += 1
@@ -178,46 +181,28 @@ class TableWriter:
         log.warning("sink.write_retried", sink=self._title, error=reason_of(error), retry_in=round(seconds, 3))
         await asyncio.sleep(seconds)
 
-    async def _insert_or_split(
+    async def _insert_or_find(
         self,
         connection: PostgresConnection,
         columns: tuple[Column, ...],
         rows: list[Row],
         errors: list[Exception | None],
     ) -> None:
-        """Insert all rows with one statement. If the database rejects one, find it, in one transaction for all."""
+        """Insert all rows with one statement. If that is rejected, insert them one by one, in one transaction."""
         try:
             await self._insert(connection, columns, rows)
             return
-        except _ROW_ERRORS as error:
-            if len(rows) == 1:
-                errors[rows[0][0]] = self._rejected(error)
-                return
-        rejected: dict[int, Exception] = {}
+        except _ROW_ERRORS:
+            pass
         async with connection.transaction():
             await connection.execute("set constraints all immediate")  # deferred ones would fail all rows at the end
-            await self._split(connection, columns, rows, rejected)
-        for number, rejection in rejected.items():
-            errors[number] = rejection
-
-    async def _split(
-        self,
-        connection: PostgresConnection,
-        columns: tuple[Column, ...],
-        rows: list[Row],
-        rejected: dict[int, Exception],
-    ) -> None:
-        """Insert rows of which one is rejected, in halves."""
-        middle = len(rows) // 2
-        for half in (rows[:middle], rows[middle:]):
-            try:
-                async with connection.transaction():
-                    await self._insert(connection, columns, half)
-            except _ROW_ERRORS as error:
-                if len(half) == 1:
-                    rejected[half[0][0]] = self._rejected(error)
-                else:
-                    await self._split(connection, columns, half, rejected)
+            cells = msgspec.json.encode([cells for _, cells in rows]).decode()
+            await connection.fetchval("select set_config('penstock.rows', $1, true) is null", cells)
+            await connection.execute(self._statements.one_by_one(columns))
+            found = await connection.fetchval("select current_setting('penstock.errors')")
+        for index, column, message in msgspec.json.decode(found, type=list[tuple[int, str | None, str]]):
+            reason = message if column is None else f"{column}: {message}"
+            errors[rows[index][0]] = RowRejected(self._table, reason)
 
     async def _insert(self, connection: PostgresConnection, columns: tuple[Column, ...], rows: Sequence[Row]) -> None:
         if self._conflict == "error":
@@ -231,26 +216,7 @@ class TableWriter:
             )
             return
         texts = [[cells[position] for _, cells in rows] for position in range(len(columns))]
-        await connection.execute(self._statement(columns), *texts)
-
-    def _statement(self, columns: tuple[Column, ...]) -> str:
-        """Return the insert of rows that are given as one array of texts for each column.
-
-        The texts are cast to the types without their lengths: an explicit cast would cut a text that is too long.
-        """
-        names = ", ".join(quote_name(column.name) for column in columns)
-        values = ", ".join(f"v{number}::{column.type}" for number, column in enumerate(columns))
-        arrays = ", ".join(f"${number}::text[]" for number in range(1, len(columns) + 1))
-        aliases = ", ".join(f"v{number}" for number in range(len(columns)))
-        target = f" ({', '.join(map(quote_name, self._key))})" if self._key else ""
-        others = [quote_name(column.name) for column in columns if column.name not in self._key]
-        action = "nothing"
-        if self._conflict == "update" and others:
-            action = f"update set {', '.join(f'{name} = excluded.{name}' for name in others)}"
-        return (
-            f"insert into {self._quoted} ({names}) select {values} from unnest({arrays}) as r({aliases}) "  # noqa: S608 - all names are quoted
-            f"on conflict{target} do {action}"
-        )
+        await connection.execute(self._statements.many(columns), *texts)
 
     async def _connect(self) -> PostgresConnection:
         connection = await self._server.connect()
@@ -294,15 +260,6 @@ class TableWriter:
         except BaseException:
             connection.terminate()
             raise
-
-    def _rejected(self, error: Exception) -> RowRejected:
-        column = _COPY_COLUMN.match(getattr(error, "context", None) or "")
-        return self._rejection(f"{f'{column[1]}: ' if column else ''}{message_of(error)}", error)
-
-    def _rejection(self, reason: str, error: Exception) -> RowRejected:
-        rejection = RowRejected(self._table, reason)
-        rejection.__cause__ = error
-        return rejection
 
     def _failed(self, error: Exception) -> SinkWriteFailed:
         if is_connection_error(error):
