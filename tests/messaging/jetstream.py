@@ -23,7 +23,6 @@ from waiting import HANG_SECONDS, end
 WORKER = """
 import asyncio, os, signal, sys
 from penstock import Flow
-from penstock.deadletters import create_store
 from penstock.results import DiscardResults
 from penstock.sources import JetStreamSource
 
@@ -41,7 +40,9 @@ async def main():
     source = JetStreamSource(url, stream, durable, ack_wait=float(ack_wait))
     flow = Flow("worker").window(256).map_async(work, max_in_flight=int(width)).tap(note)
     run = flow.start(source, DiscardResults())
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, run.abort if "abort" in sys.argv else run.drain)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, run.drain)
+    loop.add_reader(0, os._exit, 3)  # the process of the test has ended
     print("started", flush=True)
     summary = await run.finished
     print(summary.reason, summary.ok, summary.cancelled, flush=True)
@@ -124,12 +125,12 @@ class Worker:
         ack_wait: float = 3.0,
         seconds: float = 0.01,
         width: int = 128,
-        abort: bool = False,
     ) -> None:
         self.output = output
         arguments = [stream.server.url, stream.name, "work", str(ack_wait), str(seconds), str(width), str(output)]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, *arguments, *(["abort"] if abort else [])],
+            [sys.executable, "-c", WORKER, *arguments],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"PYTHONPATH": ""},
