@@ -60,8 +60,9 @@ class AiokafkaGroup:
         """Connect, and begin to join the group."""
         self._listener = _Listener(listener)
         self._consumer.subscribe([self._topic], listener=self._listener)
-        self._starting = asyncio.ensure_future(self._consumer.start())
-        await asyncio.shield(self._starting)
+        starting: asyncio.Future[Any] = asyncio.ensure_future(self._consumer.start())
+        self._starting = starting
+        await asyncio.shield(starting)
 
     async def committed(self, partitions: Collection[int]) -> Mapping[int, Position]:
         """Return where to begin."""
