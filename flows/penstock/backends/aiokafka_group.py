@@ -22,6 +22,10 @@ CLOSE_SECONDS = 3.0
 """Seconds that the consumer has to leave its group. It would wait for a rebalance that other members hold up."""
 
 
+CONNECT_SECONDS = 2.0
+"""Seconds that a start has to connect when the consumer is closed meanwhile."""
+
+
 class AiokafkaGroup:
     """Implements `penstock.backends.kafka_group.KafkaGroup`."""
 
@@ -51,6 +55,7 @@ class AiokafkaGroup:
             fetch_max_wait_ms=500,
         )
         self._listener: _Listener
+        self._starting: asyncio.Future[Any] | None = None
         self._unknown = TopicPartition(topic, -1)
         """A poll for it returns nothing, and keeps the member in the group and what was fetched before."""
 
@@ -58,8 +63,10 @@ class AiokafkaGroup:
         """Connect, and begin to join the group. Raises `BrokerError` if it cannot connect."""
         self._listener = _Listener(listener)
         self._consumer.subscribe([self._topic], listener=self._listener)
+        starting: asyncio.Future[Any] = asyncio.ensure_future(self._consumer.start())
+        self._starting = starting
         try:
-            await self._consumer.start()
+            await asyncio.shield(starting)
         except KafkaConnectionError as error:
             raise BrokerError(self._title, self._unreachable) from error
 
@@ -128,11 +135,24 @@ class AiokafkaGroup:
 
     async def close(self) -> None:
         """Leave the group and close all connections."""
+        await self._end_start()
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await stop_consumer(self._consumer)
         except TimeoutError:
             await abandon_consumer(self._consumer)
+
+    async def _end_start(self) -> None:
+        """Cancel `start`, but not while it connects: a connection would be left open then (aiokafka 0.14)."""
+        if (starting := self._starting) is None:
+            return
+        loop = asyncio.get_running_loop()
+        end = loop.time() + CONNECT_SECONDS
+        consumer = self._consumer
+        while not starting.done() and consumer._coordinator is None and loop.time() < end:  # noqa: ASYNC110, SLF001 - it has no event
+            await asyncio.sleep(0.02)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
 
 
 async def abandon_consumer(consumer: Any) -> None:
@@ -146,7 +166,9 @@ async def abandon_consumer(consumer: Any) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.gather(consumer._fetcher.close(), return_exceptions=True)  # noqa: SLF001 - the same
+    fetcher: Any = consumer._fetcher  # noqa: SLF001 - the same
+    if fetcher is not None:
+        await asyncio.gather(fetcher.close(), return_exceptions=True)
     await consumer._client.close()  # noqa: SLF001 - the same
 
 
