@@ -48,7 +48,7 @@ def with_outage(server: rig.Server, folder: Path, count: int, seconds: float, be
 
 
 def all_figures(quick: bool, runs: int) -> list[Figure]:
-    """Orders with and without an outage, in turn. Without nginx there are none."""
+    """Return the figures of orders with and without an outage, in turn; none if nginx is missing."""
     if program() is None:
         print("!!! THE OUTAGE IS LEFT OUT: nginx is not on this machine", file=sys.stderr, flush=True)
         return []

@@ -136,7 +136,7 @@ def measure(names: Sequence[str], runs: int, count: int, variant: Variant) -> li
 
 
 def all_figures(quick: bool, runs: int, names: Sequence[str]) -> list[Figure]:
-    """All variants. Without nginx there are none."""
+    """Return the figures of all variants; none if nginx is missing."""
     if program() is None:
         print("!!! SERVICES ARE LEFT OUT: nginx is not on this machine", file=sys.stderr, flush=True)
         return []

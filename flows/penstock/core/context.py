@@ -219,7 +219,7 @@ class RunContext(AsyncIOScheduler):
 
     @property
     def awaited_service(self) -> str | None:
-        """The name of a service for whose open circuit breaker calls of this run wait; None if there is none."""
+        """The name of a service that calls of this run wait for, because its circuit breaker is open; else None."""
         names = (queue.awaited_service for queue in self._service_queues)
         return next((name for name in names if name is not None), None)
 

@@ -74,7 +74,7 @@ class FlowRun:
 
     @property
     def awaited_service(self) -> str | None:
-        """The name of a service for whose open circuit breaker letters wait; None if there is none."""
+        """The name of a service that letters wait for, because its circuit breaker is open; else None."""
         return self._run.awaited_service
 
     def finish(self) -> None:

@@ -51,7 +51,7 @@ class JobRuns:
 
     @property
     def awaited_service(self) -> str | None:
-        """The name of a service for whose open circuit breaker letters wait; None if there is none."""
+        """The name of a service that letters wait for, because its circuit breaker is open; else None."""
         names = (run.awaited_service for run in (*self._current.values(), *self._closing))
         return next((name for name in names if name is not None), None)
 

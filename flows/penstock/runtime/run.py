@@ -128,7 +128,7 @@ class Run:
 
     @property
     def awaited_service(self) -> str | None:
-        """The name of a service for whose open circuit breaker calls of this run wait; None if there is none."""
+        """The name of a service that calls of this run wait for, because its circuit breaker is open; else None."""
         return self.context.awaited_service
 
     @property

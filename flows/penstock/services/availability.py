@@ -18,7 +18,7 @@ class DownService(Struct, frozen=True):
 
 
 def first_down(services: Iterable[Service]) -> DownService | None:
-    """Return the first service whose circuit breaker is open; None if there is none.
+    """Return the first service whose circuit breaker is open, or None.
 
     A service of which a probe is due or under way counts as available: a probe needs a call.
     """

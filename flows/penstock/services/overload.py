@@ -33,7 +33,7 @@ IMPROVED = 0.8
 """A latency improved if it is below this part of what it was; the share of successes if above the reciprocal."""
 
 INSTANT = 1e-4
-"""Seconds: latencies below are not told apart."""
+"""Seconds. Latencies below this are treated as equal."""
 
 
 class Measurement(Struct, frozen=True):

@@ -5,25 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import msgspec
+from msgspec import Struct
 
 from penstock.backends.extras import require_extra
 from penstock.backends.nats_url import parse_nats_url
-from penstock.errors import EncodingFailed, FlowDefinitionError, InvalidItem, SinkWriteFailed, describe
+from penstock.errors import FlowDefinitionError, InvalidItem, SinkWriteFailed
 from penstock.expressions import Expression
 from penstock.services.template import Field, field_of, parse_template, text_of
+from penstock.sinks.payload import payload_of
 from penstock.support.environment import variable_names
-from penstock.support.json_encoding import may_contain_null, reject_non_finite
 
 if TYPE_CHECKING:
     from penstock.sinks.jetstream_publisher import Publisher
 
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
-
-_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(unsafe_hash=True)
@@ -105,7 +103,7 @@ class JetStreamSink:
         return Message(self._template.render(value), payload_of(value), id)
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(Struct, frozen=True):
     """A message to publish."""
 
     subject: str
@@ -160,16 +158,3 @@ def message_id(found: object) -> str:
     if not id or not id.isprintable() or id != id.strip():
         raise InvalidItem(f"expected printable text without spaces around it as message id, got {id!r}")
     return id
-
-
-def payload_of(value: Any) -> bytes:
-    """Return a value as JSON; bytes unchanged. Raises `EncodingFailed`."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(cast("bytes", value))
-    try:
-        data = _encode(value)
-        if may_contain_null(data):
-            reject_non_finite(value)
-    except Exception as error:
-        raise EncodingFailed(f"the value cannot be written: {describe(error)}") from error
-    return data

@@ -121,7 +121,7 @@ class Publisher:
         return None
 
     async def _reply(self) -> bool:
-        """Wait for a reply or a broken connection. Return False if there is none in time."""
+        """Wait for a reply or a broken connection. Return False if neither comes in time."""
         try:
             async with asyncio.timeout(ACK_SECONDS):
                 await self._changed.wait()
@@ -139,7 +139,7 @@ class Publisher:
             if number is None:  # of an earlier call, or an earlier connection
                 continue
             headers: dict[str, str] = reply.headers or {}
-            if headers.get("Status") == "503":  # nobody received it
+            if headers.get("Status") == "503":  # no stream has this subject
                 if asyncio.get_running_loop().time() < self._ready_at:
                     again.append(number)
                 else:

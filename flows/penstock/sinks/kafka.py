@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import msgspec
+from msgspec import Struct
 
 from penstock.backends.extras import require_extra
 from penstock.backends.kafka_url import parse_kafka_url
-from penstock.errors import ElementTooLarge, EncodingFailed, FlowDefinitionError, SinkWriteFailed, describe
+from penstock.errors import ElementTooLarge, FlowDefinitionError, SinkWriteFailed
 from penstock.expressions import Expression
+from penstock.sinks.payload import payload_of, text_payload_of
 from penstock.support.environment import substitute, variable_names
-from penstock.support.json_encoding import may_contain_null, reject_non_finite
 
 if TYPE_CHECKING:
     from penstock.backends.kafka_producer import KafkaProducer
-
-_encode = msgspec.json.Encoder().encode
 
 Getter: TypeAlias = str | Callable[[Any], Any]
 """What is computed from a value: the text of an expression, such as `value.orderId`, or a function."""
@@ -99,18 +97,18 @@ class KafkaSink:
             await producer.close()
 
     def _record(self, value: Any) -> OutgoingRecord:
-        key = None if self._key is None else payload_of(self._key(value), text=True)
+        key = None if self._key is None else text_payload_of(self._key(value))
         headers = [
             (name, content)
             for name, function in self._headers
-            if (content := payload_of(function(value), text=True)) is not None
+            if (content := text_payload_of(function(value))) is not None
         ]
         payload = payload_of(value)
         assert payload is not None
         return OutgoingRecord(payload, key, headers)
 
 
-class OutgoingRecord(msgspec.Struct, frozen=True):
+class OutgoingRecord(Struct, frozen=True):
     """A record to write."""
 
     value: bytes
@@ -125,23 +123,3 @@ class OutgoingRecord(msgspec.Struct, frozen=True):
 
 def _function(getter: Getter) -> Callable[[Any], Any]:
     return Expression(getter) if isinstance(getter, str) else getter
-
-
-def payload_of(value: Any, *, text: bool = False) -> bytes | None:
-    """Return a value as JSON, or unchanged if it is bytes. Raises `EncodingFailed`.
-
-    With `text`, text is returned as it is, and None as None.
-    """
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(cast("bytes", value))
-    if text and value is None:
-        return None
-    try:
-        if text and isinstance(value, str):
-            return value.encode()
-        data = _encode(value)
-        if may_contain_null(data):
-            reject_non_finite(value)
-    except Exception as error:
-        raise EncodingFailed(f"the value cannot be written: {describe(error)}") from error
-    return data
