@@ -73,6 +73,8 @@ class AppState(Struct, frozen=True, eq=False):
     reloader: Reloader
     counters: HttpCounters
     desk: Desk
+    stop: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    """Set by the first stop signal."""
     streams: OpenStreams = msgspec.field(default_factory=OpenStreams)
     redrives: OpenStreams = msgspec.field(
         default_factory=lambda: OpenStreams(MAX_CALLS, "requests that create redrives or try dead letters")

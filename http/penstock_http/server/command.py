@@ -20,6 +20,7 @@ from penstock.settings import WORK_OPTIONS, SettingsError, load_settings, settin
 from penstock_http.deployments.file_watcher import WatchedFiles
 from penstock_http.server.bootstrap import ConfigurationError, python_flows
 from penstock_http.server.lifecycle import serve as run_service
+from penstock_http.server.tls import tls_of
 
 _READING = "Settings are read from the settings file, then from variables, then from options."
 _RELOADING = (
@@ -65,11 +66,12 @@ def _run(command: str, flows: tuple[str, ...], options: Mapping[str, str | None]
         raise usage_error("--watch needs at least one flow file or directory")
     try:
         settings = load_settings(options, os.environ)
+        tls_of(settings)  # before flows are loaded and processes started
     except SettingsError as error:
         return print_error(command, error, 2)
     workers_only = command == "work"
     if workers_only:  # a file of settings may be for `serve` as well, where 0 starts no workers
-        settings = replace(settings, workers=max(settings.workers, 1))
+        settings = replace(settings, workers=max(settings.workers, 1), drain_delay=0.0)
     logs = configure_logging(settings.log_format, settings.log_level)
     try:
         files = WatchedFiles(paths, holds_flow=holds_flow)

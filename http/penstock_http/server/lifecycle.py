@@ -7,6 +7,7 @@ import gc
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 
 import msgspec
@@ -24,9 +25,17 @@ from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.revision import FlowCandidate
 from penstock_http.server.bootstrap import builtin_flow, load_flows, make_loader
-from penstock_http.server.connection import BACKLOG, MAX_ACCEPTS, AcceptErrorHandler, Connection, listen, stop_listening
+from penstock_http.server.connection import (
+    BACKLOG,
+    MAX_ACCEPTS,
+    AcceptErrorHandler,
+    ConnectionFactory,
+    listen,
+    stop_listening,
+)
 from penstock_http.server.dead_letters import DeadLetterWork
 from penstock_http.server.signals import install_signals, reload_on_signal, sighup_event
+from penstock_http.server.tls import tls_of
 from penstock_http.state import AppState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -53,6 +62,7 @@ async def serve(
     workers of the flows run, and only metrics and health are served.
     """
     loop = asyncio.get_running_loop()
+    tls = tls_of(settings)
     sighup = sighup_event(loop)
     supervisor = Supervisor(max_runs=settings.max_runs, separate_writer=True)
     counters, reload_counters = HttpCounters(), ReloadCounters()
@@ -66,30 +76,36 @@ async def serve(
     await load_flows(reloader, supervisor, files.paths)
     work = DeadLetterWork(supervisor, registry)
     sources = MetricSources(supervisor, counters, version("penstock"), reload_counters, logs, work.readings)
-    state = AppState(settings, supervisor, registry, reloader, counters, work.desk)
+    stop = asyncio.Event()
+    state = AppState(settings, supervisor, registry, reloader, counters, work.desk, stop=stop)
     app = (make_work_app if workers_only else make_app)(state, PenstockCollector(sources))
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     server = runner.server
     assert server is not None
     loop.set_exception_handler(AcceptErrorHandler(counters))
-    listener = await loop.create_server(lambda: Connection(counters, server, settings), sock=sock, backlog=MAX_ACCEPTS)
+    listener = await loop.create_server(
+        ConnectionFactory(counters, server, settings, tls), sock=sock, backlog=MAX_ACCEPTS
+    )
     sock.listen(BACKLOG)  # asyncio uses its `backlog` also as the number of connections accepted per iteration
-    stop = asyncio.Event()
-    install_signals(loop, supervisor, stop, settings)
-    tasks = [loop.create_task(reload_on_signal(sighup, reloader), name="reload:signal")]
+    skip_delay = asyncio.Event()
+    install_signals(loop, supervisor, stop, skip_delay, settings)
+    tasks = [loop.create_task(reload_on_signal(sighup, reloader, tls), name="reload:signal")]
     if watch:
         tasks.append(loop.create_task(watch_files(reloader), name="reload:watch"))
     work.start()
     log.info(
         "http.listening",
-        url=_url(sock),
+        url=_url(sock, "http" if tls is None else "https"),
         pid=os.getpid(),
         dead_letters=hide_password(settings.dead_letters),
         version=version("penstock"),
     )
+    if tls is not None:
+        tls.warn()
     tune_gc()
     await stop.wait()
+    await wait_for_drain_delay(settings.drain_delay, skip_delay)
     await stop_listening(listener)
     state.streams.stopping.set()
     for task in tasks:
@@ -102,6 +118,20 @@ async def serve(
     await client.aclose()
     log.info("shutdown.completed", forced=report.forced, **msgspec.structs.asdict(report))
     return 1 if report.forced else 0
+
+
+async def wait_for_drain_delay(seconds: float, skip: asyncio.Event) -> None:
+    """Go on serving for some seconds after the first stop signal, or until the second one.
+
+    `/health/ready` responds with 503 and connections are closed after their response, so that load balancers send
+    requests elsewhere before the service stops to accept them.
+    """
+    if not seconds:
+        return
+    log.info("shutdown.delayed", seconds=seconds)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await skip.wait()
 
 
 def tune_gc() -> None:
@@ -134,6 +164,6 @@ async def close_connections(runner: web.AppRunner, supervisor: Supervisor) -> No
     await runner.cleanup()
 
 
-def _url(sock: socket.socket) -> str:
+def _url(sock: socket.socket, scheme: str) -> str:
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
