@@ -140,6 +140,13 @@ class Settings:
     )
     tls_cert: str = setting("", "PEM file of the certificate, then of those that sign it; serves HTTPS")
     tls_key: str = setting("", "PEM file of its private key, unless that is in the file of the certificate")
+    processes: int = setting(1, "Processes that share the port and the work, one per core", min=1, max=64)
+    process_timeout: float = setting(
+        10.0, "Seconds without an answer after which one of several processes is killed and replaced", min=0.1
+    )
+    reload_timeout: float = setting(
+        300.0, "Seconds that open streams have when SIGHUP replaces one of several processes", min=0
+    )
     max_line: int = setting(1024 * 1024, "Maximum bytes of a line", min=16)
     max_body: int = setting(2 * 1024 * 1024, "Maximum bytes of a JSON request or response body", min=16)
     max_count: int = setting(1_000_000, "Maximum samples of a GET request", min=1)
@@ -200,6 +207,9 @@ WORK_OPTIONS = (
     "exit_timeout",
     "tls_cert",
     "tls_key",
+    "processes",
+    "process_timeout",
+    "reload_timeout",
     "max_header",
     "keep_alive",
     "send_buffer",

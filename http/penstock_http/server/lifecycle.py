@@ -24,6 +24,7 @@ from penstock_http.deployments.file_watcher import WatchedFiles, watch_files
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.revision import FlowCandidate
+from penstock_http.processes.peers import OnlyProcess, Peers
 from penstock_http.server.bootstrap import builtin_flow, load_flows, make_loader
 from penstock_http.server.connection import (
     BACKLOG,
@@ -55,11 +56,13 @@ async def serve(
     *,
     watch: bool = False,
     workers_only: bool = False,
+    peers: Peers | None = None,
 ) -> int:
     """Serve until a signal. Returns the exit code. Raises `ConfigurationError` for flows and other `PenstockError`s.
 
     `static` are the flows that are not in files. Without any flow the built-in one is served. With `workers_only`, the
-    workers of the flows run, and only metrics and health are served.
+    workers of the flows run, and only metrics and health are served. `peers` are all processes of the service, by
+    default only this one.
     """
     loop = asyncio.get_running_loop()
     tls = tls_of(settings)
@@ -77,7 +80,7 @@ async def serve(
     work = DeadLetterWork(supervisor, registry)
     sources = MetricSources(supervisor, counters, version("penstock"), reload_counters, logs, work.readings)
     stop = asyncio.Event()
-    state = AppState(settings, supervisor, registry, reloader, counters, work.desk, stop=stop)
+    state = AppState(settings, supervisor, registry, reloader, counters, work.desk, peers or OnlyProcess(), stop)
     app = (make_work_app if workers_only else make_app)(state, PenstockCollector(sources))
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()

@@ -1,8 +1,8 @@
 """TLS between the socket and the HTTP connection, by `ssl.MemoryBIO`.
 
-asyncio's own TLS has a second buffer in front of that of the socket, which the limits of a stream and the check whether a
-client has received its response do not see. It takes 256 KiB for each connection, drops what is not sent yet when a
-client sends on after the end, and waits for the client before it closes. Here there is one buffer, that of the socket.
+asyncio's own TLS has a second buffer in front of that of the socket, which the limits of a stream and the check whether
+a client has received its response do not see. It takes 256 KiB for each connection, drops what is not sent yet when a
+client sends on after the end, and waits for the client before it closes. Here is one buffer, that of the socket.
 """
 
 from __future__ import annotations
