@@ -309,7 +309,7 @@ def _convert(name: str, value: Any, origin: str) -> Any:
         # TOML values have types: 1.5 is not an integer, and true is not a number.
         if type(value) not in (str, kind, int) or (kind is str and type(value) is int):
             raise TypeError
-        converted = _seconds(value) if is_time and isinstance(value, str) else kind(value)
+        converted: Any = _seconds(value) if is_time and isinstance(value, str) else kind(value)
     except (TypeError, ValueError):
         expected = {"int": "an integer", "float": "a number"}.get(kind.__name__, "a text")
         if is_time:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -44,6 +45,8 @@ class Process:
         self.events: list[dict[str, Any]] = []
         self.noise: list[str] = []
         """Lines of standard error that are not JSON."""
+        self.tls: ssl.SSLContext | None = None
+        """With it, requests are sent in TLS."""
         self._news = threading.Condition()
         self._closed = False
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -86,7 +89,7 @@ class Process:
 
     def connect(self, **options: Any) -> Client:
         """Open a connection."""
-        return Client(self.host, self.port, **options)
+        return Client(self.host, self.port, **{"tls": self.tls} | options)
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Response:
         """Send a request on a new connection, and read the complete response."""

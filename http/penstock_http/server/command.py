@@ -19,6 +19,7 @@ from penstock.observe import configure_logging
 from penstock.settings import WORK_OPTIONS, SettingsError, load_settings, settings_options
 from penstock_http.deployments.file_watcher import WatchedFiles
 from penstock_http.server.bootstrap import ConfigurationError, python_flows
+from penstock_http.server.init_process import become_init
 from penstock_http.server.lifecycle import serve as run_service
 from penstock_http.server.tls import tls_of
 
@@ -69,6 +70,7 @@ def _run(command: str, flows: tuple[str, ...], options: Mapping[str, str | None]
         tls_of(settings)  # before flows are loaded and processes started
     except SettingsError as error:
         return print_error(command, error, 2)
+    become_init()
     workers_only = command == "work"
     if workers_only:  # a file of settings may be for `serve` as well, where 0 starts no workers
         settings = replace(settings, workers=max(settings.workers, 1), drain_delay=0.0)

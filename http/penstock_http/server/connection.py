@@ -7,6 +7,7 @@ import errno
 import selectors
 import socket
 from typing import Any
+from weakref import WeakSet
 
 import structlog
 from aiohttp import web
@@ -122,18 +123,26 @@ class ConnectionFactory:
         self._server = server
         self._settings = settings
         self._tls = tls
+        self._transports: WeakSet[TlsTransport] = WeakSet()
 
     def __call__(self) -> asyncio.Protocol:
         """Return the protocol of the next connection."""
         connection = Connection(self._counters, self._server, self._settings)
         if self._tls is None:
             return connection
-        return TlsTransport(
+        transport = TlsTransport(
             connection,
             self._tls.context,
             timeout=self._settings.keep_alive,
             on_failure=self._reject_handshake,
         )
+        self._transports.add(transport)
+        return transport
+
+    def close(self) -> None:
+        """Close what is left: the connections whose handshake is not complete, of which aiohttp does not know."""
+        for transport in list(self._transports):
+            transport.abort()
 
     def _reject_handshake(self, error: str) -> None:
         self._counters.rejected["tls_handshake_failed"] += 1

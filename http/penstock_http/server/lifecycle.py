@@ -78,7 +78,15 @@ async def serve(
     sock = listen(settings)
     await load_flows(reloader, supervisor, files.paths)
     work = DeadLetterWork(supervisor, registry)
-    sources = MetricSources(supervisor, counters, version("penstock"), reload_counters, logs, work.readings)
+    sources = MetricSources(
+        supervisor,
+        counters,
+        version("penstock"),
+        reload_counters,
+        logs,
+        work.readings,
+        tls_expires=None if tls is None else tls.expires,
+    )
     stop = asyncio.Event()
     state = AppState(settings, supervisor, registry, reloader, counters, work.desk, peers or OnlyProcess(), stop)
     app = (make_work_app if workers_only else make_app)(state, PenstockCollector(sources))
@@ -87,9 +95,8 @@ async def serve(
     server = runner.server
     assert server is not None
     loop.set_exception_handler(AcceptErrorHandler(counters))
-    listener = await loop.create_server(
-        ConnectionFactory(counters, server, settings, tls), sock=sock, backlog=MAX_ACCEPTS
-    )
+    connections = ConnectionFactory(counters, server, settings, tls)
+    listener = await loop.create_server(connections, sock=sock, backlog=MAX_ACCEPTS)
     sock.listen(BACKLOG)  # asyncio uses its `backlog` also as the number of connections accepted per iteration
     skip_delay = asyncio.Event()
     install_signals(loop, supervisor, stop, skip_delay, settings)
@@ -118,6 +125,7 @@ async def serve(
     report = await supervisor.shut_down(settings.grace_period)
     await work.stop()
     await close_connections(runner, supervisor)
+    connections.close()
     await client.aclose()
     log.info("shutdown.completed", forced=report.forced, **msgspec.structs.asdict(report))
     return 1 if report.forced else 0

@@ -62,9 +62,8 @@ class Tls:
         """What new connections use."""
         return self._current.context
 
-    @property
     def expires(self) -> float:
-        """When the certificate expires, in seconds since 1970."""
+        """Return when the certificate expires, in seconds since 1970."""
         return self._current.expires.timestamp()
 
     def warn(self) -> None:

@@ -114,7 +114,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self.socket_transport.close()
 
     def abort(self) -> None:
-        self.socket_transport.abort()
+        if self._socket is not None:
+            self._socket.abort()
 
     def is_closing(self) -> bool:
         return self.socket_transport.is_closing()
