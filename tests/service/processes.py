@@ -8,8 +8,9 @@ import re
 import signal
 import ssl
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,18 +30,23 @@ UNEXPECTED_EVENTS = ("library.log", "http.internal_error", "run.tasks_not_cancel
 
 
 class Process:
-    """One `penstock COMMAND` process, with its log."""
+    """One `penstock COMMAND` process, with its log. With a prefix, that command starts it."""
 
-    def __init__(self, command: str, *flags: object, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: str, *flags: object, env: dict[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-        self.popen = forking.start(
-            command,
-            *map(str, flags),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=clean | {"PYTHONPATH": f"{ROOT / 'flows'}{os.pathsep}{ROOT / 'http'}"} | (env or {}),
-        )
+        options: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.PIPE,
+            "env": clean | {"PYTHONPATH": f"{ROOT / 'flows'}{os.pathsep}{ROOT / 'http'}"} | (env or {}),
+        }
+        words = (command, *map(str, flags))
+        if prefix:
+            self.popen = subprocess.Popen([*prefix, sys.executable, "-m", "penstock", *words], **options)
+        else:
+            self.popen = forking.start(*words, **options)
         self.pid = self.popen.pid
         self.events: list[dict[str, Any]] = []
         self.noise: list[str] = []
