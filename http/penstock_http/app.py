@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from penstock.observe import PenstockCollector, registry_for
 from penstock_http.openapi.document import openapi
@@ -65,19 +65,11 @@ def _application(state: AppState, collector: PenstockCollector) -> web.Applicati
     """Return an application without routes."""
     origins = Origins(state.settings)
     app = web.Application(middlewares=[problem_middleware(state.counters), origins.check])
-    app.on_response_prepare.append(_close_when_stopping)
     if origins.allowed:
         app.on_response_prepare.append(origins.add_headers)
     app[STATE] = state
     app[system.METRICS] = registry_for(collector)
     return app
-
-
-async def _close_when_stopping(request: web.Request, response: web.StreamResponse) -> None:
-    """After the first stop signal, ask clients for a new connection, which a load balancer makes to another process."""
-    if request.app[STATE].stop.is_set():
-        response.force_close()
-        response.headers[hdrs.CONNECTION] = "close"
 
 
 def _monitoring_routes() -> list[web.RouteDef]:

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import socket
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.metadata import version
 
-import msgspec
-import structlog
 from aiohttp import web
 
-from penstock.backends.server_url import hide_password
 from penstock.observe import HttpCounters, LogFile, MetricSources, PenstockCollector, ReloadCounters
 from penstock.runtime import Phase, Supervisor
 from penstock.services.http_client import HttpClient
@@ -24,22 +18,15 @@ from penstock_http.deployments.file_watcher import WatchedFiles, watch_files
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.revision import FlowCandidate
-from penstock_http.processes.peers import OnlyProcess, Peers
+from penstock_http.processes.member import LEAD
 from penstock_http.server.bootstrap import builtin_flow, load_flows, make_loader
-from penstock_http.server.connection import (
-    BACKLOG,
-    MAX_ACCEPTS,
-    AcceptErrorHandler,
-    ConnectionFactory,
-    listen,
-    stop_listening,
-)
+from penstock_http.server.connection import BACKLOG, MAX_ACCEPTS, AcceptErrorHandler, ConnectionFactory, stop_listening
 from penstock_http.server.dead_letters import DeadLetterWork
+from penstock_http.server.membership import Alone, Membership
+from penstock_http.server.retirement import close_when_leaving, first_of, retire, wait_for_drain_delay
 from penstock_http.server.signals import install_signals, reload_on_signal, sighup_event
 from penstock_http.server.tls import tls_of
 from penstock_http.state import AppState
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 CLOSE_TIMEOUT = 2.0
 """Seconds that clients have to receive the end of their streams when the service shuts down."""
@@ -56,14 +43,15 @@ async def serve(
     *,
     watch: bool = False,
     workers_only: bool = False,
-    peers: Peers | None = None,
+    membership: Membership | None = None,
 ) -> int:
     """Serve until a signal. Returns the exit code. Raises `ConfigurationError` for flows and other `PenstockError`s.
 
     `static` are the flows that are not in files. Without any flow the built-in one is served. With `workers_only`, the
-    workers of the flows run, and only metrics and health are served. `peers` are all processes of the service, by
-    default only this one.
+    workers of the flows run, and only metrics and health are served. `membership` says how this process takes part in
+    the service, by default as the only one.
     """
+    membership = membership or Alone()
     loop = asyncio.get_running_loop()
     tls = tls_of(settings)
     sighup = sighup_event(loop)
@@ -75,7 +63,7 @@ async def serve(
         static = (builtin_flow(settings, client),)
     reloader = Reloader(registry, make_loader(settings, workers_only=workers_only), files, static)
     await supervisor.stores.get(settings.dead_letters)
-    sock = listen(settings)
+    sock = membership.listen(settings)
     await load_flows(reloader, supervisor, files.paths)
     work = DeadLetterWork(supervisor, registry)
     sources = MetricSources(
@@ -88,8 +76,9 @@ async def serve(
         tls_expires=None if tls is None else tls.expires,
     )
     stop = asyncio.Event()
-    state = AppState(settings, supervisor, registry, reloader, counters, work.desk, peers or OnlyProcess(), stop)
+    state = AppState(settings, supervisor, registry, reloader, counters, work.desk, membership.peers, stop)
     app = (make_work_app if workers_only else make_app)(state, PenstockCollector(sources))
+    close_when_leaving(app, stop, membership)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     server = runner.server
@@ -100,49 +89,38 @@ async def serve(
     sock.listen(BACKLOG)  # asyncio uses its `backlog` also as the number of connections accepted per iteration
     skip_delay = asyncio.Event()
     install_signals(loop, supervisor, stop, skip_delay, settings)
-    tasks = [loop.create_task(reload_on_signal(sighup, reloader, tls), name="reload:signal")]
+    tasks: list[asyncio.Task[None]] = []
+    if membership.reloads:
+        tasks.append(loop.create_task(reload_on_signal(sighup, reloader, tls), name="reload:signal"))
     if watch:
         tasks.append(loop.create_task(watch_files(reloader), name="reload:watch"))
+    membership.peers.on(LEAD, lambda payload: _lead(registry, payload))
     work.start()
-    log.info(
-        "http.listening",
-        url=_url(sock, "http" if tls is None else "https"),
-        pid=os.getpid(),
-        dead_letters=hide_password(settings.dead_letters),
-        version=version("penstock"),
-    )
-    if tls is not None:
-        tls.warn()
     tune_gc()
-    await stop.wait()
-    await wait_for_drain_delay(settings.drain_delay, skip_delay)
-    await stop_listening(listener)
-    state.streams.stopping.set()
+    await membership.ready(settings, sock)
+    await first_of(stop, membership.retiring)
+    if stop.is_set():
+        await wait_for_drain_delay(settings.drain_delay, skip_delay)
+    await stop_listening(listener, drain=stop.is_set())  # otherwise the other processes accept what waits
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    if not stop.is_set():
+        await retire(server, connections, registry, stop, settings.reload_timeout)
+    state.streams.stopping.set()
     await registry.aclose()
     report = await supervisor.shut_down(settings.grace_period)
     await work.stop()
     await close_connections(runner, supervisor)
-    connections.close()
+    connections.close_idle_handshakes()
     await client.aclose()
-    log.info("shutdown.completed", forced=report.forced, **msgspec.structs.asdict(report))
+    await membership.stopped(report)
     return 1 if report.forced else 0
 
 
-async def wait_for_drain_delay(seconds: float, skip: asyncio.Event) -> None:
-    """Go on serving for some seconds after the first stop signal, or until the second one.
-
-    `/health/ready` responds with 503 and connections are closed after their response, so that load balancers send
-    requests elsewhere before the service stops to accept them.
-    """
-    if not seconds:
-        return
-    log.info("shutdown.delayed", seconds=seconds)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await skip.wait()
+async def _lead(registry: FlowRegistry, payload: bytes) -> bytes:
+    await registry.lead(bool(payload))
+    return b""
 
 
 def tune_gc() -> None:
@@ -173,8 +151,3 @@ async def close_connections(runner: web.AppRunner, supervisor: Supervisor) -> No
                 break
             await asyncio.sleep(CLOSE_CHECK_SECONDS)
     await runner.cleanup()
-
-
-def _url(sock: socket.socket, scheme: str) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

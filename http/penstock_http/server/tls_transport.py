@@ -46,8 +46,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._on_failure = on_failure
         self._timeout = timeout
         self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._begun = self._loop.time()
         self._socket: asyncio.Transport | None = None
-        self._connected = False
+        self.connected = False
+        """Whether the handshake is complete."""
         self._writing_paused = False
 
     # The protocol of the socket
@@ -55,33 +58,37 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._socket = transport
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._timeout, self._fail, "the client did not complete it in time")
+        self._timer = self._loop.call_later(self._timeout, self._fail, "the client did not complete it in time")
 
     def data_received(self, data: bytes) -> None:
         self._incoming.write(data)
-        if not self._connected:
+        if not self.connected:
             self._shake_hands()
-        if self._connected:
+        if self.connected:
             self._read()
 
     def eof_received(self) -> bool | None:
-        return self._protocol.eof_received() if self._connected else None
+        return self._protocol.eof_received() if self.connected else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        if self._connected:
+        if self.connected:
             self._protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
         self._writing_paused = True
-        if self._connected:
+        if self.connected:
             self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
         self._writing_paused = False
-        if self._connected:
+        if self.connected:
             self._protocol.resume_writing()
+
+    @property
+    def age(self) -> float:
+        """Seconds since the connection was accepted."""
+        return self._loop.time() - self._begun
 
     # The transport of the protocol
 
@@ -167,7 +174,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         else:
             self._stop_timer()
             self._flush()
-            self._connected = True
+            self.connected = True
             self._protocol.connection_made(self)
             if self._writing_paused:
                 self._protocol.pause_writing()
