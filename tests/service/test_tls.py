@@ -210,8 +210,9 @@ def test_a_shutdown_drains_streams_in_tls(serve: Serve, authority: Authority) ->
     assert server.event("shutdown.completed")["forced"] is False
 
 
-def test_sighup_replaces_the_certificate(serve: Serve, authority: Authority) -> None:
+def test_sighup_replaces_the_certificate(serve: Serve, tmp_path: Path) -> None:
     """For new connections; open ones go on. One that cannot be used changes nothing."""
+    authority = Authority(tmp_path)
     server = serve(*authority.flags)
     server.tls = authority.context()
     first = serial(server)
@@ -239,6 +240,38 @@ def test_sighup_replaces_the_certificate(serve: Serve, authority: Authority) -> 
         assert response.next()["ok"]
         open_stream.chunk(b"")
         assert response.complete().end["reason"] == "completed"
+
+
+def test_several_processes_change_the_certificate_one_by_one(serve: Serve, tmp_path: Path) -> None:
+    """An open stream goes on, a certificate that cannot be used replaces nothing, and all obey the drain delay."""
+    authority = Authority(tmp_path)
+    server = serve(*authority.flags, "--processes", 2, "--drain-delay", "10m")
+    server.tls = authority.context()
+    assert server.event("http.listening", processes=2)["url"].startswith("https://")
+    first = serial(server)
+    with server.connect() as client:
+        client.upload()
+        response = client.response()
+
+        authority.issue()
+        server.signal(signal.SIGHUP)
+        server.event("reload.completed", processes=2)
+        second = serial(server)
+        assert second != first
+        authority.key.write_text("no key")
+        server.signal(signal.SIGHUP)
+        assert "expected a private key" in server.event("reload.failed")["error"]
+        assert serial(server) == second
+
+        client.chunk(orders(1))
+        assert response.next()["ok"]
+        client.chunk(b"")
+        assert response.complete().end["reason"] == "completed"
+    server.signal(signal.SIGTERM)
+    until(lambda: server.request("GET", "/health/ready").status == 503)
+    assert server.post({"orderId": 1}).end["ok"] == 1
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
 
 
 def serial(server: Process) -> str:
@@ -273,11 +306,11 @@ def test_files_that_cannot_be_used_prevent_the_start(
 ) -> None:
     """With a message that says which file, what was expected and what to do."""
     other = trustme.CA().issue_cert("localhost")
-    certificate, private = authority.cert.read_bytes(), other.private_key_pem.bytes()
+    private = other.private_key_pem.bytes()
     files = {
         "cert.pem": other.cert_chain_pems[0].bytes(),
         "key.pem": private,
-        "other.pem": authority.key.read_bytes() if certificate else b"",
+        "other.pem": authority.key.read_bytes(),
         "encrypted.pem": encrypted(private),
         "damaged.pem": b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
     }
