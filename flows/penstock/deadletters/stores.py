@@ -7,6 +7,7 @@ import heapq
 import re
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
@@ -30,6 +31,9 @@ from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import FlowDefinitionError
 from penstock.support.environment import substitute
 from penstock.support.text import sanitize
+
+if TYPE_CHECKING:
+    from penstock.deadletters.sqlite.store import MakeWriter
 
 MEMORY = "memory:"
 """The URL of a store in memory."""
@@ -120,13 +124,19 @@ def validate_file_url(resolved: str, url: str) -> None:
 
 
 def create_store(
-    url: str, *, create: bool = True, separate_writer: bool = False, read_only: bool = False
+    url: str,
+    *,
+    create: bool = True,
+    separate_writer: bool = False,
+    read_only: bool = False,
+    make_writer: MakeWriter | None = None,
 ) -> DeadLetterStore:
     """Create the store for a URL, not yet open. Raises `FlowDefinitionError` for an invalid URL.
 
     With `create=False`, opening a database that does not exist raises `StoreMissing` instead of creating it.
     With `read_only=True`, letters can only be read, and no write permission is needed.
-    With `separate_writer=True`, a subprocess writes to the file; it is started for the first letter.
+    With `separate_writer=True`, a subprocess writes to the file; it is started for the first letter. `make_writer`
+    creates another writer of a SQLite file.
     """
     validate_store_url(url)
     resolved = normalize_url(url)
@@ -151,17 +161,26 @@ def create_store(
         return JetStreamStore(resolved, create=create, display_url=display_url, read_only=read_only)
     from penstock.deadletters.sqlite.store import SqliteStore
 
-    return SqliteStore(resolved, create=create, display_url=url, separate_writer=separate_writer, read_only=read_only)
+    return SqliteStore(
+        resolved,
+        create=create,
+        display_url=url,
+        separate_writer=separate_writer,
+        read_only=read_only,
+        make_writer=make_writer,
+    )
 
 
 class Stores:
     """The open stores of a process, by URL.
 
-    With `separate_writer=True`, each file is written by a separate subprocess.
+    With `separate_writer=True`, each file is written by a separate subprocess. `make_writer` creates other writers of
+    files: those of a process that shares them with its siblings (`SharedWriters`).
     """
 
-    def __init__(self, *, separate_writer: bool = False) -> None:
+    def __init__(self, *, separate_writer: bool = False, make_writer: MakeWriter | None = None) -> None:
         self._separate_writer = separate_writer
+        self._make_writer = make_writer
         self._stores: dict[str, DeadLetterStore] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Held while a store is opened."""
@@ -261,7 +280,7 @@ class Stores:
                 raise error
 
     def _create(self, url: str) -> DeadLetterStore:
-        return create_store(url, separate_writer=self._separate_writer)
+        return create_store(url, separate_writer=self._separate_writer, make_writer=self._make_writer)
 
     def _start_copies(self, name: str, target: DeadLetterTarget) -> None:
         store = self._stores[name]
