@@ -37,14 +37,6 @@ class WriterBackend(Protocol[Batch]):
         ...
 
     @property
-    def copies(self) -> tuple[str, ...]:
-        """The copies of the store, which new letters are recorded for."""
-        ...
-
-    @copies.setter
-    def copies(self, names: tuple[str, ...]) -> None: ...
-
-    @property
     def timeout(self) -> float | None:
         """Seconds after which a group may be abandoned to close the database; None if it cannot be."""
         ...

@@ -16,7 +16,6 @@ from penstock.deadletters.sqlite.writer_main import deserialize_error, encode_fr
 from penstock.deadletters.sqlite.writer_process import WriterProcess
 from penstock.errors import WriterCrashed
 from penstock.support.logger import get_logger
-from penstock.support.tasks import detach
 
 log = get_logger()
 
@@ -82,15 +81,20 @@ class SharedWriter:
     """
 
     def __init__(self, connection: SharedWriters, config: WriterConfig, statistics: WriterStatistics) -> None:
-        self.statistics = statistics
         self.copies: tuple[str, ...] = ()
         """The copies of the store. It may be replaced at any time."""
         self._connection = connection
         self._config = config
+        self._statistics = statistics
         self._store = 0
         self._own: WriterProcess | None = None
         """Writes the letters when the parent has disappeared."""
         self._opening: asyncio.Task[None] | None = None
+
+    @property
+    def statistics(self) -> WriterStatistics:
+        """The counters of this process."""
+        return self._statistics if self._own is None else self._own.statistics
 
     @property
     def timeout(self) -> float:
@@ -152,8 +156,8 @@ class SharedWriter:
         on_done([None if error is None else deserialize_error(error) for error in reply.errors])
 
     def _count(self, change: WriterStatistics) -> None:
-        before = self.statistics
-        self.statistics = WriterStatistics(
+        before = self._statistics
+        self._statistics = WriterStatistics(
             change.counts,
             before.commits + change.commits,
             before.failures + change.failures,
@@ -169,20 +173,18 @@ class SharedWriter:
         if self._own is not None:
             self._own.copies = self.copies
             self._own.submit([batch.frame for batch in batches], refresh=refresh, on_done=on_done)
-            self.statistics = self._own.statistics
             return
-        self._opening = asyncio.create_task(self._open_own(), name="writer without the parent")
-        detach(
-            self._opening,
-            lambda error: (
-                self._submit_to_own(batches, refresh=refresh, on_done=on_done)
-                if error is None
-                else on_done(error if isinstance(error, Exception) else self._disconnected())
-            ),
+        self._opening = asyncio.create_task(
+            self._open_own(batches, refresh=refresh, on_done=on_done), name="writer of dead letters without the parent"
         )
 
-    async def _open_own(self) -> None:
+    async def _open_own(self, batches: list[Batch], *, refresh: bool, on_done: OnDone) -> None:
         log.warning("store.parent_gone", dead_letters=self._config.url)
-        own = WriterProcess(self._config, self.statistics)
-        await own.open()
-        self._own = own
+        own = WriterProcess(self._config, self._statistics)
+        try:
+            await own.open()
+        except Exception as error:
+            on_done(error)
+        else:
+            self._own = own
+            self._submit_to_own(batches, refresh=refresh, on_done=on_done)

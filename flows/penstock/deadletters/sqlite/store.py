@@ -15,7 +15,8 @@ from penstock.deadletters.sql.rows import to_columns
 from penstock.deadletters.sql.sql_queue import SqlQueue
 from penstock.deadletters.sqlite.errors import to_store_error
 from penstock.deadletters.sqlite.existing import ensure_readable
-from penstock.deadletters.sqlite.group_commit import GroupCommitter, WriterBackend
+from penstock.deadletters.sqlite.group_commit import GroupCommitter
+from penstock.deadletters.sqlite.shared_writer import SharedWriter
 from penstock.deadletters.sqlite.writer import WriterConfig, WriterStatistics
 from penstock.deadletters.sqlite.writer_process import WriterProcess
 from penstock.deadletters.sqlite.writer_thread import WriterThread
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MakeWriter = Callable[[WriterConfig, WriterStatistics], WriterBackend[Any]]
+MakeWriter = Callable[[WriterConfig, WriterStatistics], WriterThread | WriterProcess | SharedWriter]
 """Creates what writes the letters of one store; the counters continue from those that are given."""
 
 
