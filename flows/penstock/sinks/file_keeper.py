@@ -93,6 +93,7 @@ class FileKeeper:
         """Close all files. No process is left."""
         for number in list(self._connections):
             self.detach(number)
+        os.close(self._locks)
 
     async def _answer(self, connection: FileConnection, data: bytes, descriptor: int | None) -> None:
         request = request_decoder.decode(data)

@@ -144,6 +144,11 @@ class Siblings:
             return False
         return isinstance(reply, DoneReply) and reply.held
 
+    def close(self) -> None:
+        """Disconnect. All files are closed."""
+        self._socket.close()
+        os.close(self._locks)
+
     def size(self, slot: int) -> int:
         """Return the size of a file after the last complete write of all processes."""
         return self._sizes[slot]
