@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 
 from penstock.sinks import FileSink
@@ -16,23 +17,30 @@ BATCH = 50
 
 def writing(keeper, number, path, batches, *, dies_at=0):
     """A process that writes so many batches, and is killed in the middle of write number `dies_at`."""
-    import subprocess
-
     descriptors = keeper.attach(number)
+    command = [
+        sys.executable,
+        "-m",
+        __name__,
+        descriptors[CONNECTION],
+        descriptors[LOCKS],
+        path,
+        number,
+        batches,
+        dies_at,
+    ]
     try:
-        return ending(
-            subprocess.Popen(
-                [sys.executable, "-m", __name__, str(descriptors[CONNECTION]), str(descriptors[LOCKS]), str(path)]
-                + [str(number), str(batches), str(dies_at)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=tuple(descriptors.values()),
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            )  # fmt: skip
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=tuple(descriptors.values()),
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
     finally:
         for descriptor in descriptors.values():
             os.close(descriptor)
+    return ending(process)
 
 
 async def write(connection, locks, path, number, batches, dies_at):

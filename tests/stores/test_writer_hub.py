@@ -1,4 +1,4 @@
-"""Processes of a service store letters through one writer: whichever of them ends or stops, nothing reported is lost."""
+"""Processes of a service store letters through one writer: if one of them ends or stops, nothing reported is lost."""
 
 import asyncio
 import os
@@ -70,7 +70,7 @@ async def test_a_process_that_is_stopped_delays_no_other_one(url):
 
 async def test_the_counters_of_all_processes_add_up(url):
     """A commit that several processes shared counts for one of them; the letters in the store are those of all."""
-    async with sharing() as (hub, writers):
+    async with sharing() as (_, writers):
         stores = [SqliteStore(url, make_writer=writers.make, refresh_seconds=0) for _ in range(3)]
         for store in stores:
             await store.open()
