@@ -7,8 +7,7 @@ import subprocess
 import sys
 
 from penstock.sinks import FileSink
-from penstock.sinks.file_keeper import CONNECTION, LOCKS
-from penstock.sinks.siblings import Siblings, use_siblings
+from penstock.sinks.siblings import FILE_LOCKS, FILES, Siblings, use_siblings
 from waiting import ending
 
 BATCH = 50
@@ -22,8 +21,8 @@ def writing(keeper, number, path, batches, *, dies_at=0):
         sys.executable,
         "-m",
         __name__,
-        descriptors[CONNECTION],
-        descriptors[LOCKS],
+        descriptors[FILES],
+        descriptors[FILE_LOCKS],
         path,
         number,
         batches,

@@ -14,8 +14,8 @@ import pytest
 from flows.sibling_writing import BATCH, writing
 from penstock.errors import SinkLocked
 from penstock.sinks import FileSink
-from penstock.sinks.file_keeper import CONNECTION, LOCKS, FileKeeper
-from penstock.sinks.siblings import Siblings, use_siblings
+from penstock.sinks.file_keeper import FileKeeper
+from penstock.sinks.siblings import FILE_LOCKS, FILES, Siblings, use_siblings
 from waiting import HANG_SECONDS
 
 
@@ -23,7 +23,7 @@ from waiting import HANG_SECONDS
 async def keeper():
     keeper = FileKeeper()
     yield keeper
-    keeper.close()
+    await keeper.aclose()
 
 
 async def line_of(process):
@@ -122,7 +122,7 @@ async def test_a_file_that_siblings_have_open_is_free_for_a_flow_that_is_deploye
         with pytest.raises(SinkLocked):
             FileSink(path).check(locks=True)
         descriptors = keeper.attach(2)
-        use_siblings(siblings := Siblings(descriptors[CONNECTION], descriptors[LOCKS]))
+        use_siblings(siblings := Siblings(descriptors[FILES], descriptors[FILE_LOCKS]))
         try:
             await asyncio.to_thread(FileSink(path).check, locks=True)
         finally:

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from penstock.deadletters.sqlite.shared_writer import SharedWriters
+from penstock.deadletters.sqlite.shared_writer import LETTERS, SharedWriters
 from penstock.deadletters.sqlite.store import SqliteStore
-from penstock.deadletters.sqlite.writer_hub import NAME, WriterHub
+from penstock.deadletters.sqlite.writer_hub import WriterHub
 from penstock.errors import StoreError
 from waiting import ending
 
@@ -21,7 +21,7 @@ CALLERS = 4
 async def sharing(number=1):
     """A hub and the connection of one process to it, both in this process."""
     hub = WriterHub()
-    writers = SharedWriters(hub.attach(number)[NAME])
+    writers = SharedWriters(hub.attach(number)[LETTERS])
     try:
         yield hub, writers
     finally:
@@ -35,7 +35,7 @@ def storing(hub, number, url, letters) -> Iterator[subprocess.Popen[bytes]]:
     descriptors = hub.attach(number)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(descriptors[NAME]), url, str(letters)],
+            [sys.executable, "-m", __name__, str(descriptors[LETTERS]), url, str(letters)],
             stdout=subprocess.PIPE, pass_fds=tuple(descriptors.values()),
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )  # fmt: skip

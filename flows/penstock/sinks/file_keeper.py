@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.sinks.siblings import (
+    FILE_LOCKS,
+    FILES,
     HEADER,
     MAX_FILES,
     RECEIVE_BYTES,
@@ -33,12 +35,6 @@ from penstock.sinks.torn_tail import FileFingerprint
 
 if sys.platform != "win32":  # there, a service has one process
     import fcntl
-
-CONNECTION = "files"
-"""The name under which a process finds the descriptor of its connection."""
-
-LOCKS = "file-locks"
-"""The name under which a process finds the file whose bytes are locked during writes."""
 
 REMEMBERED = 1000
 """Closed files of which the parent remembers that their end was complete."""
@@ -81,7 +77,7 @@ class FileKeeper:
         """Return the descriptors of a process that is about to start."""
         ours, theirs = socket.socketpair()
         self._connections[number] = FileConnection(ours, self._answer, self._disconnected)
-        return {CONNECTION: theirs.detach(), LOCKS: os.dup(self._locks)}
+        return {FILES: theirs.detach(), FILE_LOCKS: os.dup(self._locks)}
 
     def detach(self, number: int) -> None:
         """Release the files of a process that has exited."""
@@ -89,7 +85,7 @@ class FileKeeper:
         if connection is not None:
             connection.close()
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Close all files. No process is left."""
         for number in list(self._connections):
             self.detach(number)

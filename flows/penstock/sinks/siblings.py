@@ -24,6 +24,12 @@ from penstock.sinks.torn_tail import FileFingerprint
 if sys.platform != "win32":  # there, a service has one process
     import fcntl
 
+FILES = "files"
+"""The name under which a process finds the descriptor of its connection."""
+
+FILE_LOCKS = "file-locks"
+"""The name under which a process finds the file whose bytes are locked during writes."""
+
 MAX_FILES = 4096
 """Files that all processes of a service may have open at the same time."""
 

@@ -19,6 +19,9 @@ from penstock.support.logger import get_logger
 
 log = get_logger()
 
+LETTERS = "letters"
+"""The name under which a process finds the descriptor of its connection."""
+
 OnReply = Callable[[Reply | None], None]
 """Receives the reply of the hub; None if the connection has ended."""
 

@@ -16,6 +16,7 @@ from penstock.deadletters.sqlite.errors import to_store_error
 from penstock.deadletters.sqlite.frame_socket import FrameSocket, connected_sockets
 from penstock.deadletters.sqlite.group_commit import GroupCommitter
 from penstock.deadletters.sqlite.hub_messages import AddRequest, CloseRequest, OpenRequest, Reply, request_decoder
+from penstock.deadletters.sqlite.shared_writer import LETTERS
 from penstock.deadletters.sqlite.writer import WriterConfig, WriterStatistics
 from penstock.deadletters.sqlite.writer_main import encode_frame, serialize_error
 from penstock.deadletters.sqlite.writer_process import WriterProcess
@@ -23,9 +24,6 @@ from penstock.errors import StoreError, describe
 from penstock.support.logger import get_logger
 
 log = get_logger()
-
-NAME = "letters"
-"""The name under which a process finds the descriptor of its connection."""
 
 
 class WriterHub:
@@ -46,7 +44,7 @@ class WriterHub:
         """Return the descriptor of the connection of a process that is about to start."""
         ours, theirs = connected_sockets()
         self._connections[number] = WorkerConnection(self, ours)
-        return {NAME: theirs.detach()}
+        return {LETTERS: theirs.detach()}
 
     def detach(self, number: int) -> None:
         """Close the stores of a process that has exited."""
