@@ -21,12 +21,21 @@ CALLERS = 4
 async def sharing(number=1):
     """A hub and the connection of one process to it, both in this process."""
     hub = WriterHub()
+    try:
+        async with joining(hub, number) as writers:
+            yield hub, writers
+    finally:
+        await hub.aclose()
+
+
+@asynccontextmanager
+async def joining(hub, number):
+    """The connection of a process to a hub, in this process."""
     writers = SharedWriters(hub.attach(number)[LETTERS])
     try:
-        yield hub, writers
+        yield writers
     finally:
         writers.close()
-        await hub.aclose()
 
 
 @contextmanager

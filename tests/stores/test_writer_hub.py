@@ -8,11 +8,13 @@ from contextlib import closing
 
 import pytest
 
+from penstock.deadletters import Stores
 from penstock.deadletters.sqlite.store import SqliteStore
+from penstock.deadletters.target import DeadLetterTarget
 from penstock.errors import WriterCrashed
 from stores.children import children_of, writers_of
 from stores.letters import letter
-from stores.shared_writing import sharing, storing
+from stores.shared_writing import joining, sharing, storing
 from waiting import HANG_SECONDS, until_async
 
 
@@ -106,3 +108,26 @@ async def test_a_process_whose_parent_is_gone_writes_its_last_letters_itself(url
         assert sorted(stored_in(url)) == sorted(one.id for one in batch)
         assert store.statistics().counts == {"waiting": 10}
         await store.aclose()
+
+
+async def test_each_file_has_one_writer_however_it_is_named(url, tmp_path):
+    """By its URL, as an object of a flow in Python, by a link, and as a copy of another store."""
+    (tmp_path / "link.db").symlink_to(tmp_path / "letters.db")
+    copy = f"sqlite:///{tmp_path}/copy.db"
+    async with sharing() as (hub, writers), joining(hub, 2) as other:
+        first, second = Stores(make_writer=writers.make), Stores(make_writer=other.make)
+        stores = [
+            await first.get(DeadLetterTarget(url, (copy,))),
+            await first.get(SqliteStore(url)),
+            await second.get(f"sqlite:///{tmp_path}/link.db"),
+            await second.get(DeadLetterTarget(url, (copy,))),
+        ]
+        for store in stores:
+            await store.add([letter()])
+        await until_async(lambda: sum(c.delivered for each in (first, second) for c in each.copies().values()) == 4)
+        assert len(writers_of(os.getpid())) == 2
+        await first.aclose()
+        await second.aclose()
+
+    assert len(stored_in(url)) == 4
+    assert sorted(stored_in(copy)) == sorted(stored_in(url))

@@ -200,7 +200,7 @@ class Stores:
         async with self._locks.setdefault(name, asyncio.Lock()):  # concurrent callers open a store once
             if name not in self._stores:
                 primary = store.store if isinstance(store, DeadLetterTarget) else store
-                opened = self._create(primary) if isinstance(primary, str) else primary
+                opened = self._create(primary) if isinstance(primary, str) else self._adopt(primary)
                 await opened.open()
                 self._stores[name] = opened
             if isinstance(store, DeadLetterTarget) and store.copies:
@@ -282,6 +282,14 @@ class Stores:
     def _create(self, url: str) -> DeadLetterStore:
         return create_store(url, separate_writer=self._separate_writer, make_writer=self._make_writer)
 
+    def _adopt(self, store: DeadLetterStore) -> DeadLetterStore:
+        if self._make_writer is not None and (write_with := getattr(store, "write_with", None)) is not None:
+            write_with(self._make_writer)
+        return store
+
+    def _create_copy(self, url: str) -> DeadLetterStore:
+        return create_store(url, make_writer=self._make_writer)
+
     def _start_copies(self, name: str, target: DeadLetterTarget) -> None:
         store = self._stores[name]
         if not is_outbox(store):
@@ -290,7 +298,7 @@ class Stores:
                 "name a database as the store, and the log as a copy"
             )
         if name not in self._copies:
-            self._copies[name] = Copies(store, create_store)
+            self._copies[name] = Copies(store, self._create_copy)
         self._copies[name].add(target.copies)
 
 

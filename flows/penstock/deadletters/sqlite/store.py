@@ -92,6 +92,12 @@ class SqliteStore(SqlQueue):
         self.copies: tuple[str, ...] = ()
         self._reset(WriterStatistics())
 
+    def write_with(self, make_writer: MakeWriter) -> None:
+        """Have another writer store the letters from the next `open` on. Does nothing while the store is open."""
+        if self._loop is None:
+            self._make_writer = make_writer
+            self._reset(self._committer.statistics)
+
     async def open(self) -> None:
         """Connect, create or migrate the schema, and count the letters.
 
