@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 
-from penstock.sinks import FileSink
+from penstock.sinks import FileSink, StdoutSink
 from penstock.sinks.siblings import FILE_LOCKS, FILES, Siblings, use_siblings
 from waiting import ending
 
@@ -15,7 +15,10 @@ BATCH = 50
 
 
 def writing(keeper, number, path, batches, *, dies_at=0):
-    """A process that writes so many batches, and is killed in the middle of write number `dies_at`."""
+    """A process that writes so many batches, and is killed in the middle of write number `dies_at`.
+
+    Instead of the path of a file, it may get the descriptor of a pipe.
+    """
     descriptors = keeper.attach(number)
     command = [
         sys.executable,
@@ -33,7 +36,7 @@ def writing(keeper, number, path, batches, *, dies_at=0):
             [str(word) for word in command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=tuple(descriptors.values()),
+            pass_fds=(*descriptors.values(), *([path] if isinstance(path, int) else [])),
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
     finally:
@@ -44,12 +47,16 @@ def writing(keeper, number, path, batches, *, dies_at=0):
 
 async def write(connection, locks, path, number, batches, dies_at):
     use_siblings(Siblings(connection, locks))
-    sink = FileSink(path)
+    text = "x" * 100
+    if path.isdigit():
+        sink, text = StdoutSink("csv", fields=["id", "text"], descriptor=int(path)), "x" * 10_000
+    else:
+        sink = FileSink(path)
     await sink.open()
     print("open", flush=True)
     sys.stdin.readline()
     for batch in range(batches):
-        values = [{"id": f"{number}-{batch}-{n}", "text": "x" * 100} for n in range(BATCH)]
+        values = [{"id": f"{number}-{batch}-{n}", "text": text} for n in range(BATCH)]
         if batch + 1 == dies_at:
             die_in_write()
         assert await sink.write(values) is None

@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -112,6 +113,31 @@ async def test_a_process_that_was_killed_last_leaves_an_end_that_the_next_one_mo
     found = ids_in(path)
     assert set(reported) <= set(found)
     assert len(set(found)) == len(found)
+
+
+async def test_siblings_write_to_one_pipe_and_one_is_killed_within_a_line(keeper):
+    """Only that line is incomplete, the header occurs once, and lines longer than a pipe takes are complete."""
+    ours, theirs = os.pipe()
+    with (
+        open(ours, "rb") as pipe,
+        writing(keeper, 1, theirs, 20, dies_at=10) as victim,
+        writing(keeper, 2, theirs, 20) as survivor,
+    ):
+        os.close(theirs)
+        reading = asyncio.get_running_loop().run_in_executor(None, pipe.read)
+        for process in (victim, survivor):
+            assert await line_of(process) == "open\n"
+        for process in (victim, survivor):
+            go_on(process)
+        reported = await until_line(victim, "done") + await until_line(survivor, "done")
+        go_on(survivor)
+        assert await ended(survivor) == 0
+        lines = (await reading).decode().splitlines()
+
+    complete = [row[0] for row in csv.reader(lines) if len(row) == 2 and row[1] == "x" * 10_000]
+    assert sorted(complete) == sorted(reported)
+    assert lines[0] == "id,text"
+    assert len(lines) == 1 + len(complete) + 1
 
 
 async def test_a_file_that_siblings_have_open_is_free_for_a_flow_that_is_deployed(tmp_path, keeper):

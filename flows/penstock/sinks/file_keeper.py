@@ -15,6 +15,7 @@ from typing import Any
 from penstock.sinks.siblings import (
     FILE_LOCKS,
     FILES,
+    FIRST_FILE,
     HEADER,
     MAX_FILES,
     RECEIVE_BYTES,
@@ -66,7 +67,7 @@ class FileKeeper:
         self._locks = shared_file()
         os.truncate(self._locks, MAX_FILES * SIZE)
         self._sizes = map_sizes(self._locks)
-        self._free = list(range(MAX_FILES - 1, 0, -1))
+        self._free = list(range(MAX_FILES - 1, FIRST_FILE - 1, -1))
         self._files: dict[Identity, KeptFile] = {}
         self._closed: dict[Identity, FileFingerprint] = {}
         """Files whose end was complete when the last process closed them; the latest ones."""
@@ -135,7 +136,7 @@ class FileKeeper:
 
     async def _lock(self, descriptor: int) -> RefusedReply | None:
         if not self._free:
-            return RefusedReply(error=f"the processes of this service have {MAX_FILES - 1} files open")
+            return RefusedReply(error=f"the processes of this service have {MAX_FILES - FIRST_FILE} files open")
         try:
             await asyncio.to_thread(fcntl.flock, descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -36,6 +36,9 @@ MAX_FILES = 4096
 SIZE = 8
 """Bytes of the size of a file in the shared memory. The same bytes are locked while a process writes to the file."""
 
+STDOUT, STDOUT_WANTED, FIRST_FILE = range(3)
+"""Slots: standard output and its state; whether a process waits for it; the first slot of a file."""
+
 UNKNOWN = -1
 """The size of a file whose end no process has checked yet."""
 
@@ -156,11 +159,11 @@ class Siblings:
         os.close(self._locks)
 
     def size(self, slot: int) -> int:
-        """Return the size of a file after the last complete write of all processes."""
+        """Return the size of a file after the last complete write of all processes, or the state of another slot."""
         return self._sizes[slot]
 
     def set_size(self, slot: int, size: int) -> None:
-        """Set the size of a file after a write."""
+        """Set the size of a file after a write, or another state."""
         self._sizes[slot] = size
 
     @contextmanager
@@ -170,7 +173,19 @@ class Siblings:
         try:
             yield
         finally:
-            fcntl.lockf(self._locks, fcntl.LOCK_UN, SIZE, slot * SIZE)
+            self.unlock(slot)
+
+    def try_lock(self, slot: int) -> bool:
+        """Exclude the siblings, unless one of them has the lock. Returns whether this process has it."""
+        try:
+            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, SIZE, slot * SIZE)
+        except (BlockingIOError, PermissionError):  # POSIX allows both
+            return False
+        return True
+
+    def unlock(self, slot: int) -> None:
+        """Release a lock."""
+        fcntl.lockf(self._locks, fcntl.LOCK_UN, SIZE, slot * SIZE)
 
     def _lock(self, slot: int) -> None:
         while True:
