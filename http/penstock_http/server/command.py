@@ -12,11 +12,11 @@ from functools import partial
 import click
 
 from penstock.cli.options import FILE, Command, print_error, usage_error
-from penstock.errors import PenstockError
+from penstock.errors import FlowDefinitionError, PenstockError
 from penstock.observe import configure_logging
 from penstock.settings import WORK_OPTIONS, SettingsError, load_settings, settings_options
 from penstock_http.processes.parent import StartFailed
-from penstock_http.server.bootstrap import ConfigurationError, python_flows
+from penstock_http.server.bootstrap import ConfigurationError, check_store, python_flows
 from penstock_http.server.init_process import become_init
 from penstock_http.server.lifecycle import serve as run_service
 from penstock_http.server.parent_main import run_parent
@@ -76,6 +76,10 @@ def _run(command: str, flows: tuple[str, ...], options: Mapping[str, str | None]
     if settings.processes > 1 and sys.platform == "win32":
         message = f"--processes: expected 1 on Windows, got {settings.processes}; several need Linux or macOS"
         return print_error(command, message, 2)
+    try:
+        check_store(settings.dead_letters, settings)
+    except FlowDefinitionError as error:
+        return print_error(command, error, 2)
     logs = configure_logging(settings.log_format, settings.log_level)
     if tls is not None:
         tls.warn()

@@ -24,6 +24,7 @@ from penstock_http.server.connection import BACKLOG, MAX_ACCEPTS, AcceptErrorHan
 from penstock_http.server.dead_letters import DeadLetterWork
 from penstock_http.server.membership import Alone, Membership
 from penstock_http.server.retirement import close_when_leaving, first_of, retire, wait_for_drain_delay
+from penstock_http.server.sharing import make_stores
 from penstock_http.server.signals import install_signals, reload_on_signal, sighup_event
 from penstock_http.server.tls import tls_of
 from penstock_http.state import AppState
@@ -55,7 +56,7 @@ async def serve(
     loop = asyncio.get_running_loop()
     tls = tls_of(settings)
     sighup = sighup_event(loop)
-    supervisor = Supervisor(max_runs=settings.max_runs, separate_writer=True)
+    supervisor = Supervisor(max_runs=settings.max_runs, stores=make_stores(membership.descriptors))
     counters, reload_counters = HttpCounters(), ReloadCounters()
     client = HttpClient()
     registry = FlowRegistry(supervisor, reload_counters, keep_open=settings.dead_letters)

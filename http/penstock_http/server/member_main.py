@@ -22,6 +22,7 @@ from penstock_http.server.bootstrap import ConfigurationError, python_flows
 from penstock_http.server.lifecycle import serve
 from penstock_http.server.membership import OneOfSeveral
 from penstock_http.server.paths import parse_flows
+from penstock_http.server.sharing import use_shared_files
 
 
 def main() -> int:
@@ -56,6 +57,7 @@ def _restore(start: Start, connection: socket.socket) -> None:
 def _run(start: Start, connection: socket.socket) -> int:
     settings = start.settings
     logs = configure_logging(settings.log_format, settings.log_level, process=start.number)
+    use_shared_files(start.descriptors)
     modules, files = parse_flows(start.flows)
     static = python_flows(modules, files, settings, workers_only=start.workers_only)
     listener = socket.socket(fileno=start.listener)

@@ -20,6 +20,7 @@ from penstock_http.processes.messages import Start
 from penstock_http.processes.parent import Parent
 from penstock_http.server.connection import listen
 from penstock_http.server.membership import log_listening
+from penstock_http.server.sharing import share_writers_and_files
 from penstock_http.server.signals import sighup_event
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -62,7 +63,7 @@ def add_parts(parent: Parent, settings: Settings) -> list[Callable[[], Awaitable
 
     Returns what closes them, to be awaited when all processes have exited.
     """
-    return []
+    return [*share_writers_and_files(parent)]
 
 
 async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
