@@ -15,6 +15,7 @@ from msgspec import msgpack
 
 from penstock.errors import PenstockError
 from penstock.observe import configure_logging
+from penstock.settings import SettingsError
 from penstock_http.processes.member import FAILED, Member
 from penstock_http.processes.messages import Failed, Question, Start, encode_frame, read_start
 from penstock_http.server.bootstrap import ConfigurationError, python_flows
@@ -35,7 +36,7 @@ def main() -> int:
         try:
             return _run(start, connection)
         except PenstockError as error:
-            code = 2 if isinstance(error, ConfigurationError) else 1
+            code = 2 if isinstance(error, (ConfigurationError, SettingsError)) else 1
             connection.setblocking(True)
             failed = msgpack.encode(Failed(code, str(error)))
             connection.sendall(encode_frame(Question(0, FAILED, failed)))

@@ -90,7 +90,7 @@ class Stop:
         self._signals = 0
         self._told: list[Child] = []
         """The processes that served when the first signal came."""
-        seconds = settings.grace_period + settings.exit_timeout + HARD_STOP_SECONDS
+        seconds = settings.drain_delay + settings.grace_period + settings.exit_timeout + HARD_STOP_SECONDS
         self._deadline = seconds
         self._hard_stop = HardStop(self._kill_all, seconds=seconds + HARD_STOP_SECONDS)
         for number in (signal.SIGTERM, signal.SIGINT):
