@@ -7,6 +7,7 @@ The base image is replaced by this machine: its `/usr` and `/etc`, read-only, wi
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -146,7 +147,8 @@ def copy(stage: Stage, text: str, stages: dict[str, Stage], context: Path, allow
         to = place / found.name if target.endswith("/") or (len(sources) > 1) else place
         to.parent.mkdir(parents=True, exist_ok=True)
         if found.is_dir():
-            shutil.copytree(found, to, symlinks=True, dirs_exist_ok=True, ignore=unwanted)
+            link = os.link if "from" in options else shutil.copy2  # stages do not change any more
+            shutil.copytree(found, to, symlinks=True, dirs_exist_ok=True, ignore=unwanted, copy_function=link)
         else:
             shutil.copy(found, to)
         if "chmod" in options:
