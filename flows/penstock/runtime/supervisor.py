@@ -84,6 +84,8 @@ class Supervisor:
         """Tasks that hold a slot while they read the input of their run."""
         self.workers: dict[WorkerName, asyncio.Task[None]] = {}
         """The tasks of workers."""
+        self._worker_runs: dict[str, str] = {}
+        """The names of the workers whose runs are open, by the id of the run."""
         self._backoff = Backoff(first=1.0, cap=60.0)
         self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._empty = asyncio.Event()
@@ -228,10 +230,16 @@ class Supervisor:
             )
         if (before := self.workers.get((flow.name, name))) is not None and not before.done():
             raise FlowDefinitionError(f"flow {flow.name} already runs a worker {name!r}; give this one another name")
+
+        def start() -> Run:
+            run = self.start(flow, make_source(), DiscardResults(), kind="worker")
+            self._worker_runs[run.id] = name
+            return run
+
         worker = RunningWorker(
             flow.name,
             name,
-            lambda: self.start(flow, make_source(), DiscardResults(), kind="worker"),
+            start,
             schedule or Once(),
             serving=lambda: self.phase is Phase.SERVING,
             restarts=self.restarts,
@@ -258,13 +266,18 @@ class Supervisor:
         """Count the open runs of each revision of a flow."""
         return Counter(run.revision for run in self.runs.values() if run.plan.name == flow)
 
-    async def stop_workers(self, flow: RunnableFlow) -> None:
-        """Stop the workers of a flow: start no further runs, drain open ones, and wait for their end."""
-        names = [name for name in self.workers if name[0] == flow.name]
-        tasks = [self.workers.pop(name) for name in names]
+    async def stop_workers(self, flow: RunnableFlow, names: Collection[str] | None = None) -> None:
+        """Stop the workers of a flow: start no further runs, drain open ones, and wait for their end.
+
+        `names` are those of the workers to stop (default: all).
+        """
+        keys = [key for key in self.workers if key[0] == flow.name and (names is None or key[1] in names)]
+        tasks = [self.workers.pop(key) for key in keys]
         for task in tasks:
             task.cancel()
         runs = [run for run in self.runs_of(flow.plan()) if run.kind == "worker"]
+        if names is not None:
+            runs = [run for run in runs if self._worker_runs.get(run.id) in names]
         for run in runs:
             run.drain()
         await asyncio.gather(*tasks, *(run.finished for run in runs), return_exceptions=True)
@@ -318,6 +331,7 @@ class Supervisor:
 
     def _on_end(self, run: Run, summary: Summary) -> None:
         self.runs.pop(run.id, None)
+        self._worker_runs.pop(run.id, None)
         self._limited.discard(run.id)
         if self.phase is not Phase.SERVING:
             self._ended.append(summary)
