@@ -255,7 +255,7 @@ class Source(RunObservable[Any], Generic[Out]):  # of lists of elements; named h
     A service with several processes runs the workers of all other sources in one of them.
     """
 
-    def for_process(self, number: int) -> Source[Out]:
+    def for_process(self, number: int) -> Source[Out]:  # noqa: ARG002 - for subclasses
         """Return the source as process `number` of a service runs it, from 1. Default: the source as it is."""
         return self
 
