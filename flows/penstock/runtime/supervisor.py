@@ -22,6 +22,7 @@ from penstock.results import DiscardResults, ResultConsumer
 from penstock.runtime.counters import FlowStatistics, ServiceCounters
 from penstock.runtime.order import Ordered
 from penstock.runtime.run import Run
+from penstock.runtime.run_slots import LocalSlots, RunSlots
 from penstock.runtime.schedule import Once, Schedule, validate_schedule
 from penstock.runtime.shutdown import Event, Phase, close_stores, next_phase
 from penstock.runtime.summary import ShutdownReport, Summary
@@ -35,6 +36,9 @@ log = get_logger()
 
 ElementStream = Observable[list[Element[Any]]]
 """The elements that a source emits."""
+
+CLIENT_RUNS = ""
+"""The name of the slots of all runs of clients. Those of one flow have its name."""
 
 WorkerName = tuple[str, str]
 """The name of a flow, and the name of one of its workers."""
@@ -61,10 +65,19 @@ class RunnableFlow(Protocol):
 class Supervisor:
     """All runs of a process. `max_runs` limits those started with `limited=True` (streams of clients).
 
-    With `separate_writer=True`, dead letters in files are written by subprocesses, one for each file.
+    With `separate_writer=True`, dead letters in files are written by subprocesses, one for each file. `slots` counts
+    the limited runs, by default those of this process. `on_service` is called with each service before it is used.
     """
 
-    def __init__(self, *, max_runs: int = 100, rng: random.Random | None = None, separate_writer: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        max_runs: int = 100,
+        rng: random.Random | None = None,
+        separate_writer: bool = False,
+        slots: RunSlots | None = None,
+        on_service: Callable[[Service], None] | None = None,
+    ) -> None:
         self.stores = Stores(separate_writer=separate_writer)
         self.fairness = FairScheduler()
         self.flow_statistics: dict[str, FlowStatistics] = {}
@@ -77,9 +90,11 @@ class Supervisor:
         """How often the next run of each worker was moved to an earlier time because the clock was set back."""
         self.phase = Phase.SERVING
         self.max_runs = max_runs
+        self.slots: RunSlots = slots or LocalSlots()
+        self._on_service = on_service
         self._removed_store_failures = 0
-        self._limited: set[object] = set()
-        """The ids of limited runs, and a placeholder for each slot that is held without a run."""
+        self._limited: set[str] = set()
+        """The ids of limited runs."""
         self._reserving: set[asyncio.Task[Any]] = set()
         """Tasks that hold a slot while they read the input of their run."""
         self.workers: dict[WorkerName, asyncio.Task[None]] = {}
@@ -104,6 +119,8 @@ class Supervisor:
         statistics.register_steps(flow.failure_points, flow.timed_steps, services)
         for service in flow.all_services:
             self.service_counters.setdefault(service.name, ServiceCounters()).use(service)
+            if self._on_service is not None:
+                self._on_service(service)
 
     async def remove(
         self, flow: RunnableFlow, others: Collection[RunnableFlow], *, keep_open: Collection[str] = ()
@@ -148,21 +165,26 @@ class Supervisor:
         `letters` takes its dead letters instead of the store of the flow. Elements that are not finished at the
         `deadline` fail.
         """
-        self.check(limited=limited)
-        run = Run(
-            flow.plan(),
-            source,
-            consumer,
-            kind=kind,
-            ordered=ordered,
-            stores=self.stores,
-            statistics=self.flow_statistics.get(flow.name)
-            or self.flow_statistics.setdefault(flow.name, FlowStatistics(flow.name)),
-            fairness=self.fairness,
-            on_end=self._on_end,
-            letters=letters,
-            deadline=deadline,
-        )
+        self._take_slot() if limited else self.check()
+        try:
+            run = Run(
+                flow.plan(),
+                source,
+                consumer,
+                kind=kind,
+                ordered=ordered,
+                stores=self.stores,
+                statistics=self.flow_statistics.get(flow.name)
+                or self.flow_statistics.setdefault(flow.name, FlowStatistics(flow.name)),
+                fairness=self.fairness,
+                on_end=self._on_end,
+                letters=letters,
+                deadline=deadline,
+            )
+        except BaseException:
+            if limited:
+                self.slots.give_back(CLIENT_RUNS)
+            raise
         self.runs[run.id] = run
         self._empty.clear()
         if limited:
@@ -175,7 +197,7 @@ class Supervisor:
 
         A shutdown ends the wait for the input and raises `ShuttingDown`.
         """
-        self.check(limited=True)
+        self._take_slot()
         task = asyncio.current_task()
         assert task is not None
         self._reserving.add(task)
@@ -187,6 +209,7 @@ class Supervisor:
             raise ShuttingDown from None
         finally:
             self._reserving.discard(task)
+            self.slots.give_back(CLIENT_RUNS)
 
     @contextmanager
     def hold_slot(self) -> Generator[None, None, None]:
@@ -194,19 +217,23 @@ class Supervisor:
 
         Raises `ShuttingDown` or `TooManyRuns`.
         """
-        self.check(limited=True)
-        slot = object()
-        self._limited.add(slot)
+        self._take_slot()
         try:
             yield
         finally:
-            self._limited.discard(slot)
+            self.slots.give_back(CLIENT_RUNS)
 
     def check(self, *, limited: bool = False) -> None:
         """Raise `ShuttingDown` or `TooManyRuns` if `start` would."""
         if self.phase is not Phase.SERVING:
             raise ShuttingDown
-        if limited and len(self._limited) + len(self._reserving) >= self.max_runs:
+        if limited and self.slots.taken(CLIENT_RUNS) >= self.max_runs:
+            raise TooManyRuns(self.max_runs)
+
+    def _take_slot(self) -> None:
+        """Take the slot of a limited run. Raises `ShuttingDown` or `TooManyRuns`."""
+        self.check()
+        if not self.slots.take(CLIENT_RUNS, self.max_runs):
             raise TooManyRuns(self.max_runs)
 
     def start_worker(
@@ -332,7 +359,9 @@ class Supervisor:
     def _on_end(self, run: Run, summary: Summary) -> None:
         self.runs.pop(run.id, None)
         self._worker_runs.pop(run.id, None)
-        self._limited.discard(run.id)
+        if run.id in self._limited:
+            self._limited.discard(run.id)
+            self.slots.give_back(CLIENT_RUNS)
         if self.phase is not Phase.SERVING:
             self._ended.append(summary)
         if not self.runs:

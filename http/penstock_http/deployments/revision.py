@@ -128,11 +128,6 @@ class RegisteredFlow:
         """Held while the workers of one revision replace those of another, and while workers start or stop."""
 
     @property
-    def requests(self) -> int:
-        """The number of open requests, over all revisions."""
-        return sum(revision.requests for revision in self.revisions)
-
-    @property
     def is_gone(self) -> bool:
         """Return whether the flow was removed and its last run has ended."""
         return not self.revisions
