@@ -65,19 +65,10 @@ class RunnableFlow(Protocol):
 class Supervisor:
     """All runs of a process. `max_runs` limits those started with `limited=True` (streams of clients).
 
-    With `separate_writer=True`, dead letters in files are written by subprocesses, one for each file. `slots` counts
-    the limited runs, by default those of this process. `on_service` is called with each service before it is used.
+    With `separate_writer=True`, dead letters in files are written by subprocesses, one for each file.
     """
 
-    def __init__(
-        self,
-        *,
-        max_runs: int = 100,
-        rng: random.Random | None = None,
-        separate_writer: bool = False,
-        slots: RunSlots | None = None,
-        on_service: Callable[[Service], None] | None = None,
-    ) -> None:
+    def __init__(self, *, max_runs: int = 100, rng: random.Random | None = None, separate_writer: bool = False) -> None:
         self.stores = Stores(separate_writer=separate_writer)
         self.fairness = FairScheduler()
         self.flow_statistics: dict[str, FlowStatistics] = {}
@@ -90,8 +81,10 @@ class Supervisor:
         """How often the next run of each worker was moved to an earlier time because the clock was set back."""
         self.phase = Phase.SERVING
         self.max_runs = max_runs
-        self.slots: RunSlots = slots or LocalSlots()
-        self._on_service = on_service
+        self.slots: RunSlots = LocalSlots()
+        """Counts the limited runs. Replaced before the first one if several processes share the limits."""
+        self.on_service: Callable[[Service], None] | None = None
+        """Called with each service before it is used."""
         self._removed_store_failures = 0
         self._limited: set[str] = set()
         """The ids of limited runs."""
@@ -119,8 +112,8 @@ class Supervisor:
         statistics.register_steps(flow.failure_points, flow.timed_steps, services)
         for service in flow.all_services:
             self.service_counters.setdefault(service.name, ServiceCounters()).use(service)
-            if self._on_service is not None:
-                self._on_service(service)
+            if self.on_service is not None:
+                self.on_service(service)
 
     async def remove(
         self, flow: RunnableFlow, others: Collection[RunnableFlow], *, keep_open: Collection[str] = ()
@@ -280,6 +273,11 @@ class Supervisor:
         )
 
     @property
+    def services(self) -> list[Service]:
+        """The services in use."""
+        return [service for counters in self.service_counters.values() for service in counters.services]
+
+    @property
     def store_failures(self) -> int:
         """Failed attempts to store dead letters, including those of removed flows."""
         current = sum(statistics.store_failures for statistics in self.flow_statistics.values())
@@ -338,8 +336,7 @@ class Supervisor:
         timer.cancel()
         await asyncio.gather(*self.workers.values(), return_exceptions=True)
         self.signal(Event.ALL_RUNS_ENDED)
-        services = [service for counters in self.service_counters.values() for service in counters.services]
-        await asyncio.gather(*(wait for service in services for wait in service.release()))
+        await asyncio.gather(*(wait for service in self.services for wait in service.release()))
         await asyncio.sleep(0)  # their tasks end in this iteration
         for error in await asyncio.gather(*(call() for call in self.before_close), return_exceptions=True):
             if isinstance(error, BaseException):

@@ -26,6 +26,9 @@ from penstock_http.processes.shares import next_share
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+LIMITS = "limits"
+"""The name of the descriptor of the table."""
+
 COLUMNS = 1024
 """Maximum number of limits: services, and flows with a limit of runs."""
 
@@ -204,9 +207,9 @@ class LimitsResource:
     def __init__(self, processes: int) -> None:
         self._limits = SharedLimits(create_memory(processes), processes, 0)
 
-    def attach(self, number: int) -> dict[str, int]:  # noqa: ARG002 - all have the same
+    def attach(self, number: int) -> dict[str, int]:
         """Return a descriptor of the table."""
-        return {"limits": os.dup(self._limits.descriptor)}
+        return {LIMITS: os.dup(self._limits.descriptor)}
 
     def detach(self, number: int) -> None:
         """Free what a process had."""
