@@ -8,8 +8,12 @@ from functools import partial
 from itertools import count
 from typing import TypeAlias
 
+import structlog
+
 from penstock.services import Service
 from penstock_http.processes.shared_limits import ColumnsInUse, LimitsUnavailable, SharedLimits
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 UPDATE_SECONDS = 0.05
 """Seconds between two updates of the shares. What a process needs reaches it after two updates of the others."""
@@ -61,6 +65,14 @@ class ServiceShares:
         service.share_rate(partial(self._reserve, shared))
         service.bulkhead.share = 0
         self.update()
+        if service.max_in_flight < (processes := self._limits.processes):
+            log.warning(
+                "limits.below_processes",
+                service=service.name,
+                max_in_flight=service.max_in_flight,
+                processes=processes,
+                effect=f"each process makes 1 call at once, {processes} in all",
+            )
 
     async def run(self) -> None:
         """Keep the shares up to date until cancelled."""

@@ -22,7 +22,7 @@ from penstock_http.processes.member import LEAD
 from penstock_http.server.bootstrap import builtin_flow, load_flows, make_loader
 from penstock_http.server.connection import BACKLOG, MAX_ACCEPTS, AcceptErrorHandler, Connection, stop_listening
 from penstock_http.server.dead_letters import DeadLetterWork
-from penstock_http.server.limits import share_limits
+from penstock_http.server.limits import log_shared, share_limits
 from penstock_http.server.membership import Alone, Membership
 from penstock_http.server.retirement import close_when_retiring, first_of, retire
 from penstock_http.server.signals import install_signals, reload_on_signal, sighup_event
@@ -83,6 +83,7 @@ async def serve(
     tasks = [loop.create_task(reload_on_signal(sighup, reloader), name="reload:signal")] if membership.reloads else []
     if watch:
         tasks.append(loop.create_task(watch_files(reloader), name="reload:watch"))
+    log_shared(membership, supervisor, registry)
     membership.peers.on(LEAD, lambda payload: _lead(registry, payload))
     work.start()
     tune_gc()
