@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+from penstock.deadletters import DeadLetter, create_store
+from penstock.support.ids import now
+from redrive.letters import letter
 from service.processes import Process, serving, until
 from service.wire import NDJSON, Client, orders
 
@@ -39,6 +46,8 @@ class Outside:
 
     def __init__(self) -> None:
         self.now = self.peak = self.done = 0
+        self.calls = Counter[str]()
+        """The requests so far, by path."""
         self.port = 0
 
     @contextmanager
@@ -64,7 +73,8 @@ class Outside:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while await reader.readline():
+            while first := await reader.readline():
+                self.calls[first.decode().split()[1]] += 1
                 while await reader.readline() != b"\r\n":
                     pass
                 self.now += 1
@@ -142,3 +152,55 @@ def test_two_processes_keep_the_limits_of_one(tmp_path: Path) -> None:
             assert first == leader["process"] != second
             for client in streams:
                 client.close()
+
+
+LETTERS = """
+flow: {name}
+key: orderId
+services: {{prices: {{get: "http://127.0.0.1:{port}/{name}/{{orderId}}", attempts: 1, breaker: none}}}}
+steps: [{{enrich: [prices]}}]
+dead_letters: {{store: "{store}", keep: {{max: 300}}}}
+{more}
+"""
+
+
+def failed(flow: str, count: int, **facts: Any) -> list[DeadLetter]:
+    """Letters of a flow that failed at its service yesterday, oldest first."""
+    inputs = [json.dumps({"orderId": number}).encode() for number in range(1, count + 1)]
+    yesterday = now() - timedelta(days=1)
+    facts = {"flow": flow, "step": "prices", "failed_at": yesterday, "started_at": yesterday} | facts
+    return [letter(number, input=input, input_size=len(input), **facts) for number, input in enumerate(inputs)]
+
+
+async def add(store_url: str, letters: list[DeadLetter]) -> None:
+    store = create_store(store_url)
+    await store.open()
+    await store.add(letters)
+    await store.aclose()
+
+
+def test_two_processes_do_with_dead_letters_what_one_does(tmp_path: Path) -> None:
+    """Expired letters are deleted once. Each letter is redriven once, automatically or by a job."""
+    store = f"sqlite:///{tmp_path}/shop.db"
+    asyncio.run(add(store, failed("other", 5, type="TooMany") + failed("other", 300) + failed("shop", 100)))
+    outside = Outside()
+    with outside.running():
+        for name, more in (("shop", "redrive: recovered"), ("other", "")):
+            text = LETTERS.format(name=name, port=outside.port, store=store, more=more)
+            (tmp_path / f"{name}.yaml").write_text(text)
+        files = tmp_path / "shop.yaml", tmp_path / "other.yaml"
+        with serving(tmp_path, *files, "--processes", 2, "--dead-letters", store) as server:
+            leader = server.event("process.leads")["process"]
+            assert server.event("dead_letters.expired", flow="other")["letters"] == 5
+            query = json.dumps({"query": {"flow": "other"}}).encode()
+            job = server.request("POST", "/dead-letters/redrives", query, Content_Type="application/json").json()
+            server.event("redrive.ended", job=job["id"], state="completed", resolved=300)
+            probe = server.event("redrive.ended", state="completed", resolved=1)
+            rest = server.event("redrive.ended", state="completed", resolved=99)
+            assert probe["process"] == rest["process"] == leader
+            until(lambda: len(server.logged("redrive.ended")) == 3)
+            paths = [
+                f"/{name}/{number}" for name, count in (("shop", 100), ("other", 300)) for number in range(1, count + 1)
+            ]
+            assert outside.calls == Counter(paths)
+            assert len(server.logged("dead_letters.expired")) == 1
