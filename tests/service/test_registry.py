@@ -19,7 +19,7 @@ from penstock.observe import HttpCounters, MetricSources, ReloadCounters, collec
 from penstock.results import DiscardResults, ResultStream
 from penstock.runtime import Cron, Event, Every, Run, Supervisor
 from penstock.sinks import DiscardSink, FileSink
-from penstock.sources import generate, ticks
+from penstock.sources import KafkaSource, generate, ticks
 from penstock.sources.iterables import Generated
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus
@@ -382,6 +382,14 @@ def test_a_cron_worker_runs_in_one_process() -> None:
     assert Worker("A", source).runs_everywhere
     assert not Worker("A", source, Cron("* * * * *")).runs_everywhere
     assert not Worker("A", generate(1, int)).runs_everywhere
+
+
+def test_processes_are_different_members_of_a_kafka_group() -> None:
+    """Two with one name would take turns to throw each other out."""
+    source = KafkaSource("kafka://broker", "orders", "pricing", instance_id="host")
+    assert [source.for_process(number).instance_id for number in (1, 2)] == ["host-1", "host-2"]
+    unnamed = KafkaSource("kafka://broker", "orders", "pricing")
+    assert unnamed.for_process(1) is unnamed
 
 
 # Conflicts
