@@ -133,6 +133,13 @@ class Settings:
     min_rate: float = setting(16.0, "Bytes per second that count as progress; 0: any byte counts")
     grace_period: float = setting(10.0, "Seconds that open runs have to finish after SIGTERM")
     exit_timeout: float = setting(5.0, "Seconds after the grace period until the process exits, stuck or not")
+    processes: int = setting(1, "Processes that share the port and the work, one per core", min=1, max=64)
+    process_timeout: float = setting(
+        10.0, "Seconds without an answer after which one of several processes is killed and replaced", min=0.1
+    )
+    reload_timeout: float = setting(
+        300.0, "Seconds that open streams have when SIGHUP replaces one of several processes", min=0
+    )
     max_line: int = setting(1024 * 1024, "Maximum bytes of a line", min=16)
     max_body: int = setting(2 * 1024 * 1024, "Maximum bytes of a JSON request or response body", min=16)
     max_count: int = setting(1_000_000, "Maximum samples of a GET request", min=1)
@@ -191,6 +198,9 @@ WORK_OPTIONS = (
     "window_bytes",
     "grace_period",
     "exit_timeout",
+    "processes",
+    "process_timeout",
+    "reload_timeout",
     "max_header",
     "keep_alive",
     "send_buffer",

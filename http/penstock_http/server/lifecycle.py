@@ -23,6 +23,7 @@ from penstock_http.deployments.file_watcher import WatchedFiles, watch_files
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.revision import FlowCandidate
+from penstock_http.processes.peers import OnlyProcess, Peers
 from penstock_http.server.bootstrap import builtin_flow, load_flows, make_loader
 from penstock_http.server.connection import BACKLOG, MAX_ACCEPTS, AcceptErrorHandler, Connection, listen, stop_listening
 from penstock_http.server.dead_letters import DeadLetterWork
@@ -46,11 +47,13 @@ async def serve(
     *,
     watch: bool = False,
     workers_only: bool = False,
+    peers: Peers | None = None,
 ) -> int:
     """Serve until a signal. Returns the exit code. Raises `ConfigurationError` for flows and other `PenstockError`s.
 
     `static` are the flows that are not in files. Without any flow the built-in one is served. With `workers_only`, the
-    workers of the flows run, and only metrics and health are served.
+    workers of the flows run, and only metrics and health are served. `peers` are all processes of the service, by
+    default only this one.
     """
     loop = asyncio.get_running_loop()
     sighup = sighup_event(loop)
@@ -66,7 +69,7 @@ async def serve(
     await load_flows(reloader, supervisor, files.paths)
     work = DeadLetterWork(supervisor, registry)
     sources = MetricSources(supervisor, counters, version("penstock"), reload_counters, logs, work.readings)
-    state = AppState(settings, supervisor, registry, reloader, counters, work.desk)
+    state = AppState(settings, supervisor, registry, reloader, counters, work.desk, peers or OnlyProcess())
     app = (make_work_app if workers_only else make_app)(state, PenstockCollector(sources))
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
