@@ -76,7 +76,10 @@ def _merge_revisions(revisions: Iterable[Document]) -> list[Document]:
 def _merge_service(name: str, documents: Mapping[int, Document]) -> Document:
     """Return one service of a flow: the sums of its counts, the worst state of its breakers, and each process."""
     parts = {
-        process: service for process, flow in documents.items() for service in flow["services"] if service["name"] == name
+        process: service
+        for process, flow in documents.items()
+        for service in flow["services"]
+        if service["name"] == name
     }
     first, *_ = services = list(parts.values())
     return first | {
@@ -88,7 +91,7 @@ def _merge_service(name: str, documents: Mapping[int, Document]) -> Document:
         "processes": [
             {"process": process, "breaker": service["breaker"] and service["breaker"]["state"]}
             | {count: service[count] for count in ("inFlight", "limit", "waiting")}
-            for process, service in sorted(parts.items())
+            for process, service in parts.items()
         ],
     }
 

@@ -19,8 +19,11 @@ _LABELLED = re.compile(rb"^([a-zA-Z_:][\w:]*)\{", re.MULTILINE)
 _BARE = re.compile(rb"^([a-zA-Z_:][\w:]*) ", re.MULTILINE)
 
 
-def merge_metrics(texts: Mapping[str, bytes]) -> bytes:
-    """Return one text with the samples of all processes, each family once. `texts` is by the value of the label."""
+def merge_metrics(texts: Mapping[str, bytes], common: bytes = b"") -> bytes:
+    """Return one text with the samples of all processes, each family once. `texts` is by the value of the label.
+
+    `common` is the text of other families, which get no label.
+    """
     heads: dict[bytes, bytes] = {}
     samples: dict[bytes, list[bytes]] = {}
     for process, text in texts.items():
@@ -28,7 +31,8 @@ def merge_metrics(texts: Mapping[str, bytes]) -> bytes:
             heads.setdefault(name, head)
             samples.setdefault(name, []).append(_with_label(process.encode(), lines))
     merged = b"".join(b"# HELP " + head + b"".join(samples[name]) for name, head in heads.items())
-    return merged + (_END if any(text.endswith(_END) for text in texts.values()) else b"")
+    end = _END if any(text.endswith(_END) for text in (common, *texts.values())) else b""
+    return common.removesuffix(_END) + merged + end
 
 
 def _families(text: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
