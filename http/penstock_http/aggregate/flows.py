@@ -75,14 +75,14 @@ def _merge_revisions(revisions: Iterable[Document]) -> list[Document]:
 
 def _merge_service(name: str, documents: Mapping[int, Document]) -> Document:
     """Return one service of a flow: the sums of its counts, the worst state of its breakers, and each process."""
-    parts = {
+    parts: dict[int, Document] = {
         process: service
-        for process, flow in documents.items()
+        for process, flow in sorted(documents.items())
         for service in flow["services"]
         if service["name"] == name
     }
-    first, *_ = services = list(parts.values())
-    return first | {
+    services = list(parts.values())
+    return services[0] | {
         **{count: sum(service[count] for service in services) for count in COUNTS},
         "maxInFlight": max(service["maxInFlight"] for service in services),
         "calls": _sum(service["calls"] for service in services),
