@@ -19,6 +19,7 @@ from penstock.runtime import Phase, Supervisor
 from penstock.services.http_client import HttpClient
 from penstock.settings import Settings
 from penstock_http.app import make_app, make_work_app
+from penstock_http.deployments.everywhere import EverywhereReloader
 from penstock_http.deployments.file_watcher import WatchedFiles, watch_files
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader
@@ -63,13 +64,15 @@ async def serve(
     registry = FlowRegistry(supervisor, reload_counters, keep_open=settings.dead_letters)
     if not static and not files.paths:
         static = (builtin_flow(settings, client),)
-    reloader = Reloader(registry, make_loader(settings, workers_only=workers_only), files, static)
+    peers = peers or OnlyProcess()
+    here = Reloader(registry, make_loader(settings, workers_only=workers_only), files, static)
+    reloader = here if peers.count == 1 else EverywhereReloader(here, registry, peers)
     await supervisor.stores.get(settings.dead_letters)
     sock = listen(settings)
     await load_flows(reloader, supervisor, files.paths)
     work = DeadLetterWork(supervisor, registry)
     sources = MetricSources(supervisor, counters, version("penstock"), reload_counters, logs, work.readings)
-    state = AppState(settings, supervisor, registry, reloader, counters, work.desk, peers or OnlyProcess())
+    state = AppState(settings, supervisor, registry, reloader, counters, work.desk, peers)
     app = (make_work_app if workers_only else make_app)(state, PenstockCollector(sources))
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()

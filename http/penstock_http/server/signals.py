@@ -10,7 +10,7 @@ import structlog
 from penstock.runtime import Event, Phase, Supervisor
 from penstock.runtime.hard_stop import HardStop
 from penstock.settings import Settings
-from penstock_http.deployments.reload import Reloader
+from penstock_http.deployments.file_watcher import FlowReloader
 
 SIGNAL_RETRY_SECONDS = 0.01
 """Seconds until a signal is handled again that arrived before the shutdown of the previous one began."""
@@ -57,7 +57,7 @@ def sighup_event(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
     return event
 
 
-async def reload_on_signal(sighup: asyncio.Event, reloader: Reloader) -> None:
+async def reload_on_signal(sighup: asyncio.Event, reloader: FlowReloader) -> None:
     """Reload all flows after each SIGHUP, until cancelled. Several signals during a reload cause one more."""
     running = True
     while running:
