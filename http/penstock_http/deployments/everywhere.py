@@ -179,6 +179,11 @@ class EverywhereReloader:
         return {each.name: ActiveRevision(each.number, each.digest, each.source) for each in active}
 
 
+def reloader_of_all(here: Reloader, registry: FlowRegistry, peers: Peers) -> AnyReloader:
+    """Return what deploys in all processes of the service, through `here` in this one."""
+    return here if peers.count == 1 else EverywhereReloader(here, registry, peers)
+
+
 def _result_in(reply: Reply) -> DeploymentResult:
     (result,) = msgpack.decode(reply.results, type=list[DeploymentResult])
     return result

@@ -65,14 +65,24 @@ def listen(settings: Settings) -> socket.socket:
     return sock
 
 
-async def stop_listening(listener: asyncio.Server) -> None:
-    """Accept the connections that clients have already made, then close the listening socket.
+async def stop_listening(listener: asyncio.Server, *, drain: bool = True) -> None:
+    """Accept the connections that clients have already made, if `drain`, then close the listening socket.
 
     The kernel resets connections that were not accepted. asyncio does the same to those accepted in the iteration in
     which the listener is closed: it makes their transports one iteration later, finds the listener closed and drops
     them (Python 3.13 then prints "Exception ignored in _SelectorTransport.__del__").
     """
     loop = asyncio.get_running_loop()
+    if drain:
+        await _accept_waiting(listener)
+    for sock in listener.sockets:
+        loop.remove_reader(sock.fileno())
+    await asyncio.sleep(0)  # transports of the connections that were accepted last
+    listener.close()
+
+
+async def _accept_waiting(listener: asyncio.Server) -> None:
+    """Let the event loop accept until no connection waits."""
     with selectors.DefaultSelector() as selector:
         for sock in listener.sockets:
             selector.register(sock, selectors.EVENT_READ)
@@ -80,10 +90,6 @@ async def stop_listening(listener: asyncio.Server) -> None:
             if not selector.select(0):
                 break
             await asyncio.sleep(0)
-    for sock in listener.sockets:
-        loop.remove_reader(sock.fileno())
-    await asyncio.sleep(0)  # transports of the connections that were accepted last
-    listener.close()
 
 
 class AcceptErrorHandler:
@@ -162,6 +168,13 @@ class Connection(RequestHandler):
         super().close()
         if idle and self.transport is not None:
             self.transport.close()
+
+    def close_if_idle(self, seconds: float) -> None:
+        """Close if no request has begun for some seconds."""
+        waits = self._waiter is not None and not self._waiter.done()
+        last_request = self._next_keepalive_close_time - self._keepalive_timeout
+        if waits and self._loop.time() - last_request >= seconds:
+            self.close()
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Log an unexpected error. An error of the body is not logged, because its reader has handled it."""
