@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -48,14 +47,15 @@ def newest_result(results: Iterable[Document | None]) -> Document | None:
     return max((result for result in results if result is not None), key=lambda result: result["at"], default=None)
 
 
-def merge_graph_counts(counts: Iterable[Document]) -> Document:
-    """Return the sums of the counts in graphs: numbers, and dead letters by step."""
-    total: Counter[str] = Counter()
-    letters: Counter[str] = Counter()
-    for each in counts:
-        letters.update(each["dead_letters"])
-        total.update({name: count for name, count in each.items() if name != "dead_letters"})
-    return {**total, "dead_letters": dict(letters)}
+def merge_graph_counts(counts: Sequence[Document]) -> Document:
+    """Return the sums of the counts in graphs: numbers, dead letters by step, and numbers by service."""
+    numbers = {name for each in counts for name, count in each.items() if isinstance(count, int)}
+    services = {name for each in counts for name in each["services"]}
+    return {
+        **{name: sum(each[name] for each in counts) for name in numbers},
+        "dead_letters": _sum(each["dead_letters"] for each in counts),
+        "services": {name: _sum(each["services"].get(name, {}) for each in counts) for name in services},
+    }
 
 
 def _merge_revisions(revisions: Iterable[Document]) -> list[Document]:

@@ -6,6 +6,8 @@ With one process nothing is asked.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import zlib
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -15,7 +17,7 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from penstock.graph import FlowCounters
+from penstock.graph import FlowCounters, service_counts
 from penstock.runtime import FlowStatistics, Phase
 from penstock.support.json_encoding import encode_json
 from penstock_http.aggregate.flows import merge_flow, merge_flows, merge_graph_counts, newest_result
@@ -30,7 +32,7 @@ from penstock_http.state import AppState
 READY_SECONDS = 0.5
 """Timeout of a question about readiness: probes of orchestrators wait for one second by default."""
 
-METRICS_SECONDS = 3.0
+METRICS_SECONDS = 2.0
 """Timeout of a question about metrics. Writing those of a thousand flows takes half a second."""
 
 Document: TypeAlias = "dict[str, Any]"
@@ -57,7 +59,7 @@ class AllProcesses:
             "metrics": lambda accept: _encoder(accept.decode())[0](registry),
             "readiness": lambda _: encode_json(readiness(state)),
             "flows": self._own_flows,
-            "graph": lambda name: encode_json(_counters(state, name.decode())),
+            "graph": lambda name: encode_json(_graph_counts(state, name.decode())),
             "run": lambda run: b"1" if run.decode() in state.supervisor.runs else b"",
         }
         if state.peers.count > 1:
@@ -112,12 +114,12 @@ class AllProcesses:
         return merge_flow(documents) | {"processes": list(found), "missing": missing}
 
     async def graph_counters(self, flow: str) -> FlowCounters:
-        """Return the counts of a flow for its graph."""
-        own = _counters(self._state, flow)
+        """Return the counts of an active flow for its graph."""
         if self._is_only_one:
-            return own
+            return FlowCounters.of(self._state.supervisor.flow_statistics.get(flow) or FlowStatistics(flow))
         answers = await self._ask("graph", flow.encode())
-        return FlowCounters(**merge_graph_counts(_decoded(answer) for answer in answers.values() if answer is not None))
+        found = [_decoded(answer) for answer in answers.values() if answer is not None]
+        return FlowCounters(**merge_graph_counts([counts for counts in found if counts is not None]))
 
     async def has_open_run(self, id: str) -> bool:
         """Return whether a run is open in one of the processes."""
@@ -128,7 +130,8 @@ class AllProcesses:
     async def _ask(self, topic: str, payload: bytes = b"", timeout: float = ASK_SECONDS) -> dict[int, bytes | None]:
         """Return the answers of all processes; only that of this process if the parent is gone."""
         try:
-            return await self._state.peers.ask(topic, payload, timeout=timeout)
+            answers = await self._state.peers.ask(topic, payload, timeout=timeout)
+            return {number: answer and zlib.decompress(answer) for number, answer in answers.items()}
         except NoAnswer:
             return {self._state.peers.number: self._answers[topic](payload)}
 
@@ -177,8 +180,13 @@ def _flow_document(state: AppState, question: FlowQuestion) -> Document:
     }
 
 
-def _counters(state: AppState, flow: str) -> FlowCounters:
-    return FlowCounters.of(state.supervisor.flow_statistics.get(flow) or FlowStatistics(flow))
+def _graph_counts(state: AppState, flow: str) -> FlowCounters | None:
+    """Return the counts of a flow and its services in this process; None if it is not served here."""
+    if (revision := state.registry.flow(flow)) is None or flow not in state.supervisor.flow_statistics:
+        return None
+    counts = FlowCounters.of(state.supervisor.flow_statistics[flow])
+    services = {service.name: service_counts(service) for service in revision.all_services}
+    return dataclasses.replace(counts, services=services)
 
 
 def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
@@ -194,7 +202,9 @@ def _decoded(answer: bytes | None) -> Any:
 
 
 def _awaitable(answer: Answer) -> Any:
+    """Return a handler for `Peers.on`. Answers are compressed: those of all processes share one message."""
+
     async def handler(payload: bytes) -> bytes:
-        return answer(payload)
+        return zlib.compress(answer(payload), 1)
 
     return handler
