@@ -75,6 +75,8 @@ class AppState(Struct, frozen=True, eq=False):
     counters: HttpCounters
     desk: Desk
     peers: Peers = msgspec.field(default_factory=OnlyProcess)
+    stop: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    """Set by the first stop signal."""
     streams: OpenStreams = msgspec.field(default_factory=OpenStreams)
     redrives: OpenStreams = msgspec.field(
         default_factory=lambda: OpenStreams(MAX_CALLS, "requests that create redrives or try dead letters")

@@ -159,6 +159,8 @@ ALL_PROCESSES: web.AppKey[AllProcesses] = web.AppKey("all_processes", AllProcess
 def readiness(state: AppState) -> Document:
     """Return whether this process accepts requests, or why it does not."""
     supervisor = state.supervisor
+    if state.stop.is_set() and supervisor.phase is Phase.SERVING:
+        return {"status": Phase.DRAINING.value}
     if supervisor.phase is not Phase.SERVING:
         return {"status": supervisor.phase.value}
     if unusable := [name for name, usable in supervisor.stores.usable().items() if not usable]:

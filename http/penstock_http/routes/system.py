@@ -18,7 +18,10 @@ async def live(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Respond with 200 if requests are accepted, 503 while shutting down or if a dead-letter store is unusable."""
+    """Respond with 200 if requests are accepted, 503 while shutting down or if a dead-letter store is unusable.
+
+    Shutting down begins with the first stop signal, before the drain delay.
+    """
     document = await request.app[ALL_PROCESSES].readiness()
     return json_response(document, 200 if document["status"] == READY else 503)
 

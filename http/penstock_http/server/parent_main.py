@@ -21,6 +21,7 @@ from penstock_http.processes.messages import Start
 from penstock_http.processes.parent import Parent
 from penstock_http.server.connection import listen
 from penstock_http.server.membership import log_listening
+from penstock_http.server.sharing import share_writers_and_files
 from penstock_http.server.signals import sighup_event
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -64,7 +65,7 @@ def add_parts(parent: Parent, settings: Settings) -> list[Callable[[], Awaitable
     Returns what closes them, to be awaited when all processes have exited.
     """
     Deployments(parent, settings.processes)
-    return []
+    return [*share_writers_and_files(parent)]
 
 
 async def roll_on_signal(sighup: asyncio.Event, parent: Parent) -> None:
@@ -91,7 +92,7 @@ class Stop:
         self._signals = 0
         self._told: list[Child] = []
         """The processes that served when the first signal came."""
-        seconds = settings.grace_period + settings.exit_timeout + HARD_STOP_SECONDS
+        seconds = settings.drain_delay + settings.grace_period + settings.exit_timeout + HARD_STOP_SECONDS
         self._deadline = seconds
         self._hard_stop = HardStop(self._kill_all, seconds=seconds + HARD_STOP_SECONDS)
         for number in (signal.SIGTERM, signal.SIGINT):
