@@ -32,8 +32,9 @@ ABSENT = {
     "penstock_worker_restarts_total",
     "penstock_worker_reschedules_total",
     "penstock_http_rejected_total",
+    "penstock_tls_certificate_expiry_timestamp_seconds",
 }
-"""Series of services over HTTP, of workers and of rejected requests, which are not in all processes here."""
+"""Series of services over HTTP, workers, rejected requests and TLS, which are not in all processes here."""
 
 NUMBERS = {"1", "2"}
 

@@ -12,7 +12,7 @@ from penstock_http.deployments.file_watcher import FileStamps, WatchedFiles
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader, ReloadResult
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus
-from penstock_http.problems import RequestRejected, rejection_for
+from penstock_http.problems import RETRY_SECONDS, RequestRejected, rejection_for
 from penstock_http.processes.deployments import (
     EVERYWHERE,
     EVERYWHERE_SECONDS,
@@ -130,9 +130,9 @@ class EverywhereReloader:
         try:
             answer = await self._peers.ask_parent(EVERYWHERE, msgpack.encode(command), timeout=EVERYWHERE_SECONDS)
         except NoAnswer as error:
-            raise RequestRejected(
-                503, "deployment_failed", f"the processes of the service do not answer: {error}; try again later"
-            ) from error
+            detail = f"the processes of the service do not answer: {error}; try again later"
+            retry = {"Retry-After": str(RETRY_SECONDS)}
+            raise RequestRejected(503, "deployment_failed", detail, retry) from error
         reply = msgpack.decode(answer, type=Reply)
         if reply.rejection:
             found = msgpack.decode(reply.rejection, type=Rejection)
