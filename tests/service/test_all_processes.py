@@ -17,7 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from penstock.observe import SERIES
 from penstock_http.aggregate.supervision import SERIES as SUPERVISION_SERIES
 from servers import child_processes
+from service.conftest import Serve
 from service.processes import Process, until
+from service.test_openapi import check
 from service.wire import NDJSON, orders
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the processes in /proc")
@@ -159,6 +161,15 @@ def test_an_upload_is_answered_when_every_process_has_it(server: Process) -> Non
     assert [server.request("GET", "/up/bulk?count=1").status for _ in range(6)] == [404] * 6
 
 
+def test_the_description_of_the_api_describes_several_processes(server: Process) -> None:
+    """The documents that name processes are as described, with their members."""
+    spec = server.request("GET", "/openapi.json").json()
+    for path in ("/health/ready", "/flows", "/flows/orders"):
+        response = server.request("GET", path)
+        assert "processes" in response.json()
+        check(spec, response, "GET", path.replace("orders", "{name}"))
+
+
 def test_a_frozen_process_is_missing_and_the_service_is_ready(server: Process, sent: int) -> None:
     """The other one answers for the service, and says so."""
     with frozen(members(server)[0]):
@@ -172,3 +183,39 @@ def test_a_frozen_process_is_missing_and_the_service_is_ready(server: Process, s
         assert described["processes"] == [int(answering)]
         assert described["missing"] == [3 - int(answering)]
     until(lambda: by_process(server, "penstock_process_up") == {"1": 1, "2": 1})
+
+
+def test_processes_that_are_replaced_serve_what_the_others_serve(serve: Serve, tmp_path: Path) -> None:
+    """Files that changed, and uploads: after a change, after one process was killed, and after a reload of all."""
+
+    def write(mark: int) -> None:
+        draft = tmp_path / "draft"
+        draft.write_text(f"flow: filed\nsteps:\n  - set: {{mark: '{mark}'}}\n")
+        draft.replace(folder / "filed.yaml")
+
+    def have(**revisions: int) -> bool:
+        """Whether two processes respond, and serve these revisions."""
+        up = by_process(server, "penstock_process_up")
+        found = [by_process(server, "penstock_flow_revision", flow=flow) for flow in revisions]
+        expected = [dict.fromkeys(up, revision) for revision in revisions.values()]
+        return list(up.values()) == [1, 1] and found == expected
+
+    folder = tmp_path / "flows"
+    folder.mkdir()
+    write(1)
+    server = serve("--processes", 2, "--watch", folder)
+    assert have(filed=1)
+    write(2)
+    until(lambda: have(filed=2))
+    assert server.request("PUT", "/flows/up", b"flow: up\n", **YAML).status == 201
+    assert server.request("PUT", "/flows/up", b"flow: up\nkey: n\n", **YAML).json()["revision"] == 2
+    before = members(server)
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: have(filed=2, up=2))
+    assert server.metric("penstock_process_restarts_total", reason="crashed") == 1
+    server.signal(signal.SIGHUP)
+    server.event("reload.completed", cause="signal")
+    until(lambda: have(filed=2, up=2) and set(before).isdisjoint(members(server)))
+    assert server.request("DELETE", "/flows/up").status == 200
+    assert have(filed=2)
+    assert by_process(server, "penstock_flow_revision", flow="up") == {}
