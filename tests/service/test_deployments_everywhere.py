@@ -52,7 +52,7 @@ class Service:
         self.parent = LocalParent(count)
         self.folder = folder
         self.processes: dict[int, Process] = {}
-        Deployments(self.parent, count)
+        Deployments(self.parent, count, retry_seconds=0)
 
     async def start(self, *numbers: int) -> None:
         """Start processes, also again."""
@@ -156,6 +156,19 @@ async def test_a_process_that_does_not_answer_is_killed_and_comes_back_with_the_
     service.parent.frozen.clear()
     await service.start(2)
     assert service.parent.running == [1, 2]
+    assert service.numbers() == {"base": 1, "up": 2}
+
+
+@scenario
+async def test_a_process_that_rejects_what_others_accepted_tries_again(service: Service) -> None:
+    """Its store may have been away for a moment. If it goes on rejecting it, it is killed, and comes back with it."""
+    service.parent.rejections[2] = 2
+    await service.put(1, "up", 1)
+    assert (service.numbers(), service.parent.killed) == ({"base": 1, "up": 1}, {})
+    service.parent.rejections[2] = 3
+    await service.put(1, "up", 2)
+    assert list(service.parent.killed) == [2]
+    await service.start(2)
     assert service.numbers() == {"base": 1, "up": 2}
 
 

@@ -40,6 +40,9 @@ HERE_SECONDS = 90.0
 EVERYWHERE_SECONDS = 600.0
 """Timeout of a deployment in all processes, with the wait for others and for processes that start."""
 
+ATTEMPTS = 3
+"""Attempts to deploy in a process that rejects what another one has accepted, for example because its store is away."""
+
 UPLOADED = "PUT"
 """The source of an uploaded flow."""
 
@@ -111,9 +114,10 @@ class Joined(Struct, frozen=True, kw_only=True):
 class Deployments:
     """Makes deployments in all processes, of which there are `count`."""
 
-    def __init__(self, parent: ParentProcess, count: int) -> None:
+    def __init__(self, parent: ParentProcess, count: int, *, retry_seconds: float = 1.0) -> None:
         self._parent = parent
         self._count = count
+        self._retry_seconds = retry_seconds
         self._version = 0
         self._revisions: dict[str, ActiveRevision] = {}
         self._uploads: dict[str, Upload] = {}
@@ -187,7 +191,7 @@ class Deployments:
 
     async def _deploy_in(self, others: Sequence[int], command: Command) -> None:
         """Deploy in the other processes. One that fails is replaced, and then serves the same."""
-        replies = await asyncio.gather(*(self._tell(number, command) for number in others))
+        replies = await asyncio.gather(*(self._persist(number, command) for number in others))
         for number, reply in zip(others, replies, strict=True):
             if number not in self._parent.running or (reply is not None and reply.leaves):
                 continue
@@ -197,6 +201,16 @@ class Deployments:
                 self._parent.kill(number, f"it rejected the deployment of {command.name}, which others accepted")
             elif command.kind == "reload":
                 self._keep_numbers(reply.revisions)
+
+    async def _persist(self, number: int, command: Command) -> Reply | None:
+        """Deploy in one process, and try again if it rejects what the first one has accepted."""
+        reply = await self._tell(number, command)
+        for _ in range(ATTEMPTS - 1):
+            if reply is None or reply.leaves or not self._differs(command, reply):
+                break
+            await asyncio.sleep(self._retry_seconds)
+            reply = await self._tell(number, command)
+        return reply
 
     def _differs(self, command: Command, reply: Reply) -> bool:
         """Whether a process serves something else than the first one under the name of a command."""
