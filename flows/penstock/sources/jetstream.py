@@ -52,6 +52,7 @@ class JetStreamSource(Source[bytes]):
     """
 
     name = "jetstream"
+    competes = True
 
     url: str
     stream: str

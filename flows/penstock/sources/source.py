@@ -249,6 +249,16 @@ class Source(RunObservable[Any], Generic[Out]):  # of lists of elements; named h
 
     name = "source"
 
+    competes = False
+    """Whether several processes may run it at once, because each element goes to one of them (competing consumers).
+
+    A service with several processes runs the workers of all other sources in one of them.
+    """
+
+    def for_process(self, number: int) -> Source[Out]:  # noqa: ARG002 - for subclasses
+        """Return the source as process `number` of a service runs it, from 1. Default: the source as it is."""
+        return self
+
     @abstractmethod
     async def produce(self, emitter: Emitter[Out]) -> None:
         """Emit all elements, then return."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
 from penstock.errors import PenstockError, ShuttingDown
 from penstock.flowfile import Diagnostic
@@ -22,17 +22,25 @@ NO_REMOVALS: Mapping[str, FlowCandidate | None] = {}
 
 
 class FlowRegistry:
-    """The flows that are served. `keep_open` is the URL of a store that stays open even if no flow uses it."""
+    """The flows that are served. `keep_open` is the URL of a store that stays open even if no flow uses it.
 
-    def __init__(self, supervisor: Supervisor, counters: ReloadCounters, *, keep_open: str = "") -> None:
+    `process` is the number of this process if the service has several, from 1. Only the one that leads runs what must
+    not run twice at once, and at first none does: see `lead`.
+    """
+
+    def __init__(
+        self, supervisor: Supervisor, counters: ReloadCounters, *, keep_open: str = "", process: int = 0
+    ) -> None:
         self.flows: dict[str, RegisteredFlow] = {}
-        self.leads = False
-        """Whether this one of several processes runs what must not run twice."""
         self.by_path: dict[str, Revision] = {}
         """The active revisions that are served over HTTP, by the name in their path."""
         self._supervisor = supervisor
         self._counters = counters
-        self._rollout = Rollout(supervisor, self._in_use, self._evict, keep_open)
+        self._rollout = Rollout(supervisor, self._in_use, self._evict, keep_open, process)
+        self.on_lead: list[Callable[[bool], Awaitable[None]]] = []
+        """Awaited with whether this process leads from now on, for further work that one process does."""
+        self._leading = asyncio.Lock()
+        """Held while this process begins or ceases to lead."""
         self._pending: list[Revision] = []
         """Revisions that are being deployed."""
         self._highest_evicted = 0
@@ -117,14 +125,26 @@ class FlowRegistry:
         """Record the result for a flow that could not be loaded."""
         self._record(result)
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process runs what only one process of the service runs."""
+        return self._rollout.leads
+
     async def lead(self, leads: bool) -> None:
-        """Start what must run in one of several processes only, or stop it. Returns when it has stopped."""
-        self.leads = leads
+        """Begin or cease to run what only one process of the service runs.
+
+        When this returns after `lead(False)`, all of it has ended: the runs of workers are drained. Another process may
+        lead then.
+        """
+        async with self._leading:
+            if leads is not self._rollout.leads:
+                flow_workers = self._rollout.lead(leads, self.flows.values())
+                await asyncio.gather(flow_workers, *(notify(leads) for notify in self.on_lead))
 
     async def stop_workers(self) -> None:
-        """Drain all workers and start no further ones, because another process replaces this one."""
-        await self._rollout.aclose()
-        await asyncio.gather(*(self._supervisor.stop_workers(revision) for revision in self._in_use()))
+        """Drain all workers of this process, wait for their end, and start no further ones: it is being replaced."""
+        await self.lead(False)
+        await self._rollout.stop_workers(self.flows.values())
 
     async def aclose(self) -> None:
         """Start no further workers, because the service shuts down."""

@@ -64,6 +64,9 @@ def add_parts(parent: Parent, settings: Settings) -> list[Callable[[], Awaitable
 
     Returns what closes them, to be awaited when all processes have exited.
     """
+    from penstock_http.processes.shared_limits import LimitsResource  # not for Windows
+
+    parent.share(LimitsResource(settings.processes))
     Deployments(parent, settings.processes)
     return [*share_writers_and_files(parent)]
 
