@@ -110,7 +110,9 @@ class AllProcesses:
         found, missing = await self._flow_documents(FlowQuestion(name, trusted))
         documents = {number: flow for number, document in found.items() for flow in document["flows"]}
         if not documents:
-            self._state.registered_flow(name)
+            documents = {
+                self._state.peers.number: describe(self._state, self._state.registered_flow(name), trusted=trusted)
+            }
         return merge_flow(documents) | {"processes": list(found), "missing": missing}
 
     async def graph_counters(self, flow: str) -> FlowCounters:
