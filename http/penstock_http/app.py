@@ -12,6 +12,7 @@ from penstock_http.problems import NOT_FOUND_ROUTE, problem_middleware
 from penstock_http.requests.body import ignore_expectation
 from penstock_http.requests.hosts import Origins
 from penstock_http.routes import actions, bulk, failures, flows, graph, letters, redrives, system, transfer
+from penstock_http.routes.all_processes import ALL_PROCESSES, AllProcesses
 from penstock_http.state import STATE, AppState
 
 
@@ -68,7 +69,7 @@ def _application(state: AppState, collector: PenstockCollector) -> web.Applicati
     if origins.allowed:
         app.on_response_prepare.append(origins.add_headers)
     app[STATE] = state
-    app[system.METRICS] = registry_for(collector)
+    app[ALL_PROCESSES] = AllProcesses(state, registry_for(collector))
     return app
 
 

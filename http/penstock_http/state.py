@@ -17,8 +17,8 @@ from penstock.redrive.desk import Desk
 from penstock.runtime import Supervisor
 from penstock.services import first_down
 from penstock.settings import Settings
+from penstock_http.deployments.everywhere import AnyReloader
 from penstock_http.deployments.registry import FlowRegistry
-from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.revision import RegisteredFlow, Revision
 from penstock_http.problems import RETRY_SECONDS, RequestRejected
 from penstock_http.processes.peers import OnlyProcess, Peers
@@ -71,7 +71,7 @@ class AppState(Struct, frozen=True, eq=False):
     settings: Settings
     supervisor: Supervisor
     registry: FlowRegistry
-    reloader: Reloader
+    reloader: AnyReloader
     counters: HttpCounters
     desk: Desk
     peers: Peers = msgspec.field(default_factory=OnlyProcess)

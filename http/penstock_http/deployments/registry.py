@@ -16,6 +16,7 @@ from penstock_http.deployments.conflicts import find_conflicts
 from penstock_http.deployments.result import DeploymentResult, DeploymentStatus, diagnostics_of, rejected
 from penstock_http.deployments.revision import UPLOADED, FlowCandidate, RegisteredFlow, Revision, share_services
 from penstock_http.deployments.rollout import Rollout
+from penstock_http.processes.deployments import ActiveRevision
 
 NO_REMOVALS: Mapping[str, FlowCandidate | None] = {}
 
@@ -44,6 +45,8 @@ class FlowRegistry:
         """Revisions that are being deployed."""
         self._highest_evicted = 0
         """The highest revision number of the removed flows, so that a flow that comes back gets higher numbers."""
+        self._known: Mapping[str, ActiveRevision] = {}
+        """The active revisions of other processes of the service."""
         self._lock = asyncio.Lock()
         """Held during a deployment."""
 
@@ -56,6 +59,14 @@ class FlowRegistry:
     def uploaded(self) -> list[Revision]:
         """The active revisions that were uploaded over HTTP."""
         return [revision for revision in self.active if revision.source == UPLOADED]
+
+    def follow(self, known: Mapping[str, ActiveRevision], removed: int) -> None:
+        """Give revisions the numbers that they have in other processes of the service.
+
+        `known` are their active revisions, and `removed` is the highest number of the revisions of deleted flows.
+        """
+        self._known = known
+        self._highest_evicted = max(self._highest_evicted, removed)
 
     def flow(self, name: str) -> Revision | None:
         """Return the revision of a flow that new runs use, or None."""
@@ -83,7 +94,7 @@ class FlowRegistry:
             errors = self._conflicts(candidates, removals)
             if dry_run:
                 return [
-                    self._result(candidate, errors.get(candidate, ()), self._next_number(candidate.flow.name))
+                    self._result(candidate, errors.get(candidate, ()), self._next_number(candidate))
                     for candidate in candidates
                 ]
 
@@ -158,13 +169,17 @@ class FlowRegistry:
             flow = share_services(candidate.flow, services)
             for service in flow.all_services:
                 services[service.name].append(service)
-            number = self._next_number(flow.name)
+            number = self._next_number(candidate)
             revisions[candidate] = Revision(flow, number, candidate.digest, candidate.source)
         return revisions
 
-    def _next_number(self, name: str) -> int:
+    def _next_number(self, candidate: FlowCandidate) -> int:
         """Return the number of the next revision of a flow."""
-        return 1 + (self.flows[name].number if name in self.flows else self._highest_evicted)
+        flow, known = self.flows.get(candidate.flow.name), self._known.get(candidate.flow.name)
+        if known is not None and known.digest == candidate.digest and known.number > (flow.number if flow else 0):
+            return known.number
+        last = flow.number if flow else self._highest_evicted
+        return 1 + max(last, known.number if known is not None else 0)
 
     async def _prepare(self, candidate: FlowCandidate, revision: Revision) -> dict[FlowCandidate, list[Diagnostic]]:
         """Register a revision with the supervisor, which opens its stores. Returns the errors."""
@@ -188,12 +203,14 @@ class FlowRegistry:
         if diagnostics:
             return rejected(candidate.flow.name, candidate.source, diagnostics)
         unchanged = self._is_unchanged(candidate)
+        if unchanged and (active := self.flows[candidate.flow.name].active) is not None:
+            number = active.number
         return DeploymentResult(
             flow=candidate.flow.name,
             outcome=DeploymentStatus.UNCHANGED if unchanged else DeploymentStatus.ACCEPTED,
             source=candidate.source,
             at=now(),
-            revision=number - unchanged,
+            revision=number,
             digest=candidate.digest,
         )
 

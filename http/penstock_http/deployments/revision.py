@@ -17,9 +17,7 @@ from penstock.runtime import RunPlan
 from penstock.services import Service
 from penstock.support.ids import now
 from penstock_http.deployments.result import DeploymentResult
-
-UPLOADED = "PUT"
-"""The source of a flow that was uploaded over HTTP."""
+from penstock_http.processes.deployments import UPLOADED as UPLOADED  # the source of a flow that was uploaded over HTTP
 
 
 class RevisionState(StrEnum):

@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import NoReturn
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
-from penstock.runtime import Phase
+from penstock_http.aggregate.health import READY
 from penstock_http.media import json_response
 from penstock_http.requests.hosts import allowed_methods
-from penstock_http.state import STATE
-
-METRICS: web.AppKey[CollectorRegistry] = web.AppKey("metrics", CollectorRegistry)
+from penstock_http.routes.all_processes import ALL_PROCESSES
 
 
 async def live(request: web.Request) -> web.Response:
@@ -26,25 +22,14 @@ async def ready(request: web.Request) -> web.Response:
 
     Shutting down begins with the first stop signal, before the drain delay.
     """
-    state = request.app[STATE]
-    supervisor = state.supervisor
-    if state.stop.is_set() and supervisor.phase is Phase.SERVING:
-        return json_response({"status": Phase.DRAINING.value}, 503)
-    if supervisor.phase is not Phase.SERVING:
-        return json_response({"status": supervisor.phase.value}, 503)
-    unusable = [name for name, usable in supervisor.stores.usable().items() if not usable]
-    if unusable:
-        return json_response({"status": "dead_letters_unusable", "stores": unusable}, 503)
-    return json_response({"status": "ready"})
+    document = await request.app[ALL_PROCESSES].readiness()
+    return json_response(document, 200 if document["status"] == READY else 503)
 
 
 async def metrics(request: web.Request) -> web.Response:
     """Respond with the current values of all metrics."""
-    try:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-    except (TypeError, ValueError):  # Accept has an invalid version parameter
-        encode, content_type = choose_encoder("")
-    return web.Response(body=encode(request.app[METRICS]), headers={"Content-Type": content_type})
+    body, content_type = await request.app[ALL_PROCESSES].metrics(request.headers.get("Accept", ""))
+    return web.Response(body=body, headers={"Content-Type": content_type})
 
 
 async def reject_unknown_route(request: web.Request) -> NoReturn:

@@ -14,6 +14,7 @@ from penstock.runtime import Phase, Supervisor
 from penstock.services.http_client import HttpClient
 from penstock.settings import Settings
 from penstock_http.app import make_app, make_work_app
+from penstock_http.deployments.everywhere import reloader_of_all
 from penstock_http.deployments.file_watcher import WatchedFiles, watch_files
 from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader
@@ -65,7 +66,8 @@ async def serve(
     registry = FlowRegistry(supervisor, reload_counters, keep_open=settings.dead_letters, process=process)
     if not static and not files.paths:
         static = (builtin_flow(settings, client),)
-    reloader = Reloader(registry, make_loader(settings, workers_only=workers_only), files, static)
+    here = Reloader(registry, make_loader(settings, workers_only=workers_only), files, static)
+    reloader = reloader_of_all(here, registry, membership.peers)
     await supervisor.stores.get(settings.dead_letters)
     sock = membership.listen(settings)
     await load_flows(reloader, supervisor, files.paths)
