@@ -21,6 +21,7 @@ from penstock_http.deployments.registry import FlowRegistry
 from penstock_http.deployments.reload import Reloader
 from penstock_http.deployments.revision import RegisteredFlow, Revision
 from penstock_http.problems import RETRY_SECONDS, RequestRejected
+from penstock_http.processes.peers import OnlyProcess, Peers
 
 MAX_STREAMS = 50
 """Maximum number of exports, lists of failures and progress streams that are open in a process.
@@ -73,6 +74,9 @@ class AppState(Struct, frozen=True, eq=False):
     reloader: Reloader
     counters: HttpCounters
     desk: Desk
+    peers: Peers = msgspec.field(default_factory=OnlyProcess)
+    stop: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    """Set by the first stop signal."""
     streams: OpenStreams = msgspec.field(default_factory=OpenStreams)
     redrives: OpenStreams = msgspec.field(
         default_factory=lambda: OpenStreams(MAX_CALLS, "requests that create redrives or try dead letters")

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import urllib.request
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -38,6 +38,8 @@ class Server:
     def __init__(self, name: str, command: Sequence[str], environment: dict[str, str], folder: Path) -> None:
         self.name = name
         self.log: deque[str] = deque(maxlen=200)
+        self.events: Counter[str] = Counter()
+        """How many log lines each event has, of a server that logs JSON."""
         self.process = subprocess.Popen(
             command,
             env=os.environ | environment,
@@ -106,6 +108,8 @@ class Server:
     def _read(self) -> None:
         for line in self.process.stdout or ():
             self.log.append(line.rstrip())
+            if found := re.search(r'"event":"([\w.]+)"', line):
+                self.events[found[1]] += 1
             if "http.listening" in line and not self._url:
                 self._url = json.loads(line)["url"].rstrip("/")
                 self._listening.set()

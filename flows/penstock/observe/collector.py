@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from typing import TypeAlias, get_args
 
@@ -74,6 +74,8 @@ class MetricSources(Struct, frozen=True, eq=False):
     dead_letters: DeadLetterReadings = msgspec.field(default_factory=DeadLetterReadings)
     services: Mapping[str, ServiceStatistics] = msgspec.field(default_factory=dict[str, ServiceStatistics])
     """What the services did so far, by name: read once for all series of a scrape."""
+    tls_expires: Callable[[], float] | None = None
+    """When the certificate of the service expires, in seconds since 1970; None without TLS."""
 
     def read_services(self) -> MetricSources:
         """Return the same sources with the statistics that the services have now."""
@@ -355,6 +357,12 @@ def http_rejected_total(sources: MetricSources) -> Readings:
 def log_lines_lost_total(sources: MetricSources) -> Readings:
     """Log lines that could not be written."""
     yield (), 0 if sources.logs is None else sources.logs.lost
+
+
+def tls_certificate_expiry_timestamp_seconds(sources: MetricSources) -> Readings:
+    """When the certificate of the service expires, in seconds since 1970; only with TLS."""
+    if sources.tls_expires is not None:
+        yield (), sources.tls_expires()
 
 
 def build_info(sources: MetricSources) -> Readings:

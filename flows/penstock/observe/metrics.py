@@ -84,6 +84,7 @@ TABLE = (
     MetricSpec(Counter, ("route", "method", "status"), collector.http_requests_total),
     MetricSpec(Counter, ("reason",), collector.http_rejected_total),
     MetricSpec(Counter, (), collector.log_lines_lost_total),
+    MetricSpec(Gauge, (), collector.tls_certificate_expiry_timestamp_seconds),
     MetricSpec(Gauge, ("version", "python"), collector.build_info),
 )
 

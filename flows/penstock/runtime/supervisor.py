@@ -61,11 +61,19 @@ class RunnableFlow(Protocol):
 class Supervisor:
     """All runs of a process. `max_runs` limits those started with `limited=True` (streams of clients).
 
-    With `separate_writer=True`, dead letters in files are written by subprocesses, one for each file.
+    With `separate_writer=True`, dead letters in files are written by subprocesses, one for each file. `stores` are
+    other stores than these.
     """
 
-    def __init__(self, *, max_runs: int = 100, rng: random.Random | None = None, separate_writer: bool = False) -> None:
-        self.stores = Stores(separate_writer=separate_writer)
+    def __init__(
+        self,
+        *,
+        max_runs: int = 100,
+        rng: random.Random | None = None,
+        separate_writer: bool = False,
+        stores: Stores | None = None,
+    ) -> None:
+        self.stores = stores or Stores(separate_writer=separate_writer)
         self.fairness = FairScheduler()
         self.flow_statistics: dict[str, FlowStatistics] = {}
         self.service_counters: dict[str, ServiceCounters] = {}

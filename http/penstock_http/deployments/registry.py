@@ -25,6 +25,8 @@ class FlowRegistry:
 
     def __init__(self, supervisor: Supervisor, counters: ReloadCounters, *, keep_open: str = "") -> None:
         self.flows: dict[str, RegisteredFlow] = {}
+        self.leads = False
+        """Whether this one of several processes runs what must not run twice."""
         self.by_path: dict[str, Revision] = {}
         """The active revisions that are served over HTTP, by the name in their path."""
         self._supervisor = supervisor
@@ -103,6 +105,15 @@ class FlowRegistry:
     def record_failure(self, result: DeploymentResult) -> None:
         """Record the result for a flow that could not be loaded."""
         self._record(result)
+
+    async def lead(self, leads: bool) -> None:
+        """Start what must run in one of several processes only, or stop it. Returns when it has stopped."""
+        self.leads = leads
+
+    async def stop_workers(self) -> None:
+        """Drain all workers and start no further ones, because another process replaces this one."""
+        await self._rollout.aclose()
+        await asyncio.gather(*(self._supervisor.stop_workers(revision) for revision in self._in_use()))
 
     async def aclose(self) -> None:
         """Start no further workers, because the service shuts down."""

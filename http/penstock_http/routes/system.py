@@ -22,8 +22,14 @@ async def live(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Respond with 200 if requests are accepted, 503 while shutting down or if a dead-letter store is unusable."""
-    supervisor = request.app[STATE].supervisor
+    """Respond with 200 if requests are accepted, 503 while shutting down or if a dead-letter store is unusable.
+
+    Shutting down begins with the first stop signal, before the drain delay.
+    """
+    state = request.app[STATE]
+    supervisor = state.supervisor
+    if state.stop.is_set() and supervisor.phase is Phase.SERVING:
+        return json_response({"status": Phase.DRAINING.value}, 503)
     if supervisor.phase is not Phase.SERVING:
         return json_response({"status": supervisor.phase.value}, 503)
     unusable = [name for name, usable in supervisor.stores.usable().items() if not usable]
