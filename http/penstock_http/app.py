@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from penstock.observe import PenstockCollector, registry_for
 from penstock_http.openapi.document import openapi
@@ -57,7 +58,7 @@ def make_app(state: AppState, collector: PenstockCollector) -> web.Application:
 def make_work_app(state: AppState, collector: PenstockCollector) -> web.Application:
     """Return the application of a process that only runs workers: metrics and health."""
     app = _application(state, collector)
-    app.add_routes(_monitoring_routes())
+    app.add_routes(_monitoring_routes(system.ready_to_work))
     return app
 
 
@@ -72,12 +73,12 @@ def _application(state: AppState, collector: PenstockCollector) -> web.Applicati
     return app
 
 
-def _monitoring_routes() -> list[web.RouteDef]:
+def _monitoring_routes(ready: Handler = system.ready) -> list[web.RouteDef]:
     """Return the routes of metrics and health, and as the last one that of all other paths."""
     get = partial(web.get, expect_handler=ignore_expectation)
     return [
         get("/health/live", system.live),
-        get("/health/ready", system.ready),
+        get("/health/ready", ready),
         get("/metrics", system.metrics),
         web.route(
             "*",

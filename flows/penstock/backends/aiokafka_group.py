@@ -70,6 +70,12 @@ class AiokafkaGroup:
         except KafkaConnectionError as error:
             raise BrokerUnreachable(self._title, self._unreachable) from error
 
+    @property
+    def connected(self) -> bool:
+        """Whether the coordinator is known: a failed heartbeat or request forgets it."""
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - there is no public way
+        return getattr(coordinator, "coordinator_id", None) is not None
+
     async def committed(self, partitions: Collection[int]) -> Mapping[int, Position]:
         """Return where to begin."""
         async with asyncio.timeout(POSITION_SECONDS):

@@ -92,6 +92,7 @@ class Supervisor:
         """Tasks that hold a slot while they read the input of their run."""
         self.workers: dict[WorkerName, asyncio.Task[None]] = {}
         """The tasks of workers."""
+        self._running_workers: dict[WorkerName, RunningWorker] = {}
         self._backoff = Backoff(first=1.0, cap=60.0)
         self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._empty = asyncio.Event()
@@ -248,9 +249,19 @@ class Supervisor:
             rng=self._rng,
             now=now,
         )
+        self._running_workers[flow.name, name] = worker
         self.workers[flow.name, name] = asyncio.get_running_loop().create_task(
             worker.run(), name=f"worker:{flow.name}:{name}"
         )
+
+    def unavailable_workers(self) -> dict[WorkerName, float]:
+        """Return how long each worker could not receive, in seconds; 0 if it can."""
+        now = asyncio.get_running_loop().time()
+        return {
+            name: self._running_workers[name].unavailable_seconds(now)
+            for name, task in self.workers.items()
+            if not task.done()
+        }
 
     @property
     def store_failures(self) -> int:
@@ -270,6 +281,8 @@ class Supervisor:
         """Stop the workers of a flow: start no further runs, drain open ones, and wait for their end."""
         names = [name for name in self.workers if name[0] == flow.name]
         tasks = [self.workers.pop(name) for name in names]
+        for name in names:
+            del self._running_workers[name]
         for task in tasks:
             task.cancel()
         runs = [run for run in self.runs_of(flow.plan()) if run.kind == "worker"]

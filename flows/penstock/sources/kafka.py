@@ -154,6 +154,7 @@ class Consumption:
         try:
             async with self._scope:
                 await self._group.start(self)
+                self._emitter.report_connection(lambda: self._group.connected)
                 self._emitter.spawn(self._stay_in_group(), "kafka:keepalive")
                 while True:
                     await self._give_out(*await self._wait_for_room())

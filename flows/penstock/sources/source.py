@@ -106,6 +106,10 @@ class Emitter(Generic[T]):
         """
         self._on_stop = call
 
+    def report_connection(self, is_connected: Callable[[], bool]) -> None:
+        """Let the health of the process ask `is_connected` while the run lasts: has the source a connection now?"""
+        self._context.source_connected = is_connected
+
     def lease_from(self, lessor: Lessor[Any], *, redeliver: bool = False) -> Leases[Any]:
         """Register the lessor of the leases that are sent, once, before the first. Return the leases of the run.
 

@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from penstock.runtime import Phase
+from penstock.runtime.worker import UNAVAILABLE_SECONDS
+from penstock.sinks.shared import outage_seconds
 from penstock_http.media import json_response
 from penstock_http.requests.hosts import allowed_methods
 from penstock_http.state import STATE
@@ -36,6 +38,21 @@ async def ready(request: web.Request) -> web.Response:
     if unusable:
         return json_response({"status": "dead_letters_unusable", "stores": unusable}, 503)
     return json_response({"status": "ready"})
+
+
+async def ready_to_work(request: web.Request) -> web.Response:
+    """Respond as `ready`, and with 503 if for half a minute a worker could not receive, or values waited for a sink.
+
+    For a process that only runs workers, so that a deployment whose broker cannot be reached does not count as done.
+    Nothing restarts it for that: `/health/live` is 200.
+    """
+    response = await ready(request)
+    workers = request.app[STATE].supervisor.unavailable_workers().items()
+    unavailable = ["/".join(name) for name, seconds in workers if seconds >= UNAVAILABLE_SECONDS]
+    sinks = [sink for sink, seconds in outage_seconds() if seconds >= UNAVAILABLE_SECONDS]
+    if response.status == 200 and (unavailable or sinks):
+        return json_response({"status": "not_working", "workers": unavailable, "sinks": sinks}, 503)
+    return response
 
 
 async def metrics(request: web.Request) -> web.Response:
