@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from nats.js.errors import NotFoundError
+from structlog.testing import capture_logs
 
 from messaging.jetstream import Stream, new_stream
 from penstock import Flow
@@ -85,6 +86,18 @@ async def test_only_the_subjects_of_the_source_are_received(stream: Stream) -> N
     await drained(run)
 
     assert seen == [1, 3]
+
+
+async def test_subjects_that_the_stream_does_not_have_are_reported(stream: Stream) -> None:
+    """The source would wait for ever, and say nothing."""
+    subjects = (f"{stream.name}.*", f"{stream.name}x.new", "*.*.late")
+    with capture_logs() as logs:
+        run = Flow[Any]("f").start(source_of(stream, subjects=subjects), DiscardResults())
+        await until_async(lambda: [entry for entry in logs if entry["event"] == "source.subjects_match_nothing"])
+        await drained(run)
+
+    (found,) = [entry for entry in logs if entry["event"] == "source.subjects_match_nothing"]
+    assert found["subjects"] == [f"{stream.name}x.new"]
 
 
 async def test_never_more_messages_are_open_than_the_window_has_credits(stream: Stream) -> None:

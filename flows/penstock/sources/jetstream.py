@@ -85,6 +85,10 @@ class JetStreamSource(Source[bytes]):
         """The stream and the consumer, for messages."""
         return f"nats {self.stream}/{self.durable}"
 
+    @property
+    def endless(self) -> bool:
+        return True
+
     async def produce(self, emitter: Emitter[bytes]) -> None:
         from penstock.sources.jetstream_run import JetStreamRun  # imports the client
 

@@ -100,6 +100,10 @@ class KafkaSource(Source[bytes]):
         if not variable_names(self.url):
             parse_kafka_url(self.url, f"source kafka {self.topic}")
 
+    @property
+    def endless(self) -> bool:
+        return True
+
     async def produce(self, emitter: Emitter[bytes]) -> None:
         await Consumption(self, emitter, self._join()).run()
 

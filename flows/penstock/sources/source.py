@@ -253,6 +253,11 @@ class Source(RunObservable[Any], Generic[Out]):  # of lists of elements; named h
 
     name = "source"
 
+    @property
+    def endless(self) -> bool:
+        """Whether it emits until its run is stopped, as the source of a broker does."""
+        return False
+
     @abstractmethod
     async def produce(self, emitter: Emitter[Out]) -> None:
         """Emit all elements, then return."""
