@@ -199,7 +199,7 @@ async def test_poisoned_message_becomes_a_letter_and_is_terminated(
             raise ValueError("again")
         return value
 
-    flow = Flow[Any]("f").map(work).dead_letters(store)
+    flow = Flow[Any]("f", key="n").map(work).dead_letters(store)
     run = flow.start(source_of(stream, deliveries=3, on_failure="redeliver"), DiscardResults())
     await until_async(lambda: run.context.ledger.letters)
     await all_answered(stream)
@@ -209,6 +209,7 @@ async def test_poisoned_message_becomes_a_letter_and_is_terminated(
     letters = (await store.page(DeadLetterQuery())).letters
     assert [(letter.step, letter.type, letter.input) for letter in letters] == [("source", "Poisoned", b'{"n":2}')]
     assert letters[0].message == "the message was delivered 3 times and never succeeded, so it is not tried again"
+    assert (letters[0].key, letters[0].cause) == (2, "ValueError: again (step work)")
     assert (summary.ok, summary.failed) == (1, 4)
 
 

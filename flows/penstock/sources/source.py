@@ -183,6 +183,7 @@ class Emitter(Generic[T]):
             self._context.window.acquire(1)
             element: Element[Any] = Element(value, first, self.ledger, value)
             element.fail("source", error)
+            known.add_last_failure(element, lease)
             known.add([element], [lease], refused=True)
             self.emit([element])
         finally:
